@@ -1,0 +1,50 @@
+"""The table of kinds. A new kind of component is one row here and one contract class."""
+
+from importlib import import_module
+
+import attrs
+
+from .errors import UnknownName, near_misses
+
+
+@attrs.frozen
+class Kind:
+    """A kind of component: its plural name (the registry's key), its singular, its contract and one line of help."""
+
+    name: str
+    singular: str
+    contract: str
+    summary: str
+
+    def load_contract(self) -> type:
+        """The contract class; imports torch, so listing never calls this."""
+        module, _, attribute = self.contract.partition(":")
+        loaded: type = getattr(import_module(module), attribute)
+        return loaded
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("sdes", "sde", "scoresde_core.sde:SDE", "forward noising process, Gaussian path alpha(t), sigma(t)"),
+        Kind("networks", "network", "scoresde_core.network:Network", "builds the module behind a learned score"),
+        Kind("predictors", "predictor", "scoresde_core.steps:Predictor", "one reverse-time step t -> t_next"),
+        Kind("correctors", "corrector", "scoresde_core.steps:Corrector", "MCMC steps at fixed t"),
+        Kind("losses", "loss", "scoresde_core.loss:Loss", "per-sample training loss of a score model"),
+        Kind("evaluators", "evaluator", "scoresde_core.evaluator:Evaluator", "a metric with its error and floor"),
+        Kind("samplers", "sampler", "scoresde_core.sampler:Sampler", "the loop from the prior to a sample"),
+        Kind("grids", "grid", "scoresde_core.schedule:Grid", "the times of N steps for an SDE"),
+        Kind("targets", "target", "scoresde_core.target:Target", "a distribution with closed-form score and density"),
+        Kind("datasets", "dataset", "scoresde_core.dataset:Dataset", "images or points with shape and splits"),
+        Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
+        Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
+    )
+}
+
+
+def find_kind(name: str) -> Kind:
+    """The kind called ``name`` in the plural or the singular; an unknown name lists near misses."""
+    for kind in KINDS.values():
+        if name in (kind.name, kind.singular):
+            return kind
+    raise UnknownName(f"no kind of component is called {name!r}.{near_misses(name, list(KINDS))}")

@@ -1,0 +1,86 @@
+"""A sampler's times, and everything that depends on time alone, computed once in float64 before the loop.
+
+N steps visit N noise levels: ``times`` holds N + 1 values, 1 = times[0] > ... > times[N-1] = t_min > times[N] = 0.
+The last step leads from ``t_min`` to clean data, as in the papers' loops, whose final mean is the denoised sample.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from .sde import DATA, SDE, Level, Scalar
+
+
+class Grid(ABC):
+    """The times of N steps for an SDE."""
+
+    @abstractmethod
+    def times(self, sde: SDE, steps: int) -> Tensor:
+        """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; one step goes from 1 to 0."""
+
+
+@attrs.frozen
+class Step:
+    """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
+
+    ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` the SDE's own chain (``SDE.discretize``);
+    ``transition_*`` its transition (``SDE.transition``). ``memory`` is a dictionary that lives as long as one run:
+    multistep methods keep their past there.
+    """
+
+    index: int
+    count: int
+    now: Level
+    next: Level
+    drift_rate: Scalar
+    diffusion: Scalar
+    discrete_drift: Scalar
+    discrete_diffusion: Scalar
+    transition_scale: Scalar
+    transition_std: Scalar
+    backward_std: Scalar
+    memory: dict[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+    @property
+    def dt(self) -> Scalar:
+        """Length of the step, positive."""
+        return self.now.t - self.next.t
+
+
+class Schedule:
+    """The steps of an SDE over decreasing ``times`` (N + 1,), as Python floats: no device is touched in the loop."""
+
+    def __init__(self, sde: SDE, times: Tensor) -> None:
+        times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+        if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()) or float(times[-1]) < 0:
+            raise ValueError(f"times must be at least two decreasing values in [0, 1], got {times.tolist()}")
+        alpha, sigma = sde.scales(times)
+        levels = [Level(*row) for row in zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
+        if levels[-1].t == 0:
+            levels[-1] = DATA
+        chain, exact = sde.discretize(times), sde.transition(times)
+        columns = (
+            sde.drift_rate(times[:-1]),
+            sde.diffusion(times[:-1]),
+            chain.drift,
+            chain.diffusion,
+            exact.scale,
+            exact.std,
+            exact.backward_std,
+        )
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        memory: dict[str, Any] = {}
+        self.steps = [
+            Step(k, len(times) - 1, levels[k], levels[k + 1], *row, memory=memory) for k, row in enumerate(rows)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self.steps[index]

@@ -1,0 +1,140 @@
+r"""Score models: what samplers, losses and likelihoods see of a network or of an exact target.
+
+At a level (t, alpha, sigma), with x = alpha x_0 + sigma eps, three views of one quantity (Efron 2011; Song et al.
+2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364):
+
+    score    = grad log p_t(x)
+    noise    = E[eps | x] = -sigma score
+    denoised = E[x_0 | x] = (x + sigma^2 score) / alpha          (Tweedie)
+
+Every evaluation goes through one counter, ``calls``: the reported NFE is that count.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .sde import SDE, Level, Scalar
+from .shapes import expand
+
+
+class ScoreModel(ABC):
+    """Gives ``score``, ``noise`` and ``denoised`` at a noise level, and counts its evaluations in ``calls``."""
+
+    calls: int = 0
+
+    @abstractmethod
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The score at ``x`` (B, ...), uncounted; implement this, call :meth:`score`."""
+
+    def score(self, x: Tensor, level: Level) -> Tensor:
+        """grad log p_t(x), like ``x``; one function evaluation."""
+        self.calls += 1
+        return self.evaluate(x, level)
+
+    def noise(self, x: Tensor, level: Level) -> Tensor:
+        """E[eps | x_t = x], like ``x``; one function evaluation."""
+        return self.score(x, level) * -level.sigma
+
+    def denoised(self, x: Tensor, level: Level) -> Tensor:
+        """E[x_0 | x_t = x], like ``x``; one function evaluation."""
+        return (x + self.score(x, level) * level.sigma**2) / level.alpha
+
+
+class HasScore(Protocol):
+    """Anything with a closed-form score at a noise level, such as a target."""
+
+    def score(self, x: Tensor, level: Level) -> Tensor: ...  # noqa: D102
+
+
+class ExactScore(ScoreModel):
+    """The exact score of a target."""
+
+    def __init__(self, target: HasScore) -> None:
+        self.target = target
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The target's score."""
+        return self.target.score(x, level)
+
+
+Conversion = Callable[[Tensor, Tensor, Level], Tensor]
+
+PARAMETERISATIONS: Mapping[str, Conversion] = {
+    "score": lambda raw, x, level: raw,
+    "noise": lambda raw, x, level: raw / -level.sigma,
+    "denoised": lambda raw, x, level: (level.alpha * raw - x) / level.sigma**2,
+    # v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512), for any alpha and sigma.
+    "v": lambda raw, x, level: (
+        (level.sigma * x + level.alpha * raw) / (-level.sigma * (level.alpha**2 + level.sigma**2))
+    ),
+}
+"""How to read a network's raw output: (raw, x, level) -> score."""
+
+LABELS: Mapping[str, Callable[[Level, int], Scalar]] = {
+    "time": lambda level, scales: level.t * 999,
+    "index": lambda level, scales: level.t * (scales - 1),
+    "sigma": lambda level, scales: level.sigma,
+    "reverse_index": lambda level, scales: _round((1 - level.t) * (scales - 1)),
+    "t": lambda level, scales: level.t,
+}
+"""What a network receives beside ``x``: (level, number of training scales) -> label. The published rules are
+``time`` (VP and sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous) and ``reverse_index``
+(VE, discrete: an integer, 0 the highest noise)."""
+
+DISCRETE_LABELS = frozenset({"index", "reverse_index"})
+
+
+class NetworkScore(ScoreModel):
+    """A network with its parameterisation and label rule, as a score model.
+
+    ``network(x, label, **cond)`` returns a tensor like ``x``; ``label`` has shape (B,). With a discrete label rule
+    the level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        *,
+        parameterisation: str = "score",
+        label: str = "t",
+        scales: int = 1000,
+        cond: Mapping[str, Any] | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
+        self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
+        self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """One forward pass, read as a score."""
+        if self.discrete:
+            level = self._training_level(level)
+        label = torch.as_tensor(self.to_label(level, self.scales), dtype=x.dtype, device=x.device)
+        label = label.reshape(-1).expand(x.shape[0])
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            raw = self.network(x, label, **self.cond)
+        return self.to_score(raw.to(x.dtype), x, level)
+
+    def _training_level(self, level: Level) -> Level:
+        t = torch.as_tensor(level.t)
+        table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
+        if t.ndim == 0:
+            return Level(float(t), float(table.alpha), float(table.sigma))
+        return Level(t, table.alpha, table.sigma)
+
+
+def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
+    """The level at one time a row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...)."""
+    level = sde.level(t)
+    return Level(expand(level.t, x), expand(level.alpha, x), expand(level.sigma, x))
+
+
+def _round(value: Scalar) -> Scalar:
+    return value.round() if isinstance(value, Tensor) else round(value)

@@ -1,0 +1,169 @@
+r"""Gaussian-path SDEs: the forward process that turns data (t = 0) into the prior (t = 1).
+
+    dx = f(t) x dt + g(t) dw,        x_t = alpha(t) x_0 + sigma(t) eps,   eps ~ N(0, I)
+
+The two descriptions are equivalent (Song et al. 2021, arXiv:2011.13456, Eq. 29; Karras et al. 2022,
+arXiv:2206.00364, Appendix B), so an SDE here is ``alpha`` and ``sigma``; the rest follows:
+
+    f(t)  = d log alpha / dt
+    g(t)^2 = d sigma^2 / dt - 2 f(t) sigma(t)^2
+    p(x_t | x_s) = N(a x_s, (sigma_t^2 - a^2 sigma_s^2) I),   a = alpha_t / alpha_s,  s < t
+
+``t`` may be a float64 tensor on the CPU (a sampler's grid, evaluated once) or any float tensor on the device
+(training times). Functions of ``t`` return a tensor of the shape, dtype and device of ``t``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from .shapes import expand
+
+Scalar = Any
+"""A float, or a tensor that broadcasts against the state (a 0-dim tensor, or one value a row)."""
+
+
+@attrs.frozen
+class Level:
+    """A noise level: time and the coefficients of ``x_t = alpha x_0 + sigma eps``. Floats, or tensors that broadcast."""
+
+    t: Scalar
+    alpha: Scalar
+    sigma: Scalar
+
+
+DATA = Level(0.0, 1.0, 0.0)
+"""Clean data: where the last step of a sampler leads."""
+
+
+@attrs.frozen
+class GaussianPrior:
+    """N(mean, std^2 I) over events of any shape; a tuple of means holds one per channel (dimension 1)."""
+
+    mean: float | tuple[float, ...] = 0.0
+    std: float = 1.0
+
+    def shift(self, like: Tensor) -> Tensor | float:
+        """The mean, in a shape that broadcasts against ``like`` (B, C, ...)."""
+        if isinstance(self.mean, float | int):
+            return float(self.mean)
+        if like.ndim < 2 or like.shape[1] != len(self.mean):
+            raise ValueError(f"the prior has {len(self.mean)} channel means, the data has shape {tuple(like.shape)}")
+        return like.new_tensor(self.mean).reshape(1, -1, *[1] * (like.ndim - 2))
+
+    def from_noise(self, z: Tensor) -> Tensor:
+        """Standard normal ``z`` to a draw from the prior, same shape."""
+        return z * self.std + self.shift(z)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density in nats, (B, ...) -> (B,)."""
+        squared = ((x - self.shift(x)) / self.std).square().flatten(1).sum(1)
+        return -0.5 * squared - x[0].numel() * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+
+
+@attrs.frozen
+class Discretization:
+    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; ``k + 1`` is nearer the data."""
+
+    drift: Tensor
+    diffusion: Tensor
+
+
+@attrs.frozen
+class Transition:
+    """p(x_k | x_{k+1}) = N(scale x_{k+1}, std^2 I), and the noise that ancestral sampling adds on the way back."""
+
+    scale: Tensor
+    std: Tensor
+    backward_std: Tensor
+
+
+class SDE(ABC):
+    """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override the rest where a paper states its own form.
+
+    ``t_min`` is the smallest time at which a score is asked for (the papers' sampling eps).
+    """
+
+    t_min: float = 1e-3
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale, positive, 1 at t = 0."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale: the standard deviation of x_t given x_0."""
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """The distribution that sampling starts from: N(0, sigma(1)^2) unless overridden."""
+        return GaussianPrior(std=float(self.sigma(torch.ones((), dtype=torch.float64))))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        """f(t) = d log alpha / dt, by differentiation unless overridden; the drift is f(t) x."""
+        return _derivative(lambda u: self.alpha(u).log(), t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t) = sqrt(d sigma^2/dt - 2 f sigma^2), by differentiation unless overridden."""
+        growth = _derivative(lambda u: self.sigma(u).square(), t)
+        return (growth - 2 * self.drift_rate(t) * self.sigma(t).square()).clamp_min(0).sqrt()
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """f(t) x for a batch ``x`` (B, ...) at times ``t`` (B,) or ()."""
+        return expand(self.drift_rate(t), x) * x
+
+    def level(self, t: Tensor) -> Level:
+        """The noise level at ``t``; its entries have the shape of ``t``."""
+        return Level(t, self.alpha(t), self.sigma(t))
+
+    def perturb(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = alpha(t) x + sigma(t) noise for times ``t`` (B,)."""
+        return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise
+
+    def transition(self, times: Tensor) -> Transition:
+        """The exact transition over each step of decreasing ``times`` (N + 1,); time 0 is clean data."""
+        alpha, sigma = self.scales(times)
+        scale = alpha[:-1] / alpha[1:]
+        # sigma_t^2 - a^2 sigma_s^2, as a product of sum and difference: exact when the two are close.
+        ahead = scale * sigma[1:]
+        std = ((sigma[:-1] - ahead) * (sigma[:-1] + ahead)).clamp_min(0).sqrt()
+        return Transition(scale, std, std * sigma[1:] / sigma[:-1])
+
+    def discretize(self, times: Tensor) -> Discretization:
+        """The chain that ``reverse_diffusion`` inverts: Euler-Maruyama unless a paper has its own.
+
+        Where a step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), the
+        whole grid uses the exact transition instead, so that the chain is finite for any number of steps.
+        """
+        dt = times[:-1] - times[1:]
+        drift = self.drift_rate(times[:-1]) * dt
+        if bool((drift <= -1).any()):
+            exact = self.transition(times)
+            return Discretization(exact.scale - 1, exact.std)
+        return Discretization(drift, self.diffusion(times[:-1]) * dt.sqrt())
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """The level that a model trained on ``n`` discrete scales means by ``t``: the continuous one by default."""
+        return self.level(t)
+
+    def scales(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha`` and ``sigma`` on a grid, with clean data (1, 0) at time 0."""
+        data = times == 0
+        return torch.where(data, 1.0, self.alpha(times)), torch.where(data, 0.0, self.sigma(times))
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    with torch.enable_grad():
+        u = t.detach().clone().requires_grad_(True)
+        value = function(u)
+        if not value.requires_grad:
+            return torch.zeros_like(t)
+        (slope,) = torch.autograd.grad(value.sum(), u)
+    return slope

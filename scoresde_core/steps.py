@@ -1,0 +1,53 @@
+"""Predictors and correctors: one update of the state, written once for every SDE.
+
+Both see time only through a :class:`~scoresde_core.schedule.Step`, and the score only through a
+:class:`~scoresde_core.score.ScoreModel`. They return the new state and its noise-free mean.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor
+
+from .noise import Draw
+from .schedule import Step
+
+if TYPE_CHECKING:
+    from .score import ScoreModel
+
+
+class Predictor(ABC):
+    """One reverse-time step ``step.now -> step.next``.
+
+    ``order`` is the declared order of convergence: of the final state for a deterministic step, of the final
+    distribution (weak order) for a stochastic one; ``None`` where the step does not converge by itself.
+    """
+
+    order: float | None = 1.0
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the step draws noise."""
+        return True
+
+    @abstractmethod
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """``x`` (B, ...) at ``step.now`` -> the state at ``step.next`` and its mean, both like ``x``."""
+
+
+class Corrector(ABC):
+    """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
+
+    @abstractmethod
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """``x`` (B, ...) at ``step.now`` -> the corrected state and its mean, both like ``x``."""
+
+    def decoupled(self) -> Self:
+        """This corrector in the variant that treats every sample by itself; itself where it always does."""
+        return self
+
+    def shrunk(self, factor: float) -> Self | None:
+        """The same corrector with its step sizes divided by ``factor``, or None where it makes no step."""
+        return None

@@ -1,0 +1,65 @@
+r"""Exact targets: distributions whose density and score are closed form at every noise level.
+
+If x_0 ~ p_0 and x = alpha x_0 + sigma eps, then x ~ p_{alpha, sigma}. A target answers for the whole family, so that
+any Gaussian-path SDE has an exact score and a sampler's error is seen apart from a network's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import attrs
+import torch
+from torch import Tensor
+
+from .sde import DATA, Level
+
+
+@attrs.frozen
+class Estimate:
+    """A number and its standard error (0 for a closed form)."""
+
+    value: float
+    stderr: float = 0.0
+
+
+class Target(ABC):
+    """An exact distribution over events of shape ``shape``. Densities are in nats."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event, such as (2,) or (1, 28, 28)."""
+
+    @abstractmethod
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """``n`` independent draws (n, *shape); the same seed gives the same draws."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """log p_{alpha, sigma}(x), (B, *shape) -> (B,)."""
+
+    @abstractmethod
+    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """grad_x log p_{alpha, sigma}(x), like ``x``."""
+
+    @abstractmethod
+    def entropy(self) -> Estimate:
+        """-E log p_0(x) in nats."""
+
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of the flattened events, float64."""
+
+    def modes(self) -> Tensor | None:
+        """The weights (K,) of the components, float64, or None for a target without components."""
+        return None
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Posterior probability of each component, (B, *shape) -> (B, K)."""
+        raise NotImplementedError(f"{type(self).__name__} has no components")
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
+        """This target with its parameters on ``device``, answering in ``dtype``."""
+        return self
