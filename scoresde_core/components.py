@@ -1,0 +1,210 @@
+"""Components are attrs classes: their fields, validators and docstrings are their schema, command line and help.
+
+    langevin[snr=0.16,n_steps=2]        a component with parameters, as it is typed anywhere
+    pc[predictor=ddim[eta=0.5]]         a parameter may be a component itself
+
+Values are checked strictly (no 2.7 for an integer, no "yes" for a number); unknown parameters list near misses.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import yaml
+
+from .errors import UsageError, near_misses
+
+_SPEC = re.compile(r"\s*(?P<name>[A-Za-z0-9_.:/-]+)\s*(?:\[(?P<params>.*)\])?\s*", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+Convert = Callable[[type, Any], Any]
+"""Turns a value into an instance of a contract class (a parameter that is itself a component)."""
+
+
+def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:  # noqa: A002
+    """An attrs field with a help text and validators: ``param(0.16, "signal-to-noise ratio", attrs.validators.gt(0))``."""
+    return attrs.field(default=default, validator=check, metadata={"help": help}, **more)
+
+
+@attrs.frozen
+class Spec:
+    """A component as it was typed: its name and its parameters, not yet checked."""
+
+    name: str
+    params: dict[str, Any] = attrs.field(factory=dict)
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={_text(value)}" for key, value in self.params.items())
+        return f"{self.name}[{inside}]" if inside else self.name
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter of a component, for people and for sweeps."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+    @property
+    def type_name(self) -> str:
+        """The type as it is written in a signature."""
+        return _type_name(self.type)
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether a list is one value of this parameter, rather than several to sweep over."""
+        members = get_args(self.type) if _is_union(self.type) else (self.type,)
+        return any((get_origin(m) or m) in (list, tuple, Sequence) for m in members)
+
+
+def parse(text: str) -> Spec:
+    """``name[key=value,...]`` as a :class:`Spec`; values are numbers, booleans, ``null``, lists or words."""
+    match = _SPEC.fullmatch(text)
+    if not match:
+        raise UsageError(f"cannot read {text!r}: write name or name[key=value,key=value]")
+    params: dict[str, Any] = {}
+    for part in split(match["params"] or ""):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise UsageError(f"cannot read {part.strip()!r} in {text!r}: write key=value")
+        if key.strip() in params:
+            raise UsageError(f"parameter {key.strip()!r} is given twice in {text!r}")
+        params[key.strip()] = parse_value(value.strip())
+    return Spec(match["name"], params)
+
+
+def split(text: str) -> list[str]:
+    """``text`` at its commas outside brackets; empty text gives no part."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    if depth:
+        raise UsageError(f"unbalanced brackets in {text!r}")
+    return [*parts, current] if parts or current.strip() else []
+
+
+def parse_value(text: str) -> Any:
+    """A number, boolean, ``null``, list ``[a,b]`` or word, as typed."""
+    if _NUMBER.fullmatch(text):
+        return float(text) if re.search(r"[.eE]", text) else int(text)
+    if text.startswith("[") and text.endswith("]"):
+        return [parse_value(part.strip()) for part in split(text[1:-1])]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool) or value is None else text
+
+
+def parameters(cls: type) -> list[Parameter]:
+    """The parameters of a component class, in order."""
+    if not attrs.has(cls):
+        return []
+    hints = get_type_hints(cls)
+    return [
+        Parameter(
+            field.alias or field.name,
+            hints.get(field.name, Any),
+            field.default.factory() if isinstance(field.default, attrs.Factory) else field.default,  # type: ignore[arg-type]
+            field.metadata.get("help", ""),
+        )
+        for field in attrs.fields(cls)
+        if field.init
+    ]
+
+
+def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None) -> Any:
+    """An instance of ``cls``; ``label`` names it in errors; ``convert`` builds parameters that are components."""
+    known = {parameter.name: parameter for parameter in parameters(cls)}
+    values = {}
+    for name, value in params.items():
+        if name not in known:
+            raise UsageError(f"{label} has no parameter {name!r}.{near_misses(name, list(known))}")
+        try:
+            values[name] = _structure(known[name].type, value, convert)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{label}: {name} must be {known[name].type_name}, got {value!r}{_because(error)}") from error
+    missing = [p.name for p in known.values() if p.default is attrs.NOTHING and p.name not in values]
+    if missing:
+        raise UsageError(f"{label} needs {', '.join(missing)}: write {label}[{missing[0]}=...]")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{label}: {_plain(error)}") from error
+
+
+def _structure(kind: Any, value: Any, convert: Convert | None) -> Any:
+    """``value`` as an instance of ``kind``, strictly."""
+    if kind is Any:
+        return value
+    if _is_union(kind):
+        for member in get_args(kind):
+            try:
+                return _structure(member, value, convert)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        raise ValueError
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        members = arguments if origin is tuple and arguments[-1] is not Ellipsis else arguments[:1] * len(value)
+        if len(members) != len(value):
+            raise ValueError
+        return tuple(_structure(m, v, convert) for m, v in zip(members, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+        return value
+    if convert is not None and isinstance(value, str | dict | Spec):
+        return convert(kind, value)
+    raise TypeError
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+def _type_name(kind: Any) -> str:
+    if _is_union(kind):
+        return " or ".join(_type_name(member) for member in get_args(kind))
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(value) for value in get_args(kind))
+    if kind is type(None):
+        return "null"
+    if get_origin(kind):
+        return str(kind).replace("typing.", "")
+    return getattr(kind, "__name__", str(kind))
+
+
+def _because(error: Exception) -> str:
+    text = _plain(error)
+    return f" ({text})" if text else ""
+
+
+def _plain(error: Exception) -> str:
+    """The message of an error; attrs' validators put it first among several arguments."""
+    return str(error.args[0]) if error.args else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

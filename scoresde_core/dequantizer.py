@@ -1,0 +1,17 @@
+"""Dequantizers: from discrete values to a density."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from .noise import Draw
+
+
+class Dequantizer(ABC):
+    """Adds noise u in [0, 1) to integer images, and knows its density."""
+
+    @abstractmethod
+    def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
+        """uint8 (B, C, H, W) -> images + u as float (B, C, H, W), and log q(u | images) in nats, (B,)."""

@@ -1,0 +1,28 @@
+"""Networks: attrs specifications that build the module behind a learned score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import attrs
+from torch import nn
+
+from .components import param
+
+
+@attrs.frozen(kw_only=True)
+class Network(ABC):
+    """A network's hyper-parameters. The module it builds answers ``forward(x, label, **cond)`` with a tensor like ``x``.
+
+    ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` says what the output means, ``label`` what the network is
+    told about time (:data:`scoresde_core.score.LABELS`), ``scales`` how many noise scales discrete labels count.
+    """
+
+    parameterisation: Literal["score", "noise", "denoised", "v"] = param("noise", "what the raw output means")
+    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param("time", "what the network is told about time")
+    scales: int = param(1000, "number of training noise scales behind discrete labels", attrs.validators.ge(2))
+
+    @abstractmethod
+    def build(self, shape: tuple[int, ...]) -> nn.Module:
+        """The module for events of ``shape``, such as (3, 32, 32); an unusable shape is a ``ValueError`` that says why."""

@@ -1,0 +1,92 @@
+"""Samplers: the loop from the prior to a sample; and :func:`sample`, which runs one over any number of samples."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import attrs
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .noise import Noise
+from .score import ScoreModel
+from .sde import SDE
+
+Observer = Callable[[int, int, Tensor], Any]
+"""Called after every step with (steps done, steps in all, state)."""
+
+
+class Sampler(ABC):
+    """A loop. Its parameters that are components (predictor, corrector, grid, ...) are what it can be combined with."""
+
+    @abstractmethod
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """A latent ``x`` (B, ...) at t = 1 -> samples like ``x``. Calls ``observe`` after each step it counts."""
+
+    def decoupled(self) -> Self:
+        """This sampler in the variant that treats every sample by itself; itself where it always does."""
+        return self
+
+    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+        """Why this sampler cannot run with ``model`` and ``sde``, or None."""
+        return None
+
+
+@attrs.frozen
+class Samples:
+    """What a run gave: the samples (n, *shape), function evaluations per sample, and synchronised seconds."""
+
+    x: Tensor
+    nfe: float
+    seconds: float
+
+
+@torch.no_grad()
+def sample(
+    model: ScoreModel,
+    sde: SDE,
+    sampler: Sampler,
+    shape: tuple[int, ...],
+    n: int,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    latent: Tensor | None = None,
+    observe: Observer | None = None,
+) -> Samples:
+    """``n`` samples of events of ``shape``, from ``latent`` (n, *shape) at t = 1 or from the prior.
+
+    The same ``seed`` gives the same samples for any ``batch_size``, unless a corrector couples the batch by choice.
+    """
+    if n < 1 or (batch_size is not None and batch_size < 1):
+        raise UsageError(f"the number of samples and the batch size must be at least 1, got {n} and {batch_size}")
+    reason = sampler.skip(model, sde)
+    if reason:
+        raise UsageError(reason)
+    size, parts = min(batch_size or n, n), []
+    evaluations = 0
+    started = _now(device)
+    for start in range(0, n, size):
+        count = min(size, n - start)
+        noise = Noise(seed, shape, count, start=start, device=device, dtype=dtype)
+        if latent is None:
+            x = sde.prior.from_noise(noise.draw("prior", "prior"))
+        else:
+            x = latent[start : start + count].to(device=device, dtype=dtype)
+        before = model.calls
+        parts.append(sampler.run(x, model, sde, noise, observe))
+        evaluations += (model.calls - before) * count
+    return Samples(torch.cat(parts), evaluations / n, _now(device) - started)
+
+
+def _now(device: torch.device | str) -> float:
+    """A clock that waits for the device."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
