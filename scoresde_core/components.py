@@ -136,7 +136,9 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
         try:
             values[name] = _structure(known[name].type, value, convert)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{label}: {name} must be {known[name].type_name}, got {value!r}{_because(error)}") from error
+            raise UsageError(
+                f"{label}: {name} must be {known[name].type_name}, got {value!r}{_because(error)}"
+            ) from error
     missing = [p.name for p in known.values() if p.default is attrs.NOTHING and p.name not in values]
     if missing:
         raise UsageError(f"{label} needs {', '.join(missing)}: write {label}[{missing[0]}=...]")

@@ -20,7 +20,9 @@ class Network(ABC):
     """
 
     parameterisation: Literal["score", "noise", "denoised", "v"] = param("noise", "what the raw output means")
-    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param("time", "what the network is told about time")
+    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param(
+        "time", "what the network is told about time"
+    )
     scales: int = param(1000, "number of training noise scales behind discrete labels", attrs.validators.ge(2))
 
     @abstractmethod

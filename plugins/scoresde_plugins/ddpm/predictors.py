@@ -1,0 +1,61 @@
+r"""Predictors that step through the posterior of the forward chain.
+
+With the transition ``x_t = a x_s + G z``, ``s < t``, Tweedie's formula gives the posterior mean of ``x_s`` as
+``(x_t + G^2 score) / a`` for any Gaussian path. Its variance given x_0 is ``G^2 sigma_s^2 / sigma_t^2``.
+"""
+
+import attrs
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.steps import Predictor
+
+
+@attrs.frozen
+class AncestralSamplingPredictor(Predictor):
+    """mean = (x + G^2 score) / a, x = mean + b z (arXiv:2006.11239, Eq. 11; arXiv:2011.13456, Eq. 4 and 47).
+
+    ``b`` is the SDE's backward standard deviation: as published, ``sqrt(beta_i)`` for VP and the posterior's for VE;
+    any other SDE uses the exact posterior. The posterior variance for VP is ``ddim[eta=1]``.
+    """
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One draw from the posterior of the forward chain."""
+        mean = (x + model.score(x, step.now) * step.transition_std**2) / step.transition_scale
+        return mean + noise() * step.backward_std, mean
+
+
+@attrs.frozen
+class DDIMPredictor(Predictor):
+    """x = alpha' D + sqrt(sigma'^2 - b^2) eps + b z, with b = eta sigma' sqrt(1 - (alpha sigma' / (alpha' sigma))^2).
+
+    D is the denoised state and eps the predicted noise (Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, written for
+    any Gaussian path). ``eta = 0`` is deterministic, ``eta = 1`` draws from the posterior of the forward chain.
+    """
+
+    eta: float = param(0.0, "share of the posterior's noise: 0 deterministic, 1 ancestral", ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.eta > 1:
+            raise ValueError(f"eta must be at most 1, got {self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Draws noise when eta > 0."""
+        return self.eta > 0
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One implicit step."""
+        now, ahead = step.now, step.next
+        eps = model.noise(x, now)
+        denoised = (x - eps * now.sigma) / now.alpha
+        if not self.stochastic:
+            x = denoised * ahead.alpha + eps * ahead.sigma
+            return x, x
+        std = self.eta * ahead.sigma * (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
+        mean = denoised * ahead.alpha + eps * (ahead.sigma**2 - std**2) ** 0.5
+        return mean + noise() * std, mean

@@ -1,0 +1,91 @@
+r"""Grids: where a sampler's N steps lie between t = 1 and the SDE's t_min. A last step leads from t_min to the data.
+
+A grid is a map of the unit interval; the step counts and the ends are the sampler's and the SDE's.
+"""
+
+from abc import abstractmethod
+
+import attrs
+import torch
+from attrs.validators import gt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.schedule import Grid
+from scoresde_core.sde import SDE
+
+
+@attrs.frozen
+class _Spread(Grid):
+    """N times from 1 to t_min, spread by :meth:`place`, then 0."""
+
+    def times(self, sde: SDE, steps: int) -> Tensor:
+        """(steps + 1,) float64."""
+        if steps < 1:
+            raise ValueError(f"the number of steps must be at least 1, got {steps}")
+        inner = self.place(sde, torch.linspace(0, 1, steps, dtype=torch.float64))
+        if steps > 1:
+            inner[-1] = sde.t_min  # no rounding at the ends
+        inner[0] = 1.0
+        return torch.cat([inner, inner.new_zeros(1)])
+
+    @abstractmethod
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """Times for ``u`` from 0 (t = 1) to 1 (t = t_min)."""
+
+
+@attrs.frozen
+class UniformGrid(_Spread):
+    """Evenly spaced in t: the published code's grid."""
+
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """1 + u (t_min - 1)."""
+        return 1 + u * (sde.t_min - 1)
+
+
+@attrs.frozen
+class QuadraticGrid(_Spread):
+    """Evenly spaced in sqrt(t): more steps near the data (DDIM, arXiv:2010.02502, Appendix D.2)."""
+
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """(1 + u (sqrt(t_min) - 1))^2."""
+        return (1 + u * (sde.t_min**0.5 - 1)).square()
+
+
+@attrs.frozen
+class LogSNRGrid(_Spread):
+    """Evenly spaced in log(alpha / sigma) (DPM-Solver, arXiv:2206.00927, Section 3.4)."""
+
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """The times at which log(sigma / alpha) falls linearly."""
+        first, last = _log_ratio(sde, torch.tensor([1.0, sde.t_min], dtype=torch.float64))
+        return _invert(sde, first + u * (last - first))
+
+
+@attrs.frozen
+class KarrasGrid(_Spread):
+    """(sigma / alpha)^(1/rho) evenly spaced (Karras et al. 2022, arXiv:2206.00364, Eq. 5)."""
+
+    rho: float = param(7.0, "larger puts more steps near the data", gt(0))
+
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """The times at which (sigma / alpha)^(1/rho) falls linearly."""
+        ends = _log_ratio(sde, torch.tensor([1.0, sde.t_min], dtype=torch.float64))
+        first, last = (ends / self.rho).exp()
+        return _invert(sde, self.rho * (first + u * (last - first)).log())
+
+
+def _log_ratio(sde: SDE, t: Tensor) -> Tensor:
+    """log(sigma / alpha), increasing in t."""
+    return sde.sigma(t).log() - sde.alpha(t).log()
+
+
+def _invert(sde: SDE, log_ratio: Tensor) -> Tensor:
+    """The times of given log(sigma / alpha), by bisection on log t: exact to float64, for any SDE."""
+    low = torch.full_like(log_ratio, sde.t_min).log()
+    high = torch.zeros_like(low)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above = _log_ratio(sde, middle.exp()) > log_ratio
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (0.5 * (low + high)).exp()

@@ -1,0 +1,40 @@
+"""The linear VE SDE of ScoreFlow's published code (arXiv:2101.09258): sigma(t) = sigma_max t."""
+
+import math
+
+import attrs
+import torch
+from attrs.validators import and_, gt, lt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.sde import SDE, GaussianPrior
+
+
+@attrs.frozen
+class LinearVESDE(SDE):
+    """dx = sigma_max sqrt(2 t) dw, so ``alpha = 1`` and ``sigma = sigma_max t``; Euler-Maruyama as its discrete chain."""
+
+    sigma_max: float = param(50.0, "noise scale at t = 1", gt(0))
+    t_min: float = param(1e-3, "smallest time at which the score is evaluated", and_(gt(0), lt(1)))
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """N(0, sigma_max^2 I)."""
+        return GaussianPrior(std=self.sigma_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_max t."""
+        return self.sigma_max * t
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        """0."""
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """sigma_max sqrt(2 t)."""
+        return self.sigma_max * math.sqrt(2) * t.sqrt()

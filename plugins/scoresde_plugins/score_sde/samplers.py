@@ -1,0 +1,104 @@
+r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Alg. 1) and the probability flow ODE."""
+
+from typing import Literal, Self
+
+import attrs
+import torch
+from attrs.validators import ge, gt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Noise
+from scoresde_core.sampler import Observer, Sampler
+from scoresde_core.schedule import Grid, Schedule
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE
+from scoresde_core.steps import Corrector, Predictor
+
+from ..grids import UniformGrid
+from .correctors import NoneCorrector
+from .predictors import ReverseDiffusionPredictor
+
+
+@attrs.frozen
+class PredictorCorrectorSampler(Sampler):
+    """A predictor step and a corrector at each of ``steps`` noise levels.
+
+    ``corrector_first`` corrects at the level where the predictor starts, as in the published code; ``predictor_first``
+    corrects at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data).
+    With ``denoise`` the noise-free mean of the last predictor step is returned, as published.
+    """
+
+    predictor: Predictor = param(attrs.Factory(ReverseDiffusionPredictor), "reverse-time step")
+    corrector: Corrector = param(attrs.Factory(NoneCorrector), "MCMC at each level")
+    grid: Grid = param(attrs.Factory(UniformGrid), "where the steps lie")
+    steps: int = param(1000, "number of predictor steps", ge(1))
+    order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first at each step")
+    denoise: bool = param(True, "return the noise-free mean of the last step")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """The loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
+        schedule = Schedule(sde, self.grid.times(sde, self.steps))
+        mean = x
+        for k, step in enumerate(schedule.steps):
+            if self.order == "corrector_first":
+                x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
+            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            if self.order == "predictor_first" and k + 1 < len(schedule):
+                x, _ = self.corrector.correct(x, schedule[k + 1], model, noise.at(k, "corrector"))
+            if observe is not None:
+                observe(k + 1, len(schedule), x)
+        return mean if self.denoise else x
+
+    def decoupled(self) -> Self:
+        """With the corrector that treats every sample by itself."""
+        return attrs.evolve(self, corrector=self.corrector.decoupled())
+
+
+_FIXED_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
+
+
+@attrs.frozen
+class ODESampler(Sampler):
+    """dx/dt = f x - g^2 score / 2 from t = 1 to t_min (Eq. 13), by torchdiffeq on the state's device.
+
+    Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
+    depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
+    With ``denoise`` a last evaluation returns E[x_0 | x(t_min)]. Without it, ``run`` inverts the encoding exactly.
+    """
+
+    method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"] = param(
+        "dopri5", "torchdiffeq method"
+    )
+    rtol: float = param(1e-5, "relative tolerance of adaptive methods", gt(0))
+    atol: float = param(1e-5, "absolute tolerance of adaptive methods", gt(0))
+    steps: int = param(100, "number of steps of fixed-step methods", ge(1))
+    grid: Grid = param(attrs.Factory(UniformGrid), "where the steps of fixed-step methods lie")
+    denoise: bool = param(True, "return the denoised state at t_min")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
+        from torchdiffeq import odeint
+
+        before = model.calls
+
+        def velocity(t: Tensor, state: Tensor) -> Tensor:
+            if observe is not None:
+                observe(model.calls - before, 0, state)
+            score = model.score(state, sde.level(t))
+            # 0-dim float64 coefficients leave the state's dtype alone.
+            return state * sde.drift_rate(t) - score * (0.5 * sde.diffusion(t) ** 2)
+
+        ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64, device=x.device)
+        if self.method in _FIXED_STEP:
+            # The grid's last time is clean data, which the ODE itself never reaches.
+            times = self.grid.times(sde, self.steps + 1)[:-1].to(x.device)
+            options = {"grid_constructor": lambda func, y0, t: times}
+            x = odeint(velocity, x, ends, method=self.method, options=options)[-1]
+        else:
+            x = odeint(velocity, x, ends, method=self.method, rtol=self.rtol, atol=self.atol)[-1]
+        return model.denoised(x, sde.level(ends[-1])) if self.denoise else x
+
+    def decoupled(self) -> Self:
+        """With a fixed-step method, whose steps do not depend on the state."""
+        return self if self.method in _FIXED_STEP else attrs.evolve(self, method="rk4")

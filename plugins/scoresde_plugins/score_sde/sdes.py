@@ -1,0 +1,196 @@
+r"""The three SDEs of Song et al. 2021 (arXiv:2011.13456, Section 3.4 and Appendices B and C).
+
+With B(t) = int_0^t beta(s) ds = beta_min t + (beta_max - beta_min) t^2 / 2:
+
+    VE       dx = sigma(t) sqrt(2 log(sigma_max/sigma_min)) dw     alpha = 1          sigma = sigma_min r^t
+    VP       dx = -beta x/2 dt + sqrt(beta) dw                     alpha = e^{-B/2}   sigma = sqrt(1 - e^{-B})
+    sub-VP   dx = -beta x/2 dt + sqrt(beta (1 - e^{-2B})) dw       alpha = e^{-B/2}   sigma = 1 - e^{-B}
+
+Every ``1 - e^{-B}`` goes through ``expm1``: near t = 0 the plain form loses a percent in float32.
+
+The discrete chains, SMLD for VE and DDPM for VP, are tables over N noise scales. The published sampler visits
+N evenly spaced times from 1 to t_min but reads entry i of the table at the i-th of them, that is at i/(N-1), not
+at the time itself. On that grid :func:`table_times` gives those arguments, so that the published numbers come out;
+any other grid has no table, and there the chain is the exact transition. So is it for VP with N <= beta_max, where
+the table would hold variances above one (NaN in the published code).
+"""
+
+import math
+
+import attrs
+import torch
+from attrs.validators import gt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.sde import SDE, Discretization, GaussianPrior, Level, Transition
+
+
+def table_times(times: Tensor) -> Tensor | None:
+    """The arguments i/(N-1), largest first, of a published table over ``times`` (N + 1,); None off its grid."""
+    steps = len(times) - 1
+    if steps < 2 or float(times[0]) != 1 or float(times[-1]) != 0:
+        return None
+    spacing = times[:-1].diff()
+    if not torch.allclose(spacing, spacing.mean().expand_as(spacing), rtol=1e-6, atol=1e-12):
+        return None
+    return torch.linspace(1, 0, steps, dtype=times.dtype)
+
+
+def _positive(help_text: str, default: float) -> float:
+    value: float = param(default, help_text, gt(0))
+    return value
+
+
+@attrs.frozen
+class VESDE(SDE):
+    r"""Variance exploding: ``alpha = 1``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t`` (Eq. 30-31).
+
+    The continuous limit of NCSN's noise scales. ``prior_mean`` moves the prior N(prior_mean, sigma_max^2 I): zero as
+    published, or the data's mean, one value for all channels or one per channel. The choice changes the KL from the
+    true marginal by ``D mean^2 / (2 sigma_max^2)`` nats: about 0.14 on CIFAR-10.
+    """
+
+    sigma_min: float = _positive("smallest noise scale", 0.01)
+    sigma_max: float = _positive("largest noise scale; about the largest distance between two data points", 50.0)
+    prior_mean: float | tuple[float, ...] = param(0.0, "mean of the prior, or one mean per channel")
+    t_min: float = _positive("smallest time at which the score is evaluated", 1e-5)
+
+    def __attrs_post_init__(self) -> None:
+        _check_t_min(self.t_min)
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"sigma_max must be above sigma_min, got {self.sigma_max} and {self.sigma_min}")
+
+    @property
+    def log_ratio(self) -> float:
+        """log(sigma_max / sigma_min)."""
+        return math.log(self.sigma_max / self.sigma_min)
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """N(prior_mean, sigma_max^2 I)."""
+        return GaussianPrior(self.prior_mean, self.sigma_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_min (sigma_max / sigma_min)^t."""
+        return self.sigma_min * torch.exp(t * self.log_ratio)
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        """0."""
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
+        return self.sigma(t) * math.sqrt(2 * self.log_ratio)
+
+    def transition(self, times: Tensor) -> Transition:
+        """SMLD (Eq. 8 and 46): variance sigma_i^2 - sigma_{i-1}^2, with sigma_{-1} = 0 for clean data."""
+        table = table_times(times)
+        if table is None:
+            return SDE.transition(self, times)
+        sigma = torch.cat([self.sigma(table), table.new_zeros(1)])
+        std = ((sigma[:-1] - sigma[1:]) * (sigma[:-1] + sigma[1:])).sqrt()
+        return Transition(torch.ones_like(std), std, std * sigma[1:] / sigma[:-1])
+
+    def discretize(self, times: Tensor) -> Discretization:
+        """The SMLD chain."""
+        return _chain(self.transition(times))
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """Entry round((n - 1) t) of the table of ``n`` noise scales."""
+        return self.level((t * (n - 1)).round() / (n - 1))
+
+
+@attrs.frozen
+class LinearBetaSDE(SDE):
+    """What VP and sub-VP share: drift -beta(t) x / 2 with beta linear in t, and the prior N(0, I)."""
+
+    beta_min: float = _positive("beta at t = 0", 0.1)
+    beta_max: float = _positive("beta at t = 1", 20.0)
+    t_min: float = _positive("smallest time at which the score is evaluated", 1e-3)
+
+    def __attrs_post_init__(self) -> None:
+        _check_t_min(self.t_min)
+
+    @property
+    def prior(self) -> GaussianPrior:
+        """N(0, I)."""
+        return GaussianPrior()
+
+    def beta(self, t: Tensor) -> Tensor:
+        """beta_min + t (beta_max - beta_min)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t), the integral of beta from 0 to t."""
+        return t * self.beta_min + 0.5 * t * t * (self.beta_max - self.beta_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """e^{-B/2}."""
+        return torch.exp(-0.5 * self.integral(t))
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        """-beta(t) / 2."""
+        return -0.5 * self.beta(t)
+
+
+@attrs.frozen
+class VPSDE(LinearBetaSDE):
+    """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sqrt(1 - e^{-B})."""
+        return torch.sqrt(-torch.expm1(-self.integral(t)))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """sqrt(beta(t))."""
+        return self.beta(t).sqrt()
+
+    def betas(self, n: int) -> Tensor:
+        """DDPM's table, beta_i = beta(i / (n - 1)) / n for i = 0 .. n-1, smallest first."""
+        return self.beta(torch.linspace(0, 1, n, dtype=torch.float64)) / n
+
+    def transition(self, times: Tensor) -> Transition:
+        """DDPM (Eq. 10): scale sqrt(1 - beta_i), variance beta_i both ways (the larger of Ho et al.'s two choices)."""
+        steps = len(times) - 1
+        if table_times(times) is None or steps <= self.beta_max:
+            return SDE.transition(self, times)
+        beta = self.betas(steps).flip(0)
+        return Transition((1 - beta).sqrt(), beta.sqrt(), beta.sqrt())
+
+    def discretize(self, times: Tensor) -> Discretization:
+        """The DDPM chain."""
+        return _chain(self.transition(times))
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """Entry floor((n - 1) t) of the table: alpha_bar_i is the product of 1 - beta_j up to i."""
+        log_signal = torch.log1p(-self.betas(n)).cumsum(0).to(device=t.device, dtype=t.dtype)
+        # A hair above the floor: on the published grid t (n - 1) is an integer up to rounding.
+        entry = log_signal[(t * (n - 1) + 1e-6).long().clamp(0, n - 1)]
+        return Level(t, torch.exp(0.5 * entry), torch.sqrt(-torch.expm1(entry)))
+
+
+@attrs.frozen
+class SubVPSDE(LinearBetaSDE):
+    """Sub-VP: ``alpha = e^{-B/2}``, ``sigma = 1 - e^{-B}``, below the VP's noise at every time (Eq. 34-35)."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """1 - e^{-B}: the standard deviation itself, not its square."""
+        return -torch.expm1(-self.integral(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """sqrt(beta (1 - e^{-2B}))."""
+        return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
+
+
+def _chain(transition: Transition) -> Discretization:
+    return Discretization(transition.scale - 1, transition.std)
+
+
+def _check_t_min(t_min: float) -> None:
+    if t_min >= 1:
+        raise ValueError(f"t_min must be below 1, got {t_min}")
