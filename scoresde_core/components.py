@@ -25,7 +25,7 @@ Convert = Callable[[type, Any], Any]
 """Turns a value into an instance of a contract class (a parameter that is itself a component)."""
 
 
-def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:  # noqa: A002
+def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:
     """An attrs field with a help text and validators: ``param(0.16, "signal-to-noise ratio", attrs.validators.gt(0))``."""
     return attrs.field(default=default, validator=check, metadata={"help": help}, **more)
 

@@ -40,8 +40,8 @@ class Metric:
 class Reference:
     """The truth that samples are held against: a target, exact sets of ``size`` draws, and what follows from them.
 
-    Everything is computed on first use and kept, so cells with the same target, size and seed should share one
-    reference: they then also share its random numbers, which cancel when the cells are compared.
+    Everything is computed on first use, on ``device``, and kept, so cells with the same target, size and seed should
+    share one reference. Cells that only have equal seeds get equal draws too: they cancel when cells are compared.
     """
 
     target: Target
@@ -86,8 +86,8 @@ class Evidence:
 
     def __attrs_post_init__(self) -> None:
         if self.reference is not None:
-            if self.target not in (None, self.reference.target):
-                raise ValueError("the reference is of another target: give one of the two")
+            if self.target is not None and self.target is not self.reference.target:
+                raise ValueError("the reference is of another target: leave the target out, or the reference")
             self.target, self.seed = self.reference.target, self.reference.seed
         elif self.target is not None:
             self.reference = Reference(self.target, len(self.samples), self.seed, self.samples.device)
@@ -145,13 +145,14 @@ class Comparison(Evaluator):
         """The metric of finite float64 ``samples`` (n, *shape) against ``reference``."""
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The metric of ``evidence.samples``, and of as many exact samples as its floor."""
+        """The metric of ``evidence.samples``, and that of as many exact samples as its floor."""
         reason, reference = self.skip(evidence), evidence.reference
         if reason or reference is None:
             raise ValueError(reason or f"{type(self).__name__} needs target")
         floor = reference.once((self, "floor"), lambda: self.measure(reference.exact(1).double(), reference))
-        finite = bool(evidence.samples.isfinite().all())
-        found = self.measure(evidence.samples.double(), reference) if finite else Estimate(math.nan, math.nan)
+        samples = evidence.samples.to(reference.device, torch.float64)
+        finite = bool(samples.isfinite().all())
+        found = self.measure(samples, reference) if finite else Estimate(math.nan, math.nan)
         return [
             Metric(self.name, found.value, found.stderr, floor.value, floor.stderr, self.unit, self.better),
         ]

@@ -38,6 +38,7 @@ KINDS: dict[str, Kind] = {
         Kind("datasets", "dataset", "scoresde_core.dataset:Dataset", "images or points with shape and splits"),
         Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
         Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
+        Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
     )
 }
 

@@ -118,7 +118,8 @@ def test_reverse_drift(golden, flow):
 def test_reverse_discrete_drift(golden, flow):
     """Its two terms nearly cancel for VP, so the published float32 arithmetic is repeated on our coefficients."""
     x, score = golden["x"].float(), golden["score"].float()
-    forward = (1 + golden.step.discrete_drift).float() * x - x
+    drift, variance = golden.step.discrete_drift.float(), golden.step.discrete_diffusion.square().float()
+    forward = (1 - variance).sqrt() * x - x if golden.name == "vp" else drift * x
     reverse = forward - golden.step.discrete_diffusion.float() ** 2 * score * (0.5 if flow else 1.0)
     assert_close(reverse.double(), golden[f"reverse_discrete_f_pf{flow}"])
 

@@ -1,0 +1,123 @@
+"""The command line: ``scoresde list | show | plugins | check | ...``.
+
+Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says what; ``--debug`` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..components import parse
+from ..errors import ScoreSDEError, UsageError, near_misses
+from ..registry import Registry, load_registry
+from . import check, listing
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors that are one line and name near misses."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def own_version() -> str:
+    """The installed version, or ``checkout``."""
+    try:
+        return version("scoresde")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+def guarded(run: Callable[[], int], debug: bool) -> int:
+    """``run()``, with errors as one line on stderr and their exit code."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        expected = isinstance(error, ScoreSDEError)
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        print(f"error: {text}" + ("" if debug or expected else " (--debug shows where)"), file=sys.stderr)
+        return error.exit_code if isinstance(error, ScoreSDEError) else 1
+
+
+def add_global_options(parser: argparse.ArgumentParser) -> None:
+    """What every command understands."""
+    parser.add_argument("--registry", metavar="FILE", action="append", default=[], help="a local file of components")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _dispatch(arguments), "--debug" in arguments)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_global_options(early)
+    known, _ = early.parse_known_args(arguments)
+    missing = [path for path in known.registry if not Path(path).is_file()]
+    if missing:
+        raise UsageError(f"there is no registry file {missing[0]}")
+    registry = load_registry(local=known.registry)
+    parser, names = _parser(registry, arguments)
+    word = next((a for a in _without_options(arguments)), None)
+    if word is not None and word not in names:
+        raise UsageError(f"no command is called {word!r}.{near_misses(word, names)}")
+    parsed = parser.parse_args(arguments)
+    if parsed.run is None:
+        parser.print_help()
+        return 0
+    code: int = parsed.run(parsed, registry)
+    return code
+
+
+def _without_options(arguments: list[str]) -> list[str]:
+    """The positional words before the first command's own options."""
+    words, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--registry":
+            skip = True
+        elif not argument.startswith("-"):
+            words.append(argument)
+    return words
+
+
+def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]]:
+    parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"scoresde {own_version()}")
+    parser.set_defaults(run=None)
+    add_global_options(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    listing.configure(commands)
+    check.configure(commands)
+    names = [*listing.NAMES, *check.NAMES]
+    for entry in registry.entries("commands"):
+        name = entry.row.name.replace("_", "-")
+        names.append(name)
+        command = commands.add_parser(name, help=entry.row.summary, description=entry.row.summary)
+        if name in arguments:  # import it only when it is asked for
+            component = registry.create("commands", parse(entry.qualified))
+            component.configure(command)
+            command.set_defaults(run=component.run)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--registry", metavar="FILE", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser, names

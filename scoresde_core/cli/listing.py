@@ -1,0 +1,132 @@
+"""``scoresde list``, ``show`` and ``plugins``: what there is, what it takes, and what did not load.
+
+Listing imports no component, and so no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import shutil
+from typing import Any
+
+import attrs
+
+from ..components import parameters
+from ..errors import UsageError
+from ..kinds import KINDS, find_kind
+from ..registry import Entry, Registry
+
+NAMES = ("list", "show", "plugins")
+
+
+def configure(commands: Any) -> None:
+    """Add the three commands."""
+    listed = commands.add_parser("list", help="components, with plugin, summary and paper")
+    listed.add_argument("kind", nargs="?", metavar="KIND", help=f"one of: {', '.join(KINDS)}")
+    shown = commands.add_parser("show", help="parameters, formula, paper and source of a component")
+    shown.add_argument("kind", metavar="KIND")
+    shown.add_argument("name", metavar="NAME")
+    plugins = commands.add_parser("plugins", help="every plugin with its status and reason")
+    for parser, run in ((listed, _list), (shown, _show), (plugins, _plugins)):
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=run)
+
+
+def _list(arguments: argparse.Namespace, registry: Registry) -> int:
+    entries = registry.entries(arguments.kind)
+    if arguments.json:
+        print(json.dumps([_record(entry) for entry in entries], indent=2))
+        return 0
+    for kind in [find_kind(arguments.kind)] if arguments.kind else KINDS.values():
+        rows = [e for e in entries if e.row.kind == kind.name]
+        if rows or arguments.kind:
+            print(f"{kind.name}: {kind.summary}")
+            print_table([(_shown_name(registry, e), e.owner, e.row.summary, e.row.paper) for e in rows], indent="  ")
+    broken = [status for status in registry.statuses if status.state != "ok"]
+    if broken:
+        print(f"{', '.join(s.owner for s in broken)}: not loaded, see 'scoresde plugins'")
+    return 0
+
+
+def _shown_name(registry: Registry, entry: Entry) -> str:
+    """The bare name where it is enough, else ``owner:name``."""
+    alike = [e for e in registry.entries(entry.row.kind) if entry.row.name in (e.row.name, *e.row.aliases)]
+    return entry.row.name if len(alike) == 1 else entry.qualified
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    record = attrs.asdict(entry.row)
+    target = record["target"]
+    record["target"] = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+    return {**record, "plugin": entry.owner, "qualified": entry.qualified}
+
+
+def _show(arguments: argparse.Namespace, registry: Registry) -> int:
+    entry = registry.find(arguments.kind, arguments.name)
+    cls = registry.load(arguments.kind, arguments.name)
+    record = _record(entry)
+    record["source"] = inspect.getsourcefile(cls)
+    record["doc"] = inspect.getdoc(cls) or ""
+    record["parameters"] = [
+        {"name": p.name, "type": p.type_name, "default": None if p.default is attrs.NOTHING else _plain(p.default),
+         "required": p.default is attrs.NOTHING, "help": p.help}
+        for p in parameters(cls)
+    ]  # fmt: skip
+    if arguments.json:
+        print(json.dumps(record, indent=2))
+        return 0
+    print(f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}\n")
+    print(f"{record['doc']}\n")
+    rows = [
+        (p["name"], p["type"], "required" if p["required"] else f"{p['default']}", p["help"])
+        for p in record["parameters"]
+    ]
+    print("parameters:" if rows else "no parameters")
+    print_table(rows, indent="  ")
+    for label in ("paper", "plugin", "target", "source"):
+        if record[label]:
+            print(f"{label + ':':8} {record[label]}")
+    return 0
+
+
+def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
+    if arguments.json:
+        records = [
+            {"plugin": s.owner, "version": s.version, "status": s.state, "reason": s.detail, "components": len(s.rows)}
+            for s in registry.statuses
+        ]
+        print(json.dumps(records, indent=2))
+        return 0
+    if not registry.statuses:
+        raise UsageError("no plugin is installed, not even the bundled one: reinstall scoresde")
+    print_table([
+        (s.owner, s.version, s.state, s.detail or f"{len(s.rows)} components") for s in registry.statuses
+    ])  # fmt: skip
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    """A default as JSON and as text; a component is shown by its class."""
+    if attrs.has(type(value)):
+        return type(value).__name__
+    return value if isinstance(value, bool | int | float | str | list | tuple | None) else str(value)
+
+
+def print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
+    """Aligned columns; the widest text is cut only on a terminal that is too narrow for it."""
+    if not rows:
+        return
+    columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    limit = shutil.get_terminal_size((200, 24)).columns if _is_terminal() else 10_000
+    for row in zip(*columns, strict=True):
+        line = indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(line if len(line) <= limit else line[: limit - 1] + "…")
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()

@@ -1,0 +1,121 @@
+"""Registry files: components as rows of data, so that listing them imports nothing.
+
+    api: 1
+    sdes:
+      cosine_vp: {target: "my_package.sdes:CosineVP", summary: cosine schedule, paper: "arXiv:2102.09672"}
+
+Keys of a row: ``target`` (required), ``summary``, ``paper``, ``aliases`` and ``requires`` (lists; the latter names
+distributions that must be installed before the target can be used). Every fault in a file is reported at once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+
+from .errors import FileError, ManifestError, near_misses
+from .hookspecs import API
+from .kinds import KINDS
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@attrs.frozen
+class Row:
+    """One component as it was declared; ``target`` is ``"package.module:Class"`` or the class itself."""
+
+    kind: str
+    name: str
+    target: Any
+    summary: str = ""
+    paper: str = ""
+    aliases: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+
+
+class NewerAPI(ManifestError):
+    """A manifest written for a newer interface than this one."""
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML that refuses a key given twice, instead of keeping the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of the registry file at ``path``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read the registry file {path}: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> list[Row]:
+    """The rows in ``text``; all faults at once as one :class:`ManifestError` that names ``source``."""
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ManifestError(source, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(data, dict):
+        raise ManifestError(source, ["a registry file is a mapping with 'api: 1' at the top"])
+    api = data.pop("api", None)
+    if not isinstance(api, int) or isinstance(api, bool) or api < 1:
+        raise ManifestError(source, [f"'api' must be {API}, got {api!r}"])
+    if api > API:
+        raise NewerAPI(source, [f"needs api {api}, this version has api {API}: upgrade scoresde"])
+    rows: list[Row] = []
+    problems: list[str] = []
+    for kind, table in data.items():
+        if kind not in KINDS:
+            problems.append(f"unknown kind {kind!r}.{near_misses(str(kind), list(KINDS))}")
+        elif not isinstance(table, dict):
+            problems.append(f"{kind} must map names to rows")
+        else:
+            for name, fields in table.items():
+                row = check_row(kind, name, fields, problems)
+                if row is not None:
+                    rows.append(row)
+    if problems:
+        raise ManifestError(source, problems)
+    return rows
+
+
+def check_row(kind: str, name: Any, fields: Any, problems: list[str]) -> Row | None:
+    """The row, or None with its faults added to ``problems``."""
+    where, before = f"{kind}.{name}", len(problems)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        problems.append(f"{where}: a name is lower-case letters, digits and underscores")
+    if not isinstance(fields, dict):
+        problems.append(f"{where}: a row is a mapping with a target")
+        return None
+    known = [field.name for field in attrs.fields(Row) if field.name not in ("kind", "name")]
+    problems += [f"{where}: unknown key {key!r}.{near_misses(str(key), known)}" for key in fields if key not in known]
+    target = fields.get("target")
+    if isinstance(target, str) and not TARGET.fullmatch(target):
+        problems.append(f"{where}: target must look like 'package.module:Class', got {target!r}")
+    elif not isinstance(target, str | type):
+        problems.append(f"{where}: needs a target such as 'package.module:Class'")
+    for key in ("summary", "paper"):
+        if not isinstance(fields.get(key, ""), str):
+            problems.append(f"{where}: {key} must be text, got {fields[key]!r}")
+    for key in ("aliases", "requires"):
+        value = fields.get(key, ())
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            problems.append(f"{where}: {key} must be a list of names, got {value!r}")
+    if len(problems) > before:
+        return None
+    lists = {key: tuple(fields.get(key, ())) for key in ("aliases", "requires")}
+    return Row(kind, name, target, fields.get("summary", ""), fields.get("paper", ""), **lists)

@@ -1,0 +1,182 @@
+"""Finding and loading plugins, each by itself: one that fails leaves a status with its reason, and no residue.
+
+A plugin is an entry point of the group ``scoresde.plugins`` that names a module. The module may implement hooks
+(:mod:`scoresde_core.hookspecs`), have a ``registry.yaml`` beside it (:mod:`scoresde_core.manifest`), or both. Its rows
+are staged, and taken over only when all of it has loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import attrs
+import pluggy
+
+from . import manifest
+from .errors import ManifestError, PluginError, near_misses
+from .hookspecs import API, PREFIX, Lifecycle, Registration
+
+GROUP = "scoresde.plugins"
+State = Literal["ok", "failed", "disabled", "incompatible"]
+
+
+@attrs.define
+class Status:
+    """What became of a plugin: ``owner`` is its distribution, ``detail`` the reason in one line."""
+
+    owner: str
+    version: str
+    state: State
+    detail: str = ""
+    rows: list[manifest.Row] = attrs.field(factory=list)
+    error: BaseException | None = None
+
+
+def new_manager() -> pluggy.PluginManager:
+    """A pluggy manager that knows our hooks and has discovered nothing."""
+    manager = pluggy.PluginManager("scoresde")
+    manager.add_hookspecs(Registration)
+    manager.add_hookspecs(Lifecycle)
+    return manager
+
+
+def discover() -> list[EntryPoint]:
+    """Every installed plugin's entry point; in a plain checkout also those its own pyproject.toml declares."""
+    found = list(importlib.metadata.entry_points(group=GROUP))
+    return found if any(point.dist and point.dist.name == "scoresde" for point in found) else [*_checkout(), *found]
+
+
+def _checkout() -> list[EntryPoint]:
+    """The entry points of the checkout around this package, whose package folders are put on the import path."""
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return []
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    for folder in project["tool"]["setuptools"]["package-dir"].values():
+        parent = str((root / folder).parent)
+        if parent not in sys.path:
+            sys.path.append(parent)
+    declared = project["project"]["entry-points"][GROUP]
+    return [EntryPoint(name, value, GROUP) for name, value in declared.items()]
+
+
+def load_all(
+    manager: pluggy.PluginManager, points: Iterable[EntryPoint], local: Iterable[Path], disabled: Iterable[str]
+) -> list[Status]:
+    """Load every plugin and local registry file; the order is that of their names, ours first."""
+    blocked = {name.strip().lower() for name in disabled if name.strip()}
+    ordered = sorted(points, key=lambda point: (_owner(point) != "scoresde", _owner(point), point.name))
+    return [_load(manager, point, blocked) for point in ordered] + [_load_file(path) for path in local]
+
+
+def disabled_by_environment() -> list[str]:
+    """The names in ``SCORESDE_DISABLE_PLUGINS``, separated by commas."""
+    return os.environ.get("SCORESDE_DISABLE_PLUGINS", "").split(",")
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.name
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str]) -> Status:
+    status = Status(_owner(point), point.dist.version if point.dist else "checkout", "ok")
+    if blocked & {status.owner.lower(), point.name.lower()}:
+        status.state, status.detail = "disabled", "named in SCORESDE_DISABLE_PLUGINS"
+        return status
+    plugin: Any = None
+    try:
+        plugin = point.load()
+        status.rows = _rows_of(manager, plugin)
+    except KeyboardInterrupt:
+        raise
+    except manifest.NewerAPI as error:
+        status.state, status.detail, status.error = "incompatible", str(error), error
+    except BaseException as error:  # a plugin may raise anything, SystemExit too
+        status.state, status.detail, status.error = "failed", one_line(error), error
+    if status.state != "ok" and plugin is not None and manager.is_registered(plugin):
+        manager.unregister(plugin)
+    return status
+
+
+def _load_file(path: Path) -> Status:
+    status = Status(path.stem, "local file", "ok")
+    try:
+        status.rows = manifest.read(path)
+    except Exception as error:
+        status.state, status.detail, status.error = "failed", one_line(error), error
+    return status
+
+
+def _rows_of(manager: pluggy.PluginManager, plugin: Any) -> list[manifest.Row]:
+    """All rows of a loaded plugin: its manifest's, then its hooks'."""
+    source = getattr(plugin, "__name__", repr(plugin))
+    wanted = getattr(plugin, "scoresde_api", API)
+    if wanted > API:
+        raise manifest.NewerAPI(source, [f"needs api {wanted}, this version has api {API}: upgrade scoresde"])
+    path = _manifest_of(plugin)
+    rows = manifest.read(path) if path else []
+    _check_hook_names(manager, plugin)
+    manager.register(plugin)
+    hooks = [h for h in manager.get_hookcallers(plugin) or [] if h.name.startswith(f"{PREFIX}register_")]
+    for hook in hooks:
+        for implementation in hook.get_hookimpls():
+            if implementation.plugin is plugin:
+                register = _Register(hook.name.removeprefix(f"{PREFIX}register_"), rows)
+                implementation.function(*[register] * len(implementation.argnames))
+    if not rows and not manager.get_hookcallers(plugin):
+        raise PluginError(f"{source} registers nothing: add a registry.yaml beside it or a {PREFIX}register_... hook")
+    names = [(row.kind, name) for row in rows for name in (row.name, *row.aliases)]
+    twice = sorted({f"{kind}.{name}" for kind, name in names if names.count((kind, name)) > 1})
+    if twice:
+        raise PluginError(f"{source} registers {', '.join(twice)} twice")
+    return rows
+
+
+def _manifest_of(plugin: Any) -> Path | None:
+    """The ``registry.yaml`` beside a plugin module."""
+    origin = getattr(plugin, "__file__", None) if isinstance(plugin, ModuleType) else None
+    path = Path(origin).with_name("registry.yaml") if origin else None
+    return path if path and path.is_file() else None
+
+
+def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """A name that looks like a hook but is none, or lacks its marker, would be silently ignored by pluggy."""
+    specs = [name for name in dir(manager.hook) if name.startswith(PREFIX)]
+    for name in dir(plugin):
+        if not name.startswith((f"{PREFIX}register_", f"{PREFIX}on_")) or not callable(getattr(plugin, name)):
+            continue
+        if name not in specs:
+            raise PluginError(f"there is no hook {name!r}.{near_misses(name, specs)}")
+        if manager.parse_hookimpl_opts(plugin, name) is None:
+            raise PluginError(f"{name} lacks the @hookimpl marker of scoresde_core")
+
+
+@attrs.frozen
+class _Register:
+    """The callback that a registration hook receives; rows go to a staging list."""
+
+    kind: str
+    rows: list[manifest.Row]
+
+    def __call__(self, name: str, target: Any, **fields: Any) -> None:
+        """Stage one component; faults are reported as for a manifest row."""
+        problems: list[str] = []
+        row = manifest.check_row(self.kind, name, {"target": target, **fields}, problems)
+        if row is None:
+            raise ManifestError(f"{PREFIX}register_{self.kind}", problems)
+        self.rows.append(row)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: our own errors say it all, others need their type."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, PluginError | ManifestError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,174 @@
+"""The registry: every component by kind and name, resolved to a class on first use.
+
+>>> registry = load_registry()
+>>> registry.create("correctors", "langevin[snr=0.1]")
+LangevinCorrector(snr=0.1, n_steps=1, norm='batch')
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from . import plugins
+from .components import Spec, build, parse
+from .errors import AmbiguousName, PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
+from .kinds import KINDS, find_kind
+from .manifest import Row
+
+
+@attrs.frozen
+class Entry:
+    """A registered component and its owner, the distribution (or local file) it came from."""
+
+    row: Row
+    owner: str
+
+    @property
+    def qualified(self) -> str:
+        """``owner:name``, which is unique."""
+        return f"{self.owner}:{self.row.name}"
+
+
+class Registry:
+    """The components of all plugins that loaded, and the status of every plugin."""
+
+    def __init__(self, statuses: list[plugins.Status], hook: Any) -> None:
+        self.statuses, self.hook = statuses, hook
+        self._names: dict[str, dict[str, list[Entry]]] = {kind: {} for kind in KINDS}
+        self._classes: dict[tuple[str, str], type] = {}
+        for status in statuses:
+            if status.state == "ok":
+                for row in status.rows:
+                    self._add(Entry(row, status.owner))
+
+    def _add(self, entry: Entry) -> None:
+        names = self._names[entry.row.kind]
+        for name in {entry.row.name, *entry.row.aliases}:
+            names.setdefault(name, []).append(entry)
+            names.setdefault(f"{entry.owner}:{name}", []).append(entry)
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """The components of one kind (plural or singular), or of all, in their order of registration."""
+        kinds = [find_kind(kind).name] if kind else list(KINDS)
+        found = {id(e): e for k in kinds for name, es in self._names[k].items() if ":" not in name for e in es}
+        return list(found.values())
+
+    def find(self, kind: str, name: str) -> Entry:
+        """The component called ``name``, ``owner:name`` or by an alias."""
+        singular, table = find_kind(kind).singular, self._names[find_kind(kind).name]
+        claims = table.get(name, [])
+        if len(claims) > 1:
+            qualified = " or ".join(repr(entry.qualified) for entry in claims)
+            owners = " and ".join(entry.owner for entry in claims)
+            raise AmbiguousName(f"{owners} both register the {singular} {name!r}: write {qualified}")
+        if claims:
+            return claims[0]
+        failed = [status.owner for status in self.statuses if status.state in ("failed", "incompatible")]
+        also = f" ({', '.join(failed)} did not load: see 'scoresde plugins')" if failed else ""
+        names = [known for known in table if ":" not in known]
+        raise UnknownName(f"no {singular} is called {name!r}.{near_misses(name, names)}{also}")
+
+    def load(self, kind: str, name: str) -> type:
+        """The class of a component, imported on first use and checked against its contract."""
+        entry = self.find(kind, name)
+        key = (entry.row.kind, entry.qualified)
+        if key not in self._classes:
+            self._classes[key] = _resolve(entry)
+        return self._classes[key]
+
+    def create(self, kind: str, component: Any, **defaults: Any) -> Any:
+        """A component from ``"name[key=value]"``, a :class:`~scoresde_core.components.Spec`, or an instance as it is.
+
+        ``defaults`` are parameters used where the text does not give them and the component has them.
+        """
+        if not isinstance(component, str | Spec):
+            contract = find_kind(kind).load_contract()
+            if not isinstance(component, contract):
+                raise UsageError(f"expected a {find_kind(kind).singular} or its name, got {component!r}")
+            return component
+        spec = parse(component) if isinstance(component, str) else component
+        cls = self.load(kind, spec.name)
+        known = {field.alias or field.name for field in attrs.fields(cls)} if attrs.has(cls) else set()
+        params = {**{k: v for k, v in defaults.items() if k in known}, **spec.params}
+        return build(cls, params, f"{find_kind(kind).singular} {spec.name!r}", self._convert)
+
+    def _convert(self, contract: type, value: Any) -> Any:
+        """A parameter that is itself a component, from its text."""
+        path = f"{contract.__module__}:{contract.__qualname__}"
+        for kind in KINDS.values():
+            if kind.contract == path:
+                return self.create(kind.name, value)
+        raise TypeError
+
+
+def _resolve(entry: Entry) -> type:
+    row = entry.row
+    missing = [name for name in row.requires if not _installed(name)]
+    if missing:
+        raise PluginError(f"{entry.qualified} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    cls = row.target
+    if isinstance(cls, str):
+        module, _, attribute = cls.partition(":")
+        try:
+            cls = getattr(importlib.import_module(module), attribute)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            raise PluginError(
+                f"{entry.qualified} ({row.target}) cannot be loaded: {plugins.one_line(error)}"
+            ) from error
+    contract = KINDS[row.kind].load_contract()
+    if not (isinstance(cls, type) and issubclass(cls, contract)):
+        raise PluginError(f"{entry.qualified} ({row.target}) is not a {contract.__module__}.{contract.__qualname__}")
+    abstract = sorted(getattr(cls, "__abstractmethods__", ()))
+    if abstract:
+        raise PluginError(f"{entry.qualified} lacks {', '.join(abstract)}, which every {KINDS[row.kind].singular} has")
+    return cls
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def load_registry(
+    points: Iterable[EntryPoint] | None = None,
+    local: Iterable[Path | str] = (),
+    disabled: Iterable[str] | None = None,
+) -> Registry:
+    """A registry of the given entry points (all installed ones by default) and local registry files.
+
+    A local file that cannot be used is an error: it was asked for by name. ``SCORESDE_REGISTRY`` names more of them.
+    """
+    manager = plugins.new_manager()
+    files = [Path(p) for p in local]
+    files += [Path(p) for p in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if p]
+    blocked = plugins.disabled_by_environment() if disabled is None else disabled
+    statuses = plugins.load_all(manager, plugins.discover() if points is None else points, files, blocked)
+    for status in statuses:
+        if status.version == "local file" and isinstance(status.error, ScoreSDEError):
+            raise status.error
+    return Registry(statuses, manager.hook)
+
+
+@cache
+def default_registry() -> Registry:
+    """The registry of everything installed, loaded once."""
+    return load_registry()
+
+
+def create(kind: str, component: Any, **defaults: Any) -> Any:
+    """:meth:`Registry.create` on the default registry."""
+    return default_registry().create(kind, component, **defaults)
