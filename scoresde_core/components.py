@@ -26,7 +26,7 @@ Convert = Callable[[type, Any], Any]
 
 
 def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:
-    """An attrs field with a help text and validators: ``param(0.16, "signal-to-noise ratio", attrs.validators.gt(0))``."""
+    """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``."""
     return attrs.field(default=default, validator=check, metadata={"help": help}, **more)
 
 

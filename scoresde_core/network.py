@@ -13,7 +13,7 @@ from .components import param
 
 @attrs.frozen(kw_only=True)
 class Network(ABC):
-    """A network's hyper-parameters. The module it builds answers ``forward(x, label, **cond)`` with a tensor like ``x``.
+    """A network's hyper-parameters; its module answers ``forward(x, label, **cond)`` with a tensor like ``x``.
 
     ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` says what the output means, ``label`` what the network is
     told about time (:data:`scoresde_core.score.LABELS`), ``scales`` how many noise scales discrete labels count.
@@ -27,4 +27,4 @@ class Network(ABC):
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for events of ``shape``, such as (3, 32, 32); an unusable shape is a ``ValueError`` that says why."""
+        """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from .components import parameters
 from .errors import UsageError
 from .noise import Noise
 from .score import ScoreModel
@@ -27,13 +28,26 @@ class Sampler(ABC):
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
         """A latent ``x`` (B, ...) at t = 1 -> samples like ``x``. Calls ``observe`` after each step it counts."""
 
+    @property
+    def uses(self) -> frozenset[str]:
+        """Which of its component and step parameters have an effect as it is configured."""
+        return frozenset(parameter.name for parameter in parameters(type(self)))
+
     def decoupled(self) -> Self:
         """This sampler in the variant that treats every sample by itself; itself where it always does."""
         return self
 
-    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
-        """Why this sampler cannot run with ``model`` and ``sde``, or None."""
+    def skip(self, sde: SDE) -> str | None:
+        """Why this sampler, as it is combined, cannot serve ``sde``, or None."""
         return None
+
+
+def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
+    """Why this combination cannot work on events of ``shape``, or None: the one place that decides."""
+    mean = sde.prior.mean
+    if isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
+        return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean a channel"
+    return sampler.skip(sde)
 
 
 @attrs.frozen
@@ -64,9 +78,10 @@ def sample(
 
     The same ``seed`` gives the same samples for any ``batch_size``, unless a corrector couples the batch by choice.
     """
-    if n < 1 or (batch_size is not None and batch_size < 1):
-        raise UsageError(f"the number of samples and the batch size must be at least 1, got {n} and {batch_size}")
-    reason = sampler.skip(model, sde)
+    for what, value in (("number of samples", n), ("batch size", batch_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"the {what} must be at least 1, got {value}")
+    reason = skip(sampler, sde, shape)
     if reason:
         raise UsageError(reason)
     size, parts = min(batch_size or n, n), []

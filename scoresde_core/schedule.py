@@ -64,19 +64,20 @@ class Schedule:
         if levels[-1].t == 0:
             levels[-1] = DATA
         chain, exact = sde.discretize(times), sde.transition(times)
-        columns = (
-            sde.drift_rate(times[:-1]),
-            sde.diffusion(times[:-1]),
-            chain.drift,
-            chain.diffusion,
-            exact.scale,
-            exact.std,
-            exact.backward_std,
-        )
-        rows = zip(*(column.tolist() for column in columns), strict=True)
+        columns = {
+            "drift_rate": sde.drift_rate(times[:-1]),
+            "diffusion": sde.diffusion(times[:-1]),
+            "discrete_drift": chain.drift,
+            "discrete_diffusion": chain.diffusion,
+            "transition_scale": exact.scale,
+            "transition_std": exact.std,
+            "backward_std": exact.backward_std,
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         memory: dict[str, Any] = {}
         self.steps = [
-            Step(k, len(times) - 1, levels[k], levels[k + 1], *row, memory=memory) for k, row in enumerate(rows)
+            Step(k, len(levels) - 1, levels[k], levels[k + 1], memory=memory, **dict(zip(columns, row, strict=True)))
+            for k, row in enumerate(rows)
         ]
 
     def __len__(self) -> int:

@@ -39,11 +39,13 @@ class ScoreModel(ABC):
 
     def noise(self, x: Tensor, level: Level) -> Tensor:
         """E[eps | x_t = x], like ``x``; one function evaluation."""
-        return self.score(x, level) * -level.sigma
+        noise: Tensor = self.score(x, level) * -level.sigma
+        return noise
 
     def denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x], like ``x``; one function evaluation."""
-        return (x + self.score(x, level) * level.sigma**2) / level.alpha
+        denoised: Tensor = (x + self.score(x, level) * level.sigma**2) / level.alpha
+        return denoised
 
 
 class HasScore(Protocol):

@@ -32,7 +32,7 @@ Scalar = Any
 
 @attrs.frozen
 class Level:
-    """A noise level: time and the coefficients of ``x_t = alpha x_0 + sigma eps``. Floats, or tensors that broadcast."""
+    """A noise level: time, and the coefficients of ``x_t = alpha x_0 + sigma eps``; floats or broadcasting tensors."""
 
     t: Scalar
     alpha: Scalar
@@ -70,7 +70,7 @@ class GaussianPrior:
 
 @attrs.frozen
 class Discretization:
-    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; ``k + 1`` is nearer the data."""
+    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; k + 1 is nearer the data."""
 
     drift: Tensor
     diffusion: Tensor

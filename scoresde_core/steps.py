@@ -16,6 +16,7 @@ from .schedule import Step
 
 if TYPE_CHECKING:
     from .score import ScoreModel
+    from .sde import SDE
 
 
 class Predictor(ABC):
@@ -32,6 +33,10 @@ class Predictor(ABC):
         """Whether the step draws noise."""
         return True
 
+    def skip(self, sde: SDE) -> str | None:
+        """Why this predictor cannot serve ``sde``, or None."""
+        return None
+
     @abstractmethod
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """``x`` (B, ...) at ``step.now`` -> the state at ``step.next`` and its mean, both like ``x``."""
@@ -39,6 +44,10 @@ class Predictor(ABC):
 
 class Corrector(ABC):
     """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
+
+    def skip(self, sde: SDE) -> str | None:
+        """Why this corrector cannot serve ``sde``, or None."""
+        return None
 
     @abstractmethod
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

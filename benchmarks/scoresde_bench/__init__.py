@@ -1,0 +1,1 @@
+"""scoresde-bench: which sampler is best, measured against the truth."""

@@ -9,6 +9,8 @@ import argparse
 import inspect
 import json
 import shutil
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -114,19 +116,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | list | tuple | None) else str(value)
 
 
-def print_table(rows: list[tuple[str, ...]], indent: str = "") -> None:
+def print_table(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
     """Aligned columns; the widest text is cut only on a terminal that is too narrow for it."""
     if not rows:
         return
     columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
-    limit = shutil.get_terminal_size((200, 24)).columns if _is_terminal() else 10_000
+    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
     for row in zip(*columns, strict=True):
         line = indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         print(line if len(line) <= limit else line[: limit - 1] + "…")
-
-
-def _is_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()

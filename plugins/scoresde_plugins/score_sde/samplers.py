@@ -17,7 +17,7 @@ from scoresde_core.steps import Corrector, Predictor
 
 from ..grids import UniformGrid
 from .correctors import NoneCorrector
-from .predictors import ReverseDiffusionPredictor
+from .predictors import NonePredictor, ReverseDiffusionPredictor
 
 
 @attrs.frozen
@@ -50,6 +50,12 @@ class PredictorCorrectorSampler(Sampler):
                 observe(k + 1, len(schedule), x)
         return mean if self.denoise else x
 
+    def skip(self, sde: SDE) -> str | None:
+        """Where neither the predictor nor the corrector moves the state, or one of them refuses the SDE."""
+        if isinstance(self.predictor, NonePredictor) and isinstance(self.corrector, NoneCorrector):
+            return "predictor none with corrector none moves nothing: give at least one of them"
+        return self.predictor.skip(sde) or self.corrector.skip(sde)
+
     def decoupled(self) -> Self:
         """With the corrector that treats every sample by itself."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
@@ -75,6 +81,11 @@ class ODESampler(Sampler):
     steps: int = param(100, "number of steps of fixed-step methods", ge(1))
     grid: Grid = param(attrs.Factory(UniformGrid), "where the steps of fixed-step methods lie")
     denoise: bool = param(True, "return the denoised state at t_min")
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
+        return frozenset({"steps", "grid"} if self.method in _FIXED_STEP else {"rtol", "atol"})
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""

@@ -1,0 +1,140 @@
+"""What tells the cells of a run apart, in words, and numbers as text.
+
+A label names the SDE and the step count always, and every other axis only where it varies within the run.
+Numbers are rounded where their standard error stops carrying information.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+"""A result row as it is read from ``results.jsonl``."""
+
+COMPONENT_AXES = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
+"""Axes on which an absent component is a choice like any other (no corrector)."""
+SETTING_AXES = ("steps", "dtype", "tf32", "seed", "samples", "batch_size", "device", "torch", "scoresde")
+"""Axes that always have a value; a row without one (a skipped cell) says nothing about them."""
+AXES = COMPONENT_AXES + SETTING_AXES
+TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32"}
+"""Column headings that are not the name of their axis."""
+NOTHING = "–"
+
+
+def is_done(row: Row) -> bool:
+    """Whether the cell ran to its end."""
+    return row.get("status") == "done"
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """The axes on which ``rows`` differ, in the order of :data:`AXES`."""
+    found = []
+    for axis in AXES:
+        values = {str(row[axis]) for row in rows if axis in row and (axis in COMPONENT_AXES or row[axis] is not None)}
+        if len(values) > 1:
+            found.append(axis)
+    return found
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The axes that a table of ``rows`` shows: the SDE and the steps, and whatever varies."""
+    shown = {"sde", "steps", *varying(rows)}
+    return [axis for axis in AXES if axis in shown]
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """A short name for each row, such as ``vp langevin[snr=0.16] 200 steps``; all different from each other."""
+    axes = [axis for axis in columns(rows) if axis != "steps"]
+    names = [name(row, [*axes, "steps"]) for row in rows]
+    counts = Counter(names)
+    return [
+        f"{text} (cell {str(row.get('cell', position))[:6]})" if counts[text] > 1 else text
+        for position, (text, row) in enumerate(zip(names, rows, strict=True))
+    ]
+
+
+def name(row: Row, axes: Sequence[str]) -> str:
+    """``row`` in words, by these axes alone; components that it does without are left out."""
+    words = [_word(axis, row.get(axis)) for axis in axes]
+    return " ".join(word for word in words if word) or "cell"
+
+
+def axis_text(row: Row, axis: str) -> str:
+    """The value of one axis, for a column that already names it."""
+    value = row.get(axis)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value is None else str(value)
+
+
+def _word(axis: str, value: Any) -> str:
+    if value is None or (axis == "corrector" and value == "none"):
+        return ""
+    if axis == "predictor" and value == "none":
+        return "no predictor"
+    if axis == "tf32":
+        return "TF32" if value else "no TF32"
+    patterns = {"steps": "{} step" if value == 1 else "{} steps", "seed": "seed {}", "samples": "{} samples"}
+    patterns |= {"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}"}
+    return patterns.get(axis, "{}").format(value)
+
+
+def listing(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    shown, rest = list(names[:most]), len(names) - most
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def as_float(value: Any) -> float:
+    """A number of a row; ``null`` (JSON has no NaN) and anything that is no number become nan."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def quantity(value: float, stderr: float = math.nan) -> str:
+    """``3.1 ± 0.6``: the error to one or two digits (two where it leads with 1 to 3), the value to the same place.
+
+    Two digits up to 3.5 and one beyond is the rule of the Particle Data Group. Without an error, four digits.
+    """
+    if not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if not math.isfinite(stderr) or stderr <= 0:
+        return plain(value) if stderr == 0 or math.isnan(stderr) else f"{plain(value)} ± {quantity(stderr)}"
+    if abs(value) > 1e7 * stderr:
+        return f"{plain(value)} ± {plain(stderr, 2)}"
+    largest = math.floor(math.log10(max(abs(value), stderr)))
+    if -4 <= largest < 5:
+        places = _places(stderr)
+        return f"{_fixed(value, places)} ± {_fixed(stderr, places)}"
+    scale = 10.0**-largest  # a division by 10.0**largest would turn the smallest floats into inf
+    places = _places(stderr * scale)
+    return f"({_fixed(value * scale, places)} ± {_fixed(stderr * scale, places)})e{largest}"
+
+
+def plain(value: float, digits: int = 4) -> str:
+    """A number without an error, to so many significant digits: ``200``, ``0.1346``, ``1370``, ``1.5e+06``."""
+    if not math.isfinite(value):
+        return quantity(value)
+    if float(value).is_integer() and abs(value) < 1e6:
+        return str(int(value))
+    rounded = f"{value:.{digits}g}"
+    return f"{float(rounded):.0f}" if "e+" in rounded and abs(value) < 1e6 else rounded
+
+
+def _places(stderr: float) -> int:
+    """Decimals at which an error of this size is rounded."""
+    exponent = math.floor(math.log10(stderr))
+    leading = stderr / 10.0**exponent
+    return max(0, (1 if leading < 3.55 else 0) - exponent)
+
+
+def _fixed(value: float, places: int) -> str:
+    text = f"{value:.{places}f}"
+    return text[1:] if text.startswith("-") and float(text) == 0 else text

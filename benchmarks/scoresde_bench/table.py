@@ -1,0 +1,194 @@
+"""The table of results on a terminal or in a pipe.
+
+A terminal too narrow for every metric gets several tables below each other, each with the columns that name the
+cell, so that no number is ever cut. A pipe gets one table, as wide as it needs to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .labels import NOTHING, TITLES, Row, as_float, axis_text, columns, count, is_done, listing, plain
+from .ranking import Ranking, rank
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
+
+FLOOR = "exact samples"
+MARKS = {"best": "*", "tied": "~", "": " "}
+
+
+def print_table(rows: Sequence[Row], console: Console, metric: str | None = None) -> None:
+    """Prints every done row with its metrics, then the cells that were skipped or failed, with their reasons."""
+    from rich.text import Text
+
+    ranking = rank(rows, metric)
+    done = [position for position, row in enumerate(rows) if is_done(row)]
+    ascii_only = console.options.ascii_only
+
+    def show(line: str, style: str = "") -> None:
+        console.print(Text(_ascii(line) if ascii_only else line, style), soft_wrap=not console.is_terminal)
+
+    if done:
+        cells, floors = _identity(ranking, done), _floors(ranking)
+        for names in _fit(ranking, done, cells, floors, console):
+            table = _table(ranking, done, names, cells, floors, ascii_only)
+            console.print(_Uncut(table) if not console.is_terminal else table, crop=False)
+        if metrics := ranking.metrics:
+            show("* best   ~ within the noise of the best (2 standard errors of the difference)")
+            show(_directions(ranking, metrics))
+    for status, style in (("skip", "yellow"), ("failed", "red")):
+        for reason, names in _reasons(ranking, status).items():
+            word = "skipped" if status == "skip" else "failed"
+            show(f"{count(len(names), 'cell')} {word}: {reason}  [{listing(names)}]", style)
+
+
+class _Uncut:
+    """A table at its natural width, whatever the width of the console."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(width=100_000)
+        width = self.table.__rich_measure__(console, wide).maximum
+        yield from console.render(self.table, wide.update(width=width))
+
+
+def _identity(ranking: Ranking, done: Sequence[int]) -> dict[str, list[str]]:
+    """The columns that name a cell and its cost, as text: what varies, NFE and, last, the throughput."""
+    rows = [ranking.rows[position] for position in done]
+    cells = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
+    cells["NFE"] = [_number(row, "nfe") for row in rows]
+    cells["samples/s"] = [_number(row, "samples_per_second", 3) for row in rows]
+    return cells
+
+
+def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
+    """For each target and metric what exact samples score; the extremes where that differs (by seed, by size)."""
+    found: dict[str | None, dict[str, str]] = {}
+    for target in ranking.targets:
+        for metric in ranking.metrics:
+            entries = {
+                m.floor: m.floor_text
+                for position, row in enumerate(ranking.rows)
+                if row.get("target") == target and (m := ranking.measurement(position, metric)) and m.floor_text
+            }
+            if entries:
+                ends = list(dict.fromkeys((entries[min(entries)], entries[max(entries)])))
+                found.setdefault(target, {})[metric] = " to ".join(ends)
+    return found
+
+
+def _value(ranking: Ranking, position: int, metric: str) -> str:
+    found = ranking.measurement(position, metric)
+    return f"{found.text} {MARKS[ranking.mark(position, metric)]}" if found else f"{NOTHING}  "
+
+
+def _fit(
+    ranking: Ranking,
+    done: Sequence[int],
+    cells: dict[str, list[str]],
+    floors: dict[str | None, dict[str, str]],
+    console: Console,
+) -> list[list[str]]:
+    """The metrics, in groups that fit the console beside the columns that name a cell."""
+    if not console.is_terminal or not ranking.metrics:
+        return [ranking.metrics]
+    padding = 3  # between columns
+    columns = [[title, *texts] for title, texts in cells.items()]
+    columns[0] += [_floor_name(ranking, target) for target in floors]
+    room = free = console.width - sum(max(map(len, column)) + padding for column in columns)
+    groups: list[list[str]] = [[]]
+    for metric in ranking.metrics:
+        texts = [_value(ranking, position, metric) for position in done]
+        texts += [f"{floor[metric]}  " for floor in floors.values() if metric in floor]
+        needed = max(map(len, [*_heading(ranking, metric).split("\n"), *texts])) + padding
+        if groups[-1] and needed > room:
+            groups.append([])
+            room = free
+        groups[-1].append(metric)
+        room -= needed
+    return groups
+
+
+def _floor_name(ranking: Ranking, target: str | None) -> str:
+    return f"{FLOOR} of {target}" if len(ranking.targets) > 1 else FLOOR
+
+
+def _heading(ranking: Ranking, metric: str) -> str:
+    unit = next((m.unit for p in range(len(ranking.rows)) if (m := ranking.measurement(p, metric))), "")
+    return f"{metric}\n({unit})" if unit else metric
+
+
+def _table(
+    ranking: Ranking,
+    done: Sequence[int],
+    metrics: Sequence[str],
+    cells: dict[str, list[str]],
+    floors: dict[str | None, dict[str, str]],
+    ascii_only: bool,
+) -> Table:
+    """One table of these metrics; the floor of each target closes it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def text(content: str, style: str = "") -> Text:
+        return Text(_ascii(content) if ascii_only else content, style)
+
+    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    *names, speed = cells
+    for title in names:
+        right = title == "NFE" or all(content.replace(".", "").isdigit() for content in cells[title])
+        table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for metric in metrics:
+        table.add_column(text(_heading(ranking, metric)), justify="right", no_wrap=True)
+    table.add_column(speed, justify="right", no_wrap=True)
+    for line, position in enumerate(done):
+        values = []
+        for metric in metrics:
+            mark = ranking.mark(position, metric)
+            values.append(text(_value(ranking, position, metric), "bold green" if mark == "best" else ""))
+        table.add_row(
+            *(text(cells[title][line]) for title in names),
+            *values,
+            text(cells[speed][line]),
+            end_section=position == done[-1],
+        )
+    for target, floor in floors.items():
+        blank = [""] * (len(names) - 1)
+        numbers = [f"{floor[metric]}  " if metric in floor else f"{NOTHING}  " for metric in metrics]
+        table.add_row(*map(text, [_floor_name(ranking, target), *blank, *numbers, ""]), style="dim")
+    return table
+
+
+def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
+    """``nearest to 0 is best: nll_gap; lower is better: energy_distance, moments``."""
+    words = {"zero": "nearest to 0 is best", "higher": "higher is better"}
+    grouped: dict[str, list[str]] = {}
+    for metric in metrics:
+        first = next(m for p in range(len(ranking.rows)) if (m := ranking.measurement(p, metric)))
+        grouped.setdefault(words.get(first.better, "lower is better"), []).append(metric)
+    return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
+
+
+def _reasons(ranking: Ranking, status: str) -> dict[str, list[str]]:
+    """The cells that did not run, by reason; whatever is neither done nor skipped has failed."""
+    grouped: dict[str, list[str]] = {}
+    for row, label in zip(ranking.rows, ranking.labels, strict=True):
+        if not is_done(row) and (row.get("status") == "skip") == (status == "skip"):
+            reason = " ".join(str(row.get("reason") or "no reason was recorded").split())
+            grouped.setdefault(reason, []).append(label)
+    return grouped
+
+
+def _number(row: Row, key: str, digits: int = 4) -> str:
+    value = as_float(row.get(key))
+    return plain(value, digits) if value == value else NOTHING
+
+
+def _ascii(text: str) -> str:
+    return text.replace("±", "+-").replace(NOTHING, "-").encode("ascii", "replace").decode()

@@ -1,0 +1,37 @@
+r"""Excess negative log-likelihood: how far from typical the samples are under the true density.
+
+    gap = E_q[-log p(x)] - H(p) = KL(q || p) + H(q) - H(p)
+
+It is 0 for q = p, positive where samples stray to where p is small, and negative where they are too typical
+(collapsed on the modes, or denoised too far): a sampler should bring it to zero, not below.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import attrs
+from torch import Tensor
+
+from scoresde_core.evaluator import Better, Comparison, Reference
+from scoresde_core.target import Estimate
+
+
+@attrs.frozen
+class NLLGap(Comparison):
+    """Mean of -log p(x_i) minus the entropy of p, in nats for a whole event; best at 0.
+
+    The standard error adds those of the sample mean and of the entropy in quadrature.
+    """
+
+    name: ClassVar[str] = "nll_gap"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Better] = "zero"
+
+    def measure(self, samples: Tensor, reference: Reference) -> Estimate:
+        """The gap of ``samples`` (n, *shape)."""
+        surprise = -reference.precise.log_prob(samples).double()
+        entropy = reference.once("entropy", reference.precise.entropy)
+        error = math.hypot(float(surprise.std()) / math.sqrt(len(samples)), entropy.stderr)
+        return Estimate(float(surprise.mean()) - entropy.value, error)

@@ -1,0 +1,186 @@
+r"""A Gaussian with any covariance: the one target whose sampling error is known without a sample.
+
+    x_0 ~ N(mu, Q diag(lam) Q^T)   =>   x = alpha x_0 + sigma eps ~ N(alpha mu, Q diag(alpha^2 lam + sigma^2) Q^T)
+    score = -Q diag(alpha^2 lam + sigma^2)^-1 Q^T (x - alpha mu)
+
+Every sampler here is an affine map of such data, mode by mode (Pierret & Galerne 2025, arXiv:2405.14250). The
+eigenbasis Q comes from a matrix, is the identity for standard deviations, or is the cosine basis of an image-like
+covariance whose spectrum falls as a power of frequency, as that of natural images does with an exponent near 2
+(Field 1987): there Q is a product of one small matrix an axis, so that 3 x 64 x 64 costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from math import prod
+from typing import Self
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Noise
+from scoresde_core.sde import DATA, Level
+from scoresde_core.target import Estimate, Target
+
+from .level import Coefficient, coefficients, events
+
+_CHUNK = 4096
+
+
+@attrs.frozen(eq=False)
+class _Law:
+    """mu (D,), lam (D,) and Q as orthogonal matrices over the axes of a view of the event; float64."""
+
+    mean: Tensor
+    spectrum: Tensor
+    view: tuple[int, ...]
+    axes: tuple[Tensor | None, ...]
+    dtype: torch.dtype = torch.float32
+
+    def rotate(self, x: Tensor, back: bool = False) -> Tensor:
+        """Q^T x, or Q x with ``back``, for rows (B, D)."""
+        x = x.unflatten(1, self.view)
+        for axis, matrix in enumerate(self.axes, start=1):
+            if matrix is not None:
+                turn = matrix.to(x.dtype)
+                x = torch.tensordot(x, turn.T if back else turn, dims=([axis], [0])).movedim(-1, axis)
+        return x.flatten(1)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> _Law:
+        axes = tuple(matrix if matrix is None else matrix.to(device) for matrix in self.axes)
+        return attrs.evolve(self, mean=self.mean.to(device), spectrum=self.spectrum.to(device), axes=axes, dtype=dtype)
+
+
+@attrs.frozen
+class GaussianTarget(Target):
+    """N(mean, covariance) over events of ``shape``; D is the number of their entries.
+
+    The covariance is ``std`` squared times the identity (or the diagonal of D standard deviations), or a full
+    ``covariance`` (D, D), or, with ``decay``, a power-law spectrum: the cosine mode with frequencies f (cycles per
+    event along each axis) has variance in proportion to (1 + |f|^2)^(-decay/2), scaled so that the mean variance of
+    an entry is std^2. The first of three axes holds channels, which are independent and alike.
+    """
+
+    shape: tuple[int, ...] = param((2,), "event shape", validators.min_len(1))
+    mean: float | tuple[float, ...] = param(0.0, "mean: one number, or D in row-major order")
+    std: float | tuple[float, ...] = param(1.0, "standard deviation: one number, or D in row-major order")
+    covariance: tuple[tuple[float, ...], ...] | None = param(None, "full covariance, D rows of D, instead of std")
+    decay: float | None = param(None, "exponent of a power-law spectrum over the spatial axes")
+
+    def __attrs_post_init__(self) -> None:
+        self._check()
+        self._law  # noqa: B018  # a covariance that is none is refused here, before any work starts
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """``n`` draws (n, *shape) in float32 on the CPU; the first m of them are the draws of ``sample(m, seed)``."""
+        law = self._law.to("cpu", torch.float64)
+        drawn = torch.empty(n, prod(self.shape))
+        for start in range(0, n, _CHUNK):
+            count = min(_CHUNK, n - start)
+            z = Noise(seed, law.mean.shape, count, start=start, dtype=torch.float64).draw("target", "noise")
+            drawn[start : start + count] = law.mean + law.rotate(z * law.spectrum.sqrt(), back=True)
+        return drawn.reshape(n, *self.shape)
+
+    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """log N(x; alpha mu, alpha^2 C + sigma^2 I) in nats, (B, *shape) -> (B,)."""
+        turned, variance = self._whiten(x, level)
+        volume = variance.log().sum(1) + variance.shape[1] * math.log(2 * math.pi)
+        return -0.5 * ((turned.square() / variance.to(turned.dtype)).sum(1) + volume.to(turned.dtype))
+
+    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """-(alpha^2 C + sigma^2 I)^-1 (x - alpha mu), like ``x``."""
+        turned, variance = self._whiten(x, level)
+        return self._law.rotate(turned / -variance.to(turned.dtype), back=True).reshape(x.shape)
+
+    def entropy(self) -> Estimate:
+        """(D log 2 pi e + log|C|) / 2 in nats, exact."""
+        spectrum = self._law.spectrum
+        return Estimate(0.5 * float(spectrum.log().sum() + len(spectrum) * math.log(2 * math.pi * math.e)))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D), float64."""
+        law = self._law
+        half = law.rotate(law.spectrum.sqrt().diag(), back=True)
+        return law.mean.clone(), half.T @ half
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
+        """The same Gaussian on ``device``, answering in ``dtype`` (float64 for float64 input)."""
+        clone = attrs.evolve(self)
+        clone.__dict__["_law"] = self._law.to(device, dtype)
+        return clone
+
+    @cached_property
+    def _law(self) -> _Law:
+        dim = prod(self.shape)
+        mean = _vector(self.mean, dim)
+        if self.covariance is not None:
+            spectrum, basis = _eigen(self.covariance)
+            return _Law(mean, spectrum, (dim,), (basis,))
+        if self.decay is None:
+            return _Law(mean, _vector(self.std, dim).square(), (dim,), (None,))
+        channels, spatial = (self.shape[:1], self.shape[1:]) if len(self.shape) == 3 else ((), self.shape)
+        frequencies = torch.zeros(spatial, dtype=torch.float64)
+        for axis, size in enumerate(spatial):
+            cycles = torch.arange(size, dtype=torch.float64) / 2
+            frequencies += cycles.square().reshape(-1, *[1] * (len(spatial) - axis - 1))
+        spectrum = (1 + frequencies) ** (-self.decay / 2)
+        spectrum *= _vector(self.std, 1).square() / spectrum.mean()
+        axes = (*(None for _ in channels), *(_cosines(size) for size in spatial))
+        return _Law(mean, spectrum.expand(*channels, *spatial).flatten().clone(), self.shape, axes)
+
+    def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Q^T (x - alpha mu) in the working dtype, (B, D), and its variances in float64, (1, D) or (B, D)."""
+        law, flat = self._law, events(x, self.shape)
+        flat = flat.to(torch.promote_types(flat.dtype, law.dtype))
+        alpha, sigma = coefficients(level, flat)
+        shift: Coefficient = alpha
+        variance = torch.atleast_2d(alpha**2 * law.spectrum + sigma**2)
+        return law.rotate(flat - (shift * law.mean).to(flat.dtype)), variance
+
+    def _check(self) -> None:
+        dim = prod(self.shape)
+        if min(self.shape) < 1:
+            raise ValueError(f"shape needs positive sizes, got {self.shape}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != dim:
+                raise ValueError(f"{name} needs one number or {dim} for shape {self.shape}, got {len(value)}")
+        if min(_numbers(self.std)) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        if self.covariance is not None and self.decay is not None:
+            raise ValueError("give a covariance or a decay, not both")
+        if self.covariance is not None and [len(row) for row in self.covariance] != [dim] * dim:
+            raise ValueError(f"covariance needs {dim} rows of {dim} for shape {self.shape}")
+        if self.decay is not None and (isinstance(self.std, tuple) or self.decay < 0):
+            raise ValueError(f"decay needs a single std and must not be negative, got {self.decay} with std {self.std}")
+
+
+def _numbers(value: float | Sequence[float]) -> Sequence[float]:
+    return (value,) if isinstance(value, float | int) else value
+
+
+def _vector(value: float | Sequence[float], dim: int) -> Tensor:
+    return torch.tensor(_numbers(value), dtype=torch.float64).expand(dim).clone()
+
+
+def _eigen(covariance: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    matrix = torch.tensor(covariance, dtype=torch.float64)
+    if not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=0):
+        raise ValueError(f"covariance must be symmetric, got {[list(row) for row in covariance]}")
+    spectrum, basis = torch.linalg.eigh(matrix)
+    if not bool(spectrum[0] > 0):
+        raise ValueError(f"covariance must be positive definite, its smallest eigenvalue is {float(spectrum[0]):.3g}")
+    return spectrum, basis
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal cosine basis (DCT-II), column k with k/2 cycles per event."""
+    position = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    basis = (math.pi * position[:, None] * torch.arange(size, dtype=torch.float64)).cos() * math.sqrt(2 / size)
+    basis[:, 0] /= math.sqrt(2)
+    return basis

@@ -1,0 +1,53 @@
+"""``mfa`` and ``mnist_mfa``: mixtures of factor analysers that were fitted to data, read from their file.
+
+The shipped file was fitted to the 60,000 training images of MNIST (LeCun et al. 1998); docs/targets.md has its
+settings, its held-out likelihood and the command that makes it again.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from scoresde_core.components import param
+
+from .mfa_file import load
+from .mixture import MixtureOfFactorAnalysers, MixtureTarget
+
+MNIST_FILE = Path(__file__).with_name("mnist_mfa.safetensors")
+
+
+@attrs.frozen
+class MFATarget(MixtureTarget):
+    """The mixture of factor analysers in ``file``, as ``scoresde_plugins.targets.mfa_file.save`` writes it.
+
+    A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
+    """
+
+    file: str = param(help="path of a fitted mixture (safetensors)")
+
+    def __attrs_post_init__(self) -> None:
+        self.mixture  # noqa: B018  # a file that cannot be used is refused here, before any work starts
+
+    @cached_property
+    def _loaded(self) -> tuple[MixtureOfFactorAnalysers, dict[str, Any]]:
+        return load(self.file)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was fitted, how, and how well: settings, data set, held-out likelihood in nats per image."""
+        return self._loaded[1]
+
+    def build(self) -> MixtureOfFactorAnalysers:
+        """The mixture in the file."""
+        return self._loaded[0]
+
+
+@attrs.frozen
+class MNISTMFATarget(MFATarget):
+    """Handwritten digits: a mixture of factor analysers fitted to MNIST, events of shape (1, 28, 28) on [-1, 1]."""
+
+    file: str = attrs.field(default=str(MNIST_FILE), init=False, repr=False)

@@ -1,0 +1,258 @@
+r"""Fitting a mixture of factor analysers to images by expectation maximisation (Ghahramani & Hinton 1996, CRG-TR-96-1).
+
+With z~ = [z; 1] and W~_k = [W_k, mu_k], one pass over the data collects, for every component,
+
+    N_k = sum_n r_nk,    A_k = sum_n r_nk x_n E[z~ | x_n, k]^T,    B_k = sum_n r_nk E[z~ z~^T | x_n, k]
+
+and the maximisation is W~_k = A_k B_k^-1, pi_k = N_k / N, psi = diag(sum_n x_n x_n^T - sum_k W~_k A_k^T) / N.
+The objective rises to this value and falls beyond it, in each entry of psi by itself, so that clamping psi to bounds is
+the exact step under these bounds, and the likelihood still never decreases. Data are centred once; products are as those of a score: (B, D) x (D, K(q+1)).
+
+uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, with one draw of u for the
+whole fit: passes over the same numbers, and a likelihood that can be held against a bound in bits (Theis et al. 2016,
+arXiv:1511.01844).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from math import prod
+
+import attrs
+import torch
+from torch import Tensor
+
+from .mfa_file import rounded, save
+from .mixture import MixtureOfFactorAnalysers
+
+__all__ = ["Report", "dequantized", "fit_mfa", "save"]
+
+Progress = Callable[[int, int, float], None]
+"""Called after each pass with (pass, of, mean log-likelihood of the parameters before it, in nats per image)."""
+
+_CHUNK = 4096
+_KMEANS_PASSES = 10
+_STARVED = 0.05  # a component with less than this share of N / K events is re-seeded
+_RIDGE = 1e-10  # in events: keeps B_k invertible where N_k underflows
+
+
+@attrs.frozen
+class Report:
+    """How a fit was made, and how well it did; likelihoods are in nats per image."""
+
+    components: int
+    factors: int
+    iterations: int
+    floor: float
+    ceiling: float
+    seed: int
+    images: int
+    log_likelihoods: tuple[float, ...]
+    reseeded: int
+    held_out_images: int
+    held_out_log_likelihood: float
+    held_out_stderr: float
+    held_out_bits_per_dim: float
+
+
+def dequantized(images: Tensor, seed: int) -> Tensor:
+    """uint8 (N, *shape) -> 2 (v + u) / 256 - 1 in float32, u uniform on [0, 1) by ``seed``."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}: convert them to integers of 0 to 255")
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    return (images + noise) / 128 - 1
+
+
+def fit_mfa(
+    images: Tensor,
+    held_out: Tensor,
+    components: int = 34,
+    factors: int = 12,
+    iterations: int = 60,
+    floor: float = 0.05,
+    ceiling: float = 1.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[MixtureOfFactorAnalysers, Report]:
+    """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); returns the target and its report.
+
+    ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in units of data on [-1, 1]. Starts from
+    k-means++ and a few passes of k-means; the target is rounded to what its file keeps. The same arguments give the
+    same target on the same machine. Products are in ``dtype``, sums and solves in float64. Errors: ``ValueError`` for images that are not uint8 or fewer than components.
+    """
+    _check(images, held_out, components, factors, iterations, (floor, ceiling))
+    shape = tuple(images.shape[1:])
+    x = dequantized(images, seed).flatten(1).to(dtype)
+    generator = torch.Generator().manual_seed(seed + 1)
+    bounds = (floor**2, ceiling**2)
+    target = _start(x, components, factors, bounds, shape, generator)
+    trace: list[float] = []
+    reseeded = 0
+    for iteration in range(1, iterations + 1):
+        statistics = _expect(target, x)
+        trace.append(statistics.log_likelihood)
+        target, starved = _maximise(statistics, x, bounds, shape, generator)
+        reseeded += starved
+        if progress is not None:
+            progress(iteration, iterations, trace[-1])
+    target = rounded(_canonical(target))
+    judged = log_likelihoods(target, dequantized(held_out, seed + 2))
+    mean = float(judged.mean())
+    report = Report(
+        components, factors, iterations, floor, ceiling, seed, len(images), tuple(trace), reseeded, len(held_out), mean,
+        float(judged.std()) / math.sqrt(len(judged)), bits_per_dim(mean, prod(shape)),
+    )  # fmt: skip
+    return target, report
+
+
+def log_likelihoods(target: MixtureOfFactorAnalysers, x: Tensor) -> Tensor:
+    """log p(x) of a data set of any size in float64, (N, *shape) -> (N,)."""
+    return torch.cat([target.log_prob(part.double()) for part in x.split(_CHUNK)])
+
+
+def bits_per_dim(log_likelihood: float, dim: int) -> float:
+    """Nats of an image on [-1, 1] -> bits per dimension of its 256 grey levels, each 1/128 wide."""
+    return -log_likelihood / (dim * math.log(2)) + math.log2(128)
+
+
+@attrs.frozen
+class _Statistics:
+    """Sums over the data in float64, about the centre of the mixture that expected them."""
+
+    count: Tensor
+    """N_k, (K,)."""
+    cross: Tensor
+    """A_k, (K, q + 1, D)."""
+    second: Tensor
+    """B_k, (K, q + 1, q + 1)."""
+    square: Tensor
+    """sum_n x_n^2, (D,)."""
+    center: Tensor
+    log_likelihood: float
+
+
+def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
+    components, factors, dim = target.factors.shape
+    count = torch.zeros(components, dtype=torch.float64)
+    cross = torch.zeros(components * (factors + 1), dim, dtype=torch.float64)
+    second = torch.zeros(components, factors + 1, factors + 1, dtype=torch.float64)
+    square = torch.zeros(dim, dtype=torch.float64)
+    total = 0.0
+    for part in x.split(_CHUNK):
+        posterior = target.infer(part.reshape(-1, *target.shape))
+        r = posterior.joint.softmax(1)
+        z = torch.cat([posterior.factors, torch.ones_like(r).unsqueeze(2)], 2)
+        weighted = z * r.unsqueeze(2)
+        count += r.sum(0)
+        cross += weighted.flatten(1).T @ posterior.centred
+        second += torch.einsum("nkp,nkq->kpq", weighted, z)
+        square += posterior.centred.square().sum(0)
+        total += float(posterior.joint.logsumexp(1).double().sum())
+    covariance = posterior.components.gain.double()
+    second[:, :-1, :-1] += count[:, None, None] * covariance
+    cross = cross.unflatten(0, (components, factors + 1))
+    return _Statistics(count, cross, second, square, target.center, total / len(x))
+
+
+def _maximise(
+    statistics: _Statistics, x: Tensor, bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[MixtureOfFactorAnalysers, int]:
+    """The next mixture, and how many starved components were re-seeded in it."""
+    stack = torch.linalg.solve(
+        statistics.second + _RIDGE * torch.eye(statistics.second.shape[-1], dtype=torch.float64), statistics.cross
+    )
+    explained = (stack * statistics.cross).sum((0, 1))
+    noise = ((statistics.square - explained) / len(x)).clamp(*bounds)
+    weights, factors, means = statistics.count / len(x), stack[:, :-1], stack[:, -1] + statistics.center
+    starved = weights < _STARVED / len(weights)
+    for k in starved.nonzero().flatten().tolist():
+        # Half of the largest component moves here, a little aside: the two part company within a few passes.
+        donor = int(weights.argmax())
+        aside = torch.randn(noise.shape, generator=generator, dtype=torch.float64) * noise.sqrt()
+        means[k], factors[k] = means[donor] + aside, factors[donor]
+        weights[k] = weights[donor] = weights[donor] / 2
+    return MixtureOfFactorAnalysers(weights, means, factors, noise, shape, dtype=x.dtype), int(starved.sum())
+
+
+def _start(
+    x: Tensor,
+    components: int,
+    factors: int,
+    bounds: tuple[float, float],
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+) -> MixtureOfFactorAnalysers:
+    """k-means, then the principal axes of every cluster; what they leave is the noise."""
+    nearest = _kmeans(x, _plus_plus(x, components, generator))
+    means, axes, left = [], [], torch.zeros(x.shape[1], dtype=torch.float64)
+    for k in range(components):
+        members = x[nearest == k].double()
+        mean = members.mean(0)
+        values, vectors = torch.linalg.eigh((members - mean).T @ (members - mean) / len(members))
+        top, directions = values[-factors:].clamp_min(0), vectors[:, -factors:]
+        # A zero column would be a fixed point of EM: every axis has at least the floor's length.
+        axes.append(directions.T * (top + bounds[0]).sqrt()[:, None])
+        residual = (members - mean) - (members - mean) @ directions @ directions.T
+        left += residual.square().sum(0)
+        means.append(mean)
+    weights = nearest.bincount(minlength=components).double() / len(x)
+    noise = (left / len(x)).clamp(*bounds)
+    return MixtureOfFactorAnalysers(weights, torch.stack(means), torch.stack(axes), noise, shape, dtype=x.dtype)
+
+
+def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means++ centres (k, D): each is drawn in proportion to the squared distance to those before it."""
+    first = int(torch.randint(len(x), (), generator=generator))
+    centers, distance = [x[first]], _squared_distance(x, x[first : first + 1]).squeeze(1)
+    while len(centers) < k:
+        cumulative = distance.double().cumsum(0)
+        target = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
+        drawn = min(int(torch.searchsorted(cumulative, target)), len(x) - 1)
+        centers.append(x[drawn])
+        distance = torch.minimum(distance, _squared_distance(x, x[drawn : drawn + 1]).squeeze(1))
+    return torch.stack(centers)
+
+
+def _kmeans(x: Tensor, centers: Tensor) -> Tensor:
+    """The cluster of every event after a few passes of Lloyd's algorithm, (N,); no cluster is empty."""
+    for _ in range(_KMEANS_PASSES):
+        distance = _squared_distance(x, centers)
+        nearest = distance.argmin(1)
+        for k in (nearest.bincount(minlength=len(centers)) == 0).nonzero().flatten().tolist():
+            nearest[distance.gather(1, nearest[:, None]).argmax()] = k
+        sums = torch.zeros_like(centers).index_add_(0, nearest, x)
+        centers = sums / nearest.bincount(minlength=len(centers))[:, None]
+    return nearest
+
+
+def _squared_distance(x: Tensor, centers: Tensor) -> Tensor:
+    """|x - c|^2, (N, K), without a tensor of differences."""
+    return (x.square().sum(1, keepdim=True) - 2 * x @ centers.T + centers.square().sum(1)).clamp_min(0)
+
+
+def _canonical(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
+    """The same density with W_k^T diag(psi)^-1 W_k diagonal and components by falling weight: a unique, stable form."""
+    order = target.weights.argsort(descending=True)
+    factors = target.factors[order]
+    _, vectors = torch.linalg.eigh((factors / target.noise) @ factors.mT)
+    turned = vectors.mT.flip(1) @ factors
+    return attrs.evolve(target, weights=target.weights[order], means=target.means[order], factors=turned)
+
+
+def _check(
+    images: Tensor, held_out: Tensor, components: int, factors: int, iterations: int, bounds: tuple[float, float]
+) -> None:
+    if images.shape[1:] != held_out.shape[1:]:
+        raise ValueError(f"images and held_out differ in shape: {tuple(images.shape[1:])}, {tuple(held_out.shape[1:])}")
+    if not 1 <= components <= len(images):
+        raise ValueError(f"components must be between 1 and the {len(images)} images, got {components}")
+    if not 1 <= factors < prod(images.shape[1:]):
+        raise ValueError(f"factors must be between 1 and {prod(images.shape[1:]) - 1}, got {factors}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    if not 0 < bounds[0] <= bounds[1]:
+        raise ValueError(f"the noise needs 0 < floor <= ceiling, got {bounds[0]} and {bounds[1]}")
+    if len(held_out) < 2:
+        raise ValueError(f"held_out needs at least 2 images for a standard error, got {len(held_out)}")

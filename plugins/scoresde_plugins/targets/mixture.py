@@ -1,0 +1,322 @@
+r"""Mixtures of factor analysers: Gaussian mixtures with low-rank covariances, exact at every noise level.
+
+    x_0 | k ~ N(mu_k, W_k W_k^T + diag(psi)),   p(k) = pi_k          (Ghahramani & Hinton 1996, CRG-TR-96-1)
+
+W_k is (D, q); psi (D,) belongs to all K components. With x = alpha x_0 + sigma eps, component k becomes
+N(alpha mu_k, alpha^2 W_k W_k^T + S) with the diagonal S = alpha^2 psi + sigma^2. The matrix inversion lemma leaves
+q x q matrices, M_k = I + alpha^2 W_k^T S^-1 W_k:
+
+    p_k      = W_k^T S^-1 (x - alpha mu_k)
+    log N_k  = -1/2 [D log 2 pi + log|S| + log|M_k| + (x - alpha mu_k)^T S^-1 (x - alpha mu_k) - alpha^2 p_k^T M_k^-1 p_k]
+    r        = softmax_k(log pi_k + log N_k)
+    score    = S^-1 (sum_k r_k [alpha mu_k + alpha^2 W_k M_k^-1 p_k] - x)
+
+With the rows of all W_k and mu_k stacked into one matrix, a call is a product (B, D) x (D, K(q+1)) and one back; no
+tensor has a batch, a component and a data dimension. S^-1 multiplies the data rather than the stack, so a new noise
+level costs the K Gram matrices of the stack alone, in float64. Data and means are centred at the mixture's mean:
+the squares that cancel in log N_k are then as small as they can be.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections import OrderedDict
+from functools import cached_property
+from math import prod
+from typing import Self
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.noise import Noise
+from scoresde_core.sde import DATA, Level
+from scoresde_core.target import Estimate, Target
+
+from .level import Coefficient, coefficients, events
+
+ENTROPY_DRAWS = 2**15
+_CACHED_LEVELS = 8
+_CHUNK = 4096  # rows a pass where a batch may be of any size
+
+
+@attrs.frozen
+class Components:
+    """The components at a noise level, n = 1 for a shared one or n = B; float64 results in the working dtype."""
+
+    alpha: Coefficient
+    precision: Tensor
+    """S^-1, (n, D)."""
+    gain: Tensor
+    """alpha^2 M_k^-1, (K, q, q), or (B, K, q, q)."""
+    offset: Tensor
+    """alpha W_k^T S^-1 mu_k, (n, K, q)."""
+    constant: Tensor
+    """What log pi_k + log N_k holds apart from x, (n, K)."""
+
+    def to(self, dtype: torch.dtype) -> Components:
+        alpha = self.alpha.to(dtype) if isinstance(self.alpha, Tensor) else self.alpha
+        tensors = (self.precision, self.gain, self.offset, self.constant)
+        return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
+
+
+@attrs.frozen
+class Posterior:
+    """What a batch says about the components: joint log densities (B, K) and alpha^2 M_k^-1 p_k (B, K, q)."""
+
+    joint: Tensor
+    factors: Tensor
+    centred: Tensor
+    components: Components
+
+
+@attrs.frozen(eq=False)
+class MixtureOfFactorAnalysers(Target):
+    """K Gaussians with q factors each and one diagonal noise, over events of any shape with D entries in all.
+
+    ``weights`` (K,), ``means`` (K, D), ``factors`` (K, q, D) and ``noise`` (D,), the variances psi, are kept in float64.
+    q = 0 is a mixture of Gaussians with one diagonal covariance. Answers are in ``dtype``, or in float64 for float64
+    input. ``known_entropy`` saves its Monte Carlo estimate. Errors: ``ValueError`` for shapes or values out of range.
+    """
+
+    weights: Tensor = attrs.field(repr=False)
+    means: Tensor = attrs.field(repr=False)
+    factors: Tensor = attrs.field(repr=False)
+    noise: Tensor = attrs.field(repr=False)
+    shape: tuple[int, ...] = attrs.field(converter=tuple)
+    known_entropy: Estimate | None = None
+    dtype: torch.dtype = torch.float32
+    _levels: OrderedDict[tuple[float, float, torch.dtype], Components] = attrs.field(
+        factory=OrderedDict, init=False, repr=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("weights", "means", "factors", "noise"):
+            object.__setattr__(self, name, getattr(self, name).detach().to(torch.float64))
+        components, dim = self.means.shape if self.means.ndim == 2 else (0, 0)
+        if dim != prod(self.shape):
+            raise ValueError(f"means must be (K, {prod(self.shape)}) for events of shape {self.shape}, "
+                             f"got {tuple(self.means.shape)}")  # fmt: skip
+        if self.factors.ndim != 3 or self.factors.shape[::2] != (components, dim):
+            raise ValueError(f"factors must be ({components}, q, {dim}), got {tuple(self.factors.shape)}")
+        if self.weights.shape != (components,) or not bool((self.weights > 0).all()):
+            raise ValueError(f"weights must be {components} positive numbers, got {self.weights.tolist()}")
+        if self.noise.shape != (dim,) or not bool((self.noise > 0).all()):
+            raise ValueError(f"noise must be {dim} positive variances, got shape {tuple(self.noise.shape)}")
+        object.__setattr__(self, "weights", self.weights / self.weights.sum())
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """``n`` draws (n, *shape) in float32 on the CPU; the first m of them are the draws of ``sample(m, seed)``."""
+        drawn = torch.empty(n, len(self.noise))
+        for start in range(0, n, _CHUNK):
+            count = min(_CHUNK, n - start)
+            drawn[start : start + count] = self._draw(count, seed, start)
+        return drawn.reshape(n, *self.shape)
+
+    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """log p_{alpha, sigma}(x) in nats, (B, *shape) -> (B,)."""
+        return self.infer(x, level).joint.logsumexp(1)
+
+    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """grad_x log p_{alpha, sigma}(x), like ``x``."""
+        posterior = self.infer(x, level)
+        at = posterior.components
+        r = posterior.joint.softmax(1).unsqueeze(2)
+        pull = torch.cat(
+            [r * posterior.factors, r * (at.alpha if isinstance(at.alpha, float) else at.alpha[..., None])], 2
+        )
+        toward = torch.addmm(posterior.centred, pull.flatten(1), self._stack(r.dtype), beta=-1)
+        return (toward * at.precision).reshape(x.shape)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """p(k | x) of clean data, (B, *shape) -> (B, K)."""
+        return self.infer(x, DATA).joint.softmax(1)
+
+    def entropy(self) -> Estimate:
+        """-E log p_0(x) = H(k) + H(x | k) - H(k | x) in nats.
+
+        The first two terms are closed form; the third is the mean entropy of the responsibilities over 2^15 exact
+        draws in float64, computed once. It is between 0 and log K, so that the standard error is small in any dimension.
+        """
+        return self.known_entropy or self._entropy
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D), closed form, float64."""
+        stack = self._centred.clone()
+        rows = (stack * self.weights[:, None, None].sqrt()).flatten(0, 1)
+        return self.center.clone(), rows.T @ rows + self.noise.diag()
+
+    def modes(self) -> Tensor:
+        """The weights (K,), float64."""
+        return self.weights.clone()
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
+        """The same mixture on ``device``, answering in ``dtype``; the parameters stay float64."""
+        moved = {name: getattr(self, name).to(device) for name in ("weights", "means", "factors", "noise")}
+        return attrs.evolve(self, **moved, dtype=dtype)
+
+    @cached_property
+    def center(self) -> Tensor:
+        return self.weights @ self.means
+
+    @cached_property
+    def _centred(self) -> Tensor:
+        """Factors and centred means, (K, q + 1, D): [W_k; mu_k - m]."""
+        return torch.cat([self.factors, (self.means - self.center).unsqueeze(1)], 1)
+
+    @cached_property
+    def _casts(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
+        return {}
+
+    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The stack (K(q + 1), D) and the centre (D,) in a working dtype."""
+        if dtype not in self._casts:
+            self._casts[dtype] = self._centred.flatten(0, 1).to(dtype), self.center.to(dtype)
+        return self._casts[dtype]
+
+    def _stack(self, dtype: torch.dtype) -> Tensor:
+        return self._cast(dtype)[0]
+
+    @cached_property
+    def _pairs(self) -> Tensor:
+        """Products of two stack rows of a component, (D, K(q + 1)^2): a batch of diagonals times this is its Grams."""
+        products = self._centred.unsqueeze(1) * self._centred.unsqueeze(2)
+        return products.flatten(0, 2).T
+
+    @cached_property
+    def _entropy(self) -> Estimate:
+        at = self._at(1.0, 0.0, torch.float64)
+        # log N_k averages to constant - D/2 under its own component; the constant without its x-free square.
+        square = (self._centred[:, -1].square() * at.precision).sum(1)
+        given_k = 0.5 * len(self.noise) - (at.constant[0] + 0.5 * square)
+        known = float(self.weights @ given_k)
+        entropies = []
+        for start in range(0, ENTROPY_DRAWS, _CHUNK):
+            x = self._draw(min(_CHUNK, ENTROPY_DRAWS - start), seed=0, start=start).to(self.noise.device)
+            log_r = self.infer(x.reshape(-1, *self.shape), DATA).joint.log_softmax(1)
+            entropies.append(torch.special.entr(log_r.exp()).sum(1))
+        ambiguity = torch.cat(entropies)
+        return Estimate(known - float(ambiguity.mean()), float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS))
+
+    def _draw(self, n: int, seed: int, start: int = 0) -> Tensor:
+        """Draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""
+
+        def normal(dim: int, purpose: str) -> Tensor:
+            return Noise(seed, (dim,), n, start=start, dtype=torch.float64).draw("target", purpose)
+
+        weights, factors = self.weights.cpu(), self.factors.cpu()
+        uniform = torch.special.ndtr(normal(1, "component")).squeeze(1)
+        component = torch.searchsorted(weights.cumsum(0)[:-1], uniform)
+        hidden = normal(factors.shape[1], "factors") if factors.shape[1] else uniform.new_zeros(n, 0)
+        x = normal(len(self.noise), "noise") * self.noise.cpu().sqrt() + self.means.cpu()[component]
+        for k in component.unique().tolist():
+            rows = (component == k).nonzero().squeeze(1)
+            x[rows] += hidden[rows] @ factors[k]
+        return x
+
+    def infer(self, x: Tensor, level: Level = DATA) -> Posterior:
+        """What ``x`` (B, *shape) at ``level`` says about component and factors; all else follows from it."""
+        flat = events(x, self.shape)
+        flat = flat.to(torch.promote_types(flat.dtype, self.dtype))
+        stack, center = self._cast(flat.dtype)
+        at = self._at(*coefficients(level, flat), flat.dtype)
+        centred = flat - at.alpha * center
+        scaled = centred * at.precision
+        projected = (scaled @ stack.T).unflatten(1, self._centred.shape[:2])
+        p = projected[..., :-1] - at.offset
+        shared = at.gain.ndim == 3
+        factors = torch.einsum("bkq,kqp->bkp" if shared else "bkq,bkqp->bkp", p, at.gain)
+        joint = at.constant + at.alpha * projected[..., -1] + 0.5 * (p * factors).sum(2)
+        return Posterior(joint - 0.5 * (scaled * centred).sum(1, keepdim=True), factors, centred, at)
+
+    def _at(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
+        if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
+            return self._components(alpha, sigma).to(dtype)
+        key = (alpha, sigma, dtype)
+        if key in self._levels:
+            self._levels.move_to_end(key)
+        else:
+            self._levels[key] = self._components(alpha, sigma).to(dtype)
+            if len(self._levels) > _CACHED_LEVELS:
+                self._levels.popitem(last=False)
+        return self._levels[key]
+
+    def _components(self, alpha: Coefficient, sigma: Coefficient) -> Components:
+        """The components at one level or at one a row, in float64. No value is read back: nothing waits for a device."""
+        variance = torch.atleast_2d(alpha**2 * self.noise + sigma**2)
+        precision = variance.reciprocal()
+        stack, size = self._centred, self._centred.shape[1]
+        shared = not isinstance(alpha, Tensor)
+        if shared:
+            gram = ((stack * precision) @ stack.mT).unsqueeze(0)
+        else:
+            gram = (precision @ self._pairs).unflatten(1, (len(stack), size, size))
+        # A column (B, 1) against (B, K) and, with further axes, against (B, K, q) and (B, K, q, q).
+        a2, a3 = (alpha, alpha) if shared else (alpha[..., None], alpha[..., None, None])  # type: ignore[index]
+        eye = torch.eye(size - 1, dtype=torch.float64, device=self.noise.device)
+        root = torch.linalg.cholesky_ex(eye + a3**2 * gram[..., :-1, :-1]).L
+        inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
+        volume = variance.log().sum(1, keepdim=True) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        square = alpha**2 * gram[..., -1, -1] + len(self.noise) * math.log(2 * math.pi)
+        gain = a3**2 * (inverse.mT @ inverse)
+        return Components(
+            alpha,
+            precision,
+            gain.squeeze(0) if shared else gain,
+            a2 * gram[..., :-1, -1],
+            self.weights.log() - 0.5 * (volume + square),
+        )
+
+
+class MixtureTarget(Target):
+    """A component whose parameters describe a mixture: a subclass gives :meth:`build`, the mixture does the rest."""
+
+    @abstractmethod
+    def build(self) -> MixtureOfFactorAnalysers:
+        """The mixture that the parameters describe, on the CPU; called once."""
+
+    @cached_property
+    def mixture(self) -> MixtureOfFactorAnalysers:
+        """The mixture itself, where this target lives."""
+        return self.build()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self.mixture.shape
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.sample`."""
+        return self.mixture.sample(n, seed)
+
+    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.log_prob`."""
+        return self.mixture.log_prob(x, level)
+
+    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.score`."""
+        return self.mixture.score(x, level)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.responsibilities`."""
+        return self.mixture.responsibilities(x)
+
+    def entropy(self) -> Estimate:
+        """See :meth:`MixtureOfFactorAnalysers.entropy`."""
+        return self.mixture.entropy()
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """See :meth:`MixtureOfFactorAnalysers.moments`."""
+        return self.mixture.moments()
+
+    def modes(self) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.modes`."""
+        return self.mixture.modes()
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
+        """The same target on ``device``, answering in ``dtype``."""
+        clone = copy.copy(self)
+        clone.__dict__["mixture"] = self.mixture.to(device, dtype)
+        return clone

@@ -1,0 +1,37 @@
+"""The kit under pytest: one test item for each component and check.
+
+    pytest --pyargs scoresde_core.conformance --scoresde-dist my_package
+
+Any test function with an argument ``scoresde_case`` is run for the cases that the options choose, so that a package
+may hold the same line in a test file of its own. pytest loads this module at every start: it imports nothing else.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What to check; everything that is installed by default."""
+    group = parser.getgroup("scoresde", "conformance of scoresde components")
+    group.addoption("--scoresde-dist", metavar="D", help="check the components of this installed package")
+    group.addoption("--scoresde-kind", metavar="KIND", help="check the components of this kind")
+    group.addoption(
+        "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind: 'vp[beta_max=10]'"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item for each case."""
+    if "scoresde_case" not in metafunc.fixturenames:
+        return
+    from ..errors import ScoreSDEError
+    from ..registry import default_registry
+    from .suite import cases, subjects
+
+    kind, name, dist = (metafunc.config.getoption(f"scoresde_{key}") for key in ("kind", "name", "dist"))
+    try:
+        found = cases(subjects(default_registry(), kind, name, dist))
+    except ScoreSDEError as error:
+        raise pytest.UsageError(str(error)) from error
+    metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])
