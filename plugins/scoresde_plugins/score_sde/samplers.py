@@ -1,6 +1,6 @@
 r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Alg. 1) and the probability flow ODE."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import attrs
 import torch
@@ -104,10 +104,11 @@ class ODESampler(Sampler):
         if self.method in _FIXED_STEP:
             # The grid's last time is clean data, which the ODE itself never reaches.
             times = self.grid.times(sde, self.steps + 1)[:-1].to(x.device)
-            options = {"grid_constructor": lambda func, y0, t: times}
-            x = odeint(velocity, x, ends, method=self.method, options=options)[-1]
+            controls: dict[str, Any] = {"options": {"grid_constructor": lambda func, y0, t: times}}
         else:
-            x = odeint(velocity, x, ends, method=self.method, rtol=self.rtol, atol=self.atol)[-1]
+            # Land on t_min: the default is to step past it and interpolate, into times where sigma is not defined.
+            controls = {"rtol": self.rtol, "atol": self.atol, "options": {"step_t": ends[1:]}}
+        x = odeint(velocity, x, ends, method=self.method, **controls)[-1]
         return model.denoised(x, sde.level(ends[-1])) if self.denoise else x
 
     def decoupled(self) -> Self:
