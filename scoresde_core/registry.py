@@ -112,7 +112,7 @@ class Registry:
 
 def _resolve(entry: Entry) -> type:
     row = entry.row
-    missing = [name for name in row.requires if not _installed(name)]
+    missing = missing_requirements(row)
     if missing:
         raise PluginError(f"{entry.qualified} needs {', '.join(missing)}: pip install {' '.join(missing)}")
     cls = row.target
@@ -133,6 +133,11 @@ def _resolve(entry: Entry) -> type:
     if abstract:
         raise PluginError(f"{entry.qualified} lacks {', '.join(abstract)}, which every {KINDS[row.kind].singular} has")
     return cls
+
+
+def missing_requirements(row: Row) -> list[str]:
+    """The distributions that a component requires and that are not installed."""
+    return [name for name in row.requires if not _installed(name)]
 
 
 def _installed(distribution: str) -> bool:

@@ -123,6 +123,16 @@ def test_pictures_are_embedded_as_they_are(tmp_path: Path) -> None:
     assert reader.words.count("The picture is missing.") == 1
 
 
+def test_best_picture_is_never_folded_away(tmp_path: Path) -> None:
+    sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a.png")
+    rows = [row(n, 90.0 - n, steps=n, picture="a.png") for n in range(60)]
+    page, reader = report(rows, tmp_path)
+    shown, folded = page.split("<details>")
+    assert shown.count("data:image/png") == 24
+    assert folded.count("data:image/png") == 36
+    assert reader.all("img")[0]["alt"] == "Samples of vp 59 steps"
+
+
 @pytest.mark.parametrize(
     "picture", ["../secret.png", "notes.txt", ".", "\0"], ids=["outside", "no PNG", "folder", "null"]
 )

@@ -143,9 +143,8 @@ def expand(
     )
     for (target_spec, target), (sde_spec, sde), sampler_spec, *chosen, seed, dtype in product:
         given = dict(zip(SAMPLER_AXES, chosen, strict=True))
-        defaults = {name: value for name, value in given.items() if name not in sampler_spec.params}
-        sampler = registry.create("samplers", sampler_spec, **defaults)
-        uses = sampler.uses & set(defaults)
+        uses = registry.create("samplers", sampler_spec).uses & (set(given) - set(sampler_spec.params))
+        sampler = registry.create("samplers", sampler_spec, **{name: given[name] for name in uses})
         used |= uses
         shown = {name: str(value) if name in uses else None for name, value in given.items() if name != "steps"}
         own = _owners(registry, [("targets", target_spec), ("sdes", sde_spec), ("samplers", sampler_spec)], given, uses)

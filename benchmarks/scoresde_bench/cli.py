@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scoresde_core.cli import Parser, add_global_options, guarded, own_version
+from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.registry import Registry, load_registry
+from scoresde_core.registry import Registry
 
 DEFAULTS: dict[str, list[str]] = {
     "target": ["mnist_mfa"],
@@ -81,7 +81,7 @@ def _parser() -> Parser:
 
 def _run(given: list[str]) -> int:
     arguments = _parser().parse_args(given)
-    registry = load_registry(local=arguments.registry)
+    registry = open_registry(arguments.registry)
     for name, value in (("samples", arguments.samples), ("batch-size", arguments.batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
@@ -117,7 +117,7 @@ def _run(given: list[str]) -> int:
     if arguments.dry_run:
         for cell in cells:
             print(f"{cell.key}  {cell.title}" + (f"  (skipped: {cell.skip})" if cell.skip else ""))
-        print(f"{len(cells)} cells")
+        print(f"{len(cells)} cell{'s' * (len(cells) != 1)}")
         return 0
     if arguments.tf32:
         import torch

@@ -109,7 +109,7 @@ def quantity(value: float, stderr: float = math.nan) -> str:
         return plain(value) if stderr == 0 or math.isnan(stderr) else f"{plain(value)} ± {quantity(stderr)}"
     if abs(value) > 1e7 * stderr:
         return f"{plain(value)} ± {plain(stderr, 2)}"
-    largest = math.floor(math.log10(max(abs(value), stderr)))
+    largest = max(-300, math.floor(math.log10(max(abs(value), stderr))))  # below, 10**-largest overflows
     if -4 <= largest < 5:
         places = _places(stderr)
         return f"{_fixed(value, places)} ± {_fixed(stderr, places)}"
@@ -130,7 +130,7 @@ def plain(value: float, digits: int = 4) -> str:
 
 def _places(stderr: float) -> int:
     """Decimals at which an error of this size is rounded."""
-    exponent = math.floor(math.log10(stderr))
+    exponent = max(-300, math.floor(math.log10(stderr)))
     leading = stderr / 10.0**exponent
     return max(0, (1 if leading < 3.55 else 0) - exponent)
 

@@ -38,6 +38,10 @@ CROWD = 12
 """From how many lines on those without a leading cell step back."""
 DECADES = 2.5
 """How far above the median an outlier may stretch a logarithmic axis before it is drawn at the edge instead."""
+HUGE = 1e300
+"""What is no smaller has no place on any axis, lest the arithmetic of axes overflow; nan is not smaller either."""
+TINY = 1e-300
+"""What is no greater is zero to an axis."""
 
 
 @attrs.frozen
@@ -163,7 +167,7 @@ def _plot(ranking: Ranking, lines: dict[int, Line], metric: str, target: str | N
         if ranking.rows[position].get("target") == target and (found := ranking.measurement(position, metric))
     }
     costs = {position: as_float(ranking.rows[position].get("nfe")) for position in judged}
-    shown = [p for p, found in judged.items() if math.isfinite(found.value) and 0 < costs[p] < math.inf]
+    shown = [p for p, found in judged.items() if abs(found.value) < HUGE and 0 < costs[p] < HUGE]
     if not shown:
         return None
     across = _Across.over([costs[position] for position in shown])
@@ -230,16 +234,16 @@ class _Up:
         """The scale and the range for these finite measurements."""
         scale = _quality_scale(found)
         floors = [m.floor for m in found if math.isfinite(m.floor)]
-        bars = [m.value + side * SIGMAS * m.stderr for m in found if math.isfinite(m.stderr) for side in (-1, 1)]
+        bars = [m.value + side * SIGMAS * m.stderr for m in found if m.stderr < HUGE for side in (-1, 1)]
         wanted = [*(m.value for m in found), *floors, *bars]
         if scale.kind == "logarithmic":  # a bar may end below zero, where this axis does not reach
             wanted = [v for v in wanted if v > min(m.value for m in found) / 2 or v in floors]
         elif scale.kind == "asinh":
             wanted.append(0.0)
-        central = median(abs(m.value) for m in found)
-        limit = central * 10**DECADES if central > 0 else math.inf
-        capped = [v for v in wanted if abs(v) <= limit] or wanted
-        return cls(scale, *_padded(scale, min(capped), max(capped)))
+        if scale.kind != "linear":
+            central = max(median(abs(m.value) for m in found), scale.unit if scale.kind == "asinh" else 0.0)
+            wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
+        return cls(scale, *_padded(scale, min(wanted), max(wanted)))
 
     def __call__(self, value: float) -> float:
         bottom, top = self.scale(self.low), self.scale(self.high)
@@ -264,14 +268,20 @@ def _quality_scale(found: Sequence[Measurement]) -> Scale:
     """Logarithmic, linear or asinh, as the module docstring says."""
     values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
     least, most = min(values), max(values)
-    if least > 0:
+    if least > TINY:
         return Scale("logarithmic" if most / least >= 5 else "linear")
-    for errors in ([m.floor_stderr for m in found], [m.stderr for m in found], [max(-least, most) / 100, 1.0]):
+    extent, unit = max(-least, most), _noise_near_zero(found)
+    unit = max(unit or extent / 100, TINY)
+    return Scale("asinh", unit) if extent > 20 * unit else Scale("linear")
+
+
+def _noise_near_zero(found: Sequence[Measurement]) -> float:
+    """The standard error of the floor, else of the values, else 0."""
+    for errors in ([m.floor_stderr for m in found], [m.stderr for m in found]):
         known = [error for error in errors if 0 < error < math.inf]
         if known:
-            unit = median(known) if len(errors) == len(found) else known[0]
-            break
-    return Scale("asinh", unit) if max(-least, most) > 20 * unit else Scale("linear")
+            return median(known)
+    return 0.0
 
 
 def _padded(scale: Scale, low: float, high: float) -> tuple[float, float]:
@@ -284,7 +294,8 @@ def _padded(scale: Scale, low: float, high: float) -> tuple[float, float]:
         margin = 0.06 * (top - bottom) or 1.0
         back = [scale.unit * math.sinh(math.log(10) * v) for v in (bottom - margin, top + margin)]
         return back[0], back[1]
-    margin = 0.08 * (high - low) or abs(high) / 2 or 1.0
+    margin = max(0.08 * (high - low), 1e-3 * abs(high))
+    margin = margin if margin > TINY else 1.0
     return low - margin, high + margin
 
 

@@ -11,6 +11,7 @@ Values are compared within one target only: the metrics of two targets have no c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,6 +149,17 @@ class Ranking:
             return "No cell ran to its end"
         return f"{count(done, 'cell')} done, none with a finite value to rank by"
 
+    @property
+    def unjudged(self) -> list[str]:
+        """Which metrics did not judge cells that ran, and why, a sentence for each metric and reason."""
+        reasons = [
+            f"{metric} did not judge: {' '.join(str(reason).split())}"
+            for row in self.rows
+            if is_done(row)
+            for metric, reason in (row.get("metrics_skipped") or {}).items()
+        ]
+        return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
+
     def mark(self, position: int, metric: str) -> str:
         """``best``, ``tied`` or nothing, for one value of the table."""
         for standing in self.standings:
@@ -219,4 +231,4 @@ def _clause(standing: Standing) -> str:
 
 def _noise(*stderrs: float) -> float:
     """What counts as noise between values with these errors; an error that is not known adds nothing."""
-    return SIGMAS * math.sqrt(sum(stderr**2 for stderr in stderrs if math.isfinite(stderr)))
+    return SIGMAS * math.hypot(*(stderr for stderr in stderrs if math.isfinite(stderr)))

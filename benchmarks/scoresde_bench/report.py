@@ -140,7 +140,7 @@ def _kind(axis: str) -> str:
 
 
 def _pictures(ranking: Ranking, folder: Path) -> list[Picture]:
-    """The pictures of the done rows, in their order."""
+    """The pictures of the done rows, in their order; where some fold away, the leading cells come first."""
     found = []
     for position, row in enumerate(ranking.rows):
         if not is_done(row) or not row.get("picture"):
@@ -151,6 +151,8 @@ def _pictures(ranking: Ranking, folder: Path) -> list[Picture]:
         data = _embedded(folder, str(row["picture"]))
         mark = ranking.mark(position, primary)
         found.append(Picture(str(row.get("cell", "")), ranking.labels[position], caption, data, mark))
+    if len(found) > GALLERY:
+        found.sort(key=lambda picture: ("best", "tied", "").index(picture.mark))
     return found
 
 

@@ -39,6 +39,8 @@ def print_table(rows: Sequence[Row], console: Console, metric: str | None = None
         if metrics := ranking.metrics:
             show("* best   ~ within the noise of the best (2 standard errors of the difference)")
             show(_directions(ranking, metrics))
+    for sentence in ranking.unjudged:
+        show(sentence, "dim")
     for status, style in (("skip", "yellow"), ("failed", "red")):
         for reason, names in _reasons(ranking, status).items():
             word = "skipped" if status == "skip" else "failed"

@@ -59,6 +59,14 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
+def open_registry(local: Sequence[str]) -> Registry:
+    """Everything installed and the local files; one that is not there is a usage error."""
+    missing = [path for path in local if not Path(path).is_file()]
+    if missing:
+        raise UsageError(f"there is no registry file {missing[0]}")
+    return load_registry(local=local)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -69,10 +77,7 @@ def _dispatch(arguments: list[str]) -> int:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_global_options(early)
     known, _ = early.parse_known_args(arguments)
-    missing = [path for path in known.registry if not Path(path).is_file()]
-    if missing:
-        raise UsageError(f"there is no registry file {missing[0]}")
-    registry = load_registry(local=known.registry)
+    registry = open_registry(known.registry)
     parser, names = _parser(registry, arguments)
     word = next((a for a in _without_options(arguments)), None)
     if word is not None and word not in names:

@@ -27,7 +27,7 @@ from scoresde_core.noise import Noise
 from scoresde_core.sde import DATA, Level
 from scoresde_core.target import Estimate, Target
 
-from .level import Coefficient, coefficients, events
+from .level import coefficients, events
 
 _CHUNK = 4096
 
@@ -44,7 +44,7 @@ class _Law:
 
     def rotate(self, x: Tensor, back: bool = False) -> Tensor:
         """Q^T x, or Q x with ``back``, for rows (B, D)."""
-        x = x.unflatten(1, self.view)
+        x = x.reshape(-1, *self.view)
         for axis, matrix in enumerate(self.axes, start=1):
             if matrix is not None:
                 turn = matrix.to(x.dtype)
@@ -138,9 +138,8 @@ class GaussianTarget(Target):
         law, flat = self._law, events(x, self.shape)
         flat = flat.to(torch.promote_types(flat.dtype, law.dtype))
         alpha, sigma = coefficients(level, flat)
-        shift: Coefficient = alpha
-        variance = torch.atleast_2d(alpha**2 * law.spectrum + sigma**2)
-        return law.rotate(flat - (shift * law.mean).to(flat.dtype)), variance
+        variance = (alpha**2 * law.spectrum + sigma**2).reshape(-1, len(law.spectrum))
+        return law.rotate(flat - (alpha * law.mean).to(flat.dtype)), variance
 
     def _check(self) -> None:
         dim = prod(self.shape)

@@ -22,7 +22,7 @@ MNIST_FILE = Path(__file__).with_name("mnist_mfa.safetensors")
 
 @attrs.frozen
 class MFATarget(MixtureTarget):
-    """The mixture of factor analysers in ``file``, as ``scoresde_plugins.targets.mfa_file.save`` writes it.
+    """The mixture of factor analysers in ``file``, as ``scoresde_plugins.targets.mfa_fit.save`` writes it.
 
     A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
     """

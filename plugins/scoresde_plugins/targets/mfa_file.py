@@ -8,6 +8,7 @@ is text, as safetensors has it; ``report`` in it is JSON and free to grow within
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def rounded(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
     return attrs.evolve(target, **kept, known_entropy=None)
 
 
-def save(path: str | Path, target: MixtureOfFactorAnalysers, report: dict[str, Any]) -> None:
+def write(path: str | Path, target: MixtureOfFactorAnalysers, report: Mapping[str, Any]) -> None:
     """Write ``target``, its entropy and ``report`` (JSON values: settings, data, held-out likelihood) to ``path``.
 
     A target that is not :func:`rounded`, a file that exists and one that cannot be written are errors.
@@ -49,7 +50,7 @@ def save(path: str | Path, target: MixtureOfFactorAnalysers, report: dict[str, A
         "shape": json.dumps(target.shape),
         "entropy": repr(entropy.value),
         "entropy_stderr": repr(entropy.stderr),
-        "report": json.dumps(report),
+        "report": json.dumps(dict(report)),
     }
     try:
         save_file(tensors, path, metadata)
@@ -68,7 +69,7 @@ def load(path: str | Path) -> tuple[MixtureOfFactorAnalysers, dict[str, Any]]:
             _check_format(path, metadata)
             tensors = {name: file.get_tensor(name) for name in DTYPES}
         entropy = Estimate(float(metadata["entropy"]), float(metadata["entropy_stderr"]))
-        target = MixtureOfFactorAnalysers(**tensors, shape=json.loads(metadata["shape"]), known_entropy=entropy)
+        target = MixtureOfFactorAnalysers(**tensors, shape=tuple(json.loads(metadata["shape"])), known_entropy=entropy)
         report: dict[str, Any] = json.loads(metadata["report"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): fit it again or restore it from its source") from error

@@ -5,12 +5,11 @@ With z~ = [z; 1] and W~_k = [W_k, mu_k], one pass over the data collects, for ev
     N_k = sum_n r_nk,    A_k = sum_n r_nk x_n E[z~ | x_n, k]^T,    B_k = sum_n r_nk E[z~ z~^T | x_n, k]
 
 and the maximisation is W~_k = A_k B_k^-1, pi_k = N_k / N, psi = diag(sum_n x_n x_n^T - sum_k W~_k A_k^T) / N.
-The objective rises to this value and falls beyond it, in each entry of psi by itself, so that clamping psi to bounds is
-the exact step under these bounds, and the likelihood still never decreases. Data are centred once; products are as those of a score: (B, D) x (D, K(q+1)).
+The objective rises up to this value of each entry of psi and falls beyond it, so that psi clamped to bounds is the exact
+step under these bounds, and the likelihood still never decreases. The products are those of a score call.
 
-uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, with one draw of u for the
-whole fit: passes over the same numbers, and a likelihood that can be held against a bound in bits (Theis et al. 2016,
-arXiv:1511.01844).
+uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, one draw of u for the
+whole fit. The likelihood of such a density bounds that of the grey levels (Theis et al. 2016, arXiv:1511.01844).
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from math import prod
+from pathlib import Path
 
 import attrs
 import torch
 from torch import Tensor
 
-from .mfa_file import rounded, save
+from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers
-
-__all__ = ["Report", "dequantized", "fit_mfa", "save"]
 
 Progress = Callable[[int, int, float], None]
 """Called after each pass with (pass, of, mean log-likelihood of the parameters before it, in nats per image)."""
@@ -67,9 +65,9 @@ def dequantized(images: Tensor, seed: int) -> Tensor:
 def fit_mfa(
     images: Tensor,
     held_out: Tensor,
-    components: int = 34,
-    factors: int = 12,
-    iterations: int = 60,
+    components: int = 32,
+    factors: int = 13,
+    iterations: int = 50,
     floor: float = 0.05,
     ceiling: float = 1.0,
     seed: int = 0,
@@ -78,11 +76,12 @@ def fit_mfa(
 ) -> tuple[MixtureOfFactorAnalysers, Report]:
     """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); returns the target and its report.
 
-    ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in units of data on [-1, 1]. Starts from
-    k-means++ and a few passes of k-means; the target is rounded to what its file keeps. The same arguments give the
-    same target on the same machine. Products are in ``dtype``, sums and solves in float64. Errors: ``ValueError`` for images that are not uint8 or fewer than components.
+    ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in units of data on [-1, 1], where no
+    entry's exceeds 1. The fit starts from k-means++ and a few passes of k-means; the target is rounded to what its file
+    keeps. The same arguments give the same target on the same machine. Products are in ``dtype``, sums and solves in
+    float64. Errors: ``ValueError`` for settings out of range and images that are not uint8.
     """
-    _check(images, held_out, components, factors, iterations, (floor, ceiling))
+    _check(images, held_out, components, factors, iterations, floor, ceiling)
     shape = tuple(images.shape[1:])
     x = dequantized(images, seed).flatten(1).to(dtype)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -107,9 +106,14 @@ def fit_mfa(
     return target, report
 
 
+def save(path: str | Path, target: MixtureOfFactorAnalysers, report: Report, data: str = "") -> None:
+    """Write a fit with its report, its entropy and a line that names the data; ``FileError`` where ``path`` exists."""
+    write(path, target, {"data": data, **attrs.asdict(report)})
+
+
 def log_likelihoods(target: MixtureOfFactorAnalysers, x: Tensor) -> Tensor:
     """log p(x) of a data set of any size in float64, (N, *shape) -> (N,)."""
-    return torch.cat([target.log_prob(part.double()) for part in x.split(_CHUNK)])
+    return torch.cat([target.log_prob(x[i : i + _CHUNK].double()) for i in range(0, len(x), _CHUNK)])
 
 
 def bits_per_dim(log_likelihood: float, dim: int) -> float:
@@ -140,8 +144,8 @@ def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
     second = torch.zeros(components, factors + 1, factors + 1, dtype=torch.float64)
     square = torch.zeros(dim, dtype=torch.float64)
     total = 0.0
-    for part in x.split(_CHUNK):
-        posterior = target.infer(part.reshape(-1, *target.shape))
+    for start in range(0, len(x), _CHUNK):
+        posterior = target.infer(x[start : start + _CHUNK].reshape(-1, *target.shape))
         r = posterior.joint.softmax(1)
         z = torch.cat([posterior.factors, torch.ones_like(r).unsqueeze(2)], 2)
         weighted = z * r.unsqueeze(2)
@@ -150,9 +154,9 @@ def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
         second += torch.einsum("nkp,nkq->kpq", weighted, z)
         square += posterior.centred.square().sum(0)
         total += float(posterior.joint.logsumexp(1).double().sum())
-    covariance = posterior.components.gain.double()
-    second[:, :-1, :-1] += count[:, None, None] * covariance
-    cross = cross.unflatten(0, (components, factors + 1))
+    # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.
+    second[:, :-1, :-1] += count[:, None, None] * posterior.components.gain.double()
+    cross = cross.reshape(components, factors + 1, dim)
     return _Statistics(count, cross, second, square, target.center, total / len(x))
 
 
@@ -160,9 +164,8 @@ def _maximise(
     statistics: _Statistics, x: Tensor, bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
 ) -> tuple[MixtureOfFactorAnalysers, int]:
     """The next mixture, and how many starved components were re-seeded in it."""
-    stack = torch.linalg.solve(
-        statistics.second + _RIDGE * torch.eye(statistics.second.shape[-1], dtype=torch.float64), statistics.cross
-    )
+    ridge = _RIDGE * torch.eye(statistics.second.shape[-1], dtype=torch.float64)
+    stack = torch.linalg.solve(statistics.second + ridge, statistics.cross)
     explained = (stack * statistics.cross).sum((0, 1))
     noise = ((statistics.square - explained) / len(x)).clamp(*bounds)
     weights, factors, means = statistics.count / len(x), stack[:, :-1], stack[:, -1] + statistics.center
@@ -242,17 +245,17 @@ def _canonical(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
 
 
 def _check(
-    images: Tensor, held_out: Tensor, components: int, factors: int, iterations: int, bounds: tuple[float, float]
+    images: Tensor, held_out: Tensor, components: int, factors: int, iterations: int, floor: float, ceiling: float
 ) -> None:
     if images.shape[1:] != held_out.shape[1:]:
-        raise ValueError(f"images and held_out differ in shape: {tuple(images.shape[1:])}, {tuple(held_out.shape[1:])}")
+        raise ValueError(f"held_out must have the images' shape {tuple(images.shape)}, got {tuple(held_out.shape)}")
     if not 1 <= components <= len(images):
         raise ValueError(f"components must be between 1 and the {len(images)} images, got {components}")
     if not 1 <= factors < prod(images.shape[1:]):
         raise ValueError(f"factors must be between 1 and {prod(images.shape[1:]) - 1}, got {factors}")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")
-    if not 0 < bounds[0] <= bounds[1]:
-        raise ValueError(f"the noise needs 0 < floor <= ceiling, got {bounds[0]} and {bounds[1]}")
+    if not 0 < floor <= ceiling:
+        raise ValueError(f"the noise needs 0 < floor <= ceiling, got {floor} and {ceiling}")
     if len(held_out) < 2:
         raise ValueError(f"held_out needs at least 2 images for a standard error, got {len(held_out)}")

@@ -7,7 +7,7 @@ N(alpha mu_k, alpha^2 W_k W_k^T + S) with the diagonal S = alpha^2 psi + sigma^2
 q x q matrices, M_k = I + alpha^2 W_k^T S^-1 W_k:
 
     p_k      = W_k^T S^-1 (x - alpha mu_k)
-    log N_k  = -1/2 [D log 2 pi + log|S| + log|M_k| + (x - alpha mu_k)^T S^-1 (x - alpha mu_k) - alpha^2 p_k^T M_k^-1 p_k]
+    log N_k  = -1/2 [D log 2 pi + log|S| + log|M_k| + |S^-1/2 (x - alpha mu_k)|^2 - alpha^2 p_k^T M_k^-1 p_k]
     r        = softmax_k(log pi_k + log N_k)
     score    = S^-1 (sum_k r_k [alpha mu_k + alpha^2 W_k M_k^-1 p_k] - x)
 
@@ -57,6 +57,7 @@ class Components:
     """What log pi_k + log N_k holds apart from x, (n, K)."""
 
     def to(self, dtype: torch.dtype) -> Components:
+        """The same numbers in a working dtype."""
         alpha = self.alpha.to(dtype) if isinstance(self.alpha, Tensor) else self.alpha
         tensors = (self.precision, self.gain, self.offset, self.constant)
         return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
@@ -76,16 +77,16 @@ class Posterior:
 class MixtureOfFactorAnalysers(Target):
     """K Gaussians with q factors each and one diagonal noise, over events of any shape with D entries in all.
 
-    ``weights`` (K,), ``means`` (K, D), ``factors`` (K, q, D) and ``noise`` (D,), the variances psi, are kept in float64.
-    q = 0 is a mixture of Gaussians with one diagonal covariance. Answers are in ``dtype``, or in float64 for float64
-    input. ``known_entropy`` saves its Monte Carlo estimate. Errors: ``ValueError`` for shapes or values out of range.
+    ``weights`` (K,), ``means`` (K, D), ``factors`` (K, q, D) and ``noise`` (D,), the variances psi, are float64; q = 0
+    is a mixture of Gaussians with one diagonal covariance. Answers are in ``dtype``, or in float64 for float64 input.
+    ``known_entropy`` saves its Monte Carlo estimate. Errors: ``ValueError`` for shapes or values out of range.
     """
 
     weights: Tensor = attrs.field(repr=False)
     means: Tensor = attrs.field(repr=False)
     factors: Tensor = attrs.field(repr=False)
     noise: Tensor = attrs.field(repr=False)
-    shape: tuple[int, ...] = attrs.field(converter=tuple)
+    shape: tuple[int, ...] = attrs.field()
     known_entropy: Estimate | None = None
     dtype: torch.dtype = torch.float32
     _levels: OrderedDict[tuple[float, float, torch.dtype], Components] = attrs.field(
@@ -122,12 +123,9 @@ class MixtureOfFactorAnalysers(Target):
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
         """grad_x log p_{alpha, sigma}(x), like ``x``."""
         posterior = self.infer(x, level)
-        at = posterior.components
-        r = posterior.joint.softmax(1).unsqueeze(2)
-        pull = torch.cat(
-            [r * posterior.factors, r * (at.alpha if isinstance(at.alpha, float) else at.alpha[..., None])], 2
-        )
-        toward = torch.addmm(posterior.centred, pull.flatten(1), self._stack(r.dtype), beta=-1)
+        at, r = posterior.components, posterior.joint.softmax(1)
+        pull = torch.cat([posterior.factors * r.unsqueeze(2), (at.alpha * r).unsqueeze(2)], 2)
+        toward = torch.addmm(posterior.centred, pull.flatten(1), self._cast(r.dtype)[0], beta=-1)
         return (toward * at.precision).reshape(x.shape)
 
     def responsibilities(self, x: Tensor) -> Tensor:
@@ -138,7 +136,7 @@ class MixtureOfFactorAnalysers(Target):
         """-E log p_0(x) = H(k) + H(x | k) - H(k | x) in nats.
 
         The first two terms are closed form; the third is the mean entropy of the responsibilities over 2^15 exact
-        draws in float64, computed once. It is between 0 and log K, so that the standard error is small in any dimension.
+        draws in float64, computed once. It lies between 0 and log K, so the standard error is small in any dimension.
         """
         return self.known_entropy or self._entropy
 
@@ -159,6 +157,7 @@ class MixtureOfFactorAnalysers(Target):
 
     @cached_property
     def center(self) -> Tensor:
+        """The mixture's mean (D,), about which everything is computed."""
         return self.weights @ self.means
 
     @cached_property
@@ -175,9 +174,6 @@ class MixtureOfFactorAnalysers(Target):
         if dtype not in self._casts:
             self._casts[dtype] = self._centred.flatten(0, 1).to(dtype), self.center.to(dtype)
         return self._casts[dtype]
-
-    def _stack(self, dtype: torch.dtype) -> Tensor:
-        return self._cast(dtype)[0]
 
     @cached_property
     def _pairs(self) -> Tensor:
@@ -211,7 +207,7 @@ class MixtureOfFactorAnalysers(Target):
         component = torch.searchsorted(weights.cumsum(0)[:-1], uniform)
         hidden = normal(factors.shape[1], "factors") if factors.shape[1] else uniform.new_zeros(n, 0)
         x = normal(len(self.noise), "noise") * self.noise.cpu().sqrt() + self.means.cpu()[component]
-        for k in component.unique().tolist():
+        for k in sorted(set(component.tolist())):
             rows = (component == k).nonzero().squeeze(1)
             x[rows] += hidden[rows] @ factors[k]
         return x
@@ -224,7 +220,7 @@ class MixtureOfFactorAnalysers(Target):
         at = self._at(*coefficients(level, flat), flat.dtype)
         centred = flat - at.alpha * center
         scaled = centred * at.precision
-        projected = (scaled @ stack.T).unflatten(1, self._centred.shape[:2])
+        projected = (scaled @ stack.T).reshape(-1, *self._centred.shape[:2])
         p = projected[..., :-1] - at.offset
         shared = at.gain.ndim == 3
         factors = torch.einsum("bkq,kqp->bkp" if shared else "bkq,bkqp->bkp", p, at.gain)
@@ -244,15 +240,15 @@ class MixtureOfFactorAnalysers(Target):
         return self._levels[key]
 
     def _components(self, alpha: Coefficient, sigma: Coefficient) -> Components:
-        """The components at one level or at one a row, in float64. No value is read back: nothing waits for a device."""
-        variance = torch.atleast_2d(alpha**2 * self.noise + sigma**2)
+        """The components at one level or at one a row, in float64; no value is read back from a device."""
+        variance = (alpha**2 * self.noise + sigma**2).reshape(-1, len(self.noise))
         precision = variance.reciprocal()
         stack, size = self._centred, self._centred.shape[1]
         shared = not isinstance(alpha, Tensor)
         if shared:
             gram = ((stack * precision) @ stack.mT).unsqueeze(0)
         else:
-            gram = (precision @ self._pairs).unflatten(1, (len(stack), size, size))
+            gram = (precision @ self._pairs).reshape(-1, len(stack), size, size)
         # A column (B, 1) against (B, K) and, with further axes, against (B, K, q) and (B, K, q, q).
         a2, a3 = (alpha, alpha) if shared else (alpha[..., None], alpha[..., None, None])  # type: ignore[index]
         eye = torch.eye(size - 1, dtype=torch.float64, device=self.noise.device)

@@ -3,7 +3,7 @@ r"""Gaussian mixtures in the plane: the toy targets of the literature, with thei
 All components share the covariance std^2 I, so that p_{alpha, sigma} has means alpha mu_k and covariance
 (alpha^2 std^2 + sigma^2) I. Layouts of K means within the circle of ``radius``:
 
-    ring      equal angles on the circle (the eight Gaussians of Goodfellow-style mode-coverage tests)
+    ring      equal angles on the circle (eight are the usual test of mode coverage)
     grid      a square lattice of side sqrt(K) whose corners lie on the circle
     moons     two interleaved half circles, K/2 means each
     spiral    two arms of an Archimedean spiral, K/2 means each, equally spaced along the arm
@@ -24,8 +24,6 @@ from torch import Tensor
 from scoresde_core.components import param
 
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
-
-Layout = Literal["ring", "grid", "moons", "spiral", "pinwheel"]
 
 _PINWHEEL_ARMS = 5
 
@@ -48,7 +46,7 @@ def _moons(k: int) -> Tensor:
     angle = torch.linspace(0, math.pi, k // 2, dtype=torch.float64)
     upper = _polar(torch.ones_like(angle), angle) - torch.tensor([0.5, 0.25], dtype=torch.float64)
     both = torch.cat([upper, -upper])
-    return both / both.norm(dim=1).max()
+    return both / both.square().sum(1).max().sqrt()
 
 
 def _spiral(k: int) -> Tensor:
@@ -79,7 +77,9 @@ LAYOUTS: Mapping[str, tuple[Callable[[int], Tensor], Callable[[int], bool], str]
 class Mixture2DTarget(MixtureTarget):
     """K isotropic Gaussians in the plane, events of shape (2,)."""
 
-    layout: Layout = param("ring", "how the means lie in the plane", validators.in_(tuple(LAYOUTS)))
+    layout: Literal["ring", "grid", "moons", "spiral", "pinwheel"] = param(
+        "ring", "how the means lie in the plane", validators.in_(tuple(LAYOUTS))
+    )
     components: int = param(8, "number of Gaussians K", validators.ge(1))
     radius: float = param(2.0, "radius of the circle that holds the means", validators.gt(0))
     std: float = param(0.2, "standard deviation of every Gaussian", validators.gt(0))

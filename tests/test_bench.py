@@ -1,0 +1,257 @@
+"""The harness: cells, rows, resuming, failures as rows, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scoresde_bench.cli import main
+
+SMALL = ["--target", "mixture2d", "--samples", "64"]
+ONE = [*SMALL, "--sde", "vp", "--steps", "5"]
+
+
+def rows_in(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """Runs the command line in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """A local registry file whose components live in a module beside it."""
+    (tmp_path / "broken_parts.py").write_text(
+        "import attrs, torch\n"
+        "from scoresde_core import Predictor\n"
+        "@attrs.frozen\n"
+        "class Raises(Predictor):\n"
+        "    def step(self, x, step, model, noise):\n"
+        "        raise RuntimeError('the moon is full')\n"
+        "@attrs.frozen\n"
+        "class Diverges(Predictor):\n"
+        "    def step(self, x, step, model, noise):\n"
+        "        return x * torch.inf, x * torch.inf\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "api: 1\npredictors:\n"
+        "  raises: {target: 'broken_parts:Raises'}\n"
+        "  diverges: {target: 'broken_parts:Diverges'}\n"
+    )
+    return str(path)
+
+
+def test_the_main_job_has_a_cell_for_every_sde_and_step_count(bench):
+    code, out, _ = bench("--predictor", "reverse_diffusion", "--corrector", "langevin", "--dry-run")
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert lines[-1] == "9 cells"
+    assert {line.split(" · ")[1] for line in lines[:-1]} == {"ve", "vp", "subvp"}
+    assert all("mnist_mfa" in line and "reverse_diffusion · langevin" in line for line in lines[:-1])
+
+
+def test_a_row_tells_its_whole_story(bench, tmp_path):
+    code, out, _ = bench(*ONE, "--corrector", "langevin[snr=0.1]", "--out", "here")
+    assert code == 0
+    (row,) = rows_in(tmp_path / "here")
+    assert row["status"] == "done"
+    assert row["nfe"] == 10
+    assert row["corrector"] == "langevin[snr=0.1]"
+    assert row["parameters"]["sampler"]["corrector"]["n_steps"] == 1
+    assert row["parameters"]["sde"]["beta_max"] == 20.0
+    assert row["samples_per_second"] == pytest.approx(64 / row["seconds"])
+    assert set(row["metrics"]) == {"nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"}
+    for metric in row["metrics"].values():
+        assert metric["stderr"] > 0
+        assert metric["floor"] is not None
+    missing = {
+        *("reason", "target", "checkpoint", "network", "sampler", "grid", "steps", "seed", "samples", "batch_size"),
+        *("compile_seconds", "peak_memory_bytes", "device", "dtype", "tf32", "torch", "scoresde", "plugins", "git"),
+        *("date", "command", "picture", "schema"),
+    } - set(row)
+    assert not missing
+    assert (tmp_path / "here" / row["picture"]).stat().st_size > 0
+    assert (tmp_path / "here" / "report.html").stat().st_size > 0
+    assert "nll_gap" in out
+    assert "\x1b" not in out
+
+
+def test_the_same_command_repeats_nothing(bench, tmp_path):
+    bench(*SMALL, "--sde", "vp", "--steps", "4,5")
+    (folder,) = (tmp_path / "scoresde-runs").iterdir()
+    before = (folder / "results.jsonl").read_text()
+    code, out, _ = bench(*SMALL, "--sde", "vp", "--steps", "4,5")
+    assert code == 0
+    assert "2 of 2 cells were done before" in out
+    assert (folder / "results.jsonl").read_text() == before
+
+
+def test_an_interrupted_run_goes_on(bench, tmp_path, monkeypatch):
+    from scoresde_bench import run
+
+    real, calls = run.Bench.run, []
+
+    def interrupted(self, cell, progress=None):
+        calls.append(cell.key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, cell, progress)
+
+    monkeypatch.setattr(run.Bench, "run", interrupted)
+    code, out, err = bench(*SMALL, "--sde", "vp", "--steps", "4,5,6", "--out", "here")
+    assert (code, "interrupted" in err, "1 of 3" in out) == (130, True, True)
+    code, _, _ = bench(*SMALL, "--sde", "vp", "--steps", "4,5,6", "--out", "here")
+    assert code == 0
+    rows = rows_in(tmp_path / "here")
+    assert len(rows) == len({row["cell"] for row in rows}) == 3
+    assert calls.count(calls[0]) == 1
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(bench, tmp_path):
+    bench(*ONE, "--out", "here")
+    path = tmp_path / "here" / "results.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + whole[:57])
+    code, _, _ = bench(*ONE, "--out", "here")
+    assert code == 0
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["not json\n", '{"schema": 1}\n', "[]\n"], ids=["words", "no cell", "list"])
+def test_a_corrupt_results_file_is_named(bench, tmp_path, text):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "results.jsonl").write_text(text)
+    code, _, err = bench(*ONE, "--out", "here")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "line 1" in err
+    assert (tmp_path / "here" / "results.jsonl").read_text() == text
+
+
+def test_results_of_a_newer_version_are_left_alone(bench, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "results.jsonl").write_text('{"schema": 99, "cell": "x"}\n')
+    code, _, err = bench(*ONE, "--out", "here")
+    assert code == 1
+    assert "schema 99" in err
+
+
+def test_a_failing_cell_is_a_row_and_the_others_run(bench, tmp_path, local):
+    arguments = [*ONE, "--registry", local, "--predictor", "raises", "diverges", "ddim", "--out", "here"]
+    code, out, _ = bench(*arguments)
+    assert code == 1
+    rows = {row["predictor"]: row for row in rows_in(tmp_path / "here")}
+    assert rows["raises"]["status"] == rows["diverges"]["status"] == "failed"
+    assert rows["raises"]["reason"] == "RuntimeError: the moon is full"
+    assert "64 of 64 samples are not finite" in rows["diverges"]["reason"]
+    assert rows["ddim"]["status"] == "done"
+    assert "the moon is full" in out
+    # Only the failed ones are tried again.
+    bench(*arguments)
+    again = [row["predictor"] for row in rows_in(tmp_path / "here")]
+    assert sorted(again) == ["ddim", "diverges", "diverges", "raises", "raises"]
+
+
+def test_a_combination_that_cannot_work_is_skipped_with_its_reason(bench, tmp_path):
+    code, out, _ = bench(*ONE, "--predictor", "none", "ddim", "--out", "here")
+    assert code == 0
+    skipped = next(row for row in rows_in(tmp_path / "here") if row["status"] == "skip")
+    assert "moves nothing" in skipped["reason"]
+    assert "moves nothing" in out
+
+
+USAGE = {
+    "unknown predictor": (["--predictor", "reverse_difusion"], "Did you mean 'reverse_diffusion'"),
+    "unknown parameter": (["--corrector", "langevin[snrr=1]"], "Did you mean 'snr'"),
+    "out of range": (["--corrector", "langevin[snr=-1]"], "-1"),
+    "wrong type": (["--corrector", "langevin[n_steps=2.5]"], "int, got 2.5"),
+    "not a choice": (["--corrector", "langevin[norm=most]"], "'batch' or 'sample', got 'most'"),
+    "zero steps": (["--steps", "0"], "--steps takes whole numbers from 1, got '0'"),
+    "negative steps": (["--steps=-5"], "got '-5'"),
+    "steps in words": (["--steps", "many"], "got 'many'"),
+    "no samples": (["--samples", "0"], "--samples must be at least 1, got 0"),
+    "dtype": (["--dtype", "int8"], "'int8'"),
+    "device": (["--device", "cuda:99"], "this machine has cpu"),
+    "device that is none": (["--device", "toaster"], "'toaster'"),
+    "brackets": (["--corrector", "langevin[snr=1"], "langevin[snr=1"),
+    "unknown option": (["--predicter", "ddim"], "--predicter"),
+    "unused axis": (["--sampler", "ode", "--predictor", "ddim"], "--predictor has no effect"),
+    "registry": (["--registry", "nowhere.yaml"], "nowhere.yaml"),
+    "channel means": (["--sde", "ve[prior_mean=[a]]"], "prior_mean"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE.values(), ids=USAGE)
+def test_a_usage_error_is_one_line_before_any_work(bench, tmp_path, arguments, message):
+    code, out, err = bench(*SMALL, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = bench(*ONE, "--out", "file/inside")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "file/inside" in err
+    assert "--out" in err
+
+
+def test_a_list_expands_to_a_sweep(bench):
+    _, out, _ = bench(*ONE, "--predictor", "ddim[eta=[0,0.5,1]]", "--corrector", "langevin[snr=[0.1,0.2]]", "--dry-run")
+    assert "6 cells" in out
+    _, out, _ = bench(*SMALL, "--sde", "ve[prior_mean=[0.1,0.2]]", "--steps", "5", "--dry-run")
+    assert "1 cell\n" in out
+    assert "skipped" not in out
+
+
+def test_axes_that_a_sampler_does_not_use_are_not_swept(bench):
+    _, out, _ = bench(*SMALL, "--sde", "vp", "--sampler", "pc", "ode", "--steps", "5,10", "--seed", "0,1", "--dry-run")
+    assert "6 cells" in out  # pc: 2 step counts x 2 seeds; ode: 2 seeds
+
+
+def test_adding_a_cell_changes_no_other(bench, tmp_path):
+    bench(*SMALL, "--sde", "vp", "--steps", "5", "--out", "few")
+    bench(*SMALL, "--sde", "vp", "ve", "--steps", "4,5", "--predictor", "ddim", "reverse_diffusion", "--out", "many")
+    (few,) = rows_in(tmp_path / "few")
+    twin = next(row for row in rows_in(tmp_path / "many") if row["cell"] == few["cell"])
+    assert twin["metrics"] == few["metrics"]
+
+
+def test_the_batch_size_changes_no_sample(bench, tmp_path):
+    for size in ("64", "10"):
+        bench(*ONE, "--corrector", "langevin[norm=sample]", "--batch-size", size, "--out", size)
+    first, second = (rows_in(tmp_path / size)[0] for size in ("64", "10"))
+    for name, metric in first["metrics"].items():
+        assert second["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4, abs=1e-5)
+
+
+def test_a_mistyped_number_is_answered_without_torch():
+    code = (
+        "import sys; from scoresde_bench.cli import main; main(['--steps', 'x']); sys.exit(int('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert "got 'x'" in done.stderr
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "scoresde_bench", "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("scoresde-bench ")
