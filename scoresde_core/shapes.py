@@ -1,8 +1,25 @@
-"""The one broadcasting rule: a value a row, against a batch of any rank."""
+"""The broadcasting rule, a value a row against a batch of any rank, and the two updates that every loop is made of.
 
+Coefficients are floats, or tensors that broadcast against the state; the updates allocate once and leave it alone.
+"""
+
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
     """``value`` (B,) or () reshaped to broadcast against ``x`` (B, ...)."""
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
+
+
+def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
+    """x + b y."""
+    return torch.addcmul(x, y, b.to(x.dtype)) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)
+
+
+def combine(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
+    """a x + b y."""
+    out: Tensor = x * a
+    return out.addcmul_(y, b.to(out.dtype)) if isinstance(b, Tensor) else out.add_(y, alpha=b)

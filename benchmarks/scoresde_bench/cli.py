@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 
 DEFAULTS: dict[str, list[str]] = {
@@ -138,6 +138,7 @@ def _work(
     from rich.console import Console
 
     from .progress import Meter
+    from .ranking import rank
     from .report import write_report
     from .results import Results
     from .run import Bench
@@ -158,10 +159,10 @@ def _work(
                 print(row.get("traceback", ""), file=sys.stderr)
     rows = [results.rows[cell.key] for cell in cells]
     print_table(rows, console)
-    try:
-        write_report(rows, folder / "report.html", command)
-    except OSError as error:
-        raise FileError(f"cannot write {folder / 'report.html'}: {error.strerror}; the rows are kept") from error
+    for sentence in rank(rows).sentences:
+        console.print(sentence, markup=False, highlight=False)
+    meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
+    write_report(rows, folder / "report.html", command, meaning)
     console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
     return 1 if any(row["status"] == "failed" for row in rows) else 0
 

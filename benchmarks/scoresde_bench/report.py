@@ -21,16 +21,6 @@ from . import plot
 from .labels import NOTHING, TITLES, Row, as_float, axis_text, columns, count, is_done, plain
 from .ranking import Ranking, rank
 
-MEANING = {
-    "nll_gap": "Mean of −log p(x) over the samples, less the entropy of the target. Positive: samples where the truth "
-    "is thin. Negative: samples too concentrated.",
-    "sliced_wasserstein": "Wasserstein-2 distance to exact samples, averaged over random one-dimensional projections.",
-    "mode_weights": "Total variation between the weights of the modes among the samples and the true weights.",
-    "moments": "Wasserstein-2 distance between Gaussians with the samples' mean and covariance and the true ones.",
-    "energy_distance": "Unbiased estimate of twice the mean distance from samples to exact samples, less the mean "
-    "distances within either set. It may fall below 0 by chance.",
-}
-"""What the bundled metrics measure; a caller adds or replaces entries for others."""
 DIRECTIONS = {"lower": "Lower is better.", "higher": "Higher is better.", "zero": "Nearest to 0 is best."}
 PNG = b"\x89PNG\r\n\x1a\n"
 GALLERY = 24
@@ -71,7 +61,7 @@ def write_report(rows: Sequence[Row], path: str | Path, command: str, meaning: M
             headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
             table=list(_table(ranking)),
             unfinished=list(_unfinished(ranking)),
-            metrics=list(_metrics(ranking, {**MEANING, **(meaning or {})})),
+            metrics=list(_metrics(ranking, meaning or {})),
             tally=_tally(ranking),
             environment=_facts(ranking.rows),
             command=command,

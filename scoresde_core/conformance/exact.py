@@ -65,14 +65,15 @@ class Mixture(Target):
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
         """log p."""
         logits, variance = self._logits(x, level)
-        return logits.logsumexp(1) - 0.5 * prod(self.event) * (2 * math.pi * variance).log()
+        return torch.logsumexp(logits, 1) - 0.5 * prod(self.event) * torch.log(2 * math.pi * variance)
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
         """grad log p."""
         logits, variance = self._logits(x, level)
         centre = logits.softmax(1) @ x.new_tensor(self.means)
         column = (-1, *[1] * (x.ndim - 1))
-        return (level.alpha * centre.reshape(column) - x) / variance.reshape(column)
+        score: Tensor = (level.alpha * centre.reshape(column) - x) / variance.reshape(column)
+        return score
 
     def entropy(self) -> Estimate:
         """By many draws."""
@@ -142,6 +143,16 @@ def sdes(subject: Subject) -> list[tuple[str, SDE]]:
     return [("the kit's own SDE", ConstantRateSDE()), *subject.partners("sdes")]
 
 
+def pairs(subject: Subject) -> list[tuple[str, Any, SDE]]:
+    """Every variant of a predictor or corrector with every SDE that it does not refuse."""
+    return [
+        (f"{variant} with {label}", step, sde)
+        for variant, step in subject.variants()
+        for label, sde in sdes(subject)
+        if step.skip(sde) is None
+    ]
+
+
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
     """(steps + 1,) times from 1 down to where sigma / alpha is ``last``, evenly spaced in its logarithm.
 
@@ -170,10 +181,26 @@ def by_row(sde: SDE, times: Tensor, rows: int, rank: int) -> tuple[Step, list[St
     def levels(which: str) -> Level:
         return Level(*(column(lambda s, n=n: getattr(getattr(s, which), n)) for n in ("t", "alpha", "sigma")))
 
-    numbers = [field.name for field in attrs.fields(Step) if field.type == "Scalar"]
-    fields = {name: column(lambda s, n=name: getattr(s, n)) for name in numbers}
+    apart = ("index", "count", "now", "next", "memory")
+    numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
+    fields: dict[str, Any] = {name: column(lambda s, n=name: getattr(s, n)) for name in numbers}
     stacked = Step(index=0, count=len(times) - 1, now=levels("now"), next=levels("next"), **fields)
     return stacked, [attrs.evolve(step, index=0, memory={}) for step in steps]
+
+
+def are_like(x: Tensor, moved: tuple[Tensor, Tensor], label: str) -> None:
+    """A state and its mean are finite and of the shape and dtype of ``x``."""
+    for name, value in zip(("state", "mean"), moved, strict=True):
+        found, expected = (tuple(value.shape), value.dtype), (tuple(x.shape), x.dtype)
+        assert found == expected, f"{label}: the {name} is {found}, expected {expected}, as x is"
+        assert bool(value.isfinite().all()), f"{label}: the {name} is not finite"
+
+
+def are_close(found: tuple[Tensor, Tensor], alone: list[tuple[Tensor, Tensor]], label: str) -> None:
+    """A state and its mean are, to rounding, those of the rows each by itself."""
+    for name, value, rows in zip(("state", "mean"), found, zip(*alone, strict=True), strict=True):
+        gap = float((value - torch.cat(rows)).abs().max())
+        assert gap <= 1e-9 * float(value.abs().max()), f"{label} the {name} is off by {gap:.3g}"
 
 
 def _log_ratio(sde: SDE, t: Tensor) -> Tensor:

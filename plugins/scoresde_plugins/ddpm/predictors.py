@@ -12,6 +12,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
+from scoresde_core.shapes import combine, shift
 from scoresde_core.steps import Predictor
 
 
@@ -25,8 +26,9 @@ class AncestralSamplingPredictor(Predictor):
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One draw from the posterior of the forward chain."""
-        mean = (x + model.score(x, step.now) * step.transition_std**2) / step.transition_scale
-        return mean + noise() * step.backward_std, mean
+        scale, variance = step.transition_scale, step.transition_std**2
+        mean = combine(1 / scale, x, variance / scale, model.score(x, step.now))
+        return shift(mean, step.backward_std, noise()), mean
 
 
 @attrs.frozen
@@ -52,10 +54,10 @@ class DDIMPredictor(Predictor):
         """One implicit step."""
         now, ahead = step.now, step.next
         eps = model.noise(x, now)
-        denoised = (x - eps * now.sigma) / now.alpha
-        if not self.stochastic:
-            x = denoised * ahead.alpha + eps * ahead.sigma
-            return x, x
-        std = self.eta * ahead.sigma * (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
-        mean = denoised * ahead.alpha + eps * (ahead.sigma**2 - std**2) ** 0.5
-        return mean + noise() * std, mean
+        share = (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
+        std = self.eta * ahead.sigma * share
+        direction = (ahead.sigma**2 - std**2) ** 0.5
+        # alpha' D = (alpha' / alpha) (x - sigma eps), gathered into one update of x and eps.
+        ratio = ahead.alpha / now.alpha
+        mean = combine(ratio, x, direction - ratio * now.sigma, eps)
+        return (shift(mean, std, noise()), mean) if self.stochastic else (mean, mean)

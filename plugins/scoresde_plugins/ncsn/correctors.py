@@ -10,6 +10,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
+from scoresde_core.shapes import shift
 from scoresde_core.steps import Corrector
 
 
@@ -28,8 +29,8 @@ class AnnealedLangevinCorrector(Corrector):
         size = 2 * (1 + step.discrete_drift) ** 2 * (self.snr * step.now.sigma) ** 2
         mean = x
         for _ in range(self.n_steps):
-            mean = x + model.score(x, step.now) * size
-            x = mean + noise() * (2 * size) ** 0.5
+            mean = shift(x, size, model.score(x, step.now))
+            x = shift(mean, (2 * size) ** 0.5, noise())
         return x, mean
 
     def shrunk(self, factor: float) -> Self:

@@ -1,4 +1,4 @@
-r"""Langevin dynamics with a step size set by a signal-to-noise ratio (Song et al. 2021, arXiv:2011.13456, Alg. 4 and 5).
+r"""Langevin dynamics with a step size set by a signal-to-noise ratio (Song et al. 2021, arXiv:2011.13456, Alg. 4, 5).
 
     eps = 2 a (snr |z| / |score|)^2,      mean = x + eps score,      x = mean + sqrt(2 eps) z
 
@@ -9,6 +9,7 @@ the same rule gives for any other SDE (the published code has no sub-VP correcto
 from typing import Literal, Self
 
 import attrs
+import torch
 from attrs.validators import ge, gt
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import expand
+from scoresde_core.shapes import expand, shift
 from scoresde_core.steps import Corrector
 
 # Where the score vanishes (a zero-initialised network), the ratio |z| / |score| has no meaning: it is held below this
@@ -44,12 +45,12 @@ class LangevinCorrector(Corrector):
             score, z = model.score(x, step.now), noise()
             ratio = self._norm(z, x) / self._norm(score, x).clamp_min(1e-30)
             size = (self.snr * ratio.clamp_max(_LARGEST_RATIO * scale)) ** 2 * (2 * (1 + step.discrete_drift) ** 2)
-            mean = x + score * size
-            x = mean + z * (2 * size).sqrt()
+            mean = shift(x, size, score)
+            x = shift(mean, (2 * size).sqrt(), z)
         return x, mean
 
     def _norm(self, value: Tensor, x: Tensor) -> Tensor:
-        norms = value.flatten(1).norm(dim=1)
+        norms = torch.linalg.vector_norm(value.flatten(1), dim=1)
         return norms.mean() if self.norm == "batch" else expand(norms, x)
 
     def decoupled(self) -> Self:

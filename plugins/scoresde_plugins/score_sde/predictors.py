@@ -14,6 +14,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
+from scoresde_core.shapes import combine, shift
 from scoresde_core.steps import Predictor
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
@@ -34,8 +35,9 @@ class EulerMaruyamaPredictor(Predictor):
         """One Euler step of length ``step.dt``."""
         variance = step.diffusion**2 * step.dt
         score = model.score(x, step.now)
-        mean = x * (1 - step.drift_rate * step.dt) + score * (variance * (0.5 if self.probability_flow else 1.0))
-        return (mean, mean) if self.probability_flow else (mean + noise() * variance**0.5, mean)
+        share = 0.5 if self.probability_flow else 1.0
+        mean = combine(1 - step.drift_rate * step.dt, x, share * variance, score)
+        return (mean, mean) if self.probability_flow else (shift(mean, variance**0.5, noise()), mean)
 
 
 @attrs.frozen
@@ -53,8 +55,9 @@ class ReverseDiffusionPredictor(Predictor):
         """One step of the inverted chain."""
         variance = step.discrete_diffusion**2
         score = model.score(x, step.now)
-        mean = x * (1 - step.discrete_drift) + score * (variance * (0.5 if self.probability_flow else 1.0))
-        return (mean, mean) if self.probability_flow else (mean + noise() * step.discrete_diffusion, mean)
+        share = 0.5 if self.probability_flow else 1.0
+        mean = combine(1 - step.discrete_drift, x, share * variance, score)
+        return (mean, mean) if self.probability_flow else (shift(mean, step.discrete_diffusion, noise()), mean)
 
 
 @attrs.frozen
@@ -69,7 +72,7 @@ class ProbabilityFlowPredictor(Predictor):
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One deterministic step on the SDE's own chain."""
         score = model.score(x, step.now)
-        x = x * (1 - step.discrete_drift) + score * (0.5 * step.discrete_diffusion**2)
+        x = combine(1 - step.discrete_drift, x, 0.5 * step.discrete_diffusion**2, score)
         return x, x
 
 

@@ -16,6 +16,7 @@ the table would hold variances above one (NaN in the published code).
 """
 
 import math
+from typing import Literal
 
 import attrs
 import torch
@@ -24,6 +25,10 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.sde import SDE, Discretization, GaussianPrior, Level, Transition
+
+
+Chain = Literal["published", "exact"]
+_CHAIN_HELP = "discrete chain: the published table, or the exact transitions between the grid's times"
 
 
 def table_times(times: Tensor) -> Tensor | None:
@@ -53,6 +58,7 @@ class VESDE(SDE):
 
     sigma_min: float = _positive("smallest noise scale", 0.01)
     sigma_max: float = _positive("largest noise scale; about the largest distance between two data points", 50.0)
+    chain: Chain = param("published", _CHAIN_HELP)
     prior_mean: float | tuple[float, ...] = param(0.0, "mean of the prior, or one mean per channel")
     t_min: float = _positive("smallest time at which the score is evaluated", 1e-5)
 
@@ -90,7 +96,7 @@ class VESDE(SDE):
     def transition(self, times: Tensor) -> Transition:
         """SMLD (Eq. 8 and 46): variance sigma_i^2 - sigma_{i-1}^2, with sigma_{-1} = 0 for clean data."""
         table = table_times(times)
-        if table is None:
+        if table is None or self.chain == "exact":
             return SDE.transition(self, times)
         sigma = torch.cat([self.sigma(table), table.new_zeros(1)])
         std = ((sigma[:-1] - sigma[1:]) * (sigma[:-1] + sigma[1:])).sqrt()
@@ -140,7 +146,13 @@ class LinearBetaSDE(SDE):
 
 @attrs.frozen
 class VPSDE(LinearBetaSDE):
-    """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM."""
+    """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM.
+
+    The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1 / t_min = 1000;
+    with fewer steps the table's last denoising step is too long, and ``chain=exact`` does better.
+    """
+
+    chain: Chain = param("published", _CHAIN_HELP, kw_only=True)
 
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 - e^{-B})."""
@@ -157,7 +169,7 @@ class VPSDE(LinearBetaSDE):
     def transition(self, times: Tensor) -> Transition:
         """DDPM (Eq. 10): scale sqrt(1 - beta_i), variance beta_i both ways (the larger of Ho et al.'s two choices)."""
         steps = len(times) - 1
-        if table_times(times) is None or steps <= self.beta_max:
+        if table_times(times) is None or steps <= self.beta_max or self.chain == "exact":
             return SDE.transition(self, times)
         beta = self.betas(steps).flip(0)
         return Transition((1 - beta).sqrt(), beta.sqrt(), beta.sqrt())

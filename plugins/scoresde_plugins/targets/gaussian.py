@@ -111,7 +111,7 @@ class GaussianTarget(Target):
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         """The same Gaussian on ``device``, answering in ``dtype`` (float64 for float64 input)."""
         clone = attrs.evolve(self)
-        clone.__dict__["_law"] = self._law.to(device, dtype)
+        object.__setattr__(clone, "_law", self._law.to(device, dtype))
         return clone
 
     @cached_property

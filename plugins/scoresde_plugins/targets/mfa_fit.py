@@ -5,8 +5,8 @@ With z~ = [z; 1] and W~_k = [W_k, mu_k], one pass over the data collects, for ev
     N_k = sum_n r_nk,    A_k = sum_n r_nk x_n E[z~ | x_n, k]^T,    B_k = sum_n r_nk E[z~ z~^T | x_n, k]
 
 and the maximisation is W~_k = A_k B_k^-1, pi_k = N_k / N, psi = diag(sum_n x_n x_n^T - sum_k W~_k A_k^T) / N.
-The objective rises up to this value of each entry of psi and falls beyond it, so that psi clamped to bounds is the exact
-step under these bounds, and the likelihood still never decreases. The products are those of a score call.
+The objective rises up to this value of each entry of psi and falls beyond it, so that psi clamped to bounds is the
+exact step under these bounds, and the likelihood still never decreases. The products are those of a score call.
 
 uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, one draw of u for the
 whole fit. The likelihood of such a density bounds that of the grey levels (Theis et al. 2016, arXiv:1511.01844).
@@ -221,10 +221,10 @@ def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def _kmeans(x: Tensor, centers: Tensor) -> Tensor:
     """The cluster of every event after a few passes of Lloyd's algorithm, (N,); no cluster is empty."""
     for _ in range(_KMEANS_PASSES):
-        distance = _squared_distance(x, centers)
-        nearest = distance.argmin(1)
+        gap, nearest = _squared_distance(x, centers).min(1)
         for k in (nearest.bincount(minlength=len(centers)) == 0).nonzero().flatten().tolist():
-            nearest[distance.gather(1, nearest[:, None]).argmax()] = k
+            farthest = int(gap.argmax())
+            nearest[farthest], gap[farthest] = k, 0
         sums = torch.zeros_like(centers).index_add_(0, nearest, x)
         centers = sums / nearest.bincount(minlength=len(centers))[:, None]
     return nearest

@@ -98,12 +98,16 @@ class MixtureOfFactorAnalysers(Target):
             object.__setattr__(self, name, getattr(self, name).detach().to(torch.float64))
         components, dim = self.means.shape if self.means.ndim == 2 else (0, 0)
         if dim != prod(self.shape):
-            raise ValueError(f"means must be (K, {prod(self.shape)}) for events of shape {self.shape}, "
-                             f"got {tuple(self.means.shape)}")  # fmt: skip
+            found = tuple(self.means.shape)
+            raise ValueError(f"means must be (K, {prod(self.shape)}) for events of shape {self.shape}, got {found}")
         if self.factors.ndim != 3 or self.factors.shape[::2] != (components, dim):
             raise ValueError(f"factors must be ({components}, q, {dim}), got {tuple(self.factors.shape)}")
         if self.weights.shape != (components,) or not bool((self.weights > 0).all()):
             raise ValueError(f"weights must be {components} positive numbers, got {self.weights.tolist()}")
+        for name in ("means", "factors", "noise"):
+            wrong = int((~getattr(self, name).isfinite()).sum())
+            if wrong:
+                raise ValueError(f"{name} must be finite, got {wrong} entries that are not")
         if self.noise.shape != (dim,) or not bool((self.noise > 0).all()):
             raise ValueError(f"noise must be {dim} positive variances, got shape {tuple(self.noise.shape)}")
         object.__setattr__(self, "weights", self.weights / self.weights.sum())
@@ -194,7 +198,10 @@ class MixtureOfFactorAnalysers(Target):
             log_r = self.infer(x.reshape(-1, *self.shape), DATA).joint.log_softmax(1)
             entropies.append(torch.special.entr(log_r.exp()).sum(1))
         ambiguity = torch.cat(entropies)
-        return Estimate(known - float(ambiguity.mean()), float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS))
+        # Draws cannot see an overlap rarer than one in their number, which would count log K at most.
+        unseen = math.log(len(self.weights)) / ENTROPY_DRAWS
+        stderr = max(float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS), unseen)
+        return Estimate(known - float(ambiguity.mean()), stderr)
 
     def _draw(self, n: int, seed: int, start: int = 0) -> Tensor:
         """Draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""

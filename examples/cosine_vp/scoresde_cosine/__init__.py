@@ -1,0 +1,1 @@
+"""A plugin for scoresde: its components are declared in the registry.yaml beside this file."""
