@@ -1,0 +1,96 @@
+r"""Layers that every U-Net here shares, and the values that they start from.
+
+Weights are drawn as in DDPM (Ho et al. 2020, arXiv:2006.11239, released code), variance scaling over the mean of
+the fans with a uniform law:
+
+    W ~ U(-a, a),    a^2 = 3 scale / ((fan_in + fan_out) / 2),    biases 0
+
+A ``scale`` of 0 stands for 1e-10: the layer starts as (almost) zero, so that a residual branch starts as the identity
+and the network's output as zero, yet its weights still receive a gradient from the layers behind it.
+
+Attribute names with a capital and a number (``Conv_0``, ``NIN_0``) are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+    "lrelu": lambda: nn.LeakyReLU(0.2),
+    "swish": nn.SiLU,
+}
+"""The nonlinearities of the papers; ``swish`` is x sigmoid(x)."""
+
+NONLINEARITIES = tuple(ACTIVATIONS)
+
+SMALLEST_SCALE = 1e-10
+
+
+def scaled_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
+    """Fill ``weight`` (out, in, ...) with the law above, in place, and return it."""
+    receptive = math.prod(weight.shape[2:])
+    mean_fan = (weight.shape[0] + weight.shape[1]) * receptive / 2
+    bound = math.sqrt(3 * (scale or SMALLEST_SCALE) / mean_fan)
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+def conv(in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1, scale: float = 1.0) -> nn.Conv2d:
+    """A convolution that keeps its input's size; with a ``stride`` it pads nothing, since its caller does."""
+    padding = size // 2 if stride == 1 else 0
+    layer = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=padding)
+    scaled_uniform_(layer.weight, scale)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def dense(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer."""
+    layer = nn.Linear(in_features, out_features)
+    scaled_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int, min_group: int = 4) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or fewer where a group would hold less than ``min_group`` channels; eps 1e-6.
+
+    Raises ``ValueError`` where the groups do not divide the channels.
+    """
+    groups = min(channels // min_group, 32)
+    if groups < 1 or channels % groups:
+        raise ValueError(
+            f"a layer of {channels} channels cannot be split into {max(groups, 1)} groups of at least {min_group}: "
+            f"take nf a multiple of 32, or of {min_group} where every layer stays below {32 * min_group} channels"
+        )
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class NIN(nn.Module):
+    """A 1x1 convolution (network in network) kept as a matrix ``W`` (in, out) and a bias ``b`` (out,)."""
+
+    def __init__(self, in_channels: int, out_channels: int, scale: float = 0.1) -> None:
+        super().__init__()
+        self.W = nn.Parameter(scaled_uniform_(torch.empty(in_channels, out_channels), scale))
+        self.b = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return F.conv2d(x, self.W.t()[:, :, None, None], self.b)
+
+
+def merge(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
+    """``x + branch``, divided by sqrt(2) where ``rescale``, which keeps the variance of independent summands.
+
+    A new tensor, so that the division can be done in place.
+    """
+    total = x + branch
+    return total.mul_(math.sqrt(0.5)) if rescale else total

@@ -1,0 +1,251 @@
+r"""The dilated RefineNet behind NCSN and NCSNv2 (Lin et al. 2017, arXiv:1611.06612; Song & Ermon 2019, 1907.05600).
+
+A chain of residual stages reads the image at falling resolution; below a point, dilation widens the receptive field
+in place of more pooling, so that few pixels are lost. A chain of refinement blocks then walks back from the coarsest
+stage: each fuses its stage with the refined coarser one. One block is
+
+    adapt      residual convolution units (RCU) on every input
+    fuse       multi-resolution fusion (MSF): convolve, enlarge bilinearly to the finest input, add
+    pool       chained residual pooling (CRP): x + pool-conv(x) + pool-conv(pool-conv(x)) + ...
+    output     more RCUs
+
+Parameter names and their order are those of the published checkpoints; a norm without parameters leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .instance_norm import NoNorm, Norm
+
+
+@attrs.frozen
+class Stage:
+    """Two residual blocks at one resolution, called ``name``, and the block ``refine`` that reads them on the way back.
+
+    ``width`` counts channels in units of ``nf``. With ``pool`` the stage halves the image; else ``dilation`` spaces
+    the taps of its convolutions.
+    """
+
+    name: str
+    refine: str
+    width: int
+    pool: bool = False
+    dilation: int = 1
+
+
+def conv3x3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size of the image."""
+    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+
+
+class PooledConv(nn.Module):
+    """A convolution, then the mean over 2x2 pixels; an odd side gains a row of zeros at its start."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:
+            x = F.pad(x, (width % 2, 0, height % 2, 0))
+        if self.conv.kernel_size == (1, 1):  # commutes with the mean, and sees a quarter of the pixels after it
+            return F.conv2d(F.avg_pool2d(x, 2), self.conv.weight, self.conv.bias)
+        return F.avg_pool2d(self.conv(x), 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x)))))), where ``entry`` blocks change the width or the resolution of a stage."""
+
+    def __init__(self, inputs: int, stage: Stage, outputs: int, norm: Norm, act: nn.Module, *, entry: bool) -> None:
+        super().__init__()
+        pool = entry and stage.pool
+        self.conv1 = conv3x3(inputs, inputs, stage.dilation)
+        self.normalize2 = norm(inputs)
+        self.conv2 = PooledConv(inputs, outputs, 3) if pool else conv3x3(inputs, outputs, stage.dilation)
+        self.shortcut: nn.Module | None = None
+        if entry:
+            self.shortcut = PooledConv(inputs, outputs, 1) if pool else conv3x3(inputs, outputs, stage.dilation)
+        self.normalize1 = norm(inputs)
+        self.act = act
+
+    def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H', W')."""
+        h = self.conv1(self.act(self.normalize1(x, index)))
+        h = self.conv2(self.act(self.normalize2(h, index)))
+        result: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
+        return result
+
+
+class ResidualUnits(nn.ModuleDict):
+    """RCU: ``units`` times x + conv(act(norm(conv(act(norm(x)))))), named ``UNIT_PLACE_norm`` and ``_conv``."""
+
+    def __init__(self, channels: int, units: int, norm: Norm, act: nn.Module) -> None:
+        super().__init__()
+        self.units = units
+        for unit in range(1, units + 1):
+            for place in (1, 2):
+                self[f"{unit}_{place}_norm"] = norm(channels)
+                self[f"{unit}_{place}_conv"] = conv3x3(channels, channels, bias=False)
+        self.act = act
+
+    def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """A tensor like ``x``."""
+        for unit in range(1, self.units + 1):
+            h = x
+            for place in (1, 2):
+                h = self[f"{unit}_{place}_conv"](self.act(self[f"{unit}_{place}_norm"](h, index)))
+            x = h + x
+        return x
+
+
+class Fusion(nn.Module):
+    """MSF: convolutions of inputs at several resolutions, enlarged to the first one's size and added."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, norm: Norm) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv3x3(channels, outputs) for channels in inputs)
+        self.norms = nn.ModuleList(norm(channels) for channels in inputs)
+
+    def forward(self, inputs: Sequence[Tensor], index: Tensor | None) -> Tensor:
+        """Tensors (B, C_i, H_i, W_i) to (B, outputs, H_0, W_0)."""
+        size = inputs[0].shape[2:]
+        maps = [conv(norm(x, index)) for conv, norm, x in zip(self.convs, self.norms, inputs, strict=True)]
+        fused: Tensor = maps[0]
+        for h in maps[1:]:
+            fused = fused + (h if h.shape[2:] == size else F.interpolate(h, size, mode="bilinear", align_corners=True))
+        return fused
+
+
+class WindowPool(nn.Module):
+    """The maximum, or with zeros outside the image the mean, over the 5x5 pixels around every pixel."""
+
+    def __init__(self, kind: Literal["max", "mean"]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A tensor like ``x``."""
+        if x.device.type == "cpu":  # pooling is several times faster there with channels last, two copies included
+            x = x.contiguous(memory_format=torch.channels_last)
+        pooled = F.max_pool2d(x, 5, 1, 2) if self.kind == "max" else F.avg_pool2d(x, 5, 1, 2)
+        return pooled.contiguous()
+
+
+class ChainedPooling(nn.Module):
+    """CRP: act(x) plus two pooled and convolved copies, each made from the one before; windows of 5x5 pixels."""
+
+    def __init__(self, channels: int, norm: Norm, act: nn.Module, pool: nn.Module) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv3x3(channels, channels, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(norm(channels) for _ in range(2))
+        self.act, self.pool = act, pool
+
+    def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """A tensor like ``x``."""
+        total: Tensor = self.act(x)
+        path = total
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            path = conv(self.pool(norm(path, index)))
+            total = total + path
+        return total
+
+
+class RefineBlock(nn.Module):
+    """Adapt every input, fuse them, pool, and finish with ``units`` residual units."""
+
+    def __init__(
+        self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: nn.Module, units: int
+    ) -> None:
+        super().__init__()
+        self.adapt_convs = nn.ModuleList(ResidualUnits(channels, 2, norm, act) for channels in inputs)
+        self.output_convs = ResidualUnits(outputs, units, norm, act)
+        self.msf = Fusion(inputs, outputs, norm) if len(inputs) > 1 else None
+        self.crp = ChainedPooling(outputs, norm, act, pool)
+
+    def forward(self, inputs: Sequence[Tensor], index: Tensor | None) -> Tensor:
+        """Tensors (B, C_i, H_i, W_i), the finest first, to (B, outputs, H_0, W_0)."""
+        adapted = [unit(x, index) for unit, x in zip(self.adapt_convs, inputs, strict=True)]
+        h = adapted[0] if self.msf is None else self.msf(adapted, index)
+        result: Tensor = self.output_convs(self.crp(h, index), index)
+        return result
+
+
+class RefineNet(nn.Module):
+    """The whole network, from images to raw scores.
+
+    ``norm`` serves the residual stages and the output, ``refine_norm`` the refinement blocks; ``pool`` is the 5x5
+    pooling in their chains. With ``centered`` the data lie in [-1, 1] already; else [0, 1] is mapped there first.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        nf: int,
+        stages: Sequence[Stage],
+        *,
+        norm: Norm,
+        refine_norm: Norm = NoNorm,
+        pool: Literal["max", "mean"],
+        act: nn.Module,
+        centered: bool,
+    ) -> None:
+        super().__init__()
+        self.stages, self.centered, self.act = tuple(stages), centered, act
+        self.begin_conv = conv3x3(channels, nf)
+        self.normalizer = norm(nf)
+        self.end_conv = conv3x3(nf, channels)
+        widths = [stage.width * nf for stage in stages]
+        for stage, inputs, outputs in zip(stages, [nf, *widths[:-1]], widths, strict=True):
+            first = ResidualBlock(inputs, stage, outputs, norm, act, entry=stage is not stages[0])
+            second = ResidualBlock(outputs, stage, outputs, norm, act, entry=False)
+            self.add_module(stage.name, nn.ModuleList([first, second]))
+        # Every refinement block answers in the width of the next finer stage; the published parameters, and the
+        # ordered EMA lists made of them, have the blocks in the order of their names.
+        finer = [widths[0], *widths[:-1]]
+        for k in sorted(range(len(stages)), key=lambda k: stages[k].refine):
+            sources = [widths[k]] if k == len(stages) - 1 else [widths[k], finer[k + 1]]
+            units = 1 if k else 3
+            block = RefineBlock(sources, finer[k], refine_norm, act, WindowPool(pool), units)
+            self.add_module(stages[k].refine, block)
+
+    def raw(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """The last convolution's output for images ``x`` (B, C, H, W) at integer noise levels ``index`` (B,)."""
+        h = self.begin_conv(x if self.centered else 2 * x - 1)
+        found = []
+        for stage in self.stages:
+            first, second = self.get_submodule(stage.name).children()
+            h = second(first(h, index), index)
+            found.append(h)
+        h = self.get_submodule(self.stages[-1].refine)([found[-1]], index)
+        for stage, feature in zip(self.stages[-2::-1], found[-2::-1], strict=True):
+            h = self.get_submodule(stage.refine)([feature, h], index)
+        result: Tensor = self.end_conv(self.act(self.normalizer(h, index)))
+        return result
+
+
+def level_index(label: Tensor) -> Tensor:
+    """Integer noise levels from labels, which may be whole numbers in a float tensor."""
+    return label.round().long() if label.is_floating_point() else label.long()
+
+
+def check_image(name: str, shape: tuple[int, ...], stages: Sequence[Stage]) -> int:
+    """The channels of images of ``shape`` (C, H, W), or a ``ValueError`` where the network cannot read them."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{name} reads images of shape (channels, height, width), not events of shape {tuple(shape)}")
+    halvings = sum(stage.pool for stage in stages)
+    height, width = shape[1:]
+    if max(height, width) <= 2**halvings:
+        raise ValueError(
+            f"{name} halves the image {halvings} times, which leaves a single pixel of {height}x{width}: "
+            f"one side must exceed {2**halvings} pixels"
+        )
+    return shape[0]

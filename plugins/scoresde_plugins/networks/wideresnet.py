@@ -1,0 +1,169 @@
+r"""The noise-conditional classifier of class-conditional sampling (Song et al. 2021, arXiv:2011.13456, Appendix I).
+
+    log p(y | x, sigma),    x = x_0 + sigma eps
+
+A Wide ResNet (Zagoruyko & Komodakis 2016, arXiv:1605.07146) with group in place of batch normalisation. Images are
+standardised by the channel statistics of the data, then each by its own mean and standard deviation. Noise enters as
+random Fourier features of log sigma, through two dense layers, as a shift in every block:
+
+    sin(2 pi w log sigma), cos(2 pi w log sigma),    w ~ N(0, 16^2), 128 of them, fixed
+
+Shortcuts carry no parameters: where a group widens, the input is mean-pooled and filled up with zero channels. An image
+of a process with alpha != 1 has to come as x / alpha with sigma / alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import attrs
+import torch
+from attrs.validators import deep_iterable, ge, gt, optional
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scoresde_core.components import param
+from scoresde_core.network import Network
+
+CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
+CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
+FREQUENCIES, FOURIER_SCALE, EMBEDDING = 128, 16.0, 512
+optional_tuple = attrs.converters.optional(tuple)
+
+
+@attrs.frozen(kw_only=True)
+class Classifier(Network):
+    """A noise-conditional Wide ResNet; its module gives logits (B, classes), not a tensor like ``x``.
+
+    That makes it a guide for other networks and never a score model: ``parameterisation`` is ``logits``, which no
+    score model reads. The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters.
+    """
+
+    parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)  # type: ignore[assignment]
+    label: Literal["sigma"] = param("sigma", "the noise scale", attrs.validators.in_(("sigma",)))
+    scales: int = param(1000, "not used: the noise scale is continuous", ge(2))
+    classes: int = param(10, "number of classes", ge(2))
+    blocks_per_group: int = param(4, "residual blocks in each of three groups", ge(1))
+    multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))
+    mean: tuple[float, ...] | None = param(
+        None, "channel means; null: CIFAR-10's for 3 channels, else 0", converter=optional_tuple
+    )
+    std: tuple[float, ...] | None = param(
+        None,
+        "channel standard deviations; null: CIFAR-10's for 3 channels, else 1",
+        optional(deep_iterable(gt(0))),
+        converter=optional_tuple,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.multiplier > 8 and self.multiplier % 2:
+            raise ValueError(
+                f"multiplier {self.multiplier} gives {16 * self.multiplier} channels, which 32 norm groups do not "
+                "divide: take an even number, or at most 8"
+            )
+
+    def build(self, shape: tuple[int, ...]) -> nn.Module:
+        """The module for images of ``shape``, in [0, 1] unless ``mean`` and ``std`` say otherwise."""
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"classifier reads images of shape (channels, height, width), not {tuple(shape)}")
+        color = shape[0] == 3
+        mean = self.mean if self.mean is not None else CIFAR10_MEAN if color else (0.0,) * shape[0]
+        std = self.std if self.std is not None else CIFAR10_STD if color else (1.0,) * shape[0]
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != shape[0]:
+                raise ValueError(
+                    f"{name} has {len(values)} values for images of {shape[0]} channels: give one a channel"
+                )
+        return ClassifierModule(self, mean, std)
+
+
+class ClassifierModule(nn.Module):
+    """The network of a :class:`Classifier` specification."""
+
+    mean: Tensor
+    std: Tensor
+    frequencies: Tensor
+
+    def __init__(self, spec: Classifier, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+        self.register_buffer("frequencies", torch.randn(FREQUENCIES) * FOURIER_SCALE)
+        self.embed = nn.Sequential(_dense(2 * FREQUENCIES, EMBEDDING), nn.SiLU(), _dense(EMBEDDING, EMBEDDING))
+        self.begin_conv = _conv(len(mean), 16)
+        self.blocks = nn.ModuleList()
+        width = 16
+        for group, widening in enumerate((16, 32, 64)):
+            for block in range(spec.blocks_per_group):
+                outputs, stride = widening * spec.multiplier, 2 if group and not block else 1
+                self.blocks.append(WideBlock(width, outputs, stride, share_norm=not group and not block))
+                width = outputs
+        self.normalizer = _norm(width)
+        self.head = nn.Linear(width, spec.classes)
+        bound = 1 / math.sqrt(spec.classes)
+        nn.init.uniform_(self.head.weight, -bound, bound)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """Logits (B, classes) of images ``x`` (B, C, H, W) with noise of scale ``label`` (B,), positive."""
+        x = (x - self.mean) / self.std
+        spread, centre = torch.std_mean(x, (1, 2, 3), correction=0, keepdim=True)
+        h = (x - centre) / spread.clamp_min(1 / math.sqrt(x[0].numel()))
+        phase = 2 * math.pi * label.log()[:, None] * self.frequencies
+        noise = F.silu(self.embed(torch.cat([phase.sin(), phase.cos()], 1)))
+        h = self.begin_conv(h)
+        for block in self.blocks:
+            h = block(h, noise)
+        logits: Tensor = self.head(F.relu(self.normalizer(h)).mean((2, 3)))
+        return logits
+
+
+class WideBlock(nn.Module):
+    """shortcut(x) + conv(relu(norm(conv(relu(norm(x))) + dense(noise)))).
+
+    With ``share_norm`` the shortcut starts from relu(norm(x)) too.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, share_norm: bool) -> None:
+        super().__init__()
+        self.normalize1 = _norm(inputs)
+        self.conv1 = _conv(inputs, outputs, stride)
+        self.dense = _dense(EMBEDDING, outputs)
+        self.normalize2 = _norm(outputs)
+        self.conv2 = _conv(outputs, outputs)
+        self.stride, self.fill, self.share_norm = stride, outputs - inputs, share_norm
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """(B, inputs, H, W), told of ``noise`` (B, 512), to (B, outputs, ceil(H / s), ceil(W / s)), s the stride."""
+        h = F.relu(self.normalize1(x))
+        if self.share_norm:
+            x = h
+        if self.stride == 2:  # "same" padding: what is missing goes to the end of each side first
+            height, width = h.shape[2:]
+            h = F.pad(h, (width % 2, 1, height % 2, 1))
+            x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        h = self.conv1(h) + self.dense(noise)[:, :, None, None]
+        h = self.conv2(F.relu(self.normalize2(h)))
+        result: Tensor = h + F.pad(x, (0, 0, 0, 0, 0, self.fill))
+        return result
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(channels // 4, 32), channels, eps=1e-5)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias; at stride 2 the caller pads."""
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1 if stride == 1 else 0, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _dense(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with LeCun's truncated normal weights, of variance 1 / inputs, and no bias at the start."""
+    dense = nn.Linear(inputs, outputs)
+    std = 1 / math.sqrt(inputs) / 0.87962566  # the standard deviation of N(0, 1) cut at two
+    nn.init.trunc_normal_(dense.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(dense.bias)
+    return dense
