@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+_LINE = 90
+
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML that refuses a key given twice, instead of keeping the last."""
@@ -26,6 +28,25 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML with collections of scalars on one line where they fit."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        node: yaml.SequenceNode = super().represent_sequence(tag, sequence, flow_style)
+        node.flow_style = _fits(node.value)
+        return node
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().represent_mapping(tag, mapping, flow_style)
+        node.flow_style = _fits([part for pair in node.value for part in pair])
+        return node
+
+
+def _fits(nodes: list[yaml.Node]) -> bool:
+    scalars = all(isinstance(node, yaml.ScalarNode) or not node.value for node in nodes)
+    return scalars and sum(len(str(node.value)) + 2 for node in nodes) < _LINE
+
+
 def load(text: str) -> Any:
     """The document in ``text``; a :class:`yaml.YAMLError` says in one line what is wrong with it."""
     try:
@@ -36,5 +57,5 @@ def load(text: str) -> Any:
 
 def dump(data: Any) -> str:
     """``data`` as a document that :func:`load` reads back, keys in their order."""
-    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     return text
