@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
@@ -502,6 +503,13 @@ def test_every_check_says_what_it_checks(kind):
     assert len({check.__name__ for check in found}) == len(found)
     assert all((check.__doc__ or "").strip().endswith(".") for check in found)
     assert kind in SUITES or kind in {"networks", "losses", "datasets", "conditions", "dequantizers", "commands"}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_check_is_in_the_docs_in_its_own_words(kind):
+    docs = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text()
+    for check in checks(kind):
+        assert f"| `{check.__name__}` | {check.__doc__.strip().splitlines()[0]} |" in docs
 
 
 def test_a_check_leaves_the_global_generator_alone():

@@ -181,3 +181,13 @@ def test_a_new_sde_needs_two_methods():
 
     with pytest.raises(TypeError, match="sigma"):
         Half()
+
+
+def test_the_exact_chain_is_an_option():
+    times = UniformGrid().times(VPSDE(), 50)
+    sde = VPSDE(chain="exact")
+    exact = SDE.transition(sde, times)
+    torch.testing.assert_close(sde.discretize(times).drift, exact.scale - 1)
+    assert not torch.allclose(VPSDE().discretize(times).drift, exact.scale - 1, rtol=1e-3)
+    ve = VESDE(chain="exact")
+    torch.testing.assert_close(ve.discretize(times).diffusion, SDE.transition(ve, times).std)
