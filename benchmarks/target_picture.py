@@ -11,7 +11,7 @@ import torch
 from scoresde_core import create
 
 matplotlib.use("agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ROWS, COLUMNS = 8, 10
 

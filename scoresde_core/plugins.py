@@ -145,8 +145,9 @@ def _rows_of(manager: pluggy.PluginManager, plugin: Any) -> list[manifest.Row]:
 
 
 def _manifest_of(plugin: Any) -> Path | None:
-    """The ``registry.yaml`` beside a plugin module."""
-    origin = getattr(plugin, "__file__", None) if isinstance(plugin, ModuleType) else None
+    """The ``registry.yaml`` beside a plugin module. A module outside any package shares its folder with others."""
+    inside = isinstance(plugin, ModuleType) and plugin.__package__
+    origin = getattr(plugin, "__file__", None) if inside else None
     path = Path(origin).with_name("registry.yaml") if origin else None
     return path if path and path.is_file() else None
 

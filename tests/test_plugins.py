@@ -289,6 +289,17 @@ def test_hooks_and_manifest_together(install):
     assert registry.load("grids", "by_hook") is registry.load("grids", "by_row")
 
 
+def test_a_manifest_belongs_to_a_package_not_to_the_folder_of_a_lone_module(install, tmp_path):
+    install("fake-plugin", "", "api: 1\ngrids:\n  mine: {target: 'a:B'}\n", entry="fake_plugin.door")
+    (tmp_path / "fake_plugin" / "door.py").write_text("")
+    install("fake-lone", entry="fake_lonely")
+    (tmp_path / "fake_lonely.py").write_text(HOOK + "    register('lonely', 'a:B')\n")
+    (tmp_path / "registry.yaml").write_text("api: 1\ngrids:\n  stray: {target: 'a:B'}\n")
+    registry = load_registry(disabled=())
+    assert rows_of("fake-plugin", registry) == ["mine"]
+    assert rows_of("fake-lone", registry) == ["lonely"]
+
+
 def test_a_hook_may_take_fewer_arguments(install):
     code = "from scoresde_core import hookimpl\nheard = []\n@hookimpl\ndef scoresde_on_result():\n    heard.append(1)\n"
     install("fake-plugin", code)

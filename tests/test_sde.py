@@ -6,13 +6,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from scoresde_plugins.grids import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
-from scoresde_plugins.score_flow.sdes import LinearVESDE
-from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from torch import Tensor
 
 from scoresde_core.schedule import Schedule
 from scoresde_core.sde import DATA, SDE, GaussianPrior
+from scoresde_plugins.grids import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from scoresde_plugins.score_flow.sdes import LinearVESDE
+from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 GRIDS = {"uniform": UniformGrid(), "quadratic": QuadraticGrid(), "logsnr": LogSNRGrid(), "karras": KarrasGrid()}

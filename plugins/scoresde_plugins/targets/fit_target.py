@@ -71,8 +71,8 @@ class FitTargetCommand(Command):
         save(arguments.out, target, report, parse(arguments.dataset).name)
         print(
             f"{report.components} components of {report.factors} factors, {report.iterations} iterations\n"
-            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats an image, "
-            f"{report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
+            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats "
+            f"an image, {report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
             f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'"
         )
         return 0
