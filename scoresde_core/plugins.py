@@ -94,7 +94,10 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str]) -
         return status
     plugin: Any = None
     try:
-        plugin = point.load()
+        loaded = point.load()
+        if manager.is_registered(loaded):
+            raise PluginError(f"{point.value} is loaded already: another entry point names it too")
+        plugin = loaded  # ours to take out again
         status.rows = _rows_of(manager, plugin)
     except KeyboardInterrupt:
         raise
@@ -109,6 +112,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str]) -
 
 def _load_file(path: Path) -> Status:
     status = Status(path.stem, "local file", "ok")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # so that a module beside the file can be named as a target
     try:
         status.rows = manifest.read(path)
     except Exception as error:
@@ -142,8 +148,9 @@ def _rows_of(manager: pluggy.PluginManager, plugin: Any) -> list[manifest.Row]:
 
 
 def _manifest_of(plugin: Any) -> Path | None:
-    """The ``registry.yaml`` beside a plugin module."""
-    origin = getattr(plugin, "__file__", None) if isinstance(plugin, ModuleType) else None
+    """The ``registry.yaml`` beside a plugin module. A module outside any package shares its folder with others."""
+    inside = isinstance(plugin, ModuleType) and plugin.__package__
+    origin = getattr(plugin, "__file__", None) if inside else None
     path = Path(origin).with_name("registry.yaml") if origin else None
     return path if path and path.is_file() else None
 
@@ -152,11 +159,11 @@ def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:
     """A name that looks like a hook but is none, or lacks its marker, would be silently ignored by pluggy."""
     specs = [name for name in dir(manager.hook) if name.startswith(PREFIX)]
     for name in dir(plugin):
-        if not name.startswith((f"{PREFIX}register_", f"{PREFIX}on_")) or not callable(getattr(plugin, name)):
-            continue
-        if name not in specs:
+        marked = manager.parse_hookimpl_opts(plugin, name) is not None
+        named = name.startswith((f"{PREFIX}register_", f"{PREFIX}on_")) and callable(getattr(plugin, name))
+        if (marked or named) and name not in specs:
             raise PluginError(f"there is no hook {name!r}.{near_misses(name, specs)}")
-        if manager.parse_hookimpl_opts(plugin, name) is None:
+        if named and not marked:
             raise PluginError(f"{name} lacks the @hookimpl marker of scoresde_core")
 
 

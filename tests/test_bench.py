@@ -45,7 +45,6 @@ def local(tmp_path, monkeypatch):
         "    def step(self, x, step, model, noise):\n"
         "        return x * torch.inf, x * torch.inf\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
     path = tmp_path / "mine.yaml"
     path.write_text(
         "api: 1\npredictors:\n"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+
 from scoresde_bench.labels import labels, plain, quantity
 from scoresde_bench.ranking import rank
 from scoresde_bench.table import print_table

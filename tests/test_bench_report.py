@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from scoresde_bench import plot
 from scoresde_bench.pictures import sample_grid
 from scoresde_bench.ranking import rank
 from scoresde_bench.report import write_report
-
 from scoresde_core.errors import FileError
 
 COMMAND = "scoresde-bench --corrector 'langevin[snr=0.16]'"

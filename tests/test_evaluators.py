@@ -7,17 +7,17 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from scoresde_core.evaluator import Comparison, Evidence, Metric, Reference
+from scoresde_core.target import Estimate, Target
 from scoresde_plugins.evaluators import energy_distance
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.mode_weights import ModeWeights
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2
 from scoresde_plugins.evaluators.nll_gap import NLLGap
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
-from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
-
-from scoresde_core.evaluator import Comparison, Evidence, Metric, Reference
-from scoresde_core.target import Estimate, Target
 
 ALL = [NLLGap(), SlicedWasserstein(), ModeWeights(), Moments(), EnergyDistance()]
 ON_GAUSSIAN = [metric for metric in ALL if metric.name != "mode_weights"]

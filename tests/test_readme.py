@@ -31,7 +31,10 @@ def test_command(command, tmp_path):
     program, *arguments = shlex.split(command)
     if program == "pip":
         assert arguments[0] == "install"
-        run([sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation", *arguments[1:]], ROOT)
+        run(
+            [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation", *arguments[1:]],
+            ROOT,
+        )
     elif program == "pytest":
         assert "test_readme.py" in run([sys.executable, "-m", "pytest", "--collect-only", "-q"], ROOT)
     else:

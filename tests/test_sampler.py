@@ -4,6 +4,11 @@ import math
 
 import pytest
 import torch
+
+from scoresde_core.errors import UsageError
+from scoresde_core.sampler import sample, skip
+from scoresde_core.schedule import Schedule
+from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_plugins.ddpm.predictors import AncestralSamplingPredictor, DDIMPredictor
 from scoresde_plugins.grids import LogSNRGrid, QuadraticGrid
 from scoresde_plugins.ncsn.correctors import AnnealedLangevinCorrector
@@ -17,11 +22,6 @@ from scoresde_plugins.score_sde.predictors import (
 )
 from scoresde_plugins.score_sde.samplers import ODESampler, PredictorCorrectorSampler
 from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
-
-from scoresde_core.errors import UsageError
-from scoresde_core.sampler import sample, skip
-from scoresde_core.schedule import Schedule
-from scoresde_core.score import ExactScore, ScoreModel
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 MEAN, STD = 0.5, 0.2

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from torch import nn
 
 from scoresde_core.score import ExactScore, NetworkScore, level_of
 from scoresde_core.sde import Level
+from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 
 MEAN, VARIANCE = 0.3, 0.25
 

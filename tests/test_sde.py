@@ -6,13 +6,13 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from scoresde_plugins.grids import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
-from scoresde_plugins.score_flow.sdes import LinearVESDE
-from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from torch import Tensor
 
 from scoresde_core.schedule import Schedule
 from scoresde_core.sde import DATA, SDE, GaussianPrior
+from scoresde_plugins.grids import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
+from scoresde_plugins.score_flow.sdes import LinearVESDE
+from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 GRIDS = {"uniform": UniformGrid(), "quadratic": QuadraticGrid(), "logsnr": LogSNRGrid(), "karras": KarrasGrid()}
@@ -181,3 +181,13 @@ def test_a_new_sde_needs_two_methods():
 
     with pytest.raises(TypeError, match="sigma"):
         Half()
+
+
+def test_the_exact_chain_is_an_option():
+    times = UniformGrid().times(VPSDE(), 50)
+    sde = VPSDE(chain="exact")
+    exact = SDE.transition(sde, times)
+    torch.testing.assert_close(sde.discretize(times).drift, exact.scale - 1)
+    assert not torch.allclose(VPSDE().discretize(times).drift, exact.scale - 1, rtol=1e-3)
+    ve = VESDE(chain="exact")
+    torch.testing.assert_close(ve.discretize(times).diffusion, SDE.transition(ve, times).std)

@@ -3,6 +3,7 @@ r"""Grids: where a sampler's N steps lie between t = 1 and the SDE's t_min. A la
 A grid is a map of the unit interval; the step counts and the ends are the sampler's and the SDE's.
 """
 
+import math
 from abc import abstractmethod
 
 import attrs
@@ -49,7 +50,7 @@ class QuadraticGrid(_Spread):
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """(1 + u (sqrt(t_min) - 1))^2."""
-        return (1 + u * (sde.t_min**0.5 - 1)).square()
+        return (1 + u * (math.sqrt(sde.t_min) - 1)).square()
 
 
 @attrs.frozen

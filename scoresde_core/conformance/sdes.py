@@ -167,7 +167,7 @@ def keeps_dtype_and_device(subject: Subject) -> None:
 
 
 def is_accurate_in_float32(subject: Subject) -> None:
-    """Near t_min, float32 agrees with float64 to 1e-4: no cancellation (expm1 instead of 1 - exp)."""
+    """Near t_min, float32 agrees with float64 to 2e-5: no cancellation (expm1 instead of 1 - exp)."""
     sde = _sde(subject)
     t = _times(sde).float()
     for name in ("alpha", "sigma", "drift_rate", "diffusion"):
@@ -175,7 +175,7 @@ def is_accurate_in_float32(subject: Subject) -> None:
         scale = expected.abs().clamp_min(1e-12)
         error = ((found - expected).abs() / scale).nan_to_num(math.inf)
         k = int(error.argmax())
-        assert float(error[k]) <= 1e-4, (
+        assert float(error[k]) <= 2e-5, (
             f"{name}({float(t[k]):.3g}) is {float(found[k]):.7g} in float32, {float(expected[k]):.7g} in float64"
         )
 

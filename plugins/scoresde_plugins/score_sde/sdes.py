@@ -26,7 +26,6 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.sde import SDE, Discretization, GaussianPrior, Level, Transition
 
-
 Chain = Literal["published", "exact"]
 _CHAIN_HELP = "discrete chain: the published table, or the exact transitions between the grid's times"
 
@@ -148,8 +147,8 @@ class LinearBetaSDE(SDE):
 class VPSDE(LinearBetaSDE):
     """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM.
 
-    The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1 / t_min = 1000;
-    with fewer steps the table's last denoising step is too long, and ``chain=exact`` does better.
+    The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1/t_min, the
+    published 1000; with fewer steps the table's last denoising step is too long, and ``chain=exact`` does better.
     """
 
     chain: Chain = param("published", _CHAIN_HELP, kw_only=True)

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scoresde_core.command import Command
+from scoresde_core.components import parse
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
 
 _NUMBERS = {
     "components": (int, 32, "mixture components"),
     "factors": (int, 13, "factors of each component"),
-    "iterations": (int, 50, "most EM iterations"),
+    "iterations": (int, 60, "EM iterations"),
     "floor": (float, 0.05, "smallest noise of a pixel, as a standard deviation on the scale [-1, 1]"),
-    "ceiling": (float, 0.1, "largest noise of a pixel"),
+    "ceiling": (float, 0.2, "largest noise of a pixel"),
     "seed": (int, 0, "seed of the dequantisation and of the first guess"),
 }
 
@@ -33,11 +34,15 @@ class FitTargetCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Data set, numbers, output."""
-        parser.add_argument("dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'")
+        parser.add_argument(
+            "dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'"
+        )
         parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
         parser.add_argument("--images", type=int, metavar="N", help="use the first N training images only")
         for name, (kind, default, text) in _NUMBERS.items():
-            parser.add_argument(f"--{name}", type=kind, default=default, metavar="X", help=f"{text} (default: {default})")
+            parser.add_argument(
+                f"--{name}", type=kind, default=default, metavar="X", help=f"{text} (default: {default})"
+            )
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Fit, report the held-out likelihood, save."""
@@ -63,11 +68,11 @@ class FitTargetCommand(Command):
                 target, report = fit_mfa(images, held_out, progress=progress, **numbers)
             except ValueError as error:
                 raise UsageError(str(error)) from error
-        save(arguments.out, target, report, arguments.dataset)
+        save(arguments.out, target, report, parse(arguments.dataset).name)
         print(
             f"{report.components} components of {report.factors} factors, {report.iterations} iterations\n"
-            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats an image, "
-            f"{report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
+            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats "
+            f"an image, {report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
             f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'"
         )
         return 0

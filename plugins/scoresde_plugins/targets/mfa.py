@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -26,6 +26,8 @@ class MFATarget(MixtureTarget):
 
     A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
     """
+
+    example: ClassVar = {"file": str(MNIST_FILE)}  # what the conformance suite checks it with
 
     file: str = param(help="path of a fitted mixture (safetensors)")
 
