@@ -41,6 +41,10 @@ class Plan:
         """Shape of one event."""
         return self.config.model.shape
 
+    def to_symmetric(self, x: Tensor) -> Tensor:
+        """Events of the model's range in [-1, 1]."""
+        return x if self.config.model.centered else 2 * x - 1
+
     def build(self, seed: int = 0) -> Model:
         """The model with random weights, in evaluation mode; ``seed`` fixes them. It obeys ``torch.device(...)``."""
         with torch.random.fork_rng(devices=[]):
@@ -91,10 +95,6 @@ class Model:
             cond=cond,
             autocast=autocast,
         )
-
-    def to_symmetric(self, x: Tensor) -> Tensor:
-        """Events of the model's range in [-1, 1]."""
-        return x if self.config.model.centered else 2 * x - 1
 
 
 def plan_model(config: Config, registry: Registry) -> Plan:

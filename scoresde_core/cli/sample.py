@@ -160,7 +160,7 @@ def _write(folder: Path, model: Model, x: Tensor, keep_floats: bool) -> list[str
     arrays: dict[str, NDArray[Any]] = {}
     written = ["samples.npz"]
     if x.ndim == 4:
-        pixels = to_pixels(model.to_symmetric(x))
+        pixels = to_pixels(model.plan.to_symmetric(x))
         arrays["samples"] = pixels
         if pixels.shape[-1] in (1, 3):
             _picture(pixels, folder / "samples.png")
