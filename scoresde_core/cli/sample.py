@@ -1,8 +1,8 @@
 """``scoresde sample``: samples of a checkpoint, as a PNG grid and an ``.npz``.
 
 The folder that is written holds ``samples.npz`` (uint8, NHWC, as FID tools read them), ``samples.png`` for images of
-one or three channels, and ``sampling.yaml``, which says how they came about. Pixels are rounded to the nearest of 256
-values; the published code cuts off instead, which darkens every image by half a value.
+one or three channels (the first 256), and ``sampling.yaml``, which says how they came about. Pixels are rounded to the
+nearest value; the published code cuts off instead, which darkens every image by half a value.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .. import document
 from ..components import parameters
-from ..errors import FileError, UsageError
+from ..errors import FileError, ScoreSDEError, UsageError
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NAMES = ("sample",)
 _GAP = 2
+_TILES = 256
 _DTYPES = ("float32", "float64")
 
 
@@ -95,25 +97,16 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         )
     bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
     if bad:
-        raise FileError(
+        raise ScoreSDEError(
             f"the sampler diverged: {bad} of {n} samples are not finite; try more steps; nothing was written"
         )
     with appearing(arguments.out) as scratch:
         written = _write(scratch, model, drawn.x.cpu(), arguments.keep_floats)
-        record = {
-            **origin,
-            "sampler": repr(sampler),
-            "sde": repr(model.sde),
-            "seed": arguments.seed,
-            "n": n,
-            "batch_size": min(arguments.batch_size or n, n),
-            "dtype": arguments.dtype,
-            "device": str(device),
-            "nfe": drawn.nfe,
-            "seconds": round(drawn.seconds, 3),
-            "torch": str(torch.__version__),
-        }
-        _write_record(scratch, record)
+        settings = {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
+        settings |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
+        cost = {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
+        record = {**origin, "sampler": repr(sampler), "sde": repr(model.sde), **settings, **cost}
+        (scratch / written[-1]).write_text(document.dump(record), encoding="utf-8")
     print(f"{n} samples of shape {list(model.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
@@ -154,7 +147,7 @@ def _sampler(arguments: argparse.Namespace, registry: Registry, model: Model) ->
 
 
 def _write(folder: Path, model: Model, x: Tensor, keep_floats: bool) -> list[str]:
-    """Numbers and, for images, a picture; returns the names of the files."""
+    """Numbers and, for images, a picture; returns the names of all files, that of the record last."""
     import numpy as np
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -163,18 +156,12 @@ def _write(folder: Path, model: Model, x: Tensor, keep_floats: bool) -> list[str
         pixels = to_pixels(model.plan.to_symmetric(x))
         arrays["samples"] = pixels
         if pixels.shape[-1] in (1, 3):
-            _picture(pixels, folder / "samples.png")
+            _picture(pixels[:_TILES], folder / "samples.png")
             written.append("samples.png")
     if keep_floats or x.ndim != 4:
         arrays["floats"] = x.numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
     return [*written, "sampling.yaml"]
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    from .. import document
-
-    (folder / "sampling.yaml").write_text(document.dump(record), encoding="utf-8")
 
 
 def to_pixels(x: Tensor) -> NDArray[np.uint8]:
