@@ -59,9 +59,7 @@ def read_published(path: Path) -> Published:
     """The tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
     content = _unpickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        ema = content.get("ema")
-        shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
-        averages = list(shadow) if isinstance(shadow, Sequence) else None
+        averages = _shadow(path, content["ema"]) if "ema" in content else None
         return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
     if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
         named = _state(path, content[4]) if len(content) > 4 and isinstance(content[4], Mapping) else None
@@ -83,33 +81,38 @@ def convert(published: Published, network: nn.Module, table: bool = False) -> Co
     report = _compare(own, weights)
     if report:
         raise Misfit("; ".join(mismatches(network, weights)), report)
-    if table and "sigmas" in own and not torch.allclose(weights["sigmas"].to(own["sigmas"]), own["sigmas"], rtol=1e-4):
-        theirs, ours = (f"{values[0]:g} to {values[-1]:g}" for values in (weights["sigmas"], own["sigmas"]))
-        message = f"its noise scales run from {theirs}, the preset's from {ours}"
-        raise Misfit(message, [f"differs: sigmas, {theirs} in the file, {ours} in the preset"])
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    ema = _named_averages(published, [name for name in weights if name in trained])
-    if ema is not None:
-        strange = _compare(
-            {name: own[name] for name in trained}, {n: t for n, t in ema.items() if n not in own or n in trained}
-        )
-        if strange:
-            raise Misfit(f"{len(strange)} of its averaged weights do not match", strange)
-        ema = {name: ema[name].to(own[name].dtype) for name in own if name in trained}
-    changed = {f"{weights[name].dtype} to {own[name].dtype}".replace("torch.", "") for name in own
-               if weights[name].dtype != own[name].dtype}  # fmt: skip
-    notes = [f"converted from {change}" for change in sorted(changed)]
+    if table and "sigmas" in own:
+        _check_table(weights["sigmas"], own["sigmas"])
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    ema = None if published.ema is None else _averages(published.ema, trained, list(weights))
+    casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
+    notes = [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
     return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
 
 
-def _named_averages(published: Published, trained: list[str]) -> dict[str, Tensor] | None:
-    """The averages by name; ``trained`` are the names of the parameters they are of, in the file's order."""
-    if not isinstance(published.ema, list):
-        return published.ema
-    if len(published.ema) != len(trained):
-        message = f"it has {len(published.ema)} averaged weights for {len(trained)} trained parameters"
-        raise Misfit(message, [message])
-    return dict(zip(trained, published.ema, strict=True))
+def _check_table(theirs: Tensor, ours: Tensor) -> None:
+    """Weights of one shape fit models of several noise ranges: only the table tells them apart."""
+    if torch.allclose(theirs.to(ours), ours, rtol=1e-4):
+        return
+    found, wanted = (f"{values[0]:g} to {values[-1]:g}" for values in (theirs, ours))
+    report = [f"differs: sigmas, {found} in the file, {wanted} in the preset"]
+    raise Misfit(f"its noise scales run from {found}, the preset's from {wanted}", report)
+
+
+def _averages(
+    found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str]
+) -> dict[str, Tensor]:
+    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file."""
+    if isinstance(found, list):
+        names = [name for name in order if name in trained]
+        if len(found) != len(names):
+            message = f"it has {len(found)} averaged weights for {len(names)} trained parameters"
+            raise Misfit(message, [message])
+        found = dict(zip(names, found, strict=True))
+    report = [f"averages: {line}" for line in _compare(trained, found)]
+    if report:
+        raise Misfit(f"{len(report)} of its averaged weights do not match", report)
+    return {name: found[name].to(trained[name].dtype) for name in trained}
 
 
 def _compare(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
@@ -125,11 +128,14 @@ def _compare(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str
 
 def _unpickle(path: Path) -> Any:
     try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise FileError(f"there is no file {path}") from error
     except pickle.UnpicklingError as error:
-        names = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        names = re.search(r"GLOBAL (\S+)", str(error))
         if names is None:
             raise FileError(f"{path} is damaged or not a PyTorch file") from error
         raise FileError(
@@ -137,7 +143,7 @@ def _unpickle(path: Path) -> Any:
             "save its state dict again, with tensors and numbers alone"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise FileError(f"{path} is damaged or not a PyTorch file ({str(error).splitlines()[0][:100]})") from error
+        raise FileError(f"{path} is damaged or not a PyTorch file") from error
 
 
 def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -147,6 +153,14 @@ def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
         raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
     wrapped = all(str(name).startswith(_PREFIX) for name in mapping)
     return {str(name).removeprefix(_PREFIX) if wrapped else str(name): value for name, value in mapping.items()}
+
+
+def _shadow(path: Path, ema: Any) -> list[Tensor]:
+    """The averages that score_sde_pytorch keeps."""
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise FileError(f"{path} has averages in an unknown form: 'ema' holds no list of tensors, 'shadow_params'")
+    return shadow
 
 
 def _step(value: Any) -> int:
