@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import document
 from .config import Config
@@ -70,9 +71,9 @@ class Checkpoint:
         state = self._read(WEIGHTS)
         if averaged:
             state |= self._read(EMA)
-        faults = mismatches(model.network, state)
-        if faults:
-            raise FileError(f"{self.folder} does not fit its own configuration: {'; '.join(faults)}")
+        report = mismatches(model.network.state_dict(), state)
+        if report:
+            raise FileError(f"{self.folder} does not fit its own configuration: {summary(report)}")
         model.network.load_state_dict(state)
         return model
 
@@ -143,20 +144,21 @@ def save(
     return read(folder)
 
 
-def mismatches(network: nn.Module, state: State) -> list[str]:
-    """What keeps ``state`` from loading into ``network``: a clause each for what is missing, surplus and misshapen."""
-    own = network.state_dict()
-    shapes = [
-        f"{name} {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    found = {
-        "missing in the file": [name for name in own if name not in state],
-        "not in the network": [name for name in state if name not in own],
-        "of another shape": shapes,
-    }
-    return [f"{len(names)} {what}: {_few(names)}" for what, names in found.items() if names]
+def mismatches(own: State, found: State) -> list[str]:
+    """What keeps ``found`` from loading in place of ``own``: a line a tensor that is missing, surplus or misshapen."""
+    lines = [f"missing: {name}" for name in own if name not in found]
+    lines += [f"unexpected: {name}" for name in found if name not in own]
+    for name in own:
+        if name in found and own[name].shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+            lines.append(f"wrong shape: {name}, {shapes}")
+    return lines
+
+
+def summary(report: list[str]) -> str:
+    """The lines of :func:`mismatches` in one clause."""
+    counts = Counter(line.partition(":")[0] for line in report)
+    return ", ".join(f"{number} {what}" for what, number in counts.items()) + f"; the first is {report[0]}"
 
 
 def check_new(folder: Path) -> None:
@@ -206,7 +208,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -175,7 +175,7 @@ WRONG = {
         "--steps has no effect",
     ),
     "sampler": (["--preset", "mnist_vp", "--sampler", "pcc"], "Did you mean 'pc'"),
-    "moves nothing": (["--preset", "mnist_vp", "--sampler", "pc[predictor=none]"], "moves nothing"),
+    "moves nothing": (["--preset", "mnist_vp", "--sampler", "pc[predictor=none]"], "move nothing"),
     "random averages": (["--preset", "mnist_vp", "--weights", "ema"], "needs a --checkpoint"),
     "change": (["--preset", "mnist_vp", "--set", "model.netwerk.nf=3"], "Did you mean 'network'"),
     "device": (["--preset", "mnist_vp", "--device", "toaster"], "there is no device 'toaster'"),

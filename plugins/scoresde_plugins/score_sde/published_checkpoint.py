@@ -22,7 +22,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.checkpoint import mismatches
+from scoresde_core.checkpoint import mismatches, summary
 from scoresde_core.errors import FileError
 
 _PREFIX = "module."
@@ -78,9 +78,9 @@ def convert(published: Published, network: nn.Module, table: bool = False) -> Co
     With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
     """
     own, weights = network.state_dict(), published.weights
-    report = _compare(own, weights)
+    report = mismatches(own, weights)
     if report:
-        raise Misfit("; ".join(mismatches(network, weights)), report)
+        raise Misfit(summary(report), report)
     if table and "sigmas" in own:
         _check_table(weights["sigmas"], own["sigmas"])
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -109,21 +109,10 @@ def _averages(
             message = f"it has {len(found)} averaged weights for {len(names)} trained parameters"
             raise Misfit(message, [message])
         found = dict(zip(names, found, strict=True))
-    report = [f"averages: {line}" for line in _compare(trained, found)]
+    report = [f"averages: {line}" for line in mismatches(trained, found)]
     if report:
         raise Misfit(f"{len(report)} of its averaged weights do not match", report)
     return {name: found[name].to(trained[name].dtype) for name in trained}
-
-
-def _compare(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """A line for each tensor that is missing, unexpected, or of another shape."""
-    lines = [f"missing: {name}" for name in own if name not in found]
-    lines += [f"unexpected: {name}" for name in found if name not in own]
-    for name in own:
-        if name in found and own[name].shape != found[name].shape:
-            shapes = f"{tuple(found[name].shape)} in the file, {tuple(own[name].shape)} in the network"
-            lines.append(f"wrong shape: {name}, {shapes}")
-    return lines
 
 
 def _unpickle(path: Path) -> Any:
