@@ -57,8 +57,8 @@ class Draws:
     def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
         """(count, *shape) float64 numbers on [0, 1).
 
-        ``stratified`` puts row i of the whole batch uniformly in [i, i + 1) / total: a mean over the batch varies far less,
-        and each event still meets every time, for its row changes from epoch to epoch.
+        ``stratified`` puts row i of the whole batch uniformly in [i, i + 1) / total: a mean over the batch varies less,
+        and an event still meets every time, for its row changes from epoch to epoch.
         """
         u = self._noise(shape, torch.float64).uniform(self.step, purpose)
         if not stratified:

@@ -100,7 +100,7 @@ def geometric_ratio(sigma_min: float, sigma_max: float, scales: int) -> float:
 
 
 def variance_ratio(a: float, steps: int, gamma: float) -> float:
-    """s_T^2 / sigma_i^2 after ``steps`` steps of relative size ``a``, where the scale before was gamma times as large."""
+    """s_T^2 / sigma_i^2 after ``steps`` steps of relative size ``a``; the scale before was gamma times as large."""
     b = 1 / (1 - a / 2)
     return float((1 - a) ** (2 * steps) * (gamma**2 - b) + b)
 
