@@ -9,6 +9,7 @@ Small sets lie on the device as uint8 and are indexed there; large ones are deco
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -97,7 +98,8 @@ class Order:
 
 
 class Batches:
-    """Batches of a split, ready for a model: ``batches.stream(k)`` yields batch k, k + 1, ... without end.
+    """Batches of a split, ready for a model: ``batches.stream(k)`` yields batch k, k + 1, ... without end,
+    and ``batches.once()`` every event once, in the stored order, for evaluation.
 
     ``batch_size`` is that of all processes together; this one, ``rank`` of ``world``, gets its share of every batch.
     ``resident=None`` decides by size; ``workers`` decode what is not resident (0: in this process).
@@ -125,51 +127,57 @@ class Batches:
         self.seed, self.batch_size, self.device, self.workers = seed, batch_size, torch.device(device), workers
         self.start, self.count = rank * (batch_size // world), batch_size // world
         self.events: Events = dataset.open(split)
-        self.shape, self.size = dataset.shape, len(self.events)
+        self.shape = dataset.shape
+        self.resident = self._fits() if resident is None else resident
+        if self.resident:
+            everything = self.events if isinstance(self.events, Tensor) else dataset.load(split)
+            self.events = everything.to(self.device)
+        # After loading, which leaves broken files out.
+        self.size = len(self.events)
         if not self.size:
             raise UsageError(f"{dataset} has no event in its {split} split")
         self.order = Order(seed, self.size, batch_size)
-        loaded = isinstance(self.events, Tensor)
-        width = self.events.element_size() if isinstance(self.events, Tensor) else 1
-        self.resident = self.size * math.prod(self.shape) * width <= RESIDENT_BYTES if resident is None else resident
-        if self.resident:
-            everything = self.events if loaded else dataset.load(split)
-            assert isinstance(everything, Tensor)
-            if len(everything) != self.size:  # broken files were left out
-                self.size = len(everything)
-                self.order = Order(seed, self.size, batch_size)
-            self.events = everything.to(self.device)
 
-    def draws(self, k: int) -> Draws:
-        """The random numbers of this process's rows of batch ``k``; a loss uses the same ones for other purposes."""
-        return Draws(self.seed, k, self.count, start=self.start, total=self.batch_size, device=self.device)
+    def _fits(self) -> bool:
+        width = self.events.element_size() if isinstance(self.events, Tensor) else 1
+        return len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
+
+    def draws(self, k: int | str, count: int | None = None) -> Draws:
+        """The random numbers of this process's rows of batch ``k``, for the loss too: purposes keep them apart."""
+        count = self.count if count is None else count
+        return Draws(self.seed, k, count, start=self.start, total=self.batch_size, device=self.device)
 
     def indices(self, k: int) -> Tensor:
         """The events (count,) in this process's rows of batch ``k``."""
         return self.order.batch(k)[self.start : self.start + self.count]
 
     def stream(self, start: int = 0) -> Iterator[Tensor]:
-        """Float32 (count, *shape) on the device, from batch ``start`` on."""
-        raw = self._resident(start) if self.resident else self._decoded(start)
-        for k, events in enumerate(raw, start):
+        """Float32 (count, *shape) on the device, from batch ``start`` on, without end."""
+        steps = itertools.count(start)
+        for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
             yield self.preprocessing(events, self.draws(k))
 
-    def _resident(self, start: int) -> Iterator[Tensor]:
-        assert isinstance(self.events, Tensor)
-        k = start
-        while True:
-            yield self.events[self._moved(self.indices(k))]
-            k += 1
+    def once(self) -> Iterator[Tensor]:
+        """This process's share of one pass in the stored order, the same at every call; the last batch may be short."""
+        starts = range(self.start, self.size, self.batch_size)
+        rows = [torch.arange(first, min(first + self.count, self.size)) for first in starts]
+        for number, events in enumerate(self._fetch(iter(rows))):
+            yield self.preprocessing(events, self.draws(f"pass {number}", len(events)))
 
-    def _decoded(self, start: int) -> Iterator[Tensor]:
+    def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The events at some indices, as stored, on the device."""
+        if isinstance(self.events, Tensor) and self.resident:
+            for indices in batches:
+                yield self.events[self._moved(indices)]
+            return
         loader: Any = torch.utils.data.DataLoader(
             _Fetched(self.events),
-            batch_sampler=_Endless(self, start),
+            batch_sampler=(indices.tolist() for indices in batches),
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             # Workers are seeded from this, which leaves torch's global generator alone.
-            generator=torch.Generator().manual_seed(key(self.seed, "workers") % 2**63),
+            generator=torch.Generator().manual_seed(key(self.seed, "workers")),
         )
         for batch in loader:
             if isinstance(batch, ScoreSDEError):
@@ -180,19 +188,6 @@ class Batches:
         if self.device.type == "cuda":
             return indices.pin_memory().to(self.device, non_blocking=True)
         return indices.to(self.device)
-
-
-class _Endless(torch.utils.data.Sampler[list[int]]):
-    """The index lists of batch ``start``, ``start + 1``, ..."""
-
-    def __init__(self, batches: Batches, start: int) -> None:
-        self.batches, self.start = batches, start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        k = self.start
-        while True:
-            yield self.batches.indices(k).tolist()
-            k += 1
 
 
 class _Fetched(torch.utils.data.Dataset[Any]):

@@ -109,7 +109,8 @@ def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _check_images(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if dtype != np.uint8 or len(shape) not in (3, 4):
         raise FileError(
-            f"{key!r} in {path} must be uint8 images or points, (N, D) floats, got {dtype} {shape}: npz[key=...]"
+            f"{key!r} in {path} must be uint8 images, got {dtype} {shape}: npz[key=...] names another array, "
+            "and points are floats (N, D)"
         )
 
 
