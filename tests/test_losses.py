@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde_core import Draws, NetworkScore, create
+from scoresde_core import Draws, NetworkScore, create, load_registry
+from scoresde_core.errors import UsageError
 from scoresde_core.loss import denoising_error
+from scoresde_core.model import plan_loss, plan_model
 from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
 from scoresde_plugins.score_flow.importance import importance_times, total_weight
@@ -283,3 +285,48 @@ def test_what_cannot_be_trained_is_said_before(loss, model, sde, reason):
 def test_rows_outside_the_batch_are_refused():
     with pytest.raises(ValueError, match="rows 4 to 9 do not lie in a batch of 8"):
         Draws(0, 0, 5, start=4, total=8)
+
+
+REGISTRY = load_registry()
+
+
+@pytest.mark.parametrize("preset", [entry.row.name for entry in REGISTRY.entries("presets")])
+def test_every_preset_has_a_loss_that_trains_it(preset):
+    config = REGISTRY.create("presets", preset)
+    loss = plan_loss(plan_model(config, REGISTRY), REGISTRY)
+    assert loss.reduction == config.training.reduction
+    assert (
+        type(loss).__name__
+        == {
+            "denoising": "DenoisingScoreMatchingLoss",
+            "smld": "SMLDLoss",
+            "ddpm": "DDPMLoss",
+        }[config.training.loss]
+    )
+
+
+def test_likelihood_and_importance_weighting_choose_the_published_loss():
+    config = REGISTRY.create("presets", "scoreflow_subvp_cifar10_ddpmpp_continuous")
+    likelihood, importance = "training.likelihood_weighting=true", "training.importance_weighting=true"
+
+    def loss(*changes):
+        return plan_loss(plan_model(config.override(changes), REGISTRY), REGISTRY)
+
+    assert loss().weighting == "sigma"
+    assert loss(importance) == loss()
+    assert loss(likelihood).weighting == "likelihood"
+    both = loss(likelihood, importance)
+    assert type(both).__name__ == "ImportanceLoss"
+    assert both.t_min == config.training.t_min == 1e-2
+
+
+def test_a_discrete_loss_takes_no_likelihood_weighting():
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.likelihood_weighting=true"])
+    with pytest.raises(UsageError, match="the loss is ddpm, choose denoising"):
+        plan_loss(plan_model(config, REGISTRY), REGISTRY)
+
+
+def test_a_discrete_network_is_refused_continuous_times():
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.loss=denoising"])
+    with pytest.raises(UsageError, match="use the loss ddpm"):
+        plan_loss(plan_model(config, REGISTRY), REGISTRY)
