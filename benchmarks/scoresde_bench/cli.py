@@ -99,8 +99,9 @@ def _run(given: list[str]) -> int:
         raise UsageError(f"--dtype must be float32 or float64, got {unknown[0]!r}")
 
     # Only here does anything import torch: a mistyped number is answered at once.
+    from scoresde_core.device import find_device
+
     from .cells import COMPONENT_AXES, Cell, expand, sweep
-    from .environment import find_device
     from .subjects import exact_subjects, learned_subjects
 
     asked = frozenset(axis for axis in DEFAULTS if getattr(arguments, axis))
