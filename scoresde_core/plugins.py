@@ -112,6 +112,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str]) -
 
 def _load_file(path: Path) -> Status:
     status = Status(path.stem, "local file", "ok")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # so that a module beside the file can be named as a target
     try:
         status.rows = manifest.read(path)
     except Exception as error:

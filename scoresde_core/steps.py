@@ -27,6 +27,7 @@ class Predictor(ABC):
     """
 
     order: float | None = 1.0
+    idle: bool = False  # whether it leaves the state as it is
 
     @property
     def stochastic(self) -> bool:
@@ -44,6 +45,8 @@ class Predictor(ABC):
 
 class Corrector(ABC):
     """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
+
+    idle: bool = False  # whether it leaves the state as it is
 
     def skip(self, sde: SDE) -> str | None:
         """Why this corrector cannot serve ``sde``, or None."""

@@ -604,16 +604,38 @@ class TestCommand:
         assert code == (1 if "[" in words[-1] else 2)
 
 
+def under_pytest(folder, *words):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
 def test_under_pytest(tmp_path):
     """What a third party types: one item a component and check, chosen by options."""
-    command = [
-        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "scoresde_core.conformance", "-v"),
-        *("--scoresde-kind", "grids", "--scoresde-name", "karras"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    options = ("--scoresde-kind", "grids", "--scoresde-name", "karras")
+    done = under_pytest(tmp_path, "--pyargs", "scoresde_core.conformance", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_component[grids:karras:decreases] PASSED" in done.stdout
     assert "10 passed" in done.stdout
+
+
+def test_in_a_test_file_of_a_third_party(tmp_path):
+    """The line of docs/conformance.md; a failure shows the sentence, a wrong option ends in one line."""
+    (tmp_path / "test_mine.py").write_text("from scoresde_core.conformance.test_components import test_component\n")
+    (tmp_path / "mine.py").write_text(
+        "import attrs, torch\nfrom scoresde_core import Grid\n\n@attrs.frozen\nclass Mine(Grid):\n    'Wrong.'\n"
+        "    def times(self, sde, steps):\n        return torch.linspace(0, 1, steps + 1, dtype=torch.float64)\n"
+    )
+    (tmp_path / "rows.yaml").write_text("api: 1\ngrids: {mine: {target: 'mine:Mine', summary: wrong}}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCORESDE_REGISTRY", str(tmp_path / "rows.yaml"))
+        done = under_pytest(tmp_path, "test_mine.py", "--scoresde-dist", "rows")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "test_component[grids:mine:is_float64_on_the_cpu] PASSED" in done.stdout
+    assert "the kit's own SDE, 1 steps: the ends are [0.0, 1.0], expected [1, 0]" in done.stdout
+    unknown = under_pytest(tmp_path, "test_mine.py", "--scoresde-dist", "nope")
+    assert unknown.returncode == pytest.ExitCode.INTERRUPTED
+    assert "\nno plugin is called 'nope'" in unknown.stdout
+    assert "Traceback" not in unknown.stdout
 
 
 def test_nothing_heavy_is_imported_when_pytest_starts(tmp_path):

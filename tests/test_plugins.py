@@ -414,6 +414,22 @@ class TestArchitecture:
                 found += [f"{path.name}: {name}" for name in names if name.split(".")[0] in forbidden]
         assert found == []
 
+    def test_the_core_stays_small(self):
+        """Lines of code, without docstrings, comments and blanks, beside the command line and the conformance kit."""
+        lines = 0
+        for path, tree in self.trees("scoresde_core"):
+            if {"cli", "conformance"} & set(path.parts):
+                continue
+            documented = {
+                line
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
+                for line in range(node.lineno, node.end_lineno + 1)
+            }
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                lines += number not in documented and bool(line.strip()) and not line.strip().startswith("#")
+        assert 500 < lines <= 1500
+
     def test_nobody_asks_which_sde_it_is(self):
         """No isinstance, issubclass or type() on a concrete SDE: capabilities are data."""
         trees = [item for package in self.PACKAGES for item in self.trees(package)]

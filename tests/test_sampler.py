@@ -249,7 +249,7 @@ def test_sizes_are_checked(n, batch):
 
 def test_combinations_that_cannot_work_say_why():
     idle = PredictorCorrectorSampler(NonePredictor(), NoneCorrector())
-    assert "moves nothing" in skip(idle, VPSDE(), (3,))
+    assert "move nothing" in skip(idle, VPSDE(), (3,))
     assert "2 channel means" in skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0)), (3, 8, 8))
     assert skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0, 0.0)), (3, 8, 8)) is None
 

@@ -63,7 +63,7 @@ def facts() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "scoresde": own_version(),
         "git": _git(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,8 +2,9 @@
 
     pytest --pyargs scoresde_core.conformance --scoresde-dist my_package
 
-Any test function with an argument ``scoresde_case`` is run for the cases that the options choose, so that a package
-may hold the same line in a test file of its own. pytest loads this module at every start: it imports nothing else.
+A package may hold them in a test file of its own: any test function with an argument ``scoresde_case`` is run for the
+cases that the options choose, and :func:`.test_components.test_component` is one to import. pytest loads this module
+at every start, so it imports nothing but pytest.
 """
 
 from __future__ import annotations
@@ -33,5 +34,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         found = cases(subjects(default_registry(), kind, name, dist))
     except ScoreSDEError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.Collector.CollectError(str(error)) from error
     metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])

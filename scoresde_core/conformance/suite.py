@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin
@@ -102,8 +103,10 @@ class Subject:
                 choices = get_args(parameter.type)
             current = self.given.get(parameter.name, parameter.default)
             for value in choices:
-                if value != current and parameter.name not in self.params:
-                    label = Spec(self.entry.row.name, {**self.params, parameter.name: value})
+                if value == current or parameter.name in self.params:
+                    continue
+                label = Spec(self.entry.row.name, {**self.params, parameter.name: value})
+                with suppress(UsageError):  # a value that the other parameters rule out
                     found.append((str(label), self.build(**{parameter.name: value})))
         return found
 
@@ -111,10 +114,8 @@ class Subject:
         """The components of another kind that build by name alone; those that do not are their owners' business."""
         found = []
         for entry in self.registry.entries(kind):
-            try:
+            with suppress(ScoreSDEError):
                 found.append((entry.row.name, self.registry.create(kind, entry.qualified)))
-            except ScoreSDEError:
-                continue
         return found
 
 

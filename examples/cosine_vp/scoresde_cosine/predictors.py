@@ -12,10 +12,11 @@ import attrs
 from scoresde_core import DATA, Predictor
 
 
-def moved(x, step, eps):
-    """``x`` from ``step.now`` to ``step.next`` along a constant ``eps``."""
+def along(x, step, eps):
+    """From ``step.now`` to ``step.next`` along a constant ``eps``: the state, and its mean, which is the same here."""
     rise = step.next.sigma / step.next.alpha - step.now.sigma / step.now.alpha
-    return (x / step.now.alpha + rise * eps) * step.next.alpha
+    x = (x / step.now.alpha + rise * eps) * step.next.alpha
+    return x, x
 
 
 @attrs.frozen
@@ -26,5 +27,5 @@ class TrapezoidPredictor(Predictor):
 
     def step(self, x, step, model, noise):
         eps = model.noise(x, step.now)
-        ahead = eps if step.next is DATA else model.noise(moved(x, step, eps), step.next)
-        return 2 * (moved(x, step, (eps + ahead) / 2),)
+        ahead = eps if step.next is DATA else model.noise(along(x, step, eps)[0], step.next)
+        return along(x, step, (eps + ahead) / 2)

@@ -66,6 +66,8 @@ class LangevinCorrector(Corrector):
 class NoneCorrector(Corrector):
     """x, unchanged: leaves the work to the predictor."""
 
+    idle = True
+
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """The state as it is."""
         return x, x

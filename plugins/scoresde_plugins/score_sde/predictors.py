@@ -81,6 +81,7 @@ class NonePredictor(Predictor):
     """x, unchanged: leaves the work to the corrector."""
 
     order = None
+    idle = True
 
     @property
     def stochastic(self) -> bool:

@@ -17,7 +17,7 @@ from scoresde_core.steps import Corrector, Predictor
 
 from ..grids import UniformGrid
 from .correctors import NoneCorrector
-from .predictors import NonePredictor, ReverseDiffusionPredictor
+from .predictors import ReverseDiffusionPredictor
 
 
 @attrs.frozen
@@ -52,8 +52,8 @@ class PredictorCorrectorSampler(Sampler):
 
     def skip(self, sde: SDE) -> str | None:
         """Where neither the predictor nor the corrector moves the state, or one of them refuses the SDE."""
-        if isinstance(self.predictor, NonePredictor) and isinstance(self.corrector, NoneCorrector):
-            return "predictor none with corrector none moves nothing: give at least one of them"
+        if self.predictor.idle and self.corrector.idle:
+            return "a predictor and a corrector that both do nothing move nothing: give at least one of them"
         return self.predictor.skip(sde) or self.corrector.skip(sde)
 
     def decoupled(self) -> Self:

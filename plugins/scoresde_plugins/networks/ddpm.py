@@ -1,0 +1,35 @@
+"""The U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239, Appendix B).
+
+It is the U-Net of NCSN++ without its additions: no filters, pyramids or rescaled sums, layers of their own at each
+change of resolution, and GroupNorm with 32 groups however few channels these hold.
+"""
+
+from __future__ import annotations
+
+import attrs
+from attrs import validators as check
+
+from scoresde_core.components import param
+
+from .ncsnpp import ImageUNet, NCSNpp
+from .unet import UNet
+
+
+@attrs.frozen(kw_only=True)
+class DDPM(ImageUNet):
+    """The U-Net of Ho et al. 2020, arXiv:2006.11239; ``conditional=false`` leaves out the label."""
+
+    num_res_blocks: int = param(2, "residual blocks of a level on the way down; one more going up", check.ge(1))
+
+    def build(self, shape: tuple[int, ...]) -> UNet:
+        """The U-Net for images (C, H, W), H and W divisible by 2^(levels - 1)."""
+        shared = {field.name: getattr(self, field.name) for field in attrs.fields(ImageUNet)}
+        return NCSNpp(
+            **shared,
+            resblock_type="ddpm",
+            fir=False,
+            progressive_input="none",
+            skip_rescale=False,
+            embedding_type="positional",
+            min_group=1,
+        ).build(shape)

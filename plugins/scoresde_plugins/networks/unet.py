@@ -1,0 +1,297 @@
+"""The U-Net of NCSN++, DDPM++ and DDPM (Song et al. 2021, arXiv:2011.13456, Appendix H; Ho et al. 2020, 2006.11239).
+
+A level is one resolution, half that of the level before. Going down, every residual block leaves its output for the
+block that faces it on the way up; attention stands behind the blocks of chosen levels and in the middle. Two image
+pyramids may run beside the blocks (StyleGAN2, Karras et al. 2020, arXiv:1912.04958):
+
+    progressive_input   input_skip: the halved input joins each level     residual: halved features are the next level
+    progressive         output_skip: the output is a sum over levels      residual: doubled features join each level
+
+All layers stand in one list, ``all_modules``, in the order in which they run, under the names of the published
+PyTorch checkpoints (``all_modules.7.Conv_0.weight``): those load strictly. A :class:`Stage` says which entries of the
+list make up one level; the list is built and walked by these stages, never by counting along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionBlock
+from .embedding import FourierEmbedding, positional_embedding
+from .layers import ACTIVATIONS, conv, dense, group_norm, merge
+from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
+from .residual_block import BlockStyle, ResidualBlock
+
+if TYPE_CHECKING:
+    from .ncsnpp import NCSNpp
+
+Way = Literal["down", "up"]
+Places = tuple[int, ...]
+"""Where layers stand in ``all_modules``, in the order in which they run."""
+
+NONE: Places = ()
+
+
+@attrs.frozen
+class Stage:
+    """The layers of one level on one side of the U."""
+
+    blocks: Places
+    attention: Places
+    pyramid: Places
+    resample: Places
+
+
+class Combine(nn.Module):
+    """``input_skip``: a 1x1 convolution of the pyramid's image, added to the features or stacked before them."""
+
+    def __init__(self, image_channels: int, channels: int, stack: bool) -> None:
+        super().__init__()
+        self.Conv_0, self.stack = conv(image_channels, channels, 1), stack
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        """(B, c, H, W) and (B, C, H, W) -> (B, C, H, W), or (B, 2C, H, W) stacked."""
+        image = self.Conv_0(image)
+        return torch.cat([image, features], 1) if self.stack else image + features
+
+
+class UNet(nn.Module):
+    """The module behind ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
+
+    ``cond_image`` (B, spec.cond_channels, H, W), where the specification asks for it, is seen beside ``x`` at every
+    place where the network sees its input.
+    """
+
+    sigmas: Tensor
+
+    def __init__(self, spec: NCSNpp, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.spec = spec
+        channels, height, width = shape
+        self.attends = [min(height, width) >> level in spec.attn_resolutions for level in range(len(spec.ch_mult))]
+        self.activation = ACTIVATIONS[spec.nonlinearity]()
+        self.style = BlockStyle(
+            activation=self.activation,
+            embedding=4 * spec.nf if spec.conditional else None,
+            biggan=spec.resblock_type == "biggan",
+            dropout=spec.dropout,
+            min_group=spec.min_group,
+            scale=spec.init_scale,
+            rescale=spec.skip_rescale,
+        )
+        self.register_buffer("sigmas", spec.sigma_table())
+        self.shrink = self._filter("down") if spec.progressive_input == "input_skip" else None
+        self.grow = self._filter("up") if spec.progressive == "output_skip" else None
+
+        self.all_modules = nn.ModuleList()
+        self._build_embedding()
+        seen = channels + spec.cond_channels
+        self.first = self._add(conv(seen, spec.nf))
+        kept = [spec.nf]
+        self.down = self._build_down(seen, kept)
+        width = kept[-1]
+        self.middle = self._add(self._block(width, width), self._attention(width), self._block(width, width))
+        self.up, width = self._build_up(channels, kept)
+        self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
+
+    def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None) -> Tensor:
+        """See the class; ``ValueError`` for a size that the levels cannot halve, a missing or a surplus condition."""
+        self.spec.check_size(x.shape[2], x.shape[3])
+        if label.shape != x.shape[:1]:
+            raise ValueError(f"{len(x)} images need {len(x)} labels, got labels of shape {tuple(label.shape)}")
+        run, embedding = self.all_modules, self._embed(label)
+        image: Tensor | None = self._see(x, cond_image)
+
+        h = run[self.first[0]](image)
+        kept = [h]
+        for stage in self.down:
+            for place, block in enumerate(stage.blocks):
+                h = run[block](h, embedding)
+                if stage.attention:
+                    h = run[stage.attention[place]](h)
+                kept.append(h)
+            if stage.resample:
+                h, image = self._join_input(stage, self._resample(stage, h, embedding), image)
+                kept.append(h)
+
+        before, attention, after = self.middle
+        h = run[after](run[attention](run[before](h, embedding)), embedding)
+
+        image = None
+        for stage in self.up:
+            for block in stage.blocks:
+                h = run[block](torch.cat([h, kept.pop()], 1), embedding)
+            for attention in stage.attention:
+                h = run[attention](h)
+            h, image = self._join_output(stage, h, image)
+            if stage.resample:
+                h = self._resample(stage, h, embedding)
+
+        if self.last:
+            image = self._run_head(self.last, h)
+        assert image is not None
+        if self.spec.divides_by_sigma:
+            image = image / self._sigma(label)[:, None, None, None]
+        return image if image.device.type != "cpu" else image.contiguous()
+
+    # The input: what the label says, and what is seen.
+
+    def _embed(self, label: Tensor) -> Tensor | None:
+        """The activated embedding that every block receives, (B, 4 nf)."""
+        if not self.embedding:
+            return None
+        inner, outer = (self.all_modules[place] for place in self.embedding)
+        if self.fourier:
+            features = self.all_modules[self.fourier[0]](label.log() if self.spec.label == "sigma" else label)
+        else:
+            features = positional_embedding(label, self.spec.nf)
+        out: Tensor = self.activation(outer(self.activation(inner(features.to(inner.weight.dtype)))))
+        return out
+
+    def _sigma(self, label: Tensor) -> Tensor:
+        """The noise scale behind ``label`` (B,)."""
+        return label if self.spec.label == "sigma" else self.sigmas[label.round().long()]
+
+    def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
+        """``x`` in [-1, 1], with the condition's channels behind it."""
+        given, wanted = 0 if cond_image is None else cond_image.shape[1], self.spec.cond_channels
+        if given != wanted:
+            raise ValueError(
+                f"this network was built for a cond_image of {wanted} channels and got {given}: "
+                f"build it with cond_channels={given} or pass cond_image with {wanted} channels"
+            )
+        x = x if self.spec.centered else 2 * x - 1
+        if cond_image is not None:
+            x = torch.cat([x, cond_image.to(x.dtype)], 1)
+        # A CPU convolves images in this layout a tenth faster, and every layer hands it on.
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+    # The two pyramids.
+
+    def _resample(self, stage: Stage, h: Tensor, embedding: Tensor | None) -> Tensor:
+        layer = self.all_modules[stage.resample[0]]
+        out: Tensor = layer(h, embedding) if self.style.biggan else layer(h)
+        return out
+
+    def _join_input(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The features after halving, and the input pyramid at their size."""
+        if not stage.pyramid:
+            return h, image
+        layer = self.all_modules[stage.pyramid[0]]
+        if self.shrink is not None:
+            image = self.shrink(image)
+            return layer(image, h), image
+        h = merge(layer(image), h, self.style.rescale)
+        return h, h
+
+    def _join_output(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The features of a level on the way up, and the output pyramid with what they add to it."""
+        if not stage.pyramid:
+            return h, image
+        if image is None:
+            return h, self._run_head(stage.pyramid, h)
+        if self.grow is not None:
+            return h, self.grow(image) + self._run_head(stage.pyramid, h)
+        h = merge(self.all_modules[stage.pyramid[0]](image), h, self.style.rescale)
+        return h, h
+
+    def _run_head(self, places: Places, h: Tensor) -> Tensor:
+        norm, project = (self.all_modules[place] for place in places)
+        out: Tensor = project(self.activation(norm(h)))
+        return out
+
+    # Construction: each layer is appended to the list as it is made.
+
+    def _add(self, *modules: nn.Module) -> Places:
+        """Append to ``all_modules`` and say where."""
+        start = len(self.all_modules)
+        self.all_modules.extend(modules)
+        return tuple(range(start, len(self.all_modules)))
+
+    def _build_embedding(self) -> None:
+        spec = self.spec
+        self.fourier: Places = ()
+        self.embedding: Places = ()
+        if spec.embedding == "fourier":
+            # The published list holds it even where nothing is conditioned on it.
+            self.fourier = self._add(FourierEmbedding(spec.nf, spec.fourier_scale, spec.trainable_embedding))
+        if spec.conditional:
+            size = 2 * spec.nf if self.fourier else spec.nf
+            self.embedding = self._add(dense(size, 4 * spec.nf), dense(4 * spec.nf, 4 * spec.nf))
+
+    def _build_down(self, seen: int, kept: list[int]) -> list[Stage]:
+        """The way down; ``kept`` collects the channels of every output that waits for the way up."""
+        spec, stages = self.spec, []
+        image, width = seen, spec.nf
+        for level, multiple in enumerate(spec.ch_mult):
+            blocks, attention, pyramid, resample = NONE, NONE, NONE, NONE
+            for _ in range(spec.num_res_blocks):
+                blocks += self._add(self._block(width, multiple * spec.nf))
+                width = multiple * spec.nf
+                if self.attends[level]:
+                    attention += self._add(self._attention(width))
+                kept.append(width)
+            if level + 1 < len(spec.ch_mult):
+                resample = self._add(self._resize("down", width))
+                if spec.progressive_input == "input_skip":
+                    stack = spec.progressive_combine == "cat"
+                    pyramid = self._add(Combine(seen, width, stack))
+                    width *= 2 if stack else 1
+                elif spec.progressive_input == "residual":
+                    pyramid = self._add(self._filtered_conv("down", image, width))
+                    image = width
+                kept.append(width)
+            stages.append(Stage(blocks, attention, pyramid, resample))
+        return stages
+
+    def _build_up(self, channels: int, kept: list[int]) -> tuple[list[Stage], int]:
+        """The way up, coarsest level first, and the channels that it ends with; empties ``kept``."""
+        spec, stages = self.spec, []
+        image, width = 0, kept[-1]
+        for level, multiple in reversed(list(enumerate(spec.ch_mult))):
+            blocks, attention, pyramid, resample = NONE, NONE, NONE, NONE
+            for _ in range(spec.num_res_blocks + 1):
+                blocks += self._add(self._block(width + kept.pop(), multiple * spec.nf))
+                width = multiple * spec.nf
+            if self.attends[level]:
+                attention = self._add(self._attention(width))
+            if spec.progressive == "output_skip":
+                pyramid = self._add(*self._head(width, channels, spec.init_scale))
+            elif spec.progressive == "residual":
+                pyramid = self._add(*([self._filtered_conv("up", image, width)] if image else self._head(width, width)))
+                image = width
+            if level:
+                resample = self._add(self._resize("up", width))
+            stages.append(Stage(blocks, attention, pyramid, resample))
+        return stages, width
+
+    def _block(self, in_channels: int, out_channels: int) -> nn.Module:
+        return ResidualBlock(in_channels, out_channels, self.style)
+
+    def _attention(self, channels: int) -> nn.Module:
+        style = self.style
+        return AttentionBlock(channels, min_group=style.min_group, scale=style.scale, rescale=style.rescale)
+
+    def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
+        """GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
+        return group_norm(channels, self.spec.min_group), conv(channels, out_channels, scale=scale)
+
+    def _resize(self, way: Way, channels: int) -> nn.Module:
+        """What leads to the next level: a block that resamples inside, or a layer of its own."""
+        if self.style.biggan:
+            return ResidualBlock(channels, channels, self.style, self._filter(way))
+        return self._filtered_conv(way, channels, channels) if self.spec.resamp_with_conv else self._filter(way)
+
+    def _filter(self, way: Way) -> nn.Module:
+        if self.spec.fir:
+            return FIRDown(self.spec.fir_kernel) if way == "down" else FIRUp(self.spec.fir_kernel)
+        return MeanDown() if way == "down" else NearestUp()
+
+    def _filtered_conv(self, way: Way, in_channels: int, out_channels: int) -> nn.Module:
+        if self.spec.fir:
+            return (FIRConvDown if way == "down" else FIRConvUp)(in_channels, out_channels, self.spec.fir_kernel)
+        return (ConvDown if way == "down" else ConvUp)(in_channels, out_channels)
