@@ -1,7 +1,7 @@
 r"""The coordinates in which fast samplers are written once for every SDE, and the past that multistep methods keep.
 
 With ``y = x / alpha`` and ``s = sigma / alpha`` the probability flow of any Gaussian path is that of a VE process
-(Karras et al. 2022, arXiv:2206.00364, Eq. 4; Zhang & Chen 2022, arXiv:2204.13902, Eq. 18):
+(Karras et al. 2022, arXiv:2206.00364, Eq. 4; Zhang & Chen 2022, arXiv:2204.13902):
 
     dy/ds = eps(x),        dy/dlambda = D(x) - y,        lambda = -log s = log(alpha / sigma)
 
@@ -83,7 +83,7 @@ def remember(step: Step, value: Tensor, length: int) -> list[tuple[Level, Tensor
 
 
 def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:
-    """The order of this step: at most ``wanted`` and what the past allows, 1 to the data, lower at a short run's end."""
+    """The order of this step: at most ``wanted`` and what the past allows, 1 to the data, lower as a short run ends."""
     order = min(wanted, past)
     if order > 1 and lower_final and step.count < SHORT:
         order = min(order, step.count - step.index)

@@ -5,7 +5,7 @@ interpolated by a polynomial, which is integrated over the step:
 
     y' = y + sum_j w_j eps_j,      w_j = int_s^s' l_j ds
 
-with l_j the Lagrange polynomials in s (rho variant, Section 3.4) or in t (tab variant, Eq. 15). One evaluation a step.
+with l_j the Lagrange polynomials in s (variant rhoab) or in t (variant tab). One evaluation a step.
 Of their past these methods keep the noises alone, so a corrector may move the state between two steps.
 """
 
@@ -69,10 +69,10 @@ class DEISPredictor(Predictor):
 
 @attrs.frozen
 class IPNDMPredictor(Predictor):
-    """Adams-Bashforth's weights for equal steps on the predicted noise, on any grid (improved PNDM, Section 4).
+    """Adams-Bashforth's weights for equal steps on the predicted noise, on any grid (improved PNDM).
 
-    y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. Steps in s = sigma / alpha are
-    equal on no useful grid, so the order of convergence is 2 from ``max_order = 2`` on; at 3 to 10 evaluations it is
+    y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. No useful grid has equal steps
+    in s = sigma / alpha, so the order of convergence is 2 from ``max_order = 2`` on; at 3 to 10 evaluations it is
     nevertheless among the best on trained networks. One evaluation a step. The order starts at 1 and rises with the
     past; the last step to the data is of first order.
     """

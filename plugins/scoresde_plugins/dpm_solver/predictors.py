@@ -1,6 +1,6 @@
 r"""DPM-Solver and DPM-Solver++: exponential integrators of the probability flow in lambda = log(alpha / sigma).
 
-With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambda' - lambda (arXiv:2211.01095, Eq. 9):
+With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambda' - lambda (arXiv:2211.01095, Section 4):
 
     x' = (sigma'/sigma) x + alpha' sum_n c_n D^(n),      c_n = int_0^h e^{u - h} u^n / n! du,
     c_0 = 1 - e^{-h},      c_1 = h - c_0,      c_2 = h^2 / 2 - c_1
@@ -88,7 +88,7 @@ class DPMSolverPP2MPredictor(Predictor):
 
 @attrs.frozen
 class DPMSolverPP3MPredictor(Predictor):
-    """2M with a term of second differences: alpha' c_2 D'' for the exact one (arXiv:2211.01095, Section 4.2).
+    """2M with a term of second differences: alpha' c_2 D'' for the exact one (arXiv:2211.01095).
 
     The published code (and every copy of it) puts the second divided difference, an estimate of D''/2, where D''
     belongs, and so adds half of the term: it is of order 2, with a small constant. ``corrected`` adds all of it, and is

@@ -65,7 +65,7 @@ class HeunPredictor(Predictor):
         """The state with more noise, and its level."""
         now = noise_ratio(step.now)
         inside = (now >= self.s_min) & (now <= self.s_max if self.s_max is not None else True)
-        raised = step.level_at((1 + min(self.s_churn / step.count, sqrt(2) - 1) * inside) * now)
+        raised = step.level_at(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
         growth = (noise_ratio(raised) / now) ** 2 - 1
         # Where nothing was raised, the root of a rounding error would still be noise of 1e-8.
         added = now * (growth * (growth > 1e-12)) ** 0.5

@@ -1,4 +1,4 @@
-r"""UniPC (arXiv:2302.04867, Algorithms 5 and 6, data prediction): a multistep predictor and a corrector that is free.
+r"""UniPC (arXiv:2302.04867, data prediction): a multistep predictor and a corrector that is free.
 
 With h = lambda' - lambda, differences d_k = (D_k - D) / r_k of denoised states at lambda + r_k h, and B(h) either
 -h (bh1) or e^{-h} - 1 (bh2), both steps are
@@ -7,6 +7,7 @@ With h = lambda' - lambda, differences d_k = (D_k - D) / r_k of denoised states 
 
     b_q = q! psi_{q+1} / B(h),   psi_1 = e^{-h} - 1,   psi_{q+1} = -psi_q / h - 1 / q!
 
+A single rho is 1/2, for either B; several solve the system, in which B cancels: bh1 and bh2 differ in orders 1 and 2.
 The predictor UniP uses the past alone (r_k < 0), the corrector UniC the new denoised state at ``next`` as well (r = 1).
 That state is what the following step needs anyway, so the correction is made when it has been evaluated.
 """
@@ -26,7 +27,16 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import Predictor
 
-from ..coordinates import LOWER_FINAL_HELP, blend, denoised_step, log_snr, noise_ratio, reaches_data, remember, usable_order
+from ..coordinates import (
+    LOWER_FINAL_HELP,
+    blend,
+    denoised_step,
+    log_snr,
+    noise_ratio,
+    reaches_data,
+    remember,
+    usable_order,
+)
 
 Past = list[tuple[Level, Tensor]]
 Terms = tuple[tuple[float, Tensor], ...]
