@@ -1,6 +1,6 @@
 """A Markdown table of one metric from a results file: a row a combination, a column a step count.
 
-    python benchmarks/markdown_table.py benchmarks/results/exact_scores/results.jsonl nll_gap
+python benchmarks/markdown_table.py benchmarks/results/exact_scores/results.jsonl nll_gap
 """
 
 import argparse

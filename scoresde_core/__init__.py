@@ -20,6 +20,8 @@ _HOME = {
     "condition": ("Condition",),
     "dequantizer": ("Dequantizer",),
     "command": ("Command",),
+    "config": ("Config",),
+    "model": ("Model",),
     "noise": ("Noise", "Draw"),
     "components": ("param", "Spec"),
     "registry": ("Registry", "create", "default_registry", "load_registry"),

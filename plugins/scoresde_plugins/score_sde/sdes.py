@@ -158,7 +158,8 @@ class VPSDE(LinearBetaSDE):
     """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM.
 
     The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1/t_min, the
-    published 1000; with fewer steps the table's last denoising step is too long, and ``chain=exact`` does better.
+    published 1000; with fewer steps the table's last denoising step is longer than what is left of the noise.
+    ``chain=exact`` takes the transitions between the times of the grid (docs/exact_scores.md compares the two).
     """
 
     chain: Chain = param("published", _CHAIN_HELP, kw_only=True)
