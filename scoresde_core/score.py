@@ -25,7 +25,7 @@ from .shapes import expand
 
 
 class ScoreModel(ABC):
-    """Gives ``score``, ``noise`` and ``denoised`` at a noise level, and counts evaluations in ``calls`` and ``rows``."""
+    """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``."""
 
     calls: int = 0
     rows: int = 0

@@ -115,9 +115,7 @@ def counts_evaluations(subject: Subject) -> None:
     for label, sde in served(subject):
         model = Watched(Mixture(event=(3,)))
         found, expected = sample(model, sde, short(subject), (3,), 4).nfe, model.evaluated / 4
-        assert found == expected > 0, (
-            f"{label}: NFE is {found}, but the model was run {expected:g} times on a sample"
-        )
+        assert found == expected > 0, f"{label}: NFE is {found}, but the model was run {expected:g} times on a sample"
 
 
 def tells_of_its_steps(subject: Subject) -> None:

@@ -71,8 +71,8 @@ class DEISPredictor(Predictor):
 class IPNDMPredictor(Predictor):
     """Adams-Bashforth's weights for equal steps on the predicted noise, on any grid (improved PNDM).
 
-    y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. No useful grid has equal steps
-    in s = sigma / alpha, so the order of convergence is 2 from ``max_order = 2`` on; at 3 to 10 evaluations it is
+    y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. No useful grid has equal
+    steps in s = sigma / alpha, so the order of convergence is 2 from ``max_order = 2`` on; at 3 to 10 evaluations it is
     nevertheless among the best on trained networks. One evaluation a step. The order starts at 1 and rises with the
     past; the last step to the data is of first order.
     """

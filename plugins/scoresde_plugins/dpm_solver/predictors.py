@@ -1,6 +1,6 @@
 r"""DPM-Solver and DPM-Solver++: exponential integrators of the probability flow in lambda = log(alpha / sigma).
 
-With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambda' - lambda (arXiv:2211.01095, Section 4):
+With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambda' - lambda (arXiv:2211.01095):
 
     x' = (sigma'/sigma) x + alpha' sum_n c_n D^(n),      c_n = int_0^h e^{u - h} u^n / n! du,
     c_0 = 1 - e^{-h},      c_1 = h - c_0,      c_2 = h^2 / 2 - c_1
