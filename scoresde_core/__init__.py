@@ -17,7 +17,7 @@ _HOME = {
     "evaluator": ("Evaluator", "Evidence", "Metric"),
     "loss": ("Loss",),
     "dataset": ("Dataset",),
-    "condition": ("Condition",),
+    "condition": ("Condition", "ConditionedSampler", "Observation"),
     "dequantizer": ("Dequantizer",),
     "command": ("Command",),
     "noise": ("Noise", "Draw"),

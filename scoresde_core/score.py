@@ -27,6 +27,8 @@ class ScoreModel(ABC):
     """Gives ``score``, ``noise`` and ``denoised`` at a noise level, and counts its evaluations in ``calls``."""
 
     calls: int = 0
+    continuous: bool = True
+    """Whether it was made for every level, and so varies smoothly from one to the next."""
 
     @abstractmethod
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
@@ -112,11 +114,11 @@ class NetworkScore(ScoreModel):
     ) -> None:
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
         self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
-        self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
+        self.continuous, self.autocast = label not in DISCRETE_LABELS, autocast
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """One forward pass, read as a score."""
-        if self.discrete:
+        if not self.continuous:
             level = self._training_level(level)
         label = torch.as_tensor(self.to_label(level, self.scales), dtype=x.dtype, device=x.device)
         label = label.reshape(-1).expand(x.shape[0])
