@@ -115,7 +115,7 @@ class Bench:
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
         if key not in self._references:
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
-        evidence = Evidence(x, sde=cell.sde, reference=self._references[key])
+        evidence = Evidence(x, sde=cell.sde, model=ExactScore(target), reference=self._references[key])
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name, evaluator in self.evaluators.items():

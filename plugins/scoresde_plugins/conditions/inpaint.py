@@ -73,7 +73,8 @@ class Inpaint(Condition):
         lead = (1,) * (len(shape) - len(spatial))
         if self.mask == "random":
             uniform = torch.special.ndtr(Noise(self.seed, spatial, n, dtype=torch.float64).draw("condition", "mask"))
-            return (uniform < self.share).reshape(n, *lead, *spatial)
+            drawn: Tensor = uniform < self.share
+            return drawn.reshape(n, *lead, *spatial)
         mask = torch.zeros(spatial, dtype=torch.bool)
         if self.mask == "box":
             mask[tuple(slice(size // 4, size // 4 + (size + 1) // 2) for size in spatial)] = True
@@ -83,8 +84,8 @@ class Inpaint(Condition):
             half = mask.shape[axis] // 2
             kept = slice(half) if self.mask in ("left", "top") else slice(mask.shape[axis] - half, None)
             mask.movedim(axis, 0)[kept] = True
-        half_known: Tensor = mask.reshape(1, *lead, *spatial)
-        return half_known
+        placed: Tensor = mask.reshape(1, *lead, *spatial)
+        return placed
 
 
 def _spatial(shape: tuple[int, ...]) -> tuple[int, ...]:
