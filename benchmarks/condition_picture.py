@@ -1,6 +1,6 @@
 """The pictures of docs/conditions.md and docs/likelihood.md, on mnist_mfa with its exact score.
 
-    python benchmarks/condition_picture.py docs/pictures
+python benchmarks/condition_picture.py docs/pictures
 """
 
 import sys

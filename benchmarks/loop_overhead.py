@@ -11,8 +11,9 @@ import time
 
 import torch
 
-from scoresde_bench.environment import describe_device, find_device
+from scoresde_bench.environment import describe_device
 from scoresde_core import Noise, ScoreModel, create
+from scoresde_core.device import find_device
 
 SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15
 

@@ -9,12 +9,16 @@ from .errors import UnknownName, near_misses
 
 @attrs.frozen
 class Kind:
-    """A kind of component: its plural name (the registry's key), its singular, its contract and one line of help."""
+    """A kind of component: its plural name (the registry's key), its singular, its contract and one line of help.
+
+    The components of a kind that is ``data`` are files; its contract reads them: ``contract.read(folder, name)``.
+    """
 
     name: str
     singular: str
     contract: str
     summary: str
+    data: bool = False
 
     def load_contract(self) -> type:
         """The contract class; imports torch, so listing never calls this."""
@@ -39,6 +43,7 @@ KINDS: dict[str, Kind] = {
         Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
         Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
+        Kind("presets", "preset", "scoresde_core.config:Config", "a model, its training and its sampling", data=True),
     )
 }
 

@@ -5,7 +5,8 @@
       cosine_vp: {target: "my_package.sdes:CosineVP", summary: cosine schedule, paper: "arXiv:2102.09672"}
 
 Keys of a row: ``target`` (required), ``summary``, ``paper``, ``aliases`` and ``requires`` (lists; the latter names
-distributions that must be installed before the target can be used). Every fault in a file is reported at once.
+distributions that must be installed before the target can be used). A kind that is data, such as ``presets``, has
+files for targets: ``my_package.presets:mnist.yaml``. Every fault in a file is reported at once.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from typing import Any
 import attrs
 import yaml
 
+from . import document
 from .errors import FileError, ManifestError, near_misses
 from .hookspecs import API
 from .kinds import KINDS
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+TARGET = re.compile(rf"{_MODULE}:[A-Za-z_]\w*")
+FILE_TARGET = re.compile(rf"{_MODULE}:(\w[\w.-]*/)*\w[\w.-]*\.yaml")
 
 
 @attrs.frozen
 class Row:
-    """One component as it was declared; ``target`` is ``"package.module:Class"`` or the class itself."""
+    """One component as it was declared; ``target`` is ``"package.module:Class"`` or the class itself, or a file."""
 
     kind: str
     name: str
@@ -42,18 +46,6 @@ class NewerAPI(ManifestError):
     """A manifest written for a newer interface than this one."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses a key given twice, instead of keeping the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
 def read(path: Path) -> list[Row]:
     """The rows of the registry file at ``path``."""
     try:
@@ -66,9 +58,9 @@ def read(path: Path) -> list[Row]:
 def parse(text: str, source: str) -> list[Row]:
     """The rows in ``text``; all faults at once as one :class:`ManifestError` that names ``source``."""
     try:
-        data = yaml.load(text, Loader=_Loader)
+        data = document.load(text)
     except yaml.YAMLError as error:
-        raise ManifestError(source, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+        raise ManifestError(source, [f"not valid YAML: {error}"]) from error
     if not isinstance(data, dict):
         raise ManifestError(source, ["a registry file is a mapping with 'api: 1' at the top"])
     api = data.pop("api", None)
@@ -103,11 +95,7 @@ def check_row(kind: str, name: Any, fields: Any, problems: list[str]) -> Row | N
         return None
     known = [field.name for field in attrs.fields(Row) if field.name not in ("kind", "name")]
     problems += [f"{where}: unknown key {key!r}.{near_misses(str(key), known)}" for key in fields if key not in known]
-    target = fields.get("target")
-    if isinstance(target, str) and not TARGET.fullmatch(target):
-        problems.append(f"{where}: target must look like 'package.module:Class', got {target!r}")
-    elif not isinstance(target, str | type):
-        problems.append(f"{where}: needs a target such as 'package.module:Class'")
+    problems += [f"{where}: {problem}" for problem in _check_target(kind, fields.get("target"))]
     for key in ("summary", "paper"):
         if not isinstance(fields.get(key, ""), str):
             problems.append(f"{where}: {key} must be text, got {fields[key]!r}")
@@ -118,4 +106,13 @@ def check_row(kind: str, name: Any, fields: Any, problems: list[str]) -> Row | N
     if len(problems) > before:
         return None
     lists = {key: tuple(fields.get(key, ())) for key in ("aliases", "requires")}
-    return Row(kind, name, target, fields.get("summary", ""), fields.get("paper", ""), **lists)
+    return Row(kind, name, fields["target"], fields.get("summary", ""), fields.get("paper", ""), **lists)
+
+
+def _check_target(kind: str, target: Any) -> list[str]:
+    """What is wrong with a target of this kind: nothing, or one sentence."""
+    data = KINDS[kind].data
+    pattern, example = (FILE_TARGET, "package.module:folder/file.yaml") if data else (TARGET, "package.module:Class")
+    if isinstance(target, str):
+        return [] if pattern.fullmatch(target) else [f"target must look like {example!r}, got {target!r}"]
+    return [] if isinstance(target, type) and not data else [f"needs a target such as {example!r}"]

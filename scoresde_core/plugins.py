@@ -64,7 +64,7 @@ def _checkout() -> list[EntryPoint]:
     for folder in project["tool"]["setuptools"]["package-dir"].values():
         parent = str((root / folder).parent)
         if parent not in sys.path:
-            sys.path.append(parent)
+            sys.path.insert(0, parent)
     declared = project["project"]["entry-points"][GROUP]
     return [EntryPoint(name, value, GROUP) for name, value in declared.items()]
 

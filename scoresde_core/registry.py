@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.resources
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -80,6 +81,8 @@ class Registry:
     def load(self, kind: str, name: str) -> type:
         """The class of a component, imported on first use and checked against its contract."""
         entry = self.find(kind, name)
+        if KINDS[entry.row.kind].data:
+            return KINDS[entry.row.kind].load_contract()
         key = (entry.row.kind, entry.qualified)
         if key not in self._classes:
             self._classes[key] = _resolve(entry)
@@ -96,6 +99,8 @@ class Registry:
                 raise UsageError(f"expected a {find_kind(kind).singular} or its name, got {component!r}")
             return component
         spec = parse(component) if isinstance(component, str) else component
+        if find_kind(kind).data:
+            return _read(self.find(kind, spec.name), spec)
         cls = self.load(kind, spec.name)
         known = {field.alias or field.name for field in attrs.fields(cls)} if attrs.has(cls) else set()
         params = {**{k: v for k, v in defaults.items() if k in known}, **spec.params}
@@ -110,11 +115,31 @@ class Registry:
         raise TypeError
 
 
-def _resolve(entry: Entry) -> type:
-    row = entry.row
-    missing = missing_requirements(row)
+def _read(entry: Entry, spec: Spec) -> Any:
+    """A component that is a file in a package."""
+    if spec.params:
+        singular = KINDS[entry.row.kind].singular
+        raise UsageError(f"the {singular} {spec.name!r} takes no parameters in brackets, got {spec}: use --set")
+    _require(entry)
+    module, _, path = entry.row.target.partition(":")
+    folder, _, name = path.rpartition("/")
+    try:
+        place = importlib.resources.files(module).joinpath(*folder.split("/") if folder else ())
+    except Exception as error:  # a plugin may raise anything
+        why = plugins.one_line(error)
+        raise PluginError(f"{entry.qualified} ({entry.row.target}) cannot be read: {why}") from error
+    return KINDS[entry.row.kind].load_contract().read(place, name)  # type: ignore[attr-defined]
+
+
+def _require(entry: Entry) -> None:
+    missing = missing_requirements(entry.row)
     if missing:
         raise PluginError(f"{entry.qualified} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def _resolve(entry: Entry) -> type:
+    row = entry.row
+    _require(entry)
     cls = row.target
     if isinstance(cls, str):
         module, _, attribute = cls.partition(":")

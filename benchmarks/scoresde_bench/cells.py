@@ -19,8 +19,8 @@ from scoresde_core.components import Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import Sampler, skip
-from scoresde_core.sde import SDE
-from scoresde_core.target import Target
+
+from .subjects import Subject
 
 COMPONENT_AXES = {
     "target": "targets",
@@ -31,6 +31,7 @@ COMPONENT_AXES = {
     "grid": "grids",
 }
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
+TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
 SCHEMA = 1
 
 
@@ -42,8 +43,7 @@ class Cell:
     """
 
     names: dict[str, Any]
-    target: Target
-    sde: SDE
+    subject: Subject
     sampler: Sampler
     steps: int | None
     seed: int
@@ -57,7 +57,7 @@ class Cell:
     @property
     def parameters(self) -> dict[str, Any]:
         """Every parameter of every component, as plain data."""
-        parts = {"target": self.target, "sde": self.sde, "sampler": self.sampler}
+        parts = {**self.subject.parameters, "sampler": self.sampler}
         return {name: describe(component) for name, component in parts.items()}
 
     @property
@@ -77,12 +77,12 @@ class Cell:
     @property
     def skip(self) -> str | None:
         """Why this combination cannot work, or None."""
-        return skip(self.sampler, self.sde, self.target.shape)
+        return skip(self.sampler, self.subject.sde, self.subject.shape)
 
     @property
     def title(self) -> str:
         """The axes in one line."""
-        shown = [self.names[axis] for axis in ("target", "sde", "sampler", "predictor", "corrector", "grid")]
+        shown = [self.names.get(axis) for axis in TITLE]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
         return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype])
 
@@ -118,6 +118,7 @@ def _nested(value: Sequence[Any]) -> bool:
 
 def expand(
     registry: Registry,
+    subjects: Sequence[Subject],
     axes: dict[str, list[Any]],
     asked: frozenset[str],
     *,
@@ -126,12 +127,10 @@ def expand(
     device: str,
     evaluators: tuple[str, ...],
 ) -> list[Cell]:
-    """Every cell of the product of ``axes``, without repetition; ``asked`` names the axes the user gave.
+    """Every cell of the product of ``subjects`` and ``axes``, without repetition; ``asked`` are those the user gave.
 
     Raises before any work for a component that cannot be built, or an axis that no sampler in the sweep uses.
     """
-    targets = [(spec, registry.create("targets", spec)) for spec in axes["target"]]
-    sdes = [(spec, registry.create("sdes", spec)) for spec in axes["sde"]]
     for kind in ("predictor", "corrector", "grid"):
         for spec in axes[kind]:
             registry.create(COMPONENT_AXES[kind], spec)
@@ -139,19 +138,20 @@ def expand(
     cells: dict[str, Cell] = {}
     used: set[str] = set()
     product = itertools.product(
-        targets, sdes, axes["sampler"], *(axes[name] for name in SAMPLER_AXES), axes["seed"], axes["dtype"]
+        subjects, axes["sampler"], *(axes[name] for name in SAMPLER_AXES), axes["seed"], axes["dtype"]
     )
-    for (target_spec, target), (sde_spec, sde), sampler_spec, *chosen, seed, dtype in product:
+    for subject, sampler_spec, *chosen, seed, dtype in product:
         given = dict(zip(SAMPLER_AXES, chosen, strict=True))
         uses = registry.create("samplers", sampler_spec).uses & (set(given) - set(sampler_spec.params))
         sampler = registry.create("samplers", sampler_spec, **{name: given[name] for name in uses})
         used |= uses
         shown = {name: str(value) if name in uses else None for name, value in given.items() if name != "steps"}
-        own = _owners(registry, [("targets", target_spec), ("sdes", sde_spec), ("samplers", sampler_spec)], given, uses)
+        parts = [*subject.components, ("samplers", sampler_spec.name)]
+        parts += [(COMPONENT_AXES[name], given[name].name) for name in uses if name in COMPONENT_AXES]
+        own = {registry.find(kind, name).owner for kind, name in parts}
         cell = Cell(
-            names={"target": str(target_spec), "sde": str(sde_spec), "sampler": str(sampler_spec), **shown},
-            target=target,
-            sde=sde,
+            names={**subject.names, "sampler": str(sampler_spec), **shown},
+            subject=subject,
             sampler=sampler,
             steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
             seed=seed,
@@ -168,12 +168,6 @@ def expand(
         names = ", ".join(str(spec) for spec in axes["sampler"])
         raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
     return list(cells.values())
-
-
-def _owners(registry: Registry, parts: list[tuple[str, Spec]], given: dict[str, Any], uses: frozenset[str]) -> set[str]:
-    """The distributions that a cell's components come from."""
-    parts = parts + [(COMPONENT_AXES[name], given[name]) for name in uses if name in COMPONENT_AXES]
-    return {registry.find(kind, spec.name).owner for kind, spec in parts}
 
 
 def _unique(specs: list[Spec]) -> list[Spec]:

@@ -3,6 +3,9 @@
     scoresde-bench --predictor reverse_diffusion --corrector langevin
     scoresde-bench --sde vp subvp --predictor 'ddim[eta=[0,0.5,1]]' --steps 10,20,50 --grid uniform logsnr
 
+    scoresde-bench --checkpoint DIR --target mnist_mfa --steps 20,50
+    scoresde-bench --network vp_cifar10_ddpmpp_continuous --samples 64 --steps 10
+
 Every axis takes several values and is then swept. The folder of results is named after the cells, so the same
 command takes up an interrupted run and repeats nothing that is done.
 """
@@ -23,6 +26,8 @@ from scoresde_core.registry import Registry
 
 DEFAULTS: dict[str, list[str]] = {
     "target": ["mnist_mfa"],
+    "checkpoint": [],
+    "network": [],
     "sde": ["ve", "vp", "subvp"],
     "sampler": ["pc"],
     "predictor": ["reverse_diffusion"],
@@ -34,7 +39,9 @@ DEFAULTS: dict[str, list[str]] = {
     "evaluator": ["nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"],
 }
 HELP = {
-    "target": "exact distribution to sample from",
+    "target": "exact distribution to sample from, or to judge a checkpoint by",
+    "checkpoint": "folder of a learned model, in place of a target's exact score and of --sde",
+    "network": "preset with random weights, to measure speed alone",
     "sde": "forward process",
     "sampler": "loop: pc, ode, ...",
     "predictor": "reverse-time step",
@@ -63,7 +70,7 @@ def _parser() -> Parser:
     )
     axes = parser.add_argument_group("axes")
     for axis, default in DEFAULTS.items():
-        text = f"{HELP[axis]} (default: {' '.join(default)})"
+        text = f"{HELP[axis]} (default: {' '.join(default) or 'none'})"
         axes.add_argument(f"--{axis}", nargs="+", action="extend", metavar="X", help=text)
     run = parser.add_argument_group("run")
     run.add_argument("--samples", type=int, default=1024, metavar="N", help="samples a cell (default: 1024)")
@@ -92,8 +99,10 @@ def _run(given: list[str]) -> int:
         raise UsageError(f"--dtype must be float32 or float64, got {unknown[0]!r}")
 
     # Only here does anything import torch: a mistyped number is answered at once.
+    from scoresde_core.device import find_device
+
     from .cells import COMPONENT_AXES, Cell, expand, sweep
-    from .environment import find_device
+    from .subjects import exact_subjects, learned_subjects
 
     asked = frozenset(axis for axis in DEFAULTS if getattr(arguments, axis))
     axes: dict[str, list[Any]] = {
@@ -104,9 +113,17 @@ def _run(given: list[str]) -> int:
         str(spec): registry.create("evaluators", spec)
         for spec in sweep(registry, "evaluators", _words(arguments.evaluator, "evaluator"))
     }
+    if arguments.checkpoint or arguments.network:
+        if arguments.sde:
+            raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+        truths = axes["target"] if arguments.target else []
+        subjects = learned_subjects(registry, arguments.checkpoint or [], arguments.network or [], truths)
+    else:
+        subjects = exact_subjects(registry, axes["target"], axes["sde"])
     device = find_device(arguments.device)
     cells: list[Cell] = expand(
         registry,
+        subjects,
         axes,
         asked,
         samples=arguments.samples,

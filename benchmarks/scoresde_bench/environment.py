@@ -12,21 +12,6 @@ from typing import Any
 
 import torch
 
-from scoresde_core.errors import UsageError
-
-
-def find_device(name: str) -> torch.device:
-    """The device called ``name`` (``auto``: a GPU if there is one); one that is not there is an error."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise UsageError(f"there is no device {name!r}: this machine has {there}") from error
-    return device
-
 
 def describe_device(device: torch.device) -> str:
     """The device in words."""
@@ -63,7 +48,7 @@ def facts() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "scoresde": own_version(),
         "git": _git(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,8 +16,7 @@ from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import sample
-from scoresde_core.score import ExactScore
-from scoresde_core.target import Target
+from scoresde_core.score import ScoreModel
 
 from . import environment
 from .cells import SCHEMA, Cell
@@ -37,6 +36,7 @@ class Bench:
     command: str
     tf32: bool = False
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
+    _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
 
     def run(self, cell: Cell, progress: Progress | None = None) -> Row:
         """The cell's row, with status done, skip or failed."""
@@ -46,9 +46,9 @@ class Bench:
             "cell": cell.key,
             "status": "skip" if cell.skip else "done",
             "reason": cell.skip,
-            **cell.names,
             "checkpoint": None,
             "network": None,
+            **cell.names,
             "steps": cell.steps,
             "parameters": cell.parameters,
             "seed": cell.seed,
@@ -71,8 +71,7 @@ class Bench:
 
     def _measure(self, cell: Cell, device: torch.device, progress: Progress | None) -> Row:
         dtype = getattr(torch, cell.dtype)
-        target = cell.target.to(device, dtype)
-        model = ExactScore(target)
+        model, shape = self._load(cell, device, dtype), cell.subject.shape
         listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
 
         def observe(done: int, total: int, x: Tensor) -> None:
@@ -82,13 +81,14 @@ class Bench:
                 self.registry.hook.scoresde_on_sampling_step(done=done, total=total, x=x)
 
         # The first call pays for lazy initialisation; it is neither timed nor counted.
-        model.evaluate(torch.zeros(1, *target.shape, device=device, dtype=dtype), cell.sde.level(torch.ones(())))
+        with torch.no_grad():
+            model.evaluate(torch.zeros(1, *shape, device=device, dtype=dtype), cell.subject.sde.level(torch.ones(())))
         environment.reset_peak_memory(device)
         drawn = sample(
             model,
-            cell.sde,
+            cell.subject.sde,
             cell.sampler,
-            target.shape,
+            shape,
             cell.samples,
             seed=cell.seed,
             batch_size=cell.batch_size,
@@ -103,19 +103,34 @@ class Bench:
             "compile_seconds": 0.0,
             "peak_memory_bytes": environment.peak_memory(device),
         }
-        picture = sample_grid(drawn.x, self.folder / "pictures" / f"{cell.key}.png")
+        picture = sample_grid(cell.subject.to_symmetric(drawn.x), self.folder / "pictures" / f"{cell.key}.png")
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
         bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
         if bad:
             reason = f"the sampler diverged: {bad} of {cell.samples} samples are not finite; try more steps"
             return {**found, "status": "failed", "reason": reason}
-        return {**found, **self._judge(cell, drawn.x, target)}
+        return {**found, **self._judge(cell, cell.subject.to_symmetric(drawn.x), model)}
 
-    def _judge(self, cell: Cell, x: Tensor, target: Target) -> Row:
+    def _load(self, cell: Cell, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+        """The subject's score model; the last one is kept, since cells come subject by subject."""
+        key = (cell.subject, device, dtype)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two networks need not fit in memory together
+            self._loaded = key, cell.subject.load(device, dtype)
+        return self._loaded[1]
+
+    def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
+        """The truth, shared by the cells that are judged by the same; None for a subject without one."""
+        if cell.subject.target is None:
+            return None
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
         if key not in self._references:
+            target = cell.subject.target.to(x.device, x.dtype)
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
-        evidence = Evidence(x, sde=cell.sde, model=ExactScore(target), reference=self._references[key])
+        return self._references[key]
+
+    def _judge(self, cell: Cell, x: Tensor, model: ScoreModel) -> Row:
+        evidence = Evidence(x, cell.seed, sde=cell.subject.sde, model=model, reference=self._reference(cell, x))
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name, evaluator in self.evaluators.items():

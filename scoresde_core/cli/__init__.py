@@ -1,4 +1,4 @@
-"""The command line: ``scoresde list | show | plugins | check | ...``.
+"""The command line: ``scoresde list | show | plugins | presets | check | sample | ...``.
 
 Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says what; ``--debug`` adds the traceback.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..components import parse
 from ..errors import ScoreSDEError, UsageError, near_misses
 from ..registry import Registry, load_registry
-from . import check, listing
+from . import check, listing, presets, sample
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,9 +109,10 @@ def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]
     parser.set_defaults(run=None)
     add_global_options(parser)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    listing.configure(commands)
-    check.configure(commands)
-    names = [*listing.NAMES, *check.NAMES]
+    own = (listing, presets, check, sample)
+    for module in own:
+        module.configure(commands)
+    names = [name for module in own for name in module.NAMES]
     for entry in registry.entries("commands"):
         name = entry.row.name.replace("_", "-")
         names.append(name)

@@ -19,6 +19,7 @@ from ..components import parameters
 from ..errors import UsageError
 from ..kinds import KINDS, find_kind
 from ..registry import Entry, Registry
+from . import presets
 
 NAMES = ("list", "show", "plugins")
 
@@ -31,12 +32,13 @@ def configure(commands: Any) -> None:
     shown.add_argument("kind", metavar="KIND")
     shown.add_argument("name", metavar="NAME")
     plugins = commands.add_parser("plugins", help="every plugin with its status and reason")
-    for parser, run in ((listed, _list), (shown, _show), (plugins, _plugins)):
+    for parser, run in ((listed, list_components), (shown, _show), (plugins, _plugins)):
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(run=run)
 
 
-def _list(arguments: argparse.Namespace, registry: Registry) -> int:
+def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
+    """``scoresde list``, of one kind or of all."""
     entries = registry.entries(arguments.kind)
     if arguments.json:
         print(json.dumps([_record(entry) for entry in entries], indent=2))
@@ -67,6 +69,8 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     entry = registry.find(arguments.kind, arguments.name)
+    if find_kind(arguments.kind).data:
+        return presets.show(entry, registry.create(arguments.kind, arguments.name), arguments.json)
     cls = registry.load(arguments.kind, arguments.name)
     record = _record(entry)
     record["source"] = inspect.getsourcefile(cls)

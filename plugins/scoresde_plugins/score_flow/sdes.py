@@ -16,7 +16,7 @@ class LinearVESDE(SDE):
     """dx = sigma_max sqrt(2 t) dw, so ``alpha = 1`` and ``sigma = sigma_max t``; its chain is Euler-Maruyama."""
 
     sigma_max: float = param(50.0, "noise scale at t = 1", gt(0))
-    t_min: float = param(1e-3, "smallest time at which the score is evaluated", and_(gt(0), lt(1)))
+    t_min: float = param(1e-5, "smallest time at which the score is evaluated", and_(gt(0), lt(1)))
 
     @property
     def prior(self) -> GaussianPrior:

@@ -1,0 +1,177 @@
+"""Subjects: what a cell samples from.
+
+exact        a target's own score under an SDE: all error is the sampler's
+checkpoint   a learned score under its own SDE, judged against a target where one is given
+preset       a network with random weights: its speed is that of the trained one, its samples mean nothing
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core import checkpoint
+from scoresde_core.cli.presets import find_preset
+from scoresde_core.components import Spec
+from scoresde_core.errors import UsageError
+from scoresde_core.model import Plan, plan_model
+from scoresde_core.registry import Registry
+from scoresde_core.score import ExactScore, ScoreModel
+from scoresde_core.sde import SDE
+from scoresde_core.target import Target
+
+WEIGHTS_SEED = 0
+
+
+class Subject(ABC):
+    """Something with a score: its names as they are shown, and all that its numbers depend on."""
+
+    sde: SDE
+    target: Target | None
+    """The truth that its samples are judged by, or None."""
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, str | None]:
+        """Its axes, by the names of a result row."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Components and plain data that make it up."""
+
+    @property
+    @abstractmethod
+    def components(self) -> list[tuple[str, str]]:
+        """The (kind, name) of its registered components."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+
+    @abstractmethod
+    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+        """Its score model, ready to be called."""
+
+    def to_symmetric(self, x: Tensor) -> Tensor:
+        """Its samples in [-1, 1], where targets and pictures live."""
+        return x
+
+
+@attrs.frozen(eq=False)
+class Exact(Subject):
+    """A target with its closed-form score."""
+
+    target_spec: Spec
+    sde_spec: Spec
+    target: Target
+    sde: SDE
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        return {"target": str(self.target_spec), "sde": str(self.sde_spec)}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"target": self.target, "sde": self.sde}
+
+    @property
+    def components(self) -> list[tuple[str, str]]:
+        return [("targets", self.target_spec.name), ("sdes", self.sde_spec.name)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.target.shape
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+        return ExactScore(self.target.to(device, dtype))
+
+
+@attrs.frozen(eq=False)
+class Learned(Subject):
+    """A network under its own SDE: ``stored`` holds its weights, and without it they are random."""
+
+    network: str
+    plan: Plan
+    registry: Registry
+    stored: checkpoint.Checkpoint | None = None
+    target_spec: Spec | None = None
+    target: Target | None = None
+
+    @property
+    def sde(self) -> SDE:  # type: ignore[override]
+        return self.plan.sde
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        return {
+            "target": None if self.target_spec is None else str(self.target_spec),
+            "checkpoint": None if self.stored is None else str(self.stored.folder),
+            "network": self.network,
+            "sde": str(self.plan.config.model.sde),
+        }
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
+        parts = {"target": self.target, "sde": self.sde, "network": self.plan.network}
+        return {**parts, "shape": self.shape, "weights": weights}
+
+    @property
+    def components(self) -> list[tuple[str, str]]:
+        model = self.plan.config.model
+        named = [] if self.target_spec is None else [("targets", self.target_spec.name)]
+        return [("networks", model.network.name), ("sdes", model.sde.name), *named]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.plan.shape
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+        model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
+        return model.to(device, dtype).score()
+
+    def to_symmetric(self, x: Tensor) -> Tensor:
+        return self.plan.to_symmetric(x)
+
+
+def exact_subjects(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[Subject]:
+    """Every target under every SDE."""
+    built = [(spec, registry.create("sdes", spec)) for spec in sdes]
+    return [
+        Exact(target, sde, truth, process)
+        for target, truth in [(spec, registry.create("targets", spec)) for spec in targets]
+        for sde, process in built
+    ]
+
+
+def learned_subjects(
+    registry: Registry, checkpoints: Sequence[str], presets: Sequence[str], targets: Sequence[Spec]
+) -> list[Subject]:
+    """Every checkpoint against every target (or against none), and every preset.
+
+    Opens no weights, so that a sweep is refused at once where something is missing.
+    """
+    if targets and not checkpoints:
+        raise UsageError("--target has no effect: random weights are compared with nothing; leave it out")
+    found: list[Subject] = []
+    truths: list[Spec | None] = [*targets] or [None]
+    for folder in checkpoints:
+        stored = checkpoint.read(Path(folder))
+        plan = plan_model(stored.config, registry)
+        for spec in truths:
+            target = None if spec is None else registry.create("targets", spec)
+            if target is not None and target.shape != plan.shape:
+                raise UsageError(
+                    f"the checkpoint {folder} makes events of shape {list(plan.shape)}, "
+                    f"the target {spec} has {list(target.shape)}"
+                )
+            found.append(Learned(stored.config.model.network.name, plan, registry, stored, spec, target))
+    return found + [Learned(name, plan_model(find_preset(registry, name), registry), registry) for name in presets]

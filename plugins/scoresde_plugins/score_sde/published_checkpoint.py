@@ -1,0 +1,157 @@
+"""Checkpoint files of the published PyTorch code, as plain tensors under our parameter names.
+
+    score_sde_pytorch   {optimizer, model, ema: {shadow_params: [...], ...}, step}
+    ncsn, ncsnv2        [model, optimizer, epoch, step, ema]    (the first release stops after the optimizer)
+    anything else       a state dict
+
+``model`` was saved through DataParallel, so its names begin with ``module.``. ``shadow_params`` is a list without
+names: the averages of the parameters that are trained, in the order in which the model holds them, which is that of
+its state dict. A parameter that is frozen (the Fourier frequencies) has none.
+Files are pickles; they are read with ``weights_only``, which runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from scoresde_core.checkpoint import mismatches, summary
+from scoresde_core.errors import FileError
+
+_PREFIX = "module."
+
+
+@attrs.frozen
+class Published:
+    """A published file: which layout it has, its tensors by name, its averages by name or in order, its step."""
+
+    layout: str
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor] | list[Tensor] | None
+    step: int
+
+
+@attrs.frozen
+class Converted:
+    """The same for a network of ours: all of its tensors, the averaged ones, and what was changed on the way."""
+
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    notes: list[str]
+
+
+class Misfit(FileError):
+    """A file that is not of this network; ``report`` has a line for every tensor that does not match."""
+
+    def __init__(self, message: str, report: list[str]) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+def read_published(path: Path) -> Published:
+    """The tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
+    content = _unpickle(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        averages = _shadow(path, content["ema"]) if "ema" in content else None
+        return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
+    if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+        named = _state(path, content[4]) if len(content) > 4 and isinstance(content[4], Mapping) else None
+        return Published("ncsn", _state(path, content[0]), named, _step(content[3] if len(content) > 3 else 0))
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return Published("state dict", _state(path, content), None, 0)
+    raise FileError(
+        f"{path} is in none of the known layouts: a mapping with 'model', a list that starts with a state dict, "
+        "or a state dict"
+    )
+
+
+def convert(published: Published, network: nn.Module, table: bool = False) -> Converted:
+    """The tensors of ``published`` for ``network``, whose names and shapes they must have; :class:`Misfit` otherwise.
+
+    With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
+    """
+    own, weights = network.state_dict(), published.weights
+    report = mismatches(own, weights)
+    if report:
+        raise Misfit(summary(report), report)
+    if table and "sigmas" in own:
+        _check_table(weights["sigmas"], own["sigmas"])
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    ema = None if published.ema is None else _averages(published.ema, trained, list(weights))
+    casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
+    notes = [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
+    return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
+
+
+def _check_table(theirs: Tensor, ours: Tensor) -> None:
+    """Weights of one shape fit models of several noise ranges: only the table tells them apart."""
+    if torch.allclose(theirs.to(ours), ours, rtol=1e-4):
+        return
+    found, wanted = (f"{values[0]:g} to {values[-1]:g}" for values in (theirs, ours))
+    report = [f"differs: sigmas, {found} in the file, {wanted} in the preset"]
+    raise Misfit(f"its noise scales run from {found}, the preset's from {wanted}", report)
+
+
+def _averages(
+    found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str]
+) -> dict[str, Tensor]:
+    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file."""
+    if isinstance(found, list):
+        names = [name for name in order if name in trained]
+        if len(found) != len(names):
+            message = f"it has {len(found)} averaged weights for {len(names)} trained parameters"
+            raise Misfit(message, [message])
+        found = dict(zip(names, found, strict=True))
+    report = [f"averages: {line}" for line in mismatches(trained, found)]
+    if report:
+        raise Misfit(f"{len(report)} of its averaged weights do not match", report)
+    return {name: found[name].to(trained[name].dtype) for name in trained}
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = re.search(r"GLOBAL (\S+)", str(error))
+        if names is None:
+            raise FileError(f"{path} is damaged or not a PyTorch file") from error
+        raise FileError(
+            f"{path} holds a pickled {names[1]} besides tensors, which could run code and is not read: "
+            "save its state dict again, with tensors and numbers alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise FileError(f"{path} is damaged or not a PyTorch file") from error
+
+
+def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """A state dict without the prefix of DataParallel."""
+    odd = [str(name) for name, value in mapping.items() if not isinstance(value, Tensor)]
+    if odd or not mapping:
+        raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
+    wrapped = all(str(name).startswith(_PREFIX) for name in mapping)
+    return {str(name).removeprefix(_PREFIX) if wrapped else str(name): value for name, value in mapping.items()}
+
+
+def _shadow(path: Path, ema: Any) -> list[Tensor]:
+    """The averages that score_sde_pytorch keeps."""
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise FileError(f"{path} has averages in an unknown form: 'ema' holds no list of tensors, 'shadow_params'")
+    return shadow
+
+
+def _step(value: Any) -> int:
+    """A step count, which some files keep as a tensor."""
+    return int(value) if isinstance(value, int | float | Tensor) else 0

@@ -1,0 +1,48 @@
+"""``scoresde presets`` and ``scoresde show presets NAME``: the configurations there are, and one of them whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import UsageError
+from ..registry import Entry, Registry
+
+NAMES = ("presets",)
+
+
+def configure(commands: Any) -> None:
+    """Add the command, which is short for ``scoresde list presets``."""
+    from .listing import list_components
+
+    parser = commands.add_parser("presets", help="the models that can be built by name")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=list_components, kind="presets")
+
+
+def find_preset(registry: Registry, text: str) -> Config:
+    """The preset called ``text``, or the one in the YAML file ``text``."""
+    if not text.endswith((".yaml", ".yml")):
+        preset: Config = registry.create("presets", text)
+        return preset
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"there is no preset file {path}; a name without .yaml is looked up in 'scoresde presets'")
+    return Config.read(path.parent, path.name)
+
+
+def show(entry: Entry, config: Config, as_json: bool) -> int:
+    """Print a preset, resolved; its text is itself a preset."""
+    row = entry.row
+    if as_json:
+        about = {"name": row.name, "summary": row.summary, "paper": row.paper, "plugin": entry.owner}
+        print(json.dumps({**about, "target": row.target, "config": config.plain()}, indent=2))
+        return 0
+    print(f"# {row.name}: {row.summary}")
+    for label, value in (("paper", row.paper), ("plugin", entry.owner), ("target", row.target)):
+        if value:
+            print(f"# {label + ':':8} {value}")
+    print(config.to_yaml(), end="")
+    return 0

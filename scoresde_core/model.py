@@ -1,0 +1,175 @@
+"""A learned model: a configuration's network, built, with the SDE that gives its output a meaning.
+
+>>> plan = plan_model(registry.create("presets", "vp_cifar10_ddpmpp_continuous"), registry)
+>>> model = plan.build(seed=0)
+>>> sample(model.score(), model.sde, plan.sampler, model.shape, n=16)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from .batches import Preprocessing
+from .components import Spec, parameters
+from .config import Config
+from .dataset import Dataset
+from .errors import UsageError
+from .loss import Loss
+from .network import Network
+from .registry import Registry
+from .sampler import Sampler
+from .score import PARAMETERISATIONS, NetworkScore
+from .sde import SDE
+
+_SHARED = ("sigma_min", "sigma_max")
+"""Parameters of an SDE that a network with a table of noise scales has as well: said once, in the SDE."""
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """A configuration's components, checked, before anything large is built."""
+
+    config: Config
+    network: Network
+    sde: SDE
+    sampler: Sampler
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self.config.model.shape
+
+    def to_symmetric(self, x: Tensor) -> Tensor:
+        """Events of the model's range in [-1, 1]."""
+        return x if self.config.model.centered else 2 * x - 1
+
+    def build(self, seed: int = 0) -> Model:
+        """The model with random weights, in evaluation mode; ``seed`` fixes them. It obeys ``torch.device(...)``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                module = self.network.build(self.shape)
+            except ValueError as error:
+                raise UsageError(f"the network {self.config.model.network} cannot be built: {error}") from error
+        return Model(self, module.eval())
+
+
+@attrs.frozen(eq=False)
+class Model:
+    """A built network; its weights are whatever was loaded into ``network``."""
+
+    plan: Plan
+    network: nn.Module
+
+    @property
+    def config(self) -> Config:
+        """What it was built from."""
+        return self.plan.config
+
+    @property
+    def sde(self) -> SDE:
+        """The forward process."""
+        return self.plan.sde
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self.plan.shape
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
+        """This model with its network moved, in place, to ``device`` and ``dtype``."""
+        self.network.to(device, dtype)
+        return self
+
+    def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
+        """The score model of the network, with its own count of evaluations."""
+        spec = self.plan.network
+        return NetworkScore(
+            self.network,
+            self.sde,
+            parameterisation=spec.parameterisation,
+            label=spec.label,
+            scales=spec.scales,
+            cond=cond,
+            autocast=autocast,
+        )
+
+
+def plan_model(config: Config, registry: Registry) -> Plan:
+    """The components that ``config`` names.
+
+    The network takes from the rest what it would otherwise repeat: ``centered``, and the ends of its table of noise
+    scales. A network that says otherwise is an error.
+    """
+    choice = config.model
+    given = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
+    spec = choice.sde if not given else attrs.evolve(choice.sde, params={**choice.sde.params, **given})
+    sde = registry.create("sdes", spec)
+    shared = {name: getattr(sde, name) for name in _SHARED if name in {p.name for p in parameters(type(sde))}}
+    shared["centered"] = choice.centered
+    network = registry.create("networks", choice.network, **shared)
+    for name, value in shared.items():
+        own = getattr(network, name, value)
+        if own != value:
+            raise UsageError(
+                f"the network {choice.network.name!r} has {name}={own} and the rest of the model {name}={value}: "
+                f"leave it out of the network"
+            )
+    if network.parameterisation not in PARAMETERISATIONS:
+        raise UsageError(
+            f"the network {choice.network.name!r} gives {network.parameterisation}, which is no score: "
+            f"choose one that gives {', '.join(PARAMETERISATIONS)}"
+        )
+    return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler))
+
+
+def plan_loss(plan: Plan, registry: Registry) -> Loss:
+    """The loss that ``plan.config.training`` asks for, checked against the network and the SDE.
+
+    Importance weighting counts under likelihood weighting alone, as published. The loss has the network's scales.
+    """
+    training, network = plan.config.training, plan.network
+    name: str = training.loss
+    if training.likelihood_weighting and name != "denoising":
+        raise UsageError(f"likelihood weighting needs continuous times: the loss is {name}, choose denoising")
+    if training.likelihood_weighting and training.importance_weighting:
+        name = "importance"
+    loss: Loss = registry.create(
+        "losses",
+        Spec(name),
+        reduction=training.reduction,
+        t_min=training.t_min,
+        scales=network.scales,
+        weighting="likelihood" if training.likelihood_weighting else "sigma",
+    )
+    labelled = NetworkScore(nn.Identity(), plan.sde, label=network.label, scales=network.scales)
+    reason = loss.skip(labelled, plan.sde)
+    if reason:
+        raise UsageError(reason)
+    return loss
+
+
+def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[Dataset, Preprocessing]:
+    """The data set that ``plan.config.data`` names, with images of the model's size, and what the model sees of them.
+
+    A data set that has a ``size`` gets the model's; any other is resized. Nothing is downloaded unasked.
+    """
+    config, shape = plan.config, plan.shape
+    if config.data.dataset is None:
+        raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
+    side = {"size": shape[-1]} if len(shape) == 3 else {}
+    dataset: Dataset = registry.create("datasets", config.data.dataset, download=download, **side)
+    found = dataset.shape
+    if len(found) == len(shape) == 3 and found[0] == shape[0] and found != shape and shape[1] == shape[2]:
+        dataset = registry.create("datasets", Spec("resized", {"data": dataset, **side}))
+    if dataset.shape != shape:
+        raise UsageError(
+            f"the data set {config.data.dataset} has events of shape {found}, the model {shape}: set model.shape, "
+            "or choose another data set"
+        )
+    return dataset, Preprocessing(config.model.centered, flip=config.data.random_flip and len(shape) == 3)
