@@ -53,6 +53,7 @@ class Golden:
             next=Level(column(t - 1 / N), None, None),
             drift_rate=column(self.sde.drift_rate(t)),
             diffusion=column(self.sde.diffusion(t)),
+            sde=self.sde,
             **{key: column([getattr(step, key) for step in table]) for key in from_table},
         )
 
