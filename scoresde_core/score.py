@@ -28,6 +28,8 @@ class ScoreModel(ABC):
     """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``."""
 
     calls: int = 0
+    continuous: bool = True
+    """Whether it was made for every level, and so varies smoothly from one to the next."""
     rows: int = 0
 
     @abstractmethod
@@ -116,6 +118,7 @@ class NetworkScore(ScoreModel):
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
         self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
         self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
+        self.continuous = not self.discrete
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """One forward pass, read as a score."""
