@@ -131,13 +131,13 @@ class SDE(ABC):
         """log(sigma / alpha), which rises with t: minus half the logarithm of the signal-to-noise ratio."""
         return self.sigma(t).log() - self.alpha(t).log()
 
-    def time_at(self, log_noise_ratio: Tensor) -> Tensor:
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """The times in [t_min, 1] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
 
         By bisection on log t, to float64's rounding, unless an SDE overrides it in closed form (and then, wherever
         it overrides ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
         """
-        low = torch.full_like(log_noise_ratio, self.t_min, dtype=torch.float64).log()
+        low = torch.full_like(log_noise_ratio, t_min or self.t_min, dtype=torch.float64).log()
         high = torch.zeros_like(low)
         for _ in range(60):
             middle = 0.5 * (low + high)

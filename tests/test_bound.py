@@ -8,7 +8,8 @@ import torch
 
 from scoresde_core import ExactScore
 from scoresde_core.conformance.exact import Watched
-from scoresde_plugins.score_flow.bound import importance_range, importance_times, likelihood_bound
+from scoresde_plugins.score_flow.bound import likelihood_bound
+from scoresde_plugins.score_flow.importance import importance_times, total_weight
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
@@ -30,7 +31,7 @@ def gap(target, sde, n=64, model=None, **options):
 class TestGoldenTimes:
     def test_normalisation(self, shared, name):
         golden = np.load(shared / "golden" / "score_flow.npz")
-        found = importance_range(SDES[name], float(golden[f"{name}/eps"]))
+        found = total_weight(SDES[name], float(golden[f"{name}/eps"]))
         assert found == pytest.approx(float(golden[f"{name}/Z"]), rel=1e-6)
 
     def test_times(self, shared, name):
@@ -50,7 +51,7 @@ def test_times_have_the_density_g2_over_sigma2(sde):
     fine = torch.logspace(-3, 0, 100_001, dtype=torch.float64)
     density = sde.diffusion(fine).square() / sde.sigma(fine).square()
     cumulative = torch.cat([torch.zeros(1), torch.cumulative_trapezoid(density, fine)])
-    assert importance_range(sde, t_min) == pytest.approx(float(cumulative[-1]), rel=1e-5)
+    assert total_weight(sde, t_min) == pytest.approx(float(cumulative[-1]), rel=1e-5)
     share = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     times = importance_times(sde, share, t_min)
     below = torch.tensor(np.interp(times.numpy(), fine.numpy(), cumulative.numpy()))

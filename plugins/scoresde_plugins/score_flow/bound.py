@@ -30,6 +30,7 @@ from scoresde_core.sde import SDE
 
 from ..score_sde.divergence import score_and_divergence
 from ..score_sde.flow import check_t_min
+from .importance import importance_times, total_weight
 
 FEWEST_TIMES = 100
 """What the fit of the control variates needs at least."""
@@ -88,30 +89,6 @@ def likelihood_bound(
     return Bound(nats, stderr, evaluations // len(x))
 
 
-def log_snr(sde: SDE, t: Tensor) -> Tensor:
-    """log(sigma^2 / alpha^2), whose slope is g^2 / sigma^2."""
-    return 2 * (sde.sigma(t).log() - sde.alpha(t).log())
-
-
-def importance_range(sde: SDE, t_min: float) -> float:
-    """Z, the integral of g^2 / sigma^2 over [t_min, 1]."""
-    low, high = log_snr(sde, torch.tensor([t_min, 1.0], dtype=torch.float64)).tolist()
-    return float(high - low)
-
-
-def importance_times(sde: SDE, quantile: Tensor, t_min: float) -> Tensor:
-    """The times in [t_min, 1] below which a share ``quantile`` of g^2 / sigma^2 lies, float64, by bisection."""
-    low, high = log_snr(sde, torch.tensor([t_min, 1.0], dtype=torch.float64)).tolist()
-    wanted = low + quantile.double() * (high - low)
-    # Bisect log t: the times near t_min are needed to a relative precision.
-    below, above = torch.full_like(wanted, math.log(t_min)), torch.zeros_like(wanted)
-    for _ in range(60):
-        middle = 0.5 * (below + above)
-        beyond = log_snr(sde, middle.exp()) > wanted
-        below, above = torch.where(beyond, below, middle), torch.where(beyond, middle, above)
-    return (0.5 * (below + above)).exp().clamp(t_min, 1.0)
-
-
 def _integral(
     model: ScoreModel,
     sde: SDE,
@@ -128,7 +105,7 @@ def _integral(
     share = (torch.arange(count, dtype=torch.float64, device=x.device).unsqueeze(1) + within) / count
     if importance:
         t = importance_times(sde, share, t_min)
-        weight = importance_range(sde, t_min) * sde.sigma(t).square()
+        weight = total_weight(sde, t_min) * sde.sigma(t).square()
     else:
         t = t_min + (1 - t_min) * share
         weight = (1 - t_min) * sde.diffusion(t).square()

@@ -85,10 +85,10 @@ class VESDE(SDE):
         """sigma_min (sigma_max / sigma_min)^t."""
         return self.sigma_min * torch.exp(t * self.log_ratio)
 
-    def time_at(self, log_noise_ratio: Tensor) -> Tensor:
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """The inverse of sigma, within [t_min, 1]."""
         t = (log_noise_ratio.double() - math.log(self.sigma_min)) / self.log_ratio
-        return t.clamp(self.t_min, 1)
+        return t.clamp(t_min or self.t_min, 1)
 
     def drift_rate(self, t: Tensor) -> Tensor:
         """0."""
@@ -144,10 +144,10 @@ class LinearBetaSDE(SDE):
         """e^{-B/2}."""
         return torch.exp(-0.5 * self.integral(t))
 
-    def time_of(self, integral: Tensor) -> Tensor:
+    def time_of(self, integral: Tensor, t_min: float | None = None) -> Tensor:
         """The time in [t_min, 1] at which B(t) has a value: the root of its quadratic, free of cancellation."""
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).clamp_min(0).sqrt()
-        return (2 * integral / (self.beta_min + root)).clamp(self.t_min, 1)
+        return (2 * integral / (self.beta_min + root)).clamp(t_min or self.t_min, 1)
 
     def drift_rate(self, t: Tensor) -> Tensor:
         """-beta(t) / 2."""
@@ -169,9 +169,9 @@ class VPSDE(LinearBetaSDE):
         """sqrt(1 - e^{-B})."""
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
-    def time_at(self, log_noise_ratio: Tensor) -> Tensor:
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """(sigma / alpha)^2 = e^B - 1, inverted."""
-        return self.time_of(torch.log1p((2 * log_noise_ratio.double()).exp()))
+        return self.time_of(torch.log1p((2 * log_noise_ratio.double()).exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta(t))."""
@@ -209,9 +209,9 @@ class SubVPSDE(LinearBetaSDE):
         """1 - e^{-B}: the standard deviation itself, not its square."""
         return -torch.expm1(-self.integral(t))
 
-    def time_at(self, log_noise_ratio: Tensor) -> Tensor:
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """sigma / alpha = 2 sinh(B / 2), inverted."""
-        return self.time_of(2 * torch.asinh(0.5 * log_noise_ratio.double().exp()))
+        return self.time_of(2 * torch.asinh(0.5 * log_noise_ratio.double().exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta (1 - e^{-2B}))."""
