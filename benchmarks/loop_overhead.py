@@ -13,7 +13,7 @@ import torch
 
 from scoresde_bench.environment import describe_device
 from scoresde_core import Noise, ScoreModel, create
-from scoresde_core.device import find_device
+from scoresde_core.device import find_device, keep_freed_memory
 
 SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15
 
@@ -43,6 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = find_device(parser.parse_args().device)
+    keep_freed_memory()  # as the command line does
     sde, model = create("sdes", "vp"), TrivialScore()
 
     def pc(text):

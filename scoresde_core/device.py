@@ -1,6 +1,8 @@
-"""Finding the device that a command was asked to use."""
+"""The device that a command was asked to use, and how it keeps its memory."""
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 
@@ -18,3 +20,17 @@ def find_device(name: str) -> torch.device:
         there = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
         raise UsageError(f"there is no device {name!r}: this machine has {there}") from error
     return device
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library of Linux to keep what is freed; whether it agreed. For programs, not for libraries.
+
+    Every step of a sampler frees a few states and allocates as many. glibc gives such blocks back to the system, and
+    fetching their pages anew costs a CPU as much as the arithmetic on them.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_threshold, 2**25))

@@ -1,5 +1,7 @@
 """Noise is a function of (seed, sample index, step, purpose), however the samples are cut into batches."""
 
+import sys
+
 import pytest
 import torch
 
@@ -39,3 +41,9 @@ def test_it_is_standard_normal():
 def test_successive_draws_of_a_step_differ():
     draw = Noise(0, (5,), 3).at(0, "corrector")
     assert not torch.equal(draw(), draw())
+
+
+def test_memory_is_kept_on_linux_and_nothing_breaks_elsewhere():
+    from scoresde_core.device import keep_freed_memory
+
+    assert keep_freed_memory() is (sys.platform == "linux")

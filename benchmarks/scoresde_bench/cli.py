@@ -99,11 +99,12 @@ def _run(given: list[str]) -> int:
         raise UsageError(f"--dtype must be float32 or float64, got {unknown[0]!r}")
 
     # Only here does anything import torch: a mistyped number is answered at once.
-    from scoresde_core.device import find_device
+    from scoresde_core.device import find_device, keep_freed_memory
 
     from .cells import COMPONENT_AXES, Cell, expand, sweep
     from .subjects import exact_subjects, learned_subjects
 
+    keep_freed_memory()
     asked = frozenset(axis for axis in DEFAULTS if getattr(arguments, axis))
     axes: dict[str, list[Any]] = {
         axis: sweep(registry, kind, _words(getattr(arguments, axis), axis)) for axis, kind in COMPONENT_AXES.items()

@@ -72,9 +72,10 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
 
     from .. import sampler as sampling
     from ..checkpoint import appearing, check_new
-    from ..device import find_device
+    from ..device import find_device, keep_freed_memory
 
     check_new(arguments.out)
+    keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
     model, origin = _open(arguments, registry)
     sampler = _sampler(arguments, registry, model)
