@@ -1,18 +1,89 @@
-"""Losses: what training minimises."""
+r"""Losses: what training minimises, as a function of a batch and of the random numbers that it is handed.
+
+Every denoising loss is a weighted sum of one quantity. With x_t = alpha x_0 + sigma z, the error
+
+    e(x_t, t) = sigma s(x_t, t) + z = z - eps(x_t, t)
+
+has a minimiser of E|e|^2 at every t: E[-z / sigma | x_t], the exact score (Vincent 2011; Song et al. 2021,
+arXiv:2011.13456, Eq. 7). Losses differ in the law of t, in the weight of |e|^2 and in how a sample's dimensions are
+reduced to one number.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
+import torch
 from torch import Tensor
 
+from .noise import Noise
 from .score import ScoreModel
-from .sde import SDE
+from .sde import SDE, Level
+from .shapes import combine
+
+Reduction = Literal["mean", "half_sum"]
+"""A sample's squared error as the mean over its dimensions, or as half their sum (the published VE configurations)."""
+
+
+class Draws:
+    """The random numbers of rows ``start .. start + count`` of a batch of ``total``, at one step of a run.
+
+    They depend on (seed, step, row, purpose) alone: on no generator's past, so a resumed run draws what it would have
+    drawn, and not on how a batch is split over processes or accumulation steps. A step may be a word: evaluation draws
+    the same numbers each time with ``Draws(seed, "evaluation", count)``.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        step: int | str,
+        count: int,
+        *,
+        start: int = 0,
+        total: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.seed, self.step, self.count, self.start = seed, step, count, start
+        self.total = start + count if total is None else total
+        self.device = torch.device(device)
+        if not 0 <= start <= start + count <= self.total:
+            raise ValueError(f"rows {start} to {start + count} do not lie in a batch of {self.total}")
+
+    def normal(self, like: Tensor, purpose: str = "noise") -> Tensor:
+        """Standard normal numbers of the shape (count, ...) and dtype of ``like``."""
+        return self._noise(tuple(like.shape[1:]), like.dtype).draw(self.step, purpose)
+
+    def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
+        """(count, *shape) float64 numbers on [0, 1).
+
+        ``stratified`` puts row i of the whole batch uniformly in [i, i + 1) / total: a mean over the batch varies less,
+        and an event still meets every time, for its row changes from epoch to epoch.
+        """
+        u = self._noise(shape, torch.float64).uniform(self.step, purpose)
+        if not stratified:
+            return u
+        row = torch.arange(self.start, self.start + self.count, device=self.device, dtype=torch.float64)
+        return (u + row.reshape(-1, *[1] * len(shape))) / self.total
+
+    def _noise(self, shape: tuple[int, ...], dtype: torch.dtype) -> Noise:
+        return Noise(self.seed, shape, self.count, start=self.start, device=self.device, dtype=dtype)
 
 
 class Loss(ABC):
     """A per-sample training loss whose minimiser is the exact score."""
 
+    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+        """Why this loss cannot train ``model`` under ``sde``, or None; asked once, before any work."""
+        return None
+
     @abstractmethod
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor) -> Tensor:
-        """The loss of every event in ``x`` (B, ...), as (B,); times and noise are drawn inside."""
+    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+        """The loss of every event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``."""
+
+
+def denoising_error(model: ScoreModel, level: Level, x: Tensor, noise: Tensor, reduction: Reduction) -> Tensor:
+    """|sigma s(x_t, t) + z|^2 reduced to (B,), for clean ``x`` and ``noise`` z (B, ...) at one level a row."""
+    perturbed = combine(level.alpha, x, level.sigma, noise)
+    squared = (noise - model.noise(perturbed, level)).square().flatten(1)
+    return squared.mean(1) if reduction == "mean" else 0.5 * squared.sum(1)

@@ -49,6 +49,13 @@ class Noise:
 
     def draw(self, step: int | str, purpose: str, draw: int = 0) -> Tensor:
         """(count, *shape) standard normal numbers for this key."""
+        return self._fill(Tensor.normal_, step, purpose, draw)
+
+    def uniform(self, step: int | str, purpose: str, draw: int = 0) -> Tensor:
+        """(count, *shape) numbers uniform on [0, 1) for this key."""
+        return self._fill(Tensor.uniform_, step, purpose, draw)
+
+    def _fill(self, fill: Callable[..., Tensor], step: int | str, purpose: str, draw: int) -> Tensor:
         out = torch.empty((self.count, *self.shape), device=self.device, dtype=self.dtype)
         end = self.start + self.count
         for block in range(self.start // self.block, -(-end // self.block)):
@@ -57,10 +64,10 @@ class Noise:
             self.generator.manual_seed(key(self.seed, block, step, purpose, draw))
             rows = out[low - self.start : high - self.start]
             if high - low == self.block:
-                rows.normal_(generator=self.generator)
+                fill(rows, generator=self.generator)
             else:
                 whole = torch.empty((self.block, *self.shape), device=self.device, dtype=self.dtype)
-                rows.copy_(whole.normal_(generator=self.generator)[low - first : high - first])
+                rows.copy_(fill(whole, generator=self.generator)[low - first : high - first])
         return out
 
     def at(self, step: int | str, purpose: str) -> Draw:

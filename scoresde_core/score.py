@@ -117,25 +117,33 @@ class NetworkScore(ScoreModel):
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """One forward pass, read as a score."""
         if self.discrete:
-            level = self._training_level(level)
+            level = self._training_level(level, x)
         label = torch.as_tensor(self.to_label(level, self.scales), dtype=x.dtype, device=x.device)
         label = label.reshape(-1).expand(x.shape[0])
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         return self.to_score(raw.to(x.dtype), x, level)
 
-    def _training_level(self, level: Level) -> Level:
+    def _training_level(self, level: Level, x: Tensor) -> Level:
         t = torch.as_tensor(level.t)
         table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
         if t.ndim == 0:
             return Level(float(t), float(table.alpha), float(table.sigma))
-        return Level(t, table.alpha, table.sigma)
+        return Level(t, table.alpha.to(x.dtype), table.sigma.to(x.dtype))
 
 
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
-    """The level at one time a row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...)."""
-    level = sde.level(t)
-    return Level(expand(level.t, x), expand(level.alpha, x), expand(level.sigma, x))
+    """The level at one time a row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...).
+
+    Float64 times stay as they are, for labels to the last index; alpha and sigma are computed from them and rounded
+    to the dtype of ``x``.
+    """
+    return spread(sde.level(t), x)
+
+
+def spread(level: Level, x: Tensor) -> Level:
+    """A level of one value a row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
+    return Level(expand(level.t, x), expand(level.alpha, x).to(x.dtype), expand(level.sigma, x).to(x.dtype))
 
 
 def _round(value: Scalar) -> Scalar:

@@ -1,97 +1,138 @@
-"""Images of one's own: a folder of image files, or an array in an ``.npz`` file.
+"""Images of one's own: a folder or zip of image files, or an array in an ``.npz`` file.
 
 Both hold out every k-th image, in the order of their names or of the array, as the test split.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from pathlib import Path
+import zipfile
+from typing import Any
 
 import attrs
 import numpy as np
 import torch
-from attrs.validators import and_, ge, gt, lt
+from attrs.validators import and_, ge, gt, lt, optional
 from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+from .pictures import BROKEN_HELP, Broken, Fit, Pictures, decoded, source_at
 
 
 @attrs.frozen
 class _HeldOut(Dataset):
-    """Everything but the source itself."""
+    """A path, and the share of it that is the test split."""
 
     path: str = param(help="where the images are")
     test_share: float = param(0.1, "share of the images held out as the test split", and_(gt(0), lt(1)), kw_only=True)
 
-    @abstractmethod
-    def images(self) -> Tensor:
-        """All images, uint8 (N, C, H, W)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of the first image."""
-        return tuple(self.images().shape[1:])
-
-    def load(self, split: Split = "train") -> Tensor:
-        """The images of a split."""
-        images = self.images()
+    def rows(self, count: int, split: Split) -> Tensor:
+        """The indices of a split among ``count`` events."""
         every = max(2, round(1 / self.test_share))
-        held_out = torch.arange(len(images)) % every == every - 1
-        return images[held_out if split == "test" else ~held_out]
+        held_out = torch.arange(count) % every == every - 1
+        return (held_out if split == "test" else ~held_out).nonzero().flatten()
 
 
 @attrs.frozen
 class ImageFolderDataset(_HeldOut):
-    """Every image file below a folder, resized to ``size`` x ``size`` after a central square crop."""
+    """Every image file in a folder or a .zip, resized to ``size`` x ``size`` after a central square crop."""
 
     size: int = param(32, "pixels of a side", ge(1))
     grey: bool = param(False, "one grey channel instead of three")
+    crop: int | None = param(None, "side of a central crop before that, in pixels", optional(ge(1)))
+    broken: Broken = param("fail", BROKEN_HELP)
 
-    def images(self) -> Tensor:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1 or 3, size, size)."""
+        return (1 if self.grey else 3, self.size, self.size)
+
+    def open(self, split: Split = "train") -> Pictures:
+        """The images of a split, decoded one by one."""
+        source = source_at(self.path)
+        names = source.names()
+        picked = [names[row] for row in self.rows(len(names), split).tolist()]
+        if names and not picked:
+            raise FileError(f"{self.path!r} has {len(names)} images, too few for a {split} split: set test_share=")
+        return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, self.path)
+
+    def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 1 or 3, size, size), in the order of the paths."""
-        from PIL import Image, ImageOps
-
-        paths = sorted(p for p in Path(self.path).rglob("*") if p.suffix.lower() in _SUFFIXES)
-        if not paths:
-            raise FileError(f"there is no image file below {self.path!r}: name a folder of .png or .jpg files")
-        arrays = []
-        for path in paths:
-            try:
-                with Image.open(path) as image:
-                    fitted = ImageOps.fit(image.convert("L" if self.grey else "RGB"), (self.size, self.size))
-            except OSError as error:
-                raise FileError(f"cannot read the image {path}: {error}") from error
-            arrays.append(np.asarray(fitted))
-        stacked = torch.from_numpy(np.stack(arrays))
-        return stacked.unsqueeze(1) if self.grey else stacked.permute(0, 3, 1, 2).contiguous()
+        return self.open(split).all()
 
 
 @attrs.frozen
 class NPZDataset(_HeldOut):
-    """An array of uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), in a NumPy ``.npz`` file."""
+    """An array in a NumPy ``.npz`` file: uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), or float points (N, D).
+
+    The test split is held out, or a file of its own.
+    """
 
     key: str = param("images", "name of the array in the file")
+    test: str | None = param(None, "a second file that is the test split; null: hold out a share of the first")
 
-    def images(self) -> Tensor:
-        """uint8 (N, C, H, W)."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                if self.key not in file.files:
-                    raise FileError(
-                        f"{self.path} has no array {self.key!r}, only {', '.join(file.files)}: npz[key=...]"
-                    )
-                array = file[self.key]
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {self.path} as an .npz file: {error}") from error
-        if array.dtype != np.uint8 or array.ndim not in (3, 4):
-            raise FileError(f"{self.key!r} in {self.path} must be uint8 images, got {array.dtype} {array.shape}")
-        images = torch.from_numpy(array)
-        if images.ndim == 3:
-            return images.unsqueeze(1)
-        channels_last = images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
-        return images.permute(0, 3, 1, 2).contiguous() if channels_last else images
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one event, from the file's header."""
+        shape, dtype = _header(self.path, self.key)
+        if len(shape) == 2:
+            return (shape[1],)
+        _check_images(self.path, self.key, shape, dtype)
+        return (1, *shape[1:]) if len(shape) == 3 else (shape[3], *shape[1:3]) if _channels_last(shape) else shape[1:]
+
+    def load(self, split: Split = "train") -> Tensor:
+        """uint8 (N, C, H, W) or float32 (N, D)."""
+        if self.test is not None:
+            return _read(self.path if split == "train" else self.test, self.key)
+        events = _read(self.path, self.key)
+        return events[self.rows(len(events), split)]
+
+
+def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array, without reading it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [name.removesuffix(".npy") for name in file.namelist()]
+            if key not in names:
+                raise FileError(f"{path} has no array {key!r}, only {', '.join(names)}: npz[key=...]")
+            with file.open(f"{key}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version < (2, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    return shape, dtype
+
+
+def _check_images(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if dtype != np.uint8 or len(shape) not in (3, 4):
+        raise FileError(
+            f"{key!r} in {path} must be uint8 images, got {dtype} {shape}: npz[key=...] names another array, "
+            "and points are floats (N, D)"
+        )
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
+
+
+def _read(path: str, key: str) -> Tensor:
+    shape, dtype = _header(path, key)
+    points = len(shape) == 2 and dtype.kind == "f"
+    if not points:
+        _check_images(path, key, shape, dtype)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            array = file[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    events = torch.from_numpy(array)
+    if points:
+        if not bool(events.isfinite().all()):
+            raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
+        return events.float()
+    if events.ndim == 3:
+        return events.unsqueeze(1)
+    return events.permute(0, 3, 1, 2).contiguous() if _channels_last(shape) else events

@@ -16,6 +16,7 @@ the table would hold variances above one (NaN in the published code).
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -180,7 +181,7 @@ class VPSDE(LinearBetaSDE):
 
     def discrete_level(self, t: Tensor, n: int) -> Level:
         """Entry floor((n - 1) t) of the table: alpha_bar_i is the product of 1 - beta_j up to i."""
-        log_signal = torch.log1p(-self.betas(n)).cumsum(0).to(device=t.device, dtype=t.dtype)
+        log_signal = _log_signal(self, n, t.device, t.dtype)
         # A hair above the floor: on the published grid t (n - 1) is an integer up to rounding.
         entry = log_signal[(t * (n - 1) + 1e-6).long().clamp(0, n - 1)]
         return Level(t, torch.exp(0.5 * entry), torch.sqrt(-torch.expm1(entry)))
@@ -197,6 +198,12 @@ class SubVPSDE(LinearBetaSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta (1 - e^{-2B}))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
+
+
+@lru_cache(maxsize=8)
+def _log_signal(sde: VPSDE, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """log alpha_bar_i of the table; kept, for training asks at every step and a copy to the device waits for it."""
+    return torch.log1p(-sde.betas(n)).cumsum(0).to(device=device, dtype=dtype)
 
 
 def _chain(transition: Transition) -> Discretization:

@@ -1,0 +1,36 @@
+"""Draws of an exact target as a data set: a network trained on them can be held against the exact score."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.dataset import Dataset, Split
+from scoresde_core.noise import key
+from scoresde_core.target import Target
+
+
+@attrs.frozen
+class ExactDataset(Dataset):
+    """A fixed set of draws of a target, float32 (N, *shape), on the target's own scale; the splits are independent."""
+
+    example: ClassVar[dict[str, Any]] = {"target": "mixture2d", "size": 100, "test_size": 10}
+
+    target: Target = param(help="what to draw from, such as mixture2d[layout=moons]")
+    size: int = param(50_000, "draws in the train split", ge(1))
+    test_size: int = param(10_000, "draws in the test split", ge(1))
+    seed: int = param(0, "seed of the draws")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The target's."""
+        return self.target.shape
+
+    def load(self, split: Split = "train") -> Tensor:
+        """The same draws each time."""
+        count = self.size if split == "train" else self.test_size
+        return self.target.sample(count, seed=key(self.seed, "dataset", split) % 2**31).float()

@@ -1,0 +1,173 @@
+"""Pictures: encoded image files, decoded when they are asked for, out of a folder, an archive or a packed array."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde_core.errors import FileError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+
+Broken = Literal["fail", "skip"]
+BROKEN_HELP = "a file that cannot be decoded ends the run, or is skipped with a warning"
+
+
+class Source(Protocol):
+    """Where the bytes of a picture are."""
+
+    def read(self, name: Any) -> bytes:
+        """The encoded file called ``name``."""
+
+    def names(self) -> list[Any]:
+        """Every picture, in the stored order."""
+
+
+@attrs.frozen
+class Folder:
+    """The image files below a folder, in the order of their paths."""
+
+    root: Path
+
+    def names(self) -> list[str]:
+        """Paths relative to the folder."""
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        return (self.root / name).read_bytes()
+
+
+@attrs.define(eq=False)
+class Archive:
+    """The image files in a zip file, in the order of their paths."""
+
+    path: Path
+    _open: tuple[int, zipfile.ZipFile] | None = attrs.field(default=None, init=False)
+
+    def names(self) -> list[str]:
+        """Paths within the archive, without the resource forks that some systems add."""
+        try:
+            listed = self._file().namelist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise FileError(f"cannot read {self.path} as a zip file: {error}") from error
+        return sorted(n for n in listed if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX/"))
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        return self._file().read(name)
+
+    def _file(self) -> zipfile.ZipFile:
+        # A forked worker shares its parent's file position: every process opens the archive for itself.
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), zipfile.ZipFile(self.path))
+        return self._open[1]
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path, self._open = path, None
+
+
+@attrs.frozen
+class Fit:
+    """A central crop of ``crop`` pixels, then the largest central square, bicubic to ``size``; RGB or grey.
+
+    ``size=None`` keeps a picture as it is.
+    """
+
+    size: int | None = None
+    crop: int | None = None
+    grey: bool = False
+
+    def decode(self, encoded: bytes) -> Tensor:
+        """uint8 (1 or 3, H, W); a decoder may raise anything."""
+        from PIL import Image, ImageOps
+
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image: Image.Image = opened.convert("L" if self.grey else "RGB")
+        if self.crop is not None:
+            if min(image.size) < self.crop:
+                raise ValueError(f"{image.width} x {image.height} pixels are less than the crop of {self.crop}")
+            left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        if self.size is not None:
+            image = ImageOps.fit(image, (self.size, self.size))
+        array = torch.from_numpy(np.array(image))
+        return array.unsqueeze(0) if self.grey else array.permute(2, 0, 1).contiguous()
+
+
+@attrs.frozen(eq=False)
+class Pictures:
+    """The events behind some names of a source.
+
+    Asked for one by one, a broken picture that is to be skipped is replaced by the next one that can be read, so that
+    the order of a run does not depend on which files are broken; :meth:`all` leaves it out.
+    """
+
+    source: Source
+    names: Sequence[Any]
+    fit: Fit
+    broken: Broken = "fail"
+    where: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        for step in range(len(self)):
+            found = self._decode((index + step) % len(self))
+            if found is not None:
+                return found
+        raise FileError(f"no picture in {self.where} can be read")
+
+    def all(self) -> Tensor:
+        """uint8 (N, C, H, W) of every picture that can be read."""
+        found: list[Tensor] = []
+        for index, name in enumerate(self.names):
+            picture = self._decode(index)
+            if picture is None:
+                continue
+            if found and picture.shape != found[0].shape:
+                raise FileError(
+                    f"the pictures in {self.where} differ in size ({name}: {tuple(picture.shape[1:])}, "
+                    f"the first: {tuple(found[0].shape[1:])}): set size="
+                )
+            found.append(picture)
+        if not found:
+            raise FileError(f"no picture in {self.where} can be read")
+        return torch.stack(found)
+
+    def _decode(self, index: int) -> Tensor | None:
+        try:
+            return self.fit.decode(self.source.read(self.names[index]))
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, zlib.error, ... on damaged files
+            message = f"cannot read the image {self.names[index]} in {self.where}: {error}".replace("\n", " ")
+            if self.broken == "fail":
+                raise FileError(f"{message} (broken=skip leaves such files out)") from error
+            warnings.warn(f"{message}; skipped", stacklevel=2)
+            return None
+
+
+def source_at(path: str) -> Folder | Archive:
+    """The folder or zip file at ``path``."""
+    return Archive(Path(path)) if path.lower().endswith(".zip") else Folder(Path(path))
+
+
+def decoded(source: Source, names: Sequence[Any], fit: Fit, broken: Broken, where: str) -> Pictures:
+    """Pictures, refused where there are none."""
+    if not names:
+        raise FileError(f"there is no image file in {where!r}: name a folder or a zip file of .png or .jpg files")
+    return Pictures(source, names, fit, broken, where)

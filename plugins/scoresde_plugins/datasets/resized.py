@@ -1,0 +1,77 @@
+"""Another size of the images of any data set: cropped, resized, padded, in this order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from attrs.validators import ge, optional
+from torch import Tensor
+from torch.nn import functional
+
+from scoresde_core.components import param
+from scoresde_core.dataset import Dataset, Events, Split
+
+_CHUNK = 1024
+
+
+@attrs.frozen(eq=False)
+class Fitted:
+    """The events of another data set, fitted one by one."""
+
+    events: Events
+    dataset: ResizedDataset
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.dataset.fit(self.events[index].unsqueeze(0))[0]
+
+
+@attrs.frozen
+class ResizedDataset(Dataset):
+    """A central crop of ``crop`` pixels, antialiased bicubic to ``size``, then ``padding`` pixels of black all round.
+
+    MNIST for a network that halves five times is ``resized[data=mnist,padding=2]``, or ``resized[data=mnist,size=32]``.
+    """
+
+    data: Dataset = param(help="the data set, such as mnist")
+    size: int | None = param(None, "pixels of a side; null: as they are", optional(ge(1)))
+    crop: int | None = param(None, "side of a central square crop before that, in pixels", optional(ge(1)))
+    padding: int = param(0, "black pixels on every side after that", ge(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.crop is not None and len(self.data.shape) == 3 and self.crop > min(self.data.shape[1:]):
+            raise ValueError(f"crop must be at most the {self.data.shape[1:]} pixels there are, got {self.crop}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) after all that."""
+        if len(self.data.shape) != 3:
+            raise ValueError(f"{self.data} has events of shape {self.data.shape}, which are no images to resize")
+        sides = [self.size or self.crop or side for side in self.data.shape[1:]]
+        return (self.data.shape[0], *(side + 2 * self.padding for side in sides))
+
+    def open(self, split: Split = "train") -> Events:
+        """Fitted one by one where the data set gives them so."""
+        events = self.data.open(split)
+        return self.load(split) if isinstance(events, Tensor) else Fitted(events, self)
+
+    def load(self, split: Split = "train") -> Tensor:
+        """uint8 (N, C, H, W)."""
+        return torch.cat([self.fit(chunk) for chunk in torch.split(self.data.load(split), _CHUNK)])
+
+    def fit(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to the new size."""
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"{self.data} has {images.dtype} events of shape {self.data.shape}: only images resize")
+        if self.crop is not None:
+            top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
+            images = images[..., top : top + self.crop, left : left + self.crop]
+        if self.size is not None:
+            options: dict[str, Any] = {"mode": "bicubic", "antialias": True, "align_corners": False}
+            smooth = functional.interpolate(images.float(), (self.size, self.size), **options)
+            images = smooth.round().clamp(0, 255).to(torch.uint8)
+        return functional.pad(images, [self.padding] * 4)

@@ -1,0 +1,130 @@
+"""The small data sets of the literature, through torchvision: each a tensor of a few hundred megabytes at most.
+
+MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747), CIFAR-10 (Krizhevsky 2009), SVHN (Netzer et al. 2011).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.dataset import Dataset, Split
+from scoresde_core.errors import FileError
+
+
+def torchvision_datasets() -> ModuleType:
+    """``torchvision.datasets``, or an error that says how to repair the installation."""
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError, OSError) as error:
+        raise FileError(
+            f"torchvision cannot be imported ({error}): it needs the full torch build, "
+            "pip install --force-reinstall torch torchvision"
+        ) from error
+    loaded: ModuleType = datasets
+    return loaded
+
+
+@attrs.frozen
+class VisionDataset(Dataset):
+    """What they share: a folder, and no download unless it is asked for."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    root: str = param("data", "folder that holds it, or will after a download")
+    download: bool = param(False, "let torchvision download it where it is missing")
+
+    @abstractmethod
+    def fetch(self, datasets: Any, split: Split) -> Tensor:
+        """The images, from torchvision's class."""
+
+    def load(self, split: Split = "train") -> Tensor:
+        """uint8 (N, C, H, W)."""
+        datasets = torchvision_datasets()
+        try:
+            return self.fetch(datasets, split)
+        except ImportError as error:
+            raise FileError(f"{self.title} needs {error.name}: pip install {error.name}") from error
+        except Exception as error:  # torchvision's checks are of several kinds, and a damaged file fails in any way
+            if self.download:
+                raise FileError(f"{self.title} cannot be downloaded to {self.root!r}: {error}") from error
+            raise FileError(
+                f"{self.title} is not in {self.root!r}, or is damaged: name its folder, {self.name}[root=...], "
+                f"or get it with {self.name}[download=true]"
+            ) from error
+
+
+@attrs.frozen
+class MNISTDataset(VisionDataset):
+    """60,000 training and 10,000 test images of handwritten digits, (1, 28, 28)."""
+
+    name, title = "mnist", "MNIST"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1, 28, 28)."""
+        return (1, 28, 28)
+
+    def fetch(self, datasets: Any, split: Split) -> Tensor:
+        """From ``root/MNIST/raw``."""
+        images: Tensor = datasets.MNIST(self.root, train=split == "train", download=self.download).data
+        return images.unsqueeze(1)
+
+
+@attrs.frozen
+class FashionMNISTDataset(VisionDataset):
+    """60,000 training and 10,000 test images of clothes, (1, 28, 28)."""
+
+    name, title = "fashion_mnist", "Fashion-MNIST"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1, 28, 28)."""
+        return (1, 28, 28)
+
+    def fetch(self, datasets: Any, split: Split) -> Tensor:
+        """From ``root/FashionMNIST/raw``."""
+        images: Tensor = datasets.FashionMNIST(self.root, train=split == "train", download=self.download).data
+        return images.unsqueeze(1)
+
+
+@attrs.frozen
+class CIFAR10Dataset(VisionDataset):
+    """50,000 training and 10,000 test images of ten classes, (3, 32, 32)."""
+
+    name, title = "cifar10", "CIFAR-10"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, 32, 32)."""
+        return (3, 32, 32)
+
+    def fetch(self, datasets: Any, split: Split) -> Tensor:
+        """From ``root/cifar-10-batches-py``."""
+        images = datasets.CIFAR10(self.root, train=split == "train", download=self.download).data
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+@attrs.frozen
+class SVHNDataset(VisionDataset):
+    """73,257 training and 26,032 test crops of house numbers, (3, 32, 32)."""
+
+    name, title = "svhn", "SVHN"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, 32, 32)."""
+        return (3, 32, 32)
+
+    def fetch(self, datasets: Any, split: Split) -> Tensor:
+        """From ``root/svhn``."""
+        found = datasets.SVHN(str(Path(self.root) / "svhn"), split=split, download=self.download)
+        return torch.from_numpy(found.data).contiguous()

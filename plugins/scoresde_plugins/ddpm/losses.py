@@ -1,0 +1,23 @@
+"""The loss of DDPM (Ho et al. 2020, arXiv:2006.11239, Eq. 14): the noise, predicted at a random step of the chain."""
+
+import attrs
+import torch
+
+from scoresde_core.components import param
+from scoresde_core.loss import Reduction
+from scoresde_core.sde import Level
+from scoresde_plugins.ncsn.losses import DiscreteLoss
+from scoresde_plugins.score_sde.losses import REDUCTION_HELP
+
+
+@attrs.frozen
+class DDPMLoss(DiscreteLoss):
+    """|z - eps(sqrt(abar_i) x + sqrt(1 - abar_i) z, i)|^2 over N steps; published: the mean over dimensions."""
+
+    reduction: Reduction = param("mean", REDUCTION_HELP)
+
+    def misfit(self, table: Level) -> str | None:
+        """The variance is preserved."""
+        variance = table.alpha.square() + table.sigma.square()
+        kept = torch.allclose(variance, torch.ones_like(variance), rtol=0, atol=1e-6)
+        return None if kept else "a variance-preserving chain (alpha^2 + sigma^2 = 1)"

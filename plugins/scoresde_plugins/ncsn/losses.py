@@ -1,0 +1,65 @@
+r"""Denoising score matching over N noise scales (Song & Ermon 2019, arXiv:1907.05600, Eq. 5-6).
+
+    L = E_i sigma_i^2 |s(x_i, i) + z / sigma_i|^2 = E_i |sigma_i s(x_i, i) + z|^2,   x_i = alpha_i x_0 + sigma_i z,
+
+with i uniform over the N scales of the SDE's table (:meth:`scoresde_core.sde.SDE.discrete_level`). SMLD is the case
+alpha_i = 1, DDPM the case alpha_i^2 + sigma_i^2 = 1: one formula, two tables.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import attrs
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
+from scoresde_core.score import NetworkScore, ScoreModel, spread
+from scoresde_core.sde import SDE, Level
+from scoresde_plugins.score_sde.losses import REDUCTION_HELP, STRATIFIED_HELP
+
+
+@attrs.frozen
+class DiscreteLoss(Loss):
+    """|sigma_i s + z|^2 at a uniform entry of the SDE's table."""
+
+    scales: int = param(1000, "number of noise scales N", ge(2))
+    reduction: Reduction = param("half_sum", REDUCTION_HELP)
+    stratified: bool = param(False, STRATIFIED_HELP)
+
+    @abstractmethod
+    def misfit(self, table: Level) -> str | None:
+        """What keeps a table (float64, smallest noise first) from being this loss's, or None."""
+
+    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+        """The table must be of this loss's family, without an entry of no noise, and as long as the network's."""
+        name = type(self).__name__
+        table = sde.discrete_level(torch.linspace(0, 1, self.scales, dtype=torch.float64), self.scales)
+        if not bool((table.sigma > 0).all()):
+            return f"{name} needs noise at every one of {self.scales} scales, {sde} has none at t = 0: use dsm"
+        reason = self.misfit(table)
+        if reason:
+            return f"{name} needs {reason}, {sde} has another table: use dsm"
+        if isinstance(model, NetworkScore) and model.discrete and model.scales != self.scales:
+            return f"{name} has {self.scales} scales, the network {model.scales}: set scales={model.scales}"
+        return None
+
+    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+        """(B,)."""
+        u = draws.uniform(stratified=self.stratified)
+        t = (u * self.scales).floor().clamp_max(self.scales - 1) / (self.scales - 1)
+        level = spread(sde.discrete_level(t, self.scales), x)
+        return denoising_error(model, level, x, draws.normal(x), self.reduction)
+
+
+@attrs.frozen
+class SMLDLoss(DiscreteLoss):
+    """|sigma_i s(x + sigma_i z, i) + z|^2 over N noise scales; published: half the sum over dimensions."""
+
+    def misfit(self, table: Level) -> str | None:
+        """The signal keeps its scale."""
+        kept = torch.allclose(table.alpha, torch.ones_like(table.alpha), rtol=0, atol=1e-6)
+        return None if kept else "noise on unscaled data (alpha = 1)"

@@ -1,0 +1,62 @@
+r"""Continuous denoising score matching (Song et al. 2021, arXiv:2011.13456, Eq. 7).
+
+    L = E_{t ~ U[t_min, 1]} lambda(t) |s(x_t, t) + z / sigma|^2
+
+    lambda = sigma^2   the papers' weighting: |sigma s + z|^2, of one size at every t
+    lambda = g^2       likelihood weighting (arXiv:2101.09258, Theorem 1): with a half sum over dimensions the expected
+                       loss bounds the KL divergence from the data, up to a constant of the data
+
+Under the first weighting a model's gradients have one scale at all times; under the second those near t_min dominate,
+for g^2 / sigma^2 grows as 1/t: see ``importance`` for the same loss with less variance.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+from attrs.validators import and_, gt, lt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
+from scoresde_core.score import NetworkScore, ScoreModel, level_of
+from scoresde_core.sde import SDE
+
+REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
+STRATIFIED_HELP = "one time from each of B equal shares of their law, in place of B independent times"
+
+
+@attrs.frozen
+class ContinuousLoss(Loss):
+    """What losses over continuous times share: their parameters, and the models that they cannot train."""
+
+    t_min: float = param(1e-5, "smallest time that the model is trained at", and_(gt(0), lt(1)))
+    reduction: Reduction = param("mean", REDUCTION_HELP)
+    stratified: bool = param(False, STRATIFIED_HELP)
+
+    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+        """A network that knows N noise scales alone has no score between them."""
+        if isinstance(model, NetworkScore) and model.discrete:
+            return (
+                f"{type(self).__name__} draws continuous times, the network knows {model.scales} noise scales: "
+                "use the loss ddpm (VP) or smld (VE), or the network's label time or sigma"
+            )
+        return None
+
+
+@attrs.frozen
+class DenoisingScoreMatchingLoss(ContinuousLoss):
+    """|sigma s + z|^2 or, with likelihood weighting, g^2 |s + z / sigma|^2 at uniform times."""
+
+    weighting: Literal["sigma", "likelihood"] = param(
+        "sigma", "lambda(t): sigma^2, or g^2 for likelihood", kw_only=True
+    )
+
+    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+        """(B,)."""
+        t = self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min)
+        error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
+        if self.weighting == "sigma":
+            return error
+        return error * (sde.diffusion(t) / sde.sigma(t)).square().to(error.dtype)

@@ -1,0 +1,561 @@
+"""Data sets and their batches: what is read is what was written, and batch k depends on (seed, k) alone."""
+
+import gzip
+import io
+import itertools
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scoresde_core import Batches, Dataset, Draws, Preprocessing, create
+from scoresde_core.batches import order
+from scoresde_core.errors import FileError, PluginError, UsageError
+
+
+def encoded(array, format="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format)
+    return stream.getvalue()
+
+
+def gradient(height, width, value=0):
+    """An RGB picture whose pixels tell where they are."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.full_like(rows, value)], -1).astype(np.uint8)
+
+
+@attrs.frozen
+class Counted(Dataset):
+    """Images whose every pixel is their index, one by one unless they are loaded."""
+
+    count: int = 10
+
+    @property
+    def shape(self):
+        return (1, 2, 2)
+
+    def load(self, split="train"):
+        return torch.arange(self.count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+    def open(self, split="train"):
+        return [*self.load(split)]
+
+
+PLAIN = Preprocessing(centred=False)
+
+
+def take(batches, start, count):
+    stream = batches.stream(start)
+    return torch.stack([next(stream) for _ in range(count)])
+
+
+def shown(batches, start, count):
+    """The indices of the events in some batches of :class:`Counted`."""
+    return (take(batches, start, count)[..., 0, 0, 0] * 255).round().int().tolist()
+
+
+def flat(batches, start, count):
+    return [index for batch in shown(batches, start, count) for index in batch]
+
+
+# Batches.
+
+
+def test_every_event_comes_once_an_epoch():
+    stream = flat(Batches(Counted(), 4, seed=1, preprocessing=PLAIN), 0, 15)
+    epochs = [stream[i : i + 10] for i in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert epochs[2] == order(1, 2, 10).tolist()
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 10, 27], ids=lambda b: f"batch{b}")
+def test_the_stream_is_one_sequence_cut_into_batches(batch_size):
+    found = flat(Batches(Counted(), batch_size, preprocessing=PLAIN), 0, 6)
+    expected = torch.cat([order(0, epoch, 10) for epoch in range(20)]).tolist()
+    assert found == expected[: 6 * batch_size]
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+def test_a_stream_is_entered_anywhere(resident):
+    def batches():
+        preprocessing = Preprocessing(flip=True, dequantise=True)
+        return Batches(Counted(), 4, seed=3, preprocessing=preprocessing, resident=resident, workers=0)
+
+    assert torch.equal(take(batches(), 0, 9)[5:], take(batches(), 5, 4))
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_workers_give_what_one_process_gives():
+    state = torch.random.get_rng_state()
+    with_workers = take(Batches(Counted(), 4, resident=False, workers=2), 2, 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(with_workers, take(Batches(Counted(), 4, resident=True), 2, 5))
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_one_pass_meets_every_event_in_order(world, resident):
+    """For evaluation: three batches of 4, the last one short, shared among processes, the same at each call."""
+    preprocessing = Preprocessing(centred=False, dequantise=True)
+    options = dict(preprocessing=preprocessing, world=world, resident=resident, workers=0)
+    passes = [[*Batches(Counted(), 4, rank=rank, **options).once()] for rank in range(world)]
+    rows = [part for parts in itertools.zip_longest(*passes) for part in parts if part is not None]
+    assert (torch.cat(rows)[:, 0, 0, 0] * 256).floor().tolist() == list(range(10))
+    whole = Batches(Counted(), 4, **{**options, "world": 1})
+    assert torch.equal(torch.cat(rows), torch.cat([*whole.once()]))
+    assert torch.equal(torch.cat([*whole.once()]), torch.cat([*whole.once()]))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_global_batch(world):
+    preprocessing = Preprocessing(dequantise=True)
+
+    def of(rank, world):
+        return take(Batches(Counted(), 8, seed=5, preprocessing=preprocessing, rank=rank, world=world), 1, 3)
+
+    assert torch.equal(torch.cat([of(rank, world) for rank in range(world)], 1), of(0, 1))
+
+
+def test_seeds_differ():
+    assert shown(Batches(Counted(), 10, seed=0, preprocessing=PLAIN), 0, 1) != shown(
+        Batches(Counted(), 10, seed=1, preprocessing=PLAIN), 0, 1
+    )
+
+
+def test_small_sets_are_resident_as_bytes_and_large_ones_are_not(monkeypatch):
+    batches = Batches(Counted(), 4)
+    assert batches.resident
+    assert batches.events.dtype == torch.uint8
+    monkeypatch.setattr("scoresde_core.batches.RESIDENT_BYTES", 39)
+    assert not Batches(Counted(), 4).resident
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(batch_size=6, world=4), "a batch of 6 does not divide among 4 processes"),
+        (dict(batch_size=0), "a batch of 0"),
+    ],
+    ids=["ranks", "none"],
+)
+def test_a_batch_that_does_not_divide_is_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        Batches(Counted(), **arguments)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(UsageError, match="no event in its train split"):
+        Batches(Counted(0), 4)
+
+
+# Preprocessing.
+
+
+def test_scaling_is_the_published_one():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert Preprocessing(centred=False)(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
+    assert Preprocessing()(images).flatten().tolist() == pytest.approx([-1, -0.6, 1])
+
+
+@pytest.mark.parametrize("dequantise", [False, True], ids=["points", "bins"])
+@pytest.mark.parametrize("centred", [False, True], ids=["unit", "centred"])
+def test_images_come_back(centred, dequantise):
+    preprocessing = Preprocessing(centred=centred, dequantise=dequantise)
+    images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    assert torch.equal(preprocessing.to_images(preprocessing(images)), images)
+    assert preprocessing.to_images(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+
+
+def test_dequantisation_is_uniform_within_a_grey_level():
+    images = torch.full((200, 1, 10, 10), 37, dtype=torch.uint8)
+    u = (Preprocessing(centred=False, dequantise=True)(images, Draws(0, 0, 200)) * 256 - 37).double()
+    assert 0 <= u.min() < u.max() < 1
+    assert abs(float(u.mean()) - 0.5) < 4 / 12**0.5 / 20_000**0.5
+    assert float(u.var()) == pytest.approx(1 / 12, rel=0.03)
+
+
+def test_half_of_the_images_are_mirrored_and_differ_from_step_to_step():
+    images = torch.tensor([[[[0, 255]]]], dtype=torch.uint8).expand(4000, 1, 1, 2)
+    preprocessing = Preprocessing(centred=False, flip=True)
+    first, second = (preprocessing(images, Draws(0, step, 4000))[:, 0, 0, 0] for step in (0, 1))
+    assert set(first.tolist()) == {0.0, 1.0}
+    assert abs(float(first.mean()) - 0.5) < 4 * 0.5 / 4000**0.5
+    assert not torch.equal(first, second)
+    assert torch.equal(preprocessing(images), images / 255)
+
+
+def test_points_pass_and_are_not_mirrored():
+    points = torch.randn(5, 2)
+    assert torch.equal(Preprocessing()(points), points)
+    with pytest.raises(UsageError, match="flip=false"):
+        Preprocessing(flip=True)(points)
+
+
+# Sets that torchvision reads.
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_idx_files(tmp_path, name, folder):
+    raw = tmp_path / folder / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    for part, count in (("train", 7), ("t10k", 3)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images[:count]))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(count, np.uint8)))
+    data = create("datasets", f"{name}[root={tmp_path}]")
+    assert torch.equal(data.load("train"), torch.from_numpy(images).unsqueeze(1))
+    assert len(data.load("test")) == 3
+    (raw / "train-images-idx3-ubyte").write_bytes(gzip.compress(b"damaged"))
+    with pytest.raises(FileError, match=rf"or is damaged: name its folder, {name}\[root"):
+        data.load()
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3072), dtype=np.uint8)
+    for part, name in enumerate(["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"]):
+        (folder / name).write_bytes(pickle.dumps({"data": pixels[2 * part : 2 * part + 2], "labels": [0, 1]}))
+    (folder / "test_batch").write_bytes(pickle.dumps({"data": pixels[10:], "labels": [0, 1]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a", "b"]}))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    data = create("datasets", f"cifar10[root={tmp_path}]")
+    assert torch.equal(data.load("train"), torch.from_numpy(pixels[:10]).reshape(-1, 3, 32, 32))
+    assert torch.equal(data.load("test"), torch.from_numpy(pixels[10:]).reshape(-1, 3, 32, 32))
+    assert data.shape == (3, 32, 32)
+
+
+def test_svhn(tmp_path, monkeypatch):
+    savemat = pytest.importorskip("scipy.io").savemat
+    (tmp_path / "svhn").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 5), dtype=np.uint8)
+    savemat(tmp_path / "svhn" / "train_32x32.mat", {"X": pixels, "y": np.ones((5, 1), np.uint8)})
+    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
+    found = create("datasets", f"svhn[root={tmp_path}]").load("train")
+    assert torch.equal(found, torch.from_numpy(pixels.transpose(3, 2, 0, 1).copy()))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "svhn", "celeba"])
+def test_nothing_is_downloaded_unasked_and_the_remedy_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a download"))
+    try:
+        data = create("datasets", f"{name}[root={tmp_path}]")
+    except PluginError:
+        pytest.skip("its requirements are not installed")
+    with pytest.raises(FileError, match=rf"{name}\[download=true\]") as caught:
+        data.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
+    with pytest.raises(FileError, match="MNIST cannot be downloaded to"):
+        create("datasets", f"mnist[root={tmp_path},download=true]").load()
+
+
+# Files.
+
+
+def test_celeba_is_cropped_as_published_and_split_by_its_list(tmp_path):
+    folder = tmp_path / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    for number in range(4):
+        (folder / "img_align_celeba" / f"{number}.png").write_bytes(encoded(gradient(218, 178, number)))
+    (folder / "list_eval_partition.txt").write_text("0.png 0\n1.png 1\n2.png 0\n3.png 2\n")
+    data = create("datasets", f"celeba[root={tmp_path},size=140]")
+    train = data.load("train")
+    assert train[:, 2, 0, 0].tolist() == [0, 2]
+    assert data.load("test")[:, 2, 0, 0].tolist() == [1]
+    # Rows 39 .. 178 and columns 19 .. 158: the central 140 pixels.
+    assert train[0, :2, [0, -1], [0, -1]].tolist() == [[39, 178], [19, 158]]
+    assert create("datasets", f"celeba[root={tmp_path}]").load().shape == (2, 3, 64, 64)
+
+
+def test_celeba_out_of_its_zip(tmp_path):
+    (tmp_path / "celeba").mkdir()
+    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip", "w") as archive:
+        archive.writestr("img_align_celeba/1.png", encoded(gradient(218, 178, 9)))
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("1.png 0\n")
+    assert create("datasets", f"celeba[root={tmp_path}]").load()[0, 2].unique().tolist() == [9]
+
+
+class FakeLMDB(types.ModuleType):
+    """As much of lmdb as reading takes."""
+
+    def __init__(self, rows):
+        super().__init__("lmdb")
+        self.rows = rows
+
+    def open(self, path, **options):
+        assert options["readonly"]
+        return self
+
+    def begin(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def cursor(self):
+        return self
+
+    def iternext(self, keys, values):
+        return iter(sorted(self.rows))
+
+    def get(self, key):
+        return self.rows[key]
+
+
+def test_lsun(tmp_path, monkeypatch):
+    from scoresde_plugins.datasets.lsun import LSUNDataset
+
+    rows = {bytes([k]): encoded(gradient(10, 14, k), "WEBP" if k == 2 else "PNG") for k in range(3)}
+    monkeypatch.setitem(sys.modules, "lmdb", FakeLMDB(rows))
+    (tmp_path / "church_outdoor_val_lmdb").mkdir()
+    data = LSUNDataset(root=str(tmp_path), size=10)
+    images = data.load("test")
+    assert images.shape == (3, 3, 10, 10)
+    assert images[1, :, 0, 0].tolist() == [0, 2, 1]
+    with pytest.raises(FileError, match=r"no LSUN folder .*church_outdoor_train_lmdb"):
+        data.load("train")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty pictures, of which number 7 is cut short."""
+    for number in range(20):
+        data = encoded(np.full((8, 8, 3), 5 * number, np.uint8))
+        (tmp_path / f"{number:02}.png").write_bytes(data[:40] if number == 7 else data)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def archived(folder):
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for path in sorted(folder.glob("*.png")):
+            archive.write(path, f"deep/{path.name}")
+        archive.writestr("__MACOSX/deep/._00.png", b"")
+    return folder / "all.zip"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_broken_image_is_named_or_skipped(folder, packed):
+    path = archived(folder) if packed else folder
+    with pytest.raises(FileError, match=r"07\.png .*broken=skip"):
+        create("datasets", f"image_folder[path={path},size=8]").load()
+    lenient = create("datasets", f"image_folder[path={path},size=8,broken=skip]")
+    expected = [5 * n for n in range(20) if n not in (7, 9, 19)]
+    with pytest.warns(UserWarning, match=r"07\.png"):
+        assert lenient.load()[:, 0, 0, 0].tolist() == expected
+    events = lenient.open()
+    assert len(events) == 18
+    with pytest.warns(UserWarning, match=r"07\.png"):
+        assert int(events[7][0, 0, 0]) == 40  # the next one stands in
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_workers_decode_files_and_name_the_broken_one(folder, packed):
+    path = archived(folder) if packed else folder
+    data = create("datasets", f"image_folder[path={path},size=8]")
+    with pytest.raises(FileError, match=r"07\.png") as caught:
+        take(Batches(data, 6, resident=False, workers=2), 0, 3)
+    assert "\n" not in str(caught.value)
+    (folder / "07.png").write_bytes((folder / "06.png").read_bytes())
+    path = archived(folder) if packed else folder
+    data = create("datasets", f"image_folder[path={path},size=8]")
+    expected = take(Batches(data, 6, resident=True), 0, 5)
+    assert torch.equal(take(Batches(data, 6, resident=False, workers=2), 0, 5), expected)
+
+
+def test_a_resident_set_leaves_broken_files_out(folder):
+    data = create("datasets", f"image_folder[path={folder},size=8,broken=skip]")
+    with pytest.warns(UserWarning, match=r"07\.png"):
+        batches = Batches(data, 17, preprocessing=PLAIN)
+    assert batches.size == 17
+    assert 35 not in (take(batches, 0, 1)[0, :, 0, 0, 0] * 255).round().tolist()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("image_folder[path={folder}/empty]", "no image file in"),
+        ("image_folder[path={folder}/a.zip]", "cannot read .*a.zip as a zip file"),
+        ("image_folder[path={folder}/one]", "has 1 images, too few for a test split"),
+        ("image_folder[path={folder}/one,crop=9]", None),
+        ("npz[path={folder}/a.zip]", "cannot read .*a.zip as an .npz file"),
+        ("npz[path={folder}/floats.npz,key=infinite]", "not finite"),
+        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 images, got float64"),
+        ("jpeg_archive[path={folder}]", "cannot read .*test.npz as packed images"),
+        ("imagenet[root={folder}]", "no val_data"),
+    ],
+    ids=lambda v: v.split("[")[0] if v and "[" in v else None,
+)
+def test_bad_files_are_one_sentence(tmp_path, spec, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(encoded(gradient(8, 8)))
+    (tmp_path / "a.zip").write_bytes(b"nothing of the kind")
+    np.savez(tmp_path / "floats.npz", infinite=np.array([[np.inf, 0.0]]), cube=np.zeros((2, 3, 4)))
+    data = create("datasets", spec.format(folder=tmp_path))
+    if message is None:
+        with pytest.raises(FileError, match="less than the crop of 9"):
+            data.load("train")
+        return
+    with pytest.raises(FileError, match=message) as caught:
+        data.load("test")
+    assert "\n" not in str(caught.value)
+
+
+def test_npz_of_points_and_of_two_files(tmp_path):
+    points = np.random.default_rng(0).normal(size=(40, 2))
+    images = np.random.default_rng(0).integers(0, 256, (6, 7, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "points.npz", xy=points)
+    np.savez(tmp_path / "a.npz", images=images)
+    np.savez(tmp_path / "b.npz", images=images[:2])
+    data = create("datasets", f"npz[path={tmp_path}/points.npz,key=xy]")
+    assert data.shape == (2,)
+    assert data.load().dtype == torch.float32
+    assert len(data.load()) == 36
+    np.testing.assert_array_equal(data.load("test").numpy(), points[9::10].astype(np.float32))
+    both = create("datasets", f"npz[path={tmp_path}/a.npz,test={tmp_path}/b.npz]")
+    assert both.shape == (3, 7, 5)
+    assert torch.equal(both.load("train"), torch.from_numpy(images).permute(0, 3, 1, 2))
+    assert len(both.load("test")) == 2
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_downsampled_imagenet(tmp_path, protocol):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
+    mean = pixels.mean(0)
+    for number in (1, 2, 10):
+        row = {"data": pixels[number % 5 : number % 5 + 1], "labels": [3, np.int64(4)], "mean": mean}
+        (tmp_path / f"train_data_batch_{number}").write_bytes(pickle.dumps(row, protocol=protocol))
+    np.savez(tmp_path / "val_data.npz", data=pixels, labels=np.arange(6))
+    data = create("datasets", f"imagenet[root={tmp_path}]")
+    expected = torch.from_numpy(pixels).reshape(-1, 3, 32, 32)
+    assert torch.equal(data.load("train"), expected[[1, 2, 0]])
+    assert torch.equal(data.load("test"), expected)
+    with pytest.raises(FileError, match="rows of 12288 numbers for size=64"):
+        create("datasets", f"imagenet[root={tmp_path},size=64]").load()
+
+
+class Attack:
+    def __reduce__(self):
+        return (eval, ("__import__('pathlib').Path('owned').touch()",))
+
+
+@pytest.mark.parametrize("hidden", [Attack(), {"data": Attack()}, np.array([Attack()], dtype=object)], ids=str)
+def test_a_pickle_runs_nothing(tmp_path, monkeypatch, hidden):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train_data_batch_1").write_bytes(pickle.dumps({"data": hidden}))
+    with pytest.raises(FileError, match=r"it asks for builtins\.eval, which is no array"):
+        create("datasets", f"imagenet[root={tmp_path}]").load()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_packed_images(tmp_path):
+    files = [encoded(gradient(6, 9, k)) for k in range(3)]
+    offsets = np.cumsum([0, *map(len, files)])
+    np.savez(tmp_path / "test.npz", jpeg=np.frombuffer(b"".join(files), np.uint8), offsets=offsets)
+    data = create("datasets", f"jpeg_archive[path={tmp_path}]")
+    assert data.shape == (3, 6, 9)
+    expected = torch.stack([torch.from_numpy(gradient(6, 9, k)).permute(2, 0, 1) for k in range(3)])
+    assert torch.equal(data.load("test"), expected)
+    assert create("datasets", f"jpeg_archive[path={tmp_path},size=4,grey=true]").load("test").shape == (3, 1, 4, 4)
+    np.savez(tmp_path / "train.npz", jpeg=np.zeros(5, np.uint8), offsets=offsets)
+    with pytest.raises(FileError, match="its offsets do not lie within its 5 bytes"):
+        data.load("train")
+
+
+def test_cifar10_jpegs(shared):
+    data = create("datasets", f"jpeg_archive[path={shared / 'data' / 'cifar10_jpeg'}]")
+    test = data.load("test")
+    assert test.shape == (10_000, 3, 32, 32)
+    # The channel means of CIFAR-10, as everybody normalises by them; compression moves them by less than 0.002.
+    means = test.double().mean((0, 2, 3)) / 255
+    assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-3)
+
+
+# Sets made of others.
+
+
+def test_draws_of_a_target():
+    data = create("datasets", "exact[target=mixture2d[components=4,radius=3],size=4000,test_size=500]")
+    train, test = data.load("train"), data.load("test")
+    assert data.shape == (2,)
+    assert (train.shape, test.shape, train.dtype) == ((4000, 2), (500, 2), torch.float32)
+    assert torch.equal(train, data.load("train"))
+    assert not torch.equal(train[:500], test)
+    mean, covariance = create("targets", "mixture2d[components=4,radius=3]").moments()
+    errors = (train.double().mean(0) - mean) / (covariance.diagonal() / 4000).sqrt()
+    assert errors.abs().max() < 4
+
+
+def test_resized_crops_resizes_and_pads(tmp_path):
+    images = np.stack([gradient(12, 12, 40 * k) for k in range(4)])
+    np.savez(tmp_path / "a.npz", images=images)
+    base = f"npz[path={tmp_path}/a.npz,test={tmp_path}/a.npz]"
+    cropped = create("datasets", f"resized[data={base},crop=8,padding=1]")
+    found = cropped.load()
+    assert found.shape == (4, *cropped.shape) == (4, 3, 10, 10)
+    assert torch.equal(found[..., 1:-1, 1:-1], torch.from_numpy(images).permute(0, 3, 1, 2)[..., 2:10, 2:10])
+    assert found[..., 0, :].max() == found[..., -1].max() == 0
+    halved = create("datasets", f"resized[data={base},size=6]")
+    # Antialiased halving of a ramp keeps the ramp away from its ends.
+    middle = halved.load()[0, 0, 2:4, 0].tolist()
+    assert middle == pytest.approx([4.5, 6.5], abs=0.51)
+    assert halved.load()[3, 2].unique().tolist() == [120]
+    with pytest.raises(UsageError, match="crop must be at most"):
+        create("datasets", f"resized[data={base},crop=13]")
+
+
+def test_resized_streams_what_streams(folder):
+    (folder / "07.png").unlink()
+    data = create("datasets", f"resized[data=image_folder[path={folder},size=8],size=4]")
+    events = data.open()
+    assert torch.equal(torch.stack([events[i] for i in range(len(events))]), data.load())
+
+
+def test_points_are_not_resized():
+    data = create("datasets", "resized[data=exact[target=mixture2d,size=10],padding=1]")
+    with pytest.raises(ValueError, match="only images resize"):
+        data.load()
+
+
+def test_one_line_of_yaml_is_a_data_set(tmp_path, monkeypatch):
+    """A file of one's own: rows point to a class; here the bundled one with the user's defaults."""
+    from scoresde_core import load_registry
+
+    (tmp_path / "mine.py").write_text(
+        "import attrs\n"
+        "from scoresde_core import param\n"
+        "from scoresde_plugins.datasets.files import ImageFolderDataset\n"
+        "@attrs.frozen\n"
+        "class Cats(ImageFolderDataset):\n"
+        f'    path: str = param({str(tmp_path)!r}, "where the cats are")\n'
+    )
+    (tmp_path / "rows.yaml").write_text('api: 1\ndatasets: {cats: {target: "mine:Cats", summary: my cats}}\n')
+    (tmp_path / "a.png").write_bytes(encoded(gradient(8, 8)))
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = load_registry(local=[tmp_path / "rows.yaml"])
+    assert registry.create("datasets", "cats[size=8]").load().shape == (1, 3, 8, 8)
