@@ -16,7 +16,8 @@ from scoresde_core.manifest import parse
 from scoresde_core.model import plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
-from scoresde_core.score import level_of
+from scoresde_core.score import NetworkScore, level_of
+from scoresde_core.trainer import plan_loss
 
 REGISTRY = load_registry()
 NAMES = [entry.row.name for entry in REGISTRY.entries("presets")]
@@ -52,6 +53,12 @@ PARAMETERS = {
     "ve_ncsnv2_bedroom": 83.45,
     "ve_ncsnv2_celeba": 29.69,
     "ve_ncsnv2_cifar10": 29.69,
+}
+
+LOSSES = {
+    **{(sde, True): "DenoisingScoreMatchingLoss" for sde in ("vp", "subvp", "ve")},
+    ("ve", False): "SMLDLoss",
+    ("vp", False): "DDPMLoss",
 }
 
 # Narrow and shallow, at the fewest pixels that every level still halves.
@@ -132,7 +139,12 @@ class TestNumbers:
         assert training.gradient_clip == (None if clip == "-1" else float(clip)), name
         assert (training.ema or 0, training.batch_size) == (float(ema), int(batch)), name
         assert training.iterations == round(float(iterations.rstrip("M")) * 1e6) + 1, name
-        assert training.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
+        loss = plan_loss(config, plan.network, REGISTRY)
+        assert loss.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
+        assert type(loss).__name__ == LOSSES[sde, continuous], name
+        assert (
+            loss.skip(NetworkScore(torch.nn.Identity(), plan.sde, label=label, scales=network.scales), plan.sde) is None
+        )
         first, last = kept.split("–")
         assert (config.evaluation.first_checkpoint, config.evaluation.last_checkpoint) == (int(first), int(last)), name
         assert (network.scales, sampler.steps) == (int(scales), int(scales)), name
@@ -159,7 +171,8 @@ class TestNumbers:
     )
     def test_scoreflow_has_smallest_times_of_its_own(self, name, training, sampling):
         plan = plan_model(preset(name), REGISTRY)
-        assert (plan.config.training.t_min, plan.sde.t_min) == (training, sampling)
+        loss = plan_loss(plan.config, plan.network, REGISTRY)
+        assert (loss.t_min, plan.sde.t_min) == (training, sampling)
         assert plan.config.data.random_flip is ("cifar10" in name)
 
 
@@ -260,7 +273,7 @@ class TestFiles:
             (MINIMAL + "training: {batchsize: 3}\n", "Did you mean 'batch_size'"),
             (MINIMAL + "training: {batch_size: 0}\n", "batch_size"),
             (MINIMAL + "training: {ema: 1.5}\n", "ema"),
-            (MINIMAL + "training: {loss: dsm}\n", "'denoising' or 'smld' or 'ddpm', got 'dsm'"),
+            (MINIMAL + "training: {loss: 3}\n", "training: loss must be Spec, got 3"),
             (MINIMAL + "training: 3\n", "training must be"),
             (MINIMAL + "sampling: {sampler: {steps: 3}}\n", "or a mapping with its name"),
             (MINIMAL + "sampling: {}\nsampling: {}\n", "given twice"),
