@@ -18,7 +18,7 @@ _HOME = {
     "loss": ("Loss", "Draws"),
     "dataset": ("Dataset",),
     "batches": ("Batches", "Preprocessing"),
-    "condition": ("Condition",),
+    "condition": ("Condition", "ConditionedSampler", "Observation"),
     "dequantizer": ("Dequantizer",),
     "command": ("Command",),
     "config": ("Config",),

@@ -33,11 +33,11 @@ class Preprocessing:
     """From stored events to what a model sees, and back.
 
     Grey level v of 0 .. 255 becomes v / 255, or (v + u) / 256 with u uniform on [0, 1) where ``dequantise`` asks for a
-    density; ``centred`` maps [0, 1] to [-1, 1]. Published: centred for VP and sub-VP, [0, 1] for VE. Events that are
+    density; ``centered`` maps [0, 1] to [-1, 1]. Published: centered for VP and sub-VP, [0, 1] for VE. Events that are
     floats already (points, draws of a target) pass as they are.
     """
 
-    centred: bool = param(True, "images on [-1, 1], else on [0, 1]")
+    centered: bool = param(True, "images on [-1, 1], else on [0, 1]")
     flip: bool = param(False, "mirror half of the images from left to right")
     dequantise: bool = param(False, "add uniform noise of one grey level, for likelihoods")
 
@@ -56,11 +56,11 @@ class Preprocessing:
             x = (x + u.float()) / 256
         else:
             x = x / 255
-        return 2 * x - 1 if self.centred else x
+        return 2 * x - 1 if self.centered else x
 
     def to_images(self, x: Tensor) -> Tensor:
         """Model values back to uint8 (B, C, H, W), rounded to the nearest grey level and clamped."""
-        unit = (x + 1) / 2 if self.centred else x
+        unit = (x + 1) / 2 if self.centered else x
         # A dequantised grey level is a bin [v, v + 1) / 256, any other a point v / 255.
         levels = (unit * 256).floor() if self.dequantise else (unit * 255).round()
         return levels.clamp(0, 255).to(torch.uint8)

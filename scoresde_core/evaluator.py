@@ -105,8 +105,9 @@ class Evidence:
 
 
 class Evaluator(ABC):
-    """A metric of samples."""
+    """A metric of samples, or of the model itself."""
 
+    judges: ClassVar[Literal["samples", "model"]] = "samples"
     needs: ClassVar[frozenset[str]] = frozenset({"target"})
     unit: ClassVar[str] = ""
     better: ClassVar[Better] = "lower"

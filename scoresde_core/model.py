@@ -14,9 +14,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .components import parameters
+from .batches import Preprocessing
+from .components import Spec, parameters
 from .config import Config
+from .dataset import Dataset
 from .errors import UsageError
+from .loss import Loss
 from .network import Network
 from .registry import Registry
 from .sampler import Sampler
@@ -123,3 +126,50 @@ def plan_model(config: Config, registry: Registry) -> Plan:
             f"choose one that gives {', '.join(PARAMETERISATIONS)}"
         )
     return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler))
+
+
+def plan_loss(plan: Plan, registry: Registry) -> Loss:
+    """The loss that ``plan.config.training`` asks for, checked against the network and the SDE.
+
+    Importance weighting counts under likelihood weighting alone, as published. The loss has the network's scales.
+    """
+    training, network = plan.config.training, plan.network
+    name: str = training.loss
+    if training.likelihood_weighting and name != "denoising":
+        raise UsageError(f"likelihood weighting needs continuous times: the loss is {name}, choose denoising")
+    if training.likelihood_weighting and training.importance_weighting:
+        name = "importance"
+    loss: Loss = registry.create(
+        "losses",
+        Spec(name),
+        reduction=training.reduction,
+        t_min=training.t_min,
+        scales=network.scales,
+        weighting="likelihood" if training.likelihood_weighting else "sigma",
+    )
+    labelled = NetworkScore(nn.Identity(), plan.sde, label=network.label, scales=network.scales)
+    reason = loss.skip(labelled, plan.sde)
+    if reason:
+        raise UsageError(reason)
+    return loss
+
+
+def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[Dataset, Preprocessing]:
+    """The data set that ``plan.config.data`` names, with images of the model's size, and what the model sees of them.
+
+    A data set that has a ``size`` gets the model's; any other is resized. Nothing is downloaded unasked.
+    """
+    config, shape = plan.config, plan.shape
+    if config.data.dataset is None:
+        raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
+    side = {"size": shape[-1]} if len(shape) == 3 else {}
+    dataset: Dataset = registry.create("datasets", config.data.dataset, download=download, **side)
+    found = dataset.shape
+    if len(found) == len(shape) == 3 and found[0] == shape[0] and found != shape and shape[1] == shape[2]:
+        dataset = registry.create("datasets", Spec("resized", {"data": dataset, **side}))
+    if dataset.shape != shape:
+        raise UsageError(
+            f"the data set {config.data.dataset} has events of shape {found}, the model {shape}: set model.shape, "
+            "or choose another data set"
+        )
+    return dataset, Preprocessing(config.model.centered, flip=config.data.random_flip and len(shape) == 3)

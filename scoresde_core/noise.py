@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 Draw = Callable[[], Tensor]
-"""Returns a fresh standard normal tensor of the state's shape at each call."""
+"""Returns a fresh standard normal tensor of the state's shape at each call; the caller may overwrite it."""
 
 _BLOCK_NUMBERS = {"cpu": 2**16, "cuda": 2**20}
 

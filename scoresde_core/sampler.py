@@ -85,8 +85,7 @@ def sample(
     if reason:
         raise UsageError(reason)
     size, parts = min(batch_size or n, n), []
-    evaluations = 0
-    started = _now(device)
+    before, started = model.rows, _now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
         noise = Noise(seed, shape, count, start=start, device=device, dtype=dtype)
@@ -94,10 +93,8 @@ def sample(
             x = sde.prior.from_noise(noise.draw("prior", "prior"))
         else:
             x = latent[start : start + count].to(device=device, dtype=dtype)
-        before = model.calls
         parts.append(sampler.run(x, model, sde, noise, observe))
-        evaluations += (model.calls - before) * count
-    return Samples(torch.cat(parts), evaluations / n, _now(device) - started)
+    return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
 
 
 def _now(device: torch.device | str) -> float:

@@ -30,7 +30,7 @@ class Step:
 
     ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` the SDE's own chain (``SDE.discretize``);
     ``transition_*`` its transition (``SDE.transition``). ``memory`` is a dictionary that lives as long as one run:
-    multistep methods keep their past there.
+    multistep methods keep their past there. ``sde`` is for methods that evaluate between the two ends.
     """
 
     index: int
@@ -44,12 +44,19 @@ class Step:
     transition_scale: Scalar
     transition_std: Scalar
     backward_std: Scalar
+    sde: SDE = attrs.field(repr=False)
     memory: dict[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
 
     @property
     def dt(self) -> Scalar:
         """Length of the step, positive."""
         return self.now.t - self.next.t
+
+    def level_at(self, noise_ratio: Scalar) -> Level:
+        """The level where sigma / alpha is ``noise_ratio``, at most that of t = 1; floats for a float."""
+        t = self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log())
+        level = self.sde.level(t)
+        return level if t.ndim else Level(float(t), float(level.alpha), float(level.sigma))
 
 
 class Schedule:
@@ -74,9 +81,9 @@ class Schedule:
             "backward_std": exact.backward_std,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        memory: dict[str, Any] = {}
+        last, memory = len(levels) - 1, dict[str, Any]()
         self.steps = [
-            Step(k, len(levels) - 1, levels[k], levels[k + 1], memory=memory, **dict(zip(columns, row, strict=True)))
+            Step(k, last, levels[k], levels[k + 1], **dict(zip(columns, row, strict=True)), sde=sde, memory=memory)
             for k, row in enumerate(rows)
         ]
 

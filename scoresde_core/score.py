@@ -7,7 +7,8 @@ At a level (t, alpha, sigma), with x = alpha x_0 + sigma eps, three views of one
     noise    = E[eps | x] = -sigma score
     denoised = E[x_0 | x] = (x + sigma^2 score) / alpha          (Tweedie)
 
-Every evaluation goes through one counter, ``calls``: the reported NFE is that count.
+Every evaluation goes through one counter: ``calls`` counts them, ``rows`` the samples that they evaluated. The reported
+NFE is rows over samples, so that samples which need no further evaluation cost none.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from .shapes import expand
 
 
 class ScoreModel(ABC):
-    """Gives ``score``, ``noise`` and ``denoised`` at a noise level, and counts its evaluations in ``calls``."""
+    """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``."""
 
     calls: int = 0
+    continuous: bool = True
+    """Whether it was made for every level, and so varies smoothly from one to the next."""
+    rows: int = 0
 
     @abstractmethod
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
@@ -35,6 +39,7 @@ class ScoreModel(ABC):
     def score(self, x: Tensor, level: Level) -> Tensor:
         """grad log p_t(x), like ``x``; one function evaluation."""
         self.calls += 1
+        self.rows += len(x)
         return self.evaluate(x, level)
 
     def noise(self, x: Tensor, level: Level) -> Tensor:
@@ -113,6 +118,7 @@ class NetworkScore(ScoreModel):
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
         self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
         self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
+        self.continuous = not self.discrete
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """One forward pass, read as a score."""

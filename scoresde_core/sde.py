@@ -127,6 +127,24 @@ class SDE(ABC):
         """x_t = alpha(t) x + sigma(t) noise for times ``t`` (B,)."""
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise
 
+    def log_noise_ratio(self, t: Tensor) -> Tensor:
+        """log(sigma / alpha), which rises with t: minus half the logarithm of the signal-to-noise ratio."""
+        return self.sigma(t).log() - self.alpha(t).log()
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """The times in [t_min, 1] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
+
+        By bisection on log t, to float64's rounding, unless an SDE overrides it in closed form (and then, wherever
+        it overrides ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
+        """
+        low = torch.full_like(log_noise_ratio, t_min or self.t_min, dtype=torch.float64).log()
+        high = torch.zeros_like(low)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            above = self.log_noise_ratio(middle.exp()) > log_noise_ratio
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (0.5 * (low + high)).exp()
+
     def transition(self, times: Tensor) -> Transition:
         """The exact transition over each step of decreasing ``times`` (N + 1,); time 0 is clean data."""
         alpha, sigma = self.scales(times)

@@ -19,6 +19,11 @@ def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
     return torch.addcmul(x, y, b.to(x.dtype)) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)
 
 
+def diffuse(mean: Tensor, std: Any, z: Tensor) -> Tensor:
+    """mean + std z, in the memory of the fresh noise ``z``: at these sizes an allocation costs more than the sum."""
+    return z.mul_(std).add_(mean)
+
+
 def combine(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
     """a x + b y."""
     out: Tensor = x * a

@@ -60,6 +60,10 @@ class Target(ABC):
         """Posterior probability of each component, (B, *shape) -> (B, K)."""
         raise NotImplementedError(f"{type(self).__name__} has no components")
 
+    def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """Log posterior probability of each component given a noisy ``x``, (B, *shape) -> (B, K), differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} has no components")
+
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         """This target with its parameters on ``device``, answering in ``dtype``."""
         return self

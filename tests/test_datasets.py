@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde_core import Batches, Dataset, Draws, Preprocessing, create
+from scoresde_core import Batches, Dataset, Draws, Preprocessing, create, load_registry
 from scoresde_core.batches import order
 from scoresde_core.errors import FileError, PluginError, UsageError
+from scoresde_core.model import plan_data, plan_model
 
 
 def encoded(array, format="PNG"):
@@ -49,7 +50,7 @@ class Counted(Dataset):
         return [*self.load(split)]
 
 
-PLAIN = Preprocessing(centred=False)
+PLAIN = Preprocessing(centered=False)
 
 
 def take(batches, start, count):
@@ -105,7 +106,7 @@ def test_workers_give_what_one_process_gives():
 @pytest.mark.parametrize("world", [1, 2])
 def test_one_pass_meets_every_event_in_order(world, resident):
     """For evaluation: three batches of 4, the last one short, shared among processes, the same at each call."""
-    preprocessing = Preprocessing(centred=False, dequantise=True)
+    preprocessing = Preprocessing(centered=False, dequantise=True)
     options = dict(preprocessing=preprocessing, world=world, resident=resident, workers=0)
     passes = [[*Batches(Counted(), 4, rank=rank, **options).once()] for rank in range(world)]
     rows = [part for parts in itertools.zip_longest(*passes) for part in parts if part is not None]
@@ -162,14 +163,14 @@ def test_an_empty_set_is_refused():
 
 def test_scaling_is_the_published_one():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
-    assert Preprocessing(centred=False)(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
+    assert Preprocessing(centered=False)(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
     assert Preprocessing()(images).flatten().tolist() == pytest.approx([-1, -0.6, 1])
 
 
 @pytest.mark.parametrize("dequantise", [False, True], ids=["points", "bins"])
-@pytest.mark.parametrize("centred", [False, True], ids=["unit", "centred"])
-def test_images_come_back(centred, dequantise):
-    preprocessing = Preprocessing(centred=centred, dequantise=dequantise)
+@pytest.mark.parametrize("centered", [False, True], ids=["unit", "centered"])
+def test_images_come_back(centered, dequantise):
+    preprocessing = Preprocessing(centered=centered, dequantise=dequantise)
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     assert torch.equal(preprocessing.to_images(preprocessing(images)), images)
     assert preprocessing.to_images(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
@@ -177,7 +178,7 @@ def test_images_come_back(centred, dequantise):
 
 def test_dequantisation_is_uniform_within_a_grey_level():
     images = torch.full((200, 1, 10, 10), 37, dtype=torch.uint8)
-    u = (Preprocessing(centred=False, dequantise=True)(images, Draws(0, 0, 200)) * 256 - 37).double()
+    u = (Preprocessing(centered=False, dequantise=True)(images, Draws(0, 0, 200)) * 256 - 37).double()
     assert 0 <= u.min() < u.max() < 1
     assert abs(float(u.mean()) - 0.5) < 4 / 12**0.5 / 20_000**0.5
     assert float(u.var()) == pytest.approx(1 / 12, rel=0.03)
@@ -185,7 +186,7 @@ def test_dequantisation_is_uniform_within_a_grey_level():
 
 def test_half_of_the_images_are_mirrored_and_differ_from_step_to_step():
     images = torch.tensor([[[[0, 255]]]], dtype=torch.uint8).expand(4000, 1, 1, 2)
-    preprocessing = Preprocessing(centred=False, flip=True)
+    preprocessing = Preprocessing(centered=False, flip=True)
     first, second = (preprocessing(images, Draws(0, step, 4000))[:, 0, 0, 0] for step in (0, 1))
     assert set(first.tolist()) == {0.0, 1.0}
     assert abs(float(first.mean()) - 0.5) < 4 * 0.5 / 4000**0.5
@@ -500,7 +501,7 @@ def test_cifar10_jpegs(shared):
 
 
 def test_draws_of_a_target():
-    data = create("datasets", "exact[target=mixture2d[components=4,radius=3],size=4000,test_size=500]")
+    data = create("datasets", "exact[target=mixture2d[components=4,radius=3],count=4000,test_count=500]")
     train, test = data.load("train"), data.load("test")
     assert data.shape == (2,)
     assert (train.shape, test.shape, train.dtype) == ((4000, 2), (500, 2), torch.float32)
@@ -537,15 +538,13 @@ def test_resized_streams_what_streams(folder):
 
 
 def test_points_are_not_resized():
-    data = create("datasets", "resized[data=exact[target=mixture2d,size=10],padding=1]")
+    data = create("datasets", "resized[data=exact[target=mixture2d,count=10],padding=1]")
     with pytest.raises(ValueError, match="only images resize"):
         data.load()
 
 
 def test_one_line_of_yaml_is_a_data_set(tmp_path, monkeypatch):
     """A file of one's own: rows point to a class; here the bundled one with the user's defaults."""
-    from scoresde_core import load_registry
-
     (tmp_path / "mine.py").write_text(
         "import attrs\n"
         "from scoresde_core import param\n"
@@ -559,3 +558,47 @@ def test_one_line_of_yaml_is_a_data_set(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     registry = load_registry(local=[tmp_path / "rows.yaml"])
     assert registry.create("datasets", "cats[size=8]").load().shape == (1, 3, 8, 8)
+
+
+# Data for a configuration.
+
+
+def planned(preset, *changes, **options):
+    registry = load_registry()
+    return plan_data(plan_model(registry.create("presets", preset).override(changes), registry), registry, **options)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "shape"),
+    [
+        ("vp_cifar10_ddpmpp_continuous", [], (3, 32, 32)),
+        ("ve_ncsnv2_celeba", [], (3, 64, 64)),
+        ("ve_ffhq_256_ncsnpp_continuous", [], (3, 256, 256)),
+        ("ve_ffhq_ncsnpp_continuous", [], (3, 1024, 1024)),
+        ("scoreflow_vp_imagenet32_ddpmpp_continuous", [], (3, 32, 32)),
+        ("vp_cifar10_ddpmpp_continuous", ["data.dataset=image_folder[path=here]"], (3, 32, 32)),
+        ("vp_cifar10_ddpmpp_continuous", ["model.shape=[3,16,16]"], (3, 16, 16)),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(map(str, v)) or "as it is",
+)
+def test_images_come_in_the_size_of_the_model(preset, changes, shape):
+    dataset, preprocessing = planned(preset, *changes)
+    assert dataset.shape == shape
+    assert preprocessing.centered == ("vp" in preset)
+
+
+def test_points_and_wrong_channels(tmp_path):
+    np.savez(tmp_path / "grey.npz", images=np.zeros((20, 8, 8), np.uint8))
+    with pytest.raises(UsageError, match=r"events of shape \(1, 8, 8\), the model \(3, 32, 32\)"):
+        planned("vp_cifar10_ddpmpp_continuous", f"data.dataset=npz[path={tmp_path}/grey.npz]")
+    with pytest.raises(UsageError, match=r"events of shape \(2,\)"):
+        planned("vp_cifar10_ddpmpp_continuous", "data.dataset=exact[target=mixture2d]")
+    with pytest.raises(UsageError, match="names no data set"):
+        planned("vp_cifar10_ddpmpp_continuous", "data.dataset=null")
+
+
+def test_a_download_is_asked_for_in_one_place():
+    assert planned("vp_cifar10_ddpmpp_continuous", download=True)[0].download
+    assert not planned("vp_cifar10_ddpmpp_continuous")[0].download
+    inner = planned("vp_cifar10_ddpmpp_continuous", "model.shape=[3,16,16]", download=True)[0].data
+    assert inner.download

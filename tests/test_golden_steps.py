@@ -53,6 +53,7 @@ class Golden:
             next=Level(column(t - 1 / N), None, None),
             drift_rate=column(self.sde.drift_rate(t)),
             diffusion=column(self.sde.diffusion(t)),
+            sde=self.sde,
             **{key: column([getattr(step, key) for step in table]) for key in from_table},
         )
 
@@ -110,7 +111,7 @@ def test_discrete_chain(golden):
 def test_reverse_drift(golden, flow):
     """An Euler-Maruyama step is x - reverse_drift dt + noise: its mean holds the reverse drift."""
     predictor = EulerMaruyamaPredictor(probability_flow=bool(flow))
-    _, mean = predictor.step(golden["x"], golden.step, GivenScore(golden["score"]), lambda: golden["z"])
+    _, mean = predictor.step(golden["x"], golden.step, GivenScore(golden["score"]), golden["z"].clone)
     assert_close((golden["x"] - mean) * N, golden[f"reverse_drift_pf{flow}"])
 
 
@@ -130,7 +131,7 @@ def test_reverse_discrete_step(golden, flow, kind):
     """The predictors' own step is x minus that drift, plus that diffusion times the noise."""
     option = ReverseDiffusionPredictor(probability_flow=bool(flow))
     stepper = ProbabilityFlowPredictor() if kind == "component" and flow else option
-    x, mean = stepper.step(golden["x"], golden.step, GivenScore(golden["score"]), lambda: golden["z"])
+    x, mean = stepper.step(golden["x"], golden.step, GivenScore(golden["score"]), golden["z"].clone)
     assert_close(mean, golden["x"] - golden[f"reverse_discrete_f_pf{flow}"])
     assert_close(x, mean + column(golden[f"reverse_discrete_G_pf{flow}"]) * golden["z"])
 
@@ -138,7 +139,7 @@ def test_reverse_discrete_step(golden, flow, kind):
 @pytest.mark.parametrize("name", list(UPDATES))
 def test_one_update(golden, name):
     """Where the published code has no such step for sub-VP, ours must still be finite."""
-    x, mean = UPDATES[name](golden["x"], golden.step, GivenScore(golden["score"]), lambda: golden["z"])
+    x, mean = UPDATES[name](golden["x"], golden.step, GivenScore(golden["score"]), golden["z"].clone)
     if (golden.name, name) in ABSENT:
         assert f"{name}_x" not in golden.arrays
         assert x.isfinite().all()

@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde_core import Draws, NetworkScore, create
-from scoresde_core.loss import denoising_error
+from scoresde_core import Draws, NetworkScore, create, load_registry
+from scoresde_core.conformance.suite import run
+from scoresde_core.errors import UsageError
+from scoresde_core.loss import Loss, denoising_error
+from scoresde_core.manifest import Row
+from scoresde_core.model import plan_loss, plan_model
+from scoresde_core.plugins import Status
+from scoresde_core.registry import Registry
 from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
 from scoresde_plugins.score_flow.importance import importance_times, total_weight
@@ -283,3 +289,92 @@ def test_what_cannot_be_trained_is_said_before(loss, model, sde, reason):
 def test_rows_outside_the_batch_are_refused():
     with pytest.raises(ValueError, match="rows 4 to 9 do not lie in a batch of 8"):
         Draws(0, 0, 5, start=4, total=8)
+
+
+REGISTRY = load_registry()
+
+
+@pytest.mark.parametrize("preset", [entry.row.name for entry in REGISTRY.entries("presets")])
+def test_every_preset_has_a_loss_that_trains_it(preset):
+    config = REGISTRY.create("presets", preset)
+    loss = plan_loss(plan_model(config, REGISTRY), REGISTRY)
+    assert loss.reduction == config.training.reduction
+    assert (
+        type(loss).__name__
+        == {
+            "denoising": "DenoisingScoreMatchingLoss",
+            "smld": "SMLDLoss",
+            "ddpm": "DDPMLoss",
+        }[config.training.loss]
+    )
+
+
+def test_likelihood_and_importance_weighting_choose_the_published_loss():
+    config = REGISTRY.create("presets", "scoreflow_subvp_cifar10_ddpmpp_continuous")
+    likelihood, importance = "training.likelihood_weighting=true", "training.importance_weighting=true"
+
+    def loss(*changes):
+        return plan_loss(plan_model(config.override(changes), REGISTRY), REGISTRY)
+
+    assert loss().weighting == "sigma"
+    assert loss(importance) == loss()
+    assert loss(likelihood).weighting == "likelihood"
+    both = loss(likelihood, importance)
+    assert type(both).__name__ == "ImportanceLoss"
+    assert both.t_min == config.training.t_min == 1e-2
+
+
+def test_a_discrete_loss_takes_no_likelihood_weighting():
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.likelihood_weighting=true"])
+    with pytest.raises(UsageError, match="the loss is ddpm, choose denoising"):
+        plan_loss(plan_model(config, REGISTRY), REGISTRY)
+
+
+def test_a_discrete_network_is_refused_continuous_times():
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.loss=denoising"])
+    with pytest.raises(UsageError, match="use the loss ddpm"):
+        plan_loss(plan_model(config, REGISTRY), REGISTRY)
+
+
+@attrs.frozen
+class OffCentre(Loss):
+    """Compares with a tenth more noise than was added."""
+
+    def per_sample(self, model, sde, x, draws):
+        level, z = level_of(sde, 0.1 + 0.9 * draws.uniform(), x), draws.normal(x)
+        return (1.1 * z - model.noise(level.alpha * x + level.sigma * z, level)).square().flatten(1).mean(1)
+
+
+@attrs.frozen
+class OneNumber(Loss):
+    """Forgets that losses are per sample."""
+
+    def per_sample(self, model, sde, x, draws):
+        level = level_of(sde, 0.1 + 0.9 * draws.uniform(), x)
+        return denoising_error(model, level, x, draws.normal(x), "mean").mean()
+
+
+@attrs.frozen
+class OwnChance(Loss):
+    """Draws its noise from torch's global generator."""
+
+    def per_sample(self, model, sde, x, draws):
+        level = level_of(sde, 0.1 + 0.9 * draws.uniform(), x)
+        return denoising_error(model, level, x, torch.randn_like(x), "mean")
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "words"),
+    [
+        (OffCentre, "the_exact_score_is_the_minimiser", "the slope at the exact score is"),
+        (OneNumber, "gives_one_number_an_event", "expected ((5,), torch.float32)"),
+        (OwnChance, "draws_are_its_only_chance", "the same draws give another loss"),
+    ],
+    ids=["wrong minimum", "batch mean", "own noise"],
+)
+def test_the_conformance_suite_sees_a_wrong_loss(cls, check, words):
+    row = Row("losses", "subject", cls, "under test")
+    results = run(Registry([Status("wrong", "1.0", "ok", rows=[row])], None), "losses", "subject")
+    failed = {result.check: result.reason for result in results if result.state == "failed"}
+    assert check in failed
+    assert words in failed[check]

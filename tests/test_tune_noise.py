@@ -112,7 +112,7 @@ def images(tmp_path):
     return tmp_path / "a.npz"
 
 
-@pytest.mark.parametrize(("options", "side"), [([], 1.0), (["--centred"], 2.0)], ids=["unit", "centred"])
+@pytest.mark.parametrize(("options", "side"), [([], 1.0), (["--centered"], 2.0)], ids=["unit", "centered"])
 def test_the_command_finds_black_and_white(images, capsys, options, side):
     assert main(["tune-noise", f"npz[path={images}]", "--json", *options]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -142,7 +142,7 @@ def test_what_it_prints_can_be_built(images, capsys):
 
 
 def test_points_need_a_number_of_scales(capsys):
-    data = "exact[target=mixture2d,size=200,test_size=1]"
+    data = "exact[target=mixture2d,count=200,test_count=1]"
     assert main(["tune-noise", data]) == 2
     assert "choose the number of scales yourself" in capsys.readouterr().err
     assert main(["tune-noise", data, "--scales", "10", "--json"]) == 0

@@ -59,8 +59,8 @@ class LogSNRGrid(_Spread):
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """The times at which log(sigma / alpha) falls linearly."""
-        first, last = _log_ratio(sde, torch.tensor([1.0, sde.t_min], dtype=torch.float64))
-        return _invert(sde, first + u * (last - first))
+        first, last = _ends(sde)
+        return sde.time_at(first + u * (last - first))
 
 
 @attrs.frozen
@@ -71,22 +71,10 @@ class KarrasGrid(_Spread):
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """The times at which (sigma / alpha)^(1/rho) falls linearly."""
-        ends = _log_ratio(sde, torch.tensor([1.0, sde.t_min], dtype=torch.float64))
-        first, last = (ends / self.rho).exp()
-        return _invert(sde, self.rho * (first + u * (last - first)).log())
+        first, last = (_ends(sde) / self.rho).exp()
+        return sde.time_at(self.rho * (first + u * (last - first)).log())
 
 
-def _log_ratio(sde: SDE, t: Tensor) -> Tensor:
-    """log(sigma / alpha), increasing in t."""
-    return sde.sigma(t).log() - sde.alpha(t).log()
-
-
-def _invert(sde: SDE, log_ratio: Tensor) -> Tensor:
-    """The times of given log(sigma / alpha), by bisection on log t: exact to float64, for any SDE."""
-    low = torch.full_like(log_ratio, sde.t_min).log()
-    high = torch.zeros_like(low)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        above = _log_ratio(sde, middle.exp()) > log_ratio
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return (0.5 * (low + high)).exp()
+def _ends(sde: SDE) -> Tensor:
+    """log(sigma / alpha) at t = 1 and at t_min."""
+    return sde.log_noise_ratio(torch.tensor([1.0, sde.t_min], dtype=torch.float64))

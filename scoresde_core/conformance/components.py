@@ -43,7 +43,9 @@ def defaults_are_of_their_types(subject: Subject) -> None:
     """Every default may be given as a parameter too, so that what a result row records can be run again."""
     plain = (bool, int, float, str, tuple, type(None))
     for parameter in parameters(subject.cls):
-        if parameter.default is not attrs.NOTHING and isinstance(parameter.default, plain) and not subject.needs:
+        if parameter.name in subject.given or subject.needs:
+            continue
+        if parameter.default is not attrs.NOTHING and isinstance(parameter.default, plain):
             subject.build(**{parameter.name: parameter.default})
 
 

@@ -143,9 +143,9 @@ def takes_a_time_per_row(subject: Subject) -> None:
         corrector = coupled.decoupled()
         stacked, steps = by_row(sde, times_between(sde, 6), 4, 2)
         data, x, z = gaussian(event=(3, 2)), *torch.randn(2, 4, 3, 2, dtype=torch.float64)
-        found = corrector.correct(x, stacked, Watched(data), lambda z=z: z)
+        found = corrector.correct(x, stacked, Watched(data), z.clone)
         alone = [
-            corrector.correct(row, step, Watched(data), lambda z=z: z)
+            corrector.correct(row, step, Watched(data), z.clone)
             for row, z, step in zip(x.split(1), z.split(1), steps, strict=True)
         ]
         are_close(found, alone, f"{label}, with one time a row,")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..evaluator import Evaluator, Evidence, Metric
+from ..score import ScoreModel
+from ..sde import Level
 from ..target import Target
 from .exact import ConstantRateSDE, Mixture, Watched
 from .suite import Skip, Subject
@@ -30,9 +32,26 @@ def _target(subject: Subject) -> Target:
     raise Skip(f"it refuses every target: {reasons[0]}")
 
 
-def _evidence(target: Target, samples: Tensor, seed: int = 0) -> Evidence:
+def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
     """Samples with all that an evaluator may ask for."""
-    return Evidence(samples=samples, seed=seed, target=target, sde=ConstantRateSDE(), model=Watched(target))
+    return Evidence(samples=samples, seed=seed, target=target, sde=ConstantRateSDE(), model=model or Watched(target))
+
+
+class _Scaled(Watched):
+    """A score that is too large by a factor."""
+
+    def __init__(self, target: Target, factor: float) -> None:
+        super().__init__(target)
+        self.factor = factor
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The factor times the target's score."""
+        return self.factor * super().evaluate(x, level)
+
+
+def _judges_samples(subject: Subject) -> None:
+    if subject.component.judges != "samples":
+        raise Skip("it judges the model, whatever the samples")
 
 
 def _metrics(subject: Subject, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
@@ -81,6 +100,7 @@ def exact_samples_score_the_floor(subject: Subject) -> None:
 
 def a_shift_makes_it_worse(subject: Subject) -> None:
     """Samples moved by 1/2, 1 and 2 standard deviations score worse and worse."""
+    _judges_samples(subject)
     target = _target(subject)
     mean, covariance = target.moments()
     spread = float(covariance.trace() / len(mean)) ** 0.5
@@ -97,6 +117,23 @@ def a_shift_makes_it_worse(subject: Subject) -> None:
         )
 
 
+def a_wrong_score_makes_it_worse(subject: Subject) -> None:
+    """Scores too large by a factor of 1.25, 1.5 and 2 are worse and worse."""
+    if subject.component.judges != "model":
+        raise Skip("it judges samples, whatever the model")
+    target = _target(subject)
+    series: dict[str, list[float]] = {}
+    for factor in (1.0, 1.25, 1.5, 2.0):
+        for metric in subject.component.evaluate(_evidence(target, _draws(target), model=_Scaled(target, factor))):
+            badness = {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
+            series.setdefault(metric.name, []).append(badness)
+    for name, values in series.items():
+        assert values == sorted(values) and values[-1] > values[0], (  # noqa: PT018
+            f"{name} of scores times 1, 1.25, 1.5 and 2 is {[f'{v:.3g}' for v in values]} "
+            "(the larger the worse), expected a rise"
+        )
+
+
 def repeats_with_the_seed(subject: Subject) -> None:
     """The same samples and seed give the same value."""
     target = _target(subject)
@@ -107,6 +144,10 @@ def repeats_with_the_seed(subject: Subject) -> None:
 def survives_nan(subject: Subject) -> None:
     """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
     target = _target(subject)
+    if subject.component.judges == "model":
+        for metric in subject.component.evaluate(_evidence(target, _draws(target), model=_Scaled(target, math.nan))):
+            assert not math.isfinite(metric.value), f"{metric.name} of a score of NaN is {metric.value:.4g}"
+        return
     for fill in (math.nan, math.inf):
         samples = _draws(target)
         samples[0] = fill
@@ -127,6 +168,7 @@ CHECKS = (
     describes_its_metrics,
     exact_samples_score_the_floor,
     a_shift_makes_it_worse,
+    a_wrong_score_makes_it_worse,
     repeats_with_the_seed,
     survives_nan,
     leaves_samples_alone,

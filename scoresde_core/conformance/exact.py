@@ -118,14 +118,15 @@ def gaussian(mean: float = 0.5, std: float = 0.5, event: tuple[int, ...] = (1,))
 
 
 class Watched(ScoreModel):
-    """The exact score of a target, with its own count of evaluations: the contract's counter may be walked around."""
+    """The exact score of a target, with counts of its own: the contract's counter may be walked around."""
 
     def __init__(self, target: Any) -> None:
-        self.target, self.evaluations = target, 0
+        self.target, self.evaluations, self.evaluated = target, 0, 0
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The target's score."""
         self.evaluations += 1
+        self.evaluated += len(x)
         score: Tensor = self.target.score(x, level)
         return score
 
@@ -181,10 +182,10 @@ def by_row(sde: SDE, times: Tensor, rows: int, rank: int) -> tuple[Step, list[St
     def levels(which: str) -> Level:
         return Level(*(column(lambda s, n=n: getattr(getattr(s, which), n)) for n in ("t", "alpha", "sigma")))
 
-    apart = ("index", "count", "now", "next", "memory")
+    apart = ("index", "count", "now", "next", "sde", "memory")
     numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
     fields: dict[str, Any] = {name: column(lambda s, n=name: getattr(s, n)) for name in numbers}
-    stacked = Step(index=0, count=len(times) - 1, now=levels("now"), next=levels("next"), **fields)
+    stacked = Step(index=0, count=len(times) - 1, now=levels("now"), next=levels("next"), sde=sde, **fields)
     return stacked, [attrs.evolve(step, index=0, memory={}) for step in steps]
 
 

@@ -98,6 +98,18 @@ def noise_grows(subject: Subject) -> None:
         assert not falls, f"{name} changes by {float(steps[k]):.3g} from t = {float(t[k]):.4g} to {float(t[k + 1]):.4g}"
 
 
+def time_at_inverts_the_noise(subject: Subject) -> None:
+    """time_at gives back the time of log(sigma / alpha), to 1e-6, and stays within [t_min, 1]."""
+    sde = _sde(subject)
+    t = _times(sde)
+    found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log())
+    error = (found / t - 1).abs().nan_to_num(math.inf)
+    k = int(error.argmax())
+    assert float(error[k]) <= 1e-6, f"time_at is {float(found[k]):.8g} at the noise of t = {float(t[k]):.8g}"
+    ends = sde.time_at(torch.tensor([-50.0, 50.0], dtype=torch.float64)).tolist()
+    assert sde.t_min * (1 - 1e-6) <= ends[0] <= ends[1] <= 1 + 1e-6, f"time_at goes beyond [t_min, 1]: {ends}"
+
+
 def forgets_the_data(subject: Subject) -> None:
     """At t = 1 less than 0.005 nats of unit-variance data are left in a dimension."""
     sde, one = _sde(subject), torch.ones((), dtype=torch.float64)
@@ -249,6 +261,7 @@ CHECKS = (
     sigma_fits_the_diffusion,
     starts_at_the_data,
     noise_grows,
+    time_at_inverts_the_noise,
     forgets_the_data,
     prior_is_the_marginal,
     prior_density_is_normal,

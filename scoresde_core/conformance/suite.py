@@ -29,6 +29,8 @@ SUITES: Mapping[str, str] = {
     "grids": "grids",
     "targets": "targets",
     "evaluators": "evaluators",
+    "conditions": "conditions",
+    "losses": "losses",
 }
 """The module in this package that holds a kind's own checks; every kind has those of :mod:`.components` as well."""
 

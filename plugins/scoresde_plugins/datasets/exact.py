@@ -18,11 +18,11 @@ from scoresde_core.target import Target
 class ExactDataset(Dataset):
     """A fixed set of draws of a target, float32 (N, *shape), on the target's own scale; the splits are independent."""
 
-    example: ClassVar[dict[str, Any]] = {"target": "mixture2d", "size": 100, "test_size": 10}
+    example: ClassVar[dict[str, Any]] = {"target": "mixture2d", "count": 100, "test_count": 10}
 
     target: Target = param(help="what to draw from, such as mixture2d[layout=moons]")
-    size: int = param(50_000, "draws in the train split", ge(1))
-    test_size: int = param(10_000, "draws in the test split", ge(1))
+    count: int = param(50_000, "draws in the train split", ge(1))
+    test_count: int = param(10_000, "draws in the test split", ge(1))
     seed: int = param(0, "seed of the draws")
 
     @property
@@ -32,5 +32,5 @@ class ExactDataset(Dataset):
 
     def load(self, split: Split = "train") -> Tensor:
         """The same draws each time."""
-        count = self.size if split == "train" else self.test_size
-        return self.target.sample(count, seed=key(self.seed, "dataset", split) % 2**31).float()
+        draws = self.count if split == "train" else self.test_count
+        return self.target.sample(draws, seed=key(self.seed, "dataset", split) % 2**31).float()

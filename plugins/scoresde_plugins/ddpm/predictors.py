@@ -12,7 +12,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import combine, shift
+from scoresde_core.shapes import combine, diffuse
 from scoresde_core.steps import Predictor
 
 
@@ -28,7 +28,7 @@ class AncestralSamplingPredictor(Predictor):
         """One draw from the posterior of the forward chain."""
         scale, variance = step.transition_scale, step.transition_std**2
         mean = combine(1 / scale, x, variance / scale, model.score(x, step.now))
-        return shift(mean, step.backward_std, noise()), mean
+        return diffuse(mean, step.backward_std, noise()), mean
 
 
 @attrs.frozen
@@ -60,4 +60,4 @@ class DDIMPredictor(Predictor):
         # alpha' D = (alpha' / alpha) (x - sigma eps), gathered into one update of x and eps.
         ratio = ahead.alpha / now.alpha
         mean = combine(ratio, x, direction - ratio * now.sigma, eps)
-        return (shift(mean, std, noise()), mean) if self.stochastic else (mean, mean)
+        return (diffuse(mean, std, noise()), mean) if self.stochastic else (mean, mean)

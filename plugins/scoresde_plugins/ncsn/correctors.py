@@ -10,7 +10,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import shift
+from scoresde_core.shapes import diffuse, shift
 from scoresde_core.steps import Corrector
 
 
@@ -30,7 +30,7 @@ class AnnealedLangevinCorrector(Corrector):
         mean = x
         for _ in range(self.n_steps):
             mean = shift(x, size, model.score(x, step.now))
-            x = shift(mean, (2 * size) ** 0.5, noise())
+            x = diffuse(mean, (2 * size) ** 0.5, noise())
         return x, mean
 
     def shrunk(self, factor: float) -> Self:

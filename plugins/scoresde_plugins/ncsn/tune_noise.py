@@ -73,7 +73,7 @@ class TuneNoiseCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Data set, scaling, numbers."""
         parser.add_argument("dataset", metavar="DATASET", help="such as cifar10, or 'image_folder[path=here,size=64]'")
-        parser.add_argument("--centred", action="store_true", help="images on [-1, 1] instead of [0, 1]")
+        parser.add_argument("--centered", action="store_true", help="images on [-1, 1] instead of [0, 1]")
         parser.add_argument("--device", default="cpu", help="where distances are computed (default: cpu)")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
         for name, (kind, default, text) in _NUMBERS.items():
@@ -101,8 +101,8 @@ def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
     from . import techniques
 
     events, size = _subset(dataset, arguments.images, arguments.seed)
-    x = Preprocessing(centred=arguments.centred)(events.to(arguments.device))
-    dimensions, scaling = math.prod(dataset.shape), "on [-1, 1]" if arguments.centred else "on [0, 1]"
+    x = Preprocessing(centered=arguments.centered)(events.to(arguments.device))
+    dimensions, scaling = math.prod(dataset.shape), "on [-1, 1]" if arguments.centered else "on [0, 1]"
     sigma_max = techniques.largest_distance(x)
     scales = arguments.scales
     if scales is None:

@@ -31,6 +31,10 @@ class LinearVESDE(SDE):
         """sigma_max t."""
         return self.sigma_max * t
 
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """The inverse of sigma, within [t_min, 1]."""
+        return (log_noise_ratio.double().exp() / self.sigma_max).clamp(t_min or self.t_min, 1)
+
     def drift_rate(self, t: Tensor) -> Tensor:
         """0."""
         return torch.zeros_like(t)

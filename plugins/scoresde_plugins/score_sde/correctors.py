@@ -17,7 +17,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import expand, shift
+from scoresde_core.shapes import diffuse, expand, shift
 from scoresde_core.steps import Corrector
 
 # Where the score vanishes (a zero-initialised network), the ratio |z| / |score| has no meaning: it is held below this
@@ -46,7 +46,7 @@ class LangevinCorrector(Corrector):
             ratio = self._norm(z, x) / self._norm(score, x).clamp_min(1e-30)
             size = (self.snr * ratio.clamp_max(_LARGEST_RATIO * scale)) ** 2 * (2 * (1 + step.discrete_drift) ** 2)
             mean = shift(x, size, score)
-            x = shift(mean, (2 * size).sqrt(), z)
+            x = diffuse(mean, (2 * size).sqrt(), z)
         return x, mean
 
     def _norm(self, value: Tensor, x: Tensor) -> Tensor:

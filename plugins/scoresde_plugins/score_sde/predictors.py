@@ -14,7 +14,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import combine, shift
+from scoresde_core.shapes import combine, diffuse
 from scoresde_core.steps import Predictor
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
@@ -37,7 +37,7 @@ class EulerMaruyamaPredictor(Predictor):
         score = model.score(x, step.now)
         share = 0.5 if self.probability_flow else 1.0
         mean = combine(1 - step.drift_rate * step.dt, x, share * variance, score)
-        return (mean, mean) if self.probability_flow else (shift(mean, variance**0.5, noise()), mean)
+        return (mean, mean) if self.probability_flow else (diffuse(mean, variance**0.5, noise()), mean)
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class ReverseDiffusionPredictor(Predictor):
         score = model.score(x, step.now)
         share = 0.5 if self.probability_flow else 1.0
         mean = combine(1 - step.discrete_drift, x, share * variance, score)
-        return (mean, mean) if self.probability_flow else (shift(mean, step.discrete_diffusion, noise()), mean)
+        return (mean, mean) if self.probability_flow else (diffuse(mean, step.discrete_diffusion, noise()), mean)
 
 
 @attrs.frozen

@@ -1,6 +1,6 @@
 r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Alg. 1) and the probability flow ODE."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from scoresde_core.steps import Corrector, Predictor
 
 from ..grids import UniformGrid
 from .correctors import NoneCorrector
+from .flow import Solver, velocity
 from .predictors import ReverseDiffusionPredictor
 
 
@@ -89,27 +90,24 @@ class ODESampler(Sampler):
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
-        from torchdiffeq import odeint
-
         before = model.calls
 
-        def velocity(t: Tensor, state: Tensor) -> Tensor:
+        def along(t: Tensor, state: Tensor) -> Tensor:
             if observe is not None:
                 observe(model.calls - before, 0, state)
-            score = model.score(state, sde.level(t))
-            # 0-dim float64 coefficients leave the state's dtype alone.
-            return state * sde.drift_rate(t) - score * (0.5 * sde.diffusion(t) ** 2)
+            return velocity(sde, t, state, model.score(state, sde.level(t)))
 
-        ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64, device=x.device)
         if self.method in _FIXED_STEP:
+            from torchdiffeq import odeint
+
             # The grid's last time is clean data, which the ODE itself never reaches.
             times = self.grid.times(sde, self.steps + 1)[:-1].to(x.device)
-            controls: dict[str, Any] = {"options": {"grid_constructor": lambda func, y0, t: times}}
+            options = {"grid_constructor": lambda func, y0, t: times}
+            x = odeint(along, x, times[[0, -1]], method=self.method, options=options)[-1]
         else:
-            # Land on t_min: the default is to step past it and interpolate, into times where sigma is not defined.
-            controls = {"rtol": self.rtol, "atol": self.atol, "options": {"step_t": ends[1:]}}
-        x = odeint(velocity, x, ends, method=self.method, **controls)[-1]
-        return model.denoised(x, sde.level(ends[-1])) if self.denoise else x
+            x = Solver(self.method, self.rtol, self.atol).solve(along, x, 1.0, sde.t_min)
+        end = torch.tensor(sde.t_min, dtype=torch.float64, device=x.device)
+        return model.denoised(x, sde.level(end)) if self.denoise else x
 
     def decoupled(self) -> Self:
         """With a fixed-step method, whose steps do not depend on the state."""

@@ -85,6 +85,11 @@ class VESDE(SDE):
         """sigma_min (sigma_max / sigma_min)^t."""
         return self.sigma_min * torch.exp(t * self.log_ratio)
 
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """The inverse of sigma, within [t_min, 1]."""
+        t = (log_noise_ratio.double() - math.log(self.sigma_min)) / self.log_ratio
+        return t.clamp(t_min or self.t_min, 1)
+
     def drift_rate(self, t: Tensor) -> Tensor:
         """0."""
         return torch.zeros_like(t)
@@ -139,6 +144,11 @@ class LinearBetaSDE(SDE):
         """e^{-B/2}."""
         return torch.exp(-0.5 * self.integral(t))
 
+    def time_of(self, integral: Tensor, t_min: float | None = None) -> Tensor:
+        """The time in [t_min, 1] at which B(t) has a value: the root of its quadratic, free of cancellation."""
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).clamp_min(0).sqrt()
+        return (2 * integral / (self.beta_min + root)).clamp(t_min or self.t_min, 1)
+
     def drift_rate(self, t: Tensor) -> Tensor:
         """-beta(t) / 2."""
         return -0.5 * self.beta(t)
@@ -158,6 +168,10 @@ class VPSDE(LinearBetaSDE):
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 - e^{-B})."""
         return torch.sqrt(-torch.expm1(-self.integral(t)))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """(sigma / alpha)^2 = e^B - 1, inverted."""
+        return self.time_of(torch.log1p((2 * log_noise_ratio.double()).exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta(t))."""
@@ -194,6 +208,10 @@ class SubVPSDE(LinearBetaSDE):
     def sigma(self, t: Tensor) -> Tensor:
         """1 - e^{-B}: the standard deviation itself, not its square."""
         return -torch.expm1(-self.integral(t))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """sigma / alpha = 2 sinh(B / 2), inverted."""
+        return self.time_of(2 * torch.asinh(0.5 * log_noise_ratio.double().exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta (1 - e^{-2B}))."""

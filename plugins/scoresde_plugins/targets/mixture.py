@@ -136,6 +136,10 @@ class MixtureOfFactorAnalysers(Target):
         """p(k | x) of clean data, (B, *shape) -> (B, K)."""
         return self.infer(x, DATA).joint.softmax(1)
 
+    def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """log p(k | x) at a noise level, (B, *shape) -> (B, K)."""
+        return self.infer(x, level).joint.log_softmax(1)
+
     def entropy(self) -> Estimate:
         """-E log p_0(x) = H(k) + H(x | k) - H(k | x) in nats.
 
@@ -305,6 +309,10 @@ class MixtureTarget(Target):
     def responsibilities(self, x: Tensor) -> Tensor:
         """See :meth:`MixtureOfFactorAnalysers.responsibilities`."""
         return self.mixture.responsibilities(x)
+
+    def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """See :meth:`MixtureOfFactorAnalysers.log_responsibilities`."""
+        return self.mixture.log_responsibilities(x, level)
 
     def entropy(self) -> Estimate:
         """See :meth:`MixtureOfFactorAnalysers.entropy`."""

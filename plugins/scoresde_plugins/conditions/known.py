@@ -1,0 +1,77 @@
+r"""Knowing some coefficients of an event in an orthonormal basis: what inpainting, colorization and the like share.
+
+With c = Q x, Q orthonormal, and a set of known coefficients, those of a noisy state x_t = alpha x_0 + sigma eps have
+the law N(alpha c, sigma^2 I) whatever the rest is. Imposing them replaces these coefficients and leaves the others
+as the sampler made them (Song et al. 2021, arXiv:2011.13456, Appendix I.2, Eq. 48-50).
+
+The replacement is approximate: the unknown part meets known parts with fresh noise at every level, and never hears
+of the exact conditional score. It is exact where the parts are independent; docs/conditions.md measures the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.condition import Observation
+from scoresde_core.noise import Draw
+from scoresde_core.sde import Level
+
+Basis = Sequence[Tensor | None]
+"""Orthonormal matrices over the axes of an event; None leaves an axis as it is."""
+
+
+@attrs.frozen(eq=False)
+class KnownCoefficients(Observation):
+    """The coefficients where ``known`` (n or 1, *shape) is true have the values in ``values`` (n, *shape)."""
+
+    values: Tensor
+    known: Tensor
+    basis: Basis = ()
+
+    def rows(self, start: int, count: int) -> KnownCoefficients:
+        """Those of some samples."""
+        if start + count > len(self.values):
+            raise ValueError(
+                f"{len(self.values)} events were observed, too few for sample {start + count - 1}: "
+                "observe one event for every sample"
+            )
+        rows = slice(start, start + count)
+        return attrs.evolve(
+            self, values=self.values[rows], known=self.known if len(self.known) == 1 else self.known[rows]
+        )
+
+    def to(self, x: Tensor) -> KnownCoefficients:
+        """On the device of ``x`` and in its dtype."""
+        basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)
+        return attrs.evolve(self, values=self.values.to(x), known=self.known.to(x.device), basis=basis)
+
+    def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
+        """Known coefficients at alpha c + sigma z, the others as they are."""
+        known = self.values * level.alpha
+        if noise is not None:
+            known = known + level.sigma * noise()
+        if not any(matrix is not None for matrix in self.basis):
+            return torch.where(self.known, known, x)
+        # Only the difference is turned back: the unknown coefficients pass unrounded.
+        change = torch.where(self.known, known - turn(x, self.basis), 0.0)
+        return x + turn(change, self.basis, back=True)
+
+
+def observe(x: Tensor, known: Tensor, basis: Basis = ()) -> KnownCoefficients:
+    """The coefficients of ``x`` that ``known`` marks; the others are dropped, whatever they hold."""
+    exact = tuple(matrix if matrix is None else matrix.to(x.device) for matrix in basis)
+    coefficients = turn(x.double(), exact).to(x) if any(matrix is not None for matrix in basis) else x
+    known = known.to(x.device)
+    return KnownCoefficients(torch.where(known, coefficients, torch.zeros_like(coefficients)), known, exact)
+
+
+def turn(x: Tensor, basis: Basis, back: bool = False) -> Tensor:
+    """Q x for events (n, *shape), or Q^T x with ``back``."""
+    for axis, matrix in enumerate(basis, start=1):
+        if matrix is not None:
+            x = torch.tensordot(x, (matrix if back else matrix.T).to(x.dtype), dims=([axis], [0])).movedim(-1, axis)
+    return x

@@ -1,0 +1,90 @@
+r"""The coordinates in which fast samplers are written once for every SDE, and the past that multistep methods keep.
+
+With ``y = x / alpha`` and ``s = sigma / alpha`` the probability flow of any Gaussian path is that of a VE process
+(Karras et al. 2022, arXiv:2206.00364, Eq. 4; Zhang & Chen 2022, arXiv:2204.13902):
+
+    dy/ds = eps(x),        dy/dlambda = D(x) - y,        lambda = -log s = log(alpha / sigma)
+
+with eps = E[eps | x] and D = E[x_0 | x]. A method that extrapolates eps as a polynomial in s (or t) and one that
+extrapolates D as a polynomial in lambda differ; both agree with DDIM in first order. Going from ``now`` to ``next``,
+h = lambda' - lambda > 0, and freezing D or eps gives that first-order step, exact where D does not change:
+
+    x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) D = (alpha'/alpha) x + (sigma' - sigma alpha'/alpha) eps
+
+The last step leads to clean data, where lambda is infinite and e^{-h} = 0: x' = D, the denoised state. Polynomials in
+lambda have no limit there, so every method takes this first-order step, which is exact in the limit sigma -> 0.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from scoresde_core.schedule import Step
+from scoresde_core.sde import Level, Scalar
+from scoresde_core.shapes import combine
+
+SHORT = 15
+"""Runs below this many steps lower their order towards the end, where a method has ``lower_order_final``."""
+
+LOWER_FINAL_HELP = f"in runs below {SHORT} steps, lower the order to the number of steps that are left"
+
+
+def noise_ratio(level: Level) -> Scalar:
+    """s = sigma / alpha."""
+    return level.sigma / level.alpha
+
+
+def log_snr(level: Level) -> Scalar:
+    """lambda = log(alpha / sigma), of a level with noise."""
+    snr = level.alpha / level.sigma
+    return snr.log() if isinstance(snr, Tensor) else math.log(snr)
+
+
+def reaches_data(step: Step) -> bool:
+    """Whether the step leads to clean data."""
+    return isinstance(step.next.sigma, float) and step.next.sigma == 0
+
+
+def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tensor]) -> Tensor:
+    """a x + b y + the further terms (coefficient, tensor), in one allocation."""
+    out = combine(a, x, b, y)
+    for c, z in more:
+        out = out.addcmul_(z, c.to(out.dtype)) if isinstance(c, Tensor) else out.add_(z, alpha=c)
+    return out
+
+
+def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[float, Tensor]) -> Tensor:
+    """(sigma'/sigma) x + alpha' (1 - e^{-h}) D, and further terms alpha' c T as pairs (c, T)."""
+    now, ahead = step.now, step.next
+    keep = ahead.sigma / now.sigma
+    terms = ((ahead.alpha * c, tensor) for c, tensor in more)
+    return blend(keep, x, ahead.alpha - now.alpha * keep, denoised, *terms)
+
+
+def noise_step(x: Tensor, step: Step, *terms: tuple[Any, Tensor], to: Level | None = None) -> Tensor:
+    """(alpha'/alpha) x + alpha' sum_k c_k eps_k for pairs (c_k, eps_k), to ``step.next`` or to another level."""
+    ahead = to or step.next
+    (first, noise), *more = ((ahead.alpha * c, tensor) for c, tensor in terms)
+    return blend(ahead.alpha / step.now.alpha, x, first, noise, *more)
+
+
+def remember(step: Step, value: Tensor, length: int) -> list[tuple[Level, Tensor]]:
+    """Adds ``value`` at ``step.now`` to the run's past, and returns the latest ``length`` entries, newest first.
+
+    Entries are model outputs at the levels that the run has visited, and so survive a corrector that moves the state
+    between two steps: the extrapolation then holds the corrector's move as well, and stays consistent, because its
+    weights sum to those of the first-order step.
+    """
+    past: list[tuple[Level, Tensor]] = step.memory.setdefault("past", [])
+    past.insert(0, (step.now, value))
+    del past[length:]
+    return past
+
+
+def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:
+    """The order of this step: at most ``wanted`` and what the past allows, 1 to the data, lower as a short run ends."""
+    order = min(wanted, past)
+    if order > 1 and lower_final and step.count < SHORT:
+        order = min(order, step.count - step.index)
+    return 1 if order > 1 and reaches_data(step) else order

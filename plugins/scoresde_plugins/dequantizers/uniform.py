@@ -1,0 +1,20 @@
+"""Uniform dequantisation (Theis et al. 2016, arXiv:1511.01844, Section 3.1)."""
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.dequantizer import Dequantizer
+from scoresde_core.noise import Draw
+
+
+@attrs.frozen
+class UniformDequantizer(Dequantizer):
+    """v + u with u uniform on [0, 1): log q(u | v) = 0."""
+
+    def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
+        """(B, ...) integers -> the same with noise, of the noise's dtype, and zeros (B,)."""
+        # The normal distribution function of normal noise; rounding to 1 would leave the cell of v.
+        uniform = torch.special.ndtr(noise())
+        uniform = uniform.clamp_max(1 - 2.0**-16)
+        return images.to(uniform) + uniform, uniform.new_zeros(len(images))

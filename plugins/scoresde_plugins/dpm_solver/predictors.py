@@ -1,0 +1,176 @@
+r"""DPM-Solver and DPM-Solver++: exponential integrators of the probability flow in lambda = log(alpha / sigma).
+
+With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambda' - lambda (arXiv:2211.01095):
+
+    x' = (sigma'/sigma) x + alpha' sum_n c_n D^(n),      c_n = int_0^h e^{u - h} u^n / n! du,
+    c_0 = 1 - e^{-h},      c_1 = h - c_0,      c_2 = h^2 / 2 - c_1
+
+The multistep methods estimate the derivatives from denoised states of earlier levels, one evaluation a step. Of their
+past they keep these alone (``step.memory``), so a corrector may move the state between two steps.
+"""
+
+from math import expm1
+
+import attrs
+from attrs.validators import and_, ge, le
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import Level
+from scoresde_core.shapes import combine, shift
+from scoresde_core.steps import Predictor
+
+from ..coordinates import (
+    LOWER_FINAL_HELP,
+    denoised_step,
+    log_snr,
+    noise_ratio,
+    noise_step,
+    reaches_data,
+    remember,
+    usable_order,
+)
+
+
+@attrs.frozen
+class DPMSolver2Predictor(Predictor):
+    """The midpoint rule in lambda: eps is evaluated again at s_m = sqrt(s s') (arXiv:2206.00927, Algorithm 1, r = 1/2).
+
+    y_m = y + (s_m - s) eps(x),  y' = y + (s' - s) eps(x_m), in y = x / alpha and s = sigma / alpha.
+    Two evaluations a step; one in the step to the data.
+    """
+
+    order = 2.0
+
+    @property
+    def stochastic(self) -> bool:
+        """Never draws noise."""
+        return False
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step through the middle."""
+        now, ahead = noise_ratio(step.now), noise_ratio(step.next)
+        eps = model.noise(x, step.now)
+        if not reaches_data(step):
+            middle = step.level_at((now * ahead) ** 0.5)
+            halfway = noise_step(x, step, (noise_ratio(middle) - now, eps), to=middle)
+            eps = model.noise(halfway, middle)
+        x = noise_step(x, step, (ahead - now, eps))
+        return x, x
+
+
+@attrs.frozen
+class DPMSolverPP2MPredictor(Predictor):
+    """x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) [D + h (D - D_prev) / (2 h_prev)] (arXiv:2211.01095, Algorithm 2).
+
+    One evaluation a step; the first step is of first order, and so is the last to the data.
+    """
+
+    lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+
+    order = 2.0
+
+    @property
+    def stochastic(self) -> bool:
+        """Never draws noise."""
+        return False
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step from two denoised states."""
+        past = remember(step, model.denoised(x, step.now), 2)
+        order = usable_order(step, len(past), 2, lower_final=self.lower_order_final)
+        x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
+        return x, x
+
+
+@attrs.frozen
+class DPMSolverPP3MPredictor(Predictor):
+    """2M with a term of second differences: alpha' c_2 D'' for the exact one (arXiv:2211.01095).
+
+    The published code (and every copy of it) puts the second divided difference, an estimate of D''/2, where D''
+    belongs, and so adds half of the term: it is of order 2, with a small constant. ``corrected`` adds all of it, and is
+    of order 3 (it is UniP-3); the published form is the more accurate one up to about 40 steps.
+    """
+
+    corrected: bool = param(False, "the full second-order term, rather than the published half of it")
+    lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+
+    @property
+    def order(self) -> float:  # type: ignore[override]
+        """2 as published, 3 corrected."""
+        return 3.0 if self.corrected else 2.0
+
+    @property
+    def stochastic(self) -> bool:
+        """Never draws noise."""
+        return False
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step from three denoised states."""
+        past = remember(step, model.denoised(x, step.now), 3)
+        order = usable_order(step, len(past), 3, lower_final=self.lower_order_final)
+        more: tuple[tuple[float, Tensor], ...] = ()
+        if order > 1:
+            more = _slope(step, past) if order == 2 else self._curve(step, past)
+        x = denoised_step(x, step, past[0][1], *more)
+        return x, x
+
+    def _curve(self, step: Step, past: list[tuple[Level, Tensor]]) -> tuple[tuple[float, Tensor], ...]:
+        """The terms of first and second differences, as weights of the three states."""
+        (now, latest), (before, middle), (first, oldest) = past
+        h = log_snr(step.next) - log_snr(now)
+        r0 = (log_snr(now) - log_snr(before)) / h
+        r1 = (log_snr(before) - log_snr(first)) / h
+        phi2 = expm1(-h) / h + 1
+        phi3 = (phi2 / h - 0.5) * (2 if self.corrected else 1)
+        # D1 = u + r0 (u - v) / (r0 + r1), D2 = (u - v) / (r0 + r1), with u, v the two first divided differences.
+        on_u = phi2 + (phi2 * r0 - phi3) / (r0 + r1)
+        on_v = -(phi2 * r0 - phi3) / (r0 + r1)
+        return (on_u / r0, latest), (on_v / r1 - on_u / r0, middle), (-on_v / r1, oldest)
+
+
+@attrs.frozen
+class DPMSolverPP2MSDEPredictor(Predictor):
+    """2M for the reverse SDE, midpoint form, with the share ``eta`` of its noise (arXiv:2211.01095, Section 5).
+
+    x' = (sigma'/sigma) e^{-eta h} x + alpha' (1 - e^{-(1 + eta) h}) [D + h (D - D_prev) / (2 h_prev)]
+    + sigma' sqrt(1 - e^{-2 eta h}) z. One evaluation a step. ``eta = 0`` is ``dpmpp_2m``, ``eta = 1`` the reverse SDE.
+    The first step, of first order, is ancestral sampling with the posterior's variance at ``eta = 1``.
+    """
+
+    eta: float = param(1.0, "share of the reverse SDE's noise: 0 deterministic, 1 the reverse SDE", and_(ge(0), le(1)))
+    lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+
+    order = 2.0
+
+    @property
+    def stochastic(self) -> bool:
+        """Draws noise when eta > 0."""
+        return self.eta > 0
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step from two denoised states."""
+        past = remember(step, model.denoised(x, step.now), 2)
+        denoised, ahead = past[0][1], step.next
+        if usable_order(step, len(past), 2, lower_final=self.lower_order_final) > 1:
+            (now, latest), (before, oldest) = past
+            weight = 0.5 * (log_snr(ahead) - log_snr(now)) / (log_snr(now) - log_snr(before))
+            denoised = combine(1 + weight, latest, -weight, oldest)
+        # e^{-h} = s' / s has no logarithm in it: 0 at the data, and a tensor where the step's numbers are tensors.
+        decay = noise_ratio(ahead) / noise_ratio(step.now)
+        keep = decay**self.eta if self.eta else 1.0
+        mean = combine(ahead.sigma / step.now.sigma * keep, x, ahead.alpha * (1 - decay * keep), denoised)
+        if not self.stochastic:
+            return mean, mean
+        return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean
+
+
+def _slope(step: Step, past: list[tuple[Level, Tensor]]) -> tuple[tuple[float, Tensor], ...]:
+    """The term (1 - e^{-h}) h (D - D_prev) / (2 h_prev), as weights of the two states."""
+    (now, latest), (before, previous) = past[:2]
+    h = log_snr(step.next) - log_snr(now)
+    weight = -0.5 * expm1(-h) * h / (log_snr(now) - log_snr(before))
+    return (weight, latest), (-weight, previous)

@@ -1,0 +1,72 @@
+r"""Heun's method with churn (arXiv:2206.00364, Algorithm 2), for any Gaussian path.
+
+In ``y = x / alpha`` and ``s = sigma / alpha`` every path is the VE process that the paper's sampler is written for.
+"""
+
+from math import sqrt
+
+import attrs
+from attrs.validators import ge, gt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import Level
+from scoresde_core.shapes import shift
+from scoresde_core.steps import Predictor
+
+from ..coordinates import noise_ratio, noise_step, reaches_data
+
+
+@attrs.frozen
+class HeunPredictor(Predictor):
+    """The trapezoidal rule in s, after noise has been raised from s to s^ = (1 + gamma) s where churn is asked for.
+
+    gamma = min(s_churn / steps, sqrt(2) - 1) for s_min <= s <= s_max, else 0;  y^ = y + s_noise sqrt(s^^2 - s^2) z;
+    y_e = y^ + (s' - s^) eps(y^),  y' = y^ + (s' - s^) (eps(y^) + eps(y_e)) / 2.
+    Two evaluations a step; one in the step to the data. s^ is held at the level of t = 1, beyond which no model was
+    trained: the first step adds no noise. Published: s_churn 0 (CIFAR-10), or 40 with s in [0.05, 50] and s_noise 1.003
+    over 256 steps (ImageNet-64), on the ``karras`` grid. Raising the noise keeps the marginals exact for s_noise = 1.
+    """
+
+    s_churn: float = param(0.0, "amount of noise raised and removed again over the run; 0 is deterministic", ge(0))
+    s_min: float = param(0.0, "smallest sigma / alpha at which noise is raised", ge(0))
+    s_max: float | None = param(None, "largest sigma / alpha at which noise is raised, or null for no limit")
+    s_noise: float = param(1.0, "factor on the raised noise's standard deviation", gt(0))
+
+    order = 2.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.s_max is not None and self.s_max < self.s_min:
+            raise ValueError(f"s_max must be at least s_min = {self.s_min}, got {self.s_max}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Draws noise when s_churn > 0."""
+        return self.s_churn > 0
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step; its mean is its state, for all noise comes before the evaluations."""
+        start = step.now
+        if self.stochastic:
+            x, start = self._raise(x, step, noise())
+            step = attrs.evolve(step, now=start)
+        length = noise_ratio(step.next) - noise_ratio(start)
+        eps = model.noise(x, start)
+        ahead = noise_step(x, step, (length, eps))
+        if not reaches_data(step):
+            eps_ahead = model.noise(ahead, step.next)
+            ahead = noise_step(x, step, (0.5 * length, eps), (0.5 * length, eps_ahead))
+        return ahead, ahead
+
+    def _raise(self, x: Tensor, step: Step, z: Tensor) -> tuple[Tensor, Level]:
+        """The state with more noise, and its level."""
+        now = noise_ratio(step.now)
+        inside = (now >= self.s_min) & (now <= self.s_max if self.s_max is not None else True)
+        raised = step.level_at(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
+        growth = (noise_ratio(raised) / now) ** 2 - 1
+        # Where nothing was raised, the root of a rounding error would still be noise of 1e-8.
+        added = now * (growth * (growth > 1e-12)) ** 0.5
+        return shift(x * (raised.alpha / step.now.alpha), raised.alpha * self.s_noise * added, z), raised

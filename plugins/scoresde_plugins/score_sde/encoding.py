@@ -1,0 +1,140 @@
+r"""Encoding by the probability flow ODE: latents, their interpolation, temperature, and the round trip.
+
+The ODE maps data at t_min one to one to latents at t = 1, whose law is nearly the prior. It depends on the marginal
+laws p_t alone, not on the network: two models of the same data with exact scores encode alike (Song et al. 2021,
+arXiv:2011.13456, Section 4.3 and Appendix D.5). Latents have the scale of the prior: 1 for VP, sigma_max for VE.
+"""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE, GaussianPrior
+from scoresde_core.shapes import expand
+
+from .flow import Solver, check_t_min, require_continuous, velocity
+
+
+@attrs.frozen(eq=False)
+class RoundTrip:
+    """Events ``x`` (n, ...) encoded, decoded again, and how far off they are, root mean square (n,)."""
+
+    latent: Tensor
+    decoded: Tensor
+    error: Tensor
+
+
+def encode(
+    model: ScoreModel,
+    sde: SDE,
+    x: Tensor,
+    *,
+    t_min: float | None = None,
+    solver: Solver | None = None,
+    batch_size: int | None = None,
+    discrete: bool = False,
+) -> Tensor:
+    """Latents at t = 1 of events ``x`` (n, ...) placed at ``t_min`` (the SDE's own unless given), like ``x``."""
+    return _follow(model, sde, x, t_min, solver, batch_size, discrete, encoding=True)
+
+
+def decode(
+    model: ScoreModel,
+    sde: SDE,
+    latent: Tensor,
+    *,
+    t_min: float | None = None,
+    solver: Solver | None = None,
+    batch_size: int | None = None,
+    discrete: bool = False,
+    denoise: bool = False,
+) -> Tensor:
+    """Events at ``t_min`` of latents (n, ...) at t = 1; without ``denoise`` the inverse of :func:`encode`."""
+    found = _follow(model, sde, latent, t_min, solver, batch_size, discrete, encoding=False)
+    if not denoise:
+        return found
+    level = sde.level(torch.tensor(sde.t_min if t_min is None else t_min, dtype=torch.float64, device=latent.device))
+    with torch.no_grad():
+        return torch.cat([model.denoised(part, level) for part in torch.split(found, batch_size or len(found))])
+
+
+def round_trip(
+    model: ScoreModel,
+    sde: SDE,
+    x: Tensor,
+    *,
+    t_min: float | None = None,
+    solver: Solver | None = None,
+    batch_size: int | None = None,
+    discrete: bool = False,
+) -> RoundTrip:
+    """Encode and decode ``x``; the error is the solver's, some times its tolerance, whatever the model."""
+    latent = encode(model, sde, x, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
+    back = decode(model, sde, latent, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
+    return RoundTrip(latent, back, (back - x).flatten(1).square().mean(1).sqrt())
+
+
+def interpolate(first: Tensor, last: Tensor, weights: Tensor, prior: GaussianPrior | None = None) -> Tensor:
+    """Latents on the great arc between ``first`` and ``last``, both (n, ...), as (W, n, ...) for ``weights`` (W,).
+
+    A straight line would leave the shell where a Gaussian in many dimensions has its mass. About the mean of
+    ``prior``; with w from 0 to 1 and the angle a between the two,
+
+        z = (sin((1 - w) a) z_0 + sin(w a) z_1) / sin a
+
+    (Shoemake 1985, doi:10.1145/325334.325242). Along one line (a = 0) the arc is that line; opposite latents have no
+    arc of their own, which is an error.
+    """
+    if first.shape != last.shape:
+        raise ValueError(f"the latents must have one shape, got {tuple(first.shape)} and {tuple(last.shape)}")
+    centre = prior.shift(first) if prior else 0.0
+    a, b = (first - centre).double(), (last - centre).double()
+    unit_a, unit_b = (expand(1 / v.flatten(1).norm(dim=1).clamp_min(1e-300), v) * v for v in (a, b))
+    # The angle from half the chord of sum and difference: exact for small angles, where a cosine is not.
+    apart, along = ((unit_a - unit_b).flatten(1).norm(dim=1), (unit_a + unit_b).flatten(1).norm(dim=1))
+    if bool((along < 1e-9).any()):
+        raise ValueError("two latents are opposite to each other, no arc between them is shortest: change one of them")
+    angle = expand(2 * torch.atan2(apart, along), a)
+    w = weights.to(a).reshape(-1, *[1] * a.ndim)
+    straight = angle < 1e-7
+    safe = torch.where(straight, 1.0, angle)
+    from_a = torch.where(straight, 1 - w, ((1 - w) * safe).sin() / safe.sin())
+    from_b = torch.where(straight, w, (w * safe).sin() / safe.sin())
+    return (from_a * a + from_b * b).to(first) + centre
+
+
+def temper(latent: Tensor, temperature: float, prior: GaussianPrior | None = None) -> Tensor:
+    """Latents drawn towards the prior's mean: mean + T (z - mean); T below 1 gives more typical events."""
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
+    centre = prior.shift(latent) if prior else 0.0
+    return centre + temperature * (latent - centre)
+
+
+@torch.no_grad()
+def _follow(
+    model: ScoreModel,
+    sde: SDE,
+    x: Tensor,
+    t_min: float | None,
+    solver: Solver | None,
+    batch_size: int | None,
+    discrete: bool,
+    *,
+    encoding: bool,
+) -> Tensor:
+    """``x`` from one end of the ODE to the other, with the state in float64 and the model in the dtype of ``x``."""
+    t_min, solver = sde.t_min if t_min is None else t_min, solver or Solver()
+    check_t_min(t_min)
+    if not discrete:
+        require_continuous(model, "an encoding")
+
+    def along(t: Tensor, state: Tensor) -> Tensor:
+        return velocity(sde, t, state, model.score(state.to(x.dtype), sde.level(t)))
+
+    start, end = (t_min, 1.0) if encoding else (1.0, t_min)
+    parts = torch.split(x, batch_size or len(x))
+    return torch.cat([solver.solve(along, part.double(), start, end).to(x) for part in parts])

@@ -1,0 +1,120 @@
+r"""UniPC (arXiv:2302.04867, data prediction): a multistep predictor and a corrector that is free.
+
+With h = lambda' - lambda, differences d_k = (D_k - D) / r_k of denoised states at lambda + r_k h, and B(h) either
+-h (bh1) or e^{-h} - 1 (bh2), both steps are
+
+    x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) D - alpha' B(h) sum_k rho_k d_k,      sum_k rho_k r_k^{q-1} = b_q,
+
+    b_q = q! psi_{q+1} / B(h),   psi_1 = e^{-h} - 1,   psi_{q+1} = -psi_q / h - 1 / q!
+
+A single rho is 1/2, for either B; several solve the system, in which B cancels: bh1 and bh2 differ in orders 1 and 2.
+The predictor UniP uses the past alone (r_k < 0), the corrector UniC the new denoised state at ``next`` as well (r = 1).
+That state is what the following step needs anyway, so the correction is made when it has been evaluated.
+"""
+
+from math import expm1
+from typing import Literal
+
+import attrs
+import numpy as np
+from attrs.validators import and_, ge, le
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import Level, Scalar
+from scoresde_core.steps import Predictor
+
+from ..coordinates import (
+    LOWER_FINAL_HELP,
+    blend,
+    denoised_step,
+    log_snr,
+    noise_ratio,
+    reaches_data,
+    remember,
+    usable_order,
+)
+
+Past = list[tuple[Level, Tensor]]
+Terms = tuple[tuple[float, Tensor], ...]
+
+
+@attrs.frozen
+class UniPCPredictor(Predictor):
+    """UniP of up to ``max_order``, each step corrected by UniC once its end is evaluated; one evaluation a step.
+
+    The order starts at 1 and rises with the past. ``step.memory`` keeps the denoised states of the last levels, and
+    the weights with which the last step used them. UniC is added as its difference to UniP, in which the state that
+    the last step began from cancels: nothing else needs keeping, and the move of a corrector between the two steps is
+    kept as well. The last step to the data is of first order and has no evaluation at its end to be corrected by.
+    """
+
+    max_order: int = param(3, "highest order of the predictor; UniC adds one", and_(ge(1), le(3)))
+    variant: Literal["bh1", "bh2"] = param("bh2", "B(h) = -h, or e^-h - 1")
+    correct: bool = param(True, "apply UniC")
+    lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+
+    @property
+    def order(self) -> float:  # type: ignore[override]
+        """Of UniP, and one more with UniC."""
+        return float(self.max_order + self.correct)
+
+    @property
+    def stochastic(self) -> bool:
+        """Never draws noise."""
+        return False
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """Correct the step that led here, then predict the next."""
+        denoised = model.denoised(x, step.now)
+        owed = step.memory.pop("owed", None)
+        if owed is not None:
+            weight, terms = owed
+            x = blend(1.0, x, weight, denoised, *terms)
+        past = remember(step, denoised, self.max_order)
+        order = usable_order(step, len(past), self.max_order, lower_final=self.lower_order_final)
+        if reaches_data(step):
+            return denoised, denoised
+        x = denoised_step(x, step, denoised, *self._update(step, past[:order]))
+        return x, x
+
+    def _update(self, step: Step, past: Past) -> Terms:
+        """UniP's terms beside the first-order step, divided by alpha'; leaves UniC's difference in the memory."""
+        if len(past) == 1 and not self.correct:
+            return ()
+        start, h = log_snr(past[0][0]), log_snr(step.next) - log_snr(past[0][0])
+        ratios = [(log_snr(level) - start) / h for level, _ in past[1:]]
+        scale = -h if self.variant == "bh1" else noise_ratio(step.next) / noise_ratio(step.now) - 1
+        predict = [-scale * rho for rho in _weights(ratios, h, scale)]
+        if self.correct:
+            *correct, last = (-scale * rho for rho in _weights([*ratios, 1.0], h, scale))
+            moved = _terms([c - p for c, p in zip(correct, predict, strict=True)], ratios, past)
+            # The new state's difference is D_new - D: its other half goes to D.
+            ahead = step.next.alpha
+            terms = [(ahead * c, tensor) for c, tensor in (*moved, (-last, past[0][1]))]
+            step.memory["owed"] = (ahead * last, terms)
+        return _terms(predict, ratios, past)
+
+
+def _weights(ratios: list[float], h: Scalar, scale: Scalar) -> list[float]:
+    """rho_k for nodes r_k. With a single node the paper takes 1/2, whose order is the same for any B(h) ~ h."""
+    if len(ratios) < 2:
+        return [0.5] * len(ratios)
+    right, psi, factorial = [], expm1(-h), 1
+    for q in range(1, len(ratios) + 1):
+        factorial *= q
+        psi = -psi / h - 1 / factorial
+        right.append(factorial * psi / scale)
+    rho: list[float] = np.linalg.solve(np.vander(ratios, increasing=True).T, np.array(right)).tolist()
+    return rho
+
+
+def _terms(weights: list[float], ratios: list[float], past: Past) -> Terms:
+    """sum_k w_k (D_k - D) / r_k as terms in the states themselves."""
+    shares = [w / r for w, r in zip(weights, ratios, strict=True)]
+    if not shares:
+        return ()
+    return (-sum(shares), past[0][1]), *((c, tensor) for c, (_, tensor) in zip(shares, past[1:], strict=True))

@@ -1,0 +1,136 @@
+"""Conditions: what is known comes out exact, nothing else of the events is used, and every step can be combined."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..components import Spec
+from ..condition import Condition, ConditionedSampler
+from ..noise import Noise
+from ..sampler import Sampler, sample
+from ..sde import DATA, SDE, Level
+from .exact import ConstantRateSDE, Watched, gaussian
+from .suite import Skip, Subject
+
+SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
+FEW, STEPS = 6, 4
+
+
+def _shape(subject: Subject) -> tuple[int, ...]:
+    """The smallest event shape that the condition does not refuse."""
+    condition: Condition = subject.component
+    reasons = [condition.skip(shape) for shape in SHAPES]
+    for shape, reason in zip(SHAPES, reasons, strict=True):
+        if reason is None:
+            return shape
+    raise Skip(f"it refuses events of every shape tried: {reasons[0]}")
+
+
+def _events(shape: tuple[int, ...], purpose: str = "events") -> Tensor:
+    return Noise(3, shape, FEW).draw("conformance", purpose)
+
+
+def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | None = None) -> Tensor:
+    return sample(Watched(gaussian(event=shape)), sde, sampler, shape, FEW, seed=5, batch_size=batch_size).x
+
+
+def imposing_twice_changes_nothing(subject: Subject) -> None:
+    """The known part of clean data is set to a value of its own; the rest stays as it was."""
+    shape = _shape(subject)
+    observed = subject.component.observe(_events(shape))
+    if not observed.acts_on_state:
+        raise Skip("it acts on the score alone")
+    x = _events(shape, "state")
+    once = observed.impose(x, DATA)
+    gap = float((observed.impose(once, DATA) - once).abs().max())
+    assert gap <= 1e-5, f"imposing the known part of clean data a second time changes it by {gap:.3g}"
+    assert not torch.allclose(once, x), "imposing the known part changes nothing: nothing is known"
+    assert not torch.allclose(once, _events(shape)), "imposing gives the observed events back: everything is known"
+    kept = observed.impose(_events(shape), DATA)
+    gap = float((kept - _events(shape)).abs().max())
+    assert gap <= 1e-5, f"imposing its own known part on clean data changes it by {gap:.3g}"
+
+
+def imposes_the_law_of_the_level(subject: Subject) -> None:
+    """Of its own events, the mean at (alpha, sigma) is alpha times the known part, and noise adds to that alone."""
+    shape = _shape(subject)
+    observed = subject.component.observe(_events(shape))
+    if not observed.acts_on_state:
+        raise Skip("it acts on the score alone")
+    level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
+    # On an ideal state alpha x + sigma z, imposing alpha c + sigma z of the same z in coefficients changes no mean.
+    gap = float((observed.impose(0.6 * _events(shape), level) - 0.6 * _events(shape)).abs().max())
+    assert gap <= 1e-5, f"at alpha = 0.6 the mean of the known part is off by {gap:.3g}"
+    added = observed.impose(torch.zeros_like(noise), level, lambda: noise) - observed.impose(
+        torch.zeros_like(noise), level
+    )
+    share = observed.impose(torch.zeros_like(noise), Level(0.5, 0.6, 1.0), lambda: noise) - observed.impose(
+        torch.zeros_like(noise), level
+    )
+    gap = float((added - 0.8 * share).abs().max())
+    assert gap <= 1e-5, f"noise of scale 0.8 is not 0.8 times the noise of scale 1: off by {gap:.3g}"
+
+
+def works_with_every_step(subject: Subject) -> None:
+    """With every predictor and corrector, samples are finite and hold the known part exactly."""
+    shape, sde = _shape(subject), ConstantRateSDE()
+    observed = subject.component.observe(_events(shape))
+    parts = [("predictor", named) for named in subject.partners("predictors")]
+    parts += [("corrector", named) for named in subject.partners("correctors")]
+    tried = 0
+    for place, (name, part) in parts:
+        for spec in _samplers(subject, place, part):
+            sampler = ConditionedSampler(spec, observed)
+            if sampler.skip(sde) is not None:
+                continue
+            x, tried = _draw(sampler, sde, shape), tried + 1
+            assert bool(x.isfinite().all()), f"with {place} {name} samples are not finite"
+            gap = float((observed.impose(x, DATA) - x).abs().max())
+            assert gap <= 1e-5, f"with {place} {name} the known part of the samples is off by {gap:.3g}"
+    if not tried:
+        raise Skip("no sampler of the registry is made of predictor and corrector steps")
+
+
+def _samplers(subject: Subject, place: str, part: object) -> list[Sampler]:
+    """The registry's ``pc`` around a predictor or corrector."""
+    try:
+        return [subject.registry.create("samplers", Spec("pc", {"steps": STEPS, place: part}))]
+    except Exception:  # a registry without it, or one that cannot take the part
+        return []
+
+
+def does_not_depend_on_the_batch(subject: Subject) -> None:
+    """Samples drawn in batches of 4 are those drawn at once."""
+    shape, sde = _shape(subject), ConstantRateSDE()
+    observed = subject.component.observe(_events(shape))
+    for sampler in _samplers(subject, "steps", STEPS):
+        conditioned = ConditionedSampler(sampler, observed)
+        whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
+        gap = float((whole - parts).abs().max())
+        assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
+
+
+def refuses_or_serves(subject: Subject) -> None:
+    """``skip`` tells beforehand what ``observe`` refuses, as a ValueError with the same sentence."""
+    condition: Condition = subject.component
+    for shape in ((1,), (2,), (7,), (1, 7, 7), (3, 6, 6)):
+        reason = condition.skip(shape)
+        if reason is None:
+            condition.observe(torch.zeros(2, *shape))
+            continue
+        said = None
+        try:
+            condition.observe(torch.zeros(2, *shape))
+        except ValueError as error:
+            said = str(error)
+        assert said == reason, f"of events of shape {shape} skip says {reason!r}, and observe {said or 'nothing'!r}"
+
+
+CHECKS = (
+    imposing_twice_changes_nothing,
+    imposes_the_law_of_the_level,
+    works_with_every_step,
+    does_not_depend_on_the_batch,
+    refuses_or_serves,
+)
