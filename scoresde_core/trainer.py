@@ -27,13 +27,12 @@ from torch import Tensor, nn
 
 from . import sampler as sampling
 from .batches import Batches, Preprocessing
-from .components import Spec, parameters
+from .components import Spec
 from .config import Config, TrainingConfig
 from .dataset import Dataset, Split
 from .errors import FileError, UsageError
 from .loss import Draws, Loss
-from .model import Model, Plan, plan_model
-from .network import Network
+from .model import Model, Plan, plan_data, plan_loss, plan_model
 from .noise import key
 from .processes import Processes
 from .registry import Registry
@@ -59,67 +58,17 @@ class TrainingPlan:
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
     """The components of ``config``; a combination that cannot be trained is refused with the reason."""
     plan = plan_model(config, registry)
-    spec = plan.network
-    # A score model without weights: what a loss refuses does not depend on them.
-    stand_in = Model(plan, nn.Identity()).score()
-    loss = plan_loss(config, spec, registry)
-    reason = loss.skip(stand_in, plan.sde) or sampling.skip(plan.sampler, plan.sde, plan.shape)
+    loss = plan_loss(plan, registry)
+    reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
     if reason:
         raise UsageError(reason)
-    if config.data.dataset is None:
-        raise UsageError(
-            "this configuration has no training data: set data.dataset=mnist or another of 'scoresde list datasets'"
-        )
-    dataset = _fitting(config.data.dataset, plan.shape, registry)
-    if download:
-        dataset = _downloading(dataset)
+    dataset, preprocessing = plan_data(plan, registry, download)
     wanted = config.data.dequantizer
-    if wanted is not None and wanted != Spec("uniform"):
-        raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
-    images = len(plan.shape) == 3
-    preprocessing = Preprocessing(
-        centred=config.model.centered, flip=config.data.random_flip and images, dequantise=wanted is not None
-    )
+    if wanted is not None:
+        if wanted != Spec("uniform"):
+            raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
+        preprocessing = attrs.evolve(preprocessing, dequantise=True)
     return TrainingPlan(plan, loss, dataset, preprocessing)
-
-
-def plan_loss(config: Config, network: Network, registry: Registry) -> Loss:
-    """The loss of ``config``; a discrete one has as many noise scales as the network unless it says otherwise."""
-    loss: Loss = registry.create("losses", config.training.loss, scales=network.scales)
-    return loss
-
-
-def _fitting(spec: Spec, shape: tuple[int, ...], registry: Registry) -> Dataset:
-    """The data set with events of ``shape``: as it is, by its own parameter ``size``, or resized."""
-    dataset: Dataset = registry.create("datasets", spec)
-    found = tuple(dataset.shape)
-    if found == shape:
-        return dataset
-    square = len(found) == len(shape) == 3 and found[0] == shape[0] and shape[1] == shape[2]
-    if not square:
-        raise UsageError(
-            f"the data set {spec} has events of shape {list(found)}, the model of {list(shape)}: set model.shape"
-        )
-    if "size" in {p.name for p in parameters(type(dataset))} - set(spec.params):
-        sized: Dataset = attrs.evolve(dataset, size=shape[1])  # type: ignore[misc]
-        if tuple(sized.shape) == shape:
-            return sized
-    resized: Dataset = registry.create("datasets", Spec("resized", {"data": dataset, "size": shape[1]}))
-    return resized
-
-
-def _downloading(dataset: Dataset) -> Dataset:
-    """The same data set, allowed to download, also where it wraps another one."""
-    if not attrs.has(type(dataset)):
-        return dataset
-    changes: dict[str, Any] = {}
-    for field in attrs.fields(type(dataset)):  # type: ignore[arg-type]
-        value = getattr(dataset, field.name)
-        if field.name == "download":
-            changes["download"] = True
-        elif isinstance(value, Dataset):
-            changes[field.alias or field.name] = _downloading(value)
-    return attrs.evolve(dataset, **changes)  # type: ignore[misc]
 
 
 class Average:

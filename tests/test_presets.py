@@ -13,11 +13,10 @@ from scoresde_core.components import Spec
 from scoresde_core.config import Config, merge
 from scoresde_core.errors import FileError, ManifestError, UnknownName, UsageError
 from scoresde_core.manifest import parse
-from scoresde_core.model import plan_model
+from scoresde_core.model import plan_loss, plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
-from scoresde_core.score import NetworkScore, level_of
-from scoresde_core.trainer import plan_loss
+from scoresde_core.score import level_of
 
 REGISTRY = load_registry()
 NAMES = [entry.row.name for entry in REGISTRY.entries("presets")]
@@ -139,12 +138,9 @@ class TestNumbers:
         assert training.gradient_clip == (None if clip == "-1" else float(clip)), name
         assert (training.ema or 0, training.batch_size) == (float(ema), int(batch)), name
         assert training.iterations == round(float(iterations.rstrip("M")) * 1e6) + 1, name
-        loss = plan_loss(config, plan.network, REGISTRY)
+        loss = plan_loss(plan, REGISTRY)
         assert loss.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
         assert type(loss).__name__ == LOSSES[sde, continuous], name
-        assert (
-            loss.skip(NetworkScore(torch.nn.Identity(), plan.sde, label=label, scales=network.scales), plan.sde) is None
-        )
         first, last = kept.split("–")
         assert (config.evaluation.first_checkpoint, config.evaluation.last_checkpoint) == (int(first), int(last)), name
         assert (network.scales, sampler.steps) == (int(scales), int(scales)), name
@@ -171,7 +167,7 @@ class TestNumbers:
     )
     def test_scoreflow_has_smallest_times_of_its_own(self, name, training, sampling):
         plan = plan_model(preset(name), REGISTRY)
-        loss = plan_loss(plan.config, plan.network, REGISTRY)
+        loss = plan_loss(plan, REGISTRY)
         assert (loss.t_min, plan.sde.t_min) == (training, sampling)
         assert plan.config.data.random_flip is ("cifar10" in name)
 
