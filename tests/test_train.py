@@ -273,6 +273,15 @@ class TestRun:
         assert checkpoint.read("run.1").hashes == before
         assert checkpoint.read("run").hashes != before
 
+    def test_fresh_moves_nothing_for_a_run_that_cannot_begin(self, scoresde):
+        scoresde("--out", "run")
+        Path("paper").mkdir()
+        Path("paper/thesis.tex").write_text("all of it")
+        assert scoresde("data.dataset=npz[path=gone.npz]", "--fresh", "--out", "run")[0] != 0
+        code, _, err = scoresde("--fresh", "--out", "paper")
+        assert (code, "paper exists and is no training run" in err) == (1, True)
+        assert sorted(p.name for p in Path().iterdir()) == ["paper", "run"]
+
     def test_another_configuration_is_refused_with_the_difference(self, scoresde):
         scoresde("--out", "run")
         code, _, err = scoresde("training.learning_rate=1e-3", "model.network.width=32", "--out", "run")

@@ -105,13 +105,15 @@ def _prepare(
     from ..training_state import latest_step
 
     plan = plan_training(config, registry, download=arguments.download)
+    # A run is moved away only for one that can begin.
+    ready = Trainer(plan, processes) if arguments.fresh else None
     if processes.first:
         if arguments.fresh:
             _set_aside(arguments.out)
         stack.enter_context(_sole_owner(arguments.out))
     processes.wait()
     check_resumable(arguments.out, config)
-    trainer = Trainer(plan, processes)
+    trainer = ready or Trainer(plan, processes)
     run = TrainingRun(trainer, arguments.out, registry.hook, stop)
     if arguments.source is not None and latest_step(arguments.out / CHECKPOINTS) is None:
         run.start_from(arguments.source)
@@ -257,7 +259,8 @@ def _set_aside(folder: Path) -> None:
     number = 1
     while (place := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    folder.rename(place)
+    with _sole_owner(folder):
+        folder.rename(place)
     print(f"moved the run in {folder} to {place}", file=sys.stderr)
 
 
