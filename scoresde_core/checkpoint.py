@@ -77,6 +77,10 @@ class Checkpoint:
         model.network.load_state_dict(state)
         return model
 
+    def states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights, and the averaged ones by themselves (none where there are none), on the CPU."""
+        return self._read(WEIGHTS), self._read(EMA) if EMA in self.hashes else {}
+
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self.folder / name
         try:
@@ -93,8 +97,11 @@ class Checkpoint:
 
 
 def read(folder: Path | str) -> Checkpoint:
-    """The checkpoint in ``folder``; :class:`FileError` where it is missing, damaged, or of a newer version."""
-    folder = Path(folder)
+    """The checkpoint in ``folder``, or the newest of a training run's ``models``.
+
+    :class:`FileError` where it is missing, damaged, or of a newer version.
+    """
+    folder = _model_of(Path(folder))
     path = folder / INDEX
     if not path.is_file():
         what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
@@ -115,6 +122,13 @@ def read(folder: Path | str) -> Checkpoint:
         raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or not as it was written")
     config = Config.from_plain(index["config"], str(path))
     return Checkpoint(folder, config, index["step"], index["provenance"], hashes)
+
+
+def _model_of(folder: Path) -> Path:
+    """The folder itself, or the newest model of the training run in it."""
+    if (folder / INDEX).exists():
+        return folder
+    return max(folder.glob(f"models/step_*/{INDEX}"), default=folder / INDEX).parent
 
 
 def save(
@@ -189,8 +203,8 @@ def appearing(folder: Path) -> Iterator[Path]:
         scratch.chmod(0o777 & ~_umask())
         scratch.rename(folder)
         _flush(parent)
-    except OSError as error:
-        raise FileError(f"cannot write {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
+        raise FileError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -51,26 +51,31 @@ class ModelConfig:
 class TrainingConfig:
     """The loss and its minimisation."""
 
-    loss: Literal["denoising", "smld", "ddpm"] = param(
-        "denoising", "denoising: at continuous times; smld and ddpm: at the discrete scales of VE and VP"
-    )
-    reduction: Literal["mean", "half_sum"] = param("mean", "over an event: the mean, or half the sum")
-    likelihood_weighting: bool = param(False, "weigh times by g(t)^2 (arXiv:2101.09258)")
-    importance_weighting: bool = param(False, "draw times by g(t)^2 / sigma(t)^2, under likelihood weighting")
-    t_min: float = param(1e-5, "smallest training time", and_(gt(0), lt(1)))
+    loss: Spec = param(Spec("dsm"), "what is minimised; smld and ddpm get the network's number of noise scales")
     batch_size: int = param(128, "events a step, over all processes", ge(1))
     iterations: int = param(1_300_000, "optimiser steps", ge(1))
+    accumulate: int = param(1, "parts a batch is split into, one after another, to fit into memory", ge(1))
+    optimizer: Literal["adam", "adamw"] = param("adam", "adamw: weight decay apart from the gradient")
     learning_rate: float = param(2e-4, "of Adam, after the warm-up", gt(0))
     betas: tuple[float, float] = param((0.9, 0.999), "of Adam", deep_iterable(and_(ge(0), lt(1))))
     adam_eps: float = param(1e-8, "of Adam", gt(0))
-    weight_decay: float = param(0.0, "L2 penalty", ge(0))
+    weight_decay: float = param(0.0, "L2 penalty; decoupled under adamw", ge(0))
     warmup: int = param(5000, "steps over which the learning rate rises from 0; 0: none", ge(0))
     gradient_clip: float | None = param(1.0, "largest gradient norm over all parameters; null: none", optional(gt(0)))
     ema: float | None = param(0.9999, "rate of the averaged weights; null: none", optional(and_(gt(0), lt(1))))
+    ema_warmup: bool = param(False, "after n steps the rate is at most (1 + n) / (10 + n)")
+    precision: Literal["float32", "bfloat16", "float16"] = param("float32", "of the network's arithmetic (autocast)")
+    compile: bool = param(False, "compile the network")
+    channels_last: bool = param(False, "channels last in memory, for convolutions on a GPU")
+    deterministic: bool = param(False, "on a GPU: the same bits in every run, where need be by slower kernels")
     log_every: int = param(50, "steps between two logged losses", ge(1))
-    evaluate_every: int = param(100, "steps between two evaluations of the loss", ge(1))
+    evaluate_every: int | None = param(
+        100, "steps between two test losses of the averaged weights; null: none", optional(ge(1))
+    )
+    evaluate_batches: int = param(1, "batches of the test split behind it", ge(1))
     resume_every: int = param(10_000, "steps between two saves of the whole training state", ge(1))
-    snapshot_every: int = param(50_000, "steps between two checkpoints that are kept", ge(1))
+    keep: int = param(3, "number of such saves kept, the newest", ge(1))
+    snapshot_every: int = param(50_000, "steps between two models, with a picture of samples, that are kept", ge(1))
     seed: int = param(42, "of weights, order of the data, times and noise", ge(0))
 
 
@@ -81,6 +86,7 @@ class DataConfig:
     dataset: Spec | None = param(None, "the data set; its images are brought to the model's shape")
     random_flip: bool = param(True, "mirror training images at random")
     dequantizer: Spec | None = param(None, "from 256 values to a density; null: none in training")
+    workers: int = param(4, "processes that decode what does not fit on the device", ge(0))
 
 
 @attrs.frozen

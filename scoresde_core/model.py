@@ -131,22 +131,10 @@ def plan_model(config: Config, registry: Registry) -> Plan:
 def plan_loss(plan: Plan, registry: Registry) -> Loss:
     """The loss that ``plan.config.training`` asks for, checked against the network and the SDE.
 
-    Importance weighting counts under likelihood weighting alone, as published. The loss has the network's scales.
+    A discrete loss has the network's number of noise scales unless it says otherwise.
     """
-    training, network = plan.config.training, plan.network
-    name: str = training.loss
-    if training.likelihood_weighting and name != "denoising":
-        raise UsageError(f"likelihood weighting needs continuous times: the loss is {name}, choose denoising")
-    if training.likelihood_weighting and training.importance_weighting:
-        name = "importance"
-    loss: Loss = registry.create(
-        "losses",
-        Spec(name),
-        reduction=training.reduction,
-        t_min=training.t_min,
-        scales=network.scales,
-        weighting="likelihood" if training.likelihood_weighting else "sigma",
-    )
+    network = plan.network
+    loss: Loss = registry.create("losses", plan.config.training.loss, scales=network.scales)
     labelled = NetworkScore(nn.Identity(), plan.sde, label=network.label, scales=network.scales)
     reason = loss.skip(labelled, plan.sde)
     if reason:

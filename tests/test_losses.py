@@ -298,40 +298,33 @@ REGISTRY = load_registry()
 def test_every_preset_has_a_loss_that_trains_it(preset):
     config = REGISTRY.create("presets", preset)
     loss = plan_loss(plan_model(config, REGISTRY), REGISTRY)
-    assert loss.reduction == config.training.reduction
-    assert (
-        type(loss).__name__
-        == {
-            "denoising": "DenoisingScoreMatchingLoss",
-            "smld": "SMLDLoss",
-            "ddpm": "DDPMLoss",
-        }[config.training.loss]
-    )
+    name = config.training.loss.name
+    expected = {"dsm": "DenoisingScoreMatchingLoss", "smld": "SMLDLoss", "ddpm": "DDPMLoss"}
+    assert type(loss).__name__ == expected[name]
+    assert (name == "dsm") or loss.scales == plan_model(config, REGISTRY).network.scales
 
 
-def test_likelihood_and_importance_weighting_choose_the_published_loss():
+def test_the_likelihood_losses_keep_the_smallest_time_of_the_preset():
     config = REGISTRY.create("presets", "scoreflow_subvp_cifar10_ddpmpp_continuous")
-    likelihood, importance = "training.likelihood_weighting=true", "training.importance_weighting=true"
 
     def loss(*changes):
         return plan_loss(plan_model(config.override(changes), REGISTRY), REGISTRY)
 
     assert loss().weighting == "sigma"
-    assert loss(importance) == loss()
-    assert loss(likelihood).weighting == "likelihood"
-    both = loss(likelihood, importance)
-    assert type(both).__name__ == "ImportanceLoss"
-    assert both.t_min == config.training.t_min == 1e-2
+    assert loss("training.loss.weighting=likelihood").weighting == "likelihood"
+    importance = loss("training.loss.name=importance")
+    assert type(importance).__name__ == "ImportanceLoss"
+    assert importance.t_min == loss().t_min == 1e-2
 
 
 def test_a_discrete_loss_takes_no_likelihood_weighting():
-    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.likelihood_weighting=true"])
-    with pytest.raises(UsageError, match="the loss is ddpm, choose denoising"):
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.loss.weighting=likelihood"])
+    with pytest.raises(UsageError, match="loss 'ddpm' has no parameter 'weighting'"):
         plan_loss(plan_model(config, REGISTRY), REGISTRY)
 
 
 def test_a_discrete_network_is_refused_continuous_times():
-    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.loss=denoising"])
+    config = REGISTRY.create("presets", "vp_ddpm_cifar10").override(["training.loss=dsm"])
     with pytest.raises(UsageError, match="use the loss ddpm"):
         plan_loss(plan_model(config, REGISTRY), REGISTRY)
 

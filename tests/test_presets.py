@@ -13,7 +13,7 @@ from scoresde_core.components import Spec
 from scoresde_core.config import Config, merge
 from scoresde_core.errors import FileError, ManifestError, UnknownName, UsageError
 from scoresde_core.manifest import parse
-from scoresde_core.model import plan_model
+from scoresde_core.model import plan_loss, plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 from scoresde_core.score import level_of
@@ -52,6 +52,12 @@ PARAMETERS = {
     "ve_ncsnv2_bedroom": 83.45,
     "ve_ncsnv2_celeba": 29.69,
     "ve_ncsnv2_cifar10": 29.69,
+}
+
+LOSSES = {
+    **{(sde, True): "DenoisingScoreMatchingLoss" for sde in ("vp", "subvp", "ve")},
+    ("ve", False): "SMLDLoss",
+    ("vp", False): "DDPMLoss",
 }
 
 # Narrow and shallow, at the fewest pixels that every level still halves.
@@ -132,7 +138,9 @@ class TestNumbers:
         assert training.gradient_clip == (None if clip == "-1" else float(clip)), name
         assert (training.ema or 0, training.batch_size) == (float(ema), int(batch)), name
         assert training.iterations == round(float(iterations.rstrip("M")) * 1e6) + 1, name
-        assert training.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
+        loss = plan_loss(plan, REGISTRY)
+        assert loss.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
+        assert type(loss).__name__ == LOSSES[sde, continuous], name
         first, last = kept.split("–")
         assert (config.evaluation.first_checkpoint, config.evaluation.last_checkpoint) == (int(first), int(last)), name
         assert (network.scales, sampler.steps) == (int(scales), int(scales)), name
@@ -159,7 +167,8 @@ class TestNumbers:
     )
     def test_scoreflow_has_smallest_times_of_its_own(self, name, training, sampling):
         plan = plan_model(preset(name), REGISTRY)
-        assert (plan.config.training.t_min, plan.sde.t_min) == (training, sampling)
+        loss = plan_loss(plan, REGISTRY)
+        assert (loss.t_min, plan.sde.t_min) == (training, sampling)
         assert plan.config.data.random_flip is ("cifar10" in name)
 
 
@@ -260,7 +269,7 @@ class TestFiles:
             (MINIMAL + "training: {batchsize: 3}\n", "Did you mean 'batch_size'"),
             (MINIMAL + "training: {batch_size: 0}\n", "batch_size"),
             (MINIMAL + "training: {ema: 1.5}\n", "ema"),
-            (MINIMAL + "training: {loss: dsm}\n", "'denoising' or 'smld' or 'ddpm', got 'dsm'"),
+            (MINIMAL + "training: {loss: 3}\n", "training: loss must be Spec, got 3"),
             (MINIMAL + "training: 3\n", "training must be"),
             (MINIMAL + "sampling: {sampler: {steps: 3}}\n", "or a mapping with its name"),
             (MINIMAL + "sampling: {}\nsampling: {}\n", "given twice"),

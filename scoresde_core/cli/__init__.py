@@ -1,4 +1,4 @@
-"""The command line: ``scoresde list | show | plugins | presets | check | sample | ...``.
+"""The command line: ``scoresde list | show | plugins | presets | check | train | sample | ...``.
 
 Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says what; ``--debug`` adds the traceback.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..components import parse
 from ..errors import ScoreSDEError, UsageError, near_misses
 from ..registry import Registry, load_registry
-from . import check, listing, presets, sample
+from . import check, listing, presets, sample, train
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,7 +109,7 @@ def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]
     parser.set_defaults(run=None)
     add_global_options(parser)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    own = (listing, presets, check, sample)
+    own = (listing, presets, check, train, sample)
     for module in own:
         module.configure(commands)
     names = [name for module in own for name in module.NAMES]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .. import document
+from .. import document, picture
 from ..components import parameters
 from ..errors import FileError, ScoreSDEError, UsageError
+from ..picture import to_pixels
 from ..registry import Registry
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..sampler import Observer, Sampler
 
 NAMES = ("sample",)
-_GAP = 2
 _TILES = 256
 _DTYPES = ("float32", "float64")
 
@@ -157,35 +156,12 @@ def _write(folder: Path, model: Model, x: Tensor, keep_floats: bool) -> list[str
         pixels = to_pixels(model.plan.to_symmetric(x))
         arrays["samples"] = pixels
         if pixels.shape[-1] in (1, 3):
-            _picture(pixels[:_TILES], folder / "samples.png")
+            picture.write(pixels[:_TILES], folder / "samples.png")
             written.append("samples.png")
     if keep_floats or x.ndim != 4:
         arrays["floats"] = x.numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
     return [*written, "sampling.yaml"]
-
-
-def to_pixels(x: Tensor) -> NDArray[np.uint8]:
-    """Images (n, C, H, W) in [-1, 1] as uint8 (n, H, W, C), rounded to the nearest value."""
-    pixels: NDArray[np.uint8] = (
-        x.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-    )
-    return pixels
-
-
-def _picture(pixels: NDArray[np.uint8], path: Path) -> None:
-    """A grid as square as it gets, in reading order, with black gaps."""
-    import numpy as np
-    from PIL import Image
-
-    n, height, width, channels = pixels.shape
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.zeros(((height + _GAP) * rows - _GAP, (width + _GAP) * columns - _GAP, channels), np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = (height + _GAP) * (index // columns), (width + _GAP) * (index % columns)
-        sheet[top : top + height, left : left + width] = image
-    Image.fromarray(sheet if channels == 3 else sheet[..., 0]).save(path)
 
 
 class _Progress:

@@ -1,0 +1,276 @@
+"""``scoresde train``: a preset, trained in a folder; the same command goes on with a run that was stopped or killed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FileError, UsageError
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..processes import Processes
+    from ..training_run import Event, TrainingRun
+
+NAMES = ("train",)
+_LEVELS = ("error", "warning", "info", "debug")
+_SECONDS_BETWEEN_LINES = 10.0
+_INTERRUPTED = 130
+
+
+def configure(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser("train", help="train a preset, or go on with a run")
+    parser.add_argument("preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml")
+    parser.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE", help="change the configuration: training.batch_size=64"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; one that is there goes on"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start afresh; a run that is there is moved to DIR.1, DIR.2, ..."
+    )
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="CHECKPOINT",
+        help="begin with these weights: a model or a run's folder; or with a state of checkpoints/, optimiser and all"
+    )  # fmt: skip
+    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard as well")
+    parser.add_argument("--log-level", default="info", choices=_LEVELS, help="what is shown (default: info)")
+    parser.set_defaults(run=_train)
+    _intermix(parser)
+
+
+def _intermix(parser: argparse.ArgumentParser) -> None:
+    """Let KEY=VALUE stand after options as well; of itself argparse takes one unbroken row of them."""
+    plain = parser.parse_known_args
+
+    def parse(arguments: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        parser.parse_known_args = plain  # type: ignore[method-assign]  # which the next line calls in turn
+        try:
+            return parser.parse_known_intermixed_args(arguments, namespace)
+        finally:
+            parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
+
+    parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
+
+
+def _train(arguments: argparse.Namespace, registry: Registry) -> int:
+    from .presets import find_preset
+
+    if "=" in arguments.preset:
+        raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
+    config = find_preset(registry, arguments.preset).override(arguments.changes)
+    if arguments.tensorboard:
+        _tensorboard_or_raise()
+
+    # Only here does anything import torch: a mistyped option is answered at once.
+    from ..processes import joined
+
+    with ExitStack() as stack:
+        try:
+            processes = stack.enter_context(joined(arguments.device))
+            asked = stack.enter_context(_asked_to_stop())
+            run = _prepare(arguments, registry, config, processes, stack, lambda: bool(asked))
+        except (UsageError, FileError) as error:
+            if os.environ.get("RANK", "0") == "0":
+                raise
+            return error.exit_code  # every process found the same: one says so
+        _follow(run, arguments, stack)
+    return _INTERRUPTED if signal.SIGINT in asked else 0
+
+
+def _prepare(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    config: Config,
+    processes: Processes,
+    stack: ExitStack,
+    stop: Callable[[], bool],
+) -> TrainingRun:
+    """Everything checked, cheap things first, and built."""
+    from ..trainer import Trainer, plan_training
+    from ..training_run import CHECKPOINTS, TrainingRun, check_resumable
+    from ..training_state import latest_step
+
+    plan = plan_training(config, registry, download=arguments.download)
+    # A run is moved away only for one that can begin.
+    ready = Trainer(plan, processes) if arguments.fresh else None
+    if processes.first:
+        if arguments.fresh:
+            _set_aside(arguments.out)
+        stack.enter_context(_sole_owner(arguments.out))
+    processes.wait()
+    check_resumable(arguments.out, config)
+    trainer = ready or Trainer(plan, processes)
+    run = TrainingRun(trainer, arguments.out, registry.hook, stop)
+    if arguments.source is not None and latest_step(arguments.out / CHECKPOINTS) is None:
+        run.start_from(arguments.source)
+    return run
+
+
+def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
+    """Train, and show what happens."""
+    shown = run.first and arguments.log_level in ("info", "debug")
+    stack.enter_context(_logging(arguments.log_level if run.first else "error"))
+    writer = _tensorboard(run.folder) if arguments.tensorboard and run.first else None
+    progress = stack.enter_context(_Progress(run.training.iterations, shown, arguments.log_level == "debug"))
+    for event in run:
+        progress.show(event)
+        if writer is not None:
+            for name, value in event.numbers.items():
+                writer.add_scalar(name, value, event.step)
+            writer.flush()
+        if event.what == "stopped" and shown:
+            print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
+        if event.what == "done" and run.first:
+            print(
+                f"{event.step} steps; the model is in {run.folder}: scoresde sample --checkpoint {run.folder} --out ..."
+            )
+
+
+class _Progress:
+    """A bar on a terminal, with loss and speed; in a pipe a plain line every ten seconds, and for what is saved."""
+
+    def __init__(self, total: int, shown: bool, everything: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.total, self.shown, self.everything = total, shown, everything
+        self.live = shown and console.is_terminal
+        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
+        self.task = self.bar.add_task("training", total=total)
+        self.last = -_SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        """What of an event people want to see."""
+        if event.what == "loss":
+            text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} images/s"
+            self.bar.update(self.task, completed=event.step, description=text)
+            now = time.monotonic()
+            if not self.live and (
+                self.everything or event.step == self.total or now - self.last >= _SECONDS_BETWEEN_LINES
+            ):
+                self.last = now
+                self._say(event.step, text)
+        elif event.what == "begin" and event.step:
+            self.bar.update(self.task, completed=event.step)
+            self._say(event.step, "going on")
+        elif event.what == "model" or (event.what == "checkpoint" and self.everything):
+            self._say(event.step, f"saved {event.path}")
+        elif event.what == "evaluation" and self.everything:
+            self._say(event.step, f"test loss {event.numbers['evaluation_loss']:.4g}")
+
+    def _say(self, step: int, text: str) -> None:
+        if self.shown:
+            print(f"step {step} of {self.total}: {text}", file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    """To whatever stderr is now: a progress bar puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _logging(level: str) -> Iterator[None]:
+    """The library's log, from ``level`` on, as lines on stderr."""
+    logger, handler = logging.getLogger("scoresde_core"), _Handler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """The signals that asked to stop so far: SIGTERM, or the first Ctrl-C (the second does what it always does)."""
+    asked: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+
+@contextmanager
+def _sole_owner(folder: Path) -> Iterator[None]:
+    """The run's folder, made where it is missing, and locked: the lock ends with the process, however that ends."""
+    from ..training_run import CONFIG
+
+    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
+        raise FileError(f"{folder} exists and is no training run: choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on this system
+            pass
+        except OSError as error:
+            raise FileError(f"another process is training in {folder}: wait for it, or choose another --out") from error
+        yield
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a run out of the way, to the first free DIR.1, DIR.2, ..."""
+    if not folder.exists():
+        return
+    number = 1
+    while (place := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    with _sole_owner(folder):
+        folder.rename(place)
+    print(f"moved the run in {folder} to {place}", file=sys.stderr)
+
+
+def _tensorboard_or_raise() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs TensorBoard: pip install 'scoresde[track]'") from error
+    return SummaryWriter
+
+
+def _tensorboard(folder: Path) -> Any:
+    return _tensorboard_or_raise()(folder / "tensorboard")

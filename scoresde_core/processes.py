@@ -1,0 +1,71 @@
+"""The processes of one run, as ``torchrun`` starts them; without it there is one.
+
+Who a process is comes from the environment that ``torchrun`` sets (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 writes,
+shows and samples; all of them compute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from .device import find_device
+from .errors import UsageError
+
+
+@attrs.frozen
+class Processes:
+    """This process among all of a run, and the device that it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and shows."""
+        return self.rank == 0
+
+    def total(self, value: Tensor) -> Tensor:
+        """``value`` summed over the processes, in place; every process must ask."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            self.total(torch.zeros((), device=self.device))
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """This process, connected with the others; on GPUs each has the one of its local number."""
+    rank, count, local = (
+        _number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    if count == 1:
+        yield Processes(find_device(device))
+        return
+    found = find_device(device)
+    if found.type == "cuda":
+        found = find_device(f"cuda:{local}")
+        torch.cuda.set_device(found)
+    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    try:
+        yield Processes(found, rank, count)
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UsageError(f"the environment variable {name} must be a number, got {text!r}: start with torchrun")
+    return int(text)
