@@ -25,8 +25,8 @@ def find_device(name: str) -> torch.device:
 def keep_freed_memory() -> bool:
     """Tell the C library of Linux to keep what is freed; whether it agreed. For programs, not for libraries.
 
-    Every step of a sampler frees a few states and allocates as many. glibc gives such blocks back to the system, and
-    fetching their pages anew costs a CPU as much as the arithmetic on them.
+    Every step of a sampler frees a few states and allocates as many. glibc gives such blocks back to the system and
+    fetches their pages anew, which an ODE step with its many stages feels most.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
