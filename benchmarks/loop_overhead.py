@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from scoresde_bench.environment import describe_device
 from scoresde_core import Noise, ScoreModel, create
+from scoresde_core.cli.environment import describe_device
 from scoresde_core.device import find_device, keep_freed_memory
 
 SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15

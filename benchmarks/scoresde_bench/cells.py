@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from scoresde_core.cli.results import SCHEMA, describe
 from scoresde_core.components import Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
@@ -32,7 +33,6 @@ COMPONENT_AXES = {
 }
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
-SCHEMA = 1
 
 
 @attrs.frozen
@@ -85,17 +85,6 @@ class Cell:
         shown = [self.names.get(axis) for axis in TITLE]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
         return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype])
-
-
-def describe(component: Any) -> Any:
-    """A component and its parameters as plain data."""
-    if attrs.has(type(component)):
-        fields = [f for f in attrs.fields(type(component)) if f.init]
-        values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
-        return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
-    if isinstance(component, list | tuple):
-        return [describe(item) for item in component]
-    return component if isinstance(component, bool | int | float | str | None) else str(component)
 
 
 def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:

@@ -155,10 +155,11 @@ def _work(
 ) -> int:
     from rich.console import Console
 
+    from scoresde_core.cli.results import Results
+
     from .progress import Meter
     from .ranking import rank
     from .report import write_report
-    from .results import Results
     from .run import Bench
     from .table import print_table
 

@@ -11,6 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.cli import environment
+from scoresde_core.cli.results import SCHEMA, Row
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
@@ -18,10 +20,8 @@ from scoresde_core.registry import Registry
 from scoresde_core.sampler import sample
 from scoresde_core.score import ScoreModel
 
-from . import environment
-from .cells import SCHEMA, Cell
+from .cells import Cell
 from .pictures import sample_grid
-from .results import Row
 
 Progress = Callable[[int, int], Any]
 
