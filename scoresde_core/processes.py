@@ -40,8 +40,8 @@ class Processes:
             dist.all_reduce(value)
         return value
 
-    def gather(self, value: Any) -> list[Any]:
-        """``value`` of every process, in the order of their ranks; every process must ask."""
+    def exchange(self, value: Any) -> list[Any]:
+        """The plain ``value`` of every process, in order of rank; every process must ask."""
         found = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(found, value)

@@ -23,6 +23,7 @@ from scoresde_core.registry import load_registry
 from scoresde_core.training_state import name_of
 from scoresde_plugins.evaluate import choice
 from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
+from scoresde_plugins.score_sde.flow import Solver
 from scoresde_plugins.score_sde.likelihood import log_likelihood
 
 DOCS = Path(__file__).parents[1] / "docs" / "evaluate.md"
@@ -33,6 +34,7 @@ TRAINING = ["training.batch_size=8", "training.warmup=4", "training.iterations=4
             "training.loss.stratified=true", "sampling.sampler.steps=4", "sampling.n=2", "model.network=mlp[width=16]",
             "evaluation.samples=24", "evaluation.batch_size=10", "evaluation.repeats=2",
             "evaluation.last_checkpoint=2"]  # fmt: skip
+QUICK = ["--events", "4", "--repeats", "1", "--tolerance", "1e-2"]
 POINTS = ["model.shape=[2]", "data.dataset=exact[target=mixture2d,count=64,test_count=30]"]
 
 
@@ -122,16 +124,22 @@ class TestNumbers:
         assert metric["stderr"] == pytest.approx(float(bits.std()) / math.sqrt(len(bits)), abs=1e-5)
         assert metric["unit"] == "bits/dim"
 
-    def test_bits_of_images_in_batches_are_those_of_all_at_once(self, images, tmp_path, registry):
-        assert evaluate(images, "--likelihood", "--batch-size", 6, "--out", tmp_path / "it") == 0
+    def test_bits_of_images_are_those_of_the_library(self, images, tmp_path, registry):
+        asked = ["--likelihood", "--batch-size", 3, "--events", 8, "--tolerance", "1e-3"]
+        assert evaluate(images, *asked, "--out", tmp_path / "it") == 0
         model = stored(images).load(registry)
         data = registry.create("datasets", stored(images).config.data.dataset).load("test")
+        solver = Solver(rtol=1e-3, atol=1e-3)
         whole = bits_per_dim(
-            lambda x, seed: log_likelihood(model.score(), model.sde, x, seed=seed).log_prob, data, repeats=2
+            lambda x, seed: (
+                log_likelihood(model.score(), model.sde, x, seed=seed, solver=solver, batch_size=3).log_prob
+            ),
+            data[[n * 20 // 8 for n in range(8)]],
+            repeats=2,
         )
         (row,) = rows(tmp_path / "it")
-        assert row["metrics"]["bits_per_dim"]["value"] == pytest.approx(whole.mean, abs=1e-3)
-        assert row["metrics"]["bits_per_dim"]["stderr"] == pytest.approx(whole.stderr, abs=1e-3)
+        assert row["metrics"]["bits_per_dim"]["value"] == pytest.approx(whole.mean, rel=1e-9)
+        assert row["metrics"]["bits_per_dim"]["stderr"] == pytest.approx(whole.stderr, rel=1e-6)
         assert row["costs"]["likelihood"]["nfe"] > 20
 
     def test_evaluators_see_the_samples_of_one_run(self, points, tmp_path, registry):
@@ -148,6 +156,14 @@ class TestNumbers:
         assert row["nfe"] == drawn.nfe == 4
         assert (row["samples"], row["batch_size"], row["seed"], row["steps"]) == (24, 10, 3, 4)
         assert (row["sampler"], row["predictor"], row["corrector"]) == ("pc", "ddim", "none")
+
+    def test_an_evaluator_of_the_model_draws_none(self, points, tmp_path):
+        asked = ["--evaluator", "log_likelihood[samples=8]", "--target", "mixture2d", "--out", tmp_path / "it"]
+        assert evaluate(points, *asked) == 0
+        (row,) = rows(tmp_path / "it")
+        assert (row["nfe"], row["sampler"], row["samples"]) == (None, None, None)
+        assert row["metrics"]["log_likelihood_error"]["stderr"] > 0
+        assert [path.parent.name.partition("-")[0] for path in files(tmp_path / "it")] == ["judgement"]
 
     def test_another_evaluator_draws_no_samples_anew(self, points, tmp_path):
         common = (points, "--target", "mixture2d", "--out", tmp_path / "it", "--evaluator", "moments")
@@ -202,7 +218,7 @@ class TestRows:
 
     def test_losses_alone(self, points, tmp_path):
         out = tmp_path / "it"
-        assert evaluate(points, "--models", "all", "--likelihood", "--loss", "--out", out) == 0
+        assert evaluate(points, "--models", "10,40", "--likelihood", "--loss", *QUICK, "--out", out) == 0
         page = write_report(rows(out), out / "report.html", "scoresde evaluate").read_text()
         assert "bits_per_dim" in page
         assert "test_loss" in page
@@ -361,6 +377,7 @@ WRONG = [
     (["{run}", "--evaluator", "nil_gap"], "Did you mean 'nll_gap'"),
     (["{run}", "--evaluator", "nll_gap", "--target", "gaussian[shape=[3]]"], "the model makes events of shape [2]"),
     (["{run}", "--evaluator", "nll_gap", "--target", "mixture2d", "--sampler", "odee"], "Did you mean 'ode'"),
+    (["{run}", "--evaluator", "moments", "--target", "mixture2d", "--samples", "1"], "cannot judge these samples: "),
     (["{run}", "--set", "evaluation.samlpes=3"], "'samlpes' is unknown. Did you mean 'samples'"),
     (["{run}", "--set", "data.dataset=npz[path=no.npz]"], "no.npz"),
     (["{run}", "--likelihood", "--set", "model.network.label=index"], "--discrete takes each level's nearest one"),
@@ -406,7 +423,7 @@ def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
         assert program == "scoresde"
         assert main(arguments) == 0, command
     found = rows(tmp_path / "evaluation")
-    assert [row["training_step"] for row in found] == [100, 200, 300, 300, 200, 100, 200, 300]
+    assert [row["training_step"] for row in found] == [50, 100, 150, 150, 100, 50, 100, 150]
     losses = [row["metrics"]["test_loss"]["value"] for row in found[:3]]
     assert losses[0] > losses[2]
 

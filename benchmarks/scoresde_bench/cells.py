@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.cli.results import SCHEMA, describe
+from scoresde_core.cli.rows import SCHEMA, describe
 from scoresde_core.components import Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli import environment
-from scoresde_core.cli.results import SCHEMA, Row
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line

@@ -1,6 +1,4 @@
-"""The result store of every command that measures: a row for each cell, as JSON, a line each.
-
-A line is appended and flushed as its cell ends, so that a kill loses nothing.
+"""The result store: one JSON object a line, appended and flushed as each cell ends, so that a kill loses nothing.
 
 A line cut short by a kill is dropped when the file is next opened. A cell that was run again (after a failure) has
 two lines; the last one counts.
@@ -14,12 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from ..errors import FileError
-
-SCHEMA = 1
-"""Version of a row."""
+from .rows import SCHEMA
 
 Row = dict[str, Any]
 
@@ -68,17 +62,6 @@ class Results:
             file.flush()
             os.fsync(file.fileno())
         self.rows[row["cell"]] = row
-
-
-def describe(component: Any) -> Any:
-    """A component and its parameters as plain data."""
-    if attrs.has(type(component)):
-        fields = [f for f in attrs.fields(type(component)) if f.init]
-        values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
-        return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
-    if isinstance(component, list | tuple):
-        return [describe(item) for item in component]
-    return component if isinstance(component, bool | int | float | str | None) else str(component)
 
 
 def _finite(value: Any) -> Any:

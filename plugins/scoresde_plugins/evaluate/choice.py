@@ -165,7 +165,7 @@ def as_they_appear(
     pending, since, said = list(wanted), time.monotonic(), ""
     while pending:
         late = time.monotonic() - since >= seconds
-        look, late = processes.gather(([each.find() for each in pending], late))[0]
+        look, late = processes.exchange(([each.find() for each in pending], late))[0]
         for each, folder in zip(pending, look, strict=True):
             if folder is not None:
                 yield each, folder

@@ -156,7 +156,7 @@ def _prepare(
 
     choice = Choice.parse(arguments.models)
     # A run may be writing just now: what the first process sees holds for all.
-    asked = processes.gather(wanted(arguments.folders, choice, arguments.wait is not None))[0]
+    asked = processes.exchange(wanted(arguments.folders, choice, arguments.wait is not None))[0]
     plans = Plans(registry, _request(arguments), processes.device, arguments.download)
     for each in asked:
         plans.check(each)

@@ -19,7 +19,8 @@ import torch
 from scoresde_core import picture
 from scoresde_core.checkpoint import Checkpoint
 from scoresde_core.cli import environment
-from scoresde_core.cli.results import SCHEMA, Results, Row
+from scoresde_core.cli.results import Results, Row
+from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.plugins import one_line
 from scoresde_core.processes import Processes
@@ -63,7 +64,7 @@ class Evaluation:
                 raise Failed("it did not appear in time: is the training still running?", "")
             found, planned = self._together(lambda: self.plans.open(folder))
             row |= self._about(found, planned)
-            known = self.processes.gather(self._known(row))[0]
+            known = self.processes.exchange(self._known(row))[0]
             if known is not None:
                 self.progress.say(f"{name}: done before")
                 return dict(known)
@@ -91,7 +92,7 @@ class Evaluation:
         for position, measure in enumerate(planned.measures):
             self._together(lambda m=measure, p=position: self._compute(row["checkpoint"], m, p, subject))  # type: ignore[misc]
             add = self._together(lambda m=measure: self._summary(m, subject, row))  # type: ignore[misc]
-            for key, value in self.processes.gather(add)[0].items():
+            for key, value in self.processes.exchange(add)[0].items():
                 row[key] = {**row[key], **value} if isinstance(value, dict) else value
         row["peak_memory_bytes"] = environment.peak_memory(device)
         return row
@@ -171,7 +172,7 @@ class Evaluation:
             result = work()
         except Exception as error:
             failure = _reason(error), traceback.format_exc()
-        failures = [failure for failure in self.processes.gather(failure) if failure is not None]
+        failures = [failure for failure in self.processes.exchange(failure) if failure is not None]
         if failures:
             raise Failed(*failures[0])
         return result  # type: ignore[return-value]

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.batches import Preprocessing
-from scoresde_core.cli.results import Row, describe
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import describe
 from scoresde_core.dataset import Events
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
@@ -273,7 +274,7 @@ class Draw(Measure):
 
 @attrs.frozen(eq=False)
 class Judgement(Measure):
-    """An evaluator's metrics of the samples."""
+    """An evaluator's metrics of the samples, or of the model itself: then ``draw`` is None."""
 
     name: ClassVar[str] = "judgement"
 
@@ -281,7 +282,9 @@ class Judgement(Measure):
     written: str
     """The evaluator as it was typed."""
     evaluator: Evaluator
-    draw: Draw
+    draw: Draw | None
+    n: int
+    seed: int
     reference: Reference | None
     versions: dict[str, str]
 
@@ -300,14 +303,22 @@ class Judgement(Measure):
         """The evaluator, its truth, and the samples."""
         truth = None if self.reference is None else describe(self.reference.target)
         judge = {"evaluator": describe(self.evaluator), "target": truth, "versions": self.versions}
-        return {"samples": self.draw.settings, **judge}
+        samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
+        return {"samples": samples, **judge}
+
+    def evidence(self, score: NetworkScore, samples: Tensor) -> Evidence:
+        """What the evaluator sees."""
+        return Evidence(samples, self.seed, sde=self.plan.sde, model=score, reference=self.reference)
+
+    def blank(self, device: torch.device) -> Tensor:
+        """As many samples as there will be, all 0, in next to no memory."""
+        return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
 
     def compute(self, k: int, subject: Subject) -> Part:
         """The metrics, or why there are none."""
         started = time.perf_counter()
-        evidence = Evidence(
-            self.draw.collect(subject), self.draw.seed, sde=self.plan.sde, model=subject.score, reference=self.reference
-        )
+        samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
+        evidence = self.evidence(subject.score, samples)
         reason = self.evaluator.skip(evidence)
         found = [] if reason else self.evaluator.evaluate(evidence)
         record = {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason}

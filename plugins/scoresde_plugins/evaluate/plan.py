@@ -13,7 +13,8 @@ from torch import nn
 from scoresde_core import checkpoint
 from scoresde_core import sampler as sampling
 from scoresde_core.checkpoint import Checkpoint
-from scoresde_core.cli.results import Row, describe
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import describe
 from scoresde_core.components import Spec, parse
 from scoresde_core.config import Config
 from scoresde_core.dataset import Dataset, Split
@@ -135,7 +136,8 @@ def plan_measures(
     model = config.model
     names: Row = {"target": request.target, "network": model.network.name, "sde": str(model.sde)}
     versions = planner.versions([("networks", model.network.name), ("sdes", model.sde.name)])
-    return Planned(planner.plan, measures, {**names, **planner.axes()}, versions)
+    sampled = any(isinstance(measure, Draw) for measure in measures)
+    return Planned(planner.plan, measures, {**names, **(planner.axes() if sampled else {})}, versions)
 
 
 class _Planner:
@@ -147,8 +149,8 @@ class _Planner:
         self.config, self.registry, self.request = config, registry, request
         self.device, self.download = device, download
         self.plan = plan_model(config, registry)
-        self.sampler_spec = parse(request.sampler) if request.sampler else config.sampling.sampler
-        self.sampler: sampling.Sampler = registry.create("samplers", self.sampler_spec)
+        self.spec = parse(request.sampler) if request.sampler else config.sampling.sampler
+        self.sampler: sampling.Sampler = registry.create("samplers", self.spec)
 
     def loss(self) -> Measure:
         """The training loss, on the batches that training makes."""
@@ -163,8 +165,7 @@ class _Planner:
     def likelihood(self) -> Measure:
         """Bits per dimension."""
         request, chosen, network = self.request, self.config.evaluation, self.plan.network
-        labelled = NetworkScore(nn.Identity(), self.plan.sde, label=network.label, scales=network.scales)
-        if not labelled.continuous and not request.discrete:
+        if not self._labelled().continuous and not request.discrete:
             raise UsageError(
                 f"the network {self.config.model.network.name!r} knows {network.scales} noise scales, the likelihood "
                 "follows an ODE through all levels: --discrete takes each level's nearest one"
@@ -181,24 +182,35 @@ class _Planner:
         )  # fmt: skip
 
     def quality(self) -> list[Measure]:
-        """Samples, and every evaluator's judgement of them."""
+        """Every evaluator's judgement, and the samples, unless all judge the model itself."""
+        request, chosen = self.request, self.config.evaluation
+        n = request.samples or chosen.samples
+        reference = self._reference(n)
+        evaluators = [(parse(text), self.registry.create("evaluators", text)) for text in request.evaluators]
+        draw = self._draw(n) if any(evaluator.judges == "samples" for _, evaluator in evaluators) else None
+        found = [self._judgement(spec, evaluator, n, draw, reference) for spec, evaluator in evaluators]
+        return [*found] if draw is None else [draw, *found]
+
+    def _draw(self, n: int) -> Draw:
         request, chosen = self.request, self.config.evaluation
         reason = sampling.skip(self.sampler, self.plan.sde, self.plan.shape)
         if reason:
             raise UsageError(reason)
-        n = request.samples or chosen.samples
         size = min(request.batch_size or chosen.batch_size, n)
-        used = self.versions([("samplers", self.sampler_spec.name)])
-        draw = Draw(self.plan, self.sampler, n, size, request.seed, used)
-        reference = self._reference(n)
-        return [draw, *(self._judgement(parse(text), draw, reference) for text in request.evaluators)]
+        return Draw(self.plan, self.sampler, n, size, request.seed, self.versions([("samplers", self.spec.name)]))
 
-    def _judgement(self, spec: Spec, draw: Draw, reference: Reference | None) -> Judgement:
-        evaluator: Evaluator = self.registry.create("evaluators", spec)
+    def _judgement(
+        self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None
+    ) -> Judgement:
         if "target" in evaluator.needs and reference is None:
             raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
+        samples = draw if evaluator.judges == "samples" else None
         used = self.versions([("evaluators", spec.name)])
-        return Judgement(self.plan, str(spec), evaluator, draw, reference, used)
+        found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, used)
+        reason = evaluator.skip(found.evidence(self._labelled(), found.blank(self.device)))
+        if reason:
+            raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
+        return found
 
     def _reference(self, n: int) -> Reference | None:
         """The truth, drawn once for all checkpoints of this configuration."""
@@ -214,20 +226,23 @@ class _Planner:
         return Reference(target, n, self.request.seed, self.device)
 
     def axes(self) -> Row:
-        """The sampler and its parts, as a row names them; None where nothing is sampled."""
-        if not self.request.evaluators:
-            return dict.fromkeys(("sampler", *_PARTS, "steps"))
-        inside = self.sampler_spec.params
+        """The sampler and its parts, as a row names them."""
+        inside = self.spec.params
         rest = {name: value for name, value in inside.items() if name not in (*_PARTS, "steps")}
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
         steps = getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
-        return {"sampler": str(Spec(self.sampler_spec.name, rest)), **parts, "steps": steps}
+        return {"sampler": str(Spec(self.spec.name, rest)), **parts, "steps": steps}
 
     def versions(self, components: Iterable[tuple[str, str]]) -> dict[str, str]:
         """The plugins that these (kind, name) come from, with their versions."""
         owners = sorted({self.registry.find(kind, name).owner for kind, name in components})
         known = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
         return {owner: known[owner] for owner in owners if owner in known}
+
+    def _labelled(self) -> NetworkScore:
+        """A stand-in for the model, which knows its noise levels."""
+        network = self.plan.network
+        return NetworkScore(nn.Identity(), self.plan.sde, label=network.label, scales=network.scales)
 
     def _data(self) -> list[tuple[str, str]]:
         spec = self.config.data.dataset
