@@ -261,6 +261,13 @@ class TestRows:
         assert capsys.readouterr().err.count("done before") == 1
         assert {row["status"] for row in Results(tmp_path / "it").rows.values()} == {"done"}
 
+    def test_averaged_weights_that_are_not_there(self, points, tmp_path):
+        found = stored(points)
+        checkpoint.save(tmp_path / "raw", found.config, found.states()[0])
+        assert evaluate(tmp_path / "raw", points, "--weights", "ema", "--out", tmp_path / "it") == 1
+        assert [row["status"] for row in rows(tmp_path / "it")] == ["failed", "done"]
+        assert "holds no averaged weights" in rows(tmp_path / "it")[0]["reason"]
+
     def test_a_sampler_that_diverges(self, points, tmp_path):
         found = stored(points)
         weights, _ = found.states()
@@ -371,6 +378,7 @@ WRONG = [
     (["nowhere"], "nowhere is no checkpoint and no training run: there is no such folder"),
     (["{run}", "--samples", "0"], "--samples must be at least 1, got 0"),
     (["{run}", "--samples", "5"], "--samples has no effect"),
+    (["{run}", "--loss", "--probes", "5"], "--probes has no effect without --likelihood"),
     (["{run}", "--wait", "0"], "--wait takes minutes, a number above 0, got 0"),
     (["{run}", "--tolerance", "-1"], "--tolerance must lie between 0 and 1, got -1"),
     (["{run}", "--evaluator", "nll_gap"], "the evaluator nll_gap compares with an exact target: name it with --target"),

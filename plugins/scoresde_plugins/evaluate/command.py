@@ -127,15 +127,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--tolerance must lie between 0 and 1, got {arguments.tolerance:g}")
     if not 0 < arguments.t_min < 1:
         raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
-    samples = ("samples", "sampler", "target")
-    useless = next(
-        (name for name in samples if getattr(arguments, name) is not None and not arguments.evaluators), None
-    )
-    if useless:
-        raise UsageError(f"--{useless} has no effect: samples are drawn for an --evaluator; name one, or leave it out")
+    for name in ("samples", "sampler", "target"):
+        if getattr(arguments, name) is not None and not arguments.evaluators:
+            raise UsageError(f"--{name} has no effect: samples are drawn for an --evaluator; name one, or leave it out")
+    for name in ("repeats", "probes"):
+        others = arguments.loss or arguments.evaluators
+        if getattr(arguments, name) is not None and others and not arguments.likelihood:
+            raise UsageError(f"--{name} has no effect without --likelihood: ask for that, or leave it out")
     there = arguments.out
-    if there.exists() and not (there.is_dir() and ((there / RESULTS).is_file() or not any(there.glob("[!.]*")))):
+    own = {RESULTS, "parts", "pictures"}  # a kill may have left any of them alone
+    if there.exists() and not (there.is_dir() and ((there / RESULTS).is_file() or _visible(there) <= own)):
         raise FileError(f"{there} exists and holds no evaluation: choose another --out")
+
+
+def _visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("[!.]*")}
 
 
 def _request(arguments: argparse.Namespace) -> Request:

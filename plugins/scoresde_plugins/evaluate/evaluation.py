@@ -10,6 +10,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +64,7 @@ class Evaluation:
             if folder is None:
                 raise Failed("it did not appear in time: is the training still running?", "")
             found, planned = self._together(lambda: self.plans.open(folder))
-            row |= self._about(found, planned)
+            row |= self._together(partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]
             if known is not None:
                 self.progress.say(f"{name}: done before")
@@ -90,8 +91,8 @@ class Evaluation:
         observe = self.progress.observer(self.registry)
         subject = Subject(model.score(), device, dtype, parts_of, observe)
         for position, measure in enumerate(planned.measures):
-            self._together(lambda m=measure, p=position: self._compute(row["checkpoint"], m, p, subject))  # type: ignore[misc]
-            add = self._together(lambda m=measure: self._summary(m, subject, row))  # type: ignore[misc]
+            self._together(partial(self._compute, row["checkpoint"], measure, position, subject))
+            add = self._together(partial(self._summary, measure, subject, row))
             for key, value in self.processes.exchange(add)[0].items():
                 row[key] = {**row[key], **value} if isinstance(value, dict) else value
         row["peak_memory_bytes"] = environment.peak_memory(device)
