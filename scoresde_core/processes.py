@@ -40,17 +40,17 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.count > 1:
+            self.total(torch.zeros((), device=self.device))
+
     def exchange(self, value: Any) -> list[Any]:
         """The plain ``value`` of every process, in order of rank; every process must ask."""
         found = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(found, value)
         return found
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.count > 1:
-            self.total(torch.zeros((), device=self.device))
 
 
 @contextmanager
