@@ -1,30 +1,57 @@
-"""What a likelihood costs: drift and divergence from one forward pass against two separate passes, in one run.
+"""What a likelihood costs an image: ours, ours in two forward passes, and the published code, in one run.
 
     python benchmarks/likelihood_cost.py [--network ncsnpp] [--images 8] [--device cuda]
+    python benchmarks/likelihood_cost.py --network ncsnpp --threads 2 --published ~/score_sde_pytorch
 
-Both solve the same ODE with the same solver, tolerances, network and probe, so their evaluations are equally many and
-their numbers agree; ``separate`` computes the drift and the divergence by a forward pass each, as published code does.
-A third row solves as published in every respect: the flattened state in SciPy's RK45 on the CPU in float64, one error
-norm for state and log density (needs scipy).
+All solve the same ODE (VP, t from 1e-5) to the same tolerances with the same weights, data and probes, so their numbers
+agree. ``one pass`` is ours; ``two passes`` computes drift and divergence by a forward pass each; ``published code`` is
+likelihood.py of a checkout (benchmarks/published.py; needs scipy) with its own network, or for the MLP with ours. They
+take turns, so that a busy machine slows all of them alike.
 """
 
 import argparse
 import math
-import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from published import Published
 from scoresde_core import NetworkScore, create
 from scoresde_core.cli.environment import describe_device
-from scoresde_core.device import find_device
+from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_plugins.score_sde import likelihood
 from scoresde_plugins.score_sde.divergence import score_and_divergence
 from scoresde_plugins.score_sde.flow import Solver
+from side_by_side import in_turn
 
+SMALL = {"nf": 32, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [14]}
 NETWORKS = {
-    "mlp": ("mlp[width=256]", (1, 16, 16)),
-    "ncsnpp": ("ncsnpp[nf=32,ch_mult=[1,2],num_res_blocks=2,attn_resolutions=[]]", (1, 28, 28)),
+    "mlp": ("mlp", {"width": 256}, (1, 16, 16)),
+    "ncsnpp": ("ncsnpp", SMALL, (1, 28, 28)),
+    "cifar10": ("ncsnpp", {}, (3, 32, 32)),
 }
+PUBLISHED = "configs.vp.cifar10_ncsnpp_continuous"
+SEED = 0
+
+
+def probes_of(x):
+    """The Rademacher probe that the published code draws after ``torch.manual_seed(SEED)``, as ours (1, B, ...)."""
+    torch.manual_seed(SEED)
+    return torch.randint_like(x, low=0, high=2).float().unsqueeze(0) * 2 - 1
+
+
+@contextmanager
+def replaced(**functions):
+    """The parts of our likelihood by those names, exchanged for the time being."""
+    before = {name: getattr(likelihood, name) for name in functions}
+    for name, function in functions.items():
+        setattr(likelihood, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(likelihood, name, function)
 
 
 def two_passes(model, x, level, probes=None):
@@ -34,78 +61,87 @@ def two_passes(model, x, level, probes=None):
     return score, divergence
 
 
-def published(model, sde, x, probe, tolerance):
-    """-log p by SciPy's RK45 on one flat float64 state, as score_sde_pytorch does it."""
-    from scipy.integrate import solve_ivp
+def published_run(published, name, module, x, tolerance):
+    """(bits/dim of ``x``, evaluations) as the published likelihood.py computes them."""
+    _, changes, (channels, size, _) = NETWORKS[name]
+    network = module
+    if name != "mlp":
+        data = {"data.image_size": size, "data.num_channels": channels, "data.centered": True}
+        model = {f"model.{key}": value for key, value in changes.items()}
+        network = published.network(published.config(PUBLISHED, {**model, **data}), module)
+    sde = published.module("sde_lib").VPSDE(beta_min=0.1, beta_max=20, N=1000)
+    of = published.module("likelihood").get_likelihood_fn(sde, lambda x: (x + 1) / 2, rtol=tolerance, atol=tolerance)
 
-    size = x.numel()
+    def run():
+        torch.manual_seed(SEED)
+        bits, _, evaluations = of(network, x)
+        return (
+            bits - 7,
+            2 * evaluations,
+        )  # 7: from density to 8-bit images; a pass for the drift, one for its divergence
 
-    def along(t, state):
-        at = torch.from_numpy(state[:size]).reshape(x.shape).to(x)
-        time_ = torch.tensor(t, dtype=torch.float64)
-        score, divergence = two_passes(model, at, sde.level(time_), probe)
-        f, g2 = float(sde.drift_rate(time_)), float(sde.diffusion(time_)) ** 2
-        drift = (f * at - 0.5 * g2 * score).flatten().double().cpu()
-        growth = (f * x[0].numel() - 0.5 * g2 * divergence).cpu()
-        return torch.cat([drift, growth]).numpy()
+    return run
 
-    start = torch.cat([x.flatten().double().cpu(), torch.zeros(len(x), dtype=torch.float64)]).numpy()
-    end = solve_ivp(along, (1e-5, 1.0), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1]
-    latent = torch.from_numpy(end[:size]).reshape(x.shape)
-    return sde.prior.log_prob(latent) + torch.from_numpy(end[size:])
+
+def cases_of(arguments, device):
+    """Every way to compute it: a function to (bits/dim of every image, forward passes)."""
+    kind, parameters, shape = NETWORKS[arguments.network]
+    sde, spec = create("sdes", "vp"), create("networks", kind, **parameters)
+    torch.manual_seed(0)
+    module = spec.build(shape).eval().requires_grad_(False)
+    for weight in module.parameters():  # so that layers that start at zero count
+        weight.add_(torch.randn_like(weight), alpha=0.01)
+    model = NetworkScore(module.to(device), sde, parameterisation=spec.parameterisation, label=spec.label)
+    x = torch.rand(arguments.images, *shape, device=device) * 2 - 1
+    solver, probes = Solver(rtol=arguments.tolerance, atol=arguments.tolerance), probes_of(x)
+
+    def ours(**exchanged):
+        with replaced(draw_probes=lambda *_: probes, **exchanged):
+            found = likelihood.log_likelihood(model, sde, x, solver=solver)
+        return -found.log_prob / (x[0].numel() * math.log(2)), int(found.nfe[0])
+
+    cases = {"one pass": ours, "two passes": lambda: ours(score_and_divergence=two_passes)}
+    if arguments.published:
+        published = Published(arguments.published, device)
+        cases["published code"] = published_run(published, arguments.network, module, x, arguments.tolerance)
+    return cases
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="mlp", choices=sorted(NETWORKS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="mlp", choices=NETWORKS)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
     arguments = parser.parse_args()
-    device, sde = find_device(arguments.device), create("sdes", "vp")
-    text, shape = NETWORKS[arguments.network]
-    spec = create("networks", text)
-    torch.manual_seed(0)
-    module = spec.build(shape).to(device).eval().requires_grad_(False)
-    model = NetworkScore(module, sde, parameterisation=spec.parameterisation, label=spec.label)
-    x = torch.rand(arguments.images, *shape, device=device) * 2 - 1
-    probe = torch.where(torch.randn(1, *x.shape, device=device) >= 0, 1.0, -1.0)
-    solver = Solver(rtol=arguments.tolerance, atol=arguments.tolerance)
+    device = find_device(arguments.device)
+    keep_freed_memory()  # as the command line does
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    found = {}
 
-    def ours():
-        return likelihood.log_likelihood(model, sde, x, solver=solver).log_prob
+    def keeping(name, case):
+        def run():
+            found[name] = case()
 
-    def separate():
-        likelihood.score_and_divergence = two_passes
-        try:
-            return likelihood.log_likelihood(model, sde, x, solver=solver).log_prob
-        finally:
-            likelihood.score_and_divergence = score_and_divergence
+        return run
 
-    cases = {"one pass": ours, "two passes": separate}
-    try:
-        import scipy  # noqa: F401
-    except ImportError:
-        print("scipy is not installed: the published solver is left out")
-    else:
-        cases["two passes, scipy"] = lambda: published(model, sde, x, probe, arguments.tolerance)
-    print(f"{describe_device(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads, {text}, {shape}")
-    with torch.no_grad():
-        for name, run in cases.items():
-            seconds = []
-            for _ in range(arguments.repeats):
-                before, started = model.calls, time.perf_counter()
-                log_prob = run()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - started)
-            dims = x[0].numel() * math.log(2)
-            print(
-                f"{name:20} {min(seconds) / len(x):8.3f} s an image, {model.calls - before:5d} forward passes, "
-                f"{-float(log_prob.mean()) / dims:.4f} bits/dim"
-            )
+    cases = {name: keeping(name, case) for name, case in cases_of(arguments, device).items()}
+    measured = in_turn(cases, device, arguments.repeats, warm_up=0)
+    kind, parameters, shape = NETWORKS[arguments.network]
+    print(f"{describe_device(device)}, torch {torch.__version__}, {kind} {parameters}, {arguments.images} x {shape}")
+    slowest = max(case.fastest for case in measured.values())
+    for name, case in measured.items():
+        bits, passes = found[name]
+        print(
+            f"{name:16} {case.fastest / arguments.images:8.3f} s an image, {slowest / case.fastest:5.2f}x, "
+            f"{passes:5d} forward passes, {float(bits.mean()):.4f} bits/dim"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    with torch.no_grad():
+        main()

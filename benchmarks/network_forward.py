@@ -1,36 +1,37 @@
-"""Times one forward pass of a network: eager, channels-last and compiled, and optionally the published code beside it.
+"""Times one forward pass of a network in each precision and layout, and optionally the published code beside it.
 
     python benchmarks/network_forward.py
     python benchmarks/network_forward.py --preset ddpm --batch 32 --threads 2 --compile
     python benchmarks/network_forward.py --published ~/score_sde_pytorch
+    python benchmarks/network_forward.py --device cuda --compile --batch 64 256 1024 --published ~/score_sde_pytorch
 
 The variants take turns, so that a busy machine slows all of them alike; the table gives the fastest pass and the
-median. ``--published`` takes a checkout of score_sde_pytorch whose ``models`` package can be imported here (it compiles
-CUDA code on import: replace that in your copy on a machine without a compiler). Both networks then hold the same
-weights, and their outputs are compared before anything is timed.
+median, on CUDA the memory that a pass takes beside the weights, and the share of the matrix-product peak: operations a
+second, counted in convolutions, products and attention, over those of one large product in the same precision.
+``published code`` (benchmarks/published.py) holds the same weights; every output is compared with eager float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from published import Published
+from scoresde_bench.environment import describe_device
+from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_core.network import Network
 from scoresde_plugins.networks.ddpm import DDPM
 from scoresde_plugins.networks.ncsnpp import NCSNpp
-
-Forward = Callable[[], Tensor]
+from side_by_side import Measured, in_turn, matmul_peak, tf32
 
 
 @attrs.frozen
@@ -64,84 +65,111 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+@attrs.frozen
+class Variant:
+    """A way to run the network, and the precision that its products have."""
+
+    network: Callable[[Tensor, Tensor], Tensor]
+    products: str = "float32"
+    last: bool = False
+
+    def __call__(self, x: Tensor, label: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last) if self.last else x
+        with (
+            tf32(self.products == "tf32"),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=self.products == "bfloat16"),
+        ):
+            return self.network(x, label)
+
+
 def main() -> None:
     options = _options()
-    preset, device = PRESETS[options.preset], torch.device(options.device)
+    preset, device = PRESETS[options.preset], find_device(options.device)
+    keep_freed_memory()  # as the command line does
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    network = _randomised(preset.spec.build((3, preset.size, preset.size))).to(device).eval()
-    x = torch.rand(options.batch, 3, preset.size, preset.size, device=device)
-    label = torch.linspace(0.5, 20.0, options.batch, device=device)
-
-    forwards = variants(network, x, label, compiled=options.compile)
+    network = _randomised(preset.spec.build((3, preset.size, preset.size))).to(device).eval().requires_grad_(False)
+    ways = variants(network, device, compiled=options.compile, mode=options.mode)
     if options.published:
-        theirs = published_network(options.published, preset.published, network)
-        forwards = {"published code": lambda: theirs(x, label), **forwards}
-    with torch.inference_mode():
-        truth = network(x, label)
-        errors = {
-            name: float((forward() - truth).abs().max() / truth.abs().max()) for name, forward in forwards.items()
-        }
-        seconds = interleaved(forwards, device, options.repeat)
+        published = Published(options.published, device)
+        theirs = published.network(published.config(preset.published, {}), network).requires_grad_(False)
+        ways = {"published code": Variant(theirs), **ways}
 
+    peaks = {name: matmul_peak_of(name, device) for name in dict.fromkeys(way.products for way in ways.values())}
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    images = f"batch {options.batch} of {preset.size}x{preset.size}"
-    print(f"{options.preset}: {parameters:.2f} M parameters, {images}, float32")
-    print(f"torch {torch.__version__}, {device.type}, {where}, {options.repeat} passes each\n")
-    print(f"{'variant':<16} {'fastest s':>10} {'median s':>10} {'images/s':>10} {'speed':>7} {'difference':>11}")
-    slowest = min(next(iter(seconds.values())))
-    for name, times in seconds.items():
-        best, median = min(times), statistics.median(times)
-        speed = f"{slowest / best:.2f}x"
-        print(
-            f"{name:<16} {best:>10.4f} {median:>10.4f} {options.batch / best:>10.1f} {speed:>7} {errors[name]:>11.1e}"
-        )
+    print(f"{options.preset}: {parameters:.2f} M parameters, images of {preset.size}x{preset.size}")
+    print(f"torch {torch.__version__}, {describe_device(device)}, {options.repeat} passes each")
+    print("matrix products:", ", ".join(f"{name} {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()))
+    for batch in options.batch:
+        x = torch.rand(batch, 3, preset.size, preset.size, device=device)
+        label = torch.linspace(0.5, 20.0, batch, device=device)
+        with torch.inference_mode():
+            truth = network(x, label)
+            errors = {name: _difference(way, x, label, truth) for name, way in ways.items()}
+            runs = {name: partial(way, x, label) for name, way in ways.items()}
+            measured = in_turn(runs, device, options.repeat)
+            work = operations(network, x[:1], label[:1]) * batch
+        _print_table(batch, ways, measured, errors, {name: work / peak for name, peak in peaks.items()})
 
 
-def variants(network: nn.Module, x: Tensor, label: Tensor, *, compiled: bool) -> dict[str, Forward]:
-    """The same weights in each layout, and compiled."""
+def variants(network: nn.Module, device: torch.device, *, compiled: bool, mode: str) -> dict[str, Variant]:
+    """The same weights in each precision and layout, and compiled."""
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    x_last = x.to(memory_format=torch.channels_last)
-    forwards: dict[str, Forward] = {"eager": lambda: network(x, label), "channels last": lambda: last(x_last, label)}
+    if device.type == "cpu":
+        ways = {"eager": Variant(network), "channels last": Variant(last, last=True)}
+        return {**ways, "compiled": Variant(torch.compile(last, dynamic=False), last=True)} if compiled else ways
+    ways = {
+        "float32": Variant(network),
+        "tf32": Variant(network, "tf32"),
+        "bf16": Variant(network, "bfloat16"),
+        "bf16 ch. last": Variant(last, "bfloat16", last=True),
+    }
     if compiled:
-        fast = torch.compile(last)
-        forwards["compiled"] = lambda: fast(x_last, label)
-    return forwards
+        ways["bf16 compiled"] = Variant(torch.compile(last, dynamic=False, mode=mode), "bfloat16", last=True)
+    return ways
 
 
-def published_network(checkout: Path, config_module: str, ours: nn.Module) -> nn.Module:
-    """The published network with the weights of ``ours``, from a checkout on this machine."""
-    sys.path.insert(0, str(checkout.expanduser()))
+def matmul_peak_of(products: str, device: torch.device) -> float:
+    """Operations a second of a large product in one of the precisions of a :class:`Variant`."""
+    with tf32(products == "tf32"):
+        return matmul_peak(device, torch.bfloat16 if products == "bfloat16" else torch.float32)
+
+
+def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
+    """Multiplications and additions of one pass, in convolutions, matrix products and attention."""
+    with FlopCounterMode(display=False) as counter:
+        network(x, label)
+    return counter.get_total_flops()
+
+
+def _difference(way: Variant, x: Tensor, label: Tensor, truth: Tensor) -> float:
     try:
-        for name in ("ncsnpp", "ddpm"):
-            import_module(f"models.{name}")
-        config = import_module(config_module).get_config()
-        build = import_module("models.utils").get_model(config.model.name)
-    except Exception as error:
-        raise SystemExit(f"cannot import the published code in {checkout}: {type(error).__name__}: {error}") from error
-    theirs: nn.Module = build(config)
-    theirs.load_state_dict(ours.state_dict())
-    return theirs.to(next(ours.parameters()).device).eval()
+        return float((way(x, label) - truth).abs().max() / truth.abs().max())
+    except torch.cuda.OutOfMemoryError:
+        return float("nan")
 
 
-def interleaved(forwards: Mapping[str, Forward], device: torch.device, repeat: int) -> dict[str, list[float]]:
-    """Seconds of ``repeat`` passes of each, one of each in turn, synchronised with the device."""
-    seconds: dict[str, list[float]] = {name: [] for name in forwards}
-    for _ in range(repeat):
-        for name, forward in forwards.items():
-            _wait(device)
-            start = time.perf_counter()
-            forward()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _print_table(
+    batch: int,
+    ways: Mapping[str, Variant],
+    measured: Mapping[str, Measured],
+    errors: Mapping[str, float],
+    ideal: Mapping[str, float],
+) -> None:
+    columns = ("fastest s", "median s", "images/s", "speed", "of peak", "memory MiB", "difference")
+    print(f"\n{f'batch {batch}':<16} " + " ".join(f"{column:>10}" for column in columns))
+    slowest = next((found.fastest for found in measured.values() if found.seconds), None)
+    for name, found in measured.items():
+        if found.failure or slowest is None:
+            print(f"{name:<16} {found.failure}")
+            continue
+        memory = f"{found.memory / 2**20:.0f}" if found.memory else "-"
+        print(
+            f"{name:<16} {found.fastest:>10.4f} {found.median:>10.4f} {batch / found.fastest:>10.1f} "
+            f"{slowest / found.fastest:>9.2f}x {ideal[ways[name].products] / found.fastest:>10.0%} {memory:>10} "
+            f"{errors[name]:>10.1e}"
+        )
 
 
 def _randomised(network: nn.Module) -> nn.Module:
@@ -155,13 +183,14 @@ def _randomised(network: nn.Module) -> nn.Module:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="ncsnpp")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--compile", action="store_true", help="time torch.compile too (its compilation is not counted)"
     )
+    parser.add_argument("--mode", default="default", help="of torch.compile on a GPU, such as max-autotune")
     parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
     return parser.parse_args()
 

@@ -223,10 +223,19 @@ class TestModel:
         with pytest.raises(UsageError, match=re.escape(words)):
             plan_model(preset("ve_celeba_ncsnpp", change), REGISTRY)
 
-    def test_a_shape_that_the_network_cannot_take(self):
-        plan = plan_model(preset("vp_cifar10_ddpmpp", "model.shape=[1,28,28]"), REGISTRY)
-        with pytest.raises(UsageError, match=r"28x28 do not fit 4 levels"):
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ("model.shape=[1,28,28]", "28x28 do not fit 4 levels"),
+            ("model.network.attn_resolutions=[16,7]", "never meets 7: the levels of 32x32 images have 32, 16, 8, 4"),
+            ("model.network.nf=36", "144 channels cannot be split into 32 groups"),
+        ],
+    )
+    def test_what_the_network_cannot_be_built_for(self, change, words):
+        plan = plan_model(preset("vp_cifar10_ddpmpp", change), REGISTRY)
+        with pytest.raises(UsageError, match=words) as caught:
             plan.build()
+        assert "\n" not in str(caught.value)
 
 
 MINIMAL = "format: 1\nmodel: {network: mlp, sde: vp, shape: [2]}\n"

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -85,6 +87,16 @@ class NIN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
         return F.conv2d(x, self.W.t()[:, :, None, None], self.b)
+
+
+def recomputed(layer: Callable[..., Tensor], *inputs: Any, random: bool = False) -> Tensor:
+    """``layer(*inputs)``, of which only the inputs are kept for the way back, where all else is computed once more.
+
+    (Chen et al. 2016, arXiv:1604.06174.) The gradients are the same to the bit: a ``random`` layer, such as one with
+    dropout, draws the same numbers again.
+    """
+    out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=random)
+    return out
 
 
 def merge(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:

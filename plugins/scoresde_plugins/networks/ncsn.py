@@ -66,6 +66,9 @@ class NCSN(Network):
     nf: int = param(128, "channels of the first stage; the others have twice as many", ge(2))
     nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
     centered: bool = param(False, "data are in [-1, 1]; else they are in [0, 1] and mapped to [-1, 1]")
+    recompute: bool = param(
+        False, "training keeps the inputs of the blocks alone, and computes the blocks again going back: saves memory"
+    )
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for images of ``shape``."""
@@ -86,6 +89,7 @@ class NCSNModule(RefineNet):
             pool="mean",
             act=ACTIVATIONS[spec.nonlinearity](),
             centered=spec.centered,
+            recompute=spec.recompute,
         )
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:

@@ -43,6 +43,9 @@ class ImageUNet(Network):
     sigma_max: float = param(50.0, "largest noise scale behind reverse_index, as in the VE SDE", check.gt(0))
     centered: bool = param(True, "data lie in [-1, 1]; false: in [0, 1], mapped to [-1, 1] by the network")
     cond_channels: int = param(0, "channels of cond_image, an image that is seen beside x, as it is", check.ge(0))
+    recompute: bool = param(
+        False, "training keeps the inputs of the blocks alone, and computes the blocks again going back: saves memory"
+    )
 
     def __attrs_post_init__(self) -> None:
         if min(self.ch_mult) < 1:
@@ -79,6 +82,17 @@ class ImageUNet(Network):
                 f"which need sides divisible by {step}: pad them to {padded} or take fewer levels"
             )
 
+    def attended(self, height: int, width: int) -> list[bool]:
+        """Which levels have attention; ``ValueError`` where one that was asked for does not occur."""
+        sides = [min(height, width) >> level for level in range(len(self.ch_mult))]
+        absent = sorted(set(self.attn_resolutions) - set(sides))
+        if absent:
+            raise ValueError(
+                f"attn_resolutions={list(self.attn_resolutions)} never meets {', '.join(map(str, absent))}: the levels "
+                f"of {height}x{width} images have {', '.join(map(str, sides))}; take some of these, or [] for none"
+            )
+        return [side in self.attn_resolutions for side in sides]
+
     def _image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         if len(shape) != 3:
             raise ValueError(
@@ -86,6 +100,7 @@ class ImageUNet(Network):
             )
         channels, height, width = shape
         self.check_size(height, width)
+        self.attended(height, width)
         return channels, height, width
 
 

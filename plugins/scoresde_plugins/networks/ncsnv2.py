@@ -76,6 +76,9 @@ class NCSNv2(Network):
     norm: Literal["instance_plus", "variance", "none"] = param("instance_plus", "normalisation", in_(NORMS))
     scale_by_sigma: bool = param(True, "divide the output by the noise scale")
     centered: bool = param(False, "data are in [-1, 1]; else they are in [0, 1] and mapped to [-1, 1]")
+    recompute: bool = param(
+        False, "training keeps the inputs of the blocks alone, and computes the blocks again going back: saves memory"
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_min >= self.sigma_max:
@@ -110,6 +113,7 @@ class NCSNv2Module(RefineNet):
             pool="max",
             act=ACTIVATIONS[spec.nonlinearity](),
             centered=spec.centered,
+            recompute=spec.recompute,
         )
         self.labels_are_sigmas, self.scale_by_sigma = spec.label == "sigma", spec.scale_by_sigma
         # Kept even where it is not read: the published state dicts hold it.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .instance_norm import NoNorm, Norm
+from .layers import recomputed
 
 
 @attrs.frozen
@@ -183,7 +184,8 @@ class RefineNet(nn.Module):
     """The whole network, from images to raw scores.
 
     ``norm`` serves the residual stages and the output, ``refine_norm`` the refinement blocks; ``pool`` is the 5x5
-    pooling in their chains. With ``centered`` the data lie in [-1, 1] already; else [0, 1] is mapped there first.
+    pooling in their chains. With ``centered`` the data lie in [-1, 1] already; else [0, 1] is mapped there first. With
+    ``recompute`` training keeps nothing inside the blocks.
     """
 
     def __init__(
@@ -197,9 +199,10 @@ class RefineNet(nn.Module):
         pool: Literal["max", "mean"],
         act: nn.Module,
         centered: bool,
+        recompute: bool,
     ) -> None:
         super().__init__()
-        self.stages, self.centered, self.act = tuple(stages), centered, act
+        self.stages, self.centered, self.act, self.recompute = tuple(stages), centered, act, recompute
         self.begin_conv = conv3x3(channels, nf)
         self.normalizer = norm(nf)
         self.end_conv = conv3x3(nf, channels)
@@ -222,14 +225,21 @@ class RefineNet(nn.Module):
         h = self.begin_conv(x if self.centered else 2 * x - 1)
         found = []
         for stage in self.stages:
-            first, second = self.get_submodule(stage.name).children()
-            h = second(first(h, index), index)
+            for block in self.get_submodule(stage.name).children():
+                h = self._run(block, h, index)
             found.append(h)
-        h = self.get_submodule(self.stages[-1].refine)([found[-1]], index)
+        h = self._run(self.get_submodule(self.stages[-1].refine), [found[-1]], index)
         for stage, feature in zip(self.stages[-2::-1], found[-2::-1], strict=True):
-            h = self.get_submodule(stage.refine)([feature, h], index)
+            h = self._run(self.get_submodule(stage.refine), [feature, h], index)
         result: Tensor = self.end_conv(self.act(self.normalizer(h, index)))
         return result
+
+    def _run(self, block: nn.Module, features: Tensor | list[Tensor], index: Tensor | None) -> Tensor:
+        """A block's answer, with ``recompute`` without anything kept inside it while training."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return recomputed(block, features, index)
+        out: Tensor = block(features, index)
+        return out
 
 
 def level_index(label: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from .layers import NIN, Activation, conv, dense, group_norm, merge
@@ -55,8 +56,10 @@ class ResidualBlock(nn.Module):
         elif self.changes:
             self.NIN_0 = NIN(in_channels, out_channels)
 
-    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
-        """See the class."""
+    def forward(self, x: Tensor, embedding: Tensor | None, skip: Tensor | None = None) -> Tensor:
+        """See the class; ``skip`` holds the last of the ``in`` channels, where they come in two parts."""
+        if skip is not None:
+            x = torch.cat([x, skip], 1)
         activation = self.style.activation
         h = activation(self.GroupNorm_0(x))
         if self.resample is not None:

@@ -14,7 +14,8 @@ list make up one level; the list is built and walked by these stages, never by c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Self
 
 import attrs
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from .attention import AttentionBlock
 from .embedding import FourierEmbedding, positional_embedding
-from .layers import ACTIVATIONS, conv, dense, group_norm, merge
+from .layers import ACTIVATIONS, conv, dense, group_norm, merge, recomputed
 from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
 from .residual_block import BlockStyle, ResidualBlock
 
@@ -72,7 +73,7 @@ class UNet(nn.Module):
         super().__init__()
         self.spec = spec
         channels, height, width = shape
-        self.attends = [min(height, width) >> level in spec.attn_resolutions for level in range(len(spec.ch_mult))]
+        self.attends = spec.attended(height, width)
         self.activation = ACTIVATIONS[spec.nonlinearity]()
         self.style = BlockStyle(
             activation=self.activation,
@@ -97,36 +98,38 @@ class UNet(nn.Module):
         self.middle = self._add(self._block(width, width), self._attention(width), self._block(width, width))
         self.up, width = self._build_up(channels, kept)
         self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
+        if self.sigmas.device.type == "cpu":
+            self._lay_out(torch.channels_last)
 
     def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None) -> Tensor:
         """See the class; ``ValueError`` for a size that the levels cannot halve, a missing or a surplus condition."""
         self.spec.check_size(x.shape[2], x.shape[3])
         if label.shape != x.shape[:1]:
             raise ValueError(f"{len(x)} images need {len(x)} labels, got labels of shape {tuple(label.shape)}")
-        run, embedding = self.all_modules, self._embed(label)
+        embedding = self._embed(label)
         image: Tensor | None = self._see(x, cond_image)
 
-        h = run[self.first[0]](image)
+        h = self.all_modules[self.first[0]](image)
         kept = [h]
         for stage in self.down:
             for place, block in enumerate(stage.blocks):
-                h = run[block](h, embedding)
+                h = self._run(block, h, embedding)
                 if stage.attention:
-                    h = run[stage.attention[place]](h)
+                    h = self._run(stage.attention[place], h)
                 kept.append(h)
             if stage.resample:
                 h, image = self._join_input(stage, self._resample(stage, h, embedding), image)
                 kept.append(h)
 
         before, attention, after = self.middle
-        h = run[after](run[attention](run[before](h, embedding)), embedding)
+        h = self._run(after, self._run(attention, self._run(before, h, embedding)), embedding)
 
         image = None
         for stage in self.up:
             for block in stage.blocks:
-                h = run[block](torch.cat([h, kept.pop()], 1), embedding)
+                h = self._run(block, h, embedding, kept.pop())
             for attention in stage.attention:
-                h = run[attention](h)
+                h = self._run(attention, h)
             h, image = self._join_output(stage, h, image)
             if stage.resample:
                 h = self._resample(stage, h, embedding)
@@ -137,6 +140,27 @@ class UNet(nn.Module):
         if self.spec.divides_by_sigma:
             image = image / self._sigma(label)[:, None, None, None]
         return image if image.device.type != "cpu" else image.contiguous()
+
+    def _run(self, place: int, *inputs: Tensor | None) -> Tensor:
+        """A layer's answer, with ``recompute`` without anything kept inside it while training."""
+        layer = self.all_modules[place]
+        if self.spec.recompute and self.training and torch.is_grad_enabled():
+            return recomputed(layer, *inputs, random=self.spec.dropout > 0)
+        out: Tensor = layer(*inputs)
+        return out
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """On a CPU kernels have the layout of :meth:`_see`; elsewhere they arrive in the usual one."""
+        here, there = self.sigmas.device.type, fn(self.sigmas).device.type
+        if here == "cpu" != there:
+            self._lay_out(torch.contiguous_format)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if there == "cpu" != here:
+            self._lay_out(torch.channels_last)
+        return self
+
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        super()._apply(lambda v: v.contiguous(memory_format=layout) if v.ndim == 4 else v)  # type: ignore[no-untyped-call]
 
     # The input: what the label says, and what is seen.
 
@@ -167,15 +191,13 @@ class UNet(nn.Module):
         x = x if self.spec.centered else 2 * x - 1
         if cond_image is not None:
             x = torch.cat([x, cond_image.to(x.dtype)], 1)
-        # A CPU convolves images in this layout a tenth faster, and every layer hands it on.
+        # A CPU convolves images in this layout a tenth faster, and every layer hands it on; its kernels have it too.
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
     # The two pyramids.
 
     def _resample(self, stage: Stage, h: Tensor, embedding: Tensor | None) -> Tensor:
-        layer = self.all_modules[stage.resample[0]]
-        out: Tensor = layer(h, embedding) if self.style.biggan else layer(h)
-        return out
+        return self._run(stage.resample[0], h, *([embedding] if self.style.biggan else []))
 
     def _join_input(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The features after halving, and the input pyramid at their size."""

@@ -53,6 +53,9 @@ def _fields(spec: type[ImageUNet], config: Config) -> dict[str, Any]:
     """The configuration's model fields that ``spec`` has (published files carry unused ones too), and what follows."""
     names = {field.name for field in attrs.fields(spec)}
     fields = {name: value for name, value in config["model"].items() if name in names}
+    # The published code has no attention where a level that was asked for does not occur.
+    sides = [config["data"]["image_size"] >> level for level in range(len(fields["ch_mult"]))]
+    fields["attn_resolutions"] = [side for side in fields["attn_resolutions"] if side in sides]
     sde, continuous = config["training"]["sde"].lower(), config["training"]["continuous"]
     if sde == "vesde":
         meaning = {"parameterisation": "score", "label": "sigma" if continuous else "reverse_index"}

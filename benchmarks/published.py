@@ -1,0 +1,86 @@
+"""A checkout of score_sde_pytorch, imported as it is, to be timed beside ours.
+
+    git clone https://github.com/yang-song/score_sde_pytorch ~/score_sde_pytorch
+
+Three things of it do not work on every machine, and each is met outside the checkout: on import it compiles CUDA
+extensions, which without a CUDA compiler fail, so that its own plain PyTorch form of the same filter takes over (it
+does so on a CPU anyway); its configurations want ``ml_collections``, of which they use a dictionary with attributes;
+and they choose a device.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Published:
+    """The modules of a checkout: ``module("losses")`` is its ``losses.py``."""
+
+    def __init__(self, checkout: Path, device: torch.device) -> None:
+        self.device = device
+        sys.path.insert(0, str(checkout.expanduser()))
+        try:
+            self._import_networks(compiled=device.type == "cuda")
+        except Exception as error:
+            raise SystemExit(
+                f"cannot import the published code in {checkout}: {type(error).__name__}: {error}"
+            ) from error
+
+    def module(self, name: str) -> Any:
+        """One of its modules."""
+        return import_module(name)
+
+    def config(self, name: str, changes: Mapping[str, Any]) -> Any:
+        """What ``configs/...`` says, with ``section.key`` changed."""
+        if find_spec("ml_collections") is None and "ml_collections" not in sys.modules:
+            sys.modules["ml_collections"] = types.ModuleType("ml_collections")
+            sys.modules["ml_collections"].ConfigDict = _Fields  # type: ignore[attr-defined]
+        config = import_module(name).get_config()
+        config.device = self.device
+        for key, value in changes.items():
+            section, field = key.split(".")
+            setattr(getattr(config, section), field, value)
+        return config
+
+    def network(self, config: Any, ours: nn.Module) -> nn.Module:
+        """Its network, with the weights of ``ours``."""
+        network: nn.Module = self.module("models.utils").get_model(config.model.name)(config)
+        network.load_state_dict(ours.state_dict())
+        return network.to(self.device).eval()
+
+    def _import_networks(self, compiled: bool) -> None:
+        extensions = import_module("torch.utils.cpp_extension")
+        load, plain = extensions.load, not compiled
+        if plain:
+            extensions.load = lambda *arguments, **more: None
+        try:
+            op = import_module("op")
+        except (OSError, RuntimeError, ImportError) as error:  # no compiler for CUDA, or one that refuses the code
+            print(f"the published CUDA extensions do not compile ({error}); its plain PyTorch form is timed")
+            for name in [name for name in sys.modules if name == "op" or name.startswith("op.")]:
+                del sys.modules[name]
+            plain = True
+            extensions.load = lambda *arguments, **more: None
+            op = import_module("op")
+        finally:
+            extensions.load = load
+        if plain:
+            native = import_module("op.upfirdn2d").upfirdn2d_native
+            op.upfirdn2d = lambda x, kernel, up=1, down=1, pad=(0, 0): native(x, kernel, up, up, down, down, *pad, *pad)
+        for name in ("ncsnpp", "ddpm"):
+            import_module(f"models.{name}")
+
+
+class _Fields(dict):  # type: ignore[type-arg]
+    """A dictionary whose keys are attributes."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__  # type: ignore[assignment]
