@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from published import Published
-from scoresde_bench.environment import describe_device
+from scoresde_core.cli.environment import describe_device
 from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_core.network import Network
 from scoresde_plugins.networks.ddpm import DDPM

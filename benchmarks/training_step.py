@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from published import Published
-from scoresde_bench.environment import describe_device, peak_memory
 from scoresde_core import Processes, Trainer, default_registry
 from scoresde_core.batches import Preprocessing
+from scoresde_core.cli.environment import describe_device, peak_memory
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_core.model import plan_loss, plan_model
