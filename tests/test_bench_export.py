@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from scoresde_bench import cells, sources
 from scoresde_bench.cli import main
 from scoresde_bench.convergence import convergences, error, power
 from scoresde_bench.lines import CROWD, layout
@@ -64,10 +63,6 @@ def test_a_run_is_a_folder_a_file_or_committed_results(tmp_path: Path) -> None:
         assert (run.name, run.rows) == ("run", [row()])
     (few,) = read_runs(["few_step"])
     assert (few.name, len(few.rows)) == ("few_step", 324)
-
-
-def test_the_rows_that_are_written_are_those_that_are_read() -> None:
-    assert sources.SCHEMA == cells.SCHEMA
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:

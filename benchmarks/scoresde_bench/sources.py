@@ -17,12 +17,11 @@ from typing import Any
 
 import attrs
 
+from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import FileError, UsageError, near_misses
 
 from .labels import COMPONENT_AXES, Row
 
-SCHEMA = 1
-"""The version of a row that is read, and those before; here, so that reading takes no torch."""
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
 """The axes that two measurements of one combination agree in."""
 COMMITTED = Path(__file__).parents[1] / "results"
