@@ -69,10 +69,14 @@ def as_markdown(
     lines += ["", "## Measured with", "", *(f"- {title}: {_plain(value)}" for title, value in facts)]
     lines += ["", "## To repeat", ""]
     for run in runs:
-        lines += ["```", *run.commands, "```", ""]
-    lines += ["One cell at a time:", "", "```"]
-    lines += [command(ranking.rows[position]) for position in done]
-    return "\n".join([*lines, "```", ""])
+        lines += _block(run.commands)
+    if done:
+        lines += ["One cell at a time:", "", *_block([command(ranking.rows[position]) for position in done])]
+    return "\n".join(lines)
+
+
+def _block(commands: Sequence[str]) -> list[str]:
+    return ["```", *commands, "```", ""] if commands else []
 
 
 def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
