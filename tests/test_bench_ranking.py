@@ -255,6 +255,18 @@ def test_metrics_that_did_not_judge_are_named() -> None:
 
 
 def test_only_varying_axes_are_columns() -> None:
-    rows = [row(predictor="ancestral", seed=seed, dtype="float32") for seed in (0, 1)]
+    rows = [row(predictor="ancestral", grid=grid, dtype="float32") for grid in ("uniform", "logsnr")]
     header = next(line for line in printed(rows).splitlines() if "SDE" in line)
-    assert header.split() == ["SDE", "steps", "seed", "NFE", "(nats)", "samples/s"]
+    assert header.split() == ["SDE", "grid", "steps", "NFE", "(nats)", "samples/s"]
+
+
+def test_seeds_are_one_line_with_their_number() -> None:
+    rows = [row(value, 0.1, seed=seed) for seed, value in enumerate((1.0, 2.0, 3.0))]
+    header, *lines = [line.split() for line in printed(rows).splitlines() if "vp" in line or "SDE" in line][:2]
+    assert header == ["SDE", "steps", "seeds", "NFE", "(nats)", "samples/s"]
+    assert lines == [["vp", "100", "3", "100", "2.0", "±", "0.6", "*", "320"]]
+
+
+def test_pooled_rows_are_not_named_after_their_seeds() -> None:
+    rows = [row(1.0, seed=seed, sde=sde) for sde, seeds in (("vp", (0, 1)), ("ve", (2, 3))) for seed in seeds]
+    assert rank(rows).labels == ["vp 100 steps", "ve 100 steps"]

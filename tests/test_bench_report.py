@@ -1,6 +1,7 @@
 """The report and the pictures: self-contained, complete, safe, and unbroken by odd numbers."""
 
 import base64
+import hashlib
 import io
 import math
 import re
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde_bench import plot
+from scoresde_bench import plot, scales
 from scoresde_bench.pictures import sample_grid
 from scoresde_bench.ranking import rank
 from scoresde_bench.report import write_report
@@ -37,7 +38,7 @@ def row(cell: int, value: float | None = 1.0, stderr: float | None = 0.1, **more
 class Reader(HTMLParser):
     """Collects tags and attributes, and checks that tags nest."""
 
-    VOID = frozenset({"meta", "img", "path", "rect", "circle"})
+    VOID = frozenset({"meta", "img", "path", "rect", "circle", "input"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -87,7 +88,9 @@ def test_every_done_cell_is_there(count: int, tmp_path: Path) -> None:
     rows = sweep(count)
     _, reader = report(rows, tmp_path)
     assert {f"cell-{r['cell']}" for r in rows} == {a["id"] for a in reader.all("tr") if "id" in a}
-    assert len(reader.all("title")) == 1 + count  # the page's own, and one for each point
+    points = [a["href"] for a in reader.all("a") if a.get("class") == "point"]
+    assert {f"#cell-{r['cell']}" for r in rows} == set(points)
+    assert all(points.count(point) >= 2 for point in points)  # against evaluations and against time
     assert COMMAND in reader.words
     assert "cpu (EPYC)" in reader.words
     assert rank(rows).headline in reader.words
@@ -97,10 +100,22 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     sample_grid(torch.zeros(4, 1, 8, 8), tmp_path / "pictures" / "a.png")
     page, reader = report([row(0, picture="pictures/a.png")], tmp_path)
     assert not re.search(r"https?://|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.seen}
+    assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in reader.seen}
+    assert reader.all("script") == reader.all("style") == [{}]
+    assert not [
+        name for _, attributes in reader.seen for name in attributes if name.startswith("on") or name == "style"
+    ]
+
+
+def test_policy_admits_this_script_and_this_style_alone(tmp_path: Path) -> None:
+    page, reader = report([row(0)], tmp_path)
     (policy,) = [a["content"] for a in reader.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy is not None
-    assert policy.startswith("default-src 'none'")
+    assert str(policy).startswith("default-src 'none'; ")
+    assert "unsafe" not in str(policy)
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in str(policy)
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -108,8 +123,8 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     rows = [row(0, sde=evil, device=evil), row(1, sde="ve", target=evil)]
     rows += [row(2, status="failed", reason=evil, metrics=None, nfe=None), row(3, metrics={evil: {"value": 1.0}})]
     page, reader = report(rows, tmp_path, command=evil)
-    assert "<script" not in page
-    assert not reader.all("script")
+    assert page.count("<script") == 1
+    assert reader.all("script") == [{}]
     assert not reader.all("img")
     assert reader.words.count("<script>alert(1)</script>") > 5
 
@@ -127,7 +142,7 @@ def test_best_picture_is_never_folded_away(tmp_path: Path) -> None:
     sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a.png")
     rows = [row(n, 90.0 - n, steps=n, picture="a.png") for n in range(60)]
     page, reader = report(rows, tmp_path)
-    shown, folded = page.split("<details>")
+    shown, folded = page.split("<summary>36 more</summary>")
     assert shown.count("data:image/png") == 24
     assert folded.count("data:image/png") == 36
     assert reader.all("img")[0]["alt"] == "Samples of vp 59 steps"
@@ -178,15 +193,15 @@ ODD = {
 def test_odd_values_break_no_plot(values: list[float | None], stderr: float | None, tmp_path: Path) -> None:
     rows = [row(n, value, stderr, steps=10**n, nfe=10.0**n) for n, value in enumerate(values)]
     page, _ = report(rows, tmp_path)
-    drawings = re.findall(r"<svg viewBox=\"0 0 420.*?</svg>", page, re.DOTALL)
-    assert len(drawings) == any(v is not None and abs(v) < 1e300 for v in values)
+    drawings = re.findall(r"<svg class=\"plot\".*?</svg>", page, re.DOTALL)
+    assert (len(drawings) >= 2) == any(v is not None and abs(v) < 1e300 for v in values)
     for drawing in drawings:
         shapes = re.sub(r"<title>.*?</title>|<text[^>]*>|</?text|>[^<]*<", "", drawing)
         assert not re.search(r"nan|inf", shapes)
     for found in plot.plots(rank(rows)):
         for point in (point for series in found.series for point in series.points):
-            assert plot.LEFT < point.x < plot.RIGHT
-            assert plot.TOP <= point.upper <= point.y <= point.lower <= plot.BOTTOM
+            assert scales.LEFT < point.x < scales.RIGHT
+            assert scales.TOP <= point.upper <= point.y <= point.lower <= scales.BOTTOM
 
 
 @pytest.mark.parametrize("nfe", [None, 0.0, math.nan, -1.0], ids=str)
@@ -235,15 +250,15 @@ def test_diverged_cell_does_not_flatten_the_others() -> None:
     (found,) = plot.plots(rank(rows))
     points = found.series[0].points
     assert [point.off for point in points] == ["above", "", "", ""]
-    assert points[1].y - points[3].y > 0.1 * (plot.BOTTOM - plot.TOP)
+    assert points[1].y - points[3].y > 0.1 * (scales.BOTTOM - scales.TOP)
     assert found.beyond == ["vp 0 steps: 1e+30 ± 0.1 nats"]
 
 
-def test_lines_join_steps_and_seeds_of_one_combination() -> None:
+def test_lines_join_the_steps_of_one_combination_and_its_seeds_are_one_point() -> None:
     rows = [row(n, sde=("vp", "ve")[n % 2], steps=s, nfe=s, seed=n // 2 % 2) for n, s in enumerate([10] * 4 + [20] * 4)]
     (found,) = plot.plots(rank(rows))
     assert [series.line.label for series in found.series] == ["vp", "ve"]
-    assert [len(series.points) for series in found.series] == [4, 4]
+    assert [len(series.points) for series in found.series] == [2, 2]
     assert [series.path.count("L") for series in found.series] == [1, 1]
     assert len({(series.line.colour, series.line.marker) for series in found.series}) == 2
 

@@ -8,6 +8,9 @@
 
 Every axis takes several values and is then swept. The folder of results is named after the cells, so the same
 command takes up an interrupted run and repeats nothing that is done.
+
+    scoresde-bench report RUN           a page of any results, Markdown or CSV
+    scoresde-bench compare BEFORE AFTER what became better or worse
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import Any
 from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+
+from .commands import COMMANDS
 
 DEFAULTS: dict[str, list[str]] = {
     "target": ["mnist_mfa"],
@@ -57,6 +62,8 @@ HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 if a cell failed, 2 for a usage error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in COMMANDS:
+        return guarded(lambda: COMMANDS[given[0]](given[1:]), "--debug" in given)
     return guarded(lambda: _run(given), "--debug" in given)
 
 
@@ -65,7 +72,8 @@ def _parser() -> Parser:
         prog="scoresde-bench",
         description="Which sampler is best, measured against the truth. Every axis may take several values.",
         epilog="A component takes parameters in place: --corrector 'langevin[snr=0.16,n_steps=2]'; "
-        "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'.",
+        "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'. Of results there already are: "
+        "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER.",
         allow_abbrev=False,
     )
     axes = parser.add_argument_group("axes")

@@ -16,10 +16,12 @@ Row = Mapping[str, Any]
 
 COMPONENT_AXES = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
 """Axes on which an absent component is a choice like any other (no corrector)."""
-SETTING_AXES = ("steps", "dtype", "tf32", "seed", "samples", "batch_size", "device", "torch", "scoresde")
+NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")
+"""Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` what was averaged over."""
+SETTING_AXES = ("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "batch_size", "device", "torch")
 """Axes that always have a value; a row without one (a skipped cell) says nothing about them."""
-AXES = COMPONENT_AXES + SETTING_AXES
-TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32"}
+AXES = ("run", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
+TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
 """Column headings that are not the name of their axis."""
 NOTHING = "–"
 
@@ -30,25 +32,33 @@ def is_done(row: Row) -> bool:
 
 
 def varying(rows: Sequence[Row]) -> list[str]:
-    """The axes on which ``rows`` differ, in the order of :data:`AXES`."""
+    """The axes on which ``rows`` differ, in the order of :data:`AXES`; the seeds of pooled rows are no difference."""
     found = []
+    single = [row for row in rows if not row.get("seeds")]
     for axis in AXES:
-        values = {str(row[axis]) for row in rows if axis in row and (axis in COMPONENT_AXES or row[axis] is not None)}
+        known = [row[axis] for row in (single if axis == "seed" else rows) if _says(row, axis)]
+        values = {str(len(value) if axis == "seeds" else value) for value in known}
         if len(values) > 1:
             found.append(axis)
     return found
 
 
+def _says(row: Row, axis: str) -> bool:
+    return axis in row and (axis in COMPONENT_AXES or row[axis] is not None)
+
+
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The axes that a table of ``rows`` shows: the SDE and the steps, and whatever varies."""
-    shown = {"sde", "steps", *varying(rows)}
+    """The axes that a table of ``rows`` shows: the SDE, the steps, how many seeds, and whatever varies."""
+    shown = {"sde", "steps", *varying(rows), *(["seeds"] if any(row.get("seeds") for row in rows) else [])}
     return [axis for axis in AXES if axis in shown]
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
     """A short name for each row, such as ``vp langevin[snr=0.16] 200 steps``; all different from each other."""
-    axes = [axis for axis in columns(rows) if axis != "steps"]
-    names = [name(row, [*axes, "steps"]) for row in rows]
+    shown = {"sde", "steps", *varying(rows)} - {"seeds"}
+    last = ("steps", "training_step")
+    axes = [axis for axis in (*(axis for axis in AXES if axis not in last), *last) if axis in shown]
+    names = [name(row, axes) for row in rows]
     counts = Counter(names)
     return [
         f"{text} (cell {str(row.get('cell', position))[:6]})" if counts[text] > 1 else text
@@ -67,6 +77,8 @@ def axis_text(row: Row, axis: str) -> str:
     value = row.get(axis)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if axis == "seeds":
+        return str(len(value or [row.get("seed")]))
     return NOTHING if value is None else str(value)
 
 
@@ -77,7 +89,10 @@ def _word(axis: str, value: Any) -> str:
         return "no predictor"
     if axis == "tf32":
         return "TF32" if value else "no TF32"
+    if axis == "seeds":
+        return count(len(value), "seed")
     patterns = {"steps": "{} step" if value == 1 else "{} steps", "seed": "seed {}", "samples": "{} samples"}
+    patterns |= {"training_step": "after {} training steps"}
     patterns |= {"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}"}
     return patterns.get(axis, "{}").format(value)
 

@@ -5,7 +5,8 @@ measurements. The cells of a run share their exact samples, which correlates the
 difference is smaller: the rule errs towards calling cells equal. The best of many is also partly the luckiest of
 many; the cells within its noise are the honest answer.
 
-Values are compared within one target only: the metrics of two targets have no common scale.
+Values are compared within one target only: the metrics of two targets have no common scale. Several seeds of one
+combination are one row, with the standard error across them (:mod:`.seeds`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import attrs
 from scoresde_core.errors import near_misses
 
 from .labels import Row, as_float, count, is_done, labels, listing, quantity
+from .seeds import pool
 
 SIGMAS = 2.0
 """How many standard errors of a difference count as noise."""
@@ -177,8 +179,10 @@ class Ranking:
 def rank(rows: Sequence[Row], metric: str | None = None) -> Ranking:
     """Ranks the done rows by every metric; ``metric`` leads (default: the first one of the first done row).
 
+    Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
     Raises ValueError for a ``metric`` that no done row has, naming those there are.
     """
+    rows = pool(rows)
     names, known = labels(rows), metric_names(rows)
     if metric is not None and known and metric not in known:
         raise ValueError(f"no finished cell was judged by {metric!r}.{near_misses(metric, known)}")

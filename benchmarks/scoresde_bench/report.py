@@ -1,25 +1,34 @@
-"""The HTML report: one file that needs no network, no script and no other file.
+"""The HTML report: one file that needs no network and no other file, and can be read without its script.
 
-What it says, in this order: what is best and what cannot be told apart from it, quality against cost, the samples
-themselves, every number, what did not run and why, how to read it, where it was measured and how to repeat it.
+What it says, in this order: what is best and what cannot be told apart from it, quality against cost, convergence,
+what changed between runs, the samples themselves, every number, what did not run and why, how to read it, where it was
+measured and how to repeat it. The script adds sorting, filtering, details under the pointer and copying.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from scoresde_core.errors import FileError
 
-from . import plot
-from .labels import NOTHING, TITLES, Row, as_float, axis_text, columns, count, is_done, plain
+from . import quoted, repeat, scales
+from .compare import Comparison
+from .convergence import Convergence, convergences
+from .labels import NOTHING, NUMBER_AXES, TITLES, Row, as_float, axis_text, columns, count, is_done, plain, varying
+from .lines import Layout, layout
+from .plot import NFE, TIME, TRAINING, Plot, plots
 from .ranking import Ranking, rank
+from .sources import Run
 
 DIRECTIONS = {"lower": "Lower is better.", "higher": "Higher is better.", "zero": "Nearest to 0 is best."}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,6 +47,17 @@ class Picture:
     mark: str
 
 
+@attrs.frozen
+class Figure:
+    """The plots of one metric on one target: in one row, or in many panels, those against time then folded away."""
+
+    metric: str
+    title: str
+    plots: list[Plot]
+    folded: list[Plot]
+    leads: bool
+
+
 def write_report(rows: Sequence[Row], path: str | Path, command: str, meaning: Mapping[str, str] | None = None) -> Path:
     """Writes the report of ``rows`` to ``path``, which it returns; ``command`` is what reproduces them.
 
@@ -46,35 +66,57 @@ def write_report(rows: Sequence[Row], path: str | Path, command: str, meaning: M
     Raises FileError when ``path`` cannot be written.
     """
     path = Path(path)
-    ranking = rank(rows)
-    pictures = _pictures(ranking, path.parent)
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            ranking=ranking,
-            plots=plot.plots(ranking),
-            lines=list(dict.fromkeys(plot.legend(ranking).values())),
-            frame=plot,
-            pictures=pictures[:GALLERY],
-            further_pictures=pictures[GALLERY:],
-            headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
-            table=list(_table(ranking)),
-            unfinished=list(_unfinished(ranking)),
-            metrics=list(_metrics(ranking, meaning or {})),
-            tally=_tally(ranking),
-            environment=_facts(ranking.rows),
-            command=command,
-        )
-    )
+    run = Run(path.resolve().parent.name, path.parent, [{**row, "command": command} for row in rows])
+    ranking = rank([{"folder": str(path.parent), **row} for row in rows])
+    return write_text(page([run], ranking, meaning or {}), path)
+
+
+def write_text(text: str, path: Path) -> Path:
+    """Writes ``text`` to ``path`` at once or not at all. Raises FileError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="replace")
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         temporary.replace(path)
     except OSError as error:
         raise FileError(f"cannot write the report {path}: {error.strerror or error}") from error
     return path
+
+
+def page(
+    runs: Sequence[Run], ranking: Ranking, meaning: Mapping[str, str], comparisons: Sequence[Comparison] = ()
+) -> str:
+    """The whole page of ``ranking``, whose rows come from ``runs``."""
+    environment = _environment()
+    script, style = (_inline(environment, f"report.{kind}.j2") for kind in ("js", "css"))
+    drawn = layout(ranking)
+    pictures = _pictures(ranking)
+    return environment.get_template("report.html.j2").render(
+        script=script,
+        style=style,
+        script_hash=_digest(script),
+        style_hash=_digest(style),
+        runs=runs,
+        ranking=ranking,
+        ids=_ids(ranking.rows),
+        drawn=drawn,
+        figures=list(_figures(ranking, drawn)),
+        training=_training(ranking),
+        convergences=_grouped(convergences(ranking, drawn)),
+        frame=scales,
+        comparisons=comparisons,
+        pictures=pictures[:GALLERY],
+        further_pictures=pictures[GALLERY:],
+        headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
+        table=list(_table(ranking)),
+        published=quoted.figures(ranking.rows),
+        sources=quoted.sources(ranking.rows),
+        unfinished=list(_unfinished(ranking)),
+        metrics=list(_metrics(ranking, meaning)),
+        tally=_tally(ranking),
+        environment=facts(ranking.rows),
+        commands={position: repeat.command(row) for position, row in enumerate(ranking.rows) if is_done(row)},
+    )
 
 
 def _environment() -> Environment:
@@ -89,6 +131,52 @@ def _environment() -> Environment:
     return environment
 
 
+def _inline(environment: Environment, name: str) -> Markup:
+    """A template of ours that holds nothing of the rows."""
+    return Markup(environment.get_template(name).render())
+
+
+def _digest(text: str) -> str:
+    """The hash by which the page's own policy admits its script and its style, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _ids(rows: Sequence[Row]) -> list[str]:
+    """A name for each row within the page: its cell, numbered where two runs hold the same."""
+    seen: Counter[str] = Counter()
+    names = []
+    for row in rows:
+        cell = str(row.get("cell", ""))
+        seen[cell] += 1
+        names.append(cell if seen[cell] == 1 else f"{cell}-{seen[cell]}")
+    return names
+
+
+def _figures(ranking: Ranking, drawn: Layout) -> Iterable[Figure]:
+    """The plots against function evaluations and against time, metric by metric."""
+    counted, timed = ([*plots(ranking, cost, drawn)] for cost in (NFE, TIME))
+    many = len(drawn.titles) > 1
+    for metric, target in dict.fromkeys((plot.metric, plot.target) for plot in [*counted, *timed]):
+        first, second = ([p for p in found if (p.metric, p.target) == (metric, target)] for found in (counted, timed))
+        title = f"{metric} on {target}" if len(ranking.targets) > 1 and target else metric
+        leads = metric == ranking.primary or not many
+        yield Figure(metric, title, first if many else [*first, *second], second if many else [], leads)
+
+
+def _training(ranking: Ranking) -> dict[str, Any] | None:
+    """Quality against the training steps of a checkpoint, where these vary."""
+    if "training_step" not in varying([row for row in ranking.rows if is_done(row)]):
+        return None
+    drawn = layout(ranking, TRAINING.joined)
+    return {"drawn": drawn, "plots": plots(ranking, TRAINING, drawn)}
+
+
+def _grouped(found: Sequence[Convergence]) -> list[tuple[str, list[Convergence]]]:
+    """By metric, in order."""
+    names = dict.fromkeys(one.plot.metric for one in found)
+    return [(name, [one for one in found if one.plot.metric == name]) for name in names]
+
+
 def _columns(ranking: Ranking) -> list[str]:
     return columns([row for row in ranking.rows if is_done(row)])
 
@@ -97,14 +185,16 @@ def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
     """The done rows: what names them, what they cost, and every metric with its mark."""
     axes = _columns(ranking)
     widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
+    printed = quoted.figures(ranking.rows)
     for position, row in enumerate(ranking.rows):
         if is_done(row):
             yield {
-                "cell": str(row.get("cell", "")),
+                "position": position,
                 "axes": [(axis_text(row, axis), _kind(axis)) for axis in axes],
                 "nfe": _number(row, "nfe"),
                 "speed": _number(row, "samples_per_second", 3),
                 "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
+                "published": [quoted.shown(row, metric) or NOTHING for metric in printed],
             }
 
 
@@ -114,33 +204,44 @@ def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str
     if found is None:
         return None
     value, _, stderr = found.text.partition(" ± ")
-    mark = ranking.mark(position, metric)
-    return {"value": value, "stderr": stderr, "width": width, "mark": mark, "floor": found.at_floor}
+    return {
+        "value": value,
+        "stderr": stderr,
+        "width": min(width, 24),
+        "mark": ranking.mark(position, metric),
+        "floor": found.at_floor,
+        "order": f"{found.badness:.9g}",
+    }
 
 
 def _stderr_width(ranking: Ranking, metric: str) -> int:
-    """Characters that the longest error of a column takes, with its sign."""
+    """Characters that the errors of a column take, with their sign: nineteen in twenty, lest one outlier parts all."""
     texts = [found.text for p in range(len(ranking.rows)) if (found := ranking.measurement(p, metric))]
-    return max(len(text.partition(" ± ")[2]) for text in texts) + 3
+    widths = sorted(len(text.partition(" ± ")[2]) for text in texts)
+    return widths[(len(widths) - 1) * 19 // 20] + 3
 
 
 def _kind(axis: str) -> str:
     """Whether a column holds numbers, which align right."""
-    return "number" if axis in ("steps", "seed", "samples", "batch_size") else "name"
+    return "number" if axis in NUMBER_AXES else "name"
 
 
-def _pictures(ranking: Ranking, folder: Path) -> list[Picture]:
-    """The pictures of the done rows, in their order; where some fold away, the leading cells come first."""
-    found = []
+def _pictures(ranking: Ranking) -> list[Picture]:
+    """The pictures of the done rows, in their order; where some fold away, the leading cells come first.
+
+    None at all where not one is there: committed results travel without them.
+    """
+    found, ids = [], _ids(ranking.rows)
     for position, row in enumerate(ranking.rows):
         if not is_done(row) or not row.get("picture"):
             continue
         primary = ranking.primary or ""
         measured = ranking.measurement(position, primary)
         caption = f"{primary} {measured.text_with_unit}" if measured else ""
-        data = _embedded(folder, str(row["picture"]))
-        mark = ranking.mark(position, primary)
-        found.append(Picture(str(row.get("cell", "")), ranking.labels[position], caption, data, mark))
+        data = _embedded(Path(str(row.get("folder", "."))), str(row["picture"]))
+        found.append(Picture(ids[position], ranking.labels[position], caption, data, ranking.mark(position, primary)))
+    if len(found) > 1 and not any(picture.data for picture in found):
+        return []
     if len(found) > GALLERY:
         found.sort(key=lambda picture: ("best", "tied", "").index(picture.mark))
     return found
@@ -194,25 +295,29 @@ def _tally(ranking: Ranking) -> list[str]:
     return words
 
 
-def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Where and with what the cells were measured; several values where they differ."""
-    facts = [(title, _distinct(rows, key)) for title, key in (
-        ("Device", "device"), ("Precision", "dtype"), ("TF32", "tf32"), ("Samples a cell", "samples"),
-        ("Batch size", "batch_size"), ("Seed", "seed"), ("torch", "torch"), ("scoresde", "scoresde"), ("Commit", "git"),
+    found = [(title, _distinct(rows, key)) for title, key in (
+        ("Device", "device"), ("Platform", "platform"), ("Precision", "dtype"), ("TF32", "tf32"),
+        ("Samples a cell", "samples"), ("Batch size", "batch_size"), ("Seed", "seed"), ("Seeds", "seeds"),
+        ("scoresde", "scoresde"), ("Commit", "git"), ("torch", "torch"), ("Python", "python"),
     )]  # fmt: skip
     plugins = {f"{name} {version}" for row in rows for name, version in (row.get("plugins") or {}).items()}
-    facts.append(("Plugins", ", ".join(sorted(plugins))))
+    found.append(("Plugins", ", ".join(sorted(plugins))))
     dates = sorted(str(row["date"]).replace("T", " ")[:16] for row in rows if row.get("date"))
-    facts.append(("Measured", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""))
-    seconds = [value for row in rows if (value := as_float(row.get("seconds"))) > 0]
-    facts.append(("Sampling time", f"{plain(sum(seconds), 3)} s in all" if seconds else ""))
+    found.append(("Measured", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""))
+    cells = [(as_float(row.get("seconds")), len(row.get("seeds") or [0])) for row in rows]
+    seconds = [value * many for value, many in cells if value > 0]
+    found.append(("Sampling time", f"{plain(sum(seconds), 3)} s in all" if seconds else ""))
     memory = [value for row in rows if (value := as_float(row.get("peak_memory_bytes"))) > 0]
-    facts.append(("Peak memory", f"{plain(max(memory) / 2**20, 3)} MiB" if memory else ""))
-    return [(title, value) for title, value in facts if value]
+    found.append(("Peak memory", f"{plain(max(memory) / 2**20, 3)} MiB" if memory else ""))
+    return [(title, value) for title, value in found if value]
 
 
 def _distinct(rows: Sequence[Row], key: str) -> str:
-    values = list(dict.fromkeys(axis_text(row, key) for row in rows if row.get(key) is not None))
+    known = (row for row in rows if row.get(key) is not None)
+    texts = (", ".join(map(str, row[key])) if isinstance(row[key], list) else axis_text(row, key) for row in known)
+    values = list(dict.fromkeys(texts))
     return ", ".join(values[:8]) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 

@@ -61,6 +61,7 @@ class Bench:
             "plugins": cell.versions,
             **environment.facts(),
             "command": self.command,
+            "evaluators": list(cell.evaluators),
         }
         if row["status"] == "done":
             try:

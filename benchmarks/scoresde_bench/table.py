@@ -25,7 +25,7 @@ def print_table(rows: Sequence[Row], console: Console, metric: str | None = None
     from rich.text import Text
 
     ranking = rank(rows, metric)
-    done = [position for position, row in enumerate(rows) if is_done(row)]
+    done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
     ascii_only = console.options.ascii_only
 
     def show(line: str, style: str = "") -> None:

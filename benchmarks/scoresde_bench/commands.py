@@ -1,0 +1,154 @@
+"""``scoresde-bench report`` and ``scoresde-bench compare``: what reads rows and runs nothing.
+
+    scoresde-bench report RUN [RUN ...] [--out page.html]
+    scoresde-bench report RUN --format markdown
+    scoresde-bench compare BEFORE AFTER
+
+``compare`` exits with 0 where nothing is worse, 1 where something is, 2 where there is nothing to compare.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from scoresde_core.cli import Parser, add_global_options, open_registry
+from scoresde_core.errors import FileError, UsageError
+
+from .compare import Comparison, compare
+from .sources import Run, merge, read_runs
+
+MOST = 25
+"""Lines of each kind that ``compare`` prints, without ``--all``."""
+OURS = {"html": "scoresde-bench", "markdown": "<!-- scoresde-bench report -->", "csv": "cell,status,reason,"}
+"""What the head of a file says that this program wrote, and may therefore replace."""
+PLACES = "a folder of results, a file of rows, or the name of committed results"
+
+
+def report(given: Sequence[str]) -> int:
+    """``scoresde-bench report``; returns the exit code."""
+    parser = Parser(prog="scoresde-bench report", description="A page, a Markdown or a CSV file of results.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=PLACES)
+    parser.add_argument("--format", choices=sorted(OURS), help="default: by the name of --out, else html")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: report.html in the folder of a single run; else the terminal"
+    )
+    parser.add_argument("--metric", metavar="NAME", help="the metric that leads (default: the first)")
+    add_global_options(parser)
+    arguments = parser.parse_args(given)
+    runs = read_runs(arguments.runs)
+    kind = arguments.format or _kind(arguments.out)
+    out = arguments.out
+    if kind == "html" and out is None:
+        if len(runs) > 1:
+            raise UsageError("several runs make one page: say where with --out page.html")
+        out = runs[0].folder / "report.html"
+    if out is not None:
+        _check_ours(out, kind)
+    meaning = {entry.row.name: entry.row.summary for entry in open_registry(arguments.registry).entries("evaluators")}
+    text = _render(runs, kind, arguments.metric, meaning)
+    if out is None:
+        sys.stdout.write(text)
+        return 0
+    from .report import write_text
+
+    print(write_text(text, out))
+    return 0
+
+
+def compare_runs(given: Sequence[str]) -> int:
+    """``scoresde-bench compare``; returns the exit code."""
+    parser = Parser(
+        prog="scoresde-bench compare",
+        description="What became better or worse beyond the noise. Runs that share seeds are correlated, "
+        "which makes the verdicts conservative.",
+        epilog="Exit code: 0 nothing is worse, 1 something is, 2 nothing can be compared.",
+    )
+    parser.add_argument("before", metavar="BEFORE", help=PLACES)
+    parser.add_argument("after", metavar="AFTER", help="the same")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="Z",
+        help="count a change from so many standard errors (default: Holm's procedure, at most 5 %% chance of any "
+        "false alarm in the whole comparison)",
+    )
+    parser.add_argument("--json", action="store_true", help="everything, for a program")
+    parser.add_argument("--all", action="store_true", help=f"print every line, not {MOST} of a kind")
+    add_global_options(parser)
+    arguments = parser.parse_args(given)
+    if arguments.threshold is not None and not arguments.threshold >= 0:
+        raise UsageError(f"--threshold must be at least 0, got {arguments.threshold}")
+    try:
+        before, after = read_runs([arguments.before, arguments.after])
+    except FileError as error:  # in a pipeline, 1 is to mean that something became worse
+        raise UsageError(str(error)) from error
+    found = compare(before, after, arguments.threshold)
+    print(json.dumps(found.data, indent=1, allow_nan=False) if arguments.json else _told(found, arguments.all))
+    return 1 if found.is_worse else 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"report": report, "compare": compare_runs}
+"""By the first word of the command line."""
+
+
+def _told(found: Comparison, everything: bool) -> str:
+    lines = [found.headline, f"beyond the noise: {found.rule}"]
+    for title, entries in found.sections:
+        shown = entries if everything else entries[:MOST]
+        lines += ["", f"{title}:", *(f"  {entry}" for entry in shown)]
+        if len(shown) < len(entries):
+            lines.append(f"  and {len(entries) - len(shown)} more (--all shows them)")
+    return "\n".join(lines)
+
+
+def _kind(out: Path | None) -> str:
+    """The format that a file's name asks for."""
+    kinds = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
+    if out is None:
+        return "html"
+    if out.suffix.lower() not in kinds:
+        raise UsageError(f"--out {out} ends in no known way (.html, .md, .csv): add --format")
+    return kinds[out.suffix.lower()]
+
+
+def _check_ours(out: Path, kind: str) -> None:
+    """Nothing is overwritten that this program did not write."""
+    if not out.exists():
+        return
+    try:
+        head = out.read_text(encoding="utf-8", errors="replace")[:4000]
+    except OSError as error:
+        raise FileError(f"cannot write {out}: {error.strerror or error}") from error
+    if head and OURS[kind] not in head:
+        raise UsageError(f"{out} exists and is no {kind} report: remove it or choose another --out")
+
+
+def _render(runs: Sequence[Run], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
+    from .export import as_csv, as_markdown
+    from .ranking import rank
+    from .report import facts, page
+
+    comparisons = compare_all(runs)
+    try:
+        ranking = rank(merge(runs), metric)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if kind == "csv":
+        return as_csv(ranking)
+    if kind == "markdown":
+        return as_markdown(runs, ranking, facts(ranking.rows), comparisons)
+    return page(runs, ranking, meaning, comparisons)
+
+
+def compare_all(runs: Sequence[Run]) -> list[Comparison]:
+    """Every later run against the first, where they have cells in common."""
+    found = []
+    for run in runs[1:]:
+        try:
+            found.append(compare(runs[0], run))
+        except UsageError:  # nothing in common: the page merely merges them
+            continue
+    return found

@@ -1,0 +1,116 @@
+"""Rows as Markdown, for a reader, and as CSV, for a program: the numbers of the page without its pictures.
+
+Markdown shows a value as it is printed, best in bold, ``~`` within its noise. CSV has full precision, one row a cell
+(skipped and failed ones too), four columns a metric and the command that repeats it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from .compare import Comparison
+from .labels import AXES, NOTHING, TITLES, as_float, axis_text, columns, is_done, plain
+from .quoted import figures, shown, value
+from .ranking import Ranking
+from .repeat import command
+from .sources import Run
+
+PARTS = ("value", "stderr", "floor", "floor_stderr")
+COSTS = ("nfe", "seconds", "samples_per_second", "peak_memory_bytes")
+FACTS = ("scoresde", "torch", "python", "git", "date")
+
+
+def as_csv(ranking: Ranking) -> str:
+    """Every row of the ranking."""
+    rows = ranking.rows
+    axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in rows)]
+    published = figures(rows)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    metrics = [f"{metric}_{part}" if part != "value" else metric for metric in ranking.metrics for part in PARTS]
+    printed = [f"published_{metric}" for metric in published] + ["published_source"] * bool(published)
+    writer.writerow(["cell", "status", "reason", *axes, *COSTS, *metrics, *printed, *FACTS, "command"])
+    for row in rows:
+        values = []
+        for metric in ranking.metrics:
+            entry = (row.get("metrics") or {}).get(metric) or {}
+            values += [entry.get(part) for part in PARTS]
+        known = row.get("published") or {}
+        values += [value(row, name) for name in published] + [known.get("source")] * bool(published)
+        names = [
+            " ".join(map(str, row["seeds"])) if axis == "seeds" and row.get("seeds") else row.get(axis) for axis in axes
+        ]
+        facts = [row.get(key) for key in FACTS]
+        ends = [row.get("cell"), row.get("status"), row.get("reason")]
+        line = [*ends, *names, *(row.get(key) for key in COSTS), *values, *facts, command(row)]
+        writer.writerow(["" if item is None or item != item else item for item in line])
+    return out.getvalue()
+
+
+def as_markdown(
+    runs: Sequence[Run], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
+) -> str:
+    """Findings, every value, what did not run, what changed, where it was measured, how to repeat it."""
+    lines = ["<!-- scoresde-bench report -->", f"# {_plain(ranking.headline)}", ""]
+    lines += [f"- **{_plain(found.subject)}**: {_plain(found.verdict)}" for found in ranking.standings]
+    done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
+    if done:
+        lines += ["", *_table(ranking, done), "", "Value ± standard error; bold: best; ~: within its noise."]
+    for comparison in compared:
+        lines += ["", f"## {_plain(comparison.headline)}", "", f"Beyond the noise: {comparison.rule}."]
+        for title, entries in comparison.sections:
+            lines += ["", f"{_plain(title)}:", "", *(f"- {_plain(entry)}" for entry in entries)]
+    undone = [(row, label) for row, label in zip(ranking.rows, ranking.labels, strict=True) if not is_done(row)]
+    if undone:
+        lines += ["", "## What did not run", ""]
+        lines += [f"- {_plain(label)}: {row.get('status')}: {_plain(str(row.get('reason')))}" for row, label in undone]
+    lines += ["", "## Measured with", "", *(f"- {title}: {_plain(value)}" for title, value in facts)]
+    lines += ["", "## To repeat", ""]
+    for run in runs:
+        lines += _block(run.commands)
+    if done:
+        lines += ["One cell at a time:", "", *_block([command(ranking.rows[position]) for position in done])]
+    return "\n".join(lines)
+
+
+def _block(commands: Sequence[str]) -> list[str]:
+    return ["```", *commands, "```", ""] if commands else []
+
+
+def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
+    rows = [ranking.rows[position] for position in done]
+    axes = columns(rows)
+    published = figures(rows)
+    units = {metric: next(m.unit for p in done if (m := ranking.measurement(p, metric))) for metric in ranking.metrics}
+    heads = [TITLES.get(axis, axis) for axis in axes] + ["NFE"]
+    heads += [f"{metric} ({unit})" if unit else metric for metric, unit in units.items()]
+    heads += [f"published {metric}" for metric in published] + ["samples/s"]
+    table = [
+        "| " + " | ".join(map(_plain, heads)) + " |",
+        "|" + "---|" * len(axes) + "---:|" * (len(heads) - len(axes)),
+    ]
+    for position, row in zip(done, rows, strict=True):
+        cells = [axis_text(row, axis) for axis in axes] + [_number(as_float(row.get("nfe")), 4)]
+        cells += [_value(ranking, position, metric) for metric in ranking.metrics]
+        cells += [shown(row, metric) or NOTHING for metric in published]
+        cells.append(_number(as_float(row.get("samples_per_second")), 3))
+        table.append("| " + " | ".join(map(_plain, cells)) + " |")
+    return table
+
+
+def _value(ranking: Ranking, position: int, metric: str) -> str:
+    found, mark = ranking.measurement(position, metric), ranking.mark(position, metric)
+    if not found:
+        return NOTHING
+    return f"**{found.text}**" if mark == "best" else found.text + (" ~" if mark == "tied" else "")
+
+
+def _number(value: float, digits: int) -> str:
+    return plain(value, digits) if value == value else NOTHING
+
+
+def _plain(text: str) -> str:
+    """Text that breaks no table and opens no tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

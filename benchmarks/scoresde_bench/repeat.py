@@ -1,0 +1,89 @@
+"""The command that repeats one cell: its row's names and numbers as options, so that its key comes out the same.
+
+The key holds the versions of the components' distributions too: another version makes another cell of the same names.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from scoresde_core.components import parse
+from scoresde_core.errors import ScoreSDEError
+
+from .labels import Row
+
+EVALUATORS = ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance")
+"""What judged rows of before they named their evaluators, unless their command says otherwise."""
+PROGRAM = "scoresde-bench"
+
+
+def command(row: Row) -> str:
+    """One line for a shell; several seeds of a pooled row are repeated together.
+
+    A row that another program made (``scoresde evaluate``) keeps the command that made it.
+    """
+    given = _words(row.get("command"))
+    if given and given[0] != PROGRAM:
+        return str(row["command"])
+    words = [PROGRAM]
+    for name, value in _options(row).items():
+        words += [f"--{name}", *(str(item) for item in value)]
+    words += ["--evaluator", *(row.get("evaluators") or _values(given, "--evaluator") or EVALUATORS)]
+    words += [f"--{switch}" for switch in ("tf32", "timing") if row.get(switch)]
+    for path in _values(given, "--registry"):
+        words += ["--registry", path]
+    return shlex.join(words)
+
+
+def _options(row: Row) -> dict[str, list[object]]:
+    """The options of a row, by name: only those that its subject and its sampler use."""
+    learned = row.get("checkpoint") or row.get("network")
+    options: dict[str, list[object]] = {}
+    if row.get("target"):
+        options["target"] = [row["target"]]
+    if row.get("checkpoint"):
+        options["checkpoint"] = [row["checkpoint"]]
+    elif row.get("network"):
+        options["network"] = [row["network"]]
+    if not learned:
+        options["sde"] = [row.get("sde")]
+    for axis in ("sampler", "predictor", "corrector", "grid"):
+        if row.get(axis) is not None:
+            options[axis] = [row[axis]]
+    if row.get("steps") is not None and not _fixes_steps(str(row.get("sampler"))):
+        options["steps"] = [row["steps"]]
+    options["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
+    for axis in ("dtype", "samples", "batch_size"):
+        if row.get(axis) is not None:
+            options[axis.replace("_", "-")] = [row[axis]]
+    if row.get("device"):
+        options["device"] = [str(row["device"]).split(" ")[0]]
+    return options
+
+
+def _fixes_steps(sampler: str) -> bool:
+    try:
+        return "steps" in parse(sampler).params
+    except ScoreSDEError:
+        return False
+
+
+def _words(text: object) -> list[str]:
+    try:
+        return shlex.split(str(text)) if text else []
+    except ValueError:  # an unclosed quotation
+        return []
+
+
+def _values(words: list[str], option: str) -> list[str]:
+    """All that follows ``option``, up to the next one."""
+    found: list[str] = []
+    inside = False
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            inside = name == option
+            found += [value] if inside and equals else []
+        elif inside:
+            found.append(word)
+    return found

@@ -1,0 +1,189 @@
+"""Scales: values to positions in the units of a drawing, and the ticks that stand beside them.
+
+The cost axis is logarithmic once the costs span a factor of four. The quality axis is logarithmic for positive values
+that span a factor of five, linear for less, and otherwise asinh,
+
+    y = asinh(v / c) / ln 10,     c = the noise near zero (the standard error of the floor),
+
+linear within about c of zero and logarithmic beyond, so that values of either sign and decades apart stay legible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+import attrs
+
+from .labels import plain
+from .ranking import SIGMAS, Measurement
+
+WIDTH, HEIGHT = 420.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 408.0, 14.0, 226.0
+MARGIN = 26.0
+"""From the frame to the least and the largest cost."""
+DECADES = 2.5
+"""How far above the median an outlier may stretch a logarithmic axis before it is drawn at the edge instead."""
+HUGE = 1e300
+"""What is no smaller has no place on any axis, lest the arithmetic of axes overflow; nan is not smaller either."""
+TINY = 1e-300
+"""What is no greater is zero to an axis."""
+
+
+@attrs.frozen
+class Tick:
+    """A position along an axis and what stands there."""
+
+    at: float
+    text: str
+
+
+@attrs.frozen
+class Scale:
+    """A monotone map of values to positions: ``linear``, ``logarithmic`` or ``asinh`` (linear within ``unit`` of 0)."""
+
+    kind: str
+    unit: float = 1.0
+
+    def __call__(self, value: float) -> float:
+        if self.kind == "logarithmic":
+            return math.log10(value)
+        return value if self.kind == "linear" else math.asinh(value / self.unit) / math.log(10)
+
+    def ticks(self, low: float, high: float, most: int = 6) -> list[float]:
+        """Round values within ``low`` and ``high`` (values, not positions)."""
+        if self.kind == "linear":
+            return _steps(low, high, most)
+        smallest = low if self.kind == "logarithmic" else self.unit
+        exponents = range(math.floor(math.log10(smallest)), math.ceil(math.log10(max(abs(low), abs(high)))) + 1)
+        for leading in ((1, 2, 5), (1, 3), (1,)):
+            sizes = [digit * 10.0**exponent for exponent in exponents for digit in leading]
+            signed = sizes if self.kind == "logarithmic" else [*(-size for size in reversed(sizes)), 0.0, *sizes]
+            shown = [v for v in signed if low <= v <= high and (v == 0 or abs(v) >= smallest)]
+            if len(shown) <= most:
+                return shown if len(shown) > 1 else _steps(low, high, most)
+        return shown[:: math.ceil(len(shown) / most)] if self.kind == "logarithmic" else _around_zero(shown, most)
+
+
+@attrs.frozen
+class Across:
+    """Costs to horizontal positions; ``low`` and ``high`` in units of the scale."""
+
+    scale: Scale
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, costs: Sequence[float]) -> Across:
+        least, most = min(costs), max(costs)
+        scale = Scale("logarithmic" if most / least >= 4 else "linear")
+        return cls(scale, scale(least), scale(most))
+
+    def __call__(self, cost: float) -> float:
+        if self.high == self.low:
+            return (LEFT + RIGHT) / 2
+        share = (self.scale(cost) - self.low) / (self.high - self.low)
+        return LEFT + MARGIN + share * (RIGHT - LEFT - 2 * MARGIN)
+
+
+@attrs.frozen
+class Up:
+    """Qualities to vertical positions, held within the frame; ``low`` and ``high`` are values."""
+
+    scale: Scale
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, found: Sequence[Measurement]) -> Up:
+        """The scale and the range for these finite measurements."""
+        scale = _quality_scale(found)
+        floors = [m.floor for m in found if math.isfinite(m.floor)]
+        bars = [m.value + side * SIGMAS * m.stderr for m in found if m.stderr < HUGE for side in (-1, 1)]
+        wanted = [*(m.value for m in found), *floors, *bars]
+        if scale.kind == "logarithmic":  # a bar may end below zero, where this axis does not reach
+            least = min(m.value for m in found) / 2
+            wanted = [v for v in (*(m.value for m in found), *bars) if v > least] + floors
+        elif scale.kind == "asinh":
+            wanted.append(0.0)
+        if scale.kind != "linear":
+            central = max(median(abs(m.value) for m in found), scale.unit if scale.kind == "asinh" else 0.0)
+            wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
+        return cls(scale, *_padded(scale, min(wanted), max(wanted)))
+
+    def __call__(self, value: float) -> float:
+        bottom, top = self.scale(self.low), self.scale(self.high)
+        share = (self.scale(min(max(value, self.low), self.high)) - bottom) / (top - bottom)
+        return BOTTOM - share * (BOTTOM - TOP)
+
+
+def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> list[Tick]:
+    """As many ticks as stand clear of each other: the costs themselves where they are few and ``counted``, the most
+    frequent first; else round values.
+    """
+    values = sorted(set(costs))
+    if len(values) == 1:
+        return [Tick(across(values[0]), f"{values[0]:,.4g}" + (", all cells" if len(costs) > 1 else ""))]
+    if not counted or len(values) > 12:
+        values = [value for value in across.scale.ticks(values[0], values[-1]) if values[0] <= value <= values[-1]]
+    ticks: list[Tick] = []
+    for cost in sorted(values, key=lambda value: -costs.count(value)):
+        tick = Tick(across(cost), f"{cost:,.6g}")
+        if all(abs(tick.at - other.at) >= 4.0 * (len(tick.text) + len(other.text)) + 4.0 for other in ticks):
+            ticks.append(tick)
+    return sorted(ticks, key=lambda tick: tick.at)
+
+
+def _quality_scale(found: Sequence[Measurement]) -> Scale:
+    """Logarithmic, linear or asinh, as the module docstring says."""
+    values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
+    least, most = min(values), max(values)
+    if least > TINY:
+        return Scale("logarithmic" if most / least >= 5 else "linear")
+    extent, unit = max(-least, most), _noise_near_zero(found)
+    unit = max(unit or extent / 100, TINY)
+    return Scale("asinh", unit) if extent > 20 * unit else Scale("linear")
+
+
+def _noise_near_zero(found: Sequence[Measurement]) -> float:
+    """The standard error of the floor, else of the values, else 0."""
+    for errors in ([m.floor_stderr for m in found], [m.stderr for m in found]):
+        known = [error for error in errors if 0 < error < math.inf]
+        if known:
+            return median(known)
+    return 0.0
+
+
+def _padded(scale: Scale, low: float, high: float) -> tuple[float, float]:
+    """The range with a margin, as values; never empty."""
+    if scale.kind == "logarithmic":
+        factor = max(1.15, (high / low) ** 0.06)
+        return low / factor, high * factor
+    if scale.kind == "asinh":
+        bottom, top = scale(low), scale(high)
+        margin = 0.06 * (top - bottom) or 1.0
+        back = [scale.unit * math.sinh(math.log(10) * v) for v in (bottom - margin, top + margin)]
+        return back[0], back[1]
+    margin = max(0.08 * (high - low), 1e-3 * abs(high))
+    margin = margin if margin > TINY else 1.0
+    return low - margin, high + margin
+
+
+def _steps(low: float, high: float, most: int) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten within the range."""
+    raw = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * 0.999)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _around_zero(values: Sequence[float], most: int) -> list[float]:
+    """Every so many of these, counted from zero, so that zero stays."""
+    stride, middle = math.ceil(len(values) / most), values.index(0.0) if 0.0 in values else 0
+    return [v for place, v in enumerate(values) if (place - middle) % stride == 0]
+
+
+def tick_text(value: float) -> str:
+    text = plain(value, 3) if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
+    return text.replace("e+0", "e").replace("e-0", "e-").replace("-", "−")

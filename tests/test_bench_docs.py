@@ -1,0 +1,57 @@
+"""docs/report.md runs as it stands, and the tables of docs/which_sampler.md are those of the committed rows."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from scoresde_bench.cli import main
+from scoresde_bench.sources import read_runs
+
+ROOT = Path(__file__).parents[1]
+CHOICE = (ROOT / "docs" / "which_sampler.md").read_text(encoding="utf-8")
+DISTANCES = ("sliced_wasserstein", "moments", "energy_distance", "mode_weights")
+
+
+def test_the_commands_of_the_page_on_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    for line in block.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "scoresde-bench"
+        assert main(arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"before", "after", "both.html", "rows.csv"}
+
+
+def test_the_fewest_evaluations_are_those_of_the_committed_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fewest_evaluations.py", "few_step", *DISTANCES])
+    runpy.run_path(str(ROOT / "benchmarks" / "fewest_evaluations.py"), run_name="__main__")
+    table = capsys.readouterr().out
+    assert table.count("\n") == 11
+    assert table in CHOICE
+
+
+def test_the_gaps_are_those_of_the_committed_rows() -> None:
+    (few,) = read_runs(["few_step"])
+    lines = {
+        line.split("`")[1]: line for line in CHOICE.splitlines() if re.match(r"\| `\w+`.*\|.*\|.*\|.*\|.*\|", line)
+    }
+    assert set(lines) == {"ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis", "heun"}
+    for predictor, line in lines.items():
+        found = [float(text) for text in line.split("|")[2:-1]]
+        rows = [r for r in few.rows if r["predictor"] == predictor and r["grid"] == "logsnr"]
+        rows.sort(key=lambda r: (("vp", "ve", "subvp").index(r["sde"]), r["nfe"]))
+        assert found == [pytest.approx(r["metrics"]["nll_gap"]["value"], abs=0.051, rel=5e-4) for r in rows]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in ("report.md", "which_sampler.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs" / page).read_text(encoding="utf-8")):
+            assert (ROOT / "docs" / link).exists(), link
