@@ -165,6 +165,14 @@ class TestNumbers:
         assert row["metrics"]["log_likelihood_error"]["stderr"] > 0
         assert [path.parent.name.partition("-")[0] for path in files(tmp_path / "it")] == ["judgement"]
 
+    def test_two_evaluators_with_one_name_for_their_metric(self, points, tmp_path):
+        asked = ["sliced_wasserstein", "sliced_wasserstein[projections=7]"]
+        assert evaluate(points, "--evaluator", *asked, "--target", "mixture2d", "--out", tmp_path / "it") == 0
+        first, second = rows(tmp_path / "it")[0]["metrics"].items()
+        assert first[0] == "sliced_wasserstein"
+        assert second[0] == "sliced_wasserstein (judgement sliced_wasserstein[projections=7])"
+        assert first[1]["value"] != second[1]["value"]
+
     def test_another_evaluator_draws_no_samples_anew(self, points, tmp_path):
         common = (points, "--target", "mixture2d", "--out", tmp_path / "it", "--evaluator", "moments")
         assert evaluate(*common) == 0

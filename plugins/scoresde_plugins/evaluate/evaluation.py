@@ -94,7 +94,7 @@ class Evaluation:
             self._together(partial(self._compute, row["checkpoint"], measure, position, subject))
             add = self._together(partial(self._summary, measure, subject, row))
             for key, value in self.processes.exchange(add)[0].items():
-                row[key] = {**row[key], **value} if isinstance(value, dict) else value
+                row[key] = _joined(row[key], value, measure.title) if isinstance(value, dict) else value
         row["peak_memory_bytes"] = environment.peak_memory(device)
         return row
 
@@ -177,6 +177,11 @@ class Evaluation:
         if failures:
             raise Failed(*failures[0])
         return result  # type: ignore[return-value]
+
+
+def _joined(found: Row, more: Row, title: str) -> Row:
+    """Both; where two evaluators give a metric of one name, the second one's says whose it is."""
+    return found | {name if name not in found else f"{name} ({title})": value for name, value in more.items()}
 
 
 def _text(parameters: Any) -> str:
