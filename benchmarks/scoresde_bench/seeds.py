@@ -1,0 +1,82 @@
+r"""Several seeds of one cell as one row: means over the seeds, with the standard error of each mean.
+
+    value = sum_i v_i / n,     across = sqrt(sum_i (v_i - value)^2 / (n - 1) / n),     within = sqrt(sum_i se_i^2) / n
+
+Unlike the errors se_i of the single cells, ``across`` holds everything that a seed changes: the sampler's noise, the
+exact set that samples are held against, the random directions of a metric. Its expectation is at least that of
+``within``, but with few seeds it is uncertain itself, by about 1 / sqrt(2 (n - 1)) of its size (0.7 with two seeds, 0.35
+with five), and two seeds that agree by chance would make any difference look real. So the standard error is the larger
+of the two, and both are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .labels import COMPONENT_AXES, Row, as_float, is_done
+
+SETTING = (*COMPONENT_AXES, "parameters", "steps", "dtype", "tf32", "samples", "batch_size", "timing")
+"""What tells two settings apart; the kind of device does too."""
+MEASURED = {
+    *("nfe", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
+    *("cell_seconds", "evaluation_seconds"),
+}
+
+
+def pool(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """``rows`` with the done ones that differ in their seed alone made one, in the place of the first.
+
+    A pooled row has the seeds as ``seeds``, their text such as ``0,1,2`` as ``seed``, the cell and picture of its
+    first, and every metric over all of them. A row without a partner, or that did not run to its end, stays as it is.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        name = _setting(row) if is_done(row) else f"cell {row.get('cell')}"
+        groups.setdefault(name, []).append(row)
+    pooled: list[dict[str, Any]] = []
+    for group in groups.values():
+        several = len(group) > 1 and len({row["seed"] for row in group}) == len(group)
+        pooled += [_pooled(group)] if several else map(dict, group)
+    return pooled
+
+
+def _setting(row: Row) -> str:
+    kept = [row.get(key) for key in SETTING] + [str(row.get("device")).partition(" ")[0]]
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _pooled(group: Sequence[Row]) -> dict[str, Any]:
+    seeds = sorted(row["seed"] for row in group)
+    row = {**group[0], "seed": ",".join(map(str, seeds)), "seeds": seeds}
+    for name in MEASURED & set(row):
+        row[name] = _mean([as_float(each.get(name)) for each in group])[0]
+    names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
+    row["metrics"] = {name: _metric([(each.get("metrics") or {}).get(name) for each in group]) for name in names}
+    return row
+
+
+def _metric(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """One metric over the seeds; a value that is missing or not a number makes the mean none."""
+    there = [entry for entry in entries if entry]
+    found = dict(there[0])
+    for value, stderr in (("value", "stderr"), ("floor", "floor_stderr")):
+        if any(entry.get(value) is not None for entry in there):
+            mean, across = _mean([as_float(entry.get(value)) for entry in there])
+            within = math.hypot(*(as_float(entry.get(stderr)) for entry in there)) / len(there)
+            known = [error for error in (across, within) if math.isfinite(error)]
+            found |= {value: mean if math.isfinite(mean) else None, stderr: max(known, default=None)}
+            if value == "value":
+                found |= {"stderr_across_seeds": across, "stderr_within_seeds": within}
+    return found
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, which one value does not have."""
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
