@@ -28,6 +28,8 @@ TRIAL_STEPS = (16, 24)
 """Beyond the start and the end of every multistep method, so that the growth between them is that of one more step."""
 BATCH = 64
 REPEATS = 3
+PATIENCE = 1.0
+"""Seconds that an evaluation of a whole batch may take."""
 
 
 class _FreeScore(ScoreModel):
@@ -104,19 +106,21 @@ class Costs:
 
     @torch.no_grad()
     def _calibrate(self, cell: Cell) -> float:
+        """The best of a few; a large network is spared a large batch, which costs no less a sample on a CPU."""
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        model, size = self.bench.load(cell), min(cell.batch_size, BATCH)
-        x = torch.randn(size, *cell.subject.shape, device=device, dtype=dtype, generator=torch.Generator(device))
-        level = cell.subject.sde.level(torch.ones(()))
-        model.evaluate(x, level)
-        best = float("inf")
-        for _ in range(REPEATS):
-            started = time.perf_counter()
-            model.evaluate(x, level)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - started)
-        return best / size
+        model, level = self.bench.load(cell), cell.subject.sde.level(torch.ones(()))
+        for size in (1, min(cell.batch_size, BATCH)):
+            x = torch.ones(size, *cell.subject.shape, device=device, dtype=dtype)
+            times = []
+            for _ in range(1 + REPEATS):  # the first pays for lazy initialisation
+                started = time.perf_counter()
+                model.evaluate(x, level)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter() - started)
+            if min(times) * BATCH > PATIENCE and device.type == "cpu":
+                break
+        return min(times) / size
 
     def _nfe_key(self, cell: Cell) -> Any:
         """An adaptive sampler's evaluations depend on the score, those of the others on the steps alone."""

@@ -4,9 +4,9 @@ r"""Several seeds of one cell as one row: means over the seeds, with the standar
 
 Unlike the errors se_i of the single cells, ``across`` holds everything that a seed changes: the sampler's noise, the
 exact set that samples are held against, the random directions of a metric. Its expectation is at least that of
-``within``, but with few seeds it is uncertain itself, by about 1 / sqrt(2 (n - 1)) of its size (0.7 with two seeds, 0.35
-with five), and two seeds that agree by chance would make any difference look real. So the standard error is the larger
-of the two, and both are kept.
+``within``, but with few seeds it is uncertain itself, by about 1 / sqrt(2 (n - 1)) of its size (0.7 with two seeds,
+0.35 with five), and two seeds that agree by chance would make any difference look real. So the standard error is the
+larger of the two, and both are kept.
 """
 
 from __future__ import annotations

@@ -178,11 +178,8 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
 
 def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
     """A value of an axis as it would be typed."""
-    if (
-        isinstance(value, dict)
-        and isinstance(value.get("name"), str)
-        and (axis in COMPONENT_AXES or axis == "evaluator")
-    ):
+    component = axis in COMPONENT_AXES or axis == "evaluator"
+    if component and isinstance(value, dict) and isinstance(value.get("name"), str):
         return str(Spec(value["name"], {key: item for key, item in value.items() if key != "name"}))
     if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
@@ -192,9 +189,7 @@ def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
 
 def _published(data: Any, where: str, problems: list[str]) -> Published | None:
     fields = {"metric": str, "value": int | float, "stderr": int | float, "where": dict}
-    wrong = (
-        not isinstance(data, dict) or bool(set(data) - set(fields)) or bool({"metric", "value", "where"} - set(data))
-    )
+    wrong = not isinstance(data, dict) or not {"metric", "value", "where"} <= set(data) <= set(fields)
     if wrong or not all(isinstance(value, fields[key]) for key, value in data.items()):
         problems.append(f"{where} must have metric, value, where (names of a row) and perhaps stderr, got {data!r}")
         return None

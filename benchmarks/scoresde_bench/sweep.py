@@ -99,10 +99,9 @@ class Sweep:
             self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
             for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
         ]
-        unique = {
-            (str(spec), tuple(map(str, given.values()))): (spec, sampler, given) for spec, sampler, given in samplers
-        }
-        for subject, (spec, sampler, given), seed, dtype in itertools.product(subjects, unique.values(), seeds, dtypes):
+        unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
+        for subject, made, seed, dtype in itertools.product(subjects, unique.values(), seeds, dtypes):
+            spec, sampler, given = made
             yield self._cell(block, subject, spec, sampler, given, seed, dtype, judges)
 
     def _evaluators(self, block: Block) -> tuple[str, ...]:
@@ -115,13 +114,16 @@ class Sweep:
         """What the block samples from, built once for all blocks that ask for the same."""
         if block.learned and "sde" in block.axes:
             raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
-        texts = [tuple(block[axis]) for axis in LEARNED_AXES]
+        checkpoints, networks = block["checkpoint"], block["network"]
         truths = specs["target"] if not block.learned or "target" in block.axes else []
         sdes = [] if block.learned else specs["sde"]
-        key = (*texts, tuple(map(str, truths)), tuple(map(str, sdes)))
+        key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
         if key not in self._subjects:
-            made = learned_subjects(self.registry, *texts, truths) if block.learned else None
-            self._subjects[key] = made if made is not None else exact_subjects(self.registry, truths, sdes)
+            self._subjects[key] = (
+                learned_subjects(self.registry, checkpoints, networks, truths)
+                if block.learned
+                else exact_subjects(self.registry, truths, sdes)
+            )
         return [s for s in self._subjects[key] if not block.for_sdes or s.sde_name in block.for_sdes]
 
     def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
@@ -148,7 +150,7 @@ class Sweep:
         versions = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
         shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
         names = {**subject.names, "sampler": str(spec), **shown}
-        single = {axis: (names[axis],) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if names.get(axis) is not None}
+        single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
         if block.learned:
             single.pop("sde")
         if "checkpoint" in single:

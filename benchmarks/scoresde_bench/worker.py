@@ -80,7 +80,7 @@ def _cell(task: Task) -> Cell:
 def _failed(task: Task, reason: str) -> Row:
     """A row with what is known of a cell that cannot even be built here."""
     names = {key: value[0] if isinstance(value, list) and value else value for key, value in task.request.items()}
-    numbers = {axis: int(names[axis]) for axis in ("steps", "seed") if axis in names}
+    numbers: Row = {axis: int(names[axis]) for axis in ("steps", "seed") if axis in names}
     row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names, **numbers}
     return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}
 

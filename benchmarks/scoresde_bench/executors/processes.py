@@ -75,11 +75,10 @@ def _gpus() -> list[str]:
     """What names the GPUs that this process may use."""
     import torch
 
+    count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = (
-        [name.strip() for name in visible.split(",")] if visible else list(map(str, range(torch.cuda.device_count())))
-    )
-    return names[: torch.cuda.device_count()]
+    names = visible.split(",") if visible else map(str, range(count))
+    return [name.strip() for name in names][:count]
 
 
 class _Pool:

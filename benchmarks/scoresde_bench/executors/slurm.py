@@ -60,7 +60,7 @@ class SlurmExecutor(Executor):
         return self.cluster == "local"
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """All tasks at once: the cluster has a queue of its own. Those that run since an earlier time are waited for."""
+        """All tasks at once: the cluster has a queue of its own. Those submitted before are waited for."""
         left = {task.key: task for task in tasks}
         if not left:
             return
@@ -96,13 +96,7 @@ class SlurmExecutor(Executor):
         try:
             executor.update_parameters(**wanted)
             jobs = executor.submit_array([Chunk(part) for part in parts])
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            subprocess.SubprocessError,
-            submitit.core.utils.FailedJobError,
-        ) as error:
+        except Exception as error:  # submitit's own, sbatch's, the system's
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
         return [job.job_id for job in jobs]
 
