@@ -66,7 +66,7 @@ class Results:
                 key = row["cell"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise FileError(f"{path} is not a result row: mend or remove it, or choose another --out") from error
-            if self.rows.get(key) != row:  # else this process was killed between the two lines below
+            if self.finished(key) is None and self.rows.get(key) != row:  # else it was taken over before a kill
                 self.append(row)
                 found.append(row)
             path.unlink()
