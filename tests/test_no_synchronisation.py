@@ -60,17 +60,16 @@ def test_options_that_move_the_corrector(order, norm):
     run(f"pc[predictor=reverse_diffusion,corrector=langevin[norm={norm},n_steps=2],order={order},steps=5]")
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda x: float(x.sum()),
-        lambda x: bool((x > 0).any()),
-        lambda x: x[x > 0],
-        lambda x: x.cpu(),
-        lambda x: x.tolist(),
-    ],
-    ids=["number", "condition", "mask", "copy", "list"],
-)
+WAITS = {
+    "number": lambda x: float(x.sum()),
+    "condition": lambda x: bool((x > 0).any()),
+    "mask": lambda x: x[x > 0],
+    "copy": lambda x: x.cpu(),
+    "list": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("ask", WAITS.values(), ids=WAITS)
 def test_a_loop_that_waits_would_be_noticed(ask):
     class Asking(WithoutValues):
         def evaluate(self, x, level):

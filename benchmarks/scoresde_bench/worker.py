@@ -1,6 +1,6 @@
 """Doing a task, in whatever process it has come to; and the process that does them one after another.
 
-    python -m scoresde_bench.worker        a task as a line of JSON on stdin, its row as a line on stdout
+    python -m scoresde_bench.worker        says "ready"; then a task as a line of JSON on stdin, its row as one on stdout
 
 The process ends as soon as its stdin does, in the middle of a cell if need be: when the one who gave the tasks is
 gone, even by a signal that nobody can catch, nothing is left running.
@@ -26,6 +26,7 @@ from .run import Bench, reason_of
 from .suite import read_block
 from .sweep import Sweep
 
+READY = "ready"
 _benches: dict[Settings, tuple[Bench, Sweep]] = {}
 
 
@@ -94,10 +95,10 @@ def main() -> None:
     os.dup2(2, 1)  # what a plugin prints is no answer
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    print(READY, file=answers, flush=True)
     while True:
         row = perform(Task.from_plain(tasks.get()))
-        answers.write(to_json(row) + "\n")
-        answers.flush()
+        print(to_json(row), file=answers, flush=True)
 
 
 def _listen(tasks: queue.SimpleQueue[Any]) -> None:

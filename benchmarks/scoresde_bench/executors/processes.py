@@ -26,7 +26,7 @@ from ..worker import fail
 
 ATTEMPTS = 2
 """How often a cell is given to a worker before its deaths are the cell's fault."""
-GRACE = 20.0
+GRACE = 30.0
 """Seconds beyond its time limit after which a worker that does not stop by itself is killed."""
 
 
@@ -59,6 +59,10 @@ class ProcessesExecutor(Executor):
         finally:
             for worker in workers:
                 worker.stop()
+            for thread in threads:
+                thread.join()
+            for worker in workers:
+                worker.close()
 
     def _places(self, device: str, alone: bool) -> list[dict[str, str]]:
         """The environment of every worker."""
@@ -130,7 +134,7 @@ class _Worker:
 
     def perform(self, task: Task) -> Row:
         """The row of ``task``; where the process dies over it in every attempt, one that says how."""
-        limit = task.settings.timeout
+        limit, code = task.settings.timeout, 0
         for _ in range(ATTEMPTS):
             process = self._ready()
             late = threading.Event()
@@ -156,27 +160,39 @@ class _Worker:
                 self._process.wait()
 
     def _ready(self) -> subprocess.Popen[str]:
+        """The process, which has imported what it needs; starting counts for no cell's time limit."""
         with self._starting:
             if self._stopped:
                 raise RuntimeError("the run has ended")
+            fresh = self._process is None
             if self._process is None:
                 command = [sys.executable, "-m", "scoresde_bench.worker"]
                 pipe = subprocess.PIPE
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
-            return self._process
+        process = self._process
+        if fresh and process.stdout is not None:
+            process.stdout.readline()  # READY; where it dies before, the first question finds out
+        return process
 
     def _end(self) -> int:
         """Take leave of a process that has died; returns its exit code."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return 0
         process.kill()
         code = process.wait()
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Close the pipes to a process that has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with suppress(OSError):  # what was left to write has no reader
                     pipe.close()
-        return code
 
 
 def _ask(process: subprocess.Popen[str], task: Task) -> str:
