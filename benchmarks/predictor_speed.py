@@ -23,10 +23,33 @@ from scoresde_core.model import plan_model
 REPEATS = 3
 
 
-def seconds(run, device):
-    """The best of a few, after a warm-up."""
+@torch.no_grad()
+def measure(model, names, size, steps, device, autocast, registry):
+    """A line for every predictor at one batch size."""
+    score, sde = model.score(autocast=autocast), model.sde
+    noise = Noise(0, model.shape, size, device=device)
+    latent, level = noise.draw("prior", "prior"), sde.level(torch.ones(()))
+    first = seconds(lambda: score.score(latent, level), device, repeats=0)  # compiles, where it was asked for
+    alone = {}
+    for name in names:
+        sampler = registry.create("samplers", f"pc[predictor={name},steps={steps}]")
+        if reason := sampler.skip(sde):
+            yield {"predictor": name, "batch_size": size, "skip": reason}
+            continue
+        before = score.calls
+        sampler.run(latent.clone(), score, sde, noise)
+        calls = score.calls - before
+        total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, sde, noise), device)
+        if calls not in alone:
+            alone[calls] = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
+        line = {"predictor": name, "batch_size": size, "nfe": calls, "samples_per_second": size / total}
+        yield {**line, "share_outside_network": max(0.0, 1 - alone[calls] / total), "first_call_seconds": first}
+
+
+def seconds(run, device, repeats=REPEATS):
+    """The best of a few, after a warm-up; without repeats that of the first."""
     times = []
-    for _ in range(1 + REPEATS):
+    for _ in range(1 + repeats):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         begun = time.perf_counter()
@@ -34,10 +57,24 @@ def seconds(run, device):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return min(times[1:] or times)
 
 
-@torch.no_grad()
+def table(lines, names, sizes):
+    """Markdown: a row a predictor, a column a batch size."""
+    yield f"| predictor | NFE | {' | '.join(f'batch {size}' for size in sizes)} |"
+    yield f"|---|---:|{'---:|' * len(sizes)}"
+    for name in names:
+        found = {line["batch_size"]: line for line in lines if line["predictor"] == name and "nfe" in line}
+        cells = [
+            f"{found[size]['samples_per_second']:.3g}/s, {found[size]['share_outside_network']:.0%} outside"
+            for size in sizes
+            if size in found
+        ]
+        if cells:
+            yield f"| `{name}` | {next(iter(found.values()))['nfe']} | {' | '.join(cells)} |"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="vp_cifar10_ddpmpp_continuous", help="preset")
@@ -50,60 +87,19 @@ def main():
     arguments = parser.parse_args()
     keep_freed_memory()
     device, registry = find_device(arguments.device), default_registry()
-    plan = plan_model(find_preset(registry, arguments.network), registry)
-    model = plan.build(0).to(device)
+    model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
     if arguments.compile:
         model.network.compile()
-    autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
     names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
-    about = {"device": describe_device(device), "network": arguments.network, "compile": arguments.compile}
-    about |= {"autocast": arguments.autocast, "steps": arguments.steps, "torch": torch.__version__}
+    asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "steps")}
+    about = {"device": describe_device(device), "torch": torch.__version__, **asked}
+    autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
     lines = []
     for size in arguments.batch_size:
-        score = model.score(autocast=autocast)
-        noise = Noise(0, plan.shape, size, device=device)
-        latent = noise.draw("prior", "prior")
-        begun = time.perf_counter()
-        score.score(latent, plan.sde.level(torch.ones(())))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        first = time.perf_counter() - begun
-
-        def network(calls, score=score, latent=latent):
-            for _ in range(calls):
-                score.score(latent, plan.sde.level(torch.ones(())))
-
-        alone = {}
-        for name in names:
-            sampler = registry.create("samplers", f"pc[predictor={name},steps={arguments.steps}]")
-            reason = sampler.skip(plan.sde)
-            if reason:
-                lines.append({"predictor": name, "batch_size": size, "skip": reason, **about})
-                continue
-            before = score.calls
-            sampler.run(latent.clone(), score, plan.sde, noise)
-            calls = score.calls - before
-
-            def whole(sampler=sampler, latent=latent, score=score, noise=noise):
-                sampler.run(latent.clone(), score, plan.sde, noise)
-
-            total = seconds(whole, device)
-            if calls not in alone:
-                alone[calls] = seconds(lambda calls=calls, network=network: network(calls), device)
-            line = {"predictor": name, "batch_size": size, "nfe": calls, "samples_per_second": size / total}
-            line |= {"share_outside_network": max(0.0, 1 - alone[calls] / total), "first_call_seconds": first, **about}
+        for line in measure(model, names, size, arguments.steps, device, autocast, registry):
             lines.append(line)
-            print(json.dumps(line), flush=True)
-    print(f"\n| predictor | NFE | {' | '.join(f'batch {size}' for size in arguments.batch_size)} |")
-    print(f"|---|---:|{'---:|' * len(arguments.batch_size)}")
-    for name in names:
-        found = {line["batch_size"]: line for line in lines if line["predictor"] == name and "nfe" in line}
-        if found:
-            cells = [
-                f"{line['samples_per_second']:.3g}/s, {line['share_outside_network']:.0%} outside" if line else "–"
-                for line in map(found.get, arguments.batch_size)
-            ]
-            print(f"| `{name}` | {next(iter(found.values()))['nfe']} | {' | '.join(cells)} |")
+            print(json.dumps({**line, **about}), flush=True)
+    print("", *table(lines, names, arguments.batch_size), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -442,3 +443,44 @@ class TestSeeds:
     def test_a_value_that_is_none_makes_the_mean_none(self):
         found = pool([self.row(0, 1.0), self.row(1, None)])[0]["metrics"]["m"]
         assert found["value"] is None
+
+
+class TestDocs:
+    """Every command of docs/bench.md, on the files that the page itself has; the sweeps are listed, not run."""
+
+    BLOCKS = re.findall(
+        r"^```(\w+)\n(.*?)^```",
+        (Path(__file__).parents[1] / "docs" / "bench.md").read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+
+    def test_commands(self, bench, tmp_path, monkeypatch):
+        texts = [text for language, text in self.BLOCKS if language in ("yaml", "python")]
+        for name, text in zip(("mine.yaml", "my_executors.py", "my_rows.yaml"), texts, strict=True):
+            (tmp_path / name).write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        commands = [line for language, text in self.BLOCKS if language == "bash" for line in text.strip().splitlines()]
+        assert len(commands) > 10
+        for command in commands:
+            program, *arguments = shlex.split(command)
+            assert program == "scoresde-bench"
+            if "speed" in arguments:  # whose networks take their time to plan
+                arguments = [word.replace("speed", "quick") for word in arguments]
+            code, out, err = bench(*arguments, "--dry-run")
+            assert code == 0, err
+            assert "to go" in out
+        code, _, err = bench(
+            "--suite", "mine.yaml", "--executor", "pool[size=1]", "--registry", "my_rows.yaml", "--out", "here"
+        )
+        assert code == 0, err
+        assert len(rows_in(tmp_path / "here")) == 8
+
+    def test_the_table_of_suites_is_right(self):
+        text = next(
+            p for p in (Path(__file__).parents[1] / "docs" / "bench.md").read_text().split("\n\n") if "| suite |" in p
+        )
+        counts = {name: int(cells) for name, cells in re.findall(r"^\| `(\w+)` .*\| (\d+) \|$", text, re.M)}
+        assert set(counts) == set(SUITES)
+        for name in set(SUITES) - {"speed"}:
+            cells = Sweep(default_registry(), "cpu").cells(default_registry().create("suites", name).blocks)
+            assert len(cells) == counts[name]

@@ -5,10 +5,12 @@ process, another one, or on another machine), and gives back the rows as they co
 one writer of results, whatever runs the cells.
 
     @attrs.frozen
-    class ThreadsExecutor(Executor):
+    class PoolExecutor(Executor):
         def run(self, tasks, *, alone, started):
-            with ThreadPoolExecutor(1 if alone else 4) as pool:
+            with ProcessPoolExecutor(1 if alone else 4, get_context("spawn")) as pool:
                 yield from pool.map(perform, tasks)
+
+``perform`` keeps models and exact sets from one task to the next: one process does one task at a time, threads do not.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ from .pictures import sample_grid
 from .results import Row
 
 Progress = Callable[[int, int], Any]
+KEPT = 16
+"""How many exact sets, with what metrics keep of them, stay in memory: one a seed and target."""
 
 
 @attrs.define
@@ -155,6 +157,8 @@ class Bench:
             return None
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
         if key not in self._references:
+            while len(self._references) >= KEPT:
+                self._references.pop(next(iter(self._references)))
             target = cell.subject.target.to(x.device, x.dtype)
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]

@@ -100,7 +100,8 @@ class Sweep:
             for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
         ]
         unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
-        for subject, made, seed, dtype in itertools.product(subjects, unique.values(), seeds, dtypes):
+        # Cells that share a model, and then those that share an exact set, follow each other.
+        for subject, seed, dtype, made in itertools.product(subjects, seeds, dtypes, unique.values()):
             spec, sampler, given = made
             yield self._cell(block, subject, spec, sampler, given, seed, dtype, judges)
 

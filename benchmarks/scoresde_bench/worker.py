@@ -1,6 +1,6 @@
 """Doing a task, in whatever process it has come to; and the process that does them one after another.
 
-    python -m scoresde_bench.worker        says "ready"; then a task as a line of JSON on stdin, its row as one on stdout
+    python -m scoresde_bench.worker        says "ready"; then a task in JSON on stdin, its row on stdout
 
 The process ends as soon as its stdin does, in the middle of a cell if need be: when the one who gave the tasks is
 gone, even by a signal that nobody can catch, nothing is left running.
