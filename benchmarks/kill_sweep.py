@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 TIMINGS = {"seconds", "samples_per_second", "cell_seconds", "evaluation_seconds", "peak_memory_bytes"}
-PASSING = {*TIMINGS, "date", "command"}
+PASSING = {*TIMINGS, "date", "command", "git"}
 
 
 def command(arguments, folder):
@@ -43,7 +43,7 @@ def workers_of(pid):
                 words = (entry / "cmdline").read_text().split("\0")
             except OSError:
                 continue
-            if parent == pid and "scoresde_bench.worker" in words:
+            if parent == pid and "scoresde_bench.serve" in words:
                 found.append(int(entry.name))
     return found
 

@@ -18,7 +18,7 @@ from scoresde_bench.executors.processes import ProcessesExecutor
 ROOT = Path(__file__).parents[1]
 CELLS = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5,6,7,8"]
 TIMINGS = ("seconds", "samples_per_second", "cell_seconds", "evaluation_seconds", "peak_memory_bytes")
-PASSING = {*TIMINGS, "date", "command", "device"}  # the device's text says how many threads it had
+PASSING = {*TIMINGS, "date", "command", "git", "device"}  # the device's text says how many threads it had
 PARTS = """
 import os, signal
 import attrs
@@ -265,7 +265,7 @@ def test_kills_lose_and_double_no_row(tmp_path):
 
 def test_a_worker_ends_with_the_one_who_feeds_it():
     """In the middle of a cell: its stdin ends when its parent does."""
-    worker = subprocess.Popen([sys.executable, "-m", "scoresde_bench.worker"], stdin=subprocess.PIPE)
+    worker = subprocess.Popen([sys.executable, "-m", "scoresde_bench.serve"], stdin=subprocess.PIPE)
     assert worker.stdin is not None
     worker.stdin.close()
     assert worker.wait(timeout=120) == 0

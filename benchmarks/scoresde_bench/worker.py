@@ -1,32 +1,20 @@
-"""Doing a task, in whatever process it has come to; and the process that does them one after another.
-
-    python -m scoresde_bench.worker        says "ready"; then a task in JSON on stdin, its row on stdout
-
-The process ends as soon as its stdin does, in the middle of a cell if need be: when the one who gave the tasks is
-gone, even by a signal that nobody can catch, nothing is left running.
-"""
+"""Doing a task, in whatever process it has come to: this one, a worker (:mod:`.serve`), a job of a cluster."""
 
 from __future__ import annotations
 
-import json
 import os
-import queue
-import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 from scoresde_core.registry import Registry, load_registry
 
 from .cells import SCHEMA, Cell
 from .environment import facts
 from .executor import Progress, Settings, Task
-from .results import Row, to_json
+from .results import Row
 from .run import Bench, reason_of
 from .suite import read_block
 from .sweep import Sweep
 
-READY = "ready"
 _benches: dict[Settings, tuple[Bench, Sweep]] = {}
 
 
@@ -84,29 +72,3 @@ def _failed(task: Task, reason: str) -> Row:
     numbers: Row = {axis: int(names[axis]) for axis in ("steps", "seed") if axis in names}
     row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names, **numbers}
     return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}
-
-
-def main() -> None:
-    """Do the tasks that come on stdin until it ends."""
-    from scoresde_core.device import keep_freed_memory
-
-    keep_freed_memory()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a plugin prints is no answer
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
-    print(READY, file=answers, flush=True)
-    while True:
-        row = perform(Task.from_plain(tasks.get()))
-        print(to_json(row), file=answers, flush=True)
-
-
-def _listen(tasks: queue.SimpleQueue[Any]) -> None:
-    """Reads ahead, so that the end of stdin is noticed while a cell runs."""
-    for line in sys.stdin:
-        tasks.put(json.loads(line))
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -166,12 +166,12 @@ class _Worker:
                 raise RuntimeError("the run has ended")
             fresh = self._process is None
             if self._process is None:
-                command = [sys.executable, "-m", "scoresde_bench.worker"]
+                command = [sys.executable, "-m", "scoresde_bench.serve"]
                 pipe = subprocess.PIPE
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
         process = self._process
         if fresh and process.stdout is not None:
-            process.stdout.readline()  # READY; where it dies before, the first question finds out
+            process.stdout.readline()  # that it is ready; where it dies before, the first question finds out
         return process
 
     def _end(self) -> int:

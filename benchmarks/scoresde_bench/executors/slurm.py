@@ -66,10 +66,12 @@ class SlurmExecutor(Executor):
             return
         folder = Path(next(iter(left.values())).settings.folder)
         queue = _Queue(folder / "slurm", self.cluster)
+        jobs: list[Any] = []
         new = [task for key, task in left.items() if not queue.running(key)]
         if new:
             parts = [new[start : start + self.cells] for start in range(0, len(new), self.cells)]
-            queue.add(self._submit(queue.folder, parts, alone), parts)
+            jobs = self._submit(queue.folder, parts, alone)
+            queue.add([job.job_id for job in jobs], parts)
         for task in left.values():
             started(task)
         while left:
@@ -79,9 +81,12 @@ class SlurmExecutor(Executor):
                 del left[key]
             if left:
                 time.sleep(self.poll)
+        if self.here:
+            for job in jobs:
+                job.wait()  # it has said all there is; its process is ours to take leave of
 
-    def _submit(self, folder: Path, parts: Sequence[Sequence[Task]], alone: bool) -> list[str]:
-        """The ids of the jobs that do ``parts``."""
+    def _submit(self, folder: Path, parts: Sequence[Sequence[Task]], alone: bool) -> list[Any]:
+        """submitit's jobs that do ``parts``."""
         import submitit
 
         executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster)
@@ -95,10 +100,10 @@ class SlurmExecutor(Executor):
             wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
         try:
             executor.update_parameters(**wanted)
-            jobs = executor.submit_array([Chunk(part) for part in parts])
+            submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
         except Exception as error:  # submitit's own, sbatch's, the system's
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
-        return [job.job_id for job in jobs]
+        return submitted
 
 
 class Chunk:
