@@ -14,8 +14,9 @@ import time
 
 import torch
 
-from scoresde_bench.environment import describe_device, find_device
 from scoresde_core import NetworkScore, create
+from scoresde_core.cli.environment import describe_device
+from scoresde_core.device import find_device
 from scoresde_plugins.score_sde import likelihood
 from scoresde_plugins.score_sde.divergence import score_and_divergence
 from scoresde_plugins.score_sde.flow import Solver

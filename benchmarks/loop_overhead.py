@@ -1,18 +1,22 @@
 """What the loops cost beside the network: milliseconds a step with a trivial score, state (64, 3, 32, 32).
 
-    python benchmarks/loop_overhead.py [--device cuda]
+    python benchmarks/loop_overhead.py [--device cuda] [--published CHECKOUT]
 
-Prints the median, and the quartiles, over repeated runs of 50 steps; the ODE's figure is for one evaluation.
+Prints the median, and the quartiles, over repeated runs of 50 steps; the ODE's figure is for one evaluation. The cases
+take turns, so that a busy machine slows all of them alike. ``--published`` takes a checkout of score_sde_pytorch, whose
+samplers then run beside ours (their ODE needs SciPy).
 """
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 
-from scoresde_bench.environment import describe_device
 from scoresde_core import Noise, ScoreModel, create
+from scoresde_core.cli.environment import describe_device
 from scoresde_core.device import find_device, keep_freed_memory
 
 SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15
@@ -25,24 +29,55 @@ class TrivialScore(ScoreModel):
         return -x
 
 
-def milliseconds(run, device):
-    """Sorted milliseconds a unit of work, after a warm-up; ``run`` returns how many units it did."""
-    run()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        units = run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - started) / units * 1e3)
-    return statistics.quantiles(times, n=4)
+def milliseconds(cases, device):
+    """Quartiles of the milliseconds a unit of work of each case, which returns how many units it did."""
+    times = {name: [] for name in cases}
+    for repeat in range(1 + REPEATS):
+        for name, run in cases.items():
+            started = time.perf_counter()
+            units = run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat:  # the first turn warms up
+                times[name].append((time.perf_counter() - started) / units * 1e3)
+    return {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+
+
+def published(checkout, device):
+    """The published samplers on the same score, as cases."""
+    sys.path.insert(0, str(checkout))
+    import sampling
+    import sde_lib
+
+    sde, shape, model = sde_lib.VPSDE(N=STEPS), (BATCH, *SHAPE), torch.nn.Module()
+    model.forward = lambda x, label: -x
+    common = {"sde": sde, "shape": shape, "inverse_scaler": lambda x: x, "device": device}
+    pc = sampling.get_pc_sampler(
+        predictor=sampling.ReverseDiffusionPredictor,
+        corrector=sampling.LangevinCorrector,
+        snr=0.16,
+        continuous=True,
+        **common,
+    )
+    ode = sampling.get_ode_sampler(**common)
+
+    def steps():
+        pc(model)
+        return STEPS
+
+    return {
+        "published: reverse diffusion + Langevin": steps,
+        "published: ode (scipy RK45), an evaluation": lambda: ode(model)[1],
+    }
 
 
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    device = find_device(parser.parse_args().device)
+    parser.add_argument("--published", type=Path, metavar="CHECKOUT")
+    options = parser.parse_args()
+    device = find_device(options.device)
     keep_freed_memory()  # as the command line does
     sde, model = create("sdes", "vp"), TrivialScore()
 
@@ -77,10 +112,11 @@ def main():
         "ddim, a step": pc(f"pc[steps={STEPS},predictor=ddim]"),
         "ode (dopri5), an evaluation": ode,
     }
+    if options.published:
+        cases |= published(options.published, device)
     print(f"{describe_device(device)}, torch {torch.__version__}, state ({BATCH}, 3, 32, 32) float32")
-    for name, run in cases.items():
-        low, median, high = milliseconds(run, device)
-        print(f"{name:38} {median:6.2f} ms  (quartiles {low:.2f} to {high:.2f})")
+    for name, (low, median, high) in milliseconds(cases, device).items():
+        print(f"{name:42} {median:6.2f} ms  (quartiles {low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import json
 import time
 
 import torch
-
 from scoresde_bench.environment import describe_device
+
 from scoresde_core import Noise, default_registry
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.device import find_device, keep_freed_memory

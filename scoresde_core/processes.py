@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import attrs
 import torch
@@ -43,6 +45,13 @@ class Processes:
         if self.count > 1:
             self.total(torch.zeros((), device=self.device))
 
+    def exchange(self, value: Any) -> list[Any]:
+        """The plain ``value`` of every process, in order of rank; every process must ask."""
+        found = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(found, value)
+        return found
+
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
@@ -57,7 +66,8 @@ def joined(device: str) -> Iterator[Processes]:
     if found.type == "cuda":
         found = find_device(f"cuda:{local}")
         torch.cuda.set_device(found)
-    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    # One process may sample or judge for hours while the others wait; if it dies, torchrun ends them all.
+    dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(found, rank, count)
     finally:

@@ -68,6 +68,7 @@ def sample(
     n: int,
     *,
     seed: int = 0,
+    first: int = 0,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -76,7 +77,8 @@ def sample(
 ) -> Samples:
     """``n`` samples of events of ``shape``, from ``latent`` (n, *shape) at t = 1 or from the prior.
 
-    The same ``seed`` gives the same samples for any ``batch_size``, unless a corrector couples the batch by choice.
+    They are the samples ``first .. first + n`` of the run with this ``seed``: the same whatever ``batch_size`` and
+    ``first`` they are drawn with, unless a corrector couples the batch by choice.
     """
     for what, value in (("number of samples", n), ("batch size", batch_size)):
         if value is not None and value < 1:
@@ -88,7 +90,7 @@ def sample(
     before, started = model.rows, _now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
-        noise = Noise(seed, shape, count, start=start, device=device, dtype=dtype)
+        noise = Noise(seed, shape, count, start=first + start, device=device, dtype=dtype)
         if latent is None:
             x = sde.prior.from_noise(noise.draw("prior", "prior"))
         else:

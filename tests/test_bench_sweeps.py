@@ -360,7 +360,7 @@ class TestFailures:
         assert 1 <= rows["slow"]["cell_seconds"] < 10
 
     def test_only_one_command_writes_a_folder(self, bench, tmp_path):
-        from scoresde_bench.results import Results
+        from scoresde_core.cli.results import Results
 
         bench(*ONE, "--out", "here")
         before = (tmp_path / "here" / "results.jsonl").read_text()
@@ -373,7 +373,7 @@ class TestFailures:
 
     def test_a_row_that_arrived_is_taken_over_once(self, bench, tmp_path):
         """Killed between writing a row down and removing its file, the next command finds both."""
-        from scoresde_bench.results import Results, leave
+        from scoresde_core.cli.results import Results, leave
 
         bench(*ONE, "--out", "here")
         (row,) = rows_in(tmp_path / "here")

@@ -14,12 +14,12 @@ from typing import Any
 
 import attrs
 
+from scoresde_core.cli.rows import SCHEMA, describe
 from scoresde_core.sampler import Sampler, skip
 
 from .subjects import Subject
 
 TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
-SCHEMA = 1
 
 
 @attrs.frozen(slots=False)
@@ -76,14 +76,3 @@ class Cell:
         shown = [self.names.get(axis) for axis in TITLE]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
         return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype])
-
-
-def describe(component: Any) -> Any:
-    """A component and its parameters as plain data."""
-    if attrs.has(type(component)):
-        fields = [f for f in attrs.fields(type(component)) if f.init]
-        values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
-        return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
-    if isinstance(component, list | tuple):
-        return [describe(item) for item in component]
-    return component if isinstance(component, bool | int | float | str | None) else str(component)

@@ -166,8 +166,9 @@ def _duration(option: str, text: str | None) -> float | None:
 
 def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings: Settings) -> int:
     """List the cells with their predicted cost."""
+    from scoresde_core.cli.results import Results
+
     from .costs import in_words
-    from .results import Results
 
     costs = _costs(registry, executor, settings)
     done = Results.peek(Path(settings.folder))
@@ -209,9 +210,10 @@ def _work(
 ) -> int:
     from rich.console import Console
 
+    from scoresde_core.cli.results import Results
+
     from .progress import Meter
     from .published import attach
-    from .results import Results
     from .work import Work
 
     console = Console(soft_wrap=True)

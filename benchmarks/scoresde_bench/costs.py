@@ -16,12 +16,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import describe
 from scoresde_core.sampler import Sampler, sample
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Level
 
-from .cells import Cell, describe
-from .results import Row
+from .cells import Cell
 from .run import Bench
 
 TRIAL_STEPS = (16, 24)

@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 
-from .results import Row
+from scoresde_core.cli.results import Row
 
 Progress = Callable[[int, int], Any]
 """Called after every step of a sampler with (steps done, steps in all; 0: not known)."""

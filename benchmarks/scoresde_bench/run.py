@@ -12,6 +12,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.cli import environment
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
@@ -19,11 +22,9 @@ from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
 
-from . import environment
-from .cells import SCHEMA, Cell
+from .cells import Cell
 from .deadline import OutOfTime, deadline
 from .pictures import sample_grid
-from .results import Row
 
 Progress = Callable[[int, int], Any]
 KEPT = 16

@@ -22,10 +22,10 @@ def main() -> None:
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
 
     # Only with somebody to listen for the end does this import what takes its time.
+    from scoresde_core.cli.results import to_json
     from scoresde_core.device import keep_freed_memory
 
     from .executor import Task
-    from .results import to_json
     from .worker import perform
 
     keep_freed_memory()

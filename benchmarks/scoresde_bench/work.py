@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from scoresde_core.cli.results import Results
+
 from .cells import Cell
 from .costs import Costs
 from .executor import Executor, Progress, Settings, Task
 from .progress import Meter
-from .results import Results
 
 
 @attrs.define

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scoresde_core.cli.environment import facts
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.registry import Registry, load_registry
 
-from .cells import SCHEMA, Cell
-from .environment import facts
+from .cells import Cell
 from .executor import Progress, Settings, Task
-from .results import Row
 from .run import Bench, reason_of
 from .suite import read_block
 from .sweep import Sweep

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, UsageError
 from ..registry import Registry
+from .lock import locked
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -235,20 +236,7 @@ def _sole_owner(folder: Path) -> Iterator[None]:
 
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
         raise FileError(f"{folder} exists and is no training run: choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
-    with file:
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on this system
-            pass
-        except OSError as error:
-            raise FileError(f"another process is training in {folder}: wait for it, or choose another --out") from error
+    with locked(folder, "training"):
         yield
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import attrs
 
+from scoresde_core.cli.results import Row
+
 from ..executor import Executor, Started, Task
-from ..results import Row
 from ..worker import perform
 
 

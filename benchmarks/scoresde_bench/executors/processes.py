@@ -18,10 +18,10 @@ from contextlib import suppress
 import attrs
 from attrs.validators import ge
 
+from scoresde_core.cli.results import Row
 from scoresde_core.components import param
 
 from ..executor import Executor, Started, Task
-from ..results import Row
 from ..worker import fail
 
 ATTEMPTS = 2

@@ -19,11 +19,11 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import ge, gt
 
+from scoresde_core.cli.results import ARRIVED, Row, leave
 from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError
 
 from ..executor import Executor, Started, Task
-from ..results import ARRIVED, Row, leave
 from ..worker import fail, perform
 
 PATIENCE = 2

@@ -51,7 +51,7 @@ def free_memory(device: torch.device) -> None:
 
 def facts() -> dict[str, Any]:
     """Versions, git state and date, as they go into every row."""
-    from scoresde_core.cli import own_version
+    from . import own_version
 
     return {
         "torch": torch.__version__,

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scoresde_core.errors import FileError
-
-from .cells import SCHEMA
+from ..errors import FileError
+from .rows import SCHEMA
 
 Row = dict[str, Any]
 ARRIVED = "arrived"
@@ -52,8 +51,7 @@ class Results:
                 raise FileError(
                     f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out"
                 ) from error
-            self._mend()
-            self.rows = self._read()
+            self.mend()
             self.collect()
             yield
 
@@ -72,11 +70,12 @@ class Results:
             path.unlink()
         return found
 
-    def _mend(self) -> None:
-        """Drop a line that a kill cut short."""
+    def mend(self) -> None:
+        """Drop a line that a kill cut short, and read what there is; for who alone writes."""
         data = self.path.read_bytes()
         if data and not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)
+        self.rows = self._read()
 
     def _read(self) -> dict[str, Row]:
         rows: dict[str, Row] = {}

@@ -1,0 +1,193 @@
+"""One checkpoint after another, as rows: every process computes its batches, and the first one writes.
+
+Batch k of the m-th measure falls to process (k + m) mod the number of processes, whoever has finished what before.
+Whatever happens to a checkpoint, the outcome is a row, and the processes agree on it at every stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import torch
+
+from scoresde_core import picture
+from scoresde_core.checkpoint import Checkpoint
+from scoresde_core.cli import environment
+from scoresde_core.cli.results import Results, Row
+from scoresde_core.cli.rows import SCHEMA
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.plugins import one_line
+from scoresde_core.processes import Processes
+
+from .measures import Draw, Measure, Subject
+from .parts import Parts
+from .plan import Planned, Plans
+from .progress import Progress
+
+PARTS = "parts"
+_PICTURED = 64
+_NOTHING: Row = dict.fromkeys(
+    ("target", "checkpoint", "training_step", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps",
+     "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
+)  # fmt: skip
+T = TypeVar("T")
+
+
+class Failed(ScoreSDEError):
+    """Why a process could not do its share; ``trace`` is its traceback."""
+
+    def __init__(self, reason: str, trace: str) -> None:
+        self.trace = trace
+        super().__init__(reason)
+
+
+class Evaluation:
+    """Evaluates checkpoints as ``plans`` says, with parts and rows in ``folder``; all processes call it alike."""
+
+    def __init__(self, plans: Plans, folder: Path, processes: Processes, progress: Progress, command: str = "") -> None:
+        self.plans, self.folder, self.processes = plans, folder, processes
+        self.progress, self.command = progress, command
+        self.registry, self.request = plans.registry, plans.request
+        self.results = Results(folder) if processes.first else None
+        if self.results:
+            self.results.mend()
+
+    def run(self, name: str, folder: Path | None) -> Row:
+        """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""
+        row = self._blank(name if folder is None else str(folder))
+        try:
+            if folder is None:
+                raise Failed("it did not appear in time: is the training still running?", "")
+            found, planned = self._together(lambda: self.plans.open(folder))
+            row |= self._together(partial(self._about, found, planned))
+            known = self.processes.exchange(self._known(row))[0]
+            if known is not None:
+                self.progress.say(f"{name}: done before")
+                return dict(known)
+            row = self._measure(row, found, planned)
+        except Failed as error:
+            row |= {"status": "failed", "reason": str(error), "traceback": error.trace}
+            self.progress.say(f"{name}: failed: {error}")
+        if self.results is not None:
+            self.registry.hook.scoresde_on_result(row=row)
+            self.results.append(row)
+        return row
+
+    def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> Row:
+        """``row`` with everything that is measured. A measure that fails leaves what was found before it."""
+        device, dtype = self.processes.device, getattr(torch, self.request.dtype)
+        model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
+        identity = {"weights": found.digest(self.request.ema), **planned.model, "versions": planned.versions}
+        identity |= {"device": device.type, "dtype": self.request.dtype}
+
+        def parts_of(measure: Measure) -> Parts:
+            return Parts(self.folder / PARTS, measure.name, {"model": identity, "settings": measure.settings})
+
+        observe = self.progress.observer(self.registry)
+        subject = Subject(model.score(), device, dtype, parts_of, observe)
+        for position, measure in enumerate(planned.measures):
+            self._together(partial(self._compute, row["checkpoint"], measure, position, subject))
+            add = self._together(partial(self._summary, measure, subject, row))
+            for key, value in self.processes.exchange(add)[0].items():
+                row[key] = {**row[key], **value} if isinstance(value, dict) else value
+        row["peak_memory_bytes"] = environment.peak_memory(device)
+        return row
+
+    def _compute(self, name: str, measure: Measure, position: int, subject: Subject) -> None:
+        """This process's share of the batches that are not there yet."""
+        parts, processes = subject.parts_of(measure), self.processes
+        for k in range(measure.count):
+            if (k + position) % processes.count == processes.rank:
+                self.progress.show(name, measure.title, k, measure.count)
+                if not parts.has(k):
+                    parts.save(k, measure.compute(k, subject))
+
+    def _summary(self, measure: Measure, subject: Subject, row: Row) -> Row:
+        """What a measure adds to the row; the first process reads it off the parts of all."""
+        if not self.processes.first:
+            return {}
+        parts = subject.parts_of(measure)
+        found = measure.summarise(parts.all(measure.count))
+        if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
+            images = measure.plan.to_symmetric(parts.load(0).tensors["x"][:_PICTURED])
+            path = self.folder / "pictures" / f"{row['cell']}.png"
+            scratch = path.with_name(f".{path.name}")
+            picture.write(picture.to_pixels(images), scratch)
+            scratch.replace(path)
+            found["picture"] = str(path.relative_to(self.folder))
+        self.progress.finished(row["checkpoint"], found)
+        return found
+
+    def _blank(self, name: str) -> Row:
+        """What a row says of a checkpoint that nothing is known of but its name."""
+        asked = json.dumps([name, attrs.asdict(self.request), self.processes.device.type], sort_keys=True)
+        return {
+            "schema": SCHEMA,
+            "cell": hashlib.blake2b(asked.encode(), digest_size=8).hexdigest(),
+            "status": "done",
+            "reason": None,
+            **_NOTHING,
+            "checkpoint": name,
+            "parameters": {},
+            "seed": self.request.seed,
+            "device": environment.describe_device(self.processes.device),
+            "dtype": self.request.dtype,
+            "tf32": False,
+            "plugins": {},
+            **environment.facts(),
+            "command": self.command,
+            "compile_seconds": 0.0,
+            "metrics": {},
+            "metrics_skipped": {},
+            "costs": {},
+        }
+
+    def _about(self, found: Checkpoint, planned: Planned) -> Row:
+        """What a checkpoint's index adds."""
+        draw = planned.draw
+        which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
+        return {
+            **planned.names,
+            "checkpoint": str(found.folder),
+            "training_step": found.step,
+            "parameters": {**which, **planned.model, **{m.title: m.settings for m in planned.measures}},
+            "samples": draw and draw.n,
+            "batch_size": draw and draw.batch_size,
+            "plugins": planned.versions,
+        }
+
+    def _known(self, row: Row) -> Row | None:
+        """The row of a former command that measured the same of the same weights."""
+        known = self.results.finished(row["cell"]) if self.results is not None else None
+        return known if known is not None and _text(known["parameters"]) == _text(row["parameters"]) else None
+
+    def _together(self, work: Callable[[], T]) -> T:
+        """``work()`` in every process; where one fails, all raise :class:`Failed` with its reason."""
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:
+            failure = _reason(error), traceback.format_exc()
+        failures = [failure for failure in self.processes.exchange(failure) if failure is not None]
+        if failures:
+            raise Failed(*failures[0])
+        return result  # type: ignore[return-value]
+
+
+def _text(parameters: Any) -> str:
+    return json.dumps(parameters, sort_keys=True, default=str)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ScoreSDEError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory: lower --batch-size ({one_line(error)})"
+    return one_line(error)

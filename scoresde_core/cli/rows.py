@@ -1,0 +1,21 @@
+"""What a row of results is, whichever command writes it: its version, and components as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+SCHEMA = 1
+"""The version of a row."""
+
+
+def describe(component: Any) -> Any:
+    """A component and its parameters as plain data."""
+    if attrs.has(type(component)):
+        fields = [f for f in attrs.fields(type(component)) if f.init]
+        values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
+        return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
+    if isinstance(component, list | tuple):
+        return [describe(item) for item in component]
+    return component if isinstance(component, bool | int | float | str | None) else str(component)

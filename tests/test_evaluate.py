@@ -1,0 +1,450 @@
+"""``scoresde evaluate``: the numbers are those that the parts give by themselves, and every outcome is a row."""
+
+import json
+import math
+import re
+import shlex
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+from scoresde_bench.report import write_report
+from scoresde_core import checkpoint, sample
+from scoresde_core.cli import main
+from scoresde_core.cli.results import Results
+from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.registry import load_registry
+from scoresde_core.training_state import name_of
+from scoresde_plugins.evaluate import choice
+from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
+from scoresde_plugins.score_sde.flow import Solver
+from scoresde_plugins.score_sde.likelihood import log_likelihood
+
+DOCS = Path(__file__).parents[1] / "docs" / "evaluate.md"
+STEPS = (10, 20, 30, 40)
+TRAINING = ["training.batch_size=8", "training.warmup=4", "training.iterations=40", "training.log_every=10",
+            "training.evaluate_every=10", "training.evaluate_batches=100", "training.resume_every=40",
+            "training.snapshot_every=10", "training.learning_rate=1e-2", "training.ema=0.9", "data.random_flip=false",
+            "training.loss.stratified=true", "sampling.sampler.steps=4", "sampling.n=2", "model.network=mlp[width=16]",
+            "evaluation.samples=24", "evaluation.batch_size=10", "evaluation.repeats=2",
+            "evaluation.last_checkpoint=2"]  # fmt: skip
+QUICK = ["--events", "4", "--repeats", "1", "--tolerance", "1e-2"]
+POINTS = ["model.shape=[2]", "data.dataset=exact[target=mixture2d,count=64,test_count=30]"]
+
+
+def train(folder: Path, *changes: str) -> Path:
+    command = ["train", "mnist_vp", *TRAINING, *changes, "--out", str(folder), "--device", "cpu"]
+    assert main([*command, "--log-level", "error"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """A run on points of the plane."""
+    return train(tmp_path_factory.mktemp("points") / "run", *POINTS)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A run on images of 8 x 8 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    np.savez(folder / "tiny.npz", images=np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
+    return train(folder / "run", "model.shape=[1,8,8]", f"data.dataset=npz[path={folder}/tiny.npz,test_share=0.3]")
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_registry()
+
+
+class NoTruth(Evaluator):
+    """The mean of all samples: it needs nothing else."""
+
+    needs = frozenset()
+
+    def evaluate(self, evidence):
+        return [Metric("mean", float(evidence.samples.mean()), 0.0, better="zero")]
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments), "--device", "cpu"])
+
+
+def rows(folder: Path) -> list[dict]:
+    """Every row, in the order of the file."""
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def logged(run: Path) -> dict[int, float]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["evaluation_loss"] for row in found if "evaluation_loss" in row}
+
+
+def stored(run: Path, step: int = 40) -> checkpoint.Checkpoint:
+    return checkpoint.read(run / "models" / name_of(step))
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("kind", ["points", "images"])
+    def test_the_loss_is_the_one_that_training_logged(self, kind, request, tmp_path):
+        run = request.getfixturevalue(kind)
+        assert evaluate(run, "--models", "all", "--loss", "--out", tmp_path / "it") == 0
+        found = {row["training_step"]: row["metrics"]["test_loss"]["value"] for row in rows(tmp_path / "it")}
+        assert found == pytest.approx(logged(run), rel=1e-12)
+        assert set(found) == set(STEPS)
+
+    def test_the_loss_of_all_batches_and_its_error(self, images, tmp_path):
+        """The whole split in batches of another size: as many events, other noise."""
+        assert evaluate(images, "--loss", "--batch-size", 7, "--out", tmp_path / "it") == 0
+        (row,) = rows(tmp_path / "it")
+        assert row["costs"]["loss"]["events"] == 20
+        metric = row["metrics"]["test_loss"]
+        assert abs(metric["value"] - logged(images)[40]) < 4 * metric["stderr"]
+
+    def test_the_likelihood_of_a_network_that_says_zero(self, points, tmp_path, registry):
+        """Without a score the ODE is dx/dt = f x: x(1) = a x, and log p(x) = log pi(a x) + D log a."""
+        found = stored(points)
+        weights = {name: torch.zeros_like(value) for name, value in found.states()[0].items()}
+        checkpoint.save(tmp_path / "zero", found.config, weights)
+        assert evaluate(tmp_path / "zero", "--likelihood", "--out", tmp_path / "it") == 0
+        sde = found.load(registry).sde
+        ends = sde.alpha(torch.tensor([1e-5, 1.0], dtype=torch.float64))
+        scale = float(ends[1] / ends[0])
+        events = registry.create("datasets", found.config.data.dataset).load("test").double()
+        log_p = torch.distributions.Normal(0.0, 1.0).log_prob(scale * events).sum(1) + 2 * math.log(scale)
+        bits = -log_p / (2 * math.log(2))
+        metric = rows(tmp_path / "it")[0]["metrics"]["bits_per_dim"]
+        assert metric["value"] == pytest.approx(float(bits.mean()), abs=1e-5)
+        assert metric["stderr"] == pytest.approx(float(bits.std()) / math.sqrt(len(bits)), abs=1e-5)
+        assert metric["unit"] == "bits/dim"
+
+    def test_bits_of_images_are_those_of_the_library(self, images, tmp_path, registry):
+        asked = ["--likelihood", "--batch-size", 3, "--events", 8, "--tolerance", "1e-3"]
+        assert evaluate(images, *asked, "--out", tmp_path / "it") == 0
+        model = stored(images).load(registry)
+        data = registry.create("datasets", stored(images).config.data.dataset).load("test")
+        solver = Solver(rtol=1e-3, atol=1e-3)
+        whole = bits_per_dim(
+            lambda x, seed: (
+                log_likelihood(model.score(), model.sde, x, seed=seed, solver=solver, batch_size=3).log_prob
+            ),
+            data[[n * 20 // 8 for n in range(8)]],
+            repeats=2,
+        )
+        (row,) = rows(tmp_path / "it")
+        assert row["metrics"]["bits_per_dim"]["value"] == pytest.approx(whole.mean, rel=1e-9)
+        assert row["metrics"]["bits_per_dim"]["stderr"] == pytest.approx(whole.stderr, rel=1e-6)
+        assert row["costs"]["likelihood"]["nfe"] > 20
+
+    def test_evaluators_see_the_samples_of_one_run(self, points, tmp_path, registry):
+        asked = ["--evaluator", "nll_gap", "moments", "log_likelihood[samples=8]", "--target", "mixture2d"]
+        assert evaluate(points, *asked, "--seed", 3, "--out", tmp_path / "it") == 0
+        model, target = stored(points).load(registry), registry.create("targets", "mixture2d")
+        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, seed=3, batch_size=10)
+        evidence = Evidence(drawn.x, 3, target=target, sde=model.sde, model=model.score())
+        (row,) = rows(tmp_path / "it")
+        for name in ("nll_gap", "moments"):
+            (metric,) = registry.create("evaluators", name).evaluate(evidence)
+            assert row["metrics"][name] == {k: v for k, v in attrs.asdict(metric).items() if k != "name"}
+        assert row["metrics"]["log_likelihood_error"]["unit"] == "bits/dim"
+        assert row["nfe"] == drawn.nfe == 4
+        assert (row["samples"], row["batch_size"], row["seed"], row["steps"]) == (24, 10, 3, 4)
+        assert (row["sampler"], row["predictor"], row["corrector"]) == ("pc", "ddim", "none")
+
+    def test_an_evaluator_of_the_model_draws_none(self, points, tmp_path):
+        asked = ["--evaluator", "log_likelihood[samples=8]", "--target", "mixture2d", "--out", tmp_path / "it"]
+        assert evaluate(points, *asked) == 0
+        (row,) = rows(tmp_path / "it")
+        assert (row["nfe"], row["sampler"], row["samples"]) == (None, None, None)
+        assert row["metrics"]["log_likelihood_error"]["stderr"] > 0
+        assert [path.parent.name.partition("-")[0] for path in files(tmp_path / "it")] == ["judgement"]
+
+    def test_another_evaluator_draws_no_samples_anew(self, points, tmp_path):
+        common = (points, "--target", "mixture2d", "--out", tmp_path / "it", "--evaluator", "moments")
+        assert evaluate(*common) == 0
+        before = files(tmp_path / "it")
+        assert evaluate(*common, "nll_gap") == 0
+        after = files(tmp_path / "it")
+        assert before.items() <= after.items()
+        assert {path.parent.name.partition("-")[0] for path in after.keys() - before.keys()} == {"judgement"}
+        assert [sorted(row["metrics"]) for row in rows(tmp_path / "it")] == [["moments"], ["moments", "nll_gap"]]
+
+    def test_what_the_configuration_says(self, points, tmp_path):
+        """Without a measure: the loss, and the likelihood where the configuration asks for it."""
+        assert evaluate(points, "--out", tmp_path / "plain") == 0
+        assert list(rows(tmp_path / "plain")[0]["metrics"]) == ["test_loss"]
+        changes = ["evaluation.likelihood=true", "evaluation.split=train", "evaluation.repeats=1"]
+        assert evaluate(points, "--events", 9, "--out", tmp_path / "more", "--set", *changes) == 0
+        (row,) = rows(tmp_path / "more")
+        assert list(row["metrics"]) == ["test_loss", "bits_per_dim"]
+        assert (row["parameters"]["loss"]["split"], row["parameters"]["loss"]["of"]) == ("test", 30)
+        told = row["parameters"]["likelihood"]
+        assert (told["split"], told["of"], told["events"], told["repeats"]) == ("train", 64, 9, 1)
+
+    def test_raw_weights_are_others(self, points, tmp_path):
+        for weights in ("ema", "raw"):
+            assert evaluate(points, "--weights", weights, "--out", tmp_path / "it") == 0
+        averaged, raw = rows(tmp_path / "it")
+        assert averaged["parameters"]["weights"] != raw["parameters"]["weights"]
+        assert averaged["metrics"]["test_loss"]["value"] != raw["metrics"]["test_loss"]["value"]
+
+
+def files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every part, and what tells whether it was written again."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("parts/*/*.safetensors")}
+
+
+class TestRows:
+    def test_the_report_of_the_bench_shows_them(self, points, images, tmp_path):
+        out = tmp_path / "it"
+        assert evaluate(points, "--models", "all", "--evaluator", "nll_gap", "--target", "mixture2d", "--out", out) == 0
+        assert (
+            evaluate(images, "--loss", "--evaluator", "no_truth", "--out", out, "--registry", no_truth(tmp_path)) == 0
+        )
+        read = list(Results(out).rows.values())
+        assert len(read) == 5
+        page = write_report(read, out / "report.html", "scoresde evaluate").read_text()
+        for step in STEPS:
+            assert name_of(step) in page
+        assert page.count("data:image/png") == 1
+        assert "nll_gap" in page
+        assert "5 cells done" in page
+
+    def test_losses_alone(self, points, tmp_path):
+        out = tmp_path / "it"
+        assert evaluate(points, "--models", "10,40", "--likelihood", "--loss", *QUICK, "--out", out) == 0
+        page = write_report(rows(out), out / "report.html", "scoresde evaluate").read_text()
+        assert "bits_per_dim" in page
+        assert "test_loss" in page
+
+    def test_a_second_time_nothing_is_done(self, points, tmp_path, capsys):
+        for _ in range(2):
+            assert evaluate(points, "--models", "all", "--out", tmp_path / "it") == 0
+        assert capsys.readouterr().err.count("done before") == 4
+        assert len(rows(tmp_path / "it")) == 4
+
+    def test_other_weights_in_the_same_place_are_measured(self, points, tmp_path):
+        shutil.copytree(points / "models" / name_of(10), tmp_path / "model")
+        assert evaluate(tmp_path / "model", "--out", tmp_path / "it") == 0
+        shutil.rmtree(tmp_path / "model")
+        shutil.copytree(points / "models" / name_of(20), tmp_path / "model")
+        assert evaluate(tmp_path / "model", "--out", tmp_path / "it") == 0
+        assert [row["training_step"] for row in rows(tmp_path / "it")] == [10, 20]
+        (last,) = Results(tmp_path / "it").rows.values()
+        assert last["metrics"]["test_loss"]["value"] == pytest.approx(logged(points)[20])
+
+    def test_a_damaged_checkpoint_is_a_failed_row(self, points, tmp_path, capsys):
+        for step in STEPS[:3]:
+            shutil.copytree(points / "models" / name_of(step), tmp_path / str(step))
+        weights = tmp_path / "10" / checkpoint.WEIGHTS
+        weights.write_bytes(weights.read_bytes()[:-8] + b"\0" * 8)
+        (tmp_path / "20" / checkpoint.INDEX).write_text("format: [")
+        places = [tmp_path / str(step) for step in STEPS[:3]]
+        assert evaluate(*places, "--loss", "--out", tmp_path / "it") == 1
+        first, second, third = rows(tmp_path / "it")
+        assert (first["status"], second["status"], third["status"]) == ("failed", "failed", "done")
+        assert f"{weights} is damaged" in first["reason"]
+        assert f"cannot read {tmp_path / '20' / checkpoint.INDEX}" in second["reason"]
+        assert "2 failed" in write_report(rows(tmp_path / "it"), tmp_path / "it/report.html", "it").read_text()
+        assert f"{places[0]}: {weights} is damaged" in capsys.readouterr().out
+        # Mended, only the failed ones are done.
+        for step in STEPS[:2]:
+            shutil.rmtree(tmp_path / str(step))
+            shutil.copytree(points / "models" / name_of(step), tmp_path / str(step))
+        assert evaluate(*places, "--loss", "--out", tmp_path / "it") == 0
+        assert capsys.readouterr().err.count("done before") == 1
+        assert {row["status"] for row in Results(tmp_path / "it").rows.values()} == {"done"}
+
+    def test_averaged_weights_that_are_not_there(self, points, tmp_path):
+        found = stored(points)
+        checkpoint.save(tmp_path / "raw", found.config, found.states()[0])
+        assert evaluate(tmp_path / "raw", points, "--weights", "ema", "--out", tmp_path / "it") == 1
+        assert [row["status"] for row in rows(tmp_path / "it")] == ["failed", "done"]
+        assert "holds no averaged weights" in rows(tmp_path / "it")[0]["reason"]
+
+    def test_a_sampler_that_diverges(self, points, tmp_path):
+        found = stored(points)
+        weights, _ = found.states()
+        weights["end.1.weight"] = torch.full_like(weights["end.1.weight"], 1e30)
+        checkpoint.save(tmp_path / "wild", found.config, weights)
+        asked = ["--loss", "--evaluator", "moments", "--target", "mixture2d"]
+        assert evaluate(tmp_path / "wild", *asked, "--out", tmp_path / "it") == 1
+        (row,) = rows(tmp_path / "it")
+        assert re.match(r"the sampler diverged: \d+ of 24 samples are not finite", row["reason"])
+        assert "test_loss" in row["metrics"]
+
+    def test_a_damaged_part_is_computed_again(self, points, tmp_path):
+        assert evaluate(points, "--out", tmp_path / "it") == 0
+        (first, *_) = sorted(files(tmp_path / "it"))
+        first.write_bytes(first.read_bytes()[:-1])
+        value = rows(tmp_path / "it")[0]["metrics"]
+        (tmp_path / "it" / "results.jsonl").write_text("")
+        assert evaluate(points, "--out", tmp_path / "it") == 0
+        assert rows(tmp_path / "it")[0]["metrics"] == value
+
+
+def no_truth(folder: Path) -> Path:
+    """A registry with an evaluator that needs samples alone."""
+    path = folder / "rows.yaml"
+    path.write_text(
+        f"api: 1\nevaluators:\n  no_truth:\n    target: {__name__}:NoTruth\n    summary: the mean of all samples\n"
+    )
+    return path
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("text", "steps"),
+        [
+            ("last", [40]),
+            ("all", [10, 20, 30, 40]),
+            ("configured", [10, 20]),
+            ("10,30", [10, 30]),
+            ("15-30", [20, 30]),
+        ],
+    )
+    def test_models(self, points, text, steps):
+        chosen = choice.wanted([points], choice.Choice.parse(text), wait=False)
+        assert [each.find() for each in chosen] == [points / "models" / name_of(step) for step in steps]
+
+    def test_the_best_has_the_lowest_loss_of_those_that_are_there(self, points, tmp_path):
+        shutil.copytree(points, tmp_path / "run")
+        lines = [(10, 3.0), (20, 0.5), (25, 0.1), (30, 0.7), (40, math.nan)]
+        text = "".join(json.dumps({"step": step, "evaluation_loss": loss}) + "\n" for step, loss in lines)
+        (tmp_path / "run/metrics.jsonl").write_text(text + '{"step": 40, "evalu')
+        (best,) = choice.wanted([tmp_path / "run"], choice.Choice.parse("best"), wait=False)
+        assert best.find().name == name_of(20)
+
+    def test_folders_of_both_kinds_each_once(self, points):
+        one = points / "models" / name_of(20)
+        chosen = choice.wanted([one, points], choice.Choice.parse("all"), wait=False)
+        assert [each.find().name for each in chosen] == [name_of(step) for step in (20, 10, 30, 40)]
+
+
+class TestWaiting:
+    def test_models_are_evaluated_as_they_appear(self, points, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+        run, hidden = tmp_path / "run", tmp_path / "hidden"
+        shutil.copytree(points, run)
+        (run / "models").rename(hidden)
+        (run / "models").mkdir()
+
+        def later():
+            for step in STEPS:
+                time.sleep(0.3)
+                (hidden / name_of(step)).rename(run / "models" / name_of(step))
+
+        thread = threading.Thread(target=later)
+        thread.start()
+        assert evaluate(run, "--models", "all", "--wait", "0.2", "--out", tmp_path / "it") == 0
+        thread.join()
+        assert [row["training_step"] for row in rows(tmp_path / "it")] == list(STEPS)
+        err = capsys.readouterr().err
+        assert f"waiting for {run / 'models' / name_of(10)}, for at most 0.2 minutes" in err
+
+    def test_the_best_of_a_run_is_known_at_its_end(self, points, tmp_path, monkeypatch):
+        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+        shutil.copytree(points, tmp_path / "run")
+        last = tmp_path / "run/models" / name_of(40)
+        last.rename(tmp_path / "away")
+        thread = threading.Timer(0.3, lambda: (tmp_path / "away").rename(last))
+        thread.start()
+        assert evaluate(tmp_path / "run", "--models", "best", "--wait", "0.2", "--out", tmp_path / "it") == 0
+        thread.join()
+        losses = logged(points)
+        assert [row["training_step"] for row in rows(tmp_path / "it")] == [min(losses, key=losses.get)]
+
+    def test_what_does_not_come_is_a_failed_row(self, points, tmp_path, monkeypatch):
+        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+        shutil.copytree(points, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run/models" / name_of(30))
+        assert evaluate(tmp_path / "run", "--models", "all", "--wait", "0.005", "--out", tmp_path / "it") == 1
+        assert [row["status"] for row in rows(tmp_path / "it")] == ["done", "done", "done", "failed"]
+        assert rows(tmp_path / "it")[-1]["reason"] == "it did not appear in time: is the training still running?"
+
+
+WRONG = [
+    (["{run}", "--models", "newest"], "cannot read --models newest: write last, best, all, configured"),
+    (["{run}", "--models", "30-10"], "--models 30-10 has no step in it"),
+    (["{run}", "--models", "15"], "has no model of step 15: it has 10, 20, 30, 40"),
+    (["{run}", "--models", "15", "--wait", "1"], "will have no model of step 15: it leaves one every 10 steps"),
+    (["{run}", "--models", "11-19"], "has no model that was asked for"),
+    (["nowhere"], "nowhere is no checkpoint and no training run: there is no such folder"),
+    (["{run}", "--samples", "0"], "--samples must be at least 1, got 0"),
+    (["{run}", "--samples", "5"], "--samples has no effect"),
+    (["{run}", "--loss", "--probes", "5"], "--probes has no effect without --likelihood"),
+    (["{run}", "--wait", "0"], "--wait takes minutes, a number above 0, got 0"),
+    (["{run}", "--tolerance", "-1"], "--tolerance must lie between 0 and 1, got -1"),
+    (["{run}", "--evaluator", "nll_gap"], "the evaluator nll_gap compares with an exact target: name it with --target"),
+    (["{run}", "--evaluator", "nil_gap"], "Did you mean 'nll_gap'"),
+    (["{run}", "--evaluator", "nll_gap", "--target", "gaussian[shape=[3]]"], "the model makes events of shape [2]"),
+    (["{run}", "--evaluator", "nll_gap", "--target", "mixture2d", "--sampler", "odee"], "Did you mean 'ode'"),
+    (["{run}", "--evaluator", "moments", "--target", "mixture2d", "--samples", "1"], "cannot judge these samples: "),
+    (["{run}", "--set", "evaluation.samlpes=3"], "'samlpes' is unknown. Did you mean 'samples'"),
+    (["{run}", "--set", "data.dataset=npz[path=no.npz]"], "no.npz"),
+    (["{run}", "--likelihood", "--set", "model.network.label=index"], "--discrete takes each level's nearest one"),
+    (["{run}", "--likelihood", "--dequantizer", "nniform"], "Did you mean 'uniform'"),
+]
+
+
+class TestRefused:
+    @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(w[0][1:]) or w[0][0] for w in WRONG])
+    def test_before_any_work(self, points, tmp_path, capsys, arguments, message):
+        given = [str(points) if word == "{run}" else word for word in arguments]
+        assert evaluate(*given, "--out", tmp_path / "it") in (1, 2)
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "it").exists()
+
+    def test_one_of_several_processes_says_it(self, points, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("RANK", "1")
+        assert evaluate(points, "--models", "15", "--out", tmp_path / "it") == 2
+        assert capsys.readouterr().err == ""
+
+    def test_a_folder_of_something_else(self, points, capsys):
+        assert evaluate(points, "--out", points) == 1
+        assert f"{points} exists and holds no evaluation: choose another --out" in capsys.readouterr().err
+        assert not (points / "parts").exists()
+
+    def test_a_run_that_has_no_best(self, points, tmp_path, capsys):
+        shutil.copytree(points, tmp_path / "run")
+        (tmp_path / "run/metrics.jsonl").unlink()
+        assert evaluate(tmp_path / "run", "--models", "best", "--out", tmp_path / "it") == 2
+        assert "has no evaluation_loss at the step of a model" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_documentation_run(tmp_path, monkeypatch):
+    """In order, in one folder."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```bash\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.M | re.S)
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "scoresde"
+        assert main(arguments) == 0, command
+    found = rows(tmp_path / "evaluation")
+    assert [row["training_step"] for row in found] == [50, 100, 150, 150, 100, 50, 100, 150]
+    losses = [row["metrics"]["test_loss"]["value"] for row in found[:3]]
+    assert losses[0] > losses[2]
+
+
+def test_the_bench_measures_the_likelihood_of_a_target(tmp_path):
+    """The ODE of the exact score of a Gaussian: bits/dim to 2e-3, from the command line."""
+    from scoresde_bench.cli import main as bench
+
+    asked = ["--target", "gaussian", "--evaluator", "log_likelihood", "--sde", "vp", "ve", "subvp", "--steps", "2"]
+    assert bench([*asked, "--samples", "64", "--device", "cpu", "--out", str(tmp_path / "it")]) == 0
+    found = rows(tmp_path / "it")
+    assert [row["sde"] for row in found] == ["vp", "ve", "subvp"]
+    for row in found:
+        metric = row["metrics"]["log_likelihood_error"]
+        assert abs(metric["value"]) < 2e-3
+        assert (metric["unit"], metric["better"]) == ("bits/dim", "zero")
