@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from scoresde_core.score import ScoreModel
 
 from .cells import Cell
 from .deadline import OutOfTime, deadline
+from .executor import Progress
 from .pictures import sample_grid
 
-Progress = Callable[[int, int], Any]
 KEPT = 16
 """How many exact sets, with what metrics keep of them, stay in memory: one a seed and target."""
 

@@ -29,7 +29,7 @@ import attrs
 import yaml
 
 from scoresde_core import document
-from scoresde_core.components import Spec
+from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError, UsageError, near_misses
 
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, SAMPLES
@@ -71,7 +71,11 @@ class Block:
 
     def plain(self) -> dict[str, Any]:
         """It as plain data, which :func:`read_block` reads back."""
-        found: dict[str, Any] = {axis: list(texts) for axis, texts in self.axes.items()}
+        numbers = ("steps", "seed")
+        found: dict[str, Any] = {
+            axis: [int(text) if axis in numbers and text.isdigit() else text for text in texts]
+            for axis, texts in self.axes.items()
+        }
         defaults = attrs.asdict(Block())
         rest = {key: value for key, value in attrs.asdict(self).items() if key != "axes" and value != defaults[key]}
         return {**found, **{key: list(value) if isinstance(value, tuple) else value for key, value in rest.items()}}
@@ -95,9 +99,9 @@ class Published:
 class Suite:
     """Blocks under a name, and what a paper reports of them."""
 
-    about: str
-    blocks: tuple[Block, ...]
-    published: tuple[Published, ...] = ()
+    about: str = param(help="what it answers")
+    blocks: tuple[Block, ...] = param(help="products of axes, whose cells are run")
+    published: tuple[Published, ...] = param((), "figures of a paper, to stand beside")
 
     @classmethod
     def read(cls, folder: Traversable, name: str) -> Self:
