@@ -43,6 +43,8 @@ KINDS: dict[str, Kind] = {
         Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
         Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
+        Kind("executors", "executor", "scoresde_bench.executor:Executor", "where the cells of a sweep run"),
+        Kind("suites", "suite", "scoresde_bench.suite:Suite", "a sweep as data, for scoresde-bench", data=True),
         Kind("presets", "preset", "scoresde_core.config:Config", "a model, its training and its sampling", data=True),
     )
 }

@@ -510,6 +510,8 @@ def test_every_check_says_what_it_checks(kind):
         "dequantizers",
         "commands",
         "presets",
+        "executors",
+        "suites",
     }
 
 

@@ -6,6 +6,9 @@
     scoresde-bench --checkpoint DIR --target mnist_mfa --steps 20,50
     scoresde-bench --network vp_cifar10_ddpmpp_continuous --samples 64 --steps 10
 
+    scoresde-bench --suite few_step --sde vp --jobs 2
+    scoresde-bench --suite mine.yaml --executor 'slurm[gpus=1,partition=short]'
+
 Every axis takes several values and is then swept. The folder of results is named after the cells, so the same
 command takes up an interrupted run and repeats nothing that is done.
 
@@ -17,46 +20,28 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 
+from . import axes
 from .commands import COMMANDS
+from .suite import Block, Published, Suite
 
-DEFAULTS: dict[str, list[str]] = {
-    "target": ["mnist_mfa"],
-    "checkpoint": [],
-    "network": [],
-    "sde": ["ve", "vp", "subvp"],
-    "sampler": ["pc"],
-    "predictor": ["reverse_diffusion"],
-    "corrector": ["none"],
-    "grid": ["uniform"],
-    "steps": ["25", "50", "100"],
-    "seed": ["0"],
-    "dtype": ["float32"],
-    "evaluator": ["nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"],
-}
-HELP = {
-    "target": "exact distribution to sample from, or to judge a checkpoint by",
-    "checkpoint": "folder of a learned model, in place of a target's exact score and of --sde",
-    "network": "preset with random weights, to measure speed alone",
-    "sde": "forward process",
-    "sampler": "loop: pc, ode, ...",
-    "predictor": "reverse-time step",
-    "corrector": "MCMC at each noise level",
-    "grid": "where the steps lie in time",
-    "steps": "number of predictor steps",
-    "seed": "seed of the noise and of the exact sets",
-    "dtype": "float32 or float64: of the state",
-    "evaluator": "metrics (not swept: all are computed)",
-}
+if TYPE_CHECKING:
+    from .cells import Cell
+    from .executor import Executor, Settings
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,20 +61,27 @@ def _parser() -> Parser:
         "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER.",
         allow_abbrev=False,
     )
-    axes = parser.add_argument_group("axes")
-    for axis, default in DEFAULTS.items():
-        text = f"{HELP[axis]} (default: {' '.join(default) or 'none'})"
-        axes.add_argument(f"--{axis}", nargs="+", action="extend", metavar="X", help=text)
+    swept = parser.add_argument_group("axes")
+    for axis, default in axes.DEFAULTS.items():
+        text = f"{axes.HELP[axis]} (default: {' '.join(default) or 'none'})"
+        swept.add_argument(f"--{axis}", nargs="+", action="extend", metavar="X", help=text)
     run = parser.add_argument_group("run")
-    run.add_argument("--samples", type=int, default=1024, metavar="N", help="samples a cell (default: 1024)")
+    run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="sweeps by name, or YAML files")
+    run.add_argument("--samples", type=int, metavar="N", help=f"samples a cell (default: {axes.SAMPLES})")
     run.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
+    run.add_argument("--timing", action="store_true", help="cells measure speed: none shares its device with another")
     run.add_argument(
         "--out", type=Path, metavar="DIR", help="results (default: scoresde-runs/ and a hash of the cells)"
     )
-    run.add_argument("--dry-run", action="store_true", help="list the cells and stop")
+    run.add_argument("--dry-run", action="store_true", help="list the cells with what they will cost, and stop")
     run.add_argument("--version", action="version", version=f"scoresde-bench {own_version()}")
+    where = parser.add_argument_group("where and how long")
+    where.add_argument("--jobs", type=int, metavar="N", help="cells at a time, in processes of their own")
+    where.add_argument("--executor", metavar="X", help="where cells run: local, processes, slurm, ... with parameters")
+    where.add_argument("--time-budget", metavar="T", help="start no cell that would end later: 90, 30m, 2h")
+    where.add_argument("--timeout", metavar="T", help="stop a cell after so long: 90, 30m, 2h")
     add_global_options(parser)
     return parser
 
@@ -97,119 +89,181 @@ def _parser() -> Parser:
 def _run(given: list[str]) -> int:
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
+    blocks, figures = _blocks(arguments, registry)
+    durations = {name: _duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout")}
+    executor_text, jobs = _executor(arguments)
+
+    # Only here does anything import torch: a mistyped number is answered at once.
+    from scoresde_core.device import keep_freed_memory
+
+    from .executor import Settings
+    from .sweep import Sweep
+
+    keep_freed_memory()
+    executor: Executor = registry.create("executors", executor_text, **jobs)
+    device = executor.device(arguments.device)
+    asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
+    cells = Sweep(registry, device).cells(blocks, asked)
+    folder = arguments.out or Path("scoresde-runs") / _job(cells)
+    settings = Settings(
+        folder=str(folder.absolute()),
+        directory=str(Path.cwd()),
+        registry=tuple(str(Path(path).absolute()) for path in arguments.registry),
+        command=shlex.join(["scoresde-bench", *given]),
+        tf32=arguments.tf32,
+        timeout=durations["timeout"],
+        device=device,
+    )
+    if arguments.dry_run:
+        return _preview(registry, cells, executor, settings)
+    return _work(registry, cells, executor, settings, figures, durations["time_budget"], folder, arguments.debug)
+
+
+def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[Published]]:
+    """What the command line asks for, numbers checked: its own axes over those of its suites."""
     for name, value in (("samples", arguments.samples), ("batch-size", arguments.batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
-    numbers = {axis: _numbers(axis, getattr(arguments, axis)) for axis in ("steps", "seed")}
-    dtypes = _words(arguments.dtype, "dtype")
-    unknown = [name for name in dtypes if name not in ("float32", "float64")]
-    if unknown:
-        raise UsageError(f"--dtype must be float32 or float64, got {unknown[0]!r}")
+    given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
+    if "sde" in given and any(axis in given for axis in axes.LEARNED_AXES):
+        raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+    suites = [find_suite(registry, name) for name in arguments.suite or ()]
+    blocks = [block.replaced(given) for suite in suites for block in suite.blocks] or [Block(given)]
+    numbers = {name: getattr(arguments, name) for name in ("samples", "batch_size") if getattr(arguments, name)}
+    if arguments.timing:
+        numbers["timing"] = True
+    blocks = [attrs.evolve(block, **numbers) for block in blocks]
+    for block in blocks:
+        for axis in ("steps", "seed"):
+            axes.numbers(axis, block[axis])
+        axes.dtypes(block["dtype"])
+    return blocks, [figure for suite in suites for figure in suite.published]
 
-    # Only here does anything import torch: a mistyped number is answered at once.
-    from scoresde_core.device import find_device, keep_freed_memory
 
-    from .cells import COMPONENT_AXES, Cell, expand, sweep
-    from .subjects import exact_subjects, learned_subjects
+def find_suite(registry: Registry, text: str) -> Suite:
+    """The suite called ``text``, or the one in the YAML file ``text``."""
+    if not text.endswith((".yaml", ".yml")):
+        suite: Suite = registry.create("suites", text.replace("-", "_"))
+        return suite
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"there is no suite file {path}; a name without .yaml is looked up in 'scoresde list suites'")
+    return Suite.read(path.parent, path.name)
 
-    keep_freed_memory()
-    asked = frozenset(axis for axis in DEFAULTS if getattr(arguments, axis))
-    axes: dict[str, list[Any]] = {
-        axis: sweep(registry, kind, _words(getattr(arguments, axis), axis)) for axis, kind in COMPONENT_AXES.items()
-    }
-    axes |= {**numbers, "dtype": dtypes}
-    evaluators = {
-        str(spec): registry.create("evaluators", spec)
-        for spec in sweep(registry, "evaluators", _words(arguments.evaluator, "evaluator"))
-    }
-    if arguments.checkpoint or arguments.network:
-        if arguments.sde:
-            raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
-        truths = axes["target"] if arguments.target else []
-        subjects = learned_subjects(registry, arguments.checkpoint or [], arguments.network or [], truths)
-    else:
-        subjects = exact_subjects(registry, axes["target"], axes["sde"])
-    device = find_device(arguments.device)
-    cells: list[Cell] = expand(
-        registry,
-        subjects,
-        axes,
-        asked,
-        samples=arguments.samples,
-        batch_size=min(arguments.batch_size or arguments.samples, arguments.samples),
-        device=str(device),
-        evaluators=tuple(evaluators),
-    )
-    if arguments.dry_run:
-        for cell in cells:
-            print(f"{cell.key}  {cell.title}" + (f"  (skipped: {cell.skip})" if cell.skip else ""))
-        print(f"{len(cells)} cell{'s' * (len(cells) != 1)}")
-        return 0
-    if arguments.tf32:
-        import torch
 
-        torch.set_float32_matmul_precision("high")
-    folder = arguments.out or Path("scoresde-runs") / _job(cells)
-    return _work(registry, cells, evaluators, folder, arguments, shlex.join(["scoresde-bench", *given]))
+def _executor(arguments: argparse.Namespace) -> tuple[str, dict[str, int]]:
+    """Where cells run, as it is typed, and what ``--jobs`` adds to that."""
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {arguments.jobs}")
+    jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
+    if arguments.executor is not None:
+        return arguments.executor, jobs
+    return ("local", {}) if arguments.jobs in (None, 1) else ("processes", jobs)
+
+
+def _duration(option: str, text: str | None) -> float | None:
+    """Seconds, from a number with s, m or h, or without a unit."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise UsageError(f"--{option.replace('_', '-')} takes a time above 0 such as 90, 30m or 2h, got {text!r}")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings: Settings) -> int:
+    """List the cells with their predicted cost."""
+    from scoresde_core.cli.results import Results
+
+    from .costs import in_words
+
+    costs = _costs(registry, executor, settings)
+    done = Results.peek(Path(settings.folder))
+    costs.learn(cells, done)
+    total, unknown = 0.0, 0
+    for cell in cells:
+        seconds, nfe = costs.seconds(cell), None if cell.skip else costs.nfe(cell)
+        if cell.skip:
+            note = f"skipped: {cell.skip}"
+        elif cell.key in done and done[cell.key]["status"] != "failed":
+            note = "done before"
+        else:
+            unknown += seconds is None
+            total += seconds or 0.0
+            cost = "cost unknown" if seconds is None else f"about {in_words(seconds)}"
+            note = cost if nfe is None else f"NFE {nfe:g}, {cost}"
+        print(f"{cell.key}  {cell.title}  ({note})")
+    count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+    print(f"{count}, about {in_words(total)} to go" + (f" and {unknown} of unknown cost" if unknown else ""))
+    return 0
+
+
+def _costs(registry: Registry, executor: Executor, settings: Settings) -> Any:
+    from .costs import Costs
+    from .worker import prepare
+
+    return Costs(prepare(settings, registry)[0], executor.here)
 
 
 def _work(
     registry: Registry,
-    cells: list[Any],
-    evaluators: dict[str, Any],
+    cells: list[Cell],
+    executor: Executor,
+    settings: Settings,
+    figures: list[Published],
+    budget: float | None,
     folder: Path,
-    arguments: argparse.Namespace,
-    command: str,
+    debug: bool,
 ) -> int:
     from rich.console import Console
 
     from scoresde_core.cli.results import Results
 
     from .progress import Meter
+    from .published import attach
+    from .work import Work
+
+    console = Console(soft_wrap=True)
+    results = Results(folder)
+    with results.claim():
+        todo = [cell for cell in cells if not results.finished(cell.key)]
+        if len(todo) < len(cells):
+            console.print(f"{len(cells) - len(todo)} of {len(cells)} cells were done before, in {folder}")
+        costs = _costs(registry, executor, settings)
+        costs.learn(cells, results.rows)
+        work = Work(results, executor, settings, costs, budget, debug)
+        with Meter(console, len(todo)) as meter:
+            left = work.run(todo, meter)
+        missing = {cell.key for cell in left}
+        rows = [attach(results.rows[cell.key], figures) for cell in cells if cell.key not in missing]
+        _show(rows, registry, folder, settings.command, console)
+    if left:
+        console.print(
+            f"not run, for want of time: {len(left)} of {len(cells)} cells (--time-budget); the same command goes on",
+            highlight=False,
+        )
+    return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+
+def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command: str, console: Any) -> None:
+    """The table, what is best, and the report."""
+    from .published import print_published
     from .ranking import rank
     from .report import write_report
-    from .run import Bench
+    from .seeds import pool
     from .table import print_table
 
-    results = Results(folder)
-    bench = Bench(registry, folder, evaluators, command, arguments.tf32)
-    console = Console(soft_wrap=True)
-    todo = [cell for cell in cells if not results.finished(cell.key)]
-    if len(todo) < len(cells):
-        console.print(f"{len(cells) - len(todo)} of {len(cells)} cells were done before, in {folder}")
-    with Meter(console, len(todo)) as meter:
-        for cell in todo:
-            row = bench.run(cell, meter.start(cell.title))
-            results.append(row)
-            meter.finish(row)
-            if row["status"] == "failed" and arguments.debug:
-                print(row.get("traceback", ""), file=sys.stderr)
-    rows = [results.rows[cell.key] for cell in cells]
-    print_table(rows, console)
-    for sentence in rank(rows).sentences:
+    pooled = pool(rows)
+    print_table(pooled, console)
+    print_published(pooled, console)
+    for sentence in rank(pooled).sentences:
         console.print(sentence, markup=False, highlight=False)
     meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
     write_report(rows, folder / "report.html", command, meaning)
     console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
-    return 1 if any(row["status"] == "failed" for row in rows) else 0
 
 
-def _words(values: list[str] | None, axis: str) -> list[str]:
-    return values or DEFAULTS[axis]
-
-
-def _numbers(axis: str, values: list[str] | None) -> list[int]:
-    """The integers of an axis, separated by blanks or commas."""
-    numbers = []
-    least = 1 if axis == "steps" else 0
-    for word in ",".join(_words(values, axis)).split(","):
-        if not word.strip().lstrip("-").isdigit() or int(word) < least:
-            raise UsageError(f"--{axis} takes whole numbers from {least}, got {word.strip()!r}")
-        numbers.append(int(word))
-    return list(dict.fromkeys(numbers))
-
-
-def _job(cells: list[Any]) -> str:
+def _job(cells: list[Cell]) -> str:
     """A name for the set of cells, so that the same command finds its own results."""
     keys = "".join(sorted(cell.key for cell in cells))
     return hashlib.blake2b(keys.encode(), digest_size=4).hexdigest()

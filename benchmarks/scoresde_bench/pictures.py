@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,23 +73,38 @@ def _tiles(images: NDArray[np.float32], path: Path, columns: int) -> None:
 
 def _scatter(points: NDArray[np.float32], path: Path) -> None:
     """The plane around the origin, with the same limits for samples of about the same size."""
-    from matplotlib.figure import Figure
+    from PIL import Image
 
     points = points[~np.isnan(points).any(axis=1)]
     finite = np.abs(points[np.isfinite(points).all(axis=1)])
     limit = _round_up(float(np.quantile(finite, 0.995)) * 1.05) if finite.size else 1.0
+    canvas, frame, cloud = _plane(limit)
+    canvas.restore_region(frame)
+    cloud.set_offsets(np.clip(points, -limit, limit))
+    cloud.axes.draw_artist(cloud)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, format="PNG")
+
+
+@lru_cache(maxsize=8)
+def _plane(limit: float) -> tuple[Any, Any, Any]:
+    """A canvas, its frame as it looks without points, and the points to move; drawing the ticks is what takes time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     neutral = "#808890"
-    figure = Figure(figsize=(4.0, 4.0), dpi=120)
+    figure = Figure(figsize=(4.0, 4.0), dpi=120, facecolor="none")
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.1, 0.08, 0.87, 0.87))
-    shown = np.clip(points, -limit, limit)
-    axes.scatter(shown[:, 0], shown[:, 1], s=4.0, color="#3a8fd0", alpha=0.55, linewidths=0, clip_on=False)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", facecolor="none")
     axes.tick_params(colors=neutral, labelsize=8, length=3)
     axes.grid(color=neutral, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set(color=neutral, alpha=0.5)
-    figure.savefig(path, format="png", transparent=True)
+    canvas.draw()
+    frame = canvas.copy_from_bbox(figure.bbox)
+    cloud = axes.scatter([], [], s=4.0, color="#3a8fd0", alpha=0.55, linewidths=0, clip_on=False)
+    return canvas, frame, cloud
 
 
 def _round_up(value: float) -> float:

@@ -15,7 +15,6 @@ class Meter:
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total, self.done = console, total, 0
-        self.title = ""
         self.bar: Progress | None = None
         if console.is_terminal and total:
             self.bar = Progress(
@@ -44,18 +43,17 @@ class Meter:
 
     def start(self, title: str) -> Callable[[int, int], Any] | None:
         """Begin a cell; returns what to call after each of its steps."""
-        self.title = title
         if self.bar is None:
             return None
         bar = self.bar
         bar.reset(self.steps, description=title, total=None)
         return lambda done, total: bar.update(self.steps, completed=done, total=total or None)
 
-    def finish(self, row: dict[str, Any]) -> None:
+    def finish(self, row: dict[str, Any], title: str) -> None:
         """End a cell with its row."""
         self.done += 1
         if self.bar:
             self.bar.advance(self.cells)
         outcome = f"{row['seconds']:.1f} s" if row["status"] == "done" else f"{row['status']}: {row['reason']}"
         if self.bar is None or row["status"] != "done":
-            self.console.print(f"[{self.done}/{self.total}] {self.title}: {outcome}", markup=False, highlight=False)
+            self.console.print(f"[{self.done}/{self.total}] {title}: {outcome}", markup=False, highlight=False)

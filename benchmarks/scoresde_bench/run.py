@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,55 @@ from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
-from scoresde_core.sampler import sample
+from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
 
 from .cells import Cell
+from .deadline import OutOfTime, deadline
+from .executor import Progress
 from .pictures import sample_grid
 
-Progress = Callable[[int, int], Any]
+KEPT = 16
+"""How many exact sets, with what metrics keep of them, stay in memory: one a seed and target."""
 
 
 @attrs.define
 class Bench:
-    """What the cells of one command share: the registry, the evaluators, and the exact sets they are judged by."""
+    """What the cells of one process share: the registry, the evaluators, and the exact sets they are judged by."""
 
     registry: Registry
     folder: Path
-    evaluators: dict[str, Evaluator]
     command: str
     tf32: bool = False
+    timeout: float | None = None
+    """Seconds after which a cell is stopped, or None."""
+    _evaluators: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
 
     def run(self, cell: Cell, progress: Progress | None = None) -> Row:
         """The cell's row, with status done, skip or failed."""
-        device = torch.device(cell.device)
-        row: Row = {
+        row = self.blank(cell)
+        if cell.skip:
+            row |= {"status": "skip", "reason": cell.skip}
+        else:
+            started = time.perf_counter()
+            try:
+                with deadline(self.timeout):
+                    row |= self._measure(cell, torch.device(cell.device), progress)
+            except Exception as error:
+                row |= {"status": "failed", "reason": reason_of(error), "traceback": traceback.format_exc()}
+            row["cell_seconds"] = time.perf_counter() - started
+        self.registry.hook.scoresde_on_result(row=row)
+        return row
+
+    def blank(self, cell: Cell) -> Row:
+        """The cell's row before anything is measured."""
+        return {
             "schema": SCHEMA,
             "cell": cell.key,
-            "status": "skip" if cell.skip else "done",
-            "reason": cell.skip,
+            "status": "done",
+            "reason": None,
             "checkpoint": None,
             "network": None,
             **cell.names,
@@ -55,7 +75,8 @@ class Bench:
             "seed": cell.seed,
             "samples": cell.samples,
             "batch_size": cell.batch_size,
-            "device": environment.describe_device(device),
+            "timing": cell.timing,
+            "device": environment.describe_device(torch.device(cell.device)),
             "dtype": cell.dtype,
             "tf32": self.tf32,
             "plugins": cell.versions,
@@ -63,42 +84,17 @@ class Bench:
             "command": self.command,
             "evaluators": list(cell.evaluators),
         }
-        if row["status"] == "done":
-            try:
-                row |= self._measure(cell, device, progress)
-            except Exception as error:
-                row |= {"status": "failed", "reason": _reason(error), "traceback": traceback.format_exc()}
-        self.registry.hook.scoresde_on_result(row=row)
-        return row
 
     def _measure(self, cell: Cell, device: torch.device, progress: Progress | None) -> Row:
-        dtype = getattr(torch, cell.dtype)
-        model, shape = self._load(cell, device, dtype), cell.subject.shape
-        listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
-
-        def observe(done: int, total: int, x: Tensor) -> None:
-            if progress is not None:
-                progress(done, total)
-            if listeners:
-                self.registry.hook.scoresde_on_sampling_step(done=done, total=total, x=x)
-
+        model, shape = self.load(cell), cell.subject.shape
         # The first call pays for lazy initialisation; it is neither timed nor counted.
         with torch.no_grad():
-            model.evaluate(torch.zeros(1, *shape, device=device, dtype=dtype), cell.subject.sde.level(torch.ones(())))
+            x = torch.zeros(1, *shape, device=device, dtype=getattr(torch, cell.dtype))
+            model.evaluate(x, cell.subject.sde.level(torch.ones(())))
         environment.reset_peak_memory(device)
-        drawn = sample(
-            model,
-            cell.subject.sde,
-            cell.sampler,
-            shape,
-            cell.samples,
-            seed=cell.seed,
-            batch_size=cell.batch_size,
-            device=device,
-            dtype=dtype,
-            observe=observe if progress or listeners else None,
-        )
+        drawn, size = self._draw(cell, model, device, progress)
         found: Row = {
+            "batch_size": size,
             "nfe": drawn.nfe,
             "seconds": drawn.seconds,
             "samples_per_second": cell.samples / drawn.seconds,
@@ -113,8 +109,43 @@ class Bench:
             return {**found, "status": "failed", "reason": reason}
         return {**found, **self._judge(cell, cell.subject.to_symmetric(drawn.x), model)}
 
-    def _load(self, cell: Cell, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+    def _draw(
+        self, cell: Cell, model: ScoreModel, device: torch.device, progress: Progress | None
+    ) -> tuple[Samples, int]:
+        """The cell's samples, and the batch size that memory allowed: it is halved until they fit."""
+        listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
+
+        def observe(done: int, total: int, x: Tensor) -> None:
+            if progress is not None:
+                progress(done, total)
+            if listeners:
+                self.registry.hook.scoresde_on_sampling_step(done=done, total=total, x=x)
+
+        size = cell.batch_size
+        while True:
+            try:
+                drawn = sample(
+                    model,
+                    cell.subject.sde,
+                    cell.sampler,
+                    cell.subject.shape,
+                    cell.samples,
+                    seed=cell.seed,
+                    batch_size=size,
+                    device=device,
+                    dtype=getattr(torch, cell.dtype),
+                    observe=observe if progress or listeners else None,
+                )
+                return drawn, size
+            except Exception as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+            size //= 2  # outside the handler, whose traceback holds on to tensors
+            environment.free_memory(device)
+
+    def load(self, cell: Cell) -> ScoreModel:
         """The subject's score model; the last one is kept, since cells come subject by subject."""
+        device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         key = (cell.subject, device, dtype)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two networks need not fit in memory together
@@ -127,27 +158,44 @@ class Bench:
             return None
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
         if key not in self._references:
+            while len(self._references) >= KEPT:
+                self._references.pop(next(iter(self._references)))
             target = cell.subject.target.to(x.device, x.dtype)
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel) -> Row:
+        started = time.perf_counter()
         evidence = Evidence(x, cell.seed, sde=cell.subject.sde, model=model, reference=self._reference(cell, x))
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
-        for name, evaluator in self.evaluators.items():
+        for name in cell.evaluators:
+            evaluator = self._evaluator(name)
             reason = evaluator.skip(evidence)
             if reason:
                 skipped[name] = reason
                 continue
             for metric in evaluator.evaluate(evidence):
                 metrics[metric.name] = attrs.asdict(metric, filter=lambda field, value: field.name != "name")
-        return {"metrics": metrics, "metrics_skipped": skipped}
+        seconds = time.perf_counter() - started
+        return {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
+
+    def _evaluator(self, name: str) -> Evaluator:
+        if name not in self._evaluators:
+            self._evaluators[name] = self.registry.create("evaluators", name)
+        return self._evaluators[name]
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, ScoreSDEError):
+def reason_of(error: Exception) -> str:
+    """Why a cell failed, in one line."""
+    if isinstance(error, ScoreSDEError | OutOfTime):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
+    if _out_of_memory(error):
         return f"out of memory: lower --batch-size or --samples ({one_line(error)})"
     return one_line(error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or on the host, where torch says so in words alone."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -52,6 +52,11 @@ class Subject(ABC):
         """The (kind, name) of its registered components."""
 
     @property
+    def sde_name(self) -> str:
+        """The name of its SDE, without parameters."""
+        return next(name for kind, name in self.components if kind == "sdes")
+
+    @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of one event."""

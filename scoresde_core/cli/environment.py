@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({_processor()}, {torch.get_num_threads()} threads)"
 
 
+@cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -41,6 +43,12 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def free_memory(device: torch.device) -> None:
+    """Give back what torch keeps of a GPU's memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def facts() -> dict[str, Any]:
     """Versions, git state and date, as they go into every row."""
     from . import own_version
@@ -55,6 +63,7 @@ def facts() -> dict[str, Any]:
     }
 
 
+@cache
 def _git() -> str | None:
     """The commit of the checkout this runs from, with ``+`` for uncommitted changes; None for an installed wheel."""
     folder = Path(__file__).parent

@@ -1,14 +1,18 @@
 """The result store: one JSON object a line, appended and flushed as each cell ends, so that a kill loses nothing.
 
-A line cut short by a kill is dropped when the file is next opened. A cell that was run again (after a failure) has
-two lines; the last one counts.
+One process at a time writes it, who holds its claim. A line cut short by a kill is dropped at the next claim. A cell
+that was run again (after a failure) has two lines; the last one counts. Cells that ran on other machines leave their
+rows in ``arrived/``, a file a cell, from where the claimant takes them over.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from ..errors import FileError
 from .rows import SCHEMA
 
 Row = dict[str, Any]
+ARRIVED = "arrived"
 
 
 class Results:
@@ -31,12 +36,50 @@ class Results:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
         self.rows = self._read()
 
+    @classmethod
+    def peek(cls, folder: Path) -> dict[str, Row]:
+        """The rows that are there, by cell, without making anything."""
+        return cls(folder).rows if (folder / "results.jsonl").is_file() else {}
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Be the one that writes, until the end of the body or of this process; brings :attr:`rows` up to date."""
+        with self.path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise FileError(
+                    f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out"
+                ) from error
+            self.mend()
+            self.collect()
+            yield
+
+    def collect(self) -> list[Row]:
+        """Take over the rows of cells that ran elsewhere, each once."""
+        found = []
+        for path in sorted((self.folder / ARRIVED).glob("*.json")):
+            try:
+                row = json.loads(path.read_text(encoding="utf-8"))
+                key = row["cell"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise FileError(f"{path} is not a result row: mend or remove it, or choose another --out") from error
+            if self.finished(key) is None and self.rows.get(key) != row:  # else it was taken over before a kill
+                self.append(row)
+                found.append(row)
+            path.unlink()
+        return found
+
+    def mend(self) -> None:
+        """Drop a line that a kill cut short, and read what there is; for who alone writes."""
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(self.path, data.rfind(b"\n") + 1)
+        self.rows = self._read()
+
     def _read(self) -> dict[str, Row]:
         rows: dict[str, Row] = {}
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        complete, newline, cut = text.rpartition("\n")
-        if cut:
-            os.truncate(self.path, len((complete + newline).encode()))
+        complete, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
         for number, line in enumerate(complete.splitlines(), 1):
             try:
                 row = json.loads(line)
@@ -56,12 +99,26 @@ class Results:
 
     def append(self, row: Row) -> None:
         """Write one row to disk before returning."""
-        line = json.dumps(_finite(row), allow_nan=False, default=str)
+        line = to_json(row)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.rows[row["cell"]] = row
+        self.rows[row["cell"]] = json.loads(line)
+
+
+def leave(row: Row, folder: Path) -> None:
+    """Leave a row for whoever claims ``folder``, whole or not at all."""
+    path = folder / ARRIVED / f"{row['cell']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    temporary.write_text(to_json(row), encoding="utf-8")
+    temporary.replace(path)
+
+
+def to_json(row: Row) -> str:
+    """The row on one line."""
+    return json.dumps(_finite(row), allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:

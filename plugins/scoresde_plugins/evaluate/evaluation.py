@@ -56,6 +56,8 @@ class Evaluation:
         self.progress, self.command = progress, command
         self.registry, self.request = plans.registry, plans.request
         self.results = Results(folder) if processes.first else None
+        if self.results:
+            self.results.mend()
 
     def run(self, name: str, folder: Path | None) -> Row:
         """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""

@@ -1,0 +1,74 @@
+"""The axes of a sweep: their names, what they hold, and their values where nobody says otherwise.
+
+Nothing here imports torch, so that a mistyped number is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from scoresde_core.errors import UsageError
+
+COMPONENT_AXES: Mapping[str, str] = {
+    "target": "targets",
+    "sde": "sdes",
+    "sampler": "samplers",
+    "predictor": "predictors",
+    "corrector": "correctors",
+    "grid": "grids",
+}
+"""Axes whose values are components, and the kinds of these."""
+SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
+"""Axes that are parameters of a sampler, and have no effect on one that lacks them."""
+LEARNED_AXES = ("checkpoint", "network")
+"""Axes that bring their own SDE, and stand in place of a target's exact score."""
+DTYPES = ("float32", "float64")
+
+DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "target": ("mnist_mfa",),
+    "checkpoint": (),
+    "network": (),
+    "sde": ("ve", "vp", "subvp"),
+    "sampler": ("pc",),
+    "predictor": ("reverse_diffusion",),
+    "corrector": ("none",),
+    "grid": ("uniform",),
+    "steps": ("25", "50", "100"),
+    "seed": ("0",),
+    "dtype": ("float32",),
+    "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
+}
+HELP: Mapping[str, str] = {
+    "target": "exact distribution to sample from, or to judge a checkpoint by",
+    "checkpoint": "folder of a learned model, in place of a target's exact score and of --sde",
+    "network": "preset with random weights, to measure speed alone",
+    "sde": "forward process",
+    "sampler": "loop: pc, ode, ...",
+    "predictor": "reverse-time step",
+    "corrector": "MCMC at each noise level",
+    "grid": "where the steps lie in time",
+    "steps": "number of predictor steps",
+    "seed": "seed of the noise and of the exact sets",
+    "dtype": "float32 or float64: of the state",
+    "evaluator": "metrics (not swept: all are computed)",
+}
+SAMPLES = 1024
+
+
+def numbers(axis: str, values: Sequence[str]) -> list[int]:
+    """The integers of ``steps`` or ``seed``, separated by blanks or commas, without repetition."""
+    found = []
+    least = 1 if axis == "steps" else 0
+    for word in ",".join(values).split(","):
+        if not word.strip().lstrip("-").isdigit() or int(word) < least:
+            raise UsageError(f"--{axis} takes whole numbers from {least}, got {word.strip()!r}")
+        found.append(int(word))
+    return list(dict.fromkeys(found))
+
+
+def dtypes(values: Sequence[str]) -> list[str]:
+    """The values of ``dtype``, checked."""
+    for name in values:
+        if name not in DTYPES:
+            raise UsageError(f"--dtype must be {' or '.join(DTYPES)}, got {name!r}")
+    return list(dict.fromkeys(values))

@@ -1,0 +1,153 @@
+"""What a cell will cost, before it runs: function evaluations x seconds per evaluation, and what judging takes.
+
+The evaluations of a sampler with a step count come from two short runs on a score that costs nothing, since they grow
+linearly with the steps; those of an adaptive sampler from a run of two samples. Seconds per evaluation come from the
+cells that were done, else from a few evaluations of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import describe
+from scoresde_core.sampler import Sampler, sample
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE, Level
+
+from .cells import Cell
+from .run import Bench
+
+TRIAL_STEPS = (16, 24)
+"""Beyond the start and the end of every multistep method, so that the growth between them is that of one more step."""
+BATCH = 64
+REPEATS = 3
+PATIENCE = 1.0
+"""Seconds that an evaluation of a whole batch may take."""
+
+
+class _FreeScore(ScoreModel):
+    """-x."""
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        return -x
+
+
+@attrs.define
+class Costs:
+    """Predicts seconds from what was measured before."""
+
+    bench: Bench
+    here: bool = True
+    """Whether cells run on this machine, so that it can measure for them."""
+    _rates: dict[Any, float | None] = attrs.field(factory=dict, init=False)
+    _judging: dict[Any, float] = attrs.field(factory=dict, init=False)
+    _nfe: dict[Any, float | None] = attrs.field(factory=dict, init=False)
+
+    def learn(self, cells: Iterable[Cell], rows: dict[str, Row]) -> None:
+        """Take over what the done ones of ``cells`` took."""
+        for cell in cells:
+            row = rows.get(cell.key)
+            if row is None or row["status"] != "done" or not row.get("nfe"):
+                continue
+            self._rates[_rate_key(cell)] = row["seconds"] / row["nfe"] / cell.samples
+            if "cell_seconds" in row:
+                self._judging[_judging_key(cell)] = max(0.0, row["cell_seconds"] - row["seconds"])
+            if "steps" not in cell.sampler.uses:
+                self._nfe[self._nfe_key(cell)] = row["nfe"]
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Seconds that ``cell`` will take; None where nothing is known of it."""
+        if cell.skip:
+            return 0.0
+        rate, nfe = self._rate(cell), self.nfe(cell)
+        if rate is None or nfe is None:
+            return None
+        return rate * nfe * cell.samples + self._judging.get(_judging_key(cell), 0.0)
+
+    def nfe(self, cell: Cell) -> float | None:
+        """Function evaluations a sample; None where a trial fails, or would have to run elsewhere."""
+        key = self._nfe_key(cell)
+        if key not in self._nfe:
+            try:
+                self._nfe[key] = self._count(cell)
+            except Exception:  # the cell itself will say why
+                self._nfe[key] = None
+        return self._nfe[key]
+
+    def _count(self, cell: Cell) -> float | None:
+        sampler, sde = cell.sampler, cell.subject.sde
+        if cell.steps is not None and cell.steps <= TRIAL_STEPS[0]:
+            return _trial(sampler, sde, cell.subject.shape)
+        if cell.steps is not None:
+            few, more = (_trial(attrs.evolve(sampler, steps=n), sde, cell.subject.shape) for n in TRIAL_STEPS)  # type: ignore[misc]
+            return more + (more - few) / (TRIAL_STEPS[1] - TRIAL_STEPS[0]) * (cell.steps - TRIAL_STEPS[1])
+        if not self.here:
+            return None
+        device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
+        model = self.bench.load(cell)
+        return sample(model, sde, sampler, cell.subject.shape, 2, device=device, dtype=dtype).nfe
+
+    def _rate(self, cell: Cell) -> float | None:
+        """Seconds per evaluation of one sample."""
+        key = _rate_key(cell)
+        if key not in self._rates:
+            try:
+                self._rates[key] = self._calibrate(cell) if self.here else None
+            except Exception:  # the cell itself will say why
+                self._rates[key] = None
+        return self._rates[key]
+
+    @torch.no_grad()
+    def _calibrate(self, cell: Cell) -> float:
+        """The best of a few; a large network is spared a large batch, which costs no less a sample on a CPU."""
+        device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
+        model, level = self.bench.load(cell), cell.subject.sde.level(torch.ones(()))
+        for size in (1, min(cell.batch_size, BATCH)):
+            x = torch.ones(size, *cell.subject.shape, device=device, dtype=dtype)
+            times = []
+            for _ in range(1 + REPEATS):  # the first pays for lazy initialisation
+                started = time.perf_counter()
+                model.evaluate(x, level)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append(time.perf_counter() - started)
+            if min(times) * BATCH > PATIENCE and device.type == "cpu":
+                break
+        return min(times) / size
+
+    def _nfe_key(self, cell: Cell) -> Any:
+        """An adaptive sampler's evaluations depend on the score, those of the others on the steps alone."""
+        adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
+        return json.dumps(describe(cell.sampler), sort_keys=True, default=str), adaptive
+
+
+def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
+    """The evaluations of one sample of the smallest event with as many axes."""
+    small = (shape[0], *(min(side, 2) for side in shape[1:])) if shape else shape
+    return sample(_FreeScore(), sde, sampler, small, 1).nfe
+
+
+def _rate_key(cell: Cell) -> Any:
+    names = tuple(cell.names.get(name) for name in ("target", "checkpoint", "network", "sde"))
+    return names, cell.dtype, cell.device
+
+
+def _judging_key(cell: Cell) -> Any:
+    return cell.names.get("target"), cell.samples, cell.evaluators, cell.dtype, cell.device
+
+
+def in_words(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""The bundled executors: this process, local worker processes, a Slurm cluster."""

@@ -1,0 +1,1 @@
+"""The bundled suites of ``scoresde-bench``. Data alone; see docs/bench.md."""

@@ -1,0 +1,177 @@
+"""From blocks of axes to cells: the grammar of a sweep.
+
+Every value of every axis is combined with every other. A list given to a parameter that takes none expands to several
+components, also inside a component that is itself a parameter: ``pc[predictor=ddim[eta=[0,1]],steps=[10,20]]`` is four.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+import attrs
+
+from scoresde_core.components import Parameter, Spec, parameters, parse, split
+from scoresde_core.errors import UsageError
+from scoresde_core.kinds import KINDS
+from scoresde_core.registry import Registry
+
+from . import axes
+from .axes import COMPONENT_AXES, LEARNED_AXES, SAMPLER_AXES
+from .cells import Cell
+from .subjects import Subject, exact_subjects, learned_subjects
+from .suite import Block
+
+
+def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
+    """The components that ``texts`` name, each once."""
+    specs: list[Spec] = []
+    for text in itertools.chain.from_iterable(split(text) for text in texts):
+        spec = parse(text.strip())
+        known = {parameter.name: parameter for parameter in parameters(registry.load(kind, spec.name))}
+        choices = [
+            [(name, choice) for choice in _choices(registry, known.get(name), value)]
+            for name, value in spec.params.items()
+        ]
+        specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
+    return list({str(spec): spec for spec in specs}.values())
+
+
+def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> list[Any]:
+    """The values of one parameter that ``value`` stands for."""
+    nested = isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
+    many = isinstance(value, list) and (parameter is None or not parameter.takes_list or nested)
+    kind = None if parameter is None else _kind_of(parameter)
+    values = value if many else [value]
+    if kind is None:
+        return list(values)
+    return [c for v in values for c in (map(str, sweep(registry, kind, [v])) if isinstance(v, str) else [v])]
+
+
+def _kind_of(parameter: Parameter) -> str | None:
+    """The kind of component that a parameter is, or None."""
+    members = {f"{m.__module__}:{m.__qualname__}" for m in (parameter.type, *get_args(parameter.type)) if _is_class(m)}
+    return next((kind.name for kind in KINDS.values() if kind.contract in members), None)
+
+
+def _is_class(member: Any) -> bool:
+    return isinstance(member, type)
+
+
+@attrs.define
+class Sweep:
+    """Builds cells from blocks; subjects and components are built once and shared."""
+
+    registry: Registry
+    device: str
+    _subjects: dict[Any, list[Subject]] = attrs.field(factory=dict, init=False)
+    _used: set[str] = attrs.field(factory=set, init=False)
+
+    def cells(self, blocks: Sequence[Block], asked: frozenset[str] = frozenset()) -> list[Cell]:
+        """Every cell of ``blocks``, without repetition; ``asked`` are the axes that must have an effect.
+
+        Raises before any work for a component that cannot be built, an axis that no sampler uses, or no cell at all.
+        """
+        found: dict[str, Cell] = {}
+        for block in blocks:
+            for cell in self._block(block):
+                found.setdefault(cell.key, cell)
+        unused = sorted(axis for axis in SAMPLER_AXES if axis in asked and axis not in self._used)
+        if found and unused:
+            names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found.values()))
+            raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
+        if not found:
+            meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
+            raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
+        return list(found.values())
+
+    def _block(self, block: Block) -> Iterable[Cell]:
+        specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
+        chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
+        seeds, dtypes = axes.numbers("seed", block["seed"]), axes.dtypes(block["dtype"])
+        judges = self._evaluators(block)
+        for axis in ("predictor", "corrector", "grid"):
+            for spec in specs[axis]:
+                self.registry.create(COMPONENT_AXES[axis], spec)
+        subjects = self._subjects_of(block, specs)
+        samplers = [
+            self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
+            for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
+        ]
+        unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
+        # Cells that share a model, and then those that share an exact set, follow each other.
+        for subject, seed, dtype, made in itertools.product(subjects, seeds, dtypes, unique.values()):
+            spec, sampler, given = made
+            yield self._cell(block, subject, spec, sampler, given, seed, dtype, judges)
+
+    def _evaluators(self, block: Block) -> tuple[str, ...]:
+        specs = sweep(self.registry, "evaluators", block["evaluator"])
+        for spec in specs:
+            self.registry.create("evaluators", spec)
+        return tuple(map(str, specs))
+
+    def _subjects_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[Subject]:
+        """What the block samples from, built once for all blocks that ask for the same."""
+        if block.learned and "sde" in block.axes:
+            raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+        checkpoints, networks = block["checkpoint"], block["network"]
+        truths = specs["target"] if not block.learned or "target" in block.axes else []
+        sdes = [] if block.learned else specs["sde"]
+        key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
+        if key not in self._subjects:
+            self._subjects[key] = (
+                learned_subjects(self.registry, checkpoints, networks, truths)
+                if block.learned
+                else exact_subjects(self.registry, truths, sdes)
+            )
+        return [s for s in self._subjects[key] if not block.for_sdes or s.sde_name in block.for_sdes]
+
+    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
+        """The sampler with those of ``given`` that it uses, and these alone."""
+        uses = self.registry.create("samplers", spec).uses & (set(given) - set(spec.params))
+        used = {name: value for name, value in given.items() if name in uses}
+        self._used |= uses
+        return spec, self.registry.create("samplers", spec, **used), {name: used.get(name) for name in given}
+
+    def _cell(
+        self,
+        block: Block,
+        subject: Subject,
+        spec: Spec,
+        sampler: Any,
+        given: dict[str, Any],
+        seed: int,
+        dtype: str,
+        judges: tuple[str, ...],
+    ) -> Cell:
+        parts = [*subject.components, ("samplers", spec.name)]
+        parts += [(COMPONENT_AXES[axis], value.name) for axis, value in given.items() if isinstance(value, Spec)]
+        owners = {self.registry.find(kind, name).owner for kind, name in parts}
+        versions = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
+        shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
+        names = {**subject.names, "sampler": str(spec), **shown}
+        single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
+        if block.learned:
+            single.pop("sde")
+        if "checkpoint" in single:
+            single.pop("network", None)  # its network is part of it
+        numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": judges}
+        if given["steps"] is not None:
+            numbers["steps"] = (str(given["steps"]),)
+        own = attrs.evolve(block, axes={**single, **numbers}, for_sdes=())
+        return Cell(
+            names=names,
+            subject=subject,
+            sampler=sampler,
+            steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
+            seed=seed,
+            dtype=dtype,
+            samples=block.samples,
+            batch_size=min(block.batch_size or block.samples, block.samples),
+            device=self.device,
+            evaluators=judges,
+            versions={owner: versions[owner] for owner in sorted(owners) if owner in versions},
+            timing=block.timing,
+            request=own.plain(),
+        )
