@@ -137,6 +137,8 @@ def _run(given: list[str]) -> int:
             print(f"{cell.key}  {cell.title}" + (f"  (skipped: {cell.skip})" if cell.skip else ""))
         print(f"{len(cells)} cell{'s' * (len(cells) != 1)}")
         return 0
+    for evaluator in evaluators.values():
+        evaluator.prepare()
     if arguments.tf32:
         import torch
 
@@ -178,12 +180,20 @@ def _work(
                 print(row.get("traceback", ""), file=sys.stderr)
     rows = [results.rows[cell.key] for cell in cells]
     print_table(rows, console)
+    for warning in _warnings(rows):
+        console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
     for sentence in rank(rows).sentences:
         console.print(sentence, markup=False, highlight=False)
     meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
     write_report(rows, folder / "report.html", command, meaning)
     console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
     return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """What metrics say against their own values, once each."""
+    metrics = [metric for row in rows for metric in (row.get("metrics") or {}).values()]
+    return list(dict.fromkeys(m["details"]["warning"] for m in metrics if "warning" in m.get("details", {})))
 
 
 def _words(values: list[str] | None, axis: str) -> list[str]:

@@ -140,8 +140,13 @@ class Bench:
                 skipped[name] = reason
                 continue
             for metric in evaluator.evaluate(evidence):
-                metrics[metric.name] = attrs.asdict(metric, filter=lambda field, value: field.name != "name")
+                metrics[metric.name] = attrs.asdict(metric, filter=_worth_a_field)
         return {"metrics": metrics, "metrics_skipped": skipped}
+
+
+def _worth_a_field(field: Any, value: Any) -> bool:
+    """The name is the key already, and most metrics have no details."""
+    return field.name != "name" and (field.name != "details" or bool(value))
 
 
 def _reason(error: Exception) -> str:
