@@ -82,7 +82,8 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     report |= {"protocol": protocol, "torch": str(torch.__version__)}
     write(arguments.out, moments, features, report)
     print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
-    print(f"wrote {arguments.out}: scoresde-bench --evaluator 'frechet[features={arguments.features},statistics={arguments.out}]'")
+    evaluator = f"frechet[features={arguments.features},statistics={arguments.out}]"
+    print(f"wrote {arguments.out}: scoresde-bench --evaluator '{evaluator}'")
     return 0
 
 
