@@ -14,8 +14,8 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.evaluator import Comparison, Evidence, Reference
 
-KEPT = 4
-"""How many splits, and how many references, are kept for the next cell or checkpoint."""
+KEPT = 2
+"""How many splits, and how many references to each of them, are kept for the next cell or checkpoint."""
 
 
 @attrs.frozen
@@ -67,7 +67,7 @@ def _events(origin: Origin) -> Tensor:
     return origin.dataset.load(origin.split)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=2 * KEPT)
 def _reference(origin: Origin, size: int, seed: int, device: str) -> EventReference:
     return EventReference(None, size, seed, device, events=origin.events())
 

@@ -129,10 +129,11 @@ class FeatureMetric(Evaluator):
             return self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
         keeper, events = self.true_events(evidence) if which == 0 else self.floor_events(evidence) or (None, None)
         assert keeper is not None and events is not None  # noqa: PT018  # skip() and the caller have seen to it
-        return keeper.once(("features", repr(self.features), self.rounding, which), lambda: self._cat(events, evidence))
+        name = ("features", repr(self.features), self.rounding, which)
+        return keeper.once(name, lambda: self._cat(events, evidence)).double()
 
     def _cat(self, events: Tensor, evidence: Evidence) -> Tensor:
-        return torch.cat([batch.pooled for batch in self.extract(events, evidence.samples.device)]).double()
+        return torch.cat([batch.pooled for batch in self.extract(events, evidence.samples.device)])
 
     def true_events(self, evidence: Evidence) -> tuple[Reference, Tensor]:
         """As many true events as there are samples, and what may keep what follows from them."""

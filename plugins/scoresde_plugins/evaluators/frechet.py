@@ -136,9 +136,10 @@ class FrechetDistance(FeatureMetric):
             return self._metrics(nothing, self._floor(evidence, centre), {})
         parts = self._parts(evidence)
         found, width = extrapolate(parts, centre), len(parts[0].mean)
-        details = self.protocol(
-            evidence, dimensions=width, curve=[list(pair) for pair in zip(found.sizes, found.values, strict=True)]
-        )
+        details = self.protocol(evidence, dimensions=width)
+        details["curve"] = [list(pair) for pair in zip(found.sizes, found.values, strict=True)]
+        if "target" in details["reference"]:
+            details["reference"]["draws"] = self.draws
         if found.bias > NOTABLE * abs(found.finite.value):
             details["warning"] = (
                 f"{evidence.count} samples of {width} features put {self.name} about {found.bias:.3g} too high: "
@@ -178,7 +179,7 @@ class FrechetDistance(FeatureMetric):
             alone = Evidence(events.to(evidence.samples.device))
             return extrapolate(self._parts(alone), centre)
 
-        return keeper.once((self, "floor"), compute)
+        return keeper.once((repr(self), "floor"), compute)
 
     def _centre(self, evidence: Evidence) -> Centre:
         """The reference's moments; what follows from the same is computed once."""
