@@ -17,6 +17,7 @@ from torch import Tensor
 from scoresde_core.errors import FileError
 from scoresde_core.evaluator import Evidence
 from scoresde_core.processes import Processes
+from scoresde_core.registry import create
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments, merged
 from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate, frechet_distance
 from scoresde_plugins.evaluators.moments import gaussian_w2
@@ -161,6 +162,8 @@ def test_too_few_samples_are_warned_about_with_the_size_of_the_bias() -> None:
     few = metric.evaluate(Evidence(target.sample(300, seed=7), target=target))
     bias = few[0].value - few[1].value
     assert f"300 samples of 30 features put frechet_identity about {bias:.3g} too high" in few[0].details["warning"]
+    fewer = metric.evaluate(Evidence(target.sample(299, seed=7), target=target))
+    assert fewer[1].details["warning"].startswith("59 samples a range are few for 30 features: frechet_identity_infin")
     many = metric.evaluate(Evidence(3 * target.sample(300, seed=7), target=target))
     assert "warning" not in many[0].details
     assert "warning" not in few[1].details
@@ -247,9 +250,9 @@ def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
     assert found.features is not None
     assert torch.equal(found.features, x)
     assert dict(found.report) == report
-    found.check(Identity())
+    found.check(Identity().protocol())
     with pytest.raises(FileError, match=r"was made by identity, these features are mnist_classifier \(sha256"):
-        found.check(MNISTClassifier())
+        found.check(MNISTClassifier().protocol())
 
 
 def test_both_published_formats_are_read(tmp_path: Path) -> None:
@@ -266,6 +269,10 @@ def test_both_published_formats_are_read(tmp_path: Path) -> None:
         assert value.details["reference"]["format"] in ("mu, sigma", "pool_3")
         assert len(value.details["reference"]["sha256"]) == 64
         values.append(value.value)
+    for kind in ("frechet", "kernel", "precision_recall"):
+        metric = create("evaluators", f"{kind}[features=identity,statistics={tmp_path / 'stats.npz'}]")
+        with pytest.raises(FileError, match=r"stats\.npz holds 4 features an event, identity gives 3"):
+            metric.evaluate(Evidence(torch.zeros(20, 3)))
     expected = frechet_distance(FeatureMoments.of(evidence.samples), FeatureMoments.of(x))
     assert values == pytest.approx([expected] * 2, rel=1e-6)
     with pytest.raises(FileError, match=r"holds moments alone.*scoresde stats DATASET --raw"):

@@ -62,7 +62,7 @@ class FeatureMetric(Evaluator):
 
     def prepare(self) -> None:
         """Load the extractor and the reference."""
-        self.features.load(torch.device("cpu"))
+        _loaded(_Named(self.features), "cpu")
         if self.statistics is not None:
             self._file()
         if self.reference is not None:
@@ -116,6 +116,14 @@ class FeatureMetric(Evaluator):
         own = torch.cat([batch.pooled for batch in self.of_samples(evidence)]).double()
         return own if evidence.processes is None else evidence.processes.gather(own)
 
+    def check_width(self, width: int, of_reference: int) -> None:
+        """Raise where the reference has other features."""
+        if width != of_reference:
+            raise FileError(
+                f"{self.statistics} holds {of_reference} features an event, {self.features.name} gives {width}: "
+                "use the extractor that made it"
+            )
+
     def finite(self, evidence: Evidence) -> bool:
         """Whether every sample of every process is: else no metric has a value."""
         bad = (~evidence.samples.isfinite()).sum()
@@ -162,18 +170,19 @@ class FeatureMetric(Evaluator):
     def _file(self) -> Statistics:
         assert self.statistics is not None
         found = read(self.statistics)
-        found.check(self.features)
+        found.check(_protocol(_Named(self.features)))
         return found
 
     def protocol(self, evidence: Evidence, **more: Any) -> dict[str, Any]:
         """What the value depends on, for the row."""
+        reference: dict[str, Any] | None
         if self.statistics is not None:
             reference = self._file().described()
         elif self.reference is not None:
             size = len(Origin(self.reference, self.split).events())
             reference = {"dataset": repr(self.reference), "split": self.split, "events": size}
         else:
-            reference = {"target": repr(evidence.target)}
+            reference = None if evidence.reference is None else {"target": repr(evidence.target)}
         rounding = self.rounding if self.features.images else None
         features = dict(_protocol(_Named(self.features)))
         return {"features": features, "rounding": rounding, "samples": evidence.count, "reference": reference, **more}

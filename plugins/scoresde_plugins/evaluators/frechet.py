@@ -38,6 +38,10 @@ NOTABLE = 0.1
 """From this share of the value on, the bias is worth a warning."""
 
 
+FEWEST_A_FEATURE = 2
+"""With fewer samples than this times the features in a range, the bias is no line in 1 / n."""
+
+
 class Centre:
     """A Gaussian that distances are taken to: the root of its covariance is computed once."""
 
@@ -135,7 +139,9 @@ class FrechetDistance(FeatureMetric):
             nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
             return self._metrics(nothing, self._floor(evidence, centre), {})
         parts = self._parts(evidence)
-        found, width = extrapolate(parts, centre), len(parts[0].mean)
+        width = len(parts[0].mean)
+        self.check_width(width, len(centre.mean))
+        found = extrapolate(parts, centre)
         details = self.protocol(evidence, dimensions=width)
         details["curve"] = [list(pair) for pair in zip(found.sizes, found.values, strict=True)]
         if "target" in details["reference"]:
@@ -150,6 +156,12 @@ class FrechetDistance(FeatureMetric):
     def _metrics(self, found: Extrapolation, floor: Extrapolation | None, details: dict[str, Any]) -> list[Metric]:
         low = (None, None) if floor is None else (floor.finite, floor.infinity)
         plain = {name: value for name, value in details.items() if name != "warning"}
+        width, samples = details.get("dimensions", 0), details.get("samples", 0)
+        a_range = samples // self.ranges
+        if a_range < FEWEST_A_FEATURE * width:
+            plain["warning"] = (
+                f"{a_range} samples a range are few for {width} features: {self.name}_infinity is a guess"
+            )
         return [
             self.metric(self.name, found.finite, low[0], **details),
             self.metric(f"{self.name}_infinity", found.infinity, low[1], **plain),

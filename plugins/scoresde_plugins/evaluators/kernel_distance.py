@@ -83,7 +83,9 @@ class KernelDistance(FeatureMetric):
         truth = self.true_features(evidence)
         found = Estimate(math.nan, math.nan)
         if self.finite(evidence):
-            found = by_subsets(self.all_features(evidence), truth, self.subset_size)
+            samples = self.all_features(evidence)
+            self.check_width(samples.shape[1], truth.shape[1])
+            found = by_subsets(samples, truth, self.subset_size)
         floor = None
         if self.floor_events(evidence) is not None:
             floor = by_subsets(self.true_features(evidence, which=1), truth, self.subset_size)

@@ -67,7 +67,9 @@ class PrecisionRecall(FeatureMetric):
         truth = self.true_features(evidence)
         found, floor = (Estimate(math.nan, math.nan),) * 2, None
         if self.finite(evidence):
-            found = self._both(self.all_features(evidence), truth)
+            samples = self.all_features(evidence)
+            self.check_width(samples.shape[1], truth.shape[1])
+            found = self._both(samples, truth)
         if self.floor_events(evidence) is not None:
             floor = self._both(self.true_features(evidence, which=1), truth)
         details = self.protocol(evidence)

@@ -27,7 +27,6 @@ from torch import Tensor
 from scoresde_core.batches import order
 from scoresde_core.checkpoint import file_hash
 from scoresde_core.errors import FileError
-from scoresde_core.extractor import Extractor
 
 from .feature_moments import FeatureMoments
 
@@ -55,13 +54,13 @@ class Statistics:
             raise FileError(f"{self.path} holds {len(self.features)} features, fewer than {count} samples: take fewer")
         return self.features[order(seed, 0, len(self.features))[:count]]
 
-    def check(self, extractor: Extractor) -> None:
-        """Raise where another extractor made them."""
-        made, asked = self.report.get("protocol"), dict(extractor.protocol())
-        if made is not None and made != json.loads(json.dumps(asked)):
+    def check(self, asked: Mapping[str, Any]) -> None:
+        """Raise where an extractor of another protocol made them."""
+        made = self.report.get("protocol")
+        if made is not None and made != json.loads(json.dumps(dict(asked))):
             raise FileError(
                 f"{self.path} was made by {_brief(made)}, these features are {_brief(asked)}: make it again with "
-                f"'scoresde stats DATASET --features {extractor.name}'"
+                f"'scoresde stats DATASET --features {asked['extractor']}'"
             )
 
     def described(self) -> dict[str, Any]:
