@@ -68,13 +68,13 @@ def test_torch_fidelity_has_the_same_kernel_distance() -> None:
 
 
 def test_subsets_are_disjoint_and_their_error_is_the_scatter() -> None:
-    x, y = normal(35, 4, seed=1), normal(35, 4, seed=2)
-    found = by_subsets(x, y, 10)
-    values = torch.stack([polynomial_mmd(x[i : i + 10], y[i : i + 10]) for i in (0, 10, 20)])
+    x, y = normal(124, 4, seed=1), normal(124, 4, seed=2)
+    found = by_subsets(x, y, 11)
+    values = torch.stack([polynomial_mmd(x[i : i + 11], y[i : i + 11]) for i in range(0, 121, 11)])
     assert found.value == pytest.approx(float(values.mean()), rel=1e-12)
-    assert found.stderr == pytest.approx(float(values.std()) / math.sqrt(3), rel=1e-12)
-    # Three subsets are what an error takes: asked for larger ones, they are made smaller.
-    assert by_subsets(x, y, 1000) == by_subsets(x, y, 11)
+    assert found.stderr == pytest.approx(float(values.std()) / math.sqrt(11), rel=1e-12)
+    # Ten subsets are what an error takes: asked for larger ones, they are made smaller.
+    assert by_subsets(x, y, 1000) == by_subsets(x, y, 12)
 
 
 def test_kernel_distance_is_unbiased() -> None:

@@ -23,8 +23,8 @@ from scoresde_core.target import Estimate
 from .events import misfit
 from .feature_metric import FeatureMetric
 
-FEWEST = 3
-"""Subsets, below which they give no error."""
+FEWEST = 10
+"""Subsets, below which their scatter is no good measure of the error."""
 
 
 def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
 def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
     """The mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over them.
 
-    Too few rows for three such subsets make smaller ones: the estimate is unbiased at any size.
+    Too few rows for ten such subsets make smaller ones: the estimate is unbiased at any size.
     """
     size = min(size, len(x) // FEWEST)
     count = len(x) // size
@@ -64,10 +64,10 @@ class KernelDistance(FeatureMetric):
     word: ClassVar[str] = "kernel"
     better: ClassVar[Better] = "zero"
 
-    subset_size: int = param(1000, "events a subset; fewer where the samples make no three of them", ge(2))
+    subset_size: int = param(1000, "events a subset; fewer where the samples make no ten of them", ge(2))
 
     def skip(self, evidence: Evidence) -> str | None:
-        """With fewer than two samples in each of three subsets; with a data set of fewer events."""
+        """With fewer than two samples in each of ten subsets; with a data set of fewer events."""
         few = evidence.count < 2 * FEWEST
         return (
             super().skip(evidence)
