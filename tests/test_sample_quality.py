@@ -174,6 +174,21 @@ def test_the_bias_of_the_score_is_what_is_said() -> None:
     assert truth - found == pytest.approx(said * truth, rel=0.15)
 
 
+def test_features_without_classes_have_no_score() -> None:
+    with pytest.raises(UsageError, match="identity has no class probabilities: choose features of a classifier"):
+        create("evaluators", "inception_score[features=identity]").evaluate(Evidence(normal(40, 2)))
+
+
+def test_score_of_a_data_set_is_the_floor(shared: Path) -> None:
+    """Real digits have nearly ten classes; noise has few."""
+    text = f"inception_score[features=mnist_classifier,reference=mnist[root={shared / 'data'}]]"
+    (found,) = create("evaluators", text).evaluate(Evidence(normal(300, 1, 28, 28).clamp(-1, 1).float()))
+    assert found.floor is not None
+    assert found.floor > 8
+    assert found.value < 3
+    assert found.details["bias"] < 0
+
+
 # --- Rounding -----------------------------------------------------------------------------------------------------
 
 

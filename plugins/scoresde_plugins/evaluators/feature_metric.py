@@ -26,7 +26,7 @@ from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.extractor import Extractor, Features
 
 from ..extractors.fidelity import Inception
-from .events import EventReference, Origin, misfit
+from .events import Origin, misfit
 from .statistics_file import Statistics, read
 
 Rounding = Literal["nearest", "floor"]
@@ -131,17 +131,24 @@ class FeatureMetric(Evaluator):
 
     # --- reference ------------------------------------------------------------------------------------------------
 
-    def true_features(self, evidence: Evidence, which: int = 0) -> Tensor:
-        """The features (n, D) of as many true events as there are samples; ``which=1`` are those of the floor."""
+    def true_features(self, evidence: Evidence) -> Tensor:
+        """The features (n, D) of as many true events as there are samples, float64."""
         if self.statistics is not None:
             return self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
-        keeper, events = self.true_events(evidence) if which == 0 else self.floor_events(evidence) or (None, None)
-        assert keeper is not None and events is not None  # noqa: PT018  # skip() and the caller have seen to it
-        name = ("features", repr(self.features), self.rounding, which)
-        return keeper.once(name, lambda: self._cat(events, evidence)).double()
+        return self._kept("truth", self.true_events(evidence), evidence)
 
-    def _cat(self, events: Tensor, evidence: Evidence) -> Tensor:
-        return torch.cat([batch.pooled for batch in self.extract(events, evidence.samples.device)])
+    def floor_features(self, evidence: Evidence) -> Tensor | None:
+        """Those of as many other true events, which play the samples; None where there are none."""
+        found = self.floor_events(evidence)
+        return None if found is None else self._kept("floor", found, evidence)
+
+    def _kept(self, role: str, found: tuple[Reference, Tensor], evidence: Evidence) -> Tensor:
+        keeper, events = found
+
+        def compute() -> Tensor:
+            return torch.cat([batch.pooled for batch in self.extract(events, evidence.samples.device)])
+
+        return keeper.once((role, repr(self.features), self.rounding), compute).double()
 
     def true_events(self, evidence: Evidence) -> tuple[Reference, Tensor]:
         """As many true events as there are samples, and what may keep what follows from them."""
@@ -157,9 +164,7 @@ class FeatureMetric(Evaluator):
             return None
         if self.reference is None:
             assert evidence.reference is not None  # skip() has seen to it
-            if isinstance(evidence.reference, EventReference):
-                return (evidence.reference, evidence.reference.stored(1)) if evidence.reference.sets > 1 else None
-            return evidence.reference, evidence.reference.exact(1)
+            return (evidence.reference, evidence.reference.exact(1)) if evidence.reference.sets > 1 else None
         other: Split = "test" if self.split == "train" else "train"
         try:
             found = Origin(self.reference, other).reference(evidence.count, evidence.seed, evidence.samples.device)

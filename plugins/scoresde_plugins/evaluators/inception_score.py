@@ -17,6 +17,7 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.errors import UsageError
 from scoresde_core.evaluator import Better, Evidence, Metric
 from scoresde_core.target import Estimate
 
@@ -85,16 +86,21 @@ class InceptionScore(FeatureMetric):
                     f"{evidence.count} samples in {self.splits} parts put {self.name} about {bias * found.value:.2g} "
                     "too low: draw more, or set splits= lower"
                 )
-        floor = events = None
-        if self.reference is not None or evidence.reference is not None:
-            events = self.floor_events(evidence)
-        if events is not None:
-            floor = classifier_score(self._logits(Evidence(events[1].to(evidence.samples.device))), self.splits)
-        return [self.metric(self.name, found, floor, **details)]
+        return [self.metric(self.name, found, self._floor(evidence), **details)]
+
+    def _floor(self, evidence: Evidence) -> Estimate | None:
+        """The score of as many true events, where a reference has them."""
+        if self.reference is None and evidence.reference is None:
+            return None
+        others = self.floor_events(evidence)
+        if others is None:
+            return None
+        keeper, events = others[0], others[1].to(evidence.samples.device)
+        return keeper.once((repr(self), "floor"), lambda: classifier_score(self._logits(Evidence(events)), self.splits))
 
     def _logits(self, evidence: Evidence) -> Tensor:
         batches = [batch.logits for batch in self.of_samples(evidence)]
         if any(logits is None for logits in batches):
-            raise ValueError(f"{self.features.name} has no class probabilities: choose features of a classifier")
+            raise UsageError(f"{self.features.name} has no class probabilities: choose features of a classifier")
         own = torch.cat([logits for logits in batches if logits is not None])
         return own if evidence.processes is None else evidence.processes.gather(own)

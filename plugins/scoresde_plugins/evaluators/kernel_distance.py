@@ -86,8 +86,7 @@ class KernelDistance(FeatureMetric):
             samples = self.all_features(evidence)
             self.check_width(samples.shape[1], truth.shape[1])
             found = by_subsets(samples, truth, self.subset_size)
-        floor = None
-        if self.floor_events(evidence) is not None:
-            floor = by_subsets(self.true_features(evidence, which=1), truth, self.subset_size)
+        others = self.floor_features(evidence)
+        floor = None if others is None else by_subsets(others, truth, self.subset_size)
         details = self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))
         return [self.metric(self.name, found, floor, **details)]

@@ -65,13 +65,12 @@ class PrecisionRecall(FeatureMetric):
         if reason:
             raise ValueError(reason)
         truth = self.true_features(evidence)
-        found, floor = (Estimate(math.nan, math.nan),) * 2, None
+        others = self.floor_features(evidence)
+        found, floor = (Estimate(math.nan, math.nan),) * 2, None if others is None else self._both(others, truth)
         if self.finite(evidence):
             samples = self.all_features(evidence)
             self.check_width(samples.shape[1], truth.shape[1])
             found = self._both(samples, truth)
-        if self.floor_events(evidence) is not None:
-            floor = self._both(self.true_features(evidence, which=1), truth)
         details = self.protocol(evidence)
         return [
             self.metric(f"{word}_{self.features.name}", found[side], None if floor is None else floor[side], **details)
