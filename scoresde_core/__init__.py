@@ -15,6 +15,7 @@ _HOME = {
     "sampler": ("Sampler", "Samples", "sample"),
     "target": ("Target", "Estimate"),
     "evaluator": ("Evaluator", "Evidence", "Metric"),
+    "extractor": ("Extractor", "Features"),
     "loss": ("Loss", "Draws"),
     "dataset": ("Dataset",),
     "batches": ("Batches", "Preprocessing"),

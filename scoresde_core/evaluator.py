@@ -1,13 +1,14 @@
 """Evaluators: metrics from samples, each with its direction, unit, standard error and, where it has one, its floor.
 
-The floor is what exact samples of the same size score: no sampler can be told apart from the truth below it.
+The floor is what exact samples of the same size score: no sampler can be told apart from the truth below it. The
+truth is an exact target, or a data set, which knows no formula but has sets of events to compare with.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .noise import key
+from .processes import Processes
 from .score import ScoreModel
 from .sde import SDE
 from .target import Estimate, Target
@@ -25,7 +27,10 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Metric:
-    """A measured value; ``better`` says where the good end is (``zero``: nearest to 0)."""
+    """A measured value; ``better`` says where the good end is (``zero``: nearest to 0).
+
+    ``details`` is plain data for the result row: the protocol behind the value, and a ``warning`` where there is one.
+    """
 
     name: str
     value: float
@@ -34,34 +39,14 @@ class Metric:
     floor_stderr: float | None = None
     unit: str = ""
     better: Better = "lower"
+    details: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False)
-class Reference:
-    """The truth that samples are held against: a target, exact sets of ``size`` draws, and what follows from them.
+class _Keeping:
+    """Something that what is computed from it is kept with."""
 
-    Everything is computed on first use, on ``device``, and kept, so cells with the same target, size and seed should
-    share one reference. Cells that only have equal seeds get equal draws too: they cancel when cells are compared.
-    """
-
-    target: Target
-    size: int
-    seed: int = 0
-    device: torch.device | str = "cpu"
     _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
-
-    def exact(self, which: int = 0) -> Tensor:
-        """The ``which``-th independent exact set (size, *shape): 0 is the reference, 1 plays the samples in a floor."""
-
-        def draw() -> Tensor:
-            return self.target.sample(self.size, seed=key(self.seed, "exact", which) % 2**31).to(self.device)
-
-        return self.once(("exact", which), draw)
-
-    @property
-    def precise(self) -> Target:
-        """The target on ``device``, answering in float64."""
-        return self.once("precise", lambda: self.target.to(self.device, torch.float64))
 
     def once(self, name: Hashable, compute: Callable[[], T]) -> T:
         """``compute()`` at the first call with this ``name``, the kept result after that."""
@@ -70,11 +55,59 @@ class Reference:
         return self._kept[name]  # type: ignore[no-any-return]
 
 
-@attrs.define
-class Evidence:
+@attrs.define(eq=False)
+class Reference(_Keeping):
+    """The truth that samples are held against: a target, exact sets of ``size`` draws, and what follows from them.
+
+    Everything is computed on first use, on ``device``, and kept, so cells with the same target, size and seed should
+    share one reference. Cells that only have equal seeds get equal draws too: they cancel when cells are compared.
+
+    Sets from elsewhere, such as a data set, are a subclass with ``target=None`` and its own :meth:`draw`.
+    """
+
+    target: Target | None
+    size: int
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self.exact_target.shape
+
+    @property
+    def sets(self) -> float:
+        """How many independent sets there are."""
+        return math.inf
+
+    def draw(self, which: int) -> Tensor:
+        """The events of :meth:`exact`, on any device."""
+        return self.exact_target.sample(self.size, seed=key(self.seed, "exact", which) % 2**31)
+
+    def exact(self, which: int = 0) -> Tensor:
+        """The ``which``-th independent exact set (size, *shape): 0 is the reference, 1 plays the samples in a floor."""
+        return self.once(("exact", which), lambda: self.draw(which).to(self.device))
+
+    @property
+    def exact_target(self) -> Target:
+        """The target, which metrics that need its formulas have asked for in :attr:`Evaluator.needs`."""
+        if self.target is None:
+            raise ValueError(f"{type(self).__name__} has no exact target")
+        return self.target
+
+    @property
+    def precise(self) -> Target:
+        """The target on ``device``, answering in float64."""
+        return self.once("precise", lambda: self.exact_target.to(self.device, torch.float64))
+
+
+@attrs.define(eq=False)
+class Evidence(_Keeping):
     """What there is to judge: samples (B, *shape), and the truth or the model behind them where known.
 
     A ``reference`` may be given in place of ``target`` and ``seed``, to share it; else it is made from them.
+    With ``processes``, ``samples`` are this process's share, in order of rank: every process asks, and all are told
+    the same about all samples.
     """
 
     samples: Tensor
@@ -83,25 +116,35 @@ class Evidence:
     sde: SDE | None = None
     model: ScoreModel | None = None
     reference: Reference | None = None
+    processes: Processes | None = None
+    count: int = attrs.field(default=0, init=False)
+    """The number of all samples."""
 
     def __attrs_post_init__(self) -> None:
+        self.count = len(self.samples)
+        if self.processes is not None:
+            self.count = int(self.processes.total(torch.tensor(self.count, device=self.processes.device)))
         if self.reference is not None:
             if self.target is not None and self.target is not self.reference.target:
                 raise ValueError("the reference is of another target: leave the target out, or the reference")
             self.target, self.seed = self.reference.target, self.reference.seed
         elif self.target is not None:
-            self.reference = Reference(self.target, len(self.samples), self.seed, self.samples.device)
-        if self.reference is None or self.target is None:
+            self.reference = Reference(self.target, self.count, self.seed, self.samples.device)
+        if self.reference is None:
             return
-        expected = (self.reference.size, *self.target.shape)
-        if tuple(self.samples.shape) != expected:
-            raise ValueError(f"the samples have shape {tuple(self.samples.shape)}, the reference has {expected}")
+        found, expected = (self.count, *self.samples.shape[1:]), (self.reference.size, *self.reference.shape)
+        if found != expected:
+            raise ValueError(f"the samples have shape {found}, the reference has {expected}")
 
     def exact(self, which: int = 0) -> Tensor:
         """The ``which``-th independent exact sample set, as large as ``samples``, of their device and dtype."""
         if self.reference is None:
             raise ValueError("there is no exact target to draw from")
         return self.reference.exact(which).to(self.samples)
+
+    def gathered(self) -> Tensor:
+        """All samples, of every process."""
+        return self.samples if self.processes is None else self.processes.gather(self.samples)
 
 
 class Evaluator(ABC):
@@ -116,6 +159,15 @@ class Evaluator(ABC):
         """Why this metric cannot be computed from ``evidence``, or None."""
         missing = [need for need in sorted(self.needs) if getattr(evidence, need) is None]
         return f"{type(self).__name__} needs {' and '.join(missing)}" if missing else None
+
+    def metric(self, name: str, found: Estimate, floor: Estimate | None = None, **details: Any) -> Metric:
+        """A value of this evaluator, with its unit and direction."""
+        low = (None, None) if floor is None else (floor.value, floor.stderr)
+        return Metric(name, found.value, found.stderr, low[0], low[1], self.unit, self.better, details)
+
+    def prepare(self) -> None:
+        """Open what it needs beside the evidence, before any work starts: a missing file is an error here."""
+        return
 
     @abstractmethod
     def evaluate(self, evidence: Evidence) -> list[Metric]:
@@ -136,10 +188,14 @@ class Comparison(Evaluator):
 
     def skip(self, evidence: Evidence) -> str | None:
         """Why this metric cannot be computed from ``evidence``, or None."""
-        few = len(evidence.samples) < self.smallest
+        few = evidence.count < self.smallest
         return super().skip(evidence) or (
-            f"{type(self).__name__} needs {self.smallest} samples or more, got {len(evidence.samples)}" if few else None
+            f"{type(self).__name__} needs {self.smallest} samples or more, got {evidence.count}" if few else None
         )
+
+    def truth(self, evidence: Evidence) -> Reference | None:
+        """What the samples are held against."""
+        return evidence.reference
 
     @abstractmethod
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
@@ -147,13 +203,13 @@ class Comparison(Evaluator):
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """The metric of ``evidence.samples``, and that of as many exact samples as its floor."""
-        reason, reference = self.skip(evidence), evidence.reference
+        reason, reference = self.skip(evidence), self.truth(evidence)
         if reason or reference is None:
             raise ValueError(reason or f"{type(self).__name__} needs target")
-        floor = reference.once((self, "floor"), lambda: self.measure(reference.exact(1).double(), reference))
-        samples = evidence.samples.to(reference.device, torch.float64)
+        samples = evidence.gathered().to(reference.device, torch.float64)
         finite = bool(samples.isfinite().all())
         found = self.measure(samples, reference) if finite else Estimate(math.nan, math.nan)
-        return [
-            Metric(self.name, found.value, found.stderr, floor.value, floor.stderr, self.unit, self.better),
-        ]
+        floor = None
+        if reference.sets > 1:
+            floor = reference.once((self, "floor"), lambda: self.measure(reference.exact(1).double(), reference))
+        return [self.metric(self.name, found, floor)]

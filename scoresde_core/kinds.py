@@ -36,6 +36,7 @@ KINDS: dict[str, Kind] = {
         Kind("correctors", "corrector", "scoresde_core.steps:Corrector", "MCMC steps at fixed t"),
         Kind("losses", "loss", "scoresde_core.loss:Loss", "per-sample training loss of a score model"),
         Kind("evaluators", "evaluator", "scoresde_core.evaluator:Evaluator", "a metric with its error and floor"),
+        Kind("extractors", "extractor", "scoresde_core.extractor:Extractor", "events to features for metrics"),
         Kind("samplers", "sampler", "scoresde_core.sampler:Sampler", "the loop from the prior to a sample"),
         Kind("grids", "grid", "scoresde_core.schedule:Grid", "the times of N steps for an SDE"),
         Kind("targets", "target", "scoresde_core.target:Target", "a distribution with closed-form score and density"),

@@ -40,6 +40,18 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def gather(self, value: Tensor) -> Tensor:
+        """The rows of every process's ``value``, in order of rank; every process must ask."""
+        if self.count == 1:
+            return value
+        counts = torch.zeros(self.count, dtype=torch.int64, device=value.device)
+        counts[self.rank] = len(value)
+        sizes = self.total(counts).tolist()
+        padded = torch.cat([value, value.new_zeros(max(sizes) - len(value), *value.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from scoresde_core.evaluator import Comparison, Evidence, Metric, Reference
 from scoresde_core.target import Estimate, Target
-from scoresde_plugins.evaluators import energy_distance
+from scoresde_plugins.evaluators import pairs
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.mode_weights import ModeWeights
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2
@@ -229,7 +229,7 @@ def test_energy_distance_is_unbiased() -> None:
 
 
 def test_energy_distance_and_its_jackknife_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(energy_distance, "_ROWS", 5)  # blocks that do not divide the set
+    monkeypatch.setattr(pairs, "_ROWS", 5)  # blocks that do not divide the set
     target, n = gaussian(shape=(2, 3)), 16
     evidence = Evidence(1.5 * target.sample(n, seed=4), target=target)
     found = EnergyDistance().evaluate(evidence)[0]
@@ -422,7 +422,9 @@ def test_samples_equal_to_the_reference_are_at_no_distance() -> None:
 
 @pytest.mark.parametrize("metric", ALL, **name_of)
 def test_reasons(metric: Comparison) -> None:
-    assert metric.skip(Evidence(torch.zeros(20, 2))) == f"{type(metric).__name__} needs target"
+    nothing = metric.skip(Evidence(torch.zeros(20, 2)))
+    assert nothing is not None
+    assert nothing.startswith(f"{type(metric).__name__} needs target")
     few = Evidence(torch.zeros(2, 2), target=Mixture())
     assert metric.skip(few) == f"{type(metric).__name__} needs 3 samples or more, got 2"
     with pytest.raises(ValueError, match="3 samples or more, got 2"):

@@ -61,6 +61,7 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/py.typed",
         "scoresde_bench/py.typed",
         "scoresde_plugins/registry.yaml",
+        "scoresde_plugins/extractors/mnist_classifier.safetensors",
         "scoresde_plugins/targets/mnist_mfa.safetensors",
         "scoresde_bench/templates/report.html.j2",
     ):

@@ -116,6 +116,8 @@ def _run(given: list[str]) -> int:
     )
     if arguments.dry_run:
         return _preview(registry, cells, executor, settings)
+    for name in dict.fromkeys(name for cell in cells for name in cell.evaluators):
+        registry.create("evaluators", name).prepare()
     return _work(registry, cells, executor, settings, figures, durations["time_budget"], folder, arguments.debug)
 
 
@@ -220,7 +222,6 @@ def _work(
     from scoresde_core.cli.results import Results
 
     from .progress import Meter
-    from .published import attach
     from .work import Work
 
     console = Console(soft_wrap=True)
@@ -231,11 +232,11 @@ def _work(
             console.print(f"{len(cells) - len(todo)} of {len(cells)} cells were done before, in {folder}")
         costs = _costs(registry, executor, settings)
         costs.learn(cells, results.rows)
-        work = Work(results, executor, settings, costs, budget, debug)
+        work = Work(results, executor, settings, costs, figures, budget, debug)
         with Meter(console, len(todo)) as meter:
             left = work.run(todo, meter)
         missing = {cell.key for cell in left}
-        rows = [attach(results.rows[cell.key], figures) for cell in cells if cell.key not in missing]
+        rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
         _show(rows, registry, folder, settings.command, console)
     if left:
         console.print(
@@ -256,11 +257,19 @@ def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command:
     pooled = pool(rows)
     print_table(pooled, console)
     print_published(pooled, console)
+    for warning in _warnings(rows):
+        console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
     for sentence in rank(pooled).sentences:
         console.print(sentence, markup=False, highlight=False)
     meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
     write_report(rows, folder / "report.html", command, meaning)
     console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """What metrics say against their own values, once each."""
+    metrics = [metric for row in rows for metric in (row.get("metrics") or {}).values()]
+    return list(dict.fromkeys(m["details"]["warning"] for m in metrics if "warning" in m.get("details", {})))
 
 
 def _job(cells: list[Cell]) -> str:

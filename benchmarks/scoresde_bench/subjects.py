@@ -127,7 +127,8 @@ class Learned(Subject):
     def parameters(self) -> dict[str, Any]:
         weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
         parts = {"target": self.target, "sde": self.sde, "network": self.plan.network}
-        return {**parts, "shape": self.shape, "weights": weights}
+        ema = None if self.stored is None else self.stored.uses_ema()
+        return {**parts, "shape": self.shape, "weights": weights, "ema": ema}
 
     @property
     def components(self) -> list[tuple[str, str]]:

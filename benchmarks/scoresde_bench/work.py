@@ -17,6 +17,8 @@ from .cells import Cell
 from .costs import Costs
 from .executor import Executor, Progress, Settings, Task
 from .progress import Meter
+from .published import attach
+from .suite import Published
 
 
 @attrs.define
@@ -27,6 +29,8 @@ class Work:
     executor: Executor
     settings: Settings
     costs: Costs
+    figures: Sequence[Published] = ()
+    """Published figures; a row is stored with those that are of its setting."""
     budget: float | None = None
     """Seconds after which no cell may still run by its predicted cost; None: no limit."""
     debug: bool = False
@@ -46,7 +50,7 @@ class Work:
             if not chosen:
                 continue
             for row in self.executor.run(self._tasks(chosen, left), alone=alone, started=started):
-                self.results.append(row)
+                self.results.append(attach(row, self.figures))
                 cell = known[row["cell"]]
                 if self.budget is not None:
                     self.costs.learn([cell], self.results.rows)

@@ -31,6 +31,7 @@ SUITES: Mapping[str, str] = {
     "evaluators": "evaluators",
     "conditions": "conditions",
     "losses": "losses",
+    "extractors": "extractors",
 }
 """The module in this package that holds a kind's own checks; every kind has those of :mod:`.components` as well."""
 

@@ -8,23 +8,21 @@ the kernel -|x - y|, doubled (Sejdinovic et al. 2013, arXiv:1207.6076).
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import attrs
-import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import Better, Comparison, Reference
+from scoresde_core.evaluator import Better, Reference
 from scoresde_core.target import Estimate
 
-_ROWS = 1024
-"""Rows of the distance matrix that are held at once: memory grows with n, not with n^2."""
+from .events import SetComparison
+from .pairs import sums, two_sample
 
 
 @attrs.frozen
-class EnergyDistance(Comparison):
-    """The unbiased estimate (pairs i != j within a set) against an exact set of the same size; best at 0.
+class EnergyDistance(SetComparison):
+    """The unbiased estimate (pairs i != j within a set) against a set of the truth of the same size; best at 0.
 
     Unbiased means that equal distributions give values on both sides of 0, and that k stray samples at a distance R
     count k (k - 1): a single one, however far, cancels (nll_gap and moments see it).
@@ -40,31 +38,13 @@ class EnergyDistance(Comparison):
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         """The distance of ``samples`` (n, *shape) to the reference set."""
-        n, exact = len(samples), reference.exact(0).double().flatten(1)
+        exact = reference.exact(0).double().flatten(1)
         # Distances do not see a common shift; without it the products inside cdist keep their digits.
         origin = exact.mean(0)
         x, y = samples.flatten(1) - origin, exact - origin
-        x_to_y, y_to_x = _sums(x, y)
-        x_to_x, y_to_y = _sums(x, x)[0], reference.once("energy within", lambda: _sums(y, y)[0])
-        value = 2 * x_to_y.sum() / n**2 - (x_to_x.sum() + y_to_y.sum()) / (n * (n - 1))
-        variance = _jackknife(x_to_y, x_to_x) + _jackknife(y_to_x, y_to_y)
-        return Estimate(float(value), math.sqrt(variance))
+        within = reference.once("energy within", lambda: sums(y, y, _as_it_is)[0])
+        return two_sample(x, y, _as_it_is, within)
 
 
-def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over rows and over columns of the matrix of distances |x_i - y_j|."""
-    rows, columns = [], torch.zeros_like(y[:, 0])
-    for part in torch.split(x, _ROWS):
-        distances = torch.cdist(part, y)
-        rows.append(distances.sum(1))
-        columns += distances.sum(0)
-    return torch.cat(rows), columns
-
-
-def _jackknife(across: Tensor, within: Tensor) -> float:
-    """The delete-one jackknife variance for the points of one set, from their distances' sums.
-
-    Without point i the estimate changes by -(2 across_i / n - 2 within_i / (n - 2)) / (n - 1) and a constant.
-    """
-    n = len(across)
-    return float((2 * across / n - 2 * within / (n - 2)).var()) / n
+def _as_it_is(distances: Tensor) -> Tensor:
+    return distances

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Comparison, Reference
+from scoresde_core.evaluator import Reference
 from scoresde_core.noise import key
 from scoresde_core.target import Estimate
 
+from .events import SetComparison
+
 
 @attrs.frozen
-class SlicedWasserstein(Comparison):
-    """SW2 to an exact set of the same size, over random directions that depend on the seed alone.
+class SlicedWasserstein(SetComparison):
+    """SW2 to a set of the truth of the same size, over random directions that depend on the seed alone.
 
     The standard error covers the samples, the exact set and the directions: what another seed would scatter by.
     Where q and p are equal, W2^2 is quadratic in the noise, and the error is the square root of 2 too large (up to

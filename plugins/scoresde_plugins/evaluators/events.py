@@ -1,0 +1,117 @@
+"""A data set in the place of an exact target: its events as the sets that samples are compared with."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.batches import Preprocessing, order
+from scoresde_core.components import param
+from scoresde_core.dataset import Dataset, Split
+from scoresde_core.evaluator import Comparison, Evidence, Reference
+
+KEPT = 2
+"""How many splits, and how many references to each of them, are kept for the next cell or checkpoint."""
+
+
+@attrs.frozen
+class Origin:
+    """A split of a data set; equal where both are written alike."""
+
+    dataset: Dataset = attrs.field(eq=repr)
+    split: Split
+
+    def events(self) -> Tensor:
+        """All events in their stored order, read once; uint8 images or floats."""
+        return _events(self)
+
+    def reference(self, size: int, seed: int, device: torch.device | str) -> EventReference:
+        """Sets of ``size`` events, shared by all who ask for the same."""
+        return _reference(self, size, seed, str(device))
+
+
+@attrs.define(eq=False)
+class EventReference(Reference):
+    """Disjoint sets of events, in a random order that depends on the seed; images on [-1, 1], where samples are."""
+
+    events: Tensor = attrs.field(kw_only=True, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return tuple(self.events.shape[1:])
+
+    @property
+    def sets(self) -> float:
+        """As many as fit into the data set."""
+        return len(self.events) // self.size
+
+    def stored(self, which: int = 0) -> Tensor:
+        """The events of a set as they are stored."""
+        if which >= self.sets:
+            raise ValueError(f"{len(self.events)} events make no {which + 1} sets of {self.size}")
+        rows = self.once("order", lambda: order(self.seed, 0, len(self.events)))
+        return self.events[rows[which * self.size : (which + 1) * self.size]]
+
+    def draw(self, which: int) -> Tensor:
+        """The events of a set, as a model would see them."""
+        return Preprocessing()(self.stored(which))
+
+
+@lru_cache(maxsize=KEPT)
+def _events(origin: Origin) -> Tensor:
+    return origin.dataset.load(origin.split)
+
+
+@lru_cache(maxsize=2 * KEPT)
+def _reference(origin: Origin, size: int, seed: int, device: str) -> EventReference:
+    return EventReference(None, size, seed, device, events=origin.events())
+
+
+@attrs.frozen
+class SetComparison(Comparison):
+    """A comparison that asks for sets of true events and nothing else: a data set will do for an exact target."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    reference: Dataset | None = param(
+        None, "data set to compare with, such as mnist[root=data]; null: the exact target", kw_only=True, eq=repr
+    )
+    split: Split = param("train", "which part of that data set", kw_only=True)
+
+    def prepare(self) -> None:
+        """Read the data set."""
+        if self.reference is not None:
+            Origin(self.reference, self.split).events()
+
+    def skip(self, evidence: Evidence) -> str | None:
+        """Without a truth; with a data set of other events, or of fewer than there are samples."""
+        if self.reference is None:
+            if evidence.reference is None:
+                return f"{type(self).__name__} needs target, or a data set: {self.name}[reference=mnist[root=data]]"
+            return super().skip(evidence)
+        return misfit(self.reference, self.split, evidence) or super().skip(evidence)
+
+    def truth(self, evidence: Evidence) -> Reference | None:
+        """The data set where there is one, else what the evidence brings."""
+        if self.reference is None:
+            return evidence.reference
+        return Origin(self.reference, self.split).reference(evidence.count, evidence.seed, evidence.samples.device)
+
+
+def misfit(dataset: Dataset, split: Split, evidence: Evidence, equal: bool = True) -> str | None:
+    """Why samples cannot be compared with ``dataset``, or None; ``equal``: with as many of its events."""
+    shape = tuple(evidence.samples.shape[1:])
+    if dataset.shape != shape:
+        return (
+            f"the reference has events of shape {dataset.shape}, the samples {shape}: choose another data set, "
+            "or resize it with reference=resized[data=...,size=...]"
+        )
+    found = len(Origin(dataset, split).events()) if equal else evidence.count
+    if found < evidence.count:
+        return f"the reference has {found} events in its {split} split, fewer than {evidence.count} samples: take fewer"
+    return None

@@ -1,0 +1,251 @@
+r"""Frechet distance on features (Heusel et al. 2017, arXiv:1706.08500; FID with InceptionV3's).
+
+    d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (R S1 R)^1/2,        R = S2^1/2
+
+The squared Wasserstein distance of the Gaussians with the features' moments. R S1 R is symmetric, so the last term is
+the sum of the roots of its eigenvalues: real, and no less than 0 up to rounding, where the root of the product S1 S2 by
+a Schur form is complex and slower. (``moments.gaussian_w2`` keeps the digits of small distances, at twice the time.)
+
+It is biased: d^2 of n samples is above that of infinitely many by about c / n, with a c that depends on the model, so
+that models compared at one n can change places at another. The line through d^2 against 1 / n, over disjoint ranges of
+the samples, leads to the value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.evaluator import Evidence, Metric, Reference
+from scoresde_core.noise import key
+from scoresde_core.processes import Processes
+from scoresde_core.target import Estimate
+
+from .events import Origin
+from .feature_metric import FeatureMetric
+from .feature_moments import FeatureMoments, merged
+from .statistics_file import read
+
+NOTABLE = 0.1
+"""From this share of the value on, the bias is worth a warning."""
+
+
+FEWEST_A_FEATURE = 2
+"""With fewer samples than this times the features in a range, the bias is no line in 1 / n."""
+
+
+class Centre:
+    """A Gaussian that distances are taken to: the root of its covariance is computed once."""
+
+    def __init__(self, moments: FeatureMoments) -> None:
+        values, vectors = torch.linalg.eigh(_symmetric(moments.covariance.double()))
+        values = values.clamp_min(0)
+        self.mean, self.trace = moments.mean.double(), float(values.sum())
+        self.root: Tensor = vectors * values.sqrt() @ vectors.T
+
+    def distance(self, moments: FeatureMoments) -> float:
+        """d^2 to the Gaussian with these moments."""
+        covariance = moments.covariance.double().to(self.root.device)
+        values = torch.linalg.eigvalsh(_symmetric(self.root @ covariance @ self.root)).clamp_min(0)
+        offset = (moments.mean.double().to(self.mean.device) - self.mean).square().sum()
+        return float(offset + covariance.trace() + self.trace - 2 * values.sqrt().sum())
+
+
+def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
+    """d^2 of the Gaussians with these moments, in float64; covariances may be singular."""
+    return Centre(second).distance(first)
+
+
+@attrs.frozen
+class Extrapolation:
+    """d^2 against the number of samples, with all of them, and where that leads."""
+
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+    finite: Estimate
+    infinity: Estimate
+
+    @property
+    def bias(self) -> float:
+        """How far all samples are above infinitely many."""
+        return self.finite.value - self.infinity.value
+
+
+def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolation:
+    """d^2 for 1, 2, ... of ``parts`` together, each a mean over disjoint groups of parts, and its line in 1 / n.
+
+    To first order the distance is linear in the samples, so the scatter of the single parts gives the errors:
+    sd / sqrt(k) for all k of them, and with the weights that the line gives each for its intercept. Where the samples
+    are as good as the truth nothing is linear, and the errors are too large, by about sqrt(k).
+    """
+    k, whole = len(parts), sum(part.count or 0 for part in parts)
+    values, shares = [], []
+    for size in range(1, k + 1):
+        groups = [list(range(start, start + size)) for start in range(0, k - size + 1, size)]
+        found = [centre.distance(merged([parts[i] for i in group])) for group in groups]
+        values.append(sum(found) / len(found))
+        share = torch.zeros(k, dtype=torch.float64)
+        share[[i for group in groups for i in group]] = 1 / (size * len(groups))
+        shares.append(share)
+        if size == 1:
+            spread = float(torch.tensor(found, dtype=torch.float64).std())
+    sizes = [round(whole * size / k) for size in range(1, k + 1)]
+    line = torch.tensor([[1.0, 1 / n] for n in sizes], dtype=torch.float64)
+    # Columns scaled alike: 1 / n is small.
+    line[:, 1] *= whole
+    weights = torch.linalg.pinv(line)[0]
+    infinity = float(weights @ torch.tensor(values, dtype=torch.float64))
+    reach = float((weights @ torch.stack(shares)).norm())
+    finite = Estimate(values[-1], spread / math.sqrt(k))
+    return Extrapolation(tuple(sizes), tuple(values), finite, Estimate(infinity, spread * reach))
+
+
+@attrs.frozen
+class FrechetDistance(FeatureMetric):
+    """d^2 of the samples' features from the reference's, and its extrapolation to infinitely many samples.
+
+    With ``features=inception`` it is FID, with ``dinov2`` FD-DINOv2 (arXiv:2306.04675). The reference is the whole
+    split of a data set, a file of moments, or ``draws`` exact draws. Features are summed up as they come, by ranges of
+    the samples, and need not be held; processes add their sums.
+    """
+
+    word: ClassVar[str] = "frechet"
+
+    ranges: int = param(5, "disjoint ranges of the samples, for the error and the extrapolation", ge(3))
+    draws: int = param(10_000, "exact draws that stand for a target, where that is the reference", ge(2))
+
+    def skip(self, evidence: Evidence) -> str | None:
+        """With fewer than two samples a range."""
+        few = evidence.count < 2 * self.ranges
+        return super().skip(evidence) or (
+            f"{self.name} needs {2 * self.ranges} samples or more, two a range, got {evidence.count}" if few else None
+        )
+
+    def evaluate(self, evidence: Evidence) -> list[Metric]:
+        """d^2 with all samples, and extrapolated; the floor is that of true events."""
+        reason = self.skip(evidence)
+        if reason:
+            raise ValueError(reason)
+        centre = self._centre(evidence)
+        if not self.finite(evidence):
+            nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
+            return self._metrics(nothing, self._floor(evidence, centre), {})
+        parts = self._parts(evidence)
+        width = len(parts[0].mean)
+        self.check_width(width, len(centre.mean))
+        found = extrapolate(parts, centre)
+        details = self.protocol(evidence, dimensions=width)
+        details["curve"] = [list(pair) for pair in zip(found.sizes, found.values, strict=True)]
+        if "target" in details["reference"]:
+            details["reference"]["draws"] = self.draws
+        if found.bias > NOTABLE * abs(found.finite.value):
+            details["warning"] = (
+                f"{evidence.count} samples of {width} features put {self.name} about {found.bias:.3g} too high: "
+                f"draw more, or compare {self.name}_infinity"
+            )
+        return self._metrics(found, self._floor(evidence, centre), details)
+
+    def _metrics(self, found: Extrapolation, floor: Extrapolation | None, details: dict[str, Any]) -> list[Metric]:
+        low = (None, None) if floor is None else (floor.finite, floor.infinity)
+        plain = {name: value for name, value in details.items() if name != "warning"}
+        width, samples = details.get("dimensions", 0), details.get("samples", 0)
+        a_range = samples // self.ranges
+        if a_range < FEWEST_A_FEATURE * width:
+            plain["warning"] = (
+                f"{a_range} samples a range are few for {width} features: {self.name}_infinity is a guess"
+            )
+        return [
+            self.metric(self.name, found.finite, low[0], **details),
+            self.metric(f"{self.name}_infinity", found.infinity, low[1], **plain),
+        ]
+
+    def _parts(self, evidence: Evidence) -> list[FeatureMoments]:
+        """The moments of each range, over all processes."""
+        start, total = _place(evidence), evidence.count
+        parts: list[FeatureMoments] = []
+        for batch in self.of_samples(evidence):
+            pooled = batch.pooled
+            parts = parts or [FeatureMoments.none(pooled.shape[1], pooled.device) for _ in range(self.ranges)]
+            ranges = torch.arange(start, start + len(pooled), device=pooled.device) * self.ranges // total
+            for number in torch.unique(ranges).tolist():
+                parts[number] = parts[number].merge(FeatureMoments.of(pooled[ranges == number]))
+            start += len(pooled)
+        return [part.over(evidence.processes) for part in parts]
+
+    def _floor(self, evidence: Evidence, centre: Centre) -> Extrapolation | None:
+        """What as many true events score."""
+        found = self.floor_events(evidence)
+        if found is None:
+            return None
+        keeper, events = found
+
+        def compute() -> Extrapolation:
+            alone = Evidence(events.to(evidence.samples.device))
+            return extrapolate(self._parts(alone), centre)
+
+        return keeper.once((repr(self), "floor"), compute)
+
+    def _centre(self, evidence: Evidence) -> Centre:
+        """The reference's moments; what follows from the same is computed once."""
+        device = evidence.samples.device
+        if self.statistics is not None:
+            return _centre_of_file(self.statistics, str(device))
+        if self.reference is not None:
+            return _centre_of_data(_Key(self, Origin(self.reference, self.split), str(device), evidence.processes))
+        reference = evidence.reference
+        assert reference is not None  # skip() has seen to it
+        return reference.once((repr(self.features), self.rounding, self.draws), lambda: self._of_draws(reference))
+
+    def _of_draws(self, reference: Reference) -> Centre:
+        if reference.target is None:
+            return Centre(self.moments_of(reference.exact(0), torch.device(reference.device)))
+        draws = reference.target.sample(self.draws, seed=key(reference.seed, "moments") % 2**31)
+        return Centre(self.moments_of(draws, torch.device(reference.device)))
+
+    def moments_of(self, events: Tensor, device: torch.device) -> FeatureMoments:
+        """The moments of the features of ``events``."""
+        return merged([FeatureMoments.of(batch.pooled) for batch in self.extract(events, device)])
+
+
+@attrs.frozen
+class _Key:
+    """All that a data set's moments depend on."""
+
+    metric: FrechetDistance = attrs.field(eq=lambda metric: (repr(metric.features), metric.rounding))
+    origin: Origin
+    device: str
+    processes: Processes | None
+
+
+@lru_cache(maxsize=4)
+def _centre_of_data(asked: _Key) -> Centre:
+    events, processes = asked.origin.events(), asked.processes
+    own = events if processes is None else events[processes.rank :: processes.count]
+    return Centre(asked.metric.moments_of(own, torch.device(asked.device)).over(processes))
+
+
+@lru_cache(maxsize=4)
+def _centre_of_file(path: str, device: str) -> Centre:
+    moments = read(path).moments
+    return Centre(attrs.evolve(moments, mean=moments.mean.to(device), m2=moments.m2.to(device)))
+
+
+def _place(evidence: Evidence) -> int:
+    """How many samples the processes before this one hold."""
+    if evidence.processes is None:
+        return 0
+    counts = torch.zeros(evidence.processes.count, dtype=torch.int64, device=evidence.processes.device)
+    counts[evidence.processes.rank] = len(evidence.samples)
+    return int(evidence.processes.total(counts)[: evidence.processes.rank].sum())
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2

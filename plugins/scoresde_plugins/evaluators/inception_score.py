@@ -1,0 +1,106 @@
+r"""Inception score (Salimans et al. 2016, arXiv:1606.03498): confident about each sample, and varied over all.
+
+    exp( E_x KL( p(y | x) || E_x p(y | x) ) )
+
+Between 1 and the number of classes. It never looks at real data: a generator of one perfect image a class has the best
+score there is. Finite sets are biased downwards, by about (K - 1) / 2n in the exponent.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import attrs
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.errors import UsageError
+from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_core.target import Estimate
+
+from .feature_metric import FeatureMetric
+
+NOTABLE = 0.02
+"""From this share of the score on, the bias is worth a warning."""
+
+
+def downward_bias(logits: Tensor, splits: int) -> float:
+    """By which share the mean score of ``splits`` parts of ``logits`` (n, K) is too low, to second order."""
+    p = logits.double().softmax(1)
+    return float((p.var(0) / p.mean(0)).nansum()) * splits / (2 * len(p))
+
+
+def classifier_score(logits: Tensor, splits: int) -> Estimate:
+    """The mean score of ``splits`` disjoint parts of ``logits`` (n, K), and its standard error over them."""
+    scores = []
+    for part in logits.double().tensor_split(splits):
+        log_p = part.log_softmax(1)
+        log_marginal = log_p.logsumexp(0) - math.log(len(part))
+        scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(splits))
+
+
+@attrs.frozen
+class InceptionScore(FeatureMetric):
+    """The mean score over disjoint parts of the samples, higher is better, with the standard error over them.
+
+    It takes the class probabilities of ``features``, InceptionV3's or any classifier's; a reference is used for its
+    floor alone: what real images score.
+    """
+
+    example: ClassVar[dict[str, str]] = {"features": "mnist_classifier"}
+    word: ClassVar[str] = "score"
+    better: ClassVar[Better] = "higher"
+
+    splits: int = param(10, "disjoint parts", ge(2))
+
+    @property
+    def name(self) -> str:
+        """``inception_score``."""
+        return f"{self.features.name}_{self.word}"
+
+    def skip(self, evidence: Evidence) -> str | None:
+        """With images that the extractor cannot read; with fewer than two samples a part."""
+        reason = self.features.skip(tuple(evidence.samples.shape[1:]))
+        few = evidence.count < 2 * self.splits
+        return reason or (
+            f"{self.name} needs {2 * self.splits} samples or more, two a part, got {evidence.count}" if few else None
+        )
+
+    def evaluate(self, evidence: Evidence) -> list[Metric]:
+        """The score of the samples; the floor is that of true events, where there are any."""
+        reason = self.skip(evidence)
+        if reason:
+            raise ValueError(reason)
+        found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
+        if self.finite(evidence):
+            logits = self._logits(evidence)
+            found, bias = classifier_score(logits, self.splits), downward_bias(logits, self.splits)
+            details["bias"] = -bias * found.value
+            if bias > NOTABLE:
+                details["warning"] = (
+                    f"{evidence.count} samples in {self.splits} parts put {self.name} about {bias * found.value:.2g} "
+                    "too low: draw more, or set splits= lower"
+                )
+        return [self.metric(self.name, found, self._floor(evidence), **details)]
+
+    def _floor(self, evidence: Evidence) -> Estimate | None:
+        """The score of as many true events, where a reference has them."""
+        if self.reference is None and evidence.reference is None:
+            return None
+        others = self.floor_events(evidence)
+        if others is None:
+            return None
+        keeper, events = others[0], others[1].to(evidence.samples.device)
+        return keeper.once((repr(self), "floor"), lambda: classifier_score(self._logits(Evidence(events)), self.splits))
+
+    def _logits(self, evidence: Evidence) -> Tensor:
+        batches = [batch.logits for batch in self.of_samples(evidence)]
+        if any(logits is None for logits in batches):
+            raise UsageError(f"{self.features.name} has no class probabilities: choose features of a classifier")
+        own = torch.cat([logits for logits in batches if logits is not None])
+        return own if evidence.processes is None else evidence.processes.gather(own)

@@ -1,0 +1,1 @@
+"""Feature extractors: the events themselves, small classifiers, and the published networks."""

@@ -1,0 +1,224 @@
+"""``inception``, ``vgg16`` and ``dinov2``: the published networks, as torch-fidelity builds them.
+
+torch-fidelity's InceptionV3 is TensorFlow's of 2015, with its resize, so that values compare with published FIDs. The
+weights are not part of this project. They come from a file, are downloaded where that is asked for, or lie in torch's
+cache from an earlier time; whichever it is, only tensors are read from the file, and their hash is in the result.
+
+Grey images are repeated into three channels.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.checkpoint import file_hash
+from scoresde_core.components import param
+from scoresde_core.errors import FileError
+from scoresde_core.extractor import Extractor, Features
+
+
+@attrs.frozen
+class PublishedNetwork(Extractor):
+    """What they share: weights from a file, the cache or, where it is asked for, the network."""
+
+    title: ClassVar[str]
+    resize: ClassVar[str]
+
+    weights: str | None = param(None, "file of the weights; null: torch's cache")
+    download: bool = param(False, "fetch them into torch's cache where they are missing")
+
+    def skip(self, shape: tuple[int, ...]) -> str | None:
+        """Events that are no images in grey or colour."""
+        if len(shape) == 3 and shape[0] in (1, 3):
+            return None
+        return f"{self.name} reads images of 1 or 3 channels, these events have shape {tuple(shape)}"
+
+    @abstractmethod
+    def url(self) -> str:
+        """Where the weights are published."""
+
+    @abstractmethod
+    def build(self, state: io.BytesIO) -> Any:
+        """torch-fidelity's network with the weights in a file."""
+
+    @abstractmethod
+    def read(self, outputs: tuple[Tensor, ...]) -> Features:
+        """Its outputs as features."""
+
+    def load(self, device: torch.device) -> Callable[[Tensor], Features]:
+        """The network on ``device``. Missing weights, or torch-fidelity itself, are an error that says what to do."""
+        file = io.BytesIO()
+        torch.save(self._state(), file)  # read as tensors alone; torch-fidelity would unpickle whatever there is
+        file.seek(0)
+        try:
+            network = self.build(file).to(device)
+        except ImportError as error:
+            raise FileError(f"{self.title} needs torch-fidelity: pip install 'scoresde[metrics]' ({error})") from error
+        except (RuntimeError, KeyError) as error:
+            raise FileError(f"the weights {self.path()} are not those of {self.title}: {_first(error)}") from error
+
+        def features(images: Tensor) -> Features:
+            images = images.to(device)
+            return self.read(network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images))
+
+        return features
+
+    def path(self) -> Path:
+        """The file of the weights, fetched where that is asked for; a missing one is an error."""
+        if self.weights is not None:
+            if not Path(self.weights).is_file():
+                raise FileError(
+                    f"there is no file {self.weights} of the weights of {self.title}: get it from {self.url()}"
+                )
+            return Path(self.weights)
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / self.url().rsplit("/", 1)[1]
+        if cached.is_file():
+            return cached
+        if not self.download:
+            raise FileError(
+                f"the weights of {self.title} are not in {cached}: let them be fetched with "
+                f"{self.name}[download=true], or get {self.url()} and give its path, {self.name}[weights=FILE]"
+            )
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            # Some published names end in the first digits of the file's hash.
+            digest = cached.stem.rsplit("-", 1)[1] if "-" in cached.stem else None
+            torch.hub.download_url_to_file(self.url(), str(cached), digest, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise FileError(
+                f"cannot fetch {self.url()} ({_first(error)}): get it elsewhere and give its path, "
+                f"{self.name}[weights=FILE]"
+            ) from error
+        return cached
+
+    def _state(self) -> Mapping[str, Any]:
+        path = self.path()
+        try:
+            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or foreign file fails in any way
+            raise FileError(f"cannot read the weights {path} of {self.title}: {_first(error)}") from error
+        return state
+
+    def protocol(self) -> Mapping[str, Any]:
+        """The hash of the weights and the resize."""
+        return {"extractor": self.name, "sha256": file_hash(self.path()), "resize": self.resize}
+
+
+@attrs.frozen
+class Inception(PublishedNetwork):
+    """InceptionV3 of FID, KID and the inception score: 2048 pooled features, logits without bias."""
+
+    name: ClassVar[str] = "inception"
+    title: ClassVar[str] = "InceptionV3"
+    resize: ClassVar[str] = "bilinear to 299 as in TensorFlow 1"
+
+    def url(self) -> str:
+        """torch-fidelity's release."""
+        return "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+
+    def build(self, state: io.BytesIO) -> Any:
+        """With both outputs."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        return FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=state
+        )
+
+    def read(self, outputs: tuple[Tensor, ...]) -> Features:
+        """Both outputs."""
+        return Features(outputs[0].flatten(1), outputs[1])
+
+
+@attrs.frozen
+class VGG16(PublishedNetwork):
+    """VGG16 of precision and recall: 4096 features after the second fully connected layer (torch-fidelity 0.4)."""
+
+    name: ClassVar[str] = "vgg16"
+    title: ClassVar[str] = "VGG16"
+    resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
+
+    def url(self) -> str:
+        """torchvision's."""
+        return "https://download.pytorch.org/models/vgg16-397923af.pth"
+
+    def build(self, state: io.BytesIO) -> Any:
+        """With its one output."""
+        from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+        return FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=state)
+
+    def read(self, outputs: tuple[Tensor, ...]) -> Features:
+        """Its one output."""
+        return Features(outputs[0])
+
+
+@attrs.frozen
+class DINOv2(PublishedNetwork):
+    """DINOv2 of FD-DINOv2 (arXiv:2306.04675): the class token, 1024 features for ``vitl14`` (torch-fidelity 0.4).
+
+    Its code is a repository of its own, facebookresearch/dinov2: ``checkout`` is a folder that holds it, and without
+    one it is torch.hub's copy, which ``download=true`` makes. Code that is fetched is run: fetch it once, and look.
+    """
+
+    name: ClassVar[str] = "dinov2"
+    title: ClassVar[str] = "DINOv2"
+    resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
+
+    model: Literal["vits14", "vitb14", "vitl14", "vitg14"] = param("vitl14", "size of the transformer")
+    checkout: str | None = param(None, "folder of a checkout of facebookresearch/dinov2; null: torch.hub's copy")
+
+    def url(self) -> str:
+        """Meta's."""
+        return f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{self.model}/dinov2_{self.model}_pretrain.pth"
+
+    def build(self, state: io.BytesIO) -> Any:
+        """torch-fidelity's resize and normalisation around the transformer."""
+        from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+        from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+
+        transformer = self._transformer()
+        transformer.load_state_dict(torch.load(state, weights_only=True))
+
+        class Network(FeatureExtractorDinoV2):  # type: ignore[misc]
+            """Built around a transformer that is here already: the original would fetch one."""
+
+            def __init__(self) -> None:
+                FeatureExtractorBase.__init__(self, "dinov2", ["dinov2"])
+                self.feature_extractor_internal_dtype = torch.float32
+                self.model = transformer
+
+        return Network().eval().requires_grad_(False)
+
+    def _transformer(self) -> torch.nn.Module:
+        copy = Path(self.checkout or Path(torch.hub.get_dir()) / "facebookresearch_dinov2_main")
+        name, hub_load = f"dinov2_{self.model}", cast(Callable[..., torch.nn.Module], torch.hub.load)
+        if not (copy / "hubconf.py").is_file() and self.checkout is None and self.download:
+            fetched: torch.nn.Module = hub_load("facebookresearch/dinov2", name, pretrained=False)
+            return fetched
+        if not (copy / "hubconf.py").is_file():
+            raise FileError(
+                f"the code of DINOv2 is not in {copy}: clone https://github.com/facebookresearch/dinov2 and give its "
+                "folder, dinov2[checkout=FOLDER,weights=FILE], or let both be fetched with dinov2[download=true]"
+            )
+        found: torch.nn.Module = hub_load(str(copy), name, source="local", pretrained=False)
+        return found
+
+    def read(self, outputs: tuple[Tensor, ...]) -> Features:
+        """Its one output."""
+        return Features(outputs[0])
+
+    def protocol(self) -> Mapping[str, Any]:
+        """With the size of the transformer."""
+        return {**super().protocol(), "model": self.model}
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,78 @@
+"""Extractors: every event has its features, whatever its batch, and they are described by plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError
+from ..extractor import Extractor, Features
+from .suite import Skip, Subject
+
+SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
+
+
+def _shape(extractor: Extractor) -> tuple[int, ...]:
+    found = [shape for shape in SHAPES if extractor.skip(shape) is None]
+    if not found:
+        raise Skip(f"it reads none of the shapes {', '.join(map(str, SHAPES))}")
+    return found[0]
+
+
+def _opened(subject: Subject) -> tuple[Callable[[Tensor], Features], Tensor]:
+    """Ready to be called, and five events; an extractor without its weights cannot be tried."""
+    extractor: Extractor = subject.component
+    try:
+        extract = extractor.load(torch.device("cpu"))
+    except FileError as error:
+        raise Skip(str(error)) from error
+    events = torch.randint(0, 256, (5, *_shape(extractor)), dtype=torch.uint8)
+    return extract, events if extractor.images else events / 127.5 - 1
+
+
+def says_what_it_reads(subject: Subject) -> None:
+    """It has a name, and gives a reason in words for every shape that it refuses."""
+    extractor: Extractor = subject.component
+    assert extractor.name, "it has no name, which the metrics on its features are called by"
+    for shape in SHAPES:
+        reason = extractor.skip(shape)
+        assert reason is None or reason.strip(), f"it refuses events of shape {shape} without a reason"
+
+
+def gives_a_row_for_every_event(subject: Subject) -> None:
+    """Features are finite float32 (B, D), and logits, where there are any, (B, K)."""
+    extract, events = _opened(subject)
+    found = extract(events)
+    for what, values in (("features", found.pooled), ("logits", found.logits)):
+        if values is not None:
+            assert values.ndim == 2, f"the {what} have shape {tuple(values.shape)}, expected (5, D)"
+            assert len(values) == len(events), f"{len(events)} events have {len(values)} rows of {what}"
+            assert values.dtype == torch.float32, f"the {what} are {values.dtype}, expected torch.float32"
+            assert bool(values.isfinite().all()), f"the {what} are not all finite"
+
+
+def does_not_depend_on_the_batch(subject: Subject) -> None:
+    """An event has the same features alone and among others, up to rounding."""
+    extract, events = _opened(subject)
+    together, alone = extract(events).pooled, torch.cat([extract(event[None]).pooled for event in events])
+    off = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
+    assert off < 1e-4, f"features of an event alone and in a batch differ by {off:.1e} of the largest"
+
+
+def is_described_by_plain_data(subject: Subject) -> None:
+    """Its protocol is JSON and names it."""
+    _opened(subject)
+    protocol = dict(subject.component.protocol())
+    assert json.loads(json.dumps(protocol)) == protocol, f"the protocol {protocol} is no plain data"
+    assert protocol.get("extractor"), f"the protocol {protocol} does not say 'extractor'"
+
+
+CHECKS = (
+    says_what_it_reads,
+    gives_a_row_for_every_event,
+    does_not_depend_on_the_batch,
+    is_described_by_plain_data,
+)
