@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
+import torch
 from torch import nn
 
 from .components import param
+from .score import NetworkScore
+from .sde import SDE
 
 
 @attrs.frozen(kw_only=True)
@@ -28,3 +32,17 @@ class Network(ABC):
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
+
+    def view(
+        self, module: nn.Module, sde: SDE, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None
+    ) -> Any:
+        """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is."""
+        return NetworkScore(
+            module,
+            sde,
+            parameterisation=self.parameterisation,
+            label=self.label,
+            scales=self.scales,
+            cond=cond,
+            autocast=autocast,
+        )

@@ -188,7 +188,7 @@ class TrainingRun:
         return Event("model", self.state.step, path=path)
 
     def _draw(self, path: Path) -> None:
-        if not picture.drawable(self.trainer.plan.model.shape) or path.exists():
+        if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
         images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")

@@ -88,7 +88,7 @@ def by_hand(trainer: Trainer, steps: int) -> tuple[list[float], dict[str, torch.
     model, losses = checkpointless(plan, network), []
     for step in range(steps):
         draws = Draws(config.seed, step, config.batch_size)
-        x = next(trainer.batches.stream(step))
+        x = next(trainer.batches.stream(step)).x
         loss = plan.loss.per_sample(model, plan.model.sde, x, draws).mean()
         losses.append(loss.item())
         gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
@@ -189,7 +189,7 @@ class TestSteps:
         made = trainer("model.network=mlp[width=64]", "model.shape=[2]", points, *quick)
         target, plan = made.plan.dataset.target, made.plan
         draws = Draws(42, "evaluation 0", 256)
-        best = plan.loss.per_sample(ExactScore(target), plan.model.sde, made._test[0], draws).mean().item()
+        best = plan.loss.per_sample(ExactScore(target), plan.model.sde, made._test[0].x, draws).mean().item()
         before = made.evaluate()
         take(made, 150)
         assert best * 0.98 < made.evaluate() < best + 0.25 * (before - best)
@@ -197,7 +197,7 @@ class TestSteps:
 
     def test_evaluation_is_the_mean_over_the_test_events(self, trainer):
         made = trainer()
-        x = torch.cat(list(made._test))
+        x = torch.cat([batch.x for batch in made._test])
         assert len(x) == 6
         score = made.averaged().score()
         draws = Draws(42, "evaluation 0", 6, total=16)

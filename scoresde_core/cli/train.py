@@ -136,9 +136,10 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
         if event.what == "stopped" and shown:
             print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
         if event.what == "done" and run.first:
-            print(
-                f"{event.step} steps; the model is in {run.folder}: scoresde sample --checkpoint {run.folder} --out ..."
-            )
+            use = f"scoresde sample --checkpoint {run.folder} --out ..."
+            if not run.trainer.generates:
+                use = f"the condition class[checkpoint={run.folder}]"
+            print(f"{event.step} steps; the model is in {run.folder}: {use}")
 
 
 class _Progress:
