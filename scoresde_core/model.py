@@ -86,13 +86,13 @@ class Model:
         self.network.to(device, dtype)
         return self
 
-    def view(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> Any:
-        """The network as what it is: a score model with its own count of evaluations, or a classifier."""
-        return self.plan.network.view(self.network, self.sde, cond, autocast)
+    def view(self, **how: Any) -> Any:
+        """The network as what it is (:meth:`Network.view`): a score model with its own count, or a classifier."""
+        return self.plan.network.view(self.network, self.sde, **how)
 
     def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
         """:meth:`view` of a plan whose network gives scores, as :func:`plan_model` makes them unless told otherwise."""
-        found: NetworkScore = self.view(cond, autocast)
+        found: NetworkScore = self.view(cond=cond, autocast=autocast)
         return found
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-import torch
 from torch import nn
 
 from .components import param
@@ -33,16 +31,11 @@ class Network(ABC):
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
 
-    def view(
-        self, module: nn.Module, sde: SDE, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None
-    ) -> Any:
-        """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is."""
+    def view(self, module: nn.Module, sde: SDE, **how: Any) -> Any:
+        """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is.
+
+        ``how`` may hold ``cond`` and ``autocast``, as for :class:`~scoresde_core.score.NetworkScore`.
+        """
         return NetworkScore(
-            module,
-            sde,
-            parameterisation=self.parameterisation,
-            label=self.label,
-            scales=self.scales,
-            cond=cond,
-            autocast=autocast,
+            module, sde, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how
         )

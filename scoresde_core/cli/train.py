@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -80,6 +81,7 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
     from ..processes import joined
 
     with ExitStack() as stack:
+        stack.enter_context(_warnings_as_lines())
         try:
             processes = stack.enter_context(joined(arguments.device))
             asked = stack.enter_context(_asked_to_stop())
@@ -208,6 +210,14 @@ def _logging(level: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings, such as of a picture that is skipped, as what they say: where in the code they arose helps nobody."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        yield
 
 
 @contextmanager

@@ -154,7 +154,8 @@ class Pictures:
         try:
             return self.fit.decode(self.source.read(self.names[index]))
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, zlib.error, ... on damaged files
-            message = f"cannot read the image {self.names[index]} in {self.where}: {error}".replace("\n", " ")
+            why = " ".join(str(error).partition(" <_io.BytesIO")[0].split())
+            message = f"cannot read the image {self.names[index]} in {self.where}: {why}"
             if self.broken == "fail":
                 raise FileError(f"{message} (broken=skip leaves such files out)") from error
             warnings.warn(f"{message}; skipped", stacklevel=2)

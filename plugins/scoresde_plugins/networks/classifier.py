@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
@@ -48,8 +47,6 @@ class ClassifierNetwork(Network):
     scales: int = param(1000, "not used: the noise scale is continuous", ge(2))
     classes: int = param(10, "number of classes", ge(2))
 
-    def view(
-        self, module: nn.Module, sde: SDE, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None
-    ) -> NetworkClassifier:
-        """The classifier that ``module`` is."""
+    def view(self, module: nn.Module, sde: SDE, autocast: torch.dtype | None = None, **how: Any) -> NetworkClassifier:
+        """The classifier that ``module`` is, whatever the SDE."""
         return NetworkClassifier(module, self.classes, autocast=autocast)
