@@ -203,6 +203,8 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
         yield scratch
+        for path in scratch.iterdir():
+            path.chmod(0o666 & ~_umask())  # whoever wrote it may have kept it for its owner
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
         scratch.chmod(0o777 & ~_umask())

@@ -1,5 +1,6 @@
 """Training: steps against independent formulas, what a run writes, and what it refuses before any work."""
 
+import functools
 import json
 import math
 import resource
@@ -183,6 +184,13 @@ class TestSteps:
         plain, last = trainer(conv), trainer(conv, "training.channels_last=true")
         assert take(last, 2) == pytest.approx(take(plain, 2), rel=1e-4)
         assert any(p.ndim == 4 and p.stride(1) == 1 and p.shape[1] > 1 for p in last.state.network.parameters())
+
+    def test_compiled_steps_are_the_same(self, trainer, monkeypatch):
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        plain, compiled = trainer("training.warmup=2"), trainer("training.warmup=2", "training.compile=true")
+        assert take(compiled, 3) == pytest.approx(take(plain, 3), rel=1e-5)
+        for name, value in weights(plain).items():  # under the same names: what is saved does not know of it
+            torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-6)
 
     def test_the_loss_falls_towards_that_of_the_exact_score(self, trainer):
         points = "data.dataset=exact[target=mixture2d,count=1024,test_count=256]"

@@ -10,7 +10,6 @@ over geometric noise scales of the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 from attrs.validators import and_, gt, lt
@@ -46,9 +45,7 @@ class ClassificationLoss(Loss):
             )
         return None
 
-    def per_sample(
-        self, model: NoisyClassifier, sde: SDE, x: Tensor, draws: Draws, *_: Any, labels: Tensor, **known: Any
-    ) -> Tensor:
+    def per_sample(self, model: NoisyClassifier, sde: SDE, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
         """(B,), for ``labels`` (B,)."""
         level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min), x)
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
