@@ -96,13 +96,13 @@ def field_picture(one, many, path):
     pixels = torch.cartesian_prod(*[torch.linspace(-BOX, BOX, 121)] * 2)
     for (name, learned, sigma), field, error in zip(cells, *axes, strict=True):
         points = noisy(learned.target, sigma, 400)
-        field.plot(*points.T, ".", color="0.75", markersize=2)
+        field.plot(*points.T.numpy(), ".", color="0.75", markersize=2)
         for scores, color in zip(learned.scores(arrows, sigma)[::-1], ("black", "tab:red"), strict=True):
             unit = scores / scores.norm(dim=1, keepdim=True)
-            field.quiver(*arrows.T, *unit.T, color=color, width=0.004, scale=24, label=color)
+            field.quiver(*arrows.T.numpy(), *unit.T.numpy(), color=color, width=0.004, scale=24, label=color)
         field.set_title(f"{name}, sigma = {sigma:g}", fontsize=10)
         wrong, exact = learned.scores(pixels, sigma)
-        relative = ((wrong - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-3)).reshape(121, 121).T
+        relative = ((wrong - exact).norm(dim=1) / exact.norm(dim=1).clamp_min(1e-3)).reshape(121, 121).T.numpy()
         shown = error.imshow(
             relative,
             norm=LogNorm(0.01, 3),
@@ -111,7 +111,7 @@ def field_picture(one, many, path):
             cmap="magma",
             interpolation="bilinear",
         )
-        error.plot(*points.T, ".", color="white", markersize=1, alpha=0.5)
+        error.plot(*points.T.numpy(), ".", color="white", markersize=1, alpha=0.5)
         for axis in (field, error):
             axis.set(xlim=(-BOX, BOX), ylim=(-BOX, BOX), xticks=[], yticks=[], aspect="equal")
     axes[0, 0].set_ylabel("direction: exact black, learned red", fontsize=9)
@@ -124,7 +124,7 @@ def field_picture(one, many, path):
 def sample_picture(target, samples, path):
     figure, axes = plt.subplots(1, 1 + len(samples), figsize=(12, 2.7), layout="constrained")
     for axis, (name, x) in zip(axes, {"the truth": target.sample(1000, 4), **samples}.items(), strict=True):
-        axis.plot(*x[:1000].T, ".", markersize=2, color="tab:blue", alpha=0.6)
+        axis.plot(*x[:1000].T.numpy(), ".", markersize=2, color="tab:blue", alpha=0.6)
         axis.set(xlim=(-BOX, BOX), ylim=(-BOX, BOX), xticks=[], yticks=[], aspect="equal")
         axis.set_title(name, fontsize=9)
     figure.savefig(path, dpi=80)
