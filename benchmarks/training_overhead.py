@@ -16,9 +16,9 @@ import time
 import attrs
 import torch
 
-from scoresde_bench.environment import describe_device
 from scoresde_core import Dataset, load_registry
 from scoresde_core.batches import Batch
+from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_core.loss import Draws
