@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -66,6 +66,21 @@ class Preprocessing:
         return levels.clamp(0, 255).to(torch.uint8)
 
 
+@attrs.frozen(eq=False)
+class Batch:
+    """Events ``x`` (B, *shape) as a model sees them, and what is known of them, a row an event: ``labels`` (B,)."""
+
+    x: Tensor
+    known: Mapping[str, Tensor] = attrs.field(factory=dict)
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """This batch in ``count`` parts."""
+        start = 0
+        for x in self.x.chunk(count):
+            yield Batch(x, {name: values[start : start + len(x)] for name, values in self.known.items()})
+            start += len(x)
+
+
 def order(seed: int, epoch: int, size: int) -> Tensor:
     """The permutation of ``size`` events in an epoch, int64 on the CPU."""
     generator = torch.Generator().manual_seed(key(seed, "order", epoch))
@@ -102,6 +117,7 @@ class Batches:
     and ``batches.once()`` every event once, in the stored order, for evaluation.
 
     ``batch_size`` is that of all processes together; this one, ``rank`` of ``world``, gets its share of every batch.
+    ``needs`` names what has to be known of the events (:meth:`~scoresde_core.dataset.Dataset.known`); it comes along.
     ``resident=None`` decides by size; ``workers`` decode what is not resident (0: in this process).
     """
 
@@ -118,6 +134,7 @@ class Batches:
         device: torch.device | str = "cpu",
         resident: bool | None = None,
         workers: int = 4,
+        needs: tuple[str, ...] = (),
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise UsageError(
@@ -126,6 +143,7 @@ class Batches:
         self.preprocessing = preprocessing or Preprocessing()
         self.seed, self.batch_size, self.device, self.workers = seed, batch_size, torch.device(device), workers
         self.start, self.count = rank * (batch_size // world), batch_size // world
+        self.known = self._known(dataset, split, needs)
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
         self.resident = self._fits() if resident is None else resident
@@ -136,7 +154,19 @@ class Batches:
         self.size = len(self.events)
         if not self.size:
             raise UsageError(f"{dataset} has no event in its {split} split")
+        for name, values in self.known.items():
+            if len(values) != self.size:
+                raise UsageError(f"{dataset} has {self.size} events in its {split} split, and {len(values)} {name}")
         self.order = Order(seed, self.size, batch_size)
+
+    def _known(self, dataset: Dataset, split: Split, needs: tuple[str, ...]) -> dict[str, Tensor]:
+        found = dataset.known(split) if needs else {}
+        missing = [name for name in needs if name not in found]
+        if missing:
+            raise UsageError(
+                f"{dataset} knows no {', '.join(missing)} of its events, which the loss needs: choose another data set"
+            )
+        return {name: found[name].to(self.device) for name in needs}
 
     def _fits(self) -> bool:
         width = self.events.element_size() if isinstance(self.events, Tensor) else 1
@@ -151,18 +181,23 @@ class Batches:
         """The events (count,) in this process's rows of batch ``k``."""
         return self.order.batch(k)[self.start : self.start + self.count]
 
-    def stream(self, start: int = 0) -> Iterator[Tensor]:
-        """Float32 (count, *shape) on the device, from batch ``start`` on, without end."""
+    def stream(self, start: int = 0) -> Iterator[Batch]:
+        """``count`` events a time, float32 on the device, from batch ``start`` on, without end."""
         steps = itertools.count(start)
         for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
-            yield self.preprocessing(events, self.draws(k))
+            yield Batch(self.preprocessing(events, self.draws(k)), self._rows(self.indices(k)))
 
-    def once(self) -> Iterator[Tensor]:
+    def once(self) -> Iterator[Batch]:
         """This process's share of one pass in the stored order, the same at every call; the last batch may be short."""
         starts = range(self.start, self.size, self.batch_size)
         rows = [torch.arange(first, min(first + self.count, self.size)) for first in starts]
         for number, events in enumerate(self._fetch(iter(rows))):
-            yield self.preprocessing(events, self.draws(f"pass {number}", len(events)))
+            draws = self.draws(f"pass {number}", len(events))
+            yield Batch(self.preprocessing(events, draws), self._rows(rows[number]))
+
+    def _rows(self, indices: Tensor) -> dict[str, Tensor]:
+        """What is known of some events."""
+        return {name: values[self._moved(indices)] for name, values in self.known.items()}
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """The events at some indices, as stored, on the device."""

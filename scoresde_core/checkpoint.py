@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .config import Config
 from .errors import FileError
 from .model import Model, plan_model
 from .registry import Registry
+from .score import PARAMETERISATIONS
 
 FORMAT = "scoresde-checkpoint"
 VERSION = 1
@@ -61,13 +62,17 @@ class Checkpoint:
         names = [WEIGHTS, EMA] if self.uses_ema(ema) else [WEIGHTS]
         return hashlib.sha256("".join(self.hashes[name] for name in names).encode()).hexdigest()[:16]
 
-    def load(self, registry: Registry, ema: bool | None = None) -> Model:
+    def load(
+        self, registry: Registry, ema: bool | None = None, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)
+    ) -> Model:
         """The model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
+
+        ``outputs`` as for :func:`~scoresde_core.model.plan_model`: a score model unless something else is wanted.
 
         Raises :class:`FileError` for files that are missing, changed or of another network.
         """
         averaged = self.uses_ema(ema)
-        model = plan_model(self.config, registry).build()
+        model = plan_model(self.config, registry, outputs).build()
         state = self._read(WEIGHTS)
         if averaged:
             state |= self._read(EMA)
@@ -198,6 +203,8 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
         yield scratch
+        for path in scratch.iterdir():
+            path.chmod(0o666 & ~_umask())  # whoever wrote it may have kept it for its owner
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
         scratch.chmod(0o777 & ~_umask())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -36,3 +37,10 @@ class Dataset(ABC):
     def open(self, split: Split = "train") -> Events:
         """The events of a split one by one, in the same order; must survive being pickled or forked to a worker."""
         return self.load(split)
+
+    def known(self, split: Split = "train") -> Mapping[str, Tensor]:
+        """What else is known of the events of a split, by its name, a row an event: ``labels`` are classes, int64 (N,).
+
+        A loss names what it needs (:attr:`scoresde_core.loss.Loss.needs`); nobody else asks.
+        """
+        return {}

@@ -12,7 +12,8 @@ reduced to one number.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -71,15 +72,27 @@ class Draws:
 
 
 class Loss(ABC):
-    """A per-sample training loss whose minimiser is the exact score."""
+    """A per-sample training loss whose minimiser is the truth: the exact score, unless ``trains`` says otherwise."""
 
-    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+    trains: ClassVar[type] = ScoreModel
+    """What it trains, as a contract; the network has to be one (:meth:`scoresde_core.network.Network.view`)."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it has to know of the events beside themselves: names in :meth:`scoresde_core.dataset.Dataset.known`."""
+
+    def skip(self, model: Any, sde: SDE) -> str | None:
         """Why this loss cannot train ``model`` under ``sde``, or None; asked once, before any work."""
         return None
 
+    def skip_data(self, model: Any, known: Mapping[str, Tensor]) -> str | None:
+        """Why it cannot train ``model`` on events of which this is known, or None; asked once a split."""
+        return None
+
     @abstractmethod
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
-        """The loss of every event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``."""
+    def per_sample(self, model: Any, sde: SDE, x: Tensor, draws: Draws, *_: Any, **known: Any) -> Tensor:
+        """The loss of every event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``.
+
+        ``known`` holds what ``needs`` names, a row an event. A loss that needs nothing leaves it out of its signature.
+        """
 
 
 def denoising_error(model: ScoreModel, level: Level, x: Tensor, noise: Tensor, reduction: Reduction) -> Tensor:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -86,22 +86,18 @@ class Model:
         self.network.to(device, dtype)
         return self
 
+    def view(self, **how: Any) -> Any:
+        """The network as what it is (:meth:`Network.view`): a score model with its own count, or a classifier."""
+        return self.plan.network.view(self.network, self.sde, **how)
+
     def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
-        """The score model of the network, with its own count of evaluations."""
-        spec = self.plan.network
-        return NetworkScore(
-            self.network,
-            self.sde,
-            parameterisation=spec.parameterisation,
-            label=spec.label,
-            scales=spec.scales,
-            cond=cond,
-            autocast=autocast,
-        )
+        """:meth:`view` of a plan whose network gives scores, as :func:`plan_model` makes them unless told otherwise."""
+        found: NetworkScore = self.view(cond=cond, autocast=autocast)
+        return found
 
 
-def plan_model(config: Config, registry: Registry) -> Plan:
-    """The components that ``config`` names.
+def plan_model(config: Config, registry: Registry, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)) -> Plan:
+    """The components that ``config`` names; its network has to give one of ``outputs``, a score, unless that is None.
 
     The network takes from the rest what it would otherwise repeat: ``centered``, and the ends of its table of noise
     scales. A network that says otherwise is an error.
@@ -120,10 +116,11 @@ def plan_model(config: Config, registry: Registry) -> Plan:
                 f"the network {choice.network.name!r} has {name}={own} and the rest of the model {name}={value}: "
                 f"leave it out of the network"
             )
-    if network.parameterisation not in PARAMETERISATIONS:
+    if outputs is not None and network.parameterisation not in outputs:
+        wrong = "no score" if network.parameterisation not in PARAMETERISATIONS else "a score"
         raise UsageError(
-            f"the network {choice.network.name!r} gives {network.parameterisation}, which is no score: "
-            f"choose one that gives {', '.join(PARAMETERISATIONS)}"
+            f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}: "
+            f"choose one that gives {', '.join(outputs)}"
         )
     return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler))
 
@@ -135,8 +132,13 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
     """
     network = plan.network
     loss: Loss = registry.create("losses", plan.config.training.loss, scales=network.scales)
-    labelled = NetworkScore(nn.Identity(), plan.sde, label=network.label, scales=network.scales)
-    reason = loss.skip(labelled, plan.sde)
+    model = network.view(nn.Identity(), plan.sde)
+    if not isinstance(model, loss.trains):
+        raise UsageError(
+            f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, the network "
+            f"{plan.config.model.network.name!r} gives {network.parameterisation}: choose another of the two"
+        )
+    reason = loss.skip(model, plan.sde)
     if reason:
         raise UsageError(reason)
     return loss

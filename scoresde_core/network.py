@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 from torch import nn
 
 from .components import param
+from .score import NetworkScore
+from .sde import SDE
 
 
 @attrs.frozen(kw_only=True)
@@ -28,3 +30,12 @@ class Network(ABC):
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
+
+    def view(self, module: nn.Module, sde: SDE, **how: Any) -> Any:
+        """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is.
+
+        ``how`` may hold ``cond`` and ``autocast``, as for :class:`~scoresde_core.score.NetworkScore`.
+        """
+        return NetworkScore(
+            module, sde, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how
+        )

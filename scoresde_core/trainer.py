@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import sampler as sampling
-from .batches import Batches, Preprocessing
+from .batches import Batch, Batches, Preprocessing
 from .components import Spec
 from .config import Config, TrainingConfig
 from .dataset import Dataset, Split
@@ -36,6 +36,7 @@ from .model import Model, Plan, plan_data, plan_loss, plan_model
 from .noise import key
 from .processes import Processes
 from .registry import Registry
+from .score import ScoreModel
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,7 +58,7 @@ class TrainingPlan:
 
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
     """The components of ``config``; a combination that cannot be trained is refused with the reason."""
-    plan = plan_model(config, registry)
+    plan = plan_model(config, registry, outputs=None)
     loss = plan_loss(plan, registry)
     reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
     if reason:
@@ -148,7 +149,7 @@ class Trainer:
         self.state = self._fresh(network)
         self.gradient_norm: Tensor | None = None
         self._trained, self._wrapped = _trainable(network), self._wrap(network)
-        self._score = Model(plan.model, self._wrapped).score(autocast=_DTYPES[self.config.precision])
+        self._model = Model(plan.model, self._wrapped).view(autocast=_DTYPES[self.config.precision])
 
     def learning_rate(self, step: int) -> float:
         """That of the step after ``step`` others: it rises from 0 over the warm-up and stays."""
@@ -160,8 +161,8 @@ class Trainer:
 
         Yields the mean loss over this process's share of the batch, a 0-dim tensor on the device.
         """
-        for events in self.batches.stream(self.state.step):
-            yield self._step(events)
+        for batch in self.batches.stream(self.state.step):
+            yield self._step(batch)
 
     def read_loss(self) -> float:
         """The mean loss over all steps since the last call and over all processes; waits for the device."""
@@ -180,14 +181,17 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self) -> float:
         """The loss of :meth:`averaged` on the first test events, always at the same times and noise."""
-        score, sums = self.averaged().score(), torch.zeros(2, dtype=torch.float64, device=self.device)
-        for number, x in enumerate(self._test):
-            losses = self.plan.loss.per_sample(
-                score, self.plan.model.sde, x, self._draws(f"evaluation {number}", len(x))
-            )
-            sums += torch.stack([losses.double().sum(), sums.new_tensor(len(x))])
+        model, sums = self.averaged().view(), torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(self._test):
+            losses = self._losses(model, batch, self._draws(f"evaluation {number}", len(batch.x)))
+            sums += torch.stack([losses.double().sum(), sums.new_tensor(len(batch.x))])
         total, count = self.processes.total(sums).tolist()
         return total / count if count else math.nan
+
+    @property
+    def generates(self) -> bool:
+        """Whether what is trained can be sampled from: a score model, and no classifier."""
+        return isinstance(self._model, ScoreModel)
 
     def sample(self) -> Tensor:
         """Samples of :meth:`averaged` by the configuration's sampler, always from the same noise."""
@@ -199,7 +203,7 @@ class Trainer:
             )
         return drawn.x.cpu()
 
-    def _step(self, events: Tensor) -> Tensor:
+    def _step(self, batch: Batch) -> Tensor:
         state, parts = self.state, self.config.accumulate
         torch.manual_seed(key(self.config.seed, "network", state.step, self.processes.rank))
         state.network.train()
@@ -207,15 +211,13 @@ class Trainer:
             group["lr"] = self.learning_rate(state.step)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         row = 0
-        for number, x in enumerate(events.chunk(parts)):
-            if self.config.channels_last and x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
+        for number, part in enumerate(batch.parts(parts)):
             with self._alone(number < parts - 1):
-                draws = self._draws(state.step, len(x), row)
-                loss = self.plan.loss.per_sample(self._score, self.plan.model.sde, x, draws).mean() / parts
+                draws = self._draws(state.step, len(part.x), row)
+                loss = self._losses(self._model, part, draws).mean() / parts
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            row += len(x)
+            row += len(part.x)
         if self.config.gradient_clip is not None:
             state.scaler.unscale_(state.optimizer)
             self.gradient_norm = nn.utils.clip_grad_norm_(self._trained, self.config.gradient_clip, foreach=True)
@@ -228,6 +230,12 @@ class Trainer:
         state.losses += total
         state.counted += 1
         return total
+
+    def _losses(self, model: Any, batch: Batch, draws: Draws) -> Tensor:
+        x = batch.x
+        if self.config.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.plan.loss.per_sample(model, self.plan.model.sde, x, draws, **batch.known)
 
     def _draws(self, step: int | str, count: int, row: int = 0) -> Draws:
         """The random numbers of ``count`` rows of this process's share, from ``row`` on."""
@@ -273,7 +281,7 @@ class Trainer:
         return network
 
     def _batches(self, split: Split, preprocessing: Preprocessing) -> Batches:
-        return Batches(
+        batches = Batches(
             self.plan.dataset,
             self.config.batch_size,
             split=split,
@@ -283,9 +291,15 @@ class Trainer:
             world=self.processes.count,
             device=self.device,
             workers=self.plan.config.data.workers,
+            needs=self.plan.loss.needs,
         )
+        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde)
+        reason = self.plan.loss.skip_data(model, batches.known)
+        if reason:
+            raise UsageError(reason)
+        return batches
 
-    def _test_events(self) -> list[Tensor]:
+    def _test_events(self) -> list[Batch]:
         """This process's share of the first test batches, never mirrored."""
         if self.config.evaluate_every is None:
             return []

@@ -188,7 +188,7 @@ class TrainingRun:
         return Event("model", self.state.step, path=path)
 
     def _draw(self, path: Path) -> None:
-        if not picture.drawable(self.trainer.plan.model.shape) or path.exists():
+        if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
         images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")
@@ -212,9 +212,12 @@ class TrainingRun:
     def _record(self, event: Event) -> Event:
         """Add a line to the metrics."""
         if self.first:
-            line = json.dumps({"step": event.step, **event.numbers})
-            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+            except OSError as error:
+                raise FileError(f"cannot write {path}: {error.strerror or error}") from error
         return event
 
     def _restart_clock(self) -> None:

@@ -92,6 +92,7 @@ class TestFormat:
             "weights.safetensors",
         ]
         assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~checkpoint._umask()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~checkpoint._umask()}
 
     def test_nothing_is_overwritten(self, model, folder):
         before = (folder / "model.yaml").read_text()

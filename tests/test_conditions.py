@@ -14,8 +14,9 @@ from scoresde_core.sde import Level
 from scoresde_plugins.conditions.colorize import Colorize, grey_basis
 from scoresde_plugins.conditions.inpaint import Inpaint
 from scoresde_plugins.conditions.known import turn
-from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore, NetworkClassifier
+from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
 from scoresde_plugins.conditions.linear import LinearMeasurement
+from scoresde_plugins.networks.classifier import NetworkClassifier
 from scoresde_plugins.networks.wideresnet import Classifier
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.score_sde.samplers import ODESampler
@@ -351,7 +352,7 @@ class TestClass:
                 return torch.stack([x.sum(1), torch.zeros(len(x), dtype=x.dtype)], 1)
 
         x, level = torch.tensor([[0.4, 0.2]], dtype=torch.float64), Level(0.3, 0.5, 0.6)
-        observed = ClassObservation(torch.tensor([0]), NetworkClassifier(Linear()), 1.0)
+        observed = ClassObservation(torch.tensor([0]), NetworkClassifier(Linear(), 2), 1.0)
         found = observed.guide(ExactScore(CROSS)).score(x, level) - ExactScore(CROSS).score(x, level)
         torch.testing.assert_close(seen["x"], x / 0.5)
         assert seen["label"].tolist() == pytest.approx([1.2])

@@ -1,6 +1,7 @@
 """Presets: the published numbers, every one of them built and run, and the rules of their files."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from scoresde_core.cli import main
 from scoresde_core.components import Spec
 from scoresde_core.config import Config, merge
 from scoresde_core.errors import FileError, ManifestError, UnknownName, UsageError
+from scoresde_core.loss import Draws
 from scoresde_core.manifest import parse
 from scoresde_core.model import plan_loss, plan_model
 from scoresde_core.registry import load_registry
@@ -20,6 +22,7 @@ from scoresde_core.score import level_of
 
 REGISTRY = load_registry()
 NAMES = [entry.row.name for entry in REGISTRY.entries("presets")]
+CLASSIFIERS = ["mnist_classifier", "cifar10_noise_classifier"]
 
 DDPM, DDPMPP, DDPMPP_DEEP, DDPM_256 = 35.22, 61.80, 106.63, 111.57
 NCSNPP, NCSNPP_DEEP, NCSNPP_FOURIER, NCSNPP_DEEP_FOURIER, NCSNPP_256, NCSNPP_1024 = (
@@ -66,6 +69,8 @@ NARROW = {
     "ddpm": ["nf=32", "num_res_blocks=1"],
     "ncsn": ["nf=4"],
     "ncsnv2": ["nf=4"],
+    "mlp": ["width=8"],
+    "classifier": ["blocks_per_group=1", "multiplier=1", "embedding=8"],
 }
 SMALL = {1024: 128, 256: 64, 128: 32, 64: 16, 32: 16, 28: 28}
 
@@ -77,10 +82,11 @@ def preset(name: str, *changes: str) -> Config:
 
 def reduced(name: str) -> Config:
     config = preset(name)
-    channels, side, _ = config.model.shape
-    side = SMALL[side]
     changes = [f"model.network.{change}" for change in NARROW[config.model.network.name]]
-    changes += [f"model.shape=[{channels},{side},{side}]", "sampling.sampler.steps=1"]
+    if len(config.model.shape) == 3:
+        channels, side = config.model.shape[0], SMALL[config.model.shape[1]]
+        changes.append(f"model.shape=[{channels},{side},{side}]")
+    changes.append("sampling.sampler.steps=1")
     if config.sampling.sampler.name == "ode":
         changes.append("sampling.sampler.method=euler")
     if isinstance(config.sampling.sampler.params.get("corrector"), Spec):
@@ -93,6 +99,7 @@ class TestNumbers:
         families = [name.split("_")[0] for name in NAMES]
         assert [families.count(f) for f in ("subvp", "vp", "ve", "scoreflow", "xdiffusion")] == [5, 12, 22, 8, 3]
         assert {"mnist_vp", "mnist_subvp", "mnist_ve", "cifar10_quick"} <= set(NAMES)
+        assert {"mnist_classifier", "cifar10_noise_classifier", "lesson_one_scale", "lesson_many_scales"} <= set(NAMES)
 
     @pytest.mark.parametrize("name", PARAMETERS)
     def test_the_network_has_the_published_number_of_parameters(self, name):
@@ -173,7 +180,7 @@ class TestNumbers:
 
 
 class TestRun:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", [name for name in NAMES if name not in CLASSIFIERS])
     def test_forward_loss_and_a_sampling_step(self, name):
         plan = plan_model(reduced(name), REGISTRY)
         model = plan.build(seed=0)
@@ -193,6 +200,19 @@ class TestRun:
         assert drawn.x.shape == (1, *plan.shape)
         assert drawn.x.isfinite().all()
         assert drawn.nfe >= 1
+
+    @pytest.mark.parametrize("name", CLASSIFIERS)
+    def test_forward_and_loss_of_a_classifier(self, name):
+        """An untrained one is about as good as a guess; every weight hears of the loss."""
+        plan = plan_model(reduced(name), REGISTRY, outputs=("logits",))
+        model, loss = plan.build(seed=0), plan_loss(plan, REGISTRY)
+        x = torch.rand(8, *plan.shape, generator=torch.Generator().manual_seed(0))
+        value = loss.per_sample(model.view(), plan.sde, x, Draws(0, 0, 8), labels=torch.arange(8)).mean()
+        value.backward()
+        assert abs(value.item() - math.log(10)) < 0.5
+        assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in model.network.parameters())
+        with pytest.raises(UsageError, match="gives logits, which is no score"):
+            plan_model(reduced(name), REGISTRY)
 
     def test_random_weights_depend_on_the_seed_alone(self):
         plan = plan_model(reduced("mnist_vp"), REGISTRY)

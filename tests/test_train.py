@@ -1,7 +1,9 @@
 """Training: steps against independent formulas, what a run writes, and what it refuses before any work."""
 
+import functools
 import json
 import math
+import resource
 from itertools import islice
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def by_hand(trainer: Trainer, steps: int) -> tuple[list[float], dict[str, torch.
     model, losses = checkpointless(plan, network), []
     for step in range(steps):
         draws = Draws(config.seed, step, config.batch_size)
-        x = next(trainer.batches.stream(step))
+        x = next(trainer.batches.stream(step)).x
         loss = plan.loss.per_sample(model, plan.model.sde, x, draws).mean()
         losses.append(loss.item())
         gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
@@ -183,13 +185,20 @@ class TestSteps:
         assert take(last, 2) == pytest.approx(take(plain, 2), rel=1e-4)
         assert any(p.ndim == 4 and p.stride(1) == 1 and p.shape[1] > 1 for p in last.state.network.parameters())
 
+    def test_compiled_steps_are_the_same(self, trainer, monkeypatch):
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        plain, compiled = trainer("training.warmup=2"), trainer("training.warmup=2", "training.compile=true")
+        assert take(compiled, 3) == pytest.approx(take(plain, 3), rel=1e-5)
+        for name, value in weights(plain).items():  # under the same names: what is saved does not know of it
+            torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-6)
+
     def test_the_loss_falls_towards_that_of_the_exact_score(self, trainer):
         points = "data.dataset=exact[target=mixture2d,count=1024,test_count=256]"
         quick = ["training.batch_size=256", "training.ema=0.9", "training.learning_rate=3e-3"]
         made = trainer("model.network=mlp[width=64]", "model.shape=[2]", points, *quick)
         target, plan = made.plan.dataset.target, made.plan
         draws = Draws(42, "evaluation 0", 256)
-        best = plan.loss.per_sample(ExactScore(target), plan.model.sde, made._test[0], draws).mean().item()
+        best = plan.loss.per_sample(ExactScore(target), plan.model.sde, made._test[0].x, draws).mean().item()
         before = made.evaluate()
         take(made, 150)
         assert best * 0.98 < made.evaluate() < best + 0.25 * (before - best)
@@ -197,7 +206,7 @@ class TestSteps:
 
     def test_evaluation_is_the_mean_over_the_test_events(self, trainer):
         made = trainer()
-        x = torch.cat(list(made._test))
+        x = torch.cat([batch.x for batch in made._test])
         assert len(x) == 6
         score = made.averaged().score()
         draws = Draws(42, "evaluation 0", 6, total=16)
@@ -366,6 +375,76 @@ class TestDivergence:
         with pytest.raises(ScoreSDEError, match="no state was saved before"):
             list(events)
         assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+class TestBadData:
+    """What is wrong with the data, or with the disk, is one line with its name; what was saved before is intact."""
+
+    @pytest.fixture
+    def pictures(self, tmp_path):
+        """Forty pictures, of which one is cut off."""
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        for number in range(40):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:02}.png")
+        (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:50])
+        return "data.dataset=image_folder[path=pictures,size=8,grey=true{}]"
+
+    def test_an_empty_folder(self, scoresde, tmp_path):
+        (tmp_path / "empty").mkdir()
+        code, out, err = scoresde("data.dataset=image_folder[path=empty,size=8,grey=true]", "--out", "run")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "there is no image file in 'empty': name a folder" in err
+
+    def test_an_empty_array(self, scoresde):
+        np.savez("none.npz", images=np.zeros((0, 8, 8), np.uint8))
+        code, _, err = scoresde("data.dataset=npz[path=none.npz]", "--out", "run")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "has no event in its train split" in err
+
+    def test_a_damaged_file(self, scoresde, data):
+        Path("cut.npz").write_bytes(data.read_bytes()[:-300])
+        code, _, err = scoresde("data.dataset=npz[path=cut.npz]", "--out", "run")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "cannot read cut.npz as an .npz file" in err
+
+    def test_one_broken_picture_ends_the_run_before_it_begins(self, scoresde, pictures):
+        code, out, err = scoresde(pictures.format(""), "--out", "run")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "cannot read the image 07.png in pictures" in err
+        assert "(broken=skip leaves such files out)" in err
+        assert "0x" not in err
+
+    @pytest.mark.filterwarnings("default:cannot read the image")
+    def test_or_is_skipped_and_named(self, scoresde, pictures):
+        code, _, err = scoresde(pictures.format(",broken=skip"), "--out", "run")
+        assert code == 0
+        (warning,) = [line for line in err.splitlines() if line.startswith("warning")]
+        assert "07.png" in warning
+        assert warning.endswith("; skipped")
+
+    def test_pictures_of_another_number_of_channels(self, scoresde, pictures):
+        code, _, err = scoresde(pictures.format("").replace(",grey=true", ""), "--out", "run")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "has events of shape (3, 8, 8), the model (1, 8, 8)" in err
+
+    def test_a_disk_that_fills_up_between_two_saves(self, scoresde):
+        scoresde("training.log_every=1", "training.iterations=40", "--out", "run")
+        size = Path("run/metrics.jsonl").stat().st_size
+        assert size > Path("run/config.yaml").stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # no file may grow beyond this
+        try:
+            code, _, err = scoresde("training.log_every=1", "training.iterations=48", "--out", "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (code, "error: cannot write run/metrics.jsonl: File too large" in err) == (1, True)
+        assert checkpoint.read("run").step == 40
+        scoresde("training.log_every=1", "training.iterations=48", "--out", "run")
+        scoresde("training.log_every=1", "training.iterations=48", "--out", "straight")
+        assert checkpoint.read("run").hashes == checkpoint.read("straight").hashes
+        assert [row["step"] for row in rows(Path("run")) if "loss" in row] == list(range(1, 49))
 
 
 class TestRefused:

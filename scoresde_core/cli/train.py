@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -80,6 +81,7 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
     from ..processes import joined
 
     with ExitStack() as stack:
+        stack.enter_context(_warnings_as_lines())
         try:
             processes = stack.enter_context(joined(arguments.device))
             asked = stack.enter_context(_asked_to_stop())
@@ -136,9 +138,10 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
         if event.what == "stopped" and shown:
             print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
         if event.what == "done" and run.first:
-            print(
-                f"{event.step} steps; the model is in {run.folder}: scoresde sample --checkpoint {run.folder} --out ..."
-            )
+            use = f"scoresde sample --checkpoint {run.folder} --out ..."
+            if not run.trainer.generates:
+                use = f"the condition class[checkpoint={run.folder}]"
+            print(f"{event.step} steps; the model is in {run.folder}: {use}")
 
 
 class _Progress:
@@ -207,6 +210,14 @@ def _logging(level: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings, such as of a picture that is skipped, as what they say: where in the code they arose helps nobody."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        yield
 
 
 @contextmanager

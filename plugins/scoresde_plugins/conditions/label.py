@@ -10,29 +10,24 @@ every Gaussian-path SDE (for VE this is the published convention).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import attrs
 import torch
 from attrs.validators import ge
-from torch import Tensor, nn
+from torch import Tensor
 
+from scoresde_core import checkpoint as checkpoints
+from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
 from scoresde_core.network import Network
+from scoresde_core.registry import default_registry
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
-
-
-class NoisyClassifier(ABC):
-    """p_t(y | x) at every noise level."""
-
-    @abstractmethod
-    def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """log p(y | x_t = x), (B, *shape) -> (B, classes), differentiable in ``x``."""
+from scoresde_plugins.networks.classifier import NetworkClassifier
 
 
 @attrs.frozen(eq=False)
@@ -41,22 +36,16 @@ class TargetClassifier(NoisyClassifier):
 
     target: Target
 
+    @property
+    def classes(self) -> int:
+        """The number of components."""
+        modes = self.target.modes()
+        assert modes is not None
+        return len(modes)
+
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         """log r_k(x)."""
         return self.target.log_responsibilities(x, level)
-
-
-@attrs.frozen(eq=False)
-class NetworkClassifier(NoisyClassifier):
-    """A module ``forward(x, sigma)`` -> logits, trained on x_0 + sigma eps."""
-
-    network: nn.Module
-
-    def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """Its log softmax at x / alpha and sigma / alpha."""
-        ratio = torch.as_tensor(level.sigma / level.alpha, dtype=x.dtype, device=x.device)
-        logits: Tensor = self.network(x / level.alpha, ratio.reshape(-1).expand(len(x)))
-        return logits.log_softmax(1)
 
 
 class GuidedScore(ScoreModel):
@@ -107,8 +96,10 @@ class ClassObservation(Observation):
 class ClassCondition(Condition):
     """Samples of a class: one label for all, or a list that is cycled over the samples.
 
-    The classifier is a ``target`` (its components are the classes), or a ``network`` with ``weights`` (safetensors).
-    From Python, :class:`ClassObservation` takes any :class:`NoisyClassifier`.
+    The classifier is a ``target`` (its components are the classes), a ``checkpoint`` that ``scoresde train`` made with
+    the loss ``classification``, or a ``network`` with ``weights`` (safetensors). A checkpoint knows on which range it
+    saw images, and reads those of a model on another. From Python, :class:`ClassObservation` takes any
+    :class:`NoisyClassifier`.
     """
 
     needs_data = False
@@ -117,12 +108,14 @@ class ClassCondition(Condition):
     label: int | tuple[int, ...] = param(0, "class, or several to cycle over")
     scale: float = param(1.0, "guidance scale w", ge(0))
     target: Target | None = param(None, "exact target that classifies by its components")
+    checkpoint: str | None = param(None, "folder of a trained noise-conditional classifier")
     network: Network | None = param(None, "specification of a noise-conditional classifier")
     weights: str | None = param(None, "its weights, a safetensors file")
+    centered: bool = param(True, "the images that are sampled are on [-1, 1], else on [0, 1]; matters to a checkpoint")
 
     def __attrs_post_init__(self) -> None:
-        if (self.target is None) == (self.network is None):
-            raise ValueError("give a classifier: target=NAME, or network=classifier and weights=FILE")
+        if [self.target, self.checkpoint, self.network].count(None) != 2:
+            raise ValueError("give a classifier: target=NAME, checkpoint=DIR, or network=classifier and weights=FILE")
         if (self.network is None) != (self.weights is None):
             raise ValueError(f"a network needs its weights, and weights their network: got {self.weights!r}")
         if min(self.labels) < 0:
@@ -156,6 +149,8 @@ class ClassCondition(Condition):
     def _classifier(self, x: Tensor) -> NoisyClassifier:
         if self.target is not None:
             return TargetClassifier(self.target.to(x.device, x.dtype))
+        if self.checkpoint is not None:
+            return self._trained(self.checkpoint, x)
         assert self.network is not None and self.weights is not None  # noqa: PT018
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -167,4 +162,18 @@ class ClassCondition(Condition):
             raise FileError(
                 f"cannot load the classifier {self.weights} ({error}): give weights of this network"
             ) from error
-        return NetworkClassifier(module.to(x.device, x.dtype).eval().requires_grad_(False))
+        ready = module.to(x.device, x.dtype).eval().requires_grad_(False)
+        return NetworkClassifier(ready, getattr(self.network, "classes", max(self.labels) + 1))
+
+    def _trained(self, folder: str, x: Tensor) -> NoisyClassifier:
+        model = checkpoints.read(folder).load(default_registry(), outputs=("logits",)).to(x.device, x.dtype)
+        model.network.requires_grad_(False)
+        found: NetworkClassifier = model.view()
+        if model.shape != tuple(x.shape[1:]):
+            raise ValueError(f"the classifier {folder} is for events of shape {model.shape}, not {tuple(x.shape[1:])}")
+        if max(self.labels) >= found.classes:
+            raise ValueError(f"the classifier {folder} has classes 0 to {found.classes - 1}, got {max(self.labels)}")
+        if len(model.shape) == 3 and model.config.model.centered != self.centered:
+            scale, shift = (0.5, 0.5) if self.centered else (2.0, -1.0)
+            return attrs.evolve(found, scale=scale, shift=shift)
+        return found

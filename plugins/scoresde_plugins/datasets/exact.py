@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import attrs
+import torch
 from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
-from scoresde_core.noise import key
+from scoresde_core.noise import Noise, key
 from scoresde_core.target import Target
+
+_CHUNK = 4096
 
 
 @attrs.frozen
@@ -29,6 +32,15 @@ class ExactDataset(Dataset):
     def shape(self) -> tuple[int, ...]:
         """The target's."""
         return self.target.shape
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """``labels`` of a target with components, drawn from their posterior: the joint law of events and labels."""
+        if self.target.modes() is None:
+            return {}
+        parts = [self.target.responsibilities(x.double()) for x in torch.split(self.load(split), _CHUNK)]
+        sums = torch.cat(parts).cumsum(1)
+        u = Noise(self.seed, (), len(sums), dtype=torch.float64).uniform(split, "labels")
+        return {"labels": (sums[:, :-1] < u.unsqueeze(1)).sum(1)}
 
     def load(self, split: Split = "train") -> Tensor:
         """The same draws each time."""

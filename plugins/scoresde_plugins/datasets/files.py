@@ -18,7 +18,7 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
-from .pictures import BROKEN_HELP, Broken, Fit, Pictures, decoded, source_at
+from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decoded, source_at
 
 
 @attrs.frozen
@@ -58,6 +58,17 @@ class ImageFolderDataset(_HeldOut):
             raise FileError(f"{self.path!r} has {len(names)} images, too few for a {split} split: set test_share=")
         return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, self.path)
 
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """``labels`` number the folders that the files lie in, by their names; there are none where all lie in one."""
+        names = source_at(self.path).names()
+        folders = [name.rpartition("/")[0] for name in names]
+        classes = sorted(set(folders))
+        if len(classes) < 2:
+            return {}
+        check_labelled(self.broken)
+        labels = torch.tensor([classes.index(folder) for folder in folders])
+        return {"labels": labels[self.rows(len(names), split)]}
+
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 1 or 3, size, size), in the order of the paths."""
         return self.open(split).all()
@@ -72,6 +83,7 @@ class NPZDataset(_HeldOut):
 
     key: str = param("images", "name of the array in the file")
     test: str | None = param(None, "a second file that is the test split; null: hold out a share of the first")
+    labels: str | None = param(None, "name of the array of their classes, whole numbers from 0; null: there is none")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,6 +100,15 @@ class NPZDataset(_HeldOut):
             return _read(self.path if split == "train" else self.test, self.key)
         events = _read(self.path, self.key)
         return events[self.rows(len(events), split)]
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """The array of labels, where one is named."""
+        if self.labels is None:
+            return {}
+        if self.test is not None:
+            return {"labels": _read_labels(self.path if split == "train" else self.test, self.labels)}
+        labels = _read_labels(self.path, self.labels)
+        return {"labels": labels[self.rows(len(labels), split)]}
 
 
 def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -123,12 +144,7 @@ def _read(path: str, key: str) -> Tensor:
     points = len(shape) == 2 and dtype.kind == "f"
     if not points:
         _check_images(path, key, shape, dtype)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            array = file[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
-    events = torch.from_numpy(array)
+    events = torch.from_numpy(_array(path, key))
     if points:
         if not bool(events.isfinite().all()):
             raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
@@ -136,3 +152,19 @@ def _read(path: str, key: str) -> Tensor:
     if events.ndim == 3:
         return events.unsqueeze(1)
     return events.permute(0, 3, 1, 2).contiguous() if _channels_last(shape) else events
+
+
+def _read_labels(path: str, key: str) -> Tensor:
+    shape, dtype = _header(path, key)
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise FileError(f"{key!r} in {path} must be whole numbers (N,), one an event, got {dtype} {shape}")
+    return torch.from_numpy(_array(path, key).astype(np.int64))
+
+
+def _array(path: str, key: str) -> np.ndarray[Any, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found: np.ndarray[Any, Any] = file[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    return found

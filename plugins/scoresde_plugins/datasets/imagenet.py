@@ -1,7 +1,8 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819), 32 x 32 or 64 x 64, as its authors distribute it.
 
-Files are ``train_data_batch_1`` .. ``_10`` and ``val_data``, each a dictionary whose ``data`` is uint8 (N, 3 S S),
-pickled or as ``.npz``. A pickle can run code when it is read; here it may name NumPy's arrays and nothing else.
+Files are ``train_data_batch_1`` .. ``_10`` and ``val_data``, each a dictionary whose ``data`` is uint8 (N, 3 S S), and
+``labels`` 1 .. 1000, pickled or as ``.npz``. A pickle can run code when it is read; here it may name NumPy's arrays and
+nothing else.
 """
 
 from __future__ import annotations
@@ -65,6 +66,13 @@ class DownsampledImageNetDataset(Dataset):
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 3, size, size), batch 1 first."""
+        return torch.cat([self._images(path) for path in self._files(split)])
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """The labels 0 to 999; the files count from 1."""
+        return {"labels": torch.cat([torch.as_tensor(self._read(p, "labels")).long() - 1 for p in self._files(split)])}
+
+    def _files(self, split: Split) -> list[Path]:
         pattern = "train_data_batch_*" if split == "train" else "val_data*"
         files = [p for p in Path(self.root).rglob(pattern) if p.suffix in ("", ".npz") and p.is_file()]
         if not files:
@@ -72,18 +80,20 @@ class DownsampledImageNetDataset(Dataset):
                 f"there is no {pattern} below {self.root!r}: name the folder, imagenet[root=...]; the files come from "
                 "image-net.org (Download downsampled image data), after a login"
             )
-        return torch.cat([self._read(path) for path in sorted(files, key=_number)])
+        return sorted(files, key=_number)
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, path: Path, name: str) -> Any:
         try:
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as file:
-                    data = file["data"]
-            else:
-                with path.open("rb") as stream:
-                    data = ArrayUnpickler(stream).load()["data"]
+                    return file[name]
+            with path.open("rb") as stream:
+                return ArrayUnpickler(stream).load()[name]
         except Exception as error:  # a damaged pickle fails in any way
             raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {error}") from error
+
+    def _images(self, path: Path) -> Tensor:
+        data = self._read(path, "data")
         width = 3 * self.size**2
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
             found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__

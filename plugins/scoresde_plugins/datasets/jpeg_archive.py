@@ -1,14 +1,17 @@
 """Encoded images packed into one array: ``train.npz`` and ``test.npz`` with ``jpeg`` and ``offsets``.
 
 Image i is the bytes ``jpeg[offsets[i] : offsets[i + 1]]``, in any format that PIL reads: a tenth of the pixels' size.
+Its class is ``labels[i]``, where there is such an array.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
+import torch
 from attrs.validators import ge, optional
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,7 +20,7 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
-from .pictures import BROKEN_HELP, Broken, Fit, Pictures, decoded
+from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decoded
 
 
 @attrs.frozen(eq=False)
@@ -54,16 +57,33 @@ class JPEGArchiveDataset(Dataset):
 
     def open(self, split: Split = "train") -> Pictures:
         """The images of a split, decoded one by one."""
-        file = Path(self.path) / f"{split}.npz"
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                packed = Packed(arrays["jpeg"], arrays["offsets"])
-        except Exception as error:  # missing, no zip, or without one of the arrays
-            raise FileError(f"cannot read {file} as packed images (arrays jpeg and offsets): {error}") from error
+        file = self._file(split)
+        arrays = self._arrays(split)
+        packed = Packed(arrays["jpeg"], arrays["offsets"])
         steps = np.diff(packed.offsets)
         if packed.data.dtype != np.uint8 or (steps < 0).any() or packed.offsets[-1] > len(packed.data):
             raise FileError(f"{file} is damaged: its offsets do not lie within its {len(packed.data)} bytes")
         return decoded(packed, packed.names(), Fit(self.size, grey=self.grey), self.broken, str(file))
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """The array ``labels``, where the file has one."""
+        labels = self._arrays(split).get("labels")
+        if labels is None:
+            return {}
+        check_labelled(self.broken)
+        return {"labels": torch.from_numpy(labels.astype(np.int64))}
+
+    def _file(self, split: Split) -> Path:
+        return Path(self.path) / f"{split}.npz"
+
+    def _arrays(self, split: Split) -> dict[str, NDArray[Any]]:
+        file = self._file(split)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                optional = {"labels"} & set(arrays.files)
+                return {name: arrays[name] for name in ("jpeg", "offsets", *optional)}
+        except Exception as error:  # missing, no zip, or without one of the arrays
+            raise FileError(f"cannot read {file} as packed images (arrays jpeg and offsets): {error}") from error
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 1 or 3, H, W)."""

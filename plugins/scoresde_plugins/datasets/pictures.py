@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError
+from scoresde_core.errors import FileError, UsageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -154,11 +154,18 @@ class Pictures:
         try:
             return self.fit.decode(self.source.read(self.names[index]))
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, zlib.error, ... on damaged files
-            message = f"cannot read the image {self.names[index]} in {self.where}: {error}".replace("\n", " ")
+            why = " ".join(str(error).partition(" <_io.BytesIO")[0].split())
+            message = f"cannot read the image {self.names[index]} in {self.where}: {why}"
             if self.broken == "fail":
                 raise FileError(f"{message} (broken=skip leaves such files out)") from error
             warnings.warn(f"{message}; skipped", stacklevel=2)
             return None
+
+
+def check_labelled(broken: Broken) -> None:
+    """Labels go with places in a list: a picture that is skipped would give its own to the next."""
+    if broken == "skip":
+        raise UsageError("labels need every picture: set broken=fail, and remove the files that cannot be read")
 
 
 def source_at(path: str) -> Folder | Archive:

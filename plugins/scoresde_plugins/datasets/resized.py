@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -62,6 +63,10 @@ class ResizedDataset(Dataset):
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, C, H, W)."""
         return torch.cat([self.fit(chunk) for chunk in torch.split(self.data.load(split), _CHUNK)])
+
+    def known(self, split: Split = "train") -> Mapping[str, Tensor]:
+        """What is known of the other data set's events."""
+        return self.data.known(split)
 
     def fit(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to the new size."""

@@ -43,11 +43,18 @@ class VisionDataset(Dataset):
     download: bool = param(False, "let torchvision download it where it is missing")
 
     @abstractmethod
-    def fetch(self, datasets: Any, split: Split) -> Tensor:
-        """The images, from torchvision's class."""
+    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
+        """The images and their labels, from torchvision's class."""
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, C, H, W)."""
+        return self._fetched(split)[0]
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """The labels."""
+        return {"labels": torch.as_tensor(self._fetched(split)[1], dtype=torch.int64)}
+
+    def _fetched(self, split: Split) -> tuple[Tensor, Any]:
         datasets = torchvision_datasets()
         try:
             return self.fetch(datasets, split)
@@ -73,10 +80,10 @@ class MNISTDataset(VisionDataset):
         """(1, 28, 28)."""
         return (1, 28, 28)
 
-    def fetch(self, datasets: Any, split: Split) -> Tensor:
+    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
         """From ``root/MNIST/raw``."""
-        images: Tensor = datasets.MNIST(self.root, train=split == "train", download=self.download).data
-        return images.unsqueeze(1)
+        found = datasets.MNIST(self.root, train=split == "train", download=self.download)
+        return found.data.unsqueeze(1), found.targets
 
 
 @attrs.frozen
@@ -90,10 +97,10 @@ class FashionMNISTDataset(VisionDataset):
         """(1, 28, 28)."""
         return (1, 28, 28)
 
-    def fetch(self, datasets: Any, split: Split) -> Tensor:
+    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
         """From ``root/FashionMNIST/raw``."""
-        images: Tensor = datasets.FashionMNIST(self.root, train=split == "train", download=self.download).data
-        return images.unsqueeze(1)
+        found = datasets.FashionMNIST(self.root, train=split == "train", download=self.download)
+        return found.data.unsqueeze(1), found.targets
 
 
 @attrs.frozen
@@ -107,10 +114,10 @@ class CIFAR10Dataset(VisionDataset):
         """(3, 32, 32)."""
         return (3, 32, 32)
 
-    def fetch(self, datasets: Any, split: Split) -> Tensor:
+    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
         """From ``root/cifar-10-batches-py``."""
-        images = datasets.CIFAR10(self.root, train=split == "train", download=self.download).data
-        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        found = datasets.CIFAR10(self.root, train=split == "train", download=self.download)
+        return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), found.targets
 
 
 @attrs.frozen
@@ -124,7 +131,7 @@ class SVHNDataset(VisionDataset):
         """(3, 32, 32)."""
         return (3, 32, 32)
 
-    def fetch(self, datasets: Any, split: Split) -> Tensor:
+    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
         """From ``root/svhn``."""
         found = datasets.SVHN(str(Path(self.root) / "svhn"), split=split, download=self.download)
-        return torch.from_numpy(found.data).contiguous()
+        return torch.from_numpy(found.data).contiguous(), found.labels

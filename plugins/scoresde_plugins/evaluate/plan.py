@@ -156,6 +156,11 @@ class _Planner:
         """The training loss, on the batches that training makes."""
         found = plan_training(self.config, self.registry, download=self.download)
         training = self.config.training
+        if found.loss.needs:
+            raise UsageError(
+                f"the loss {training.loss} needs {', '.join(found.loss.needs)} of the events, which is not read here: "
+                "the run's metrics.jsonl has its test loss"
+            )
         size = self.request.batch_size or training.batch_size
         share = self._share(found.dataset, self.request.split or "test", size)
         preprocessing = attrs.evolve(found.preprocessing, flip=False)

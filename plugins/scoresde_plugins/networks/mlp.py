@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from scoresde_core.components import param
 from scoresde_core.network import Network
 
+from .classifier import ClassifierNetwork
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -51,9 +53,16 @@ class MLP(Network):
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``."""
-        if not shape or min(shape) < 1:
-            raise ValueError(f"mlp reads events with at least one entry, not of shape {tuple(shape)}")
-        return MLPModule(self, math.prod(shape))
+        return MLPModule(self, shape, shape)
+
+
+@attrs.frozen(kw_only=True)
+class MLPClassifier(ClassifierNetwork, MLP):
+    """The same perceptron with logits (B, classes) for its output, told the noise scale."""
+
+    def build(self, shape: tuple[int, ...]) -> nn.Module:
+        """The module for events of ``shape``."""
+        return MLPModule(self, shape, (self.classes,))
 
 
 class MLPModule(nn.Module):
@@ -61,8 +70,11 @@ class MLPModule(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, spec: MLP, size: int) -> None:
+    def __init__(self, spec: MLP, shape: tuple[int, ...], outputs: tuple[int, ...]) -> None:
         super().__init__()
+        if not shape or min(shape) < 1:
+            raise ValueError(f"mlp reads events with at least one entry, not of shape {tuple(shape)}")
+        self.outputs = outputs
         self.label, self.data_variance = spec.label, spec.data_std**2
         last = spec.scales - 1
         self.unit = {"time": 1 / 999, "index": 1 / last, "reverse_index": 1 / last, "t": 1.0, "sigma": 0.25}[spec.label]
@@ -73,12 +85,12 @@ class MLPModule(nn.Module):
             frequencies = 999 * torch.logspace(0, -4, half)
         self.register_buffer("frequencies", frequencies)
         self.embed = nn.Sequential(nn.Linear(spec.features, spec.width), act())
-        self.begin = nn.Linear(size, spec.width)
+        self.begin = nn.Linear(math.prod(shape), spec.width)
         self.blocks = nn.ModuleList(Block(spec.width, act()) for _ in range(spec.depth))
-        self.end = nn.Sequential(act(), nn.Linear(spec.width, size))
+        self.end = nn.Sequential(act(), nn.Linear(spec.width, math.prod(outputs)))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """A tensor like ``x`` (B, ...) for labels (B,)."""
+        """A tensor like ``x`` (B, ...) for labels (B,); logits (B, classes) of a classifier."""
         flat = x.flatten(1)
         if self.label == "sigma":
             flat = flat * torch.rsqrt(self.data_variance + label.square())[:, None]
@@ -89,7 +101,7 @@ class MLPModule(nn.Module):
         for block in self.blocks:
             h = block(h, noise)
         result: Tensor = self.end(h)
-        return result.view(x.shape)
+        return result.view(len(x), *self.outputs)
 
 
 class Block(nn.Module):

@@ -15,7 +15,6 @@ of a process with alpha != 1 has to come as x / alpha with sigma / alpha.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import attrs
 import torch
@@ -24,28 +23,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
+
+from .classifier import ClassifierNetwork
 
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
-FREQUENCIES, FOURIER_SCALE, EMBEDDING = 128, 16.0, 512
+FREQUENCIES, FOURIER_SCALE = 128, 16.0
 optional_tuple = attrs.converters.optional(tuple)
 
 
 @attrs.frozen(kw_only=True)
-class Classifier(Network):
+class Classifier(ClassifierNetwork):
     """A noise-conditional Wide ResNet; its module gives logits (B, classes), not a tensor like ``x``.
 
-    That makes it a guide for other networks and never a score model: ``parameterisation`` is ``logits``, which no
-    score model reads. The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters.
+    The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters.
     """
 
-    parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)  # type: ignore[assignment]
-    label: Literal["sigma"] = param("sigma", "the noise scale", attrs.validators.in_(("sigma",)))
-    scales: int = param(1000, "not used: the noise scale is continuous", ge(2))
-    classes: int = param(10, "number of classes", ge(2))
     blocks_per_group: int = param(4, "residual blocks in each of three groups", ge(1))
     multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))
+    embedding: int = param(512, "units of the two layers that read the noise scale", ge(1))
     mean: tuple[float, ...] | None = param(
         None, "channel means; null: CIFAR-10's for 3 channels, else 0", converter=optional_tuple
     )
@@ -90,14 +86,17 @@ class ClassifierModule(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
         self.register_buffer("frequencies", torch.randn(FREQUENCIES) * FOURIER_SCALE)
-        self.embed = nn.Sequential(_dense(2 * FREQUENCIES, EMBEDDING), nn.SiLU(), _dense(EMBEDDING, EMBEDDING))
+        self.embed = nn.Sequential(
+            _dense(2 * FREQUENCIES, spec.embedding), nn.SiLU(), _dense(spec.embedding, spec.embedding)
+        )
         self.begin_conv = _conv(len(mean), 16)
         self.blocks = nn.ModuleList()
         width = 16
         for group, widening in enumerate((16, 32, 64)):
             for block in range(spec.blocks_per_group):
                 outputs, stride = widening * spec.multiplier, 2 if group and not block else 1
-                self.blocks.append(WideBlock(width, outputs, stride, share_norm=not group and not block))
+                share_norm = not group and not block
+                self.blocks.append(WideBlock(width, outputs, stride, spec.embedding, share_norm=share_norm))
                 width = outputs
         self.normalizer = _norm(width)
         self.head = nn.Linear(width, spec.classes)
@@ -125,17 +124,17 @@ class WideBlock(nn.Module):
     With ``share_norm`` the shortcut starts from relu(norm(x)) too.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, share_norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, embedding: int = 512, *, share_norm: bool) -> None:
         super().__init__()
         self.normalize1 = _norm(inputs)
         self.conv1 = _conv(inputs, outputs, stride)
-        self.dense = _dense(EMBEDDING, outputs)
+        self.dense = _dense(embedding, outputs)
         self.normalize2 = _norm(outputs)
         self.conv2 = _conv(outputs, outputs)
         self.stride, self.fill, self.share_norm = stride, outputs - inputs, share_norm
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(B, inputs, H, W), told of ``noise`` (B, 512), to (B, outputs, ceil(H / s), ceil(W / s)), s the stride."""
+        """(B, inputs, H, W), told of ``noise`` (B, embedding), to (B, outputs, H / s, W / s), rounded up."""
         h = F.relu(self.normalize1(x))
         if self.share_norm:
             x = h

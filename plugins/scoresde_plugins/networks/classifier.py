@@ -1,0 +1,52 @@
+"""What every network that classifies noisy events has in common; none of them gives a score."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import torch
+from attrs.validators import ge, in_
+from torch import Tensor, nn
+
+from scoresde_core.classifier import NoisyClassifier
+from scoresde_core.components import param
+from scoresde_core.network import Network
+from scoresde_core.sde import SDE, Level
+
+
+@attrs.frozen(eq=False)
+class NetworkClassifier(NoisyClassifier):
+    """A module ``forward(x, sigma)`` -> logits (B, classes), for x_0 + sigma eps.
+
+    It sees x_t / alpha with noise of scale sigma / alpha, so that one network serves every Gaussian-path SDE. Where it
+    was trained on scale x + shift in place of x, it sees that, with scale times the noise.
+    """
+
+    network: nn.Module
+    classes: int = attrs.field()
+    scale: float = 1.0
+    shift: float = 0.0
+    autocast: torch.dtype | None = None
+
+    def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
+        """Its log softmax."""
+        ratio = torch.as_tensor(level.sigma / level.alpha, dtype=x.dtype, device=x.device) * self.scale
+        seen = x / level.alpha * self.scale + self.shift
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            logits: Tensor = self.network(seen, ratio.reshape(-1).expand(len(x)))
+        return logits.to(x.dtype).log_softmax(1)
+
+
+@attrs.frozen(kw_only=True, slots=False)  # no slots: it is mixed into networks that have theirs
+class ClassifierNetwork(Network):
+    """A network whose output is logits: a guide for other networks and never a score model."""
+
+    parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)  # type: ignore[assignment]
+    label: Literal["sigma"] = param("sigma", "the noise scale", in_(("sigma",)))
+    scales: int = param(1000, "not used: the noise scale is continuous", ge(2))
+    classes: int = param(10, "number of classes", ge(2))
+
+    def view(self, module: nn.Module, sde: SDE, autocast: torch.dtype | None = None, **how: Any) -> NetworkClassifier:
+        """The classifier that ``module`` is, whatever the SDE."""
+        return NetworkClassifier(module, self.classes, autocast=autocast)

@@ -1,0 +1,53 @@
+r"""Training a noise-conditional classifier (Song et al. 2021, arXiv:2011.13456, Appendix I.1).
+
+    L = E_{t ~ U[t_min, 1]} -log q(y | x_t, t),    x_t = alpha x_0 + sigma z
+
+At every t the expected cross entropy is least for the exact posterior p_t(y | x), and exceeds that minimum, the
+conditional entropy H(y | x_t), by the mean KL divergence of q from it. Under ``ve`` log sigma is uniform: the plain sum
+over geometric noise scales of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from attrs.validators import and_, gt, lt
+from torch import Tensor
+
+from scoresde_core.classifier import NoisyClassifier
+from scoresde_core.components import param
+from scoresde_core.loss import Draws, Loss
+from scoresde_core.score import level_of
+from scoresde_core.sde import SDE
+from scoresde_core.shapes import combine
+
+from .losses import STRATIFIED_HELP
+
+
+@attrs.frozen
+class ClassificationLoss(Loss):
+    """-log q(y | x_t, t) at uniform times, in nats; the data set has to have labels."""
+
+    trains = NoisyClassifier
+    needs = ("labels",)
+
+    t_min: float = param(1e-5, "smallest time that the classifier is trained at", and_(gt(0), lt(1)))
+    stratified: bool = param(False, STRATIFIED_HELP)
+
+    def skip_data(self, model: NoisyClassifier, known: Mapping[str, Tensor]) -> str | None:
+        """Labels that are no class."""
+        low, high = (int(value) for value in known["labels"].aminmax())
+        if low < 0 or high >= model.classes:
+            return (
+                f"the data have labels {low} to {high}, the network classes 0 to {model.classes - 1}: "
+                f"set model.network.classes={high + 1}"
+            )
+        return None
+
+    def per_sample(self, model: NoisyClassifier, sde: SDE, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
+        """(B,), for ``labels`` (B,)."""
+        level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min), x)
+        perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
+        chosen = model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1))
+        return -chosen.squeeze(1)

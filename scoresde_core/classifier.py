@@ -1,0 +1,22 @@
+"""Noise-conditional classifiers: what guides sampling to a class, and what a classification loss trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from .sde import Level
+
+
+class NoisyClassifier(ABC):
+    """p_t(y | x) at every noise level."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes there are; labels are 0 to ``classes`` - 1."""
+
+    @abstractmethod
+    def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
+        """log p(y | x_t = x), (B, *shape) -> (B, classes), differentiable in ``x``."""
