@@ -37,12 +37,20 @@ class Subject:
     centered: bool
     sampler: Sampler
     n: int
+    device: torch.device
     origin: dict[str, Any]
     """What it is, for the record."""
     plan: Plan | None = None
     """The configuration's components; None for a target."""
     target: Target | None = None
     """The target as it was made, on the CPU; None for a model."""
+
+    @property
+    def data(self) -> str:
+        """The data set that it is a model of, as it is typed; ``none`` where no one said."""
+        if self.plan is None:
+            return f"exact[target={self.origin['target']}]"
+        return str(self.plan.config.data.dataset or "none")
 
     @property
     def range(self) -> tuple[float, float]:
@@ -86,6 +94,7 @@ def open_subject(
         model.config.model.centered,
         model.plan.sampler,
         model.config.sampling.n,
+        device,
         origin,
         model.plan,
     )
@@ -102,7 +111,7 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     sampler = registry.create("samplers", "pc")
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype))
-    return Subject(score, sde, target.shape, True, sampler, _SAMPLES_OF_A_TARGET, origin, target=target)
+    return Subject(score, sde, target.shape, True, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
