@@ -93,7 +93,7 @@ def read_events(path: Path, subject: Subject) -> Tensor:
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
-    array = _npz(path) if path.suffix == ".npz" else _pictures(path, subject.shape)
+    array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, subject.shape)
     events = _arranged(torch.from_numpy(array), subject.shape, path)
     if events.is_floating_point():
         _check_range(events, subject, path)
@@ -102,11 +102,24 @@ def read_events(path: Path, subject: Subject) -> Tensor:
     return events
 
 
+def read_latents(path: Path, subject: Subject) -> Tensor:
+    """The latents (N, *shape) of an .npz file, float32."""
+    import torch
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    latents = _arranged(torch.from_numpy(_npz(path, ("latents",))), subject.shape, path)
+    if not latents.is_floating_point() or not bool(latents.isfinite().all()):
+        raise UsageError(f"{path} must hold finite floats as latents, got {latents.dtype} values")
+    return latents.float()
+
+
 def _is_path(text: str) -> bool:
     return Path(text).suffix.lower() in (".npz", *PICTURES) or ("/" in text and "[" not in text)
 
 
-def _npz(path: Path) -> Any:
+def _npz(path: Path, wanted: Sequence[str]) -> Any:
+    """The only array in a file, or the first of those ``wanted``."""
     import zipfile
 
     import numpy as np
@@ -114,9 +127,9 @@ def _npz(path: Path) -> Any:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
-            name = names[0] if len(names) == 1 else next((name for name in _ARRAYS if name in names), None)
+            name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
             if name is None:
-                raise UsageError(f"{path} has the arrays {', '.join(names)}: call the one that is meant 'images'")
+                raise UsageError(f"{path} has the arrays {', '.join(names)}: call the one that is meant {wanted[0]!r}")
             return file[name]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(f"cannot read {path} as an .npz file: {error}") from error
