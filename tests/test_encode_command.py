@@ -62,7 +62,8 @@ def test_arcs_begin_and_end_at_the_events(scoresde):
     np.testing.assert_allclose(arcs[:, 0], events[[0, 2]], atol=1e-3)
     np.testing.assert_allclose(arcs[:, -1], events[[1, 3]], atol=1e-3)
     norms = np.linalg.norm(arrays("interpolation")["latents"].reshape(2, 4, 4), axis=2)
-    assert ((norms <= norms[:, [0, -1]].max(1, keepdims=True) * 1.001).all()) and Path("out/interpolation.png").exists()
+    assert (norms <= norms[:, [0, -1]].max(1, keepdims=True) * 1.001).all()
+    assert Path("out/interpolation.png").exists()
 
 
 def test_temperature_shrinks_about_the_mean(scoresde):
