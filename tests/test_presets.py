@@ -66,6 +66,7 @@ NARROW = {
     "ddpm": ["nf=32", "num_res_blocks=1"],
     "ncsn": ["nf=4"],
     "ncsnv2": ["nf=4"],
+    "mlp": ["width=8"],
 }
 SMALL = {1024: 128, 256: 64, 128: 32, 64: 16, 32: 16, 28: 28}
 
@@ -77,10 +78,11 @@ def preset(name: str, *changes: str) -> Config:
 
 def reduced(name: str) -> Config:
     config = preset(name)
-    channels, side, _ = config.model.shape
-    side = SMALL[side]
     changes = [f"model.network.{change}" for change in NARROW[config.model.network.name]]
-    changes += [f"model.shape=[{channels},{side},{side}]", "sampling.sampler.steps=1"]
+    changes.append("sampling.sampler.steps=1")
+    if len(config.model.shape) == 3:
+        channels, side, _ = config.model.shape
+        changes.append(f"model.shape=[{channels},{SMALL[side]},{SMALL[side]}]")
     if config.sampling.sampler.name == "ode":
         changes.append("sampling.sampler.method=euler")
     if isinstance(config.sampling.sampler.params.get("corrector"), Spec):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..condition import Observation
-    from ..sampler import Observer, Sampler
+    from ..sampler import Observer, Sampler, Samples
     from .subject import Subject
 
 NAMES = ("sample",)
@@ -83,7 +83,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
     from .. import sampler as sampling
-    from ..checkpoint import appearing, check_new
+    from ..checkpoint import check_new
     from ..condition import ConditionedSampler
     from ..device import find_device, keep_freed_memory
 
@@ -120,13 +120,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         raise ScoreSDEError(
             f"the sampler diverged: {bad} of {n} samples are not finite; try more steps; nothing was written"
         )
-    with appearing(arguments.out) as scratch:
-        written = _write(scratch, subject, drawn.x.cpu(), _known(observation, subject, n), arguments.keep_floats)
-        settings = {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
-        settings |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
-        cost = {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
-        record = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed, **settings, **cost}
-        (scratch / written[-1]).write_text(document.dump(record), encoding="utf-8")
+    about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
+    about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
+    written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
     print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
@@ -151,7 +147,8 @@ def _observe(
     indices = arguments.index or range(len(events))
     chosen = [indices[k % len(indices)] for k in range(len(blank))]
     x = to_model(take(events, chosen), subject)
-    return condition.observe(x), {**record, "observed": arguments.observe, "split": arguments.split, "index": chosen}
+    record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
+    return condition.observe(x), record
 
 
 def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor | None:
@@ -174,6 +171,22 @@ def _sampler(arguments: argparse.Namespace, registry: Registry, subject: Subject
         text = arguments.sampler or repr(sampler)
         raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
     return attrs.evolve(sampler, steps=arguments.steps)  # type: ignore[misc]
+
+
+def _save(
+    arguments: argparse.Namespace, subject: Subject, drawn: Samples, known: Tensor | None, about: dict[str, Any]
+) -> list[str]:
+    """The folder, with the record of how it came about; returns the names in it."""
+    import torch
+
+    from ..checkpoint import appearing
+
+    about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
+    about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
+    with appearing(arguments.out) as scratch:
+        written = _write(scratch, subject, drawn.x.cpu(), known, arguments.keep_floats)
+        (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
+    return written
 
 
 def _write(folder: Path, subject: Subject, x: Tensor, known: Tensor | None, keep_floats: bool) -> list[str]:
