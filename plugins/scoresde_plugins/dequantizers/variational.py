@@ -26,9 +26,12 @@ class VariationalDequantizer(Dequantizer):
     """v + u with u of a flow that was trained by ``scoresde train-dequantizer``, its averaged weights."""
 
     checkpoint: str = param(help="folder of a training run of train-dequantizer, or one of its models")
+    model: Path = attrs.field(init=False, repr=False)
+    """The model's own folder: of a run, the newest there was."""
 
     def __attrs_post_init__(self) -> None:
         found = checkpoint.read(Path(self.checkpoint))
+        object.__setattr__(self, "model", found.folder)
         if found.config.model.network.name != NAME:
             raise ValueError(
                 f"{self.checkpoint} holds a {found.config.model.network.name}, no dequantiser: "
@@ -39,7 +42,7 @@ class VariationalDequantizer(Dequantizer):
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) integers -> the same plus u, of the noise's dtype, and log q(u | images) in nats (B,)."""
         eps = noise()
-        module, shape = _load(Path(self.checkpoint), eps.device, eps.dtype)
+        module, shape = _load(self.model, eps.device, eps.dtype)
         if tuple(images.shape[1:]) != shape:
             raise FileError(
                 f"the dequantiser {self.checkpoint} is for images of shape {list(shape)}, not {list(images.shape[1:])}"
