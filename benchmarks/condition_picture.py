@@ -1,6 +1,10 @@
 """The pictures of docs/conditions.md and docs/likelihood.md, on mnist_mfa with its exact score.
 
 python benchmarks/condition_picture.py docs/pictures
+python benchmarks/condition_picture.py docs/pictures COLOURS.safetensors    colorization alone, on RGB images
+
+A target of RGB images comes from, for example,
+scoresde fit-target 'image_folder[path=photos,size=16]' --components 8 --factors 20 --iterations 15 --out ...
 """
 
 import sys
@@ -10,7 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from scoresde_core import ConditionedSampler, ExactScore, create, sample
+from scoresde_core import ConditionedSampler, ExactScore, create, picture, sample
 from scoresde_plugins.score_sde.encoding import decode, encode, interpolate, temper
 
 N = 8
@@ -32,8 +36,23 @@ def save(path, rows, labels):
     Image.open(path).convert("L").quantize(32).save(path, optimize=True)
 
 
+def colours(folder, file):
+    """Draws of an RGB target, their grey, and three colorizations of it, enlarged."""
+    target, sde, zoom = create("targets", f"mfa[file={file}]"), create("sdes", "vp"), 3
+    x = target.sample(N, seed=3)
+    sampler = ConditionedSampler(create("samplers", STEPS), create("conditions", "colorize").observe(x), 5)
+    drawn = [sample(ExactScore(target), sde, sampler, target.shape, N, seed=seed).x for seed in range(3)]
+    rows = [x, x.mean(1, keepdim=True).expand_as(x), *drawn]
+    large = torch.cat(rows).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    picture.write(picture.to_pixels(large), folder / "colorize.png", N)
+    Image.open(folder / "colorize.png").quantize(128).save(folder / "colorize.png", optimize=True)
+
+
 def main():
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    if len(sys.argv) > 2:
+        colours(folder, sys.argv[2])
+        return
     target, sde = create("targets", "mnist_mfa"), create("sdes", "vp")
     model, x = ExactScore(target), target.sample(N, seed=5)
 

@@ -152,14 +152,20 @@ def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[D
     config, shape = plan.config, plan.shape
     if config.data.dataset is None:
         raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
+    dataset = find_dataset(config.data.dataset, shape, registry, download)
+    return dataset, Preprocessing(config.model.centered, flip=config.data.random_flip and len(shape) == 3)
+
+
+def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, download: bool = False) -> Dataset:
+    """The data set ``spec`` with events of ``shape``: one that has a ``size`` gets it, any other is resized."""
     side = {"size": shape[-1]} if len(shape) == 3 else {}
-    dataset: Dataset = registry.create("datasets", config.data.dataset, download=download, **side)
+    dataset: Dataset = registry.create("datasets", spec, download=download, **side)
     found = dataset.shape
     if len(found) == len(shape) == 3 and found[0] == shape[0] and found != shape and shape[1] == shape[2]:
         dataset = registry.create("datasets", Spec("resized", {"data": dataset, **side}))
     if dataset.shape != shape:
         raise UsageError(
-            f"the data set {config.data.dataset} has events of shape {found}, the model {shape}: set model.shape, "
+            f"the data set {spec} has events of shape {found}, the model {shape}: set model.shape, "
             "or choose another data set"
         )
-    return dataset, Preprocessing(config.model.centered, flip=config.data.random_flip and len(shape) == 3)
+    return dataset

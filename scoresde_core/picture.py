@@ -26,13 +26,13 @@ def to_pixels(x: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
-def write(pixels: NDArray[np.uint8], path: Path) -> None:
-    """A grid as square as it gets, in reading order, with black gaps."""
+def write(pixels: NDArray[np.uint8], path: Path, columns: int | None = None) -> None:
+    """A grid of ``columns``, or as square as it gets, in reading order, with black gaps."""
     import numpy as np
     from PIL import Image
 
     n, height, width, channels = pixels.shape
-    columns = int(np.ceil(np.sqrt(n)))
+    columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     sheet = np.zeros(((height + _GAP) * rows - _GAP, (width + _GAP) * columns - _GAP, channels), np.uint8)
     for index, image in enumerate(pixels):

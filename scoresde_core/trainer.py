@@ -193,6 +193,11 @@ class Trainer:
         """Whether what is trained can be sampled from: a score model, and no classifier."""
         return isinstance(self._model, ScoreModel)
 
+    @property
+    def use(self) -> str:
+        """What the result is good for, with ``{}`` for the folder it is in."""
+        return "scoresde sample --checkpoint {} --out ..." if self.generates else "the condition class[checkpoint={}]"
+
     def sample(self) -> Tensor:
         """Samples of :meth:`averaged` by the configuration's sampler, always from the same noise."""
         model, n = self.averaged(), self.plan.config.sampling.n

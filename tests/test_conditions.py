@@ -23,6 +23,7 @@ from scoresde_plugins.score_sde.samplers import ODESampler
 from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
+from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
@@ -274,6 +275,30 @@ class TestLinear:
         drawn = draw(target, VPSDE(), observed, n, sampler=FINE).flatten(1).double()
         torch.testing.assert_close(drawn.mean(1), torch.full((n,), 0.3).double(), rtol=0, atol=1e-5)
         assert float((drawn - 0.3).square().sum(1).mean() / 3) == pytest.approx(0.25, rel=0.04)
+
+    @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["vp", "ve"])
+    def test_exact_conditional_of_a_mixture(self, sde):
+        """Two modes along (1, -1, 0, 0) / sqrt 2, apart from the block mean, which is a factor of its own.
+
+        Given the mean y the law is closed form: mode weights 0.7 and 0.3, mean y + 0.4 m in the direction of the modes,
+        variance s^2 + 0.84 m^2 along it and s^2 across.
+        """
+        std, shift, y, n = 0.2, 0.8, 0.3, 4000
+        basis = torch.tensor([[1, 1, 1, 1], [2**0.5, -(2**0.5), 0, 0], [0, 0, 2**0.5, -(2**0.5)], [1, 1, -1, -1]])
+        basis = basis.double() / 2
+        target = MixtureOfFactorAnalysers(
+            torch.tensor([0.7, 0.3]), shift * torch.stack([basis[1], -basis[1]]), basis[:1].repeat(2, 1, 1),
+            torch.full((4,), std**2), (1, 2, 2),
+        )  # fmt: skip
+        observed = LinearMeasurement().observe(torch.full((n, 1, 2, 2), y))
+        found = draw(target, sde, observed, n, sampler=FINE).flatten(1).double() @ basis.T
+        torch.testing.assert_close(found[:, 0], torch.full((n,), 2 * y).double(), rtol=0, atol=1e-5)
+        weight = float((found[:, 1] > 0).double().mean())
+        assert abs(weight - 0.7) < 4 * math.sqrt(0.21 / n)
+        spread = math.sqrt(std**2 + 0.84 * shift**2)
+        assert abs(float(found[:, 1].mean()) - 0.4 * shift) < 4 * spread / math.sqrt(n) + 0.01
+        assert float(found[:, 1].var()) == pytest.approx(spread**2, rel=0.06)
+        assert float(found[:, 2:].var(0).mean()) == pytest.approx(std**2, rel=0.05)
 
     def test_blocks_must_tile(self):
         with pytest.raises(ValueError, match="blocks of 3 pixels do not tile images of 8 x 8"):

@@ -1,8 +1,11 @@
-"""``scoresde sample``: samples of a checkpoint, as a PNG grid and an ``.npz``.
+"""``scoresde sample``: samples of a checkpoint or an exact target, as a PNG grid and an ``.npz``.
 
 The folder that is written holds ``samples.npz`` (uint8, NHWC, as FID tools read them), ``samples.png`` for images of
 one or three channels (the first 256), and ``sampling.yaml``, which says how they came about. Pixels are rounded to the
 nearest value; the published code cuts off instead, which darkens every image by half a value.
+
+Under a ``--condition`` that knows a part of the sample, every tile of the picture is what was known beside what was
+made of it, and the ``.npz`` holds the first as ``observed``.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ from ..components import parameters
 from ..errors import FileError, ScoreSDEError, UsageError
 from ..picture import to_pixels
 from ..registry import Registry
+from .events import open_events, take, to_model
+from .subject import add_subject, open_subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..model import Model
-    from ..sampler import Observer, Sampler
+    from ..condition import Observation
+    from ..sampler import Observer, Sampler, Samples
+    from .subject import Subject
 
 NAMES = ("sample",)
 _TILES = 256
@@ -35,9 +41,7 @@ _DTYPES = ("float32", "float64")
 def configure(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("sample", help="samples of a checkpoint, as pictures and numbers")
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint folder")
-    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
+    add_subject(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
     parser.add_argument(
@@ -46,23 +50,32 @@ def configure(commands: Any) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="number of steps, whatever the sampler")
     parser.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same samples")
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
-    parser.add_argument(
-        "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
-    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="of state and network")
     parser.add_argument("--keep-floats", action="store_true", help="the samples before rounding as well, NCHW")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change the configuration: sampling.t_min=1e-4"
+    given = parser.add_argument_group("controllable generation")
+    given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
+    given.add_argument(
+        "--observe", metavar="X",
+        help="where the known part is taken from: a data set, an .npz file, an image, or a folder of images"
     )  # fmt: skip
+    given.add_argument(
+        "--index", type=int, nargs="+", metavar="I",
+        help="which of these events; several are cycled over the samples (default: the first ones in their order)"
+    )  # fmt: skip
+    given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
+    given.add_argument("--download", action="store_true", help="let the data set download what is missing")
+    given.add_argument("--rounds", type=int, default=1, metavar="N", help="repeats of every predictor step (RePaint)")
     parser.set_defaults(run=_sample)
 
 
 def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
-    for name, value in (("n", arguments.n), ("steps", arguments.steps), ("batch-size", arguments.batch_size)):
+    for name in ("n", "steps", "batch_size", "rounds"):
+        value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
+        raise UsageError("--observe, --index and --rounds go with a --condition: see 'scoresde list conditions'")
     if arguments.out.exists():
         raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
 
@@ -70,24 +83,31 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
     from .. import sampler as sampling
-    from ..checkpoint import appearing, check_new
+    from ..checkpoint import check_new
+    from ..condition import ConditionedSampler
     from ..device import find_device, keep_freed_memory
 
     check_new(arguments.out)
     keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
-    model, origin = _open(arguments, registry)
-    sampler = _sampler(arguments, registry, model)
-    reason = sampling.skip(sampler, model.sde, model.shape)
+    subject = open_subject(arguments, registry, device, dtype)
+    n = arguments.n or subject.n
+    plain = sampler = _sampler(arguments, registry, subject)
+    observation: Observation | None = None
+    observed: dict[str, Any] = {}
+    if arguments.condition is not None:
+        blank = torch.zeros(n, *subject.shape, device=device, dtype=dtype)
+        observation, observed = _observe(arguments, registry, subject, blank)
+        sampler = ConditionedSampler(sampler, observation, arguments.rounds)
+    reason = sampling.skip(sampler, subject.sde, subject.shape)
     if reason:
         raise UsageError(reason)
-    n = arguments.n or model.config.sampling.n
     with _Progress(n, arguments.batch_size or n) as progress:
         drawn = sampling.sample(
-            model.to(device, dtype).score(),
-            model.sde,
+            subject.score,
+            subject.sde,
             sampler,
-            model.shape,
+            subject.shape,
             n,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
@@ -100,64 +120,91 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         raise ScoreSDEError(
             f"the sampler diverged: {bad} of {n} samples are not finite; try more steps; nothing was written"
         )
-    with appearing(arguments.out) as scratch:
-        written = _write(scratch, model, drawn.x.cpu(), arguments.keep_floats)
-        settings = {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
-        settings |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
-        cost = {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
-        record = {**origin, "sampler": repr(sampler), "sde": repr(model.sde), **settings, **cost}
-        (scratch / written[-1]).write_text(document.dump(record), encoding="utf-8")
-    print(f"{n} samples of shape {list(model.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
+    about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
+    about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
+    written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
+    print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
 
 
-def _open(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
-    """The model, and where it is from."""
-    from .. import checkpoint
-    from ..model import plan_model
-    from .presets import find_preset
+def _observe(
+    arguments: argparse.Namespace, registry: Registry, subject: Subject, blank: Tensor
+) -> tuple[Observation, dict[str, Any]]:
+    """What is known of as many samples as there are rows in ``blank``, and the record of where it is from."""
+    condition = registry.create("conditions", arguments.condition)
+    reason = condition.skip(subject.shape)
+    if reason:
+        raise UsageError(reason)
+    record = {"condition": repr(condition), "rounds": arguments.rounds}
+    if not condition.needs_data:
+        if arguments.observe or arguments.index:
+            raise UsageError(f"the condition {arguments.condition} takes nothing from data: leave --observe out")
+        return condition.observe(blank), record
+    if arguments.observe is None:
+        raise UsageError(f"the condition {arguments.condition} needs events to take the known part from: --observe X")
+    events = open_events(arguments.observe, subject, registry, arguments.split, arguments.download)
+    indices = arguments.index or range(len(events))
+    chosen = [indices[k % len(indices)] for k in range(len(blank))]
+    x = to_model(take(events, chosen), subject)
+    record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
+    return condition.observe(x), record
 
-    if arguments.checkpoint is None:
-        if arguments.weights:
-            raise UsageError(f"--weights {arguments.weights} needs a --checkpoint: a preset has random weights")
-        config = find_preset(registry, arguments.preset).override(arguments.set)
-        model = plan_model(config, registry).build(arguments.seed)
-        return model, {
-            "preset": arguments.preset,
-            "changes": arguments.set,
-            "weights": f"random, seed {arguments.seed}",
-        }
-    found = checkpoint.read(arguments.checkpoint)
-    found = attrs.evolve(found, config=found.config.override(arguments.set))
-    ema = None if arguments.weights is None else arguments.weights == "ema"
-    which = "ema" if found.uses_ema(ema) else "raw"
-    origin = {"checkpoint": str(arguments.checkpoint), "changes": arguments.set, "step": found.step, "weights": which}
-    return found.load(registry, ema), {**origin, "digest": found.digest(ema)}
+
+def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor | None:
+    """The known part of each sample, in the middle of the range where nothing is known; None where it is no part."""
+    import torch
+
+    from ..sde import DATA
+
+    if observation is None or not observation.acts_on_state:
+        return None
+    blank = torch.full((n, *subject.shape), sum(subject.range) / 2)
+    return observation.rows(0, n).to(blank).impose(blank, DATA)
 
 
-def _sampler(arguments: argparse.Namespace, registry: Registry, model: Model) -> Sampler:
-    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else model.plan.sampler
+def _sampler(arguments: argparse.Namespace, registry: Registry, subject: Subject) -> Sampler:
+    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else subject.sampler
     if arguments.steps is None:
         return sampler
     if "steps" not in {p.name for p in parameters(type(sampler))} & sampler.uses:
-        text = arguments.sampler or model.config.sampling.sampler
+        text = arguments.sampler or repr(sampler)
         raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
     return attrs.evolve(sampler, steps=arguments.steps)  # type: ignore[misc]
 
 
-def _write(folder: Path, model: Model, x: Tensor, keep_floats: bool) -> list[str]:
+def _save(
+    arguments: argparse.Namespace, subject: Subject, drawn: Samples, known: Tensor | None, about: dict[str, Any]
+) -> list[str]:
+    """The folder, with the record of how it came about; returns the names in it."""
+    import torch
+
+    from ..checkpoint import appearing
+
+    about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
+    about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
+    with appearing(arguments.out) as scratch:
+        written = _write(scratch, subject, drawn.x.cpu(), known, arguments.keep_floats)
+        (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
+    return written
+
+
+def _write(folder: Path, subject: Subject, x: Tensor, known: Tensor | None, keep_floats: bool) -> list[str]:
     """Numbers and, for images, a picture; returns the names of all files, that of the record last."""
     import numpy as np
 
     arrays: dict[str, NDArray[Any]] = {}
     written = ["samples.npz"]
     if x.ndim == 4:
-        pixels = to_pixels(model.plan.to_symmetric(x))
-        arrays["samples"] = pixels
-        if pixels.shape[-1] in (1, 3):
-            picture.write(pixels[:_TILES], folder / "samples.png")
+        arrays["samples"] = to_pixels(subject.to_symmetric(x))
+        if known is not None:
+            arrays["observed"] = to_pixels(subject.to_symmetric(known))
+        if x.shape[1] in (1, 3):
+            sides = [arrays[name][:_TILES] for name in ("observed", "samples") if name in arrays]
+            picture.write(np.concatenate(sides, axis=2), folder / "samples.png")
             written.append("samples.png")
+    elif known is not None:
+        arrays["observed"] = known.numpy()
     if keep_floats or x.ndim != 4:
         arrays["floats"] = x.numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ from ..registry import Registry
 from .lock import locked
 
 if TYPE_CHECKING:
-    from ..config import Config
     from ..processes import Processes
+    from ..trainer import Trainer, TrainingPlan
     from ..training_run import Event, TrainingRun
 
 NAMES = ("train",)
@@ -33,6 +33,12 @@ def configure(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("train", help="train a preset, or go on with a run")
     parser.add_argument("preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml")
+    add_run(parser)
+    parser.set_defaults(run=_train)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The options of a training run, whatever it trains."""
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE", help="change the configuration: training.batch_size=64"
     )
@@ -50,7 +56,6 @@ def configure(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard as well")
     parser.add_argument("--log-level", default="info", choices=_LEVELS, help="what is shown (default: info)")
-    parser.set_defaults(run=_train)
     _intermix(parser)
 
 
@@ -78,6 +83,26 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
         _tensorboard_or_raise()
 
     # Only here does anything import torch: a mistyped option is answered at once.
+    from ..trainer import Trainer, plan_training
+
+    return run_training(
+        arguments,
+        registry,
+        lambda processes: plan_training(config, registry, download=arguments.download),
+        Trainer,
+    )
+
+
+def run_training(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    plan: Callable[[Processes], TrainingPlan],
+    kind: type[Trainer],
+) -> int:
+    """Train what ``plan`` says in the folder ``arguments.out``, or go on there; the exit code.
+
+    Takes the options of :func:`add_run`.
+    """
     from ..processes import joined
 
     with ExitStack() as stack:
@@ -85,7 +110,7 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
         try:
             processes = stack.enter_context(joined(arguments.device))
             asked = stack.enter_context(_asked_to_stop())
-            run = _prepare(arguments, registry, config, processes, stack, lambda: bool(asked))
+            run = _prepare(arguments, registry, plan(processes), kind, processes, stack, lambda: bool(asked))
         except (UsageError, FileError) as error:
             if os.environ.get("RANK", "0") == "0":
                 raise
@@ -97,26 +122,25 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
 def _prepare(
     arguments: argparse.Namespace,
     registry: Registry,
-    config: Config,
+    plan: TrainingPlan,
+    kind: type[Trainer],
     processes: Processes,
     stack: ExitStack,
     stop: Callable[[], bool],
 ) -> TrainingRun:
     """Everything checked, cheap things first, and built."""
-    from ..trainer import Trainer, plan_training
     from ..training_run import CHECKPOINTS, TrainingRun, check_resumable
     from ..training_state import latest_step
 
-    plan = plan_training(config, registry, download=arguments.download)
     # A run is moved away only for one that can begin.
-    ready = Trainer(plan, processes) if arguments.fresh else None
+    ready = kind(plan, processes) if arguments.fresh else None
     if processes.first:
         if arguments.fresh:
             _set_aside(arguments.out)
         stack.enter_context(_sole_owner(arguments.out))
     processes.wait()
-    check_resumable(arguments.out, config)
-    trainer = ready or Trainer(plan, processes)
+    check_resumable(arguments.out, plan.config)
+    trainer = ready or kind(plan, processes)
     run = TrainingRun(trainer, arguments.out, registry.hook, stop)
     if arguments.source is not None and latest_step(arguments.out / CHECKPOINTS) is None:
         run.start_from(arguments.source)
@@ -138,10 +162,7 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
         if event.what == "stopped" and shown:
             print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
         if event.what == "done" and run.first:
-            use = f"scoresde sample --checkpoint {run.folder} --out ..."
-            if not run.trainer.generates:
-                use = f"the condition class[checkpoint={run.folder}]"
-            print(f"{event.step} steps; the model is in {run.folder}: {use}")
+            print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
 
 
 class _Progress:

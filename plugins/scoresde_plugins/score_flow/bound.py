@@ -89,6 +89,17 @@ def likelihood_bound(
     return Bound(nats, stderr, evaluations // len(x))
 
 
+def bound_draw(model: ScoreModel, sde: SDE, x: Tensor, share: Tensor, eps: Tensor, t_min: float = 1e-5) -> Tensor:
+    """One unbiased draw (B,) of the bound on -log p(x) of :func:`likelihood_bound`, without its offset, in nats.
+
+    ``share`` (B,), uniform on [0, 1), picks importance-sampled times; ``eps`` like ``x`` is standard normal. It is for
+    training: gradients reach ``x`` and the model.
+    """
+    t = importance_times(sde, share, t_min)
+    weight = total_weight(sde, t_min) * sde.sigma(t).square()
+    return 0.5 * weight * _loss(model, sde, x, t, eps, None) + _ends(sde, x, t_min)
+
+
 def _integral(
     model: ScoreModel,
     sde: SDE,

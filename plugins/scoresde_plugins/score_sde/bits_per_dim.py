@@ -6,12 +6,15 @@ probability of v (Theis et al. 2016, arXiv:1511.01844; Ho et al. 2019, arXiv:190
     -log P(v) <= E_q[-log p_x(x) - D log((high - low) / 256) + log q(u | v)]
 
 In bits a dimension the middle term is log2(256 / (high - low)): 7 for data in [-1, 1], 8 for [0, 1].
+
+:func:`bits_per_dim` does this for any log density; :func:`measure` for a score model's, with what it cost, on events of
+either kind: uint8 images, or floats, whose density on the model's scale is taken as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -19,8 +22,11 @@ from torch import Tensor
 
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.noise import Noise
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE
 
 from ..dequantizers.uniform import UniformDequantizer
+from .density import Density, Found
 
 LogProb = Callable[[Tensor, int], Tensor]
 """(events (n, ...) in the model's range, seed) -> log density or a lower bound of it, (n,) in nats."""
@@ -84,3 +90,91 @@ def bits_per_dim(
         nats = log_q.double() - density.double() - dim * math.log(scale)
         values.append(nats / (dim * math.log(2)))
     return BitsPerDim(torch.stack(values))
+
+
+@attrs.frozen(eq=False)
+class Measurement:
+    """Bits a dimension and function evaluations ``nfe`` of every event, (repeats, n).
+
+    ``stderr`` (repeats, n) is a bound's own, ``latent`` (n, ...) a flow's, of the first repeat; ``exact``
+    (repeats, n) the truth at the same dequantised events, where there is one.
+    """
+
+    bits: BitsPerDim
+    nfe: Tensor
+    stderr: Tensor | None = None
+    latent: Tensor | None = None
+    exact: BitsPerDim | None = None
+
+    @property
+    def gap(self) -> BitsPerDim | None:
+        """Bits above the truth, event by event: its error bars are far below those of the two."""
+        return None if self.exact is None else BitsPerDim(self.bits.values - self.exact.values)
+
+
+def measure(
+    density: Density,
+    model: ScoreModel,
+    sde: SDE,
+    events: Tensor,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+    dequantizer: Dequantizer | None = None,
+    repeats: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    exact: Callable[[Tensor], Tensor] | None = None,
+) -> Measurement:
+    """Bits per dimension of ``events`` (n, ...) under ``model``: uint8 images, or floats on the model's scale.
+
+    Repeats differ in dequantisation and in the density's own random numbers, all keyed by ``seed`` and the index,
+    ``first`` onwards: parts of a data set measured apart join to what the whole would have given. Of floats it is the
+    density's own bits, without a grey level's log2(256 / (high - low)). ``exact`` gives a log density to compare with.
+    """
+    found: list[Found] = []
+    truths: list[Tensor] = []
+
+    def log_prob(x: Tensor, pass_seed: int) -> Tensor:
+        found.append(density.measure(model, sde, x, pass_seed, first))
+        if exact is not None:
+            truths.append(exact(x).double())
+        return found[-1].nats
+
+    def bits(values: Callable[[Tensor, int], Tensor]) -> BitsPerDim:
+        if events.is_floating_point():
+            nats = torch.stack([-values(events, seed + repeat) for repeat in range(repeats)])
+            return BitsPerDim(nats / (events[0].numel() * math.log(2)))
+        return bits_per_dim(
+            values, events, low=low, high=high, dequantizer=dequantizer, repeats=repeats, seed=seed, first=first
+        )
+
+    measured = bits(log_prob)
+    # The same events once more, and so the same noise: only the density differs.
+    truth = bits(lambda x, pass_seed: truths[pass_seed - seed]) if truths else None
+    errors = [part.stderr for part in found if part.stderr is not None]
+    to_bits = events[0].numel() * math.log(2)
+    return Measurement(
+        measured,
+        torch.stack([part.nfe for part in found]),
+        torch.stack(errors) / to_bits if errors else None,
+        found[0].latent,
+        truth,
+    )
+
+
+def join(parts: Sequence[Measurement]) -> Measurement:
+    """Measurements of parts of a data set, in their order, as that of the whole."""
+
+    def whole(values: Sequence[Tensor | None], axis: int) -> Tensor | None:
+        there = [value.cpu() for value in values if value is not None]
+        return torch.cat(there, axis) if there else None
+
+    exact = whole([None if part.exact is None else part.exact.values for part in parts], 1)
+    return Measurement(
+        BitsPerDim(torch.cat([part.bits.values.cpu() for part in parts], 1)),
+        torch.cat([part.nfe.cpu() for part in parts], 1),
+        whole([part.stderr for part in parts], 1),
+        whole([part.latent for part in parts], 0),
+        None if exact is None else BitsPerDim(exact),
+    )

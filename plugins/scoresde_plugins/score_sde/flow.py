@@ -60,12 +60,12 @@ class Solver:
         return found  # type: ignore[no-any-return]
 
 
-def require_continuous(model: ScoreModel, what: str) -> None:
-    """An error where ``model`` knows a few noise scales alone, and nothing in between for an ODE to follow."""
+def require_continuous(model: ScoreModel, what: str, how: str = "an ODE through") -> None:
+    """An error where ``model`` knows a few noise scales alone, and nothing in between to follow."""
     if not model.continuous:
         raise UsageError(
-            f"{what} follows an ODE through all noise levels, but this model was trained at discrete ones: "
-            "take a model trained in continuous time, or set discrete=True to take each level's nearest trained one"
+            f"{what} follows {how} all noise levels, but this model was trained at discrete ones: take a model trained "
+            "in continuous time, or each level's nearest trained one by discrete=True (--discrete)"
         )
 
 

@@ -1,0 +1,64 @@
+"""Variational dequantisation (Ho et al. 2019, arXiv:1902.00275): noise whose law was fitted to a model's density."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core import checkpoint
+from scoresde_core.components import build, param
+from scoresde_core.dequantizer import Dequantizer
+from scoresde_core.errors import FileError
+from scoresde_core.noise import Draw
+
+from .flowpp import FlowPP, FlowPPModule
+
+NAME = "flowpp"
+"""What the configuration of a trained dequantiser calls its network."""
+
+
+@attrs.frozen
+class VariationalDequantizer(Dequantizer):
+    """v + u with u of a flow that was trained by ``scoresde train-dequantizer``, its averaged weights."""
+
+    checkpoint: str = param(help="folder of a training run of train-dequantizer, or one of its models")
+    model: Path = attrs.field(init=False, repr=False)
+    """The model's own folder: of a run, the newest there was."""
+
+    def __attrs_post_init__(self) -> None:
+        found = checkpoint.read(Path(self.checkpoint))
+        object.__setattr__(self, "model", found.folder)
+        if found.config.model.network.name != NAME:
+            raise ValueError(
+                f"{self.checkpoint} holds a {found.config.model.network.name}, no dequantiser: "
+                "train one by scoresde train-dequantizer"
+            )
+
+    @torch.no_grad()
+    def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) integers -> the same plus u, of the noise's dtype, and log q(u | images) in nats (B,)."""
+        eps = noise()
+        module, shape = _load(self.model, eps.device, eps.dtype)
+        if tuple(images.shape[1:]) != shape:
+            raise FileError(
+                f"the dequantiser {self.checkpoint} is for images of shape {list(shape)}, not {list(images.shape[1:])}"
+            )
+        u, log_q = module(images, eps)
+        return images.to(u) + u, log_q
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[FlowPPModule, tuple[int, ...]]:
+    found = checkpoint.read(folder)
+    spec: FlowPP = build(FlowPP, dict(found.config.model.network.params), "the dequantiser")
+    module = spec.build(found.config.model.shape)
+    weights, averages = found.states()
+    report = checkpoint.mismatches(module.state_dict(), weights | averages)
+    if report:
+        raise FileError(f"{folder} does not fit its own configuration: {checkpoint.summary(report)}")
+    module.load_state_dict(weights | averages)
+    return module.eval().requires_grad_(False).to(device, dtype), found.config.model.shape

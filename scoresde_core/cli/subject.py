@@ -1,0 +1,135 @@
+"""What a command works on: a checkpoint, a preset with random weights, or an exact target under an SDE.
+
+One set of options and one way to open them, for every command that asks a model for something.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..errors import UsageError
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..model import Model, Plan
+    from ..sampler import Sampler
+    from ..score import ScoreModel
+    from ..sde import SDE
+    from ..target import Target
+
+_SAMPLES_OF_A_TARGET = 64
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """A score under its SDE, on a device. ``centered`` data lie in [-1, 1], as those of targets do, else in [0, 1]."""
+
+    score: ScoreModel
+    sde: SDE
+    shape: tuple[int, ...]
+    centered: bool
+    sampler: Sampler
+    n: int
+    device: torch.device
+    origin: dict[str, Any]
+    """What it is, for the record."""
+    plan: Plan | None = None
+    """The configuration's components; None for a target."""
+    target: Target | None = None
+    """The target as it was made, on the CPU; None for a model."""
+
+    @property
+    def data(self) -> str:
+        """The data set that it is a model of, as it is typed; ``none`` where no one said."""
+        if self.plan is None:
+            return f"exact[target={self.origin['target']}]"
+        return str(self.plan.config.data.dataset or "none")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Where its images lie."""
+        return (-1.0, 1.0) if self.centered else (0.0, 1.0)
+
+    def to_symmetric(self, x: Tensor) -> Tensor:
+        """Its events in [-1, 1]."""
+        return x if self.centered else 2 * x - 1
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to work on."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint folder, or that of a training run")
+    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
+    model.add_argument("--target", metavar="NAME", help="an exact target, whose score is known: such as mnist_mfa")
+    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="change the configuration: sampling.t_min=1e-4"
+    )  # fmt: skip
+
+
+def open_subject(
+    arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype
+) -> Subject:
+    """What :func:`add_subject`'s options name, its score ready to be called."""
+    if arguments.target is not None:
+        return _target(arguments, registry, device, dtype)
+    if arguments.sde is not None:
+        raise UsageError(f"--sde {arguments.sde} goes with --target: a model has its own SDE")
+    model, origin = _model(arguments, registry)
+    return Subject(
+        model.to(device, dtype).score(),
+        model.sde,
+        model.shape,
+        model.config.model.centered,
+        model.plan.sampler,
+        model.config.sampling.n,
+        device,
+        origin,
+        model.plan,
+    )
+
+
+def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> Subject:
+    from ..score import ExactScore
+
+    if arguments.set or arguments.weights:
+        option = "--set" if arguments.set else "--weights"
+        raise UsageError(f"{option} has no effect on a --target: write its parameters in brackets, name[key=value]")
+    target = registry.create("targets", arguments.target)
+    sde = registry.create("sdes", arguments.sde or "vp")
+    sampler = registry.create("samplers", "pc")
+    origin = {"target": arguments.target, "weights": "exact score"}
+    score = ExactScore(target.to(device, dtype))
+    return Subject(score, sde, target.shape, True, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+
+
+def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
+    """The model, and where it is from."""
+    from .. import checkpoint
+    from ..model import plan_model
+    from .presets import find_preset
+
+    if arguments.checkpoint is None:
+        if arguments.weights:
+            raise UsageError(f"--weights {arguments.weights} needs a --checkpoint: a preset has random weights")
+        config = find_preset(registry, arguments.preset).override(arguments.set)
+        model = plan_model(config, registry).build(arguments.seed)
+        weights = f"random, seed {arguments.seed}"
+        return model, {"preset": arguments.preset, "changes": arguments.set, "weights": weights}
+    found = checkpoint.read(arguments.checkpoint)
+    found = attrs.evolve(found, config=found.config.override(arguments.set))
+    ema = None if arguments.weights is None else arguments.weights == "ema"
+    which = "ema" if found.uses_ema(ema) else "raw"
+    origin = {"checkpoint": str(arguments.checkpoint), "changes": arguments.set, "step": found.step, "weights": which}
+    return found.load(registry, ema), {**origin, "digest": found.digest(ema)}
