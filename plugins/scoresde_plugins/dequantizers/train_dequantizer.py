@@ -108,7 +108,7 @@ class DequantizerTrainer(Trainer):
     @torch.no_grad()
     def sample(self) -> Tensor:
         """u for the first images of the stream, on the scale of the model: a middle grey is the middle of a cell."""
-        images = next(self.batches.stream(0))[: self.plan.config.sampling.n]
+        images = next(self.batches.stream(0)).x[: self.plan.config.sampling.n]
         u, _ = self.averaged().network(images, self._draws("picture", len(images)).normal(images.float()))
         low, high = _range(self.plan.config.model.centered)
         drawn: Tensor = low + (high - low) * u
