@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
         Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
         Kind("presets", "preset", "scoresde_core.config:Config", "a model, its training and its sampling", data=True),
+        Kind("checkpoints", "checkpoint", "scoresde_core.checkpoint:Checkpoint", "a trained model", data=True),
     )
 }
 

@@ -36,7 +36,9 @@ def configure(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser("sample", help="samples of a checkpoint, as pictures and numbers")
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint folder")
+    model.add_argument(
+        "--checkpoint", metavar="DIR", help="a checkpoint folder, or a name of 'scoresde list checkpoints'"
+    )
     model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
@@ -128,11 +130,11 @@ def _open(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dic
             "changes": arguments.set,
             "weights": f"random, seed {arguments.seed}",
         }
-    found = checkpoint.read(arguments.checkpoint)
+    found = checkpoint.find(arguments.checkpoint, registry)
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     ema = None if arguments.weights is None else arguments.weights == "ema"
     which = "ema" if found.uses_ema(ema) else "raw"
-    origin = {"checkpoint": str(arguments.checkpoint), "changes": arguments.set, "step": found.step, "weights": which}
+    origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step, "weights": which}
     return found.load(registry, ema), {**origin, "digest": found.digest(ema)}
 
 
