@@ -5,7 +5,11 @@
     ema.safetensors         averaged parameters, where there are any; all else is as in the weights
 
 A folder is written beside its place and moved there when it is complete, so that none is ever half written; one that
-is there already is never replaced. Nothing in it can run code when it is read.
+is there already is never replaced. Nothing in it can run code when it is read. Weights may be stored in half precision:
+a model has them in float32.
+
+Plugins may ship checkpoints: a row of the kind ``checkpoints`` has the index of such a folder for its target, and its
+name stands wherever a folder is asked for (:func:`find`).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +33,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import document
+from .components import Spec, param
 from .config import Config
-from .errors import FileError
+from .errors import FileError, UnknownName
 from .model import Model, plan_model
 from .registry import Registry
 from .score import PARAMETERISATIONS
@@ -45,11 +51,17 @@ State = Mapping[str, Tensor]
 class Checkpoint:
     """What the index of a checkpoint folder says; reading it opens no weights."""
 
-    folder: Path
-    config: Config
-    step: int
-    provenance: dict[str, Any]
-    hashes: dict[str, str]
+    folder: Path = param(help="where its files are")
+    config: Config = param(help="what it was made from")
+    step: int = param(help="optimiser steps behind it")
+    provenance: dict[str, Any] = param(help="where it is from")
+    hashes: dict[str, str] = param(help="sha256 of each file of weights")
+    name: str = param(help="its folder, or its name in the registry")
+
+    @staticmethod
+    def read(folder: Traversable | Path, name: str) -> Checkpoint:
+        """The checkpoint whose index is the file ``name`` of ``folder``, a directory or a package's resources."""
+        return read(Path(str(folder.joinpath(name))).parent)
 
     def uses_ema(self, ema: bool | None = None) -> bool:
         """Whether the averaged weights are meant: None takes them where there are any; asking in vain raises."""
@@ -126,7 +138,21 @@ def read(folder: Path | str) -> Checkpoint:
     if wrong or WEIGHTS not in hashes or not set(hashes) <= {WEIGHTS, EMA}:
         raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or not as it was written")
     config = Config.from_plain(index["config"], str(path))
-    return Checkpoint(folder, config, index["step"], index["provenance"], hashes)
+    return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder))
+
+
+def find(name: Path | str, registry: Registry) -> Checkpoint:
+    """The checkpoint in the folder ``name`` or, where there is none, the one that a plugin ships by that name.
+
+    :class:`FileError` as for :func:`read`, and for a name that is neither, with near misses.
+    """
+    if Path(name).exists() or len(Path(name).parts) > 1:
+        return read(name)
+    try:
+        shipped: Checkpoint = registry.create("checkpoints", Spec(str(name)))
+    except UnknownName as error:
+        raise FileError(f"{name} is no checkpoint: there is no such folder, and {error}") from error
+    return attrs.evolve(shipped, name=str(name))
 
 
 def _model_of(folder: Path) -> Path:
@@ -206,8 +232,8 @@ def appearing(folder: Path) -> Iterator[Path]:
         for path in scratch.iterdir():
             path.chmod(0o666 & ~_umask())  # whoever wrote it may have kept it for its owner
         for path in [*scratch.iterdir(), scratch]:
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             _flush(path)
-        scratch.chmod(0o777 & ~_umask())
         scratch.rename(folder)
         _flush(parent)
     except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it

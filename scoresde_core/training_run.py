@@ -228,6 +228,7 @@ class TrainingRun:
 def difference(old: Config, new: Config) -> list[str]:
     """What two configurations say otherwise about a step, as ``key: old -> new``; see :data:`FREE`."""
     before, after = _flat(old.plain()), _flat(new.plain())
+    before, after = _spelt(before, after), _spelt(after, before)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
     return [f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}" for key in parts]
@@ -250,6 +251,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``flat``, with components that are names alone as in ``other``, where they have parameters beside."""
+    return {f"{key}.name" if f"{key}.name" in other else key: value for key, value in flat.items()}
 
 
 def _cut(path: Path, step: int) -> None:

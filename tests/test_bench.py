@@ -291,6 +291,14 @@ class TestLearned:
         assert "one" in out
         assert "two" in out
 
+    def test_one_that_ships_by_its_name(self, bench, tmp_path):
+        arguments = ("--target", "mnist_mfa", "--predictor", "ddim", "--steps", "2", "--samples", "4")
+        code, out, _ = bench("--checkpoint", "mnist_vp", *arguments, "--out", "here")
+        (row,) = rows_in(tmp_path / "here")
+        assert (code, row["checkpoint"], row["network"], row["sde"]) == (0, "mnist_vp", "ncsnpp", "vp")
+        assert set(row["metrics"]) >= {"sliced_wasserstein", "energy_distance"}
+        assert "mnist_vp" in out
+
     def test_a_checkpoint_is_what_its_network_says(self, bench, tmp_path):
         """The bench judges the very samples that the library draws."""
         from scoresde_core import checkpoint

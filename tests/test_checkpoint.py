@@ -1,8 +1,10 @@
 """Checkpoints: our folder format, and published files turned into it."""
 
 import hashlib
+import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 
 from scoresde_core import checkpoint
 from scoresde_core.cli import main
+from scoresde_core.config import Config
 from scoresde_core.errors import FileError
 from scoresde_core.model import plan_model
 from scoresde_core.registry import load_registry
@@ -119,6 +122,68 @@ class TestFormat:
     def test_an_index_of_a_link_target_is_read(self, folder, tmp_path):
         os.symlink(folder, tmp_path / "latest")
         assert checkpoint.read(tmp_path / "latest").step == 12
+
+
+class TestFind:
+    """A checkpoint by its folder, or by the name under which a plugin ships it."""
+
+    @pytest.fixture
+    def registry(self, folder, monkeypatch):
+        """One with the checkpoint ``small``, which a package ships as data."""
+        package = folder.parent / "zoo"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        folder.rename(package / "ck")
+        (folder.parent / "rows.yaml").write_text(
+            "api: 1\ncheckpoints: {small: {target: 'zoo:ck/model.yaml', summary: a model, aliases: [tiny]}}\n"
+        )
+        monkeypatch.chdir(folder.parent)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        yield load_registry(local=["rows.yaml"])
+        sys.modules.pop("zoo", None)
+
+    @pytest.mark.parametrize("name", ["small", "tiny"])
+    def test_by_name(self, registry, model, name):
+        found = checkpoint.find(name, registry)
+        assert (found.step, found.name, found.config) == (12, name, model.config)
+        assert torch.equal(samples_of(found.load(registry)), samples_of(checkpoint.read(Path("zoo/ck")).load(registry)))
+
+    def test_by_folder_even_where_a_name_is_the_same(self, registry, model):
+        checkpoint.save("small", model.config, model.network.state_dict(), step=3)
+        assert [checkpoint.find(place, registry).step for place in ("small", Path("small"), "zoo/ck")] == [3, 3, 12]
+        assert checkpoint.find("small", registry).name == "small"
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            (
+                "smal",
+                "there is no such folder, and no checkpoint is called 'smal'. Did you mean 'small'",
+            ),
+            ("zoo/gone", "zoo/gone is no checkpoint: there is no such folder"),
+            ("zoo", "zoo is no checkpoint: there is no model.yaml in it"),
+        ],
+    )
+    def test_neither(self, registry, name, words):
+        with pytest.raises(FileError, match=words):
+            checkpoint.find(name, registry)
+
+    def test_it_is_shown_as_a_preset_that_trains_the_like(self, registry, model, capsys):
+        assert main(["show", "checkpoint", "small", "--registry", "rows.yaml"]) == 0
+        text = capsys.readouterr().out
+        assert "# step:    12" in text
+        Path("again.yaml").write_text(text)
+        assert Config.read(Path(), "again.yaml") == model.config
+        assert main(["show", "checkpoint", "small", "--json", "--registry", "rows.yaml"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["step"], shown["run"], shown["config"]) == (12, "a", model.config.plain())
+
+    def test_the_conformance_suite_opens_its_weights(self, registry, capsys):
+        check = ["check", "checkpoints", "small", "--registry", "rows.yaml"]
+        assert main(check) == 0
+        flip(Path("zoo/ck"), "weights.safetensors")
+        assert main(check) == 1
+        assert "weights.safetensors is damaged" in capsys.readouterr().out
 
 
 def edit(folder: Path, **changes):

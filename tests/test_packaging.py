@@ -63,6 +63,8 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/registry.yaml",
         "scoresde_plugins/extractors/mnist_classifier.safetensors",
         "scoresde_plugins/targets/mnist_mfa.safetensors",
+        "scoresde_plugins/checkpoints/mnist_vp/model.yaml",
+        "scoresde_plugins/checkpoints/mnist_vp/weights.safetensors",
         "scoresde_bench/templates/report.html.j2",
     ):
         assert name in names
@@ -81,6 +83,8 @@ def test_the_wheel_runs_from_elsewhere(installed, tmp_path):
     assert shown["source"].startswith(str(installed))
     arguments = ["--steps", "2", "--samples", "16", "--sde", "vp", "--out", "here"]
     assert "report" in scoresde(installed, *arguments, module="scoresde_bench", cwd=tmp_path)
+    arguments = ["--checkpoint", "mnist_vp", "--n", "1", "--steps", "1", "--device", "cpu", "--out", "digit"]
+    assert "1 samples of shape [1, 28, 28]" in scoresde(installed, "sample", *arguments, cwd=tmp_path)
 
 
 def test_a_plain_checkout_finds_its_own_plugins(tmp_path):

@@ -349,7 +349,7 @@ class TestOverrides:
             ("trainig.batch_size=64", "Did you mean 'training'"),
             ("training.batch_size", "write section.key=value"),
             ("training.batch_size=many", "batch_size must be int, got 'many'"),
-            ("training.batch_size.x=1", "is 128 and has no keys"),
+            ("training.batch_size.x=1", "is 64 and has no keys"),
             ("model=3", "model must be ModelConfig, got 3"),
         ],
     )

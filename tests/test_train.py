@@ -28,6 +28,7 @@ from scoresde_core.training_run import TrainingRun, difference
 REGISTRY = load_registry()
 HERE = Processes(torch.device("cpu"))
 QUICK = ["model.network=mlp[width=16,depth=1]", "model.shape=[1,8,8]", "training.batch_size=16", "training.warmup=0",
+         "training.learning_rate=2e-4", "training.ema=0.999", "training.ema_warmup=false",
          "training.iterations=12", "training.log_every=4", "training.evaluate_every=4", "training.resume_every=4",
          "training.snapshot_every=6", "sampling.sampler.steps=2", "sampling.n=5"]  # fmt: skip
 
@@ -344,6 +345,19 @@ class TestRun:
         expected = [("checkpoints", n) for n in (4, 8, 12)] + [("models", n) for n in (6, 12)]
         assert sorted(listener.paths) == sorted(expected)
 
+    def test_tensorboard_shows_what_the_metrics_say(self, scoresde):
+        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        assert scoresde("--tensorboard", "--out", "run")[0] == 0
+        events = reader.EventAccumulator("run/tensorboard").Reload()
+        rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+        names = {name for row in rows for name in row} - {"step"}
+        assert set(events.Tags()["scalars"]) == names >= {"loss", "evaluation_loss", "learning_rate"}
+        for name in names:
+            shown = [(event.step, event.value) for event in events.Scalars(name)]
+            told = [(row["step"], row[name]) for row in rows if name in row]
+            assert [step for step, _ in shown] == [step for step, _ in told]
+            assert [value for _, value in shown] == pytest.approx([value for _, value in told], rel=1e-6)
+
     def test_points_train_too(self, scoresde):
         changes = ["model.shape=[2]", "data.dataset=exact[target=mixture2d,count=64,test_count=8]"]
         code, _, _ = scoresde(*changes, "--out", "run")
@@ -488,6 +502,10 @@ class TestRefused:
         code, _, err = scoresde("--tensorboard", "--out", "run")
         assert (code, "pip install 'scoresde[track]'" in err) == (2, True)
 
+    def test_a_checkpoint_of_another_network_by_name(self, scoresde):
+        code, _, err = scoresde("--from", "mnist_vp", "--out", "run")
+        assert (code, "does not fit this configuration" in err) == (1, True)
+
     def test_a_test_split_that_is_not_there_can_be_done_without(self, scoresde, data, tmp_path):
         np.savez(tmp_path / "one.npz", images=np.zeros((1, 8, 8, 1), np.uint8))
         dataset = f"data.dataset=npz[path={tmp_path / 'one.npz'}]"
@@ -515,6 +533,15 @@ class TestPlan:
             "model.sde: vp -> subvp",
             "training.batch_size: 16 -> 8",
         ]
+
+    def test_a_component_is_the_same_by_name_alone_and_with_parameters(self, config):
+        plain, moved = config("data.dataset=mnist"), config("data.dataset=mnist[root=elsewhere]")
+        assert difference(plain, moved) == difference(moved, plain) == []
+        assert difference(plain, config("data.dataset=cifar10[root=elsewhere]")) == [
+            "data.dataset.name: mnist -> cifar10"
+        ]
+        slower = config("model.sde=vp[beta_max=10.0]")
+        assert difference(config(), slower) == ["model.sde.beta_max: not given -> 10.0"]
 
 
 def installed(monkeypatch):

@@ -40,7 +40,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 }
 HELP: Mapping[str, str] = {
     "target": "exact distribution to sample from, or to judge a checkpoint by",
-    "checkpoint": "folder of a learned model, in place of a target's exact score and of --sde",
+    "checkpoint": "a learned model, by folder or name, in place of a target's exact score and of --sde",
     "network": "preset with random weights, to measure speed alone",
     "sde": "forward process",
     "sampler": "loop: pc, ode, ...",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -118,7 +117,7 @@ class Learned(Subject):
     def names(self) -> dict[str, str | None]:
         return {
             "target": None if self.target_spec is None else str(self.target_spec),
-            "checkpoint": None if self.stored is None else str(self.stored.folder),
+            "checkpoint": None if self.stored is None else self.stored.name,
             "network": self.network,
             "sde": str(self.plan.config.model.sde),
         }
@@ -169,14 +168,14 @@ def learned_subjects(
         raise UsageError("--target has no effect: random weights are compared with nothing; leave it out")
     found: list[Subject] = []
     truths: list[Spec | None] = [*targets] or [None]
-    for folder in checkpoints:
-        stored = checkpoint.read(Path(folder))
+    for name in checkpoints:
+        stored = checkpoint.find(name, registry)
         plan = plan_model(stored.config, registry)
         for spec in truths:
             target = None if spec is None else registry.create("targets", spec)
             if target is not None and target.shape != plan.shape:
                 raise UsageError(
-                    f"the checkpoint {folder} makes events of shape {list(plan.shape)}, "
+                    f"the checkpoint {name} makes events of shape {list(plan.shape)}, "
                     f"the target {spec} has {list(target.shape)}"
                 )
             found.append(Learned(stored.config.model.network.name, plan, registry, stored, spec, target))

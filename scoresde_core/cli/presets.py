@@ -1,14 +1,20 @@
-"""``scoresde presets`` and ``scoresde show presets NAME``: the configurations there are, and one of them whole."""
+"""``scoresde presets`` and ``scoresde show presets NAME``: the configurations there are, and one of them whole.
+
+A checkpoint that a plugin ships is shown as the configuration that it was made from.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import UsageError
 from ..registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
 
 NAMES = ("presets",)
 
@@ -33,15 +39,18 @@ def find_preset(registry: Registry, text: str) -> Config:
     return Config.read(path.parent, path.name)
 
 
-def show(entry: Entry, config: Config, as_json: bool) -> int:
-    """Print a preset, resolved; its text is itself a preset."""
+def show(entry: Entry, found: Config | Checkpoint, as_json: bool) -> int:
+    """Print a preset, or a checkpoint's configuration, resolved; the text is itself a preset."""
     row = entry.row
+    config = found if isinstance(found, Config) else found.config
+    made = {} if isinstance(found, Config) else {"step": found.step, **found.provenance}
     if as_json:
         about = {"name": row.name, "summary": row.summary, "paper": row.paper, "plugin": entry.owner}
-        print(json.dumps({**about, "target": row.target, "config": config.plain()}, indent=2))
+        print(json.dumps({**about, "target": row.target, **made, "config": config.plain()}, indent=2))
         return 0
     print(f"# {row.name}: {row.summary}")
-    for label, value in (("paper", row.paper), ("plugin", entry.owner), ("target", row.target)):
+    facts = {"paper": row.paper, "plugin": entry.owner, "target": row.target, **made}
+    for label, value in facts.items():
         if value:
             print(f"# {label + ':':8} {value}")
     print(config.to_yaml(), end="")

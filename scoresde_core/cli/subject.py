@@ -6,7 +6,6 @@ One set of options and one way to open them, for every command that asks a model
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -65,7 +64,9 @@ class Subject:
 def add_subject(parser: argparse.ArgumentParser) -> None:
     """The options that say what to work on."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="a checkpoint folder, or that of a training run")
+    model.add_argument(
+        "--checkpoint", metavar="DIR", help="a folder, of a model or a run, or a name of 'scoresde list checkpoints'"
+    )
     model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
     model.add_argument("--target", metavar="NAME", help="an exact target, whose score is known: such as mnist_mfa")
     parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
@@ -127,9 +128,9 @@ def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, di
         model = plan_model(config, registry).build(arguments.seed)
         weights = f"random, seed {arguments.seed}"
         return model, {"preset": arguments.preset, "changes": arguments.set, "weights": weights}
-    found = checkpoint.read(arguments.checkpoint)
+    found = checkpoint.find(arguments.checkpoint, registry)
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     ema = None if arguments.weights is None else arguments.weights == "ema"
     which = "ema" if found.uses_ema(ema) else "raw"
-    origin = {"checkpoint": str(arguments.checkpoint), "changes": arguments.set, "step": found.step, "weights": which}
+    origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step, "weights": which}
     return found.load(registry, ema), {**origin, "digest": found.digest(ema)}

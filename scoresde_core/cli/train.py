@@ -51,8 +51,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="start afresh; a run that is there is moved to DIR.1, DIR.2, ..."
     )
     parser.add_argument(
-        "--from", dest="source", type=Path, metavar="CHECKPOINT",
-        help="begin with these weights: a model or a run's folder; or with a state of checkpoints/, optimiser and all"
+        "--from", dest="source", metavar="CHECKPOINT",
+        help="begin with these weights: a model or a run, by folder or name; or with a whole state of checkpoints/"
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard as well")
     parser.add_argument("--log-level", default="info", choices=_LEVELS, help="what is shown (default: info)")
@@ -129,6 +129,7 @@ def _prepare(
     stop: Callable[[], bool],
 ) -> TrainingRun:
     """Everything checked, cheap things first, and built."""
+    from .. import checkpoint
     from ..training_run import CHECKPOINTS, TrainingRun, check_resumable
     from ..training_state import latest_step
 
@@ -143,7 +144,8 @@ def _prepare(
     trainer = ready or kind(plan, processes)
     run = TrainingRun(trainer, arguments.out, registry.hook, stop)
     if arguments.source is not None and latest_step(arguments.out / CHECKPOINTS) is None:
-        run.start_from(arguments.source)
+        here = Path(arguments.source)
+        run.start_from(here if here.exists() else checkpoint.find(arguments.source, registry).folder)
     return run
 
 

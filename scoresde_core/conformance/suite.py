@@ -32,6 +32,7 @@ SUITES: Mapping[str, str] = {
     "conditions": "conditions",
     "losses": "losses",
     "extractors": "extractors",
+    "checkpoints": "checkpoints",
 }
 """The module in this package that holds a kind's own checks; every kind has those of :mod:`.components` as well."""
 
@@ -83,7 +84,9 @@ class Subject:
 
     @property
     def needs(self) -> list[str]:
-        """Its required parameters that neither the caller nor the class's ``example`` gives."""
+        """Its required parameters that neither the caller nor the class's ``example`` gives; none for a file."""
+        if KINDS[self.kind].data:
+            return []
         return [p.name for p in parameters(self.cls) if p.default is attrs.NOTHING and p.name not in self.given]
 
     @property

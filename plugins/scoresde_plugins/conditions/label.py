@@ -166,7 +166,8 @@ class ClassCondition(Condition):
         return NetworkClassifier(ready, getattr(self.network, "classes", max(self.labels) + 1))
 
     def _trained(self, folder: str, x: Tensor) -> NoisyClassifier:
-        model = checkpoints.read(folder).load(default_registry(), outputs=("logits",)).to(x.device, x.dtype)
+        registry = default_registry()
+        model = checkpoints.find(folder, registry).load(registry, outputs=("logits",)).to(x.device, x.dtype)
         model.network.requires_grad_(False)
         found: NetworkClassifier = model.view()
         if model.shape != tuple(x.shape[1:]):

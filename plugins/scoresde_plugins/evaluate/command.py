@@ -47,7 +47,11 @@ class EvaluateCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Which checkpoints, what of them, and how."""
         parser.add_argument(
-            "folders", type=Path, nargs="+", metavar="DIR", help="a checkpoint, or the folder of a training run"
+            "folders",
+            type=Path,
+            nargs="+",
+            metavar="DIR",
+            help="a checkpoint, by folder or name, or the folder of a training run",
         )
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; those there stay")
         parser.add_argument(
@@ -162,7 +166,8 @@ def _prepare(
 
     choice = Choice.parse(arguments.models)
     # A run may be writing just now: what the first process sees holds for all.
-    asked = processes.exchange(wanted(arguments.folders, choice, arguments.wait is not None))[0]
+    folders = [_folder(given, registry) for given in arguments.folders]
+    asked = processes.exchange(wanted(folders, choice, arguments.wait is not None))[0]
     plans = Plans(registry, _request(arguments), processes.device, arguments.download)
     for each in asked:
         plans.check(each)
@@ -172,6 +177,13 @@ def _prepare(
     progress = stack.enter_context(Progress(processes.first))
     command = shlex.join(["scoresde", *sys.argv[1:]])
     return Evaluation(plans, arguments.out, processes, progress, command), asked
+
+
+def _folder(given: Path, registry: Registry) -> Path:
+    """A folder as it is typed, or that of the checkpoint which a plugin ships by this name."""
+    from scoresde_core import checkpoint
+
+    return given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
 
 
 def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], minutes: float) -> list[Row]:

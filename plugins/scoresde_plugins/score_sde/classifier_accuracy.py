@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -50,7 +49,7 @@ class ClassifierAccuracyCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Checkpoint, numbers, device."""
-        parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, or one of its models")
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, one of its models, or a name")
         parser.add_argument(
             "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
             help="change its configuration: data.dataset.root=elsewhere"
@@ -87,7 +86,7 @@ def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row
     from scoresde_core.model import plan_data
 
     device = find_device(arguments.device)
-    found = checkpoint.read(arguments.checkpoint)
+    found = checkpoint.find(arguments.checkpoint, registry)
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     model = found.load(registry, outputs=("logits",)).to(device)
     dataset, preprocessing = plan_data(model.plan, registry)

@@ -1,0 +1,1 @@
+"""Trained models that ship, one folder each, and the command that makes such folders."""

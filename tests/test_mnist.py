@@ -1,0 +1,71 @@
+"""The MNIST presets learn, and the model that ships is what it says: small, of the committed preset, and of digits."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scoresde_core import checkpoint
+from scoresde_core.picture import to_pixels
+from scoresde_core.processes import Processes
+from scoresde_core.registry import load_registry
+from scoresde_core.sampler import sample
+from scoresde_core.trainer import Trainer, plan_training
+from scoresde_core.training_run import difference
+
+REGISTRY = load_registry()
+PRESETS = ["mnist_vp", "mnist_subvp", "mnist_ve",
+           "xdiffusion_mnist_vp_discrete", "xdiffusion_mnist_vp_continuous", "xdiffusion_mnist_subvp"]  # fmt: skip
+REDUCED = ["model.network.nf=8", "model.network.ch_mult=[1,2]", "model.network.num_res_blocks=1",
+           "model.shape=[1,16,16]", "training.batch_size=16", "training.warmup=0", "training.learning_rate=2e-3",
+           "training.evaluate_batches=4", "training.evaluate_every=100"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Images like digits: 700 draws of the mixture that is fitted to MNIST."""
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    drawn = REGISTRY.create("targets", "mnist_mfa").sample(700, seed=3)
+    np.savez(path, images=to_pixels(drawn))
+    return path
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_test_loss_of_a_reduced_preset_falls(name, data):
+    config = REGISTRY.create("presets", name).override([*REDUCED, f"data.dataset=npz[path={data}]"])
+    trainer = Trainer(plan_training(config, REGISTRY), Processes(torch.device("cpu")))
+    before = trainer.evaluate()
+    for _ in islice(trainer.steps(), 50):
+        pass
+    assert trainer.evaluate() < 0.6 * before
+
+
+@pytest.fixture(scope="module")
+def found():
+    return checkpoint.find("mnist_vp", REGISTRY)
+
+
+class TestShipped:
+    def test_it_is_small(self, found):
+        assert (found.folder / "weights.safetensors").stat().st_size < 4_000_000
+        kept = load_file(found.folder / "weights.safetensors")
+        parameters = dict(found.load(REGISTRY).network.named_parameters())
+        assert {kept[name].dtype for name in parameters} == {torch.float16}
+        assert {p.dtype for p in parameters.values()} == {torch.float32}
+
+    def test_it_is_of_the_preset_of_its_name_as_it_is_now(self, found):
+        preset = REGISTRY.create("presets", "mnist_vp")
+        assert difference(preset, found.config) == ["training.precision: float32 -> bfloat16"]
+        assert found.step == preset.training.iterations == found.config.training.iterations
+        assert found.config.sampling == preset.sampling
+
+    def test_its_samples_are_digits(self, found):
+        """By the mixture fitted to MNIST, under which real digits have 290 nats, upside down -540, shuffled -24,000."""
+        model, target = found.load(REGISTRY), REGISTRY.create("targets", "mnist_mfa")
+        sampler = REGISTRY.create("samplers", "pc[predictor=dpmpp_2m,grid=logsnr,steps=10]")
+        x = sample(model.score(), model.sde, sampler, model.shape, 64, seed=0).x.clamp(-1, 1)
+        assert float(target.log_prob(x).mean()) > -300
+        assert len(set(target.responsibilities(x).argmax(1).tolist())) >= 15  # of 64 real ones: 26
+        assert 0.09 < float((x > 0).float().mean()) < 0.15  # the share of ink: 0.12 or 0.13
