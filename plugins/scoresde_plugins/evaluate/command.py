@@ -51,7 +51,7 @@ class EvaluateCommand(Command):
             type=Path,
             nargs="+",
             metavar="DIR",
-            help="a checkpoint, by folder or name, or the folder of a training run",
+            help="a checkpoint by folder or name, or a run",
         )
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; those there stay")
         parser.add_argument(
