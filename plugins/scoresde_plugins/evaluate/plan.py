@@ -209,6 +209,7 @@ class _Planner:
     ) -> Judgement:
         if "target" in evaluator.needs and reference is None:
             raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
+        evaluator.prepare()
         samples = draw if evaluator.judges == "samples" else None
         used = self.versions([("evaluators", spec.name)])
         found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, used)
