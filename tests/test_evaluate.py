@@ -5,8 +5,8 @@ import math
 import re
 import shlex
 import shutil
-import threading
 import time
+import types
 from pathlib import Path
 
 import attrs
@@ -287,6 +287,13 @@ class TestRows:
         assert re.match(r"the sampler diverged: \d+ of 24 samples are not finite", row["reason"])
         assert "test_loss" in row["metrics"]
 
+    def test_a_row_that_a_kill_cut_short_is_written_again(self, points, tmp_path):
+        assert evaluate(points, "--models", "10,20", "--out", tmp_path / "it") == 0
+        path = tmp_path / "it" / "results.jsonl"
+        path.write_text(path.read_text()[:-20])
+        assert evaluate(points, "--models", "10,20", "--out", tmp_path / "it") == 0
+        assert [row["training_step"] for row in rows(tmp_path / "it")] == [10, 20]
+
     def test_a_damaged_part_is_computed_again(self, points, tmp_path):
         assert evaluate(points, "--out", tmp_path / "it") == 0
         (first, *_) = sorted(files(tmp_path / "it"))
@@ -335,36 +342,41 @@ class TestChoice:
         assert [each.find().name for each in chosen] == [name_of(step) for step in (20, 10, 30, 40)]
 
 
+@pytest.fixture
+def appears(monkeypatch):
+    """Sets what happens while the command waits: one of some renames at each look."""
+
+    def set_up(*moves: tuple[Path, Path]) -> None:
+        left = list(moves)
+
+        def sleep(seconds):
+            source, place = left.pop(0)
+            source.rename(place)
+
+        monkeypatch.setattr(choice, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+    return set_up
+
+
 class TestWaiting:
-    def test_models_are_evaluated_as_they_appear(self, points, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+    def test_models_are_evaluated_as_they_appear(self, points, tmp_path, appears, capsys):
         run, hidden = tmp_path / "run", tmp_path / "hidden"
         shutil.copytree(points, run)
         (run / "models").rename(hidden)
         (run / "models").mkdir()
-
-        def later():
-            for step in STEPS:
-                time.sleep(0.3)
-                (hidden / name_of(step)).rename(run / "models" / name_of(step))
-
-        thread = threading.Thread(target=later)
-        thread.start()
-        assert evaluate(run, "--models", "all", "--wait", "0.2", "--out", tmp_path / "it") == 0
-        thread.join()
+        appears(*((hidden / name_of(step), run / "models" / name_of(step)) for step in STEPS))
+        assert evaluate(run, "--models", "all", "--wait", "5", "--out", tmp_path / "it") == 0
         assert [row["training_step"] for row in rows(tmp_path / "it")] == list(STEPS)
-        err = capsys.readouterr().err
-        assert f"waiting for {run / 'models' / name_of(10)}, for at most 0.2 minutes" in err
+        said = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
+        names = [run / "models" / name_of(step) for step in STEPS]
+        assert said == [f"waiting for {name}, for at most 5 minutes" for name in names]
 
-    def test_the_best_of_a_run_is_known_at_its_end(self, points, tmp_path, monkeypatch):
-        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+    def test_the_best_of_a_run_is_known_at_its_end(self, points, tmp_path, appears):
         shutil.copytree(points, tmp_path / "run")
         last = tmp_path / "run/models" / name_of(40)
         last.rename(tmp_path / "away")
-        thread = threading.Timer(0.3, lambda: (tmp_path / "away").rename(last))
-        thread.start()
-        assert evaluate(tmp_path / "run", "--models", "best", "--wait", "0.2", "--out", tmp_path / "it") == 0
-        thread.join()
+        appears((tmp_path / "away", last))
+        assert evaluate(tmp_path / "run", "--models", "best", "--wait", "5", "--out", tmp_path / "it") == 0
         losses = logged(points)
         assert [row["training_step"] for row in rows(tmp_path / "it")] == [min(losses, key=losses.get)]
 
@@ -394,6 +406,8 @@ WRONG = [
     (["{run}", "--evaluator", "nll_gap", "--target", "gaussian[shape=[3]]"], "the model makes events of shape [2]"),
     (["{run}", "--evaluator", "nll_gap", "--target", "mixture2d", "--sampler", "odee"], "Did you mean 'ode'"),
     (["{run}", "--evaluator", "moments", "--target", "mixture2d", "--samples", "1"], "cannot judge these samples: "),
+    (["{run}", "--evaluator", "frechet[features=identity]"], "cannot judge these samples: frechet_identity needs"),
+    (["{run}", "--evaluator", "frechet[features=identity,statistics=no.npz]"], "no.npz"),
     (["{run}", "--set", "evaluation.samlpes=3"], "'samlpes' is unknown. Did you mean 'samples'"),
     (["{run}", "--set", "data.dataset=npz[path=no.npz]"], "no.npz"),
     (["{run}", "--likelihood", "--set", "model.network.label=index"], "--discrete takes each level's nearest one"),

@@ -216,6 +216,7 @@ class _Planner:
         reason = evaluator.skip(found.evidence(self._labelled(), found.blank(self.device)))
         if reason:
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
+        evaluator.prepare()
         return found
 
     def _reference(self, n: int) -> Reference | None:
