@@ -19,7 +19,8 @@ REGISTRY = load_registry()
 PRESETS = ["mnist_vp", "mnist_subvp", "mnist_ve",
            "xdiffusion_mnist_vp_discrete", "xdiffusion_mnist_vp_continuous", "xdiffusion_mnist_subvp"]  # fmt: skip
 REDUCED = ["model.network.nf=8", "model.network.ch_mult=[1,2]", "model.network.num_res_blocks=1",
-           "model.shape=[1,16,16]", "training.batch_size=16", "training.warmup=0", "training.learning_rate=2e-3",
+           "model.network.attn_resolutions=[8]", "model.shape=[1,16,16]", "training.batch_size=16",
+           "training.warmup=0", "training.learning_rate=2e-3",
            "training.evaluate_batches=4", "training.evaluate_every=100"]  # fmt: skip
 
 
