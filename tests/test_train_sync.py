@@ -18,7 +18,7 @@ CASES = {
     "vp": ("mnist_vp", [UNET, "data.random_flip=true", "training.accumulate=2"]),
     "vp, half precision": ("mnist_vp", [UNET, "training.precision=float16", "data.dequantizer=uniform"]),
     "subvp, importance": ("mnist_subvp", [UNET, "training.loss=importance[stratified=true]"]),
-    "ve": ("mnist_ve", ["model.network.nf=8", "model.network.ch_mult=[1]", "training.ema_warmup=true"]),
+    "ve": ("mnist_ve", [UNET.replace("fir", "parameterisation=score,label=sigma,fir"), "training.ema_warmup=true"]),
     "ve, discrete": ("ve_ncsn_cifar10", [NCSN, "training.optimizer=adamw", "training.weight_decay=0.1"]),
     "vp, discrete": ("vp_ddpm_cifar10", ["model.network.nf=32", "model.network.ch_mult=[1]",
                                          "model.network.attn_resolutions=[]", "training.gradient_clip=null"]),
