@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from scoresde_core import checkpoint, training_state
+from scoresde_core.models import checkpoint
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
-from scoresde_core.trainer import Trainer, plan_training
-from scoresde_core.training_run import CHECKPOINTS, METRICS, MODELS, TrainingRun
+from scoresde_core.training import state as training_state
+from scoresde_core.training.run import CHECKPOINTS, METRICS, MODELS, TrainingRun
+from scoresde_core.training.trainer import Trainer, plan_training
 
 STEPS_A_KILL = 8
 CHANGES = ["model.network=ncsnpp[nf=32,num_res_blocks=1,ch_mult=[1],attn_resolutions=[],dropout=0.2,fir=false]",
@@ -114,7 +115,7 @@ def main():
     rng, hit, kills, runs, seconds = random.Random(options.seed), [], 0, 0, time.monotonic()
     processes = multiprocessing.get_context("forkserver")
     # Children of a server that has imported everything: a life is training and writing, not importing.
-    processes.set_forkserver_preload(["scoresde_core.training_run", "scoresde_plugins.score_sde.losses"])
+    processes.set_forkserver_preload(["scoresde_core.training.run", "scoresde_plugins.score_sde.losses"])
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
         images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)

@@ -11,10 +11,11 @@ import matplotlib
 import torch
 from PIL import Image
 
-from scoresde_core import checkpoint, create, default_registry, sample
+from scoresde_core import create, default_registry, sample
 from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.loss import Draws
-from scoresde_core.model import plan_loss
+from scoresde_core.models import checkpoint
+from scoresde_core.models.model import plan_loss
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -18,7 +18,7 @@ from scoresde_core import Noise, default_registry
 from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.device import find_device, keep_freed_memory
-from scoresde_core.model import plan_model
+from scoresde_core.models.model import plan_model
 
 REPEATS = 3
 

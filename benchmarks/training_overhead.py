@@ -17,13 +17,13 @@ import attrs
 import torch
 
 from scoresde_core import Dataset, load_registry
-from scoresde_core.batches import Batch
 from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.device import find_device, keep_freed_memory
 from scoresde_core.loss import Draws
 from scoresde_core.processes import Processes
-from scoresde_core.trainer import Trainer, plan_training
+from scoresde_core.training.batches import Batch
+from scoresde_core.training.trainer import Trainer, plan_training
 
 
 @attrs.frozen

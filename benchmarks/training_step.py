@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from published import Published
 from scoresde_core import Processes, Trainer, default_registry
-from scoresde_core.batches import Preprocessing
 from scoresde_core.cli.environment import describe_device, peak_memory
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.device import find_device, keep_freed_memory
-from scoresde_core.model import plan_loss, plan_model
-from scoresde_core.trainer import Average, TrainingPlan
+from scoresde_core.models.model import plan_loss, plan_model
+from scoresde_core.training.batches import Preprocessing
+from scoresde_core.training.trainer import Average, TrainingPlan
 from side_by_side import Measured, in_turn
 
 PRESET, PUBLISHED = "ve_cifar10_ncsnpp_continuous", "configs.ve.cifar10_ncsnpp_continuous"

@@ -46,8 +46,14 @@ KINDS: dict[str, Kind] = {
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
         Kind("executors", "executor", "scoresde_bench.executor:Executor", "where the cells of a sweep run"),
         Kind("suites", "suite", "scoresde_bench.suite:Suite", "a sweep as data, for scoresde-bench", data=True),
-        Kind("presets", "preset", "scoresde_core.config:Config", "a model, its training and its sampling", data=True),
-        Kind("checkpoints", "checkpoint", "scoresde_core.checkpoint:Checkpoint", "a trained model", data=True),
+        Kind(
+            "presets",
+            "preset",
+            "scoresde_core.models.config:Config",
+            "a model, its training and its sampling",
+            data=True,
+        ),
+        Kind("checkpoints", "checkpoint", "scoresde_core.models.checkpoint:Checkpoint", "a trained model", data=True),
     )
 }
 

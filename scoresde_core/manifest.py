@@ -18,10 +18,10 @@ from typing import Any
 import attrs
 import yaml
 
-from . import document
 from .errors import FileError, ManifestError, near_misses
 from .hookspecs import API
 from .kinds import KINDS
+from .models import document
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"

@@ -259,9 +259,9 @@ def test_python_dash_m():
 @pytest.fixture
 def learned(tmp_path):
     """Two checkpoints of a small network for points in the plane, in the folders ``one`` and ``two``."""
-    from scoresde_core import checkpoint
-    from scoresde_core.config import Config
-    from scoresde_core.model import plan_model
+    from scoresde_core.models import checkpoint
+    from scoresde_core.models.config import Config
+    from scoresde_core.models.model import plan_model
     from scoresde_core.registry import load_registry
 
     text = "format: 1\nmodel: {network: 'mlp[width=8,depth=1]', sde: 'vp[beta_max=15.0]', shape: [2]}\n"
@@ -301,8 +301,8 @@ class TestLearned:
 
     def test_a_checkpoint_is_what_its_network_says(self, bench, tmp_path):
         """The bench judges the very samples that the library draws."""
-        from scoresde_core import checkpoint
         from scoresde_core.evaluator import Evidence, Reference
+        from scoresde_core.models import checkpoint
         from scoresde_core.registry import load_registry
         from scoresde_core.sampler import sample
 

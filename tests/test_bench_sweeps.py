@@ -197,9 +197,9 @@ class TestSuites:
         assert cells_of(*typed, bench=bench)[0] in cells_of("--suite", "mine.yaml", bench=bench)
 
     def test_a_checkpoint_takes_the_blocks_meant_for_its_sde(self, bench, tmp_path):
-        from scoresde_core import checkpoint
-        from scoresde_core.config import Config
-        from scoresde_core.model import plan_model
+        from scoresde_core.models import checkpoint
+        from scoresde_core.models.config import Config
+        from scoresde_core.models.model import plan_model
         from scoresde_core.registry import load_registry
 
         text = "format: 1\nmodel: {network: 'mlp[width=8,depth=1]', sde: vp, shape: [2]}\n"

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from scoresde_core import checkpoint
 from scoresde_core.cli import main
-from scoresde_core.config import Config
 from scoresde_core.errors import FileError
-from scoresde_core.model import plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.config import Config
+from scoresde_core.models.model import plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from scoresde_core import Batches, Dataset, Draws, ExactScore, Preprocessing, create, load_registry
 from scoresde_core.cli import main
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.model import plan_loss, plan_model
+from scoresde_core.models.model import plan_loss, plan_model
 from scoresde_core.processes import Processes
 from scoresde_core.sde import Level
-from scoresde_core.trainer import Trainer, plan_training
-from scoresde_core.training_run import TrainingRun
+from scoresde_core.training.run import TrainingRun
+from scoresde_core.training.trainer import Trainer, plan_training
 from scoresde_plugins.conditions.label import ClassCondition, TargetClassifier
 from scoresde_plugins.networks.classifier import NetworkClassifier
 
@@ -243,7 +243,7 @@ class TestUse:
 
     def test_a_checkpoint_knows_its_range(self, tmp_path):
         small = ["model.network=mlp_classifier[classes=10]", "model.shape=[1,4,4]", "data.dataset=resized[data=marked]"]
-        from scoresde_core import checkpoint
+        from scoresde_core.models import checkpoint
 
         for centered in (True, False):
             chosen = REGISTRY.create("presets", "mnist_classifier").override(
@@ -271,7 +271,7 @@ class TestUse:
         assert "gives logits, which is no score" in capsys.readouterr().err
 
     def test_a_score_model_is_no_classifier(self, tmp_path):
-        from scoresde_core import checkpoint
+        from scoresde_core.models import checkpoint
 
         chosen = REGISTRY.create("presets", "lesson_many_scales")
         checkpoint.save(tmp_path / "it", chosen, plan_model(chosen, REGISTRY).build().network.state_dict())

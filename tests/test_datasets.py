@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from scoresde_core import Batches, Dataset, Draws, Preprocessing, create, load_registry
-from scoresde_core.batches import order
 from scoresde_core.errors import FileError, PluginError, UsageError
-from scoresde_core.model import plan_data, plan_model
+from scoresde_core.models.model import plan_data, plan_model
+from scoresde_core.training.batches import order
 
 
 def encoded(array, format="PNG"):
@@ -136,7 +136,7 @@ def test_small_sets_are_resident_as_bytes_and_large_ones_are_not(monkeypatch):
     batches = Batches(Counted(), 4)
     assert batches.resident
     assert batches.events.dtype == torch.uint8
-    monkeypatch.setattr("scoresde_core.batches.RESIDENT_BYTES", 39)
+    monkeypatch.setattr("scoresde_core.training.batches.RESIDENT_BYTES", 39)
     assert not Batches(Counted(), 4).resident
 
 

@@ -200,9 +200,9 @@ class TestWrong:
             create("dequantizers", "variational[checkpoint=gone]")
 
     def test_a_checkpoint_of_something_else(self, tmp_path):
-        from scoresde_core import checkpoint
         from scoresde_core.components import Spec
-        from scoresde_core.config import Config, ModelConfig
+        from scoresde_core.models import checkpoint
+        from scoresde_core.models.config import Config, ModelConfig
 
         config = Config(ModelConfig(Spec("mlp"), Spec("vp"), (2,)))
         checkpoint.save(tmp_path / "c", config, {"a": torch.zeros(1)})

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from scoresde_bench.report import write_report
-from scoresde_core import checkpoint, sample
+from scoresde_core import sample
 from scoresde_core.cli import main
 from scoresde_core.cli.results import Results
 from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
-from scoresde_core.training_state import name_of
+from scoresde_core.training.state import name_of
 from scoresde_plugins.evaluate import choice
 from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
 from scoresde_plugins.score_sde.flow import Solver

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from scoresde_core.cli import main
-from scoresde_core.training_state import name_of
+from scoresde_core.training.state import name_of
 from scoresde_plugins.evaluate import parts
 
 KILLS = int(os.environ.get("SCORESDE_TEST_KILLS", "5"))
@@ -95,7 +95,7 @@ def rows(folder: Path) -> list[dict]:
 def child(*arguments) -> multiprocessing.Process:
     """A child of a server that has imported everything: most of its life is work."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["scoresde_plugins.evaluate.evaluation", "scoresde_core.training_run", "pytest"])
+    processes.set_forkserver_preload(["scoresde_plugins.evaluate.evaluation", "scoresde_core.training.run", "pytest"])
     started = processes.Process(target=evaluate, args=arguments)
     started.start()
     return started

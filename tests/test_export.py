@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_core import checkpoint
 from scoresde_core.cli import main
 from scoresde_core.errors import UsageError
-from scoresde_core.model import plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.model import plan_model
 from scoresde_core.registry import load_registry
 from scoresde_plugins.checkpoints.export import shortened
 

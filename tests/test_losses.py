@@ -13,7 +13,7 @@ from scoresde_core.conformance.suite import run
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Loss, denoising_error
 from scoresde_core.manifest import Row
-from scoresde_core.model import plan_loss, plan_model
+from scoresde_core.models.model import plan_loss, plan_model
 from scoresde_core.plugins import Status
 from scoresde_core.registry import Registry
 from scoresde_core.score import ScoreModel, level_of

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_core import checkpoint
+from scoresde_core.models import checkpoint
 from scoresde_core.picture import to_pixels
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
-from scoresde_core.trainer import Trainer, plan_training
-from scoresde_core.training_run import difference
+from scoresde_core.training.run import difference
+from scoresde_core.training.trainer import Trainer, plan_training
 
 REGISTRY = load_registry()
 PRESETS = ["mnist_vp", "mnist_subvp", "mnist_ve",

@@ -11,11 +11,11 @@ import torch
 
 from scoresde_core.cli import main
 from scoresde_core.components import Spec
-from scoresde_core.config import Config, merge
 from scoresde_core.errors import FileError, ManifestError, UnknownName, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.manifest import parse
-from scoresde_core.model import plan_loss, plan_model
+from scoresde_core.models.config import Config, merge
+from scoresde_core.models.model import plan_loss, plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 from scoresde_core.score import level_of

@@ -11,10 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from scoresde_core import checkpoint
 from scoresde_core.cli import main
 from scoresde_core.cli.sample import to_pixels
-from scoresde_core.model import plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.model import plan_model
 from scoresde_core.plugins import discover
 from scoresde_core.registry import load_registry
 

@@ -12,18 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde_core import checkpoint, training_state
 from scoresde_core.cli import main
-from scoresde_core.config import Config
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.hookspecs import hookimpl
 from scoresde_core.loss import Draws
-from scoresde_core.model import plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.config import Config
+from scoresde_core.models.model import plan_model
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
 from scoresde_core.score import ExactScore
-from scoresde_core.trainer import Average, Trainer, plan_training
-from scoresde_core.training_run import TrainingRun, difference
+from scoresde_core.training import state as training_state
+from scoresde_core.training.run import TrainingRun, difference
+from scoresde_core.training.trainer import Average, Trainer, plan_training
 
 REGISTRY = load_registry()
 HERE = Processes(torch.device("cpu"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde_core import checkpoint
+from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
 
 CHANGES = ["model.network=mlp[width=16]", "model.shape=[1,8,8]", "training.batch_size=12", "training.warmup=4",

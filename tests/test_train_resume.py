@@ -18,14 +18,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde_core import checkpoint, training_state
 from scoresde_core.cli import main
-from scoresde_core.config import Config
 from scoresde_core.errors import FileError, UsageError
+from scoresde_core.models import checkpoint
+from scoresde_core.models.config import Config
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
-from scoresde_core.trainer import Trainer, plan_training
-from scoresde_core.training_run import TrainingRun
+from scoresde_core.training import state as training_state
+from scoresde_core.training.run import TrainingRun
+from scoresde_core.training.trainer import Trainer, plan_training
 
 KILLS = int(os.environ.get("SCORESDE_TEST_KILLS", "5"))
 STEPS = 60
@@ -111,7 +112,7 @@ class TestKilled:
         folder, kills, torn, rng = tmp_path / "run", 0, 0, random.Random(KILLS)
         # Children of a server that has imported everything: most of a life is training and writing, not importing.
         processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload(["scoresde_core.training_run", "scoresde_plugins.score_sde.losses", "pytest"])
+        processes.set_forkserver_preload(["scoresde_core.training.run", "scoresde_plugins.score_sde.losses", "pytest"])
         while True:
             child = processes.Process(target=train, args=(config, folder))
             child.start()
@@ -160,7 +161,7 @@ class TestKilled:
     def test_sigterm_saves_and_exits_cleanly(self, config, straight, tmp_path):
         (tmp_path / "it.yaml").write_text(config.override(["training.resume_every=1000"]).to_yaml())
         slow = (
-            "import time, scoresde_core.trainer as t; step = t.Trainer._step; "
+            "import time, scoresde_core.training.trainer as t; step = t.Trainer._step; "
             "t.Trainer._step = lambda *a: (time.sleep(0.02), step(*a))[1]"
         )
         code = f"{slow}\nimport sys; from scoresde_core.cli import main; sys.exit(main(sys.argv[1:]))"

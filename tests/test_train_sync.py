@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
-from scoresde_core.trainer import Trainer, plan_training
+from scoresde_core.training.trainer import Trainer, plan_training
 
 REGISTRY = load_registry()
 UNET = "model.network=ncsnpp[nf=8,num_res_blocks=1,ch_mult=[1],attn_resolutions=[8],dropout=0.1,fir=false]"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scoresde_core import create
-from scoresde_core.batches import order
 from scoresde_core.cli import main
+from scoresde_core.training.batches import order
 from scoresde_plugins.ncsn.techniques import (
     geometric_ratio,
     langevin_steps,

@@ -15,11 +15,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core import checkpoint
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError
-from scoresde_core.model import Plan, plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.model import Plan, plan_model
 from scoresde_core.registry import Registry
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.sde import SDE

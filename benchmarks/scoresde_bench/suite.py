@@ -28,9 +28,9 @@ from typing import Any, Self
 import attrs
 import yaml
 
-from scoresde_core import document
 from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError, UsageError, near_misses
+from scoresde_core.models import document
 
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, SAMPLES
 

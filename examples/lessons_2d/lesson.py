@@ -11,7 +11,8 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from scoresde_core import ExactScore, Level, checkpoint, create, default_registry, sample
+from scoresde_core import ExactScore, Level, create, default_registry, sample
+from scoresde_core.models import checkpoint
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

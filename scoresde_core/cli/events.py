@@ -42,7 +42,7 @@ def open_events(text: str | None, subject: Subject, registry: Registry, split: S
     """The events called ``text`` (None: those that the subject was made from), of the subject's shape, as stored."""
     if text is not None and _is_path(text):
         return read_events(Path(text), subject)
-    from ..model import find_dataset, plan_data
+    from ..models.model import find_dataset, plan_data
 
     if text is not None:
         try:
@@ -82,7 +82,7 @@ def subset(size: int, count: int | None) -> list[int]:
 
 def to_model(events: Tensor, subject: Subject) -> Tensor:
     """Float32 events on the scale of the subject: grey level v as v / 255, centred where it asks for that."""
-    from ..batches import Preprocessing
+    from ..training.batches import Preprocessing
 
     return Preprocessing(subject.centered)(events)
 

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
 from ..errors import UsageError
+from ..models.config import Config
 from ..registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
+    from ..models.checkpoint import Checkpoint
 
 NAMES = ("presets",)
 

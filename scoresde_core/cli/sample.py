@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .. import document, picture
+from .. import picture
 from ..components import parameters
 from ..errors import FileError, ScoreSDEError, UsageError
+from ..models import document
 from ..picture import to_pixels
 from ..registry import Registry
 from .events import open_events, take, to_model
@@ -83,9 +84,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
     from .. import sampler as sampling
-    from ..checkpoint import check_new
     from ..condition import ConditionedSampler
     from ..device import find_device, keep_freed_memory
+    from ..models.checkpoint import check_new
 
     check_new(arguments.out)
     keep_freed_memory()
@@ -179,7 +180,7 @@ def _save(
     """The folder, with the record of how it came about; returns the names in it."""
     import torch
 
-    from ..checkpoint import appearing
+    from ..models.checkpoint import appearing
 
     about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}

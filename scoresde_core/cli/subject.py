@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..model import Model, Plan
+    from ..models.model import Model, Plan
     from ..sampler import Sampler
     from ..score import ScoreModel
     from ..sde import SDE
@@ -117,8 +117,8 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
     """The model, and where it is from."""
-    from .. import checkpoint
-    from ..model import plan_model
+    from ..models import checkpoint
+    from ..models.model import plan_model
     from .presets import find_preset
 
     if arguments.checkpoint is None:

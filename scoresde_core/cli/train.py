@@ -20,8 +20,8 @@ from .lock import locked
 
 if TYPE_CHECKING:
     from ..processes import Processes
-    from ..trainer import Trainer, TrainingPlan
-    from ..training_run import Event, TrainingRun
+    from ..training.run import Event, TrainingRun
+    from ..training.trainer import Trainer, TrainingPlan
 
 NAMES = ("train",)
 _LEVELS = ("error", "warning", "info", "debug")
@@ -83,7 +83,7 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
         _tensorboard_or_raise()
 
     # Only here does anything import torch: a mistyped option is answered at once.
-    from ..trainer import Trainer, plan_training
+    from ..training.trainer import Trainer, plan_training
 
     return run_training(
         arguments,
@@ -129,9 +129,9 @@ def _prepare(
     stop: Callable[[], bool],
 ) -> TrainingRun:
     """Everything checked, cheap things first, and built."""
-    from .. import checkpoint
-    from ..training_run import CHECKPOINTS, TrainingRun, check_resumable
-    from ..training_state import latest_step
+    from ..models import checkpoint
+    from ..training.run import CHECKPOINTS, TrainingRun, check_resumable
+    from ..training.state import latest_step
 
     # A run is moved away only for one that can begin.
     ready = kind(plan, processes) if arguments.fresh else None
@@ -266,7 +266,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
 @contextmanager
 def _sole_owner(folder: Path) -> Iterator[None]:
     """The run's folder, made where it is missing, and locked: the lock ends with the process, however that ends."""
-    from ..training_run import CONFIG
+    from ..training.run import CONFIG
 
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
         raise FileError(f"{folder} exists and is no training run: choose another --out")

@@ -46,7 +46,7 @@ class ExportCommand(Command):
         """Load, shorten, write; print the size."""
         import torch
 
-        from scoresde_core import checkpoint
+        from scoresde_core.models import checkpoint
 
         checkpoint.check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)

@@ -17,11 +17,11 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core import checkpoint as checkpoints
 from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
+from scoresde_core.models import checkpoint as checkpoints
 from scoresde_core.network import Network
 from scoresde_core.registry import default_registry
 from scoresde_core.score import ScoreModel

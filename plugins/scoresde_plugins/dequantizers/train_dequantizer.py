@@ -17,20 +17,20 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.batches import Preprocessing
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.cli.train import add_run, run_training
 from scoresde_core.command import Command
 from scoresde_core.components import Spec, build, parse
-from scoresde_core.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Draws, Loss
-from scoresde_core.model import Plan, find_dataset
+from scoresde_core.models.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+from scoresde_core.models.model import Plan, find_dataset
 from scoresde_core.processes import Processes
 from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore, ScoreModel
 from scoresde_core.sde import SDE
-from scoresde_core.trainer import Trainer, TrainingPlan
+from scoresde_core.training.batches import Preprocessing
+from scoresde_core.training.trainer import Trainer, TrainingPlan
 
 from ..score_flow.bound import bound_draw
 from ..score_sde.flow import require_continuous

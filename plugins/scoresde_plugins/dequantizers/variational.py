@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core import checkpoint
 from scoresde_core.components import build, param
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
+from scoresde_core.models import checkpoint
 from scoresde_core.noise import Draw
 
 from .flowpp import FlowPP, FlowPPModule

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import attrs
 
-from scoresde_core import checkpoint
-from scoresde_core.config import Config
 from scoresde_core.errors import UsageError
+from scoresde_core.models import checkpoint
+from scoresde_core.models.config import Config
 from scoresde_core.processes import Processes
-from scoresde_core.training_run import CONFIG, METRICS, MODELS
-from scoresde_core.training_state import name_of
+from scoresde_core.training.run import CONFIG, METRICS, MODELS
+from scoresde_core.training.state import name_of
 
 POLL_SECONDS = 5.0
 _WORDS = ("last", "best", "all", "configured")

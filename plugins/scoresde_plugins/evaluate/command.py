@@ -181,7 +181,7 @@ def _prepare(
 
 def _folder(given: Path, registry: Registry) -> Path:
     """A folder as it is typed, or that of the checkpoint which a plugin ships by this name."""
-    from scoresde_core import checkpoint
+    from scoresde_core.models import checkpoint
 
     return given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
 

@@ -18,11 +18,11 @@ import attrs
 import torch
 
 from scoresde_core import picture
-from scoresde_core.checkpoint import Checkpoint
 from scoresde_core.cli import environment
 from scoresde_core.cli.results import Results, Row
 from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
+from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.plugins import one_line
 from scoresde_core.processes import Processes
 

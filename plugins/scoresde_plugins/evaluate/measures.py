@@ -22,7 +22,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.batches import Preprocessing
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import describe
 from scoresde_core.dataset import Events
@@ -30,9 +29,10 @@ from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.loss import Draws, Loss
-from scoresde_core.model import Plan
+from scoresde_core.models.model import Plan
 from scoresde_core.sampler import Observer, Sampler, sample
 from scoresde_core.score import NetworkScore
+from scoresde_core.training.batches import Preprocessing
 
 from ..score_sde.bits_per_dim import bits_per_dim
 from ..score_sde.divergence import Trace

@@ -10,20 +10,20 @@ import attrs
 import torch
 from torch import nn
 
-from scoresde_core import checkpoint
 from scoresde_core import sampler as sampling
-from scoresde_core.checkpoint import Checkpoint
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import describe
 from scoresde_core.components import Spec, parse
-from scoresde_core.config import Config
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Evaluator, Reference
-from scoresde_core.model import Plan, plan_data, plan_model
+from scoresde_core.models import checkpoint
+from scoresde_core.models.checkpoint import Checkpoint
+from scoresde_core.models.config import Config
+from scoresde_core.models.model import Plan, plan_data, plan_model
 from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore
-from scoresde_core.trainer import plan_training
+from scoresde_core.training.trainer import plan_training
 
 from ..score_sde.divergence import Trace
 from ..score_sde.flow import Solver, check_t_min

@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.batches import Preprocessing, order
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.evaluator import Comparison, Evidence, Reference
+from scoresde_core.training.batches import Preprocessing, order
 
 KEPT = 2
 """How many splits, and how many references to each of them, are kept for the next cell or checkpoint."""

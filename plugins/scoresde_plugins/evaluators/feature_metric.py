@@ -18,12 +18,12 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.batches import Preprocessing
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.extractor import Extractor, Features
+from scoresde_core.training.batches import Preprocessing
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit

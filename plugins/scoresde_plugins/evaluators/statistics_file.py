@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scoresde_core.batches import order
-from scoresde_core.checkpoint import file_hash
 from scoresde_core.errors import FileError
+from scoresde_core.models.checkpoint import file_hash
+from scoresde_core.training.batches import order
 
 from .feature_moments import FeatureMoments
 

@@ -96,7 +96,7 @@ class TuneNoiseCommand(Command):
 
 
 def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
-    from scoresde_core.batches import Preprocessing
+    from scoresde_core.training.batches import Preprocessing
 
     from . import techniques
 
@@ -131,7 +131,7 @@ def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:
     import torch
     from torch import Tensor
 
-    from scoresde_core.batches import order
+    from scoresde_core.training.batches import order
 
     events = dataset.open("train")
     picked = order(seed, 0, len(events))[:count]

@@ -17,9 +17,9 @@ from scoresde_core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.batches import Batches
-    from scoresde_core.model import Model
+    from scoresde_core.models.model import Model
     from scoresde_core.sde import Level
+    from scoresde_core.training.batches import Batches
 
 _NUMBERS = {
     "levels": (11, "noise levels, evenly spaced in the time of the classifier's SDE"),
@@ -80,10 +80,10 @@ class ClassifierAccuracyCommand(Command):
 def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row]:
     import torch
 
-    from scoresde_core import checkpoint
-    from scoresde_core.batches import Batches
     from scoresde_core.device import find_device
-    from scoresde_core.model import plan_data
+    from scoresde_core.models import checkpoint
+    from scoresde_core.models.model import plan_data
+    from scoresde_core.training.batches import Batches
 
     device = find_device(arguments.device)
     found = checkpoint.find(arguments.checkpoint, registry)

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core import document, picture
+from scoresde_core import picture
 from scoresde_core.cli.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_core.cli.progress import progress
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
+from scoresde_core.models import document
 from scoresde_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ class EncodeCommand(Command):
 
         import torch
 
-        from scoresde_core.checkpoint import appearing, check_new
         from scoresde_core.device import find_device, keep_freed_memory
+        from scoresde_core.models.checkpoint import appearing, check_new
 
         from .flow import Solver, check_t_min, require_continuous
 

@@ -28,9 +28,9 @@ class ImportCheckpointCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Read, compare, write; print what was found."""
-        from scoresde_core import checkpoint
         from scoresde_core.cli.presets import find_preset
-        from scoresde_core.model import plan_model
+        from scoresde_core.models import checkpoint
+        from scoresde_core.models.model import plan_model
 
         from .published_checkpoint import Misfit, convert, read_published
 

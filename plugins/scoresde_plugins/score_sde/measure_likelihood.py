@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core import document
 from scoresde_core.cli.events import add_dataset, open_events, subset, take
 from scoresde_core.cli.progress import progress
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
 from scoresde_core.errors import ScoreSDEError, UsageError
+from scoresde_core.models import document
 from scoresde_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class LikelihoodCommand(Command):
 
         import torch
 
-        from scoresde_core.checkpoint import appearing, check_new
         from scoresde_core.device import find_device, keep_freed_memory
+        from scoresde_core.models.checkpoint import appearing, check_new
 
         density = find_density(arguments)
         check_new(arguments.out)

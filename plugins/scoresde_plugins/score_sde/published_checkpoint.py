@@ -22,8 +22,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.checkpoint import mismatches, summary
 from scoresde_core.errors import FileError
+from scoresde_core.models.checkpoint import mismatches, summary
 
 _PREFIX = "module."
 

@@ -18,11 +18,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from .components import param
-from .dataset import Dataset, Events, Split
-from .errors import ScoreSDEError, UsageError
-from .loss import Draws
-from .noise import key
+from ..components import param
+from ..dataset import Dataset, Events, Split
+from ..errors import ScoreSDEError, UsageError
+from ..loss import Draws
+from ..noise import key
 
 RESIDENT_BYTES = 2**30
 """Up to this size a split lives on the device, if nothing else is asked for: CIFAR-10 takes 0.15 of it."""

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checkpoint import appearing, file_hash, mismatches, summary
-from .config import Config
-from .errors import FileError
+from ..errors import FileError
+from ..models.checkpoint import appearing, file_hash, mismatches, summary
+from ..models.config import Config
 from .trainer import State
 
 FORMAT = "scoresde-training-state"

@@ -2,8 +2,8 @@
 
     config.yaml             the whole configuration; ``scoresde train config.yaml`` repeats the run
     metrics.jsonl           a line for every logged loss and every evaluation
-    checkpoints/            the newest training states (:mod:`scoresde_core.training_state`)
-    models/step_.../        models that are kept (:mod:`scoresde_core.checkpoint`), the last of them the result
+    checkpoints/            the newest training states (:mod:`scoresde_core.training.state`)
+    models/step_.../        models that are kept (:mod:`scoresde_core.models.checkpoint`), the last of them the result
     samples/step_....png    samples of each of these
 
 Resuming is no mode of its own: a run begins at the newest state that its folder holds, or at step 0.
@@ -22,11 +22,13 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from . import checkpoint, picture, training_state
-from .config import Config
-from .errors import FileError, ScoreSDEError, UsageError
+from .. import picture
+from ..errors import FileError, ScoreSDEError, UsageError
+from ..models import checkpoint
+from ..models.config import Config
+from . import state as training_state
+from .state import name_of
 from .trainer import Trainer
-from .training_state import name_of
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 CHECKPOINTS, MODELS, SAMPLES = "checkpoints", "models", "samples"

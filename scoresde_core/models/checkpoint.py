@@ -32,13 +32,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..components import Spec, param
+from ..errors import FileError, UnknownName
+from ..registry import Registry
+from ..score import PARAMETERISATIONS
 from . import document
-from .components import Spec, param
 from .config import Config
-from .errors import FileError, UnknownName
 from .model import Model, plan_model
-from .registry import Registry
-from .score import PARAMETERISATIONS
 
 FORMAT = "scoresde-checkpoint"
 VERSION = 1
@@ -79,7 +79,7 @@ class Checkpoint:
     ) -> Model:
         """The model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
 
-        ``outputs`` as for :func:`~scoresde_core.model.plan_model`: a score model unless something else is wanted.
+        ``outputs`` as for :func:`~scoresde_core.models.model.plan_model`: a score model unless asked otherwise.
 
         Raises :class:`FileError` for files that are missing, changed or of another network.
         """

@@ -15,7 +15,7 @@ Every key has a default but ``network``, ``sde`` and ``shape``; unknown keys lis
 level deep. Where both files name the same component its parameters are merged; another name replaces the whole; quirks
 add up.
 Reading a configuration imports no component: names are looked up by whoever builds from it, such as
-:mod:`scoresde_core.model`. Nothing here imports torch.
+:mod:`scoresde_core.models.model`. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import attrs
 import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 
+from ..components import Spec, build, param, parameters, parse, parse_value
+from ..errors import FileError, UsageError, near_misses
 from . import document
-from .components import Spec, build, param, parameters, parse, parse_value
-from .errors import FileError, UsageError, near_misses
 
 FORMAT = 1
 _COMPONENT_KEY = "name"

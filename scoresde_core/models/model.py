@@ -14,17 +14,17 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .batches import Preprocessing
-from .components import Spec, parameters
+from ..components import Spec, parameters
+from ..dataset import Dataset
+from ..errors import UsageError
+from ..loss import Loss
+from ..network import Network
+from ..registry import Registry
+from ..sampler import Sampler
+from ..score import PARAMETERISATIONS, NetworkScore
+from ..sde import SDE
+from ..training.batches import Preprocessing
 from .config import Config
-from .dataset import Dataset
-from .errors import UsageError
-from .loss import Loss
-from .network import Network
-from .registry import Registry
-from .sampler import Sampler
-from .score import PARAMETERISATIONS, NetworkScore
-from .sde import SDE
 
 _SHARED = ("sigma_min", "sigma_max")
 """Parameters of an SDE that a network with a table of noise scales has as well: said once, in the SDE."""

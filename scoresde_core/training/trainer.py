@@ -25,18 +25,18 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from . import sampler as sampling
+from .. import sampler as sampling
+from ..components import Spec
+from ..dataset import Dataset, Split
+from ..errors import FileError, UsageError
+from ..loss import Draws, Loss
+from ..models.config import Config, TrainingConfig
+from ..models.model import Model, Plan, plan_data, plan_loss, plan_model
+from ..noise import key
+from ..processes import Processes
+from ..registry import Registry
+from ..score import ScoreModel
 from .batches import Batch, Batches, Preprocessing
-from .components import Spec
-from .config import Config, TrainingConfig
-from .dataset import Dataset, Split
-from .errors import FileError, UsageError
-from .loss import Draws, Loss
-from .model import Model, Plan, plan_data, plan_loss, plan_model
-from .noise import key
-from .processes import Processes
-from .registry import Registry
-from .score import ScoreModel
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,0 +1,1 @@
+"""Models: their configuration, what it builds, and the checkpoints that they are stored in."""

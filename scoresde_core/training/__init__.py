@@ -1,0 +1,1 @@
+"""Training: batches, the loop, and the folder of a run that survives any kill."""
