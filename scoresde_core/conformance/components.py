@@ -41,6 +41,8 @@ def is_documented(subject: Subject) -> None:
 
 def defaults_are_of_their_types(subject: Subject) -> None:
     """Every default may be given as a parameter too, so that what a result row records can be run again."""
+    if KINDS[subject.kind].data:
+        raise Skip("a file takes no parameters")
     plain = (bool, int, float, str, tuple, type(None))
     for parameter in parameters(subject.cls):
         if parameter.name in subject.given or subject.needs:
