@@ -43,7 +43,7 @@ def bench(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def parts(tmp_path):
     """A local registry file with predictors that fail in ways of their own."""
-    (tmp_path / "odd_parts.py").write_text(
+    (tmp_path / "failing_parts.py").write_text(
         "import time, attrs, torch\n"
         "from scoresde_core import Predictor\n"
         "@attrs.frozen\n"
@@ -60,7 +60,9 @@ def parts(tmp_path):
         "        return x, x\n"
     )
     path = tmp_path / "odd.yaml"
-    path.write_text("api: 1\npredictors:\n  greedy: {target: 'odd_parts:Greedy'}\n  slow: {target: 'odd_parts:Slow'}\n")
+    path.write_text(
+        "api: 1\npredictors:\n  greedy: {target: 'failing_parts:Greedy'}\n  slow: {target: 'failing_parts:Slow'}\n"
+    )
     return str(path)
 
 

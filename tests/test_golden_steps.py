@@ -117,12 +117,15 @@ def test_reverse_drift(golden, flow):
 
 @pytest.mark.parametrize("flow", [0, 1])
 def test_reverse_discrete_drift(golden, flow):
-    """Its two terms nearly cancel for VP, so the published float32 arithmetic is repeated on our coefficients."""
-    x, score = golden["x"].float(), golden["score"].float()
-    drift, variance = golden.step.discrete_drift.float(), golden.step.discrete_diffusion.square().float()
-    forward = (1 - variance).sqrt() * x - x if golden.name == "vp" else drift * x
-    reverse = forward - golden.step.discrete_diffusion.float() ** 2 * score * (0.5 if flow else 1.0)
-    assert_close(reverse.double(), golden[f"reverse_discrete_f_pf{flow}"])
+    """For VP the published f is sqrt(1 - beta) x - x in float32: of its own it is as far off as one rounding of x.
+
+    Which way that rounding goes depends on the machine, so it is allowed for; everything else holds to 1e-5.
+    """
+    x, share = golden["x"], 0.5 if flow else 1.0
+    ours = golden.step.discrete_drift * x - share * golden.step.discrete_diffusion**2 * golden["score"]
+    published = golden[f"reverse_discrete_f_pf{flow}"]
+    rounding = torch.finfo(torch.float32).eps * x.abs() if golden.name == "vp" else 0.0
+    assert ((ours - published).abs() <= rounding + 1e-5 * published.abs().max()).all()
 
 
 @pytest.mark.parametrize("flow", [0, 1])
