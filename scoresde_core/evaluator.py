@@ -41,6 +41,10 @@ class Metric:
     better: Better = "lower"
     details: Mapping[str, Any] = attrs.field(factory=dict)
 
+    def plain(self) -> dict[str, Any]:
+        """What a row holds under its name; most metrics have no details."""
+        return {key: value for key, value in attrs.asdict(self).items() if key != "name" and value != {}}
+
 
 @attrs.define(eq=False)
 class _Keeping:

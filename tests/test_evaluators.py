@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from scoresde_core.cli.rows import warnings_of
 from scoresde_core.evaluator import Comparison, Evidence, Metric, Reference
 from scoresde_core.target import Estimate, Target
 from scoresde_plugins.evaluators import pairs
@@ -451,3 +452,10 @@ def test_evidence_that_does_not_fit() -> None:
 def test_one_direction_has_no_error() -> None:
     with pytest.raises(ValueError, match="projections"):
         SlicedWasserstein(1)
+
+
+def test_a_row_holds_the_details_of_a_metric_where_there_are_any():
+    bare, warned = Metric("a", 1.0, 0.5), Metric("b", 2.0, 0.5, details={"warning": "few samples"})
+    assert "details" not in bare.plain() and "name" not in bare.plain()
+    rows = [{"metrics": {metric.name: metric.plain() for metric in (bare, warned)}}, {"status": "failed"}]
+    assert warnings_of([*rows, *rows]) == ["few samples"]

@@ -248,6 +248,8 @@ def _work(
 
 def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command: str, console: Any) -> None:
     """The table, what is best, and the report."""
+    from scoresde_core.cli.rows import warnings_of
+
     from .published import print_published
     from .ranking import rank
     from .report import write_report
@@ -257,19 +259,13 @@ def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command:
     pooled = pool(rows)
     print_table(pooled, console)
     print_published(pooled, console)
-    for warning in _warnings(rows):
+    for warning in warnings_of(rows):
         console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
     for sentence in rank(pooled).sentences:
         console.print(sentence, markup=False, highlight=False)
     meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
     write_report(rows, folder / "report.html", command, meaning)
     console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
-
-
-def _warnings(rows: list[dict[str, Any]]) -> list[str]:
-    """What metrics say against their own values, once each."""
-    metrics = [metric for row in rows for metric in (row.get("metrics") or {}).values()]
-    return list(dict.fromkeys(m["details"]["warning"] for m in metrics if "warning" in m.get("details", {})))
 
 
 def _job(cells: list[Cell]) -> str:

@@ -176,7 +176,7 @@ class Bench:
                 skipped[name] = reason
                 continue
             for metric in evaluator.evaluate(evidence):
-                metrics[metric.name] = attrs.asdict(metric, filter=_worth_a_field)
+                metrics[metric.name] = metric.plain()
         seconds = time.perf_counter() - started
         return {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
 
@@ -184,11 +184,6 @@ class Bench:
         if name not in self._evaluators:
             self._evaluators[name] = self.registry.create("evaluators", name)
         return self._evaluators[name]
-
-
-def _worth_a_field(field: Any, value: Any) -> bool:
-    """The name is the key already, and most metrics have no details."""
-    return field.name != "name" and (field.name != "details" or bool(value))
 
 
 def reason_of(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -19,3 +20,9 @@ def describe(component: Any) -> Any:
     if isinstance(component, list | tuple):
         return [describe(item) for item in component]
     return component if isinstance(component, bool | int | float | str | None) else str(component)
+
+
+def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What metrics say against their own values, once each."""
+    metrics = [metric for row in rows for metric in (row.get("metrics") or {}).values()]
+    return list(dict.fromkeys(m["details"]["warning"] for m in metrics if "warning" in m.get("details", {})))

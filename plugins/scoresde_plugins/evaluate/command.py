@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from scoresde_core.cli.lock import locked
+from scoresde_core.cli.rows import warnings_of
 from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
@@ -200,4 +201,6 @@ def _conclude(rows: Sequence[Row], out: Path) -> None:
     for row in rows:
         told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])
         print(f"{row['checkpoint']}: {'; '.join(told)}")
+    for warning in warnings_of(rows):
+        print(f"warning: {warning}")
     print(f"rows: {out / RESULTS}")

@@ -343,7 +343,7 @@ def _mean(name: str, values: Tensor, unit: str) -> Metric:
 
 def _plain(metrics: Sequence[Metric]) -> Row:
     """Metrics as a row holds them."""
-    return {m.name: attrs.asdict(m, filter=lambda field, value: field.name != "name") for m in metrics}
+    return {m.name: m.plain() for m in metrics}
 
 
 def _joined(parts: Iterable[Part], name: str, dim: int = 0) -> tuple[Tensor, list[dict[str, Any]]]:
