@@ -456,6 +456,6 @@ def test_one_direction_has_no_error() -> None:
 
 def test_a_row_holds_the_details_of_a_metric_where_there_are_any():
     bare, warned = Metric("a", 1.0, 0.5), Metric("b", 2.0, 0.5, details={"warning": "few samples"})
-    assert "details" not in bare.plain() and "name" not in bare.plain()
+    assert not {"details", "name"} & set(bare.plain())
     rows = [{"metrics": {metric.name: metric.plain() for metric in (bare, warned)}}, {"status": "failed"}]
     assert warnings_of([*rows, *rows]) == ["few samples"]
