@@ -2,7 +2,7 @@
 
 scoresde-runs/1a2b3c4d        a folder with results.jsonl and the pictures it names
 results.jsonl                 one such file, of scoresde-bench or of scoresde evaluate
-few_step                      a folder of benchmarks/results, by its name, from a checkout
+few_step                      a folder of benchmarks/results, by its name, in the root of a checkout
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .labels import COMPONENT_AXES, Row
 
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
 """The axes that two measurements of one combination agree in."""
-COMMITTED = Path(__file__).parents[1] / "results"
+COMMITTED = Path("benchmarks/results")
 
 
 @attrs.frozen
