@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
@@ -459,3 +460,5 @@ def test_a_row_holds_the_details_of_a_metric_where_there_are_any():
     assert not {"details", "name"} & set(bare.plain())
     rows = [{"metrics": {metric.name: metric.plain() for metric in (bare, warned)}}, {"status": "failed"}]
     assert warnings_of([*rows, *rows]) == ["few samples"]
+    other = {"metrics": {"b": attrs.evolve(warned, details={"warning": "fewer samples"}).plain()}}
+    assert warnings_of([*rows, other]) == ["few samples (and 1 more like it)"]

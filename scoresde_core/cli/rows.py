@@ -23,6 +23,10 @@ def describe(component: Any) -> Any:
 
 
 def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What metrics say against their own values, once each."""
-    metrics = [metric for row in rows for metric in (row.get("metrics") or {}).values()]
-    return list(dict.fromkeys(m["details"]["warning"] for m in metrics if "warning" in m.get("details", {})))
+    """What metrics say against their own values: the first of each metric, and how many more it has."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, metric in (row.get("metrics") or {}).items():
+            if "warning" in metric.get("details", {}):
+                found.setdefault(name, {})[metric["details"]["warning"]] = None
+    return [first + (f" (and {len(more)} more like it)" if more else "") for first, *more in found.values()]
