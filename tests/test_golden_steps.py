@@ -119,7 +119,8 @@ def test_reverse_drift(golden, flow):
 def test_reverse_discrete_drift(golden, flow):
     """For VP the published f is sqrt(1 - beta) x - x in float32: of its own it is as far off as one rounding of x.
 
-    Which way that rounding goes depends on the machine, so it is allowed for; everything else holds to 1e-5.
+    Which way that rounding goes depends on the machine (the published code itself, run on another one, is 3e-5 off the
+    file), so it is allowed for; everything else holds to 1e-5.
     """
     x, share = golden["x"], 0.5 if flow else 1.0
     ours = golden.step.discrete_drift * x - share * golden.step.discrete_diffusion**2 * golden["score"]
