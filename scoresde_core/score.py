@@ -124,8 +124,11 @@ class NetworkScore(ScoreModel):
         """One forward pass, read as a score."""
         if self.discrete:
             level = self._training_level(level, x)
-        label = torch.as_tensor(self.to_label(level, self.scales), dtype=x.dtype, device=x.device)
-        label = label.reshape(-1).expand(x.shape[0])
+        label = self.to_label(level, self.scales)
+        if isinstance(label, Tensor) and label.ndim:
+            label = label.to(x).reshape(-1).expand(len(x))
+        else:  # a fill on the device: to copy a number there would be to wait for it
+            label = torch.full((len(x),), float(label), dtype=x.dtype, device=x.device)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         return self.to_score(raw.to(x.dtype), x, level)

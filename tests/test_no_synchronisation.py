@@ -9,6 +9,7 @@ import torch
 
 from scoresde_core import ScoreModel, create, default_registry
 from scoresde_core.noise import Noise
+from scoresde_plugins.score_sde.runge_kutta import FIXED
 
 SHAPE = (3, 4, 4)
 PREDICTORS = [entry.row.name for entry in default_registry().entries("predictors") if entry.row.name != "none"]
@@ -58,6 +59,11 @@ def test_every_grid_under_every_sde(grid, sde):
 @pytest.mark.parametrize("norm", ["batch", "sample"])
 def test_options_that_move_the_corrector(order, norm):
     run(f"pc[predictor=reverse_diffusion,corrector=langevin[norm={norm},n_steps=2],order={order},steps=5]")
+
+
+@pytest.mark.parametrize("method", sorted(FIXED))
+def test_fixed_steps_of_the_probability_flow(method):
+    run(f"ode[method={method},steps=5]")
 
 
 WAITS = {

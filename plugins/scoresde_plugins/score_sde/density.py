@@ -22,8 +22,9 @@ from scoresde_core.sde import SDE
 
 from ..score_flow.bound import FEWEST_TIMES, likelihood_bound
 from .divergence import Trace
-from .flow import ADAPTIVE, Solver, require_continuous
+from .flow import Solver, require_continuous
 from .likelihood import log_likelihood
+from .runge_kutta import ADAPTIVE
 
 
 @attrs.frozen(eq=False)
@@ -66,7 +67,7 @@ class FlowDensity(Density):
     trace: Trace = param("rademacher", "divergence: by Rademacher or Gaussian probes, or exact")
     probes: int = param(1, "probes for every event", ge(1))
     t_min: float = param(1e-5, "where data are placed", and_(gt(0), lt(1)))
-    method: str = param("dopri5", "adaptive torchdiffeq method", in_(ADAPTIVE))
+    method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
     rtol: float = param(1e-5, "relative tolerance of the ODE", gt(0))
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
     discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")

@@ -37,7 +37,7 @@ FORMAT, VERSION = "scoresde-encoding", 1
 INDEX, LATENTS = "encoding.yaml", "latents.npz"
 _TILES = 256
 _SOLVER = {
-    "method": "adaptive method of torchdiffeq (default: dopri5)",
+    "method": "adaptive Runge-Kutta method (default: dopri5)",
     "rtol": "relative tolerance of the ODE (default: 1e-5)",
     "atol": "absolute tolerance of the ODE (default: 1e-5)",
 }

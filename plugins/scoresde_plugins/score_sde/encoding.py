@@ -15,7 +15,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, GaussianPrior
 from scoresde_core.shapes import expand
 
-from .flow import Solver, check_t_min, require_continuous, velocity
+from .flow import Solver, check_t_min, level_at, require_continuous, velocity
 
 
 @attrs.frozen(eq=False)
@@ -56,7 +56,7 @@ def decode(
     found = _follow(model, sde, latent, t_min, solver, batch_size, discrete, encoding=False)
     if not denoise:
         return found
-    level = sde.level(torch.tensor(sde.t_min if t_min is None else t_min, dtype=torch.float64, device=latent.device))
+    level = level_at(sde, sde.t_min if t_min is None else t_min)
     with torch.no_grad():
         return torch.cat([model.denoised(part, level) for part in torch.split(found, batch_size or len(found))])
 
@@ -132,8 +132,8 @@ def _follow(
     if not discrete:
         require_continuous(model, "an encoding")
 
-    def along(t: Tensor, state: Tensor) -> Tensor:
-        return velocity(sde, t, state, model.score(state.to(x.dtype), sde.level(t)))
+    def along(t: float, state: Tensor) -> Tensor:
+        return velocity(sde, t, state, model.score(state.to(x.dtype), level_at(sde, t)))
 
     start, end = (t_min, 1.0) if encoding else (1.0, t_min)
     parts = torch.split(x, batch_size or len(x))

@@ -9,7 +9,7 @@ t_min decodes; the two are inverse to each other, and the change of variables al
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
+from scoresde_core.sde import SDE, Level
 
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
+from .runge_kutta import ADAPTIVE, adapt, pair
+
 State = TypeVar("State", Tensor, tuple[Tensor, ...])
 
 
@@ -31,33 +32,25 @@ class Diverged(ScoreSDEError, ArithmeticError):
 
 @attrs.frozen
 class Solver:
-    """An adaptive method of torchdiffeq and its tolerances.
+    """An adaptive Runge-Kutta method and its tolerances.
 
     The error is a root mean square over the batch, and of several states the largest: a sample depends on the batch
     that it is solved with, to within the tolerance.
     """
 
-    method: str = param("dopri5", "adaptive torchdiffeq method", in_(ADAPTIVE))
+    method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
     rtol: float = param(1e-5, "relative tolerance", gt(0))
     atol: float = param(1e-5, "absolute tolerance", gt(0))
 
-    def solve(self, velocity: Callable[[Tensor, State], State], state: State, start: float, end: float) -> State:
-        """The state at ``end``, from ``state`` at ``start``; ``velocity(t, state)`` hears 0-dim float64 times."""
-        from torchdiffeq import odeint
-
-        like = state if isinstance(state, Tensor) else state[0]
-        ends = torch.tensor([start, end], dtype=torch.float64, device=like.device)
-        # Land on the end: the default is to step past it and interpolate, into times where sigma is not defined.
-        options: dict[str, Any] = {"step_t": ends[1:]}
+    def solve(self, velocity: Callable[[float, State], State], state: State, start: float, end: float) -> State:
+        """The state at time ``end``, from ``state`` at ``start``."""
         try:
-            path = odeint(velocity, state, ends, method=self.method, rtol=self.rtol, atol=self.atol, options=options)
-        except AssertionError as error:  # how torchdiffeq says that its step went to 0 or the state to infinity
+            return adapt(velocity, state, start, end, pair(self.method), self.rtol, self.atol)
+        except ArithmeticError as error:
             raise Diverged(
                 f"the probability flow ODE could not be solved ({error}): the score is not finite or not smooth enough "
                 f"for rtol {self.rtol:g}, atol {self.atol:g}; try larger ones, or a larger t_min"
             ) from error
-        found: Any = path[-1] if isinstance(path, Tensor) else tuple(part[-1] for part in path)
-        return found  # type: ignore[no-any-return]
 
 
 def require_continuous(model: ScoreModel, what: str, how: str = "an ODE through") -> None:
@@ -75,6 +68,19 @@ def check_t_min(t_min: float) -> None:
         raise ValueError(f"t_min must lie between 0 and 1, got {t_min}")
 
 
-def velocity(sde: SDE, t: Tensor, x: Tensor, score: Tensor) -> Tensor:
-    """f x - g^2 score / 2 at a time, like ``x`` (0-dim coefficients leave its dtype alone)."""
-    return x * sde.drift_rate(t) - score * (0.5 * sde.diffusion(t) ** 2)
+def level_at(sde: SDE, t: float) -> Level:
+    """The noise level at ``t``, in floats."""
+    level = sde.level(torch.tensor(t, dtype=torch.float64))
+    return Level(t, float(level.alpha), float(level.sigma))
+
+
+def coefficients(sde: SDE, t: float) -> tuple[float, float]:
+    """f and g^2 / 2 at ``t``."""
+    time = torch.tensor(t, dtype=torch.float64)
+    return float(sde.drift_rate(time)), 0.5 * float(sde.diffusion(time)) ** 2
+
+
+def velocity(sde: SDE, t: float, x: Tensor, score: Tensor) -> Tensor:
+    """f x - g^2 score / 2, like ``x``."""
+    drift_rate, pull = coefficients(sde, t)
+    return torch.add(x * drift_rate, score, alpha=-pull)

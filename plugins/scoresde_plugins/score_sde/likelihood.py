@@ -19,7 +19,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
 
 from .divergence import Trace, draw_probes, score_and_divergence
-from .flow import Solver, check_t_min, require_continuous, velocity
+from .flow import Solver, check_t_min, coefficients, level_at, require_continuous, velocity
 
 
 @attrs.frozen(eq=False)
@@ -82,11 +82,11 @@ def _solve(
     noise = Noise(seed, tuple(x.shape[1:]), len(x), start=first, device=x.device, dtype=dtype)
     vectors = draw_probes(noise, trace, probes)
 
-    def along(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def along(t: float, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         at = state[0].to(dtype)
-        score, divergence = score_and_divergence(model, at, sde.level(t), vectors)
-        growth = sde.drift_rate(t) - 0.5 * sde.diffusion(t) ** 2 * divergence / dim
-        return velocity(sde, t, state[0], score), growth
+        score, divergence = score_and_divergence(model, at, level_at(sde, t), vectors)
+        drift_rate, pull = coefficients(sde, t)
+        return velocity(sde, t, state[0], score), drift_rate - pull * divergence / dim
 
     start = (x.double(), torch.zeros(len(x), dtype=torch.float64, device=x.device))
     latent, change = solver.solve(along, start, t_min, 1.0)

@@ -40,7 +40,7 @@ INDEX, ARRAYS = "likelihood.yaml", "likelihood.npz"
 _ODE = {
     "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
     "probes": "probes for every image (default: 1)",
-    "method": "adaptive method of torchdiffeq (default: dopri5)",
+    "method": "adaptive Runge-Kutta method (default: dopri5)",
     "rtol": "relative tolerance of the ODE (default: 1e-5)",
     "atol": "absolute tolerance of the ODE (default: 1e-5)",
 }

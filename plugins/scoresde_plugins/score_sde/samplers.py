@@ -3,7 +3,6 @@ r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Al
 from typing import Literal, Self
 
 import attrs
-import torch
 from attrs.validators import ge, gt
 from torch import Tensor
 
@@ -17,8 +16,9 @@ from scoresde_core.steps import Corrector, Predictor
 
 from ..grids import UniformGrid
 from .correctors import NoneCorrector
-from .flow import Solver, velocity
+from .flow import Solver, level_at, velocity
 from .predictors import ReverseDiffusionPredictor
+from .runge_kutta import FIXED, integrate
 
 
 @attrs.frozen
@@ -62,12 +62,9 @@ class PredictorCorrectorSampler(Sampler):
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
-_FIXED_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
-
-
 @attrs.frozen
 class ODESampler(Sampler):
-    """dx/dt = f x - g^2 score / 2 from t = 1 to t_min (Eq. 13), by torchdiffeq on the state's device.
+    """dx/dt = f x - g^2 score / 2 from t = 1 to t_min (Eq. 13), on the state's device.
 
     Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
     depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
@@ -75,7 +72,7 @@ class ODESampler(Sampler):
     """
 
     method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"] = param(
-        "dopri5", "torchdiffeq method"
+        "dopri5", "Runge-Kutta method"
     )
     rtol: float = param(1e-5, "relative tolerance of adaptive methods", gt(0))
     atol: float = param(1e-5, "absolute tolerance of adaptive methods", gt(0))
@@ -86,29 +83,25 @@ class ODESampler(Sampler):
     @property
     def uses(self) -> frozenset[str]:
         """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
-        return frozenset({"steps", "grid"} if self.method in _FIXED_STEP else {"rtol", "atol"})
+        return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol"})
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
         before = model.calls
 
-        def along(t: Tensor, state: Tensor) -> Tensor:
+        def along(t: float, state: Tensor) -> Tensor:
             if observe is not None:
                 observe(model.calls - before, 0, state)
-            return velocity(sde, t, state, model.score(state, sde.level(t)))
+            return velocity(sde, t, state, model.score(state, level_at(sde, t)))
 
-        if self.method in _FIXED_STEP:
-            from torchdiffeq import odeint
-
+        if self.method in FIXED:
             # The grid's last time is clean data, which the ODE itself never reaches.
-            times = self.grid.times(sde, self.steps + 1)[:-1].to(x.device)
-            options = {"grid_constructor": lambda func, y0, t: times}
-            x = odeint(along, x, times[[0, -1]], method=self.method, options=options)[-1]
+            times = self.grid.times(sde, self.steps + 1)[:-1].tolist()
+            x = integrate(along, x, times, FIXED[self.method])
         else:
             x = Solver(self.method, self.rtol, self.atol).solve(along, x, 1.0, sde.t_min)
-        end = torch.tensor(sde.t_min, dtype=torch.float64, device=x.device)
-        return model.denoised(x, sde.level(end)) if self.denoise else x
+        return model.denoised(x, level_at(sde, sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:
         """With a fixed-step method, whose steps do not depend on the state."""
-        return self if self.method in _FIXED_STEP else attrs.evolve(self, method="rk4")
+        return self if self.method in FIXED else attrs.evolve(self, method="rk4")
