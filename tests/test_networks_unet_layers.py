@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from scoresde_plugins.networks.attention import AttentionBlock
 from scoresde_plugins.networks.embedding import FourierEmbedding, positional_embedding
-from scoresde_plugins.networks.layers import NIN, conv, dense, group_norm
+from scoresde_plugins.networks.layers import ACTIVATIONS, NIN, NONLINEARITIES, Overwrite, conv, dense, group_norm
+from scoresde_plugins.networks.ncsnpp import NCSNpp
 from scoresde_plugins.networks.resampling import Blur, ConvDown, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown
 from scoresde_plugins.networks.residual_block import BlockStyle, ResidualBlock
 
@@ -211,3 +212,32 @@ def test_layers_agree_in_both_layouts(make: Any) -> None:
     assert relative(results[1][0], results[0][0]) < 1e-5
     for truth, value in zip(results[0][1:], results[1][1:], strict=True):
         assert float((value - truth).abs().max()) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_activations_overwrite_only_where_no_gradient_is_recorded(name: str) -> None:
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    truth, activation = ACTIVATIONS[name]()(x), Overwrite(name)
+    layer_output = x.clone().requires_grad_() + 0
+    assert torch.equal(activation(layer_output), truth)
+    assert torch.equal(layer_output, x)
+    with torch.no_grad():
+        taken = x.clone()
+        out = activation(taken)
+    assert torch.equal(out, truth)
+    assert out.data_ptr() == taken.data_ptr()
+
+
+def test_a_network_without_gradients_leaves_its_input_alone() -> None:
+    """The same output with gradients and without, twice, from an image and labels that stay what they were."""
+    network = (
+        NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), init_scale=1.0).build((3, 8, 8)).eval()
+    )
+    generator = torch.Generator().manual_seed(0)
+    x, label = torch.randn(2, 3, 8, 8, generator=generator), torch.tensor([0.3, 0.7])
+    before, truth = (x.clone(), label.clone()), network(x, label).detach()
+    with torch.no_grad():
+        assert torch.equal(network(x, label), truth)
+        assert torch.equal(network(x, label), truth)
+    assert torch.equal(x, before[0])
+    assert torch.equal(label, before[1])

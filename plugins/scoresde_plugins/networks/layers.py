@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,15 +25,29 @@ from torch.utils.checkpoint import checkpoint
 
 Activation = Callable[[Tensor], Tensor]
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "elu": nn.ELU,
     "relu": nn.ReLU,
-    "lrelu": lambda: nn.LeakyReLU(0.2),
+    "lrelu": partial(nn.LeakyReLU, 0.2),
     "swish": nn.SiLU,
 }
 """The nonlinearities of the papers; ``swish`` is x sigmoid(x)."""
 
 NONLINEARITIES = tuple(ACTIVATIONS)
+
+
+class Overwrite(nn.Module):
+    """An activation that takes its input's memory where no gradient is recorded: for inputs that nothing else reads."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.fresh, self.inplace = ACTIVATIONS[name](), ACTIVATIONS[name](inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Like ``x``."""
+        out: Tensor = self.fresh(x) if torch.is_grad_enabled() else self.inplace(x)
+        return out
+
 
 SMALLEST_SCALE = 1e-10
 

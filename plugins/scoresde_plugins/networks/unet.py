@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .attention import AttentionBlock
 from .embedding import FourierEmbedding, positional_embedding
-from .layers import ACTIVATIONS, conv, dense, group_norm, merge, recomputed
+from .layers import Overwrite, conv, dense, group_norm, merge, recomputed
 from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
 from .residual_block import BlockStyle, ResidualBlock
 
@@ -74,7 +74,7 @@ class UNet(nn.Module):
         self.spec = spec
         channels, height, width = shape
         self.attends = spec.attended(height, width)
-        self.activation = ACTIVATIONS[spec.nonlinearity]()
+        self.activation = Overwrite(spec.nonlinearity)  # every input is a layer's output, made for it alone
         self.style = BlockStyle(
             activation=self.activation,
             embedding=4 * spec.nf if spec.conditional else None,
