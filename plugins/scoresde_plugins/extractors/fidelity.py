@@ -10,8 +10,8 @@ Grey images are repeated into three channels.
 from __future__ import annotations
 
 import io
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -30,7 +30,10 @@ class PublishedNetwork(Extractor):
     """What they share: weights from a file, the cache or, where it is asked for, the network."""
 
     title: ClassVar[str]
-    resize: ClassVar[str]
+    resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
+    address: ClassVar[str] = ""
+    network: ClassVar[tuple[str, ...]] = ()
+    """torch-fidelity's module and class, and the outputs that are asked for: features, and logits if there are any."""
 
     weights: str | None = param(None, "file of the weights; null: torch's cache")
     download: bool = param(False, "fetch them into torch's cache where they are missing")
@@ -41,17 +44,15 @@ class PublishedNetwork(Extractor):
             return None
         return f"{self.name} reads images of 1 or 3 channels, these events have shape {tuple(shape)}"
 
-    @abstractmethod
     def url(self) -> str:
         """Where the weights are published."""
+        return self.address
 
-    @abstractmethod
     def build(self, state: io.BytesIO) -> Any:
         """torch-fidelity's network with the weights in a file."""
-
-    @abstractmethod
-    def read(self, outputs: tuple[Tensor, ...]) -> Features:
-        """Its outputs as features."""
+        module, name, *outputs = self.network
+        made = getattr(import_module(f"torch_fidelity.{module}"), name)
+        return made(self.name, outputs, feature_extractor_weights_path=state)
 
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
         """The network on ``device``. Missing weights, or torch-fidelity itself, are an error that says what to do."""
@@ -67,7 +68,8 @@ class PublishedNetwork(Extractor):
 
         def features(images: Tensor) -> Features:
             images = images.to(device)
-            return self.read(network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images))
+            pooled, *logits = network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+            return Features(pooled.flatten(1), *logits)
 
         return features
 
@@ -119,22 +121,12 @@ class Inception(PublishedNetwork):
     name: ClassVar[str] = "inception"
     title: ClassVar[str] = "InceptionV3"
     resize: ClassVar[str] = "bilinear to 299 as in TensorFlow 1"
-
-    def url(self) -> str:
-        """torch-fidelity's release."""
-        return "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-
-    def build(self, state: io.BytesIO) -> Any:
-        """With both outputs."""
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        return FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=state
-        )
-
-    def read(self, outputs: tuple[Tensor, ...]) -> Features:
-        """Both outputs."""
-        return Features(outputs[0].flatten(1), outputs[1])
+    address: ClassVar[str] = (
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+    )
+    network: ClassVar[tuple[str, ...]] = (
+        "feature_extractor_inceptionv3", "FeatureExtractorInceptionV3", "2048", "logits_unbiased",
+    )  # fmt: skip
 
 
 @attrs.frozen
@@ -143,21 +135,8 @@ class VGG16(PublishedNetwork):
 
     name: ClassVar[str] = "vgg16"
     title: ClassVar[str] = "VGG16"
-    resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
-
-    def url(self) -> str:
-        """torchvision's."""
-        return "https://download.pytorch.org/models/vgg16-397923af.pth"
-
-    def build(self, state: io.BytesIO) -> Any:
-        """With its one output."""
-        from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
-
-        return FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=state)
-
-    def read(self, outputs: tuple[Tensor, ...]) -> Features:
-        """Its one output."""
-        return Features(outputs[0])
+    address: ClassVar[str] = "https://download.pytorch.org/models/vgg16-397923af.pth"
+    network: ClassVar[tuple[str, ...]] = ("feature_extractor_vgg16", "FeatureExtractorVGG16", "fc2_relu")
 
 
 @attrs.frozen
@@ -170,7 +149,6 @@ class DINOv2(PublishedNetwork):
 
     name: ClassVar[str] = "dinov2"
     title: ClassVar[str] = "DINOv2"
-    resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
 
     model: Literal["vits14", "vitb14", "vitl14", "vitg14"] = param("vitl14", "size of the transformer")
     checkout: str | None = param(None, "folder of a checkout of facebookresearch/dinov2; null: torch.hub's copy")
@@ -210,10 +188,6 @@ class DINOv2(PublishedNetwork):
             )
         found: torch.nn.Module = hub_load(str(copy), name, source="local", pretrained=False)
         return found
-
-    def read(self, outputs: tuple[Tensor, ...]) -> Features:
-        """Its one output."""
-        return Features(outputs[0])
 
     def protocol(self) -> Mapping[str, Any]:
         """With the size of the transformer."""
