@@ -22,6 +22,8 @@ from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
 from scoresde_core.training.state import name_of
 from scoresde_plugins.evaluate import choice
+from scoresde_plugins.evaluators import events, extraction
+from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
 from scoresde_plugins.score_sde.flow import Solver
 from scoresde_plugins.score_sde.likelihood import log_likelihood
@@ -156,6 +158,47 @@ class TestNumbers:
         assert row["nfe"] == drawn.nfe == 4
         assert (row["samples"], row["batch_size"], row["seed"], row["steps"]) == (24, 10, 3, 4)
         assert (row["sampler"], row["predictor"], row["corrector"]) == ("pc", "ddim", "none")
+
+    def test_features_are_extracted_once_for_all(self, points, tmp_path, registry, monkeypatch):
+        """Of samples, of the whole reference, of the floor; of two checkpoints; and none anew for one metric more."""
+        seen, load = [], Identity.load
+
+        def counting(self, device):
+            extract = load(self, device)
+            return lambda x: (seen.append(len(x)), extract(x))[1]
+
+        monkeypatch.setattr(Identity, "load", counting)
+        extraction._loaded.cache_clear()
+        inside = f"features=identity,reference={POINTS[1].partition('=')[2]}"
+        texts = [f"{kind}[{inside}]" for kind in ("kernel", "frechet", "precision_recall")]
+        asked = ["--seed", 3, "--out", tmp_path / "it", "--evaluator"]
+        assert evaluate(points, "--models", "20,40", *asked, *texts) == 0
+        assert sum(seen) == 2 * 24 + 64 + 24
+        found = rows(tmp_path / "it")[-1]["metrics"]
+        assert evaluate(points, *asked, *texts[:2], f"frechet[ranges=3,{inside}]") == 0
+        assert sum(seen) == 2 * 24 + 64 + 24
+        monkeypatch.undo()
+        extraction._loaded.cache_clear()
+        model = stored(points).load(registry)
+        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, seed=3, batch_size=10)
+        for text in texts:
+            for metric in registry.create("evaluators", text).evaluate(Evidence(drawn.x, 3)):
+                for key in ("value", "stderr", "floor"):
+                    assert found[metric.name][key] == pytest.approx(getattr(metric, key), rel=1e-9)
+                assert found[metric.name]["details"] == json.loads(json.dumps(metric.plain()["details"]))
+
+    def test_other_true_events_in_the_same_place_are_noticed(self, images, tmp_path):
+        asked = ["--out", tmp_path / "it", "--evaluator"]
+        asked += [f"frechet[features=identity,reference=npz[path={tmp_path}/r.npz,test_share=0]]"]
+        values = []
+        for seed in (1, 2, 1):
+            grey = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+            np.savez(tmp_path / "r.npz", images=grey)
+            for cache in (events._events, events._reference):
+                cache.cache_clear()
+            assert evaluate(images, *asked) == 0
+            values.append(rows(tmp_path / "it")[-1]["metrics"]["frechet_identity"]["value"])
+        assert values[0] == values[2] != values[1]
 
     def test_an_evaluator_of_the_model_draws_none(self, points, tmp_path):
         asked = ["--evaluator", "log_likelihood[samples=8]", "--target", "mixture2d", "--out", tmp_path / "it"]
@@ -410,7 +453,7 @@ WRONG = [
     (["{run}", "--evaluator", "frechet[features=identity,statistics=no.npz]"], "no.npz"),
     (["{run}", "--set", "evaluation.samlpes=3"], "'samlpes' is unknown. Did you mean 'samples'"),
     (["{run}", "--set", "data.dataset=npz[path=no.npz]"], "no.npz"),
-    (["{run}", "--likelihood", "--set", "model.network.label=index"], "--discrete takes each level's nearest one"),
+    (["{run}", "--likelihood", "--set", "model.network.label=index"], "was trained at discrete ones"),
     (["{run}", "--likelihood", "--dequantizer", "nniform"], "Did you mean 'uniform'"),
 ]
 

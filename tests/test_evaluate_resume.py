@@ -23,9 +23,10 @@ KILLS = int(os.environ.get("SCORESDE_TEST_KILLS", "5"))
 CHANGES = ["model.network=mlp[width=16]", "model.shape=[1,8,8]", "training.batch_size=12", "training.iterations=10",
            "training.evaluate_every=5", "training.resume_every=10", "training.snapshot_every=5",
            "sampling.sampler=pc[predictor=reverse_diffusion,corrector=langevin,steps=3]", "sampling.n=2"]  # fmt: skip
+FEATURES = [f"{kind}[features=identity]" for kind in ("frechet", "kernel", "precision_recall")]
 ASKED = ["evaluate", "run", "--models", "all", "--loss", "--likelihood", "--evaluator", "sliced_wasserstein", "moments",
-         "--target", "gaussian[shape=[1,8,8]]", "--samples", "50", "--batch-size", "7", "--repeats", "2", "--tolerance",
-         "1e-2", "--device", "cpu"]  # fmt: skip
+         *FEATURES, "--target", "gaussian[shape=[1,8,8]]", "--samples", "50", "--batch-size", "7", "--repeats", "2",
+         "--tolerance", "1e-2", "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,13 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
 def same(folder: Path, other: Path) -> None:
     """Every tensor and every metric, bit by bit."""
     assert files(folder).keys() == files(other).keys()
-    assert {name.partition("-")[0] for name in files(folder)} == {"loss", "likelihood", "samples", "judgement"}
+    assert {name.partition("-")[0] for name in files(folder)} == {
+        "loss",
+        "likelihood",
+        "samples",
+        "features",
+        "judgement",
+    }
     for name in files(folder):
         first, second = (load_file(place / "parts" / name) for place in (folder, other))
         assert first.keys() == second.keys()
@@ -83,7 +90,7 @@ def same(folder: Path, other: Path) -> None:
             assert torch.equal(value, second[key]), (name, key)
     assert len(rows(folder)) == 2
     assert [row["metrics"] for row in rows(folder)] == [row["metrics"] for row in rows(other)]
-    assert all(len(row["metrics"]) == 4 for row in rows(folder))
+    assert all(len(row["metrics"]) == 9 for row in rows(folder))
     for row in rows(folder):
         assert (folder / row["picture"]).read_bytes() == (other / row["picture"]).read_bytes()
 

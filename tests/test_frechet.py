@@ -173,7 +173,7 @@ def test_features_that_are_not_kept_give_the_same(monkeypatch: pytest.MonkeyPatc
     target = GaussianTarget(shape=(4,))
     values = []
     for limit in (2**30, 1000):
-        monkeypatch.setattr("scoresde_plugins.evaluators.feature_metric.HELD_BYTES", limit)
+        monkeypatch.setattr("scoresde_plugins.evaluators.extraction.HELD_BYTES", limit)
         evidence = Evidence(1.5 * target.sample(600, seed=7), target=target)
         metric = FrechetDistance(features=Identity(), batch_size=100)
         values.append([metric.evaluate(evidence)[0].value for _ in range(2)])

@@ -17,9 +17,9 @@ from scoresde_core.cli import main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Evidence, Metric
 from scoresde_core.registry import create
-from scoresde_plugins.evaluators import feature_metric
+from scoresde_plugins.evaluators import extraction
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
-from scoresde_plugins.evaluators.feature_metric import quantised
+from scoresde_plugins.evaluators.extraction import quantised
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import frechet_distance
 from scoresde_plugins.evaluators.inception_score import classifier_score, downward_bias
@@ -293,13 +293,13 @@ def test_the_networks_features_are_computed_once_for_all_metrics(monkeypatch: py
         return lambda x: (seen.append(len(x)), extract(x))[1]
 
     monkeypatch.setattr(Identity, "load", counting)
-    feature_metric._loaded.cache_clear()
+    extraction._loaded.cache_clear()
     target = GaussianTarget(shape=(3,))
     evidence = Evidence(target.sample(111, seed=1), target=target)
     for text in ("frechet[features=identity]", "kernel[features=identity]", "precision_recall[features=identity]"):
         create("evaluators", text).evaluate(evidence)
-    feature_metric._loaded.cache_clear()
-    assert seen.count(111) == 1 + 2 + 1  # samples, the reference set and the floor's set, and the floor of frechet
+    extraction._loaded.cache_clear()
+    assert seen.count(111) == 3  # samples, the reference's set and the floor's set
 
 
 # --- The command and the bench ------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
-from scoresde_core.errors import UsageError
+from scoresde_core.errors import FileError, UsageError
 from scoresde_core.models import checkpoint
 from scoresde_core.models.config import Config
 from scoresde_core.processes import Processes
@@ -128,6 +129,22 @@ class Wanted:
     """The run that it is a model of."""
     best: bool = False
 
+    @classmethod
+    def of(cls, folder: Path) -> Wanted:
+        """A single checkpoint, with its run where it lies in one."""
+        models = folder.absolute().parent
+        run = None
+        if models.name == MODELS:
+            with suppress(FileError):
+                run = Run(models.parent, Config.read(models.parent, CONFIG))
+        return cls(folder, run)
+
+    @property
+    def step(self) -> int | None:
+        """The step of its run, which its folder is named after."""
+        named = re.fullmatch(r"step_0*(\d+)", self.folder.name)
+        return int(named[1]) if named and self.run is not None else None
+
     @property
     def name(self) -> str:
         """It in words."""
@@ -145,7 +162,7 @@ def wanted(folders: Sequence[Path], choice: Choice, wait: bool) -> list[Wanted]:
     found: list[Wanted] = []
     for folder in folders:
         if _is_there(folder):
-            found.append(Wanted(folder))
+            found.append(Wanted.of(folder))
         elif (folder / CONFIG).is_file():
             run = Run(folder, Config.read(folder, CONFIG))
             found += _to_come(run, choice) if wait else _present(run, choice)

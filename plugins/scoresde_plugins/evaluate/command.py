@@ -171,7 +171,7 @@ def _prepare(
     asked = processes.exchange(wanted(folders, choice, arguments.wait is not None))[0]
     plans = Plans(registry, _request(arguments), processes.device, arguments.download)
     for each in asked:
-        plans.check(each)
+        plans.expected(each)
     if processes.first:
         stack.enter_context(locked(arguments.out, "evaluating"))
         clean(arguments.out / PARTS)
@@ -192,7 +192,7 @@ def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], minutes: float) -
     from .choice import as_they_appear
 
     coming = as_they_appear(asked, minutes * 60, evaluation.processes, evaluation.progress.say)
-    return [evaluation.run(each.name, folder) for each, folder in coming]
+    return [evaluation.run(each, folder) for each, folder in coming]
 
 
 def _conclude(rows: Sequence[Row], out: Path) -> None:

@@ -1,6 +1,5 @@
 """One checkpoint after another, as rows: every process computes its batches, and the first one writes.
 
-Batch k of the m-th measure falls to process (k + m) mod the number of processes, whoever has finished what before.
 Whatever happens to a checkpoint, the outcome is a row, and the processes agree on it at every stage.
 """
 
@@ -8,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,11 +21,12 @@ from scoresde_core.cli.results import Results, Row
 from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.models.checkpoint import Checkpoint
-from scoresde_core.plugins import one_line
 from scoresde_core.processes import Processes
 
-from .measures import Draw, Measure, Subject
-from .parts import Parts
+from .batches import Failed, compute, together
+from .choice import Wanted
+from .measure import Measure, Subject
+from .measures import Draw
 from .plan import Planned, Plans
 from .progress import Progress
 
@@ -38,14 +37,6 @@ _NOTHING: Row = dict.fromkeys(
      "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
 )  # fmt: skip
 T = TypeVar("T")
-
-
-class Failed(ScoreSDEError):
-    """Why a process could not do its share; ``trace`` is its traceback."""
-
-    def __init__(self, reason: str, trace: str) -> None:
-        self.trace = trace
-        super().__init__(reason)
 
 
 class Evaluation:
@@ -59,55 +50,53 @@ class Evaluation:
         if self.results:
             self.results.mend()
 
-    def run(self, name: str, folder: Path | None) -> Row:
+    def run(self, wanted: Wanted, folder: Path | None) -> Row:
         """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""
-        row = self._blank(name if folder is None else str(folder))
+        row = self._blank(wanted.name if folder is None else str(folder))
         try:
             if folder is None:
-                raise Failed("it did not appear in time: is the training still running?", "")
+                raise Failed("it did not appear in time: is the training still running?")
             found, planned = self._together(lambda: self.plans.open(folder))
+            row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
             row |= self._together(partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]
             if known is not None:
-                self.progress.say(f"{name}: done before")
+                self.progress.say(f"{wanted.name}: done before")
                 return dict(known)
-            row = self._measure(row, found, planned)
+            self._measure(row, found, planned)
         except Failed as error:
-            row |= {"status": "failed", "reason": str(error), "traceback": error.trace}
-            self.progress.say(f"{name}: failed: {error}")
+            row |= self._names(wanted, row) | {"status": "failed", "reason": str(error), "traceback": error.trace}
+            self.progress.say(f"{wanted.name}: failed: {error}")
         if self.results is not None:
             self.registry.hook.scoresde_on_result(row=row)
             self.results.append(row)
         return row
 
-    def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> Row:
-        """``row`` with everything that is measured. A measure that fails leaves what was found before it."""
+    def _names(self, wanted: Wanted, row: Row) -> Row:
+        """Those that ``row`` lacks, of a checkpoint that could not be opened: what its run says that it is."""
+        try:
+            planned = self.plans.expected(wanted)
+        except ScoreSDEError:
+            planned = None
+        known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": wanted.step}
+        return {name: value for name, value in known.items() if row[name] is None}
+
+    def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
+        """Adds to ``row`` what is measured. A measure that fails leaves what was found before it."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, "versions": planned.versions}
-        identity |= {"device": device.type, "dtype": self.request.dtype}
-
-        def parts_of(measure: Measure) -> Parts:
-            return Parts(self.folder / PARTS, measure.name, {"model": identity, "settings": measure.settings})
-
         observe = self.progress.observer(self.registry)
-        subject = Subject(model.score(), device, dtype, parts_of, observe)
-        for position, measure in enumerate(planned.measures):
-            self._together(partial(self._compute, row["checkpoint"], measure, position, subject))
-            add = self._together(partial(self._summary, measure, subject, row))
-            for key, value in self.processes.exchange(add)[0].items():
-                row[key] = _joined(row[key], value, measure.title) if isinstance(value, dict) else value
+        subject = Subject(model.score(), device, dtype, identity, self.folder / PARTS, observe)
+        for stage in planned.stages:
+            failed = compute(stage, subject, self.processes, partial(self.progress.show, row["checkpoint"]))
+            for measure in (measure for measure in stage if measure.title not in failed):
+                add = self._together(partial(self._summary, measure, subject, row))
+                for key, value in self.processes.exchange(add)[0].items():
+                    row[key] = _joined(row[key], value, measure.title) if isinstance(value, dict) else value
+            for failure in failed.values():
+                raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)
-        return row
-
-    def _compute(self, name: str, measure: Measure, position: int, subject: Subject) -> None:
-        """This process's share of the batches that are not there yet."""
-        parts, processes = subject.parts_of(measure), self.processes
-        for k in range(measure.count):
-            if (k + position) % processes.count == processes.rank:
-                self.progress.show(name, measure.title, k, measure.count)
-                if not parts.has(k):
-                    parts.save(k, measure.compute(k, subject))
 
     def _summary(self, measure: Measure, subject: Subject, row: Row) -> Row:
         """What a measure adds to the row; the first process reads it off the parts of all."""
@@ -140,6 +129,7 @@ class Evaluation:
             "device": environment.describe_device(self.processes.device),
             "dtype": self.request.dtype,
             "tf32": False,
+            "evaluators": list(self.request.evaluators),
             "plugins": {},
             **environment.facts(),
             "command": self.command,
@@ -151,17 +141,9 @@ class Evaluation:
 
     def _about(self, found: Checkpoint, planned: Planned) -> Row:
         """What a checkpoint's index adds."""
-        draw = planned.draw
         which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
-        return {
-            **planned.names,
-            "checkpoint": str(found.folder),
-            "training_step": found.step,
-            "parameters": {**which, **planned.model, **{m.title: m.settings for m in planned.measures}},
-            "samples": draw and draw.n,
-            "batch_size": draw and draw.batch_size,
-            "plugins": planned.versions,
-        }
+        parameters = {**which, **planned.model, **{m.title: m.settings for m in planned.measures}}
+        return {"parameters": parameters, "plugins": planned.versions}
 
     def _known(self, row: Row) -> Row | None:
         """The row of a former command that measured the same of the same weights."""
@@ -169,16 +151,7 @@ class Evaluation:
         return known if known is not None and _text(known["parameters"]) == _text(row["parameters"]) else None
 
     def _together(self, work: Callable[[], T]) -> T:
-        """``work()`` in every process; where one fails, all raise :class:`Failed` with its reason."""
-        result, failure = None, None
-        try:
-            result = work()
-        except Exception as error:
-            failure = _reason(error), traceback.format_exc()
-        failures = [failure for failure in self.processes.exchange(failure) if failure is not None]
-        if failures:
-            raise Failed(*failures[0])
-        return result  # type: ignore[return-value]
+        return together(self.processes, work)
 
 
 def _joined(found: Row, more: Row, title: str) -> Row:
@@ -188,11 +161,3 @@ def _joined(found: Row, more: Row, title: str) -> Row:
 
 def _text(parameters: Any) -> str:
     return json.dumps(parameters, sort_keys=True, default=str)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ScoreSDEError):
-        return str(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory: lower --batch-size ({one_line(error)})"
-    return one_line(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from scoresde_core import sampler as sampling
+from scoresde_core.cli.events import subset
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import describe
-from scoresde_core.components import Spec, parse
+from scoresde_core.components import Spec, build, parse
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Evaluator, Reference
@@ -25,10 +27,13 @@ from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore
 from scoresde_core.training.trainer import plan_training
 
-from ..score_sde.divergence import Trace
-from ..score_sde.flow import Solver, check_t_min
+from ..evaluators.extraction import samples as sample_set
+from ..evaluators.feature_metric import FeatureMetric
+from ..score_sde.density import FlowDensity
 from .choice import Wanted
-from .measures import Draw, Judgement, Likelihood, Measure, Share, SplitLoss
+from .judgement import FeatureBatches, FeatureRows, Judgement, Key
+from .measure import Measure, Share
+from .measures import Draw, Likelihood, SplitLoss
 
 _PARTS = ("predictor", "corrector", "grid")
 """Parameters of a sampler that are axes of a row."""
@@ -48,7 +53,7 @@ class Request:
     events: int | None = None
     repeats: int | None = None
     dequantizer: str = "uniform"
-    trace: Trace = "rademacher"
+    trace: str = "rademacher"
     probes: int | None = None
     tolerance: float = 1e-5
     t_min: float = 1e-5
@@ -64,17 +69,29 @@ class Request:
         """Whether averaged weights are asked for, as :meth:`Checkpoint.load` takes it."""
         return None if self.weights is None else self.weights == "ema"
 
+    @property
+    def density(self) -> dict[str, Any]:
+        """The parameters of the likelihood's density."""
+        ode = {"trace": self.trace, "probes": self.probes or 1, "rtol": self.tolerance, "atol": self.tolerance}
+        return {**ode, "t_min": self.t_min, "discrete": self.discrete}
+
 
 @attrs.frozen(eq=False)
 class Planned:
     """What is measured of models of one configuration."""
 
     plan: Plan
-    measures: list[Measure]
+    stages: list[Sequence[Measure]]
+    """Measures that need no other one's batches, then those that need these, and so on."""
     names: Row
     """The axes of its rows."""
     versions: dict[str, str]
     """Of the plugins that it is made of."""
+
+    @property
+    def measures(self) -> list[Measure]:
+        """All of them."""
+        return [measure for stage in self.stages for measure in stage]
 
     @property
     def draw(self) -> Draw | None:
@@ -107,17 +124,15 @@ class Plans:
             self._last = config, plan_measures(config, self.registry, self.request, self.device, self.download)
         return self._last[1]
 
-    def check(self, wanted: Wanted) -> None:
-        """Raise what :meth:`of` raises, but not for a checkpoint that is damaged: that is for its row to say."""
-        folder = wanted.find()
-        try:
-            config = checkpoint.read(folder).config if folder is not None else None
-        except FileError:
-            return
-        if config is None and wanted.run is not None:
-            config = wanted.run.config
-        if config is not None:
-            self.of(config.override(self.request.changes))
+    def expected(self, wanted: Wanted) -> Planned | None:
+        """What would be measured of ``wanted``; raises what :meth:`of` raises. None where nothing says what it is.
+
+        A checkpoint that is damaged or missing is what its run makes: its own row has to say what is wrong with it.
+        """
+        folder, config = wanted.find(), wanted.run.config if wanted.run is not None else None
+        with suppress(FileError):
+            config = checkpoint.read(folder).config if folder is not None else config
+        return None if config is None else self.of(config.override(self.request.changes))
 
 
 def plan_measures(
@@ -126,18 +141,18 @@ def plan_measures(
     """The measures that ``request`` names; without any name the loss, and what ``config.evaluation`` asks for."""
     planner = _Planner(config, registry, request, device, download)
     named = request.loss or request.likelihood or request.evaluators
-    measures: list[Measure] = []
+    stages: list[Sequence[Measure]] = []
     if request.loss or not named:
-        measures.append(planner.loss())
+        stages.append([planner.loss()])
     if request.likelihood or (not named and config.evaluation.likelihood):
-        measures.append(planner.likelihood())
+        stages.append([planner.likelihood()])
     if request.evaluators:
-        measures += planner.quality()
+        stages += planner.quality()
     model = config.model
     names: Row = {"target": request.target, "network": model.network.name, "sde": str(model.sde)}
     versions = planner.versions([("networks", model.network.name), ("sdes", model.sde.name)])
-    sampled = any(isinstance(measure, Draw) for measure in measures)
-    return Planned(planner.plan, measures, {**names, **(planner.axes() if sampled else {})}, versions)
+    found = Planned(planner.plan, stages, names, versions)
+    return found if found.draw is None else attrs.evolve(found, names=names | planner.axes(found.draw))
 
 
 class _Planner:
@@ -165,36 +180,36 @@ class _Planner:
         share = self._share(found.dataset, self.request.split or "test", size)
         preprocessing = attrs.evolve(found.preprocessing, flip=False)
         used = self.versions([("losses", training.loss.name), *self._data()])
-        return SplitLoss(self.plan, found.loss, preprocessing, share, training.seed, used)
+        return SplitLoss(share, self.plan.sde, found.loss, preprocessing, training.seed, versions=used)
 
     def likelihood(self) -> Measure:
         """Bits per dimension."""
-        request, chosen, network = self.request, self.config.evaluation, self.plan.network
-        if not self._labelled().continuous and not request.discrete:
-            raise UsageError(
-                f"the network {self.config.model.network.name!r} knows {network.scales} noise scales, the likelihood "
-                "follows an ODE through all levels: --discrete takes each level's nearest one"
-            )
+        request, chosen = self.request, self.config.evaluation
+        density = build(FlowDensity, request.density, "the likelihood")
+        density.check(self._labelled())
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
         dequantizer = self.registry.create("dequantizers", request.dequantizer)
-        check_t_min(request.t_min)
-        solver = Solver(rtol=request.tolerance, atol=request.tolerance)
         used = self.versions([("dequantizers", parse(request.dequantizer).name), *self._data()])
+        low = -1.0 if self.config.model.centered else 0.0
         return Likelihood(
-            self.plan, share, dequantizer, request.repeats or chosen.repeats, request.trace, request.probes or 1,
-            solver, request.t_min, request.seed, request.discrete, used,
+            share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed, (low, 1.0),
+            versions=used,
         )  # fmt: skip
 
-    def quality(self) -> list[Measure]:
-        """Every evaluator's judgement, and the samples, unless all judge the model itself."""
-        request, chosen = self.request, self.config.evaluation
-        n = request.samples or chosen.samples
+    def quality(self) -> list[Sequence[Measure]]:
+        """The samples, unless all evaluators judge the model itself; the features of all; every judgement."""
+        request = self.request
+        n = request.samples or self.config.evaluation.samples
         reference = self._reference(n)
         evaluators = [(parse(text), self.registry.create("evaluators", text)) for text in request.evaluators]
         draw = self._draw(n) if any(evaluator.judges == "samples" for _, evaluator in evaluators) else None
-        found = [self._judgement(spec, evaluator, n, draw, reference) for spec, evaluator in evaluators]
-        return [*found] if draw is None else [draw, *found]
+        features: dict[Key, FeatureBatches] = {}
+        found = [self._judgement(spec, evaluator, n, draw, reference, features) for spec, evaluator in evaluators]
+        shared = {key: _shared(key, features) for key in features}
+        judgements = [attrs.evolve(each, features={key: shared[key] for key in each.features}) for each in found]
+        extracted = [batches for batches in shared.values() if isinstance(batches, FeatureBatches)]
+        return [stage for stage in ([draw] if draw else [], extracted, judgements) if stage]
 
     def _draw(self, n: int) -> Draw:
         request, chosen = self.request, self.config.evaluation
@@ -202,22 +217,38 @@ class _Planner:
         if reason:
             raise UsageError(reason)
         size = min(request.batch_size or chosen.batch_size, n)
-        return Draw(self.plan, self.sampler, n, size, request.seed, self.versions([("samplers", self.spec.name)]))
+        used = self.versions([("samplers", self.spec.name)])
+        return Draw(self.plan, self.sampler, n, size, request.seed, versions=used)
 
     def _judgement(
-        self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None
-    ) -> Judgement:
+        self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None,
+        features: dict[Key, FeatureBatches],
+    ) -> Judgement:  # fmt: skip
+        """An evaluator's judgement; the features that it asks for are added to those of the others."""
         if "target" in evaluator.needs and reference is None:
             raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
         evaluator.prepare()
         samples = draw if evaluator.judges == "samples" else None
         used = self.versions([("evaluators", spec.name)])
-        found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, used)
-        reason = evaluator.skip(found.evidence(self._labelled(), found.blank(self.device)))
+        found = Judgement(
+            self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, versions=used
+        )  # fmt: skip
+        evidence = found.evidence(self._labelled(), found.blank(self.device))
+        reason = evaluator.skip(evidence)
         if reason:
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
-        evaluator.prepare()
-        return found
+        if not isinstance(evaluator, FeatureMetric):
+            return found
+        named = spec.params.get("features")
+        used = used if named is None else self.versions([("extractors", parse(str(named)).name)])
+        wanted: dict[Key, FeatureBatches] = {}
+        of_samples = sample_set(evidence)
+        for events in evaluator.wanted(evidence):
+            source = draw if events == of_samples else None
+            made = FeatureBatches(evaluator.extraction, events, source, versions=used)
+            wanted[made.key] = features.setdefault(made.key, made)
+        state = {"protocol": evaluator.protocol(evidence), "features": [each.protocol for each in wanted.values()]}
+        return attrs.evolve(found, features=wanted, state=state)
 
     def _reference(self, n: int) -> Reference | None:
         """The truth, drawn once for all checkpoints of this configuration."""
@@ -232,13 +263,14 @@ class _Planner:
         target = target.to(self.device, getattr(torch, self.request.dtype))
         return Reference(target, n, self.request.seed, self.device)
 
-    def axes(self) -> Row:
-        """The sampler and its parts, as a row names them."""
+    def axes(self, draw: Draw) -> Row:
+        """The sampler, its parts and the samples, as a row names them."""
         inside = self.spec.params
         rest = {name: value for name, value in inside.items() if name not in (*_PARTS, "steps")}
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
         steps = getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
-        return {"sampler": str(Spec(self.spec.name, rest)), **parts, "steps": steps}
+        numbers = {"steps": steps, "samples": draw.n, "batch_size": draw.batch_size}
+        return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}
 
     def versions(self, components: Iterable[tuple[str, str]]) -> dict[str, str]:
         """The plugins that these (kind, name) come from, with their versions."""
@@ -258,9 +290,14 @@ class _Planner:
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
         """The events of a split; fewer are spread evenly over it, for a stored order may be one class after another."""
         events = dataset.open(split)
-        size = len(events)
-        if not size:
+        if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
-        count = min(self.request.events or size, size)
-        indices = [number * size // count for number in range(count)]
-        return Share(events, indices, batch_size, {"dataset": str(self.config.data.dataset), "split": split})
+        source = {"dataset": str(self.config.data.dataset), "split": split}
+        return Share(events, subset(len(events), self.request.events), batch_size, source)
+
+
+def _shared(key: Key, features: Mapping[Key, FeatureBatches]) -> FeatureBatches | FeatureRows:
+    """The features of a set, out of those of what it is a part of where these are asked for as well."""
+    extraction, events = key
+    whole = None if events.whole is None else features.get((extraction, events.whole))
+    return features[key] if whole is None else FeatureRows(whole, events)

@@ -14,8 +14,10 @@ from scoresde_core.dataset import Dataset, Split
 from scoresde_core.evaluator import Comparison, Evidence, Reference
 from scoresde_core.training.batches import Preprocessing, order
 
+from .extraction import EventSet
+
 KEPT = 2
-"""How many splits, and how many references to each of them, are kept for the next cell or checkpoint."""
+"""How many splits, and how many sets of each of them beside the whole, are kept for the next cell or checkpoint."""
 
 
 @attrs.frozen
@@ -32,6 +34,16 @@ class Origin:
     def reference(self, size: int, seed: int, device: torch.device | str) -> EventReference:
         """Sets of ``size`` events, shared by all who ask for the same."""
         return _reference(self, size, seed, str(device))
+
+    def everything(self, device: torch.device | str) -> EventSet:
+        """All events, in their stored order."""
+        size, label = len(self.events()), (repr(self.dataset), self.split)
+        return EventSet(label, size, self.events, self.reference(size, 0, device))
+
+    def some(self, size: int, seed: int, device: torch.device | str) -> EventSet:
+        """The first set of a reference."""
+        found, whole = self.reference(size, seed, device), self.everything(device)
+        return EventSet((*whole.label, size, seed), size, found.stored, found, whole, found.rows)
 
 
 @attrs.define(eq=False)
@@ -52,10 +64,14 @@ class EventReference(Reference):
 
     def stored(self, which: int = 0) -> Tensor:
         """The events of a set as they are stored."""
+        return self.events[self.rows(which)]
+
+    def rows(self, which: int = 0) -> Tensor:
+        """Where they are among all."""
         if which >= self.sets:
             raise ValueError(f"{len(self.events)} events make no {which + 1} sets of {self.size}")
         rows = self.once("order", lambda: order(self.seed, 0, len(self.events)))
-        return self.events[rows[which * self.size : (which + 1) * self.size]]
+        return rows[which * self.size : (which + 1) * self.size]
 
     def draw(self, which: int) -> Tensor:
         """The events of a set, as a model would see them."""
@@ -67,7 +83,7 @@ def _events(origin: Origin) -> Tensor:
     return origin.dataset.load(origin.split)
 
 
-@lru_cache(maxsize=2 * KEPT)
+@lru_cache(maxsize=KEPT * (KEPT + 1))
 def _reference(origin: Origin, size: int, seed: int, device: str) -> EventReference:
     return EventReference(None, size, seed, device, events=origin.events())
 

@@ -9,29 +9,23 @@ level, because real images are. (The published score SDE code cuts: ``rounding=f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import attrs
-import torch
 from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
-from scoresde_core.evaluator import Evaluator, Evidence, Reference
+from scoresde_core.evaluator import Evaluator, Evidence
 from scoresde_core.extractor import Extractor, Features
-from scoresde_core.training.batches import Preprocessing
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit
+from .extraction import EventSet, Extraction, Rounding, draws, features, pooled, samples
 from .statistics_file import Statistics, read
-
-Rounding = Literal["nearest", "floor"]
-HELD_BYTES = 2**30
-"""Up to this size the features of the samples are kept for the next metric; beyond, they are extracted again."""
 
 
 @attrs.frozen
@@ -62,7 +56,7 @@ class FeatureMetric(Evaluator):
 
     def prepare(self) -> None:
         """Load the extractor and the reference."""
-        _loaded(_Named(self.features), "cpu")
+        self.extraction.prepare()
         if self.statistics is not None:
             self._file()
         if self.reference is not None:
@@ -83,37 +77,22 @@ class FeatureMetric(Evaluator):
 
     # --- features -------------------------------------------------------------------------------------------------
 
-    def extract(self, events: Tensor, device: torch.device) -> Iterator[Features]:
-        """The features of ``events``, uint8 images or floats, batch by batch."""
-        network = _loaded(_Named(self.features), str(device))
-        with torch.no_grad():
-            for batch in torch.split(events, self.batch_size):
-                yield network(self._input(batch.to(device)))
+    @property
+    def extraction(self) -> Extraction:
+        """How events become features."""
+        return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
-    def _input(self, x: Tensor) -> Tensor:
-        if not self.features.images:
-            return Preprocessing()(x)
-        return quantised(x, self.rounding) if x.is_floating_point() else x
+    def wanted(self, evidence: Evidence) -> list[EventSet]:
+        """Every set whose features :meth:`evaluate` asks for."""
+        return [found for found in (samples(evidence), self.truth(evidence), self.floor(evidence)) if found is not None]
 
-    def of_samples(self, evidence: Evidence) -> Iterator[Features]:
-        """The features of this process's samples; metrics of the same evidence share them where they are few enough."""
-        kept: list[Features] = evidence.once(("features", repr(self.features), self.rounding), list)
-        if sum(len(batch.pooled) for batch in kept) == len(evidence.samples):
-            yield from kept
-            return
-        kept.clear()
-        held = 0
-        for batch in self.extract(evidence.samples, evidence.samples.device):
-            held += batch.pooled.nbytes
-            if held <= HELD_BYTES:
-                kept.append(batch)
-            yield batch
-        if held > HELD_BYTES:
-            kept.clear()
+    def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
+        """The features of a set, batch by batch."""
+        return features(self.extraction, events, evidence, keep)
 
     def all_features(self, evidence: Evidence) -> Tensor:
         """The features (n, D) of all samples, of every process, float64."""
-        own = torch.cat([batch.pooled for batch in self.of_samples(evidence)]).double()
+        own = pooled(self.seen(samples(evidence), evidence))
         return own if evidence.processes is None else evidence.processes.gather(own)
 
     def check_width(self, width: int, of_reference: int) -> None:
@@ -131,51 +110,46 @@ class FeatureMetric(Evaluator):
 
     # --- reference ------------------------------------------------------------------------------------------------
 
-    def true_features(self, evidence: Evidence) -> Tensor:
-        """The features (n, D) of as many true events as there are samples, float64."""
+    def truth(self, evidence: Evidence) -> EventSet | None:
+        """As many true events as there are samples; None where a file stands for them."""
         if self.statistics is not None:
-            return self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
-        return self._kept("truth", self.true_events(evidence), evidence)
-
-    def floor_features(self, evidence: Evidence) -> Tensor | None:
-        """Those of as many other true events, which play the samples; None where there are none."""
-        found = self.floor_events(evidence)
-        return None if found is None else self._kept("floor", found, evidence)
-
-    def _kept(self, role: str, found: tuple[Reference, Tensor], evidence: Evidence) -> Tensor:
-        keeper, events = found
-
-        def compute() -> Tensor:
-            return torch.cat([batch.pooled for batch in self.extract(events, evidence.samples.device)])
-
-        return keeper.once((role, repr(self.features), self.rounding), compute).double()
-
-    def true_events(self, evidence: Evidence) -> tuple[Reference, Tensor]:
-        """As many true events as there are samples, and what may keep what follows from them."""
+            return None
         if self.reference is not None:
-            found = Origin(self.reference, self.split).reference(evidence.count, evidence.seed, evidence.samples.device)
-            return found, found.stored()
+            return Origin(self.reference, self.split).some(evidence.count, evidence.seed, evidence.samples.device)
         assert evidence.reference is not None  # skip() has seen to it
-        return evidence.reference, evidence.reference.exact(0)
+        return draws(evidence.reference, 0)
 
-    def floor_events(self, evidence: Evidence) -> tuple[Reference, Tensor] | None:
+    def floor(self, evidence: Evidence) -> EventSet | None:
         """True events that play the samples: of the data set's other split where it has enough, or exact draws."""
         if self.statistics is not None:
             return None
         if self.reference is None:
-            assert evidence.reference is not None  # skip() has seen to it
-            return (evidence.reference, evidence.reference.exact(1)) if evidence.reference.sets > 1 else None
+            reference = evidence.reference
+            return draws(reference, 1) if reference is not None and reference.sets > 1 else None
         other: Split = "test" if self.split == "train" else "train"
+        origin = Origin(self.reference, other)
         try:
-            found = Origin(self.reference, other).reference(evidence.count, evidence.seed, evidence.samples.device)
+            enough = len(origin.events()) >= evidence.count
         except FileError:  # a data set without another split has no floor
             return None
-        return (found, found.stored()) if found.sets >= 1 else None
+        return origin.some(evidence.count, evidence.seed, evidence.samples.device) if enough else None
+
+    def true_features(self, evidence: Evidence) -> Tensor:
+        """The features (n, D) of as many true events as there are samples, float64."""
+        truth = self.truth(evidence)
+        if truth is None:
+            return self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
+        return pooled(self.seen(truth, evidence))
+
+    def floor_features(self, evidence: Evidence) -> Tensor | None:
+        """Those of as many other true events, which play the samples; None where there are none."""
+        found = self.floor(evidence)
+        return None if found is None else pooled(self.seen(found, evidence))
 
     def _file(self) -> Statistics:
         assert self.statistics is not None
         found = read(self.statistics)
-        found.check(_protocol(_Named(self.features)))
+        found.check(self.extraction.protocol["features"])
         return found
 
     def protocol(self, evidence: Evidence, **more: Any) -> dict[str, Any]:
@@ -188,30 +162,4 @@ class FeatureMetric(Evaluator):
             reference = {"dataset": repr(self.reference), "split": self.split, "events": size}
         else:
             reference = None if evidence.reference is None else {"target": repr(evidence.target)}
-        rounding = self.rounding if self.features.images else None
-        features = dict(_protocol(_Named(self.features)))
-        return {"features": features, "rounding": rounding, "samples": evidence.count, "reference": reference, **more}
-
-
-def quantised(x: Tensor, rounding: Rounding) -> Tensor:
-    """uint8 images from [-1, 1]."""
-    if rounding == "nearest":
-        return Preprocessing().to_images(x)
-    return (255 * (x + 1) / 2).clamp(0, 255).to(torch.uint8)
-
-
-@attrs.frozen
-class _Named:
-    """An extractor as a key; equal where both are written alike."""
-
-    extractor: Extractor = attrs.field(eq=repr)
-
-
-@lru_cache(maxsize=2)
-def _loaded(named: _Named, device: str) -> Callable[[Tensor], Features]:
-    return named.extractor.load(torch.device(device))
-
-
-@lru_cache(maxsize=16)
-def _protocol(named: _Named) -> dict[str, Any]:
-    return dict(named.extractor.protocol())
+        return {**self.extraction.protocol, "samples": evidence.count, "reference": reference, **more}

@@ -14,7 +14,7 @@ the samples, leads to the value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.0
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -24,12 +24,12 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Evidence, Metric, Reference
+from scoresde_core.evaluator import Evidence, Metric
+from scoresde_core.extractor import Features
 from scoresde_core.noise import key
-from scoresde_core.processes import Processes
 from scoresde_core.target import Estimate
 
-from .events import Origin
+from .extraction import EventSet, samples
 from .feature_metric import FeatureMetric
 from .feature_moments import FeatureMoments, merged
 from .statistics_file import read
@@ -138,7 +138,8 @@ class FrechetDistance(FeatureMetric):
         if not self.finite(evidence):
             nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
             return self._metrics(nothing, self._floor(evidence, centre), {})
-        parts = self._parts(evidence)
+        own = self._parts(self.seen(samples(evidence), evidence), evidence.count, _place(evidence))
+        parts = [part.over(evidence.processes) for part in own]
         width = len(parts[0].mean)
         self.check_width(width, len(centre.mean))
         found = extrapolate(parts, centre)
@@ -167,69 +168,52 @@ class FrechetDistance(FeatureMetric):
             self.metric(f"{self.name}_infinity", found.infinity, low[1], **plain),
         ]
 
-    def _parts(self, evidence: Evidence) -> list[FeatureMoments]:
-        """The moments of each range, over all processes."""
-        start, total = _place(evidence), evidence.count
+    def _parts(self, batches: Iterable[Features], total: int, start: int = 0) -> list[FeatureMoments]:
+        """The moments of each range of ``total`` events, of which these begin with number ``start``."""
         parts: list[FeatureMoments] = []
-        for batch in self.of_samples(evidence):
+        for batch in batches:
             pooled = batch.pooled
             parts = parts or [FeatureMoments.none(pooled.shape[1], pooled.device) for _ in range(self.ranges)]
             ranges = torch.arange(start, start + len(pooled), device=pooled.device) * self.ranges // total
             for number in torch.unique(ranges).tolist():
                 parts[number] = parts[number].merge(FeatureMoments.of(pooled[ranges == number]))
             start += len(pooled)
-        return [part.over(evidence.processes) for part in parts]
+        return parts
 
     def _floor(self, evidence: Evidence, centre: Centre) -> Extrapolation | None:
         """What as many true events score."""
-        found = self.floor_events(evidence)
+        found = self.floor(evidence)
         if found is None:
             return None
-        keeper, events = found
 
         def compute() -> Extrapolation:
-            alone = Evidence(events.to(evidence.samples.device))
-            return extrapolate(self._parts(alone), centre)
+            return extrapolate(self._parts(self.seen(found, evidence), found.size), centre)
 
-        return keeper.once((repr(self), "floor"), compute)
+        return found.once((repr(self), "floor"), compute)
+
+    def truth(self, evidence: Evidence) -> EventSet | None:
+        """Everything in the data set, or ``draws`` of the target."""
+        found, reference = super().truth(evidence), evidence.reference
+        if found is None or found.whole is not None or reference is None or reference.target is None:
+            return found and (found.whole or found)
+
+        def load() -> Tensor:
+            return reference.exact_target.sample(self.draws, seed=key(reference.seed, "moments") % 2**31)
+
+        return EventSet(("moments", repr(reference.target), self.draws, reference.seed), self.draws, load, reference)
 
     def _centre(self, evidence: Evidence) -> Centre:
         """The reference's moments; what follows from the same is computed once."""
-        device = evidence.samples.device
-        if self.statistics is not None:
-            return _centre_of_file(self.statistics, str(device))
-        if self.reference is not None:
-            return _centre_of_data(_Key(self, Origin(self.reference, self.split), str(device), evidence.processes))
-        reference = evidence.reference
-        assert reference is not None  # skip() has seen to it
-        return reference.once((repr(self.features), self.rounding, self.draws), lambda: self._of_draws(reference))
+        truth, device = self.truth(evidence), evidence.samples.device
+        if truth is None:
+            return _centre_of_file(str(self.statistics), str(device))
+        own = truth.share(evidence.processes)
 
-    def _of_draws(self, reference: Reference) -> Centre:
-        if reference.target is None:
-            return Centre(self.moments_of(reference.exact(0), torch.device(reference.device)))
-        draws = reference.target.sample(self.draws, seed=key(reference.seed, "moments") % 2**31)
-        return Centre(self.moments_of(draws, torch.device(reference.device)))
+        def compute() -> Centre:
+            batches = self.seen(own, evidence, keep=False)
+            return Centre(merged([FeatureMoments.of(batch.pooled) for batch in batches]).over(evidence.processes))
 
-    def moments_of(self, events: Tensor, device: torch.device) -> FeatureMoments:
-        """The moments of the features of ``events``."""
-        return merged([FeatureMoments.of(batch.pooled) for batch in self.extract(events, device)])
-
-
-@attrs.frozen
-class _Key:
-    """All that a data set's moments depend on."""
-
-    metric: FrechetDistance = attrs.field(eq=lambda metric: (repr(metric.features), metric.rounding))
-    origin: Origin
-    device: str
-    processes: Processes | None
-
-
-@lru_cache(maxsize=4)
-def _centre_of_data(asked: _Key) -> Centre:
-    events, processes = asked.origin.events(), asked.processes
-    own = events if processes is None else events[processes.rank :: processes.count]
-    return Centre(asked.metric.moments_of(own, torch.device(asked.device)).over(processes))
+        return truth.once((self.extraction, own, "centre"), compute)
 
 
 @lru_cache(maxsize=4)

@@ -21,6 +21,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.evaluator import Better, Evidence, Metric
 from scoresde_core.target import Estimate
 
+from .extraction import EventSet, samples
 from .feature_metric import FeatureMetric
 
 NOTABLE = 0.02
@@ -78,7 +79,8 @@ class InceptionScore(FeatureMetric):
             raise ValueError(reason)
         found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
         if self.finite(evidence):
-            logits = self._logits(evidence)
+            own = self._logits(samples(evidence), evidence)
+            logits = own if evidence.processes is None else evidence.processes.gather(own)
             found, bias = classifier_score(logits, self.splits), downward_bias(logits, self.splits)
             details["bias"] = -bias * found.value
             if bias > NOTABLE:
@@ -88,19 +90,19 @@ class InceptionScore(FeatureMetric):
                 )
         return [self.metric(self.name, found, self._floor(evidence), **details)]
 
+    def truth(self, evidence: Evidence) -> EventSet | None:
+        """None: the score looks at no data."""
+        return None
+
     def _floor(self, evidence: Evidence) -> Estimate | None:
         """The score of as many true events, where a reference has them."""
-        if self.reference is None and evidence.reference is None:
+        found = self.floor(evidence)
+        if found is None:
             return None
-        others = self.floor_events(evidence)
-        if others is None:
-            return None
-        keeper, events = others[0], others[1].to(evidence.samples.device)
-        return keeper.once((repr(self), "floor"), lambda: classifier_score(self._logits(Evidence(events)), self.splits))
+        return found.once((repr(self), "floor"), lambda: classifier_score(self._logits(found, evidence), self.splits))
 
-    def _logits(self, evidence: Evidence) -> Tensor:
-        batches = [batch.logits for batch in self.of_samples(evidence)]
+    def _logits(self, events: EventSet, evidence: Evidence) -> Tensor:
+        batches = [batch.logits for batch in self.seen(events, evidence)]
         if any(logits is None for logits in batches):
             raise UsageError(f"{self.features.name} has no class probabilities: choose features of a classifier")
-        own = torch.cat([logits for logits in batches if logits is not None])
-        return own if evidence.processes is None else evidence.processes.gather(own)
+        return torch.cat([logits for logits in batches if logits is not None])

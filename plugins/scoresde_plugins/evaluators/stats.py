@@ -16,7 +16,7 @@ from scoresde_core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .frechet import FrechetDistance
+    from .extraction import Extraction
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
 
     from scoresde_core.device import find_device
 
-    from .frechet import FrechetDistance
+    from .extraction import Extraction
     from .statistics_file import write
 
     dataset = registry.create("datasets", arguments.dataset)
@@ -69,17 +69,17 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     if reason:
         raise UsageError(reason)
     device = find_device(arguments.device)
-    metric = FrechetDistance(features=extractor, batch_size=arguments.batch_size)
-    protocol = dict(extractor.protocol())
+    extraction = Extraction(extractor, "nearest" if extractor.images else None, arguments.batch_size)
+    protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
         raise UsageError(
             f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: take two or more"
         )
-    rounding = metric.rounding if extractor.images and events.is_floating_point() else None
-    moments, features = _collect(metric, events, device, arguments.raw)
+    rounding = protocol["rounding"] if events.is_floating_point() else None
+    moments, features = _collect(extraction, events, device, arguments.raw)
     report = {"dataset": repr(dataset), "split": arguments.split, "events": len(events), "rounding": rounding}
-    report |= {"protocol": protocol, "torch": str(torch.__version__)}
+    report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
     write(arguments.out, moments, features, report)
     print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
     evaluator = f"frechet[features={arguments.features},statistics={arguments.out}]"
@@ -87,14 +87,14 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     return 0
 
 
-def _collect(metric: FrechetDistance, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
+def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
     """The moments and, where they are asked for, the features; a line on stderr for every tenth of the events."""
     import torch
 
     from .feature_moments import FeatureMoments
 
     moments, kept, done = None, [], 0
-    for batch in metric.extract(events, device):
+    for batch in extraction(events, device):
         found = FeatureMoments.of(batch.pooled)
         moments = found if moments is None else moments.merge(found)
         if raw:

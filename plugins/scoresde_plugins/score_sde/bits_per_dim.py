@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import attrs
 import torch
@@ -92,24 +93,48 @@ def bits_per_dim(
     return BitsPerDim(torch.stack(values))
 
 
+class Grey(TypedDict, total=False):
+    """How :func:`bits_per_dim` takes grey levels: the range of the data, the noise, the type of what is evaluated."""
+
+    low: float
+    high: float
+    dequantizer: Dequantizer | None
+    dtype: torch.dtype
+
+
 @attrs.frozen(eq=False)
 class Measurement:
-    """Bits a dimension and function evaluations ``nfe`` of every event, (repeats, n).
+    """Bits a dimension ``values`` and function evaluations ``nfe`` of every event, (repeats, n).
 
-    ``stderr`` (repeats, n) is a bound's own, ``latent`` (n, ...) a flow's, of the first repeat; ``exact``
-    (repeats, n) the truth at the same dequantised events, where there is one.
+    ``stderr`` (repeats, n) is a bound's own, ``latent`` (n, ...) a flow's, of the first repeat; ``truth``
+    (repeats, n) the true bits of the same dequantised events, where they are known.
     """
 
-    bits: BitsPerDim
+    values: Tensor
     nfe: Tensor
     stderr: Tensor | None = None
     latent: Tensor | None = None
-    exact: BitsPerDim | None = None
+    truth: Tensor | None = None
+
+    @property
+    def bits(self) -> BitsPerDim:
+        """The bits, to be averaged."""
+        return BitsPerDim(self.values)
+
+    @property
+    def exact(self) -> BitsPerDim | None:
+        """The truth, to be averaged."""
+        return None if self.truth is None else BitsPerDim(self.truth)
 
     @property
     def gap(self) -> BitsPerDim | None:
         """Bits above the truth, event by event: its error bars are far below those of the two."""
-        return None if self.exact is None else BitsPerDim(self.bits.values - self.exact.values)
+        return None if self.truth is None else BitsPerDim(self.values - self.truth)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is of it, by name: ``Measurement(**tensors)`` is the same again."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
 def measure(
@@ -118,13 +143,11 @@ def measure(
     sde: SDE,
     events: Tensor,
     *,
-    low: float = -1.0,
-    high: float = 1.0,
-    dequantizer: Dequantizer | None = None,
     repeats: int = 1,
     seed: int = 0,
     first: int = 0,
     exact: Callable[[Tensor], Tensor] | None = None,
+    **grey: Unpack[Grey],
 ) -> Measurement:
     """Bits per dimension of ``events`` (n, ...) under ``model``: uint8 images, or floats on the model's scale.
 
@@ -134,6 +157,7 @@ def measure(
     """
     found: list[Found] = []
     truths: list[Tensor] = []
+    to_bits = events[0].numel() * math.log(2)
 
     def log_prob(x: Tensor, pass_seed: int) -> Tensor:
         found.append(density.measure(model, sde, x, pass_seed, first))
@@ -141,40 +165,27 @@ def measure(
             truths.append(exact(x).double())
         return found[-1].nats
 
-    def bits(values: Callable[[Tensor, int], Tensor]) -> BitsPerDim:
+    def bits(values: LogProb) -> Tensor:
         if events.is_floating_point():
-            nats = torch.stack([-values(events, seed + repeat) for repeat in range(repeats)])
-            return BitsPerDim(nats / (events[0].numel() * math.log(2)))
-        return bits_per_dim(
-            values, events, low=low, high=high, dequantizer=dequantizer, repeats=repeats, seed=seed, first=first
-        )
+            x = events.to(grey.get("dtype", torch.float32))
+            return -torch.stack([values(x, seed + repeat).double() for repeat in range(repeats)]) / to_bits
+        return bits_per_dim(values, events, repeats=repeats, seed=seed, first=first, **grey).values
 
     measured = bits(log_prob)
-    # The same events once more, and so the same noise: only the density differs.
-    truth = bits(lambda x, pass_seed: truths[pass_seed - seed]) if truths else None
     errors = [part.stderr for part in found if part.stderr is not None]
-    to_bits = events[0].numel() * math.log(2)
     return Measurement(
         measured,
         torch.stack([part.nfe for part in found]),
         torch.stack(errors) / to_bits if errors else None,
         found[0].latent,
-        truth,
+        # The same events once more, and so the same noise: only the density differs.
+        bits(lambda x, pass_seed: truths[pass_seed - seed]) if truths else None,
     )
 
 
 def join(parts: Sequence[Measurement]) -> Measurement:
     """Measurements of parts of a data set, in their order, as that of the whole."""
-
-    def whole(values: Sequence[Tensor | None], axis: int) -> Tensor | None:
-        there = [value.cpu() for value in values if value is not None]
-        return torch.cat(there, axis) if there else None
-
-    exact = whole([None if part.exact is None else part.exact.values for part in parts], 1)
+    kept = [part.tensors for part in parts]
     return Measurement(
-        BitsPerDim(torch.cat([part.bits.values.cpu() for part in parts], 1)),
-        torch.cat([part.nfe.cpu() for part in parts], 1),
-        whole([part.stderr for part in parts], 1),
-        whole([part.latent for part in parts], 0),
-        None if exact is None else BitsPerDim(exact),
+        **{name: torch.cat([part[name].cpu() for part in kept], 0 if name == "latent" else 1) for name in kept[0]}
     )

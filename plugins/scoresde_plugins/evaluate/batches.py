@@ -1,0 +1,76 @@
+"""Batches dealt out over processes; what is finished is a file, so that no batch is computed twice.
+
+Each of the batches of some measures falls to a process by its number, whoever has finished what before. A failure of
+one process is an outcome that all of them hear of: none waits for another that is gone.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.plugins import one_line
+from scoresde_core.processes import Processes
+
+from .measure import Measure, Subject
+
+Show = Callable[[str, int, int], None]
+"""Called with the title of a measure, the batch that begins, and how many there are."""
+T = TypeVar("T")
+
+
+class Failed(ScoreSDEError):
+    """Why a process could not do its share; ``trace`` is its traceback."""
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        self.trace = trace
+        super().__init__(reason)
+
+    def __reduce__(self) -> tuple[type[Failed], tuple[str, str]]:
+        return Failed, (str(self), self.trace)
+
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        """What is being handled, in one line."""
+        if isinstance(error, torch.OutOfMemoryError):
+            reason = f"out of memory: lower --batch-size ({one_line(error)})"
+        else:
+            reason = str(error) if isinstance(error, ScoreSDEError) else one_line(error)
+        return cls(reason, traceback.format_exc())
+
+
+def compute(measures: Sequence[Measure], subject: Subject, processes: Processes, show: Show) -> dict[str, Failed]:
+    """Every batch that is not there yet; why the measures of some titles could not be finished."""
+    batches = [(measure, k) for measure in measures for k in range(measure.count)]
+    failed: dict[str, Failed] = {}
+    for measure, k in batches[processes.rank :: processes.count]:
+        if measure.title in failed:
+            continue
+        show(measure.title, k, measure.count)
+        parts = subject.parts_of(measure)
+        try:
+            if not parts.has(k):
+                parts.save(k, measure.compute(k, subject))
+        except Exception as error:
+            failed[measure.title] = Failed.of(error)
+    everywhere: dict[str, Failed] = {}
+    for found in reversed(processes.exchange(failed)):
+        everywhere |= found
+    return everywhere
+
+
+def together(processes: Processes, work: Callable[[], T]) -> T:
+    """``work()`` in every process; where one fails, all raise :class:`Failed` with its reason."""
+    result, failure = None, None
+    try:
+        result = work()
+    except Exception as error:
+        failure = Failed.of(error)
+    for found in processes.exchange(failure):
+        if found is not None:
+            raise found
+    return result  # type: ignore[return-value]

@@ -1,0 +1,193 @@
+"""What is measured of samples: their features, and what evaluators say of them.
+
+An evaluator sees all samples at once, so it is one batch, on one process. What is slow about most of them, the
+features, comes in batches of its own before that: of the samples, and of the true events that they are compared with,
+each set once for all evaluators that use the same extractor. True events are no model's: all checkpoints share theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.cli.results import Row
+from scoresde_core.cli.rows import describe
+from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
+from scoresde_core.extractor import Features
+from scoresde_core.models.model import Plan
+from scoresde_core.score import ScoreModel
+
+from ..evaluators.extraction import EventSet, Extraction
+from .measure import Measure, Subject
+from .measures import Draw
+from .parts import Part
+
+Key = tuple[Extraction, EventSet]
+"""What features are of, and how they come about."""
+
+
+@attrs.frozen(eq=False)
+class FeatureBatches(Measure):
+    """The features of the samples that ``draw`` draws or, where it is None, of true ``events``."""
+
+    name: ClassVar[str] = "features"
+
+    extraction: Extraction
+    events: EventSet
+    draw: Draw | None = None
+
+    @property
+    def title(self) -> str:
+        """``features Identity() of samples``."""
+        rounded = " rounded down" * (self.extraction.rounding == "floor")
+        return f"{self.name} {self.extraction.extractor!r} of {' '.join(map(str, self.events.label))}{rounded}"
+
+    @property
+    def key(self) -> Key:
+        """What tells these features from others."""
+        return self.extraction, self.events
+
+    @property
+    def of_model(self) -> bool:
+        """Whether they are of samples."""
+        return self.draw is not None
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return -(-self.events.size // self.extraction.batch_size) if self.draw is None else self.draw.count
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The extractor with the hash of its weights, the events, the batch size."""
+        source = self.draw.settings if self.draw is not None else {"set": list(self.events.label), "hash": self._hash()}
+        return {**self.extraction.protocol, "events": source, "batch_size": self.extraction.batch_size}
+
+    def _loaded(self) -> Tensor:
+        return self.events.once(("events", self.events), self.events.load)
+
+    def _hash(self) -> str:
+        """Of the true events themselves: other ones under the same name are other features."""
+
+        def compute() -> str:
+            return hashlib.blake2b(self._loaded().cpu().contiguous().numpy().data, digest_size=16).hexdigest()
+
+        return self.events.once(("hash", self.events), compute)
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """Features (n, D) and, of a classifier, logits (n, K)."""
+        if self.draw is None:
+            size = self.extraction.batch_size
+            events = self._loaded()[k * size : (k + 1) * size]
+        else:
+            events = self.draw.events(k, subject)
+        batches = list(self.extraction(events, subject.device))
+        tensors = {"pooled": torch.cat([batch.pooled for batch in batches])}
+        logits = [batch.logits for batch in batches if batch.logits is not None]
+        return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """What they cost."""
+        return self.found([], [part.record for part in parts], events=self.events.size)
+
+    def stored(self, subject: Subject) -> Stored:
+        """They, from their parts."""
+        return Stored(self, subject)
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """Features, batch by batch as often as they are asked for, without being held."""
+
+    batches: FeatureBatches
+    subject: Subject
+
+    def __iter__(self) -> Iterator[Features]:
+        for part in self.subject.parts_of(self.batches).all(self.batches.count):
+            found = {name: value.to(self.subject.device) for name, value in part.tensors.items()}
+            yield Features(found["pooled"], found.get("logits"))
+
+
+@attrs.frozen(eq=False)
+class FeatureRows:
+    """The features of a set that is a part of another one, whose features there are."""
+
+    whole: FeatureBatches
+    events: EventSet
+
+    def stored(self, subject: Subject) -> Iterable[Features]:
+        """They, picked out."""
+        assert self.events.rows is not None  # as it has a whole
+        rows = self.events.rows().to(subject.device)
+        found = list(self.whole.stored(subject))
+        logits = [batch.logits for batch in found if batch.logits is not None]
+        pooled = torch.cat([batch.pooled for batch in found])[rows]
+        return [Features(pooled, torch.cat(logits)[rows] if logits else None)]
+
+
+@attrs.frozen(eq=False)
+class Judgement(Measure):
+    """An evaluator's metrics of the samples, or of the model itself: then ``draw`` is None."""
+
+    name: ClassVar[str] = "judgement"
+
+    plan: Plan
+    written: str
+    """The evaluator as it was typed."""
+    evaluator: Evaluator
+    draw: Draw | None
+    n: int
+    seed: int
+    reference: Reference | None
+    features: Mapping[Key, FeatureBatches | FeatureRows] = attrs.field(factory=dict)
+    """Those that it asks for."""
+    state: Mapping[str, Any] = attrs.field(factory=dict)
+    """What it depends on beside its parameters: the hashes of files."""
+
+    @property
+    def title(self) -> str:
+        """``judgement nll_gap``."""
+        return f"{self.name} {self.written}"
+
+    @property
+    def count(self) -> int:
+        """One: it needs all samples at once."""
+        return 1
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The evaluator, its truth, and the samples."""
+        truth = None if self.reference is None else describe(self.reference.target)
+        samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
+        return {"samples": samples, "evaluator": describe(self.evaluator), "target": truth, **self.state}
+
+    def evidence(self, score: ScoreModel, samples: Tensor) -> Evidence:
+        """What the evaluator sees."""
+        return Evidence(samples, self.seed, sde=self.plan.sde, model=score, reference=self.reference)
+
+    def blank(self, device: torch.device) -> Tensor:
+        """As many samples as there will be, all 0, in next to no memory."""
+        return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """The metrics, or why there are none."""
+        samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
+        evidence = self.evidence(subject.score, samples)
+        for key, features in self.features.items():
+            evidence.once(key, partial(features.stored, subject))
+        reason = self.evaluator.skip(evidence)
+        found = [] if reason else self.evaluator.evaluate(evidence)
+        return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """They, or why there are none."""
+        (part,) = parts
+        row = self.found([Metric(**metric) for metric in part.record["metrics"]], [part.record])
+        skipped = part.record["skipped"]
+        return {**row, "metrics_skipped": {self.written: skipped}} if skipped else row
