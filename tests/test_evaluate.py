@@ -189,7 +189,7 @@ class TestNumbers:
 
     def test_other_true_events_in_the_same_place_are_noticed(self, images, tmp_path):
         asked = ["--out", tmp_path / "it", "--evaluator"]
-        asked += [f"frechet[features=identity,reference=npz[path={tmp_path}/r.npz,test_share=0]]"]
+        asked += [f"frechet[features=identity,reference=npz[path={tmp_path}/r.npz]]"]
         values = []
         for seed in (1, 2, 1):
             grey = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
