@@ -1,6 +1,7 @@
 """Variational dequantisation: log q is that of a density, and training brings the bound down to log P(v)."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from scoresde_core import ExactScore, create
 from scoresde_core.cli import main
+from scoresde_core.cli.rows import describe
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
@@ -187,6 +189,21 @@ class TestTraining:
         assert main(["likelihood", *subject, "--dequantizer", "variational[checkpoint=run]", "--out", "l"]) == 0
         assert "dequantizer: variational[checkpoint=run]" in Path("l/likelihood.yaml").read_text()
         capsys.readouterr()
+
+    def test_other_weights_in_the_same_place_are_other_noise(self, trained):
+        """Not what an interrupted likelihood goes on with, and not what is kept in memory."""
+        subject = ["--target", TRAIN[2], "--dataset", "flat.npz", "--images", "4", "--trace", "exact"]
+        described, found = [], []
+        for run, number in (("run", 0), ("parts", 1), ("run", 2)):
+            shutil.rmtree("here", ignore_errors=True)
+            shutil.copytree(trained / run / "models" / ("step_000000080" if run == "run" else "step_000000040"), "here")
+            text = "variational[checkpoint=here]"
+            described.append(describe(create("dequantizers", text)))
+            assert main(["likelihood", *subject, "--dequantizer", text, "--out", f"here_{number}"]) == 0
+            found.append(np.load(f"here_{number}/likelihood.npz")["bits_per_dim"])
+        assert described[0] == described[2] != described[1]
+        assert (found[0] == found[2]).all()
+        assert not (found[0] == found[1]).any()
 
     def test_other_shapes_are_refused(self, trained):
         dequantizer = create("dequantizers", f"variational[checkpoint={trained / 'run'}]")

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde_bench.compare import compare
 from scoresde_bench.report import write_report
+from scoresde_bench.sources import identity, read_runs
 from scoresde_core import sample
 from scoresde_core.cli import main
 from scoresde_core.cli.results import Results
@@ -312,12 +314,41 @@ class TestRows:
         assert capsys.readouterr().err.count("done before") == 1
         assert {row["status"] for row in Results(tmp_path / "it").rows.values()} == {"done"}
 
+    def test_what_fails_is_compared_with_what_it_was(self, points, tmp_path, monkeypatch):
+        """Damaged index, damaged weights, a model that does not come: broken, and not missing."""
+        monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
+        run = tmp_path / "run"
+        shutil.copytree(points, run)
+        asked = ["--evaluator", "moments", "nll_gap", "--target", "mixture2d", "--models", "all"]
+        assert evaluate(run, *asked, "--out", tmp_path / "before") == 0
+        models = [run / "models" / name_of(step) for step in STEPS]
+        (models[0] / checkpoint.INDEX).write_text("format: [")
+        (models[1] / checkpoint.EMA).write_bytes(b"")
+        shutil.rmtree(models[2])
+        assert evaluate(run, *asked, "--wait", "0.005", "--out", tmp_path / "after") == 1
+        before, after = read_runs([str(tmp_path / name) for name in ("before", "after")])
+        found = compare(before, after)
+        assert (found.matched, found.missing, found.new) == (4, [], [])
+        assert len(found.broken) == 3
+        for step, words in zip(STEPS, ("cannot read", "is damaged", "did not appear"), strict=False):
+            (line,) = [line for line in found.broken if f"after {step} training steps" in line]
+            assert words in line
+        for row in after.rows:
+            assert row["evaluators"] == ["moments", "nll_gap"]
+        # By themselves, the models of a run are what the run says.
+        assert evaluate(models[0], *asked[:-2], "--out", tmp_path / "alone") == 1
+        assert {identity(row) for row in read_runs([str(tmp_path / "alone")])[0].rows} < {*map(identity, before.rows)}
+
     def test_averaged_weights_that_are_not_there(self, points, tmp_path):
         found = stored(points)
         checkpoint.save(tmp_path / "raw", found.config, found.states()[0])
         assert evaluate(tmp_path / "raw", points, "--weights", "ema", "--out", tmp_path / "it") == 1
         assert [row["status"] for row in rows(tmp_path / "it")] == ["failed", "done"]
-        assert "holds no averaged weights" in rows(tmp_path / "it")[0]["reason"]
+        failed, done = rows(tmp_path / "it")
+        assert "holds no averaged weights" in failed["reason"]
+        for axis in ("network", "sde", "training_step"):
+            assert failed[axis] is not None
+        assert (failed["network"], failed["sde"]) == (done["network"], done["sde"])
 
     def test_a_sampler_that_diverges(self, points, tmp_path):
         found = stored(points)

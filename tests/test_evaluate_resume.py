@@ -133,7 +133,7 @@ class TestKilled:
     def test_in_the_middle_of_writing(self, place):
         out = place / "torn"
         for after in (1, 2, 5, 12):
-            process = child(place, "torn", "_write", after)
+            process = child(place, "torn", "write_whole", after)
             process.join(60)
             assert process.exitcode == -signal.SIGKILL
             assert list(out.glob("parts/*/.*.part"))

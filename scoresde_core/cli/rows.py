@@ -12,9 +12,9 @@ SCHEMA = 1
 
 
 def describe(component: Any) -> Any:
-    """A component and its parameters as plain data."""
+    """A component as plain data: its parameters, and what else its text shows, such as the hash of a file."""
     if attrs.has(type(component)):
-        fields = [f for f in attrs.fields(type(component)) if f.init]
+        fields = [f for f in attrs.fields(type(component)) if f.init or (f.repr and not f.name.startswith("_"))]
         values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
         return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
     if isinstance(component, list | tuple):

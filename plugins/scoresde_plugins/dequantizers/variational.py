@@ -28,10 +28,13 @@ class VariationalDequantizer(Dequantizer):
     checkpoint: str = param(help="folder of a training run of train-dequantizer, or one of its models")
     model: Path = attrs.field(init=False, repr=False)
     """The model's own folder: of a run, the newest there was."""
+    digest: str = attrs.field(init=False)
+    """Names its weights: the numbers depend on them, and not on where they lie."""
 
     def __attrs_post_init__(self) -> None:
         found = checkpoint.read(Path(self.checkpoint))
         object.__setattr__(self, "model", found.folder)
+        object.__setattr__(self, "digest", found.digest())
         if found.config.model.network.name != NAME:
             raise ValueError(
                 f"{self.checkpoint} holds a {found.config.model.network.name}, no dequantiser: "
@@ -42,7 +45,7 @@ class VariationalDequantizer(Dequantizer):
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) integers -> the same plus u, of the noise's dtype, and log q(u | images) in nats (B,)."""
         eps = noise()
-        module, shape = _load(self.model, eps.device, eps.dtype)
+        module, shape = _load(self.model, self.digest, eps.device, eps.dtype)
         if tuple(images.shape[1:]) != shape:
             raise FileError(
                 f"the dequantiser {self.checkpoint} is for images of shape {list(shape)}, not {list(images.shape[1:])}"
@@ -52,8 +55,10 @@ class VariationalDequantizer(Dequantizer):
 
 
 @lru_cache(maxsize=2)
-def _load(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[FlowPPModule, tuple[int, ...]]:
+def _load(folder: Path, digest: str, device: torch.device, dtype: torch.dtype) -> tuple[FlowPPModule, tuple[int, ...]]:
     found = checkpoint.read(folder)
+    if found.digest() != digest:
+        raise FileError(f"the weights in {folder} were replaced while they were in use: start again")
     spec: FlowPP = build(FlowPP, dict(found.config.model.network.params), "the dequantiser")
     module = spec.build(found.config.model.shape)
     weights, averages = found.states()

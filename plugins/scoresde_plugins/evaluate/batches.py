@@ -6,15 +6,18 @@ one process is an outcome that all of them hear of: none waits for another that 
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 
 import torch
 
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core.device import keep_freed_memory
+from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
-from scoresde_core.processes import Processes
+from scoresde_core.processes import Processes, joined
 
 from .measure import Measure, Subject
 
@@ -41,6 +44,29 @@ class Failed(ScoreSDEError):
         else:
             reason = str(error) if isinstance(error, ScoreSDEError) else one_line(error)
         return cls(reason, traceback.format_exc())
+
+
+def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable[[], int]]) -> int:
+    """What ``prepare`` returns, run in every process; an exit code.
+
+    What is refused in preparation, every process finds alike, as all hear of a failure: the first one says it.
+    """
+    keep_freed_memory()
+    with ExitStack() as stack:
+        try:
+            work = prepare(stack.enter_context(joined(device)), stack)
+        except (UsageError, FileError) as error:
+            return _said_once(error)
+        try:
+            return work()
+        except Failed as error:
+            return _said_once(error)
+
+
+def _said_once(error: ScoreSDEError) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        raise error
+    return error.exit_code
 
 
 def compute(measures: Sequence[Measure], subject: Subject, processes: Processes, show: Show) -> dict[str, Failed]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,22 +80,13 @@ class EvaluateCommand(Command):
         _check(arguments)
 
         # Only here does anything import torch: a mistyped option is answered at once.
-        from scoresde_core.device import keep_freed_memory
-        from scoresde_core.processes import joined
+        from .batches import run_together
 
-        keep_freed_memory()
-        with ExitStack() as stack:
-            try:
-                processes = stack.enter_context(joined(arguments.device))
-                evaluation, asked = _prepare(arguments, registry, processes, stack)
-            except (UsageError, FileError) as error:
-                if os.environ.get("RANK", "0") == "0":
-                    raise
-                return error.exit_code  # every process found the same: one says so
-            rows = _evaluate(evaluation, asked, arguments.wait or 0.0)
-        if processes.first:
-            _conclude(rows, arguments.out)
-        return 1 if any(row["status"] == "failed" for row in rows) else 0
+        def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
+            evaluation, asked = _prepare(arguments, registry, processes, stack)
+            return lambda: _evaluate(evaluation, asked, arguments)
+
+        return run_together(arguments.device, prepare)
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
@@ -187,12 +177,17 @@ def _folder(given: Path, registry: Registry) -> Path:
     return given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
 
 
-def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], minutes: float) -> list[Row]:
-    """A row for each, in the order in which they are there."""
+def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], arguments: argparse.Namespace) -> int:
+    """A row for each, in the order in which they are there; the exit code."""
     from .choice import as_they_appear
 
-    coming = as_they_appear(asked, minutes * 60, evaluation.processes, evaluation.progress.say)
-    return [evaluation.run(each, folder) for each, folder in coming]
+    seconds = (arguments.wait or 0.0) * 60
+    coming = as_they_appear(asked, seconds, evaluation.processes, evaluation.progress.say)
+    rows = [evaluation.run(each, folder) for each, folder in coming]
+    evaluation.progress.stop()
+    if evaluation.processes.first:
+        _conclude(rows, arguments.out)
+    return 1 if any(row["status"] == "failed" for row in rows) else 0
 
 
 def _conclude(rows: Sequence[Row], out: Path) -> None:

@@ -7,7 +7,6 @@ each set once for all evaluators that use the same extractor. True events are no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from scoresde_core.models.model import Plan
 from scoresde_core.score import ScoreModel
 
 from ..evaluators.extraction import EventSet, Extraction
-from .measure import Measure, Subject
+from .measure import Measure, Subject, content_hash
 from .measures import Draw
 from .parts import Part
 
@@ -66,19 +65,15 @@ class FeatureBatches(Measure):
     @property
     def protocol(self) -> dict[str, Any]:
         """The extractor with the hash of its weights, the events, the batch size."""
-        source = self.draw.settings if self.draw is not None else {"set": list(self.events.label), "hash": self._hash()}
-        return {**self.extraction.protocol, "events": source, "batch_size": self.extraction.batch_size}
+        if self.draw is not None:
+            events = self.draw.settings
+        else:
+            digest = self.events.once(("hash", self.events), lambda: content_hash(self._loaded()))
+            events = {"set": list(self.events.label), "hash": digest}
+        return {**self.extraction.protocol, "events": events, "batch_size": self.extraction.batch_size}
 
     def _loaded(self) -> Tensor:
         return self.events.once(("events", self.events), self.events.load)
-
-    def _hash(self) -> str:
-        """Of the true events themselves: other ones under the same name are other features."""
-
-        def compute() -> str:
-            return hashlib.blake2b(self._loaded().cpu().contiguous().numpy().data, digest_size=16).hexdigest()
-
-        return self.events.once(("hash", self.events), compute)
 
     def measure(self, k: int, subject: Subject) -> Part:
         """Features (n, D) and, of a classifier, logits (n, K)."""

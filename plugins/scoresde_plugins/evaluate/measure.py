@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.cli.events import take
+from scoresde_core.cli.events import subset, take
 from scoresde_core.cli.results import Row
 from scoresde_core.dataset import Events
 from scoresde_core.evaluator import Metric
@@ -106,6 +107,12 @@ class Share:
     batch_size: int
     source: dict[str, Any]
 
+    @classmethod
+    def of(cls, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> Share:
+        """``count`` of ``events`` (None: all), spread evenly over them; their hash, where they are in memory."""
+        known = {"hash": content_hash(events)} if isinstance(events, Tensor) else {}
+        return cls(events, subset(len(events), count), batch_size, {**source, **known})
+
     @property
     def count(self) -> int:
         """How many batches there are."""
@@ -143,3 +150,8 @@ def mean(name: str, values: Tensor, unit: str = "") -> Metric:
     """The mean of float64 ``values`` (n,) and its standard error."""
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Metric(name, float(values.mean()), error, unit=unit)
+
+
+def content_hash(events: Tensor) -> str:
+    """Of the events themselves: what is called the same may hold others another day."""
+    return hashlib.blake2b(events.cpu().contiguous().numpy().data, digest_size=16).hexdigest()

@@ -60,8 +60,8 @@ class Parts:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / ABOUT).exists():
-                _write(self.folder / ABOUT, self._about.encode())
-            _write(self._path(k), save(contiguous, about))
+                write_whole(self.folder / ABOUT, self._about.encode())
+            write_whole(self._path(k), save(contiguous, about))
         except OSError as error:
             raise FileError(f"cannot write {self._path(k)}: {error.strerror or error}") from error
 
@@ -94,8 +94,8 @@ def _is_ours(metadata: Mapping[str, str] | None) -> bool:
     return bool(metadata) and metadata.get("format") == FORMAT and metadata.get("version") == str(VERSION)  # type: ignore[union-attr]
 
 
-def _write(path: Path, content: bytes) -> None:
-    """A file that appears whole, and is on the disk when this returns."""
+def write_whole(path: Path, content: bytes) -> None:
+    """A new file, or another content, that appears whole, and is on the disk when this returns."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     with scratch.open("wb") as file:
         file.write(content)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from scoresde_core import sampler as sampling
-from scoresde_core.cli.events import subset
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import describe
 from scoresde_core.components import Spec, build, parse
@@ -293,7 +292,7 @@ class _Planner:
         if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
         source = {"dataset": str(self.config.data.dataset), "split": split}
-        return Share(events, subset(len(events), self.request.events), batch_size, source)
+        return Share.of(events, self.request.events, batch_size, source)
 
 
 def _shared(key: Key, features: Mapping[Key, FeatureBatches]) -> FeatureBatches | FeatureRows:

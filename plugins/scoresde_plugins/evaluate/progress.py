@@ -35,6 +35,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away, to say what came out."""
         self.bar.stop()
 
     def show(self, name: str, measure: str, done: int, total: int) -> None:

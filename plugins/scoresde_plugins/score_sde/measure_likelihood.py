@@ -2,40 +2,45 @@
 
 likelihood.yaml     format, version, what was measured and how, bits/dim with its standard error, cost
 likelihood.npz      bits_per_dim and nfe (repeats, n), index (n,), with a bound stderr, with --latents latents
+parts/              finished batches, until all are: the same command goes on with them
+
+Batches are those of ``scoresde evaluate``: a file each, dealt out over the processes of torchrun.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
-import time
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.cli.events import add_dataset, open_events, subset, take
-from scoresde_core.cli.progress import progress
+from scoresde_core.cli.events import add_dataset, open_events
+from scoresde_core.cli.lock import locked
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
-from scoresde_core.errors import ScoreSDEError, UsageError
+from scoresde_core.errors import UsageError
 from scoresde_core.models import document
 from scoresde_core.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from scoresde_core.processes import Processes
 
-    from scoresde_core.dataset import Events
-    from scoresde_core.dequantizer import Dequantizer
-    from scoresde_core.target import Target
-
+    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.measures import Likelihood
+    from ..evaluate.progress import Progress
     from .bits_per_dim import BitsPerDim, Measurement
     from .density import Density
 
 FORMAT, VERSION = "scoresde-likelihood", 1
-INDEX, ARRAYS = "likelihood.yaml", "likelihood.npz"
+INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
 
 _ODE = {
     "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
@@ -86,37 +91,14 @@ class LikelihoodCommand(Command):
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
-        import torch
-
-        from scoresde_core.device import find_device, keep_freed_memory
-        from scoresde_core.models.checkpoint import appearing, check_new
+        from ..evaluate.batches import run_together
 
         density = find_density(arguments)
-        check_new(arguments.out)
-        keep_freed_memory()
-        dequantizer = registry.create("dequantizers", arguments.dequantizer)
-        subject = open_subject(arguments, registry, find_device(arguments.device), torch.float32)
-        density.check(subject.score)
-        events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
-        indices = subset(len(events), arguments.images)
-        floats = take(events, indices[:1]).is_floating_point()
-        started = time.perf_counter()
-        found = _measure(arguments, density, subject, dequantizer, events, indices)
-        seconds = time.perf_counter() - started
-        data = {"dataset": arguments.dataset or subject.data, "split": arguments.split, "of": len(events)}
-        data |= {"images": len(indices), "repeats": arguments.repeats, "seed": arguments.seed}
-        data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer}
-        data |= {"range": list(subject.range)}
-        protocol = {"density": density.name, **attrs.asdict(density)}  # type: ignore[arg-type]
-        result = summary(found)
-        cost = {"device": str(subject.device), "torch": str(torch.__version__), "seconds": round(seconds, 3)}
-        head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
-        with appearing(arguments.out) as scratch:
-            text = document.dump({**head, **data, **protocol, **result, **cost})
-            (scratch / INDEX).write_text(text, encoding="utf-8")
-            _write_arrays(scratch / ARRAYS, found, indices, arguments.latents)
-        _print(result, len(indices), arguments)
-        return 0
+
+        def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
+            return _prepare(arguments, registry, density, processes, stack)
+
+        return run_together(arguments.device, prepare)
 
 
 def find_density(arguments: argparse.Namespace) -> Density:
@@ -141,46 +123,92 @@ def find_density(arguments: argparse.Namespace) -> Density:
     return found
 
 
-def _measure(
-    arguments: argparse.Namespace,
-    density: Density,
-    subject: Subject,
-    dequantizer: Dequantizer,
-    events: Events,
-    indices: list[int],
-) -> Measurement:
-    """Batch after batch, with the mean so far."""
-    from .bits_per_dim import join, measure
-
-    (low, high), size, parts = subject.range, arguments.batch_size, []
-    with progress("images", len(indices)) as show:
-        for first in range(0, len(indices), size):
-            part = measure(
-                density,
-                subject.score,
-                subject.sde,
-                take(events, indices[first : first + size]).to(subject.device),
-                low=low,
-                high=high,
-                dequantizer=dequantizer,
-                repeats=arguments.repeats,
-                seed=arguments.seed,
-                first=first,
-                exact=None if subject.target is None else _exact(subject.target),
-            )
-            if not bool(part.bits.values.isfinite().all()):
-                raise ScoreSDEError(f"bits/dim are not finite from image {indices[first]} on: nothing was written")
-            parts.append(part)
-            show(min(first + size, len(indices)), f"{join(parts).bits.mean:.4f} bits/dim")
-    return join(parts)
-
-
-def _exact(target: Target) -> Callable[[Tensor], Tensor]:
-    """The target's own log density, in float64."""
+def _prepare(
+    arguments: argparse.Namespace, registry: Registry, density: Density, processes: Processes, stack: ExitStack
+) -> Callable[[], int]:
+    """Everything that can be refused is refused here: nothing is computed yet."""
     import torch
 
-    precise = target.to("cpu", torch.float64)
-    return lambda x: precise.log_prob(x.cpu().double()).to(x.device)
+    from ..evaluate.measure import Share
+    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.measures import Likelihood
+    from ..evaluate.parts import clean
+    from ..evaluate.progress import Progress
+
+    check_place(arguments.out)
+    dequantizer = registry.create("dequantizers", arguments.dequantizer)
+    subject = open_subject(arguments, registry, processes.device, torch.float32)
+    density.check(subject.score)
+    events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
+    source = {"dataset": arguments.dataset or subject.data, "split": arguments.split}
+    share = Share.of(events, arguments.images, arguments.batch_size, source)
+    versions = {status.owner: status.version for status in registry.statuses if status.state == "ok"}
+    asked = Likelihood(
+        share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.range, subject.target,
+        arguments.latents, versions={**versions, "torch": str(torch.__version__)},
+    )  # fmt: skip
+    identity = {**subject.origin, "sde": repr(subject.sde)}
+    model = Measured(subject.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    processes.wait()  # every process has seen that the folder is free, or an unfinished one
+    if processes.first:
+        stack.enter_context(locked(arguments.out, "measuring"))
+        clean(arguments.out / PARTS)
+    progress = stack.enter_context(Progress(processes.first))
+    return lambda: _measure(arguments, subject, asked, model, processes, progress)
+
+
+def check_place(out: Path) -> None:
+    """Raise where there is something else than a likelihood that is not finished."""
+    from scoresde_core.models.checkpoint import check_new
+
+    unfinished = (out / ".lock").is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS}
+    if not unfinished:
+        check_new(out)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    subject: Subject,
+    asked: Likelihood,
+    model: Measured,
+    processes: Processes,
+    progress: Progress,
+) -> int:
+    """The batches that are not there yet; then the first process writes what all of them say."""
+    from ..evaluate.batches import compute, together
+    from ..evaluate.parts import write_whole
+
+    for failure in compute([asked], model, processes, partial(progress.show, str(arguments.out))).values():
+        raise failure
+
+    def conclude() -> None:
+        parts = list(model.parts_of(asked).all(asked.count))
+        found = asked.joined(parts)
+        result = summary(found)
+        seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
+        write_whole(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
+        text = document.dump({**_protocol(arguments, subject, asked), **result, **seconds})
+        write_whole(arguments.out / INDEX, text.encode())
+        shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
+        progress.stop()
+        _print(result, len(asked.share.indices), arguments)
+
+    together(processes, conclude if processes.first else lambda: None)
+    return 0
+
+
+def _protocol(arguments: argparse.Namespace, subject: Subject, asked: Likelihood) -> dict[str, Any]:
+    """What was measured, of what, and how."""
+    import torch
+
+    share = asked.share
+    floats = share.batch(0)[1].is_floating_point()
+    head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
+    data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
+    data |= {"seed": asked.seed, "batch_size": share.batch_size, "range": list(asked.range)}
+    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer}
+    how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
+    return {**head, **data, **how, "device": str(subject.device), "torch": str(torch.__version__)}
 
 
 def summary(found: Measurement) -> dict[str, Any]:
@@ -200,17 +228,14 @@ def _plain(bits: BitsPerDim) -> dict[str, float | None]:
     return {"mean": round(bits.mean, 8), "stderr": None if math.isnan(stderr) else round(stderr, 8)}
 
 
-def _write_arrays(path: Path, found: Measurement, indices: list[int], latents: bool) -> None:
+def _arrays(found: Measurement, indices: Sequence[int]) -> bytes:
     import numpy as np
 
-    arrays = {"index": np.array(indices), "bits_per_dim": found.bits.values.numpy(), "nfe": found.nfe.numpy()}
-    if found.exact is not None:
-        arrays["exact"] = found.exact.values.numpy()
-    if found.stderr is not None:
-        arrays["stderr"] = found.stderr.numpy()
-    if latents and found.latent is not None:
-        arrays["latents"] = found.latent.numpy()
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    names = {"values": "bits_per_dim", "truth": "exact", "latent": "latents"}
+    arrays = {names.get(name, name): value.numpy() for name, value in found.tensors.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, index=np.array(indices), **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 def _print(result: dict[str, Any], images: int, arguments: argparse.Namespace) -> None:
