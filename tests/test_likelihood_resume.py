@@ -108,7 +108,8 @@ class TestStopped:
         assert "straight exists: choose another --out, or remove it" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("how", "words"), [([], "the probability flow ODE could not be solved"), (["--bound", "--times", "50"], "from event 3 on")]
+        ("how", "words"),
+        [([], "the probability flow ODE could not be solved"), (["--bound", "--times", "100"], "from event 3 on")],
     )
     def test_a_batch_without_a_value_ends_it(self, place, monkeypatch, capsys, how, words):
         monkeypatch.chdir(place)
