@@ -7,7 +7,7 @@ each set once for all evaluators that use the same extractor. True events are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -91,39 +91,23 @@ class FeatureBatches(Measure):
         """What they cost."""
         return self.found([], [part.record for part in parts], events=self.events.size)
 
-    def stored(self, subject: Subject) -> Stored:
-        """They, from their parts."""
-        return Stored(self, subject)
-
 
 @attrs.frozen(eq=False)
 class Stored:
-    """Features, batch by batch as often as they are asked for, without being held."""
+    """Features in their parts, batch by batch as often as they are asked for, or ``rows`` of them."""
 
     batches: FeatureBatches
     subject: Subject
+    rows: Callable[[], Tensor] | None = None
 
     def __iter__(self) -> Iterator[Features]:
-        for part in self.subject.parts_of(self.batches).all(self.batches.count):
-            found = {name: value.to(self.subject.device) for name, value in part.tensors.items()}
-            yield Features(found["pooled"], found.get("logits"))
-
-
-@attrs.frozen(eq=False)
-class FeatureRows:
-    """The features of a set that is a part of another one, whose features there are."""
-
-    whole: FeatureBatches
-    events: EventSet
-
-    def stored(self, subject: Subject) -> Iterable[Features]:
-        """They, picked out."""
-        assert self.events.rows is not None  # as it has a whole
-        rows = self.events.rows().to(subject.device)
-        found = list(self.whole.stored(subject))
-        logits = [batch.logits for batch in found if batch.logits is not None]
-        pooled = torch.cat([batch.pooled for batch in found])[rows]
-        return [Features(pooled, torch.cat(logits)[rows] if logits else None)]
+        kept = self.subject.parts_of(self.batches).all(self.batches.count)
+        if self.rows is not None:
+            parts, rows = list(kept), self.rows()
+            names = parts[0].tensors
+            kept = iter([Part({name: torch.cat([part.tensors[name] for part in parts])[rows] for name in names})])
+        for part in kept:
+            yield Features(**{name: value.to(self.subject.device) for name, value in part.tensors.items()})
 
 
 @attrs.frozen(eq=False)
@@ -140,8 +124,8 @@ class Judgement(Measure):
     n: int
     seed: int
     reference: Reference | None
-    features: Mapping[Key, FeatureBatches | FeatureRows] = attrs.field(factory=dict)
-    """Those that it asks for."""
+    features: Mapping[Key, FeatureBatches] = attrs.field(factory=dict)
+    """Those that it asks for; of a set that is a part of another one, those of that one."""
     state: Mapping[str, Any] = attrs.field(factory=dict)
     """What it depends on beside its parameters: the hashes of files."""
 
@@ -174,8 +158,9 @@ class Judgement(Measure):
         """The metrics, or why there are none."""
         samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
         evidence = self.evidence(subject.score, samples)
-        for key, features in self.features.items():
-            evidence.once(key, partial(features.stored, subject))
+        for key, batches in self.features.items():
+            rows = None if batches.key == key else key[1].rows
+            evidence.once(key, partial(Stored, batches, subject, rows))
         reason = self.evaluator.skip(evidence)
         found = [] if reason else self.evaluator.evaluate(evidence)
         return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..evaluators.extraction import samples as sample_set
 from ..evaluators.feature_metric import FeatureMetric
 from ..score_sde.density import FlowDensity
 from .choice import Wanted
-from .judgement import FeatureBatches, FeatureRows, Judgement, Key
+from .judgement import FeatureBatches, Judgement, Key
 from .measure import Measure, Share
 from .measures import Draw, Likelihood, SplitLoss
 
@@ -205,9 +205,10 @@ class _Planner:
         draw = self._draw(n) if any(evaluator.judges == "samples" for _, evaluator in evaluators) else None
         features: dict[Key, FeatureBatches] = {}
         found = [self._judgement(spec, evaluator, n, draw, reference, features) for spec, evaluator in evaluators]
-        shared = {key: _shared(key, features) for key in features}
+        # Those of a set are a part of those of the whole that it is of, where that is asked for as well.
+        shared = {key: features.get((key[0], key[1].whole or key[1]), made) for key, made in features.items()}
         judgements = [attrs.evolve(each, features={key: shared[key] for key in each.features}) for each in found]
-        extracted = [batches for batches in shared.values() if isinstance(batches, FeatureBatches)]
+        extracted = [made for key, made in features.items() if shared[key] is made]
         return [stage for stage in ([draw] if draw else [], extracted, judgements) if stage]
 
     def _draw(self, n: int) -> Draw:
@@ -293,10 +294,3 @@ class _Planner:
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
         source = {"dataset": str(self.config.data.dataset), "split": split}
         return Share.of(events, self.request.events, batch_size, source)
-
-
-def _shared(key: Key, features: Mapping[Key, FeatureBatches]) -> FeatureBatches | FeatureRows:
-    """The features of a set, out of those of what it is a part of where these are asked for as well."""
-    extraction, events = key
-    whole = None if events.whole is None else features.get((extraction, events.whole))
-    return features[key] if whole is None else FeatureRows(whole, events)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 import torch
@@ -25,13 +25,6 @@ HELD_BYTES = 2**30
 T = TypeVar("T")
 
 
-class Keeper(Protocol):
-    """Something that what follows from it is kept with."""
-
-    def once(self, name: Hashable, compute: Callable[[], T], /) -> T:
-        """``compute()`` at the first call with this name."""
-
-
 @attrs.frozen
 class Extraction:
     """How events become features; metrics that agree in it share them."""
@@ -43,7 +36,7 @@ class Extraction:
 
     def __call__(self, events: Tensor, device: torch.device) -> Iterator[Features]:
         """The features of ``events``, uint8 images or floats, batch by batch."""
-        network = _loaded(_Named(self.extractor), str(device))
+        network = _loaded(self, str(device))
         with torch.no_grad():
             for batch in torch.split(events, self.batch_size):
                 yield network(self._input(batch.to(device)))
@@ -55,12 +48,12 @@ class Extraction:
 
     def prepare(self) -> None:
         """Load the extractor: missing weights are an error here."""
-        _loaded(_Named(self.extractor), "cpu")
+        _loaded(self, "cpu")
 
     @property
     def protocol(self) -> dict[str, Any]:
         """All that its features depend on, as plain data."""
-        return {"features": _protocol(_Named(self.extractor)), "rounding": self.rounding}
+        return {"features": _protocol(self), "rounding": self.rounding}
 
 
 @attrs.frozen
@@ -70,7 +63,7 @@ class EventSet:
     label: tuple[Any, ...]
     size: int = attrs.field(eq=False)
     load: Callable[[], Tensor] = attrs.field(eq=False, repr=False)
-    keeper: Keeper | None = attrs.field(default=None, eq=False, repr=False)
+    keeper: Reference | None = attrs.field(default=None, eq=False, repr=False)
     """What they follow from, beside the evidence."""
     whole: EventSet | None = attrs.field(default=None, eq=False, repr=False)
     """What they are a part of, if anything."""
@@ -148,18 +141,11 @@ def quantised(x: Tensor, rounding: Rounding) -> Tensor:
     return (255 * (x + 1) / 2).clamp(0, 255).to(torch.uint8)
 
 
-@attrs.frozen
-class _Named:
-    """An extractor as a key; equal where both are written alike."""
-
-    extractor: Extractor = attrs.field(eq=repr)
-
-
 @lru_cache(maxsize=2)
-def _loaded(named: _Named, device: str) -> Callable[[Tensor], Features]:
-    return named.extractor.load(torch.device(device))
+def _loaded(extraction: Extraction, device: str) -> Callable[[Tensor], Features]:
+    return extraction.extractor.load(torch.device(device))
 
 
 @lru_cache(maxsize=16)
-def _protocol(named: _Named) -> dict[str, Any]:
-    return dict(named.extractor.protocol())
+def _protocol(extraction: Extraction) -> dict[str, Any]:
+    return dict(extraction.extractor.protocol())

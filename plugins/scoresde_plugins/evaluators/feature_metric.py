@@ -9,7 +9,9 @@ level, because real images are. (The published score SDE code cuts: ``rounding=f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -19,8 +21,9 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
-from scoresde_core.evaluator import Evaluator, Evidence
+from scoresde_core.evaluator import Evaluator, Evidence, Metric
 from scoresde_core.extractor import Extractor, Features
+from scoresde_core.target import Estimate
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit
@@ -34,6 +37,8 @@ class FeatureMetric(Evaluator):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     word: ClassVar[str]
+    equal: ClassVar[bool] = True
+    """Whether the samples are compared with as many true events, or with all that there are."""
     example: ClassVar[dict[str, Any]] = {"features": "identity"}
 
     features: Extractor = param(attrs.Factory(Inception), "what turns events into features")
@@ -62,18 +67,44 @@ class FeatureMetric(Evaluator):
         if self.reference is not None:
             Origin(self.reference, self.split).events()
 
+    @property
+    @abstractmethod
+    def fewest(self) -> int:
+        """Fewer samples have no value, or none with an error."""
+
     def skip(self, evidence: Evidence) -> str | None:
-        """Without a reference; with events that the extractor cannot read; with a data set of other events."""
-        reason = super().skip(evidence) or self.features.skip(tuple(evidence.samples.shape[1:]))
-        if reason is None and self.statistics is None:
-            if self.reference is not None:
-                return misfit(self.reference, self.split, evidence, equal=False)
-            if evidence.reference is None:
-                return (
-                    f"{self.name} needs a reference: reference=mnist[root=data], or statistics=FILE from 'scoresde "
-                    "stats', in its brackets"
-                )
-        return reason
+        """Without a reference that fits; with events that the extractor cannot read; with too few samples."""
+        few = f"{self.name} needs {self.fewest} samples or more, got {evidence.count}"
+        return (
+            super().skip(evidence)
+            or self.features.skip(tuple(evidence.samples.shape[1:]))
+            or self.unfit(evidence)
+            or (few if evidence.count < self.fewest else None)
+        )
+
+    def unfit(self, evidence: Evidence) -> str | None:
+        """Why the reference will not do, or None."""
+        if self.statistics is not None:
+            return None
+        if self.reference is not None:
+            return misfit(self.reference, self.split, evidence, self.equal)
+        if evidence.reference is not None:
+            return None
+        return (
+            f"{self.name} needs a reference: reference=mnist[root=data], or statistics=FILE from 'scoresde stats', in "
+            "its brackets"
+        )
+
+    def evaluate(self, evidence: Evidence) -> list[Metric]:
+        """The metrics that :meth:`judge` finds; raises what :meth:`skip` says."""
+        reason = self.skip(evidence)
+        if reason:
+            raise ValueError(reason)
+        return self.judge(evidence)
+
+    @abstractmethod
+    def judge(self, evidence: Evidence) -> list[Metric]:
+        """The metrics of evidence that nothing speaks against."""
 
     # --- features -------------------------------------------------------------------------------------------------
 
@@ -89,11 +120,6 @@ class FeatureMetric(Evaluator):
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
         """The features of a set, batch by batch."""
         return features(self.extraction, events, evidence, keep)
-
-    def all_features(self, evidence: Evidence) -> Tensor:
-        """The features (n, D) of all samples, of every process, float64."""
-        own = pooled(self.seen(samples(evidence), evidence))
-        return own if evidence.processes is None else evidence.processes.gather(own)
 
     def check_width(self, width: int, of_reference: int) -> None:
         """Raise where the reference has other features."""
@@ -134,18 +160,6 @@ class FeatureMetric(Evaluator):
             return None
         return origin.some(evidence.count, evidence.seed, evidence.samples.device) if enough else None
 
-    def true_features(self, evidence: Evidence) -> Tensor:
-        """The features (n, D) of as many true events as there are samples, float64."""
-        truth = self.truth(evidence)
-        if truth is None:
-            return self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
-        return pooled(self.seen(truth, evidence))
-
-    def floor_features(self, evidence: Evidence) -> Tensor | None:
-        """Those of as many other true events, which play the samples; None where there are none."""
-        found = self.floor(evidence)
-        return None if found is None else pooled(self.seen(found, evidence))
-
     def _file(self) -> Statistics:
         assert self.statistics is not None
         found = read(self.statistics)
@@ -163,3 +177,40 @@ class FeatureMetric(Evaluator):
         else:
             reference = None if evidence.reference is None else {"target": repr(evidence.target)}
         return {**self.extraction.protocol, "samples": evidence.count, "reference": reference, **more}
+
+
+@attrs.frozen
+class TwoSetMetric(FeatureMetric):
+    """A metric of the samples' features and those of as many true events."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the values that :meth:`compare` finds."""
+        return (self.name,)
+
+    @abstractmethod
+    def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
+        """The values of features ``samples`` and ``truth``, both (n, D), float64."""
+
+    def details(self, evidence: Evidence) -> dict[str, Any]:
+        """What is said of the values."""
+        return self.protocol(evidence)
+
+    def judge(self, evidence: Evidence) -> list[Metric]:
+        """The values; the floor is that of true events which play the samples."""
+        asked, others = self.truth(evidence), self.floor(evidence)
+        if asked is None:
+            truth = self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
+        else:
+            truth = pooled(self.seen(asked, evidence))
+        found = tuple(Estimate(math.nan, math.nan) for _ in self.names)
+        if self.finite(evidence):
+            own = pooled(self.seen(samples(evidence), evidence))
+            both = own if evidence.processes is None else evidence.processes.gather(own)
+            self.check_width(both.shape[1], truth.shape[1])
+            found = self.compare(both, truth)
+        floor: Sequence[Estimate | None] = [None] * len(found)
+        if others is not None:
+            floor = self.compare(pooled(self.seen(others, evidence)), truth)
+        details = self.details(evidence)
+        return [self.metric(*each, **details) for each in zip(self.names, found, floor, strict=True)]

@@ -118,22 +118,18 @@ class FrechetDistance(FeatureMetric):
     """
 
     word: ClassVar[str] = "frechet"
+    equal: ClassVar[bool] = False
 
     ranges: int = param(5, "disjoint ranges of the samples, for the error and the extrapolation", ge(3))
     draws: int = param(10_000, "exact draws that stand for a target, where that is the reference", ge(2))
 
-    def skip(self, evidence: Evidence) -> str | None:
-        """With fewer than two samples a range."""
-        few = evidence.count < 2 * self.ranges
-        return super().skip(evidence) or (
-            f"{self.name} needs {2 * self.ranges} samples or more, two a range, got {evidence.count}" if few else None
-        )
+    @property
+    def fewest(self) -> int:
+        """Two a range."""
+        return 2 * self.ranges
 
-    def evaluate(self, evidence: Evidence) -> list[Metric]:
+    def judge(self, evidence: Evidence) -> list[Metric]:
         """d^2 with all samples, and extrapolated; the floor is that of true events."""
-        reason = self.skip(evidence)
-        if reason:
-            raise ValueError(reason)
         centre = self._centre(evidence)
         if not self.finite(evidence):
             nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))

@@ -64,19 +64,17 @@ class InceptionScore(FeatureMetric):
         """``inception_score``."""
         return f"{self.features.name}_{self.word}"
 
-    def skip(self, evidence: Evidence) -> str | None:
-        """With images that the extractor cannot read; with fewer than two samples a part."""
-        reason = self.features.skip(tuple(evidence.samples.shape[1:]))
-        few = evidence.count < 2 * self.splits
-        return reason or (
-            f"{self.name} needs {2 * self.splits} samples or more, two a part, got {evidence.count}" if few else None
-        )
+    @property
+    def fewest(self) -> int:
+        """Two a part."""
+        return 2 * self.splits
 
-    def evaluate(self, evidence: Evidence) -> list[Metric]:
+    def unfit(self, evidence: Evidence) -> str | None:
+        """None: it can do without a reference."""
+        return None
+
+    def judge(self, evidence: Evidence) -> list[Metric]:
         """The score of the samples; the floor is that of true events, where there are any."""
-        reason = self.skip(evidence)
-        if reason:
-            raise ValueError(reason)
         found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
         if self.finite(evidence):
             own = self._logits(samples(evidence), evidence)

@@ -9,7 +9,7 @@ samples, and needs far fewer. A polynomial kernel compares the first three momen
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -17,11 +17,10 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_core.evaluator import Better, Evidence
 from scoresde_core.target import Estimate
 
-from .events import misfit
-from .feature_metric import FeatureMetric
+from .feature_metric import TwoSetMetric
 
 FEWEST = 10
 """Subsets, below which their scatter is no good measure of the error."""
@@ -54,7 +53,7 @@ def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
 
 
 @attrs.frozen
-class KernelDistance(FeatureMetric):
+class KernelDistance(TwoSetMetric):
     """The mean over disjoint subsets, best at 0, with the standard error over them.
 
     The published estimate draws a hundred subsets that overlap and quotes their standard deviation, which is no error
@@ -66,27 +65,15 @@ class KernelDistance(FeatureMetric):
 
     subset_size: int = param(1000, "events a subset; fewer where the samples make no ten of them", ge(2))
 
-    def skip(self, evidence: Evidence) -> str | None:
-        """With fewer than two samples in each of ten subsets; with a data set of fewer events."""
-        few = evidence.count < 2 * FEWEST
-        return (
-            super().skip(evidence)
-            or (self.reference and misfit(self.reference, self.split, evidence))
-            or (f"{self.name} needs {2 * FEWEST} samples or more, got {evidence.count}" if few else None)
-        )
+    @property
+    def fewest(self) -> int:
+        """Two in each of ten subsets."""
+        return 2 * FEWEST
 
-    def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """MMD^2 of the samples' and the reference's features; the floor is that of true events."""
-        reason = self.skip(evidence)
-        if reason:
-            raise ValueError(reason)
-        truth = self.true_features(evidence)
-        found = Estimate(math.nan, math.nan)
-        if self.finite(evidence):
-            samples = self.all_features(evidence)
-            self.check_width(samples.shape[1], truth.shape[1])
-            found = by_subsets(samples, truth, self.subset_size)
-        others = self.floor_features(evidence)
-        floor = None if others is None else by_subsets(others, truth, self.subset_size)
-        details = self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))
-        return [self.metric(self.name, found, floor, **details)]
+    def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
+        """MMD^2 of features (n, D)."""
+        return (by_subsets(samples, truth, self.subset_size),)
+
+    def details(self, evidence: Evidence) -> dict[str, Any]:
+        """With the size of a subset."""
+        return self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))

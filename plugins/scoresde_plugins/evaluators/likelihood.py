@@ -21,13 +21,12 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.evaluator import Better, Evaluator, Evidence, Metric
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
+from scoresde_core.target import Estimate
 
-from ..score_flow.bound import FEWEST_TIMES, likelihood_bound
+from ..score_flow.bound import FEWEST_TIMES
+from ..score_sde.density import BoundDensity, Density, FlowDensity
 from ..score_sde.divergence import Trace
-from ..score_sde.flow import Diverged, Solver
-from ..score_sde.likelihood import log_likelihood
+from ..score_sde.flow import Diverged
 
 EXACT_UP_TO = 64
 """Dimensions up to which ``trace=auto`` is exact: one batched backward pass."""
@@ -52,8 +51,8 @@ class _AgainstTruth(Evaluator):
         return super().skip(evidence) or (f"{self.name} needs 2 samples or more" if few else None)
 
     @abstractmethod
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int) -> Tensor:
-        """The model's log-likelihood, or its bound, of ``x`` (n, *shape), in nats, (n,)."""
+    def density(self, x: Tensor) -> Density:
+        """The way to the log density of ``x`` (n, *shape), or to its bound."""
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """The mean gap in bits/dim and its standard error over draws; NaN where the ODE has no solution."""
@@ -63,15 +62,11 @@ class _AgainstTruth(Evaluator):
         x = evidence.exact()[: self.samples]
         truth = reference.precise.log_prob(x.to(reference.device, torch.float64)).to(x.device)
         try:
-            found = self.measure(evidence.model, evidence.sde, x, evidence.seed).double()
+            found = self.density(x).measure(evidence.model, evidence.sde, x, evidence.seed).nats.double()
         except Diverged:
-            return [Metric(self.name, math.nan, math.nan, unit=self.unit, better=self.better)]
+            return [self.metric(self.name, Estimate(math.nan, math.nan))]
         gap = self.sign * (found - truth) / (x[0].numel() * math.log(2))
-        return [
-            Metric(
-                self.name, float(gap.mean()), float(gap.std()) / math.sqrt(len(x)), unit=self.unit, better=self.better
-            )
-        ]
+        return [self.metric(self.name, Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(len(x))))]
 
 
 @attrs.frozen
@@ -94,14 +89,11 @@ class LogLikelihoodError(_AgainstTruth):
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
     t_min: float = param(1e-5, "where data are placed", gt(0))
 
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int) -> Tensor:
-        """log p of the model."""
+    def density(self, x: Tensor) -> Density:
+        """The flow's."""
         by_size: Trace = "exact" if x[0].numel() <= EXACT_UP_TO else "rademacher"
         trace: Trace = by_size if self.trace == "auto" else self.trace
-        solver = Solver(rtol=self.rtol, atol=self.atol)
-        return log_likelihood(
-            model, sde, x, trace=trace, probes=self.probes, t_min=self.t_min, solver=solver, seed=seed
-        ).log_prob
+        return FlowDensity(trace, self.probes, self.t_min, rtol=self.rtol, atol=self.atol)
 
 
 @attrs.frozen
@@ -116,7 +108,6 @@ class LikelihoodBoundGap(_AgainstTruth):
     form: Literal["dsm", "ssm"] = param("dsm", "denoising or sliced score matching")
     t_min: float = param(1e-5, "where the integral starts", gt(0))
 
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int) -> Tensor:
-        """Minus the bound."""
-        bound = likelihood_bound(model, sde, x, form=self.form, times=self.times, t_min=self.t_min, seed=seed)
-        return -bound.nats
+    def density(self, x: Tensor) -> Density:
+        """The bound."""
+        return BoundDensity(self.form, self.times, t_min=self.t_min)

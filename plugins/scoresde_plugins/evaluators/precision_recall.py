@@ -18,11 +18,10 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_core.evaluator import Better
 from scoresde_core.target import Estimate
 
-from .events import misfit
-from .feature_metric import FeatureMetric
+from .feature_metric import TwoSetMetric
 
 _ROWS = 1024
 
@@ -39,7 +38,7 @@ def covered(points: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
 
 
 @attrs.frozen
-class PrecisionRecall(FeatureMetric):
+class PrecisionRecall(TwoSetMetric):
     """Both shares, higher is better; the standard errors are those of a share of independent events.
 
     The published features are VGG16's second fully connected layer, ``features=vgg16``.
@@ -50,34 +49,18 @@ class PrecisionRecall(FeatureMetric):
 
     neighbours: int = param(3, "which neighbour the balls reach to", ge(1))
 
-    def skip(self, evidence: Evidence) -> str | None:
-        """With too few samples to have neighbours; with a data set of fewer events."""
-        few = evidence.count < self.neighbours + 2
-        return (
-            super().skip(evidence)
-            or (self.reference and misfit(self.reference, self.split, evidence))
-            or (f"{self.name} needs {self.neighbours + 2} samples or more, got {evidence.count}" if few else None)
-        )
+    @property
+    def fewest(self) -> int:
+        """As many as have such a neighbour, and one more."""
+        return self.neighbours + 2
 
-    def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """``precision_<features>`` and ``recall_<features>``; the floor is that of true events."""
-        reason = self.skip(evidence)
-        if reason:
-            raise ValueError(reason)
-        truth = self.true_features(evidence)
-        others = self.floor_features(evidence)
-        found, floor = (Estimate(math.nan, math.nan),) * 2, None if others is None else self._both(others, truth)
-        if self.finite(evidence):
-            samples = self.all_features(evidence)
-            self.check_width(samples.shape[1], truth.shape[1])
-            found = self._both(samples, truth)
-        details = self.protocol(evidence)
-        return [
-            self.metric(f"{word}_{self.features.name}", found[side], None if floor is None else floor[side], **details)
-            for side, word in enumerate(("precision", "recall"))
-        ]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``precision_<features>`` and ``recall_<features>``."""
+        return f"precision_{self.features.name}", f"recall_{self.features.name}"
 
-    def _both(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, Estimate]:
+    def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
+        """Both shares of features (n, D)."""
         precision = covered(samples, truth, radii(truth, self.neighbours))
         recall = covered(truth, samples, radii(samples, self.neighbours))
         return _share(precision), _share(recall)
