@@ -24,6 +24,9 @@ from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
 from scoresde_core.training.state import name_of
 from scoresde_plugins.evaluate import choice
+from scoresde_plugins.evaluate.batches import compute
+from scoresde_plugins.evaluate.measure import Measure, Subject
+from scoresde_plugins.evaluate.parts import Part
 from scoresde_plugins.evaluators import events, extraction
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
@@ -189,9 +192,9 @@ class TestNumbers:
                     assert found[metric.name][key] == pytest.approx(getattr(metric, key), rel=1e-9)
                 assert found[metric.name]["details"] == json.loads(json.dumps(metric.plain()["details"]))
 
-    def test_other_true_events_in_the_same_place_are_noticed(self, images, tmp_path):
-        asked = ["--out", tmp_path / "it", "--evaluator"]
-        asked += [f"frechet[features=identity,reference=npz[path={tmp_path}/r.npz]]"]
+    @pytest.mark.parametrize("kind", ["frechet[features=identity,", "sliced_wasserstein["])
+    def test_other_true_events_in_the_same_place_are_noticed(self, images, tmp_path, kind):
+        asked = ["--out", tmp_path / "it", "--evaluator", f"{kind}reference=npz[path={tmp_path}/r.npz]]"]
         values = []
         for seed in (1, 2, 1):
             grey = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
@@ -199,7 +202,7 @@ class TestNumbers:
             for cache in (events._events, events._reference):
                 cache.cache_clear()
             assert evaluate(images, *asked) == 0
-            values.append(rows(tmp_path / "it")[-1]["metrics"]["frechet_identity"]["value"])
+            values.append(next(iter(rows(tmp_path / "it")[-1]["metrics"].values()))["value"])
         assert values[0] == values[2] != values[1]
 
     def test_an_evaluator_of_the_model_draws_none(self, points, tmp_path):
@@ -376,6 +379,65 @@ class TestRows:
         (tmp_path / "it" / "results.jsonl").write_text("")
         assert evaluate(points, "--out", tmp_path / "it") == 0
         assert rows(tmp_path / "it")[0]["metrics"] == value
+
+
+class Counted(Measure):
+    """Batches that say who computed them; that of ``bad`` fails."""
+
+    def __init__(self, name, count, done, bad=None):
+        object.__setattr__(self, "versions", {})
+        object.__setattr__(self, "told", (name, count, done, bad))
+
+    title = property(lambda self: self.told[0])
+    name = property(lambda self: self.told[0])
+    count = property(lambda self: self.told[1])
+    protocol = property(lambda self: {})
+
+    def measure(self, k, subject):
+        name, _, done, bad = self.told
+        done.append((name, k))
+        if k == bad:
+            raise ValueError(f"{name} {k}")
+        return Part({}, {"k": k})
+
+    def summarise(self, parts):
+        return {}
+
+
+class Alone:
+    """One of three processes, whose others say nothing."""
+
+    count = 3
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def exchange(self, value):
+        return [value]
+
+
+class TestBatches:
+    def test_every_batch_falls_to_one_process_and_the_measures_of_a_stage_to_all(self, tmp_path):
+        done = {rank: [] for rank in range(3)}
+        subject = Subject(None, torch.device("cpu"), torch.float32, {}, tmp_path)
+        for rank, own in done.items():
+            stage = [Counted(name, count, own) for name, count in (("a", 1), ("b", 4), ("c", 1), ("d", 1))]
+            assert compute(stage, subject, Alone(rank), lambda *_: None) == {}
+        everything = [("a", 0), *(("b", k) for k in range(4)), ("c", 0), ("d", 0)]
+        assert sorted(batch for own in done.values() for batch in own) == everything
+        assert [len(own) for own in done.values()] == [3, 2, 2]
+        # Other ranks find them done.
+        again = []
+        compute([Counted("b", 4, again)], subject, Alone(1), lambda *_: None)
+        assert not again
+
+    def test_a_measure_that_fails_is_left_and_the_others_are_done(self, tmp_path):
+        done = []
+        subject = Subject(None, torch.device("cpu"), torch.float32, {}, tmp_path)
+        stage = [Counted("a", 9, done, bad=3), Counted("b", 6, done)]
+        found = compute(stage, subject, Alone(0), lambda *_: None)
+        assert {title: str(failed) for title, failed in found.items()} == {"a": "ValueError: a 3"}
+        assert done == [("a", 0), ("a", 3), ("b", 0), ("b", 3)]
 
 
 def no_truth(folder: Path) -> Path:

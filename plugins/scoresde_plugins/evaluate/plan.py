@@ -26,12 +26,13 @@ from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore
 from scoresde_core.training.trainer import plan_training
 
+from ..evaluators.events import Origin, SetComparison
 from ..evaluators.extraction import samples as sample_set
 from ..evaluators.feature_metric import FeatureMetric
 from ..score_sde.density import FlowDensity
 from .choice import Wanted
 from .judgement import FeatureBatches, Judgement, Key
-from .measure import Measure, Share
+from .measure import Measure, Share, content_hash
 from .measures import Draw, Likelihood, SplitLoss
 
 _PARTS = ("predictor", "corrector", "grid")
@@ -237,6 +238,9 @@ class _Planner:
         reason = evaluator.skip(evidence)
         if reason:
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
+        if isinstance(evaluator, SetComparison) and evaluator.reference is not None:
+            true_events = Origin(evaluator.reference, evaluator.split).events()
+            return attrs.evolve(found, state={"hash": content_hash(true_events)})
         if not isinstance(evaluator, FeatureMetric):
             return found
         named = spec.params.get("features")
