@@ -20,7 +20,6 @@ import attrs
 
 from scoresde_core import picture
 from scoresde_core.cli.events import add_dataset, open_events, read_latents, subset, take, to_model
-from scoresde_core.cli.progress import progress
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
@@ -31,6 +30,7 @@ from scoresde_core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..evaluate.progress import Progress
     from .flow import Solver
 
 FORMAT, VERSION = "scoresde-encoding", 1
@@ -53,6 +53,7 @@ class _Coder:
     batch_size: int
     discrete: bool
     denoise: bool
+    progress: Progress
 
     def encode(self, x: Tensor) -> Tensor:
         from .encoding import encode
@@ -75,12 +76,11 @@ class _Coder:
     def _batched(self, what: str, x: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
         import torch
 
-        parts: list[Tensor] = []
-        with progress(what, len(x)) as show:
-            for part in torch.split(x, self.batch_size):
-                parts.append(work(part).cpu())
-                show(sum(map(len, parts)), "")
-        return torch.cat(parts)
+        chunks, done = torch.split(x, self.batch_size), []
+        for k, chunk in enumerate(chunks):
+            self.progress.show("encode", what, k, len(chunks))
+            done.append(work(chunk).cpu())
+        return torch.cat(done)
 
 
 @attrs.frozen
@@ -123,6 +123,7 @@ class EncodeCommand(Command):
         from scoresde_core.device import find_device, keep_freed_memory
         from scoresde_core.models.checkpoint import appearing, check_new
 
+        from ..evaluate.progress import Progress
         from .flow import Solver, check_t_min, require_continuous
 
         given = {name: getattr(arguments, name) for name in _SOLVER if getattr(arguments, name) is not None}
@@ -134,14 +135,16 @@ class EncodeCommand(Command):
         check_t_min(t_min)
         if not arguments.discrete:
             require_continuous(subject.score, "an encoding")
-        coder = _Coder(subject, solver, t_min, arguments.batch_size, arguments.discrete, arguments.denoise)
         record = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
         source = _decode if arguments.decode else _round_trip
-        latents, files = source(arguments, registry, coder, record)
-        if arguments.interpolate:
-            files |= _interpolation(arguments.interpolate, latents, coder)
-        files |= _tempered(arguments.temperature, latents, coder)
+        with Progress(True) as progress:
+            how = arguments.batch_size, arguments.discrete, arguments.denoise
+            coder = _Coder(subject, solver, t_min, *how, progress)
+            latents, files = source(arguments, registry, coder, record)
+            if arguments.interpolate:
+                files |= _interpolation(arguments.interpolate, latents, coder)
+            files |= _tempered(arguments.temperature, latents, coder)
         record |= {"device": str(subject.device), "torch": str(torch.__version__)}
         with appearing(arguments.out) as scratch:
             written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, subject)]
