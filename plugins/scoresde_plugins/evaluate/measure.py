@@ -110,8 +110,11 @@ class Share:
     @classmethod
     def of(cls, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> Share:
         """``count`` of ``events`` (None: all), spread evenly over them; their hash, where they are in memory."""
-        known = {"hash": content_hash(events)} if isinstance(events, Tensor) else {}
-        return cls(events, subset(len(events), count), batch_size, {**source, **known})
+        indices = subset(len(events), count)
+        if isinstance(events, Tensor):
+            chosen = events if len(indices) == len(events) else take(events, indices)
+            source = {**source, "hash": content_hash(chosen)}
+        return cls(events, indices, batch_size, dict(source))
 
     @property
     def count(self) -> int:
