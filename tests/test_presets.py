@@ -57,12 +57,6 @@ PARAMETERS = {
     "ve_ncsnv2_cifar10": 29.69,
 }
 
-LOSSES = {
-    **{(sde, True): "DenoisingScoreMatchingLoss" for sde in ("vp", "subvp", "ve")},
-    ("ve", False): "SMLDLoss",
-    ("vp", False): "DDPMLoss",
-}
-
 # Narrow and shallow, at the fewest pixels that every level still halves.
 NARROW = {
     "ncsnpp": ["nf=4", "num_res_blocks=1"],
@@ -106,77 +100,6 @@ class TestNumbers:
         with torch.device("meta"):
             network = plan_model(preset(name), REGISTRY).build().network
         assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == PARAMETERS[name]
-
-    def test_every_column_of_the_table_of_published_configurations(self, shared):
-        rows = [
-            [cell.strip() for cell in line.strip("|\n").split("|")]
-            for line in (shared / "reference" / "features.md").read_text().splitlines()
-            if re.match(r"\| (subvp|ve|vp)/", line)
-        ]
-        rows = [row for row in rows if len(row) == 24]
-        assert len(rows) == 39
-        for row in rows:
-            self.compare(row)
-
-    def compare(self, row):
-        (name, _, process, net, nf, ch_mult, blocks, embedding, fir, pyramids, by_sigma, centered, batch, iterations,
-         rates, ema, dropout, scales, reach, method, langevin, reduction, kept, _) = row  # fmt: skip
-        config = preset(name.replace("/", "_"))
-        plan, training, sampler = plan_model(config, REGISTRY), config.training, plan_model(config, REGISTRY).sampler
-        network, sde = plan.network, process.split("/")[0].replace("UNSET", "ve")
-        # The typo of ve/ncsnv2/bedroom left it continuous, see its quirks.
-        continuous = process.endswith("C") and name != "ve/ncsnv2/bedroom"
-        label = {"ve": ("sigma", "reverse_index")}.get(sde, ("time", "index"))[not continuous]
-        assert (config.model.sde.name, network.label, config.model.network.name) == (sde, label, net.split("_")[0]), (
-            name
-        )
-        assert network.parameterisation == ("score" if sde == "ve" else "noise"), name
-        assert network.nf == int(nf), name
-        assert plan.config.model.centered is network.centered is (centered == "y"), name
-        if ch_mult != "-":
-            assert list(network.ch_mult) == [int(m) for m in ch_mult.split(",")], name
-            assert (network.num_res_blocks, network.divides_by_sigma) == (int(blocks), by_sigma == "y"), name
-            assert (network.attn_resolutions, network.dropout) == ((16,), float(dropout)), name
-        if net == "ncsnpp":
-            assert network.embedding == {"P": "positional", "F": "fourier"}[embedding], name
-            assert (network.fir, f"{network.progressive}/{network.progressive_input}") == (fir == "y", pyramids), name
-        rate, warmup, clip = rates.split("/")
-        assert (training.learning_rate, training.warmup) == (float(rate), int(warmup)), name
-        assert training.gradient_clip == (None if clip == "-1" else float(clip)), name
-        assert (training.ema or 0, training.batch_size) == (float(ema), int(batch)), name
-        assert training.iterations == round(float(iterations.rstrip("M")) * 1e6) + 1, name
-        loss = plan_loss(plan, REGISTRY)
-        assert loss.reduction == {"mean": "mean", "½sum": "half_sum"}[reduction], name
-        assert type(loss).__name__ == LOSSES[sde, continuous], name
-        first, last = kept.split("–")
-        assert (config.evaluation.first_checkpoint, config.evaluation.last_checkpoint) == (int(first), int(last)), name
-        assert (network.scales, sampler.steps) == (int(scales), int(scales)), name
-        if reach.startswith("σ"):
-            assert (plan.sde.sigma_min, plan.sde.sigma_max) == tuple(map(float, reach[2:].split("–"))), name
-        else:
-            assert (plan.sde.beta_min, plan.sde.beta_max) == tuple(map(float, reach[2:].split("–"))), name
-        predictor, corrector = method.split("+")
-        short = {"EM": "EulerMaruyama", "RD": "ReverseDiffusion", "AS": "AncestralSampling", "none": "None"}
-        assert type(sampler.predictor).__name__ == f"{short[predictor]}Predictor", name
-        long = {"Lang": "Langevin", "ald": "AnnealedLangevin", "none": "None"}
-        assert type(sampler.corrector).__name__ == f"{long[corrector]}Corrector", name
-        if corrector != "none":
-            n, snr = langevin.split("/")
-            assert (sampler.corrector.n_steps, sampler.corrector.snr) == (int(n), float(snr)), name
-
-    @pytest.mark.parametrize(
-        ("name", "training", "sampling"),
-        [
-            ("scoreflow_vp_cifar10_ddpmpp_continuous", 1e-5, 1e-3),
-            ("scoreflow_subvp_imagenet32_ddpmpp_deep_continuous", 1e-2, 1e-2),
-        ],
-        ids=["vp", "subvp"],
-    )
-    def test_scoreflow_has_smallest_times_of_its_own(self, name, training, sampling):
-        plan = plan_model(preset(name), REGISTRY)
-        loss = plan_loss(plan, REGISTRY)
-        assert (loss.t_min, plan.sde.t_min) == (training, sampling)
-        assert plan.config.data.random_flip is ("cifar10" in name)
 
 
 class TestRun:
