@@ -5,8 +5,6 @@ import io
 import itertools
 import pickle
 import struct
-import sys
-import types
 import zipfile
 
 import attrs
@@ -296,48 +294,127 @@ def test_celeba_out_of_its_zip(tmp_path):
     assert create("datasets", f"celeba[root={tmp_path}]").load()[0, 2].unique().tolist() == [9]
 
 
-class FakeLMDB(types.ModuleType):
-    """As much of lmdb as reading takes."""
-
-    def __init__(self, rows):
-        super().__init__("lmdb")
-        self.rows = rows
-
-    def open(self, path, **options):
-        assert options["readonly"]
-        return self
-
-    def begin(self):
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def cursor(self):
-        return self
-
-    def iternext(self, keys, values):
-        return iter(sorted(self.rows))
-
-    def get(self, key):
-        return self.rows[key]
+def lmdb_folder(path, rows):
+    """A database as LSUN's own export makes it: encoded images under keys that are their hashes."""
+    environment = pytest.importorskip("lmdb").open(str(path), map_size=1 << 20)
+    with environment.begin(write=True) as transaction:
+        for key, value in rows.items():
+            transaction.put(key, value)
+    environment.close()
 
 
-def test_lsun(tmp_path, monkeypatch):
-    from scoresde_plugins.datasets.lsun import LSUNDataset
-
-    rows = {bytes([k]): encoded(gradient(10, 14, k), "WEBP" if k == 2 else "PNG") for k in range(3)}
-    monkeypatch.setitem(sys.modules, "lmdb", FakeLMDB(rows))
-    (tmp_path / "church_outdoor_val_lmdb").mkdir()
-    data = LSUNDataset(root=str(tmp_path), size=10)
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_lsun(tmp_path):
+    rows = {f"{k:040x}".encode(): encoded(gradient(10, 14, k), "WEBP" if k == 2 else "PNG") for k in range(3)}
+    lmdb_folder(tmp_path / "church_outdoor_val_lmdb", rows)
+    lmdb_folder(tmp_path / "church_outdoor_train_lmdb", {key: rows[key] for key in sorted(rows)[:2]})
+    data = create("datasets", f"lsun[root={tmp_path},size=10]")
     images = data.load("test")
     assert images.shape == (3, 3, 10, 10)
+    # The central square of 10 x 14 pixels begins at column 2.
     assert images[1, :, 0, 0].tolist() == [0, 2, 1]
-    with pytest.raises(FileError, match=r"no LSUN folder .*church_outdoor_train_lmdb"):
+    assert data.load("train")[:, 2, 0, 0].tolist() == [0, 1]
+    again = create("datasets", f"lsun[root={tmp_path},size=10]").open("test")  # lmdb opens a folder once a process
+    assert torch.equal(torch.stack([again[i] for i in range(3)]), images)
+    with_workers = take(Batches(data, 2, split="test", resident=False, workers=2), 0, 3)
+    assert torch.equal(with_workers, take(Batches(data, 2, split="test", resident=True), 0, 3))
+
+
+def test_lsun_that_is_not_there_or_damaged(tmp_path):
+    pytest.importorskip("lmdb")
+    data = create("datasets", f"lsun[root={tmp_path},category=bedroom]")
+    with pytest.raises(FileError, match=r"no LSUN folder .*bedroom_train_lmdb: name its parent"):
         data.load("train")
+    (tmp_path / "bedroom_val_lmdb").mkdir()
+    (tmp_path / "bedroom_val_lmdb" / "data.mdb").write_bytes(b"damaged" * 4096)
+    with pytest.raises(FileError, match=r"cannot read the LSUN database .*bedroom_val_lmdb"):
+        data.load("test")
+
+
+def example_class():
+    """tf.train.Example, by Google's own library from its schema."""
+    descriptors, messages, pools = (
+        pytest.importorskip(f"google.protobuf.{name}")
+        for name in ("descriptor_pb2", "message_factory", "descriptor_pool")
+    )
+    field = descriptors.FieldDescriptorProto
+    file = descriptors.FileDescriptorProto(name="example.proto", package="tf", syntax="proto3")
+
+    def message(name, *fields, to=file.message_type):
+        made = to.add(name=name)
+        for number, (label, kind, of) in enumerate(fields, 1):
+            made.field.add(name=f"f{number}", number=number, label=label, type=kind, type_name=of)
+        return made
+
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    message("BytesList", (many, field.TYPE_BYTES, None))
+    message("FloatList", (many, field.TYPE_FLOAT, None))
+    message("Int64List", (many, field.TYPE_INT64, None))
+    message("Feature", *((one, field.TYPE_MESSAGE, f".tf.{kind}List") for kind in ("Bytes", "Float", "Int64")))
+    features = message("Features", (many, field.TYPE_MESSAGE, ".tf.Features.F1Entry"))
+    entry = message(
+        "F1Entry", (one, field.TYPE_STRING, None), (one, field.TYPE_MESSAGE, ".tf.Feature"), to=features.nested_type
+    )
+    entry.field[0].name, entry.field[1].name, entry.options.map_entry = "key", "value", True
+    message("Example", (one, field.TYPE_MESSAGE, ".tf.Features"))
+    pool = pools.DescriptorPool()
+    pool.Add(file)
+    return messages.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Twelve images of StyleGAN's tool, with TensorBoard's writer of records."""
+    writers, example = pytest.importorskip("tensorboard.summary.writer.record_writer"), example_class()
+    path = tmp_path / "faces-r03.tfrecords"
+    with path.open("wb") as file:
+        writer = writers.RecordWriter(file)
+        for k in range(12):
+            image = example()
+            image.f1.f1["shape"].f3.f1.extend([3, 8, 8])
+            image.f1.f1["data"].f1.f1.append(gradient(8, 8, k).transpose(2, 0, 1).tobytes())
+            writer.write(image.SerializeToString())
+        writer.flush()
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("name", ["image_folder", "ffhq", "celebahq"])
+def test_tensorflow_records(records, name):
+    data = create("datasets", f"{name}[path={records},size=8]")
+    images = data.load()
+    expected = torch.stack([torch.from_numpy(gradient(8, 8, k)).permute(2, 0, 1) for k in range(12) if k != 9])
+    assert torch.equal(images, expected)
+    assert data.load("test")[:, 2, 0, 0].tolist() == [9]
+    assert data.known() == {}
+    assert torch.equal(take(Batches(data, 4, resident=False, workers=2), 0, 3), take(Batches(data, 4), 0, 3))
+
+
+def test_damaged_tensorflow_records(records, tmp_path):
+    whole = records.read_bytes()
+    for name, content in {"short": whole[:-1], "other": b"no records at all", "empty": b""}.items():
+        (tmp_path / f"{name}.tfrecords").write_bytes(content)
+        with pytest.raises(FileError, match=rf"{name}\.tfrecords .*(records|empty)") as caught:
+            create("datasets", f"image_folder[path={tmp_path}/{name}.tfrecords]").load()
+        assert "\n" not in str(caught.value)
+    assert "damaged after 11 of them" in short_message(tmp_path)
+    foreign = whole.replace(b"shape", b"shope", 1)
+    (tmp_path / "foreign.tfrecords").write_bytes(foreign)
+    with pytest.raises(FileError, match=r"it has the features \['data', 'shope'\], not shape and data"):
+        create("datasets", f"image_folder[path={tmp_path}/foreign.tfrecords]").load()
+
+
+def short_message(folder):
+    with pytest.raises(FileError) as caught:
+        create("datasets", f"image_folder[path={folder}/short.tfrecords]").load()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("values", [np.uint16([[0, 300], [40_000, 65_535]]), np.float32([[0, 0.5], [1, 2]])], ids=str)
+def test_more_than_8_bits_a_pixel_are_refused_rather_than_cut_off(tmp_path, values):
+    Image.fromarray(values).save(tmp_path / ("a.png" if values.dtype == np.uint16 else "a.tiff"))
+    with pytest.raises(FileError, match=r"a\.(png|tiff) .*not 8 bits: convert it"):
+        create("datasets", f"image_folder[path={tmp_path},size=2]").load()
 
 
 @pytest.fixture
@@ -458,6 +535,19 @@ def test_downsampled_imagenet(tmp_path, protocol):
     assert torch.equal(data.load("test"), expected)
     with pytest.raises(FileError, match="rows of 12288 numbers for size=64"):
         create("datasets", f"imagenet[root={tmp_path},size=64]").load()
+
+
+def test_downsampled_imagenet_of_64_pixels_in_ten_npz_files(tmp_path):
+    """As they come out of their archives: in folders of their own, labels from 1."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 3 * 64 * 64), dtype=np.uint8)
+    for number in range(1, 11):
+        folder = tmp_path / f"part{1 + number // 6}"
+        folder.mkdir(exist_ok=True)
+        rows = {"data": pixels[number - 1 : number], "labels": np.array([100 * number]), "mean": np.zeros(3)}
+        np.savez(folder / f"train_data_batch_{number}.npz", **rows)
+    data = create("datasets", f"imagenet[root={tmp_path},size=64]")
+    assert torch.equal(data.load(), torch.from_numpy(pixels).reshape(-1, 3, 64, 64))
+    assert data.known()["labels"].tolist() == [100 * number - 1 for number in range(1, 11)]
 
 
 class Attack:

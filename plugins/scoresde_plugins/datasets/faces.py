@@ -1,4 +1,4 @@
-"""High-resolution faces, as the image files that their authors distribute: FFHQ and CelebA-HQ.
+"""High-resolution faces: FFHQ and CelebA-HQ, as image files or as the TensorFlow records of their authors' tools.
 
 The published code trains and evaluates on the same images; here a share is held out, as for any folder.
 """
@@ -17,7 +17,7 @@ _SIZE_HELP = "pixels of a side"
 class FFHQDataset(ImageFolderDataset):
     """70,000 faces (Karras et al. 2019), stored at 1024 x 1024; get the images from github.com/NVlabs/ffhq-dataset."""
 
-    path: str = param("data/ffhq", "folder or .zip of the images")
+    path: str = param("data/ffhq", "folder, .zip or .tfrecords of the images")
     size: int = param(256, _SIZE_HELP, ge(1))
 
 
@@ -25,5 +25,5 @@ class FFHQDataset(ImageFolderDataset):
 class CelebAHQDataset(ImageFolderDataset):
     """30,000 faces (Karras et al. 2018), stored at 1024 x 1024; made from CelebA by the authors' script."""
 
-    path: str = param("data/celebahq", "folder or .zip of the images")
+    path: str = param("data/celebahq", "folder, .zip or .tfrecords of the images")
     size: int = param(256, _SIZE_HELP, ge(1))

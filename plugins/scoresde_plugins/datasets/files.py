@@ -1,4 +1,4 @@
-"""Images of one's own: a folder or zip of image files, or an array in an ``.npz`` file.
+"""Images of one's own: a folder or zip of image files, TensorFlow records, or an array in an ``.npz`` file.
 
 Both hold out every k-th image, in the order of their names or of the array, as the test split.
 """
@@ -37,7 +37,10 @@ class _HeldOut(Dataset):
 
 @attrs.frozen
 class ImageFolderDataset(_HeldOut):
-    """Every image file in a folder or a .zip, resized to ``size`` x ``size`` after a central square crop."""
+    """Every image file in a folder or a .zip, resized to ``size`` x ``size`` after a central square crop.
+
+    Or every image in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords.
+    """
 
     size: int = param(32, "pixels of a side", ge(1))
     grey: bool = param(False, "one grey channel instead of three")

@@ -19,37 +19,42 @@ from .pictures import BROKEN_HELP, Broken, Fit, Pictures, decoded
 _DOWNLOAD = "get it with LSUN's own download.py and unzip it there (torchvision cannot)"
 
 
-@attrs.define(eq=False)
+_open: dict[Path, tuple[int, Any]] = {}
+"""The environment of each folder, and the process that opened it."""
+
+
+def environment(path: Path) -> Any:
+    """The lmdb environment of a folder: the only one in this process, which is all that lmdb allows.
+
+    A forked worker inherits one that it must not use, and has to close before it may open its own.
+    """
+    import lmdb  # type: ignore[import-not-found,unused-ignore]
+
+    path = path.resolve()
+    process, found = _open.get(path, (None, None))
+    if process != os.getpid():
+        if found is not None:
+            found.close()
+        found = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+        _open[path] = (os.getpid(), found)
+    return found
+
+
+@attrs.frozen(eq=False)
 class Database:
     """An lmdb folder of encoded images under binary keys."""
 
     path: Path
-    _open: tuple[int, Any] | None = attrs.field(default=None, init=False)
 
     def names(self) -> list[bytes]:
         """Every key, in the database's order."""
-        with self._environment().begin() as transaction:
+        with environment(self.path).begin() as transaction:
             return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def read(self, name: bytes) -> bytes:
         """The encoded image."""
-        with self._environment().begin() as transaction:
+        with environment(self.path).begin() as transaction:
             return bytes(transaction.get(name))
-
-    def _environment(self) -> Any:
-        # An environment must not outlive a fork: every process opens the database for itself.
-        if self._open is None or self._open[0] != os.getpid():
-            import lmdb  # type: ignore[import-not-found,unused-ignore]
-
-            options = {"readonly": True, "lock": False, "readahead": False, "meminit": False}
-            self._open = (os.getpid(), lmdb.open(str(self.path), **options))
-        return self._open[1]
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.path, self._open = path, None
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Pictures: encoded image files, decoded when they are asked for, out of a folder, an archive or a packed array."""
+"""Pictures: image files, decoded when they are asked for, out of a folder, an archive, a database or a packed array."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 import os
 import warnings
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde_core.errors import FileError, UsageError
@@ -23,14 +25,49 @@ Broken = Literal["fail", "skip"]
 BROKEN_HELP = "a file that cannot be decoded ends the run, or is skipped with a warning"
 
 
-class Source(Protocol):
-    """Where the bytes of a picture are."""
+Stored = bytes | NDArray[np.uint8]
+"""A picture as its source keeps it: an encoded file, or pixels (H, W, C)."""
 
-    def read(self, name: Any) -> bytes:
-        """The encoded file called ``name``."""
+
+class Source(Protocol):
+    """Where pictures are kept."""
+
+    def read(self, name: Any) -> Stored:
+        """The picture called ``name``."""
 
     def names(self) -> list[Any]:
         """Every picture, in the stored order."""
+
+
+Handle = TypeVar("Handle")
+
+
+@attrs.define(eq=False)
+class Kept(ABC, Generic[Handle]):
+    """One file of many pictures, which every process opens for itself when it first reads.
+
+    A forked worker would share its parent's position in the file; a pickled one gets the path alone.
+    """
+
+    path: Path
+    _open: tuple[int, Handle] | None = attrs.field(default=None, init=False)
+
+    @abstractmethod
+    def opened(self) -> Handle:
+        """The file, opened."""
+
+    @property
+    def file(self) -> Handle:
+        """The file as this process has it open."""
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), self.opened())
+        return self._open[1]
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.path, self._open = path, None
 
 
 @attrs.frozen
@@ -50,35 +87,24 @@ class Folder:
 
 
 @attrs.define(eq=False)
-class Archive:
+class Archive(Kept[zipfile.ZipFile]):
     """The image files in a zip file, in the order of their paths."""
 
-    path: Path
-    _open: tuple[int, zipfile.ZipFile] | None = attrs.field(default=None, init=False)
+    def opened(self) -> zipfile.ZipFile:
+        """The archive."""
+        return zipfile.ZipFile(self.path)
 
     def names(self) -> list[str]:
         """Paths within the archive, without the resource forks that some systems add."""
         try:
-            listed = self._file().namelist()
+            listed = self.file.namelist()
         except (OSError, zipfile.BadZipFile) as error:
             raise FileError(f"cannot read {self.path} as a zip file: {error}") from error
         return sorted(n for n in listed if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
-        return self._file().read(name)
-
-    def _file(self) -> zipfile.ZipFile:
-        # A forked worker shares its parent's file position: every process opens the archive for itself.
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), zipfile.ZipFile(self.path))
-        return self._open[1]
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.path, self._open = path, None
+        return self.file.read(name)
 
 
 @attrs.frozen
@@ -92,11 +118,13 @@ class Fit:
     crop: int | None = None
     grey: bool = False
 
-    def decode(self, encoded: bytes) -> Tensor:
+    def decode(self, stored: Stored) -> Tensor:
         """uint8 (1 or 3, H, W); a decoder may raise anything."""
         from PIL import Image, ImageOps
 
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else Image.fromarray(stored) as opened:
+            if opened.mode.startswith(("I", "F")):  # PIL would cut their values off at 255
+                raise ValueError(f"its pixels have the format {opened.mode!r}, not 8 bits: convert it")
             image: Image.Image = opened.convert("L" if self.grey else "RGB")
         if self.crop is not None:
             if min(image.size) < self.crop:
@@ -168,13 +196,19 @@ def check_labelled(broken: Broken) -> None:
         raise UsageError("labels need every picture: set broken=fail, and remove the files that cannot be read")
 
 
-def source_at(path: str) -> Folder | Archive:
-    """The folder or zip file at ``path``."""
+def source_at(path: str) -> Source:
+    """The folder, zip file or file of TensorFlow records at ``path``."""
+    if path.lower().endswith((".tfrecords", ".tfrecord")):
+        from .tfrecords import Records
+
+        return Records(Path(path))
     return Archive(Path(path)) if path.lower().endswith(".zip") else Folder(Path(path))
 
 
 def decoded(source: Source, names: Sequence[Any], fit: Fit, broken: Broken, where: str) -> Pictures:
     """Pictures, refused where there are none."""
     if not names:
-        raise FileError(f"there is no image file in {where!r}: name a folder or a zip file of .png or .jpg files")
+        raise FileError(
+            f"there is no image file in {where!r}: name a folder, a zip file or a .tfrecords file of images"
+        )
     return Pictures(source, names, fit, broken, where)

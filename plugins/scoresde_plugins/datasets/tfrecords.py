@@ -1,0 +1,157 @@
+r"""TensorFlow records of images, as the tools of ProGAN and StyleGAN write them (``ffhq-r08.tfrecords``).
+
+A file is a sequence of records: length (8 bytes), checksum of the length, data, checksum of the data (4 bytes each),
+all little-endian; a checksum is CRC-32C, rotated by 15 bits, plus 0xa282ead8. The data of a record is a
+``tf.train.Example``, a protocol buffer with the features
+
+    shape   int64 (3,), channels, height, width
+    data    the pixels, uint8, in that order
+
+Read here without TensorFlow. Checksums of lengths are verified, so that a file of another kind or one cut short is
+found before any work; those of pixels are not.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from scoresde_core.errors import FileError
+
+from .pictures import Kept
+
+Field = tuple[int, "int | memoryview"]
+"""A field of a protocol buffer: its number, and its value, an integer or bytes."""
+
+
+@attrs.define(eq=False)
+class Records(Kept[mmap.mmap]):
+    """The images of one file, all of one size; StyleGAN's tool writes a file for each resolution."""
+
+    def opened(self) -> mmap.mmap:
+        """The file in memory."""
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def names(self) -> list[str]:
+        """``offset:length`` of the data of every record."""
+        try:
+            size = len(self.file)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise FileError(f"cannot read {self.path} as TensorFlow records: {error}") from error
+        found: list[str] = []
+        at = 0
+        while at < size:
+            head = self.file[at : at + 8]
+            length = int.from_bytes(head, "little")
+            if self.file[at + 8 : at + 12] != _masked(head) or at + length + 16 > size:
+                raise FileError(f"{self.path} is no file of TensorFlow records, or damaged after {len(found)} of them")
+            found.append(f"{at + 12}:{length}")
+            at += length + 16
+        return found
+
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3), or (H, W) of a grey image."""
+        start, length = map(int, name.split(":"))
+        features = _features(memoryview(self.file[start : start + length]))
+        if not {"shape", "data"} <= set(features):
+            raise ValueError(f"it has the features {sorted(features)}, not shape and data")
+        shape = _integers(features["shape"])
+        pixels = np.frombuffer(_only(_only(features["data"], 1), 1), np.uint8).reshape(shape).transpose(1, 2, 0)
+        return np.ascontiguousarray(pixels[..., 0] if shape[0] == 1 else pixels)
+
+
+def _features(example: memoryview) -> dict[str, memoryview]:
+    """The features of an Example: a map, which is a sequence of entries with a key 1 and a value 2."""
+    found = {}
+    for _, entry in _fields(_only(example, 1)):
+        key, value = (_only(_bytes(entry), number) for number in (1, 2))
+        found[bytes(key).decode()] = value
+    return found
+
+
+def _integers(feature: memoryview) -> tuple[int, ...]:
+    """An int64 list, packed or one by one."""
+    found: list[int] = []
+    for _, value in _fields(_only(feature, 3)):
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            number, at = _varint(value, at)
+            found.append(number)
+    return tuple(found)
+
+
+def _only(message: memoryview, number: int) -> memoryview:
+    """The bytes of a message's field ``number``."""
+    for found, value in _fields(message):
+        if found == number:
+            return _bytes(value)
+    raise ValueError(f"a message lacks its field {number}")
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a field that holds bytes is a number")
+    return value
+
+
+def _fields(message: memoryview) -> Iterator[Field]:
+    """The fields of a protocol buffer, in their order."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind, number = tag & 7, tag >> 3
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if kind == 2:
+            length, at = _varint(message, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a protocol buffer has no field of type {kind}")
+        if at + length > len(message):
+            raise ValueError("a field is longer than its message")
+        yield number, message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number in groups of 7 bits, and where it ends."""
+    number = shift = 0
+    while True:
+        byte = message[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+
+
+def _crc_table() -> list[int]:
+    """CRC-32C (Castagnoli), reflected, of every byte."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_CRC = _crc_table()
+
+
+def _masked(data: bytes) -> bytes:
+    """The checksum of ``data`` as a record holds it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
