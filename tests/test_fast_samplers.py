@@ -22,8 +22,9 @@ from scoresde_plugins.score_sde.samplers import PredictorCorrectorSampler
 SDES = ["ve", "vp", "subvp", "linear_ve"]
 TWO_EVALUATIONS = ("heun", "dpm_solver_2")
 DETERMINISTIC = ["dpm_solver_2", "heun", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm"]
-ALL = [*DETERMINISTIC, "dpmpp_2m_sde", "heun[s_churn=4]", "dpmpp_3m[corrected=true]", "unipc[variant=bh1,max_order=2]",
-       "deis[variant=rhoab,max_order=4]"]  # fmt: skip
+WARM_UP = {"pndm": 9}  # evaluations beside one a step
+ALL = [*DETERMINISTIC, "pndm", "dpmpp_2m_sde", "heun[s_churn=4]", "dpmpp_3m[corrected=true]",
+       "unipc[variant=bh1,max_order=2]", "deis[variant=rhoab,max_order=4]"]  # fmt: skip
 
 # Mean errors at 40, 80 and 160 evaluations.
 REFERENCE = {
@@ -87,7 +88,7 @@ def errors(name, sde_name, grid, evaluations):
             create("predictors", "deis[max_order=4]"), sde, times(sde, "logsnr", 2000), start(sde), Mixture()
         )[0]
     predictor = create("predictors", name)
-    steps = evaluations // 2 if name in TWO_EVALUATIONS else evaluations
+    steps = evaluations // 2 if name in TWO_EVALUATIONS else evaluations - WARM_UP.get(name, 0)
     x, counted = integrate(predictor, sde, times(sde, grid, steps), start(sde), Mixture())
     assert counted == evaluations
     alpha = float(sde.alpha(torch.tensor(sde.t_min, dtype=torch.float64)))
@@ -114,7 +115,7 @@ def test_errors_are_the_published_methods(name):
 @pytest.mark.parametrize("sde", ["ve", "vp", "subvp"])
 @pytest.mark.parametrize(
     "name",
-    [*DETERMINISTIC, "dpmpp_3m[corrected=true]", "unipc[max_order=2]", "unipc[correct=false]",
+    [*DETERMINISTIC, "pndm", "dpmpp_3m[corrected=true]", "unipc[max_order=2]", "unipc[correct=false]",
      "unipc[max_order=2,correct=false]", "unipc[max_order=1]", "deis[max_order=4]", "deis[variant=rhoab,max_order=4]",
      "deis[variant=rhoab]"],
 )  # fmt: skip
@@ -287,6 +288,38 @@ def test_dpmpp_3m_is_the_published_update(corrected):
     torch.testing.assert_close(found / alpha, y, rtol=1e-9, atol=1e-9)
 
 
+def test_pndm_is_the_published_update():
+    """With DDPM's table of products in place of alpha and sigma, and the transfer as its Eq. 11 has it."""
+    sde, x = create("sdes", "vp"), start(create("sdes", "vp"))
+    grid = torch.linspace(1, 0.01, 12, dtype=torch.float64)
+
+    def product(t):
+        return float(sde.alpha(torch.tensor(t, dtype=torch.float64))) ** 2
+
+    def noise(x, t):
+        return Mixture().score(x, sde.level(torch.tensor(t, dtype=torch.float64))) * -((1 - product(t)) ** 0.5)
+
+    def transfer(x, e, t, to):
+        now, ahead = product(t), product(to)
+        below = now**0.5 * (((1 - ahead) * now) ** 0.5 + ((1 - now) * ahead) ** 0.5)
+        return x + (ahead - now) * (x / (now**0.5 * (now**0.5 + ahead**0.5)) - e / below)
+
+    y, seen = x, []
+    for t, to in pairwise(grid.tolist()):
+        seen = [noise(y, t), *seen][:4]
+        if len(seen) < 4:
+            middle = (t + to) / 2
+            second = noise(transfer(y, seen[0], t, middle), middle)
+            third = noise(transfer(y, second, t, middle), middle)
+            e = (seen[0] + 2 * second + 2 * third + noise(transfer(y, third, t, to), to)) / 6
+        else:
+            e = (55 * seen[0] - 59 * seen[1] + 37 * seen[2] - 9 * seen[3]) / 24
+        y = transfer(y, e, t, to)
+    found, evaluations = integrate(create("predictors", "pndm"), sde, grid, x, Mixture())
+    torch.testing.assert_close(found, y, rtol=1e-8, atol=1e-9)
+    assert evaluations == 11 + 9
+
+
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize("name", ALL)
 def test_data_in_one_point_is_found_exactly(name, sde):
@@ -303,7 +336,8 @@ def test_evaluations_are_one_a_step_or_two(name):
     two = name.split("[")[0] in TWO_EVALUATIONS
     for steps in (1, 10):
         sampler = PredictorCorrectorSampler(predictor, steps=steps)
-        assert sample(ExactScore(Gaussian()), create("sdes", "vp"), sampler, (3,), 5).nfe == steps + two * (steps - 1)
+        more = two * (steps - 1) + (WARM_UP.get(name, 0) if steps > 3 else 0)
+        assert sample(ExactScore(Gaussian()), create("sdes", "vp"), sampler, (3,), 5).nfe == steps + more
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -315,7 +349,7 @@ def test_every_corrector_grid_and_sde(name):
                 assert sample(ExactScore(Gaussian()), create("sdes", sde), sampler, (2,), 3).x.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "pndm", "dpmpp_2m_sde"])
 def test_the_past_survives_a_corrector(name):
     """With a Langevin step between any two steps the samples are still those of the data.
 
@@ -408,6 +442,64 @@ def test_adaptive_samples_do_not_depend_on_their_batch(redraw):
     assert whole.nfe == parts.nfe
 
 
+def test_one_attempt_is_the_published_one():
+    """Both proposals, the scaled error and every option, in numbers of one coordinate worked out apart."""
+    sde, data, rel, absolute = create("sdes", "vp"), Gaussian(), 0.05, 0.01
+    x, before, dw = (torch.tensor([[v]], dtype=torch.float64) for v in (1.3, 2.0, 0.05))
+    t, h = (torch.tensor([v], dtype=torch.float64) for v in (0.6, 0.02))
+
+    def drift(at, time):
+        beta = 0.1 + 19.9 * time
+        level = sde.level(torch.tensor(time, dtype=torch.float64))
+        return -0.5 * beta * at - beta * float(data.score(torch.tensor(at, dtype=torch.float64), level))
+
+    def noise(time):
+        return math.sqrt(0.1 + 19.9 * time)
+
+    euler = 1.3 - 0.02 * drift(1.3, 0.6) + noise(0.6) * 0.05
+    heun = 1.3 + 0.5 * (euler - 1.3 - 0.02 * drift(euler, 0.58) + noise(0.58) * 0.05)
+    bare = 1.3 - 0.02 * drift(1.3, 0.6)
+    lamba = 1.3 - 0.01 * (drift(1.3, 0.6) + drift(bare, 0.58)) + noise(0.6) * 0.05
+    for options, kept, other, scale in (
+        ("", heun, euler, 2.0),
+        ("use_previous=false,", heun, euler, abs(euler)),
+        ("extrapolate=false,use_previous=false,", euler, heun, abs(heun)),
+        ("error=drift,use_previous=false,norm=max,", lamba, euler, abs(euler)),
+    ):
+        sampler = create("samplers", f"adaptive_sde[{options}rel_tol={rel},abs_tol={absolute}]")
+        found = sampler._attempt(x, before, t, h, dw, ExactScore(data), sde)
+        expected = kept, other, abs(kept - other) / max(absolute, rel * scale)
+        assert [float(value) for value in found] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_norm_of_the_error_is_over_coordinates():
+    sde, t = create("sdes", "ve"), torch.full((1,), 0.5, dtype=torch.float64)
+    x, dw = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([[0.0, 0.0, 0.0, 0.3]], dtype=torch.float64)
+    rms, largest = (
+        create("samplers", f"adaptive_sde[norm={norm}]")._attempt(x, x, t, 0.1 * t, dw, ExactScore(Point()), sde)[2]
+        for norm in ("rms", "max")
+    )
+    assert 1 < float(largest / rms) <= 2
+
+
+@pytest.mark.parametrize("options", ["norm=max", "extrapolate=false", "use_previous=false"])
+def test_the_paper_s_ablations_find_the_data(options):
+    x = adaptive(f"rel_tol=0.05,abs_tol=0.05,{options}", n=600).x.flatten()
+    assert abs(x.mean() - 0.5) < 4 * 0.5 / len(x) ** 0.5 + 0.01
+    assert abs(x.std() - 0.5) < 4 * 0.5 / (2 * len(x)) ** 0.5 + 0.01
+
+
+def test_an_error_of_the_drift_alone_does_not_see_that_of_the_noise():
+    """A bias that falls with the tolerance, and is far above that of the whole step's error at the same tolerance."""
+    loose, tight = (
+        float(adaptive(f"rel_tol={tol},abs_tol={tol},error=drift", sde="subvp", n=1000).x.std())
+        for tol in (0.02, 0.002)
+    )
+    whole = float(adaptive("rel_tol=0.02,abs_tol=0.02", sde="subvp", n=500).x.std())
+    assert loose - 0.5 > 2 * (tight - 0.5) > 0.02
+    assert abs(whole - 0.5) < 0.02
+
+
 def test_samples_that_have_arrived_cost_nothing():
     """The mean over samples of each one's own count: fewer than the batch's calls, and odd for an even count each."""
     alone = [adaptive("rel_tol=0.1", n=1, latent=z) for z in torch.randn(6, 1, 2, generator=torch.Generator())]
@@ -488,7 +580,7 @@ def test_parameters_are_checked(kind, spec):
 
 def test_all_of_them_are_registered():
     names = {entry.row.name for kind in ("predictors", "samplers") for entry in default_registry().entries(kind)}
-    assert names >= {*DETERMINISTIC, "dpmpp_2m_sde", "adaptive_sde"}
+    assert names >= {*DETERMINISTIC, "pndm", "dpmpp_2m_sde", "adaptive_sde"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -135,6 +135,12 @@ def test_importance_times_are_those_of_the_published_code(shared, name):
     np.testing.assert_allclose(found[~near], times[~near], rtol=2e-5)
 
 
+@pytest.mark.parametrize(("name", "t_min", "z"), [("vp", 1e-5, 23.864), ("vp", 5e-5, 22.251), ("subvp", 1e-2, 22.484)])
+def test_the_normalisation_is_that_of_the_published_code(name, t_min, z):
+    """As its functions give it, at the smallest times of its configurations."""
+    assert total_weight(SDES[name], t_min) == pytest.approx(z, abs=6e-4)
+
+
 @pytest.mark.parametrize("t_min", [1e-5, 1e-3, 0.1])
 @pytest.mark.parametrize("sde", [*SDES.values(), Cosine()], ids=[*SDES, "cosine"])
 def test_importance_times_against_quadrature(sde, t_min):

@@ -69,6 +69,28 @@ def test_integral_of_beta_in_closed_form(name):
     torch.testing.assert_close(sde.sigma(t), torch.tensor(expected, dtype=torch.float64))
 
 
+def test_published_values_at_the_ends():
+    """As printed by the published code, float32: the last time, and the first and last entry of DDPM's table."""
+    one = torch.ones((), dtype=torch.float64)
+    assert float(SDES["vp"].alpha(one)) == pytest.approx(6.57e-3, rel=1e-3)
+    assert float(SDES["vp"].sigma(one)) == pytest.approx(0.999978, abs=1e-6)
+    assert float(SDES["subvp"].sigma(one)) == pytest.approx(0.999957, abs=1e-6)
+    assert float(SDES["vp"].discrete_level(0 * one, 1000).sigma) == pytest.approx(0.01, rel=1e-4)
+    assert float(SDES["vp"].discrete_level(one, 1000).sigma) == pytest.approx(0.99998, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("mean", "nats"), [((0.4914, 0.4822, 0.4465), 0.14), (0.0, 0.0), ((1.0, 1.0, 1.0), 3072 / 5000)]
+)
+def test_what_the_mean_of_the_prior_is_worth(mean, nats):
+    """KL(N(mean, 50^2) | N(0, 50^2)) = D mean^2 / (2 50^2): 0.14 nats in all for the channel means of CIFAR-10."""
+    moved, plain = VESDE(prior_mean=mean).prior, VESDE().prior
+    z = torch.randn(4096, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = moved.from_noise(torch.cat([z, -z]))  # in pairs, so that the linear part of the difference cancels
+    found = 16 * float((moved.log_prob(x) - plain.log_prob(x)).mean())
+    assert found == pytest.approx(nats, abs=3e-3)
+
+
 @pytest.mark.parametrize("grid", list(GRIDS))
 @pytest.mark.parametrize("steps", [1, 2, 5, 15, 20, 21, 50])
 def test_every_chain_is_finite_for_any_number_of_steps(sde, grid, steps):

@@ -8,7 +8,17 @@ Stochastic improved Euler and Euler-Maruyama share their noise; their difference
 
 with sqrt(h) z the increment of the Brownian path over the step, and f the drift of the reverse SDE. Where e <= 1 the
 sample moves on to x2 at t - h; in any case its next step is h <- min(t - t_min, safety h e^{-exponent}).
+
+The paper's ablations are options: the largest scaled error in place of the root mean square (``norm=max``), x1 as the
+next state, with |x2| in the tolerance (``extrapolate=false``), a tolerance without |x1_prev| (``use_previous=false``),
+and Lamba's scheme (2003), in which the noise is that of t and Heun's rule is for the drift alone (``error=drift``),
+
+    K1 = -h f(x, t),     K2 = -h f(x + K1, t - h),     x1 = x + K1 + sqrt(h) g(t) z,     x2 = x1 + E,
+
+so that nothing controls the error of the noise: its bias falls but slowly with the tolerance.
 """
+
+from typing import Literal
 
 import attrs
 import torch
@@ -46,6 +56,10 @@ class AdaptiveSDESampler(Sampler):
     first_step: float = param(0.01, "first step size in t", and_(gt(0), le(1)))
     safety: float = param(0.9, "factor on the proposed step size", and_(gt(0), le(1)))
     exponent: float = param(0.9, "how strongly the error sets the step size", and_(gt(0), le(1)))
+    norm: Literal["rms", "max"] = param("rms", "of the scaled error over a sample's coordinates")
+    error: Literal["sde", "drift"] = param("sde", "what Heun's rule is for: the whole step, or its drift (Lamba)")
+    extrapolate: bool = param(True, "go on from Heun's proposal x2, not from Euler-Maruyama's x1")
+    use_previous: bool = param(True, "scale the tolerance by the proposal before as well, where that is larger")
     redraw: bool = param(False, "draw new noise after a rejected attempt, as published, rather than keep the path")
     max_attempts: int = param(10_000, "attempts after which a sample is given up", ge(1))
     denoise: bool = param(True, "return the denoised state at t_min")
@@ -58,10 +72,10 @@ class AdaptiveSDESampler(Sampler):
         rows, path = torch.arange(len(x), device=x.device), Path(x, ARRIVED)
         for attempt in range(self.max_attempts):
             step, path_step = path.propose(rows, h[rows], noise.draw(attempt, "adaptive")[rows])
-            low, high, error = self._attempt(x[rows], previous[rows], t[rows], step, path_step, model, sde)
+            kept, other, error = self._attempt(x[rows], previous[rows], t[rows], step, path_step, model, sde)
             yes, no = error <= 1, ~(error <= 1)
             moved = rows[yes]
-            x[moved], previous[moved] = high[yes], low[yes]
+            x[moved], previous[moved] = kept[yes], other[yes]
             t[moved] -= step[yes]
             if not self.redraw:
                 path.walk(moved, step[yes], path_step[yes])
@@ -82,24 +96,35 @@ class AdaptiveSDESampler(Sampler):
     def _attempt(
         self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel, sde: SDE
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Both proposals (B, ...) for steps ``h`` (B,) from times ``t`` (B,), and their scaled distance (B,)."""
-        first = _increment(x, t, h, dw, model, sde)
-        low = x + first
-        second = _increment(low, (t - h).clamp_min(sde.t_min), h, dw, model, sde)
-        tolerance = torch.maximum(low.abs(), previous.abs()).mul_(self.rel_tol).clamp_min_(self.abs_tol)
-        scaled = (0.5 * (second - first) / tolerance).flatten(1)
-        return low, x + 0.5 * (first + second), scaled.double().square().mean(1).sqrt()
+        """The proposal to go on from and the other one (B, ...), for steps ``h`` (B,) from times ``t`` (B,).
+
+        And their scaled distance (B,).
+        """
+        drift, noise = _parts(x, t, h, dw, model, sde)
+        mean = x + drift
+        low, ahead = mean + noise, (t - h).clamp_min(sde.t_min)
+        if self.error == "sde":
+            next_drift, next_noise = _parts(low, ahead, h, dw, model, sde)
+            change = next_drift.add_(next_noise).sub_(drift).sub_(noise).mul_(0.5)
+        else:
+            change = _parts(mean, ahead, h, dw, model, sde)[0].sub_(drift).mul_(0.5)
+        high = low + change
+        kept, other = (high, low) if self.extrapolate else (low, high)
+        scale = torch.maximum(other.abs(), previous.abs()) if self.use_previous else other.abs()
+        scaled = (change / scale.mul_(self.rel_tol).clamp_min_(self.abs_tol)).flatten(1).double()
+        error = scaled.abs().amax(1) if self.norm == "max" else scaled.square().mean(1).sqrt()
+        return kept, other, error
 
 
-def _increment(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel, sde: SDE) -> Tensor:
-    """-h f(x, t) + g(t) dw with f = f(t) x - g^2 score, coefficients in float64 until they meet the state."""
+def _parts(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel, sde: SDE) -> tuple[Tensor, Tensor]:
+    """-h f(x, t) with f = f(t) x - g^2 score, and g(t) dw; coefficients in float64 until they meet the state."""
     level, g, rate = sde.level(t), sde.diffusion(t), sde.drift_rate(t)
 
     def column(value: Tensor) -> Tensor:
         return expand(value.to(x.dtype), x)
 
     score = model.score(x, Level(column(level.t), column(level.alpha), column(level.sigma)))
-    return score.mul(column(g.square() * h)).sub_(column(rate * h) * x).add_(column(g) * dw)
+    return score.mul(column(g.square() * h)).sub_(column(rate * h) * x), column(g) * dw
 
 
 def _end(sde: SDE) -> Level:

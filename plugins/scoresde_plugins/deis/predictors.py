@@ -9,6 +9,7 @@ with l_j the Lagrange polynomials in s (variant rhoab) or in t (variant tab). On
 Of their past these methods keep the noises alone, so a corrector may move the state between two steps.
 """
 
+from abc import abstractmethod
 from typing import Literal
 
 import attrs
@@ -22,7 +23,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
+from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import Predictor
 
 from ..coordinates import noise_ratio, noise_step, remember, usable_order
@@ -34,8 +35,34 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 """Weights for equal steps, newest first, of orders 1 to 4."""
 
 
+class NoiseMultistep(Predictor):
+    """y' = y + sum_k w_k eps_k over the noises of the last levels, one evaluation a step.
+
+    The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
+    order.
+    """
+
+    max_order: int
+
+    @property
+    def stochastic(self) -> bool:
+        """Never draws noise."""
+        return False
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """One step from up to ``max_order`` noises."""
+        past = remember(step, model.noise(x, step.now), self.max_order)
+        levels = [level for level, _ in past[: usable_order(step, len(past), self.max_order)]]
+        x = noise_step(x, step, *((w, eps) for w, (_, eps) in zip(self.weights(step, levels), past, strict=False)))
+        return x, x
+
+    @abstractmethod
+    def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
+        """The weights of the noises at ``levels``, the newest first; they add up to s' - s."""
+
+
 @attrs.frozen
-class DEISPredictor(Predictor):
+class DEISPredictor(NoiseMultistep):
     """Noises of the last ``max_order`` levels; one more than in the paper's names: 4 is tAB3 or rhoAB3.
 
     The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
@@ -50,25 +77,15 @@ class DEISPredictor(Predictor):
         """One for each level used."""
         return float(self.max_order)
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One step from up to four noises."""
-        past = remember(step, model.noise(x, step.now), self.max_order)
-        order = usable_order(step, len(past), self.max_order)
-        weights = [noise_ratio(step.next) - noise_ratio(step.now)]
-        if order > 1:
-            levels = [level for level, _ in past[:order]]
-            weights = _weights_in_t(step, levels) if self.variant == "tab" else _weights_in_ratio(step, levels)
-        x = noise_step(x, step, *((w, eps) for w, (_, eps) in zip(weights, past, strict=False)))
-        return x, x
+    def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
+        """The integrals of the Lagrange polynomials."""
+        if len(levels) == 1:
+            return [noise_ratio(step.next) - noise_ratio(step.now)]
+        return _weights_in_t(step, levels) if self.variant == "tab" else _weights_in_ratio(step, levels)
 
 
 @attrs.frozen
-class IPNDMPredictor(Predictor):
+class IPNDMPredictor(NoiseMultistep):
     """Adams-Bashforth's weights for equal steps on the predicted noise, on any grid (improved PNDM).
 
     y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. No useful grid has equal
@@ -84,29 +101,20 @@ class IPNDMPredictor(Predictor):
         """2, whatever the number of levels, and 1 for one level."""
         return float(min(self.max_order, 2))
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One step from up to four noises."""
-        past = remember(step, model.noise(x, step.now), self.max_order)
-        order = usable_order(step, len(past), self.max_order)
+    def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
+        """Those of equal steps, times the length of this one."""
         length = noise_ratio(step.next) - noise_ratio(step.now)
-        weights = ADAMS_BASHFORTH[order - 1]
-        x = noise_step(x, step, *((length * w, eps) for w, (_, eps) in zip(weights, past, strict=False)))
-        return x, x
+        return [length * w for w in ADAMS_BASHFORTH[len(levels) - 1]]
 
 
-def _weights_in_ratio(step: Step, levels: list[Level]) -> list[float]:
+def _weights_in_ratio(step: Step, levels: list[Level]) -> list[Scalar]:
     """The integrals over s of the Lagrange polynomials in s."""
     now, length = noise_ratio(step.now), noise_ratio(step.next) - noise_ratio(step.now)
     nodes = [(noise_ratio(level) - now) / length for level in levels]
     return _weights(nodes, [length / (q + 1) for q in range(len(nodes))])
 
 
-def _weights_in_t(step: Step, levels: list[Level]) -> list[float]:
+def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:
     """The integrals over s of the Lagrange polynomials in t, with s(t) between the ends from the SDE."""
     nodes = [(step.now.t - level.t) / step.dt for level in levels]
     u, share = 0.5 * (_NODES + 1), 0.5 * _SHARES
@@ -118,7 +126,7 @@ def _weights_in_t(step: Step, levels: list[Level]) -> list[float]:
     return _weights(nodes, moments)
 
 
-def _weights(nodes: list[float], moments: list[float]) -> list[float]:
+def _weights(nodes: list[float], moments: list[float]) -> list[Scalar]:
     """The weights at ``nodes`` that integrate the powers 0, 1, ... to ``moments``."""
-    weights: list[float] = np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments)).tolist()
+    weights: list[Scalar] = np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments)).tolist()
     return weights
