@@ -10,8 +10,10 @@ import yaml
 
 from scoresde_core import ExactScore, create
 from scoresde_core.cli import main
+from scoresde_core.models.model import plan_model
+from scoresde_core.registry import load_registry
 from scoresde_plugins.score_sde.bits_per_dim import join, measure
-from scoresde_plugins.score_sde.density import BoundDensity, FlowDensity
+from scoresde_plugins.score_sde.density import BoundDensity, FlowDensity, trained_from
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
 
@@ -44,6 +46,21 @@ def arrays(folder="out"):
 
 def images(path, shape=(6, 8, 8), seed=0):
     np.savez(path, images=np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("preset", "t_min"),
+    [
+        ("scoreflow_vp_cifar10_ddpmpp_continuous", 1e-5),
+        ("scoreflow_subvp_imagenet32_ddpmpp_deep_continuous", 1e-2),
+        ("subvp_cifar10_ddpmpp_continuous", 1e-5),
+        ("vp_ddpm_cifar10", 1e-5),
+    ],
+)
+def test_published_likelihoods_start_at_the_smallest_time_of_training(preset, t_min):
+    registry = load_registry()
+    assert trained_from(plan_model(registry.create("presets", preset), registry), registry) == t_min
+    assert trained_from(None, registry) == 1e-5
 
 
 class TestMeasure:
@@ -136,6 +153,16 @@ class TestCommand:
         spread = data["bits_per_dim"].mean(0).std(ddof=1) / 2
         assert found["bits_per_dim"]["stderr"] == pytest.approx(spread, abs=1e-7)
         assert "exact_bits_per_dim" not in found
+
+    @pytest.mark.parametrize(
+        ("options", "t_min"),
+        [([], 0.02), (["--t-min", "0.1"], 0.1), (["--bound", "--times", "100"], 0.02)],
+        ids=["of the loss", "given", "bound"],
+    )
+    def test_starts_where_the_model_was_trained(self, scoresde, options, t_min):
+        model = ["--preset", "moons_vp", "--set", "training.loss=dsm[t_min=0.02]", "data.dataset.test_count=4"]
+        assert scoresde(*model, "--images", 4, *options, "--out", "out")[0] == 0
+        assert record()["t_min"] == t_min
 
     def test_the_bound(self, scoresde):
         code, out, _ = scoresde("--target", GAUSSIAN, "--images", 50, "--bound", "ssm", "--times", 100, "--out", "out")

@@ -33,11 +33,10 @@ from scoresde_core.training.batches import Preprocessing
 from scoresde_core.training.trainer import Trainer, TrainingPlan
 
 from ..score_flow.bound import bound_draw
+from ..score_sde.density import PUBLISHED_T_MIN, trained_from
 from ..score_sde.flow import require_continuous
 from .flowpp import FlowPP
 from .variational import NAME
-
-T_MIN = 1e-5
 
 
 @attrs.frozen
@@ -71,6 +70,7 @@ class DequantizationLoss(Loss):
     score: ScoreModel
     low: float
     high: float
+    t_min: float = PUBLISHED_T_MIN
 
     def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
         """(B,) for uint8 ``x`` (B, C, H, W)."""
@@ -80,7 +80,7 @@ class DequantizationLoss(Loss):
         scale = (self.high - self.low) / 256
         events = self.low + scale * (x + u)
         share = draws.uniform("time", stratified=True)
-        nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), T_MIN) + log_q
+        nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), self.t_min) + log_q
         bits: Tensor = nats / (x[0].numel() * math.log(2)) - math.log2(scale)
         return bits
 
@@ -127,7 +127,7 @@ def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processe
     dataset = find_dataset(config.data.dataset, subject.shape, registry, arguments.download)
     if dataset.open("train")[0].is_floating_point():
         raise UsageError(f"the data set {config.data.dataset} holds floats: dequantisation is for uint8 images")
-    loss = DequantizationLoss(subject.score, *subject.range)
+    loss = DequantizationLoss(subject.score, *subject.range, trained_from(subject.plan, registry))
     plan = Plan(config, network, subject.sde, subject.sampler)
     return TrainingPlan(plan, loss, dataset, Stored(subject.centered, flip=config.data.random_flip))
 

@@ -9,7 +9,7 @@ These are densities of two different laws, which agree for an exact score alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.errors import ScoreSDEError
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
 
@@ -25,6 +26,26 @@ from .divergence import Trace
 from .flow import Solver, require_continuous
 from .likelihood import log_likelihood
 from .runge_kutta import ADAPTIVE
+
+if TYPE_CHECKING:
+    from scoresde_core.models.model import Plan
+    from scoresde_core.registry import Registry
+
+PUBLISHED_T_MIN = 1e-5
+
+
+def trained_from(plan: Plan | None, registry: Registry) -> float:
+    """Where to place data: the smallest time of a model's loss, below which it knows nothing; 1e-5 where none is said.
+
+    Published: 1e-5, and 1e-2 for ScoreFlow's sub-VP models, whose likelihoods are measured from there as well.
+    """
+    if plan is None:
+        return PUBLISHED_T_MIN
+    try:
+        loss = registry.create("losses", plan.config.training.loss, scales=plan.network.scales)
+    except ScoreSDEError:  # a loss that is not installed here
+        return PUBLISHED_T_MIN
+    return float(getattr(loss, "t_min", PUBLISHED_T_MIN))
 
 
 @attrs.frozen(eq=False)
@@ -66,7 +87,7 @@ class FlowDensity(Density):
 
     trace: Trace = param("rademacher", "divergence: by Rademacher or Gaussian probes, or exact")
     probes: int = param(1, "probes for every event", ge(1))
-    t_min: float = param(1e-5, "where data are placed", and_(gt(0), lt(1)))
+    t_min: float = param(PUBLISHED_T_MIN, "where data are placed", and_(gt(0), lt(1)))
     method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
     rtol: float = param(1e-5, "relative tolerance of the ODE", gt(0))
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
@@ -100,7 +121,7 @@ class BoundDensity(Density):
     times: int = param(1000, "times for every event", ge(FEWEST_TIMES))
     importance: bool = param(True, "times of density g^2 / sigma^2, else uniform ones")
     offset: bool = param(True, "count the step from t_min to the data")
-    t_min: float = param(1e-5, "where the integral starts", and_(gt(0), lt(1)))
+    t_min: float = param(PUBLISHED_T_MIN, "where the integral starts", and_(gt(0), lt(1)))
     discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
 
     def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:

@@ -66,7 +66,7 @@ class LikelihoodCommand(Command):
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
         parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes with noise of their own")
         parser.add_argument("--dequantizer", default="uniform", metavar="X", help="of uint8 images (default: uniform)")
-        parser.add_argument("--t-min", type=parse_value, metavar="T", help="where data are placed (default: 1e-5)")
+        parser.add_argument("--t-min", type=parse_value, metavar="T", help="where data are placed (default: that of the loss)")
         parser.add_argument(
             "--discrete", action="store_true",
             help="of a model of discrete noise scales, take the nearest trained one at every time"
@@ -134,11 +134,14 @@ def _prepare(
     from ..evaluate.measures import Likelihood
     from ..evaluate.parts import clean
     from ..evaluate.progress import Progress
+    from .density import trained_from
 
     check_place(arguments.out)
     dequantizer = registry.create("dequantizers", arguments.dequantizer)
     subject = open_subject(arguments, registry, processes.device, torch.float32)
     density.check(subject.score)
+    if arguments.t_min is None:
+        density = attrs.evolve(density, t_min=trained_from(subject.plan, registry))  # type: ignore[misc]
     events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
     source = {"dataset": arguments.dataset or subject.data, "split": arguments.split}
     share = Share.of(events, arguments.images, arguments.batch_size, source)
