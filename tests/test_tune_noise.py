@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch
 
 from scoresde_core import create
 from scoresde_core.cli import main
+from scoresde_core.cli.presets import find_preset
+from scoresde_core.models.model import plan_data, plan_loss, plan_model
+from scoresde_core.registry import load_registry
 from scoresde_core.training.batches import order
 from scoresde_plugins.ncsn.techniques import (
     geometric_ratio,
@@ -132,13 +136,27 @@ def test_the_subset_is_stated_and_follows_the_seed(images, capsys):
     assert "20 of 90 training events, 36 dimensions, on [0, 1]" in capsys.readouterr().out
 
 
-def test_what_it_prints_can_be_built(images, capsys):
+@pytest.mark.parametrize("events", ["images", "points"])
+def test_what_it_prints_is_a_command_that_trains(images, tmp_path, capsys, events):
+    """The words after 'train' are read by ``scoresde train``, and give a model with these noise scales."""
+    if events == "points":
+        np.savez(tmp_path / "points.npz", xy=np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32))
+        images = f"{tmp_path}/points.npz,key=xy"
     assert main(["tune-noise", f"npz[path={images}]"]) == 0
-    words = capsys.readouterr().out.replace("'", "").split()
-    sde, loss, corrector = (words[words.index(flag) + 1] for flag in ("--sde", "--loss", "--corrector"))
-    assert create("sdes", sde).sigma_max == pytest.approx(6, rel=1e-3)
-    assert create("losses", loss).scales == int(words[words.index("--steps") + 1])
-    assert create("correctors", corrector).n_steps >= 1
+    train, sampling = (shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert (train[:2], sampling[:2]) == (["scoresde", "train"], ["scoresde", "sample"])
+    assert sampling[sampling.index("--checkpoint") + 1] == train[train.index("--out") + 1]
+    registry = load_registry()
+    config = find_preset(registry, train[2]).override(train[3 : train.index("--out")])
+    plan = plan_model(config, registry)
+    dataset, preprocessing = plan_data(plan, registry)
+    assert (dataset.shape, preprocessing.centered) == (plan.shape, False)
+    if events == "images":
+        assert plan.sde.sigma_max == pytest.approx(6, rel=1e-3)
+        assert plan_loss(plan, registry).scales == plan.network.scales
+    assert plan.sampler.steps == plan.network.scales
+    assert plan.sampler.corrector.n_steps >= 1
+    assert plan.build().network(torch.zeros(2, *plan.shape), torch.ones(2)).shape == (2, *plan.shape)
 
 
 def test_points_need_a_number_of_scales(capsys):

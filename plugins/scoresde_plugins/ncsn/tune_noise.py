@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -35,7 +36,9 @@ class Suggestion:
     dataset: str
     images: int
     of: int
+    shape: tuple[int, ...]
     dimensions: int
+    centered: bool
     scaling: str
     sigma_min: float
     sigma_max: float
@@ -49,8 +52,6 @@ class Suggestion:
     def text(self) -> str:
         """A few lines for people, the last two to paste."""
         subset = f"{self.images} of {self.of}" if self.images < self.of else f"all {self.of}"
-        sde = f"ve[sigma_min={self.sigma_min:.4g},sigma_max={self.sigma_max:.4g}]"
-        corrector = f"ald[snr={self.snr:.4g},n_steps={self.steps_per_scale}]"
         return (
             f"{self.dataset}: {subset} training events, {self.dimensions} dimensions, {self.scaling}\n"
             f"sigma_max  {self.sigma_max:.2f}, the largest distance between two of them (technique 1)\n"
@@ -58,9 +59,30 @@ class Suggestion:
             f"Langevin   {self.steps_per_scale} steps a scale of {self.step_size:.3g} (sigma / sigma_min)^2, "
             f"variance ratio {self.variance_ratio:.3f} (technique 4)\n"
             f"EMA        {self.ema} (technique 5)\n"
-            f"train      --sde '{sde}' --loss 'smld[scales={self.scales}]'\n"
-            f"sample     --sde '{sde}' --predictor none --corrector '{corrector}' --steps {self.scales}"
+            f"train      scoresde train {self.preset} {' '.join(map(shlex.quote, self.changes))} --out runs/tuned\n"
+            "sample     scoresde sample --checkpoint runs/tuned --out samples"
         )
+
+    @property
+    def preset(self) -> str:
+        """What to start from: NCSNv2 for images, else a perceptron at all noise scales."""
+        return "ve_ncsnv2_cifar10" if len(self.shape) == 3 else "lesson_many_scales"
+
+    @property
+    def changes(self) -> list[str]:
+        """The rules' numbers as KEY=VALUE of a configuration."""
+        corrector = f"ald[snr={self.snr:.4g},n_steps={self.steps_per_scale}]"
+        depth = ["model.network.variant=auto"] if len(self.shape) == 3 else []
+        return [
+            f"data.dataset={self.dataset}",
+            f"model.shape=[{','.join(map(str, self.shape))}]",
+            f"model.centered={str(self.centered).lower()}",
+            f"model.sde=ve[sigma_min={self.sigma_min:.4g},sigma_max={self.sigma_max:.4g}]",
+            *depth,
+            f"model.network.scales={self.scales}",
+            f"training.ema={self.ema}",
+            f"sampling.sampler=pc[predictor=none,corrector={corrector},steps={self.scales}]",
+        ]
 
 
 @attrs.frozen
@@ -113,7 +135,9 @@ def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
         arguments.dataset,
         len(x),
         size,
+        tuple(dataset.shape),
         dimensions,
+        arguments.centered,
         "as stored" if events.is_floating_point() else scaling,
         arguments.sigma_min,
         sigma_max,
