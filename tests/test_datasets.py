@@ -286,6 +286,22 @@ def test_celeba_is_cropped_as_published_and_split_by_its_list(tmp_path):
     assert create("datasets", f"celeba[root={tmp_path}]").load().shape == (2, 3, 64, 64)
 
 
+@pytest.mark.parametrize(("name", "mode"), [("celeba", "bilinear"), ("image_folder", "bicubic")])
+def test_pictures_shrink_by_the_published_filter(tmp_path, name, mode):
+    """Antialiased, against torch's own resampling of the central 140 pixels."""
+    array = np.random.default_rng(0).integers(60, 196, (218, 178, 3), dtype=np.uint8)  # no overshoot to cut off
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(encoded(array))
+    (folder / "2.png").write_bytes(encoded(array))
+    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("1.png 0\n")
+    where = f"root={tmp_path}" if name == "celeba" else f"path={folder},crop=140,test_share=0.5"
+    found = create("datasets", f"{name}[{where},size=64]").load()[0].double()
+    crop = torch.from_numpy(array[39:179, 19:159]).permute(2, 0, 1)[None].double()
+    expected = torch.nn.functional.interpolate(crop, (64, 64), mode=mode, antialias=True)[0]
+    assert (found - expected).abs().max() < 1.1
+
+
 def test_celeba_out_of_its_zip(tmp_path):
     (tmp_path / "celeba").mkdir()
     with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip", "w") as archive:

@@ -23,7 +23,7 @@ class CelebADataset(Dataset):
     """162,770 training faces, (3, size, size); the test split is the 19,867 validation faces, as published.
 
     Reads ``root/celeba/list_eval_partition.txt`` and the images in ``root/celeba/img_align_celeba``, a folder or .zip.
-    The published crop of 140 of the 178 x 218 pixels keeps the face.
+    The published crop of 140 of the 178 x 218 pixels keeps the face; as published it is resized bilinearly.
     """
 
     root: str = param("data", "folder that holds celeba/, or will after a download")
@@ -61,7 +61,7 @@ class CelebADataset(Dataset):
         source = source_at(str(where))
         if where.suffix == ".zip":
             names = [f"img_align_celeba/{name}" for name in names]
-        return decoded(source, names, Fit(self.size, self.crop), self.broken, str(where))
+        return decoded(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 3, size, size)."""

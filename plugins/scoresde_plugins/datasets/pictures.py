@@ -109,14 +109,15 @@ class Archive(Kept[zipfile.ZipFile]):
 
 @attrs.frozen
 class Fit:
-    """A central crop of ``crop`` pixels, then the largest central square, bicubic to ``size``; RGB or grey.
+    """A central crop of ``crop`` pixels, then the largest central square, resized to ``size``; RGB or grey.
 
-    ``size=None`` keeps a picture as it is.
+    ``size=None`` keeps a picture as it is. Both filters are antialiased.
     """
 
     size: int | None = None
     crop: int | None = None
     grey: bool = False
+    filter: Literal["bicubic", "bilinear"] = "bicubic"
 
     def decode(self, stored: Stored) -> Tensor:
         """uint8 (1 or 3, H, W); a decoder may raise anything."""
@@ -132,7 +133,7 @@ class Fit:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
         if self.size is not None:
-            image = ImageOps.fit(image, (self.size, self.size))
+            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling[self.filter.upper()])
         array = torch.from_numpy(np.array(image))
         return array.unsqueeze(0) if self.grey else array.permute(2, 0, 1).contiguous()
 
