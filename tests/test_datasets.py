@@ -279,6 +279,23 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_a_second_folder_is_the_test_split(tmp_path):
+    """With the classes of the first, whichever of them it has."""
+    for place, names in {"train": ("cat/a", "cat/b", "dog/a", "owl/a"), "val": ("dog/x", "owl/y")}.items():
+        for value, name in enumerate(names):
+            path = tmp_path / place / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(np.full((4, 4, 3), value + 100 * (place == "val"), np.uint8)))
+    data = create("datasets", f"image_folder[path={tmp_path}/train,test={tmp_path}/val,size=4]")
+    assert data.load()[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert data.load("test")[:, 0, 0, 0].tolist() == [100, 101]
+    assert (data.known()["labels"].tolist(), data.known("test")["labels"].tolist()) == ([0, 0, 1, 2], [1, 2])
+    (tmp_path / "val" / "fox").mkdir()
+    (tmp_path / "val" / "fox" / "z.png").write_bytes(encoded(gradient(4, 4)))
+    with pytest.raises(FileError, match=r"has a folder 'fox' that .*train' has not"):
+        data.known("test")
+
+
 def archived(folder):
     with zipfile.ZipFile(folder / "all.zip", "w") as archive:
         for path in sorted(folder.glob("*.png")):

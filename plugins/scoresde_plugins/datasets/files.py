@@ -1,6 +1,6 @@
 """Images of one's own: a folder or zip of image files, TensorFlow records, or an array in an ``.npz`` file.
 
-Both hold out every k-th image, in the order of their names or of the array, as the test split.
+The test split is a place of its own, or every k-th image in the order of the names or of the array.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decode
 
 @attrs.frozen
 class _HeldOut(Dataset):
-    """A path, and the share of it that is the test split."""
+    """A path, and where its test split is: at a second path, or a share of the first."""
 
     path: str = param(help="where the images are")
+    test: str | None = param(None, "a second path that is the test split; null: hold out a share", kw_only=True)
     test_share: float = param(0.1, "share of the images held out as the test split", and_(gt(0), lt(1)), kw_only=True)
 
+    def place(self, split: Split) -> str:
+        """The path that holds a split."""
+        return self.path if split == "train" or self.test is None else self.test
+
     def rows(self, count: int, split: Split) -> Tensor:
-        """The indices of a split among ``count`` events."""
+        """The indices of a split among the ``count`` events at its path."""
+        if self.test is not None:
+            return torch.arange(count)
         every = max(2, round(1 / self.test_share))
         held_out = torch.arange(count) % every == every - 1
         return (held_out if split == "test" else ~held_out).nonzero().flatten()
@@ -54,23 +61,26 @@ class ImageFolderDataset(_HeldOut):
 
     def open(self, split: Split = "train") -> Pictures:
         """The images of a split, decoded one by one."""
-        source = source_at(self.path)
+        place = self.place(split)
+        source = source_at(place)
         names = source.names()
         picked = [names[row] for row in self.rows(len(names), split).tolist()]
         if names and not picked:
-            raise FileError(f"{self.path!r} has {len(names)} images, too few for a {split} split: set test_share=")
-        return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, self.path)
+            raise FileError(f"{place!r} has {len(names)} images, too few for a {split} split: set test_share=")
+        return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, place)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` number the folders that the files lie in, by their names; there are none where all lie in one."""
-        names = source_at(self.path).names()
-        folders = [name.rpartition("/")[0] for name in names]
-        classes = sorted(set(folders))
+        classes = sorted(set(_folders(self.path)))
         if len(classes) < 2:
             return {}
         check_labelled(self.broken)
+        folders = _folders(self.place(split))
+        strange = sorted(set(folders) - set(classes))
+        if strange:
+            raise FileError(f"{self.test!r} has a folder {strange[0]!r} that {self.path!r} has not: it is no class")
         labels = torch.tensor([classes.index(folder) for folder in folders])
-        return {"labels": labels[self.rows(len(names), split)]}
+        return {"labels": labels[self.rows(len(folders), split)]}
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 1 or 3, size, size), in the order of the paths."""
@@ -79,13 +89,9 @@ class ImageFolderDataset(_HeldOut):
 
 @attrs.frozen
 class NPZDataset(_HeldOut):
-    """An array in a NumPy ``.npz`` file: uint8 images, (N, H, W), (N, H, W, C) or (N, C, H, W), or float points (N, D).
-
-    The test split is held out, or a file of its own.
-    """
+    """An array in an ``.npz`` file: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or float points (N, D)."""
 
     key: str = param("images", "name of the array in the file")
-    test: str | None = param(None, "a second file that is the test split; null: hold out a share of the first")
     labels: str | None = param(None, "name of the array of their classes, whole numbers from 0; null: there is none")
 
     @property
@@ -99,19 +105,20 @@ class NPZDataset(_HeldOut):
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, C, H, W) or float32 (N, D)."""
-        if self.test is not None:
-            return _read(self.path if split == "train" else self.test, self.key)
-        events = _read(self.path, self.key)
-        return events[self.rows(len(events), split)]
+        events = _read(self.place(split), self.key)
+        return events if self.test is not None else events[self.rows(len(events), split)]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """The array of labels, where one is named."""
         if self.labels is None:
             return {}
-        if self.test is not None:
-            return {"labels": _read_labels(self.path if split == "train" else self.test, self.labels)}
-        labels = _read_labels(self.path, self.labels)
+        labels = _read_labels(self.place(split), self.labels)
         return {"labels": labels[self.rows(len(labels), split)]}
+
+
+def _folders(path: str) -> list[str]:
+    """The folder of each image at ``path``."""
+    return [name.rpartition("/")[0] for name in source_at(path).names()]
 
 
 def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
