@@ -66,7 +66,9 @@ class LikelihoodCommand(Command):
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
         parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes with noise of their own")
         parser.add_argument("--dequantizer", default="uniform", metavar="X", help="of uint8 images (default: uniform)")
-        parser.add_argument("--t-min", type=parse_value, metavar="T", help="where data are placed (default: that of the loss)")
+        parser.add_argument(
+            "--t-min", type=parse_value, metavar="T", help="where data are placed (default: as trained)"
+        )
         parser.add_argument(
             "--discrete", action="store_true",
             help="of a model of discrete noise scales, take the nearest trained one at every time"
