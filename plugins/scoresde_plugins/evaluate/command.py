@@ -106,7 +106,7 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
         help="the likelihood's divergence: by probes, or exact (default: rademacher)",
     )  # fmt: skip
     group.add_argument("--tolerance", type=float, default=1e-5, metavar="X", help="of the ODE (default: 1e-5)")
-    group.add_argument("--t-min", type=float, default=1e-5, metavar="X", help="where data are placed (default: 1e-5)")
+    group.add_argument("--t-min", type=float, metavar="X", help="where data are placed (default: that of its loss)")
     group.add_argument("--discrete", action="store_true", help="a likelihood of a model of discrete noise scales too")
 
 
@@ -120,7 +120,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--wait takes minutes, a number above 0, got {arguments.wait:g}")
     if not 0 < arguments.tolerance < 1:
         raise UsageError(f"--tolerance must lie between 0 and 1, got {arguments.tolerance:g}")
-    if not 0 < arguments.t_min < 1:
+    if arguments.t_min is not None and not 0 < arguments.t_min < 1:
         raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
     for name in ("samples", "sampler", "target"):
         if getattr(arguments, name) is not None and not arguments.evaluators:

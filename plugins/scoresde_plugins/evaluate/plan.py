@@ -29,7 +29,7 @@ from scoresde_core.training.trainer import plan_training
 from ..evaluators.events import Origin, SetComparison
 from ..evaluators.extraction import samples as sample_set
 from ..evaluators.feature_metric import FeatureMetric
-from ..score_sde.density import FlowDensity
+from ..score_sde.density import FlowDensity, trained_from
 from .choice import Wanted
 from .judgement import FeatureBatches, Judgement, Key
 from .measure import Measure, Share, content_hash
@@ -56,7 +56,7 @@ class Request:
     trace: str = "rademacher"
     probes: int | None = None
     tolerance: float = 1e-5
-    t_min: float = 1e-5
+    t_min: float | None = None
     discrete: bool = False
     batch_size: int | None = None
     seed: int = 0
@@ -69,11 +69,10 @@ class Request:
         """Whether averaged weights are asked for, as :meth:`Checkpoint.load` takes it."""
         return None if self.weights is None else self.weights == "ema"
 
-    @property
-    def density(self) -> dict[str, Any]:
-        """The parameters of the likelihood's density."""
+    def density(self, t_min: float) -> dict[str, Any]:
+        """The parameters of the likelihood's density; ``t_min`` is the model's own."""
         ode = {"trace": self.trace, "probes": self.probes or 1, "rtol": self.tolerance, "atol": self.tolerance}
-        return {**ode, "t_min": self.t_min, "discrete": self.discrete}
+        return {**ode, "t_min": t_min if self.t_min is None else self.t_min, "discrete": self.discrete}
 
 
 @attrs.frozen(eq=False)
@@ -185,7 +184,7 @@ class _Planner:
     def likelihood(self) -> Measure:
         """Bits per dimension."""
         request, chosen = self.request, self.config.evaluation
-        density = build(FlowDensity, request.density, "the likelihood")
+        density = build(FlowDensity, request.density(trained_from(self.plan, self.registry)), "the likelihood")
         density.check(self._labelled())
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
