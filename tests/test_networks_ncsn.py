@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -460,6 +461,28 @@ def test_classifier_statistics_come_before(small):
     std = torch.tensor([0.2470, 0.2435, 0.2616]).reshape(3, 1, 1)
     torch.testing.assert_close(cifar(x, label), plain((x - mean) / std, label), rtol=1e-2, atol=1e-3)
     assert not torch.allclose(cifar(x, label), plain(x, label), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 9, 14)], ids=str)
+def test_classifier_without_pooling_begins_as_a_mean_with_weights_of_its_own(small, shape):
+    """Given the pooled head's weights at every position, over their number, it is the pooled network."""
+    pooled, whole = small.build(shape), attrs.evolve(small, pooling="none").build(shape)
+    positions = whole.head.in_features // pooled.head.in_features
+    assert positions == math.ceil(shape[1] / 4) * math.ceil(shape[2] / 4)
+    assert 0.9 / math.sqrt(4) < whole.head.weight.abs().max() * positions <= 1 / math.sqrt(4)
+    weight = pooled.head.weight.repeat_interleave(positions, 1) / positions
+    whole.load_state_dict({**pooled.state_dict(), "head.weight": weight})
+    x, label = torch.rand(3, *shape), torch.tensor([0.01, 1.0, 50.0])
+    torch.testing.assert_close(whole(x, label), pooled(x, label), rtol=1e-4, atol=1e-5)
+
+
+def test_classifier_knows_places_without_pooling_alone(small):
+    """A bright square far from the borders, and the same square elsewhere: a mean over positions cannot tell."""
+    x = torch.zeros(2, 1, 96, 96)
+    x[0, :, 40:44, 40:44] = x[1, :, 52:56, 48:52] = 1
+    for pooling, apart in (("mean", False), ("none", True)):
+        logits = attrs.evolve(small, pooling=pooling).build((1, 96, 96))(x, torch.ones(2))
+        assert torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-6) != apart
 
 
 @pytest.mark.parametrize("side", [6, 7], ids=["even", "odd"])

@@ -97,9 +97,9 @@ class ClassCondition(Condition):
     """Samples of a class: one label for all, or a list that is cycled over the samples.
 
     The classifier is a ``target`` (its components are the classes), a ``checkpoint`` that ``scoresde train`` made with
-    the loss ``classification``, or a ``network`` with ``weights`` (safetensors). A checkpoint knows on which range it
-    saw images, and reads those of a model on another. From Python, :class:`ClassObservation` takes any
-    :class:`NoisyClassifier`.
+    the loss ``classification`` (``mnist_classifier`` ships), or a ``network`` with ``weights`` (safetensors). A
+    checkpoint knows on which range it saw images, and reads those of a model on another. From Python,
+    :class:`ClassObservation` takes any :class:`NoisyClassifier`.
     """
 
     needs_data = False
@@ -108,14 +108,14 @@ class ClassCondition(Condition):
     label: int | tuple[int, ...] = param(0, "class, or several to cycle over")
     scale: float = param(1.0, "guidance scale w", ge(0))
     target: Target | None = param(None, "exact target that classifies by its components")
-    checkpoint: str | None = param(None, "folder of a trained noise-conditional classifier")
+    checkpoint: str | None = param(None, "a trained noise-conditional classifier: its folder, or its name")
     network: Network | None = param(None, "specification of a noise-conditional classifier")
     weights: str | None = param(None, "its weights, a safetensors file")
     centered: bool = param(True, "the images that are sampled are on [-1, 1], else on [0, 1]; matters to a checkpoint")
 
     def __attrs_post_init__(self) -> None:
         if [self.target, self.checkpoint, self.network].count(None) != 2:
-            raise ValueError("give a classifier: target=NAME, checkpoint=DIR, or network=classifier and weights=FILE")
+            raise ValueError("give a classifier: target=NAME, checkpoint=X, or network=classifier and weights=FILE")
         if (self.network is None) != (self.weights is None):
             raise ValueError(f"a network needs its weights, and weights their network: got {self.weights!r}")
         if min(self.labels) < 0:

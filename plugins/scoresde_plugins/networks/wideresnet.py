@@ -10,15 +10,21 @@ random Fourier features of log sigma, through two dense layers, as a shift in ev
 
 Shortcuts carry no parameters: where a group widens, the input is mean-pooled and filled up with zero channels. An image
 of a process with alpha != 1 has to come as x / alpha with sigma / alpha.
+
+The logits read the mean of the last features over all positions, as published. Under noise far larger than the strokes
+what tells classes apart is where they are: the exact posterior compares x with whole templates, and a mean of local
+features knows no place. A deep network gets round that, a small one does not; with ``pooling=none`` the mean has
+weights of its own at every position.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import deep_iterable, ge, gt, optional
+from attrs.validators import deep_iterable, ge, gt, in_, optional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +35,7 @@ from .classifier import ClassifierNetwork
 CIFAR10_MEAN = (0.49139968, 0.48215841, 0.44653091)
 CIFAR10_STD = (0.24703223, 0.24348513, 0.26158784)
 FREQUENCIES, FOURIER_SCALE = 128, 16.0
+POOLINGS = ("mean", "none")
 optional_tuple = attrs.converters.optional(tuple)
 
 
@@ -36,12 +43,16 @@ optional_tuple = attrs.converters.optional(tuple)
 class Classifier(ClassifierNetwork):
     """A noise-conditional Wide ResNet; its module gives logits (B, classes), not a tensor like ``x``.
 
-    The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters.
+    The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters. Without pooling the
+    module reads images of the size it is built for, and no other.
     """
 
     blocks_per_group: int = param(4, "residual blocks in each of three groups", ge(1))
     multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))
     embedding: int = param(512, "units of the two layers that read the noise scale", ge(1))
+    pooling: Literal["mean", "none"] = param(
+        "mean", "what logits read: the mean over positions, or every position, for small networks", in_(POOLINGS)
+    )
     mean: tuple[float, ...] | None = param(
         None, "channel means; null: CIFAR-10's for 3 channels, else 0", converter=optional_tuple
     )
@@ -71,7 +82,7 @@ class Classifier(ClassifierNetwork):
                 raise ValueError(
                     f"{name} has {len(values)} values for images of {shape[0]} channels: give one a channel"
                 )
-        return ClassifierModule(self, mean, std)
+        return ClassifierModule(self, mean, std, shape[1:])
 
 
 class ClassifierModule(nn.Module):
@@ -81,8 +92,11 @@ class ClassifierModule(nn.Module):
     std: Tensor
     frequencies: Tensor
 
-    def __init__(self, spec: Classifier, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, spec: Classifier, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, ...]
+    ) -> None:
         super().__init__()
+        self.pools = spec.pooling == "mean"
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
         self.register_buffer("frequencies", torch.randn(FREQUENCIES) * FOURIER_SCALE)
@@ -99,8 +113,9 @@ class ClassifierModule(nn.Module):
                 self.blocks.append(WideBlock(width, outputs, stride, spec.embedding, share_norm=share_norm))
                 width = outputs
         self.normalizer = _norm(width)
-        self.head = nn.Linear(width, spec.classes)
-        bound = 1 / math.sqrt(spec.classes)
+        positions = 1 if self.pools else math.prod(-(-side // 4) for side in size)
+        self.head = nn.Linear(width * positions, spec.classes)
+        bound = 1 / math.sqrt(spec.classes) / positions
         nn.init.uniform_(self.head.weight, -bound, bound)
         nn.init.zeros_(self.head.bias)
 
@@ -114,7 +129,8 @@ class ClassifierModule(nn.Module):
         h = self.begin_conv(h)
         for block in self.blocks:
             h = block(h, noise)
-        logits: Tensor = self.head(F.relu(self.normalizer(h)).mean((2, 3)))
+        h = F.relu(self.normalizer(h))
+        logits: Tensor = self.head(h.mean((2, 3)) if self.pools else h.flatten(1))
         return logits
 
 
