@@ -4,8 +4,8 @@
 
 Digits of a model, as many of each class, from the same noise at every scale. They are judged by the extractor
 mnist_classifier, which has seen clean digits alone and has no part in the guidance (99.4 % of the test digits right),
-and compared with test digits in its features: ``spread`` is the root mean square distance from the mean of the class,
-over that of test digits; 1 is as various as they are.
+and those that are as asked are compared with test digits in its features: ``spread`` is the root mean square distance
+from the mean of the class, over that of test digits; 1 is as various as they are.
 """
 
 import argparse
@@ -30,9 +30,10 @@ def judged(images):
     return torch.cat([f.pooled for f in found]), torch.cat([f.logits for f in found]).argmax(1)
 
 
-def spread(features, labels):
-    """Root mean square distance from the mean of the class."""
-    own = [features[labels == k] - features[labels == k].mean(0) for k in range(CLASSES)]
+def spread(features, answers, labels):
+    """Root mean square distance from the mean of the class, of the images that are taken for their label."""
+    classes = [features[(labels == k) & (answers == k)] for k in range(CLASSES)]
+    own = [x - x.mean(0) for x in classes if len(x) > 1]
     free = sum(len(x) - 1 for x in own)
     return math.sqrt(sum(float(x.square().sum()) for x in own) / free)
 
@@ -50,7 +51,7 @@ def main():
     options = parser.parse_args()
     keep_freed_memory()
     dataset = create("datasets", options.dataset)
-    real, n = spread(judged(dataset.load("test"))[0], dataset.known("test")["labels"]), CLASSES * options.each
+    real, n = spread(*judged(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
     model = checkpoint.find(options.checkpoint, default_registry()).load(default_registry())
     sampler = create("samplers", options.sampler) if options.sampler else model.plan.sampler
     print("| scale | as asked | spread |\n|---:|---:|---:|")
@@ -61,7 +62,8 @@ def main():
         features, answers = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
         share = float((answers == observed.labels).double().mean())
         error = math.sqrt(share * (1 - share) / n)
-        print(f"| {scale:g} | {share:.3f} ± {error:.3f} | {spread(features, observed.labels) / real:.2f} |", flush=True)
+        various = spread(features, answers, observed.labels) / real
+        print(f"| {scale:g} | {share:.3f} ± {error:.3f} | {various:.2f} |", flush=True)
         if scale == options.shown and options.out:
             rows = [x[observed.labels == k][:8] for k in range(CLASSES)]
             save(options.out, rows, [str(k) for k in range(CLASSES)])

@@ -1,5 +1,6 @@
-"""The MNIST presets learn, and the model that ships is what it says: small, of the committed preset, and of digits."""
+"""The MNIST presets learn, and the models that ship are what they say: small, of the committed presets, of digits."""
 
+import json
 from itertools import islice
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from scoresde_core.cli import main
 from scoresde_core.models import checkpoint
 from scoresde_core.picture import to_pixels
 from scoresde_core.processes import Processes
@@ -18,6 +20,7 @@ from scoresde_core.training.trainer import Trainer, plan_training
 REGISTRY = load_registry()
 PRESETS = ["mnist_vp", "mnist_subvp", "mnist_ve",
            "xdiffusion_mnist_vp_discrete", "xdiffusion_mnist_vp_continuous", "xdiffusion_mnist_subvp"]  # fmt: skip
+STATED = (0.991, 0.991, 0.990, 0.618, 0.145, 0.114)  # accuracy of mnist_classifier (docs/classifiers.md)
 REDUCED = ["model.network.nf=8", "model.network.ch_mult=[1,2]", "model.network.num_res_blocks=1",
            "model.network.attn_resolutions=[8]", "model.shape=[1,16,16]", "training.batch_size=16",
            "training.warmup=0", "training.learning_rate=2e-3",
@@ -70,3 +73,39 @@ class TestShipped:
         assert float(target.log_prob(x).mean()) > -300
         assert len(set(target.responsibilities(x).argmax(1).tolist())) >= 15  # of 64 real ones: 26
         assert 0.09 < float((x > 0).float().mean()) < 0.15  # the share of ink: 0.12 or 0.13
+
+
+class TestShippedClassifier:
+    """mnist_classifier is of its preset, knows clean digits, and guides mnist_vp to the digit that is asked for."""
+
+    found = checkpoint.find("mnist_classifier", REGISTRY)
+
+    def test_it_is_small_and_of_the_preset_of_its_name_as_it_is_now(self):
+        preset = REGISTRY.create("presets", "mnist_classifier")
+        assert difference(preset, self.found.config) == ["training.precision: float32 -> bfloat16"]
+        assert self.found.step == preset.training.iterations
+        assert (self.found.folder / "weights.safetensors").stat().st_size < 500_000
+
+    def test_it_has_its_stated_accuracy(self, shared, capsys):
+        """On clean digits and at every noise, among it where samples settle on a class (sigma 3.33)."""
+        arguments = ["classifier-accuracy", "mnist_classifier", "--events", "1000", "--levels", "6", "--json"]
+        root = f"data.dataset=mnist[root={shared / 'data'}]"
+        assert main([*arguments, "--set", root, "--device", "cpu"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        for row, stated in zip(rows, STATED, strict=True):
+            assert abs(row["accuracy"] - stated) < 4 * max(row["accuracy_stderr"], 0.004)
+
+    def test_a_condition_on_it_gives_the_digits_asked_for(self, tmp_path):
+        """By the features' classifier, which knows nothing of noise: most of 40 digits, and of 40 free ones a tenth."""
+        judge, asked, share = REGISTRY.create("extractors", "mnist_classifier"), torch.arange(40) % 10, {}
+        sampling = ["--sampler", "pc[predictor=dpmpp_2m,grid=logsnr,steps=10]", "--n", "40", "--device", "cpu"]
+        guided = f"class[checkpoint=mnist_classifier,label={[*range(10)]},scale=4]"
+        for name, more in (("free", []), ("guided", ["--condition", guided])):
+            out = tmp_path / name
+            assert main(["sample", "--checkpoint", "mnist_vp", *sampling, *more, "--out", str(out)]) == 0
+            images = torch.from_numpy(np.load(out / "samples.npz")["samples"]).permute(0, 3, 1, 2)
+            with torch.no_grad():
+                logits = judge.load(torch.device("cpu"))(images).logits
+            share[name] = int((logits.argmax(1) == asked).sum())
+        assert share["free"] <= 12  # of 40 at 0.1 each, more have a chance of 1e-4
+        assert share["guided"] >= 30

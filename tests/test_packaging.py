@@ -65,6 +65,8 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/targets/mnist_mfa.safetensors",
         "scoresde_plugins/checkpoints/mnist_vp/model.yaml",
         "scoresde_plugins/checkpoints/mnist_vp/weights.safetensors",
+        "scoresde_plugins/checkpoints/mnist_classifier/model.yaml",
+        "scoresde_plugins/checkpoints/mnist_classifier/weights.safetensors",
         "scoresde_bench/templates/report.html.j2",
     ):
         assert name in names

@@ -46,20 +46,24 @@ class ExportCommand(Command):
         """Load, shorten, write; print the size."""
         import torch
 
+        from scoresde_core.classifier import NoisyClassifier
         from scoresde_core.models import checkpoint
 
         checkpoint.check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
         which = "ema" if found.uses_ema(ema) else "raw"
-        state = shortened(found.load(registry, ema).network, getattr(torch, arguments.dtype))
+        model = found.load(registry, ema, outputs=None)
+        state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
         provenance = {**found.provenance, "exported": about}
         written = checkpoint.save(arguments.out, found.config, state, step=found.step, provenance=provenance)
         size = (written.folder / checkpoint.WEIGHTS).stat().st_size
         numbers = sum(tensor.numel() for tensor in state.values())
         print(f"step {found.step}, {which} weights: {numbers:,} numbers in {size:,} bytes")
-        print(f"wrote {written.folder}: scoresde sample --checkpoint {written.folder} --out samples")
+        guides = isinstance(model.view(), NoisyClassifier)
+        use = "the condition class[checkpoint={}]" if guides else "scoresde sample --checkpoint {} --out samples"
+        print(f"wrote {written.folder}: {use.format(written.folder)}")
         return 0
 
 
