@@ -82,6 +82,15 @@ def test_an_export_is_a_checkpoint_like_any_other(stored, capsys):
     assert all(torch.equal(got[name], value) for name, value in expected.items())
 
 
+def test_of_a_classifier_is_one_for_a_condition(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--checkpoint", "mnist_classifier", "--out", "out"]) == 0
+    assert "wrote out: the condition class[checkpoint=out]" in capsys.readouterr().out
+    shipped, again = checkpoint.find("mnist_classifier", REGISTRY), checkpoint.read("out")
+    expected, got = (c.load(REGISTRY, outputs=None).network.state_dict() for c in (shipped, again))
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
 def test_what_float16_cannot_hold_is_refused_and_bfloat16_can(stored):
     network = stored.load(REGISTRY).network
     with torch.no_grad():

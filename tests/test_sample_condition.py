@@ -153,6 +153,10 @@ WRONG = {
         ["--condition", f"class[target={IMAGES}]", "--observe", "a.npz"],
         "no components to be classes",
     ),
+    "classifier of other events": (
+        ["--condition", "class[checkpoint=mnist_classifier]"],
+        "the classifier mnist_classifier is for events of shape (1, 28, 28), not (3, 8, 8)",
+    ),
     "several arrays": (["--condition", "colorize", "--observe", "d.npz"], "d.npz has the arrays one, two"),
     "integers": (["--condition", "colorize", "--observe", "e.npz"], "images are uint8 0 to 255"),
     "no steps": (["--condition", "colorize", "--observe", "a.npz", "--sampler", "ode"], "take pc"),

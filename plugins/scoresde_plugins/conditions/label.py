@@ -15,13 +15,14 @@ from pathlib import Path
 import attrs
 import torch
 from attrs.validators import ge
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
 from scoresde_core.models import checkpoint as checkpoints
+from scoresde_core.models.model import plan_model
 from scoresde_core.network import Network
 from scoresde_core.registry import default_registry
 from scoresde_core.score import ScoreModel
@@ -133,9 +134,17 @@ class ClassCondition(Condition):
         return (self.label,) if isinstance(self.label, int) else self.label
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """A target of another shape."""
+        """A classifier of events of another shape, or without these classes; reads no weights."""
         if self.target is not None and self.target.shape != shape:
             return f"the classifier is for events of shape {self.target.shape}, not {shape}"
+        if self.checkpoint is not None:
+            registry = default_registry()
+            plan = plan_model(checkpoints.find(self.checkpoint, registry).config, registry, outputs=("logits",))
+            if plan.shape != shape:
+                return f"the classifier {self.checkpoint} is for events of shape {plan.shape}, not {shape}"
+            classes = plan.network.view(nn.Identity(), plan.sde).classes
+            if max(self.labels) >= classes:
+                return f"the classifier {self.checkpoint} has classes 0 to {classes - 1}, got {max(self.labels)}"
         return None
 
     def observe(self, x: Tensor) -> ClassObservation:
@@ -170,10 +179,6 @@ class ClassCondition(Condition):
         model = checkpoints.find(folder, registry).load(registry, outputs=("logits",)).to(x.device, x.dtype)
         model.network.requires_grad_(False)
         found: NetworkClassifier = model.view()
-        if model.shape != tuple(x.shape[1:]):
-            raise ValueError(f"the classifier {folder} is for events of shape {model.shape}, not {tuple(x.shape[1:])}")
-        if max(self.labels) >= found.classes:
-            raise ValueError(f"the classifier {folder} has classes 0 to {found.classes - 1}, got {max(self.labels)}")
         if len(model.shape) == 3 and model.config.model.centered != self.centered:
             scale, shift = (0.5, 0.5) if self.centered else (2.0, -1.0)
             return attrs.evolve(found, scale=scale, shift=shift)
