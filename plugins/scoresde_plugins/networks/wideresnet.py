@@ -13,8 +13,8 @@ of a process with alpha != 1 has to come as x / alpha with sigma / alpha.
 
 The logits read the mean of the last features over all positions, as published. Under noise far larger than the strokes
 what tells classes apart is where they are: the exact posterior compares x with whole templates, and a mean of local
-features knows no place. A deep network gets round that, a small one does not; with ``pooling=none`` the mean has
-weights of its own at every position.
+features knows no place, unless a deep network makes features of the whole image. With ``pooling=none`` the mean has
+weights of its own at every position, which is what a small network needs (docs/classifiers.md has the figures).
 """
 
 from __future__ import annotations
