@@ -14,10 +14,12 @@ import math
 import torch
 
 from condition_picture import save
+from digit_posterior import DigitPosterior
 from scoresde_core import ConditionedSampler, create, default_registry, sample
 from scoresde_core.device import keep_freed_memory
 from scoresde_core.models import checkpoint
 from scoresde_core.picture import to_pixels
+from scoresde_plugins.conditions.label import ClassObservation
 
 CLASSES = 10
 
@@ -40,7 +42,9 @@ def spread(features, answers, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classifier", help="a checkpoint that guides: a folder or a name")
+    parser.add_argument(
+        "classifier", help="what guides: a checkpoint's folder or name, or 'posterior', of the training digits"
+    )
     parser.add_argument("out", nargs="?", help="the picture")
     parser.add_argument("--checkpoint", default="mnist_vp", help="the model that is guided")
     parser.add_argument("--sampler", help="default: the model's own")
@@ -54,18 +58,23 @@ def main():
     real, n = spread(*judged(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
     model = checkpoint.find(options.checkpoint, default_registry()).load(default_registry())
     sampler = create("samplers", options.sampler) if options.sampler else model.plan.sampler
+    labels = torch.arange(n) % CLASSES
+    if options.classifier == "posterior":
+        classifier = DigitPosterior(dataset)
+    else:
+        condition = create("conditions", f"class[checkpoint={options.classifier}]")
+        classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
     print("| scale | as asked | spread |\n|---:|---:|---:|")
     for scale in options.scales:
-        text = f"class[checkpoint={options.classifier},label={[*range(CLASSES)]},scale={scale}]"
-        observed = create("conditions", text).observe(torch.zeros(n, *model.shape))
+        observed = ClassObservation(labels, classifier, scale)
         x = sample(model.score(), model.sde, ConditionedSampler(sampler, observed), model.shape, n, seed=2).x
         features, answers = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
-        share = float((answers == observed.labels).double().mean())
+        share = float((answers == labels).double().mean())
         error = math.sqrt(share * (1 - share) / n)
-        various = spread(features, answers, observed.labels) / real
+        various = spread(features, answers, labels) / real
         print(f"| {scale:g} | {share:.3f} ± {error:.3f} | {various:.2f} |", flush=True)
         if scale == options.shown and options.out:
-            rows = [x[observed.labels == k][:8] for k in range(CLASSES)]
+            rows = [x[labels == k][:8] for k in range(CLASSES)]
             save(options.out, rows, [str(k) for k in range(CLASSES)])
 
 
