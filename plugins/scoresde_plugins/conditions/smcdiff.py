@@ -131,7 +131,6 @@ class _Particles:
         self.noise, self.path = noise, noise.draw("prior", "condition")
         self.fresh = torch.zeros_like(self.path)
         self.log_weights = torch.zeros(noise.count, self.number, device=noise.device, dtype=noise.dtype)
-        self.chances = Noise(noise.seed, (), noise.count, start=noise.start, device=noise.device, dtype=torch.float32)
 
     def impose(self, x: Tensor, level: Level, noise: Tensor | None = None) -> Tensor:
         """``x`` (B K, ...) with its known part at ``level``, under a noise (B, ...) that particles share or none."""
@@ -164,15 +163,17 @@ class _Particles:
         weights = self.log_weights.softmax(1)
         poor = weights.square().sum(1, keepdim=True).reciprocal() < self.threshold * self.number
         order = torch.arange(self.number, device=weights.device)
-        chance = self.chances.uniform(step, "resample").unsqueeze(1)
-        picked = _at(weights, (order + chance) / self.number)
+        picked = _at(weights, (order + self._chance(step)) / self.number)
         self.log_weights = torch.where(poor, 0.0, self.log_weights)
         return self._rows(torch.where(poor, picked, order))
 
     def chosen(self) -> Tensor:
         """One row a sample, (B,), in proportion to the weights."""
-        chance = self.chances.uniform("last", "resample").unsqueeze(1)
-        return self._rows(_at(self.log_weights.softmax(1), chance))
+        return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
+
+    def _chance(self, step: int | str) -> Tensor:
+        """A number on [0, 1) a sample, (B, 1)."""
+        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()
 
     def _parted(self, x: Tensor) -> Tensor:
         """(B K, ...) as (B, K, ...)."""
