@@ -68,9 +68,8 @@ class SMCDiff(Condition):
 
     def __attrs_post_init__(self) -> None:
         if not self.condition.needs_data or isinstance(self.condition, SMCDiff):
-            raise ValueError(
-                f"condition must be one that knows a part of a sample, such as inpaint, got {self.condition}"
-            )
+            found = type(self.condition).__name__
+            raise ValueError(f"condition must be one that knows a part of a sample, such as inpaint, got {found}")
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """What the condition refuses."""
