@@ -206,12 +206,12 @@ class _Move(Predictor):
     rounds: int
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        run, seen, before = self.run, _Seen(model, x), self.run.path
+        run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
         x, mean = self.inner.step(x, step, seen, noise)
         if not reaches_data(step):
             run.advance(step)
             if not self.inner.idle:
-                run.weigh(seen.denoised(seen.x, step.now), step)
+                run.weigh(seen.denoised(seen.x, seen.level), step)
                 rows = run.resample(step.index)
                 x, mean = x[rows], mean[rows]
                 step.memory.update(_picked(step.memory, rows))
@@ -240,16 +240,16 @@ class _Correct(Corrector):
 
 
 class _Seen(ScoreModel):
-    """A model that remembers its score at ``x``, so that asking again costs nothing."""
+    """A model that remembers its score at ``x`` and ``level``, so that asking again costs nothing."""
 
-    def __init__(self, model: ScoreModel, x: Tensor) -> None:
-        self.model, self.x = model, x
+    def __init__(self, model: ScoreModel, x: Tensor, level: Level) -> None:
+        self.model, self.x, self.level = model, x, level
         self.remembered: Tensor | None = None
         self.continuous = model.continuous
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The model's score."""
-        if x is not self.x:
+        if x is not self.x or level is not self.level:
             return self.model.score(x, level)
         if self.remembered is None:
             self.remembered = self.model.score(x, level)
