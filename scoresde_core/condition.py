@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import torch
@@ -50,6 +49,18 @@ class Observation(ABC):
         """The state with its known part set to its law at ``level``; to the mean of that law without ``noise``."""
         return x
 
+    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise) -> Tensor:
+        """Samples like ``x``, the latent at t = 1: by ``loop``, with the known part imposed before it and in it.
+
+        A method that needs more than a state a sample, such as particles, replaces this.
+        """
+        x = self.impose(x, start_of(sde), noise.at("prior", "condition"))
+        sampler = loop.wrapped(
+            lambda inner: _ConditionedPredictor(inner, self, loop.rounds),
+            lambda inner: _ConditionedCorrector(inner, self),
+        )
+        return sampler.run(x, self.guide(model), sde, noise, loop.observe)
+
 
 class Condition(ABC):
     """A kind of knowledge about a sample."""
@@ -80,6 +91,7 @@ class _ConditionedPredictor(Predictor):
             x = self.observation.impose(x, step.next, noise)
             if round_ + 1 < self.rounds:
                 x = step.transition_scale * x + step.transition_std * noise()
+                step.memory.clear()  # a state that was noised again has no past
         return x, self.observation.impose(mean, step.next)
 
 
@@ -97,10 +109,32 @@ class _ConditionedCorrector(Corrector):
         return self.observation.impose(x, step.now, noise), self.observation.impose(mean, step.now)
 
 
-_WRAPPERS: dict[type, Callable[[Any, Observation, int], Any]] = {
-    Predictor: _ConditionedPredictor,
-    Corrector: lambda inner, observation, rounds: _ConditionedCorrector(inner, observation),
-}
+@attrs.frozen
+class Loop:
+    """A sampler that an observation drives: how often to take each predictor step, and who hears of the steps."""
+
+    sampler: Sampler
+    rounds: int = 1
+    observe: Observer | None = None
+
+    @property
+    def steps(self) -> dict[str, Predictor | Corrector]:
+        """The predictors and correctors among the sampler's parameters."""
+        named = {p.name: getattr(self.sampler, p.name) for p in parameters(type(self.sampler))}
+        return {name: part for name, part in named.items() if isinstance(part, Predictor | Corrector)}
+
+    def wrapped(
+        self, predictor: Callable[[Predictor], Predictor], corrector: Callable[[Corrector], Corrector]
+    ) -> Sampler:
+        """The sampler with its steps wrapped."""
+        steps = {k: predictor(v) if isinstance(v, Predictor) else corrector(v) for k, v in self.steps.items()}
+        return attrs.evolve(self.sampler, **steps)  # type: ignore[misc]
+
+
+def start_of(sde: SDE) -> Level:
+    """The level at t = 1, as floats."""
+    level = sde.level(torch.ones((), dtype=torch.float64))
+    return Level(1.0, float(level.alpha), float(level.sigma))
 
 
 @attrs.frozen
@@ -116,30 +150,16 @@ class ConditionedSampler(Sampler):
     rounds: int = param(1, "how often each predictor step is taken", attrs.validators.ge(1))
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """The sampler's own loop, from a state whose known part has its law at t = 1."""
+        """The sampler's own loop, driven by what is known of these samples."""
         known = self.observation.rows(noise.start, noise.count).to(x)
-        start = sde.level(torch.ones((), dtype=torch.float64))
-        level = Level(1.0, float(start.alpha), float(start.sigma))
-        x = known.impose(x, level, noise.at("prior", "condition"))
-        wrapped = {
-            name: wrap(part, known, self.rounds)
-            for name, part in self._steps().items()
-            for kind, wrap in _WRAPPERS.items()
-            if isinstance(part, kind)
-        }
-        inner: Sampler = attrs.evolve(self.sampler, **wrapped)  # type: ignore[misc]
-        return inner.run(x, known.guide(model), sde, noise, observe)
+        return known.drive(Loop(self.sampler, self.rounds, observe), x, model, sde, noise)
 
     def skip(self, sde: SDE) -> str | None:
         """Where the sampler has no steps to act after, or refuses the SDE itself."""
-        if not self._steps() and (self.observation.acts_on_state or self.rounds > 1):
+        if not Loop(self.sampler).steps and (self.observation.acts_on_state or self.rounds > 1):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return self.sampler.skip(sde)
 
     def decoupled(self) -> ConditionedSampler:
         """With the sampler that treats every sample by itself."""
         return attrs.evolve(self, sampler=self.sampler.decoupled())
-
-    def _steps(self) -> dict[str, Predictor | Corrector]:
-        named = {p.name: getattr(self.sampler, p.name) for p in parameters(type(self.sampler))}
-        return {name: part for name, part in named.items() if isinstance(part, Predictor | Corrector)}

@@ -30,7 +30,8 @@ class Step:
 
     ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` the SDE's own chain (``SDE.discretize``);
     ``transition_*`` its transition (``SDE.transition``). ``memory`` is a dictionary that lives as long as one run:
-    multistep methods keep their past there. ``sde`` is for methods that evaluate between the two ends.
+    multistep methods keep their past there, in lists, tuples and dictionaries of tensors with a row a sample, which a
+    condition may choose rows from. ``sde`` is for methods that evaluate between the two ends.
     """
 
     index: int

@@ -1,10 +1,11 @@
-"""Controllable generation: what is known is exact, what is not is generated from the right law, denoised, unaware."""
+"""Controllable generation: what is known is exact and nothing else is used; masks, measurements, colours, classes."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from exact_conditional import CROSS
 from safetensors.torch import save_file
 
 from scoresde_core import ConditionedSampler, ExactScore, Noise, Schedule, create, sample
@@ -22,9 +23,7 @@ from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.score_sde.samplers import ODESampler
 from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
-from scoresde_plugins.targets.mfa import MNISTMFATarget
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
-from scoresde_plugins.targets.mixture2d import Mixture2DTarget
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 CONDITIONS = {
@@ -37,10 +36,6 @@ CONDITIONS = {
 }
 FINE = "pc[steps=400,grid=logsnr]"  # the sampler itself has the right variance to 1 %
 IMAGES = GaussianTarget((3, 8, 8), std=0.5, decay=2.0)
-# Where the two coordinates tell of each other: modes (-, -), (-, +), (+, -), (+, +).
-CROSS = Mixture2DTarget(layout="grid", components=4, radius=1.5, std=0.4, weights=(0.4, 0.1, 0.1, 0.4))
-# Where they do not: weights that are products.
-APART = Mixture2DTarget(layout="grid", components=4, radius=1.5, std=0.4, weights=(0.42, 0.28, 0.18, 0.12))
 
 
 def draw(target, sde, observed, n, *, rounds=1, sampler="pc[steps=100,predictor=ddim[eta=1],grid=logsnr]", **more):
@@ -48,16 +43,6 @@ def draw(target, sde, observed, n, *, rounds=1, sampler="pc[steps=100,predictor=
         sampler = create("samplers", sampler)
     conditioned = ConditionedSampler(sampler, observed, rounds)
     return sample(ExactScore(target), sde, conditioned, target.shape, n, **more).x
-
-
-def posterior(target, y):
-    """Mean, variance and mode weights of the second coordinate given the first, by Bayes' rule."""
-    mixture, variance = target.mixture, target.std**2
-    weights = mixture.weights * (-0.5 * (y - mixture.means[:, 0]).square() / variance).exp()
-    weights = weights / weights.sum()
-    centres = mixture.means[:, 1]
-    mean = float(weights @ centres)
-    return mean, float(weights @ centres.square()) - mean**2 + variance, float(weights[centres > 0].sum())
 
 
 class TestKnownPart:
@@ -124,65 +109,6 @@ class TestKnownPart:
         sampler = ConditionedSampler(create("samplers", "pc[steps=2]"), Inpaint(mask="left").observe(x))
         sample(Spy(IMAGES), sde, sampler, (3, 8, 8), 400)
         assert float((seen[0] - x)[..., :4].std()) == pytest.approx(5.0, rel=0.01)
-
-
-class TestUnknownPart:
-    @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
-    def test_has_the_exact_conditional_law_where_parts_are_independent(self, sde):
-        """There replacement is exact: mean, variance and mode weight within 4 standard errors (and 1 % of the grid)."""
-        mean, variance, upper = posterior(APART, 0.25)
-        n = 4000
-        observed = Inpaint(mask="left").observe(torch.tensor([[0.25, math.nan]]).expand(n, 2))
-        y = draw(APART, sde, observed, n, sampler=FINE)[:, 1].double()
-        assert abs(float(y.mean()) - mean) < 4 * math.sqrt(variance / n) + 0.01
-        assert float(y.var()) == pytest.approx(variance, rel=0.06)
-        assert abs(float((y > 0).double().mean()) - upper) < 4 * math.sqrt(upper * (1 - upper) / n)
-
-    @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["vp", "ve"])
-    def test_bias_of_replacement_falls_with_rounds(self, sde):
-        """Given x_1 = 1/4, modes with x_2 > 0 weigh 0.78; replacement alone finds 0.56, 40 rounds about 0.70.
-
-        docs/conditions.md states these numbers; that they fall short of the truth is the method's, not the loop's.
-        """
-        _, _, upper = posterior(CROSS, 0.25)
-        assert upper == pytest.approx(0.779, abs=1e-3)
-        n, found = 1000, []
-        observed = Inpaint(mask="left").observe(torch.tensor([[0.25, 0.0]]).expand(n, 2))
-        for rounds in (1, 40):
-            x = draw(CROSS, sde, observed, n, rounds=rounds, sampler="pc[steps=30,predictor=ddim[eta=1],grid=logsnr]")
-            assert bool((x[:, 0] == 0.25).all())
-            found.append(float((x[:, 1] > 0).double().mean()))
-        assert 0.5 < found[0] < 0.62
-        assert 0.65 < found[1] < upper
-
-    def test_comes_out_denoised(self):
-        """N(0, s^2) coordinates with s = 1e-3, far below sigma(t_min): what is left of noise is s, not sigma."""
-        target, sde = GaussianTarget((2,), std=1e-3), VESDE()
-        observed = Inpaint(mask="left").observe(torch.zeros(2000, 2))
-        step = "pc[steps=200,denoise={}]"
-        clean, noisy = (draw(target, sde, observed, 2000, sampler=step.format(d)) for d in ("true", "false"))
-        assert float(noisy[:, 1].std()) > 5e-3
-        assert float(clean[:, 1].std()) < 1e-3
-
-    def test_of_digits_looks_like_digits(self):
-        """Completed digits are nearly as typical as exact ones: -log p a dimension, in nats."""
-        target = MNISTMFATarget()
-        x = target.sample(8, seed=5)
-        drawn = draw(target, VPSDE(), Inpaint(mask="left").observe(x), 8)
-        gap = (target.log_prob(x) - target.log_prob(drawn)).mean() / 784
-        assert abs(float(gap)) < 0.15
-
-    def test_samples_do_not_depend_on_the_batch(self):
-        observed = Inpaint(mask="random").observe(IMAGES.sample(7))
-        whole, parts = (
-            draw(IMAGES, VPSDE(), observed, 7, rounds=2, sampler="pc[steps=5]", batch_size=size) for size in (None, 3)
-        )
-        torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
-
-    def test_rounds_are_counted(self):
-        observed = Inpaint().observe(torch.zeros(3, 2))
-        conditioned = ConditionedSampler(create("samplers", "pc[steps=7,corrector=langevin]"), observed, 3)
-        assert sample(ExactScore(CROSS), VPSDE(), conditioned, (2,), 3).nfe == 7 * (3 + 1)
 
 
 class TestMasks:

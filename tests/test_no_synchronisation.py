@@ -7,8 +7,9 @@ turned into a number, an ``if`` on one, a mask as an index, a copy to the host) 
 import pytest
 import torch
 
-from scoresde_core import ScoreModel, create, default_registry
+from scoresde_core import ConditionedSampler, ScoreModel, create, default_registry
 from scoresde_core.noise import Noise
+from scoresde_plugins.conditions import smcdiff
 from scoresde_plugins.score_sde.runge_kutta import FIXED
 
 SHAPE = (3, 4, 4)
@@ -32,6 +33,8 @@ class SilentNoise(Noise):
 
     def draw(self, step, purpose, draw=0):
         return torch.empty(self.count, *self.shape, device="meta")
+
+    uniform = draw
 
 
 def run(text, sde="vp"):
@@ -64,6 +67,19 @@ def test_options_that_move_the_corrector(order, norm):
 @pytest.mark.parametrize("method", sorted(FIXED))
 def test_fixed_steps_of_the_probability_flow(method):
     run(f"ode[method={method},steps=5]")
+
+
+@pytest.mark.parametrize("condition", ["inpaint", "colorize", "linear", "smcdiff", "smcdiff[condition=colorize]"])
+def test_conditions(condition, monkeypatch):
+    monkeypatch.setattr(smcdiff, "Noise", lambda seed, shape, count, **more: SilentNoise(count))
+    observed = create("conditions", condition).observe(torch.zeros(2, *SHAPE)).to(torch.empty(0, device="meta"))
+    process, noise = create("sdes", "vp"), SilentNoise(2)
+    noise.device = torch.device("meta")
+    for text in ("pc[predictor=dpmpp_2m_sde,corrector=langevin,steps=5]", "pc[predictor=unipc,steps=5]"):
+        sampler = ConditionedSampler(create("samplers", text), observed, rounds=2)
+        x = sampler.run(noise.draw("prior", "prior"), WithoutValues(), process, noise)
+        assert x.shape == (2, *SHAPE)
+        assert x.device.type == "meta"
 
 
 WAITS = {

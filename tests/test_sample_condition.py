@@ -49,8 +49,13 @@ def left(images):
 
 @pytest.mark.parametrize(
     ("condition", "known", "off"),
-    [("inpaint[mask=left]", left, 0), ("colorize", grey, 0.51), ("linear[factor=2]", blocks, 0.51)],
-    ids=["inpaint", "colorize", "linear"],
+    [
+        ("inpaint[mask=left]", left, 0),
+        ("colorize", grey, 0.51),
+        ("linear[factor=2]", blocks, 0.51),
+        ("smcdiff[condition=inpaint[mask=left],particles=3]", left, 0),
+    ],
+    ids=["inpaint", "colorize", "linear", "smcdiff"],
 )
 def test_samples_have_what_was_observed(scoresde, condition, known, off):
     """To the grey level where pixels are known; to the rounding of single values where sums of them are."""
@@ -146,6 +151,10 @@ WRONG = {
         "the mask wide.npy has shape (8, 9), the events have (3, 8, 8): it needs that or (8, 8)",
     ),
     "blocks": (["--condition", "linear[factor=3]", "--observe", "a.npz"], "choose a divisor"),
+    "particles of a class": (
+        ["--condition", "smcdiff[condition=class[target=mixture2d]]", "--observe", "a.npz"],
+        "such as inpaint",
+    ),
     "index": (["--condition", "colorize", "--observe", "a.npz", "--index", "2"], "there are 2, 0 to 1"),
     "shape": (["--condition", "colorize", "--observe", "b.npz"], "b.npz has events of shape [9, 8, 3]"),
     "range": (["--condition", "colorize", "--observe", "c.npz"], "c.npz has values from 0 to 255"),

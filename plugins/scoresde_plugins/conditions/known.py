@@ -5,7 +5,8 @@ the law N(alpha c, sigma^2 I) whatever the rest is. Imposing them replaces these
 as the sampler made them (Song et al. 2021, arXiv:2011.13456, Appendix I.2, Eq. 48-50).
 
 The replacement is approximate: the unknown part meets known parts with fresh noise at every level, and never hears
-of the exact conditional score. It is exact where the parts are independent; docs/conditions.md measures the bias.
+of the exact conditional score. It is exact where the parts are independent; docs/conditions.md measures the bias, and
+``smcdiff`` removes it.
 """
 
 from __future__ import annotations

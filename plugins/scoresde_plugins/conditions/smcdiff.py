@@ -1,0 +1,268 @@
+r"""Particles for a known part: replacement made exact (SMCDiff, Trippe et al. 2022, arXiv:2206.04119, Algorithm 1).
+
+With c the known coefficients of a sample and rho = alpha / sigma, the known part of a noisy state is y_t = alpha c +
+sigma eta_t. Replacement draws eta afresh at every level. Here a sample has one path of the forward process, drawn from
+the noisy end on, that its K particles share:
+
+    eta' = (rho / rho') eta + sqrt(1 - rho^2 / rho'^2) zeta,      zeta ~ N(0, I)
+
+Given x_t and the path so far, y_t' has the ancestral density with D, the model's denoised known part, in the place
+of c. Apart from what all particles share, its logarithm is
+
+    log w = -|lam (c - D) + zeta|^2 / 2,      lam^2 = rho'^2 - rho^2
+
+and particles are kept in proportion to their product of weights. As noise is added to every coefficient by itself,
+p(u_t | the path down to t) = p_t(u_t | y_t) for the unknown part u: this law the particles follow. Its score is the
+unknown part of the model's score, so a corrector that moves u alone leaves it invariant, and needs no weight.
+
+**Any predictor.** Let u move by the probability flow, and y along the path, whose quadratic variation is g^2 |dt|. The
+change of log p_t(y, u), and of the volume that the flow of u fills, is then up to what all particles share
+
+    score_y (dy - f y dt) - g^2 |score_y|^2 |dt| / 2
+
+because the divergence of the flow of y cancels against the second-order term of dy. The same expression is the limit
+of log w, which for u that moves by the reverse SDE is the ancestral density itself. So one weight serves
+predictors with all of the noise, with none, and with a part of it.
+
+As K and the number of steps grow, samples have the exact conditional law of the model, blurred by sigma(t_min).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from attrs.validators import and_, ge, le
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.condition import Condition, Loop, Observation, start_of
+from scoresde_core.noise import Draw, Noise, key
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import DATA, SDE, Level
+from scoresde_core.steps import Corrector, Predictor
+
+from ..coordinates import noise_ratio, reaches_data
+from .inpaint import Inpaint
+
+_NOTHING = Level(0.0, 0.0, 0.0)
+"""Imposing the known part at this level removes it."""
+
+
+@attrs.frozen
+class SMCDiff(Condition):
+    """The exact conditional law for ``inpaint``, ``colorize``, ``linear`` and the like, by K particles a sample.
+
+    Costs K times the evaluations; samples stay independent of each other. ``rounds`` moves the particles again after
+    they have been chosen from, which copies of each other need most where a predictor draws no noise.
+    """
+
+    condition: Condition = param(attrs.Factory(Inpaint), "what is known: inpaint, colorize, linear, ...")
+    particles: int = param(16, "particles a sample, K", ge(1))
+    threshold: float = param(
+        0.5, "particles are chosen anew where their effective number falls below this share of K", and_(ge(0), le(1))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.condition.needs_data or isinstance(self.condition, SMCDiff):
+            found = type(self.condition).__name__
+            raise ValueError(f"condition must be one that knows a part of a sample, such as inpaint, got {found}")
+
+    def skip(self, shape: tuple[int, ...]) -> str | None:
+        """What the condition refuses."""
+        return self.condition.skip(shape)
+
+    def observe(self, x: Tensor) -> ParticleObservation:
+        """What the condition keeps of ``x``."""
+        known = self.condition.observe(x)
+        if not known.acts_on_state:
+            raise ValueError(f"{type(self.condition).__name__} acts on the score alone: it needs no particles")
+        return ParticleObservation(known, self.particles, self.threshold)
+
+
+@attrs.frozen(eq=False)
+class ParticleObservation(Observation):
+    """What ``known`` says, of ``particles`` states a sample."""
+
+    known: Observation
+    particles: int
+    threshold: float = 0.5
+
+    def rows(self, start: int, count: int) -> ParticleObservation:
+        """Those of some samples."""
+        return attrs.evolve(self, known=self.known.rows(start, count))
+
+    def to(self, x: Tensor) -> ParticleObservation:
+        """On the device of ``x`` and in its dtype."""
+        return attrs.evolve(self, known=self.known.to(x))
+
+    def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
+        """As without particles, on one state a sample."""
+        return self.known.impose(x, level, noise)
+
+    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise) -> Tensor:
+        """The loop on all particles, and one of each sample's in proportion to its weight.
+
+        The first particle of a sample starts at ``x``, the others at draws of their own.
+        """
+        many = Noise(
+            key(noise.seed, "particles"), noise.shape, noise.count * self.particles,
+            start=noise.start * self.particles, device=noise.device, dtype=noise.dtype,
+        )  # fmt: skip
+        states = sde.prior.from_noise(many.draw("prior", "prior"))
+        states[:: self.particles] = x
+        run = _Particles(self, noise)
+        sampler = loop.wrapped(lambda inner: _Move(inner, run, loop.rounds), lambda inner: _Correct(inner, run))
+        hear = loop.observe
+        observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
+        states = sampler.run(run.impose(states, start_of(sde), run.path), self.known.guide(model), sde, many, observe)
+        return states[run.chosen()]
+
+
+class _Particles:
+    """The particles of a run: K rows of a state for each of B samples, their log weights (B, K), the path of each."""
+
+    def __init__(self, observation: ParticleObservation, noise: Noise) -> None:
+        self.known, self.number, self.threshold = observation.known, observation.particles, observation.threshold
+        self.noise, self.path = noise, noise.draw("prior", "condition")
+        self.fresh = torch.zeros_like(self.path)
+        self.log_weights = torch.zeros(noise.count, self.number, device=noise.device, dtype=noise.dtype)
+
+    def impose(self, x: Tensor, level: Level, noise: Tensor | None = None) -> Tensor:
+        """``x`` (B K, ...) with its known part at ``level``, under a noise (B, ...) that particles share or none."""
+        drawn = None if noise is None else lambda: noise
+        every = torch.vmap(lambda state: self.known.impose(state, level, drawn), in_dims=1, out_dims=1)
+        imposed: Tensor = every(self._parted(x)).flatten(0, 1)
+        return imposed
+
+    def free(self, x: Tensor) -> Tensor:
+        """``x`` without its known part."""
+        return self.impose(x, _NOTHING)
+
+    def advance(self, step: Step) -> None:
+        """The path from ``step.now`` to ``step.next``."""
+        keep = noise_ratio(step.next) / noise_ratio(step.now)
+        self.fresh = self.noise.draw(step.index, "condition")
+        self.path = keep * self.path + (1 - keep**2) ** 0.5 * self.fresh
+
+    def weigh(self, denoised: Tensor, step: Step) -> None:
+        """Each particle by the density of the path's next point, given its denoised state at ``step.now``."""
+        rate = (noise_ratio(step.next) ** -2 - noise_ratio(step.now) ** -2) ** 0.5
+        off = self.impose(denoised, DATA) - denoised
+        fresh = self.known.impose(torch.zeros_like(self.fresh), Level(0.0, 0.0, 1.0), lambda: self.fresh)
+        gap = self._parted(rate * off) + fresh.unsqueeze(1)
+        weights = self.log_weights - 0.5 * gap.flatten(2).square().sum(2)
+        self.log_weights = weights.log_softmax(1)
+
+    def resample(self, step: int) -> Tensor:
+        """Rows to go on with, (B K,): systematic resampling where a sample's effective number is low."""
+        weights = self.log_weights.softmax(1)
+        poor = weights.square().sum(1, keepdim=True).reciprocal() < self.threshold * self.number
+        order = torch.arange(self.number, device=weights.device)
+        picked = _at(weights, (order + self._chance(step)) / self.number)
+        self.log_weights = torch.where(poor, 0.0, self.log_weights)
+        return self._rows(torch.where(poor, picked, order))
+
+    def chosen(self) -> Tensor:
+        """One row a sample, (B,), in proportion to the weights."""
+        return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
+
+    def _chance(self, step: int | str) -> Tensor:
+        """A number on [0, 1) a sample, (B, 1)."""
+        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()
+
+    def _parted(self, x: Tensor) -> Tensor:
+        """(B K, ...) as (B, K, ...)."""
+        return x.reshape(-1, self.number, *x.shape[1:])
+
+    def _rows(self, index: Tensor) -> Tensor:
+        first = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number
+        return (first + index).flatten()
+
+
+def _at(weights: Tensor, chance: Tensor) -> Tensor:
+    """The particles in whose share of [0, 1) the chances (B, n) fall, for weights (B, K)."""
+    return torch.searchsorted(weights.cumsum(1), chance, right=True).clamp_max(weights.shape[1] - 1)
+
+
+def _picked(value: Any, rows: Tensor) -> Any:
+    """``rows`` of every tensor in the memory of a run."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, dict):
+        return {name: _picked(part, rows) for name, part in value.items()}
+    return type(value)(_picked(part, rows) for part in value) if isinstance(value, list | tuple) else value
+
+
+@attrs.frozen
+class _Move(Predictor):
+    """A predictor's step for all particles, after which those are chosen that foresaw the path."""
+
+    inner: Predictor
+    run: _Particles
+    rounds: int
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
+        x, mean = self.inner.step(x, step, seen, noise)
+        if not reaches_data(step):
+            run.advance(step)
+            if not self.inner.idle:
+                run.weigh(seen.denoised(seen.x, seen.level), step)
+                rows = run.resample(step.index)
+                x, mean = x[rows], mean[rows]
+                step.memory.update(_picked(step.memory, rows))
+        x = run.impose(x, step.next, run.path)
+        for _ in range(self.rounds - 1):
+            x = run.impose(step.transition_scale * x + step.transition_std * noise(), step.now, before)
+            step.memory.clear()  # a state that was noised again has no past
+            x, mean = self.inner.step(x, step, model, noise)
+            x = run.impose(x, step.next, run.path)
+        return x, run.impose(mean, step.next)
+
+
+@attrs.frozen
+class _Correct(Corrector):
+    """A corrector of the unknown part alone, given the known one: it sees no other score, and no other noise."""
+
+    inner: Corrector
+    run: _Particles
+
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        if self.inner.idle:
+            return x, x
+        free = self.run.free
+        x, mean = self.inner.correct(x, step, _Unknown(model, free), lambda: free(noise()))
+        return self.run.impose(x, step.now, self.run.path), self.run.impose(mean, step.now)
+
+
+class _Seen(ScoreModel):
+    """A model that remembers its score at ``x`` and ``level``, so that asking again costs nothing."""
+
+    def __init__(self, model: ScoreModel, x: Tensor, level: Level) -> None:
+        self.model, self.x, self.level = model, x, level
+        self.remembered: Tensor | None = None
+        self.continuous = model.continuous
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The model's score."""
+        if x is not self.x or level is not self.level:
+            return self.model.score(x, level)
+        if self.remembered is None:
+            self.remembered = self.model.score(x, level)
+        return self.remembered
+
+
+class _Unknown(ScoreModel):
+    """The unknown part of a model's score."""
+
+    def __init__(self, model: ScoreModel, free: Callable[[Tensor], Tensor]) -> None:
+        self.model, self.free = model, free
+        self.continuous = model.continuous
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """That of the score."""
+        return self.free(self.model.score(x, level))
