@@ -27,7 +27,7 @@ class PredictorCorrectorSampler(Sampler):
 
     ``corrector_first`` corrects at the level where the predictor starts, as in the published code; ``predictor_first``
     corrects at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data).
-    With ``denoise`` the noise-free mean of the last predictor step is returned, as published; ``none`` makes no step, and
+    With ``denoise`` the noise-free mean of the last predictor step is returned, as published. ``none`` makes no step:
     with it the corrector's last state is returned, as published too.
     """
 
