@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .noise import key
 from .processes import Processes
+from .sampler import Sampler
 from .score import ScoreModel
 from .sde import SDE
 from .target import Estimate, Target
@@ -107,7 +108,7 @@ class Reference(_Keeping):
 
 @attrs.define(eq=False)
 class Evidence(_Keeping):
-    """What there is to judge: samples (B, *shape), and the truth or the model behind them where known.
+    """What there is to judge: samples (B, *shape), and the truth, the model or the sampler behind them where known.
 
     A ``reference`` may be given in place of ``target`` and ``seed``, to share it; else it is made from them.
     With ``processes``, ``samples`` are this process's share, in order of rank: every process asks, and all are told
@@ -119,6 +120,7 @@ class Evidence(_Keeping):
     target: Target | None = None
     sde: SDE | None = None
     model: ScoreModel | None = None
+    sampler: Sampler | None = None
     reference: Reference | None = None
     processes: Processes | None = None
     count: int = attrs.field(default=0, init=False)
@@ -152,7 +154,7 @@ class Evidence(_Keeping):
 
 
 class Evaluator(ABC):
-    """A metric of samples, or of the model itself."""
+    """A metric of samples, or of what draws them: the model, the sampler. ``needs`` names entries of the evidence."""
 
     judges: ClassVar[Literal["samples", "model"]] = "samples"
     needs: ClassVar[frozenset[str]] = frozenset({"target"})

@@ -7,6 +7,7 @@ import math
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,19 @@ def test_power_is_recovered_with_its_error(order: float) -> None:
     logs = [math.log(n) for n in (5, 10, 20, 40, 80)]
     spread = sum((x - sum(logs) / 5) ** 2 for x in logs)
     assert found[1] == pytest.approx(math.hypot(0.01, 0.05) / math.sqrt(spread))
+
+
+def test_a_power_may_hold_from_some_number_of_steps_on() -> None:
+    """Without noise, a term of higher order bends the line at its start: the order is that of its end."""
+    points = [(n, measured(1 / n**2 + 300 / n**4, 0.0)) for n in (4, 8, 16, 32, 64, 128, 256)]
+    slopes = [math.log2(a.value / b.value) for (_, a), (_, b) in pairwise(points)]
+    assert slopes[0] > 3.3
+    found = power(points)
+    assert found is not None
+    assert found[0] == pytest.approx(2, abs=0.15)
+    # As noisy as the bend is large, all points are needed and none is left out.
+    noisy = [(n, measured(error.value, 2 * error.value)) for n, error in points]
+    assert (power(noisy) or (0, 0))[0] > 2.3
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ or more step counts N goes the weighted least-squares line
 
     log e = a - p log N,     weights 1 / ((se / e)^2 + 0.05^2),
 
-the second term being what a power may fail by. p is shown with its standard error (times the scatter about the line
-where that exceeds the errors) if the line explains 97 % of the variance of log e, and no sign changes on the way.
+the second term being what a power may fail by. A power holds from some number of steps on: where all points together
+differ from a line by more than their errors, the smallest step counts are left out, one at a time, until those that
+remain do not. p is shown with its standard error if the line explains 97 % of the variance of log e, and no sign
+changes on the way; where no three points follow a power to within their errors, p comes from as many as a line explains
+so well, and its standard error is times the scatter about the line.
 It is the order of this metric's error, not the strong order of the method: near its floor a distance, to which noise
 and error add in squares, exceeds the floor by the square of the error.
 """
@@ -64,22 +67,44 @@ def resolved(found: Measurement) -> bool:
     return math.isfinite(found.value) and found.value > max(SIGMAS * found.stderr, TINY)
 
 
+@attrs.frozen
+class _Fit:
+    """A weighted line through logarithms: its exponent, the error of that, and how well it describes the points."""
+
+    power: float
+    stderr: float
+    explained: float
+    """Share of the variance of log e."""
+    excess: float
+    """Squared deviations over those that the errors of the points admit, two standard errors of that included."""
+
+
 def power(points: Sequence[tuple[float, Measurement]]) -> tuple[float, float] | None:
     """The power p that resolved errors at these step counts fall with, and its standard error; None for no such law."""
-    if len({steps for steps, _ in points}) < FEWEST:
+    ordered = sorted(points, key=lambda point: point[0])
+    tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
+    fits = [_line(tail) for tail in tails]
+    within = next((fit for fit in fits if fit.excess <= 1), None)
+    chosen = within or next((fit for fit in fits if fit.explained >= EXPLAINED), None)
+    if chosen is None or chosen.power <= 0 or chosen.explained < EXPLAINED:
         return None
+    return chosen.power, chosen.stderr
+
+
+def _line(points: Sequence[tuple[float, Measurement]]) -> _Fit:
+    """The line through points of at least two different step counts."""
     x = [math.log(steps) for steps, _ in points]
     y = [math.log(found.value) for _, found in points]
     weights = [1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]
-    total = sum(weights)
+    total, free = sum(weights), len(points) - 2
     middle, height = (sum(w * v for w, v in zip(weights, values, strict=True)) / total for values in (x, y))
     spread = sum(w * (a - middle) ** 2 for w, a in zip(weights, x, strict=True))
     slope = sum(w * (a - middle) * (b - height) for w, a, b in zip(weights, x, y, strict=True)) / spread
     residual = sum(w * (b - height - slope * (a - middle)) ** 2 for w, a, b in zip(weights, x, y, strict=True))
     variance = sum(w * (b - height) ** 2 for w, b in zip(weights, y, strict=True))
-    if slope >= 0 or residual > (1 - EXPLAINED) * variance:
-        return None
-    return -slope, math.sqrt(max(1.0, residual / (len(points) - 2)) / spread)
+    stderr = math.sqrt(max(1.0, residual / free) / spread)
+    explained = 1 - residual / variance if variance > 0 else 0.0
+    return _Fit(-slope, stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
 
 
 def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:

@@ -166,7 +166,8 @@ class Bench:
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel) -> Row:
         started = time.perf_counter()
-        evidence = Evidence(x, cell.seed, sde=cell.subject.sde, model=model, reference=self._reference(cell, x))
+        reference, sde = self._reference(cell, x), cell.subject.sde
+        evidence = Evidence(x, cell.seed, sde=sde, model=model, sampler=cell.sampler, reference=reference)
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name in cell.evaluators:

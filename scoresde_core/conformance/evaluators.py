@@ -12,7 +12,7 @@ from ..evaluator import Evaluator, Evidence, Metric
 from ..score import ScoreModel
 from ..sde import Level
 from ..target import Target
-from .exact import ConstantRateSDE, Mixture, Watched
+from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched
 from .suite import Skip, Subject
 
 SIZE = 512
@@ -34,7 +34,8 @@ def _target(subject: Subject) -> Target:
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
     """Samples with all that an evaluator may ask for."""
-    return Evidence(samples=samples, seed=seed, target=target, sde=ConstantRateSDE(), model=model or Watched(target))
+    model = model or Watched(target)
+    return Evidence(samples, seed, target=target, sde=ConstantRateSDE(), model=model, sampler=FlowSampler())
 
 
 class _Scaled(Watched):

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ..components import param
+from ..noise import Noise
+from ..sampler import Observer, Sampler
 from ..schedule import Schedule, Step
 from ..score import ScoreModel
 from ..sde import DATA, SDE, Level
@@ -131,6 +133,20 @@ class Watched(ScoreModel):
         return score
 
 
+@attrs.frozen
+class FlowSampler(Sampler):
+    """Euler steps of the probability flow, evenly spaced in log(sigma / alpha), and a denoised end."""
+
+    steps: int = param(100, "number of steps")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """dx = (f x - g^2 score / 2) dt."""
+        schedule = Schedule(sde, times_between(sde, self.steps, last=0.0))
+        for step in schedule.steps:
+            x = x - (step.drift_rate * x - 0.5 * step.diffusion**2 * model.score(x, step.now)) * step.dt
+        return model.denoised(x, schedule[-1].next)
+
+
 class Silent(ScoreModel):
     """A score of zero everywhere, as a network has it before its training."""
 
@@ -155,13 +171,13 @@ def pairs(subject: Subject) -> list[tuple[str, Any, SDE]]:
 
 
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
-    """(steps + 1,) times from 1 down to where sigma / alpha is ``last``, evenly spaced in its logarithm.
+    """(steps + 1,) times from 1 down to where sigma / alpha is ``last`` or least, evenly spaced in its logarithm.
 
     A smooth grid on which an SDE with a wide range of noise is as well resolved as one without.
     """
     ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64)
     first, lowest = _log_ratio(sde, ends).tolist()
-    wanted = torch.linspace(first, max(math.log(last), lowest), steps + 1, dtype=torch.float64)
+    wanted = torch.linspace(first, max(math.log(last) if last else lowest, lowest), steps + 1, dtype=torch.float64)
     low, high = torch.full_like(wanted, math.log(sde.t_min)), torch.zeros_like(wanted)
     for _ in range(60):
         middle = 0.5 * (low + high)

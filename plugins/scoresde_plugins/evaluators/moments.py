@@ -29,7 +29,7 @@ _ROUNDING = 1e-7
 
 def gaussian_w2(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """W2 between N(mean1, cov1) and N(mean2, cov2), in data units; means (D,), covariances (D, D), may be singular."""
-    root1, root2 = _root(cov1.double()), _root(cov2.double())
+    root1, root2 = root(cov1.double()), root(cov2.double())
     left, _, right = torch.linalg.svd(root2 @ root1)
     shapes = torch.linalg.matrix_norm(root1 - root2 @ (left @ right))
     return math.hypot(float((mean1.double() - mean2.double()).norm()), float(shapes))
@@ -51,11 +51,11 @@ class Moments(Comparison):
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         """W2 of the moments of ``samples`` (n, *shape)."""
         mean, cov = reference.once("moments", reference.precise.moments)
-        root = reference.once("root of the covariance", lambda: _root(cov.to(samples)))
+        half = reference.once("root of the covariance", lambda: root(cov.to(samples)))
         x, n = samples.flatten(1), len(samples)
         offset = x.mean(0) - mean.to(x)
         centred = (x - x.mean(0)) / math.sqrt(n - 1)
-        mapped = centred @ root
+        mapped = centred @ half
         product = mapped.T @ mapped
         if not bool(product.isfinite().all()):
             return Estimate(math.inf, math.nan)
@@ -72,8 +72,8 @@ class Moments(Comparison):
         return Estimate(distance, float(influence.std()) / math.sqrt(n) / (2 * distance) if distance else 0.0)
 
 
-def _root(cov: Tensor) -> Tensor:
-    """The symmetric root of a covariance; rounding may have left eigenvalues just below 0."""
+def root(cov: Tensor) -> Tensor:
+    """The symmetric root of a covariance (D, D); rounding may have left eigenvalues just below 0."""
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    root: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return root
+    half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    return half

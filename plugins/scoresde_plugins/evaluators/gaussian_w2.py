@@ -1,0 +1,98 @@
+r"""The distance of a sampler's law from a Gaussian target, exact: no sample is drawn, and there is no noise in it.
+
+On Gaussian data an affine sampler's law is a Gaussian (:mod:`.affine_law`), and
+
+    W2^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
+
+is the distance of two Gaussians. It has three parts (Pierret & Galerne 2025, arXiv:2405.14250): the prior in the place
+of the true marginal at t = 1, the steps, and the end at t_min. ``start=marginal`` takes away the first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
+from scoresde_core.sde import SDE
+from scoresde_core.target import Estimate
+
+from .affine_law import Affine, GaussianLaw, Start
+from .moments import gaussian_w2, root
+
+_ASKED = 8
+
+
+@attrs.frozen
+class GaussianW2(Evaluator):
+    """W2 between the law of the sampler, at the precision of the samples, and the target; refused where it has none.
+
+    Needs a fixed number of steps, a linear score (that of a Gaussian target), and steps that do not depend on the
+    state: no adaptive sampler, and no Langevin corrector that sets its step size by norms. All of it is tried out.
+    """
+
+    judges: ClassVar[Literal["samples", "model"]] = "model"
+    needs: ClassVar[frozenset[str]] = frozenset({"target", "sde", "model", "sampler"})
+    unit: ClassVar[str] = "data units"
+    name: ClassVar[str] = "gaussian_w2"
+
+    start: Literal["prior", "marginal"] = param("prior", "law at t = 1: the SDE's prior, or the target's own marginal")
+
+    def skip(self, evidence: Evidence) -> str | None:
+        """Where the target is no Gaussian or the sampler not affine, or what it needs is not known."""
+        found = self._law(evidence)
+        return found if isinstance(found, str) else None
+
+    def evaluate(self, evidence: Evidence) -> list[Metric]:
+        """The distance, with no error; NaN where the sampler diverges."""
+        found, reference = self._law(evidence), evidence.reference
+        if isinstance(found, str) or reference is None:
+            raise ValueError(found)
+        if not bool(found.covariance.isfinite().all() & found.mean.isfinite().all()):
+            return [self.metric(self.name, Estimate(math.nan, math.nan))]
+        mean, cov = (part.to(found.mean) for part in reference.once("moments", reference.precise.moments))
+        return [self.metric(self.name, Estimate(gaussian_w2(found.mean, found.covariance, mean, cov)))]
+
+    def _law(self, evidence: Evidence) -> GaussianLaw | str:
+        """The law of the sampler, or why it has none."""
+        return evidence.once(self, lambda: self._find(evidence))
+
+    @torch.no_grad()
+    def _find(self, evidence: Evidence) -> GaussianLaw | str:
+        sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
+        if sampler is None or model is None or sde is None or reference is None:
+            return super().skip(evidence) or f"{self.name} needs an exact target"
+        if "steps" not in sampler.uses:
+            return f"{self.name} needs a sampler with a number of steps: an adaptive one is not affine"
+        if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):
+            return f"{self.name} needs a Gaussian target"
+        start = sde.prior.from_noise if self.start == "prior" else _marginal(sde, reference)
+        found = Affine(sampler, model, sde, start, reference.shape, evidence.samples).law()
+        return f"{self.name} cannot follow the sampler: {found}" if isinstance(found, str) else found
+
+
+def _marginal(sde: SDE, reference: Reference) -> Start:
+    """Standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
+    mean, cov = reference.once("moments", reference.precise.moments)
+    level = sde.level(torch.ones((), dtype=torch.float64))
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    half = root(alpha**2 * cov + sigma**2 * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
+
+    def start(z: Tensor) -> Tensor:
+        return (alpha * mean.to(z) + z.flatten(1) @ half.to(z)).reshape(z.shape)
+
+    return start
+
+
+def _is_gaussian(reference: Reference) -> bool:
+    """Whether C score(x) is m - x, at a few draws and beyond."""
+    mean, cov = reference.once("moments", reference.precise.moments)
+    x = 3 * reference.precise.sample(_ASKED, seed=0).to(mean)
+    pulled = reference.precise.score(x).flatten(1) @ cov
+    expected = mean - x.flatten(1)
+    return bool((pulled - expected).abs().max() <= 1e-6 * expected.abs().max())
