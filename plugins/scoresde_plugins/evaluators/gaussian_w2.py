@@ -66,7 +66,7 @@ class GaussianW2(Evaluator):
     def _find(self, evidence: Evidence) -> GaussianLaw | str:
         sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
         if sampler is None or model is None or sde is None or reference is None:
-            return super().skip(evidence) or f"{self.name} needs an exact target"
+            return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
         if "steps" not in sampler.uses:
             return f"{self.name} needs a sampler with a number of steps: an adaptive one is not affine"
         if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):
