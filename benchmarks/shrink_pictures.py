@@ -1,4 +1,4 @@
-"""Pictures of a folder of results with 16 colours, for committing: about a sixth of the size, alike to the eye.
+"""Pictures of a folder of results with 16 colours, for committing: about a third of the size, alike to the eye.
 
 python benchmarks/shrink_pictures.py scoresde-runs/1a2b3c4d
 """

@@ -34,7 +34,7 @@ def test_the_fewest_evaluations_are_those_of_the_committed_rows(
     monkeypatch.setattr(sys, "argv", ["fewest_evaluations.py", "few_step", *DISTANCES])
     runpy.run_path(str(ROOT / "benchmarks" / "fewest_evaluations.py"), run_name="__main__")
     table = capsys.readouterr().out
-    assert table.count("\n") == 11
+    assert table.count("\n") == 12
     assert table in CHOICE
 
 
@@ -48,6 +48,26 @@ def test_the_gaps_are_those_of_the_committed_rows() -> None:
         rows = [r for r in few.rows if r["predictor"] == predictor and r["grid"] == "logsnr"]
         rows.sort(key=lambda r: (("vp", "ve", "subvp").index(r["sde"]), r["nfe"]))
         assert found == [pytest.approx(r["metrics"]["nll_gap"]["value"], abs=0.051, rel=5e-4) for r in rows]
+
+
+def test_the_distances_of_the_page_on_samplers_are_those_of_the_committed_rows() -> None:
+    (few,) = read_runs(["few_step"])
+    text = (ROOT / "docs" / "samplers.md").read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 14]
+    assert len(table) == 9
+    for line in table:
+        predictor, found = line.split("`")[1], [float(text) for text in line.split("|")[2:-1]]
+        rows = [row for row in few.rows if (row["predictor"], row["sde"]) == (predictor, "vp")]
+        rows.sort(key=lambda row: (("logsnr", "karras", "uniform").index(row["grid"]), row["nfe"]))
+        assert found == [pytest.approx(row["metrics"]["sliced_wasserstein"]["value"], abs=0.00051) for row in rows]
+
+
+def test_the_committed_pictures_are_those_of_the_rows() -> None:
+    for folder in ("few_step", "order"):
+        results = ROOT / "benchmarks" / "results" / folder
+        (run,) = read_runs([str(results)])
+        named = {row["picture"] for row in run.rows if row["status"] == "done"}
+        assert named == {f"pictures/{path.name}" for path in (results / "pictures").iterdir()}
 
 
 def test_links_lead_somewhere() -> None:

@@ -63,7 +63,7 @@ def test_a_run_is_a_folder_a_file_or_committed_results(tmp_path: Path) -> None:
         (run,) = read_runs([path])
         assert (run.name, run.rows) == ("run", [row()])
     (few,) = read_runs(["few_step"])
-    assert (few.name, len(few.rows)) == ("few_step", 324)
+    assert (few.name, len(few.rows)) == ("few_step", 360)
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
