@@ -7,6 +7,21 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture
+def bench(tmp_path, monkeypatch, capsys):
+    """Runs ``scoresde-bench`` in an empty folder; returns (exit code, stdout, stderr)."""
+    from scoresde_bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden numbers and data, or a skip where it is absent."""

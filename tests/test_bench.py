@@ -1,33 +1,13 @@
 """The harness: cells, rows, resuming, failures as rows, exit codes."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from scoresde_bench.cli import main
+from runs import rows_in, save_models
 
 SMALL = ["--target", "mixture2d", "--samples", "64"]
 ONE = [*SMALL, "--sde", "vp", "--steps", "5"]
-
-
-def rows_in(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch, capsys):
-    """Runs the command line in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture
@@ -259,16 +239,7 @@ def test_python_dash_m():
 @pytest.fixture
 def learned(tmp_path):
     """Two checkpoints of a small network for points in the plane, in the folders ``one`` and ``two``."""
-    from scoresde_core.models import checkpoint
-    from scoresde_core.models.config import Config
-    from scoresde_core.models.model import plan_model
-    from scoresde_core.registry import load_registry
-
-    text = "format: 1\nmodel: {network: 'mlp[width=8,depth=1]', sde: 'vp[beta_max=15.0]', shape: [2]}\n"
-    (tmp_path / "points.yaml").write_text(text)
-    plan = plan_model(Config.read(tmp_path, "points.yaml"), load_registry())
-    for seed, name in enumerate(("one", "two")):
-        checkpoint.save(tmp_path / name, plan.config, plan.build(seed).network.state_dict())
+    save_models(tmp_path, "one", "two", sde="vp[beta_max=15.0]")
 
 
 @pytest.mark.usefixtures("learned")

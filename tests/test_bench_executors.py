@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from runs import rows_in
 
 from scoresde_bench.cli import main
 from scoresde_bench.executors.processes import ProcessesExecutor
@@ -71,11 +72,12 @@ executors:
 """
 
 
-def rows_in(folder: Path) -> dict[str, dict]:
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    rows = {row["cell"]: row for row in map(json.loads, lines)}
-    assert len(rows) == len(lines)
-    return rows
+def cells_in(folder: Path) -> dict[str, dict]:
+    """The row of every cell, each of which has one."""
+    rows = rows_in(folder)
+    found = {row["cell"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def lasting(rows: dict[str, dict]) -> dict[str, dict]:
@@ -84,18 +86,11 @@ def lasting(rows: dict[str, dict]) -> dict[str, dict]:
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch, capsys):
+def bench(bench, tmp_path):
     """Runs the command line in a folder with odd components; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "odd_parts.py").write_text(PARTS)
     (tmp_path / "odd.yaml").write_text(ROWS)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = main([*arguments, "--registry", "odd.yaml"])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return lambda *arguments: bench(*arguments, "--registry", "odd.yaml")
 
 
 class TestProcesses:
@@ -103,10 +98,10 @@ class TestProcesses:
         assert bench(*CELLS, "--out", "one")[0] == 0
         code, out, _ = bench(*CELLS, "--jobs", "2", "--predictor", "reverse_diffusion", "chatty", "--out", "two")
         assert code == 0
-        two = rows_in(tmp_path / "two")
+        two = cells_in(tmp_path / "two")
         assert len(two) == 8
         plain = {key: row for key, row in two.items() if row["predictor"] == "reverse_diffusion"}
-        assert lasting(plain) == lasting(rows_in(tmp_path / "one"))
+        assert lasting(plain) == lasting(cells_in(tmp_path / "one"))
         assert all((tmp_path / "two" / row["picture"]).is_file() for row in two.values())
         assert "a plugin says" not in out
 
@@ -114,7 +109,7 @@ class TestProcesses:
         predictors = ["ddim", "deadly", "deadly[marker=once]"]
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
         code, out, _ = bench(*cells, "--predictor", *predictors, "--jobs", "2", "--out", "here")
-        rows = {row["predictor"]: row for row in rows_in(tmp_path / "here").values()}
+        rows = {row["predictor"]: row for row in cells_in(tmp_path / "here").values()}
         assert code == 1
         assert {name: row["status"] for name, row in rows.items()} == {
             "ddim": "done",
@@ -132,7 +127,7 @@ class TestProcesses:
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
         where = ["--jobs", "2", "--timeout", "20", "--out", "here"]
         assert bench(*cells, "--predictor", "stuck", "ddim", *where)[0] == 1
-        rows = {row["predictor"]: row for row in rows_in(tmp_path / "here").values()}
+        rows = {row["predictor"]: row for row in cells_in(tmp_path / "here").values()}
         assert (rows["stuck"]["status"], rows["ddim"]["status"]) == ("failed", "done")
         assert "went on long after its --timeout of 20 s" in rows["stuck"]["reason"]
 
@@ -156,7 +151,7 @@ class TestProcesses:
             "  - {target: mixture2d, sde: vp, steps: 5, samples: 64, evaluator: nll_gap}\n"
         )
         assert bench("--suite", "mine.yaml", "--out", "here")[0] == 0
-        assert [row["timing"] for row in rows_in(tmp_path / "here").values()] == [False, True]
+        assert [row["timing"] for row in cells_in(tmp_path / "here").values()] == [False, True]
 
 
 def test_a_third_party_registers_an_executor(bench, tmp_path, capsys):
@@ -164,7 +159,7 @@ def test_a_third_party_registers_an_executor(bench, tmp_path, capsys):
 
     bench(*CELLS, "--out", "there")
     assert bench(*CELLS, "--executor", "backward", "--out", "here")[0] == 0
-    here, there = rows_in(tmp_path / "here"), rows_in(tmp_path / "there")
+    here, there = cells_in(tmp_path / "here"), cells_in(tmp_path / "there")
     assert list(here) == list(there)[::-1]
     assert lasting(here) == lasting(there)
     assert scoresde(["list", "executors", "--registry", "odd.yaml"]) == 0
@@ -179,7 +174,7 @@ class TestSubmitit:
     def test_jobs_give_the_rows_of_one_process(self, bench, tmp_path):
         assert bench(*CELLS, "--out", "one")[0] == 0
         assert bench(*CELLS, *self.WHERE, "--out", "two")[0] == 0
-        assert lasting(rows_in(tmp_path / "two")) == lasting(rows_in(tmp_path / "one"))
+        assert lasting(cells_in(tmp_path / "two")) == lasting(cells_in(tmp_path / "one"))
         jobs = [json.loads(line) for line in (tmp_path / "two" / "slurm" / "jobs.jsonl").read_text().splitlines()]
         assert [len(job["cells"]) for job in jobs] == [2, 2]
         assert not os.listdir(tmp_path / "two" / "arrived")
@@ -194,13 +189,13 @@ class TestSubmitit:
         first.kill()
         first.wait()
         assert main(words) == 0
-        assert len(rows_in(tmp_path / "here")) == 4
+        assert len(cells_in(tmp_path / "here")) == 4
         assert record.read_text().count("\n") == 2  # nothing was submitted again
 
     def test_a_job_that_dies_is_a_row(self, bench, tmp_path):
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
         code, _, _ = bench(*cells, "--predictor", "deadly", *self.WHERE, "--out", "here")
-        (row,) = rows_in(tmp_path / "here").values()
+        (row,) = cells_in(tmp_path / "here").values()
         assert (code, row["status"]) == (1, "failed")
         assert "ended without a row" in row["reason"]
 
@@ -244,11 +239,11 @@ def test_a_real_slurm(bench, tmp_path):
     assert bench(*cells, "--out", "one")[0] == 0
     words = ["--predictor", "reverse_diffusion", "deadly", "--executor", "slurm[poll=0.5,jobs=2]"]
     code, _, _ = bench(*cells, *words, "--out", "two")
-    rows = {row["predictor"]: row for row in rows_in(tmp_path / "two").values()}
+    rows = {row["predictor"]: row for row in cells_in(tmp_path / "two").values()}
     done = rows["reverse_diffusion"]
     assert (code, rows["deadly"]["status"]) == (1, "failed")
     assert "ended without a row" in rows["deadly"]["reason"]
-    assert lasting({done["cell"]: done}) == lasting(rows_in(tmp_path / "one"))
+    assert lasting({done["cell"]: done}) == lasting(cells_in(tmp_path / "one"))
 
 
 def test_kills_lose_and_double_no_row(tmp_path):

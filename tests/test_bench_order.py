@@ -1,12 +1,11 @@
 """The suite ``order``: its committed rows have the declared orders, are what it gives today, and are quoted rightly."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
+from runs import rows_in
 
-from scoresde_bench.cli import main
 from scoresde_bench.convergence import convergences, power
 from scoresde_bench.lines import layout
 from scoresde_bench.ranking import measurement, rank
@@ -63,13 +62,12 @@ def test_the_page_shows_every_order():
     assert [len(one.slopes) for one in found] == [len(PREDICTORS)] * len(SDES)
 
 
-def test_today_gives_the_committed_numbers(rows, tmp_path, monkeypatch):
+def test_today_gives_the_committed_numbers(rows, bench, tmp_path):
     """To rounding; a machine whose last digits differ moves an error of 1e-7 by less than 1e-12."""
-    monkeypatch.chdir(tmp_path)
     chosen = ("--sde", "vp[t_min=1e-6]", "--predictor", "unipc", "heun", "reverse_diffusion", "--steps", "16,64")
-    assert main(["--suite", "order", *chosen, "--out", "here"]) == 0
+    assert bench("--suite", "order", *chosen, "--out", "here")[0] == 0
     known = {(row["predictor"], row["steps"], row["sde"]): row["metrics"]["gaussian_w2"]["value"] for row in rows}
-    again = [json.loads(line) for line in (tmp_path / "here" / "results.jsonl").read_text().splitlines()]
+    again = rows_in(tmp_path / "here")
     assert len(again) == 6
     for row in again:
         value = known[row["predictor"], row["steps"], row["sde"]]

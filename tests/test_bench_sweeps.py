@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import rows_in, save_models
 
-from scoresde_bench.cli import main
 from scoresde_bench.costs import in_words
 from scoresde_bench.seeds import pool
 from scoresde_bench.suite import Block, Suite
@@ -21,23 +21,6 @@ from scoresde_core.registry import default_registry
 SMALL = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap"]
 ONE = [*SMALL, "--sde", "vp", "--steps", "5"]
 SUITES = [entry.row.name for entry in default_registry().entries("suites")]
-
-
-def rows_in(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch, capsys):
-    """Runs the command line in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture
@@ -199,15 +182,7 @@ class TestSuites:
         assert cells_of(*typed, bench=bench)[0] in cells_of("--suite", "mine.yaml", bench=bench)
 
     def test_a_checkpoint_takes_the_blocks_meant_for_its_sde(self, bench, tmp_path):
-        from scoresde_core.models import checkpoint
-        from scoresde_core.models.config import Config
-        from scoresde_core.models.model import plan_model
-        from scoresde_core.registry import load_registry
-
-        text = "format: 1\nmodel: {network: 'mlp[width=8,depth=1]', sde: vp, shape: [2]}\n"
-        (tmp_path / "points.yaml").write_text(text)
-        plan = plan_model(Config.read(tmp_path, "points.yaml"), load_registry())
-        checkpoint.save(tmp_path / "model", plan.config, plan.build(0).network.state_dict())
+        save_models(tmp_path, "model")
         titles = [title for _, title in cells_of("--suite", "table1", "--checkpoint", "model", bench=bench)]
         assert len(titles) == 10
         assert all(title.startswith("model · mlp · vp · ") for title in titles)

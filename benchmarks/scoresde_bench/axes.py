@@ -22,7 +22,12 @@ SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that are parameters of a sampler, and have no effect on one that lacks them."""
 LEARNED_AXES = ("checkpoint", "network")
 """Axes that bring their own SDE, and stand in place of a target's exact score."""
-DTYPES = ("float32", "float64")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "dtype": ("float32", "float64"),
+    "compile": ("none", "default", "max-autotune-no-cudagraphs"),
+}
+"""Axes whose values are words. Modes of torch.compile that replay CUDA graphs are none of them: a replay overwrites the
+output before it, which multistep methods keep."""
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "target": ("mnist_mfa",),
@@ -36,6 +41,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "steps": ("25", "50", "100"),
     "seed": ("0",),
     "dtype": ("float32",),
+    "compile": ("none",),
     "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
 }
 HELP: Mapping[str, str] = {
@@ -50,6 +56,7 @@ HELP: Mapping[str, str] = {
     "steps": "number of predictor steps",
     "seed": "seed of the noise and of the exact sets",
     "dtype": "float32 or float64: of the state",
+    "compile": "torch.compile of a network, by its mode: none, default or max-autotune-no-cudagraphs",
     "evaluator": "metrics (not swept: all are computed)",
 }
 SAMPLES = 1024
@@ -66,9 +73,10 @@ def numbers(axis: str, values: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def dtypes(values: Sequence[str]) -> list[str]:
-    """The values of ``dtype``, checked."""
-    for name in values:
-        if name not in DTYPES:
-            raise UsageError(f"--dtype must be {' or '.join(DTYPES)}, got {name!r}")
-    return list(dict.fromkeys(values))
+def words(axis: str, values: Sequence[str]) -> list[str]:
+    """The values of an axis of :data:`CHOICES`, checked, without repetition."""
+    found = [word.strip() for word in ",".join(values).split(",")]
+    for word in found:
+        if word not in CHOICES[axis]:
+            raise UsageError(f"--{axis} must be {' or '.join(CHOICES[axis])}, got {word!r}")
+    return list(dict.fromkeys(found))

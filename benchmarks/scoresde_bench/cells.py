@@ -35,6 +35,8 @@ class Cell:
     steps: int | None
     seed: int
     dtype: str
+    compile: str
+    """Mode of torch.compile for its network, or none."""
     samples: int
     batch_size: int
     device: str
@@ -61,6 +63,7 @@ class Cell:
             "evaluators": self.evaluators,
             "versions": self.versions,
             **({"timing": True} if self.timing else {}),
+            **({"compile": self.compile} if self.compile != "none" else {}),
         }
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -68,6 +71,8 @@ class Cell:
     @property
     def skip(self) -> str | None:
         """Why this combination cannot work, or None."""
+        if self.compile != "none" and not self.subject.has_network:
+            return "there is nothing to compile: an exact score has no network"
         return skip(self.sampler, self.subject.sde, self.subject.shape)
 
     @property
@@ -75,4 +80,5 @@ class Cell:
         """The axes in one line."""
         shown = [self.names.get(axis) for axis in TITLE]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
-        return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype])
+        compiled = [] if self.compile == "none" else [f"compiled ({self.compile})"]
+        return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype, *compiled])

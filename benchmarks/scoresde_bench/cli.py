@@ -138,7 +138,8 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
     for block in blocks:
         for axis in ("steps", "seed"):
             axes.numbers(axis, block[axis])
-        axes.dtypes(block["dtype"])
+        for axis in axes.CHOICES:
+            axes.words(axis, block[axis])
     return blocks, [figure for suite in suites for figure in suite.published]
 
 

@@ -59,7 +59,8 @@ class Costs:
                 continue
             self._rates[_rate_key(cell)] = row["seconds"] / row["nfe"] / cell.samples
             if "cell_seconds" in row:
-                self._judging[_judging_key(cell)] = max(0.0, row["cell_seconds"] - row["seconds"])
+                beside = row["cell_seconds"] - row["seconds"] - row["compile_seconds"]
+                self._judging[_judging_key(cell)] = max(0.0, beside)
             if "steps" not in cell.sampler.uses:
                 self._nfe[self._nfe_key(cell)] = row["nfe"]
 
@@ -107,9 +108,12 @@ class Costs:
 
     @torch.no_grad()
     def _calibrate(self, cell: Cell) -> float:
-        """The best of a few; a large network is spared a large batch, which costs no less a sample on a CPU."""
+        """The best of a few; a large network is spared a large batch, which costs no less a sample on a CPU.
+
+        A network that is to be compiled is timed as it is: compiling takes longer than the answer is worth.
+        """
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        model, level = self.bench.load(cell), cell.subject.sde.level(torch.ones(()))
+        model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.subject.sde.level(torch.ones(()))
         for size in (1, min(cell.batch_size, BATCH)):
             x = torch.ones(size, *cell.subject.shape, device=device, dtype=dtype)
             times = []
@@ -137,7 +141,7 @@ def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
 
 def _rate_key(cell: Cell) -> Any:
     names = tuple(cell.names.get(name) for name in ("target", "checkpoint", "network", "sde"))
-    return names, cell.dtype, cell.device
+    return names, cell.dtype, cell.device, cell.compile
 
 
 def _judging_key(cell: Cell) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 Row = Mapping[str, Any]
 """A result row as it is read from ``results.jsonl``."""
 
-COMPONENT_AXES = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
-"""Axes on which an absent component is a choice like any other (no corrector)."""
+COMPONENT_AXES = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid", "compile")
+"""Axes on which what is absent is a choice like any other (no corrector, a network that is not compiled)."""
 NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")
 """Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` what was averaged over."""
 SETTING_AXES = ("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "batch_size", "device", "torch")
@@ -87,6 +87,8 @@ def _word(axis: str, value: Any) -> str:
         return ""
     if axis == "predictor" and value == "none":
         return "no predictor"
+    if axis == "compile":
+        return "compiled" if value == "default" else f"compiled by {value}"
     if axis == "tf32":
         return "TF32" if value else "no TF32"
     if axis == "seeds":

@@ -22,6 +22,7 @@ from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
 
 from .cells import Cell
+from .compiler import missing
 from .deadline import OutOfTime, deadline
 from .executor import Progress
 from .pictures import sample_grid
@@ -43,12 +44,15 @@ class Bench:
     _evaluators: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
+    _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
+    """Seconds of the first call of the loaded model, by the size of the batch, where it compiles."""
 
     def run(self, cell: Cell, progress: Progress | None = None) -> Row:
         """The cell's row, with status done, skip or failed."""
         row = self.blank(cell)
-        if cell.skip:
-            row |= {"status": "skip", "reason": cell.skip}
+        reason = cell.skip or (missing(torch.device(cell.device)) if cell.compile != "none" else None)
+        if reason:
+            row |= {"status": "skip", "reason": reason}
         else:
             started = time.perf_counter()
             try:
@@ -78,6 +82,7 @@ class Bench:
             "timing": cell.timing,
             "device": environment.describe_device(torch.device(cell.device)),
             "dtype": cell.dtype,
+            "compile": None if cell.compile == "none" else cell.compile,
             "tf32": self.tf32,
             "plugins": cell.versions,
             **environment.facts(),
@@ -86,11 +91,9 @@ class Bench:
         }
 
     def _measure(self, cell: Cell, device: torch.device, progress: Progress | None) -> Row:
-        model, shape = self.load(cell), cell.subject.shape
-        # The first call pays for lazy initialisation; it is neither timed nor counted.
-        with torch.no_grad():
-            x = torch.zeros(1, *shape, device=device, dtype=getattr(torch, cell.dtype))
-            model.evaluate(x, cell.subject.sde.level(torch.ones(())))
+        model = self.load(cell)
+        if cell.compile == "none":
+            self._first_call(cell, model, device, 1)
         environment.reset_peak_memory(device)
         drawn, size = self._draw(cell, model, device, progress)
         found: Row = {
@@ -98,7 +101,7 @@ class Bench:
             "nfe": drawn.nfe,
             "seconds": drawn.seconds,
             "samples_per_second": cell.samples / drawn.seconds,
-            "compile_seconds": 0.0,
+            "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
         }
         picture = sample_grid(cell.subject.to_symmetric(drawn.x), self.folder / "pictures" / f"{cell.key}.png")
@@ -124,6 +127,8 @@ class Bench:
         size = cell.batch_size
         while True:
             try:
+                if cell.compile != "none":
+                    self._compile(cell, model, device, size)
                 drawn = sample(
                     model,
                     cell.subject.sde,
@@ -143,13 +148,30 @@ class Bench:
             size //= 2  # outside the handler, whose traceback holds on to tensors
             environment.free_memory(device)
 
+    def _compile(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
+        """Have the network compiled for the sizes of batch that the cell has; code made for an earlier cell serves."""
+        for part in _parts(cell.samples, size):
+            if part not in self._compiled:
+                started = time.perf_counter()
+                self._first_call(cell, model, device, part)
+                self._compiled[part] = time.perf_counter() - started
+
+    @torch.no_grad()
+    def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
+        """An evaluation that pays for lazy initialisation and compilation, and is not counted."""
+        x = torch.zeros(size, *cell.subject.shape, device=device, dtype=getattr(torch, cell.dtype))
+        model.evaluate(x, cell.subject.sde.level(torch.ones(())))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     def load(self, cell: Cell) -> ScoreModel:
         """The subject's score model; the last one is kept, since cells come subject by subject."""
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        key = (cell.subject, device, dtype)
+        key = (cell.subject, device, dtype, cell.compile)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two networks need not fit in memory together
-            self._loaded = key, cell.subject.load(device, dtype)
+            self._compiled.clear()
+            self._loaded = key, cell.subject.load(device, dtype, cell.compile)
         return self._loaded[1]
 
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
@@ -185,6 +207,11 @@ class Bench:
         if name not in self._evaluators:
             self._evaluators[name] = self.registry.create("evaluators", name)
         return self._evaluators[name]
+
+
+def _parts(samples: int, size: int) -> set[int]:
+    """The sizes of the batches that ``samples`` in batches of ``size`` make."""
+    return {part for part in (min(size, samples), samples % size) if part}
 
 
 def reason_of(error: Exception) -> str:

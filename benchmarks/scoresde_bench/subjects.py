@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -31,6 +31,8 @@ WEIGHTS_SEED = 0
 class Subject(ABC):
     """Something with a score: its names as they are shown, and all that its numbers depend on."""
 
+    has_network: ClassVar[bool]
+    """Whether there is something to compile."""
     sde: SDE
     target: Target | None
     """The truth that its samples are judged by, or None."""
@@ -61,8 +63,8 @@ class Subject(ABC):
         """Shape of one event."""
 
     @abstractmethod
-    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
-        """Its score model, ready to be called."""
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
+        """Its score model, ready to be called; its network compiles at the first call, unless the mode is none."""
 
     def to_symmetric(self, x: Tensor) -> Tensor:
         """Its samples in [-1, 1], where targets and pictures live."""
@@ -72,6 +74,8 @@ class Subject(ABC):
 @attrs.frozen(eq=False)
 class Exact(Subject):
     """A target with its closed-form score."""
+
+    has_network: ClassVar[bool] = False
 
     target_spec: Spec
     sde_spec: Spec
@@ -94,13 +98,15 @@ class Exact(Subject):
     def shape(self) -> tuple[int, ...]:
         return self.target.shape
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
         return ExactScore(self.target.to(device, dtype))
 
 
 @attrs.frozen(eq=False)
 class Learned(Subject):
     """A network under its own SDE: ``stored`` holds its weights, and without it they are random."""
+
+    has_network: ClassVar[bool] = True
 
     network: str
     plan: Plan
@@ -139,9 +145,12 @@ class Learned(Subject):
     def shape(self) -> tuple[int, ...]:
         return self.plan.shape
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> ScoreModel:
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
         model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
-        return model.to(device, dtype).score()
+        model.to(device, dtype)
+        if compile != "none":
+            model.network.compile(mode=compile, dynamic=False)
+        return model.score()
 
     def to_symmetric(self, x: Tensor) -> Tensor:
         return self.plan.to_symmetric(x)

@@ -81,6 +81,8 @@ class Sweep:
         if found and unused:
             names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found.values()))
             raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
+        if "compile" in asked and found and not any(cell.subject.has_network for cell in found.values()):
+            raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
         if not found:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
             raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
@@ -89,7 +91,8 @@ class Sweep:
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
         chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
-        seeds, dtypes = axes.numbers("seed", block["seed"]), axes.dtypes(block["dtype"])
+        seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
+        modes = axes.words("compile", block["compile"])
         judges = self._evaluators(block)
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
@@ -101,9 +104,8 @@ class Sweep:
         ]
         unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
         # Cells that share a model, and then those that share an exact set, follow each other.
-        for subject, seed, dtype, made in itertools.product(subjects, seeds, dtypes, unique.values()):
-            spec, sampler, given = made
-            yield self._cell(block, subject, spec, sampler, given, seed, dtype, judges)
+        for subject, mode, seed, dtype, made in itertools.product(subjects, modes, seeds, dtypes, unique.values()):
+            yield self._cell(block, subject, made, seed, dtype, mode, judges)
 
     def _evaluators(self, block: Block) -> tuple[str, ...]:
         specs = sweep(self.registry, "evaluators", block["evaluator"])
@@ -138,13 +140,13 @@ class Sweep:
         self,
         block: Block,
         subject: Subject,
-        spec: Spec,
-        sampler: Any,
-        given: dict[str, Any],
+        made: tuple[Spec, Any, dict[str, Any]],
         seed: int,
         dtype: str,
+        mode: str,
         judges: tuple[str, ...],
     ) -> Cell:
+        spec, sampler, given = made
         parts = [*subject.components, ("samplers", spec.name)]
         parts += [(COMPONENT_AXES[axis], value.name) for axis, value in given.items() if isinstance(value, Spec)]
         owners = {self.registry.find(kind, name).owner for kind, name in parts}
@@ -157,6 +159,8 @@ class Sweep:
         if "checkpoint" in single:
             single.pop("network", None)  # its network is part of it
         numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": judges}
+        if mode != "none":
+            numbers["compile"] = (mode,)
         if given["steps"] is not None:
             numbers["steps"] = (str(given["steps"]),)
         own = attrs.evolve(block, axes={**single, **numbers}, for_sdes=())
@@ -167,6 +171,7 @@ class Sweep:
             steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
             seed=seed,
             dtype=dtype,
+            compile=mode,
             samples=block.samples,
             batch_size=min(block.batch_size or block.samples, block.samples),
             device=self.device,

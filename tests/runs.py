@@ -1,0 +1,23 @@
+"""What tests of the bench share: the rows of a run, and a small learned model to run."""
+
+import json
+from pathlib import Path
+
+
+def rows_in(folder: Path) -> list[dict]:
+    """Every line of its results, in order."""
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def save_models(folder: Path, *names: str, sde: str = "vp") -> None:
+    """Checkpoints of a small network for points in the plane, of different weights, and its preset ``points.yaml``."""
+    from scoresde_core.models import checkpoint
+    from scoresde_core.models.config import Config
+    from scoresde_core.models.model import plan_model
+    from scoresde_core.registry import load_registry
+
+    text = f"format: 1\nmodel: {{network: 'mlp[width=8,depth=1]', sde: '{sde}', shape: [2]}}\n"
+    (folder / "points.yaml").write_text(text)
+    plan = plan_model(Config.read(folder, "points.yaml"), load_registry())
+    for seed, name in enumerate(names):
+        checkpoint.save(folder / name, plan.config, plan.build(seed).network.state_dict())
