@@ -265,3 +265,50 @@ def test_a_worker_ends_with_the_one_who_feeds_it():
     worker.stdin.close()
     assert worker.wait(timeout=120) == 0
     assert worker.returncode != -signal.SIGKILL
+
+
+class TestWorkingFolder:
+    """Files there are results and notes, never modules in the place of those that Python or a package brings."""
+
+    TRAP = "raise SystemExit('imported from the working folder')\n"
+    NAMES = ("code", "queue", "socket", "statistics", "uuid", "yaml", "torchdiffeq")
+    ASKED = ("--target", "mixture2d", "--sde", "vp", "--sampler", "ode", "--samples", "32", "--evaluator", "nll_gap")
+
+    @pytest.fixture
+    def trapped(self, tmp_path):
+        """A folder with such names, and a local registry file with its module."""
+        for name in self.NAMES:
+            (tmp_path / f"{name}.py").write_text(self.TRAP)
+        (tmp_path / "odd_parts.py").write_text(PARTS)
+        (tmp_path / "odd.yaml").write_text(ROWS)
+        return tmp_path
+
+    @pytest.mark.parametrize("executor", ["local", "processes[jobs=2]", "slurm[cluster=local,cells=2]"])
+    def test_started_by_dash_m(self, trapped, executor):
+        given = (*self.ASKED, "--seed", "0", "1", "--executor", executor)
+        done = self.run("-m", "scoresde_bench", *given, folder=trapped)
+        assert done.returncode == 0, done.stderr
+        assert [row["status"] for row in rows_in(trapped / "here")] == ["done", "done"]
+
+    def test_a_local_registry_file_still_finds_its_module(self, trapped):
+        given = ("--target", "mixture2d", "--sde", "vp", "--steps", "4", "--samples", "32", "--evaluator", "nll_gap")
+        given += ("--predictor", "chatty", "--registry", "odd.yaml", "--executor", "processes[jobs=1]")
+        assert self.run("-m", "scoresde_bench", *given, folder=trapped).returncode == 0
+
+    def test_the_folder_is_left_out_unless_a_package_is_in_it(self, trapped):
+        """Where a program of one's own is started by ``python -c``, as in a checkout that nobody installed."""
+        program = (
+            "import sys; here = sys.path.pop(0); from scoresde_bench.importable import environment; "
+            "sys.path.insert(0, here); print(environment()['PYTHONPATH'])"
+        )
+        for folder, kept in ((trapped, False), (ROOT / "benchmarks", True), (ROOT, True)):
+            done = self.run("-c", program, folder=folder, out=())
+            assert done.returncode == 0, done.stderr
+            first = done.stdout.strip().split(os.pathsep)[0]
+            assert (Path(first).resolve() == folder.resolve()) == kept
+
+    @staticmethod
+    def run(*arguments, folder, out=("--out", "here")):
+        return subprocess.run(
+            [sys.executable, *arguments, *out], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )

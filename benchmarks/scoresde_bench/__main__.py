@@ -2,6 +2,10 @@
 
 import sys
 
-from .cli import main
+from .importable import forget_working_folder
+
+forget_working_folder()
+
+from .cli import main  # noqa: E402  # whatever that imports is not in the working folder
 
 sys.exit(main())

@@ -21,6 +21,7 @@ from attrs.validators import ge
 from scoresde_core.cli.results import Row
 from scoresde_core.components import param
 
+from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail
 
@@ -126,8 +127,7 @@ class _Worker:
     """A process that does tasks, started anew whenever it has died."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        path = os.pathsep.join(filter(None, sys.path))  # whatever this process can import
-        self._environment = {**os.environ, "PYTHONPATH": path, **environment}
+        self._environment = {**os.environ, **importable.environment(), **environment}
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
         self._starting = threading.Lock()

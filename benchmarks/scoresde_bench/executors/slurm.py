@@ -23,6 +23,7 @@ from scoresde_core.cli.results import ARRIVED, Row, leave
 from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError
 
+from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail, perform
 
@@ -98,6 +99,7 @@ class SlurmExecutor(Executor):
             wanted |= {f"slurm_{name}": value for name, value in given.items() if value is not None}
             wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
             wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
+        os.environ.update(importable.environment())  # which jobs inherit
         try:
             executor.update_parameters(**wanted)
             submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
