@@ -1,11 +1,13 @@
 """Sweeps: suites as data, the grammar of axes, costs and budgets, seeds, limits; wrong requests in one line."""
 
+import itertools
 import json
 import math
 import os
 import re
 import shlex
 import statistics
+import types
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,90 @@ class TestCosts:
         assert costs.seconds(short) == pytest.approx(row["cell_seconds"])
         judged = row["cell_seconds"] - row["seconds"]
         assert costs.seconds(long) == pytest.approx(10 * row["seconds"] + judged)
+
+    @pytest.mark.parametrize("call", [1e-5, 5e-3, 0.03])
+    def test_what_a_call_costs_is_not_what_a_sample_costs(self, call, monkeypatch):
+        """A model that takes ``call`` seconds a batch and 20 us a sample; a busy machine is late at times."""
+        from scoresde_bench import costs
+
+        (cell,) = Sweep(default_registry(), "cpu").cells(
+            [Block({"target": ("mixture2d",), "sde": ("vp",), "predictor": ("ddim",), "steps": ("50",)}, samples=1000)]
+        )
+        now, calls = [0.0], itertools.count()
+
+        class Model:
+            def evaluate(self, x, level):
+                now[0] += (call + 20e-6 * len(x)) * (1 if next(calls) % 3 else 10)
+
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        bench = types.SimpleNamespace(load=lambda cell: Model())
+        found = costs.Costs(bench).seconds(cell)
+        assert found == pytest.approx(50 * (call + 20e-6 * 1000), rel=0.01)
+        assert now[0] < 10  # what the answer costs, were each evaluation as late as a third of them are
+
+    def test_threads_that_wait_for_each_other_are_no_measure(self, monkeypatch):
+        """With more than one thread every evaluation takes a second: others have the cores."""
+        from scoresde_bench import costs
+
+        axes = {"target": ("mixture2d",), "sde": ("vp",), "predictor": ("ddim",), "steps": ("50",)}
+        (cell,) = Sweep(default_registry(), "cpu").cells([Block(axes, samples=1000)])
+        now, threads = [0.0], [2]
+        monkeypatch.setattr(costs.torch, "get_num_threads", lambda: threads[0])
+        monkeypatch.setattr(costs.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
+
+        class Model:
+            def evaluate(self, x, level):
+                now[0] += 1e-4 + 20e-6 * len(x) if threads[0] == 1 else 1.0
+
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        found = costs.Costs(types.SimpleNamespace(load=lambda cell: Model())).seconds(cell)
+        assert found == pytest.approx(50 * (1e-4 + 20e-6 * 1000), rel=0.01)
+        assert now[0] < 3  # a warm-up and one attempt
+        assert threads == [2]
+
+    def test_a_slow_network_is_asked_for_little(self, monkeypatch):
+        from scoresde_bench import costs
+
+        axes = {"target": ("mixture2d",), "sde": ("vp",), "predictor": ("ddim",), "steps": ("50",)}
+        (cell,) = Sweep(default_registry(), "cpu").cells([Block(axes, samples=1000)])
+        sizes = []
+
+        class Model:
+            def evaluate(self, x, level):
+                sizes.append(len(x))
+                now[0] += 0.2 * len(x)
+
+        now = [0.0]
+        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        assert costs.Costs(types.SimpleNamespace(load=lambda cell: Model())).seconds(cell) == pytest.approx(10_000)
+        assert set(sizes) == {1}
+
+    def test_known_rows_are_predicted_from_others(self):
+        """The committed rows of few_step: each from those of the other predictors, though a machine was shared."""
+        from scoresde_bench.costs import Costs
+
+        known = rows_in(Path(__file__).parents[1] / "benchmarks" / "results" / "few_step")
+        axes = ("sde", "predictor", "grid", "steps")
+        rows = {tuple(row[axis] for axis in axes): row for row in known}
+        blocks = [
+            block.replaced({"grid": ("logsnr", "karras", "uniform")})
+            for block in default_registry().create("suites", "few_step").blocks
+        ]
+        cells = Sweep(default_registry(), "cpu").cells(blocks)
+        ratios, totals = [], [0.0, 0.0]
+        for predictor in ("ddim", "unipc", "heun"):
+            costs = Costs(bench=None, here=False)
+            mine = [cell for cell in cells if cell.names["predictor"] == predictor]
+            others = [cell for cell in cells if cell.names["predictor"] != predictor]
+            row_of = {cell.key: rows[*(cell.names[a] for a in axes[:3]), cell.steps] for cell in cells}
+            costs.learn(others, row_of)
+            for cell in mine:
+                predicted, actual = costs.seconds(cell), row_of[cell.key]["cell_seconds"]
+                ratios.append(predicted / actual)
+                totals = [totals[0] + predicted, totals[1] + actual]
+        assert statistics.quantiles(ratios, n=10)[0] > 0.5
+        assert statistics.quantiles(ratios, n=10)[-1] < 2
+        assert totals[0] == pytest.approx(totals[1], rel=0.25)
 
     def test_a_budget_leaves_cells_for_the_next_time(self, bench, tmp_path, monkeypatch):
         from scoresde_bench import costs

@@ -1,15 +1,20 @@
 """What a cell will cost, before it runs: function evaluations x seconds per evaluation, and what judging takes.
 
 The evaluations of a sampler with a step count come from two short runs on a score that costs nothing, since they grow
-linearly with the steps; those of an adaptive sampler from a run of two samples. Seconds per evaluation come from the
-cells that were done, else from a few evaluations of the model.
+linearly with the steps; those of an adaptive sampler from a run of two samples. Seconds per evaluation are the median
+over the cells that were done, else what the model takes for batches that grow towards the cell's: a small batch costs
+what a call costs, which says nothing of a sample of a large one. A busy machine only ever adds time, so the shortest of
+several evaluations counts.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -27,10 +32,13 @@ from .run import Bench
 
 TRIAL_STEPS = (16, 24)
 """Beyond the start and the end of every multistep method, so that the growth between them is that of one more step."""
-BATCH = 64
-REPEATS = 3
-PATIENCE = 1.0
-"""Seconds that an evaluation of a whole batch may take."""
+GROWTH = 4
+"""From one batch that is timed to the next."""
+REPEATS = 4
+CONTENDED = 3.0
+"""Times as long with all threads as with one: others keep the cores busy, and threads wait for each other."""
+PATIENCE = 0.5
+"""Seconds that a single timed evaluation may be expected to take, beyond that of one sample."""
 
 
 class _FreeScore(ScoreModel):
@@ -47,8 +55,11 @@ class Costs:
     bench: Bench
     here: bool = True
     """Whether cells run on this machine, so that it can measure for them."""
+    _done: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
+    """Seconds per evaluation of one sample, from each done cell."""
     _rates: dict[Any, float | None] = attrs.field(factory=dict, init=False)
-    _judging: dict[Any, float] = attrs.field(factory=dict, init=False)
+    """The same, from calibration."""
+    _judging: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
     _nfe: dict[Any, float | None] = attrs.field(factory=dict, init=False)
 
     def learn(self, cells: Iterable[Cell], rows: dict[str, Row]) -> None:
@@ -57,10 +68,10 @@ class Costs:
             row = rows.get(cell.key)
             if row is None or row["status"] != "done" or not row.get("nfe"):
                 continue
-            self._rates[_rate_key(cell)] = row["seconds"] / row["nfe"] / cell.samples
+            self._done.setdefault(_rate_key(cell), []).append(row["seconds"] / row["nfe"] / cell.samples)
             if "cell_seconds" in row:
                 beside = row["cell_seconds"] - row["seconds"] - row["compile_seconds"]
-                self._judging[_judging_key(cell)] = max(0.0, beside)
+                self._judging.setdefault(_judging_key(cell), []).append(max(0.0, beside))
             if "steps" not in cell.sampler.uses:
                 self._nfe[self._nfe_key(cell)] = row["nfe"]
 
@@ -71,7 +82,7 @@ class Costs:
         rate, nfe = self._rate(cell), self.nfe(cell)
         if rate is None or nfe is None:
             return None
-        return rate * nfe * cell.samples + self._judging.get(_judging_key(cell), 0.0)
+        return rate * nfe * cell.samples + statistics.median(self._judging.get(_judging_key(cell), [0.0]))
 
     def nfe(self, cell: Cell) -> float | None:
         """Function evaluations a sample; None where a trial fails, or would have to run elsewhere."""
@@ -99,6 +110,8 @@ class Costs:
     def _rate(self, cell: Cell) -> float | None:
         """Seconds per evaluation of one sample."""
         key = _rate_key(cell)
+        if key in self._done:
+            return statistics.median(self._done[key])
         if key not in self._rates:
             try:
                 self._rates[key] = self._calibrate(cell) if self.here else None
@@ -108,29 +121,53 @@ class Costs:
 
     @torch.no_grad()
     def _calibrate(self, cell: Cell) -> float:
-        """The best of a few; a large network is spared a large batch, which costs no less a sample on a CPU.
+        """A sample's share of an evaluation of the largest batch that there is the patience for.
 
         A network that is to be compiled is timed as it is: compiling takes longer than the answer is worth.
         """
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.subject.sde.level(torch.ones(()))
-        for size in (1, min(cell.batch_size, BATCH)):
+
+        def evaluate(size: int) -> float:
             x = torch.ones(size, *cell.subject.shape, device=device, dtype=dtype)
-            times = []
-            for _ in range(1 + REPEATS):  # the first pays for lazy initialisation
-                started = time.perf_counter()
-                model.evaluate(x, level)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times.append(time.perf_counter() - started)
-            if min(times) * BATCH > PATIENCE and device.type == "cpu":
-                break
-        return min(times) / size
+            started = time.perf_counter()
+            model.evaluate(x, level)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return time.perf_counter() - started
+
+        teams = {1, torch.get_num_threads()} if device.type == "cpu" else {torch.get_num_threads()}
+        size, largest = 1, cell.batch_size
+        evaluate(size)  # pays for lazy initialisation
+        while True:
+            seconds = math.inf
+            for team in sorted(teams):
+                with _threads(team):
+                    first = evaluate(size)
+                    if first > CONTENDED * seconds:
+                        teams.remove(team)
+                    else:
+                        seconds = min(seconds, first, *(evaluate(size) for _ in range(REPEATS - 1)))
+            following = min(GROWTH * size, largest)
+            if size == largest or seconds * following / size > PATIENCE:
+                return seconds / size
+            size = following
 
     def _nfe_key(self, cell: Cell) -> Any:
         """An adaptive sampler's evaluations depend on the score, those of the others on the steps alone."""
         adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
         return json.dumps(describe(cell.sampler), sort_keys=True, default=str), adaptive
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """With so many threads for one operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
