@@ -4,8 +4,10 @@
                                          [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16]
 
 A line of JSON for every predictor and batch size, then a table. Weights are random: the speed is that of trained ones.
-The network's own time is that of as many evaluations in a row of the same batch, with nothing between them. On a GPU a
-loop may prepare a step while the network still computes the last one; a share of 0 then means that it always does.
+Every figure is of the fastest of three runs. On a CPU the network is timed by its calls within the very run. A GPU
+works while the loop goes on: there it is that of as many evaluations in a row of the same batch, with nothing between
+them, and a share of 0 means that the loop always prepares a step while the network computes the last one. ``--compile``
+compiles the network for each size of batch before the clock runs (``first_call_seconds``).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import time
 
 import torch
 
+from scoresde_bench.compiler import missing
 from scoresde_core import Noise, default_registry
 from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
@@ -23,41 +26,54 @@ from scoresde_core.models.model import plan_model
 REPEATS = 3
 
 
+class Stopwatch:
+    """A network that knows how long its calls took."""
+
+    def __init__(self, network):
+        self.network, self.seconds = network, 0.0
+
+    def __call__(self, *arguments, **cond):
+        begun = time.perf_counter()
+        found = self.network(*arguments, **cond)
+        self.seconds += time.perf_counter() - begun
+        return found
+
+
 @torch.no_grad()
 def measure(model, names, size, steps, device, autocast, registry):
     """A line for every predictor at one batch size."""
     score, sde = model.score(autocast=autocast), model.sde
+    watch = score.network = Stopwatch(score.network)
     noise = Noise(0, model.shape, size, device=device)
     latent, level = noise.draw("prior", "prior"), sde.level(torch.ones(()))
-    first = seconds(lambda: score.score(latent, level), device, repeats=0)  # compiles, where it was asked for
-    alone = {}
+    first = seconds(lambda: score.score(latent, level), device)  # compiles, where it was asked for
     for name in names:
         sampler = registry.create("samplers", f"pc[predictor={name},steps={steps}]")
         if reason := sampler.skip(sde):
             yield {"predictor": name, "batch_size": size, "skip": reason}
             continue
-        before = score.calls
-        sampler.run(latent.clone(), score, sde, noise)
-        calls = score.calls - before
-        total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, sde, noise), device)
-        if calls not in alone:
-            alone[calls] = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
+        calls, runs = 0, []
+        for _ in range(1 + REPEATS):  # the first warms up
+            before, watch.seconds = score.calls, 0.0
+            total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, sde, noise), device)
+            calls, inside = score.calls - before, watch.seconds
+            if device.type == "cuda":
+                inside = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
+            runs.append((total, inside))
+        total, inside = min(runs[1:])
         line = {"predictor": name, "batch_size": size, "nfe": calls, "samples_per_second": size / total}
-        yield {**line, "share_outside_network": max(0.0, 1 - alone[calls] / total), "first_call_seconds": first}
+        yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 
 
-def seconds(run, device, repeats=REPEATS):
-    """The best of a few, after a warm-up; without repeats that of the first."""
-    times = []
-    for _ in range(1 + repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begun = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:] or times)
+def seconds(run, device):
+    """What it takes until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
 
 
 def table(lines, names, sizes):
@@ -89,7 +105,9 @@ def main():
     device, registry = find_device(arguments.device), default_registry()
     model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
     if arguments.compile:
-        model.network.compile()
+        if reason := missing(device):
+            parser.error(reason)
+        model.network.compile(dynamic=False)
     names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
     asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "steps")}
     about = {"device": describe_device(device), "torch": torch.__version__, **asked}

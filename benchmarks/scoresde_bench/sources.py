@@ -7,7 +7,6 @@ few_step                      a folder of benchmarks/results, by its name, in th
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import Counter
@@ -17,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.cli.rows import SCHEMA
-from scoresde_core.errors import FileError, UsageError, near_misses
+from scoresde_core.cli.results import read_rows
+from scoresde_core.errors import UsageError, near_misses
 
 from .labels import COMPONENT_AXES, Row
 
@@ -54,28 +53,11 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     twice = {name for name, times in Counter(names).items() if times > 1}
     names = [path if name in twice else name for path, name in zip(paths, names, strict=True)]
     names = [f"{name} ({n})" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
-    return [Run(name, file.parent, read_rows(file)) for name, file in zip(names, files, strict=True)]
+    return [Run(name, file.parent, _rows(file)) for name, file in zip(names, files, strict=True)]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, a cell's last one each; a last line that a kill cut short is left out.
-
-    Raises FileError for a line that is no row, or of a newer version.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    rows: dict[str, Row] = {}
-    for number, line in enumerate(text.rpartition("\n")[0].splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if row["schema"] > SCHEMA:
-                raise FileError(f"{path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
-            rows[row["cell"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise FileError(f"{path}, line {number}, is not a result row: mend or remove it") from error
-    return [_of_a_run(row) for row in rows.values()]
+def _rows(path: Path) -> list[Row]:
+    return [_of_a_run(row) for row in read_rows(path).values()]
 
 
 def _of_a_run(row: Row) -> Row:

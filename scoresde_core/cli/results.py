@@ -23,6 +23,30 @@ Row = dict[str, Any]
 ARRIVED = "arrived"
 
 
+_REMEDY = "mend or remove it, or choose another --out"
+
+
+def read_rows(path: Path, remedy: str = "mend or remove it") -> dict[str, Row]:
+    """The last row of every cell in a file; a last line that a kill cut short is left out.
+
+    Raises FileError for a file that cannot be read, and for a line that is no row or is of a newer version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(text.rpartition("\n")[0].splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if row["schema"] > SCHEMA:
+                raise FileError(f"{path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
+            rows[row["cell"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise FileError(f"{path}, line {number}, is not a result row: {remedy}") from error
+    return rows
+
+
 class Results:
     """The rows in ``folder/results.jsonl``."""
 
@@ -34,7 +58,7 @@ class Results:
                 pass
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
-        self.rows = self._read()
+        self.rows = read_rows(self.path, _REMEDY)
 
     @classmethod
     def peek(cls, folder: Path) -> dict[str, Row]:
@@ -75,22 +99,7 @@ class Results:
         data = self.path.read_bytes()
         if data and not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)
-        self.rows = self._read()
-
-    def _read(self) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        complete, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-        for number, line in enumerate(complete.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                if row["schema"] > SCHEMA:
-                    raise FileError(f"{self.path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
-                rows[row["cell"]] = row
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise FileError(
-                    f"{self.path}, line {number}, is not a result row: mend or remove it, or choose another --out"
-                ) from error
-        return rows
+        self.rows = read_rows(self.path, _REMEDY)
 
     def finished(self, cell: str) -> Row | None:
         """The row of a cell that is done or skipped; failed cells are to be run again."""
