@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import scoresde_core
 
@@ -25,6 +27,18 @@ def environment() -> dict[str, str]:
     """Variables by which another process can import what this one can, and nothing from its own working folder."""
     found = [entry or os.getcwd() for entry in sys.path if entry or not _is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
+
+
+@contextmanager
+def inherited() -> Iterator[None]:
+    """This process has :func:`environment` too, for others to start that ask no one."""
+    before = dict(os.environ)
+    os.environ.update(environment())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _is_strange(entry: str) -> bool:

@@ -99,10 +99,10 @@ class SlurmExecutor(Executor):
             wanted |= {f"slurm_{name}": value for name, value in given.items() if value is not None}
             wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
             wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
-        os.environ.update(importable.environment())  # which jobs inherit
         try:
             executor.update_parameters(**wanted)
-            submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
+            with importable.inherited():
+                submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
         except Exception as error:  # submitit's own, sbatch's, the system's
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
         return submitted
