@@ -9,7 +9,8 @@ import pytest
 import torch
 from runs import save_models
 
-from scoresde_core import default_registry
+from scoresde_bench.costs import _trial
+from scoresde_core import create, default_registry
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "predictor_speed.py"
 
@@ -34,7 +35,8 @@ def test_every_predictor_at_every_size(lines):
     names = {entry.row.name for entry in default_registry().entries("predictors")} - {"none"}
     assert {(line["predictor"], line["batch_size"]) for line in found} == {(n, size) for n in names for size in (3, 5)}
     for line in found:
-        assert line["nfe"] == (7 if line["predictor"] in ("heun", "dpm_solver_2") else 4)
+        sampler = create("samplers", f"pc[predictor={line['predictor']},steps=4]")
+        assert line["nfe"] == _trial(sampler, create("sdes", "vp"), (2,))
         assert line["samples_per_second"] > 0
         assert 0 < line["share_outside_network"] < 1  # a loop beside a network of a few hundred weights
     assert table.count("\n| `") == len(names)
