@@ -17,6 +17,7 @@ import time
 import torch
 
 from scoresde_bench.compiler import missing
+from scoresde_bench.labels import plain
 from scoresde_core import Noise, default_registry
 from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
@@ -83,7 +84,7 @@ def table(lines, names, sizes):
     for name in names:
         found = {line["batch_size"]: line for line in lines if line["predictor"] == name and "nfe" in line}
         cells = [
-            f"{found[size]['samples_per_second']:.3g}/s, {found[size]['share_outside_network']:.0%} outside"
+            f"{plain(found[size]['samples_per_second'], 3)}/s, {found[size]['share_outside_network']:.0%} outside"
             for size in sizes
             if size in found
         ]
