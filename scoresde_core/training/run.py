@@ -126,6 +126,12 @@ class TrainingRun:
         if found is not None:
             saved, tensors = found
             training_state.restore(self.state, saved, tensors)
+        steps = self.trainer.processes.exchange(self.state.step)
+        if len(set(steps)) > 1:
+            raise FileError(
+                f"the processes found different states in {folder}, of steps {', '.join(map(str, steps))}: "
+                "they must share one folder"
+            )
         if self.first:
             _write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             _cut(self.folder / METRICS, self.state.step)
@@ -136,11 +142,9 @@ class TrainingRun:
     def _stopped(self, step: int) -> bool:
         """Whether to stop here. Several processes agree on it, and as that costs a message, only when they log."""
         processes = self.trainer.processes
-        if processes.count == 1:
-            return self.stop()
-        if step % self.training.log_every:
+        if processes.count > 1 and step % self.training.log_every:
             return False
-        return bool(processes.total(torch.tensor(float(self.stop()), device=processes.device)).item())
+        return processes.any(self.stop())
 
     def _logged(self) -> Event:
         rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
@@ -194,16 +198,20 @@ class TrainingRun:
             return
         images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")
-        picture.write(picture.to_pixels(images.nan_to_num()), scratch)
-        scratch.replace(path)
+        try:
+            picture.write(picture.to_pixels(images.nan_to_num()), scratch)
+            scratch.replace(path)
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
     def _check(self) -> None:
-        if not self.state.finite():
+        # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
+        if self.trainer.processes.any(not self.state.finite()):
             raise self._lost("a parameter or the loss is not finite")
 
     def _lost(self, what: str) -> ScoreSDEError:
         """The run cannot go on; what is on the disk is from before."""
-        step = training_state.latest_step(self.folder / CHECKPOINTS)
+        step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
         go_on = "" if step is None else f": go on from it with --from {self.folder / CHECKPOINTS / name_of(step)}"
         return ScoreSDEError(
@@ -261,17 +269,16 @@ def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step``, and one that a kill left unfinished."""
+    """Drop the lines after ``step``, and what is none, such as one that a kill left unfinished."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
     _write(path, "".join(kept))
 
 
