@@ -10,7 +10,7 @@ from .errors import UsageError
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``name`` (``auto``: a GPU if there is one), and its number; one that is not there is an error."""
+    """The device called ``name``, with its number (``auto``: a GPU if there is one); a missing one is an error."""
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         probe = torch.empty(1, device=chosen)
