@@ -95,10 +95,7 @@ def _own(device: str) -> str:
         return device
     there, here = torch.cuda.device_count(), _number("LOCAL_WORLD_SIZE", 1)
     if here > there:  # every process finds this: none of them waits for one that is gone
-        raise UsageError(
-            f"{here} processes on a machine with {there} GPU{'s' * (there > 1)}: start with --nproc-per-node {there}, "
-            "or take --device cpu"
-        )
+        raise UsageError(f"{here} processes need as many GPUs, this machine has {there}: --nproc-per-node {there}")
     return f"cuda:{_number('LOCAL_RANK', 0)}"
 
 

@@ -27,7 +27,7 @@ def test_more_processes_than_gpus(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"RANK": 0, "WORLD_SIZE": 3, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3}.items():
         monkeypatch.setenv(name, str(value))
-    message = "3 processes on a machine with 2 GPUs: start with --nproc-per-node 2"
+    message = "3 processes need as many GPUs, this machine has 2: --nproc-per-node 2"
     with pytest.raises(UsageError, match=message), joined(device):
         pass
 

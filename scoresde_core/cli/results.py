@@ -34,12 +34,13 @@ class Results:
                 pass
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
-        self.rows = self._read()
+        self.rows = _read(self.path)
 
-    @classmethod
-    def peek(cls, folder: Path) -> dict[str, Row]:
+    @staticmethod
+    def peek(folder: Path) -> dict[str, Row]:
         """The rows that are there, by cell, without making anything."""
-        return cls(folder).rows if (folder / "results.jsonl").is_file() else {}
+        path = folder / "results.jsonl"
+        return _read(path) if path.is_file() else {}
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -75,22 +76,7 @@ class Results:
         data = self.path.read_bytes()
         if data and not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)
-        self.rows = self._read()
-
-    def _read(self) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        complete, _, _ = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-        for number, line in enumerate(complete.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                if row["schema"] > SCHEMA:
-                    raise FileError(f"{self.path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
-                rows[row["cell"]] = row
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise FileError(
-                    f"{self.path}, line {number}, is not a result row: mend or remove it, or choose another --out"
-                ) from error
-        return rows
+        self.rows = _read(self.path)
 
     def finished(self, cell: str) -> Row | None:
         """The row of a cell that is done or skipped; failed cells are to be run again."""
@@ -99,12 +85,35 @@ class Results:
 
     def append(self, row: Row) -> None:
         """Write one row to disk before returning."""
-        line = to_json(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line, size = to_json(row), self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self.path, size)  # half a line would spoil the next one
+            raise FileError(
+                f"cannot write {self.path}: {error.strerror or error}; what it had is kept: make room, and the "
+                "same command goes on"
+            ) from error
         self.rows[row["cell"]] = json.loads(line)
+
+
+def _read(path: Path) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    complete, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    for number, line in enumerate(complete.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if row["schema"] > SCHEMA:
+                raise FileError(f"{path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
+            rows[row["cell"]] = row
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise FileError(
+                f"{path}, line {number}, is not a result row: mend or remove it, or choose another --out"
+            ) from error
+    return rows
 
 
 def leave(row: Row, folder: Path) -> None:

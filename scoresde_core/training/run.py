@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,10 +129,7 @@ class TrainingRun:
             training_state.restore(self.state, saved, tensors)
         steps = self.trainer.processes.exchange(self.state.step)
         if len(set(steps)) > 1:
-            raise FileError(
-                f"the processes found different states in {folder}, of steps {', '.join(map(str, steps))}: "
-                "they must share one folder"
-            )
+            raise FileError(f"the processes found states of the steps {steps} in {folder}: they must share one folder")
         if self.first:
             _write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             _cut(self.folder / METRICS, self.state.step)
@@ -198,11 +196,9 @@ class TrainingRun:
             return
         images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")
-        try:
+        with _writing(path):
             picture.write(picture.to_pixels(images.nan_to_num()), scratch)
             scratch.replace(path)
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
     def _check(self) -> None:
         # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
@@ -223,11 +219,8 @@ class TrainingRun:
         """Add a line to the metrics."""
         if self.first:
             line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-            except OSError as error:
-                raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+            with _writing(path), path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
         return event
 
     def _restart_clock(self) -> None:
@@ -285,12 +278,18 @@ def _cut(path: Path, step: int) -> None:
 def _write(path: Path, text: str) -> None:
     """Replace a file at once."""
     scratch = path.with_name(f".{path.name}")
-    try:
+    with _writing(path):
         with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
