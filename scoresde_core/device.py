@@ -22,6 +22,15 @@ def find_device(name: str) -> torch.device:
     return probe.device
 
 
+def use_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32).
+
+    Left alone, torch does so in convolutions.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def keep_freed_memory() -> bool:
     """Tell the C library of Linux to keep what is freed; whether it agreed. For programs, not for libraries.
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scoresde_core.device import find_device
+from scoresde_core.cli import main
+from scoresde_core.device import find_device, use_tf32
 from scoresde_core.errors import UsageError
 from scoresde_core.processes import Processes, joined
 
@@ -18,6 +19,26 @@ def test_a_device_is_the_one_that_its_tensors_say():
     for name in ("cpu", "auto"):
         device = find_device(name)
         assert torch.zeros(1, device=device).device == device
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_for_products_and_convolutions_alike(allowed):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        use_tf32(allowed)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_is_sampled_as_float32_is_float32(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("scoresde_core.device.use_tf32", told.append)
+    few = ["--n", "2", "--steps", "2", "--device", "cpu"]
+    assert main(["sample", "--target", "mixture2d", *few, "--out", str(tmp_path / "o")]) == 0
+    assert told == [False]
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
