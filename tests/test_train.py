@@ -393,6 +393,14 @@ class TestDivergence:
             list(events)
         assert list((tmp_path / "run/checkpoints").iterdir()) == []
 
+    def test_a_gradient_beyond_half_precision_is_no_number(self, trainer, tmp_path):
+        made = trainer("training.log_every=1")
+        run = TrainingRun(made, tmp_path, REGISTRY.hook)
+        next(made.steps())
+        made.gradient_norm = torch.tensor(math.inf)
+        assert "gradient_norm" not in run._logged().numbers
+        assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
+
     def test_the_last_good_state_is_of_no_later_step(self, trainer, tmp_path):
         made = trainer("training.iterations=40", "training.log_every=1")
         (tmp_path / "run/checkpoints" / training_state.name_of(30)).mkdir(parents=True)

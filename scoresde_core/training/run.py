@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -150,10 +151,10 @@ class TrainingRun:
         seconds = time.perf_counter() - self._since
         speed = self._steps_since * self.training.batch_size / seconds
         numbers = {"loss": loss, "learning_rate": rate, "events_per_second": round(speed, 2)}
-        if norm is not None:
-            numbers["gradient_norm"] = float(norm)
+        if norm is not None and math.isfinite(value := float(norm)):  # else the loss scale was too large: no step
+            numbers["gradient_norm"] = value
         self._restart_clock()
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise self._lost(f"the loss is {loss}")
         return self._record(Event("loss", self.state.step, numbers))
 
