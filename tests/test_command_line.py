@@ -4,6 +4,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 import zlib
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from scoresde_core.cli import main
+from scoresde_core.cli.lock import locked
 from scoresde_core.cli.results import Results
 from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import FileError
@@ -163,6 +166,31 @@ class TestResults:
     def test_a_look_makes_nothing(self, tmp_path):
         assert Results.peek(tmp_path) == {}
         assert list(tmp_path.iterdir()) == []
+
+
+class TestLocks:
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_a_file_system_without_locks_is_no_other_process(self, tmp_path, monkeypatch, number):
+        def fail(*_):
+            raise OSError(number, "no locks available")
+
+        monkeypatch.setattr("fcntl.lockf", fail)
+        monkeypatch.setattr("fcntl.flock", fail)
+        with locked(tmp_path, "training"), Results(tmp_path).claim():
+            pass
+
+    def test_another_process_is_named(self, tmp_path):
+        code = (
+            "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.{}(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+        )
+        for name, kind, enter in ((".lock", "lockf", lambda: locked(tmp_path, "training")),
+                                  ("results.jsonl", "flock", lambda: Results(tmp_path).claim())):  # fmt: skip
+            pipe, command = subprocess.PIPE, [sys.executable, "-c", code.format(kind), str(tmp_path / name)]
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+                other.stdout.readline()
+                with pytest.raises(FileError, match="another"), enter():
+                    pass
+                other.stdin.close()
 
 
 @pytest.mark.parametrize(

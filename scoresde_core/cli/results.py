@@ -7,7 +7,6 @@ rows in ``arrived/``, a file a cell, from where the claimant takes them over.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from .lock import is_free
 from .rows import SCHEMA
 
 Row = dict[str, Any]
@@ -46,12 +46,9 @@ class Results:
     def claim(self) -> Iterator[None]:
         """Be the one that writes, until the end of the body or of this process; brings :attr:`rows` up to date."""
         with self.path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FileError(
-                    f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out"
-                ) from error
+            # Not lockf, whose lock would end when a row is written and its file closed.
+            if not is_free(lock, "flock"):
+                raise FileError(f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out")
             self.mend()
             self.collect()
             yield
