@@ -30,7 +30,7 @@ def test_a_distribution_of_two_plugins_with_one_name():
     rows = [Row("sdes", "mine", f"nowhere:Class{k}") for k in (1, 2)]
     registry = Registry([Status("dist", "1", "ok", rows=[row]) for row in rows], None)
     for name in ("mine", "dist:mine"):
-        with pytest.raises(AmbiguousName, match="dist registers the sde 'mine' twice: rename one of the two"):
+        with pytest.raises(AmbiguousName, match="dist registers the sde 'mine' twice: rename one"):
             registry.find("sdes", name)
 
 
