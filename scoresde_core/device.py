@@ -10,16 +10,25 @@ from .errors import UsageError
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``name`` (``auto``: a GPU if there is one); one that is not there is an error."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device called ``name``, with its number (``auto``: a GPU if there is one); a missing one is an error."""
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise UsageError(f"there is no device {name!r}: this machine has {there}") from error
-    return device
+        probe = torch.empty(1, device=chosen)
+        probe.tolist()  # of meta, which holds no values, this fails as well
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        known = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise UsageError(f"there is no device {name!r}: this machine has {known}") from error
+    # Tensors on "cuda" say "cuda:0": only with its number does the device equal that of what lies on it.
+    return probe.device
+
+
+def use_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32).
+
+    Left alone, torch does so in convolutions.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def keep_freed_memory() -> bool:

@@ -20,7 +20,7 @@ import attrs
 import pluggy
 
 from . import manifest
-from .errors import ManifestError, PluginError, near_misses
+from .errors import ManifestError, PluginError, ScoreSDEError, near_misses
 from .hookspecs import API, PREFIX, Lifecycle, Registration
 
 GROUP = "scoresde.plugins"
@@ -186,4 +186,4 @@ class _Register:
 def one_line(error: BaseException) -> str:
     """An exception as one line: our own errors say it all, others need their type."""
     text = " ".join(str(error).split()) or "no message"
-    return text if isinstance(error, PluginError | ManifestError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, ScoreSDEError) else f"{type(error).__name__}: {text}"

@@ -54,8 +54,14 @@ class Processes:
 
     def wait(self) -> None:
         """Until every process is here."""
-        if self.count > 1:
-            self.total(torch.zeros((), device=self.device))
+        self.any(False)
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in some process; every process must ask, and waits until all have."""
+        if self.count == 1:
+            return flag
+        # On a GPU the sum is only put in line: reading it is what waits.
+        return bool(self.total(torch.tensor(float(flag), device=self.device)).item())
 
     def exchange(self, value: Any) -> list[Any]:
         """The plain ``value`` of every process, in order of rank; every process must ask."""
@@ -68,22 +74,29 @@ class Processes:
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """This process, connected with the others; on GPUs each has the one of its local number."""
-    rank, count, local = (
-        _number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
-    if count == 1:
-        yield Processes(find_device(device))
-        return
-    found = find_device(device)
+    rank, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    found = find_device(_own(device) if count > 1 else device)
     if found.type == "cuda":
-        found = find_device(f"cuda:{local}")
-        torch.cuda.set_device(found)
+        torch.cuda.set_device(found)  # or whatever says "cuda" would mean the first, and take memory there
+    if count == 1:
+        yield Processes(found)
+        return
     # One process may sample or judge for hours while the others wait; if it dies, torchrun ends them all.
     dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(found, rank, count)
     finally:
         dist.destroy_process_group()
+
+
+def _own(device: str) -> str:
+    """The device of this process among those of its machine, found without touching another's."""
+    if device.partition(":")[0] not in ("cuda", "auto") or not torch.cuda.is_available():
+        return device
+    there, here = torch.cuda.device_count(), _number("LOCAL_WORLD_SIZE", 1)
+    if here > there:  # every process finds this: none of them waits for one that is gone
+        raise UsageError(f"{here} processes need as many GPUs, this machine has {there}: --nproc-per-node {there}")
+    return f"cuda:{_number('LOCAL_RANK', 0)}"
 
 
 def _number(name: str, default: int) -> int:

@@ -67,6 +67,8 @@ class Registry:
         """The component called ``name``, ``owner:name`` or by an alias."""
         singular, table = find_kind(kind).singular, self._names[find_kind(kind).name]
         claims = table.get(name, [])
+        if len(claims) > 1 and len({entry.owner for entry in claims}) == 1:
+            raise AmbiguousName(f"{claims[0].owner} registers the {singular} {claims[0].row.name!r} twice: rename one")
         if len(claims) > 1:
             qualified = " or ".join(repr(entry.qualified) for entry in claims)
             owners = " and ".join(entry.owner for entry in claims)

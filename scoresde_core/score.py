@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .sde import SDE, Level, Scalar
-from .shapes import expand
+from .shapes import expand, per_row
 
 
 class ScoreModel(ABC):
@@ -124,11 +124,7 @@ class NetworkScore(ScoreModel):
         """One forward pass, read as a score."""
         if self.discrete:
             level = self._training_level(level, x)
-        label = self.to_label(level, self.scales)
-        if isinstance(label, Tensor) and label.ndim:
-            label = label.to(x).reshape(-1).expand(len(x))
-        else:  # a fill on the device: to copy a number there would be to wait for it
-            label = torch.full((len(x),), float(label), dtype=x.dtype, device=x.device)
+        label = per_row(self.to_label(level, self.scales), x)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         return self.to_score(raw.to(x.dtype), x, level)

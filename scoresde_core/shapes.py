@@ -14,6 +14,16 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
 
 
+def per_row(value: Any, x: Tensor) -> Tensor:
+    """``value``, a number for the batch or one a row, as (B,) of the dtype and device of ``x`` (B, ...).
+
+    A number is written by the device itself: as a tensor of its own it would be copied there, and the host would wait.
+    """
+    if isinstance(value, Tensor) and (value.ndim or value.device == x.device):
+        return value.to(x).reshape(-1).expand(len(x))
+    return torch.full((len(x),), float(value), dtype=x.dtype, device=x.device)
+
+
 def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
     """x + b y."""
     return torch.addcmul(x, y, b.to(x.dtype)) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)

@@ -1,6 +1,9 @@
 """Batches: batch k depends on (seed, k) alone, whatever the processes and workers; and what becomes of an event."""
 
 import itertools
+import multiprocessing
+import signal
+import subprocess
 
 import attrs
 import pytest
@@ -75,6 +78,25 @@ def test_workers_give_what_one_process_gives():
     with_workers = take(Batches(Counted(), 4, resident=False, workers=2), 2, 5)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(with_workers, take(Batches(Counted(), 4, resident=True), 2, 5))
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_workers_outlive_a_signal_to_the_whole_group(number):
+    others = multiprocessing.active_children()
+    stream = Batches(Counted(), 4, resident=False, workers=2).stream()
+    next(stream), next(stream)  # one from each: both are at work
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    assert len(workers) == 2
+    subprocess.run(["kill", f"-{number}", *(str(worker.pid) for worker in workers)], check=True)
+    for _ in range(20):
+        assert next(stream).x.shape == (4, 1, 2, 2)
+    workers[0].terminate()  # as their parent does where one does not answer
+    workers[0].join(10)
+    assert workers[0].exitcode == 0
+    stream.close()
+    workers[1].join(10)
+    assert workers[1].exitcode == 0
 
 
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])

@@ -26,6 +26,14 @@ def registry():
     return load_registry(disabled=())
 
 
+def test_a_distribution_of_two_plugins_with_one_name():
+    rows = [Row("sdes", "mine", f"nowhere:Class{k}") for k in (1, 2)]
+    registry = Registry([Status("dist", "1", "ok", rows=[row]) for row in rows], None)
+    for name in ("mine", "dist:mine"):
+        with pytest.raises(AmbiguousName, match="dist registers the sde 'mine' twice: rename one"):
+            registry.find("sdes", name)
+
+
 @pytest.fixture
 def local(tmp_path):
     path = tmp_path / "rows.yaml"

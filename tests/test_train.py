@@ -1,5 +1,6 @@
 """Training: steps against independent formulas, what a run writes, and what it refuses before any work."""
 
+import errno
 import functools
 import json
 import math
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from scoresde_core import picture
 from scoresde_core.cli import main
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.hookspecs import hookimpl
@@ -391,6 +393,21 @@ class TestDivergence:
             list(events)
         assert list((tmp_path / "run/checkpoints").iterdir()) == []
 
+    def test_a_gradient_beyond_half_precision_is_no_number(self, trainer, tmp_path):
+        made = trainer("training.log_every=1")
+        run = TrainingRun(made, tmp_path, REGISTRY.hook)
+        next(made.steps())
+        made.gradient_norm = torch.tensor(math.inf)
+        assert "gradient_norm" not in run._logged().numbers
+        assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
+
+    def test_the_last_good_state_is_of_no_later_step(self, trainer, tmp_path):
+        made = trainer("training.iterations=40", "training.log_every=1")
+        (tmp_path / "run/checkpoints" / training_state.name_of(30)).mkdir(parents=True)
+        run = TrainingRun(made, tmp_path / "run", REGISTRY.hook)
+        made.state.step = 9
+        assert "no state was saved before" in str(run._lost("the loss is nan"))
+
 
 class TestBadData:
     """What is wrong with the data, or with the disk, is one line with its name; what was saved before is intact."""
@@ -460,6 +477,16 @@ class TestBadData:
         scoresde("training.log_every=1", "training.iterations=48", "--out", "straight")
         assert checkpoint.read("run").hashes == checkpoint.read("straight").hashes
         assert [row["step"] for row in rows(Path("run")) if "loss" in row] == list(range(1, 49))
+
+    def test_a_picture_that_cannot_be_written(self, scoresde, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(picture, "write", full)
+        code, _, err = scoresde("--out", "run")
+        assert (code, err.splitlines()[-1].partition("step_")[0]) == (1, "error: cannot write run/samples/")
+        assert err.endswith("No space left on device\n")
+        assert checkpoint.read("run").step > 0
 
 
 class TestRefused:

@@ -231,6 +231,30 @@ class TestDamage:
         for name, value in training_state.read(stopped / "checkpoints" / training_state.name_of(8)).tensors().items():
             assert torch.equal(value, whole[name]), name
 
+    def test_a_damaged_state_takes_no_other_ones_place(self, stopped, config):
+        """Of several kept states the damaged one is the last in name alone: what is saved before it stays."""
+        (stopped / "checkpoints" / training_state.name_of(8) / training_state.INDEX).write_text("{")
+        changed = config.override(["training.keep=1", "training.resume_every=1000"])
+        assert train(changed, stopped, stop_after=1).state.step == 7
+        assert train(changed, stopped, stop_after=2).state.step == 9
+        assert sorted(p.name for p in (stopped / "checkpoints").iterdir()) == [training_state.name_of(9)]
+
+    def test_processes_that_see_different_folders(self, stopped, config):
+        class Elsewhere(Processes):
+            def exchange(self, value):
+                return [value, 0]
+
+        made = Trainer(plan_training(config, load_registry()), Elsewhere(torch.device("cpu")))
+        run = TrainingRun(made, stopped, load_registry().hook)
+        with pytest.raises(FileError, match=r"of the steps \[8, 0\] in .*: they must share one folder"):
+            next(iter(run))
+
+    def test_lines_that_are_no_metrics(self, stopped, config, straight):
+        with (stopped / "metrics.jsonl").open("ab") as file:
+            file.write(b'3\n{"loss": 1}\n\xff\xfe\n{"step": 99, "lo')
+        train(config, stopped)
+        same(stopped, straight)
+
     def test_a_run_whose_states_are_all_damaged_does_not_start_afresh(self, stopped, config):
         for path in stopped.glob("checkpoints/*/" + training_state.INDEX):
             path.write_text("{")

@@ -25,10 +25,9 @@ def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench
         _benches.clear()
         os.chdir(settings.directory)
         loaded = registry or load_registry(local=settings.registry)
-        if settings.tf32:
-            import torch
+        from scoresde_core.device import use_tf32
 
-            torch.set_float32_matmul_precision("high")
+        use_tf32(settings.tf32)
         _benches[settings] = (
             Bench(loaded, Path(settings.folder), settings.command, settings.tf32, settings.timeout),
             Sweep(loaded, settings.device),

@@ -6,15 +6,19 @@ Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says w
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ..components import parse
 from ..errors import ScoreSDEError, UsageError, near_misses
-from ..registry import Registry, load_registry
+from ..registry import Entry, Registry, load_registry
 from . import check, listing, presets, sample, train
 
 
@@ -34,10 +38,33 @@ def own_version() -> str:
         return "checkout"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, for a command that does not handle it: as at Ctrl-C, nothing half written stays behind."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def guarded(run: Callable[[], int], debug: bool) -> int:
     """``run()``, with errors as one line on stderr and their exit code."""
     try:
-        return run()
+        with _terminable():
+            return run()
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -48,9 +75,16 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         expected = isinstance(error, ScoreSDEError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        text = str(error) if expected else _in_one_line(error)
         print(f"error: {text}" + ("" if debug or expected else " (--debug shows where)"), file=sys.stderr)
         return error.exit_code if isinstance(error, ScoreSDEError) else 1
+
+
+def _in_one_line(error: Exception) -> str:
+    """An error that nobody foresaw; that memory ran out, which torch says in its own ways, with the remedy."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    scarce = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
+    return f"there is not enough memory for this: take a smaller batch or fewer steps ({text})" if scarce else text
 
 
 def add_global_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = Parser(prog="scoresde", add_help=False, allow_abbrev=False)
     add_global_options(early)
     known, _ = early.parse_known_args(arguments)
     registry = open_registry(known.registry)
@@ -103,6 +137,14 @@ def _without_options(arguments: list[str]) -> list[str]:
     return words
 
 
+def _commands(registry: Registry, own: Sequence[str]) -> dict[str, Entry]:
+    """The commands of plugins, by what is typed: ``owner:name`` where we have the name, or two plugins do."""
+    entries = registry.entries("commands")
+    words = [entry.row.name.replace("_", "-") for entry in entries]
+    taken = {word for word in words if word in own or words.count(word) > 1}
+    return {f"{e.owner}:{word}" if word in taken else word: e for word, e in zip(words, entries, strict=True)}
+
+
 def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]]:
     parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"scoresde {own_version()}")
@@ -113,10 +155,10 @@ def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]
     for module in own:
         module.configure(commands)
     names = [name for module in own for name in module.NAMES]
-    for entry in registry.entries("commands"):
-        name = entry.row.name.replace("_", "-")
+    for name, entry in _commands(registry, names).items():
         names.append(name)
-        command = commands.add_parser(name, help=entry.row.summary, description=entry.row.summary)
+        summary = entry.row.summary.replace("%", "%%")  # argparse fills in what a % asks for
+        command = commands.add_parser(name, help=summary, description=summary)
         if name in arguments:  # import it only when it is asked for
             component = registry.create("commands", parse(entry.qualified))
             component.configure(command)

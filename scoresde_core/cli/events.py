@@ -119,20 +119,25 @@ def _is_path(text: str) -> bool:
 
 
 def _npz(path: Path, wanted: Sequence[str]) -> Any:
-    """The only array in a file, or the first of those ``wanted``."""
+    """The only array in a file, or the first of those ``wanted``: numbers, an event a row."""
     import zipfile
+    import zlib
 
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load opens an .npy by any name
             names = list(file.files)
             name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
             if name is None:
-                raise UsageError(f"{path} has the arrays {', '.join(names)}: call the one that is meant {wanted[0]!r}")
-            return file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                found = f"has the arrays {', '.join(names)}" if names else "has no array"
+                raise UsageError(f"{path} {found}: call the one that is meant {wanted[0]!r}")
+            array = file[name]
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise UsageError(f"{path} holds {array.dtype} of shape {list(array.shape)}: give numbers, an event a row")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
@@ -149,7 +154,7 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
         try:
             with Image.open(file) as image:
                 pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise FileError(f"cannot read the image {file}: {error}") from error
         if pixels.shape[:2] != shape[1:]:
             height, width = pixels.shape[:2]

@@ -7,7 +7,6 @@ rows in ``arrived/``, a file a cell, from where the claimant takes them over.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
+from .lock import is_free
 from .rows import SCHEMA
 
 Row = dict[str, Any]
 ARRIVED = "arrived"
-
-
 _REMEDY = "mend or remove it, or choose another --out"
 
 
@@ -60,21 +58,19 @@ class Results:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
         self.rows = read_rows(self.path, _REMEDY)
 
-    @classmethod
-    def peek(cls, folder: Path) -> dict[str, Row]:
+    @staticmethod
+    def peek(folder: Path) -> dict[str, Row]:
         """The rows that are there, by cell, without making anything."""
-        return cls(folder).rows if (folder / "results.jsonl").is_file() else {}
+        path = folder / "results.jsonl"
+        return read_rows(path, _REMEDY) if path.is_file() else {}
 
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Be the one that writes, until the end of the body or of this process; brings :attr:`rows` up to date."""
         with self.path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise FileError(
-                    f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out"
-                ) from error
+            # Not lockf, whose lock would end when a row is written and its file closed.
+            if not is_free(lock, "flock"):
+                raise FileError(f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out")
             self.mend()
             self.collect()
             yield
@@ -108,11 +104,18 @@ class Results:
 
     def append(self, row: Row) -> None:
         """Write one row to disk before returning."""
-        line = to_json(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line, size = to_json(row), self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self.path, size)  # half a line would spoil the next one
+            raise FileError(
+                f"cannot write {self.path}: {error.strerror or error}; what it had is kept: make room, and the "
+                "same command goes on"
+            ) from error
         self.rows[row["cell"]] = json.loads(line)
 
 

@@ -70,15 +70,22 @@ def configure(commands: Any) -> None:
     parser.set_defaults(run=_sample)
 
 
-def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be told from the words alone."""
     for name in ("n", "steps", "batch_size", "rounds"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not -(2**63) <= arguments.seed < 2**63:
+        raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
     if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
         raise UsageError("--observe, --index and --rounds go with a --condition: see 'scoresde list conditions'")
     if arguments.out.exists():
         raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
+
+
+def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
+    _check(arguments)
 
     # Only here does anything import torch: a mistyped option is answered at once.
     import torch

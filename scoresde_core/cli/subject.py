@@ -82,7 +82,10 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
 def open_subject(
     arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype
 ) -> Subject:
-    """What :func:`add_subject`'s options name, its score ready to be called."""
+    """What :func:`add_subject`'s options name, its score ready to be called, in full precision on a GPU too."""
+    from ..device import use_tf32
+
+    use_tf32(False)
     if arguments.target is not None:
         return _target(arguments, registry, device, dtype)
     if arguments.sde is not None:

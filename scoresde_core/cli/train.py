@@ -112,9 +112,10 @@ def run_training(
             asked = stack.enter_context(_asked_to_stop())
             run = _prepare(arguments, registry, plan(processes), kind, processes, stack, lambda: bool(asked))
         except (UsageError, FileError) as error:
-            if os.environ.get("RANK", "0") == "0":
+            # What is wrong here may be right on another machine; of the processes of one machine, all found the same.
+            if os.environ.get("LOCAL_RANK", "0") == "0":
                 raise
-            return error.exit_code  # every process found the same: one says so
+            return error.exit_code
         _follow(run, arguments, stack)
     return _INTERRUPTED if signal.SIGINT in asked else 0
 

@@ -213,6 +213,10 @@ def check_new(folder: Path) -> None:
     parent = folder.absolute().parent
     if not parent.is_dir():
         raise FileError(f"there is no folder {parent} to hold {folder.name}: make it first")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    except OSError as error:
+        raise FileError(f"cannot write to {parent}: {error.strerror or error}; choose another --out") from error
 
 
 def file_hash(path: Path) -> str:
@@ -229,9 +233,8 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
         yield scratch
-        for path in scratch.iterdir():
-            path.chmod(0o666 & ~_umask())  # whoever wrote it may have kept it for its owner
         for path in [*scratch.iterdir(), scratch]:
+            # Whoever wrote it may have kept it for its owner.
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             _flush(path)
         scratch.rename(folder)

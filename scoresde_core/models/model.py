@@ -51,8 +51,8 @@ class Plan:
     def build(self, seed: int = 0) -> Model:
         """The model with random weights, in evaluation mode; ``seed`` fixes them. It obeys ``torch.device(...)``."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
             try:
+                torch.manual_seed(seed)
                 module = self.network.build(self.shape)
             except ValueError as error:
                 raise UsageError(f"the network {self.config.model.network} cannot be built: {error}") from error

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -169,7 +172,7 @@ class Batches:
         return {name: found[name].to(self.device) for name in needs}
 
     def _fits(self) -> bool:
-        width = self.events.element_size() if isinstance(self.events, Tensor) else 1
+        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # what is decoded is images
         return len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
 
     def draws(self, k: int | str, count: int | None = None) -> Draws:
@@ -185,7 +188,8 @@ class Batches:
         """``count`` events a time, float32 on the device, from batch ``start`` on, without end."""
         steps = itertools.count(start)
         for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
-            yield Batch(self.preprocessing(events, self.draws(k)), self._rows(self.indices(k)))
+            known = self._rows(self.indices(k)) if self.known else {}
+            yield Batch(self.preprocessing(events, self.draws(k)), known)
 
     def once(self) -> Iterator[Batch]:
         """This process's share of one pass in the stored order, the same at every call; the last batch may be short."""
@@ -210,6 +214,7 @@ class Batches:
             batch_sampler=(indices.tolist() for indices in batches),
             num_workers=self.workers,
             collate_fn=_collate,
+            worker_init_fn=_obey_the_parent,
             pin_memory=self.device.type == "cuda",
             # Workers are seeded from this, which leaves torch's global generator alone.
             generator=torch.Generator().manual_seed(key(self.seed, "workers")),
@@ -236,6 +241,23 @@ class _Fetched(torch.utils.data.Dataset[Any]):
             return self.events[index]
         except ScoreSDEError as error:
             return error
+
+
+def _obey_the_parent(worker: int) -> None:
+    """Schedulers, torchrun and Ctrl-C signal the whole group, which is for this worker's parent to answer.
+
+    Of a worker it may still need a batch. So a worker hears of SIGTERM from its parent alone, and of SIGINT not at all.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    def listen() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _collate(found: list[Tensor | ScoreSDEError]) -> Tensor | ScoreSDEError:

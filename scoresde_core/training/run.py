@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +128,9 @@ class TrainingRun:
         if found is not None:
             saved, tensors = found
             training_state.restore(self.state, saved, tensors)
+        steps = self.trainer.processes.exchange(self.state.step)
+        if len(set(steps)) > 1:
+            raise FileError(f"the processes found states of the steps {steps} in {folder}: they must share one folder")
         if self.first:
             _write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             _cut(self.folder / METRICS, self.state.step)
@@ -136,11 +141,9 @@ class TrainingRun:
     def _stopped(self, step: int) -> bool:
         """Whether to stop here. Several processes agree on it, and as that costs a message, only when they log."""
         processes = self.trainer.processes
-        if processes.count == 1:
-            return self.stop()
-        if step % self.training.log_every:
+        if processes.count > 1 and step % self.training.log_every:
             return False
-        return bool(processes.total(torch.tensor(float(self.stop()), device=processes.device)).item())
+        return processes.any(self.stop())
 
     def _logged(self) -> Event:
         rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
@@ -148,10 +151,10 @@ class TrainingRun:
         seconds = time.perf_counter() - self._since
         speed = self._steps_since * self.training.batch_size / seconds
         numbers = {"loss": loss, "learning_rate": rate, "events_per_second": round(speed, 2)}
-        if norm is not None:
-            numbers["gradient_norm"] = float(norm)
+        if norm is not None and math.isfinite(value := float(norm)):  # else the loss scale was too large: no step
+            numbers["gradient_norm"] = value
         self._restart_clock()
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise self._lost(f"the loss is {loss}")
         return self._record(Event("loss", self.state.step, numbers))
 
@@ -194,16 +197,18 @@ class TrainingRun:
             return
         images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")
-        picture.write(picture.to_pixels(images.nan_to_num()), scratch)
-        scratch.replace(path)
+        with _writing(path):
+            picture.write(picture.to_pixels(images.nan_to_num()), scratch)
+            scratch.replace(path)
 
     def _check(self) -> None:
-        if not self.state.finite():
+        # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
+        if self.trainer.processes.any(not self.state.finite()):
             raise self._lost("a parameter or the loss is not finite")
 
     def _lost(self, what: str) -> ScoreSDEError:
         """The run cannot go on; what is on the disk is from before."""
-        step = training_state.latest_step(self.folder / CHECKPOINTS)
+        step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
         go_on = "" if step is None else f": go on from it with --from {self.folder / CHECKPOINTS / name_of(step)}"
         return ScoreSDEError(
@@ -215,11 +220,8 @@ class TrainingRun:
         """Add a line to the metrics."""
         if self.first:
             line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-            except OSError as error:
-                raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+            with _writing(path), path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
         return event
 
     def _restart_clock(self) -> None:
@@ -261,29 +263,34 @@ def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step``, and one that a kill left unfinished."""
+    """Drop the lines after ``step``, and what is none, such as one that a kill left unfinished."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
     _write(path, "".join(kept))
 
 
 def _write(path: Path, text: str) -> None:
     """Replace a file at once."""
     scratch = path.with_name(f".{path.name}")
-    try:
+    with _writing(path):
         with scratch.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -67,7 +67,10 @@ def name_of(step: int) -> str:
 
 
 def save(folder: Path, state: State, config: Config, keep: int) -> Path:
-    """Write ``state`` below ``folder`` and leave the newest ``keep`` there; the older ones survive any failure."""
+    """Write ``state`` below ``folder`` and leave the newest ``keep`` there; the older ones survive any failure.
+
+    One of a later step is damaged, or the run would have gone on from it: it is none of these, and left alone.
+    """
     place = folder / name_of(state.step)
     if place.exists():  # a damaged one, or the same: this run came here from an earlier step
         _discard(place)
@@ -84,7 +87,7 @@ def save(folder: Path, state: State, config: Config, keep: int) -> Path:
         }
         text = json.dumps({**index, "digest": _digest(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
-    for old in _folders(folder)[keep:]:
+    for old in _folders(folder, state.step)[keep:]:
         _discard(old)
     return place
 
@@ -126,10 +129,10 @@ def newest(folder: Path) -> tuple[Saved, dict[str, Tensor]] | None:
     return None
 
 
-def latest_step(folder: Path) -> int | None:
-    """The step of the newest state below ``folder``, read from its name."""
-    found = _folders(folder)
-    return int(found[0].name.removeprefix("step_")) if found else None
+def latest_step(folder: Path, up_to: int | None = None) -> int | None:
+    """The step of the newest state below ``folder``, read from its name; none after ``up_to`` where that is given."""
+    found = _folders(folder, up_to)
+    return _step_of(found[0]) if found else None
 
 
 def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
@@ -202,9 +205,14 @@ def _digest(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _folders(folder: Path) -> list[Path]:
+def _folders(folder: Path, up_to: int | None = None) -> list[Path]:
     """Saved states, the newest first."""
-    return sorted(folder.glob("step_[0-9]*"), reverse=True)
+    found = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
+    return sorted((path for path in found if up_to is None or _step_of(path) <= up_to), key=_step_of, reverse=True)
+
+
+def _step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step_"))
 
 
 def _discard(place: Path) -> None:

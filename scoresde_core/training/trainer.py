@@ -18,6 +18,7 @@ import contextlib
 import copy
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,6 +141,7 @@ class Trainer:
                 f"{self.config.accumulate} parts: change training.batch_size or training.accumulate"
             )
         if self.config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.batches = self._batches("train", plan.preprocessing)
         self._test = self._test_events()
@@ -184,7 +186,8 @@ class Trainer:
         model, sums = self.averaged().view(), torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self._test):
             losses = self._losses(model, batch, self._draws(f"evaluation {number}", len(batch.x)))
-            sums += torch.stack([losses.double().sum(), sums.new_tensor(len(batch.x))])
+            sums[0] += losses.double().sum()
+            sums[1] += len(batch.x)
         total, count = self.processes.total(sums).tolist()
         return total / count if count else math.nan
 

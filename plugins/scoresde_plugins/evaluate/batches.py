@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from scoresde_core.device import keep_freed_memory
+from scoresde_core.device import keep_freed_memory, use_tf32
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
 from scoresde_core.processes import Processes, joined
@@ -52,6 +52,7 @@ def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable
     What is refused in preparation, every process finds alike, as all hear of a failure: the first one says it.
     """
     keep_freed_memory()
+    use_tf32(False)
     with ExitStack() as stack:
         try:
             work = prepare(stack.enter_context(joined(device)), stack)

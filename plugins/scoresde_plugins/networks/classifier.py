@@ -13,6 +13,7 @@ from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.network import Network
 from scoresde_core.sde import SDE, Level
+from scoresde_core.shapes import per_row
 
 
 @attrs.frozen(eq=False)
@@ -31,10 +32,10 @@ class NetworkClassifier(NoisyClassifier):
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         """Its log softmax."""
-        ratio = torch.as_tensor(level.sigma / level.alpha, dtype=x.dtype, device=x.device) * self.scale
+        ratio = per_row(level.sigma / level.alpha, x) * self.scale
         seen = x / level.alpha * self.scale + self.shift
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            logits: Tensor = self.network(seen, ratio.reshape(-1).expand(len(x)))
+            logits: Tensor = self.network(seen, ratio)
         return logits.to(x.dtype).log_softmax(1)
 
 
