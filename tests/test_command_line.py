@@ -193,10 +193,18 @@ class TestLocks:
                 other.stdin.close()
 
 
+@pytest.fixture
+def python_hears():
+    """Ctrl-C as a terminal's: a shell starts what runs in its background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, number, code, word):
+def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, python_hears, number, code, word):
     before = signal.getsignal(number)
 
     def struck(*_):

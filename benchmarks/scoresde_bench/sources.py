@@ -98,4 +98,5 @@ def _find(path: str) -> Path:
     if given.exists():
         raise UsageError(f"there is no results.jsonl in {path}; name a folder that scoresde-bench wrote, or a file")
     committed = sorted(folder.name for folder in COMMITTED.glob("*/")) if COMMITTED.is_dir() else []
-    raise UsageError(f"there are no results at {shlex.quote(path)}.{near_misses(path, committed)}")
+    hint = near_misses(path, committed) if committed else " Name a folder that scoresde-bench wrote, or a file of rows."
+    raise UsageError(f"there are no results at {shlex.quote(path)}.{hint}")
