@@ -18,9 +18,10 @@ def per_row(value: Any, x: Tensor) -> Tensor:
     """``value``, a number for the batch or one a row, as (B,) of the dtype and device of ``x`` (B, ...).
 
     A number is written by the device itself: as a tensor of its own it would be copied there, and the host would wait.
+    The rows lie one after another whatever ``value`` is: compiled code is made anew for another layout.
     """
     if isinstance(value, Tensor) and (value.ndim or value.device == x.device):
-        return value.to(x).reshape(-1).expand(len(x))
+        return value.to(x).reshape(-1).expand(len(x)).contiguous()
     return torch.full((len(x),), float(value), dtype=x.dtype, device=x.device)
 
 
