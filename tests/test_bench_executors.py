@@ -301,14 +301,21 @@ class TestWorkingFolder:
             "import sys; here = sys.path.pop(0); from scoresde_bench.importable import environment; "
             "sys.path.insert(0, here); print(environment()['PYTHONPATH'])"
         )
+        checkout = os.pathsep.join(map(str, (trapped / "first", ROOT / "benchmarks", ROOT / "plugins", ROOT)))
         for folder, kept in ((trapped, False), (ROOT / "benchmarks", True), (ROOT, True)):
-            done = self.run("-c", program, folder=folder, out=())
+            done = self.run("-c", program, folder=folder, out=(), PYTHONPATH=checkout)
             assert done.returncode == 0, done.stderr
             first = done.stdout.strip().split(os.pathsep)[0]
             assert (Path(first).resolve() == folder.resolve()) == kept
 
     @staticmethod
-    def run(*arguments, folder, out=("--out", "here")):
+    def run(*arguments, folder, out=("--out", "here"), **environment):
         return subprocess.run(
-            [sys.executable, *arguments, *out], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, *arguments, *out],
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
