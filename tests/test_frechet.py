@@ -65,8 +65,17 @@ def test_torch_fidelity_agrees() -> None:
     assert frechet_distance(FeatureMoments.of(x), FeatureMoments.of(y)) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_pytorch_fid_agrees() -> None:
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    x, y = features(900, 64, 1).double(), features(700, 64, 2, 1.3).double()
+    theirs = [part for z in (x, y) for part in (z.mean(0).numpy(), np.cov(z.numpy(), rowvar=False))]
+    expected = fid_score.calculate_frechet_distance(*theirs)
+    assert frechet_distance(FeatureMoments.of(x), FeatureMoments.of(y)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_formula_with_scipys_root_agrees() -> None:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) with the root of the product itself, as pytorch-fid takes it."""
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) with the root of the product itself."""
     linalg = pytest.importorskip("scipy.linalg")
     x, y = features(900, 64, 1).double().numpy(), features(700, 64, 2, 1.3).double().numpy()
     s1, s2, off = np.cov(x, rowvar=False), np.cov(y, rowvar=False), x.mean(0) - y.mean(0)

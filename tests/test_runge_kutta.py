@@ -89,6 +89,21 @@ def test_errors_shrink_in_proportion_to_the_tolerance(method):
     assert math.log10(errors[0] / errors[1]) == pytest.approx(2, abs=0.8)
 
 
+@pytest.mark.parametrize("ends", [(1.0, 0.01), (0.01, 1.0)])
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_slow_flow_is_asked_for_no_time_beyond_its_ends(method, ends):
+    """The first step of a flow that hardly moves would be thousands long."""
+    times = []
+
+    def velocity(t, y):
+        times.append(t)
+        return 1e-6 * y
+
+    found = adapt(velocity, turned(0), *ends, pair(method), 1e-5, 1e-5)
+    assert (min(times), max(times)) == (0.01, 1.0)
+    assert torch.allclose(found, turned(0) * math.exp(1e-6 * (ends[1] - ends[0])), rtol=1e-9)
+
+
 def test_several_tensors_move_together():
     """A state of two tensors goes where each goes alone, to within the tolerance, and keeps its shapes."""
     first, second = torch.ones(3, dtype=torch.float64), torch.full((2, 2), 2.0, dtype=torch.float64)

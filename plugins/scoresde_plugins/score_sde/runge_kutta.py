@@ -156,8 +156,9 @@ def _first_step(
     scales = [_scale(part.abs(), rtol, atol) for part in state]
     d0, d1 = _norm(state, scales), _norm(slope, scales)
     h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and 1e-5 <= d1 < math.inf else 1e-6
+    h0 = min(h0, abs(end - start))  # a slow start asks for more, and the velocity may not be defined there
     step = math.copysign(h0, end - start)
-    moved = velocity(start + step, _advance(state, [slope], (1.0,), step))
+    moved = velocity(end if h0 == abs(end - start) else start + step, _advance(state, [slope], (1.0,), step))
     d2 = _norm([b - a for a, b in zip(slope, moved, strict=True)], scales) / h0
     steepest = max(d1, d2)
     h1 = max(1e-6, 1e-3 * h0) if steepest <= 1e-15 else math.pow(0.01 / steepest, 1 / order)
