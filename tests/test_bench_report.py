@@ -1,6 +1,7 @@
 """The report and the pictures: self-contained, complete, safe, and unbroken by odd numbers."""
 
 import base64
+import errno
 import hashlib
 import io
 import math
@@ -356,3 +357,18 @@ def test_picture_errors(tmp_path: Path) -> None:
         sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "file" / "a.png")
     with pytest.raises(ValueError, match="a grid of 0 columns and 4 rows has no tile"):
         sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a.png", columns=0)
+
+
+def test_a_disk_that_fills_up_leaves_the_former_page_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_report([row(1)], tmp_path / "report.html", COMMAND)
+    before = path.read_bytes()
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        self.write_bytes(text[:100].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FileError, match="No space left on device"):
+        write_report([row(1), row(2)], path, COMMAND)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def write_text(text: str, path: Path) -> Path:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):  # nor half a page beside it
+            temporary.unlink(missing_ok=True)
         raise FileError(f"cannot write the report {path}: {error.strerror or error}") from error
     return path
 
