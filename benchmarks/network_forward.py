@@ -109,7 +109,7 @@ def main() -> None:
             errors = {name: _difference(way, x, label, truth) for name, way in ways.items()}
             runs = {name: partial(way, x, label) for name, way in ways.items()}
             measured = in_turn(runs, device, options.repeat)
-            work = operations(network, x[:1], label[:1]) * batch
+        work = operations(network, x[:1], label[:1]) * batch
         _print_table(batch, ways, measured, errors, {name: work / peak for name, peak in peaks.items()})
 
 

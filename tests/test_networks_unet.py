@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde_core.score import NetworkScore
+from scoresde_plugins.networks import winograd
 from scoresde_plugins.networks.attention import AttentionBlock
 from scoresde_plugins.networks.ddpm import DDPM
 from scoresde_plugins.networks.ncsnpp import NCSNpp
@@ -50,8 +51,12 @@ def relative(value: Tensor, truth: Tensor) -> float:
 
 
 @pytest.mark.skipif(not FILES, reason="golden files are not part of the repository")
+@pytest.mark.parametrize("everywhere", [False, True], ids=["", "winograd"])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_published_weights_give_the_published_output(path: Path) -> None:
+def test_published_weights_give_the_published_output(path: Path, everywhere: bool, monkeypatch: Any) -> None:
+    if everywhere:  # these networks are too narrow for it to pay
+        monkeypatch.setattr(winograd, "SMALLEST_WIDTH", 0)
+        monkeypatch.setattr(winograd, "SMALLEST_TILES", 1)
     golden = torch.load(path, weights_only=True)
     network = reference.build_network(golden["model"], golden["config"]).eval()
     network.load_state_dict(golden["state_dict"])

@@ -1,0 +1,154 @@
+r"""3x3 convolutions on a CPU by Winograd's minimal filtering (Lavin and Gray 2016, arXiv:1509.09308, section 4).
+
+F(2x2, 3x3): the padded image is cut into tiles d of 4x4 pixels that overlap by two, and each gives 2x2 pixels of the
+output, with the kernel g,
+
+    y = A^T [ sum over input channels of (G g G^T) * (B^T d B) ] A
+
+          [1  0 -1  0]         [ 1    0    0 ]
+    B^T = [0  1  1  0]     G = [1/2  1/2  1/2]     A^T = [1  1  1  0]
+          [0 -1  1  0]         [1/2 -1/2  1/2]           [0  1 -1 -1]
+          [0  1  0 -1]         [ 0    0    1 ]
+
+with * elementwise. These are 16 products where the definition has 36, and each is summed over the input channels: 16
+products of matrices. All around them only moves memory, so it pays where channels are many. It rounds no more
+than the definition does, whose sums are longer.
+
+No gradient passes through here, and a layer keeps its transformed kernel, 16/9 of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+SMALLEST_WIDTH = 96
+"""of in x out / (in + out) channels: products grow with in x out, the memory around them with in + out."""
+
+SMALLEST_TILES = 32
+"""Fewer of them do not pay for reading 16 / 9 as many numbers of a kernel."""
+
+PIECE = 2**22
+"""Numbers before and behind the products at a time, so that they stay in the processor's cache."""
+
+_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+
+@attrs.frozen(eq=False)
+class Kernel:
+    """G g G^T of a layer's weight, and what that weight was known by."""
+
+    version: int
+    sums: Tensor
+    values: Tensor
+    """(16, in, out)."""
+
+
+class Conv3x3(nn.Conv2d):
+    """``nn.Conv2d(in, out, 3, padding=1)``, which without a gradient on a CPU goes the fast way where that pays."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self._kernel: Kernel | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        if pays(x, self.weight):
+            try:
+                return convolve(x, self._transformed(), self.bias)
+            except RuntimeError:  # tracers, torch.func, forward derivatives: they cannot write into given memory
+                self._kernel = None
+        return super().forward(x)
+
+    def _transformed(self) -> Tensor:
+        """The transformed kernel, made anew when the weight has changed.
+
+        Its version counts changes in place, but not those through ``weight.data``, which its sums give away.
+        """
+        weight = self.weight
+        version = 0 if weight.is_inference() else weight._version
+        sums = weight.sum((1, 2, 3))
+        kept = self._kernel
+        if kept is None or kept.version != version or not torch.equal(kept.sums, sums):
+            self._kernel = kept = Kernel(version, sums, transform(weight))
+        return kept.values
+
+
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`convolve` can take these and is faster than the definition."""
+    outputs, inputs = weight.shape[:2]
+    images, _, height, width = x.shape
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+        and height % 2 == width % 2 == 0
+        and images * height * width >= 4 * SMALLEST_TILES
+        and inputs * outputs >= SMALLEST_WIDTH * (inputs + outputs)
+    )
+
+
+def transform(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) -> G g G^T as (16, in, out)."""
+    g = torch.tensor(_G, dtype=weight.dtype)
+    kernel = torch.kron(g, g) @ weight.permute(2, 3, 1, 0).reshape(9, -1)
+    return kernel.view(16, weight.shape[1], weight.shape[0])
+
+
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, in, H, W) with even sides and the :func:`transform` of a weight -> (B, out, H, W), channels last."""
+    images, inputs, height, width = x.shape
+    rows, columns, outputs = height // 2, width // 2, kernel.shape[-1]
+    padded = x.new_empty(images, height + 2, width + 2, inputs)
+    padded[:, :: height + 1] = 0  # the first and the last row
+    padded[:, :, :: width + 1] = 0
+    padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
+    out = padded.new_empty(images, rows, 2, columns, 2, outputs)
+    for some, band in _pieces(images, rows, 16 * columns * (inputs + outputs)):
+        _convolve(padded[some, 2 * band.start : 2 * band.stop + 2], kernel, bias, out[some, band])
+    return out.view(images, height, width, outputs).permute(0, 3, 1, 2)
+
+
+def _pieces(images: int, rows: int, row_size: int) -> Iterator[tuple[slice, slice]]:
+    """Whole images as many as fit into a piece, or bands of rows of one."""
+    fitting = max(PIECE // row_size, 1)
+    band, some = min(fitting, rows), max(fitting // rows, 1)
+    for image in range(0, images, some):
+        for row in range(0, rows, band):
+            yield slice(image, min(image + some, images)), slice(row, min(row + band, rows))
+
+
+def _convolve(padded: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """A padded piece (B, H + 2, W + 2, in) into ``out`` (B, H / 2, 2, W / 2, 2, out)."""
+    images, rows, _, columns, _, outputs = out.shape
+    inputs = padded.shape[-1]
+    half = padded.new_empty(4, images, rows, 2 * columns + 2, inputs)
+    _spread(padded, 1, half)
+    tiles = padded.new_empty(4, 4, images, rows, columns, inputs)
+    _spread(half, 3, tiles.transpose(0, 1))
+    products = torch.bmm(tiles.view(16, -1, inputs), kernel).view(4, 4, images, rows, columns, outputs)
+    if bias is not None:
+        products[1, 1] += bias  # which A^T . A hands to each of the 2x2
+    halved = padded.new_empty(2, 4, images, rows, columns, outputs)
+    _gather(products, halved)
+    for row, part in enumerate(halved):
+        _gather(part, out[:, :, row].movedim(3, 0))
+
+
+def _spread(x: Tensor, dim: int, out: Tensor) -> None:
+    """B^T along ``dim``, whose tiles of 4 overlap by 2; its rows are ``out[0]`` to ``out[3]``."""
+    d0, d1, d2, d3 = x.unfold(dim, 4, 2).unbind(-1)
+    torch.sub(d0, d2, out=out[0])
+    torch.add(d1, d2, out=out[1])
+    torch.sub(d2, d1, out=out[2])
+    torch.sub(d1, d3, out=out[3])
+
+
+def _gather(m: Tensor, out: Tensor) -> None:
+    """A^T along the first axis of ``m``, of length 4, and of ``out``, of length 2."""
+    m0, m1, m2, m3 = m
+    torch.add(m1, m2, out=out[0]).add_(m0)
+    torch.sub(m1, m2, out=out[1]).sub_(m3)
