@@ -28,8 +28,9 @@ from torch import Tensor, nn
 SMALLEST_WIDTH = 96
 """of in x out / (in + out) channels: products grow with in x out, the memory around them with in + out."""
 
-SMALLEST_TILES = 32
-"""Fewer of them do not pay for reading 16 / 9 as many numbers of a kernel."""
+SMALLEST_IMAGE = 64
+"""Pixels; fewer do not pay for reading 16 / 9 as many numbers of a kernel. How many images there are decides nothing,
+or an image's numbers would depend on its company."""
 
 PIECE = 2**22
 """Numbers before and behind the products at a time, so that they stay in the processor's cache."""
@@ -80,13 +81,13 @@ class Conv3x3(nn.Conv2d):
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` can take these and is faster than the definition."""
     outputs, inputs = weight.shape[:2]
-    images, _, height, width = x.shape
+    height, width = x.shape[2:]
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
         and height % 2 == width % 2 == 0
-        and images * height * width >= 4 * SMALLEST_TILES
+        and height * width >= SMALLEST_IMAGE
         and inputs * outputs >= SMALLEST_WIDTH * (inputs + outputs)
     )
 
