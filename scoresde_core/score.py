@@ -121,12 +121,14 @@ class NetworkScore(ScoreModel):
         self.continuous = not self.discrete
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """One forward pass, read as a score."""
+        """One forward pass, read as a score; ``ValueError`` where the answer is not like ``x``: it would broadcast."""
         if self.discrete:
             level = self._training_level(level, x)
         label = per_row(self.to_label(level, self.scales), x)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
+        if raw.shape != x.shape:
+            raise ValueError(f"the network answers {tuple(raw.shape)} to a state {tuple(x.shape)}: it must be like it")
         return self.to_score(raw.to(x.dtype), x, level)
 
     def _training_level(self, level: Level, x: Tensor) -> Level:

@@ -15,7 +15,11 @@ def local(tmp_path, monkeypatch):
     """A local registry file whose components live in a module beside it."""
     (tmp_path / "broken_parts.py").write_text(
         "import attrs, torch\n"
-        "from scoresde_core import Predictor\n"
+        "from scoresde_core import Evaluator, Predictor\n"
+        "@attrs.frozen\n"
+        "class Blind(Evaluator):\n"
+        "    def evaluate(self, evidence):\n"
+        "        return 3 / 0\n"
         "@attrs.frozen\n"
         "class Raises(Predictor):\n"
         "    def step(self, x, step, model, noise):\n"
@@ -30,6 +34,7 @@ def local(tmp_path, monkeypatch):
         "api: 1\npredictors:\n"
         "  raises: {target: 'broken_parts:Raises'}\n"
         "  diverges: {target: 'broken_parts:Diverges'}\n"
+        "evaluators:\n  blind: {target: 'broken_parts:Blind'}\n"
     )
     return str(path)
 
@@ -144,6 +149,12 @@ def test_a_failing_cell_is_a_row_and_the_others_run(bench, tmp_path, local):
     assert sorted(again) == ["ddim", "diverges", "diverges", "raises", "raises"]
 
 
+def test_a_metric_that_fails_is_named(bench, tmp_path, local):
+    assert bench(*ONE, "--registry", local, "--evaluator", "blind", "--out", "here")[0] == 1
+    (row,) = rows_in(tmp_path / "here")
+    assert row["reason"] == "ZeroDivisionError: division by zero, in the evaluator blind"
+
+
 def test_a_combination_that_cannot_work_is_skipped_with_its_reason(bench, tmp_path):
     code, out, _ = bench(*ONE, "--predictor", "none", "ddim", "--out", "here")
     assert code == 0
@@ -166,11 +177,17 @@ USAGE = {
     "device": (["--device", "cuda:99"], "this machine has cpu"),
     "device that is none": (["--device", "toaster"], "'toaster'"),
     "brackets": (["--corrector", "langevin[snr=1"], "langevin[snr=1"),
-    "unknown option": (["--predicter", "ddim"], "--predicter"),
+    "unknown option": (["--predicter", "ddim"], "--predicter ddim. Did you mean '--predictor'"),
     "unused axis": (["--sampler", "ode", "--predictor", "ddim"], "--predictor has no effect"),
     "registry": (["--registry", "nowhere.yaml"], "nowhere.yaml"),
     "channel means": (["--sde", "ve[prior_mean=[a]]"], "prior_mean"),
 }
+
+
+def test_a_word_that_is_no_command(bench):
+    code, out, err = bench("reprot", "few_step")
+    assert (code, out) == (2, "")
+    assert err == "error: scoresde-bench has no command 'reprot'. Did you mean 'report'?\n"
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE.values(), ids=USAGE)

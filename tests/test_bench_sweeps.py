@@ -18,6 +18,7 @@ from scoresde_bench.costs import in_words
 from scoresde_bench.seeds import pool
 from scoresde_bench.suite import Block, Suite
 from scoresde_bench.sweep import Sweep, sweep
+from scoresde_core.cli import main
 from scoresde_core.registry import default_registry
 
 SMALL = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap"]
@@ -230,6 +231,7 @@ FAULTS = {
     "a number for a component": ("format: 1\nblocks: [{sde: 2.5}]\n", "cannot read sde 2.5"),
     "twice": ("format: 1\nformat: 1\nblocks: [{}]\n", "format given twice"),
     "steps": ("format: 1\nblocks: [{steps: many}]\n", "--steps takes whole numbers from 1, got 'many'"),
+    "no value": ("format: 1\nblocks: [{predictor: []}]\n", "block 1: predictor has no value: name one or more"),
     "published": ("format: 1\nblocks: [{}]\npublished: [{value: 3}]\n", "published 1 must have metric"),
 }
 
@@ -243,7 +245,20 @@ def test_a_bad_suite_is_one_line_before_any_work(bench, tmp_path, text, message)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+def test_every_suite_is_shown_as_a_file_of_its_kind(tmp_path, capsys):
+    for entry in default_registry().entries("suites"):
+        assert main(["show", "suite", entry.qualified]) == 0
+        (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+        suite = default_registry().create("suites", entry.qualified)
+        assert Suite.read(tmp_path, "shown.yaml") == suite
+        assert main(["show", "suite", entry.qualified, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["suite"] == json.loads(json.dumps(suite.plain()))
+
+
 USAGE = {
+    "no predictor": (["--predictor", ""], "--predictor has no value: name one or more, or leave it out"),
+    "an empty list": (["--predictor", "heun", "ddim[eta=[]]"], "the list of eta in 'ddim[eta=[]]' has no value"),
+    "an empty list within": (["--sampler", "pc[predictor=ddim[eta=[]]]"], "the list of eta in 'ddim[eta=[]]' has no"),
     "unknown suite": (["--suite", "few_stepp"], "Did you mean 'few_step'"),
     "no suite file": (["--suite", "gone.yaml"], "there is no suite file gone.yaml"),
     "no jobs": (["--jobs", "0"], "--jobs must be at least 1, got 0"),

@@ -78,6 +78,26 @@ class TestOneLine:
         assert err.startswith("error: argument --registry: expected one argument")
 
     @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["sample", "--target", "mixture2d", "--out", "o", "--stps=3"], "--stps=3. Did you mean '--steps' or"),
+            (["train", "moons_vp", "--out", "o", "--dwnload"], "'--tensorboard'? (see 'scoresde train --help')"),
+            (["list", "--qqq"], "error: unrecognized arguments: --qqq (see 'scoresde list --help')"),
+            (["show", "sde", "VP"], "no sde is called 'VP'. Did you mean 'vp'"),
+        ],
+    )
+    def test_a_slip_of_the_pen(self, scoresde, arguments, words):
+        code, out, err = scoresde(*arguments)
+        assert (code, out, err.count("\n"), words in err) == (2, "", 1, True), err
+
+    def test_a_terminal_without_unicode(self, scoresde, tmp_path):
+        row = "  mine: {target: 'nowhere:Loss', summary: 'Fréchet'}"
+        (tmp_path / "mine.yaml").write_text(f"api: 1\nlosses:\n{row}\n", encoding="utf-8")
+        words = [sys.executable, "-m", "scoresde_core", "list", "losses", "--registry", "mine.yaml"]
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        assert (done.returncode, done.stderr, b"Fr?chet" in done.stdout) == (0, b"", True)
+
+    @pytest.mark.parametrize(
         ("error", "words"),
         [
             (MemoryError("no"), "error: there is not enough memory for this: take a smaller batch"),
@@ -85,7 +105,7 @@ class TestOneLine:
                 RuntimeError("DefaultCPUAllocator: can't allocate memory:\n 9 bytes"),
                 "take a smaller batch or fewer steps",
             ),
-            (RuntimeError("one\ntwo\n  three"), "error: RuntimeError: one two three (--debug shows where)"),
+            (RuntimeError("one\ntwo\n  three"), "error: RuntimeError: one two three (tests/test_command_line.py, line"),
         ],
     )
     def test_what_nobody_foresaw(self, scoresde, monkeypatch, error, words):

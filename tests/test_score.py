@@ -56,6 +56,15 @@ def test_every_parameterisation_gives_the_same_score(sde, kind, x):
     assert model.calls == exact.calls == 3
 
 
+@pytest.mark.parametrize("answer", [lambda x, label: x[:, :1], lambda x, label: label], ids=["one channel", "a number"])
+def test_an_answer_that_would_broadcast_is_refused(answer, x):
+    """(6, 1, 4, 5) and (6,) go with (6, 3, 4, 5), or nearly: a wrong network would sample without a word."""
+    network = nn.Module()
+    network.forward = answer
+    with pytest.raises(ValueError, match=r"the network answers \(6,.*\) to a state \(6, 3, 4, 5\)"):
+        NetworkScore(network, VPSDE()).score(x, Level(0.4, 0.8, 0.6))
+
+
 def test_the_denoised_view_is_the_posterior_mean(x):
     level = Level(0.5, 0.8, 0.6)
     gain = VARIANCE * 0.8 / (VARIANCE * 0.64 + 0.36)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
-from scoresde_core.errors import UsageError
+from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
 
 from . import axes
@@ -87,6 +87,8 @@ def _parser() -> Parser:
 
 
 def _run(given: list[str]) -> int:
+    if given and not given[0].startswith("-"):
+        raise UsageError(f"scoresde-bench has no command {given[0]!r}.{near_misses(given[0], list(COMMANDS))}")
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
     blocks, figures = _blocks(arguments, registry)

@@ -198,8 +198,11 @@ class Bench:
             if reason:
                 skipped[name] = reason
                 continue
-            for metric in evaluator.evaluate(evidence):
-                metrics[metric.name] = metric.plain()
+            try:
+                metrics |= {metric.name: metric.plain() for metric in evaluator.evaluate(evidence)}
+            except Exception as error:
+                error.add_note(f"in the evaluator {name}")
+                raise
         seconds = time.perf_counter() - started
         return {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
 
@@ -220,7 +223,7 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if _out_of_memory(error):
         return f"out of memory: lower --batch-size or --samples ({one_line(error)})"
-    return one_line(error)
+    return ", ".join([one_line(error), *getattr(error, "__notes__", ())])
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -164,6 +164,8 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
     for axis in DEFAULTS:
         if axis in data:
             values = data[axis] if isinstance(data[axis], list) else [data[axis]]
+            if not values and axis != "evaluator" and DEFAULTS[axis]:
+                problems.append(f"{where}: {axis} has no value: name one or more, or leave it out")
             texts[axis] = tuple(_text(axis, value, where, problems) for value in values)
     for name in ("samples", "batch_size"):
         value = data.get(name, 1)

@@ -34,6 +34,9 @@ def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
             [(name, choice) for choice in _choices(registry, known.get(name), value)]
             for name, value in spec.params.items()
         ]
+        empty = [name for name, values in zip(spec.params, choices, strict=True) if not values]
+        if empty:
+            raise UsageError(f"the list of {empty[0]} in {text.strip()!r} has no value: give it one or more")
         specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
     return list({str(spec): spec for spec in specs}.values())
 
@@ -90,6 +93,8 @@ class Sweep:
 
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
+        if unnamed := [axis for axis, found in specs.items() if not found]:
+            raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
         seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
         modes = axes.words("compile", block["compile"])

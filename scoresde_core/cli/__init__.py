@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says w
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 import threading
@@ -24,6 +25,17 @@ from . import check, listing, presets, sample, train
 
 class Parser(argparse.ArgumentParser):
     """argparse with errors that are one line and name near misses."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; what is left over is an error of the command that was asked for (``asked``)."""
+        parsed, left = self.parse_known_args(args, namespace)
+        if left:
+            asked = getattr(parsed, "asked", self)
+            options = [option for option in asked._option_string_actions if option.startswith("--")]
+            close = near_misses(left[0].partition("=")[0], options) if left[0].startswith("-") else ""
+            meant = f".{close}" if close.startswith(" Did you mean") else ""
+            asked.error(f"unrecognized arguments: {' '.join(left)}{meant}")
+        return parsed
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise instead of printing the usage."""
@@ -58,7 +70,9 @@ def _terminable() -> Iterator[None]:
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
-    """``run()``, with errors as one line on stderr and their exit code."""
+    """``run()``, with errors as one line on stderr and their exit code; what a terminal has no sign for is a ``?``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         with _terminable():
             return run()
@@ -76,8 +90,15 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
             traceback.print_exc()
         expected = isinstance(error, ScoreSDEError)
         text = str(error) if expected else _in_one_line(error)
-        print(f"error: {text}" + ("" if debug or expected else " (--debug shows where)"), file=sys.stderr)
+        where = "" if debug or expected else f" ({_place_of(error)}; --debug shows the way there)"
+        print(f"error: {text}{where}", file=sys.stderr)
         return error.exit_code if isinstance(error, ScoreSDEError) else 1
+
+
+def _place_of(error: Exception) -> str:
+    """Whose code raised it: ``package/module.py, line 3``."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
 
 
 def _in_one_line(error: Exception) -> str:
@@ -164,6 +185,7 @@ def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]
             component.configure(command)
             command.set_defaults(run=component.run)
     for command in commands.choices.values():
+        command.set_defaults(asked=command)
         command.add_argument(
             "--registry", metavar="FILE", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )

@@ -1,4 +1,4 @@
-"""``scoresde presets`` and ``scoresde show presets NAME``: the configurations there are, and one of them whole.
+"""``scoresde presets``, and ``scoresde show KIND NAME`` of a kind that is data: the file, whole.
 
 A checkpoint that a plugin ships is shown as the configuration that it was made from.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
+from ..kinds import find_kind
 from ..models.config import Config
 from ..registry import Entry, Registry
-
-if TYPE_CHECKING:
-    from ..models.checkpoint import Checkpoint
 
 NAMES = ("presets",)
 
@@ -39,19 +37,20 @@ def find_preset(registry: Registry, text: str) -> Config:
     return Config.read(path.parent, path.name)
 
 
-def show(entry: Entry, found: Config | Checkpoint, as_json: bool) -> int:
-    """Print a preset, or a checkpoint's configuration, resolved; the text is itself a preset."""
+def show(entry: Entry, found: Any, as_json: bool) -> int:
+    """Print a preset or a suite, or a checkpoint's configuration, resolved; the text is itself a file of its kind."""
     row = entry.row
-    config = found if isinstance(found, Config) else found.config
-    made = {} if isinstance(found, Config) else {"step": found.step, **found.provenance}
+    document = getattr(found, "config", found)
+    made = {} if document is found else {"step": found.step, **found.provenance}
     if as_json:
         about = {"name": row.name, "summary": row.summary, "paper": row.paper, "plugin": entry.owner}
-        print(json.dumps({**about, "target": row.target, **made, "config": config.plain()}, indent=2))
+        key = "config" if isinstance(document, Config) else find_kind(row.kind).singular
+        print(json.dumps({**about, "target": row.target, **made, key: document.plain()}, indent=2))
         return 0
     print(f"# {row.name}: {row.summary}")
     facts = {"paper": row.paper, "plugin": entry.owner, "target": row.target, **made}
     for label, value in facts.items():
         if value:
             print(f"# {label + ':':8} {value}")
-    print(config.to_yaml(), end="")
+    print(document.to_yaml(), end="")
     return 0

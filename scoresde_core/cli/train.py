@@ -193,7 +193,7 @@ class _Progress:
     def show(self, event: Event) -> None:
         """What of an event people want to see."""
         if event.what == "loss":
-            text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} images/s"
+            text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
             self.bar.update(self.task, completed=event.step, description=text)
             now = time.monotonic()
             if not self.live and (

@@ -153,7 +153,7 @@ def survives_nan(subject: Subject) -> None:
         samples = _draws(target)
         samples[0] = fill
         for metric in _metrics(subject, target, samples):
-            assert not math.isfinite(metric.value), f"{metric.name} of samples with a {fill} is {metric.value:.4g}"
+            assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
 
 
 def leaves_samples_alone(subject: Subject) -> None:
