@@ -126,7 +126,8 @@ def _read(entry: Entry, spec: Spec) -> Any:
     module, _, path = entry.row.target.partition(":")
     folder, _, name = path.rpartition("/")
     try:
-        place = importlib.resources.files(module).joinpath(*folder.split("/") if folder else ())
+        place = importlib.resources.files(module)
+        place = place.joinpath(folder) if folder else place
     except Exception as error:  # a plugin may raise anything
         why = plugins.one_line(error)
         raise PluginError(f"{entry.qualified} ({entry.row.target}) cannot be read: {why}") from error

@@ -282,16 +282,20 @@ class TestOverrides:
 
 
 class TestRegistry:
-    def test_a_third_party_registers_one_by_a_row(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("package", [True, False], ids=["package", "plain folder"])
+    def test_a_third_party_registers_one_by_a_row(self, tmp_path, monkeypatch, package):
         (tmp_path / "their_presets" / "sub").mkdir(parents=True)
-        (tmp_path / "their_presets" / "__init__.py").write_text("")
+        if package:
+            (tmp_path / "their_presets" / "__init__.py").write_text("")
         (tmp_path / "their_presets" / "sub" / "points.yaml").write_text(MINIMAL)
         rows = (
             "api: 1\npresets:\n  points: {target: 'their_presets:sub/points.yaml', summary: points, aliases: [dots]}\n"
+            "  near: {target: 'their_presets.sub:points.yaml'}\n"
         )
         (tmp_path / "theirs.yaml").write_text(rows + "  gone: {target: 'their_presets:gone.yaml'}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         registry = load_registry(local=[tmp_path / "theirs.yaml"])
+        assert registry.create("preset", "near") == registry.create("preset", "points")
         plan = plan_model(registry.create("preset", "dots"), registry)
         assert plan.build().network(torch.zeros(3, 2), torch.zeros(3)).shape == (3, 2)
         with pytest.raises(FileError, match=r"gone\.yaml"):

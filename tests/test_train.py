@@ -389,7 +389,7 @@ class TestDivergence:
         events = iter(TrainingRun(made, tmp_path / "run", REGISTRY.hook))
         assert next(events).what == "begin"
         made.state.network.end[1].bias.data[0] = math.inf
-        with pytest.raises(ScoreSDEError, match="no state was saved before: train again with another --out"):
+        with pytest.raises(ScoreSDEError, match="no state was saved before: take another --out and a lower"):
             list(events)
         assert list((tmp_path / "run/checkpoints").iterdir()) == []
 

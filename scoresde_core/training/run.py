@@ -209,9 +209,8 @@ class TrainingRun:
     def _lost(self, what: str) -> ScoreSDEError:
         """The run cannot go on; what is on the disk is from before."""
         step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
-        place = self.folder / CHECKPOINTS / name_of(step or 0)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
-        go_on = "train again with" if step is None else f"go on from it with --from {place},"
+        go_on = "take" if step is None else f"go on from it with --from {self.folder / CHECKPOINTS / name_of(step)},"
         return ScoreSDEError(
             f"training diverged at or before step {self.state.step}: {what}; {good}: {go_on} another --out and a lower "
             "training.learning_rate or training.gradient_clip"
