@@ -128,7 +128,7 @@ class NetworkScore(ScoreModel):
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         if raw.shape != x.shape:
-            raise ValueError(f"the network answers {tuple(raw.shape)} to a state {tuple(x.shape)}: it must be like it")
+            raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
         return self.to_score(raw.to(x.dtype), x, level)
 
     def _training_level(self, level: Level, x: Tensor) -> Level:

@@ -54,6 +54,13 @@ def test_float32_is_exact_and_is_all_there_is(stored, arguments, ema):
     assert not found.uses_ema()
 
 
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_averages_are_known_as_such_when_exported_again(stored, weights):
+    assert export("--weights", weights) == 0
+    assert main(["export", "--checkpoint", "out", "--dtype", "float16", "--out", "again"]) == 0
+    assert checkpoint.read("again").provenance["exported"]["weights"] == weights
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_parameters_are_rounded_buffers_are_not_and_the_model_is_in_float32(stored, name):
     dtype = getattr(torch, name)

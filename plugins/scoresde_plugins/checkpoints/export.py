@@ -52,7 +52,8 @@ class ExportCommand(Command):
         checkpoint.check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
-        which = "ema" if found.uses_ema(ema) else "raw"
+        # What was exported before has one set of weights, which may be averages already.
+        which = "ema" if found.uses_ema(ema) else found.provenance.get("exported", {}).get("weights", "raw")
         model = found.load(registry, ema, outputs=None)
         state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
