@@ -14,7 +14,7 @@ _HOME = {
     "network": ("Network",),
     "sampler": ("Sampler", "Samples", "sample"),
     "target": ("Target", "Estimate"),
-    "evaluator": ("Evaluator", "Evidence", "Metric"),
+    "evaluator": ("Evaluator", "Comparison", "Evidence", "Metric"),
     "extractor": ("Extractor", "Features"),
     "loss": ("Loss", "Draws"),
     "dataset": ("Dataset",),
