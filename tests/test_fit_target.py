@@ -50,7 +50,7 @@ def test_a_fitted_target_has_the_modes_of_its_data(images, tmp_path, capsys):
         (["npz[path={data}]", "--components", "0", "--out", "x.safetensors"], 2, "got 0"),
         (["npz[path={data}]", "--images", "0", "--out", "x.safetensors"], 2, "--images"),
         (["npz[path={data}]", "--out", "{data}"], 1, "exists"),
-        (["npz[path={data}]", "--out", "nowhere/x.safetensors"], 1, "no folder nowhere"),
+        (["npz[path={data}]", "--out", "nowhere/x.safetensors"], 1, "nowhere to hold"),
         (["mnist[root=nowhere]", "--out", "x.safetensors"], 1, "mnist[download=true]"),
         (["image_folder[path=nowhere]", "--out", "x.safetensors"], 1, "nowhere"),
     ],

@@ -330,7 +330,7 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
         (["stats"], 2, "give a data set to make statistics of, or --show FILE"),
         (["stats", "mnist"], 2, "--out FILE is missing"),
         (["stats", "mnist", "--out", "x.npz"], 2, "--out x.npz must end in .safetensors"),
-        (["stats", "mnist", "--out", "no/x.safetensors"], 1, "there is no folder no for --out"),
+        (["stats", "mnist", "--out", "no/x.safetensors"], 1, "no to hold x.safetensors: make it first"),
         (["stats", "mnist", "--out", "x.safetensors", "--images", "1"], 2, "--images must be at least 2, got 1"),
         (["stats", "mnist", "--out", "x.safetensors", "--features", "inceptoin"], 2, "Did you mean 'inception'?"),
         (["stats", "cifar10", "--out", "x.safetensors", "--features", "mnist_classifier"], 2, "reads images of shape"),

@@ -206,15 +206,15 @@ def summary(report: list[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in counts.items()) + f"; the first is {report[0]}"
 
 
-def check_new(folder: Path) -> None:
+def check_new(path: Path) -> None:
     """Raise where something is there already, or nothing can be written."""
-    if folder.exists() or folder.is_symlink():
-        raise FileError(f"{folder} exists: choose another --out, or remove it")
-    parent = folder.absolute().parent
+    if path.exists() or path.is_symlink():
+        raise FileError(f"{path} exists: choose another --out, or remove it")
+    parent = path.absolute().parent
     if not parent.is_dir():
-        raise FileError(f"there is no folder {parent} to hold {folder.name}: make it first")
+        raise FileError(f"there is no folder {parent} to hold {path.name}: make it first")
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     except OSError as error:
         raise FileError(f"cannot write to {parent}: {error.strerror or error}; choose another --out") from error
 

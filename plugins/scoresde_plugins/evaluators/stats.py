@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core.command import Command
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,12 +46,16 @@ class StatsCommand(Command):
         if arguments.show is not None:
             print(_shown(arguments.show))
             return 0
+        from scoresde_core.models.checkpoint import check_new
+
         if arguments.out is None:
             raise UsageError("--out FILE is missing: say where to write the statistics")
         for name, value in (("images", arguments.images), ("batch-size", arguments.batch_size)):
             if value is not None and value < 2:
                 raise UsageError(f"--{name} must be at least 2, got {value}")
-        _check_output(arguments.out)
+        if arguments.out.suffix != ".safetensors":
+            raise UsageError(f"--out {arguments.out} must end in .safetensors, which is what is written")
+        check_new(arguments.out)
         return _make(arguments, registry)
 
 
@@ -115,13 +119,3 @@ def _shown(path: Path) -> str:
     lines.append("raw features: " + ("no" if found.features is None else f"{len(found.features)}"))
     lines += [f"{name}: {value}" for name, value in found.report.items() if value is not None]
     return "\n".join(lines)
-
-
-def _check_output(path: Path) -> None:
-    """Before minutes of work: is there a place for the result?"""
-    if path.suffix != ".safetensors":
-        raise UsageError(f"--out {path} must end in .safetensors, which is what is written")
-    if path.exists():
-        raise FileError(f"{path} exists: choose another --out, or remove it")
-    if not path.parent.is_dir():
-        raise FileError(f"there is no folder {path.parent} for --out {path}: make it first")

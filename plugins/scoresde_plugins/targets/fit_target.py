@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scoresde_core.command import Command
 from scoresde_core.components import parse
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 
 _NUMBERS = {
@@ -46,9 +46,11 @@ class FitTargetCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Fit, report the held-out likelihood, save."""
+        from scoresde_core.models.checkpoint import check_new
+
         from .mfa_fit import fit_mfa, save
 
-        _check_output(arguments.out)
+        check_new(arguments.out)
         if arguments.images is not None and arguments.images < 1:
             raise UsageError(f"--images must be at least 1, got {arguments.images}")
         dataset = registry.create("datasets", arguments.dataset)
@@ -76,11 +78,3 @@ class FitTargetCommand(Command):
             f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'"
         )
         return 0
-
-
-def _check_output(path: Path) -> None:
-    """Before minutes of work: is there a place for the result?"""
-    if path.exists():
-        raise FileError(f"{path} exists: choose another --out, or remove it")
-    if not path.parent.is_dir():
-        raise FileError(f"there is no folder {path.parent} for --out {path}: make it first")
