@@ -90,6 +90,15 @@ class TestOneLine:
         code, out, err = scoresde(*arguments)
         assert (code, out, err.count("\n"), words in err) == (2, "", 1, True), err
 
+    def test_a_place_that_cannot_be_written_is_named_before_the_work(self, scoresde, monkeypatch):
+        def refuse(*_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        data = "exact[target=mixture2d,count=50]"
+        code, out, err = scoresde("stats", data, "--features", "identity", "--out", "x.safetensors")
+        assert (code, out, err.count("\n"), "Permission denied; choose another --out" in err) == (1, "", 1, True)
+
     def test_a_terminal_without_unicode(self, scoresde, tmp_path):
         row = "  mine: {target: 'nowhere:Loss', summary: 'Fréchet'}"
         (tmp_path / "mine.yaml").write_text(f"api: 1\nlosses:\n{row}\n", encoding="utf-8")
