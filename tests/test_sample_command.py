@@ -197,6 +197,25 @@ def test_nothing_is_overwritten(scoresde, tmp_path):
     assert (code, err) == (1, "error: out exists: choose another --out, or remove it\n")
 
 
+def test_samples_of_another_shape_are_not_written(scoresde, tmp_path):
+    """A predictor that loses a coordinate broadcasts its way to the end."""
+    (tmp_path / "losing_parts.py").write_text(
+        "import attrs\n"
+        "from scoresde_core import Predictor\n"
+        "@attrs.frozen\n"
+        "class Loses(Predictor):\n"
+        "    def step(self, x, step, model, noise):\n"
+        "        return x[:, :1], x[:, :1]\n"
+    )
+    (tmp_path / "mine.yaml").write_text("api: 1\npredictors: {loses: {target: 'losing_parts:Loses'}}\n")
+    sampler = "pc[predictor=loses,steps=1]"
+    code, _, err = scoresde(
+        "--target", "mixture2d", "--n", "2", "--sampler", sampler, "--registry", "mine.yaml", "--out", "out"
+    )
+    assert (code, "Loses()" in err, "gave samples of shape (1,), expected (2,)" in err) == (1, True, True), err
+    assert not (tmp_path / "out").exists()
+
+
 def test_samples_that_are_not_finite_are_not_written(scoresde, tmp_path):
     plan = plan_model(REGISTRY.create("presets", "mnist_vp").override([*SMALL, "sampling.sampler.steps=4"]), REGISTRY)
     state = {name: value * torch.nan if value.is_floating_point() else value

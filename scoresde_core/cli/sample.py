@@ -123,6 +123,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
             dtype=dtype,
             observe=progress.observer(registry),
         )
+    if drawn.x.shape[1:] != subject.shape:
+        raise ScoreSDEError(f"{plain!r} gave samples of shape {tuple(drawn.x.shape[1:])}, expected {subject.shape}")
     bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
     if bad:
         raise ScoreSDEError(
