@@ -123,19 +123,24 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
             dtype=dtype,
             observe=progress.observer(registry),
         )
-    if drawn.x.shape[1:] != subject.shape:
-        raise ScoreSDEError(f"{plain!r} gave samples of shape {tuple(drawn.x.shape[1:])}, expected {subject.shape}")
-    bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
-    if bad:
-        raise ScoreSDEError(
-            f"the sampler diverged: {bad} of {n} samples are not finite; try more steps; nothing was written"
-        )
+    _judge(drawn.x, subject, plain)
     about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
     written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
     print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
+
+
+def _judge(x: Tensor, subject: Subject, sampler: Sampler) -> None:
+    """Raise where samples are not worth writing."""
+    if x.shape[1:] != subject.shape:
+        raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {subject.shape}")
+    bad = int((~x.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        raise ScoreSDEError(
+            f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps; nothing was written"
+        )
 
 
 def _observe(
