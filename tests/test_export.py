@@ -24,11 +24,12 @@ SMALL = [
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    """A VE model (its table of noise scales and its Fourier frequencies are buffers) with averages, in ``run``."""
+    """A VE model, with a table of noise scales and Fourier frequencies, and its averages, in ``run``."""
     monkeypatch.chdir(tmp_path)
     model = plan_model(REGISTRY.create("presets", "mnist_ve").override(SMALL), REGISTRY).build(seed=2)
     generator = torch.Generator().manual_seed(6)
-    averages = {name: torch.randn(p.shape, generator=generator) for name, p in model.network.named_parameters()}
+    trained = {name: p for name, p in model.network.named_parameters() if p.requires_grad}
+    averages = {name: torch.randn(p.shape, generator=generator) for name, p in trained.items()}
     return checkpoint.save("run", model.config, model.network.state_dict(), averages, step=9, provenance={"by": "me"})
 
 
@@ -62,10 +63,10 @@ def test_averages_are_known_as_such_when_exported_again(stored, weights):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_parameters_are_rounded_buffers_are_not_and_the_model_is_in_float32(stored, name):
+def test_matrices_are_rounded_nothing_else_is_and_the_model_is_in_float32(stored, name):
     dtype = getattr(torch, name)
     assert export("--dtype", name) == 0
-    parameters = dict(stored.load(REGISTRY).network.named_parameters())
+    parameters = {name: p for name, p in stored.load(REGISTRY).network.named_parameters() if p.ndim > 1}
     expected, got = weights_of(stored), weights_of(checkpoint.read("out"))
     for key, value in expected.items():
         rounded = value.to(dtype).float() if key in parameters else value
@@ -77,6 +78,17 @@ def test_parameters_are_rounded_buffers_are_not_and_the_model_is_in_float32(stor
     buffers = sum(t.numel() * t.element_size() for key, t in kept.items() if key not in parameters)
     size = Path("out/weights.safetensors").stat().st_size
     assert 2 * numbers + buffers <= size <= 2 * numbers + buffers + 120 * len(kept) + 200
+
+
+@pytest.mark.parametrize(("name", "least"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_what_a_network_answers_is_rounded_no_more_than_its_weights(stored, name, least):
+    """A Fourier frequency of 16 turns, rounded like a weight, would turn by a radian at the ends of the scales."""
+    network = stored.load(REGISTRY).network
+    x, sigma = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.logspace(-2, 1.6, 8)
+    with torch.no_grad():
+        truth = network(x, sigma)
+        network.load_state_dict(shortened(network, getattr(torch, name)))
+        assert (network(x, sigma) - truth).norm() / truth.norm() < 5 * least
 
 
 def test_an_export_is_a_checkpoint_like_any_other(stored, capsys):
@@ -101,7 +113,7 @@ def test_of_a_classifier_is_one_for_a_condition(tmp_path, monkeypatch, capsys):
 def test_what_float16_cannot_hold_is_refused_and_bfloat16_can(stored):
     network = stored.load(REGISTRY).network
     with torch.no_grad():
-        next(network.parameters()).view(-1)[0] = -1e5
+        network.get_parameter("all_modules.1.weight").view(-1)[0] = -1e5
     with pytest.raises(
         UsageError, match=r"has a weight of 1e\+05, beyond torch.float16: export as float32 or bfloat16"
     ):

@@ -1,8 +1,9 @@
 """``scoresde export``: a model for others to use, from a checkpoint or a training run.
 
-What is kept is one set of weights, the averaged ones where there are any. In half precision the file has two bytes a
-parameter; buffers (tables of noise scales, Fourier frequencies) stay as they are, since they are exact. A model that
-is loaded again has everything in float32.
+What is kept is one set of weights, the averaged ones where there are any. In half precision the matrices and kernels
+have two bytes a number. Vectors and buffers stay as they are: they are few, and among them are Fourier frequencies,
+whose rounding would turn an angle of hundreds of radians by a whole one, and tables of noise scales. A model that is
+loaded again has everything in float32.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class ExportCommand(Command):
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         parser.add_argument(
-            "--dtype", default="float32", choices=_DTYPES, help="of the parameters in the file (default: float32)"
+            "--dtype",
+            default="float32",
+            choices=_DTYPES,
+            help="of the weights in the file, but for vectors (default: float32)",
         )
         parser.add_argument(
             "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
@@ -69,9 +73,11 @@ class ExportCommand(Command):
 
 
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state of ``network`` with its parameters rounded to ``dtype``; ``UsageError`` where one is beyond it."""
+    """The state of ``network``, parameters of two axes or more in ``dtype``; ``UsageError`` where one is beyond it."""
     state = dict(network.state_dict())
-    for name, _ in network.named_parameters():
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2:
+            continue
         short = state[name].to(dtype)
         if not short.isfinite().all():
             largest = float(state[name].abs().max())
