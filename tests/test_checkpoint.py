@@ -1,5 +1,6 @@
 """Checkpoints: our folder format, and published files turned into it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from scoresde_core.models.config import Config
 from scoresde_core.models.model import plan_model
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
+from scoresde_plugins.score_sde.published_checkpoint import read_published
 
 REGISTRY = load_registry()
 PRESET = "ve_cifar10_ncsnpp_continuous"
@@ -355,6 +357,10 @@ MISFITS = {
         lambda c: replaced(c, "sigmas", torch.logspace(2, -2, 1000)),
         "differs: sigmas, 100 to 0.01 in the file, 50 to 0.01 in the preset",
     ),
+    "no real numbers": (
+        lambda c: replaced(c, "all_modules.1.bias", torch.zeros(32, dtype=torch.complex64)),
+        "wrong type: all_modules.1.bias, torch.complex64",
+    ),
     "averages short": (shorter, "averaged weights for"),
     "averages misshapen": (swapped, "averages: wrong shape: "),
 }
@@ -379,6 +385,56 @@ class Evil:
         return (os.mkdir, ("pwned",))
 
 
+def as_unread(content, network):
+    """``content`` with the layers that the published code makes for an embedding and, without one, never calls."""
+    state, shadow, trained = {}, [], iter(content["ema"]["shadow_params"])
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad} | {"sigmas"}
+    for name, value in content["model"].items():
+        state[name] = value
+        shadow += [next(trained)] if name.removeprefix("module.") not in frozen else []
+        block = name.removesuffix("Conv_0.bias")
+        if name.endswith("Conv_0.bias") and f"{block}GroupNorm_1.weight" in content["model"]:
+            extra = {"weight": torch.ones(len(value), 32), "bias": torch.ones(len(value))}
+            state |= {f"{block}Dense_0.{part}": tensor for part, tensor in extra.items()}
+            shadow += extra.values()
+    return {**content, "model": state, "ema": {"shadow_params": shadow}}
+
+
+class TestVariants:
+    """What people keep and share besides the files as they were released."""
+
+    def test_layers_that_an_unconditional_network_never_calls_are_left_out(self, importer):
+        network = (built := small("model.network.conditional=false").build(seed=1)).network
+        content = as_unread(published(network, "score_sde"), network)
+        assert len(content["model"]) > len(network.state_dict())
+        code, _, err = importer(content, "model.network.conditional=false")
+        assert (code, err) == (0, "")
+        assert torch.equal(samples_of(checkpoint.read("ck").load(REGISTRY, ema=False)), samples_of(built))
+        network.load_state_dict(averages_of(network), strict=False)
+        assert torch.equal(samples_of(checkpoint.read("ck").load(REGISTRY)), samples_of(built))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_and_the_table_of_noise_scales_is_ours_again(self, importer, model, dtype):
+        content = published(model.network, "score_sde")
+        content["model"] = {name: value.to(dtype) for name, value in content["model"].items()}
+        assert importer(content)[0] == 0
+        state = checkpoint.read("ck").load(REGISTRY, ema=False).network.state_dict()
+        for name, value in model.network.state_dict().items():
+            assert torch.equal(state[name], value if name == "sigmas" else value.to(dtype).float()), name
+
+    @pytest.mark.parametrize(
+        ("step", "found"),
+        [(torch.tensor(5), 5), (7.0, 7), (float("nan"), 0), (float("inf"), 0), (torch.zeros(3), 0), ("12", 0)],
+    )
+    def test_a_step_of_any_kind(self, importer, model, step, found):
+        assert importer({**published(model.network, "score_sde"), "step": step})[0] == 0
+        assert checkpoint.read("ck").step == found
+
+    def test_averages_that_are_none(self, importer, model):
+        assert importer({**published(model.network, "score_sde"), "ema": None})[0] == 0
+        assert not checkpoint.read("ck").uses_ema()
+
+
 class TestBadFiles:
     def test_pickled_code_is_not_run(self, importer, model, tmp_path):
         code, _, err = importer({**published(model.network, "score_sde"), "extra": Evil()})
@@ -396,13 +452,25 @@ class TestBadFiles:
         assert (code, err.count("\n")) == (1, 1)
         assert any(words in err for words in ("none of the known layouts", "no state dict", "no list of tensors"))
 
-    @pytest.mark.parametrize("size", [0, 10, 5000], ids=["empty", "header", "half"])
-    def test_a_truncated_file(self, importer, model, size):
-        torch.save(published(model.network, "score_sde"), "file.pth")
+    @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+    @pytest.mark.parametrize("size", [0, 10, 5000, 60000], ids=["empty", "header", "names", "tensors"])
+    def test_a_truncated_file(self, importer, model, size, zipped):
+        torch.save(published(model.network, "score_sde"), "file.pth", _use_new_zipfile_serialization=zipped)
         os.truncate("file.pth", size)
         code, _, err = importer(None)
         assert (code, err.count("\n")) == (1, 1)
         assert "file.pth is damaged or not a PyTorch file" in err
+
+    def test_any_byte_of_an_old_file_changed(self, tmp_path):
+        """Neither format has a checksum of the names: a reader of pickles may meet anything."""
+        torch.save(
+            {"model": {"module.w": torch.ones(2)}, "step": 1}, tmp_path / "f", _use_new_zipfile_serialization=False
+        )
+        whole = (tmp_path / "f").read_bytes()
+        for place in range(len(whole)):
+            (tmp_path / "g").write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+            with contextlib.suppress(FileError):
+                read_published(tmp_path / "g")
 
     def test_text(self, importer):
         Path("file.pth").write_text("<html>quota exceeded</html>")

@@ -59,7 +59,7 @@ def read_published(path: Path) -> Published:
     """The tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
     content = _unpickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        averages = _shadow(path, content["ema"]) if "ema" in content else None
+        averages = None if content.get("ema") is None else _shadow(path, content["ema"])
         return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
     if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
         named = _state(path, content[4]) if len(content) > 4 and isinstance(content[4], Mapping) else None
@@ -77,38 +77,55 @@ def convert(published: Published, network: nn.Module, table: bool = False) -> Co
 
     With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
     """
-    own, weights = network.state_dict(), published.weights
-    report = mismatches(own, weights)
+    own, unread = network.state_dict(), _unread(published.weights, network)
+    weights = {name: value for name, value in published.weights.items() if name not in unread}
+    report = mismatches(own, weights) or [
+        f"wrong type: {name}, {value.dtype}" for name, value in weights.items() if not value.is_floating_point()
+    ]
     if report:
         raise Misfit(summary(report), report)
     if table and "sigmas" in own:
-        _check_table(weights["sigmas"], own["sigmas"])
+        weights["sigmas"] = _table(weights["sigmas"], own["sigmas"])
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    ema = None if published.ema is None else _averages(published.ema, trained, list(weights))
+    order = [name for name in published.weights if name in trained or name in unread]
+    ema = None if published.ema is None else _averages(published.ema, trained, order, unread)
     casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
     notes = [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
     return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
 
 
-def _check_table(theirs: Tensor, ours: Tensor) -> None:
-    """Weights of one shape fit models of several noise ranges: only the table tells them apart."""
-    if torch.allclose(theirs.to(ours), ours, rtol=1e-4):
-        return
+def _unread(weights: Mapping[str, Tensor], network: nn.Module) -> set[str]:
+    """Names in the file that the network knows and does without, such as layers that would have read a label."""
+    surplus = {name: value for name, value in weights.items() if name not in network.state_dict()}
+    return set(surplus) - set(network.load_state_dict(surplus, strict=False).unexpected_keys)
+
+
+def _table(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Weights of one shape fit models of several noise ranges: only the table tells them apart.
+
+    Gives their table, or ours where a file in half precision has it rounded.
+    """
+    spacing = torch.finfo(theirs.dtype).eps
+    if torch.allclose(theirs.to(ours), ours, rtol=max(1e-4, spacing)):
+        return theirs if spacing <= torch.finfo(ours.dtype).eps else ours
     found, wanted = (f"{values[0]:g} to {values[-1]:g}" for values in (theirs, ours))
     report = [f"differs: sigmas, {found} in the file, {wanted} in the preset"]
     raise Misfit(f"its noise scales run from {found}, the preset's from {wanted}", report)
 
 
 def _averages(
-    found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str]
+    found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str], unread: set[str]
 ) -> dict[str, Tensor]:
-    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file."""
+    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file.
+
+    The file averaged what is ``unread`` as well.
+    """
     if isinstance(found, list):
-        names = [name for name in order if name in trained]
-        if len(found) != len(names):
-            message = f"it has {len(found)} averaged weights for {len(names)} trained parameters"
+        if len(found) != len(order):
+            message = f"it has {len(found)} averaged weights for {len(order)} trained parameters"
             raise Misfit(message, [message])
-        found = dict(zip(names, found, strict=True))
+        found = dict(zip(order, found, strict=True))
+    found = {name: value for name, value in found.items() if name not in unread}
     report = [f"averages: {line}" for line in mismatches(trained, found)]
     if report:
         raise Misfit(f"{len(report)} of its averaged weights do not match", report)
@@ -131,7 +148,7 @@ def _unpickle(path: Path) -> Any:
             f"{path} holds a pickled {names[1]} besides tensors, which could run code and is not read: "
             "save its state dict again, with tensors and numbers alone"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # whatever a reader of pickles meets in bytes that are not what they were
         raise FileError(f"{path} is damaged or not a PyTorch file") from error
 
 
@@ -153,5 +170,8 @@ def _shadow(path: Path, ema: Any) -> list[Tensor]:
 
 
 def _step(value: Any) -> int:
-    """A step count, which some files keep as a tensor."""
-    return int(value) if isinstance(value, int | float | Tensor) else 0
+    """A step count, which some files keep as a tensor; 0 for anything else."""
+    try:
+        return int(value) if isinstance(value, int | float | Tensor) else 0
+    except (ValueError, OverflowError, RuntimeError):  # no finite number, or several
+        return 0
