@@ -1,6 +1,7 @@
 """Winograd's 3x3 convolution against the definition."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -74,13 +75,18 @@ CHANGES = {
     "loaded": lambda layer: layer.load_state_dict({**layer.state_dict(), "weight": 2 * layer.weight}),
     "another parameter": lambda layer: setattr(layer, "weight", nn.Parameter(2 * layer.weight)),
     "through data, its sum kept": lambda layer: layer.weight.data.copy_(layer.weight.flip(0)),
+    "through data, mirrored": lambda layer: layer.weight.data.copy_(layer.weight.flip(3)),
+    "through data, inputs in another order": lambda layer: layer.weight.data.copy_(layer.weight.flip(1)),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @torch.no_grad()
-def test_a_changed_weight_is_seen(change):
+@pytest.mark.parametrize("bits", [30, 8])
+def test_a_changed_weight_is_seen(change, bits):
+    """Also of weights so coarse that sums of them are exact, in whatever order."""
     layer, x = a_layer(), torch.randn(2, 192, 8, 8)
+    layer.weight.data.mul_(2**bits).round_().div_(2**bits)
     layer(x)
     CHANGES[change](layer)
     assert distance(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1)) < 1e-6
@@ -102,6 +108,23 @@ def test_what_is_kept_is_no_part_of_the_state():
     out = layer(x)
     assert set(layer.state_dict()) == keys == set(nn.Conv2d(192, 192, 3).state_dict())
     assert torch.equal(copy.deepcopy(layer)(x), out)
+    assert len(pickle.dumps(layer)) == len(pickle.dumps(a_layer()))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_trace_holds_the_definition_whatever_was_computed_before():
+    layer, x = a_layer(), torch.randn(4, 192, 8, 8)
+    traced = torch.jit.trace(layer, x)
+    layer.weight.mul_(2)
+    larger = torch.randn(2, 192, 16, 16)
+    assert distance(traced(larger), F.conv2d(larger, layer.weight, layer.bias, padding=1)) < 1e-6
+
+
+@torch.no_grad()
+def test_one_image_without_a_batch_is_taken_as_by_any_convolution():
+    layer, x = a_layer(), torch.randn(192, 16, 16)
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
 def several(layer: Conv3x3, x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ No gradient passes through here, and a layer keeps its transformed kernel, 16/9 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import torch
@@ -43,7 +44,7 @@ class Kernel:
     """G g G^T of a layer's weight, and what that weight was known by."""
 
     version: int
-    sums: Tensor
+    fingerprint: Tensor
     values: Tensor
     """(16, in, out)."""
 
@@ -60,41 +61,53 @@ class Conv3x3(nn.Conv2d):
         if pays(x, self.weight):
             try:
                 return convolve(x, self._transformed(), self.bias)
-            except RuntimeError:  # tracers, torch.func, forward derivatives: they cannot write into given memory
+            except RuntimeError:  # torch.func, forward derivatives: they cannot write into given memory
                 self._kernel = None
         return super().forward(x)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the transformed kernel: a copy or a file of this layer has its weight and makes the rest again."""
+        return {**self.__dict__, "_kernel": None}
 
     def _transformed(self) -> Tensor:
         """The transformed kernel, made anew when the weight has changed.
 
-        Its version counts changes in place, but not those through ``weight.data``, which its sums give away.
+        Its version counts changes in place, but not those through ``weight.data``, which its fingerprint gives away.
         """
         weight = self.weight
         version = 0 if weight.is_inference() else weight._version
-        sums = weight.sum((1, 2, 3))
+        found = fingerprint(weight)
         kept = self._kernel
-        if kept is None or kept.version != version or not torch.equal(kept.sums, sums):
-            self._kernel = kept = Kernel(version, sums, transform(weight))
+        if kept is None or kept.version != version or not torch.equal(kept.fingerprint, found):
+            self._kernel = kept = Kernel(version, found, transform(weight))
         return kept.values
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether :func:`convolve` can take these and is faster than the definition."""
     outputs, inputs = weight.shape[:2]
-    height, width = x.shape[2:]
+    height, width = x.shape[-2:]
     return (
-        x.device.type == "cpu"
+        x.ndim == 4
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
         and height % 2 == width % 2 == 0
         and height * width >= SMALLEST_IMAGE
         and inputs * outputs >= SMALLEST_WIDTH * (inputs + outputs)
     )
 
 
+def fingerprint(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3) -> (out,): sums in which every place counts differently, so that none can stand for another."""
+    rows = weight.permute(0, 2, 3, 1).flatten(1)
+    return rows @ torch.arange(1.0, 1.0 + rows.shape[1], dtype=weight.dtype, device=weight.device).cos()
+
+
 def transform(weight: Tensor) -> Tensor:
     """(out, in, 3, 3) -> G g G^T as (16, in, out)."""
-    g = torch.tensor(_G, dtype=weight.dtype)
+    g = torch.tensor(_G, dtype=weight.dtype, device=weight.device)
     kernel = torch.kron(g, g) @ weight.permute(2, 3, 1, 0).reshape(9, -1)
     return kernel.view(16, weight.shape[1], weight.shape[0])
 
