@@ -473,3 +473,12 @@ def test_unusable_calls(call: Any, message: str) -> None:
 def test_a_missing_condition_is_named() -> None:
     with pytest.raises(ValueError, match="cond_image of 2 channels and got 0"):
         tiny(cond_channels=2)(*batch())
+
+
+def test_one_condition_serves_all_and_any_other_number_is_refused() -> None:
+    network, (x, label) = tiny(cond_channels=2), batch()
+    one = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(network(x, label, one), network(x, label, one.repeat(2, 1, 1, 1)))
+    for wrong in (one.repeat(3, 1, 1, 1), one[..., :4]):
+        with pytest.raises(ValueError, match=r"does not go with x of shape \(2, 3, 8, 8\): give one of that size"):
+            network(x, label, wrong)

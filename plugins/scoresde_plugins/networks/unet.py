@@ -63,8 +63,8 @@ class Combine(nn.Module):
 class UNet(nn.Module):
     """The module behind ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
 
-    ``cond_image`` (B, spec.cond_channels, H, W), where the specification asks for it, is seen beside ``x`` at every
-    place where the network sees its input.
+    ``cond_image`` (B, spec.cond_channels, H, W), or (1, ...) for all, where the specification asks for it, is seen
+    beside ``x`` at every place where the network sees its input.
     """
 
     sigmas: Tensor
@@ -190,7 +190,12 @@ class UNet(nn.Module):
             )
         x = x if self.spec.centered else 2 * x - 1
         if cond_image is not None:
-            x = torch.cat([x, cond_image.to(x.dtype)], 1)
+            if cond_image.shape[2:] != x.shape[2:] or len(cond_image) not in (1, len(x)):
+                raise ValueError(
+                    f"a cond_image of shape {tuple(cond_image.shape)} does not go with x of shape {tuple(x.shape)}: "
+                    "give one of that size for each, or one for all"
+                )
+            x = torch.cat([x, cond_image.to(x.dtype).expand(len(x), -1, -1, -1)], 1)
         # A CPU convolves images in this layout a tenth faster, and every layer hands it on; its kernels have it too.
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
