@@ -44,7 +44,7 @@ def near_misses(name: str, known: list[str] | tuple[str, ...]) -> str:
     """``" Did you mean 'a' or 'b'?"`` for close names, else the list of what there is."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    close = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)
     if close:
         return " Did you mean " + " or ".join(repr(c) for c in close) + "?"
     return f" Known: {', '.join(sorted(known))}." if known else " None is registered."

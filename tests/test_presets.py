@@ -203,6 +203,14 @@ class TestFiles:
         config = read("format: 1\ninherits: base.yaml\ntraining: {batch_size: 8}\nquirks: [two]\n", base=base)
         assert (config.training.batch_size, config.training.learning_rate) == (8, 2e-4)
         assert config.quirks == ("one", "two")
+        assert read("format: 1\ninherits: base.yaml\n", base=base).quirks == ("one",)
+
+    @pytest.mark.parametrize("odd", ["3", "one", "null"])
+    def test_quirks_that_are_no_list_are_named_in_either_file(self, read, odd):
+        quirks = f"quirks: {odd}\n"
+        for text, base in (("quirks: [two]\n", MINIMAL + quirks), (quirks, MINIMAL + "quirks: [one]\n")):
+            with pytest.raises(FileError, match=r"quirks must be tuple\[str, ...\], got"):
+                read(f"format: 1\ninherits: base.yaml\n{text}", base=base)
 
     def test_components_merge_under_one_name_and_are_replaced_under_another(self):
         base = {"sde": {"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}}
@@ -223,6 +231,7 @@ class TestFiles:
             (MINIMAL + "training: {ema: 1.5}\n", "ema"),
             (MINIMAL + "training: {loss: 3}\n", "training: loss must be Spec, got 3"),
             (MINIMAL + "training: 3\n", "training must be"),
+            (MINIMAL + "3: 4\n", "the configuration has no parameter 3"),
             (MINIMAL + "sampling: {sampler: {steps: 3}}\n", "or a mapping with its name"),
             (MINIMAL + "sampling: {}\nsampling: {}\n", "given twice"),
             ("format: 1\ninherits: gone.yaml\n", "cannot read the preset gone.yaml"),

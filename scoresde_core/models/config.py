@@ -135,8 +135,9 @@ class Config:
             base = _read(folder, inherited)
             if "inherits" in base:
                 raise FileError(f"{name}: {inherited} inherits from another file itself: one level is all there is")
-            quirks = [*base.get("quirks", ()), *data.get("quirks", ())]
-            data = {**merge(base, data), "quirks": quirks}
+            quirks = [part.get("quirks", []) for part in (base, data)]
+            odd = [found for found in quirks if not isinstance(found, list)]
+            data = {**merge(base, data), "quirks": odd[0] if odd else [*quirks[0], *quirks[1]]}
         return cls.from_plain(data, name)
 
     @classmethod
