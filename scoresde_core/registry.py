@@ -120,10 +120,8 @@ class Registry:
 def _read(entry: Entry, spec: Spec) -> Any:
     """A component that is a file in a package."""
     if spec.params:
-        singular = KINDS[entry.row.kind].singular
-        raise UsageError(
-            f"the {singular} {spec.name!r} takes no parameters in brackets, got {spec}: use --set or a file"
-        )
+        kind = KINDS[entry.row.kind].singular
+        raise UsageError(f"the {kind} {spec.name!r} takes no parameters in brackets, got {spec}: use --set or a file")
     _require(entry)
     module, _, path = entry.row.target.partition(":")
     folder, _, name = path.rpartition("/")
