@@ -1,5 +1,7 @@
 """Who takes part in a run, and on which device; two processes that meet are in test_train_distributed.py."""
 
+import os
+
 import pytest
 import torch
 
@@ -82,3 +84,34 @@ def test_an_environment_that_torchrun_did_not_write(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE must be a number, got 'two'"), joined("cpu"):
         pass
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """This process as the first of two on GPUs, whose group is not there; returns what is done to it."""
+    done = []
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("scoresde_core.processes.find_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: done.append(backend))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("destroyed"))
+    monkeypatch.setattr("atexit.register", done.append)
+    return done
+
+
+def test_gpus_part_when_all_is_done(two_gpus):
+    with joined("cpu") as processes:
+        assert processes.count == 2
+    assert two_gpus == ["nccl", "destroyed"]
+
+
+def test_a_process_with_a_gpu_that_failed_waits_for_no_other(two_gpus, monkeypatch):
+    with pytest.raises(OSError, match="disk full"), joined("cpu"):
+        raise OSError("disk full")
+    backend, end = two_gpus
+    assert backend == "nccl"
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    end()
+    assert codes == [1]

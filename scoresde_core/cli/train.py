@@ -115,7 +115,7 @@ def run_training(
             # What is wrong here may be right on another machine; of the processes of one machine, all found the same.
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 raise
-            return error.exit_code
+            raise SystemExit(error.exit_code) from error
         _follow(run, arguments, stack)
     return _INTERRUPTED if signal.SIGINT in asked else 0
 

@@ -10,7 +10,7 @@ import os
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 
@@ -57,17 +57,17 @@ def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable
         try:
             work = prepare(stack.enter_context(joined(device)), stack)
         except (UsageError, FileError) as error:
-            return _said_once(error)
+            _say_once(error)
         try:
             return work()
         except Failed as error:
-            return _said_once(error)
+            _say_once(error)
 
 
-def _said_once(error: ScoreSDEError) -> int:
+def _say_once(error: ScoreSDEError) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         raise error
-    return error.exit_code
+    raise SystemExit(error.exit_code) from error
 
 
 def compute(measures: Sequence[Measure], subject: Subject, processes: Processes, show: Show) -> dict[str, Failed]:
