@@ -563,7 +563,8 @@ class TestRefused:
 
     def test_one_of_several_processes_says_it(self, points, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("RANK", "1")
-        assert evaluate(points, "--models", "15", "--out", tmp_path / "it") == 2
+        with pytest.raises(SystemExit, match="2"):
+            evaluate(points, "--models", "15", "--out", tmp_path / "it")
         assert capsys.readouterr().err == ""
 
     def test_a_folder_of_something_else(self, points, capsys):

@@ -224,6 +224,15 @@ class TestSteps:
         losses = take(made, 2)
         assert made.read_loss() == pytest.approx(np.mean(losses), rel=1e-6)
 
+    def test_deterministic_means_no_exceptions(self, trainer):
+        """Warnings in place of errors would have torch's fused attention on CUDA add in any order (its own warning)."""
+        try:
+            assert len(take(trainer("training.deterministic=true"), 1)) == 1
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
     def test_average_takes_buffers_as_they_are(self):
         network = torch.nn.BatchNorm1d(2)
         average = Average(network, 0.5)

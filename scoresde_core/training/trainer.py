@@ -142,7 +142,7 @@ class Trainer:
             )
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True)  # with warnings in place of errors, attention is not deterministic
         self.batches = self._batches("train", plan.preprocessing)
         self._test = self._test_events()
         network = plan.model.build(self.config.seed).network.to(self.device)
