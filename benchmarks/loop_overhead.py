@@ -37,7 +37,7 @@ def milliseconds(cases, device):
             started = time.perf_counter()
             units = run()
             if device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             if repeat:  # the first turn warms up
                 times[name].append((time.perf_counter() - started) / units * 1e3)
     return {name: statistics.quantiles(values, n=4) for name, values in times.items()}

@@ -105,7 +105,7 @@ def main() -> None:
         x = torch.rand(batch, 3, preset.size, preset.size, device=device)
         label = torch.linspace(0.5, 20.0, batch, device=device)
         with torch.inference_mode():
-            truth = network(x, label)
+            truth = _answer(Variant(network), x, label)
             errors = {name: _difference(way, x, label, truth) for name, way in ways.items()}
             runs = {name: partial(way, x, label) for name, way in ways.items()}
             measured = in_turn(runs, device, options.repeat)
@@ -143,11 +143,19 @@ def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def _difference(way: Variant, x: Tensor, label: Tensor, truth: Tensor) -> float:
+def _answer(way: Variant, x: Tensor, label: Tensor) -> Tensor | None:
+    """What it makes of a batch; None where that does not fit into memory."""
     try:
-        return float((way(x, label) - truth).abs().max() / truth.abs().max())
-    except torch.cuda.OutOfMemoryError:
+        return way(x, label)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _difference(way: Variant, x: Tensor, label: Tensor, truth: Tensor | None) -> float:
+    answer = _answer(way, x, label)
+    if answer is None or truth is None:
         return float("nan")
+    return float((answer - truth).abs().max() / truth.abs().max())
 
 
 def _print_table(

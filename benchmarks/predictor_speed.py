@@ -1,7 +1,7 @@
 """Samples a second of every predictor behind a network, and the share of the time that the network does not take.
 
     python benchmarks/predictor_speed.py [--network vp_cifar10_ddpmpp_continuous] [--device cuda] [--compile]
-                                         [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16]
+                                         [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16] [--tf32]
 
 A line of JSON for every predictor and batch size, then a table. Weights are random: the speed is that of trained ones.
 Every figure is of the fastest of three runs. On a CPU the network is timed by its calls within the very run. A GPU
@@ -21,7 +21,7 @@ from scoresde_bench.labels import plain
 from scoresde_core import Noise, default_registry
 from scoresde_core.cli.environment import describe_device
 from scoresde_core.cli.presets import find_preset
-from scoresde_core.device import find_device, keep_freed_memory
+from scoresde_core.device import find_device, keep_freed_memory, use_tf32
 from scoresde_core.models.model import plan_model
 
 REPEATS = 3
@@ -100,9 +100,11 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU")
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
     arguments = parser.parse_args()
-    keep_freed_memory()
+    keep_freed_memory()  # as the command line does
+    use_tf32(arguments.tf32)
     device, registry = find_device(arguments.device), default_registry()
     model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
     if arguments.compile:
@@ -110,14 +112,17 @@ def main():
             parser.error(reason)
         model.network.compile(dynamic=False)
     names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
-    asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "steps")}
+    asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "tf32", "steps")}
     about = {"device": describe_device(device), "torch": torch.__version__, **asked}
     autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
     lines = []
     for size in arguments.batch_size:
-        for line in measure(model, names, size, arguments.steps, device, autocast, registry):
-            lines.append(line)
-            print(json.dumps({**line, **about}), flush=True)
+        try:
+            for line in measure(model, names, size, arguments.steps, device, autocast, registry):
+                lines.append(line)
+                print(json.dumps({**line, **about}), flush=True)
+        except torch.OutOfMemoryError:
+            print(json.dumps({"batch_size": size, "skip": "out of memory", **about}), flush=True)
     print("", *table(lines, names, arguments.batch_size), sep="\n")
 
 

@@ -55,7 +55,7 @@ def _one(run: Run, device: torch.device, found: Measured, *, counts: bool) -> No
         run()
         if cuda:
             torch.cuda.synchronize(device)
-    except torch.cuda.OutOfMemoryError:
+    except torch.OutOfMemoryError:
         found.failure = "out of memory"
         torch.cuda.empty_cache()
         return

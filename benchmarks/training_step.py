@@ -179,7 +179,7 @@ def _print_memory(options: argparse.Namespace, device: torch.device) -> None:
         try:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
                 before, peak = alone.submit(step_memory, name, options).result()
-        except (torch.cuda.OutOfMemoryError, BrokenProcessPool):
+        except (torch.OutOfMemoryError, BrokenProcessPool):
             print(f"{name:<26} out of memory")
             continue
         print(f"{name:<26} {peak / 2**20:>10.0f} {before / 2**20:>11.0f}")

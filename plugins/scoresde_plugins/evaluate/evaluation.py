@@ -84,6 +84,7 @@ class Evaluation:
     def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
         """Adds to ``row`` what is measured. A measure that fails leaves what was found before it."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
+        environment.reset_peak_memory(device)
         model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, "versions": planned.versions}
         observe = self.progress.observer(self.registry)

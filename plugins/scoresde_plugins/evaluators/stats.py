@@ -62,7 +62,7 @@ class StatsCommand(Command):
 def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
-    from scoresde_core.device import find_device
+    from scoresde_core.device import find_device, use_tf32
 
     from .extraction import Extraction
     from .statistics_file import write
@@ -73,6 +73,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     if reason:
         raise UsageError(reason)
     device = find_device(arguments.device)
+    use_tf32(False)  # as for the samples that are held against them
     extraction = Extraction(extractor, "nearest" if extractor.images else None, arguments.batch_size)
     protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]

@@ -80,12 +80,13 @@ class ClassifierAccuracyCommand(Command):
 def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row]:
     import torch
 
-    from scoresde_core.device import find_device
+    from scoresde_core.device import find_device, use_tf32
     from scoresde_core.models import checkpoint
     from scoresde_core.models.model import plan_data
     from scoresde_core.training.batches import Batches
 
     device = find_device(arguments.device)
+    use_tf32(False)
     found = checkpoint.find(arguments.checkpoint, registry)
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     model = found.load(registry, outputs=("logits",)).to(device)
