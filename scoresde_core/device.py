@@ -13,11 +13,13 @@ def find_device(name: str) -> torch.device:
     """The device called ``name``, with its number (``auto``: a GPU if there is one); a missing one is an error."""
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        probe = torch.empty(1, device=chosen)
+        probe = torch.ones(1, device=chosen)  # by a kernel, which torch may not have for an old GPU
         probe.tolist()  # of meta, which holds no values, this fails as well
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        known = "cpu" + "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise UsageError(f"there is no device {name!r}: this machine has {known}") from error
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if len(known) > 1 and chosen in ("cuda", *known):
+            raise UsageError(f"the device {name!r} is here, but {str(error).partition(chr(10))[0]}") from error
+        raise UsageError(f"there is no device {name!r}: this machine has {', '.join(known)}") from error
     # Tensors on "cuda" say "cuda:0": only with its number does the device equal that of what lies on it.
     return probe.device
 

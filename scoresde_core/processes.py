@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -85,23 +84,11 @@ def joined(device: str) -> Iterator[Processes]:
         return
     # One process may sample or judge for hours while the others wait; if it dies, torchrun ends them all.
     dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=7))
-    end = _end_at_exit if found.type == "cuda" else dist.destroy_process_group
-    try:
-        yield Processes(found, rank, count)
-        end = dist.destroy_process_group
-    finally:
-        end()
-
-
-def _end_at_exit() -> None:
-    """After an error NCCL's own end waits for the others, who wait for this process, so that none would ever end."""
-    atexit.register(_end)
-
-
-def _end() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # of which torchrun hears
+    # After an error NCCL's own end would wait for the others, who wait for this process: it just goes.
+    atexit.register(os._exit, 1)
+    yield Processes(found, rank, count)
+    atexit.unregister(os._exit)
+    dist.destroy_process_group()
 
 
 def _own(device: str) -> str:

@@ -17,6 +17,23 @@ def test_a_device_that_is_not_there(name):
         find_device(name)
 
 
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "auto"])
+def test_a_gpu_that_cannot_be_used(name, monkeypatch):
+    """It is full, another's alone, or too old for this torch."""
+
+    def ones(*_, **__):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nSearch for ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(UsageError) as caught:
+        find_device(name)
+    assert str(caught.value) == (
+        f"the device {name!r} is here, but CUDA error: no kernel image is available for execution on the device"
+    )
+
+
 def test_a_device_is_the_one_that_its_tensors_say():
     for name in ("cpu", "auto"):
         device = find_device(name)
@@ -87,7 +104,7 @@ def test_an_environment_that_torchrun_did_not_write(monkeypatch):
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
+def two(monkeypatch):
     """This process as the first of two on GPUs, whose group is not there; returns what is done to it."""
     done = []
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
@@ -95,23 +112,19 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr("scoresde_core.processes.find_device", lambda name: torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: done.append(backend))
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("destroyed"))
-    monkeypatch.setattr("atexit.register", done.append)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("parted"))
+    monkeypatch.setattr("atexit.register", lambda *call: done.append(call))
+    monkeypatch.setattr("atexit.unregister", lambda call: done.append(call))
     return done
 
 
-def test_gpus_part_when_all_is_done(two_gpus):
+def test_processes_part_when_all_is_done(two):
     with joined("cpu") as processes:
         assert processes.count == 2
-    assert two_gpus == ["nccl", "destroyed"]
+    assert two == ["nccl", (os._exit, 1), os._exit, "parted"]
 
 
-def test_a_process_with_a_gpu_that_failed_waits_for_no_other(two_gpus, monkeypatch):
+def test_a_process_that_failed_waits_for_no_other_to_part(two):
     with pytest.raises(OSError, match="disk full"), joined("cpu"):
         raise OSError("disk full")
-    backend, end = two_gpus
-    assert backend == "nccl"
-    codes = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    end()
-    assert codes == [1]
+    assert two == ["nccl", (os._exit, 1)]
