@@ -5,11 +5,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from fake_gpu import DEVICE, gpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde_core.processes import Processes
 from scoresde_core.registry import load_registry
 from scoresde_core.training.trainer import Trainer, plan_training
+from scoresde_plugins.score_sde.classification import ClassificationLoss
 
 REGISTRY = load_registry()
 UNET = "model.network=ncsnpp[nf=8,num_res_blocks=1,ch_mult=[1],attn_resolutions=[8],dropout=0.1,fir=false]"
@@ -100,6 +102,33 @@ def test_a_log_waits_once(data):
     next(made.steps())
     with NoWaiting(), pytest.raises(Waiting):
         made.read_loss()
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch was built without CUDA")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_on_a_gpu_that_is_not_there(case, precision, data, monkeypatch):
+    """Its kinds of numbers, loss scaling, clipping, the fused optimiser, averaging: all but the way back."""
+    monkeypatch.setattr(ClassificationLoss, "skip_data", lambda *_: None)  # which reads the labels, once
+    monkeypatch.setitem(CASES, case, (CASES[case][0], [*CASES[case][1], f"training.precision={precision}"]))
+    with gpu() as device:
+        made = trainer(case, data, DEVICE)
+
+        def gradients(loss):
+            for parameter in made.state.network.parameters():
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
+
+        monkeypatch.setattr(torch.Tensor, "backward", gradients)
+        steps = made.steps()
+        next(steps)  # which makes the optimiser's state, and brings tables to the device
+        device.watching = True
+        (loss,) = islice(steps, 1)
+        assert (str(loss.device), loss.dtype) == (DEVICE, torch.float64)
+        assert made.state.scaler.is_enabled() == (precision == "float16")
+        assert {value.device.type for slots in made.state.optimizer.state.values() for value in slots.values()} == {
+            "cuda"
+        }
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
