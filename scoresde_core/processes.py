@@ -84,11 +84,16 @@ def joined(device: str) -> Iterator[Processes]:
         return
     # One process may sample or judge for hours while the others wait; if it dies, torchrun ends them all.
     dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=7))
-    # After an error NCCL's own end would wait for the others, who wait for this process: it just goes.
-    atexit.register(os._exit, 1)
+    atexit.register(_leave)
     yield Processes(found, rank, count)
-    atexit.unregister(os._exit)
+    atexit.unregister(_leave)
     dist.destroy_process_group()
+
+
+def _leave() -> None:
+    """The end after an error: NCCL's own would wait for the others, who wait for this process."""
+    print(end="", flush=True)
+    os._exit(1)
 
 
 def _own(device: str) -> str:

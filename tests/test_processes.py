@@ -1,10 +1,9 @@
 """Who takes part in a run, and on which device; two processes that meet are in test_train_distributed.py."""
 
-import os
-
 import pytest
 import torch
 
+from scoresde_core import processes
 from scoresde_core.cli import main
 from scoresde_core.device import find_device, use_tf32
 from scoresde_core.errors import UsageError
@@ -119,12 +118,12 @@ def two(monkeypatch):
 
 
 def test_processes_part_when_all_is_done(two):
-    with joined("cpu") as processes:
-        assert processes.count == 2
-    assert two == ["nccl", (os._exit, 1), os._exit, "parted"]
+    with joined("cpu") as found:
+        assert found.count == 2
+    assert two == ["nccl", (processes._leave,), processes._leave, "parted"]
 
 
 def test_a_process_that_failed_waits_for_no_other_to_part(two):
     with pytest.raises(OSError, match="disk full"), joined("cpu"):
         raise OSError("disk full")
-    assert two == ["nccl", (os._exit, 1)]
+    assert two == ["nccl", (processes._leave,)]
