@@ -92,8 +92,10 @@ def joined(device: str) -> Iterator[Processes]:
 
 def _leave() -> None:
     """The end after an error: NCCL's own would wait for the others, who wait for this process."""
-    print(end="", flush=True)
-    os._exit(1)
+    try:
+        print(end="", flush=True)
+    finally:
+        os._exit(1)
 
 
 def _own(device: str) -> str:
