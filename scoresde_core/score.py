@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import UsageError, near_misses
 from .sde import SDE, Level, Scalar
 from .shapes import expand, per_row
 
@@ -102,6 +103,7 @@ class NetworkScore(ScoreModel):
 
     ``network(x, label, **cond)`` returns a tensor like ``x``; ``label`` has shape (B,). With a discrete label rule
     the level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
+    ``UsageError`` for a ``parameterisation`` or ``label`` that is none of :data:`PARAMETERISATIONS`, :data:`LABELS`.
     """
 
     def __init__(
@@ -115,6 +117,9 @@ class NetworkScore(ScoreModel):
         cond: Mapping[str, Any] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
+        for what, name, known in ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS):
+            if name not in known:
+                raise UsageError(f"{what} {name!r} is none that a network can have.{near_misses(name, list(known))}")
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
         self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
         self.discrete, self.autocast = label in DISCRETE_LABELS, autocast

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from scoresde_core.errors import UsageError
 from scoresde_core.score import ExactScore, NetworkScore, level_of
 from scoresde_core.sde import Level
 from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
@@ -63,6 +64,13 @@ def test_an_answer_that_would_broadcast_is_refused(answer, x):
     network.forward = answer
     with pytest.raises(ValueError, match=r"the network gives \(6,.*\) for a state \(6, 3, 4, 5\)"):
         NetworkScore(network, VPSDE()).score(x, Level(0.4, 0.8, 0.6))
+
+
+@pytest.mark.parametrize("slip", [{"parameterisation": "eps"}, {"label": "tme"}], ids=lambda slip: next(iter(slip)))
+def test_a_view_that_there_is_not(slip):
+    ((what, name),) = slip.items()
+    with pytest.raises(UsageError, match=f"{what} '{name}' is none that a network can have. (Known|Did you mean)"):
+        NetworkScore(nn.Identity(), VPSDE(), **slip)
 
 
 def test_the_denoised_view_is_the_posterior_mean(x):

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from ..components import Spec, parameters, parse
-from ..errors import ScoreSDEError, UnknownName, UsageError, near_misses
+from ..errors import PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from ..kinds import KINDS, find_kind
 from ..registry import Entry, Registry, missing_requirements
 
@@ -203,6 +203,10 @@ def subjects(
         if kind is None:
             raise UsageError(f"{name!r} is a name without its kind: say which kind of component it is")
         spec = parse(name)
+        if spec.params:
+            # A slip in them is the caller's, and no fault of the component, which every check would blame.
+            with suppress(PluginError):
+                registry.create(kind, spec)
         return [Subject(registry, registry.find(kind, spec.name), spec.params)]
     entries = registry.entries(kind)
     if dist is not None:
