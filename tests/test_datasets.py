@@ -269,6 +269,47 @@ def test_more_than_8_bits_a_pixel_are_refused_rather_than_cut_off(tmp_path, valu
         create("datasets", f"image_folder[path={tmp_path},size=2]").load()
 
 
+def test_photographs_are_turned_upright(tmp_path):
+    """EXIF orientation 6: the camera was turned, and what is stored as the top row belongs on the right."""
+    stored, exif = np.zeros((16, 16, 3), np.uint8), Image.Exif()
+    stored[:4], exif[0x0112] = 255, 6
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "b.png", exif=b"Exif\0\0no header of a TIFF")
+    turned, plain = create("datasets", f"image_folder[path={tmp_path},size=16,test={tmp_path}]").load()
+    assert (turned[:, :, 12:] == 255).all()
+    assert (turned[:, :, :12] == 0).all()
+    assert torch.equal(plain, torch.from_numpy(stored).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("grey", ["false", "true"])
+def test_what_is_transparent_lies_on_white(tmp_path, grey):
+    stored = np.zeros((8, 8, 4), np.uint8)
+    stored[..., 0], stored[2:6, 2:6] = 200, (0, 0, 0, 255)  # a black square on a red that nobody sees
+    image = Image.fromarray(stored)
+    image.save(tmp_path / "a.png")
+    image.convert("LA").save(tmp_path / "b.png")
+    image.quantize(4).save(tmp_path / "c.png")
+    expected = torch.full((8, 8), 255, dtype=torch.uint8)
+    expected[2:6, 2:6] = 0
+    for found in create("datasets", f"image_folder[path={tmp_path},size=8,grey={grey},test={tmp_path}]").load():
+        assert (found == expected).all()
+
+
+def test_linked_folders_are_followed_and_hidden_files_are_none(folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("links")
+    (place / "cats.png").symlink_to(folder)  # a folder, whatever its name ends with
+    (place / "._00.png").write_bytes(b"a resource fork")
+    (place / ".thumbnails").mkdir()
+    (place / ".thumbnails" / "x.png").write_bytes(b"")
+    with zipfile.ZipFile(place / "all.zip", "w") as archive:
+        archive.write(folder / "00.png", "deep/00.png")
+        archive.writestr("deep/._00.png", b"a resource fork")
+        archive.writestr("more.png/", b"")
+    names = create("datasets", f"image_folder[path={place},test={place}]").open().names
+    assert names == [f"cats.png/{number:02}.png" for number in range(20)]
+    assert create("datasets", f"image_folder[path={place}/all.zip,test={place}]").open().names == ["deep/00.png"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Twenty pictures, of which number 7 is cut short."""

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import resource
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from scoresde_core import picture
 from scoresde_core.cli import main
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.hookspecs import hookimpl
 from scoresde_core.loss import Draws
 from scoresde_core.models import checkpoint
@@ -304,6 +305,30 @@ class TestRun:
         assert (code, "paper exists and is no training run" in err) == (1, True)
         assert sorted(p.name for p in Path().iterdir()) == ["paper", "run"]
 
+    def test_fresh_moves_nothing_for_weights_that_are_not_there(self, scoresde):
+        scoresde("--out", "run")
+        assert scoresde("--fresh", "--from", "gone/model", "--out", "run")[0] != 0
+        assert [p.name for p in Path().iterdir()] == ["run"]
+
+    def test_fresh_from_the_run_that_is_moved(self, scoresde):
+        scoresde("--out", "run")
+        old = checkpoint.read("run").states()[0]
+        code, _, _ = scoresde("training.iterations=1", "training.warmup=5", "--fresh", "--from", "run", "--out", "run")
+        assert (code, sorted(p.name for p in Path().iterdir())) == (0, ["run", "run.1"])
+        new = checkpoint.read("run").states()[0]  # a first step of a warm-up has no size
+        assert all(torch.equal(new[name], old[name]) for name in old)
+
+    def test_a_run_that_ends_where_it_was_stopped_has_its_model(self, config, scoresde):
+        made = Trainer(plan_training(config(), REGISTRY), Processes(torch.device("cpu")))
+        list(TrainingRun(made, Path("run"), REGISTRY.hook, stop=lambda: made.state.step == 5))
+        with pytest.raises(FileError, match="is no checkpoint"):
+            checkpoint.read("run")
+        code, out, _ = scoresde("training.iterations=5", "--out", "run")
+        assert (code, "5 steps; the model is in run" in out) == (0, True)
+        found = checkpoint.read("run")
+        assert found.step == 5
+        assert all(torch.equal(value, found.states()[0][name]) for name, value in weights(made).items())
+
     def test_another_configuration_is_refused_with_the_difference(self, scoresde):
         scoresde("--out", "run")
         code, _, err = scoresde("training.learning_rate=1e-3", "model.network.width=32", "--out", "run")
@@ -328,6 +353,13 @@ class TestRun:
         scoresde("training.learning_rate=1e-5", "--from", state, "--out", "other")
         assert checkpoint.read("other").step == 12
         assert checkpoint.read("other").hashes != checkpoint.read("run").hashes
+
+    def test_from_a_state_of_another_precision(self, scoresde):
+        scoresde("--out", "run")
+        code, _, err = scoresde(
+            "training.precision=float16", "--from", "run/checkpoints/step_000000008", "--out", "half"
+        )
+        assert (code, checkpoint.read("half").step) == (0, 12), err
 
     def test_log_levels(self, scoresde):
         _, _, quiet = scoresde("--log-level", "warning", "--out", "quiet")
@@ -369,6 +401,17 @@ class TestRun:
             told = [(row["step"], row[name]) for row in rows if name in row]
             assert [step for step, _ in shown] == [step for step, _ in told]
             assert [value for _, value in shown] == pytest.approx([value for _, value in told], rel=1e-6)
+
+    def test_tensorboard_forgets_steps_that_are_made_again(self, scoresde):
+        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        quick = ("training.log_every=1", "training.keep=9", "--tensorboard", "--out", "run")
+        scoresde(*quick)
+        for place in (*Path("run/checkpoints").iterdir(), *Path("run/models").iterdir()):
+            if place.name > "step_000000008":  # as after a kill, when 12 steps were logged and 8 saved
+                shutil.rmtree(place)
+        assert scoresde(*quick)[0] == 0
+        events = reader.EventAccumulator("run/tensorboard").Reload()
+        assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
 
     def test_points_train_too(self, scoresde):
         changes = ["model.shape=[2]", "data.dataset=exact[target=mixture2d,count=64,test_count=8]"]

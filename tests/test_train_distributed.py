@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,19 @@ def compare_final(one: Path, other: Path) -> None:
     for mine, theirs in zip(checkpoint.read(one).states(), checkpoint.read(other).states(), strict=True):
         for name, value in mine.items():
             torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=2e-6)
+
+
+def test_the_logged_loss_is_that_of_all_processes_after_a_resume_too(train):
+    """A state saved between two logs holds the losses of every process, not those of the one that wrote it."""
+    changes = ("training.resume_every=7", "training.evaluate_every=null", "training.iterations=10")
+    done, folder = train("logged", 2, *changes)
+    assert done.returncode == 0, done.stderr
+    straight = [row["loss"] for row in rows(folder)]
+    shutil.rmtree(folder / "checkpoints/step_000000010")
+    shutil.rmtree(folder / "models/step_000000010")
+    done, _ = train("logged", 2, *changes)
+    assert "step 7 of 10: going on" in done.stderr
+    assert [row["loss"] for row in rows(folder)] == straight
 
 
 def test_an_error_is_said_once(train):

@@ -130,21 +130,36 @@ def _prepare(
     stop: Callable[[], bool],
 ) -> TrainingRun:
     """Everything checked, cheap things first, and built."""
-    from ..models import checkpoint
-    from ..training.run import CHECKPOINTS, TrainingRun, check_resumable
-    from ..training.state import latest_step
+    from ..training.run import check_resumable
 
     # A run is moved away only for one that can begin.
-    ready = kind(plan, processes) if arguments.fresh else None
+    ready = _built(arguments, registry, plan, kind, processes, stop) if arguments.fresh else None
+    processes.wait()  # all have read the weights that they begin with, which may lie in the run that is moved
     if processes.first:
         if arguments.fresh:
             _set_aside(arguments.out)
         stack.enter_context(_sole_owner(arguments.out))
     processes.wait()
     check_resumable(arguments.out, plan.config)
-    trainer = ready or kind(plan, processes)
-    run = TrainingRun(trainer, arguments.out, registry.hook, stop)
-    if arguments.source is not None and latest_step(arguments.out / CHECKPOINTS) is None:
+    return ready or _built(arguments, registry, plan, kind, processes, stop)
+
+
+def _built(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    plan: TrainingPlan,
+    kind: type[Trainer],
+    processes: Processes,
+    stop: Callable[[], bool],
+) -> TrainingRun:
+    """The run, with the weights that it begins with."""
+    from ..models import checkpoint
+    from ..training.run import CHECKPOINTS, TrainingRun
+    from ..training.state import latest_step
+
+    run = TrainingRun(kind(plan, processes), arguments.out, registry.hook, stop)
+    begins = arguments.fresh or latest_step(arguments.out / CHECKPOINTS) is None
+    if arguments.source is not None and begins:
         here = Path(arguments.source)
         run.start_from(here if here.exists() else checkpoint.find(arguments.source, registry).folder)
     return run
@@ -154,10 +169,12 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
     """Train, and show what happens."""
     shown = run.first and arguments.log_level in ("info", "debug")
     stack.enter_context(_logging(arguments.log_level if run.first else "error"))
-    writer = _tensorboard(run.folder) if arguments.tensorboard and run.first else None
+    writer = None
     progress = stack.enter_context(_Progress(run.training.iterations, shown, arguments.log_level == "debug"))
     for event in run:
         progress.show(event)
+        if event.what == "begin" and arguments.tensorboard and run.first:
+            writer = _tensorboard(run.folder, event.step)
         if writer is not None:
             for name, value in event.numbers.items():
                 writer.add_scalar(name, value, event.step)
@@ -295,5 +312,6 @@ def _tensorboard_or_raise() -> Any:
     return SummaryWriter
 
 
-def _tensorboard(folder: Path) -> Any:
-    return _tensorboard_or_raise()(folder / "tensorboard")
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of what comes after ``step``; what a killed run wrote of these steps is not shown any more."""
+    return _tensorboard_or_raise()(folder / "tensorboard", purge_step=step + 1)

@@ -73,6 +73,9 @@ class TrainingRun:
         self._resume()
         yield Event("begin", self.state.step)
         if self.state.step >= self.training.iterations:
+            # A run that was stopped here, and is asked for no more steps, owes its model still.
+            if self.trainer.processes.any(not (self.folder / MODELS / name_of(self.state.step)).exists()):
+                yield self._modelled()
             yield Event("done", self.state.step)
             return
         self._since, self._steps_since = time.perf_counter(), 0
@@ -165,6 +168,8 @@ class TrainingRun:
 
     def _saved(self) -> Event:
         self._check()
+        # The first one's state stands for all, of any number: it takes the mean of what they have summed up.
+        self.state.losses = self.trainer.processes.total(self.state.losses) / self.trainer.processes.count
         path = self.folder / CHECKPOINTS / name_of(self.state.step)
         if self.first:
             training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep)

@@ -152,7 +152,8 @@ def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
             state.optimizer.state[parameter] = {
                 slot: _like(parameter, value) for slot, value in slots.get(names[parameter], {}).items()
             }
-    state.scaler.load_state_dict(saved.scaler)
+    # A state of another precision, from which a run may begin, has no loss scale: it stays as it is.
+    state.scaler.load_state_dict(saved.scaler or state.scaler.state_dict())
     state.step, state.counted = saved.step, saved.counted
 
 

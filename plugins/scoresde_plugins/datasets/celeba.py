@@ -54,7 +54,7 @@ class CelebADataset(Dataset):
         except (OSError, ValueError) as error:
             raise FileError(
                 f"CelebA is not in {self.root!r} ({error}): name its folder, celeba[root=...], "
-                "or get it with celeba[download=true]"
+                "or get it with celeba[download=true] (for scoresde train: --download)"
             ) from error
         if not where.exists():
             raise FileError(f"CelebA's images are neither in {images} nor in {where}: unpack them there")

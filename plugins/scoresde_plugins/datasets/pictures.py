@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
@@ -72,14 +72,18 @@ class Kept(ABC, Generic[Handle]):
 
 @attrs.frozen
 class Folder:
-    """The image files below a folder, in the order of their paths."""
+    """The image files below a folder and those linked there, in the order of their paths, without hidden ones."""
 
     root: Path
 
     def names(self) -> list[str]:
         """Paths relative to the folder."""
-        found = (path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
+        found = []
+        for folder, below, files in os.walk(self.root, followlinks=True):
+            below[:] = [name for name in below if not name.startswith(".")]
+            here = Path(folder).relative_to(self.root)
+            found += [(here / name).as_posix() for name in files]
+        return [name for name in sorted(found) if _is_picture(name)]
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
@@ -100,7 +104,7 @@ class Archive(Kept[zipfile.ZipFile]):
             listed = self.file.namelist()
         except (OSError, zipfile.BadZipFile) as error:
             raise FileError(f"cannot read {self.path} as a zip file: {error}") from error
-        return sorted(n for n in listed if Path(n).suffix.lower() in SUFFIXES and not n.startswith("__MACOSX/"))
+        return sorted(n for n in listed if _is_picture(n) and not n.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
@@ -111,7 +115,8 @@ class Archive(Kept[zipfile.ZipFile]):
 class Fit:
     """A central crop of ``crop`` pixels, then the largest central square, resized to ``size``; RGB or grey.
 
-    ``size=None`` keeps a picture as it is. Both filters are antialiased.
+    ``size=None`` keeps a picture as it is. Both filters are antialiased. A photograph is turned upright, as its camera
+    says it was held; what is transparent lies on white, not on the colours that nobody sees.
     """
 
     size: int | None = None
@@ -126,7 +131,14 @@ class Fit:
         with Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else Image.fromarray(stored) as opened:
             if opened.mode.startswith(("I", "F")):  # PIL would cut their values off at 255
                 raise ValueError(f"its pixels have the format {opened.mode!r}, not 8 bits: convert it")
-            image: Image.Image = opened.convert("L" if self.grey else "RGB")
+            try:
+                image: Image.Image = ImageOps.exif_transpose(opened)
+            except Exception:  # a damaged tag; damaged pixels are found below
+                image = opened.copy()
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if self.grey else "RGB")
         if self.crop is not None:
             if min(image.size) < self.crop:
                 raise ValueError(f"{image.width} x {image.height} pixels are less than the crop of {self.crop}")
@@ -189,6 +201,12 @@ class Pictures:
                 raise FileError(f"{message} (broken=skip leaves such files out)") from error
             warnings.warn(f"{message}; skipped", stacklevel=2)
             return None
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a path names an image file, and none of the forks (``._1.png``) that some systems add."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not name.endswith("/")
 
 
 def check_labelled(broken: Broken) -> None:

@@ -65,7 +65,7 @@ class VisionDataset(Dataset):
                 raise FileError(f"{self.title} cannot be downloaded to {self.root!r}: {error}") from error
             raise FileError(
                 f"{self.title} is not in {self.root!r}, or is damaged: name its folder, {self.name}[root=...], "
-                f"or get it with {self.name}[download=true]"
+                f"or get it with {self.name}[download=true] (for scoresde train: --download)"
             ) from error
 
 
