@@ -1,7 +1,5 @@
-"""``python -m scoresde_core``: the same as ``scoresde``."""
+"""``python -m scoresde_core``: the same as ``scoresde``, and what ``torchrun`` starts."""
 
-import sys
+from .cli import run
 
-from .cli import main
-
-sys.exit(main())
+run()

@@ -1,5 +1,9 @@
 """Who takes part in a run, and on which device; two processes that meet are in test_train_distributed.py."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -127,3 +131,12 @@ def test_a_process_that_failed_waits_for_no_other_to_part(two):
     with pytest.raises(OSError, match="disk full"), joined("cpu"):
         raise OSError("disk full")
     assert two == ["nccl", (processes._leave,)]
+
+
+@pytest.mark.parametrize(("words", "code"), [(["list", "sdes"], 0), (["list", "sdess"], 2)])
+def test_one_of_several_ends_with_its_words_and_its_code(words, code):
+    """Into a pipe, which holds words back until they are flushed."""
+    command = [sys.executable, "-m", "scoresde_core", *words]
+    done = subprocess.run(command, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("subvp" in done.stdout, bool(done.stderr)) == (code == 0, code != 0)

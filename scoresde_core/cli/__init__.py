@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..components import parse
 from ..errors import ScoreSDEError, UsageError, near_misses
@@ -120,6 +121,21 @@ def open_registry(local: Sequence[str]) -> Registry:
     if missing:
         raise UsageError(f"there is no registry file {missing[0]}")
     return load_registry(local=local)
+
+
+def run() -> NoReturn:
+    """:func:`main`, and the end of this process.
+
+    One of several processes ends without taking Python apart: threads of the process group may still hold tensors, and
+    one that lets go of its tensor while the interpreter is going aborts the process, whose work was done.
+    """
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        try:
+            print(end="", flush=True)
+        finally:
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
