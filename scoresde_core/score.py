@@ -13,19 +13,22 @@ NFE is rows over samples, so that samples which need no further evaluation cost 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .contract import Contract, derived
 from .errors import UsageError, near_misses
 from .sde import SDE, Level, Scalar
 from .shapes import expand, per_row
 
+_EVALUATE = "samplers ask for a score, noise or denoised state as their formula needs it; override evaluate"
 
-class ScoreModel(ABC):
+
+class ScoreModel(Contract):
     """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``."""
 
     calls: int = 0
@@ -37,17 +40,20 @@ class ScoreModel(ABC):
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The score at ``x`` (B, ...), uncounted; implement this, call :meth:`score`."""
 
+    @derived("every evaluation is counted there; override evaluate")
     def score(self, x: Tensor, level: Level) -> Tensor:
         """grad log p_t(x), like ``x``; one function evaluation."""
         self.calls += 1
         self.rows += len(x)
         return self.evaluate(x, level)
 
+    @derived(_EVALUATE)
     def noise(self, x: Tensor, level: Level) -> Tensor:
         """E[eps | x_t = x], like ``x``; one function evaluation."""
         noise: Tensor = self.score(x, level) * -level.sigma
         return noise
 
+    @derived(_EVALUATE)
     def denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x], like ``x``; one function evaluation."""
         denoised: Tensor = (x + self.score(x, level) * level.sigma**2) / level.alpha

@@ -16,7 +16,7 @@ arXiv:2206.00364, Appendix B), so an SDE here is ``alpha`` and ``sigma``; the re
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +24,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from .contract import Contract, derived
 from .shapes import expand
 
 Scalar = Any
@@ -85,10 +86,14 @@ class Transition:
     backward_std: Tensor
 
 
-class SDE(ABC):
+_PATH = "samplers and losses read alpha and sigma; override those"
+
+
+class SDE(Contract):
     """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override the rest where a paper states its own form.
 
-    ``t_min`` is the smallest time at which a score is asked for (the papers' sampling eps).
+    ``drift``, ``perturb``, ``level`` and ``scales`` are the same for every SDE: a class that overrides one of them is a
+    ``TypeError``. ``t_min`` is the smallest time at which a score is asked for (the papers' sampling eps).
     """
 
     t_min: float = 1e-3
@@ -115,14 +120,17 @@ class SDE(ABC):
         growth = _derivative(lambda u: self.sigma(u).square(), t)
         return (growth - 2 * self.drift_rate(t) * self.sigma(t).square()).clamp_min(0).sqrt()
 
+    @derived("samplers read drift_rate, which is f in a drift f(t) x; override drift_rate, or alpha")
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f(t) x for a batch ``x`` (B, ...) at times ``t`` (B,) or ()."""
         return expand(self.drift_rate(t), x) * x
 
+    @derived(_PATH)
     def level(self, t: Tensor) -> Level:
         """The noise level at ``t``; its entries have the shape of ``t``."""
         return Level(t, self.alpha(t), self.sigma(t))
 
+    @derived(_PATH)
     def perturb(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha(t) x + sigma(t) noise for times ``t`` (B,)."""
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise
@@ -171,6 +179,7 @@ class SDE(ABC):
         """The level that a model trained on ``n`` discrete scales means by ``t``: the continuous one by default."""
         return self.level(t)
 
+    @derived(_PATH)
     def scales(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha`` and ``sigma`` on a grid, with clean data (1, 0) at time 0."""
         data = times == 0

@@ -11,9 +11,21 @@ import pytest
 import torch
 from attrs.validators import gt
 
-from scoresde_core import DATA, SDE, Corrector, Evaluator, Grid, Level, Metric, Predictor, Sampler, param
+from scoresde_core import (
+    DATA,
+    SDE,
+    Corrector,
+    Evaluator,
+    Grid,
+    Level,
+    Metric,
+    Predictor,
+    Sampler,
+    ScoreModel,
+    param,
+)
 from scoresde_core.cli import main
-from scoresde_core.conformance.exact import ConstantRateSDE, Mixture, times_between
+from scoresde_core.conformance.exact import ConstantRateSDE, Mixture, Watched, times_between
 from scoresde_core.conformance.suite import SUITES, cases, checks, run, subjects
 from scoresde_core.evaluator import Evidence
 from scoresde_core.kinds import KINDS
@@ -81,11 +93,39 @@ class OtherPriorSDE(ConstantRateSDE):
 
 
 @attrs.frozen
-class FixedShapeSDE(ConstantRateSDE):
-    """Only images of rank 4 broadcast."""
+class OtherDriftSDE(ConstantRateSDE):
+    """Its drift is not that of its signal."""
 
-    def drift(self, x, t):
-        return self.drift_rate(t)[:, None, None, None] * x
+    def drift_rate(self, t):
+        return torch.full_like(t, -0.55 * self.rate)
+
+
+@attrs.frozen
+class OffTimeSDE(ConstantRateSDE):
+    """Its times are those of another rate."""
+
+    def time_at(self, log_noise_ratio, t_min=None):
+        return SDE.time_at(self, log_noise_ratio, t_min) * 0.99
+
+
+@attrs.frozen
+class OffRatioSDE(ConstantRateSDE):
+    """Its noise ratio is that of the variances; its times fit the ratio of its sigma and alpha."""
+
+    def log_noise_ratio(self, t):
+        return 2 * SDE.log_noise_ratio(self, t)
+
+    def time_at(self, log_noise_ratio, t_min=None):
+        return SDE.time_at(self, 2 * log_noise_ratio, t_min)
+
+
+@attrs.frozen
+class OffTableSDE(ConstantRateSDE):
+    """Wrong on the published grid alone, where many steps are evenly spaced."""
+
+    def transition(self, times):
+        exact = SDE.transition(self, times)
+        return attrs.evolve(exact, backward_std=exact.backward_std * 1.1) if len(times) > 100 else exact
 
 
 @attrs.frozen
@@ -104,13 +144,42 @@ class LossyTransitionSDE(ConstantRateSDE):
         (RememberingSDE, "forgets_the_data", "expected at most 0.005"),
         (LossySDE, "is_accurate_in_float32", "in float32"),
         (OtherPriorSDE, "prior_is_the_marginal", "the prior's std is 1.1"),
-        (FixedShapeSDE, "takes_any_rank", "drift of (5,"),
+        (OtherDriftSDE, "alpha_fits_the_drift", "but drift_rate integrates to"),
+        (OffTimeSDE, "time_at_inverts_the_noise", "time_at is"),
+        (OffRatioSDE, "time_at_inverts_the_noise", "is off log(sigma / alpha) by"),
+        (OffTableSDE, "chain_tends_to_the_sde", "backward_std of transition is off by"),
         (LossyTransitionSDE, "transition_composes", "of the transition is"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
 def test_wrong_sde(cls, check, words):
     assert words in failures("sdes", cls)[check]
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "words"),
+    [
+        (SDE, "drift", "override drift_rate"),
+        (SDE, "perturb", "read alpha and sigma"),
+        (SDE, "level", "read alpha and sigma"),
+        (SDE, "scales", "read alpha and sigma"),
+        (ScoreModel, "score", "override evaluate"),
+        (ScoreModel, "noise", "override evaluate"),
+        (ScoreModel, "denoised", "override evaluate"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.islower() and " " not in value else None,
+)
+def test_an_override_that_nobody_reads_is_refused(base, name, words):
+    """When the class is made, however deep it lies, by a mixin or a field as well as by a method."""
+    concrete = {SDE: ConstantRateSDE, ScoreModel: Watched}[base]
+    for bases, body in (
+        ((base,), {name: lambda self, *_: 0}),
+        ((concrete,), {name: lambda self, *_: 0}),
+        ((type("Mixin", (), {name: lambda self, *_: 0}), concrete), {}),
+        ((concrete,), {name: param(1.0, "a field"), "__annotations__": {name: float}}),
+    ):
+        with pytest.raises(TypeError, match=rf"^Wrong must not override {base.__name__}\.{name}: .*{words}"):
+            attrs.frozen(type("Wrong", bases, body))
 
 
 def test_right_sde():
@@ -396,6 +465,19 @@ def test_target_with_wrong_samples():
 
 def test_target_with_a_wrong_score():
     assert "is off the gradient of log_prob by 0.001" in failures("targets", SteepTarget)["score_is_the_gradient"]
+
+
+@attrs.frozen
+class GuessingTarget(RightTarget):
+    """Classifies clean points only."""
+
+    def log_responsibilities(self, x, level=DATA):
+        clean = self.responsibilities(x).log()
+        return clean if level.sigma == 0 else torch.full_like(clean, math.log(0.5))
+
+
+def test_target_with_wrong_noisy_responsibilities():
+    assert "of the samples with noise, weight" in failures("targets", GuessingTarget)["components_share_the_samples"]
 
 
 @pytest.mark.parametrize("shape", ["[2]", "[2,3,3]"])

@@ -198,7 +198,7 @@ def by_row(sde: SDE, times: Tensor, rows: int, rank: int) -> tuple[Step, list[St
     def levels(which: str) -> Level:
         return Level(*(column(lambda s, n=n: getattr(getattr(s, which), n)) for n in ("t", "alpha", "sigma")))
 
-    apart = ("index", "count", "now", "next", "sde", "memory")
+    apart = ("index", "count", "now", "next", "sde", "_memory")
     numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
     fields: dict[str, Any] = {name: column(lambda s, n=name: getattr(s, n)) for name in numbers}
     stacked = Step(index=0, count=len(times) - 1, now=levels("now"), next=levels("next"), sde=sde, **fields)

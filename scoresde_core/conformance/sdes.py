@@ -19,7 +19,6 @@ from ..sde import SDE
 from .suite import Subject
 
 PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
-SHAPES = ((5,), (5, 2), (5, 3, 8, 8))
 
 
 def _sde(subject: Subject) -> SDE:
@@ -99,10 +98,14 @@ def noise_grows(subject: Subject) -> None:
 
 
 def time_at_inverts_the_noise(subject: Subject) -> None:
-    """time_at gives back the time of log(sigma / alpha), to 1e-6, and stays within [t_min, 1]."""
+    """log_noise_ratio is log(sigma / alpha), and time_at gives back its time, to 1e-6, within [t_min, 1]."""
     sde = _sde(subject)
     t = _times(sde)
-    found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log())
+    ratio = sde.sigma(t).log() - sde.alpha(t).log()
+    off = (sde.log_noise_ratio(t) - ratio).abs().nan_to_num(math.inf)
+    k = int(off.argmax())
+    assert float(off[k]) <= 1e-6, f"log_noise_ratio({float(t[k]):.4g}) is off log(sigma / alpha) by {float(off[k]):.3g}"
+    found = sde.time_at(ratio)
     error = (found / t - 1).abs().nan_to_num(math.inf)
     k = int(error.argmax())
     assert float(error[k]) <= 1e-6, f"time_at is {float(found[k]):.8g} at the noise of t = {float(t[k]):.8g}"
@@ -140,25 +143,6 @@ def prior_density_is_normal(subject: Subject) -> None:
     expected = normal.log_prob(x).sum((1, 2))
     gap = float((found - expected).abs().max())
     assert gap <= 1e-9 * float(expected.abs().max()), f"prior.log_prob is off by {gap:.3g} nats"
-
-
-def takes_any_rank(subject: Subject) -> None:
-    """drift and perturb act row by row on events of any shape, and agree with drift_rate and level."""
-    sde = _sde(subject)
-    t = torch.tensor([sde.t_min, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
-    level, rate = sde.level(t), sde.drift_rate(t)
-    for shape in SHAPES:
-        x, noise = torch.randn(2, *shape, dtype=torch.float64)
-        for name, found, expected in (
-            ("drift", sde.drift(x, t), [rate[k] * x[k] for k in range(5)]),
-            (
-                "perturb",
-                sde.perturb(x, t, noise),
-                [level.alpha[k] * x[k] + level.sigma[k] * noise[k] for k in range(5)],
-            ),
-        ):
-            assert found.shape == x.shape, f"{name} of {shape} has shape {tuple(found.shape)}"
-            assert torch.allclose(found, torch.stack(expected)), f"{name} of {shape} is not what the rows give"
 
 
 def keeps_dtype_and_device(subject: Subject) -> None:
@@ -225,18 +209,23 @@ def chains_are_finite(subject: Subject) -> None:
 
 
 def chain_tends_to_the_sde(subject: Subject) -> None:
-    """In 4000 steps discretize is f dt and g sqrt(dt) to 3 %, but for the last steps, which lead to clean data."""
+    """In 4000 steps discretize and transition are f dt and g sqrt(dt) to 3 %, but for the last steps, to clean data."""
     sde = _sde(subject)
     times = _uniform(sde, 4000)
     now, dt = times[:-1], -times.diff()
     inner = now > max(0.02, 2 * sde.t_min)
-    chain = sde.discretize(times)
+    chain, exact = sde.discretize(times), sde.transition(times)
     scale = sde.drift_rate(now).abs().max() * dt
-    drift = ((chain.drift - sde.drift_rate(now) * dt).abs() / scale.clamp_min(1e-12))[inner]
-    noise = (chain.diffusion / (sde.diffusion(now) * dt.sqrt()) - 1).abs()[inner]
-    for name, error in (("drift", drift), ("diffusion", noise)):
-        worst = float(error.max())
-        assert worst <= 0.03, f"{name} of discretize is off by {worst:.1%} of the SDE's in 4000 steps"
+    for name, drift in (("drift of discretize", chain.drift), ("scale of transition", exact.scale - 1)):
+        worst = float(((drift - sde.drift_rate(now) * dt).abs() / scale.clamp_min(1e-12))[inner].max())
+        assert worst <= 0.03, f"{name} is off by {worst:.1%} of the SDE's drift in 4000 steps"
+    for name, noise in (
+        ("diffusion of discretize", chain.diffusion),
+        ("std of transition", exact.std),
+        ("backward_std of transition", exact.backward_std),
+    ):
+        worst = float((noise / (sde.diffusion(now) * dt.sqrt()) - 1).abs()[inner].max())
+        assert worst <= 0.03, f"{name} is off by {worst:.1%} of the SDE's diffusion in 4000 steps"
 
 
 def discrete_levels_tend_to_the_sde(subject: Subject) -> None:
@@ -265,7 +254,6 @@ CHECKS = (
     forgets_the_data,
     prior_is_the_marginal,
     prior_density_is_normal,
-    takes_any_rank,
     keeps_dtype_and_device,
     is_accurate_in_float32,
     transition_composes,

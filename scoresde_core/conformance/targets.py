@@ -148,23 +148,31 @@ def takes_a_level_per_row(subject: Subject) -> None:
 
 
 def components_share_the_samples(subject: Subject) -> None:
-    """Weights and responsibilities sum to one, and the responsibilities of samples average to the weights."""
+    """Weights and responsibilities sum to one, and responsibilities average to the weights, with noise as without."""
     target = _exact(subject)
     weights = target.modes()
     if weights is None:
         raise Skip("it has no components")
     assert abs(float(weights.sum()) - 1) <= 1e-6, f"the weights sum to {float(weights.sum())}, expected 1"
-    shares = target.responsibilities(target.sample(SAMPLES, seed=7).double())
+    data = target.sample(SAMPLES, seed=7).double()
+    shares = target.responsibilities(data)
     assert shares.shape == (SAMPLES, len(weights)), f"responsibilities have shape {tuple(shares.shape)}"
     gap = float((shares.sum(1) - 1).abs().max())
     assert gap <= 1e-5, f"responsibilities sum to one only within {gap:.2g}"
-    for k, weight in enumerate(weights.to(shares)):
-        # Few samples fall on a rare component: its error is that of the binomial law.
-        error = math.sqrt(float(weight * (1 - weight)) / SAMPLES) + 1e-9
-        off = (float(shares[:, k].mean()) - float(weight)) / error
-        assert abs(off) <= 4, (
-            f"component {k} has {float(shares[:, k].mean()):.4f} of the samples, weight {float(weight):.4f}"
-        )
+    averages = {"": shares}
+    if type(target).log_responsibilities is not Target.log_responsibilities:  # class guidance alone needs them
+        gap = float((target.log_responsibilities(data).exp() - shares).abs().max())
+        assert gap <= 1e-5, f"log_responsibilities of clean data are off log(responsibilities) by {gap:.2g}"
+        noisy, _ = _perturbed(target, LEVELS[1], SAMPLES)
+        averages[" with noise"] = target.log_responsibilities(noisy, LEVELS[1]).exp()
+    for how, found in averages.items():
+        for k, weight in enumerate(weights.to(found)):
+            # Few samples fall on a rare component: its error is at most that of the binomial law.
+            error = math.sqrt(float(weight * (1 - weight)) / SAMPLES) + 1e-9
+            mean = float(found[:, k].mean())
+            assert abs(mean - float(weight)) <= 4 * error, (
+                f"component {k} has {mean:.4f} of the samples{how}, weight {float(weight):.4f}"
+            )
 
 
 def answers_in_its_dtype(subject: Subject) -> None:
