@@ -24,14 +24,29 @@ class Grid(ABC):
         """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; one step goes from 1 to 0."""
 
 
+class _Memory(dict[str, Any]):
+    """What the steps of a schedule remember, for one run at a time."""
+
+    latest: int | None = None
+
+    def of(self, index: int) -> _Memory:
+        """Itself, emptied where step ``index`` begins another run: it is neither the latest step nor the next."""
+        if self.latest is not None and index not in (self.latest, self.latest + 1):
+            self.clear()
+        self.latest = index
+        return self
+
+
+def _memory(values: dict[str, Any]) -> _Memory:
+    return values if isinstance(values, _Memory) else _Memory(values)
+
+
 @attrs.frozen
 class Step:
     """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
 
     ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` the SDE's own chain (``SDE.discretize``);
-    ``transition_*`` its transition (``SDE.transition``). ``memory`` is a dictionary that lives as long as one run:
-    multistep methods keep their past there, in lists, tuples and dictionaries of tensors with a row a sample, which a
-    condition may choose rows from. ``sde`` is for methods that evaluate between the two ends.
+    ``transition_*`` its transition (``SDE.transition``). ``sde`` is for methods that evaluate between the two ends.
     """
 
     index: int
@@ -46,7 +61,17 @@ class Step:
     transition_std: Scalar
     backward_std: Scalar
     sde: SDE = attrs.field(repr=False)
-    memory: dict[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+    _memory: _Memory = attrs.field(factory=_Memory, converter=_memory, eq=False, repr=False)
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What multistep methods remember of the run, shared by all steps of a schedule.
+
+        It holds lists, tuples and dictionaries of tensors with a row a sample, which a condition may choose rows from.
+        A schedule may be used for one run after another: where a step asks that does not follow the one that asked
+        last, another run has begun, and the memory is empty. Runs that take turns need a schedule each.
+        """
+        return self._memory.of(self.index)
 
     @property
     def dt(self) -> Scalar:
@@ -82,7 +107,7 @@ class Schedule:
             "backward_std": exact.backward_std,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        last, memory = len(levels) - 1, dict[str, Any]()
+        last, memory = len(levels) - 1, _Memory()
         self.steps = [
             Step(k, last, levels[k], levels[k + 1], **dict(zip(columns, row, strict=True)), sde=sde, memory=memory)
             for k, row in enumerate(rows)

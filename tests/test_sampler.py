@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scoresde_core.errors import UsageError
+from scoresde_core.registry import create
 from scoresde_core.sampler import sample, skip
 from scoresde_core.schedule import Schedule
 from scoresde_core.score import ExactScore, ScoreModel
@@ -252,6 +253,52 @@ def test_combinations_that_cannot_work_say_why():
     assert "move nothing" in skip(idle, VPSDE(), (3,))
     assert "2 channel means" in skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0)), (3, 8, 8))
     assert skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0, 0.0)), (3, 8, 8)) is None
+
+
+class TestReuse:
+    """A schedule serves one run after another: none of them sees what another one remembered."""
+
+    MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm")
+    GIVEN = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
+
+    def run(self, name, steps, x=GIVEN):
+        for step in steps:
+            x, _ = create("predictors", name).step(x, step, ExactScore(Gaussian()), self.GIVEN.clone)
+        return x
+
+    @pytest.fixture
+    def schedule(self):
+        return Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_by_runs_in_a_row(self, name, schedule):
+        expected = self.run(name, schedule.steps)
+        for before in (8, 5, 2, 1):  # whole, and broken off
+            self.run(name, schedule.steps[:before], 3 * self.GIVEN)
+            assert torch.equal(self.run(name, schedule.steps), expected)
+            assert torch.equal(self.run(name, (schedule[k] for k in range(8))), expected)
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_from_the_middle(self, name, schedule):
+        """A run that starts behind the end of the one before has no past either."""
+        fresh = Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
+        self.run(name, schedule.steps[:3])
+        assert torch.equal(self.run(name, schedule.steps[4:]), self.run(name, fresh.steps[4:]))
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_runs_that_take_turns_are_refused(self, name, schedule):
+        def take_turns():
+            for step in schedule.steps:
+                self.run(name, [step])
+                self.run(name, [step])
+
+        with pytest.raises(ValueError, match=r"step 1 was taken twice in one run.* a Schedule each"):
+            take_turns()
+
+    def test_what_a_predictor_of_another_package_keeps(self, schedule):
+        schedule[5].memory["mine"] = self.GIVEN
+        assert "mine" in schedule[6].memory
+        assert "mine" not in schedule[0].memory
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -74,9 +74,16 @@ def remember(step: Step, value: Tensor, length: int) -> list[tuple[Level, Tensor
 
     Entries are model outputs at the levels that the run has visited, and so survive a corrector that moves the state
     between two steps: the extrapolation then holds the corrector's move as well, and stays consistent, because its
-    weights sum to those of the first-order step.
+    weights sum to those of the first-order step. ``ValueError`` where the same step is taken twice.
     """
     past: list[tuple[Level, Tensor]] = step.memory.setdefault("past", [])
+    if step.index == 0:
+        past.clear()
+    if past and past[0][0] is step.now:
+        raise ValueError(
+            f"step {step.index} was taken twice in one run, so its past is that of another state: "
+            "give runs that take turns a Schedule each, or call step.memory.clear() before you repeat a step"
+        )
     past.insert(0, (step.now, value))
     del past[length:]
     return past

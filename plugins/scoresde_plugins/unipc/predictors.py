@@ -71,7 +71,7 @@ class UniPCPredictor(Predictor):
         """Correct the step that led here, then predict the next."""
         denoised = model.denoised(x, step.now)
         owed = step.memory.pop("owed", None)
-        if owed is not None:
+        if owed is not None and step.index:  # what is left at the first step is of a run that was broken off there
             weight, terms = owed
             x = blend(1.0, x, weight, denoised, *terms)
         past = remember(step, denoised, self.max_order)
