@@ -24,11 +24,6 @@ from scoresde_core.schedule import Step
 from scoresde_core.sde import Level, Scalar
 from scoresde_core.shapes import combine
 
-SHORT = 15
-"""Runs below this many steps lower their order towards the end, where a method has ``lower_order_final``."""
-
-LOWER_FINAL_HELP = f"in runs below {SHORT} steps, lower the order to the number of steps that are left"
-
 
 def noise_ratio(level: Level) -> Scalar:
     """s = sigma / alpha."""
@@ -90,8 +85,12 @@ def remember(step: Step, value: Tensor, length: int) -> list[tuple[Level, Tensor
 
 
 def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:
-    """The order of this step: at most ``wanted`` and what the past allows, 1 to the data, lower as a short run ends."""
+    """The order of this step: at most ``wanted`` and what the past allows, and 1 in a step to the data.
+
+    With ``lower_final`` it is also at most the number of steps that are left, this one included: the last step is of
+    order 1, the one before it of order 2. Whether and when a method does so is part of the method.
+    """
     order = min(wanted, past)
-    if order > 1 and lower_final and step.count < SHORT:
+    if lower_final:
         order = min(order, step.count - step.index)
     return 1 if order > 1 and reaches_data(step) else order

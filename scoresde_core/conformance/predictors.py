@@ -8,13 +8,14 @@ at t = 1 the state at the end is normal with mean ``b + a m`` and variance ``a^2
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
 import torch
 from torch import Tensor
 
-from ..schedule import Schedule
+from ..schedule import Schedule, Step
 from ..sde import SDE, Level
 from ..steps import Predictor
 from .exact import Mixture, Watched, are_close, are_like, by_row, gaussian, pairs, times_between
@@ -23,6 +24,9 @@ from .suite import Skip, Subject
 
 COUNTS = (48, 96, 192)
 """The numbers of steps between which the error falls."""
+
+AFTER = torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
+"""Further times of these runs, as shares of the last one: a method that lowers its order at the end does so there."""
 
 ROUNDING = 1e-10
 """Errors below this are of float64's arithmetic, and have no order."""
@@ -58,21 +62,22 @@ class _Probe:
         return z
 
 
-def _run(predictor: Predictor, schedule: Schedule, rows: int = 2) -> _Probe:
-    """The states at the end of one run, and the number of draws."""
+def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
+    """The states after ``steps``, and the number of draws."""
     probe, model = _Probe(rows), Watched(_Gaussians())
-    for step in schedule.steps:
+    for step in steps:
         probe.x, _ = predictor.step(probe.x, step, model, probe)
     return probe
 
 
 def error(predictor: Predictor, sde: SDE, steps: int) -> float:
     """Error of mean and std after ``steps`` steps from the exact marginal, in units of the exact std, summed."""
-    times = times_between(sde, steps)
-    draws = _run(predictor, Schedule(sde, times)).drawn
-    schedule, data = Schedule(sde, times), _Gaussians()
-    first, last = schedule[0].now, schedule[-1].next
-    ends = _run(predictor, schedule, 2 + draws).x
+    between = times_between(sde, steps)
+    times, data = torch.cat([between, between[-1] * AFTER]), _Gaussians()
+    draws = _run(predictor, Schedule(sde, times).steps[:steps]).drawn
+    run = Schedule(sde, times).steps[:steps]
+    first, last = run[0].now, run[-1].next
+    ends = _run(predictor, run, 2 + draws).x
     offset, slope, noises = ends[0], ends[1] - ends[0], ends[2:] - ends[0]
     variance = slope.square() * ((first.alpha * data.std) ** 2 + first.sigma**2) + noises.square().sum(0)
     exact = ((last.alpha * data.std) ** 2 + last.sigma**2).sqrt()
@@ -161,7 +166,7 @@ def is_as_stochastic_as_it_says(subject: Subject) -> None:
     """``stochastic`` tells whether it draws noise; without noise, the state is its own mean."""
     for label, predictor, sde in pairs(subject):
         schedule = Schedule(sde, times_between(sde, 12))
-        drawn = _run(predictor, schedule).drawn
+        drawn = _run(predictor, schedule.steps).drawn
         assert (drawn > 0) == predictor.stochastic, (
             f"{label} draws noise {drawn} times in 12 steps, but declares stochastic = {predictor.stochastic}"
         )
@@ -201,7 +206,7 @@ def ends_at_the_data(subject: Subject) -> None:
 def forgets_between_runs(subject: Subject) -> None:
     """What it remembers lives in the run: a run in between leaves no trace in the next."""
     for label, predictor, sde in pairs(subject):
-        first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n))).x for n in (7, 5, 7))
+        first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n)).steps).x for n in (7, 5, 7))
         assert torch.equal(first, again), f"{label}: the same run gives another result the second time"
 
 

@@ -24,7 +24,6 @@ from scoresde_core.shapes import combine, shift
 from scoresde_core.steps import Predictor
 
 from ..coordinates import (
-    LOWER_FINAL_HELP,
     denoised_step,
     log_snr,
     noise_ratio,
@@ -33,6 +32,12 @@ from ..coordinates import (
     remember,
     usable_order,
 )
+
+SHORT = 15
+"""DPM-Solver++ lowers its order at the end of runs below this many steps, as the paper's code documents it and as other
+libraries do. The line that does it says 15 in earlier versions of that code and 10 in later ones."""
+
+LOWER_FINAL_HELP = f"in runs below {SHORT} steps, lower the order at the end to the number of steps that are left"
 
 
 @attrs.frozen
@@ -81,7 +86,7 @@ class DPMSolverPP2MPredictor(Predictor):
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One step from two denoised states."""
         past = remember(step, model.denoised(x, step.now), 2)
-        order = usable_order(step, len(past), 2, lower_final=self.lower_order_final)
+        order = usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT)
         x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
         return x, x
 
@@ -111,7 +116,7 @@ class DPMSolverPP3MPredictor(Predictor):
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One step from three denoised states."""
         past = remember(step, model.denoised(x, step.now), 3)
-        order = usable_order(step, len(past), 3, lower_final=self.lower_order_final)
+        order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
         more: tuple[tuple[float, Tensor], ...] = ()
         if order > 1:
             more = _slope(step, past) if order == 2 else self._curve(step, past)
@@ -155,7 +160,7 @@ class DPMSolverPP2MSDEPredictor(Predictor):
         """One step from two denoised states."""
         past = remember(step, model.denoised(x, step.now), 2)
         denoised, ahead = past[0][1], step.next
-        if usable_order(step, len(past), 2, lower_final=self.lower_order_final) > 1:
+        if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:
             (now, latest), (before, oldest) = past
             weight = 0.5 * (log_snr(ahead) - log_snr(now)) / (log_snr(now) - log_snr(before))
             denoised = combine(1 + weight, latest, -weight, oldest)

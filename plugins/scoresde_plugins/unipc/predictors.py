@@ -28,7 +28,6 @@ from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import Predictor
 
 from ..coordinates import (
-    LOWER_FINAL_HELP,
     blend,
     denoised_step,
     log_snr,
@@ -50,16 +49,20 @@ class UniPCPredictor(Predictor):
     the weights with which the last step used them. UniC is added as its difference to UniP, in which the state that
     the last step began from cancels: nothing else needs keeping, and the move of a corrector between the two steps is
     kept as well. The last step to the data is of first order and has no evaluation at its end to be corrected by.
+
+    As published, the order falls at the end of a run of any length: it is 2 in the last step but one, 1 in the last.
+    (Where the authors' code denoises, N - 1 such steps are followed by the denoising, so that its step to ``t_min`` is
+    of order 1.) Their code takes ``bh1`` unless told, later libraries take ``bh2``.
     """
 
     max_order: int = param(3, "highest order of the predictor; UniC adds one", and_(ge(1), le(3)))
     variant: Literal["bh1", "bh2"] = param("bh2", "B(h) = -h, or e^-h - 1")
     correct: bool = param(True, "apply UniC")
-    lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+    lower_order_final: bool = param(True, "lower the order at the end to the number of steps that are left")
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        """Of UniP, and one more with UniC."""
+        """Of UniP, and one more with UniC, before the end. Lowered there, it shows as 2 where a run ends in noise."""
         return float(self.max_order + self.correct)
 
     @property
