@@ -79,7 +79,7 @@ NODES, SHARES = np.polynomial.legendre.leggauss(24)
 
 
 def quadrature(start, end, pieces=1):
-    """Gauss-Legendre points and weights from ``start`` to ``end``, in ``pieces`` whose lengths are a geometric series."""
+    """Gauss-Legendre points and weights from ``start`` to ``end``, in ``pieces`` of lengths in geometric series."""
     ends = np.linspace(start, end, 2) if pieces == 1 else np.geomspace(start, end, pieces + 1)
     middles, halves = (ends[1:] + ends[:-1]) / 2, (ends[1:] - ends[:-1]) / 2
     return (middles[:, None] + np.outer(halves, NODES)).ravel(), np.outer(halves, SHARES).ravel()
