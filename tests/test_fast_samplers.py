@@ -405,7 +405,7 @@ def test_runs_end_in_lower_order(name, steps, lowered):
     predictor, x = create("predictors", name), start(sde)
     for step in schedule.steps[:-1]:
         x, _ = predictor.step(x, step, model, no_noise)
-    schedule[0].memory.pop("owed", None)  # UniC of the step before
+    schedule[-1].memory.pop("owed", None)  # UniC of the step before
     last, _ = predictor.step(x, schedule[-1], model, no_noise)
     euler, _ = create("predictors", "ddim").step(x, schedule[-1], model, no_noise)
     assert torch.allclose(last, euler, rtol=1e-9, atol=1e-10) == lowered
