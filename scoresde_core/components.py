@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
@@ -21,13 +21,26 @@ from .errors import UsageError, near_misses
 _SPEC = re.compile(r"\s*(?P<name>[A-Za-z0-9_.:/-]+)\s*(?:\[(?P<params>.*)\])?\s*", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+_NONE: Mapping[str, str] = {}
+
 Convert = Callable[[type, Any], Any]
 """Turns a value into an instance of a contract class (a parameter that is itself a component)."""
 
 
-def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:
-    """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``."""
-    return attrs.field(default=default, validator=check, metadata={"help": help}, **more)
+def param(
+    default: Any = attrs.NOTHING, help: str = "", check: Any = None, gone: Mapping[str, str] = _NONE, **more: Any
+) -> Any:
+    """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``.
+
+    ``gone`` holds words that were values once, with the reason why they are refused and what to write instead.
+    """
+    checks = [*([_refuse_gone] if gone else []), *([check] if check else [])]
+    return attrs.field(default=default, validator=checks or None, metadata={"help": help, "gone": gone}, **more)
+
+
+def _refuse_gone(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, str) and value in field.metadata.get("gone", _NONE):
+        raise ValueError(f"{field.alias}={value} is refused: {field.metadata['gone'][value]}")
 
 
 @attrs.frozen
@@ -129,10 +142,15 @@ def parameters(cls: type) -> list[Parameter]:
 def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None) -> Any:
     """An instance of ``cls``; ``label`` names it in errors; ``convert`` builds parameters that are components."""
     known = {parameter.name: parameter for parameter in parameters(cls)}
+    fields = {field.alias: field for field in attrs.fields(cls)} if known else {}
     values = {}
     for name, value in params.items():
         if name not in known:
             raise UsageError(f"{label} has no parameter {name!r}.{near_misses(name, list(known))}")
+        try:
+            _refuse_gone(None, fields[name], value)
+        except ValueError as error:
+            raise UsageError(f"{label}: {error}") from error
         try:
             values[name] = _structure(known[name].type, value, convert)
         except (TypeError, ValueError) as error:

@@ -160,6 +160,10 @@ class ConditionedSampler(Sampler):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return self.sampler.skip(sde)
 
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """What the sampler says."""
+        return self.sampler.caveat(shape, count)
+
     def decoupled(self) -> ConditionedSampler:
         """With the sampler that treats every sample by itself."""
         return attrs.evolve(self, sampler=self.sampler.decoupled())

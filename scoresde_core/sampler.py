@@ -33,6 +33,10 @@ class Sampler(ABC):
         """Which of its component and step parameters have an effect as it is configured."""
         return frozenset(parameter.name for parameter in parameters(type(self)))
 
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """What is off in batches of ``count`` events of ``shape``, and the remedy; None where nothing is."""
+        return None
+
     def decoupled(self) -> Self:
         """This sampler in the variant that treats every sample by itself; itself where it always does."""
         return self
@@ -48,6 +52,12 @@ def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
     if isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
         return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean a channel"
     return sampler.skip(sde)
+
+
+def smallest_batch(n: int, batch_size: int | None) -> int:
+    """The size of the smallest batch that ``n`` samples in batches of ``batch_size`` (None: all at once) make."""
+    size = min(batch_size or n, n)
+    return n % size or size
 
 
 @attrs.frozen
@@ -78,7 +88,8 @@ def sample(
     """``n`` samples of events of ``shape``, from ``latent`` (n, *shape) at t = 1 or from the prior.
 
     They are the samples ``first .. first + n`` of the run with this ``seed``: the same whatever ``batch_size`` and
-    ``first`` they are drawn with, unless a corrector couples the batch by choice.
+    ``first`` they are drawn with, unless a corrector couples the batch by choice: then :meth:`Sampler.caveat` says what
+    small batches do, and :meth:`Sampler.decoupled` gives a sampler in which none does.
     """
     for what, value in (("number of samples", n), ("batch size", batch_size)):
         if value is not None and value < 1:

@@ -56,6 +56,10 @@ class Corrector(ABC):
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """``x`` (B, ...) at ``step.now`` -> the corrected state and its mean, both like ``x``."""
 
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """What is off in batches of ``count`` events of ``shape``, and the remedy; None where nothing is."""
+        return None
+
     def decoupled(self) -> Self:
         """This corrector in the variant that treats every sample by itself; itself where it always does."""
         return self

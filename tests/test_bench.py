@@ -231,7 +231,7 @@ def test_adding_a_cell_changes_no_other(bench, tmp_path):
 
 def test_the_batch_size_changes_no_sample(bench, tmp_path):
     for size in ("64", "10"):
-        bench(*ONE, "--corrector", "langevin[norm=sample]", "--batch-size", size, "--out", size)
+        bench(*ONE, "--corrector", "langevin[norm=level]", "--batch-size", size, "--out", size)
     first, second = (rows_in(tmp_path / size)[0] for size in ("64", "10"))
     for name, metric in first["metrics"].items():
         assert second["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4, abs=1e-5)

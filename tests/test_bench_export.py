@@ -111,7 +111,7 @@ CELLS = {
             "--sde",
             "ve[sigma_max=20]",
             "--corrector",
-            "langevin[snr=0.1,norm=sample]",
+            "langevin[snr=0.1,norm=level]",
         ),
         *("--predictor", "ddim[eta=0.5]", "--grid", "logsnr", "--steps", "3,5", "--seed", "4", "--samples", "32"),
         *("--batch-size", "20", "--dtype", "float64", "--evaluator", "nll_gap"),

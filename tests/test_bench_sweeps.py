@@ -423,6 +423,29 @@ class TestFailures:
         assert here["metrics"] == there["metrics"]
         assert here["nfe"] == there["nfe"]
 
+        assert "warnings" not in here
+
+    def test_a_halved_batch_that_the_sampler_couples_is_told(self, bench, tmp_path, parts):
+        arguments = [*ONE, "--registry", parts, "--predictor", "greedy[most=16]", "--corrector"]
+        _, out, err = bench(*arguments, "langevin", "ald", "--out", "here")
+        coupled, free = sorted(rows_in(tmp_path / "here"), key=lambda row: row["corrector"] == "ald")
+        told = coupled["warnings"]["memory"]
+        assert "memory allowed batches of 16 in place of 64, and the sampler couples its batch" in told
+        assert (
+            "in batches of 16 events of 2 numbers the standard deviation can come out 6 %"
+            in coupled["warnings"]["batch"]
+        )
+        assert "warnings" not in free
+        for text in coupled["warnings"].values():
+            assert err.count(text) == 1
+            assert f"warning: {text}" in out
+
+    def test_a_batch_too_small_for_its_norms_is_told(self, bench, tmp_path):
+        bench(*ONE, "--corrector", "langevin", "--samples", "200", "--batch-size", "96", "--out", "here")
+        (row,) = rows_in(tmp_path / "here")
+        assert "in batches of 8 events" in row["warnings"]["batch"]  # the last of three
+        assert "memory" not in row["warnings"]
+
     def test_want_of_memory_for_a_single_sample_is_a_row(self, bench, tmp_path, parts):
         code, out, _ = bench(*ONE, "--registry", parts, "--predictor", "greedy[most=0]", "ddim", "--out", "here")
         rows = {row["predictor"]: row for row in rows_in(tmp_path / "here")}

@@ -353,6 +353,16 @@ class TestRows:
             assert failed[axis] is not None
         assert (failed["network"], failed["sde"]) == (done["network"], done["sde"])
 
+    def test_a_batch_too_small_for_its_norms_is_told(self, points, tmp_path, capsys):
+        arguments = ["--evaluator", "moments", "--target", "mixture2d", "--samples", 24, "--batch-size", 16]
+        for name, corrector in (("batch", "langevin"), ("level", "langevin[norm=level]")):
+            sampler = f"pc[predictor=ddim,corrector={corrector},steps=4]"
+            assert evaluate(points, *arguments, "--sampler", sampler, "--out", tmp_path / name) == 0
+        told, silent = rows(tmp_path / "batch")[0]["warnings"]["batch"], rows(tmp_path / "level")[0]
+        assert "in batches of 8 events of 2 numbers" in told
+        assert "warnings" not in silent
+        assert capsys.readouterr().out.count(f"warning: {told}") == 1
+
     def test_a_sampler_that_diverges(self, points, tmp_path):
         found = stored(points)
         weights, _ = found.states()

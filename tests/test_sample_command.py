@@ -72,6 +72,14 @@ class TestFiles:
         assert np.array_equal(tile, made()["samples"][4])
         assert not np.asarray(picture.crop((20, 10, 28, 18))).any()
 
+    @pytest.mark.parametrize(("n", "norm", "told"), [(8, "batch", True), (8, "level", False), (100, "batch", False)])
+    def test_a_batch_too_small_for_its_norms_is_told(self, scoresde, n, norm, told):
+        sampler = f"pc[corrector=langevin[norm={norm}],steps=4]"
+        arguments = ["--target", "mixture2d", "--sde", "vp", "--sampler", sampler, "--n", str(n), "--out", "out"]
+        code, _, err = scoresde(*arguments)
+        assert code == 0
+        assert ("warning: langevin's steps" in err and "in batches of 8 events of 2 numbers" in err) == told
+
     def test_floats_are_the_samples_before_rounding(self, scoresde):
         scoresde("--preset", "mnist_vp", *FAST, "--n", "2", "--keep-floats", "--out", "out")
         arrays = made()

@@ -184,18 +184,18 @@ def test_the_last_mean_is_returned_unless_told_otherwise():
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 32, 48)], ids=str)
-@pytest.mark.parametrize("norm", ["sample", "batch"])
+@pytest.mark.parametrize("norm", ["level", "batch"])
 def test_any_event_shape(shape, norm):
     sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), grid=QuadraticGrid(), steps=3)
     assert sample(ExactScore(Gaussian()), SubVPSDE(), sampler, shape, 4).x.shape == (4, *shape)
 
 
-def test_batch_mean_norms_couple_the_batch_and_sample_norms_do_not():
+def test_batch_mean_norms_couple_the_batch_and_levels_do_not():
     def run(norm, batch):
         sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), steps=5)
         return sample(ExactScore(Gaussian()), VPSDE(), sampler, (6,), 9, seed=1, batch_size=batch).x
 
-    assert torch.equal(run("sample", 9), run("sample", 4))
+    assert torch.equal(run("level", 9), run("level", 4))
     assert not torch.allclose(run("batch", 9), run("batch", 4), rtol=1e-3)
 
 

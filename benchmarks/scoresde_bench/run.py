@@ -18,7 +18,7 @@ from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
-from scoresde_core.sampler import Samples, sample
+from scoresde_core.sampler import Samples, sample, smallest_batch
 from scoresde_core.score import ScoreModel
 
 from .cells import Cell
@@ -104,6 +104,9 @@ class Bench:
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
         }
+        warnings = _warnings(cell, size)
+        if warnings:
+            found["warnings"] = warnings
         picture = sample_grid(cell.subject.to_symmetric(drawn.x), self.folder / "pictures" / f"{cell.key}.png")
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
         bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
@@ -215,6 +218,18 @@ class Bench:
 def _parts(samples: int, size: int) -> set[int]:
     """The sizes of the batches that ``samples`` in batches of ``size`` make."""
     return {part for part in (min(size, samples), samples % size) if part}
+
+
+def _warnings(cell: Cell, size: int) -> dict[str, str]:
+    """What is to be said of samples that were drawn in batches of ``size``, by its kind."""
+    found = {}
+    if size < cell.batch_size and cell.sampler.decoupled() != cell.sampler:
+        found["memory"] = (
+            f"memory allowed batches of {size} in place of {cell.batch_size}, and the sampler couples its batch: "
+            f"samples and metrics are those of --batch-size {size}"
+        )
+    caveat = cell.sampler.caveat(cell.subject.shape, smallest_batch(cell.samples, size))
+    return found if caveat is None else {**found, "batch": caveat}
 
 
 def reason_of(error: Exception) -> str:

@@ -35,6 +35,8 @@ class Work:
     """Seconds after which no cell may still run by its predicted cost; None: no limit."""
     debug: bool = False
     _end: float = attrs.field(default=0.0, init=False)
+    _said: set[str] = attrs.field(factory=set, init=False)
+    """Warnings of rows, each told once."""
 
     def run(self, cells: Sequence[Cell], meter: Meter) -> list[Cell]:
         """Do ``cells``; returns those that the time budget left out."""
@@ -55,6 +57,10 @@ class Work:
                 if self.budget is not None:
                     self.costs.learn([cell], self.results.rows)
                 meter.finish(row, cell.title)
+                for warning in (row.get("warnings") or {}).values():
+                    if warning not in self._said:
+                        self._said.add(warning)
+                        print(f"warning: {cell.title}: {warning}", file=sys.stderr)
                 if row["status"] == "failed" and self.debug:
                     print(row.get("traceback", ""), file=sys.stderr)
         return left

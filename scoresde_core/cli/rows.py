@@ -23,9 +23,11 @@ def describe(component: Any) -> Any:
 
 
 def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What metrics say against their own values: the first of each metric, and how many more it has."""
+    """What rows say against their samples, and metrics against their values: the first of each, and how many more."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
+        for name, text in (row.get("warnings") or {}).items():
+            found.setdefault(name, {})[text] = None
         for name, metric in (row.get("metrics") or {}).items():
             if "warning" in metric.get("details", {}):
                 found.setdefault(name, {})[metric["details"]["warning"]] = None

@@ -110,6 +110,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     reason = sampling.skip(sampler, subject.sde, subject.shape)
     if reason:
         raise UsageError(reason)
+    caveat = sampler.caveat(subject.shape, sampling.smallest_batch(n, arguments.batch_size))
+    if caveat:
+        print(f"warning: {caveat}", file=sys.stderr)
     with _Progress(n, arguments.batch_size or n) as progress:
         drawn = sampling.sample(
             subject.score,

@@ -94,7 +94,7 @@ class Evaluation:
             for measure in (measure for measure in stage if measure.title not in failed):
                 add = self._together(partial(self._summary, measure, subject, row))
                 for key, value in self.processes.exchange(add)[0].items():
-                    row[key] = _joined(row[key], value, measure.title) if isinstance(value, dict) else value
+                    row[key] = _joined(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
             for failure in failed.values():
                 raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)

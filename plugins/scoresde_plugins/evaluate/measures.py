@@ -24,7 +24,7 @@ from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.models.model import Plan
-from scoresde_core.sampler import Sampler, sample
+from scoresde_core.sampler import Sampler, sample, smallest_batch
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
 from scoresde_core.training.batches import Preprocessing
@@ -172,7 +172,9 @@ class Draw(Measure):
         found = self.found([], records, events=self.n, nfe=nfe / self.n)
         seconds = found["costs"][self.title]["seconds"]
         speed = {"seconds": seconds, "samples_per_second": self.n / seconds if seconds else None}
-        return {"nfe": nfe / self.n, **speed, **found}
+        caveat = self.sampler.caveat(self.plan.shape, smallest_batch(self.n, self.batch_size))
+        warnings = {} if caveat is None else {"warnings": {"batch": caveat}}
+        return {"nfe": nfe / self.n, **speed, **found, **warnings}
 
     def events(self, k: int, subject: Subject) -> Tensor:
         """Those of batch ``k``, in [-1, 1]."""

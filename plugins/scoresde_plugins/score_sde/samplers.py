@@ -58,6 +58,10 @@ class PredictorCorrectorSampler(Sampler):
             return "a predictor and a corrector that both do nothing move nothing: give at least one of them"
         return self.predictor.skip(sde) or self.corrector.skip(sde)
 
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """What the corrector says."""
+        return self.corrector.caveat(shape, count)
+
     def decoupled(self) -> Self:
         """With the corrector that treats every sample by itself."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
