@@ -85,7 +85,6 @@ def test_single_precision_is_a_part_of_the_sampler():
     ("sampler", "target", "reason"),
     [
         ("pc[corrector=langevin[snr=0.01],steps=20]", TARGET, "not affine"),
-        ("pc[corrector=langevin[snr=0.01],steps=20]", TARGET, "not affine"),
         ("ode", TARGET, "an adaptive one is not affine"),
         ("adaptive_sde", TARGET, "an adaptive one is not affine"),
         ("pc[predictor=ddim,steps=20]", "mixture2d", "needs a Gaussian target"),
