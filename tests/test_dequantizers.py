@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde_core import ExactScore, create
+from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.cli import main
-from scoresde_core.cli.rows import describe
+from scoresde_core.cli.fingerprint import Fingerprint
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
@@ -198,7 +198,7 @@ class TestTraining:
             shutil.rmtree("here", ignore_errors=True)
             shutil.copytree(trained / run / "models" / ("step_000000080" if run == "run" else "step_000000040"), "here")
             text = "variational[checkpoint=here]"
-            described.append(describe(create("dequantizers", text)))
+            described.append(Fingerprint(default_registry()).describe(create("dequantizers", text)))
             assert main(["likelihood", *subject, "--dequantizer", text, "--out", f"here_{number}"]) == 0
             found.append(np.load(f"here_{number}/likelihood.npz")["bits_per_dim"])
         assert described[0] == described[2] != described[1]

@@ -17,7 +17,7 @@ from scoresde_bench.compare import compare
 from scoresde_bench.report import write_report
 from scoresde_bench.sources import identity, read_runs
 from scoresde_core import sample
-from scoresde_core.cli import main
+from scoresde_core.cli import fingerprint, main
 from scoresde_core.cli.results import Results
 from scoresde_core.evaluator import Evaluator, Evidence, Metric
 from scoresde_core.models import checkpoint
@@ -204,6 +204,24 @@ class TestNumbers:
             assert evaluate(images, *asked) == 0
             values.append(next(iter(rows(tmp_path / "it")[-1]["metrics"].values()))["value"])
         assert values[0] == values[2] != values[1]
+
+    def test_edited_source_measures_anew(self, points, tmp_path, monkeypatch, capsys):
+        """Nothing of before is used: neither the row nor a batch."""
+        common = (points, "--loss", "--evaluator", "moments", "--target", "mixture2d", "--out", tmp_path / "it")
+        assert evaluate(*common) == 0
+        before = files(tmp_path / "it")
+        read = fingerprint.of_source
+        edited = {"scoresde_plugins": "0123456789abcdef"}
+        monkeypatch.setattr(fingerprint, "of_source", lambda module: {**read(module), **edited})
+        capsys.readouterr()
+        for again in (True, False):
+            assert evaluate(*common) == 0
+            said = capsys.readouterr().err
+            told = "measured before with an earlier version of scoresde_plugins: measured anew"
+            assert (told in said, "done before" in said) == (again, not again)
+        after = files(tmp_path / "it")
+        assert before.items() <= after.items()
+        assert len(after) == 2 * len(before)
 
     def test_an_evaluator_of_the_model_draws_none(self, points, tmp_path):
         asked = ["--evaluator", "log_likelihood[samples=8]", "--target", "mixture2d", "--out", tmp_path / "it"]
@@ -395,13 +413,13 @@ class Counted(Measure):
     """Batches that say who computed them; that of ``bad`` fails."""
 
     def __init__(self, name, count, done, bad=None):
-        object.__setattr__(self, "versions", {})
+        object.__setattr__(self, "parts", ())
         object.__setattr__(self, "told", (name, count, done, bad))
 
     title = property(lambda self: self.told[0])
     name = property(lambda self: self.told[0])
     count = property(lambda self: self.told[1])
-    protocol = property(lambda self: {})
+    settings = protocol = property(lambda self: {})
 
     def measure(self, k, subject):
         name, _, done, bad = self.told

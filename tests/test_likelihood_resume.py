@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from scoresde_core.cli import main
+from scoresde_core.cli import fingerprint, main
 from scoresde_plugins.evaluate import parts
 from scoresde_plugins.score_sde.density import FlowDensity
 
@@ -102,6 +102,14 @@ class TestStopped:
         save("a.npz", 1)
         assert len(stopped("events", 99)[1]) == 8
         shutil.move("kept.npz", "a.npz")
+
+    def test_batches_of_edited_source_are_measured_again(self, stopped, monkeypatch):
+        assert stopped("edited", 4)[0] == 130
+        read = fingerprint.of_source
+        monkeypatch.setattr(
+            fingerprint, "of_source", lambda module: {**read(module), "scoresde_core": "0123456789abcdef"}
+        )
+        assert len(stopped("edited", 99)[1]) == 8
 
     def test_what_is_finished_stays(self, stopped, capsys):
         assert stopped("straight", 99) == (1, [])

@@ -1,20 +1,21 @@
 """Cells: the combinations of a sweep, each with its components built.
 
-A cell's key is a hash of everything that its result depends on: components with all their parameters, and the
-versions of the distributions they come from. The noise depends on the seed alone, so cells share their random
+A cell's key is a hash of everything that its result depends on: components with all their parameters, evaluators too,
+the versions of their plugins, their source, and the content of the files that they read
+(:mod:`scoresde_core.cli.fingerprint`). The noise depends on the seed alone, so cells share their random
 numbers and differ by what they compare.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from typing import Any
 
 import attrs
 
-from scoresde_core.cli.rows import SCHEMA, describe
+from scoresde_core.cli.fingerprint import Depends, Fingerprint, key_of
+from scoresde_core.cli.rows import SCHEMA
+from scoresde_core.evaluator import Evaluator
 from scoresde_core.sampler import Sampler, skip
 
 from .subjects import Subject
@@ -41,32 +42,48 @@ class Cell:
     batch_size: int
     device: str
     evaluators: tuple[str, ...]
-    versions: dict[str, str]
+    judges: tuple[Evaluator, ...]
+    """The evaluators, made."""
+    fingerprint: Fingerprint
     timing: bool
     request: dict[str, Any]
     """The block of a suite that has this cell alone, as plain data."""
+    files: tuple[str, ...] | None = None
+    """Those that count; None: all that are there."""
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {**self.subject.parameters, "sampler": self.sampler}
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Every parameter of every component, as plain data."""
-        parts = {**self.subject.parameters, "sampler": self.sampler}
-        return {name: describe(component) for name, component in parts.items()}
+        found: dict[str, Any] = self.fingerprint.describe(self._parts)
+        return found
+
+    @cached_property
+    def depends(self) -> Depends:
+        """The plugins' versions, and the digests of source and files."""
+        found = self.fingerprint.depends(self._parts, self.judges)
+        files = {path: digest for path, digest in found["files"].items() if self.files is None or path in self.files}
+        return {**found, "files": files}
+
+    @property
+    def combination(self) -> dict[str, Any]:
+        """What is asked for, whatever its parts are made of."""
+        return {
+            "names": self.names,
+            "numbers": [self.steps, self.seed, self.dtype, self.samples, self.batch_size, self.device],
+            "evaluators": self.evaluators,
+            **({"timing": True} if self.timing else {}),
+            **({"compile": self.compile} if self.compile != "none" else {}),
+        }
 
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this cell's content."""
-        content = {
-            "schema": SCHEMA,
-            "names": self.names,
-            "parameters": self.parameters,
-            "numbers": [self.steps, self.seed, self.dtype, self.samples, self.batch_size, self.device],
-            "evaluators": self.evaluators,
-            "versions": self.versions,
-            **({"timing": True} if self.timing else {}),
-            **({"compile": self.compile} if self.compile != "none" else {}),
-        }
-        text = json.dumps(content, sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        judges = self.fingerprint.describe(self.judges)
+        return key_of([SCHEMA, self.combination, self.parameters, judges], self.depends)
 
     @property
     def skip(self) -> str | None:

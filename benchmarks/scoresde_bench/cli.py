@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import shlex
 import sys
@@ -40,6 +41,7 @@ from .suite import Block, Published, Suite
 if TYPE_CHECKING:
     from .cells import Cell
     from .executor import Executor, Settings
+    from .labels import Row
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -105,7 +107,7 @@ def _run(given: list[str]) -> int:
     executor: Executor = registry.create("executors", executor_text, **jobs)
     device = executor.device(arguments.device)
     asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
-    cells = Sweep(registry, device).cells(blocks, asked)
+    cells = Sweep(registry, device, prepare=not arguments.dry_run).cells(blocks, asked)
     folder = arguments.out or Path("scoresde-runs") / _job(cells)
     settings = Settings(
         folder=str(folder.absolute()),
@@ -118,8 +120,6 @@ def _run(given: list[str]) -> int:
     )
     if arguments.dry_run:
         return _preview(registry, cells, executor, settings)
-    for name in dict.fromkeys(name for cell in cells for name in cell.evaluators):
-        registry.create("evaluators", name).prepare()
     return _work(registry, cells, executor, settings, figures, durations["time_budget"], folder, arguments.debug)
 
 
@@ -224,6 +224,7 @@ def _work(
 
     from scoresde_core.cli.results import Results
 
+    from .earlier import earlier, tell_apart, told
     from .progress import Meter
     from .work import Work
 
@@ -235,12 +236,17 @@ def _work(
             console.print(f"{len(cells) - len(todo)} of {len(cells)} cells were done before, in {folder}")
         costs = _costs(registry, executor, settings)
         costs.learn(cells, results.rows)
+        others = set(results.rows) - {cell.key for cell in cells}
+        known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
+        if known:
+            console.print(f"in {folder}: {told(known)}", markup=False, highlight=False)
         work = Work(results, executor, settings, costs, figures, budget, debug)
         with Meter(console, len(todo)) as meter:
             left = work.run(todo, meter)
         missing = {cell.key for cell in left}
         rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
-        _show(rows, registry, folder, settings.command, console)
+        shown = tell_apart([*(row for row, _ in known), *rows], {row["cell"] for row in rows})
+        _show(shown, registry, folder, settings.command, console)
     if left:
         console.print(
             f"not run, for want of time: {len(left)} of {len(cells)} cells (--time-budget); the same command goes on",
@@ -249,7 +255,7 @@ def _work(
     return 1 if any(row["status"] == "failed" for row in rows) else 0
 
 
-def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command: str, console: Any) -> None:
+def _show(rows: Sequence[Row], registry: Registry, folder: Path, command: str, console: Any) -> None:
     """The table, what is best, and the report."""
     from scoresde_core.cli.rows import warnings_of
 
@@ -272,6 +278,6 @@ def _show(rows: list[dict[str, Any]], registry: Registry, folder: Path, command:
 
 
 def _job(cells: list[Cell]) -> str:
-    """A name for the set of cells, so that the same command finds its own results."""
-    keys = "".join(sorted(cell.key for cell in cells))
-    return hashlib.blake2b(keys.encode(), digest_size=4).hexdigest()
+    """A name for what the cells are, so that the same command finds its own results, also those of earlier source."""
+    combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
+    return hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()

@@ -25,10 +25,11 @@ import attrs
 
 from scoresde_core.errors import UsageError
 
+from .earlier import IDENTITY, identity, is_current
 from .labels import Row, as_float, count, is_done, labels, plain
 from .ranking import Measurement, measurement
 from .seeds import pool
-from .sources import IDENTITY, Run, identity
+from .sources import Run
 
 _Pair = tuple[str, Row, Row]
 """The label of a cell, and its row before and after."""
@@ -97,6 +98,8 @@ class Comparison:
     costs: list[str]
     speed: Speed
     rule: str
+    earlier: list[str]
+    """What both runs hold of earlier source, which is left out."""
 
     @property
     def is_worse(self) -> bool:
@@ -128,6 +131,7 @@ class Comparison:
             ("changed, with no error to judge by", [change.text for change in self.unjudged]),
             (f"missing from {self.after}", self.missing),
             (f"new in {self.after}", self.new),
+            ("left out", self.earlier),
             ("cost", self.costs),
             ("speed", [self.speed.text] if self.speed.text else []),
         ]
@@ -174,6 +178,7 @@ def compare(before: Run, after: Run, threshold: float | None = None) -> Comparis
         costs=_costs(ran),
         speed=_speed(ran),
         rule=rule,
+        earlier=[f"{label} of {run.name}" for run in (before, after) for label in _earlier(run.rows)],
     )
 
 
@@ -191,13 +196,18 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
 def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
     """One row a combination: seeds pooled; a seed that failed speaks for its combination. A repeat is numbered."""
     found: dict[tuple[Any, ...], Row] = {}
-    for row in pool(rows):
+    for row in pool([row for row in rows if is_current(row)]):
         key, times = identity(row), 0
         while (*key, times) in found and is_done(row) and is_done(found[(*key, times)]):
             times += 1
         if (*key, times) not in found or not is_done(row):
             found[(*key, times)] = row
     return found
+
+
+def _earlier(rows: Sequence[Row]) -> list[str]:
+    """The labels of the cells that were measured with an earlier version of something."""
+    return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
 def _changes(label: str, a: Row, b: Row) -> list[Change]:

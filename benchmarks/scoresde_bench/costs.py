@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli.results import Row
-from scoresde_core.cli.rows import describe
 from scoresde_core.sampler import Sampler, sample
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Level
@@ -156,7 +155,7 @@ class Costs:
     def _nfe_key(self, cell: Cell) -> Any:
         """An adaptive sampler's evaluations depend on the score, those of the others on the steps alone."""
         adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
-        return json.dumps(describe(cell.sampler), sort_keys=True, default=str), adaptive
+        return json.dumps(cell.parameters["sampler"], sort_keys=True), adaptive
 
 
 @contextmanager

@@ -53,6 +53,8 @@ class Task:
     request: dict[str, Any] = attrs.field(eq=False)
     """The block of a suite that has this cell alone."""
     settings: Settings
+    files: tuple[str, ...] | None = attrs.field(default=None, eq=False)
+    """The files that count for the key: one that appears later was made by the run. None: whatever is there."""
 
     def plain(self) -> dict[str, Any]:
         """It as JSON holds it."""
@@ -62,7 +64,8 @@ class Task:
     def from_plain(cls, data: dict[str, Any]) -> Task:
         """The task that :meth:`plain` gave."""
         settings = {**data["settings"], "registry": tuple(data["settings"]["registry"])}
-        return cls(data["key"], data["title"], data["request"], Settings(**settings))
+        files = None if data.get("files") is None else tuple(data["files"])
+        return cls(data["key"], data["title"], data["request"], Settings(**settings), files)
 
 
 Started = Callable[[Task], Progress | None]

@@ -20,7 +20,7 @@ NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size
 """Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` what was averaged over."""
 SETTING_AXES = ("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "batch_size", "device", "torch")
 """Axes that always have a value; a row without one (a skipped cell) says nothing about them."""
-AXES = ("run", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
+AXES = ("run", "measured", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
 TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
 """Column headings that are not the name of their axis."""
 NOTHING = "–"
@@ -87,6 +87,8 @@ def _word(axis: str, value: Any) -> str:
         return ""
     if axis == "predictor" and value == "none":
         return "no predictor"
+    if axis == "measured":
+        return "" if value == "now" else f"({value})"
     if axis == "compile":
         return "compiled" if value == "default" else f"compiled by {value}"
     if axis == "tf32":

@@ -1,6 +1,6 @@
 """The command that repeats one cell: its row's names and numbers as options, so that its key comes out the same.
 
-The key holds the versions of the components' distributions too: another version makes another cell of the same names.
+The key holds versions, source and files of the components too: where these have changed, it is another cell.
 """
 
 from __future__ import annotations

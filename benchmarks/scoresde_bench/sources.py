@@ -12,17 +12,15 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from scoresde_core.cli.results import read_rows
 from scoresde_core.errors import UsageError, near_misses
 
-from .labels import COMPONENT_AXES, Row
+from .earlier import identity, tell_apart
+from .labels import Row
 
-IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
-"""The axes that two measurements of one combination agree in."""
 COMMITTED = Path("benchmarks/results")
 
 
@@ -57,7 +55,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _rows(path: Path) -> list[Row]:
-    return [_of_a_run(row) for row in read_rows(path).values()]
+    return tell_apart([_of_a_run(row) for row in read_rows(path).values()])
 
 
 def _of_a_run(row: Row) -> Row:
@@ -80,11 +78,6 @@ def merge(runs: Sequence[Run]) -> list[Row]:
     return [
         {**row, "folder": str(run.folder), **({"run": run.name} if apart else {})} for run in runs for row in run.rows
     ]
-
-
-def identity(row: Row) -> tuple[Any, ...]:
-    """What a row is by its names and numbers: not its seed, and not where or with which versions it was measured."""
-    return tuple(str(row.get(axis) or "") for axis in IDENTITY)
 
 
 def _find(path: str) -> Path:

@@ -49,13 +49,8 @@ class Subject(ABC):
 
     @property
     @abstractmethod
-    def components(self) -> list[tuple[str, str]]:
-        """The (kind, name) of its registered components."""
-
-    @property
     def sde_name(self) -> str:
         """The name of its SDE, without parameters."""
-        return next(name for kind, name in self.components if kind == "sdes")
 
     @property
     @abstractmethod
@@ -91,8 +86,8 @@ class Exact(Subject):
         return {"target": self.target, "sde": self.sde}
 
     @property
-    def components(self) -> list[tuple[str, str]]:
-        return [("targets", self.target_spec.name), ("sdes", self.sde_spec.name)]
+    def sde_name(self) -> str:
+        return self.sde_spec.name
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,13 +128,11 @@ class Learned(Subject):
         weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
         parts = {"target": self.target, "sde": self.sde, "network": self.plan.network}
         ema = None if self.stored is None else self.stored.uses_ema()
-        return {**parts, "shape": self.shape, "weights": weights, "ema": ema}
+        return {**parts, "model": attrs.asdict(self.plan.config.model), "weights": weights, "ema": ema}
 
     @property
-    def components(self) -> list[tuple[str, str]]:
-        model = self.plan.config.model
-        named = [] if self.target_spec is None else [("targets", self.target_spec.name)]
-        return [("networks", model.network.name), ("sdes", model.sde.name), *named]
+    def sde_name(self) -> str:
+        return self.plan.config.model.sde.name
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 import attrs
 
+from scoresde_core.cli.fingerprint import Fingerprint
 from scoresde_core.components import Parameter, Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
+from scoresde_core.evaluator import Evaluator
 from scoresde_core.kinds import KINDS
 from scoresde_core.registry import Registry
 
@@ -68,28 +70,38 @@ class Sweep:
 
     registry: Registry
     device: str
+    prepare: bool = False
+    """Whether evaluators get what they need, which may be a download, before cells have keys."""
     _subjects: dict[Any, list[Subject]] = attrs.field(factory=dict, init=False)
     _used: set[str] = attrs.field(factory=set, init=False)
+    _judges: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
+    _fingerprint: Fingerprint = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._fingerprint = Fingerprint(self.registry)
 
     def cells(self, blocks: Sequence[Block], asked: frozenset[str] = frozenset()) -> list[Cell]:
         """Every cell of ``blocks``, without repetition; ``asked`` are the axes that must have an effect.
 
         Raises before any work for a component that cannot be built, an axis that no sampler uses, or no cell at all.
         """
-        found: dict[str, Cell] = {}
-        for block in blocks:
-            for cell in self._block(block):
-                found.setdefault(cell.key, cell)
+        found = [cell for block in blocks for cell in self._block(block)]
         unused = sorted(axis for axis in SAMPLER_AXES if axis in asked and axis not in self._used)
         if found and unused:
-            names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found.values()))
+            names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found))
             raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
-        if "compile" in asked and found and not any(cell.subject.has_network for cell in found.values()):
+        if "compile" in asked and found and not any(cell.subject.has_network for cell in found):
             raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
         if not found:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
             raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
-        return list(found.values())
+        if self.prepare:
+            for evaluator in {id(judge): judge for cell in found for judge in cell.judges}.values():
+                evaluator.prepare()
+        unique: dict[str, Cell] = {}
+        for cell in found:
+            unique.setdefault(cell.key, cell)
+        return list(unique.values())
 
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
@@ -112,11 +124,13 @@ class Sweep:
         for subject, mode, seed, dtype, made in itertools.product(subjects, modes, seeds, dtypes, unique.values()):
             yield self._cell(block, subject, made, seed, dtype, mode, judges)
 
-    def _evaluators(self, block: Block) -> tuple[str, ...]:
-        specs = sweep(self.registry, "evaluators", block["evaluator"])
-        for spec in specs:
-            self.registry.create("evaluators", spec)
-        return tuple(map(str, specs))
+    def _evaluators(self, block: Block) -> dict[str, Evaluator]:
+        """Those of a block by what is typed, each made once."""
+        specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", block["evaluator"])}
+        for text, spec in specs.items():
+            if text not in self._judges:
+                self._judges[text] = self.registry.create("evaluators", spec)
+        return {text: self._judges[text] for text in specs}
 
     def _subjects_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[Subject]:
         """What the block samples from, built once for all blocks that ask for the same."""
@@ -149,13 +163,9 @@ class Sweep:
         seed: int,
         dtype: str,
         mode: str,
-        judges: tuple[str, ...],
+        judges: dict[str, Evaluator],
     ) -> Cell:
         spec, sampler, given = made
-        parts = [*subject.components, ("samplers", spec.name)]
-        parts += [(COMPONENT_AXES[axis], value.name) for axis, value in given.items() if isinstance(value, Spec)]
-        owners = {self.registry.find(kind, name).owner for kind, name in parts}
-        versions = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
         shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
         names = {**subject.names, "sampler": str(spec), **shown}
         single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
@@ -163,7 +173,7 @@ class Sweep:
             single.pop("sde")
         if "checkpoint" in single:
             single.pop("network", None)  # its network is part of it
-        numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": judges}
+        numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": tuple(judges)}
         if mode != "none":
             numbers["compile"] = (mode,)
         if given["steps"] is not None:
@@ -180,8 +190,9 @@ class Sweep:
             samples=block.samples,
             batch_size=min(block.batch_size or block.samples, block.samples),
             device=self.device,
-            evaluators=judges,
-            versions={owner: versions[owner] for owner in sorted(owners) if owner in versions},
+            evaluators=tuple(judges),
+            judges=tuple(judges.values()),
+            fingerprint=self._fingerprint,
             timing=block.timing,
             request=own.plain(),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import attrs
+
 from scoresde_core.cli.environment import facts
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import SCHEMA
@@ -57,11 +59,12 @@ def fail(task: Task, reason: str) -> Row:
 def _cell(task: Task) -> Cell:
     problems: list[str] = []
     block = read_block(task.request, f"the task {task.key}", problems)
-    (cell,) = prepare(task.settings)[1].cells([block])
+    (made,) = prepare(task.settings)[1].cells([block])
+    cell = attrs.evolve(made, files=task.files)
     if cell.key != task.key:
         raise RuntimeError(
-            f"this process makes another cell of the same names ({cell.key}): "
-            "use the same versions, plugins and files wherever cells run"
+            f"this process makes another cell of the same names ({cell.key}): source or a file was edited since the "
+            "command started, or is not the same where it started; start again"
         )
     return cell
 

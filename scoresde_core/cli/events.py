@@ -23,7 +23,7 @@ from .subject import Subject
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..dataset import Events, Split
+    from ..dataset import Dataset, Events, Split
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _ARRAYS = ("images", "samples", "floats", "decoded")
@@ -40,21 +40,26 @@ def add_dataset(parser: argparse.ArgumentParser, default: str = "the configurati
 
 def open_events(text: str | None, subject: Subject, registry: Registry, split: Split, download: bool) -> Events:
     """The events called ``text`` (None: those that the subject was made from), of the subject's shape, as stored."""
+    dataset = find_events(text, subject, registry, download)
+    return read_events(Path(str(text)), subject) if dataset is None else dataset.open(split)
+
+
+def find_events(text: str | None, subject: Subject, registry: Registry, download: bool) -> Dataset | None:
+    """The data set of the events that :func:`open_events` opens; None for files."""
     if text is not None and _is_path(text):
-        return read_events(Path(text), subject)
+        return None
     from ..models.model import find_dataset, plan_data
 
     if text is not None:
         try:
-            dataset = find_dataset(parse(text), subject.shape, registry, download)
+            return find_dataset(parse(text), subject.shape, registry, download)
         except UnknownName as error:
             hint = f" (a folder of images is written with a slash: ./{text})" if Path(text).is_dir() else ""
             raise UsageError(f"{error}{hint}") from error
-    elif subject.plan is not None:
-        dataset = plan_data(subject.plan, registry, download)[0]
-    else:
-        dataset = registry.create("datasets", "exact", target=subject.target)
-    return dataset.open(split)
+    if subject.plan is not None:
+        return plan_data(subject.plan, registry, download)[0]
+    exact: Dataset = registry.create("datasets", "exact", target=subject.target)
+    return exact
 
 
 def take(events: Events, indices: Sequence[int]) -> Tensor:

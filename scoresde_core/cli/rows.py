@@ -1,25 +1,13 @@
-"""What a row of results is, whichever command writes it: its version, and components as plain data."""
+"""What a row of results is, whichever command writes it: its version, and what it says against itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-import attrs
-
-SCHEMA = 1
-"""The version of a row."""
-
-
-def describe(component: Any) -> Any:
-    """A component as plain data: its parameters, and what else its text shows, such as the hash of a file."""
-    if attrs.has(type(component)):
-        fields = [f for f in attrs.fields(type(component)) if f.init or (f.repr and not f.name.startswith("_"))]
-        values = {f.alias or f.name: describe(getattr(component, f.name)) for f in fields}
-        return {"type": f"{type(component).__module__}:{type(component).__qualname__}", **values}
-    if isinstance(component, list | tuple):
-        return [describe(item) for item in component]
-    return component if isinstance(component, bool | int | float | str | None) else str(component)
+SCHEMA = 2
+"""The version of a row. Since 2 it has the digests of the ``sources`` and ``files`` that it depends on."""
 
 
 def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -32,3 +20,19 @@ def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             if "warning" in metric.get("details", {}):
                 found.setdefault(name, {})[metric["details"]["warning"]] = None
     return [first + (f" (and {len(more)} more like it)" if more else "") for first, *more in found.values()]
+
+
+def changed(row: Mapping[str, Any], since: Mapping[str, Any]) -> list[str]:
+    """The names of what two rows of one combination both depend on and that is not the same: none where all is."""
+    if (row.get("schema") or 1) < 2 <= (since.get("schema") or 1):
+        return ["scoresde"]  # nothing is known of its source
+    found = [name for key in ("plugins", "sources") for name in _unlike(row.get(key), since.get(key))]
+    found += [Path(name).name for name in _unlike(row.get("files"), since.get("files"))]
+    return found or _unlike(row.get("parameters"), since.get("parameters"))
+
+
+def _unlike(a: Any, b: Any) -> list[str]:
+    """The names that both mappings have, with another value."""
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        return []
+    return [name for name, value in a.items() if name in b and b[name] != value]

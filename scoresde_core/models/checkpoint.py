@@ -118,7 +118,7 @@ def read(folder: Path | str) -> Checkpoint:
 
     :class:`FileError` where it is missing, damaged, or of a newer version.
     """
-    folder = _model_of(Path(folder))
+    folder = newest(Path(folder))
     path = folder / INDEX
     if not path.is_file():
         what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
@@ -155,7 +155,7 @@ def find(name: Path | str, registry: Registry) -> Checkpoint:
     return attrs.evolve(shipped, name=str(name))
 
 
-def _model_of(folder: Path) -> Path:
+def newest(folder: Path) -> Path:
     """The folder itself, or the newest model of the training run in it."""
     if (folder / INDEX).exists():
         return folder

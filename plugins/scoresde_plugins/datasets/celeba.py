@@ -37,6 +37,10 @@ class CelebADataset(Dataset):
         """(3, size, size)."""
         return (3, self.size, self.size)
 
+    def files(self) -> list[Path]:
+        """What ``celeba/`` holds."""
+        return [Path(self.root) / "celeba"]
+
     def open(self, split: Split = "train") -> Pictures:
         """The faces of a split, decoded one by one."""
         folder = Path(self.root) / "celeba"

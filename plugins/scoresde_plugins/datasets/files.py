@@ -29,6 +29,10 @@ class _HeldOut(Dataset):
     test: str | None = param(None, "a second path that is the test split; null: hold out a share", kw_only=True)
     test_share: float = param(0.1, "share of the images held out as the test split", and_(gt(0), lt(1)), kw_only=True)
 
+    def files(self) -> list[str]:
+        """The paths of both splits."""
+        return [self.path, *([] if self.test is None else [self.test])]
+
     def place(self, split: Split) -> str:
         """The path that holds a split."""
         return self.path if split == "train" or self.test is None else self.test

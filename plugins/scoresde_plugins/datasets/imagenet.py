@@ -52,6 +52,9 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return codecs.encode(text, "latin1")
 
 
+_PATTERNS: dict[Split, str] = {"train": "train_data_batch_*", "test": "val_data*"}
+
+
 @attrs.frozen
 class DownsampledImageNetDataset(Dataset):
     """1,281,167 training and 50,000 validation images, (3, size, size)."""
@@ -64,6 +67,10 @@ class DownsampledImageNetDataset(Dataset):
         """(3, size, size)."""
         return (3, self.size, self.size)
 
+    def files(self) -> list[Path]:
+        """The batches of both splits."""
+        return [path for pattern in _PATTERNS.values() for path in self._matching(pattern)]
+
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 3, size, size), batch 1 first."""
         return torch.cat([self._images(path) for path in self._files(split)])
@@ -72,9 +79,12 @@ class DownsampledImageNetDataset(Dataset):
         """The labels 0 to 999; the files count from 1."""
         return {"labels": torch.cat([torch.as_tensor(self._read(p, "labels")).long() - 1 for p in self._files(split)])}
 
+    def _matching(self, pattern: str) -> list[Path]:
+        return [p for p in Path(self.root).rglob(pattern) if p.suffix in ("", ".npz") and p.is_file()]
+
     def _files(self, split: Split) -> list[Path]:
-        pattern = "train_data_batch_*" if split == "train" else "val_data*"
-        files = [p for p in Path(self.root).rglob(pattern) if p.suffix in ("", ".npz") and p.is_file()]
+        pattern = _PATTERNS[split]
+        files = self._matching(pattern)
         if not files:
             raise FileError(
                 f"there is no {pattern} below {self.root!r}: name the folder, imagenet[root=...]; the files come from "

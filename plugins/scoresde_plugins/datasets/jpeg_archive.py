@@ -55,6 +55,10 @@ class JPEGArchiveDataset(Dataset):
             return (1 if self.grey else 3, self.size, self.size)
         return tuple(self.open("test")[0].shape)
 
+    def files(self) -> list[Path]:
+        """Those of both splits."""
+        return [self._file("train"), self._file("test")]
+
     def open(self, split: Split = "train") -> Pictures:
         """The images of a split, decoded one by one."""
         file = self._file(split)

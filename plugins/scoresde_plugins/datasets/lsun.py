@@ -71,9 +71,16 @@ class LSUNDataset(Dataset):
         """(3, size, size)."""
         return (3, self.size, self.size)
 
+    def files(self) -> list[Path]:
+        """The databases of both splits, without lmdb's own locks."""
+        return [self._folder(split) / "data.mdb" for split in ("train", "test")]
+
+    def _folder(self, split: str) -> Path:
+        return Path(self.root) / f"{self.category}_{'train' if split == 'train' else 'val'}_lmdb"
+
     def open(self, split: Split = "train") -> Pictures:
         """The images of a split, decoded one by one."""
-        path = Path(self.root) / f"{self.category}_{'train' if split == 'train' else 'val'}_lmdb"
+        path = self._folder(split)
         if not path.is_dir():
             raise FileError(f"there is no LSUN folder {path}: name its parent, lsun[root=...], or {_DOWNLOAD}")
         database = Database(path)

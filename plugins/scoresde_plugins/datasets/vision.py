@@ -38,6 +38,8 @@ class VisionDataset(Dataset):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    folder: ClassVar[str]
+    """Of its files, below ``root``."""
 
     root: str = param("data", "folder that holds it, or will after a download")
     download: bool = param(False, "let torchvision download it where it is missing")
@@ -45,6 +47,10 @@ class VisionDataset(Dataset):
     @abstractmethod
     def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
         """The images and their labels, from torchvision's class."""
+
+    def files(self) -> list[Path]:
+        """Its own folder: others lie beside it."""
+        return [Path(self.root) / self.folder]
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, C, H, W)."""
@@ -73,7 +79,7 @@ class VisionDataset(Dataset):
 class MNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of handwritten digits, (1, 28, 28)."""
 
-    name, title = "mnist", "MNIST"
+    name, title, folder = "mnist", "MNIST", "MNIST"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +96,7 @@ class MNISTDataset(VisionDataset):
 class FashionMNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of clothes, (1, 28, 28)."""
 
-    name, title = "fashion_mnist", "Fashion-MNIST"
+    name, title, folder = "fashion_mnist", "Fashion-MNIST", "FashionMNIST"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,7 +113,7 @@ class FashionMNISTDataset(VisionDataset):
 class CIFAR10Dataset(VisionDataset):
     """50,000 training and 10,000 test images of ten classes, (3, 32, 32)."""
 
-    name, title = "cifar10", "CIFAR-10"
+    name, title, folder = "cifar10", "CIFAR-10", "cifar-10-batches-py"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,7 +130,7 @@ class CIFAR10Dataset(VisionDataset):
 class SVHNDataset(VisionDataset):
     """73,257 training and 26,032 test crops of house numbers, (3, 32, 32)."""
 
-    name, title = "svhn", "SVHN"
+    name, title, folder = "svhn", "SVHN", "svhn"
 
     @property
     def shape(self) -> tuple[int, ...]:

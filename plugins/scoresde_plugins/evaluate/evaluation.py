@@ -18,7 +18,7 @@ import torch
 from scoresde_core import picture
 from scoresde_core.cli import environment
 from scoresde_core.cli.results import Results, Row
-from scoresde_core.cli.rows import SCHEMA
+from scoresde_core.cli.rows import SCHEMA, changed
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.processes import Processes
@@ -86,7 +86,7 @@ class Evaluation:
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
         model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
-        identity = {"weights": found.digest(self.request.ema), **planned.model, "versions": planned.versions}
+        identity = {"weights": found.digest(self.request.ema), **planned.model}
         observe = self.progress.observer(self.registry)
         subject = Subject(model.score(), device, dtype, identity, self.folder / PARTS, observe)
         for stage in planned.stages:
@@ -132,6 +132,8 @@ class Evaluation:
             "tf32": False,
             "evaluators": list(self.request.evaluators),
             "plugins": {},
+            "sources": {},
+            "files": {},
             **environment.facts(),
             "command": self.command,
             "compile_seconds": 0.0,
@@ -144,12 +146,21 @@ class Evaluation:
         """What a checkpoint's index adds."""
         which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
         parameters = {**which, **planned.model, **{m.title: m.settings for m in planned.measures}}
-        return {"parameters": parameters, "plugins": planned.versions}
+        depends = planned.depends
+        return {
+            "parameters": parameters,
+            "plugins": depends["versions"],
+            **{k: depends[k] for k in ("sources", "files")},
+        }
 
     def _known(self, row: Row) -> Row | None:
         """The row of a former command that measured the same of the same weights."""
         known = self.results.finished(row["cell"]) if self.results is not None else None
-        return known if known is not None and _text(known["parameters"]) == _text(row["parameters"]) else None
+        if known is None or _text(known["parameters"]) == _text(row["parameters"]):
+            return known
+        what = ", ".join(changed(known, row)) or "what it depends on"
+        self.progress.say(f"{row['checkpoint']}: measured before with an earlier version of {what}: measured anew")
+        return None
 
     def _together(self, work: Callable[[], T]) -> T:
         return together(self.processes, work)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli.results import Row
-from scoresde_core.cli.rows import describe
 from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.extractor import Features
 from scoresde_core.models.model import Plan
@@ -142,9 +141,9 @@ class Judgement(Measure):
     @property
     def protocol(self) -> dict[str, Any]:
         """The evaluator, its truth, and the samples."""
-        truth = None if self.reference is None else describe(self.reference.target)
+        truth = None if self.reference is None else self.describe(self.reference.target)
         samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
-        return {"samples": samples, "evaluator": describe(self.evaluator), "target": truth, **self.state}
+        return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **self.state}
 
     def evidence(self, score: ScoreModel, samples: Tensor) -> Evidence:
         """What the evaluator sees."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli.events import subset, take
+from scoresde_core.cli.fingerprint import Fingerprint, placeless
 from scoresde_core.cli.results import Row
-from scoresde_core.dataset import Events
+from scoresde_core.dataset import Dataset, Events
 from scoresde_core.evaluator import Metric
 from scoresde_core.sampler import Observer
 from scoresde_core.score import ScoreModel
@@ -32,7 +33,7 @@ class Subject:
     device: torch.device
     dtype: torch.dtype
     identity: Mapping[str, Any]
-    """Weights, network, SDE, versions, as plain data."""
+    """Weights, network, SDE and what these depend on, as plain data."""
     folder: Path
     observe: Observer | None = None
 
@@ -49,8 +50,9 @@ class Measure(ABC):
 
     name: ClassVar[str]
 
-    versions: dict[str, str] = attrs.field(kw_only=True)
-    """Of the plugins that it is made of."""
+    fingerprint: Fingerprint = attrs.field(kw_only=True)
+    parts: tuple[Any, ...] = attrs.field(kw_only=True)
+    """The components that it is made of, beside the model."""
 
     @property
     def title(self) -> str:
@@ -70,12 +72,16 @@ class Measure(ABC):
     @property
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """All that the numbers depend on beside the model and versions, as plain data."""
+        """All that the numbers depend on beside the model and :attr:`parts`, as plain data."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The protocol, and versions."""
-        return {**self.protocol, "versions": self.versions}
+        """The protocol, and what the components depend on: versions, source, files."""
+        return {**self.protocol, **placeless(self.fingerprint.depends(self.parts))}
+
+    def describe(self, component: Any) -> Any:
+        """A component as plain data."""
+        return self.fingerprint.describe(component)
 
     def compute(self, k: int, subject: Subject) -> Part:
         """Batch ``k``, with the seconds that it took."""
@@ -115,6 +121,10 @@ class Share:
             chosen = events if len(indices) == len(events) else take(events, indices)
             source = {**source, "hash": content_hash(chosen)}
         return cls(events, indices, batch_size, dict(source))
+
+    def unread(self, dataset: Dataset | None) -> Dataset | None:
+        """The data set, where nothing but its source and its files says what the events are: there is no hash."""
+        return None if "hash" in self.source else dataset
 
     @property
     def count(self) -> int:

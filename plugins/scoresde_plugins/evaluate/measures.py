@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli.results import Row
-from scoresde_core.cli.rows import describe
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.loss import Draws, Loss
@@ -49,7 +48,7 @@ class SplitLoss(OfEvents):
     @property
     def protocol(self) -> dict[str, Any]:
         """Loss, preprocessing and seed."""
-        return {"loss": describe(self.loss), "preprocessing": describe(self.preprocessing), "seed": self.seed}
+        return {"loss": self.describe(self.loss), "preprocessing": self.describe(self.preprocessing), "seed": self.seed}
 
     @torch.no_grad()
     def measure(self, k: int, subject: Subject) -> Part:
@@ -92,8 +91,12 @@ class Likelihood(OfEvents):
     @property
     def protocol(self) -> dict[str, Any]:
         """Density, noise, truth."""
-        how = {"density": describe(self.density), "dequantizer": describe(self.dequantizer), "range": list(self.range)}
-        beside = {"target": describe(self.target), "latents": self.latents}
+        how = {
+            "density": self.describe(self.density),
+            "dequantizer": self.describe(self.dequantizer),
+            "range": list(self.range),
+        }
+        beside = {"target": self.describe(self.target), "latents": self.latents}
         return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
 
     def measure(self, k: int, subject: Subject) -> Part:
@@ -148,7 +151,7 @@ class Draw(Measure):
     @property
     def protocol(self) -> dict[str, Any]:
         """Sampler, number, batch size and seed."""
-        return {"sampler": describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
+        return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, subject: Subject) -> Part:
         """Samples (n, *shape) in the model's range."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from scoresde_core import sampler as sampling
+from scoresde_core.cli.fingerprint import Depends, Fingerprint, placeless
 from scoresde_core.cli.results import Row
-from scoresde_core.cli.rows import describe
 from scoresde_core.components import Spec, build, parse
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
@@ -75,7 +76,7 @@ class Request:
         return {**ode, "t_min": t_min if self.t_min is None else self.t_min, "discrete": self.discrete}
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Planned:
     """What is measured of models of one configuration."""
 
@@ -84,8 +85,7 @@ class Planned:
     """Measures that need no other one's batches, then those that need these, and so on."""
     names: Row
     """The axes of its rows."""
-    versions: dict[str, str]
-    """Of the plugins that it is made of."""
+    fingerprint: Fingerprint
 
     @property
     def measures(self) -> list[Measure]:
@@ -97,11 +97,17 @@ class Planned:
         """The samples, where there are any."""
         return next((measure for measure in self.measures if isinstance(measure, Draw)), None)
 
-    @property
+    @cached_property
     def model(self) -> dict[str, Any]:
         """What a number depends on beside weights and measure."""
-        about = {"network": describe(self.plan.network), "sde": describe(self.plan.sde), "shape": self.plan.shape}
-        return {**about, "centered": self.plan.config.model.centered}
+        parts = {"network": self.plan.network, "sde": self.plan.sde, "model": attrs.asdict(self.plan.config.model)}
+        return {**self.fingerprint.describe(parts), **placeless(self.fingerprint.depends(parts))}
+
+    @cached_property
+    def depends(self) -> Depends:
+        """The versions, the source and the files behind all of it."""
+        parts = [measure.parts for measure in self.measures]
+        return self.fingerprint.depends(self.plan.network, self.plan.sde, parts)
 
 
 class Plans:
@@ -149,8 +155,7 @@ def plan_measures(
         stages += planner.quality()
     model = config.model
     names: Row = {"target": request.target, "network": model.network.name, "sde": str(model.sde)}
-    versions = planner.versions([("networks", model.network.name), ("sdes", model.sde.name)])
-    found = Planned(planner.plan, stages, names, versions)
+    found = Planned(planner.plan, stages, names, planner.fingerprint)
     return found if found.draw is None else attrs.evolve(found, names=names | planner.axes(found.draw))
 
 
@@ -162,6 +167,7 @@ class _Planner:
     ) -> None:
         self.config, self.registry, self.request = config, registry, request
         self.device, self.download = device, download
+        self.fingerprint = Fingerprint(registry)
         self.plan = plan_model(config, registry)
         self.spec = parse(request.sampler) if request.sampler else config.sampling.sampler
         self.sampler: sampling.Sampler = registry.create("samplers", self.spec)
@@ -178,8 +184,8 @@ class _Planner:
         size = self.request.batch_size or training.batch_size
         share = self._share(found.dataset, self.request.split or "test", size)
         preprocessing = attrs.evolve(found.preprocessing, flip=False)
-        used = self.versions([("losses", training.loss.name), *self._data()])
-        return SplitLoss(share, self.plan.sde, found.loss, preprocessing, training.seed, versions=used)
+        used = self._of(found.loss, preprocessing, share.unread(found.dataset))
+        return SplitLoss(share, self.plan.sde, found.loss, preprocessing, training.seed, **used)
 
     def likelihood(self) -> Measure:
         """Bits per dimension."""
@@ -189,11 +195,10 @@ class _Planner:
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
         dequantizer = self.registry.create("dequantizers", request.dequantizer)
-        used = self.versions([("dequantizers", parse(request.dequantizer).name), *self._data()])
         low = -1.0 if self.config.model.centered else 0.0
         return Likelihood(
             share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed, (low, 1.0),
-            versions=used,
+            **self._of(density, dequantizer, share.unread(dataset)),
         )  # fmt: skip
 
     def quality(self) -> list[Sequence[Measure]]:
@@ -217,8 +222,7 @@ class _Planner:
         if reason:
             raise UsageError(reason)
         size = min(request.batch_size or chosen.batch_size, n)
-        used = self.versions([("samplers", self.spec.name)])
-        return Draw(self.plan, self.sampler, n, size, request.seed, versions=used)
+        return Draw(self.plan, self.sampler, n, size, request.seed, **self._of(self.sampler))
 
     def _judgement(
         self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None,
@@ -229,10 +233,8 @@ class _Planner:
             raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
         evaluator.prepare()
         samples = draw if evaluator.judges == "samples" else None
-        used = self.versions([("evaluators", spec.name)])
-        found = Judgement(
-            self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, versions=used
-        )  # fmt: skip
+        used = self._of(evaluator, None if reference is None else reference.target)
+        found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, **used)
         evidence = found.evidence(self._labelled(), found.blank(self.device))
         reason = evaluator.skip(evidence)
         if reason:
@@ -242,13 +244,11 @@ class _Planner:
             return attrs.evolve(found, state={"hash": content_hash(true_events)})
         if not isinstance(evaluator, FeatureMetric):
             return found
-        named = spec.params.get("features")
-        used = used if named is None else self.versions([("extractors", parse(str(named)).name)])
         wanted: dict[Key, FeatureBatches] = {}
         of_samples = sample_set(evidence)
         for events in evaluator.wanted(evidence):
             source = draw if events == of_samples else None
-            made = FeatureBatches(evaluator.extraction, events, source, versions=used)
+            made = FeatureBatches(evaluator.extraction, events, source, **self._of(evaluator.features))
             wanted[made.key] = features.setdefault(made.key, made)
         state = {"protocol": evaluator.protocol(evidence), "features": [each.protocol for each in wanted.values()]}
         return attrs.evolve(found, features=wanted, state=state)
@@ -275,20 +275,14 @@ class _Planner:
         numbers = {"steps": steps, "samples": draw.n, "batch_size": draw.batch_size}
         return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}
 
-    def versions(self, components: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """The plugins that these (kind, name) come from, with their versions."""
-        owners = sorted({self.registry.find(kind, name).owner for kind, name in components})
-        known = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
-        return {owner: known[owner] for owner in owners if owner in known}
+    def _of(self, *parts: Any) -> dict[str, Any]:
+        """What a measure is made of."""
+        return {"parts": parts, "fingerprint": self.fingerprint}
 
     def _labelled(self) -> NetworkScore:
         """A stand-in for the model, which knows its noise levels."""
         network = self.plan.network
         return NetworkScore(nn.Identity(), self.plan.sde, label=network.label, scales=network.scales)
-
-    def _data(self) -> list[tuple[str, str]]:
-        spec = self.config.data.dataset
-        return [] if spec is None else [("datasets", spec.name)]
 
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
         """The events of a split; fewer are spread evenly over it, for a stored order may be one class after another."""

@@ -81,7 +81,7 @@ class PublishedNetwork(Extractor):
                     f"there is no file {self.weights} of the weights of {self.title}: get it from {self.url()}"
                 )
             return Path(self.weights)
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / self.url().rsplit("/", 1)[1]
+        cached = self._place()
         if cached.is_file():
             return cached
         if not self.download:
@@ -100,6 +100,16 @@ class PublishedNetwork(Extractor):
                 f"{self.name}[weights=FILE]"
             ) from error
         return cached
+
+    def files(self) -> list[Path]:
+        """The weights."""
+        return [self._place()]
+
+    def _place(self) -> Path:
+        """Where the weights lie, or will."""
+        if self.weights is not None:
+            return Path(self.weights)
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.url().rsplit("/", 1)[1]
 
     def _state(self) -> Mapping[str, Any]:
         path = self.path()
@@ -175,8 +185,15 @@ class DINOv2(PublishedNetwork):
 
         return Network().eval().requires_grad_(False)
 
+    def files(self) -> list[Path]:
+        """The transformer's code as well."""
+        return [*super().files(), self._code()]
+
+    def _code(self) -> Path:
+        return Path(self.checkout or Path(torch.hub.get_dir()) / "facebookresearch_dinov2_main")
+
     def _transformer(self) -> torch.nn.Module:
-        copy = Path(self.checkout or Path(torch.hub.get_dir()) / "facebookresearch_dinov2_main")
+        copy = self._code()
         name, hub_load = f"dinov2_{self.model}", cast(Callable[..., torch.nn.Module], torch.hub.load)
         if not (copy / "hubconf.py").is_file() and self.checkout is None and self.download:
             fetched: torch.nn.Module = hub_load("facebookresearch/dinov2", name, pretrained=False)

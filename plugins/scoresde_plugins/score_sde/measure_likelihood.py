@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.cli.events import add_dataset, open_events
+from scoresde_core.cli.events import add_dataset, find_events, open_events
 from scoresde_core.cli.lock import locked
 from scoresde_core.cli.subject import Subject, add_subject, open_subject
 from scoresde_core.command import Command
@@ -131,6 +131,8 @@ def _prepare(
     """Everything that can be refused is refused here: nothing is computed yet."""
     import torch
 
+    from scoresde_core.cli.fingerprint import Fingerprint, placeless
+
     from ..evaluate.measure import Share
     from ..evaluate.measure import Subject as Measured
     from ..evaluate.measures import Likelihood
@@ -147,12 +149,15 @@ def _prepare(
     events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
     source = {"dataset": arguments.dataset or subject.data, "split": arguments.split}
     share = Share.of(events, arguments.images, arguments.batch_size, source)
-    versions = {status.owner: status.version for status in registry.statuses if status.state == "ok"}
+    dataset = share.unread(find_events(arguments.dataset, subject, registry, arguments.download))
+    plan, fingerprint = subject.plan, Fingerprint(registry)
     asked = Likelihood(
         share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.range, subject.target,
-        arguments.latents, versions={**versions, "torch": str(torch.__version__)},
+        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, subject.target, dataset),
     )  # fmt: skip
-    identity = {**subject.origin, "sde": repr(subject.sde)}
+    parts = {"sde": subject.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
+    identity = {**subject.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
+    identity["torch"] = str(torch.__version__)
     model = Measured(subject.score, processes.device, torch.float32, identity, arguments.out / PARTS)
     processes.wait()  # every process has seen that the folder is free, or an unfinished one
     if processes.first:
