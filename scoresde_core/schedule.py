@@ -37,10 +37,6 @@ class _Memory(dict[str, Any]):
         return self
 
 
-def _memory(values: dict[str, Any]) -> _Memory:
-    return values if isinstance(values, _Memory) else _Memory(values)
-
-
 @attrs.frozen
 class Step:
     """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
@@ -61,7 +57,7 @@ class Step:
     transition_std: Scalar
     backward_std: Scalar
     sde: SDE = attrs.field(repr=False)
-    _memory: _Memory = attrs.field(factory=_Memory, converter=_memory, eq=False, repr=False)
+    _memory: dict[str, Any] = attrs.field(factory=_Memory, eq=False, repr=False)
 
     @property
     def memory(self) -> dict[str, Any]:
@@ -69,9 +65,10 @@ class Step:
 
         It holds lists, tuples and dictionaries of tensors with a row a sample, which a condition may choose rows from.
         A schedule may be used for one run after another: where a step asks that does not follow the one that asked
-        last, another run has begun, and the memory is empty. Runs that take turns need a schedule each.
+        last, another run has begun, and the memory is empty. Runs that take turns need a schedule each. A dictionary
+        that was given to the step is its giver's, who empties it.
         """
-        return self._memory.of(self.index)
+        return self._memory.of(self.index) if isinstance(self._memory, _Memory) else self._memory
 
     @property
     def dt(self) -> Scalar:
@@ -79,10 +76,15 @@ class Step:
         return self.now.t - self.next.t
 
     def level_at(self, noise_ratio: Scalar) -> Level:
-        """The level where sigma / alpha is ``noise_ratio``, at most that of t = 1; floats for a float."""
-        t = self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log())
-        level = self.sde.level(t)
-        return level if t.ndim else Level(float(t), float(level.alpha), float(level.sigma))
+        """The level where sigma / alpha is ``noise_ratio``, at most that of t = 1; see :meth:`level`."""
+        return self.level(self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log()))
+
+    def level(self, t: Scalar) -> Level:
+        """The level at ``t``; floats, or tensors like the step's."""
+        found, like = self.sde.level(torch.as_tensor(t, dtype=torch.float64)), self.now.alpha
+        if isinstance(like, Tensor):
+            return Level(found.t, found.alpha.to(like), found.sigma.to(like))
+        return Level(float(found.t), float(found.alpha), float(found.sigma))
 
 
 class Schedule:

@@ -37,5 +37,5 @@ def diffuse(mean: Tensor, std: Any, z: Tensor) -> Tensor:
 
 def combine(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
     """a x + b y."""
-    out: Tensor = x * a
+    out: Tensor = x * (a.to(x.dtype) if isinstance(a, Tensor) else a)
     return out.addcmul_(y, b.to(out.dtype)) if isinstance(b, Tensor) else out.add_(y, alpha=b)

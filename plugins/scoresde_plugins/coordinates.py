@@ -13,11 +13,15 @@ h = lambda' - lambda > 0, and freezing D or eps gives that first-order step, exa
 
 The last step leads to clean data, where lambda is infinite and e^{-h} = 0: x' = D, the denoised state. Polynomials in
 lambda have no limit there, so every method takes this first-order step, which is exact in the limit sigma -> 0.
+
+A step's numbers are floats, or tensors with a value a row; the methods are written once for both.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scoresde_core.schedule import Step
@@ -26,19 +30,55 @@ from scoresde_core.shapes import combine
 
 
 def noise_ratio(level: Level) -> Scalar:
-    """s = sigma / alpha."""
-    return level.sigma / level.alpha
+    """s = sigma / alpha; of tensors in float64, for the weights that are made from it are small differences."""
+    return _double(level.sigma) / _double(level.alpha)
 
 
 def log_snr(level: Level) -> Scalar:
-    """lambda = log(alpha / sigma), of a level with noise."""
-    snr = level.alpha / level.sigma
+    """lambda = log(alpha / sigma), of a level with noise; of tensors in float64."""
+    snr = _double(level.alpha) / _double(level.sigma)
     return snr.log() if isinstance(snr, Tensor) else math.log(snr)
 
 
+def expm1(value: Scalar) -> Scalar:
+    """e^v - 1."""
+    return value.expm1() if isinstance(value, Tensor) else math.expm1(value)
+
+
 def reaches_data(step: Step) -> bool:
-    """Whether the step leads to clean data."""
-    return isinstance(step.next.sigma, float) and step.next.sigma == 0
+    """Whether the step leads to clean data, all rows where they have levels of their own."""
+    sigma = step.next.sigma
+    return bool((sigma == 0).all()) if isinstance(sigma, Tensor) else sigma == 0
+
+
+def settle(step: Step, value: Any, instead: Any) -> Any:
+    """``value``, but ``instead`` in rows that reach clean data while others do not (see :func:`reaches_data`)."""
+    sigma = step.next.sigma
+    return torch.where(sigma == 0, instead, value) if isinstance(sigma, Tensor) else value
+
+
+def level_ahead(step: Step) -> Level:
+    """``step.next``, but ``step.now`` in rows that reach clean data, where no model is asked."""
+    now, ahead = step.now, step.next
+    if not isinstance(ahead.sigma, Tensor):
+        return ahead
+    return Level(
+        *(settle(step, b, a) for a, b in ((now.t, ahead.t), (now.alpha, ahead.alpha), (now.sigma, ahead.sigma)))
+    )
+
+
+def power_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar]) -> list[Scalar]:
+    """The weights w with sum_k w_k nodes_k^q = moments_q for q = 0, 1, ... (Bjorck and Pereyra 1970)."""
+    weights, last = list(moments), len(nodes) - 1
+    for k in range(last):
+        for i in range(last, k, -1):
+            weights[i] = weights[i] - nodes[k] * weights[i - 1]
+    for k in range(last - 1, -1, -1):
+        for i in range(k + 1, last + 1):
+            weights[i] = weights[i] / (nodes[i] - nodes[i - k - 1])
+        for i in range(k, last):
+            weights[i] = weights[i] - weights[i + 1]
+    return weights
 
 
 def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tensor]) -> Tensor:
@@ -49,17 +89,26 @@ def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tenso
     return out
 
 
-def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[float, Tensor]) -> Tensor:
-    """(sigma'/sigma) x + alpha' (1 - e^{-h}) D, and further terms alpha' c T as pairs (c, T)."""
+def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[Scalar, Tensor]) -> Tensor:
+    """(sigma'/sigma) x + alpha' (1 - e^{-h}) D, and further terms alpha' c T as pairs (c, T), none to the data."""
     now, ahead = step.now, step.next
     keep = ahead.sigma / now.sigma
-    terms = ((ahead.alpha * c, tensor) for c, tensor in more)
+    terms = ((ahead.alpha * settle(step, c, 0.0), tensor) for c, tensor in more)
     return blend(keep, x, ahead.alpha - now.alpha * keep, denoised, *terms)
 
 
-def noise_step(x: Tensor, step: Step, *terms: tuple[Any, Tensor], to: Level | None = None) -> Tensor:
-    """(alpha'/alpha) x + alpha' sum_k c_k eps_k for pairs (c_k, eps_k), to ``step.next`` or to another level."""
-    ahead = to or step.next
+def noise_step(x: Tensor, step: Step, *terms: tuple[Scalar, Tensor]) -> Tensor:
+    """(alpha'/alpha) x + alpha' sum_k c_k eps_k for pairs (c_k, eps_k); rows that reach clean data take the first eps.
+
+    The c_k add up to s' - s.
+    """
+    (c, first), *more = terms
+    rest = ((settle(step, c, 0.0), eps) for c, eps in more)
+    return noise_step_to(x, step, step.next, (settle(step, c, -noise_ratio(step.now)), first), *rest)
+
+
+def noise_step_to(x: Tensor, step: Step, ahead: Level, *terms: tuple[Scalar, Tensor]) -> Tensor:
+    """The same to a level ``ahead`` with noise."""
     (first, noise), *more = ((ahead.alpha * c, tensor) for c, tensor in terms)
     return blend(ahead.alpha / step.now.alpha, x, first, noise, *more)
 
@@ -94,3 +143,7 @@ def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = Fals
     if lower_final:
         order = min(order, step.count - step.index)
     return 1 if order > 1 and reaches_data(step) else order
+
+
+def _double(value: Scalar) -> Scalar:
+    return value.double() if isinstance(value, Tensor) else value

@@ -13,7 +13,6 @@ from abc import abstractmethod
 from typing import Literal
 
 import attrs
-import numpy as np
 import torch
 from attrs.validators import and_, ge, le
 from numpy.polynomial.legendre import leggauss
@@ -26,7 +25,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import Predictor
 
-from ..coordinates import noise_ratio, noise_step, remember, usable_order
+from ..coordinates import noise_ratio, noise_step, power_weights, remember, usable_order
 
 _NODES, _SHARES = (torch.from_numpy(part) for part in leggauss(24))
 """Gauss-Legendre quadrature for the integral over t; s(t) is smooth within a step."""
@@ -111,22 +110,17 @@ def _weights_in_ratio(step: Step, levels: list[Level]) -> list[Scalar]:
     """The integrals over s of the Lagrange polynomials in s."""
     now, length = noise_ratio(step.now), noise_ratio(step.next) - noise_ratio(step.now)
     nodes = [(noise_ratio(level) - now) / length for level in levels]
-    return _weights(nodes, [length / (q + 1) for q in range(len(nodes))])
+    return power_weights(nodes, [length / (q + 1) for q in range(len(nodes))])
 
 
 def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:
     """The integrals over s of the Lagrange polynomials in t, with s(t) between the ends from the SDE."""
     nodes = [(step.now.t - level.t) / step.dt for level in levels]
-    u, share = 0.5 * (_NODES + 1), 0.5 * _SHARES
-    between = step.sde.level(step.now.t - u * step.dt)
-    above = share * (noise_ratio(between) - noise_ratio(step.next))
+    length = noise_ratio(step.next) - noise_ratio(step.now)
+    # The quadrature has a dimension of its own, before those of a step whose numbers are tensors.
+    dt = torch.as_tensor(step.dt, dtype=torch.float64)
+    u, share = (part.to(dt.device).reshape(-1, *[1] * dt.ndim) for part in (0.5 * (_NODES + 1), 0.5 * _SHARES))
+    above = share * (noise_ratio(step.sde.level(step.now.t - u * dt)) - noise_ratio(step.next))
     # By parts: int u^q ds = -q int u^(q-1) (s - s') du, with u from 0 to 1.
-    moments = [noise_ratio(step.next) - noise_ratio(step.now)]
-    moments += [-q * float((above * u ** (q - 1)).sum()) for q in range(1, len(nodes))]
-    return _weights(nodes, moments)
-
-
-def _weights(nodes: list[float], moments: list[float]) -> list[Scalar]:
-    """The weights at ``nodes`` that integrate the powers 0, 1, ... to ``moments``."""
-    weights: list[Scalar] = np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments)).tolist()
-    return weights
+    inner = [-q * (above * u ** (q - 1)).sum(0) for q in range(1, len(nodes))]
+    return power_weights(nodes, [length, *(inner if dt.ndim else map(float, inner))])

@@ -9,8 +9,6 @@ The multistep methods estimate the derivatives from denoised states of earlier l
 past they keep these alone (``step.memory``), so a corrector may move the state between two steps.
 """
 
-from math import expm1
-
 import attrs
 from attrs.validators import and_, ge, le
 from torch import Tensor
@@ -19,19 +17,24 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
+from scoresde_core.sde import Level, Scalar
 from scoresde_core.shapes import combine, shift
 from scoresde_core.steps import Predictor
 
 from ..coordinates import (
     denoised_step,
+    expm1,
     log_snr,
     noise_ratio,
     noise_step,
+    noise_step_to,
     reaches_data,
     remember,
+    settle,
     usable_order,
 )
+
+Terms = tuple[tuple[Scalar, Tensor], ...]
 
 SHORT = 15
 """DPM-Solver++ lowers its order at the end of runs below this many steps, as the paper's code documents it and as other
@@ -61,8 +64,8 @@ class DPMSolver2Predictor(Predictor):
         eps = model.noise(x, step.now)
         if not reaches_data(step):
             middle = step.level_at((now * ahead) ** 0.5)
-            halfway = noise_step(x, step, (noise_ratio(middle) - now, eps), to=middle)
-            eps = model.noise(halfway, middle)
+            halfway = noise_step_to(x, step, middle, (noise_ratio(middle) - now, eps))
+            eps = settle(step, model.noise(halfway, middle), eps)
         x = noise_step(x, step, (ahead - now, eps))
         return x, x
 
@@ -117,13 +120,13 @@ class DPMSolverPP3MPredictor(Predictor):
         """One step from three denoised states."""
         past = remember(step, model.denoised(x, step.now), 3)
         order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
-        more: tuple[tuple[float, Tensor], ...] = ()
+        more: Terms = ()
         if order > 1:
             more = _slope(step, past) if order == 2 else self._curve(step, past)
         x = denoised_step(x, step, past[0][1], *more)
         return x, x
 
-    def _curve(self, step: Step, past: list[tuple[Level, Tensor]]) -> tuple[tuple[float, Tensor], ...]:
+    def _curve(self, step: Step, past: list[tuple[Level, Tensor]]) -> Terms:
         """The terms of first and second differences, as weights of the three states."""
         (now, latest), (before, middle), (first, oldest) = past
         h = log_snr(step.next) - log_snr(now)
@@ -163,8 +166,9 @@ class DPMSolverPP2MSDEPredictor(Predictor):
         if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:
             (now, latest), (before, oldest) = past
             weight = 0.5 * (log_snr(ahead) - log_snr(now)) / (log_snr(now) - log_snr(before))
+            weight = settle(step, weight, 0.0)
             denoised = combine(1 + weight, latest, -weight, oldest)
-        # e^{-h} = s' / s has no logarithm in it: 0 at the data, and a tensor where the step's numbers are tensors.
+        # e^{-h} = s' / s has no logarithm in it, and is 0 at the data.
         decay = noise_ratio(ahead) / noise_ratio(step.now)
         keep = decay**self.eta if self.eta else 1.0
         mean = combine(ahead.sigma / step.now.sigma * keep, x, ahead.alpha * (1 - decay * keep), denoised)
@@ -173,7 +177,7 @@ class DPMSolverPP2MSDEPredictor(Predictor):
         return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean
 
 
-def _slope(step: Step, past: list[tuple[Level, Tensor]]) -> tuple[tuple[float, Tensor], ...]:
+def _slope(step: Step, past: list[tuple[Level, Tensor]]) -> Terms:
     """The term (1 - e^{-h}) h (D - D_prev) / (2 h_prev), as weights of the two states."""
     (now, latest), (before, previous) = past[:2]
     h = log_snr(step.next) - log_snr(now)

@@ -17,7 +17,7 @@ from scoresde_core.sde import Level
 from scoresde_core.shapes import shift
 from scoresde_core.steps import Predictor
 
-from ..coordinates import noise_ratio, noise_step, reaches_data
+from ..coordinates import level_ahead, noise_ratio, noise_step, reaches_data
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class HeunPredictor(Predictor):
         eps = model.noise(x, start)
         ahead = noise_step(x, step, (length, eps))
         if not reaches_data(step):
-            eps_ahead = model.noise(ahead, step.next)
+            eps_ahead = model.noise(ahead, level_ahead(step))
             ahead = noise_step(x, step, (0.5 * length, eps), (0.5 * length, eps_ahead))
         return ahead, ahead
 

@@ -12,16 +12,14 @@ is ``ipndm``, which starts with steps of lower order instead.
 """
 
 import attrs
-import torch
 from torch import Tensor
 
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
 from scoresde_core.steps import Predictor
 
-from ..coordinates import noise_ratio, noise_step, reaches_data, remember
+from ..coordinates import level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH
 
 
@@ -55,15 +53,9 @@ class PNDMPredictor(Predictor):
 
     def _stages(self, x: Tensor, step: Step, model: ScoreModel, first: Tensor) -> list[Tensor]:
         """The four noises of a Runge-Kutta step."""
-        middle, now = _halfway(step), noise_ratio(step.now)
+        middle, now = step.level(step.now.t - 0.5 * step.dt), noise_ratio(step.now)
         half = noise_ratio(middle) - now
-        second = model.noise(noise_step(x, step, (half, first), to=middle), middle)
-        third = model.noise(noise_step(x, step, (half, second), to=middle), middle)
+        second = model.noise(noise_step_to(x, step, middle, (half, first)), middle)
+        third = model.noise(noise_step_to(x, step, middle, (half, second)), middle)
         ahead = noise_step(x, step, (noise_ratio(step.next) - now, third))
-        return [first, second, third, model.noise(ahead, step.next)]
-
-
-def _halfway(step: Step) -> Level:
-    """The level in the middle of a step's two times; floats for floats."""
-    level = step.sde.level(torch.as_tensor(step.now.t - 0.5 * step.dt, dtype=torch.float64))
-    return level if level.t.ndim else Level(float(level.t), float(level.alpha), float(level.sigma))
+        return [first, second, third, model.noise(ahead, level_ahead(step))]

@@ -12,11 +12,9 @@ The predictor UniP uses the past alone (r_k < 0), the corrector UniC the new den
 That state is what the following step needs anyway, so the correction is made when it has been evaluated.
 """
 
-from math import expm1
 from typing import Literal
 
 import attrs
-import numpy as np
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
@@ -30,15 +28,17 @@ from scoresde_core.steps import Predictor
 from ..coordinates import (
     blend,
     denoised_step,
+    expm1,
     log_snr,
     noise_ratio,
+    power_weights,
     reaches_data,
     remember,
     usable_order,
 )
 
 Past = list[tuple[Level, Tensor]]
-Terms = tuple[tuple[float, Tensor], ...]
+Terms = tuple[tuple[Scalar, Tensor], ...]
 
 
 @attrs.frozen
@@ -102,7 +102,7 @@ class UniPCPredictor(Predictor):
         return _terms(predict, ratios, past)
 
 
-def _weights(ratios: list[float], h: Scalar, scale: Scalar) -> list[float]:
+def _weights(ratios: list[Scalar], h: Scalar, scale: Scalar) -> list[Scalar]:
     """rho_k for nodes r_k. With a single node the paper takes 1/2, whose order is the same for any B(h) ~ h."""
     if len(ratios) < 2:
         return [0.5] * len(ratios)
@@ -111,11 +111,10 @@ def _weights(ratios: list[float], h: Scalar, scale: Scalar) -> list[float]:
         factorial *= q
         psi = -psi / h - 1 / factorial
         right.append(factorial * psi / scale)
-    rho: list[float] = np.linalg.solve(np.vander(ratios, increasing=True).T, np.array(right)).tolist()
-    return rho
+    return power_weights(ratios, right)
 
 
-def _terms(weights: list[float], ratios: list[float], past: Past) -> Terms:
+def _terms(weights: list[Scalar], ratios: list[Scalar], past: Past) -> Terms:
     """sum_k w_k (D_k - D) / r_k as terms in the states themselves."""
     shares = [w / r for w, r in zip(weights, ratios, strict=True)]
     if not shares:
