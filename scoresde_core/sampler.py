@@ -26,7 +26,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """A latent ``x`` (B, ...) at t = 1 -> samples like ``x``. Calls ``observe`` after each step it counts."""
+        """A latent ``x`` (B, ...) at t = 1 -> samples like ``x``. Calls ``observe`` after each step it counts.
+
+        Evaluations of a part of the samples are asked of that part of the model, :meth:`ScoreModel.select`.
+        """
 
     @property
     def uses(self) -> frozenset[str]:
@@ -87,6 +90,7 @@ def sample(
 ) -> Samples:
     """``n`` samples of events of ``shape``, from ``latent`` (n, *shape) at t = 1 or from the prior.
 
+    A model that knows something of each sample, such as its class, knows it of these ``n``, in their order.
     They are the samples ``first .. first + n`` of the run with this ``seed``: the same whatever ``batch_size`` and
     ``first`` they are drawn with, unless a corrector couples the batch by choice: then :meth:`Sampler.caveat` says what
     small batches do, and :meth:`Sampler.decoupled` gives a sampler in which none does.
@@ -106,7 +110,8 @@ def sample(
             x = sde.prior.from_noise(noise.draw("prior", "prior"))
         else:
             x = latent[start : start + count].to(device=device, dtype=dtype)
-        parts.append(sampler.run(x, model, sde, noise, observe))
+        known = model if count == n else model.select(torch.arange(start, start + count))
+        parts.append(sampler.run(x, known, sde, noise, observe))
     return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
 
 

@@ -14,8 +14,9 @@ NFE is rows over samples, so that samples which need no further evaluation cost 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +36,35 @@ class ScoreModel(Contract):
     continuous: bool = True
     """Whether it was made for every level, and so varies smoothly from one to the next."""
     rows: int = 0
+    _whole: ScoreModel | None = None
 
     @abstractmethod
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The score at ``x`` (B, ...), uncounted; implement this, call :meth:`score`."""
 
+    def select(self, index: Tensor) -> ScoreModel:
+        """The model of the samples ``index`` (N,) among those that it was made for; counted by this one as well.
+
+        Whoever hands a model a part of the samples (a batch, particles, samples that have not arrived) hands it to this
+        selection. The same model unless it knows something of each sample, such as its class: then override this, with
+        :meth:`part`.
+        """
+        return self
+
     @derived("every evaluation is counted there; override evaluate")
     def score(self, x: Tensor, level: Level) -> Tensor:
         """grad log p_t(x), like ``x``; one function evaluation."""
-        self.calls += 1
-        self.rows += len(x)
+        counted: ScoreModel | None = self
+        while counted is not None:
+            counted.calls, counted.rows, counted = counted.calls + 1, counted.rows + len(x), counted._whole
         return self.evaluate(x, level)
+
+    def part(self, **known: Any) -> Self:
+        """A copy with other attributes, whose evaluations are counted by this model too."""
+        part = copy(self)
+        for name, value in {**known, "calls": 0, "rows": 0, "_whole": self}.items():
+            setattr(part, name, value)
+        return part
 
     @derived(_EVALUATE)
     def noise(self, x: Tensor, level: Level) -> Tensor:
@@ -107,8 +126,9 @@ DISCRETE_LABELS = frozenset({"index", "reverse_index"})
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 
-    ``network(x, label, **cond)`` returns a tensor like ``x``; ``label`` has shape (B,). With a discrete label rule
-    the level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
+    ``network(x, label, **cond)`` returns a tensor like ``x``; ``label`` has shape (B,). Tensors in ``cond`` have a row
+    a sample, or a single one for all; the rows follow the samples (:meth:`select`). With a discrete label rule the
+    level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
     ``UsageError`` for a ``parameterisation`` or ``label`` that is none of :data:`PARAMETERISATIONS`, :data:`LABELS`.
     """
 
@@ -142,12 +162,34 @@ class NetworkScore(ScoreModel):
             raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
         return self.to_score(raw.to(x.dtype), x, level)
 
+    def select(self, index: Tensor) -> NetworkScore:
+        """With the rows of ``cond`` that are of these samples; ``ValueError`` where it has too few."""
+        rows = {name: v for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
+        if not rows:
+            return self
+        last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
+        for name, value in rows.items():
+            if last >= len(value):
+                raise ValueError(
+                    f"cond {name!r} has {len(value)} rows, too few for sample {last}: "
+                    "give a row for every sample, or one row for all of them"
+                )
+        return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
+
     def _training_level(self, level: Level, x: Tensor) -> Level:
         t = torch.as_tensor(level.t)
         table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
         if t.ndim == 0:
             return Level(float(t), float(table.alpha), float(table.sigma))
         return Level(t, table.alpha.to(x.dtype), table.sigma.to(x.dtype))
+
+
+def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:
+    """Batches of ``size`` (None: all) of ``x`` (n, ...): the index of the first event, its model, the events."""
+    for start in range(0, len(x), size or len(x)):
+        part = x[start : start + (size or len(x))]
+        whole = len(part) == len(x)
+        yield start, model if whole else model.select(torch.arange(start, start + len(part))), part
 
 
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:

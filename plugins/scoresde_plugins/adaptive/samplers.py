@@ -72,7 +72,9 @@ class AdaptiveSDESampler(Sampler):
         rows, path = torch.arange(len(x), device=x.device), Path(x, ARRIVED)
         for attempt in range(self.max_attempts):
             step, path_step = path.propose(rows, h[rows], noise.draw(attempt, "adaptive")[rows])
-            kept, other, error = self._attempt(x[rows], previous[rows], t[rows], step, path_step, model, sde)
+            kept, other, error = self._attempt(
+                x[rows], previous[rows], t[rows], step, path_step, model.select(rows), sde
+            )
             yes, no = error <= 1, ~(error <= 1)
             moved = rows[yes]
             x[moved], previous[moved] = kept[yes], other[yes]

@@ -59,6 +59,10 @@ class GuidedScore(ScoreModel):
         self.model, self.classifier, self.labels, self.scale = model, classifier, labels, scale
         self.continuous = model.continuous
 
+    def select(self, index: Tensor) -> GuidedScore:
+        """With the labels of these samples."""
+        return self.part(model=self.model.select(index), labels=self.labels[index.to(self.labels.device)])
+
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The guided score."""
         score = self.model.score(x, level)

@@ -118,7 +118,9 @@ class ParticleObservation(Observation):
         sampler = loop.wrapped(lambda inner: _Move(inner, run, loop.rounds), lambda inner: _Correct(inner, run))
         hear = loop.observe
         observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
-        states = sampler.run(run.impose(states, start_of(sde), run.path), self.known.guide(model), sde, many, observe)
+        sample = torch.arange(len(x), device=x.device).repeat_interleave(self.particles)
+        model = self.known.guide(model).select(sample)
+        states = sampler.run(run.impose(states, start_of(sde), run.path), model, sde, many, observe)
         return states[run.chosen()]
 
 
@@ -246,6 +248,10 @@ class _Seen(ScoreModel):
         self.model, self.x, self.level = model, x, level
         self.remembered: Tensor | None = None
         self.continuous = model.continuous
+
+    def select(self, index: Tensor) -> ScoreModel:
+        """The model of these particles; a state of theirs is another one."""
+        return self.model.select(index)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The model's score."""

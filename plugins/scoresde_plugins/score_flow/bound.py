@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel, level_of
+from scoresde_core.score import ScoreModel, in_batches, level_of
 from scoresde_core.sde import SDE
 
 from ..score_sde.divergence import score_and_divergence
@@ -75,16 +75,16 @@ def likelihood_bound(
             f"got {times}, {len(x)} and {size}"
         )
     parts, evaluations = [], 0
-    for index, part in enumerate(torch.split(x, size)):
-        before = model.calls
-        noise = Noise(seed, tuple(x.shape[1:]), len(part), start=first + index * size, device=x.device, dtype=x.dtype)
-        value, variance = _integral(model, sde, part, form, times, importance, t_min, noise)
+    for start, known, part in in_batches(model, x, size):
+        before = known.calls
+        noise = Noise(seed, tuple(x.shape[1:]), len(part), start=first + start, device=x.device, dtype=x.dtype)
+        value, variance = _integral(known, sde, part, form, times, importance, t_min, noise)
         value = value + _ends(sde, part, t_min)
         if offset:
-            steps = torch.stack([_offset(model, sde, part, t_min, noise, k) for k in range(OFFSET_DRAWS)])
+            steps = torch.stack([_offset(known, sde, part, t_min, noise, k) for k in range(OFFSET_DRAWS)])
             value, variance = value + steps.mean(0), variance + steps.var(0) / OFFSET_DRAWS
         parts.append((value, variance.sqrt()))
-        evaluations += (model.calls - before) * len(part)
+        evaluations += (known.calls - before) * len(part)
     nats, stderr = (torch.cat(column) for column in zip(*parts, strict=True))
     return Bound(nats, stderr, evaluations // len(x))
 

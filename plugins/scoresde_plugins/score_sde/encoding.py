@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.score import ScoreModel
+from scoresde_core.score import ScoreModel, in_batches
 from scoresde_core.sde import SDE, GaussianPrior
 from scoresde_core.shapes import expand
 
@@ -58,7 +58,7 @@ def decode(
         return found
     level = level_at(sde, sde.t_min if t_min is None else t_min)
     with torch.no_grad():
-        return torch.cat([model.denoised(part, level) for part in torch.split(found, batch_size or len(found))])
+        return torch.cat([known.denoised(part, level) for _, known, part in in_batches(model, found, batch_size)])
 
 
 def round_trip(
@@ -132,9 +132,11 @@ def _follow(
     if not discrete:
         require_continuous(model, "an encoding")
 
-    def along(t: float, state: Tensor) -> Tensor:
-        return velocity(sde, t, state, model.score(state.to(x.dtype), level_at(sde, t)))
+    def solve(known: ScoreModel, part: Tensor) -> Tensor:
+        def along(t: float, state: Tensor) -> Tensor:
+            return velocity(sde, t, state, known.score(state.to(x.dtype), level_at(sde, t)))
+
+        return solver.solve(along, part.double(), start, end).to(x)
 
     start, end = (t_min, 1.0) if encoding else (1.0, t_min)
-    parts = torch.split(x, batch_size or len(x))
-    return torch.cat([solver.solve(along, part.double(), start, end).to(x) for part in parts])
+    return torch.cat([solve(known, part) for _, known, part in in_batches(model, x, batch_size)])

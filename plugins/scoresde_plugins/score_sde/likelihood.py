@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel
+from scoresde_core.score import ScoreModel, in_batches
 from scoresde_core.sde import SDE
 
 from .divergence import Trace, draw_probes, score_and_divergence
@@ -60,8 +60,8 @@ def log_likelihood(
     if size < 1 or len(x) < 1:
         raise ValueError(f"there must be at least one event and a batch size of at least 1, got {len(x)} and {size}")
     parts = [
-        _solve(model, sde, part, trace, probes, t_min, solver, seed, first + index * size)
-        for index, part in enumerate(torch.split(x, size))
+        _solve(known, sde, part, trace, probes, t_min, solver, seed, first + start)
+        for start, known, part in in_batches(model, x, size)
     ]
     return Likelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in ("log_prob", "latent", "nfe")))
 
