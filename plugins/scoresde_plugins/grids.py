@@ -28,7 +28,13 @@ class _Spread(Grid):
         if steps > 1:
             inner[-1] = sde.t_min  # no rounding at the ends
         inner[0] = 1.0
-        return torch.cat([inner, inner.new_zeros(1)])
+        times = torch.cat([inner, inner.new_zeros(1)])
+        if not bool((times.diff() < 0).all()):
+            raise ValueError(
+                f"{self!r} does not give {steps} different times between 1 and {sde.t_min:g} under {sde!r}: "
+                "choose parameters that are less extreme, or fewer steps"
+            )
+        return times
 
     @abstractmethod
     def place(self, sde: SDE, u: Tensor) -> Tensor:
@@ -71,8 +77,9 @@ class KarrasGrid(_Spread):
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """The times at which (sigma / alpha)^(1/rho) falls linearly."""
-        first, last = (_ends(sde) / self.rho).exp()
-        return sde.time_at(self.rho * (first + u * (last - first)).log())
+        first, last = _ends(sde)
+        # The logarithm of (first^(1/rho) + u (last^(1/rho) - first^(1/rho)))^rho, without powers that overflow.
+        return sde.time_at(first + self.rho * torch.log1p(u * torch.expm1((last - first) / self.rho)))
 
 
 def _ends(sde: SDE) -> Tensor:

@@ -51,8 +51,8 @@ class AdaptiveSDESampler(Sampler):
     attempt. A sample whose score is not finite, or that has not arrived after ``max_attempts``, becomes NaN.
     """
 
-    rel_tol: float = param(0.02, "tolerance relative to the state", ge(0))
-    abs_tol: float = param(0.0078, "absolute tolerance, in units of the data", gt(0))
+    rel_tol: float = param(0.02, "tolerance relative to the state", and_(ge(0), le(1e6)))
+    abs_tol: float = param(0.0078, "absolute tolerance, in units of the data", and_(gt(0), le(1e15)))
     first_step: float = param(0.01, "first step size in t", and_(gt(0), le(1)))
     safety: float = param(0.9, "factor on the proposed step size", and_(gt(0), le(1)))
     exponent: float = param(0.9, "how strongly the error sets the step size", and_(gt(0), le(1)))

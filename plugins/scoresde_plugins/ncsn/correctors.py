@@ -3,7 +3,7 @@
 from typing import Self
 
 import attrs
-from attrs.validators import ge, gt
+from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -21,7 +21,7 @@ class AnnealedLangevinCorrector(Corrector):
     Published settings with ``predictor=none``: snr 0.316 and 100 steps (NCSN), 0.176 and 5 steps (NCSNv2, CIFAR-10).
     """
 
-    snr: float = param(0.16, "step size relative to the noise level", gt(0))
+    snr: float = param(0.16, "step size relative to the noise level", and_(gt(0), le(1e6)))
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

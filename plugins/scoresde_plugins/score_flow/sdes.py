@@ -4,18 +4,20 @@ import math
 
 import attrs
 import torch
-from attrs.validators import and_, gt, lt
+from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.sde import SDE, GaussianPrior
+
+from ..score_sde.sdes import LARGEST
 
 
 @attrs.frozen
 class LinearVESDE(SDE):
     """dx = sigma_max sqrt(2 t) dw, so ``alpha = 1`` and ``sigma = sigma_max t``; its chain is Euler-Maruyama."""
 
-    sigma_max: float = param(50.0, "noise scale at t = 1", gt(0))
+    sigma_max: float = param(50.0, "noise scale at t = 1", and_(gt(0), le(LARGEST)))
     t_min: float = param(1e-5, "smallest time at which the score is evaluated", and_(gt(0), lt(1)))
 
     @property

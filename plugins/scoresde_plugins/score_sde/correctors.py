@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 import attrs
 import torch
-from attrs.validators import ge, gt, in_
+from attrs.validators import and_, ge, gt, in_, le
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -54,7 +54,7 @@ class LangevinCorrector(Corrector):
     Published settings, with ``norm=batch``: snr 0.16 (VE, CIFAR-10), 0.075 (256 pixels), 0.01 (VP).
     """
 
-    snr: float = param(0.16, "signal-to-noise ratio that sets the step size", gt(0))
+    snr: float = param(0.16, "signal-to-noise ratio that sets the step size", and_(gt(0), le(1e6)))
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))
     norm: Literal["batch", "level"] = param(
         "batch",

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import attrs
 import torch
-from attrs.validators import gt, in_
+from attrs.validators import ge, gt, in_
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -24,6 +24,9 @@ from scoresde_core.sde import SDE, Level
 from .runge_kutta import ADAPTIVE, adapt, pair
 
 State = TypeVar("State", Tensor, tuple[Tensor, ...])
+
+MAX_EVALUATIONS = 10_000
+MAX_EVALUATIONS_HELP = "evaluations of adaptive methods after which the solution is given up with an error"
 
 
 class Diverged(ScoreSDEError, ArithmeticError):
@@ -41,11 +44,27 @@ class Solver:
     method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
     rtol: float = param(1e-5, "relative tolerance", gt(0))
     atol: float = param(1e-5, "absolute tolerance", gt(0))
+    max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
 
     def solve(self, velocity: Callable[[float, State], State], state: State, start: float, end: float) -> State:
-        """The state at time ``end``, from ``state`` at ``start``."""
+        """The state at time ``end``, from ``state`` at ``start``; :class:`Diverged` where there is none."""
+        left = self.max_evaluations
+
+        def counted(t: float, at: State) -> State:
+            nonlocal left
+            if left == 0:
+                raise Diverged(
+                    f"the probability flow ODE took {self.max_evaluations} evaluations (max_evaluations) and came from "
+                    f"t = {start:g} to {t:.3g} only: the score is too steep for rtol {self.rtol:g}, "
+                    f"atol {self.atol:g}; try larger ones, a larger t_min, or a method with fixed steps"
+                )
+            left -= 1
+            return velocity(t, at)
+
         try:
-            return adapt(velocity, state, start, end, pair(self.method), self.rtol, self.atol)
+            return adapt(counted, state, start, end, pair(self.method), self.rtol, self.atol)
+        except Diverged:
+            raise
         except ArithmeticError as error:
             raise Diverged(
                 f"the probability flow ODE could not be solved ({error}): the score is not finite or not smooth enough "

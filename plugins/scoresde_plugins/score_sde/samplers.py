@@ -16,7 +16,7 @@ from scoresde_core.steps import Corrector, Predictor
 
 from ..grids import UniformGrid
 from .correctors import NoneCorrector
-from .flow import Solver, level_at, velocity
+from .flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, level_at, velocity
 from .predictors import ReverseDiffusionPredictor
 from .runge_kutta import FIXED, integrate
 
@@ -84,11 +84,12 @@ class ODESampler(Sampler):
     steps: int = param(100, "number of steps of fixed-step methods", ge(1))
     grid: Grid = param(attrs.Factory(UniformGrid), "where the steps of fixed-step methods lie")
     denoise: bool = param(True, "return the denoised state at t_min")
+    max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
 
     @property
     def uses(self) -> frozenset[str]:
         """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
-        return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol"})
+        return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
@@ -104,7 +105,7 @@ class ODESampler(Sampler):
             times = self.grid.times(sde, self.steps + 1)[:-1].tolist()
             x = integrate(along, x, times, FIXED[self.method])
         else:
-            x = Solver(self.method, self.rtol, self.atol).solve(along, x, 1.0, sde.t_min)
+            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, 1.0, sde.t_min)
         return model.denoised(x, level_at(sde, sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import gt
+from attrs.validators import and_, gt, le
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -42,8 +42,12 @@ def table_times(times: Tensor) -> Tensor | None:
     return torch.linspace(1, 0, steps, dtype=times.dtype)
 
 
+LARGEST = 1e15
+"""Scales up to which squares of the state are finite in float32."""
+
+
 def _positive(help_text: str, default: float) -> float:
-    value: float = param(default, help_text, gt(0))
+    value: float = param(default, help_text, and_(gt(0), le(LARGEST)))
     return value
 
 
@@ -64,6 +68,9 @@ class VESDE(SDE):
 
     def __attrs_post_init__(self) -> None:
         _check_t_min(self.t_min)
+        means = self.prior_mean if isinstance(self.prior_mean, tuple) else (self.prior_mean,)
+        if not all(abs(mean) <= LARGEST for mean in means):
+            raise ValueError(f"prior_mean must lie between -{LARGEST:g} and {LARGEST:g}, got {self.prior_mean}")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max must be above sigma_min, got {self.sigma_max} and {self.sigma_min}")
 
@@ -116,6 +123,9 @@ class VESDE(SDE):
         return self.level((t * (n - 1)).round() / (n - 1))
 
 
+_LARGEST_BETAS = 340
+
+
 @attrs.frozen
 class LinearBetaSDE(SDE):
     """What VP and sub-VP share: drift -beta(t) x / 2 with beta linear in t, and the prior N(0, I)."""
@@ -126,6 +136,11 @@ class LinearBetaSDE(SDE):
 
     def __attrs_post_init__(self) -> None:
         _check_t_min(self.t_min)
+        if self.beta_min + self.beta_max > _LARGEST_BETAS:
+            raise ValueError(
+                f"beta_min + beta_max must be at most {_LARGEST_BETAS}, got {self.beta_min} and {self.beta_max}: "
+                "beyond, float32 cannot hold the signal at t = 1, exp(-(beta_min + beta_max) / 4)"
+            )
 
     @property
     def prior(self) -> GaussianPrior:
