@@ -320,6 +320,53 @@ class TestImport:
             out = network(golden["x"], golden["labels"])
         assert (out - golden["output"]).norm() / golden["output"].norm() < 1e-5
 
+    @pytest.mark.parametrize("prefix", ["net.", "model.", "module.", "model.net.module.", ""])
+    def test_a_constant_prefix_is_found_and_told(self, importer, model, prefix):
+        state = {prefix + name: value for name, value in model.network.state_dict().items()}
+        lightning = {"state_dict": state, "epoch": 3, "global_step": 70, "pytorch-lightning_version": "2.0"}
+        code, out, err = importer(lightning)
+        assert (code, err) == (0, "")
+        assert "state_dict, step 70" in out
+        assert (f"prefix {prefix!r} dropped from {len(state)} names\n" in out) == bool(prefix)
+        assert torch.equal(samples_of(checkpoint.read("ck").load(REGISTRY)), samples_of(model))
+
+    def test_of_two_prefixes_the_one_that_fits_is_taken(self, importer, model):
+        own = model.network.state_dict()
+        state = {f"net.{name}": value for name, value in own.items()}
+        part = {f"ema.{name}": value * 0 for name, value in list(own.items())[:-1]}
+        code, out, _ = importer({**part, **state, "loss.weight": torch.ones(2)})
+        assert code == 0
+        assert f"prefix 'net.' dropped from {len(own)} names" in out
+        assert f"{len(part) + 1} tensors without it left out, the first is ema." in out
+        assert torch.equal(samples_of(checkpoint.read("ck").load(REGISTRY)), samples_of(model))
+
+    def test_two_prefixes_that_fit_are_refused_until_one_is_named(self, importer, model, tmp_path):
+        own = model.network.state_dict()
+        both = {
+            f"{prefix}.{name}": value * scale
+            for prefix, scale in (("ema", 0.5), ("net", 1))
+            for name, value in own.items()
+        }
+        code, _, err = importer(both)
+        assert code == 1
+        assert "the file holds the network 2 times, under 'ema.' and 'net.': say which by --prefix" in err
+        assert not (tmp_path / "ck").exists()
+        assert "no name in the file begins with 'nets.'" in importer(None, "--prefix", "nets.")[2]
+        assert importer(None, "--prefix", "net.")[0] == 0
+        assert torch.equal(samples_of(checkpoint.read("ck").load(REGISTRY)), samples_of(model))
+
+    def test_what_does_not_fit_under_a_prefix_is_reported_without_it(self, importer, model):
+        state = {f"net.{name}": value for name, value in model.network.state_dict().items()}
+        state["net.all_modules.1.bias"] = torch.zeros(7)
+        del state["net.all_modules.1.weight"]
+        code, out, err = importer(state)
+        assert code == 1
+        assert out.splitlines() == [
+            "missing: all_modules.1.weight",
+            "wrong shape: all_modules.1.bias, (7,) in the file, (32,) in the network",
+        ]
+        assert "prefix 'net.' dropped" in err
+
     def test_averages_go_by_the_order_of_the_file(self, importer, model):
         """A file in another order than our network's, such as one from a class with its layers declared differently."""
         content = published(model.network, "score_sde")

@@ -26,6 +26,11 @@ class ImportCheckpointCommand(Command):
             help="change the preset: model.network.nf=64"
         )  # fmt: skip
 
+        parser.add_argument(
+            "--prefix", metavar="P",
+            help="what the names of the network's tensors begin with in the file, such as net. (default: found)"
+        )  # fmt: skip
+
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Read, compare, write; print what was found."""
         from scoresde_core.cli.presets import find_preset
@@ -41,7 +46,9 @@ class ImportCheckpointCommand(Command):
         published = read_published(arguments.file)
         plan = plan_model(config, registry)
         try:
-            converted = convert(published, plan.build().network, table=hasattr(plan.sde, "sigma_max"))
+            converted = convert(
+                published, plan.build().network, table=hasattr(plan.sde, "sigma_max"), prefix=arguments.prefix
+            )
         except Misfit as misfit:
             print("\n".join(misfit.report))
             raise FileError(

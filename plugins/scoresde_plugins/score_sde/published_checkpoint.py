@@ -2,10 +2,12 @@
 
     score_sde_pytorch   {optimizer, model, ema: {shadow_params: [...], ...}, step}
     ncsn, ncsnv2        [model, optimizer, epoch, step, ema]    (the first release stops after the optimizer)
+    Lightning           {state_dict, global_step, ...}, also with model_state_dict
     anything else       a state dict
 
-``model`` was saved through DataParallel, so its names begin with ``module.``. ``shadow_params`` is a list without
-names: the averages of the parameters that are trained, in the order in which the model holds them, which is that of
+Names may have a prefix, such as the ``module.`` of DataParallel or the attribute of a class that held the network: it
+is found from the network's names and taken off. ``shadow_params`` is a list without names: the averages of the
+parameters that are trained, in the order in which the model holds them, which is that of
 its state dict. A parameter that is frozen (the Fourier frequencies) has none.
 Files are pickles; they are read with ``weights_only``, which runs no code of theirs.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,8 @@ from torch import Tensor, nn
 from scoresde_core.errors import FileError
 from scoresde_core.models.checkpoint import mismatches, summary
 
-_PREFIX = "module."
+_STATES = ("state_dict", "model_state_dict")
+"""Under which names other trainers keep a state dict."""
 
 
 @attrs.frozen
@@ -61,37 +65,76 @@ def read_published(path: Path) -> Published:
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         averages = None if content.get("ema") is None else _shadow(path, content["ema"])
         return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
+    for name in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            return Published(name, _state(path, content[name]), None, _step(content.get("global_step")))
     if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
         named = _state(path, content[4]) if len(content) > 4 and isinstance(content[4], Mapping) else None
         return Published("ncsn", _state(path, content[0]), named, _step(content[3] if len(content) > 3 else 0))
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return Published("state dict", _state(path, content), None, 0)
     raise FileError(
-        f"{path} is in none of the known layouts: a mapping with 'model', a list that starts with a state dict, "
-        "or a state dict"
+        f"{path} is in none of the known layouts: a mapping with 'model' or 'state_dict', a list that starts with a "
+        "state dict, or a state dict"
     )
 
 
-def convert(published: Published, network: nn.Module, table: bool = False) -> Converted:
+def convert(published: Published, network: nn.Module, table: bool = False, prefix: str | None = None) -> Converted:
     """The tensors of ``published`` for ``network``, whose names and shapes they must have; :class:`Misfit` otherwise.
 
+    Their names may have a ``prefix`` (None: found), which is taken off; tensors without it are left out, with a note.
     With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
     """
-    own, unread = network.state_dict(), _unread(published.weights, network)
-    weights = {name: value for name, value in published.weights.items() if name not in unread}
+    own = network.state_dict()
+    stored, notes = _without_prefix(published.weights, own, prefix)
+    unread = _unread(stored, network)
+    weights = {name: value for name, value in stored.items() if name not in unread}
     report = mismatches(own, weights) or [
         f"wrong type: {name}, {value.dtype}" for name, value in weights.items() if not value.is_floating_point()
     ]
     if report:
-        raise Misfit(summary(report), report)
+        raise Misfit("; ".join([summary(report), *notes]), report)
     if table and "sigmas" in own:
         weights["sigmas"] = _table(weights["sigmas"], own["sigmas"])
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    order = [name for name in published.weights if name in trained or name in unread]
+    order = [name for name in stored if name in trained or name in unread]
     ema = None if published.ema is None else _averages(published.ema, trained, order, unread)
     casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
-    notes = [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
+    notes += [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
     return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
+
+
+def _without_prefix(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """``weights`` without the prefix (None: to be found) that names in ``own`` have there, and what to say of it."""
+    prefix = _prefix(weights, own) if prefix is None else prefix
+    kept = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if not kept:
+        raise FileError(f"no name in the file begins with {prefix!r}; the first is {next(iter(weights), 'none')}")
+    others = [name for name in weights if not name.startswith(prefix)]
+    notes = [f"prefix {prefix!r} dropped from {len(kept)} names"] if prefix else []
+    if others:
+        notes.append(f"{len(others)} tensors without it left out, the first is {others[0]}")
+    return kept, notes
+
+
+def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The prefix under which all of ``own`` is there in its shapes, else the one under which most names are."""
+    found: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        for k in range(len(parts)):
+            found[".".join([*parts[:k], ""])] += ".".join(parts[k:]) in own
+
+    def fits(prefix: str) -> bool:
+        return all((here := weights.get(prefix + name)) is not None and here.shape == own[name].shape for name in own)
+
+    fitting = [prefix for prefix in found if fits(prefix)]
+    if len(fitting) > 1:
+        named = " and ".join(map(repr, sorted(fitting)))
+        raise FileError(f"the file holds the network {len(fitting)} times, under {named}: say which by --prefix")
+    return fitting[0] if fitting else found.most_common(1)[0][0]
 
 
 def _unread(weights: Mapping[str, Tensor], network: nn.Module) -> set[str]:
@@ -125,6 +168,7 @@ def _averages(
             message = f"it has {len(found)} averaged weights for {len(order)} trained parameters"
             raise Misfit(message, [message])
         found = dict(zip(order, found, strict=True))
+    found, _ = _without_prefix(found, trained)
     found = {name: value for name, value in found.items() if name not in unread}
     report = [f"averages: {line}" for line in mismatches(trained, found)]
     if report:
@@ -153,12 +197,11 @@ def _unpickle(path: Path) -> Any:
 
 
 def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """A state dict without the prefix of DataParallel."""
+    """A state dict, of tensors alone."""
     odd = [str(name) for name, value in mapping.items() if not isinstance(value, Tensor)]
     if odd or not mapping:
         raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
-    wrapped = all(str(name).startswith(_PREFIX) for name in mapping)
-    return {str(name).removeprefix(_PREFIX) if wrapped else str(name): value for name, value in mapping.items()}
+    return {str(name): value for name, value in mapping.items()}
 
 
 def _shadow(path: Path, ema: Any) -> list[Tensor]:
