@@ -30,7 +30,7 @@ _HOME = {
     "training.run": ("TrainingRun",),
     "noise": ("Noise", "Draw"),
     "components": ("param", "Spec"),
-    "registry": ("Registry", "create", "default_registry", "load_registry"),
+    "registry": ("Registry", "create", "default_registry", "handed_registry", "load_registry"),
     "hookspecs": ("hookimpl",),
     "errors": ("ScoreSDEError", "UsageError"),
 }

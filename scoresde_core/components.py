@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 _NONE: Mapping[str, str] = {}
 
+HANDED = "handed"
+"""Marks a field that is filled in by whoever makes the component: nobody types it."""
 Convert = Callable[[type, Any], Any]
 """Turns a value into an instance of a contract class (a parameter that is itself a component)."""
 
@@ -34,7 +36,8 @@ def param(
 
     ``gone`` holds words that were values once, with the reason why they are refused and what to write instead.
     """
-    checks = [*([_refuse_gone] if gone else []), *([check] if check else [])]
+    given = check if isinstance(check, list | tuple) else [check] if check else []
+    checks = [*([_refuse_gone] if gone else []), *given]
     return attrs.field(default=default, validator=checks or None, metadata={"help": help, "gone": gone}, **more)
 
 
@@ -135,12 +138,15 @@ def parameters(cls: type) -> list[Parameter]:
             field.metadata.get("help", ""),
         )
         for field in attrs.fields(cls)
-        if field.init
+        if field.init and HANDED not in field.metadata
     ]
 
 
-def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None) -> Any:
-    """An instance of ``cls``; ``label`` names it in errors; ``convert`` builds parameters that are components."""
+def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None, **handed: Any) -> Any:
+    """An instance of ``cls``; ``label`` names it in errors; ``convert`` builds parameters that are components.
+
+    ``handed`` are its fields that nobody types.
+    """
     known = {parameter.name: parameter for parameter in parameters(cls)}
     fields = {field.alias: field for field in attrs.fields(cls)} if known else {}
     values = {}
@@ -161,7 +167,7 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
     if missing:
         raise UsageError(f"{label} needs {', '.join(missing)}: write {label}[{missing[0]}=...]")
     try:
-        return cls(**values)
+        return cls(**values, **handed)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{label}: {_plain(error)}") from error
 

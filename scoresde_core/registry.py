@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from . import plugins
-from .components import Spec, build, parse
+from .components import HANDED, Spec, build, parse
 from .errors import AmbiguousName, PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from .kinds import KINDS, find_kind
 from .manifest import Row
@@ -104,9 +104,10 @@ class Registry:
         if find_kind(kind).data:
             return _read(self.find(kind, spec.name), spec)
         cls = self.load(kind, spec.name)
-        known = {field.alias or field.name for field in attrs.fields(cls)} if attrs.has(cls) else set()
+        known = {field.alias or field.name: field for field in attrs.fields(cls)} if attrs.has(cls) else {}
         params = {**{k: v for k, v in defaults.items() if k in known}, **spec.params}
-        return build(cls, params, f"{find_kind(kind).singular} {spec.name!r}", self._convert)
+        handed = {name: self for name, field in known.items() if HANDED in field.metadata}
+        return build(cls, params, f"{find_kind(kind).singular} {spec.name!r}", self._convert, **handed)
 
     def _convert(self, contract: type, value: Any) -> Any:
         """A parameter that is itself a component, from its text."""
@@ -200,6 +201,14 @@ def load_registry(
 def default_registry() -> Registry:
     """The registry of everything installed, loaded once."""
     return load_registry()
+
+
+def handed_registry() -> Any:
+    """The field of a component that looks names up: the registry that makes it, or without one the default.
+
+    registry: Registry = handed_registry()
+    """
+    return attrs.field(factory=default_registry, kw_only=True, repr=False, eq=False, metadata={HANDED: True})
 
 
 def create(kind: str, component: Any, **defaults: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 from itertools import islice
 
 import attrs
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from scoresde_core import Batches, Dataset, Draws, ExactScore, Preprocessing, create, load_registry
 from scoresde_core.cli import main
+from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.models.model import plan_loss, plan_model
 from scoresde_core.processes import Processes
@@ -265,6 +268,32 @@ class TestUse:
     def test_what_does_not_fit(self, run, label, shape, words):
         with pytest.raises(ValueError, match=words):
             ClassCondition(checkpoint=str(run), label=label).observe(torch.zeros(1, *shape))
+
+    def test_its_name_is_looked_up_where_the_condition_was(self, run, tmp_path, capsys, monkeypatch):
+        """In the file of --registry, at any depth; nowhere else."""
+        shutil.copytree(max((run / "models").iterdir()), tmp_path / "my_models" / "it")
+        (tmp_path / "my_models" / "__init__.py").write_text("")
+        (tmp_path / "mine.yaml").write_text("api: 1\ncheckpoints: {mine: {target: 'my_models:it/model.yaml'}}\n")
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        made = load_registry(local=[tmp_path / "mine.yaml"]).create("conditions", "class[checkpoint=mine]")
+        assert made.observe(torch.zeros(1, 2)).classifier.classes == 3
+        assert "registry" not in [p.name for p in parameters(ClassCondition)]
+        with pytest.raises(FileError, match="mine is no checkpoint"):
+            create("conditions", "class[checkpoint=mine]").skip((2,))
+        asked = [
+            "sample",
+            "--target",
+            MIXTURE,
+            "--condition",
+            "class[checkpoint=mine,label=2]",
+            "--n",
+            "2",
+            "--device",
+            "cpu",
+        ]
+        assert main([*asked, "--registry", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "samples")]) == 0
+        assert main([*asked, "--out", str(tmp_path / "none")]) == 1
+        assert "mine is no checkpoint" in capsys.readouterr().err
 
     def test_it_gives_no_samples(self, run, tmp_path, capsys):
         assert main(["sample", "--checkpoint", str(run), "--out", str(tmp_path / "samples")]) == 2

@@ -718,9 +718,7 @@ def test_in_a_test_file_of_a_third_party(tmp_path):
         "    def times(self, sde, steps):\n        return torch.linspace(0, 1, steps + 1, dtype=torch.float64)\n"
     )
     (tmp_path / "rows.yaml").write_text("api: 1\ngrids: {mine: {target: 'mine:Mine', summary: wrong}}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCORESDE_REGISTRY", str(tmp_path / "rows.yaml"))
-        done = under_pytest(tmp_path, "test_mine.py", "--scoresde-dist", "rows")
+    done = under_pytest(tmp_path, "test_mine.py", "--scoresde-registry", "rows.yaml", "--scoresde-dist", "rows")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "test_component[grids:mine:is_float64_on_the_cpu] PASSED" in done.stdout
     assert "the kit's own SDE, 1 steps: the ends are [0.0, 1.0], expected [1, 0]" in done.stdout

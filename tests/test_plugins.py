@@ -463,6 +463,20 @@ class TestArchitecture:
                 found += [f"{path.name}:{node.lineno}: {name}" for name in asked & concrete]
         assert found == []
 
+    def test_no_component_reaches_for_a_registry(self):
+        """Whoever makes a component hands it down: only commands, workers and the pytest plugin load one."""
+        loading = {"core/registry.py", "cli/__init__.py", "conformance/pytest_plugin.py", "bench/worker.py"}
+        found = [
+            f"{path.name}:{node.lineno}"
+            for package in self.PACKAGES
+            for path, tree in self.trees(package)
+            if "/".join(path.parts[-2:]).removeprefix("scoresde_") not in loading
+            for node in ast.walk(tree)
+            if getattr(node, "id", getattr(node, "attr", "")) in ("default_registry", "load_registry")
+            or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "create")
+        ]
+        assert found == []
+
     @pytest.mark.parametrize("words", [["list"], ["list", "sdes", "--json"], ["plugins"]], ids=" ".join)
     def test_listing_imports_no_torch(self, words, tmp_path):
         code = (

@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 import torch
 
+from ..components import HANDED
 from ..errors import ScoreSDEError
 from ..kinds import KINDS
 from ..registry import Entry, Registry
@@ -103,7 +104,7 @@ def key_of(content: Any, depends: Depends) -> str:
 
 def _described(component: Any) -> Iterator[tuple[str, Any]]:
     for field in attrs.fields(type(component)):
-        if field.init or (field.repr and not field.name.startswith("_")):
+        if HANDED not in field.metadata and (field.init or (field.repr and not field.name.startswith("_"))):
             yield field.alias or field.name, getattr(component, field.name)
 
 

@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What to check; everything that is installed by default."""
     group = parser.getgroup("scoresde", "conformance of scoresde components")
     group.addoption("--scoresde-dist", metavar="D", help="check the components of this installed package")
+    group.addoption("--scoresde-registry", metavar="FILE", action="append", default=[], help="a local registry file")
     group.addoption("--scoresde-kind", metavar="KIND", help="check the components of this kind")
     group.addoption(
         "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind: 'vp[beta_max=10]'"
@@ -27,12 +28,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scoresde_case" not in metafunc.fixturenames:
         return
     from ..errors import ScoreSDEError
-    from ..registry import default_registry
+    from ..registry import load_registry
     from .suite import cases, subjects
 
     kind, name, dist = (metafunc.config.getoption(f"scoresde_{key}") for key in ("kind", "name", "dist"))
     try:
-        found = cases(subjects(default_registry(), kind, name, dist))
+        registry = load_registry(local=metafunc.config.getoption("scoresde_registry"))
+        found = cases(subjects(registry, kind, name, dist))
     except ScoreSDEError as error:
         raise pytest.Collector.CollectError(str(error)) from error
     metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])

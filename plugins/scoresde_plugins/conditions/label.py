@@ -24,7 +24,7 @@ from scoresde_core.errors import FileError
 from scoresde_core.models import checkpoint as checkpoints
 from scoresde_core.models.model import plan_model
 from scoresde_core.network import Network
-from scoresde_core.registry import default_registry
+from scoresde_core.registry import Registry, handed_registry
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
@@ -117,6 +117,7 @@ class ClassCondition(Condition):
     network: Network | None = param(None, "specification of a noise-conditional classifier")
     weights: str | None = param(None, "its weights, a safetensors file")
     centered: bool = param(True, "the images that are sampled are on [-1, 1], else on [0, 1]; matters to a checkpoint")
+    registry: Registry = handed_registry()
 
     def __attrs_post_init__(self) -> None:
         if [self.target, self.checkpoint, self.network].count(None) != 2:
@@ -137,13 +138,19 @@ class ClassCondition(Condition):
         """The labels to cycle over."""
         return (self.label,) if isinstance(self.label, int) else self.label
 
+    def files(self) -> list[Path | str]:
+        """The weights, or the folder of the checkpoint: a name alone does not say which."""
+        if self.checkpoint is not None:
+            return [checkpoints.find(self.checkpoint, self.registry).folder]
+        return [] if self.weights is None else [self.weights]
+
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """A classifier of events of another shape, or without these classes; reads no weights."""
         if self.target is not None and self.target.shape != shape:
             return f"the classifier is for events of shape {self.target.shape}, not {shape}"
         if self.checkpoint is not None:
-            registry = default_registry()
-            plan = plan_model(checkpoints.find(self.checkpoint, registry).config, registry, outputs=("logits",))
+            config = checkpoints.find(self.checkpoint, self.registry).config
+            plan = plan_model(config, self.registry, outputs=("logits",))
             if plan.shape != shape:
                 return f"the classifier {self.checkpoint} is for events of shape {plan.shape}, not {shape}"
             classes = plan.network.view(nn.Identity(), plan.sde).classes
@@ -179,11 +186,11 @@ class ClassCondition(Condition):
         return NetworkClassifier(ready, getattr(self.network, "classes", max(self.labels) + 1))
 
     def _trained(self, folder: str, x: Tensor) -> NoisyClassifier:
-        registry = default_registry()
-        model = checkpoints.find(folder, registry).load(registry, outputs=("logits",)).to(x.device, x.dtype)
+        found = checkpoints.find(folder, self.registry)
+        model = found.load(self.registry, outputs=("logits",)).to(x.device, x.dtype)
         model.network.requires_grad_(False)
-        found: NetworkClassifier = model.view()
+        view: NetworkClassifier = model.view()
         if len(model.shape) == 3 and model.config.model.centered != self.centered:
             scale, shift = (0.5, 0.5) if self.centered else (2.0, -1.0)
-            return attrs.evolve(found, scale=scale, shift=shift)
-        return found
+            return attrs.evolve(view, scale=scale, shift=shift)
+        return view
