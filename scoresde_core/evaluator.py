@@ -41,6 +41,9 @@ class Metric:
     unit: str = ""
     better: Better = "lower"
     details: Mapping[str, Any] = attrs.field(factory=dict)
+    df: float = math.inf
+    """Degrees of freedom of ``stderr``: independent pieces it was found from, less one; in a row, null is inf."""
+    floor_df: float = math.inf
 
     def plain(self) -> dict[str, Any]:
         """What a row holds under its name; most metrics have no details."""
@@ -168,8 +171,10 @@ class Evaluator(ABC):
 
     def metric(self, name: str, found: Estimate, floor: Estimate | None = None, **details: Any) -> Metric:
         """A value of this evaluator, with its unit and direction."""
-        low = (None, None) if floor is None else (floor.value, floor.stderr)
-        return Metric(name, found.value, found.stderr, low[0], low[1], self.unit, self.better, details)
+        low = (None, None, math.inf) if floor is None else (floor.value, floor.stderr, floor.df)
+        return Metric(
+            name, found.value, found.stderr, low[0], low[1], self.unit, self.better, details, found.df, low[2]
+        )
 
     def prepare(self) -> None:
         """Open what it needs beside the evidence, before any work starts: a missing file is an error here."""

@@ -9,19 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
-import attrs
 import torch
 from torch import Tensor
 
+from .certainty import Estimate as Estimate
 from .sde import DATA, Level
-
-
-@attrs.frozen
-class Estimate:
-    """A number and its standard error (0 for a closed form)."""
-
-    value: float
-    stderr: float = 0.0
 
 
 class Target(ABC):
