@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from torch import Tensor
 
 from .noise import Draw
-from .schedule import Step
+from .schedule import Grid, Step
 
 if TYPE_CHECKING:
     from .score import ScoreModel
@@ -36,6 +36,10 @@ class Predictor(ABC):
 
     def skip(self, sde: SDE) -> str | None:
         """Why this predictor cannot serve ``sde``, or None."""
+        return None
+
+    def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
+        """Why this predictor cannot take ``steps`` steps on ``grid`` with an ``sde`` that it serves, or None."""
         return None
 
     @abstractmethod

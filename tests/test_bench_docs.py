@@ -62,6 +62,18 @@ def test_the_distances_of_the_page_on_samplers_are_those_of_the_committed_rows()
         assert found == [pytest.approx(row["metrics"]["sliced_wasserstein"]["value"], abs=0.00051) for row in rows]
 
 
+@pytest.mark.parametrize("folder", ["exact_scores", "exact_scores_snr", "exact_scores_steps"])
+def test_the_tables_of_the_page_on_exact_scores_are_of_the_committed_rows(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ROOT / "benchmarks" / "results" / folder / "results.jsonl"
+    monkeypatch.setattr(sys, "argv", ["markdown_table.py", str(rows), "nll_gap"])
+    runpy.run_path(str(ROOT / "benchmarks" / "markdown_table.py"), run_name="__main__")
+    table = capsys.readouterr().out.strip()
+    assert table.count("\n") > 3
+    assert table in (ROOT / "docs" / "exact_scores.md").read_text(encoding="utf-8")
+
+
 def test_the_committed_pictures_are_those_of_the_rows() -> None:
     for folder in ("few_step", "order"):
         results = ROOT / "benchmarks" / "results" / folder

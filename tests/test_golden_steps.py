@@ -25,7 +25,7 @@ from scoresde_plugins.score_sde.sdes import VESDE, VPSDE, SubVPSDE
 N = 1000
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE()}
 UPDATES = {
-    "pred_euler_maruyama": EulerMaruyamaPredictor().step,
+    "pred_euler_maruyama": EulerMaruyamaPredictor(dt="published").step,
     "pred_reverse_diffusion": ReverseDiffusionPredictor().step,
     "pred_ancestral_sampling": AncestralSamplingPredictor().step,
     "corr_langevin": LangevinCorrector(snr=0.16, n_steps=1, norm="batch").correct,
@@ -50,7 +50,7 @@ class Golden:
             index=0,
             count=N,
             now=Level(*(column(v) for v in (t, self.sde.alpha(t), self.sde.sigma(t)))),
-            next=Level(column(t - 1 / N), None, None),
+            next=None,
             drift_rate=column(self.sde.drift_rate(t)),
             diffusion=column(self.sde.diffusion(t)),
             sde=self.sde,
@@ -110,7 +110,7 @@ def test_discrete_chain(golden):
 @pytest.mark.parametrize("flow", [0, 1])
 def test_reverse_drift(golden, flow):
     """An Euler-Maruyama step is x - reverse_drift dt + noise: its mean holds the reverse drift."""
-    predictor = EulerMaruyamaPredictor(probability_flow=bool(flow))
+    predictor = EulerMaruyamaPredictor(probability_flow=bool(flow), dt="published")
     _, mean = predictor.step(golden["x"], golden.step, GivenScore(golden["score"]), golden["z"].clone)
     assert_close((golden["x"] - mean) * N, golden[f"reverse_drift_pf{flow}"])
 

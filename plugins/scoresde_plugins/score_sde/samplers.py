@@ -53,10 +53,14 @@ class PredictorCorrectorSampler(Sampler):
         return mean if self.denoise else x
 
     def skip(self, sde: SDE) -> str | None:
-        """Where neither the predictor nor the corrector moves the state, or one of them refuses the SDE."""
+        """Where neither predictor nor corrector moves the state, or one of them refuses the SDE or the grid."""
         if self.predictor.idle and self.corrector.idle:
             return "a predictor and a corrector that both do nothing move nothing: give at least one of them"
-        return self.predictor.skip(sde) or self.corrector.skip(sde)
+        return (
+            self.predictor.skip(sde)
+            or self.corrector.skip(sde)
+            or self.predictor.skip_times(sde, self.grid, self.steps)
+        )
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
         """What the corrector says."""

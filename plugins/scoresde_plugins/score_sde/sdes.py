@@ -34,12 +34,15 @@ _CHAIN_HELP = "discrete chain: the published table, or the exact transitions bet
 def table_times(times: Tensor) -> Tensor | None:
     """The arguments i/(N-1), largest first, of a published table over ``times`` (N + 1,); None off its grid."""
     steps = len(times) - 1
-    if steps < 2 or float(times[0]) != 1 or float(times[-1]) != 0:
-        return None
+    return torch.linspace(1, 0, steps, dtype=times.dtype) if steps > 1 and evenly_spaced(times) else None
+
+
+def evenly_spaced(times: Tensor) -> bool:
+    """Whether ``times`` (N + 1,) are the published ones: evenly spaced from 1 to the last but one, then 0."""
+    if float(times[0]) != 1 or float(times[-1]) != 0:
+        return False
     spacing = times[:-1].diff()
-    if not torch.allclose(spacing, spacing.mean().expand_as(spacing), rtol=1e-6, atol=1e-12):
-        return None
-    return torch.linspace(1, 0, steps, dtype=times.dtype)
+    return torch.allclose(spacing, spacing.mean().expand_as(spacing), rtol=1e-6, atol=1e-12)
 
 
 LARGEST = 1e15
@@ -218,7 +221,15 @@ class VPSDE(LinearBetaSDE):
 
 @attrs.frozen
 class SubVPSDE(LinearBetaSDE):
-    """Sub-VP: ``alpha = e^{-B/2}``, ``sigma = 1 - e^{-B}``, below the VP's noise at every time (Eq. 34-35)."""
+    """Sub-VP: ``alpha = e^{-B/2}``, ``sigma = 1 - e^{-B}``, below the VP's noise at every time (Eq. 34-35).
+
+    Its discrete chain is Euler-Maruyama: over the steps of the grid; or over steps of 1/N, the last included, as in the
+    published code, which agrees for N = 1/t_min (``chain=published``; off the published grid it is the grid's again).
+    """
+
+    chain: Literal["grid", "published"] = param(
+        "grid", "discrete chain: Euler-Maruyama over the grid's steps, or over steps of 1/N as published", kw_only=True
+    )
 
     def sigma(self, t: Tensor) -> Tensor:
         """1 - e^{-B}: the standard deviation itself, not its square."""
@@ -231,6 +242,13 @@ class SubVPSDE(LinearBetaSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta (1 - e^{-2B}))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
+
+    def discretize(self, times: Tensor) -> Discretization:
+        """Euler-Maruyama."""
+        if self.chain == "grid" or not evenly_spaced(times):
+            return SDE.discretize(self, times)
+        now, steps = times[:-1], len(times) - 1
+        return Discretization(self.drift_rate(now) / steps, self.diffusion(now) / math.sqrt(steps))
 
 
 @lru_cache(maxsize=8)
