@@ -2,24 +2,33 @@
 
     langevin[snr=0.16,n_steps=2]        a component with parameters, as it is typed anywhere
     pc[predictor=ddim[eta=0.5]]         a parameter may be a component itself
+    npz[path='a,b[1].npz']              in quotes, single or double, is text as it is; a quote in it is written twice
+
+Text that reads as another value needs quotes too: ``key='12'``, ``key='true'``, ``key='inf'``.
 
 Values are checked strictly (no 2.7 for an integer, no "yes" for a number); unknown parameters list near misses.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
-import yaml
 
 from .errors import UsageError, near_misses
 
 _SPEC = re.compile(r"\s*(?P<name>[A-Za-z0-9_.:/-]+)\s*(?:\[(?P<params>.*)\])?\s*", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_INFINITE = re.compile(r"[+-]?\.?(inf|Inf|INF)")
+_QUOTED = re.compile(r"'((?:[^']|'')*)'|\"((?:[^\"]|\"\")*)\"", re.DOTALL)
+_WORDS = {word: value for value, words in
+          ((True, "true yes on"), (False, "false no off"), (None, "null")) for each in words.split()
+          for word in (each, each.capitalize(), each.upper())} | {"~": None, "": None}  # fmt: skip
+"""As YAML reads them."""
 
 _NONE: Mapping[str, str] = {}
 
@@ -96,33 +105,44 @@ def parse(text: str) -> Spec:
 
 
 def split(text: str) -> list[str]:
-    """``text`` at its commas outside brackets; empty text gives no part."""
-    parts, depth, current = [], 0, ""
-    for character in text:
+    """``text`` at its commas outside brackets and quotes; empty text gives no part."""
+    parts, depth, start, at = [], 0, 0, 0
+    opens = True  # a quote opens a value, and is a letter within one
+    while at < len(text) and depth >= 0:
+        character = text[at]
+        if opens and (quoted := _QUOTED.match(text, at)):
+            at, opens = quoted.end(), False
+            continue
+        if opens and character in "'\"":
+            raise UsageError(f"a quote is not closed in {text!r}")
         depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(character, 0)
-        if depth < 0:
-            break
         if character == "," and depth == 0:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
+            parts.append(text[start:at])
+            start = at + 1
+        opens = character in "[(=," or (opens and character.isspace())
+        at += 1
     if depth:
-        raise UsageError(f"unbalanced brackets in {text!r}")
-    return [*parts, current] if parts or current.strip() else []
+        raise UsageError(f"unbalanced brackets in {text!r}: put quotes around a value that has some")
+    return [*parts, text[start:]] if parts or text[start:].strip() else []
 
 
 def parse_value(text: str) -> Any:
-    """A number, boolean, ``null``, list ``[a,b]`` or word, as typed."""
+    """A number, boolean, ``null``, list ``[a,b]``, quoted text or word, as typed."""
+    if text in _WORDS:
+        return _WORDS[text]
     if _NUMBER.fullmatch(text):
         return float(text) if re.search(r"[.eE]", text) else int(text)
+    if _INFINITE.fullmatch(text):
+        return float(text.replace(".", ""))
     if text.startswith("[") and text.endswith("]"):
         return [parse_value(part.strip()) for part in split(text[1:-1])]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    if not text.startswith(("'", '"')):
         return text
-    return value if isinstance(value, bool) or value is None else text
+    if not _QUOTED.fullmatch(text):
+        raise UsageError(
+            f"cannot read {text!r}: a quoted value ends with its quote, and a quote in it is written twice"
+        )
+    return text[1:-1].replace(text[0] * 2, text[0])
 
 
 def parameters(cls: type) -> list[Parameter]:
@@ -195,6 +215,8 @@ def _structure(kind: Any, value: Any, convert: Convert | None) -> Any:
         if len(members) != len(value):
             raise ValueError
         return tuple(_structure(m, v, convert) for m, v in zip(members, value, strict=True))
+    if kind is float and isinstance(value, float) and math.isnan(value):
+        raise ValueError
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
@@ -233,4 +255,18 @@ def _plain(error: Exception) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_text, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    text = str(value)
+    quote = '"' if "'" in text and '"' not in text else "'"
+    return text if _is_plain(text) else quote + text.replace(quote, quote * 2) + quote
+
+
+def _is_plain(text: str) -> bool:
+    """Whether text is read as it is without quotes."""
+    try:
+        return text == text.strip() and split(text) == [text] and parse_value(text) == text
+    except UsageError:
+        return False

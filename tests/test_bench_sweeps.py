@@ -74,6 +74,9 @@ class TestGrammar:
             ("sdes", "ve[prior_mean=[0.1,0.2]]", 1),
             ("sdes", "ve[prior_mean=[[0.1],[0.2]]]", 2),
             ("targets", "gaussian[shape=[[2],[3]],std=[0.5,1.0]]", 2),
+            ("targets", "mfa[file=['a,b[1].safetensors','true']],gaussian", 3),
+            ("evaluators", "frechet[features=classifier[file=\"it's, [1]\"],statistics='a,b[1].npz']", 1),
+            ("predictors", "heun[s_churn=[0,40],s_max=inf]", 2),
         ],
     )
     def test_a_list_is_several_components_wherever_none_is_taken(self, registry, kind, text, expected):

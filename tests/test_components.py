@@ -1,5 +1,6 @@
 """The grammar of components: what is written comes back, values are strict, errors name the value and the remedy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -55,6 +56,8 @@ def fail():
     raise TypeError
 
 
+ODD = ["true", "No", "NULL", "~", "12", "-1e-3", ".5", "inf", "-.Inf", "nan", "", " a", "it's", "a,b[1].npz", "#", "'"]
+texts = st.one_of(st.text(max_size=12), st.text("'\"[](),= \n#a1~", max_size=8), st.sampled_from(ODD))
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,12}", fullmatch=True).filter(
     lambda text: (
         text.lower() not in {"null", "true", "false", "yes", "no", "on", "off", "~", "nan", "inf"}
@@ -63,10 +66,11 @@ words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,12}", fullmatch=True).filter
 )
 scalars = st.one_of(
     st.integers(-(10**12), 10**12),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(allow_nan=False),
     st.booleans(),
     st.none(),
     words,
+    texts,
 )
 values = st.recursive(scalars, lambda inner: st.lists(inner, min_size=1, max_size=4), max_leaves=8)
 keys = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
@@ -83,6 +87,15 @@ def test_what_is_written_comes_back(name, params):
 def test_nested_components_stay_whole(outer, inner, value):
     nested = str(Spec(inner, {"a": value, "b": 1}))
     assert parse(f"{outer}[first={nested},second=2]").params == {"first": nested, "second": 2}
+
+
+@given(name=words, params=st.dictionaries(keys, texts, max_size=4))
+def test_text_of_any_kind_passes_through_sweeps_and_files(name, params):
+    """A component is text again and again: on a command line, in a suite, in a list of components."""
+    spec = Spec(name, params)
+    assert [parse(part) for part in split(f"{spec},{spec}")] == [spec, spec]
+    assert parse(parse(f"outer[inner={spec}]").params["inner"]) == spec
+    assert parse(str(Spec("outer", {"inner": str(spec)}))).params == {"inner": str(spec)}
 
 
 @given(parts=st.lists(words, min_size=1, max_size=5))
@@ -108,6 +121,19 @@ def test_split_is_the_inverse_of_join(parts):
         ("[[1,2],[3]]", [[1, 2], [3]]),
         ("2021-01-01", "2021-01-01"),
         ("data/a.npz", "data/a.npz"),
+        ("inf", float("inf")),
+        ("-inf", float("-inf")),
+        (".inf", float("inf")),
+        ("yes", True),
+        ("Off", False),
+        ("nan", "nan"),
+        ("#x", "#x"),
+        ("it's", "it's"),
+        ("'12'", "12"),
+        ('"true"', "true"),
+        ("''", ""),
+        ("'it''s'", "it's"),
+        ("['a,b', 'c]']", ["a,b", "c]"]),
     ],
 )
 def test_values(text, value):
@@ -135,6 +161,9 @@ def test_spaces_do_not_matter():
         ("langevin[snr=1]]", "unbalanced brackets"),
         ("langevin[snr=1,]", "write key=value"),
         ("langevin[,snr=1]", "write key=value"),
+        ("npz[path='a]", "a quote is not closed"),
+        ("npz[path='a'b]", "ends with its quote"),
+        ("npz[path=a)]", "put quotes around a value that has some"),
     ],
 )
 def test_unreadable_text(text, words):
@@ -157,6 +186,8 @@ def test_unreadable_text(text, words):
         ({"sizes": [4]}, (4,)),
         ({"sizes": []}, ()),
         ({"means": 1}, 1.0),
+        ({"ratio": math.inf}, math.inf),
+        ({"limit": -math.inf}, -math.inf),
         ({"means": [1, 2]}, (1.0, 2.0)),
         ({"series": [1]}, (1.0,)),
         ({"inner": "inner[size=3]"}, Inner(3)),
@@ -181,6 +212,10 @@ def test_values_are_kept_in_their_type(given_value, stored):
         ({"count": "3"}, "int"),
         ({"count": None}, "int"),
         ({"ratio": "yes"}, "float"),
+        ({"ratio": "nan"}, "float"),
+        ({"ratio": math.nan}, "float"),
+        ({"means": [1.0, math.nan]}, "float or tuple[float, ...]"),
+        ({"word": math.inf}, "str"),
         ({"ratio": False}, "float"),
         ({"ratio": [0.5]}, "float"),
         ({"loud": 1}, "bool"),

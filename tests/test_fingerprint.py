@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import sys
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 import torch
 from runs import rows_in, save_models
 
+from scoresde_bench.repeat import command
 from scoresde_core import load_registry
 from scoresde_core.cli import digests
 from scoresde_core.cli.fingerprint import Fingerprint, key_of
@@ -115,6 +117,16 @@ class TestBench:
         code, out, _ = again(*asked)
         assert (code, "measured with an earlier version of ref.npz" in out) == (0, True)
         assert [list(row["files"]) for row in rows_in(tmp_path / "here")] == [["ref.npz"]] * 2
+
+    def test_a_path_may_have_any_name(self, again, tmp_path):
+        """Typed in quotes; a row's own command finds the row again."""
+        np.savez(tmp_path / "it's, [1].npz", mu=np.zeros(2), sigma=np.eye(2))
+        asked = 'frechet[features=identity,statistics="it\'s, [1].npz"]'
+        assert again(*CELL, "--evaluator", asked, "--out", "here")[0] == 0
+        (row,) = rows_in(tmp_path / "here")
+        assert (row["evaluators"], list(row["files"])) == ([asked], ["it's, [1].npz"])
+        _, *repeated = shlex.split(command(row))
+        assert "1 of 1 cells were done before" in again(*repeated, "--out", "here")[1]
 
     def test_the_default_folder_is_that_of_the_command_whatever_the_source(self, again, plugin, tmp_path):
         again(*plugin[:-2])
