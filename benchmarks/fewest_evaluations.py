@@ -6,7 +6,7 @@ python benchmarks/fewest_evaluations.py few_step sliced_wasserstein moments ener
 import argparse
 
 from scoresde_bench.labels import NOTHING, is_done
-from scoresde_bench.ranking import measurement, rank
+from scoresde_bench.ranking import rank
 from scoresde_bench.sources import merge, read_runs
 
 
@@ -15,11 +15,11 @@ def main():
     parser.add_argument("results")
     parser.add_argument("metrics", nargs="+")
     arguments = parser.parse_args()
-    rows = [row for row in rank(merge(read_runs([arguments.results]))).rows if is_done(row)]
+    ranking = rank(merge(read_runs([arguments.results])))
+    rows = [row for row in ranking.rows if is_done(row)]
     found: dict = {}
-    for row in rows:
-        measured = [measurement(row, metric) for metric in arguments.metrics]
-        if all(one is not None and one.at_floor for one in measured):
+    for position, row in enumerate(ranking.rows):
+        if all(ranking.as_good(position, metric) for metric in arguments.metrics):
             found.setdefault((row["predictor"], row["sde"]), []).append((row["nfe"], row["grid"]))
     sdes = list(dict.fromkeys(row["sde"] for row in rows))
     print("| predictor | " + " | ".join(sdes) + " |")

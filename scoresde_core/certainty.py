@@ -60,6 +60,8 @@ def spread(parts: Iterable[Estimate]) -> tuple[float, float]:
     error = math.hypot(*(part.stderr for part in known))
     if not known or not math.isfinite(error):
         return error, math.inf
+    if any(part.df <= 0 for part in known):
+        return error, 0.0
     # Shares of the variance: their squares can neither overflow nor vanish.
     lost = sum((part.stderr / error) ** 4 / part.df for part in known)
     return error, 1 / lost if lost else math.inf

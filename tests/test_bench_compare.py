@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from scoresde_bench.cli import main
-from scoresde_bench.compare import compare, holm
+from scoresde_bench.compare import compare
 from scoresde_bench.sources import Run
+from scoresde_core.certainty import holm
 from scoresde_core.errors import UsageError
 
 
@@ -202,3 +203,22 @@ def test_usage_errors_are_two_and_one_line(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+def test_errors_from_few_pieces_raise_no_more_alarms() -> None:
+    """Of unchanged cells with errors from 5 pieces at most 5 % of comparisons say otherwise, with pooled seeds too."""
+    draw = random.Random(1)
+
+    def entry() -> dict[str, Any]:
+        pieces = [draw.gauss(0.0, 1.0) for _ in range(5)]
+        middle = sum(pieces) / 5
+        stderr = math.sqrt(sum((piece - middle) ** 2 for piece in pieces) / 4 / 5)
+        return {"value": middle, "stderr": stderr, "unit": "", "better": "lower", "df": 4.0}
+
+    def measured(name: str, seeds: int) -> Run:
+        return run(name, *[row(metrics={"m": entry()}, steps=n, seed=s) for n in range(10) for s in range(seeds)])
+
+    for seeds in (1, 3):
+        alarms = [compare(measured("a", seeds), measured("b", seeds)) for _ in range(200)]
+        share = sum(bool(found.worse or found.better) for found in alarms) / len(alarms)
+        assert share <= 0.081, (seeds, share)  # 5 % and two standard errors of 200 trials

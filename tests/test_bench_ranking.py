@@ -117,16 +117,16 @@ def test_best_by_direction(better: str, values: list[float], best: int) -> None:
 @pytest.mark.parametrize(
     ("better", "values", "tied"),
     [
-        # errors 0.3 and 0.4 make the difference uncertain by 0.5: up to 1.0 apart is noise
-        pytest.param("lower", (1.0, 1.99), (1,), id="lower, within"),
-        pytest.param("lower", (1.0, 2.01), (), id="lower, beyond"),
-        pytest.param("higher", (5.0, 4.01), (1,), id="higher, within"),
-        pytest.param("higher", (5.0, 3.99), (), id="higher, beyond"),
-        pytest.param("zero", (0.5, -1.49), (1,), id="zero compares absolute values, within"),
-        pytest.param("zero", (0.5, -1.51), (), id="zero compares absolute values, beyond"),
+        # errors 0.3 and 0.4 make the difference uncertain by 0.5: up to 0.98 apart is noise
+        pytest.param("lower", (1.0, 1.97), (1,), id="lower, within"),
+        pytest.param("lower", (1.0, 1.99), (), id="lower, beyond"),
+        pytest.param("higher", (5.0, 4.03), (1,), id="higher, within"),
+        pytest.param("higher", (5.0, 4.01), (), id="higher, beyond"),
+        pytest.param("zero", (0.5, -1.47), (1,), id="zero compares absolute values, within"),
+        pytest.param("zero", (0.5, -1.49), (), id="zero compares absolute values, beyond"),
     ],
 )
-def test_ties_are_within_two_errors_of_the_difference(better: str, values: tuple[float, float], tied: tuple) -> None:
+def test_ties_are_within_the_noise_of_the_difference(better: str, values: tuple[float, float], tied: tuple) -> None:
     standing = rank([row(values[0], 0.3, better), row(values[1], 0.4, better)]).standings[0]
     assert (standing.best, standing.tied) == (0, tied)
 
@@ -134,21 +134,47 @@ def test_ties_are_within_two_errors_of_the_difference(better: str, values: tuple
 @pytest.mark.parametrize(
     ("better", "value", "reached"),
     [
-        ("lower", 1.99, True),
-        ("lower", 2.01, False),
+        ("lower", 2.57, True),
+        ("lower", 2.59, False),
         ("lower", -5.0, True),
-        ("higher", 0.01, True),
-        ("higher", -0.01, False),
+        ("higher", -0.57, True),
+        ("higher", -0.59, False),
         ("higher", 9.0, True),
-        ("zero", 1.99, True),
-        ("zero", 2.01, False),
-        ("zero", -0.01, False),
+        ("zero", 2.57, True),
+        ("zero", 2.59, False),
+        ("zero", -0.59, False),
     ],
 )
-def test_floor_is_reached_within_two_errors(better: str, value: float, reached: bool) -> None:
-    standing = rank([floored(value, floor=1.0, better=better)]).standings[0]
-    assert standing.at_floor == ((0,) if reached else ())
-    assert ("as good as exact samples" in standing.sentence) == reached
+def test_as_good_as_exact_is_an_upper_confidence_limit(better: str, value: float, reached: bool) -> None:
+    """The margin is 6 x 0.4, the limit 1.645 x 0.5 above the difference: reached up to a difference of 1.578."""
+    ranking = rank([floored(value, floor=1.0, better=better)])
+    assert ranking.standings[0].as_good == ((0,) if reached else ())
+    assert ranking.as_good(0, "m") == reached
+    assert ("as good as exact samples of this size (worse by less than 2.4)" in ranking.sentences[0]) == reached
+
+
+def test_a_difference_that_noise_hides_is_not_as_good() -> None:
+    """Samples at 1e21 have errors of 1e21."""
+    far = {"value": 1.2e21, "stderr": 1e21, "floor": 1.0, "floor_stderr": 0.4, "unit": "", "better": "lower"}
+    ranking = rank([row(metrics={"m": far})])
+    assert not ranking.as_good(0, "m")
+    assert "not told apart from them: so many samples resolve no less than 2e+21" in ranking.sentences[0]
+    clear = rank([floored(9.0, floor=1.0, better="lower")]).sentences[0]
+    assert clear.endswith("exact samples of this size score 1.0 ± 0.4")
+
+
+def test_an_error_from_few_pieces_tells_less_apart() -> None:
+    """3.4 standard errors are a difference to errors of many pieces, and none where one has four degrees of freedom."""
+    entry = {"stderr": 0.3, "floor": None, "floor_stderr": None, "unit": "", "better": "lower"}
+
+    def tied(df: float | None) -> tuple[int, ...]:
+        entries = [{**entry, "value": value, "df": df} for value in (1.0, 1.0 + 3.4 * 0.3 * math.sqrt(2))]
+        return rank([row(metrics={"m": each}, steps=n) for n, each in enumerate(entries)]).standings[0].tied
+
+    assert tied(None) == ()
+    assert tied(1) == (1,)
+    old = [row(metrics={"recall_x": {**entry, "value": value}}, steps=int(value)) for value in (1.0, 9.0)]
+    assert rank(old).standings[0].tied == (1,)  # an older row's error of recall was none
 
 
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf], ids=str)
@@ -161,8 +187,8 @@ def test_what_is_not_finite_never_wins(bad: float | None) -> None:
     assert "none with a finite value" in alone.headline
 
 
-def test_an_unknown_error_adds_no_noise() -> None:
-    assert rank([row(1.0, None), row(1.01, None)]).standings[0].tied == ()
+def test_without_a_known_error_nothing_is_told_apart() -> None:
+    assert rank([row(1.0, None), row(5.0, None)]).standings[0].tied == (1,)
 
 
 def test_sentence() -> None:

@@ -264,7 +264,7 @@ def test_lines_join_the_steps_of_one_combination_and_its_seeds_are_one_point() -
     assert len({(series.line.colour, series.line.marker) for series in found.series}) == 2
 
 
-def test_band_is_the_floor_with_two_errors() -> None:
+def test_band_is_the_confidence_interval_of_the_floor() -> None:
     entry = {"stderr": 0.1, "floor": 10.0, "floor_stderr": 2.0, "better": "lower"}
     rows = [row(n, metrics={"m": {"value": v, **entry}}, steps=n) for n, v in enumerate((5.0, 20.0))]
     (found,) = plot.plots(rank(rows))
@@ -273,8 +273,8 @@ def test_band_is_the_floor_with_two_errors() -> None:
     unit = (at["10"] - at["20"]) / 10.0
     assert found.band is not None
     top, height = found.band
-    assert top == pytest.approx(at["10"] - 4.0 * unit)
-    assert height == pytest.approx(8.0 * unit)
+    assert top == pytest.approx(at["10"] - 2 * 1.959964 * unit)
+    assert height == pytest.approx(4 * 1.959964 * unit)
 
 
 def test_targets_have_plots_of_their_own() -> None:

@@ -9,10 +9,9 @@ standard errors, badness being the value turned so that lower is better (|value|
 same seeds share their random numbers, which correlates a and b positively: the true error of the difference is
 smaller than this one, so the comparison errs towards "unchanged", and identical code gives z = 0.
 
-Of a thousand unchanged values some fifty would lie beyond two standard errors. By default Holm's step-down procedure
-(Scand. J. Statist. 6, 1979) therefore keeps the chance of even one false alarm in the whole comparison below 5 %:
-the p-values erfc(|z| / sqrt 2) in rising order are held against 0.05 / m, 0.05 / (m - 1), ... until one fails. It needs
-no independence between the values.
+The p-value of a change is that of Student's t with Welch's degrees of freedom: an error from five pieces has long
+tails. Of a thousand unchanged values fifty would lie below 0.05. By default Holm's step-down procedure therefore keeps
+the chance of even one false alarm in the whole comparison below 5 % (:mod:`scoresde_core.certainty`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from scoresde_core.certainty import ALPHA, difference, holm, tail
 from scoresde_core.errors import UsageError
 
 from .earlier import IDENTITY, identity, is_current
@@ -33,8 +33,6 @@ from .sources import Run
 
 _Pair = tuple[str, Row, Row]
 """The label of a cell, and its row before and after."""
-ALPHA = 0.05
-"""The chance of any false alarm in a comparison of unchanged cells."""
 EXACT = 1e-6
 """Relative difference up to which two values without an error are the same."""
 SCHEMA = 1
@@ -50,6 +48,11 @@ class Change:
     before: Measurement
     after: Measurement
     z: float
+
+    @property
+    def p(self) -> float:
+        """The chance of a change at least this large, were there none."""
+        return tail(abs(self.z), difference(self.after.estimate, self.before.estimate).df)
 
     @property
     def text(self) -> str:
@@ -182,17 +185,6 @@ def compare(before: Run, after: Run, threshold: float | None = None) -> Comparis
     )
 
 
-def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects at family-wise level ``alpha``."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    rejected = [False] * len(p_values)
-    for rank, index in enumerate(order):
-        if p_values[index] > alpha / (len(p_values) - rank):
-            break
-        rejected[index] = True
-    return rejected
-
-
 def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
     """One row a combination: seeds pooled; a seed that failed speaks for its combination. A repeat is numbered."""
     found: dict[tuple[Any, ...], Row] = {}
@@ -236,7 +228,7 @@ def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Cha
     if threshold is not None:
         rule = f"beyond {plain(threshold)} standard errors of the difference"
         return [change for change in judged if abs(change.z) > threshold], rule
-    verdicts = holm([math.erfc(abs(change.z) / math.sqrt(2)) for change in judged])
+    verdicts = holm([change.p for change in judged])
     rule = f"Holm's procedure: at most {ALPHA:.0%} chance of any false alarm among {count(len(judged), 'value')}"
     return [change for change, moved in zip(judged, verdicts, strict=True) if moved], rule
 
@@ -308,6 +300,7 @@ def _plain(change: Change) -> dict[str, Any]:
         "after_stderr": _number(change.after.stderr),
         "unit": change.after.unit,
         "standard_errors": _number(change.z),
+        "p": None if math.isnan(change.z) else change.p,
     }
 
 

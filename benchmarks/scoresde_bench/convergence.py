@@ -23,10 +23,12 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from scoresde_core.certainty import Estimate, spread
+
 from .labels import as_float, quantity
 from .lines import CROWD, Layout, Line
 from .plot import Cost, Plot, Point, Series
-from .ranking import SIGMAS, Measurement, Ranking
+from .ranking import Measurement, Ranking
 from .scales import HUGE, TINY, Across, Tick, Up, cost_ticks, tick_text
 
 STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
@@ -58,13 +60,15 @@ def error(found: Measurement) -> Measurement:
     """What a measurement has beyond exact samples, as a measurement of its own, lower being better."""
     floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
     value = {"zero": abs(found.value), "higher": floor - found.value}.get(found.better, found.value - floor)
-    stderr = math.hypot(*(e for e in (found.stderr, found.floor_stderr) if math.isfinite(e)))
-    return attrs.evolve(found, value=value, stderr=stderr, floor=math.nan, floor_stderr=math.nan, better="lower")
+    parts = ((found.stderr, found.df), (found.floor_stderr, found.floor_df))
+    stderr, df = spread([Estimate(0.0, error, freedom) for error, freedom in parts if math.isfinite(error)])
+    exact = {"floor": math.nan, "floor_stderr": math.nan}
+    return attrs.evolve(found, value=value, stderr=stderr, df=df, **exact, better="lower")
 
 
 def resolved(found: Measurement) -> bool:
     """Whether an error exceeds its noise."""
-    return math.isfinite(found.value) and found.value > max(SIGMAS * found.stderr, TINY)
+    return math.isfinite(found.value) and found.value > max(found.bar, TINY)
 
 
 @attrs.frozen
@@ -184,7 +188,7 @@ def _fit(
 
 def _point(ranking: Ranking, position: int, found: Measurement, across: Across, up: Up) -> Point:
     row, clear = ranking.rows[position], resolved(found)
-    x, bar = across(STEPS.of(row)), SIGMAS * found.stderr
+    x, bar = across(STEPS.of(row)), found.bar
     title = f"{ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")
     y = up(found.value)
     upper, lower = (up(found.value + bar), up(max(found.value - bar, up.low))) if clear else (y, y)

@@ -24,6 +24,9 @@ AXES = ("run", "measured", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
 TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
 """Column headings that are not the name of their axis."""
 NOTHING = "–"
+_EARLIER_FREEDOM = {"frechet": 4.0, "kernel": 9.0, "precision": 0.0, "recall": 0.0}
+"""Degrees of freedom in rows that do not say, by the first word of the metric: errors were found from 5 ranges and 10
+subsets; those of precision and recall were not the errors of anything."""
 
 
 def is_done(row: Row) -> bool:
@@ -115,6 +118,13 @@ def count(number: int, noun: str) -> str:
 def as_float(value: Any) -> float:
     """A number of a row; ``null`` (JSON has no NaN) and anything that is no number become nan."""
     return float(value) if isinstance(value, int | float) else math.nan
+
+
+def freedom_of(entry: Mapping[str, Any], key: str, metric: str) -> float:
+    """Degrees of freedom of an error of a metric in a row; without end is null there, and older rows have none."""
+    if key in entry:
+        return math.inf if entry[key] is None else as_float(entry[key])
+    return _EARLIER_FREEDOM.get(metric.partition("_")[0], math.inf)
 
 
 def quantity(value: float, stderr: float = math.nan) -> str:

@@ -14,7 +14,7 @@ import attrs
 
 from .labels import Row, as_float
 from .lines import CROWD, Layout, Line, layout
-from .ranking import SIGMAS, Measurement, Ranking
+from .ranking import Measurement, Ranking
 from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
 
 
@@ -194,7 +194,7 @@ def _point(
     ranking: Ranking, metric: str, position: int, found: Measurement, cost: Cost, x: float, frame: _Frame
 ) -> Point:
     up, row = frame.up, ranking.rows[position]
-    bar = SIGMAS * found.stderr if math.isfinite(found.stderr) else 0.0
+    bar = found.bar
     off = "above" if found.value > up.high else "below" if found.value < up.low else ""
     title = f"{ranking.labels[position]}: {found.text_with_unit}\n{cost.of(row):,.4g} {cost.words}"
     upper, lower, mark = up(found.value + bar), up(found.value - bar), ranking.mark(position, metric)
@@ -212,13 +212,8 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _band(found: Sequence[Measurement], up: Up) -> tuple[float, float] | None:
-    """Top and height of the band that exact samples fill: their score, two standard errors either side."""
-    ends = [
-        m.floor + side * SIGMAS * (m.floor_stderr if math.isfinite(m.floor_stderr) else 0.0)
-        for m in found
-        if math.isfinite(m.floor)
-        for side in (-1, 1)
-    ]
+    """Top and height of the band that exact samples fill: their score and its confidence interval."""
+    ends = [m.floor + side * m.floor_bar for m in found if math.isfinite(m.floor) for side in (-1, 1)]
     if not ends or max(ends) < up.low or min(ends) > up.high:
         return None
     top = up(max(ends))

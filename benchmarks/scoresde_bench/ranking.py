@@ -1,9 +1,15 @@
-"""The ranking: which cell is best, by each metric, and which cells cannot be told apart from it.
+"""The ranking by each metric: the best cell, those that are not told apart from it, those as good as exact samples.
 
-Cell b is within the noise of the best cell a when |a - b| <= 2 sqrt(se_a^2 + se_b^2), about 95 % for two independent
-measurements. The cells of a run share their exact samples, which correlates them positively, so the true error of a
-difference is smaller: the rule errs towards calling cells equal. The best of many is also partly the luckiest of
-many; the cells within its noise are the honest answer.
+    apart        the difference to the best cell is not 0: Student's t with Welch's degrees of freedom, the cells of one
+                 metric and target held to 5 % together by Holm's procedure; every other cell is tied with the best
+    as good as   the difference to exact samples of the same size is below a margin, by the same rule: an upper
+                 confidence limit, not a difference that the noise hides. The margin is MARGIN standard errors of what
+                 exact samples score, so it shrinks with more samples, and is stated wherever the words are used
+    neither      not told apart from exact samples; the smallest difference that would have been is stated
+
+The cells of a run share their exact samples, which correlates them positively, so the true error of a difference is
+smaller: the rules err towards calling cells equal. The best of many is also partly the luckiest of many; the cells tied
+with it are the honest answer.
 
 Values are compared within one target only: the metrics of two targets have no common scale. Several seeds of one
 combination are one row, with the standard error across them (:mod:`.seeds`).
@@ -18,13 +24,14 @@ from typing import Any
 
 import attrs
 
+from scoresde_core.certainty import ALPHA, Estimate, difference, holm, p_below, p_nonzero, quantile
 from scoresde_core.errors import near_misses
 
-from .labels import Row, as_float, count, is_done, labels, listing, quantity
+from .labels import Row, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
 from .seeds import pool
 
-SIGMAS = 2.0
-"""How many standard errors of a difference count as noise."""
+MARGIN = 6.0
+"""How many standard errors of what exact samples score a value may lie beyond it, and still be as good."""
 
 
 @attrs.frozen
@@ -37,6 +44,44 @@ class Measurement:
     floor_stderr: float
     unit: str
     better: str
+    df: float = math.inf
+    floor_df: float = math.inf
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value turned so that lower is better, with its error."""
+        return Estimate(self.badness, self.stderr, self.df)
+
+    @property
+    def bar(self) -> float:
+        """Half of the 95 % confidence interval, 0 where the error is not known."""
+        return _half(self.stderr, self.df)
+
+    @property
+    def floor_bar(self) -> float:
+        """That of what exact samples score."""
+        return _half(self.floor_stderr, self.floor_df)
+
+    @property
+    def excess(self) -> Estimate:
+        """What the value has beyond exact samples, positive where it is worse; of a metric best at 0, the distance."""
+        found = difference(
+            Estimate(self.value, self.stderr, self.df), Estimate(self.floor, self.floor_stderr, self.floor_df)
+        )
+        turned = {"higher": -found.value, "zero": abs(found.value)}.get(self.better, found.value)
+        return attrs.evolve(found, value=turned)
+
+    @property
+    def margin(self) -> float:
+        """Up to which excess it is as good as exact samples."""
+        return MARGIN * self.floor_stderr
+
+    @property
+    def p_as_good(self) -> float:
+        """The chance of so small an excess, were it as large as the margin; 0 and 1 where nothing is random."""
+        if self.excess.stderr == 0 and self.margin == 0:
+            return float(self.excess.value > 0)
+        return p_below(self.excess, self.margin)
 
     @property
     def badness(self) -> float:
@@ -58,19 +103,6 @@ class Measurement:
         """What exact samples score, or nothing."""
         return "" if math.isnan(self.floor) else quantity(self.floor, self.floor_stderr)
 
-    def ties(self, best: Measurement) -> bool:
-        """Whether the difference to ``best`` is within the noise."""
-        return self.badness - best.badness <= _noise(self.stderr, best.stderr)
-
-    @property
-    def at_floor(self) -> bool:
-        """Whether exact samples of this size score no better, within the noise."""
-        if not (math.isfinite(self.value) and math.isfinite(self.floor)):
-            return False
-        difference = self.value - self.floor
-        signed = {"higher": -difference, "zero": abs(difference)}.get(self.better, difference)
-        return signed <= _noise(self.stderr, self.floor_stderr)
-
 
 def measurement(row: Row, metric: str) -> Measurement | None:
     """The metric of a row, or None where the row is not done or was not judged by it."""
@@ -84,6 +116,8 @@ def measurement(row: Row, metric: str) -> Measurement | None:
         floor_stderr=as_float(entry.get("floor_stderr")),
         unit=entry.get("unit") or "",
         better=entry.get("better") or "lower",
+        df=freedom_of(entry, "df", metric),
+        floor_df=freedom_of(entry, "floor_df", metric),
     )
 
 
@@ -94,7 +128,7 @@ def metric_names(rows: Sequence[Row]) -> list[str]:
 
 @attrs.frozen
 class Standing:
-    """One metric on one target: the best row, those within its noise, and those as good as exact samples.
+    """One metric on one target: the best row, those tied with it, and those as good as exact samples.
 
     Rows are given by their position among the ranked rows. ``best`` is None, and ``label`` empty, where no value is
     finite. ``label`` names the best row among those of its target, so it does not name the target.
@@ -105,7 +139,7 @@ class Standing:
     best: int | None
     label: str
     tied: tuple[int, ...]
-    at_floor: tuple[int, ...]
+    as_good: tuple[int, ...]
     subject: str
     verdict: str
 
@@ -171,6 +205,10 @@ class Ranking:
                 return "tied"
         return ""
 
+    def as_good(self, position: int, metric: str) -> bool:
+        """Whether one value of the table is as good as exact samples."""
+        return any(standing.metric == metric and position in standing.as_good for standing in self.standings)
+
     def measurement(self, position: int, metric: str) -> Measurement | None:
         """One value of the table."""
         return measurement(self.rows[position], metric)
@@ -203,26 +241,44 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
         verdict = f"none of {count(len(measured), 'cell')} has a finite value"
         return Standing(metric, target, None, "", (), (), subject, verdict) if measured else None
     best = min(finite, key=lambda position: finite[position].badness)
-    tied = tuple(p for p, found in finite.items() if p != best and found.ties(finite[best]))
-    at_floor = tuple(p for p, found in finite.items() if found.at_floor)
-    verdict = _verdict(names, finite[best], best, tied, at_floor)
-    return Standing(metric, target, best, names[best], tied, at_floor, subject, verdict)
+    others = [position for position in finite if position != best]
+    apart = holm([p_nonzero(difference(finite[p].estimate, finite[best].estimate)) for p in others])
+    tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
+    bounded = holm([found.p_as_good for found in finite.values()])
+    as_good = tuple(position for position, is_bounded in zip(finite, bounded, strict=True) if is_bounded)
+    verdict = _verdict(names, finite, best, tied, as_good)
+    return Standing(metric, target, best, names[best], tied, as_good, subject, verdict)
 
 
 def _verdict(
-    names: Mapping[int, str], won: Measurement, best: int, tied: Sequence[int], at_floor: Sequence[int]
+    names: Mapping[int, str], found: Mapping[int, Measurement], best: int, tied: Sequence[int], as_good: Sequence[int]
 ) -> str:
     """``best is ... (3.1 ± 0.6 nats); within the noise of it: ...; exact samples of this size score ...``."""
+    won = found[best]
     parts = [f"best is {names[best]} ({won.text_with_unit})"]
     if tied:
         parts.append(f"within the noise of it: {listing([names[p] for p in tied])}")
-    if set(at_floor) == {best, *tied}:
-        parts.append(f"{'all ' * bool(tied)}as good as exact samples of this size")
-    elif at_floor:
-        parts.append(f"as good as exact samples of this size: {listing([names[p] for p in at_floor])}")
+    if as_good:
+        largest = plain(max(found[position].margin for position in as_good), 2)
+        exact = f"as good as exact samples of this size (worse by less than {largest}{_unit(won)})"
+        everyone = set(as_good) == {best, *tied}
+        named = f": {listing([names[position] for position in as_good])}" if not everyone else ""
+        parts.append(f"{'all ' * (everyone and bool(tied))}{exact}{named}")
     elif won.floor_text:
         parts.append(f"exact samples of this size score {won.floor_text}")
+        if won.excess.known and p_nonzero(won.excess) > ALPHA:
+            parts.append(f"not told apart from them: so many samples resolve no less than {_resolution(won)}")
     return "; ".join(parts)
+
+
+def _resolution(found: Measurement) -> str:
+    """The smallest excess that would be told from 0."""
+    width = quantile(ALPHA, found.excess.df) * found.excess.stderr
+    return plain(width, 2) + _unit(found)
+
+
+def _unit(found: Measurement) -> str:
+    return f" {found.unit}" if found.unit else ""
 
 
 def _clause(standing: Standing) -> str:
@@ -233,6 +289,5 @@ def _clause(standing: Standing) -> str:
     )
 
 
-def _noise(*stderrs: float) -> float:
-    """What counts as noise between values with these errors; an error that is not known adds nothing."""
-    return SIGMAS * math.hypot(*(stderr for stderr in stderrs if math.isfinite(stderr)))
+def _half(stderr: float, df: float) -> float:
+    return quantile(ALPHA, df) * stderr if math.isfinite(stderr) and df > 0 else 0.0

@@ -212,7 +212,7 @@ def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str
         "stderr": stderr,
         "width": min(width, 24),
         "mark": ranking.mark(position, metric),
-        "floor": found.at_floor,
+        "floor": ranking.as_good(position, metric),
         "order": f"{found.badness:.9g}",
     }
 

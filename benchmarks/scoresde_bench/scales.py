@@ -17,7 +17,7 @@ from statistics import median
 import attrs
 
 from .labels import plain
-from .ranking import SIGMAS, Measurement
+from .ranking import Measurement
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 408.0, 14.0, 226.0
@@ -100,7 +100,7 @@ class Up:
         """The scale and the range for these finite measurements."""
         scale = _quality_scale(found)
         floors = [m.floor for m in found if math.isfinite(m.floor)]
-        bars = [m.value + side * SIGMAS * m.stderr for m in found if m.stderr < HUGE for side in (-1, 1)]
+        bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
         wanted = [*(m.value for m in found), *floors, *bars]
         if scale.kind == "logarithmic":  # a bar may end below zero, where this axis does not reach
             least = min(m.value for m in found) / 2

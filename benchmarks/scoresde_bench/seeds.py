@@ -4,9 +4,9 @@ r"""Several seeds of one cell as one row: means over the seeds, with the standar
 
 Unlike the errors se_i of the single cells, ``across`` holds everything that a seed changes: the sampler's noise, the
 exact set that samples are held against, the random directions of a metric. Its expectation is at least that of
-``within``, but with few seeds it is uncertain itself, by about 1 / sqrt(2 (n - 1)) of its size (0.7 with two seeds,
-0.35 with five), and two seeds that agree by chance would make any difference look real. So the standard error is the
-larger of the two, and both are kept.
+``within``, but with few seeds it is uncertain itself: it has n - 1 degrees of freedom, and two seeds that agree by
+chance would make any difference look real. So the standard error is the larger of the two, with its own degrees of
+freedom (those of ``within`` by Welch and Satterthwaite), and both are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .labels import COMPONENT_AXES, Row, as_float, is_done
+from scoresde_core.certainty import Estimate, spread
+
+from .labels import COMPONENT_AXES, Row, as_float, freedom_of, is_done
 
 SETTING = (
     "run",
@@ -71,23 +73,29 @@ def _pooled(group: Sequence[Row]) -> dict[str, Any]:
     for name in MEASURED & set(row):
         row[name] = _mean([as_float(each.get(name)) for each in group])[0]
     names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
-    row["metrics"] = {name: _metric([(each.get("metrics") or {}).get(name) for each in group]) for name in names}
+    row["metrics"] = {name: _metric(name, [(each.get("metrics") or {}).get(name) for each in group]) for name in names}
     return row
 
 
-def _metric(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """One metric over the seeds; a value that is missing or not a number makes the mean none."""
     there = [entry for entry in entries if entry]
     found = dict(there[0])
-    for value, stderr in (("value", "stderr"), ("floor", "floor_stderr")):
+    for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
         if any(entry.get(value) is not None for entry in there):
             mean, across = _mean([as_float(entry.get(value)) for entry in there])
-            within = math.hypot(*(as_float(entry.get(stderr)) for entry in there)) / len(there)
-            known = [error for error in (across, within) if math.isfinite(error)]
-            found |= {value: mean if math.isfinite(mean) else None, stderr: max(known, default=None)}
+            error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in there])
+            within = error / len(there)
+            known = [(e, f) for e, f in ((across, len(there) - 1.0), (within, freedom)) if math.isfinite(e)]
+            chosen = max(known, default=(None, math.inf))
+            found |= {value: mean if math.isfinite(mean) else None, stderr: chosen[0], df: chosen[1]}
             if value == "value":
                 found |= {"stderr_across_seeds": across, "stderr_within_seeds": within}
     return found
+
+
+def _estimate(entry: Row, value: str, stderr: str, df: str, name: str) -> Estimate:
+    return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df, name))
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:

@@ -37,7 +37,7 @@ def print_table(rows: Sequence[Row], console: Console, metric: str | None = None
             table = _table(ranking, done, names, cells, floors, ascii_only)
             console.print(_Uncut(table) if not console.is_terminal else table, crop=False)
         if metrics := ranking.metrics:
-            show("* best   ~ within the noise of the best (2 standard errors of the difference)")
+            show("* best   ~ not told apart from the best (95 %, Student's t, Holm)")
             show(_directions(ranking, metrics))
     for sentence in ranking.unjudged:
         show(sentence, "dim")
