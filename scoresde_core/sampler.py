@@ -115,6 +115,29 @@ def sample(
     return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
 
 
+FAR = 100.0
+"""How many times as large as true events samples may be, by their root mean square, and still count as samples."""
+
+
+def diverged(x: Tensor, scale: float | None = None) -> str | None:
+    """Why samples ``x`` (n, ...) are no result, or None; ``scale`` is the root mean square of true events, if known."""
+    bad = int((~x.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        return f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps"
+    size = root_mean_square(x)
+    if scale is None or size <= FAR * scale:
+        return None
+    return (
+        f"the sampler diverged: the root mean square of its samples is {size:.3g}, that of true ones {scale:.3g}; "
+        "try more steps"
+    )
+
+
+def root_mean_square(x: Tensor) -> float:
+    """Of all entries of ``x``, in float64."""
+    return float(x.double().square().mean().sqrt())
+
+
 def _now(device: torch.device | str) -> float:
     """A clock that waits for the device."""
     if torch.device(device).type == "cuda":

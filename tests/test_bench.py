@@ -1,7 +1,9 @@
 """The harness: cells, rows, resuming, failures as rows, exit codes."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import rows_in, save_models
@@ -168,7 +170,7 @@ USAGE = {
     "unknown parameter": (["--corrector", "langevin[snrr=1]"], "Did you mean 'snr'"),
     "out of range": (["--corrector", "langevin[snr=-1]"], "-1"),
     "wrong type": (["--corrector", "langevin[n_steps=2.5]"], "int, got 2.5"),
-    "not a choice": (["--corrector", "langevin[norm=most]"], "'batch' or 'sample', got 'most'"),
+    "not a choice": (["--corrector", "langevin[norm=most]"], "'batch' or 'level', got 'most'"),
     "zero steps": (["--steps", "0"], "--steps takes whole numbers from 1, got '0'"),
     "negative steps": (["--steps=-5"], "got '-5'"),
     "steps in words": (["--steps", "many"], "got 'many'"),
@@ -350,3 +352,61 @@ class TestLearned:
         assert (found, out, err.count("\n")) == (code, "", 1)
         assert message in err
         assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def far_rows(tmp_path: Path) -> list[str]:
+    """A predictor whose samples are finite, and far beyond any scale; and a metric that is never a number."""
+    (tmp_path / "far_steps.py").write_text(
+        "import math\n"
+        "import attrs\n"
+        "from scoresde_core import Comparison, Estimate, Predictor\n"
+        "@attrs.frozen\n"
+        "class Far(Predictor):\n"
+        "    stretch: float = 1e21\n"
+        "    def step(self, x, step, model, noise):\n"
+        "        mean = model.denoised(x, step.now) * (self.stretch if step.next.t == 0 else 1)\n"
+        "        return mean, mean\n"
+        "@attrs.frozen\n"
+        "class Nothing(Comparison):\n"
+        "    name = 'nothing'\n"
+        "    def measure(self, samples, reference):\n"
+        "        return Estimate(math.nan, math.nan)\n"
+    )
+    rows = tmp_path / "far.yaml"
+    rows.write_text(
+        "api: 1\npredictors: {far: {target: 'far_steps:Far'}}\nevaluators: {nothing: {target: 'far_steps:Nothing'}}\n"
+    )
+    return [
+        "--registry",
+        str(rows),
+        "--target",
+        "mixture2d",
+        "--sde",
+        "vp",
+        "--steps",
+        "2",
+        "--samples",
+        "16",
+        "--out",
+        "x",
+    ]
+
+
+def test_finite_samples_far_from_the_target_have_diverged(bench, tmp_path):
+    code, _, _ = bench(*far_rows(tmp_path), "--predictor", "far", "--evaluator", "moments")
+    (row,) = (json.loads(line) for line in Path("x/results.jsonl").read_text().splitlines())
+    assert (code, row["status"]) == (1, "failed")
+    assert row["reason"].startswith(
+        "the sampler diverged: the root mean square of its samples is 1.42e+19, that of true"
+    )
+    assert "metrics" not in row
+
+
+def test_a_cell_of_which_no_metric_is_a_number_is_not_done(bench, tmp_path):
+    arguments = [*far_rows(tmp_path), "--predictor", "far[stretch=1]"]
+    code, _, _ = bench(*arguments, "--evaluator", "nothing")
+    (row,) = (json.loads(line) for line in Path("x/results.jsonl").read_text().splitlines())
+    assert (code, row["status"]) == (1, "failed")
+    assert row["reason"] == "no metric of finite samples has a finite value: nothing"
+    code, _, _ = bench(*arguments, "--evaluator", "nothing", "moments")
+    assert code == 0

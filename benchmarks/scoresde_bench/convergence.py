@@ -1,7 +1,7 @@
 """How fast the error falls with the number of steps, on logarithmic axes, and as which power of it.
 
 The error of a cell is what its metric has beyond exact samples: value - floor where lower is better, floor - value
-where higher is better, and |value| where 0 is best. It is resolved where it exceeds two standard errors of that
+where higher is better, and |value| where 0 is best. It is resolved where it exceeds half the 95 % interval of that
 difference; what is not resolved is drawn hollow and enters no fit. Through the resolved errors e of one line at three
 or more step counts N goes the weighted least-squares line
 

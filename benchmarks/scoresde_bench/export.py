@@ -57,7 +57,7 @@ def as_markdown(
     lines += [f"- **{_plain(found.subject)}**: {_plain(found.verdict)}" for found in ranking.standings]
     done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
     if done:
-        lines += ["", *_table(ranking, done), "", "Value ± standard error; bold: best; ~: within its noise."]
+        lines += ["", *_table(ranking, done), "", "Value ± standard error; bold: best; ~: not told apart from it."]
     for comparison in compared:
         lines += ["", f"## {_plain(comparison.headline)}", "", f"Beyond the noise: {comparison.rule}."]
         for title, entries in comparison.sections:

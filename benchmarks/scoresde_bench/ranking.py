@@ -2,8 +2,8 @@
 
     apart        the difference to the best cell is not 0: Student's t with Welch's degrees of freedom, the cells of one
                  metric and target held to 5 % together by Holm's procedure; every other cell is tied with the best
-    as good as   the difference to exact samples of the same size is below a margin, by the same rule: an upper
-                 confidence limit, not a difference that the noise hides. The margin is MARGIN standard errors of what
+    as good as   the difference to exact samples of the same size is below a margin: by its 95 % upper confidence limit,
+                 each cell by itself, and not because noise hides it. The margin is MARGIN standard errors of what
                  exact samples score, so it shrinks with more samples, and is stated wherever the words are used
     neither      not told apart from exact samples; the smallest difference that would have been is stated
 
@@ -30,7 +30,7 @@ from scoresde_core.errors import near_misses
 from .labels import Row, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
 from .seeds import pool
 
-MARGIN = 6.0
+MARGIN = 5.0
 """How many standard errors of what exact samples score a value may lie beyond it, and still be as good."""
 
 
@@ -244,8 +244,7 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
     others = [position for position in finite if position != best]
     apart = holm([p_nonzero(difference(finite[p].estimate, finite[best].estimate)) for p in others])
     tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
-    bounded = holm([found.p_as_good for found in finite.values()])
-    as_good = tuple(position for position, is_bounded in zip(finite, bounded, strict=True) if is_bounded)
+    as_good = tuple(position for position, found in finite.items() if found.p_as_good < ALPHA)
     verdict = _verdict(names, finite, best, tied, as_good)
     return Standing(metric, target, best, names[best], tied, as_good, subject, verdict)
 

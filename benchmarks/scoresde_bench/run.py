@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from pathlib import Path
@@ -18,7 +19,7 @@ from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
-from scoresde_core.sampler import Samples, sample, smallest_batch
+from scoresde_core.sampler import Samples, diverged, root_mean_square, sample, smallest_batch
 from scoresde_core.score import ScoreModel
 
 from .cells import Cell
@@ -111,11 +112,13 @@ class Bench:
             found["warnings"] = warnings
         picture = sample_grid(cell.subject.to_symmetric(drawn.x), self.folder / "pictures" / f"{cell.key}.png")
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
-        bad = int((~drawn.x.flatten(1).isfinite().all(1)).sum())
-        if bad:
-            reason = f"the sampler diverged: {bad} of {cell.samples} samples are not finite; try more steps"
-            return {**found, "status": "failed", "reason": reason}
-        return {**found, **self._judge(cell, cell.subject.to_symmetric(drawn.x), model)}
+        x = cell.subject.to_symmetric(drawn.x)
+        reference = self._reference(cell, x)
+        scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
+        lost = diverged(x, scale)
+        if lost:
+            return {**found, "status": "failed", "reason": lost}
+        return {**found, **self._judge(cell, x, model, reference)}
 
     def _draw(
         self, cell: Cell, model: ScoreModel, device: torch.device, progress: Progress | None
@@ -191,10 +194,9 @@ class Bench:
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 
-    def _judge(self, cell: Cell, x: Tensor, model: ScoreModel) -> Row:
+    def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
         started = time.perf_counter()
-        reference, sde = self._reference(cell, x), cell.subject.sde
-        evidence = Evidence(x, cell.seed, sde=sde, model=model, sampler=cell.sampler, reference=reference)
+        evidence = Evidence(x, cell.seed, sde=cell.subject.sde, model=model, sampler=cell.sampler, reference=reference)
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name in cell.evaluators:
@@ -209,7 +211,11 @@ class Bench:
                 error.add_note(f"in the evaluator {name}")
                 raise
         seconds = time.perf_counter() - started
-        return {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
+        row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
+        if metrics and not any(math.isfinite(metric["value"]) for metric in metrics.values()):
+            reason = f"no metric of finite samples has a finite value: {', '.join(metrics)}"
+            row |= {"status": "failed", "reason": reason}
+        return row
 
     def _evaluator(self, name: str) -> Evaluator:
         if name not in self._evaluators:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 NAMES = ("sample",)
 _TILES = 256
+_TRUE_EVENTS = 256
+"""Draws of a target, to see its scale."""
 _DTYPES = ("float32", "float64")
 
 
@@ -137,13 +139,14 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def _judge(x: Tensor, subject: Subject, sampler: Sampler) -> None:
     """Raise where samples are not worth writing."""
+    from .. import sampler as sampling
+
     if x.shape[1:] != subject.shape:
         raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {subject.shape}")
-    bad = int((~x.flatten(1).isfinite().all(1)).sum())
-    if bad:
-        raise ScoreSDEError(
-            f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps; nothing was written"
-        )
+    scale = None if subject.target is None else sampling.root_mean_square(subject.target.sample(_TRUE_EVENTS))
+    lost = sampling.diverged(x, scale)
+    if lost:
+        raise ScoreSDEError(f"{lost}; nothing was written")
 
 
 def _observe(
