@@ -2,13 +2,15 @@
 
 A plugin is an entry point of the group ``scoresde.plugins`` that names a module. The module may implement hooks
 (:mod:`scoresde_core.hookspecs`), have a ``registry.yaml`` beside it (:mod:`scoresde_core.manifest`), or both. Its rows
-are staged, and taken over only when all of it has loaded.
+are staged, and taken over only when all of it has loaded. A module with such a file and without hooks is not imported
+before one of its components is used. What a plugin prints while it is imported goes to stderr, under its name.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint
@@ -22,6 +24,7 @@ import pluggy
 from . import manifest
 from .errors import ManifestError, PluginError, ScoreSDEError, near_misses
 from .hookspecs import API, PREFIX, Lifecycle, Registration
+from .importing import find_spec, importing, manifest_of, may_have_hooks
 
 GROUP = "scoresde.plugins"
 State = Literal["ok", "failed", "disabled", "incompatible"]
@@ -70,12 +73,29 @@ def _checkout() -> list[EntryPoint]:
 
 
 def load_all(
-    manager: pluggy.PluginManager, points: Iterable[EntryPoint], local: Iterable[Path], disabled: Iterable[str]
+    manager: pluggy.PluginManager,
+    points: Iterable[EntryPoint],
+    local: Iterable[Path],
+    disabled: Iterable[str],
+    imports: bool = True,
 ) -> list[Status]:
-    """Load every plugin and local registry file; the order is that of their names, ours first."""
-    blocked = {name.strip().lower() for name in disabled if name.strip()}
+    """Load every plugin and local registry file; the order is that of their names, ours first.
+
+    Without ``imports`` rows of files are read, and nothing is imported.
+    """
     ordered = sorted(points, key=lambda point: (_owner(point) != "scoresde", _owner(point), point.name))
-    return [_load(manager, point, blocked) for point in ordered] + [_load_file(path) for path in local]
+    blocked = {_normal(name): name.strip() for name in disabled if name.strip()}
+    names = {_normal(name): name for point in ordered for name in (point.name, _owner(point))}
+    for unknown in (name for key, name in blocked.items() if key not in names):
+        near = near_misses(unknown, list(dict.fromkeys(names.values())))
+        print(f"warning: no plugin that could be disabled is called {unknown!r}.{near}", file=sys.stderr)
+    found = [_load(manager, point, set(blocked), imports) for point in ordered]
+    return found + [_load_file(path) for path in local]
+
+
+def _normal(name: str) -> str:
+    """A name as indexes compare it: case, and which of -, _ and . it has, do not matter."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
 def disabled_by_environment() -> list[str]:
@@ -87,18 +107,25 @@ def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.name
 
 
-def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str]) -> Status:
+def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], imports: bool) -> Status:
     status = Status(_owner(point), point.dist.version if point.dist else "checkout", "ok")
-    if blocked & {status.owner.lower(), point.name.lower()}:
+    if blocked & {_normal(status.owner), _normal(point.name)}:
         status.state, status.detail = "disabled", "named in SCORESDE_DISABLE_PLUGINS"
         return status
     plugin: Any = None
     try:
-        loaded = point.load()
+        spec = None if ":" in point.value else find_spec(point.value)
+        rows = manifest_of(spec) if spec else None
+        if not imports or (rows is not None and spec and not may_have_hooks(spec)):
+            status.rows = _distinct(rows or [], point.value)
+            return status
+        with importing(status.owner):
+            loaded = point.load()
         if manager.is_registered(loaded):
             raise PluginError(f"{point.value} is loaded already: another entry point names it too")
         plugin = loaded  # ours to take out again
-        status.rows = _rows_of(manager, plugin)
+        with importing(status.owner):
+            status.rows = _rows_of(manager, plugin, rows)
     except KeyboardInterrupt:
         raise
     except manifest.NewerAPI as error:
@@ -122,14 +149,14 @@ def _load_file(path: Path) -> Status:
     return status
 
 
-def _rows_of(manager: pluggy.PluginManager, plugin: Any) -> list[manifest.Row]:
-    """All rows of a loaded plugin: its manifest's, then its hooks'."""
+def _rows_of(manager: pluggy.PluginManager, plugin: Any, of_file: list[manifest.Row] | None) -> list[manifest.Row]:
+    """All rows of a loaded plugin: those of the file beside it, then its hooks'."""
     source = getattr(plugin, "__name__", repr(plugin))
     wanted = getattr(plugin, "scoresde_api", API)
     if wanted > API:
         raise manifest.NewerAPI(source, [f"needs api {wanted}, this version has api {API}: upgrade scoresde"])
-    path = _manifest_of(plugin)
-    rows = manifest.read(path) if path else []
+    spec = find_spec(source) if of_file is None and isinstance(plugin, ModuleType) else None
+    rows = list(of_file or (spec and manifest_of(spec)) or [])
     _check_hook_names(manager, plugin)
     manager.register(plugin)
     hooks = [h for h in manager.get_hookcallers(plugin) or [] if h.name.startswith(f"{PREFIX}register_")]
@@ -140,19 +167,15 @@ def _rows_of(manager: pluggy.PluginManager, plugin: Any) -> list[manifest.Row]:
                 implementation.function(*[register] * len(implementation.argnames))
     if not rows and not manager.get_hookcallers(plugin):
         raise PluginError(f"{source} registers nothing: add a registry.yaml beside it or a {PREFIX}register_... hook")
+    return _distinct(rows, source)
+
+
+def _distinct(rows: list[manifest.Row], source: str) -> list[manifest.Row]:
     names = [(row.kind, name) for row in rows for name in (row.name, *row.aliases)]
     twice = sorted({f"{kind}.{name}" for kind, name in names if names.count((kind, name)) > 1})
     if twice:
         raise PluginError(f"{source} registers {', '.join(twice)} twice")
     return rows
-
-
-def _manifest_of(plugin: Any) -> Path | None:
-    """The ``registry.yaml`` beside a plugin module. A module outside any package shares its folder with others."""
-    inside = isinstance(plugin, ModuleType) and plugin.__package__
-    origin = getattr(plugin, "__file__", None) if inside else None
-    path = Path(origin).with_name("registry.yaml") if origin else None
-    return path if path and path.is_file() else None
 
 
 def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:

@@ -22,6 +22,7 @@ import attrs
 from . import plugins
 from .components import HANDED, Spec, build, parse
 from .errors import AmbiguousName, PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
+from .importing import importing
 from .kinds import KINDS, find_kind
 from .manifest import Row
 
@@ -127,7 +128,8 @@ def _read(entry: Entry, spec: Spec) -> Any:
     module, _, path = entry.row.target.partition(":")
     folder, _, name = path.rpartition("/")
     try:
-        place = importlib.resources.files(module)
+        with importing(entry.owner):
+            place = importlib.resources.files(module)
         place = place.joinpath(folder) if folder else place
     except Exception as error:  # a plugin may raise anything
         why = plugins.one_line(error)
@@ -148,7 +150,8 @@ def _resolve(entry: Entry) -> type:
     if isinstance(cls, str):
         module, _, attribute = cls.partition(":")
         try:
-            cls = getattr(importlib.import_module(module), attribute)
+            with importing(entry.owner):
+                cls = getattr(importlib.import_module(module), attribute)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything
@@ -181,16 +184,19 @@ def load_registry(
     points: Iterable[EntryPoint] | None = None,
     local: Iterable[Path | str] = (),
     disabled: Iterable[str] | None = None,
+    imports: bool = True,
 ) -> Registry:
     """A registry of the given entry points (all installed ones by default) and local registry files.
 
     A local file that cannot be used is an error: it was asked for by name. ``SCORESDE_REGISTRY`` names more of them.
+    Without ``imports`` no plugin is imported, and components that are registered by hooks are missing.
     """
     manager = plugins.new_manager()
-    files = [Path(p) for p in local]
-    files += [Path(p) for p in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if p]
+    named = [*map(Path, local), *(Path(p) for p in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if p)]
+    files = {path.resolve(): path for path in reversed(named)}.values()  # each once
     blocked = plugins.disabled_by_environment() if disabled is None else disabled
-    statuses = plugins.load_all(manager, plugins.discover() if points is None else points, files, blocked)
+    found = plugins.discover() if points is None else points
+    statuses = plugins.load_all(manager, found, reversed(files), blocked, imports)
     for status in statuses:
         if status.version == "local file" and isinstance(status.error, ScoreSDEError):
             raise status.error

@@ -77,12 +77,10 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
     try:
         with _terminable():
             return run()
-    except Terminated:
-        print("terminated", file=sys.stderr)
-        return 143
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        print(" ".join([word, *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -115,12 +113,12 @@ def add_global_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
-def open_registry(local: Sequence[str]) -> Registry:
+def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
     """Everything installed and the local files; one that is not there is a usage error."""
     missing = [path for path in local if not Path(path).is_file()]
     if missing:
         raise UsageError(f"there is no registry file {missing[0]}")
-    return load_registry(local=local)
+    return load_registry(local=local, imports=imports)
 
 
 def run() -> NoReturn:
@@ -148,11 +146,19 @@ def _dispatch(arguments: list[str]) -> int:
     early = Parser(prog="scoresde", add_help=False, allow_abbrev=False)
     add_global_options(early)
     known, _ = early.parse_known_args(arguments)
-    registry = open_registry(known.registry)
+    at = _command_at(arguments)
+    if "--version" in arguments[:at]:
+        print(f"scoresde {own_version()}")
+        return 0
+    # Help needs the names and summaries that files hold, and only a command that is in no file imports plugins.
+    helps = at == len(arguments) or not {"-h", "--help"}.isdisjoint(arguments)
+    registry = open_registry(known.registry, imports=not helps)
     parser, names = _parser(registry, arguments)
-    word = next((a for a in _without_options(arguments)), None)
-    if word is not None and word not in names:
-        raise UsageError(f"no command is called {word!r}.{near_misses(word, names)}")
+    if helps and at < len(arguments) and arguments[at] not in names:
+        registry = open_registry(known.registry)
+        parser, names = _parser(registry, arguments)
+    if at < len(arguments) and arguments[at] not in names:
+        raise UsageError(f"no command is called {arguments[at]!r}.{near_misses(arguments[at], names)}")
     parsed = parser.parse_args(arguments)
     if parsed.run is None:
         parser.print_help()
@@ -161,17 +167,14 @@ def _dispatch(arguments: list[str]) -> int:
     return code
 
 
-def _without_options(arguments: list[str]) -> list[str]:
-    """The positional words before the first command's own options."""
-    words, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == "--registry":
-            skip = True
-        elif not argument.startswith("-"):
-            words.append(argument)
-    return words
+def _command_at(arguments: list[str]) -> int:
+    """The position of the command, behind the options of all commands; the end where there is none."""
+    takes = False  # whether an option takes what follows
+    for position, argument in enumerate(arguments):
+        if not takes and not argument.startswith("-"):
+            return position
+        takes = argument == "--registry"
+    return len(arguments)
 
 
 def _commands(registry: Registry, own: Sequence[str]) -> dict[str, Entry]:

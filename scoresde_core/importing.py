@@ -1,0 +1,96 @@
+"""Around the import of a plugin: what it prints, and what is known of it without importing it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.machinery import ModuleSpec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from . import manifest
+from .hookspecs import PREFIX
+
+FILE = "registry.yaml"
+_HOOKS = re.compile(rf"\bhookimpl\b|\b{PREFIX}(register_|on_|api\b)|^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
+
+
+class _Voice(io.RawIOBase):
+    """Says lines on stderr for a plugin."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner, self._line = owner, b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        *lines, self._line = (self._line + bytes(data)).split(b"\n")
+        for line in lines:
+            print(f"{self._owner}: {line.decode(errors='replace')}", file=sys.stderr)
+        return len(bytes(data))
+
+    def end(self) -> None:
+        """Say what has no end of line."""
+        if self._line:
+            self.write(b"\n")
+
+
+@contextmanager
+def importing(owner: str) -> Iterator[None]:
+    """A plugin is imported: what it prints is no output of ours, and an interrupt names it."""
+    voice = _Voice(owner)
+    try:
+        with redirect_stdout(io.TextIOWrapper(voice, "utf-8", write_through=True)):  # type: ignore[type-var]
+            yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"while the plugin {owner} was imported")
+        raise
+    finally:
+        voice.end()
+
+
+def find_spec(name: str) -> ModuleSpec | None:
+    """Where a module would be imported from, found without importing it or the packages that it is in; else None."""
+    spec, path = None, None
+    for inner in accumulate(name.split("."), "{}.{}".format):
+        try:
+            known = sys.modules[inner].__spec__ if inner in sys.modules else None
+            spec = known or next(filter(None, (finder.find_spec(inner, path) for finder in sys.meta_path)))
+            path = list(spec.submodule_search_locations or [])
+        except (ImportError, AttributeError, KeyError, ValueError, StopIteration):  # some want the package imported
+            return None
+    return spec
+
+
+def manifest_of(spec: ModuleSpec) -> list[manifest.Row] | None:
+    """The rows of the ``registry.yaml`` in a package, or beside a module in one, also in a zip; None without one.
+
+    A module outside any package shares its folder with others: a file there is not its own.
+    """
+    loader: Any = spec.loader
+    beside = [os.path.dirname(spec.origin)] if spec.origin and spec.parent else []
+    for folder in spec.submodule_search_locations or beside:
+        path = Path(folder, FILE)
+        try:
+            content = loader.get_data(str(path)) if hasattr(loader, "get_data") else path.read_bytes()
+        except OSError:
+            if path.exists():
+                raise
+            continue
+        return manifest.parse(content.decode(), str(path))
+    return None
+
+
+def may_have_hooks(spec: ModuleSpec) -> bool:
+    """Whether the source of a module mentions hooks, or may bring in some; so does source that cannot be read."""
+    if spec.origin is None:
+        return False  # a package without __init__.py
+    loader: Any = spec.loader
+    source = loader.get_source(spec.name) if hasattr(loader, "get_source") else None
+    return source is None or bool(_HOOKS.search(source))
