@@ -162,7 +162,7 @@ class OfEvents(Measure):
 def mean(name: str, values: Tensor, unit: str = "") -> Metric:
     """The mean of float64 ``values`` (n,) and its standard error."""
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Metric(name, float(values.mean()), error, unit=unit)
+    return Metric(name, float(values.mean()), error, unit=unit, df=len(values) - 1)
 
 
 def content_hash(events: Tensor) -> str:

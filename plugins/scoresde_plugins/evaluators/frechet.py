@@ -104,8 +104,8 @@ def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolatio
     weights = torch.linalg.pinv(line)[0]
     infinity = float(weights @ torch.tensor(values, dtype=torch.float64))
     reach = float((weights @ torch.stack(shares)).norm())
-    finite = Estimate(values[-1], spread / math.sqrt(k))
-    return Extrapolation(tuple(sizes), tuple(values), finite, Estimate(infinity, spread * reach))
+    finite = Estimate(values[-1], spread / math.sqrt(k), k - 1)
+    return Extrapolation(tuple(sizes), tuple(values), finite, Estimate(infinity, spread * reach, k - 1))
 
 
 @attrs.frozen

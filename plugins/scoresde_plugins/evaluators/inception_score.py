@@ -42,7 +42,7 @@ def classifier_score(logits: Tensor, splits: int) -> Estimate:
         log_marginal = log_p.logsumexp(0) - math.log(len(part))
         scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
     values = torch.stack(scores)
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(splits))
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(splits), splits - 1)
 
 
 @attrs.frozen

@@ -49,7 +49,7 @@ def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
     count = len(x) // size
     blocks = [polynomial_mmd(x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]) for i in range(count)]
     values = torch.stack(blocks)
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(count))
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(count), count - 1)
 
 
 @attrs.frozen

@@ -66,7 +66,8 @@ class _AgainstTruth(Evaluator):
         except Diverged:
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
         gap = self.sign * (found - truth) / (x[0].numel() * math.log(2))
-        return [self.metric(self.name, Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(len(x))))]
+        mean = Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(len(x)), len(x) - 1)
+        return [self.metric(self.name, mean)]
 
 
 @attrs.frozen

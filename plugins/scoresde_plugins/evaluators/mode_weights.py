@@ -40,4 +40,5 @@ class ModeWeights(Comparison):
         shares = reference.precise.responsibilities(samples).double()
         excess = shares.mean(0) - weights.to(shares)
         influence = shares @ excess.sign() / 2
-        return Estimate(float(excess.abs().sum() / 2), float(influence.std()) / math.sqrt(len(samples)))
+        n = len(samples)
+        return Estimate(float(excess.abs().sum() / 2), float(influence.std()) / math.sqrt(n), n - 1)

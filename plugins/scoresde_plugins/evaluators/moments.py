@@ -69,7 +69,7 @@ class Moments(Comparison):
         squared = offset.square().sum() + lengths.sum() + cov.trace() - 2 * sizes.sum()
         influence = 2 * math.sqrt(n - 1) * (centred @ offset) + (n - 1) * (lengths - along)
         distance = math.sqrt(max(float(squared), 0.0))
-        return Estimate(distance, float(influence.std()) / math.sqrt(n) / (2 * distance) if distance else 0.0)
+        return Estimate(distance, float(influence.std()) / math.sqrt(n) / (2 * distance) if distance else 0.0, n - 1)
 
 
 def root(cov: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
+from scoresde_core.certainty import Estimate, difference
 from scoresde_core.evaluator import Better, Comparison, Reference
-from scoresde_core.target import Estimate
 
 
 @attrs.frozen
@@ -33,5 +33,5 @@ class NLLGap(Comparison):
         """The gap of ``samples`` (n, *shape)."""
         surprise = -reference.precise.log_prob(samples).double()
         entropy = reference.once("entropy", reference.precise.entropy)
-        error = math.hypot(float(surprise.std()) / math.sqrt(len(samples)), entropy.stderr)
-        return Estimate(float(surprise.mean()) - entropy.value, error)
+        n = len(samples)
+        return difference(Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(n), n - 1), entropy)

@@ -32,7 +32,7 @@ def two_sample(x: Tensor, y: Tensor, distance: Distance, y_to_y: Tensor) -> Esti
     x_to_y, y_to_x = sums(x, y, distance)
     x_to_x = sums(x, x, distance)[0]
     value = 2 * x_to_y.sum() / n**2 - (x_to_x.sum() + y_to_y.sum()) / (n * (n - 1))
-    return Estimate(float(value), math.sqrt(_jackknife(x_to_y, x_to_x) + _jackknife(y_to_x, y_to_y)))
+    return Estimate(float(value), math.sqrt(_jackknife(x_to_y, x_to_x) + _jackknife(y_to_x, y_to_y)), n - 1)
 
 
 def sums(x: Tensor, y: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:

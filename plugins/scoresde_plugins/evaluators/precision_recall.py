@@ -68,4 +68,4 @@ class PrecisionRecall(TwoSetMetric):
 
 def _share(inside: Tensor) -> Estimate:
     share = float(inside.double().mean())
-    return Estimate(share, math.sqrt(share * (1 - share) / len(inside)))
+    return Estimate(share, math.sqrt(share * (1 - share) / len(inside)), len(inside) - 1)

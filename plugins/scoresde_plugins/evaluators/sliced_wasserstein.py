@@ -19,10 +19,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.certainty import Estimate, spread
 from scoresde_core.components import param
 from scoresde_core.evaluator import Reference
 from scoresde_core.noise import key
-from scoresde_core.target import Estimate
 
 from .events import SetComparison
 
@@ -46,13 +46,10 @@ class SlicedWasserstein(SetComparison):
         x, x_order = self._project(samples, reference)
         y, y_order = reference.once((self, "sorted"), lambda: self._project(reference.exact(0).double(), reference))
         squared = (x - y).square().mean(1)
-        variance = (
-            _potential(x, y, x_order).var() / len(samples)
-            + _potential(y, x, y_order).var() / len(samples)
-            + squared.var() / self.projections
-        )
+        sources = (_potential(x, y, x_order), _potential(y, x, y_order), squared)
+        error, df = spread(Estimate(0, float(of.std()) / math.sqrt(len(of)), len(of) - 1) for of in sources)
         distance = math.sqrt(squared.mean())
-        return Estimate(distance, math.sqrt(variance) / (2 * distance) if distance else 0.0)
+        return Estimate(distance, error / (2 * distance) if distance else 0.0, df)
 
     def _project(self, x: Tensor, reference: Reference) -> tuple[Tensor, Tensor]:
         """The sorted projections (projections, n) of ``x`` (n, *shape) and their order."""
