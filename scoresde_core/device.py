@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 
 import torch
 
@@ -31,6 +32,36 @@ def use_tf32(allowed: bool) -> None:
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def slow_precision(device: torch.device, precision: str) -> str | None:
+    """What to say before a network computes in ``precision`` on a CPU that has no instructions for it, else None.
+
+    Measured: a product of two small matrices, in a quarter of a second at most.
+    """
+    if device.type != "cpu" or precision == "float32":
+        return None
+    factor = _seconds(getattr(torch, precision)) / _seconds(torch.float32)
+    if factor < _SLOW:
+        return None
+    return (
+        f"this CPU has no fast instructions for {precision}: its products take {factor:.0f} times as long as in "
+        "float32 (measured); take float32 here, or a GPU"
+    )
+
+
+_SLOW = 3.0
+"""How much longer a product takes from which on it is worth a word."""
+
+
+def _seconds(dtype: torch.dtype, size: int = 192) -> float:
+    """Of a product of two matrices: the shortest of three, after one that warms up."""
+    matrix, times = torch.ones(size, size, dtype=dtype), []
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def keep_freed_memory() -> bool:

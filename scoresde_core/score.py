@@ -123,6 +123,14 @@ LABELS: Mapping[str, Callable[[Level, int], Scalar]] = {
 DISCRETE_LABELS = frozenset({"index", "reverse_index"})
 
 
+PRECISIONS: Mapping[str, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""What a network computes in, by name, as ``autocast`` takes it; the state stays as it is."""
+
+
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 

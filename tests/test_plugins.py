@@ -537,11 +537,11 @@ class TestArchitecture:
 
     def test_the_core_stays_small(self):
         """Contracts, registry and sampling: lines of code, without docstrings, comments and blanks."""
-        assert 500 < self.lines(beside={"cli", "conformance", "models", "training"}) <= 1920
+        assert 500 < self.lines(beside={"cli", "conformance", "models", "training"}) <= 1950
 
     def test_models_and_training_stay_small(self):
         """The core with its configurations, checkpoints and training loop."""
-        assert 500 < self.lines(beside={"cli", "conformance"}) <= 3240
+        assert 500 < self.lines(beside={"cli", "conformance"}) <= 3270
 
     def lines(self, beside):
         """Of code in the core without the subpackages ``beside``."""

@@ -24,6 +24,7 @@ LEARNED_AXES = ("checkpoint", "network")
 """Axes that bring their own SDE, and stand in place of a target's exact score."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "float64"),
+    "precision": ("float32", "bfloat16", "float16"),
     "compile": ("none", "default", "max-autotune-no-cudagraphs"),
 }
 """Axes whose values are words. Modes of torch.compile that replay CUDA graphs are none of them: a replay overwrites the
@@ -41,6 +42,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "steps": ("25", "50", "100"),
     "seed": ("0",),
     "dtype": ("float32",),
+    "precision": ("float32",),
     "compile": ("none",),
     "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
 }
@@ -56,6 +58,7 @@ HELP: Mapping[str, str] = {
     "steps": "number of predictor steps",
     "seed": "seed of the noise and of the exact sets",
     "dtype": "float32 or float64: of the state",
+    "precision": "what a network computes in (autocast): float32, bfloat16 or float16; the state keeps its dtype",
     "compile": "torch.compile of a network, by its mode: none, default or max-autotune-no-cudagraphs",
     "evaluator": "metrics (not swept: all are computed)",
 }

@@ -36,6 +36,8 @@ class Cell:
     steps: int | None
     seed: int
     dtype: str
+    precision: str
+    """What its network computes in."""
     compile: str
     """Mode of torch.compile for its network, or none."""
     samples: int
@@ -76,6 +78,7 @@ class Cell:
             "numbers": [self.steps, self.seed, self.dtype, self.samples, self.batch_size, self.device],
             "evaluators": self.evaluators,
             **({"timing": True} if self.timing else {}),
+            **({"precision": self.precision} if self.precision != "float32" else {}),
             **({"compile": self.compile} if self.compile != "none" else {}),
         }
 
@@ -90,6 +93,10 @@ class Cell:
         """Why this combination cannot work, or None."""
         if self.compile != "none" and not self.subject.has_network:
             return "there is nothing to compile: an exact score has no network"
+        if self.precision != "float32" and not self.subject.has_network:
+            return f"there is nothing to compute in {self.precision}: an exact score has no network"
+        if self.precision != "float32" and self.dtype != "float32":
+            return f"a network in {self.dtype} is not computed in {self.precision}: take --dtype float32"
         return skip(self.sampler, self.subject.sde, self.subject.shape)
 
     @property
@@ -97,5 +104,6 @@ class Cell:
         """The axes in one line."""
         shown = [self.names.get(axis) for axis in TITLE]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
+        lowered = [] if self.precision == "float32" else [f"network in {self.precision}"]
         compiled = [] if self.compile == "none" else [f"compiled ({self.compile})"]
-        return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype, *compiled])
+        return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype, *lowered, *compiled])

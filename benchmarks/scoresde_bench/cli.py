@@ -240,6 +240,8 @@ def _work(
         known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
         if known:
             console.print(f"in {folder}: {told(known)}", markup=False, highlight=False)
+        if executor.here:
+            _tell_slow(todo, settings.device)
         work = Work(results, executor, settings, costs, figures, budget, debug)
         with Meter(console, len(todo)) as meter:
             left = work.run(todo, meter)
@@ -253,6 +255,18 @@ def _work(
             highlight=False,
         )
     return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+
+def _tell_slow(cells: list[Cell], device: str) -> None:
+    """A line for each precision that the CPU is slow at, before any cell runs."""
+    import torch
+
+    from scoresde_core.device import slow_precision
+
+    for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
+        slow = slow_precision(torch.device(device), precision)
+        if slow:
+            print(f"warning: {slow}", file=sys.stderr)
 
 
 def _show(rows: Sequence[Row], registry: Registry, folder: Path, command: str, console: Any) -> None:

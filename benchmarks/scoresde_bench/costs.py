@@ -177,7 +177,7 @@ def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
 
 def _rate_key(cell: Cell) -> Any:
     names = tuple(cell.names.get(name) for name in ("target", "checkpoint", "network", "sde"))
-    return names, cell.dtype, cell.device, cell.compile
+    return names, cell.dtype, cell.device, cell.compile, cell.precision
 
 
 def _judging_key(cell: Cell) -> Any:

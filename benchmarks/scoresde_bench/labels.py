@@ -14,7 +14,18 @@ from typing import Any
 Row = Mapping[str, Any]
 """A result row as it is read from ``results.jsonl``."""
 
-COMPONENT_AXES = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid", "compile")
+COMPONENT_AXES = (
+    "target",
+    "checkpoint",
+    "network",
+    "sde",
+    "sampler",
+    "predictor",
+    "corrector",
+    "grid",
+    "precision",
+    "compile",
+)
 """Axes on which what is absent is a choice like any other (no corrector, a network that is not compiled)."""
 NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")
 """Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` what was averaged over."""
@@ -39,15 +50,15 @@ def varying(rows: Sequence[Row]) -> list[str]:
     found = []
     single = [row for row in rows if not row.get("seeds")]
     for axis in AXES:
-        known = [row[axis] for row in (single if axis == "seed" else rows) if _says(row, axis)]
-        values = {str(len(value) if axis == "seeds" else value) for value in known}
+        known = [row.get(axis) for row in (single if axis == "seed" else rows) if _says(row, axis)]
+        values = {str(len(value or ()) if axis == "seeds" else value) for value in known}
         if len(values) > 1:
             found.append(axis)
     return found
 
 
 def _says(row: Row, axis: str) -> bool:
-    return axis in row and (axis in COMPONENT_AXES or row[axis] is not None)
+    return axis == "precision" or (axis in row and (axis in COMPONENT_AXES or row[axis] is not None))
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -92,6 +103,8 @@ def _word(axis: str, value: Any) -> str:
         return "no predictor"
     if axis == "measured":
         return "" if value == "now" else f"({value})"
+    if axis == "precision":
+        return f"network in {value}"
     if axis == "compile":
         return "compiled" if value == "default" else f"compiled by {value}"
     if axis == "tf32":

@@ -53,7 +53,7 @@ def _options(row: Row) -> dict[str, list[object]]:
     if row.get("steps") is not None and not _fixes_steps(str(row.get("sampler"))):
         options["steps"] = [row["steps"]]
     options["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
-    for axis in ("dtype", "compile", "samples", "batch_size"):
+    for axis in ("dtype", "precision", "compile", "samples", "batch_size"):
         if row.get(axis) is not None:
             options[axis.replace("_", "-")] = [row[axis]]
     if row.get("device"):

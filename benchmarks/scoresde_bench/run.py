@@ -83,6 +83,7 @@ class Bench:
             "timing": cell.timing,
             "device": environment.describe_device(torch.device(cell.device)),
             "dtype": cell.dtype,
+            "precision": None if cell.precision == "float32" else cell.precision,
             "compile": None if cell.compile == "none" else cell.compile,
             "tf32": self.tf32,
             "plugins": cell.depends["versions"],
@@ -175,11 +176,11 @@ class Bench:
     def load(self, cell: Cell) -> ScoreModel:
         """The subject's score model; the last one is kept, since cells come subject by subject."""
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        key = (cell.subject, device, dtype, cell.compile)
+        key = (cell.subject, device, dtype, cell.compile, cell.precision)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two networks need not fit in memory together
             self._compiled.clear()
-            self._loaded = key, cell.subject.load(device, dtype, cell.compile)
+            self._loaded = key, cell.subject.load(device, dtype, cell.compile, cell.precision)
         return self._loaded[1]
 
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:

@@ -21,7 +21,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.models import checkpoint
 from scoresde_core.models.model import Plan, plan_model
 from scoresde_core.registry import Registry
-from scoresde_core.score import ExactScore, ScoreModel
+from scoresde_core.score import PRECISIONS, ExactScore, ScoreModel
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
 
@@ -58,8 +58,13 @@ class Subject(ABC):
         """Shape of one event."""
 
     @abstractmethod
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
-        """Its score model, ready to be called; its network compiles at the first call, unless the mode is none."""
+    def load(
+        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
+    ) -> ScoreModel:
+        """Its score model, ready to be called, its network in ``precision``.
+
+        The network compiles at the first call, unless the mode is none.
+        """
 
     def to_symmetric(self, x: Tensor) -> Tensor:
         """Its samples in [-1, 1], where targets and pictures live."""
@@ -93,7 +98,9 @@ class Exact(Subject):
     def shape(self) -> tuple[int, ...]:
         return self.target.shape
 
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
+    def load(
+        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
+    ) -> ScoreModel:
         return ExactScore(self.target.to(device, dtype))
 
 
@@ -138,12 +145,14 @@ class Learned(Subject):
     def shape(self) -> tuple[int, ...]:
         return self.plan.shape
 
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str = "none") -> ScoreModel:
+    def load(
+        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
+    ) -> ScoreModel:
         model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
         model.to(device, dtype)
         if compile != "none":
             model.network.compile(mode=compile, dynamic=False)
-        return model.score()
+        return model.score(autocast=PRECISIONS[precision])
 
     def to_symmetric(self, x: Tensor) -> Tensor:
         return self.plan.to_symmetric(x)

@@ -92,6 +92,11 @@ class Sweep:
             raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
         if "compile" in asked and found and not any(cell.subject.has_network for cell in found):
             raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
+        lowered = "precision" in asked and any(cell.precision != "float32" for cell in found)
+        if lowered and not any(cell.subject.has_network for cell in found):
+            raise UsageError(
+                "--precision has no effect: exact scores have no network; name a --checkpoint or --network"
+            )
         if not found:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
             raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
@@ -109,7 +114,7 @@ class Sweep:
             raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
         seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
-        modes = axes.words("compile", block["compile"])
+        modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         judges = self._evaluators(block)
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
@@ -121,8 +126,10 @@ class Sweep:
         ]
         unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
         # Cells that share a model, and then those that share an exact set, follow each other.
-        for subject, mode, seed, dtype, made in itertools.product(subjects, modes, seeds, dtypes, unique.values()):
-            yield self._cell(block, subject, made, seed, dtype, mode, judges)
+        for subject, *how, seed, dtype, made in itertools.product(
+            subjects, modes, precisions, seeds, dtypes, unique.values()
+        ):
+            yield self._cell(block, subject, made, seed, dtype, how, judges)
 
     def _evaluators(self, block: Block) -> dict[str, Evaluator]:
         """Those of a block by what is typed, each made once."""
@@ -162,10 +169,10 @@ class Sweep:
         made: tuple[Spec, Any, dict[str, Any]],
         seed: int,
         dtype: str,
-        mode: str,
+        how: Sequence[str],
         judges: dict[str, Evaluator],
     ) -> Cell:
-        spec, sampler, given = made
+        (spec, sampler, given), (mode, precision) = made, how
         shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
         names = {**subject.names, "sampler": str(spec), **shown}
         single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
@@ -176,6 +183,8 @@ class Sweep:
         numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": tuple(judges)}
         if mode != "none":
             numbers["compile"] = (mode,)
+        if precision != "float32":
+            numbers["precision"] = (precision,)
         if given["steps"] is not None:
             numbers["steps"] = (str(given["steps"]),)
         own = attrs.evolve(block, axes={**single, **numbers}, for_sdes=())
@@ -186,6 +195,7 @@ class Sweep:
             steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
             seed=seed,
             dtype=dtype,
+            precision=precision,
             compile=mode,
             samples=block.samples,
             batch_size=min(block.batch_size or block.samples, block.samples),

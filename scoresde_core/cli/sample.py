@@ -39,6 +39,7 @@ _TILES = 256
 _TRUE_EVENTS = 256
 """Draws of a target, to see its scale."""
 _DTYPES = ("float32", "float64")
+_PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def configure(commands: Any) -> None:
@@ -55,6 +56,10 @@ def configure(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="of state and network")
+    parser.add_argument(
+        "--precision", default="float32", choices=_PRECISIONS,
+        help="what the network computes in (autocast); the state keeps --dtype (default: float32)"
+    )  # fmt: skip
     parser.add_argument("--keep-floats", action="store_true", help="the samples before rounding as well, NCHW")
     given = parser.add_argument_group("controllable generation")
     given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
@@ -82,6 +87,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
     if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
         raise UsageError("--observe, --index and --rounds go with a --condition: see 'scoresde list conditions'")
+    if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
+        why = "an exact score has no network" if arguments.target else f"a network in {arguments.dtype} stays as it is"
+        raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
     if arguments.out.exists():
         raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
 
@@ -94,13 +102,13 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
 
     from .. import sampler as sampling
     from ..condition import ConditionedSampler
-    from ..device import find_device, keep_freed_memory
+    from ..device import find_device, keep_freed_memory, slow_precision
     from ..models.checkpoint import check_new
 
     check_new(arguments.out)
     keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
-    subject = open_subject(arguments, registry, device, dtype)
+    subject = open_subject(arguments, registry, device, dtype, arguments.precision)
     n = arguments.n or subject.n
     plain = sampler = _sampler(arguments, registry, subject)
     observation: Observation | None = None
@@ -113,8 +121,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     if reason:
         raise UsageError(reason)
     caveat = sampler.caveat(subject.shape, sampling.smallest_batch(n, arguments.batch_size))
-    if caveat:
-        print(f"warning: {caveat}", file=sys.stderr)
+    for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
+        print(f"warning: {warning}", file=sys.stderr)
     with _Progress(n, arguments.batch_size or n) as progress:
         drawn = sampling.sample(
             subject.score,
@@ -202,6 +210,7 @@ def _save(
 
     from ..models.checkpoint import appearing
 
+    about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
     about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
     with appearing(arguments.out) as scratch:

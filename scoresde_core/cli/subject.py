@@ -80,10 +80,18 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
 
 
 def open_subject(
-    arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype
+    arguments: argparse.Namespace,
+    registry: Registry,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str = "float32",
 ) -> Subject:
-    """What :func:`add_subject`'s options name, its score ready to be called, in full precision on a GPU too."""
+    """What :func:`add_subject`'s options name, its score ready to be called, its network in ``precision``.
+
+    Float32 means float32 on a GPU too.
+    """
     from ..device import use_tf32
+    from ..score import PRECISIONS
 
     use_tf32(False)
     if arguments.target is not None:
@@ -92,7 +100,7 @@ def open_subject(
         raise UsageError(f"--sde {arguments.sde} goes with --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
     return Subject(
-        model.to(device, dtype).score(),
+        model.to(device, dtype).score(autocast=PRECISIONS[precision]),
         model.sde,
         model.shape,
         model.config.model.centered,

@@ -130,8 +130,12 @@ def _prepare(
     stop: Callable[[], bool],
 ) -> TrainingRun:
     """Everything checked, cheap things first, and built."""
+    from ..device import slow_precision
     from ..training.run import check_resumable
 
+    slow = slow_precision(processes.device, plan.config.training.precision)
+    if slow and processes.first:
+        print(f"warning: {slow}", file=sys.stderr)
     # A run is moved away only for one that can begin.
     ready = _built(arguments, registry, plan, kind, processes, stop) if arguments.fresh else None
     processes.wait()  # all have read the weights that they begin with, which may lie in the run that is moved

@@ -36,10 +36,8 @@ from ..models.model import Model, Plan, plan_data, plan_loss, plan_model
 from ..noise import key
 from ..processes import Processes
 from ..registry import Registry
-from ..score import ScoreModel
+from ..score import PRECISIONS, ScoreModel
 from .batches import Batch, Batches, Preprocessing
-
-_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @attrs.frozen(eq=False)
@@ -151,7 +149,7 @@ class Trainer:
         self.state = self._fresh(network)
         self.gradient_norm: Tensor | None = None
         self._trained, self._wrapped = _trainable(network), self._wrap(network)
-        self._model = Model(plan.model, self._wrapped).view(autocast=_DTYPES[self.config.precision])
+        self._model = Model(plan.model, self._wrapped).view(autocast=PRECISIONS[self.config.precision])
 
     def learning_rate(self, step: int) -> float:
         """That of the step after ``step`` others: it rises from 0 over the warm-up and stays."""

@@ -69,6 +69,10 @@ class EvaluateCommand(Command):
         parser.add_argument("--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged if there)")
         parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
         parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="of state and network")
+        parser.add_argument(
+            "--precision", default="float32", choices=("float32", "bfloat16", "float16"),
+            help="what the network computes in (autocast); the state keeps --dtype (default: float32)",
+        )  # fmt: skip
         parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
         parser.add_argument(
             "--set", dest="changes", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -120,6 +124,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--wait takes minutes, a number above 0, got {arguments.wait:g}")
     if not 0 < arguments.tolerance < 1:
         raise UsageError(f"--tolerance must lie between 0 and 1, got {arguments.tolerance:g}")
+    if arguments.precision != "float32" and arguments.dtype != "float32":
+        raise UsageError(f"--precision has no effect on a network in {arguments.dtype}: leave it or --dtype out")
     if arguments.t_min is not None and not 0 < arguments.t_min < 1:
         raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
     for name in ("samples", "sampler", "target"):
@@ -149,6 +155,8 @@ def _prepare(
     arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
 ) -> tuple[Evaluation, list[Wanted]]:
     """Everything that can be refused is refused here: nothing is computed yet."""
+    from scoresde_core.device import slow_precision
+
     from .choice import Choice, wanted
     from .evaluation import PARTS, Evaluation
     from .parts import clean
@@ -165,6 +173,9 @@ def _prepare(
     if processes.first:
         stack.enter_context(locked(arguments.out, "evaluating"))
         clean(arguments.out / PARTS)
+    slow = slow_precision(processes.device, arguments.precision)
+    if slow and processes.first:
+        print(f"warning: {slow}", file=sys.stderr)
     progress = stack.enter_context(Progress(processes.first))
     command = shlex.join(["scoresde", *sys.argv[1:]])
     return Evaluation(plans, arguments.out, processes, progress, command), asked

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import attrs
 import torch
 
 from scoresde_core import picture
@@ -22,6 +21,7 @@ from scoresde_core.cli.rows import SCHEMA, changed
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.processes import Processes
+from scoresde_core.score import PRECISIONS
 
 from .batches import Failed, compute, together
 from .choice import Wanted
@@ -86,9 +86,16 @@ class Evaluation:
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
         model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
-        identity = {"weights": found.digest(self.request.ema), **planned.model}
+        identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
         observe = self.progress.observer(self.registry)
-        subject = Subject(model.score(), device, dtype, identity, self.folder / PARTS, observe)
+        subject = Subject(
+            model.score(autocast=PRECISIONS[self.request.precision]),
+            device,
+            dtype,
+            identity,
+            self.folder / PARTS,
+            observe,
+        )
         for stage in planned.stages:
             failed = compute(stage, subject, self.processes, partial(self.progress.show, row["checkpoint"]))
             for measure in (measure for measure in stage if measure.title not in failed):
@@ -117,7 +124,7 @@ class Evaluation:
 
     def _blank(self, name: str) -> Row:
         """What a row says of a checkpoint that nothing is known of but its name."""
-        asked = json.dumps([name, attrs.asdict(self.request), self.processes.device.type], sort_keys=True)
+        asked = json.dumps([name, self.request.plain, self.processes.device.type], sort_keys=True)
         return {
             "schema": SCHEMA,
             "cell": hashlib.blake2b(asked.encode(), digest_size=8).hexdigest(),
@@ -129,6 +136,7 @@ class Evaluation:
             "seed": self.request.seed,
             "device": environment.describe_device(self.processes.device),
             "dtype": self.request.dtype,
+            "precision": self.request.lowered.get("precision"),
             "tf32": False,
             "evaluators": list(self.request.evaluators),
             "plugins": {},
@@ -145,7 +153,12 @@ class Evaluation:
     def _about(self, found: Checkpoint, planned: Planned) -> Row:
         """What a checkpoint's index adds."""
         which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
-        parameters = {**which, **planned.model, **{m.title: m.settings for m in planned.measures}}
+        parameters = {
+            **which,
+            **planned.model,
+            **self.request.lowered,
+            **{m.title: m.settings for m in planned.measures},
+        }
         depends = planned.depends
         return {
             "parameters": parameters,

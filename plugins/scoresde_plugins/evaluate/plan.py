@@ -63,12 +63,25 @@ class Request:
     seed: int = 0
     weights: str | None = None
     dtype: str = "float32"
+    precision: str = "float32"
     changes: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     @property
     def ema(self) -> bool | None:
         """Whether averaged weights are asked for, as :meth:`Checkpoint.load` takes it."""
         return None if self.weights is None else self.weights == "ema"
+
+    @property
+    def lowered(self) -> dict[str, str]:
+        """The network's precision, where it is not that of its weights."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """It as plain data, that of requests from before there were precisions."""
+        data = attrs.asdict(self)
+        del data["precision"]
+        return {**data, **self.lowered}
 
     def density(self, t_min: float) -> dict[str, Any]:
         """The parameters of the likelihood's density; ``t_min`` is the model's own."""
