@@ -315,5 +315,147 @@ def test_a_newer_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="its format is 'x'"):
         read(tmp_path / "odd.safetensors")
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(FileError, match="it has images, and neither mu and sigma nor pool_3"):
+    with pytest.raises(FileError, match="it has images, and neither mu and sigma nor feats or pool_3"):
         read(tmp_path / "other.npz")
+
+
+def eigen(*values: float) -> np.ndarray:
+    """A symmetric matrix with these eigenvalues and no zeros."""
+    basis = np.linalg.qr(np.random.default_rng(3).normal(size=(len(values),) * 2))[0]
+    return (basis * np.array(values)) @ basis.T
+
+
+def skewed() -> np.ndarray:
+    matrix = eigen(1, 2, 3)
+    matrix[0, 1] += 0.1
+    return matrix
+
+
+ZERO, NAN = np.zeros(3), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"mu": np.array([0, NAN, NAN]), "sigma": eigen(1, 2, 3)}, "2 of the 3 numbers of mu are not finite"),
+        ({"mu": ZERO, "sigma": np.full((3, 3), np.inf)}, "9 of the 9 numbers of sigma are not finite"),
+        ({"mu": ZERO, "sigma": skewed()}, "sigma is not symmetric: entries differ by 0.1, the largest is"),
+        ({"mu": ZERO, "sigma": eigen(-0.01, 2, 3)}, "sigma has the eigenvalue -0.01, and a covariance has no negative"),
+        ({"mu": ZERO, "sigma": -eigen(1, 2, 3)}, "sigma has the eigenvalue -3,"),
+        ({"mu": ZERO, "sigma": eigen(1, 2)}, r"mu has shape \(3,\), sigma \(2, 2\), not \(D,\) and \(D, D\)"),
+        ({"mu": np.zeros((3, 1)), "sigma": eigen(1, 2, 3)}, r"mu has shape \(3, 1\)"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu has shape \(0,\)"),
+        ({"mu": ZERO, "sigma": eigen(1, 2, 3).astype(complex)}, "sigma has dtype complex128"),
+        ({"mu": ZERO.astype(int), "sigma": eigen(1, 2, 3)}, "mu has dtype int64"),
+        ({"mu": np.array([None] * 3), "sigma": eigen(1, 2, 3)}, "ValueError: Object arrays cannot be loaded"),
+        ({"mu": ZERO}, "it has mu, and neither mu and sigma nor feats"),
+        ({"feats": np.full((20, 3), NAN)}, "60 of the 60 numbers of feats are not finite"),
+        ({"feats": np.zeros(3)}, r"feats has shape \(3,\), not \(N, D\)"),
+        ({"feats": np.zeros((1, 3))}, r"feats has shape \(1, 3\)"),
+        ({"feats": np.zeros((9, 3), int)}, "feats has dtype int64"),
+        ({"pool_3": np.full((20, 3), 1e300)}, "60 of the 60 numbers of pool_3 are not finite"),
+        ({"mu": ZERO, "sigma": eigen(1, 2, 3), "feats": np.ones((9, 2))}, "feats has 2 features an event, mu 3"),
+    ],
+)
+def test_numbers_that_are_no_statistics_are_one_line(tmp_path: Path, arrays, words: str) -> None:
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(FileError, match=rf"s\.npz is damaged, or no file of statistics \({words}") as caught:
+        FrechetDistance(features=Identity(), statistics=str(tmp_path / "s.npz")).prepare()
+    assert "\n" not in str(caught.value)
+
+
+def test_rounding_of_a_singular_covariance_is_no_fault(tmp_path: Path) -> None:
+    for number, sigma in enumerate((eigen(0, 2, 3), eigen(-1e-7, 2, 3), np.zeros((3, 3)), eigen(1, 2, 3))):
+        for dtype in (np.float32, np.float64):
+            path = tmp_path / f"{number}_{dtype.__name__}.npz"
+            np.savez(path, mu=ZERO.astype(dtype), sigma=sigma.astype(dtype))
+            torch.testing.assert_close(read(path).moments.covariance, torch.from_numpy(sigma), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_every_flipped_byte_is_harmless_or_one_line(tmp_path: Path, save) -> None:
+    path, sigma = tmp_path / "s.npz", eigen(1, 2, 3)
+    save(path, mu=ZERO + 1, sigma=sigma)
+    content = path.read_bytes()
+    refused = []
+    for place in range(0, len(content), 2):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        os.utime(path, ns=(place, place))
+        try:
+            found = read(path).moments
+        except FileError as error:
+            refused.append(str(error))
+        else:
+            assert torch.equal(found.mean, torch.ones(3).double())
+            assert torch.equal(found.m2, torch.from_numpy(sigma))
+    assert len(refused) > len(content) / 4
+    assert all(str(path) in line and "\n" not in line for line in refused)
+
+
+@pytest.mark.parametrize("size", [0, 100, 500])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_file_that_was_cut_is_one_line(tmp_path: Path, suffix: str, size: int) -> None:
+    path, x = tmp_path / f"s.{suffix}", features(50, 5, 1)
+    if suffix == "npz":
+        np.savez(path, mu=x.mean(0).numpy(), sigma=x.T.cov().numpy())
+    else:
+        write(path, FeatureMoments.of(x), x, {})
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(FileError, match=rf"s\.{suffix} is damaged" + (r".*\(it is empty\)" if size == 0 else "")):
+        read(path)
+
+
+def test_a_flipped_bit_of_our_own_file_is_noticed(tmp_path: Path) -> None:
+    path, x = tmp_path / "s.safetensors", features(50, 5, 1)
+    write(path, FeatureMoments.of(x), x, {"dataset": "those"})
+    content = path.read_bytes()
+    for place in (-1, -500, content.index(b"those")):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        os.utime(path, ns=(abs(place), 1))
+        with pytest.raises(FileError, match="its content is not what was written"):
+            read(path)
+    path.write_bytes(content)
+    assert read(path).report == {"dataset": "those"}
+
+
+def test_features_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    x = features(50, 5, 1)
+    x[3] = NAN
+    with pytest.raises(FileError, match=r"cannot write .*: 5 of the 5 numbers of mean are not finite"):
+        write(tmp_path / "s.safetensors", FeatureMoments.of(x), x, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_feats_of_clean_fid_are_features(tmp_path: Path) -> None:
+    x = features(300, 4, 1)
+    np.savez_compressed(tmp_path / "those_kid.npz", feats=x.numpy())
+    np.savez(tmp_path / "stats.npz", pool_3=x.numpy())
+    evidence = Evidence(features(200, 4, 2), seed=3)
+    for kind in ("frechet", "kernel", "precision_recall"):
+        published, ours = (
+            create("evaluators", f"{kind}[features=identity,statistics={tmp_path / name}]").evaluate(evidence)
+            for name in ("stats.npz", "those_kid.npz")
+        )
+        assert [metric.value for metric in ours] == [metric.value for metric in published]
+        assert ours[0].details["reference"]["format"] == "feats"
+    torch.testing.assert_close(read(tmp_path / "those_kid.npz").moments.covariance, x.double().T.cov())
+    np.savez(tmp_path / "both.npz", mu=ZERO, sigma=eigen(1, 2, 3), feats=np.ones((9, 3), np.float32))
+    both = read(tmp_path / "both.npz")
+    assert both.rows(9, 0).shape == (9, 3)
+    torch.testing.assert_close(both.moments.covariance, torch.from_numpy(eigen(1, 2, 3)))
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    path, evidence = tmp_path / "s.npz", Evidence(features(50, 3, 2), seed=3)
+    values, hashes = set(), set()
+    for number in (1.0, 2.0):
+        np.savez(path, mu=ZERO + number, sigma=eigen(1, 2, 3))
+        os.utime(path, (number, number))
+        metric = FrechetDistance(features=Identity(), statistics=str(path)).evaluate(evidence)[0]
+        values.add(metric.value)
+        hashes.add(metric.details["reference"]["sha256"])
+    assert len(values) == len(hashes) == 2

@@ -32,7 +32,7 @@ from scoresde_core.target import Estimate
 from .extraction import EventSet, samples
 from .feature_metric import FeatureMetric
 from .feature_moments import FeatureMoments, merged
-from .statistics_file import read
+from .statistics_file import Statistics
 
 NOTABLE = 0.1
 """From this share of the value on, the bias is worth a warning."""
@@ -202,7 +202,7 @@ class FrechetDistance(FeatureMetric):
         """The reference's moments; what follows from the same is computed once."""
         truth, device = self.truth(evidence), evidence.samples.device
         if truth is None:
-            return _centre_of_file(str(self.statistics), str(device))
+            return _centre_of_file(self._file(), str(device))
         own = truth.share(evidence.processes)
 
         def compute() -> Centre:
@@ -213,8 +213,8 @@ class FrechetDistance(FeatureMetric):
 
 
 @lru_cache(maxsize=4)
-def _centre_of_file(path: str, device: str) -> Centre:
-    moments = read(path).moments
+def _centre_of_file(file: Statistics, device: str) -> Centre:
+    moments = file.moments
     return Centre(attrs.evolve(moments, mean=moments.mean.to(device), m2=moments.m2.to(device)))
 
 
