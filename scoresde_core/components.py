@@ -69,7 +69,7 @@ class Spec:
 
 @attrs.frozen
 class Parameter:
-    """One parameter of a component, for people and for sweeps."""
+    """One parameter of a component, for people and for sweeps; ``default`` is ... where it follows from the others."""
 
     name: str
     type: Any
@@ -154,12 +154,17 @@ def parameters(cls: type) -> list[Parameter]:
         Parameter(
             field.alias or field.name,
             hints.get(field.name, Any),
-            field.default.factory() if isinstance(field.default, attrs.Factory) else field.default,  # type: ignore[arg-type]
+            _default(field.default),
             field.metadata.get("help", ""),
         )
         for field in attrs.fields(cls)
         if field.init and HANDED not in field.metadata
     ]
+
+
+def _default(given: Any) -> Any:
+    made = given.factory if isinstance(given, attrs.Factory) else lambda: given  # type: ignore[arg-type]
+    return ... if getattr(given, "takes_self", False) else made()
 
 
 def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None, **handed: Any) -> Any:

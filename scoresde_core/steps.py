@@ -28,6 +28,8 @@ class Predictor(ABC):
 
     order: float | None = 1.0
     idle: bool = False  # whether it leaves the state as it is
+    grid: Grid | None = None
+    """The grid that suits it, which a sampler takes unless told another; None leaves the choice to the sampler."""
 
     @property
     def stochastic(self) -> bool:

@@ -122,6 +122,10 @@ CELLS = {
         *("--target", "mixture2d", "--sde", "ve[prior_mean=[0.1,0.2]]", "--steps", "3", "--samples", "16"),
         *("--evaluator", "energy_distance", "moments"),
     ],
+    "the predictors' own grids": [
+        *("--target", "mixture2d", "--sde", "vp", "--predictor", "heun", "dpmpp_2m", "ddim", "--steps", "3"),
+        *("--samples", "16"),
+    ],
     "several seeds": ["--target", "mixture2d", "--sde", "vp", "--steps", "3", "--seed", "0,1", "--samples", "16"],
 }
 
@@ -139,7 +143,8 @@ def test_the_command_of_a_cell_makes_the_very_cell(
         assert program == "scoresde-bench"
         assert main([*words, "--dry-run"]) == 0
         keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
-        alike = [r for r in run.rows if (r["sde"], r["steps"]) == (one["sde"], one["steps"])]
+        axes = ("sde", "predictor", "steps")
+        alike = [r for r in run.rows if all(r[axis] == one[axis] for axis in axes)]
         assert keys == [r["cell"] for r in alike if r["seed"] in one.get("seeds", [r["seed"]])]
     assert main([*words, "--out", "again"]) == 0
     (again,) = read_runs(["again"])

@@ -129,6 +129,54 @@ class TestGrammar:
         assert same < 0.02 < 0.5 < other
 
 
+class TestGrids:
+    """Unless one is named every predictor has its own, which names, titles, keys and parameters of the cell say."""
+
+    @pytest.fixture
+    def cells(self):
+        maker = Sweep(default_registry(), "cpu")
+        few = {"target": ("mixture2d",), "sde": ("vp",), "steps": ("5",)}
+        return lambda **axes: maker.cells([Block({**few, **axes})])
+
+    def test_a_cell_names_what_its_predictor_took(self, cells):
+        found = cells(predictor=("reverse_diffusion", "dpmpp_2m", "heun"))
+        assert [cell.names["grid"] for cell in found] == ["uniform", "logsnr", "karras"]
+        assert [cell.request["grid"] for cell in found] == [["uniform"], ["logsnr"], ["karras"]]
+        assert " · logsnr · " in found[1].title
+        assert found[2].parameters["sampler"]["grid"]["type"] == "grid scoresde:karras"
+
+    def test_named_or_not_it_is_the_same_cell(self, cells):
+        for predictor, grid in (("reverse_diffusion", "uniform"), ("dpmpp_2m", "logsnr"), ("ipndm", "karras")):
+            (own,), (named,) = cells(predictor=(predictor,)), cells(predictor=(predictor,), grid=(grid,))
+            assert own.key == named.key
+            (other,) = cells(predictor=(predictor,), grid=("quadratic",))
+            assert other.key != own.key
+            assert other.names["grid"] == "quadratic"
+
+    def test_a_predictor_within_the_sampler(self, cells):
+        (cell,) = cells(sampler=("pc[predictor=dpmpp_2m]",))
+        assert (cell.names["predictor"], cell.names["grid"]) == (None, "logsnr")
+        (cell,) = cells(sampler=("pc[predictor=dpmpp_2m,grid=karras]",))
+        assert cell.names["grid"] is None  # the sampler says it
+        assert cell.sampler.grid == default_registry().create("grids", "karras")
+
+    def test_a_grid_that_nobody_registers_cannot_be_repeated(self, bench, tmp_path):
+        (tmp_path / "own.py").write_text(
+            "from scoresde_plugins.grids import LogSNRGrid\n"
+            "from scoresde_plugins.ddpm.predictors import DDIMPredictor\n"
+            "class Own(LogSNRGrid):\n    pass\n"
+            "class Mine(DDIMPredictor):\n    grid = Own()\n"
+        )
+        (tmp_path / "own.yaml").write_text(
+            'api: 1\npredictors:\n  mine: {target: "own:Mine", summary: ddim on a grid of its own}\n'
+        )
+        axes = ("--target", "mixture2d", "--sde", "vp", "--predictor", "mine", "--registry", "own.yaml")
+        code, _, err = bench(*axes, "--dry-run")
+        assert code == 2
+        assert "no plugin registers the grid" in err
+        assert bench(*axes, "--grid", "logsnr", "--dry-run")[0] == 0
+
+
 class TestSuites:
     @pytest.mark.parametrize("name", SUITES)
     def test_a_bundled_suite_reads_back_and_builds_its_cells(self, name):

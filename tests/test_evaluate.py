@@ -163,6 +163,7 @@ class TestNumbers:
         assert row["nfe"] == drawn.nfe == 4
         assert (row["samples"], row["batch_size"], row["seed"], row["steps"]) == (24, 10, 3, 4)
         assert (row["sampler"], row["predictor"], row["corrector"]) == ("pc", "ddim", "none")
+        assert row["grid"] == "uniform"  # the predictor's, for none is named
 
     def test_features_are_extracted_once_for_all(self, points, tmp_path, registry, monkeypatch):
         """Of samples, of the whole reference, of the floor; of two checkpoints; and none anew for one metric more."""

@@ -95,6 +95,12 @@ class TestNumbers:
         assert {"mnist_vp", "mnist_subvp", "mnist_ve", "cifar10_quick"} <= set(NAMES)
         assert {"mnist_classifier", "cifar10_noise_classifier", "lesson_one_scale", "lesson_many_scales"} <= set(NAMES)
 
+    def test_published_samplers_step_evenly_in_time(self):
+        """No published configuration names a grid, and none may take another one than the published code's."""
+        for name in NAMES:
+            sampler = REGISTRY.create("samplers", preset(name).sampling.sampler)
+            assert sampler.grid == REGISTRY.create("grids", "uniform"), name
+
     @pytest.mark.parametrize("name", PARAMETERS)
     def test_the_network_has_the_published_number_of_parameters(self, name):
         with torch.device("meta"):

@@ -56,12 +56,20 @@ class TestFiles:
         code, out, _ = scoresde("--preset", "mnist_vp", *FAST, "--n", "5", "--out", "out")
         assert code == 0
         assert "5 samples of shape [1, 8, 8], 4 function evaluations each" in out
+        assert "sampler: pc[predictor=ddim,grid=uniform,steps=4]" in out
         assert sorted(path.name for path in Path("out").iterdir()) == ["samples.npz", "samples.png", "sampling.yaml"]
         arrays = made()
         assert list(arrays) == ["samples"]
         assert (arrays["samples"].shape, arrays["samples"].dtype) == ((5, 8, 8, 1), np.uint8)
         record = yaml.safe_load(Path("out/sampling.yaml").read_text())
         assert (record["preset"], record["n"], record["nfe"], record["seed"]) == ("mnist_vp", 5, 4.0, 0)
+
+    def test_the_grid_that_a_predictor_took(self, scoresde):
+        sampler = ("--sampler", "pc[predictor=dpmpp_2m]")
+        code, out, _ = scoresde("--preset", "mnist_vp", *FAST, *sampler, "--n", "2", "--out", "out")
+        assert code == 0
+        assert "sampler: pc[predictor=dpmpp_2m,grid=logsnr,steps=4]" in out
+        assert "grid=LogSNRGrid()" in " ".join(Path("out/sampling.yaml").read_text().split())
 
     @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
     def test_the_picture_holds_the_samples_in_reading_order(self, scoresde, channels, mode):

@@ -2,16 +2,17 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 
 from scoresde_core.errors import UsageError
-from scoresde_core.registry import create
+from scoresde_core.registry import create, default_registry
 from scoresde_core.sampler import sample, skip
 from scoresde_core.schedule import Schedule
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_plugins.ddpm.predictors import AncestralSamplingPredictor, DDIMPredictor
-from scoresde_plugins.grids import LogSNRGrid, QuadraticGrid
+from scoresde_plugins.grids import LogSNRGrid, QuadraticGrid, UniformGrid
 from scoresde_plugins.ncsn.correctors import AnnealedLangevinCorrector
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.score_sde.correctors import LangevinCorrector, NoneCorrector
@@ -315,3 +316,52 @@ def test_the_loop_never_waits_for_the_gpu():
         sampler.run(x, model, VPSDE(), noise)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+class TestTheGridOfAPredictor:
+    """``pc`` takes the grid that the predictor names, unless told another."""
+
+    NAMED = dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "dpm_solver_2"), "logsnr")
+    NAMED |= dict.fromkeys(("deis", "ipndm", "heun"), "karras")
+
+    def test_every_bundled_predictor_names_one(self):
+        names = [e.row.name for e in default_registry().entries("predictors") if e.owner == "scoresde"]
+        assert len(names) == 15
+        for name in names:
+            expected = create("grids", self.NAMED.get(name, "uniform"))
+            assert create("predictors", name).grid == expected
+            assert create("samplers", f"pc[predictor={name}]").grid == expected
+
+    def test_another_one_that_is_named(self):
+        assert create("samplers", "pc[predictor=dpmpp_2m,grid=uniform]").grid == UniformGrid()
+        assert PredictorCorrectorSampler(DDIMPredictor(), grid=LogSNRGrid()).grid == LogSNRGrid()
+
+    def test_a_predictor_of_another_package_without_one(self):
+        class Still(NonePredictor):
+            grid = None
+
+        assert PredictorCorrectorSampler(Still()).grid == UniformGrid()
+
+    def test_what_a_condition_wraps_keeps_it(self):
+        sampler = create("samplers", "pc[predictor=dpmpp_2m]")
+        assert attrs.evolve(sampler, predictor=NonePredictor(), steps=3).grid == LogSNRGrid()
+
+    def test_a_name_in_place_of_a_grid_is_refused(self):
+        class Named(NonePredictor):
+            grid = "karras"
+
+        with pytest.raises(TypeError, match="'grid' must be"):
+            PredictorCorrectorSampler(Named())
+
+    @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"])
+    def test_logsnr_is_better_than_uniform(self, name):
+        """Ten steps under VP on a mixture in the plane: nats of the samples beyond the target's entropy."""
+        target = create("targets", "mixture2d")
+
+        def gap(grid):
+            sampler = create("samplers", f"pc[predictor={name},steps=10{grid}]")
+            x = sample(ExactScore(target), VPSDE(), sampler, (2,), 2048, seed=2).x
+            return abs(-float(target.log_prob(x).mean()) - target.entropy().value)
+
+        assert gap("") < 1.2
+        assert gap(",grid=uniform") > 2.5

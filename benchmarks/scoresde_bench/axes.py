@@ -38,7 +38,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "sampler": ("pc",),
     "predictor": ("reverse_diffusion",),
     "corrector": ("none",),
-    "grid": ("uniform",),
+    "grid": (),
     "steps": ("25", "50", "100"),
     "seed": ("0",),
     "dtype": ("float32",),
@@ -46,6 +46,8 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "compile": ("none",),
     "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
 }
+UNNAMED: Mapping[str, str] = {"grid": "the one that the predictor names"}
+"""What stands for an axis without a default."""
 HELP: Mapping[str, str] = {
     "target": "exact distribution to sample from, or to judge a checkpoint by",
     "checkpoint": "a learned model, by folder or name, in place of a target's exact score and of --sde",

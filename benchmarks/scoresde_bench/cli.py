@@ -65,7 +65,7 @@ def _parser() -> Parser:
     )
     swept = parser.add_argument_group("axes")
     for axis, default in axes.DEFAULTS.items():
-        text = f"{axes.HELP[axis]} (default: {' '.join(default) or 'none'})"
+        text = f"{axes.HELP[axis]} (default: {' '.join(default) or axes.UNNAMED.get(axis, 'none')})"
         swept.add_argument(f"--{axis}", nargs="+", action="extend", metavar="X", help=text)
     run = parser.add_argument_group("run")
     run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="sweeps by name, or YAML files")

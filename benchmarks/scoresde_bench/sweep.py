@@ -110,9 +110,10 @@ class Sweep:
 
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
-        if unnamed := [axis for axis, found in specs.items() if not found]:
+        if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
             raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
+        chosen["grid"] = specs["grid"] or [None]  # the sampler's own choice, by its predictor
         seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         judges = self._evaluators(block)
@@ -156,11 +157,16 @@ class Sweep:
         return [s for s in self._subjects[key] if not block.for_sdes or s.sde_name in block.for_sdes]
 
     def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
-        """The sampler with those of ``given`` that it uses, and these alone."""
+        """The sampler with those of ``given`` that it uses, and these alone; a grid that it chooses itself is named."""
         uses = self.registry.create("samplers", spec).uses & (set(given) - set(spec.params))
-        used = {name: value for name, value in given.items() if name in uses}
+        used = {name: value for name, value in given.items() if name in uses and value is not None}
         self._used |= uses
-        return spec, self.registry.create("samplers", spec, **used), {name: used.get(name) for name in given}
+        sampler = self.registry.create("samplers", spec, **used)
+        if "grid" in uses and "grid" not in used:
+            used["grid"] = self._fingerprint.typed(getattr(sampler, "grid", None))
+            if used["grid"] is None:
+                raise UsageError(f"no plugin registers the grid that {sampler!r} takes: register it, or name a --grid")
+        return spec, sampler, {name: used.get(name) for name in given}
 
     def _cell(
         self,

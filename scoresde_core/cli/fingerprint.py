@@ -20,11 +20,12 @@ import attrs
 import numpy as np
 import torch
 
-from ..components import HANDED
+from ..components import HANDED, Spec, parameters
 from ..errors import ScoreSDEError
 from ..kinds import KINDS
 from ..registry import Entry, Registry
 from .digests import digest, of_path, of_source
+from .listing import shown_name
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PLAIN = (bool, int, float, str, type(None))
@@ -79,6 +80,17 @@ class Fingerprint:
         if cls not in self._entries:
             self._entries[cls] = next((entry for entry in self.registry.entries() if self._is(entry, cls)), None)
         return self._entries[cls]
+
+    def typed(self, component: Any) -> Spec | None:
+        """A component as it would be typed, without parameters at their defaults; None where none is registered so."""
+        entry = self.entry(type(component))
+        if entry is None:
+            return None
+        changed = {p.name: getattr(component, p.name) for p in parameters(type(component))
+                   if getattr(component, p.name) != p.default}  # fmt: skip
+        inside = {name: str(self.typed(value) or value) if attrs.has(type(value)) else value
+                  for name, value in changed.items()}  # fmt: skip
+        return Spec(shown_name(self.registry, entry), inside)
 
     def _is(self, entry: Entry, cls: type) -> bool:
         """Whether ``entry`` means ``cls``. The module that it names may have the class from another one."""

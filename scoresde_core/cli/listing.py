@@ -47,14 +47,14 @@ def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
         rows = [e for e in entries if e.row.kind == kind.name]
         if rows or arguments.kind:
             print(f"{kind.name}: {kind.summary}")
-            print_table([(_shown_name(registry, e), e.owner, e.row.summary, e.row.paper) for e in rows], indent="  ")
+            print_table([(shown_name(registry, e), e.owner, e.row.summary, e.row.paper) for e in rows], indent="  ")
     broken = [status for status in registry.statuses if status.state != "ok"]
     if broken:
         print(f"{', '.join(s.owner for s in broken)}: not loaded, see 'scoresde plugins'")
     return 0
 
 
-def _shown_name(registry: Registry, entry: Entry) -> str:
+def shown_name(registry: Registry, entry: Entry) -> str:
     """The bare name where it is enough, else ``owner:name``."""
     alike = [e for e in registry.entries(entry.row.kind) if entry.row.name in (e.row.name, *e.row.aliases)]
     return entry.row.name if len(alike) == 1 else entry.qualified
@@ -73,6 +73,7 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
         return presets.show(entry, registry.create(arguments.kind, arguments.name), arguments.json)
     cls = registry.load(arguments.kind, arguments.name)
     record = _record(entry)
+    record["grid"] = _suited(cls, registry)
     record["source"] = inspect.getsourcefile(cls)
     record["doc"] = inspect.getdoc(cls) or ""
     record["parameters"] = [
@@ -91,10 +92,19 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     ]
     print("parameters:" if rows else "no parameters")
     print_table(rows, indent="  ")
-    for label in ("paper", "plugin", "target", "source"):
+    for label in ("grid", "paper", "plugin", "target", "source"):
         if record[label]:
             print(f"{label + ':':8} {record[label]}")
     return 0
+
+
+def _suited(cls: type, registry: Registry) -> str | None:
+    """The grid that a predictor names for all its parameters."""
+    from ..schedule import Grid
+    from .fingerprint import Fingerprint
+
+    grid = getattr(cls, "grid", None)
+    return str(Fingerprint(registry).typed(grid) or grid) if isinstance(grid, Grid) else None
 
 
 def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
@@ -115,6 +125,8 @@ def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def _plain(value: Any) -> Any:
     """A default as JSON and as text; a component is shown by its class."""
+    if value is ...:
+        return "follows from others"
     if attrs.has(type(value)):
         return type(value).__name__
     return value if isinstance(value, bool | int | float | str | list | tuple | None) else str(value)

@@ -104,6 +104,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from ..condition import ConditionedSampler
     from ..device import find_device, keep_freed_memory, slow_precision
     from ..models.checkpoint import check_new
+    from .fingerprint import Fingerprint
 
     check_new(arguments.out)
     keep_freed_memory()
@@ -140,6 +141,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
     written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
+    print(f"sampler: {Fingerprint(registry).typed(plain) or repr(plain)}")
     print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0

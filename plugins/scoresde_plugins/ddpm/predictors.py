@@ -15,6 +15,8 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.shapes import combine, diffuse
 from scoresde_core.steps import Predictor
 
+from ..grids import UniformGrid
+
 
 @attrs.frozen
 class AncestralSamplingPredictor(Predictor):
@@ -23,6 +25,8 @@ class AncestralSamplingPredictor(Predictor):
     ``b`` is the SDE's backward standard deviation: as published, ``sqrt(beta_i)`` for VP and the posterior's for VE;
     any other SDE uses the exact posterior. The posterior variance for VP is ``ddim[eta=1]``.
     """
+
+    grid = UniformGrid()
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One draw from the posterior of the forward chain."""
@@ -40,6 +44,8 @@ class DDIMPredictor(Predictor):
     """
 
     eta: float = param(0.0, "share of the posterior's noise: 0 deterministic, 1 ancestral", ge(0))
+
+    grid = UniformGrid()
 
     def __attrs_post_init__(self) -> None:
         if self.eta > 1:

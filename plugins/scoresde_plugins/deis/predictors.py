@@ -26,6 +26,7 @@ from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import Predictor
 
 from ..coordinates import noise_ratio, noise_step, power_weights, remember, usable_order
+from ..grids import KarrasGrid
 
 _NODES, _SHARES = (torch.from_numpy(part) for part in leggauss(24))
 """Gauss-Legendre quadrature for the integral over t; s(t) is smooth within a step."""
@@ -71,6 +72,8 @@ class DEISPredictor(NoiseMultistep):
     max_order: int = param(3, "number of levels whose noise is used", and_(ge(1), le(4)))
     variant: Literal["tab", "rhoab"] = param("tab", "polynomials in t, or in rho = sigma / alpha")
 
+    grid = KarrasGrid()
+
     @property
     def order(self) -> float:  # type: ignore[override]
         """One for each level used."""
@@ -94,6 +97,8 @@ class IPNDMPredictor(NoiseMultistep):
     """
 
     max_order: int = param(4, "number of levels whose noise is used", and_(ge(1), le(4)))
+
+    grid = KarrasGrid()
 
     @property
     def order(self) -> float:  # type: ignore[override]

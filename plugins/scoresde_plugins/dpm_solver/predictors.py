@@ -33,6 +33,7 @@ from ..coordinates import (
     settle,
     usable_order,
 )
+from ..grids import LogSNRGrid
 
 Terms = tuple[tuple[Scalar, Tensor], ...]
 
@@ -52,6 +53,7 @@ class DPMSolver2Predictor(Predictor):
     """
 
     order = 2.0
+    grid = LogSNRGrid()
 
     @property
     def stochastic(self) -> bool:
@@ -80,6 +82,7 @@ class DPMSolverPP2MPredictor(Predictor):
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
     order = 2.0
+    grid = LogSNRGrid()
 
     @property
     def stochastic(self) -> bool:
@@ -105,6 +108,8 @@ class DPMSolverPP3MPredictor(Predictor):
 
     corrected: bool = param(False, "the full second-order term, rather than the published half of it")
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
+
+    grid = LogSNRGrid()
 
     @property
     def order(self) -> float:  # type: ignore[override]
@@ -153,6 +158,7 @@ class DPMSolverPP2MSDEPredictor(Predictor):
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
     order = 2.0
+    grid = LogSNRGrid()
 
     @property
     def stochastic(self) -> bool:

@@ -18,6 +18,7 @@ from scoresde_core.shapes import shift
 from scoresde_core.steps import Predictor
 
 from ..coordinates import level_ahead, noise_ratio, noise_step, reaches_data
+from ..grids import KarrasGrid
 
 
 @attrs.frozen
@@ -37,6 +38,7 @@ class HeunPredictor(Predictor):
     s_noise: float = param(1.0, "factor on the raised noise's standard deviation", gt(0))
 
     order = 2.0
+    grid = KarrasGrid()
 
     def __attrs_post_init__(self) -> None:
         if self.s_max is not None and self.s_max < self.s_min:

@@ -284,6 +284,9 @@ class _Planner:
         inside = self.spec.params
         rest = {name: value for name, value in inside.items() if name not in (*_PARTS, "steps")}
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
+        if parts["grid"] is None and "grid" in self.sampler.uses:
+            grid = getattr(self.sampler, "grid", None)
+            parts["grid"] = None if grid is None else str(self.fingerprint.typed(grid) or grid)
         steps = getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
         numbers = {"steps": steps, "samples": draw.n, "batch_size": draw.batch_size}
         return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}

@@ -21,6 +21,7 @@ from scoresde_core.steps import Predictor
 
 from ..coordinates import level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH
+from ..grids import UniformGrid
 
 
 @attrs.frozen
@@ -31,6 +32,7 @@ class PNDMPredictor(Predictor):
     """
 
     order = 2.0
+    grid = UniformGrid()
 
     @property
     def stochastic(self) -> bool:

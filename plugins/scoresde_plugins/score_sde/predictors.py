@@ -20,6 +20,7 @@ from scoresde_core.sde import SDE
 from scoresde_core.shapes import combine, diffuse
 from scoresde_core.steps import Predictor
 
+from ..grids import UniformGrid
 from .sdes import evenly_spaced
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
@@ -38,6 +39,8 @@ class EulerMaruyamaPredictor(Predictor):
     dt: Literal["grid", "published"] = param(
         "grid", "length of a step: the grid's spacing, or 1/N for all as published"
     )
+
+    grid = UniformGrid()
 
     @property
     def order(self) -> float | None:  # type: ignore[override]
@@ -73,6 +76,8 @@ class ReverseDiffusionPredictor(Predictor):
 
     probability_flow: bool = param(False, _FLOW_HELP)
 
+    grid = UniformGrid()
+
     @property
     def stochastic(self) -> bool:
         """Draws noise unless it solves the flow."""
@@ -90,6 +95,8 @@ class ReverseDiffusionPredictor(Predictor):
 @attrs.frozen
 class ProbabilityFlowPredictor(Predictor):
     """x - phi x + G^2 score / 2: the predictor that the paper's Table 1 calls probability flow (Appendix D.1)."""
+
+    grid = UniformGrid()
 
     @property
     def stochastic(self) -> bool:
@@ -109,6 +116,7 @@ class NonePredictor(Predictor):
 
     order = None
     idle = True
+    grid = UniformGrid()
 
     @property
     def stochastic(self) -> bool:

@@ -3,7 +3,7 @@ r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Al
 from typing import Literal, Self
 
 import attrs
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, instance_of
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -29,11 +29,17 @@ class PredictorCorrectorSampler(Sampler):
     corrects at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data).
     With ``denoise`` the noise-free mean of the last predictor step is returned, as published. ``none`` makes no step:
     with it the corrector's last state is returned, as published too.
+    Unless told otherwise the steps lie on the grid that the predictor names (``Predictor.grid``): ``uniform`` for those
+    of the papers on SDEs, as published. A sampler that is evolved to another predictor keeps its grid.
     """
 
     predictor: Predictor = param(attrs.Factory(ReverseDiffusionPredictor), "reverse-time step")
     corrector: Corrector = param(attrs.Factory(NoneCorrector), "MCMC at each level")
-    grid: Grid = param(attrs.Factory(UniformGrid), "where the steps lie")
+    grid: Grid = param(
+        attrs.Factory(lambda self: self.predictor.grid or UniformGrid(), takes_self=True),
+        "where the steps lie; by default on the predictor's own grid, and on uniform where it has none",
+        instance_of(Grid),
+    )
     steps: int = param(1000, "number of predictor steps", ge(1))
     order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first at each step")
     denoise: bool = param(True, "return the noise-free mean of the last step")

@@ -36,6 +36,7 @@ from ..coordinates import (
     remember,
     usable_order,
 )
+from ..grids import LogSNRGrid
 
 Past = list[tuple[Level, Tensor]]
 Terms = tuple[tuple[Scalar, Tensor], ...]
@@ -59,6 +60,8 @@ class UniPCPredictor(Predictor):
     variant: Literal["bh1", "bh2"] = param("bh2", "B(h) = -h, or e^-h - 1")
     correct: bool = param(True, "apply UniC")
     lower_order_final: bool = param(True, "lower the order at the end to the number of steps that are left")
+
+    grid = LogSNRGrid()
 
     @property
     def order(self) -> float:  # type: ignore[override]
