@@ -248,7 +248,16 @@ def test_energy_distance_and_its_jackknife_against_brute_force(monkeypatch: pyte
     deleted = [torch.tensor([statistic(x[w], y) for w in without]), torch.tensor([statistic(x, y[w]) for w in without])]
     variance = sum(float((d.double() - d.double().mean()).square().sum()) * (n - 1) / n for d in deleted)
     assert found.value == pytest.approx(statistic(x, y), rel=1e-10)
-    assert found.stderr == pytest.approx(math.sqrt(variance), rel=1e-5)
+    # The part that the jackknife counts twice, from centred distances of every pair.
+    across = torch.cdist(x, y)
+    across = across - across.mean(1, keepdim=True) - across.mean(0) + across.mean()
+    quadratic = 4 * across.square().sum() / (n - 1) ** 2 / n**2
+    for points in (x, y):
+        within = torch.cdist(points, points)
+        rows, total = within.sum(1), within.sum()
+        within = within - rows[:, None] / (n - 2) - rows / (n - 2) + total / ((n - 1) * (n - 2))
+        quadratic += 2 * within.fill_diagonal_(0).square().sum() / (n * (n - 3)) / (n * (n - 1))
+    assert found.stderr == pytest.approx(math.sqrt(variance - float(quadratic)), rel=1e-4)
 
 
 def test_mode_weights_of_other_weights() -> None:
@@ -307,13 +316,14 @@ def test_standard_error_of_mode_weights_is_the_scatter() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "excess"),
-    # At equal distributions: nll_gap is linear; three metrics are quadratic in the noise, where a linear error is
-    # sqrt(2) too large; a mean of |N(0, 1)| scatters by sqrt(1 - 2 / pi) where the signs are taken as known.
+    # At equal distributions: nll_gap is linear. Two metrics are quadratic in the noise, where a linear error is
+    # sqrt(2) too large; the energy distance has its quadratic part counted once. A mean of |N(0, 1)| scatters by
+    # sqrt(1 - 2 / pi) where the signs are taken as known.
     [
         (NLLGap(), 1.0),
         (SlicedWasserstein(), math.sqrt(2)),
         (Moments(), math.sqrt(2)),
-        (EnergyDistance(), math.sqrt(2)),
+        (EnergyDistance(), 1.0),
         (ModeWeights(), 1 / math.sqrt(1 - 2 / math.pi)),
     ],
     ids=lambda value: getattr(value, "name", ""),

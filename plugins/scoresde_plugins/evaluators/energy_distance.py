@@ -13,8 +13,8 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
+from scoresde_core.certainty import Estimate
 from scoresde_core.evaluator import Better, Reference
-from scoresde_core.target import Estimate
 
 from .events import SetComparison
 from .pairs import sums, two_sample
@@ -27,9 +27,9 @@ class EnergyDistance(SetComparison):
     Unbiased means that equal distributions give values on both sides of 0, and that k stray samples at a distance R
     count k (k - 1): a single one, however far, cancels (nll_gap and moments see it).
 
-    The standard error is the delete-one jackknife over both sets, from the row sums of the distances: right where q
-    and p differ clearly. Where they are equal the linear part of the statistic vanishes, and the jackknife, which
-    counts the quadratic part twice, gives the square root of 2 too much.
+    The standard error is the delete-one jackknife over both sets, less what that counts twice (see ``pairs``). With
+    200 samples it is within 10 % of the scatter of repeated runs where q and p differ in the plane, and 8 to 15 % too
+    large where they are equal; with 50, 10 to 26 %.
     """
 
     name: ClassVar[str] = "energy_distance"
@@ -42,7 +42,7 @@ class EnergyDistance(SetComparison):
         # Distances do not see a common shift; without it the products inside cdist keep their digits.
         origin = exact.mean(0)
         x, y = samples.flatten(1) - origin, exact - origin
-        within = reference.once("energy within", lambda: sums(y, y, _as_it_is)[0])
+        within = reference.once("energy within", lambda: sums(y, y, _as_it_is))
         return two_sample(x, y, _as_it_is, within)
 
 

@@ -15,9 +15,9 @@ import torch
 from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
 
+from scoresde_core.certainty import Estimate
 from scoresde_core.components import param
 from scoresde_core.evaluator import Better, Reference
-from scoresde_core.target import Estimate
 
 from .events import SetComparison
 from .pairs import sums, two_sample
@@ -30,8 +30,7 @@ _MEDIAN_OF = 1000
 class MMD(SetComparison):
     """The unbiased estimate of MMD^2 (pairs i != j within a set) with Gaussian kernels; best at 0.
 
-    The standard error is the delete-one jackknife over both sets, as for the energy distance: where q and p are equal
-    it is the square root of 2 too large.
+    The standard error is that of the energy distance: the delete-one jackknife less what it counts twice.
     """
 
     name: ClassVar[str] = "mmd"
@@ -57,5 +56,5 @@ class MMD(SetComparison):
             kernels = [(-0.5 * (distances / (bandwidth * median)) ** 2).exp() for bandwidth in self.bandwidths]
             return 1 - torch.stack(kernels).mean(0)
 
-        within = reference.once((self, "within"), lambda: sums(y, y, distance)[0])
+        within = reference.once((self, "within"), lambda: sums(y, y, distance))
         return two_sample(x, y, distance, within)
