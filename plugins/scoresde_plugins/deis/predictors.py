@@ -66,7 +66,8 @@ class DEISPredictor(NoiseMultistep):
     """Noises of the last ``max_order`` levels; one more than in the paper's names: 4 is tAB3 or rhoAB3.
 
     The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
-    order. Order 4 shows only in long runs.
+    order. Order 4 shows only in long runs. The authors' own choice for VP is tAB3, ``max_order=4``, on the grid
+    ``quadratic``; on ``mnist_mfa`` the distances of few evaluations are smaller on ``karras``, most of all under VE.
     """
 
     max_order: int = param(3, "number of levels whose noise is used", and_(ge(1), le(4)))
