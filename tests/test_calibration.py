@@ -44,7 +44,7 @@ PIECES = {
     "mmd": [N],
     "frechet": [5, 5],
     "kernel": [10],
-    "precision_recall": [N, N],
+    "precision_recall": [16, 16],
     "inception_score": [10],
     "log_likelihood": [N],
     "likelihood_bound": [N],
@@ -68,3 +68,19 @@ def test_an_error_says_how_many_pieces_it_was_found_from(name):
 def test_means_say_how_many_values_they_have():
     assert mean("loss", torch.arange(7.0)).df == 6
     assert mean("loss", torch.ones(1)).df == 0
+
+
+# --- Calibration --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8])
+def test_errors_of_precision_and_recall_are_the_scatter(shift):
+    """The ratio of 40 repetitions is known to 11 %, and the halves give up to a fifth too much in the plane."""
+    target, n = create("targets", "gaussian[shape=[2]]"), 200
+    metric = create("evaluators", "precision_recall", features="identity")
+    runs = [
+        metric.evaluate(Evidence(target.sample(n, seed=10_000 + r) + shift, target=target, seed=r)) for r in range(40)
+    ]
+    for found in zip(*runs, strict=True):
+        values, errors = torch.tensor([[m.value, m.stderr] for m in found], dtype=torch.float64).T
+        assert 0.75 < float(errors.square().mean().sqrt() / values.std()) < 1.5

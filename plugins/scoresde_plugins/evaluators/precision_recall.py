@@ -10,6 +10,7 @@ Both depend on the number of events, which is the same on both sides here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -22,6 +23,7 @@ from scoresde_core.evaluator import Better
 from scoresde_core.target import Estimate
 
 from .feature_metric import TwoSetMetric
+from .halves import GROUPS, balanced_halves, with_error
 
 _ROWS = 1024
 
@@ -37,9 +39,44 @@ def covered(points: Tensor, centres: Tensor, reach: Tensor) -> Tensor:
     return torch.cat([(torch.cdist(part, centres) <= reach).any(1) for part in torch.split(points, _ROWS)])
 
 
+def shares(samples: Tensor, truth: Tensor, neighbours: int, choices: Sequence[Tensor]) -> list[tuple[float, float]]:
+    """Precision and recall of the events in each of ``choices``, masks (n,) for both sets; distances are found once."""
+    rows = [torch.nonzero(choice).squeeze(1).to(samples.device) for choice in choices]
+    own, true = (_radii_within(points, neighbours, rows) for points in (samples, truth))
+    precise, recalled = (
+        [0] * len(rows),
+        [torch.zeros(len(chosen), dtype=torch.bool).to(chosen.device) for chosen in rows],
+    )
+    for start, part in zip(range(0, len(samples), _ROWS), torch.split(samples, _ROWS), strict=True):
+        distances = torch.cdist(part, truth)
+        for index, chosen in enumerate(rows):
+            here = (chosen >= start) & (chosen < start + len(part))
+            between = distances[chosen[here] - start][:, chosen]
+            precise[index] += int((between <= true[index]).any(1).sum())
+            recalled[index] |= (between <= own[index][here, None]).any(0)
+    return [
+        (inside / len(chosen), float(covering.double().mean()))
+        for inside, covering, chosen in zip(precise, recalled, rows, strict=True)
+    ]
+
+
+def _radii_within(points: Tensor, neighbours: int, rows: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`radii` of each choice of rows by itself."""
+    found: list[list[Tensor]] = [[] for _ in rows]
+    for start, part in zip(range(0, len(points), _ROWS), torch.split(points, _ROWS), strict=True):
+        distances = torch.cdist(part, points)
+        for index, chosen in enumerate(rows):
+            here = chosen[(chosen >= start) & (chosen < start + len(part))] - start
+            found[index].append(distances[here][:, chosen].kthvalue(neighbours + 1, dim=1).values)
+    return [torch.cat(parts) for parts in found]
+
+
 @attrs.frozen
 class PrecisionRecall(TwoSetMetric):
-    """Both shares, higher is better; the standard errors are those of a share of independent events.
+    """Both shares, higher is better.
+
+    The balls are as random as the events that lie in them, so the error of a share of independent events would be up
+    to five times too small. The standard errors are those of balanced half-samples of both sets (``halves``).
 
     The published features are VGG16's second fully connected layer, ``features=vgg16``.
     """
@@ -51,8 +88,8 @@ class PrecisionRecall(TwoSetMetric):
 
     @property
     def fewest(self) -> int:
-        """As many as have such a neighbour, and one more."""
-        return self.neighbours + 2
+        """So many that every half has points with such a neighbour."""
+        return GROUPS * math.ceil((self.neighbours + 1) / (GROUPS // 2))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,11 +98,8 @@ class PrecisionRecall(TwoSetMetric):
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
         """Both shares of features (n, D)."""
-        precision = covered(samples, truth, radii(truth, self.neighbours))
-        recall = covered(truth, samples, radii(samples, self.neighbours))
-        return _share(precision), _share(recall)
-
-
-def _share(inside: Tensor) -> Estimate:
-    share = float(inside.double().mean())
-    return Estimate(share, math.sqrt(share * (1 - share) / len(inside)), len(inside) - 1)
+        halves = balanced_halves(len(samples))
+        everything = torch.ones(len(samples), dtype=torch.bool)
+        found = shares(samples, truth, self.neighbours, [everything, *halves])
+        precision, recall = zip(*found, strict=True)
+        return with_error(precision[0], precision[1:]), with_error(recall[0], recall[1:])
