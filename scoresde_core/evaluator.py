@@ -50,6 +50,13 @@ class Metric:
         return {key: value for key, value in attrs.asdict(self).items() if key != "name" and value != {}}
 
 
+def valueless(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Why ``metrics`` of finite samples, as a row holds them, are no result: not one is a number. None where one is."""
+    if not metrics or any(math.isfinite(metric["value"]) for metric in metrics.values()):
+        return None
+    return f"no metric of finite samples has a finite value: {', '.join(metrics)}"
+
+
 @attrs.define(eq=False)
 class _Keeping:
     """Something that what is computed from it is kept with."""

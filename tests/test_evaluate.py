@@ -62,7 +62,10 @@ def images(tmp_path_factory):
     """A run on images of 8 x 8 pixels."""
     folder = tmp_path_factory.mktemp("images")
     np.savez(folder / "tiny.npz", images=np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
-    return train(folder / "run", "model.shape=[1,8,8]", f"data.dataset=npz[path={folder}/tiny.npz,test_share=0.3]")
+    # Its samples stay on the data's scale though it is hardly trained.
+    network = "model.network=mlp[width=16,parameterisation=denoised]"
+    data = f"data.dataset=npz[path={folder}/tiny.npz,test_share=0.3]"
+    return train(folder / "run", "model.shape=[1,8,8]", network, data)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,15 @@ class NoTruth(Evaluator):
 
     def evaluate(self, evidence):
         return [Metric("mean", float(evidence.samples.mean()), 0.0, better="zero")]
+
+
+class Nothing(Evaluator):
+    """A metric that is never a number."""
+
+    needs = frozenset()
+
+    def evaluate(self, evidence):
+        return [Metric("nothing", math.nan, math.nan)]
 
 
 def evaluate(*arguments: object) -> int:
@@ -392,6 +404,37 @@ class TestRows:
         (row,) = rows(tmp_path / "it")
         assert re.match(r"the sampler diverged: \d+ of 24 samples are not finite", row["reason"])
         assert "test_loss" in row["metrics"]
+
+    @pytest.mark.parametrize("judged", [["moments", "--target", "mixture2d"], ["no_truth"]], ids=["target", "data"])
+    def test_finite_samples_far_beyond_true_events_have_diverged(self, points, tmp_path, judged):
+        found = stored(points)
+        weights, _ = found.states()
+        weights["end.1.weight"] = torch.full_like(weights["end.1.weight"], 1e3)
+        checkpoint.save(tmp_path / "wild", found.config, weights)
+        manifest = tmp_path / "rows.yaml"
+        manifest.write_text(f"api: 1\nevaluators:\n  no_truth:\n    target: {__name__}:NoTruth\n")
+        asked = ["--evaluator", *judged, "--registry", manifest, "--out", tmp_path / "it"]
+        assert evaluate(tmp_path / "wild", *asked) == 1
+        (row,) = rows(tmp_path / "it")
+        assert row["status"] == "failed"
+        assert re.match(
+            r"the sampler diverged: the root mean square of its samples is \S+, that of true ones", row["reason"]
+        )
+        assert row["metrics"] == {}
+
+    def test_metrics_of_which_none_is_a_number_are_not_done(self, points, tmp_path):
+        manifest = tmp_path / "rows.yaml"
+        manifest.write_text(f"api: 1\nevaluators:\n  nothing:\n    target: {__name__}:Nothing\n")
+        asked = ["--loss", "--registry", manifest, "--target", "mixture2d", "--evaluator", "nothing"]
+        assert evaluate(points, *asked, "--out", tmp_path / "one") == 1
+        (row,) = rows(tmp_path / "one")
+        assert (row["status"], row["reason"]) == (
+            "failed",
+            "no metric of finite samples has a finite value: nothing",
+        )
+        assert set(row["metrics"]) == {"test_loss", "nothing"}
+        assert evaluate(points, *asked, "moments", "--out", tmp_path / "two") == 0
+        assert rows(tmp_path / "two")[0]["status"] == "done"
 
     def test_a_row_that_a_kill_cut_short_is_written_again(self, points, tmp_path):
         assert evaluate(points, "--models", "10,20", "--out", tmp_path / "it") == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from pathlib import Path
@@ -16,7 +15,7 @@ from scoresde_core.cli import environment
 from scoresde_core.cli.results import Row
 from scoresde_core.cli.rows import SCHEMA
 from scoresde_core.errors import ScoreSDEError
-from scoresde_core.evaluator import Evaluator, Evidence, Reference
+from scoresde_core.evaluator import Evaluator, Evidence, Reference, valueless
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, diverged, root_mean_square, sample, smallest_batch
@@ -213,10 +212,8 @@ class Bench:
                 raise
         seconds = time.perf_counter() - started
         row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
-        if metrics and not any(math.isfinite(metric["value"]) for metric in metrics.values()):
-            reason = f"no metric of finite samples has a finite value: {', '.join(metrics)}"
-            row |= {"status": "failed", "reason": reason}
-        return row
+        reason = valueless(metrics)
+        return {**row, "status": "failed", "reason": reason} if reason else row
 
     def _evaluator(self, name: str) -> Evaluator:
         if name not in self._evaluators:

@@ -19,6 +19,7 @@ from scoresde_core.cli import environment
 from scoresde_core.cli.results import Results, Row
 from scoresde_core.cli.rows import SCHEMA, changed
 from scoresde_core.errors import ScoreSDEError
+from scoresde_core.evaluator import valueless
 from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.processes import Processes
 from scoresde_core.score import PRECISIONS
@@ -96,15 +97,21 @@ class Evaluation:
             self.folder / PARTS,
             observe,
         )
+        judged: Row = {}
         for stage in planned.stages:
             failed = compute(stage, subject, self.processes, partial(self.progress.show, row["checkpoint"]))
             for measure in (measure for measure in stage if measure.title not in failed):
                 add = self._together(partial(self._summary, measure, subject, row))
-                for key, value in self.processes.exchange(add)[0].items():
+                add = self.processes.exchange(add)[0]
+                judged |= add["metrics"] if measure.of_samples else {}
+                for key, value in add.items():
                     row[key] = _joined(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
             for failure in failed.values():
                 raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)
+        reason = valueless(judged)
+        if reason:
+            raise Failed(reason)
 
     def _summary(self, measure: Measure, subject: Subject, row: Row) -> Row:
         """What a measure adds to the row; the first process reads it off the parts of all."""

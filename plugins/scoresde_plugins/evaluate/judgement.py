@@ -134,6 +134,11 @@ class Judgement(Measure):
         return f"{self.name} {self.written}"
 
     @property
+    def of_samples(self) -> bool:
+        """Unless it judges the model itself."""
+        return self.draw is not None
+
+    @property
     def count(self) -> int:
         """One: it needs all samples at once."""
         return 1

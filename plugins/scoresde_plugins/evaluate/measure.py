@@ -65,6 +65,11 @@ class Measure(ABC):
         return True
 
     @property
+    def of_samples(self) -> bool:
+        """Whether its metrics say how good samples are: a row where none of these is a number is not done."""
+        return False
+
+    @property
     @abstractmethod
     def count(self) -> int:
         """How many batches there are."""

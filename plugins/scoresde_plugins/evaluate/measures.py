@@ -23,7 +23,7 @@ from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.models.model import Plan
-from scoresde_core.sampler import Sampler, sample, smallest_batch
+from scoresde_core.sampler import Sampler, diverged, sample, smallest_batch
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
 from scoresde_core.training.batches import Preprocessing
@@ -142,6 +142,8 @@ class Draw(Measure):
     n: int
     batch_size: int
     seed: int
+    scale: Callable[[], float | None] = lambda: None
+    """The root mean square of true events in [-1, 1], if known."""
 
     @property
     def count(self) -> int:
@@ -164,14 +166,12 @@ class Draw(Measure):
 
     def summarise(self, parts: Iterable[Part]) -> Row:
         """What they cost; raises where the sampler diverged."""
-        nfe, bad, records = 0.0, 0, []
-        for part in parts:
-            x = part.tensors["x"]
-            bad += int((~x.flatten(1).isfinite().all(1)).sum())
-            nfe += part.record["nfe"] * len(x)
-            records.append(part.record)
-        if bad:
-            raise ScoreSDEError(f"the sampler diverged: {bad} of {self.n} samples are not finite; try more steps")
+        kept = list(parts)
+        records = [part.record for part in kept]
+        nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)
+        lost = diverged(self.plan.to_symmetric(torch.cat([part.tensors["x"] for part in kept])), self.scale())
+        if lost:
+            raise ScoreSDEError(lost)
         found = self.found([], records, events=self.n, nfe=nfe / self.n)
         seconds = found["costs"][self.title]["seconds"]
         speed = {"seconds": seconds, "samples_per_second": self.n / seconds if seconds else None}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from scoresde_core import sampler as sampling
+from scoresde_core.cli.events import subset, take
 from scoresde_core.cli.fingerprint import Depends, Fingerprint, placeless
 from scoresde_core.cli.results import Row
 from scoresde_core.components import Spec, build, parse
 from scoresde_core.dataset import Dataset, Split
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.evaluator import Evaluator, Reference
 from scoresde_core.models import checkpoint
 from scoresde_core.models.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from scoresde_core.models.config import Config
 from scoresde_core.models.model import Plan, plan_data, plan_model
 from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore
+from scoresde_core.training.batches import Preprocessing
 from scoresde_core.training.trainer import plan_training
 
 from ..evaluators.events import Origin, SetComparison
@@ -38,6 +40,8 @@ from .measures import Draw, Likelihood, SplitLoss
 
 _PARTS = ("predictor", "corrector", "grid")
 """Parameters of a sampler that are axes of a row."""
+_TRUE_EVENTS = 256
+"""Events of a data set, to see its scale."""
 
 
 @attrs.frozen
@@ -220,7 +224,8 @@ class _Planner:
         n = request.samples or self.config.evaluation.samples
         reference = self._reference(n)
         evaluators = [(parse(text), self.registry.create("evaluators", text)) for text in request.evaluators]
-        draw = self._draw(n) if any(evaluator.judges == "samples" for _, evaluator in evaluators) else None
+        drawn = any(evaluator.judges == "samples" for _, evaluator in evaluators)
+        draw = self._draw(n, partial(self._scale, reference)) if drawn else None
         features: dict[Key, FeatureBatches] = {}
         found = [self._judgement(spec, evaluator, n, draw, reference, features) for spec, evaluator in evaluators]
         # Those of a set are a part of those of the whole that it is of, where that is asked for as well.
@@ -229,13 +234,23 @@ class _Planner:
         extracted = [made for key, made in features.items() if shared[key] is made]
         return [stage for stage in ([draw] if draw else [], extracted, judgements) if stage]
 
-    def _draw(self, n: int) -> Draw:
+    def _draw(self, n: int, scale: Callable[[], float | None]) -> Draw:
         request, chosen = self.request, self.config.evaluation
         reason = sampling.skip(self.sampler, self.plan.sde, self.plan.shape)
         if reason:
             raise UsageError(reason)
         size = min(request.batch_size or chosen.batch_size, n)
-        return Draw(self.plan, self.sampler, n, size, request.seed, **self._of(self.sampler))
+        return Draw(self.plan, self.sampler, n, size, request.seed, cache(scale), **self._of(self.sampler))
+
+    def _scale(self, reference: Reference | None) -> float | None:
+        """The root mean square of true events in [-1, 1]: those of the target, or some of the model's own data."""
+        if reference is not None:
+            return reference.once("scale", lambda: sampling.root_mean_square(reference.exact(0)))
+        with suppress(ScoreSDEError):  # the data need not be here
+            dataset, _ = plan_data(self.plan, self.registry)
+            events = dataset.open("train")
+            return sampling.root_mean_square(Preprocessing()(take(events, subset(len(events), _TRUE_EVENTS))))
+        return None
 
     def _judgement(
         self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None,
