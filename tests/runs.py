@@ -9,14 +9,18 @@ def rows_in(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def save_models(folder: Path, *names: str, sde: str = "vp") -> None:
+DENOISER = "mlp[width=8,depth=1,parameterisation=denoised]"
+"""A network whose samples stay near the scale of the data though it is not trained."""
+
+
+def save_models(folder: Path, *names: str, sde: str = "vp", network: str = "mlp[width=8,depth=1]") -> None:
     """Checkpoints of a small network for points in the plane, of different weights, and its preset ``points.yaml``."""
     from scoresde_core.models import checkpoint
     from scoresde_core.models.config import Config
     from scoresde_core.models.model import plan_model
     from scoresde_core.registry import load_registry
 
-    text = f"format: 1\nmodel: {{network: 'mlp[width=8,depth=1]', sde: '{sde}', shape: [2]}}\n"
+    text = f"format: 1\nmodel: {{network: '{network}', sde: '{sde}', shape: [2]}}\n"
     (folder / "points.yaml").write_text(text)
     plan = plan_model(Config.read(folder, "points.yaml"), load_registry())
     for seed, name in enumerate(names):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from runs import rows_in, save_models
+from runs import DENOISER, rows_in, save_models
 
 ONE = ("--network", "points.yaml", "--steps", "4", "--samples", "37", "--batch-size", "13", "--evaluator", "nll_gap")
 DELAY = 0.2
@@ -69,7 +69,7 @@ def test_a_compiled_cell_is_repeated_and_told_apart(bench, tmp_path, slow_compil
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling needs a C++ compiler")
 def test_compiled_code_gives_the_same_samples(bench, tmp_path):
-    save_models(tmp_path, "one")
+    save_models(tmp_path, "one", network=DENOISER)
     judged = ("--checkpoint", "one", "--target", "mixture2d", "--predictor", "ddim", "--steps", "5", "--samples", "64")
     assert bench(*judged, "--compile", "none", "default", "--out", "here")[0] == 0
     plain, compiled = rows_in(tmp_path / "here")

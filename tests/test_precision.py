@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import rows_in, save_models
+from runs import DENOISER, rows_in, save_models
 
-from scoresde_core import Config, Level, NetworkScore, create, default_registry, device
+from scoresde_core import Level, NetworkScore, create, device
 from scoresde_core.cli import main
-from scoresde_core.models import checkpoint
-from scoresde_core.models.model import plan_model
 from scoresde_core.score import PRECISIONS
 
 ONE = ("--network", "points.yaml", "--predictor", "ddim", "--steps", "4", "--samples", "16", "--evaluator", "nll_gap")
@@ -29,14 +27,6 @@ def slow(monkeypatch):
 @pytest.fixture
 def fast(monkeypatch):
     monkeypatch.setattr(device, "_seconds", lambda dtype: 1e-3)
-
-
-def save_denoiser(folder):
-    """The checkpoint ``one``, whose samples stay near the target's scale though it is not trained."""
-    network = "mlp[width=8,depth=1,parameterisation=denoised]"
-    (folder / "one.yaml").write_text(f"format: 1\nmodel: {{network: '{network}', sde: vp, shape: [2]}}\n")
-    plan = plan_model(Config.read(folder, "one.yaml"), default_registry())
-    checkpoint.save(folder / "one", plan.config, plan.build(0).network.state_dict())
 
 
 def run(*arguments):
@@ -60,7 +50,7 @@ def test_the_network_computes_in_it_and_the_state_does_not(precision):
 
 class TestTheBench:
     def test_sweeps_it(self, bench, tmp_path, fast):
-        save_denoiser(tmp_path)
+        save_models(tmp_path, "one", network=DENOISER)
         code, out, err = bench(*JUDGED, "--precision", "float32,bfloat16", "--out", "here")
         assert (code, "warning" in err) == (0, False), err
         plain, low = rows_in(tmp_path / "here")
