@@ -1,6 +1,7 @@
 """The table of kinds. A new kind of component is one row here and one contract class."""
 
 from importlib import import_module
+from typing import Any, get_args
 
 import attrs
 
@@ -56,6 +57,13 @@ KINDS: dict[str, Kind] = {
         Kind("checkpoints", "checkpoint", "scoresde_core.models.checkpoint:Checkpoint", "a trained model", data=True),
     )
 }
+
+
+def kind_of(annotation: Any) -> str | None:
+    """The kind of component that a parameter of this type is, or None."""
+    classes = [member for member in (annotation, *get_args(annotation)) if isinstance(member, type)]
+    paths = {f"{cls.__module__}:{cls.__qualname__}" for cls in classes}
+    return next((kind.name for kind in KINDS.values() if kind.contract in paths), None)
 
 
 def find_kind(name: str) -> Kind:

@@ -11,8 +11,8 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import os
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from typing import Any
 import attrs
 
 from . import plugins
-from .components import HANDED, Spec, build, parse
+from .components import HANDED, Spec, build, parameters, parse
 from .errors import AmbiguousName, PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from .importing import importing
-from .kinds import KINDS, find_kind
+from .kinds import KINDS, find_kind, kind_of
 from .manifest import Row
+
+OURS = "scoresde"
+"""The distribution of the bundled components."""
 
 
 @attrs.frozen
@@ -81,6 +84,35 @@ class Registry:
         names = [known for known in table if ":" not in known]
         raise UnknownName(f"no {singular} is called {name!r}.{near_misses(name, names)}{also}")
 
+    @cached_property
+    def _clashes(self) -> bool:
+        return any(len(found) > 1 for names in self._names.values() for name, found in names.items() if ":" not in name)
+
+    def clear(self, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:
+        """``spec`` with its owner where several plugins have the name: the first of ``owners`` that has it.
+
+        So with the components inside. It is for what a plugin has written; what somebody types must be clear itself.
+        """
+        if not self._clashes:
+            return spec
+        claims = self._names[kind].get(spec.name, [])
+        own = [entry.qualified for owner in owners for entry in claims if entry.owner == owner]
+        name = own[0] if own and len(claims) > 1 else spec.name
+        try:
+            inner = {p.name: kind_of(p.type) for p in parameters(self.load(kind, name))} if spec.params else {}
+        except ScoreSDEError:  # whoever makes the component says so
+            return Spec(name, spec.params)
+
+        def cleared(kind: str | None, value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return [cleared(kind, item) for item in value]
+            if kind is None or not isinstance(value, str | Spec):
+                return value
+            found = self.clear(kind, value if isinstance(value, Spec) else parse(value), owners)
+            return found if isinstance(value, Spec) else str(found)
+
+        return Spec(name, {key: cleared(inner.get(key), value) for key, value in spec.params.items()})
+
     def load(self, kind: str, name: str) -> type:
         """The class of a component, imported on first use and checked against its contract."""
         entry = self.find(kind, name)
@@ -103,7 +135,8 @@ class Registry:
             return component
         spec = parse(component) if isinstance(component, str) else component
         if find_kind(kind).data:
-            return _read(self.find(kind, spec.name), spec)
+            entry = self.find(kind, spec.name)
+            return _read(entry, spec).clear(self, (entry.owner, OURS))
         cls = self.load(kind, spec.name)
         known = {field.alias or field.name: field for field in attrs.fields(cls)} if attrs.has(cls) else {}
         params = {**{k: v for k, v in defaults.items() if k in known}, **spec.params}

@@ -20,8 +20,8 @@ COMPONENT_AXES: Mapping[str, str] = {
 """Axes whose values are components, and the kinds of these."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that are parameters of a sampler, and have no effect on one that lacks them."""
-LEARNED_AXES = ("checkpoint", "network")
-"""Axes that bring their own SDE, and stand in place of a target's exact score."""
+LEARNED_AXES: Mapping[str, str] = {"checkpoint": "checkpoints", "network": "presets"}
+"""Axes that bring their own SDE, and stand in place of a target's exact score; the kinds of their names."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "float64"),
     "precision": ("float32", "bfloat16", "float16"),

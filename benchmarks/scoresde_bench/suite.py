@@ -21,16 +21,17 @@ cells whose names they list. Reading a suite imports no component and no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Self
 
 import attrs
 import yaml
 
-from scoresde_core.components import Spec, param
+from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
 from scoresde_core.models import document
+from scoresde_core.registry import OURS, Registry
 
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, SAMPLES
 
@@ -69,6 +70,11 @@ class Block:
             kept = {axis: texts for axis, texts in kept.items() if axis not in LEARNED_AXES}
         return attrs.evolve(self, axes={**kept, **given})
 
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Block:
+        """This block with the owners of names that several plugins have."""
+        axes = {axis: clear(axis, texts, registry, owners) for axis, texts in self.axes.items()}
+        return attrs.evolve(self, axes=axes)
+
     def plain(self) -> dict[str, Any]:
         """It as plain data, which :func:`read_block` reads back."""
         numbers = ("steps", "seed")
@@ -92,7 +98,7 @@ class Published:
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether it belongs to this row."""
-        return all(str(row.get(axis)) == value for axis, value in self.where.items())
+        return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
 
 
 @attrs.frozen
@@ -146,9 +152,23 @@ class Suite:
             found["published"] = [{k: v for k, v in entry.items() if v is not None} for entry in entries]
         return found
 
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
+        """This suite with the owners of names that several plugins have (:meth:`Registry.clear`)."""
+        return attrs.evolve(self, blocks=tuple(block.clear(registry, owners) for block in self.blocks))
+
     def to_yaml(self) -> str:
         """It as a file that :meth:`read` reads back."""
         return document.dump(self.plain())
+
+
+def clear(axis: str, texts: Sequence[str], registry: Registry, owners: Sequence[str]) -> tuple[str, ...]:
+    """The values of an axis, with the owners of names that several plugins have; a folder's or file's stays."""
+    if axis in LEARNED_AXES:
+        return tuple(registry.clear(LEARNED_AXES[axis], Spec(text), owners).name for text in texts)
+    kind = {**COMPONENT_AXES, "evaluator": "evaluators"}.get(axis)
+    if kind is None:
+        return tuple(texts)
+    return tuple(str(registry.clear(kind, parse(part), owners)) for text in texts for part in split(text))
 
 
 def read_block(data: Any, where: str, problems: list[str]) -> Block:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 
@@ -16,14 +16,14 @@ from scoresde_core.cli.fingerprint import Fingerprint
 from scoresde_core.components import Parameter, Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
 from scoresde_core.evaluator import Evaluator
-from scoresde_core.kinds import KINDS
-from scoresde_core.registry import Registry
+from scoresde_core.kinds import kind_of
+from scoresde_core.registry import OURS, Registry
 
 from . import axes
 from .axes import COMPONENT_AXES, LEARNED_AXES, SAMPLER_AXES
 from .cells import Cell
 from .subjects import Subject, exact_subjects, learned_subjects
-from .suite import Block
+from .suite import Block, clear
 
 
 def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
@@ -47,21 +47,11 @@ def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> lis
     """The values of one parameter that ``value`` stands for."""
     nested = isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
     many = isinstance(value, list) and (parameter is None or not parameter.takes_list or nested)
-    kind = None if parameter is None else _kind_of(parameter)
+    kind = None if parameter is None else kind_of(parameter.type)
     values = value if many else [value]
     if kind is None:
         return list(values)
     return [c for v in values for c in (map(str, sweep(registry, kind, [v])) if isinstance(v, str) else [v])]
-
-
-def _kind_of(parameter: Parameter) -> str | None:
-    """The kind of component that a parameter is, or None."""
-    members = {f"{m.__module__}:{m.__qualname__}" for m in (parameter.type, *get_args(parameter.type)) if _is_class(m)}
-    return next((kind.name for kind in KINDS.values() if kind.contract in members), None)
-
-
-def _is_class(member: Any) -> bool:
-    return isinstance(member, type)
 
 
 @attrs.define
@@ -109,7 +99,7 @@ class Sweep:
         return list(unique.values())
 
     def _block(self, block: Block) -> Iterable[Cell]:
-        specs = {axis: sweep(self.registry, kind, block[axis]) for axis, kind in COMPONENT_AXES.items()}
+        specs = {axis: sweep(self.registry, kind, self._texts(block, axis)) for axis, kind in COMPONENT_AXES.items()}
         if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
             raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
@@ -132,9 +122,13 @@ class Sweep:
         ):
             yield self._cell(block, subject, made, seed, dtype, how, judges)
 
+    def _texts(self, block: Block, axis: str) -> Sequence[str]:
+        """The values of an axis; its default names are ours, whoever else has them."""
+        return block.axes[axis] if axis in block.axes else clear(axis, block[axis], self.registry, [OURS])
+
     def _evaluators(self, block: Block) -> dict[str, Evaluator]:
         """Those of a block by what is typed, each made once."""
-        specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", block["evaluator"])}
+        specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", self._texts(block, "evaluator"))}
         for text, spec in specs.items():
             if text not in self._judges:
                 self._judges[text] = self.registry.create("evaluators", spec)
@@ -154,7 +148,8 @@ class Sweep:
                 if block.learned
                 else exact_subjects(self.registry, truths, sdes)
             )
-        return [s for s in self._subjects[key] if not block.for_sdes or s.sde_name in block.for_sdes]
+        found = self._subjects[key]
+        return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
 
     def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
         """The sampler with those of ``given`` that it uses, and these alone; a grid that it chooses itself is named."""

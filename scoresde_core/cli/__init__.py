@@ -118,7 +118,7 @@ def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
     missing = [path for path in local if not Path(path).is_file()]
     if missing:
         raise UsageError(f"there is no registry file {missing[0]}")
-    return load_registry(local=local, imports=imports)
+    return load_registry(local=local) if imports else load_registry(local=local, imports=False)
 
 
 def run() -> NoReturn:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..components import parse
 from ..errors import FileError, UnknownName, UsageError
-from ..registry import Registry
+from ..registry import OURS, Registry
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def find_events(text: str | None, subject: Subject, registry: Registry, download
             raise UsageError(f"{error}{hint}") from error
     if subject.plan is not None:
         return plan_data(subject.plan, registry, download)[0]
-    exact: Dataset = registry.create("datasets", "exact", target=subject.target)
+    exact: Dataset = registry.create("datasets", f"{OURS}:exact", target=subject.target)
     return exact
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..errors import UsageError
-from ..registry import Registry
+from ..registry import OURS, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -119,8 +119,8 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
         option = "--set" if arguments.set else "--weights"
         raise UsageError(f"{option} has no effect on a --target: write its parameters in brackets, name[key=value]")
     target = registry.create("targets", arguments.target)
-    sde = registry.create("sdes", arguments.sde or "vp")
-    sampler = registry.create("samplers", "pc")
+    sde = registry.create("sdes", arguments.sde or f"{OURS}:vp")
+    sampler = registry.create("samplers", f"{OURS}:pc")
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype))
     return Subject(score, sde, target.shape, True, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)

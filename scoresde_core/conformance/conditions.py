@@ -8,6 +8,7 @@ from torch import Tensor
 from ..components import Spec
 from ..condition import Condition, ConditionedSampler
 from ..noise import Noise
+from ..registry import OURS
 from ..sampler import Sampler, sample
 from ..sde import DATA, SDE, Level
 from .exact import ConstantRateSDE, Watched, gaussian
@@ -98,7 +99,7 @@ def works_with_every_step(subject: Subject) -> None:
 def _samplers(subject: Subject, place: str, part: object) -> list[Sampler]:
     """The registry's ``pc`` around a predictor or corrector."""
     try:
-        return [subject.registry.create("samplers", Spec("pc", {"steps": STEPS, place: part}))]
+        return [subject.registry.create("samplers", Spec(f"{OURS}:pc", {"steps": STEPS, place: part}))]
     except Exception:  # a registry without it, or one that cannot take the part
         return []
 

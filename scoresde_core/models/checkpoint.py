@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..components import Spec, param
 from ..errors import FileError, UnknownName
-from ..registry import Registry
+from ..registry import OURS, Registry
 from ..score import PARAMETERISATIONS
 from . import document
 from .config import Config
@@ -63,6 +63,10 @@ class Checkpoint:
         """The checkpoint whose index is the file ``name`` of ``folder``, a directory or a package's resources."""
         return read(Path(str(folder.joinpath(name))).parent)
 
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Checkpoint:
+        """With the owners of names that several plugins have in its configuration."""
+        return attrs.evolve(self, config=self.config.clear(registry, owners))
+
     def uses_ema(self, ema: bool | None = None) -> bool:
         """Whether the averaged weights are meant: None takes them where there are any; asking in vain raises."""
         if ema and EMA not in self.hashes:
@@ -84,7 +88,7 @@ class Checkpoint:
         Raises :class:`FileError` for files that are missing, changed or of another network.
         """
         averaged = self.uses_ema(ema)
-        model = plan_model(self.config, registry, outputs).build()
+        model = plan_model(self.config.clear(registry, [OURS]), registry, outputs).build()
         state = self._read(WEIGHTS)
         if averaged:
             state |= self._read(EMA)
@@ -147,7 +151,7 @@ def find(name: Path | str, registry: Registry) -> Checkpoint:
     :class:`FileError` as for :func:`read`, and for a name that is neither, with near misses.
     """
     if Path(name).exists() or len(Path(name).parts) > 1:
-        return read(name)
+        return read(name).clear(registry, [OURS])
     try:
         shipped: Checkpoint = registry.create("checkpoints", Spec(str(name)))
     except UnknownName as error:

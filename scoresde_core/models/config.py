@@ -20,10 +20,10 @@ Reading a configuration imports no component: names are looked up by whoever bui
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 import yaml
@@ -32,6 +32,9 @@ from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 from ..components import Spec, build, param, parameters, parse, parse_value
 from ..errors import FileError, UsageError, near_misses
 from . import document
+
+if TYPE_CHECKING:
+    from ..registry import Registry
 
 FORMAT = 1
 _COMPONENT_KEY = "name"
@@ -149,6 +152,16 @@ class Config:
             raise FileError(f"{source}: {error}") from error
         return config
 
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
+        """This configuration with the owners of names that several plugins have (:meth:`Registry.clear`)."""
+
+        def cleared(section: Any) -> Any:
+            named = {name: getattr(section, name) for name in _KINDS if isinstance(getattr(section, name, None), Spec)}
+            specs = {name: registry.clear(_KINDS[name], spec, owners) for name, spec in named.items()}
+            return attrs.evolve(section, **specs)
+
+        return attrs.evolve(self, **{name: cleared(getattr(self, name)) for name in _SECTIONS.values()})
+
     def plain(self) -> dict[str, Any]:
         """Mappings, lists, numbers and words, for YAML and JSON."""
         plain: dict[str, Any] = _plain(self)
@@ -189,6 +202,13 @@ _SECTIONS: dict[type, str] = {
     SamplingConfig: "sampling",
     EvaluationConfig: "evaluation",
 }
+
+
+_KINDS = {
+    **{"network": "networks", "sde": "sdes", "loss": "losses", "dataset": "datasets"},
+    **{"dequantizer": "dequantizers", "sampler": "samplers"},
+}
+"""Of the components that the sections name."""
 
 
 def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..dataset import Dataset
 from ..errors import UsageError
 from ..loss import Loss
 from ..network import Network
-from ..registry import Registry
+from ..registry import OURS, Registry
 from ..sampler import Sampler
 from ..score import PARAMETERISATIONS, NetworkScore
 from ..sde import SDE
@@ -162,7 +162,7 @@ def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, downloa
     dataset: Dataset = registry.create("datasets", spec, download=download, **side)
     found = dataset.shape
     if len(found) == len(shape) == 3 and found[0] == shape[0] and found != shape and shape[1] == shape[2]:
-        dataset = registry.create("datasets", Spec("resized", {"data": dataset, **side}))
+        dataset = registry.create("datasets", Spec(f"{OURS}:resized", {"data": dataset, **side}))
     if dataset.shape != shape:
         raise UsageError(
             f"the data set {spec} has events of shape {found}, the model {shape}: set model.shape, "

@@ -28,6 +28,7 @@ from .. import picture
 from ..errors import FileError, ScoreSDEError, UsageError
 from ..models import checkpoint
 from ..models.config import Config
+from ..registry import OURS
 from . import state as training_state
 from .state import name_of
 from .trainer import Trainer
@@ -236,7 +237,7 @@ class TrainingRun:
 
 def difference(old: Config, new: Config) -> list[str]:
     """What two configurations say otherwise about a step, as ``key: old -> new``; see :data:`FREE`."""
-    before, after = _flat(old.plain()), _flat(new.plain())
+    before, after = ({key: _bare(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
     before, after = _spelt(before, after), _spelt(after, before)
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
@@ -260,6 +261,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _bare(value: Any) -> Any:
+    """A name of ours without its owner, which it has only where another plugin has the name too."""
+    return value.removeprefix(f"{OURS}:") if isinstance(value, str) else value
 
 
 def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ..models.config import Config, TrainingConfig
 from ..models.model import Model, Plan, plan_data, plan_loss, plan_model
 from ..noise import key
 from ..processes import Processes
-from ..registry import Registry
+from ..registry import OURS, Registry
 from ..score import PRECISIONS, ScoreModel
 from .batches import Batch, Batches, Preprocessing
 
@@ -65,7 +65,7 @@ def plan_training(config: Config, registry: Registry, *, download: bool = False)
     dataset, preprocessing = plan_data(plan, registry, download)
     wanted = config.data.dequantizer
     if wanted is not None:
-        if wanted != Spec("uniform"):
+        if wanted not in (Spec("uniform"), Spec(f"{OURS}:uniform")):
             raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
         preprocessing = attrs.evolve(preprocessing, dequantise=True)
     return TrainingPlan(plan, loss, dataset, preprocessing)

@@ -104,7 +104,7 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target", metavar="X", help="the exact distribution that evaluators compare with")
     group.add_argument("--sampler", metavar="X", help="where samples come from (default: the configuration's)")
     group.add_argument("--split", choices=("train", "test"), help="of the data (default: test; evaluation.split)")
-    group.add_argument("--dequantizer", default="uniform", metavar="X", help="of the likelihood (default: uniform)")
+    group.add_argument("--dequantizer", metavar="X", help="of the likelihood (default: uniform)")
     group.add_argument(
         "--trace", default="rademacher", choices=("rademacher", "gaussian", "exact"),
         help="the likelihood's divergence: by probes, or exact (default: rademacher)",

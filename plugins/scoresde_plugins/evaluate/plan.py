@@ -24,7 +24,7 @@ from scoresde_core.models import checkpoint
 from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.models.config import Config
 from scoresde_core.models.model import Plan, plan_data, plan_model
-from scoresde_core.registry import Registry
+from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import NetworkScore
 from scoresde_core.training.batches import Preprocessing
 from scoresde_core.training.trainer import plan_training
@@ -57,7 +57,7 @@ class Request:
     split: Split | None = None
     events: int | None = None
     repeats: int | None = None
-    dequantizer: str = "uniform"
+    dequantizer: str | None = None
     trace: str = "rademacher"
     probes: int | None = None
     tolerance: float = 1e-5
@@ -136,7 +136,7 @@ class Plans:
 
     def open(self, folder: Path) -> tuple[Checkpoint, Planned]:
         """A checkpoint's index and what is measured of it; raises FileError where it cannot be read."""
-        found = checkpoint.read(folder)
+        found = checkpoint.read(folder).clear(self.registry, [OURS])
         found = attrs.evolve(found, config=found.config.override(self.request.changes))
         return found, self.of(found.config)
 
@@ -154,7 +154,7 @@ class Plans:
         folder, config = wanted.find(), wanted.run.config if wanted.run is not None else None
         with suppress(FileError):
             config = checkpoint.read(folder).config if folder is not None else config
-        return None if config is None else self.of(config.override(self.request.changes))
+        return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
 
 
 def plan_measures(
@@ -211,7 +211,7 @@ class _Planner:
         density.check(self._labelled())
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
-        dequantizer = self.registry.create("dequantizers", request.dequantizer)
+        dequantizer = self.registry.create("dequantizers", request.dequantizer or f"{OURS}:uniform")
         low = -1.0 if self.config.model.centered else 0.0
         return Likelihood(
             share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed, (low, 1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core.command import Command
+from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core.registry import OURS, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +34,7 @@ class StatsCommand(Command):
         parser.add_argument("dataset", metavar="DATASET", nargs="?", help="such as 'mnist[root=data]'")
         parser.add_argument("--out", type=Path, metavar="FILE", help="the .safetensors file to write")
         parser.add_argument("--show", type=Path, metavar="FILE", help="say what a file of statistics holds, and end")
-        parser.add_argument("--features", default="inception", metavar="X", help="extractor (default: inception)")
+        parser.add_argument("--features", metavar="X", help="extractor (default: inception)")
         parser.add_argument("--split", default="train", choices=("train", "test"), help="default: train")
         parser.add_argument("--images", type=int, metavar="N", help="use the first N events only")
         parser.add_argument("--raw", action="store_true", help="keep the features, not their moments alone")
@@ -68,7 +70,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     from .statistics_file import write
 
     dataset = registry.create("datasets", arguments.dataset)
-    extractor = registry.create("extractors", arguments.features)
+    extractor = registry.create("extractors", arguments.features or f"{OURS}:inception")
     reason = extractor.skip(dataset.shape)
     if reason:
         raise UsageError(reason)
@@ -87,8 +89,8 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
     write(arguments.out, moments, features, report)
     print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
-    evaluator = f"frechet[features={arguments.features},statistics={arguments.out}]"
-    print(f"wrote {arguments.out}: scoresde-bench --evaluator '{evaluator}'")
+    evaluator = Spec("frechet", {"features": arguments.features or "inception", "statistics": str(arguments.out)})
+    print(f"wrote {arguments.out}: scoresde-bench --evaluator {shlex.quote(str(evaluator))}")
     return 0
 
 

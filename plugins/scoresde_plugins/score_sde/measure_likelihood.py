@@ -28,7 +28,7 @@ from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.models import document
-from scoresde_core.registry import Registry
+from scoresde_core.registry import OURS, Registry
 
 if TYPE_CHECKING:
     from scoresde_core.processes import Processes
@@ -65,7 +65,7 @@ class LikelihoodCommand(Command):
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
         parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes with noise of their own")
-        parser.add_argument("--dequantizer", default="uniform", metavar="X", help="of uint8 images (default: uniform)")
+        parser.add_argument("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
         parser.add_argument(
             "--t-min", type=parse_value, metavar="T", help="where data are placed (default: as trained)"
         )
@@ -141,7 +141,7 @@ def _prepare(
     from .density import trained_from
 
     check_place(arguments.out)
-    dequantizer = registry.create("dequantizers", arguments.dequantizer)
+    dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
     subject = open_subject(arguments, registry, processes.device, torch.float32)
     density.check(subject.score)
     if arguments.t_min is None:
@@ -216,7 +216,7 @@ def _protocol(arguments: argparse.Namespace, subject: Subject, asked: Likelihood
     head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
     data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
     data |= {"seed": asked.seed, "batch_size": share.batch_size, "range": list(asked.range)}
-    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer}
+    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
     how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
     return {**head, **data, **how, "device": str(subject.device), "torch": str(torch.__version__)}
 
