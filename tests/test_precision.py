@@ -131,7 +131,7 @@ class TestSample:
 
 def test_evaluate_keeps_what_it_measured_apart(tmp_path, monkeypatch, capsys, slow):
     """Rows and batches of one precision never stand for those of another; float32's are those of before."""
-    save_models(tmp_path, "one")
+    save_models(tmp_path, "one", network=DENOISER)
     monkeypatch.chdir(tmp_path)
     common = ["evaluate", "one", "--evaluator", "moments", "--target", "mixture2d", "--samples", 16, "--device", "cpu"]
     common += ["--sampler", "pc[predictor=ddim,steps=4]", "--out", "it"]
