@@ -39,7 +39,7 @@ class Digits:
 
 def draw(model, sampler, n, seed=0):
     found = sample(model.score(), model.sde, create("samplers", sampler), model.shape, n, seed=seed)
-    return found, model.plan.to_symmetric(found.x).clamp(-1, 1)
+    return found, model.units.decode(found.x).clamp(-1, 1)
 
 
 def with_steps(sampler, steps):

@@ -67,6 +67,8 @@ class Condition(ABC):
 
     needs_data: bool = True
     """Whether :meth:`observe` takes the known part from events."""
+    mixes_channels: bool = False
+    """Whether it knows sums over channels or columns, which a model must not have scaled one by one."""
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """Why this condition makes no sense for events of ``shape``, or None."""

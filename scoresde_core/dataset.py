@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 Split = Literal["train", "test"]
+Levels = int | Literal["auto"] | None
+"""The grey levels of a data set's images; None: its events are floats; ``auto``: the type of its events tells."""
 
 
 class Events(Protocol):
@@ -20,7 +22,7 @@ class Events(Protocol):
 
 
 class Dataset(ABC):
-    """A source of events. Images are uint8 (N, C, H, W); points and draws of targets are float32 (N, ...).
+    """A source of events. Images are uint8 (N, C, H, W), or int32 where they have 16 bits; all else is floats (N, ...).
 
     A source that fits into memory implements :meth:`load`; one that need not fit overrides :meth:`open` as well.
     """
@@ -33,6 +35,24 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, split: Split = "train") -> Tensor:
         """All events of a split, in their stored order. A missing file is an error that says how to get it."""
+
+    @property
+    def levels(self) -> Levels:
+        """256 for 8-bit images, 65536 for 16 bits, None for floats. A class attribute does: ``levels = 256``.
+
+        A checkpoint records it. One that does not, of a data set that says ``auto``, is taken to be of 8-bit images
+        where events have the shape (C, H, W), and of floats otherwise.
+        """
+        return "auto"
+
+    @property
+    def mirrors(self) -> Mapping[str, bool]:
+        """What becomes of what is known of an event when the event is mirrored left to right, by its name.
+
+        True: it is mirrored with the event, along its last axis; False: it stays, as a class does. What is not named
+        here is mirrored where it has the height and width of the event, and else refused under ``data.random_flip``.
+        """
+        return {"labels": False}
 
     def open(self, split: Split = "train") -> Events:
         """The events of a split one by one, in the same order; must survive being pickled or forked to a worker."""

@@ -21,6 +21,7 @@ from .sampler import Sampler
 from .score import ScoreModel
 from .sde import SDE
 from .target import Estimate, Target
+from .units import Units
 
 Better = Literal["lower", "higher", "zero"]
 T = TypeVar("T")
@@ -120,6 +121,8 @@ class Reference(_Keeping):
 class Evidence(_Keeping):
     """What there is to judge: samples (B, *shape), and the truth, the model or the sampler behind them where known.
 
+    Samples and truth are in the numbers of the data, images on [-1, 1]. A model and its sampler have ``units`` of their
+    own (None: those of the data) and a ``dtype`` (None: that of the samples): :meth:`seen` is what to ask it about.
     A ``reference`` may be given in place of ``target`` and ``seed``, to share it; else it is made from them.
     With ``processes``, ``samples`` are this process's share, in order of rank: every process asks, and all are told
     the same about all samples.
@@ -133,6 +136,8 @@ class Evidence(_Keeping):
     sampler: Sampler | None = None
     reference: Reference | None = None
     processes: Processes | None = None
+    units: Units | None = None
+    dtype: torch.dtype | None = None
     count: int = attrs.field(default=0, init=False)
     """The number of all samples."""
 
@@ -151,6 +156,10 @@ class Evidence(_Keeping):
         found, expected = (self.count, *self.samples.shape[1:]), (self.reference.size, *self.reference.shape)
         if found != expected:
             raise ValueError(f"the samples have shape {found}, the reference has {expected}")
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Events ``x`` of the data as the model sees them."""
+        return (self.units or Units()).encode(x).to(self.dtype or self.samples.dtype)
 
     def exact(self, which: int = 0) -> Tensor:
         """The ``which``-th independent exact sample set, as large as ``samples``, of their device and dtype."""

@@ -44,6 +44,11 @@ class Target(ABC):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of the flattened events, float64."""
 
+    @property
+    def images(self) -> bool:
+        """Whether its events stand for images, black at -1 and white at 1; else they are floats of any meaning."""
+        return False
+
     def modes(self) -> Tensor | None:
         """The weights (K,) of the components, float64, or None for a target without components."""
         return None

@@ -392,7 +392,7 @@ def test_a_resident_set_leaves_broken_files_out(folder):
         ("image_folder[path={folder}/one,crop=9]", None),
         ("npz[path={folder}/a.zip]", "cannot read .*a.zip as an .npz file"),
         ("npz[path={folder}/floats.npz,key=infinite]", "not finite"),
-        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 images, got float64"),
+        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 or uint16 images, got float64"),
         ("jpeg_archive[path={folder}]", "cannot read .*test.npz as packed images"),
         ("imagenet[root={folder}]", "no val_data"),
     ],

@@ -16,6 +16,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
 from scoresde_core.score import NetworkScore
+from scoresde_core.units import Units
 from scoresde_plugins.dequantizers.flowpp import FlowPP, merge, split
 from scoresde_plugins.dequantizers.train_dequantizer import DequantizationLoss
 from scoresde_plugins.score_flow.bound import likelihood_bound
@@ -103,17 +104,16 @@ class Fixed(Dequantizer):
         return images + u, log_q
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0)], ids=["centred", "unit"])
-def test_the_loss_is_the_bound_in_bits_per_dimension(low, high):
+@pytest.mark.parametrize("units", [Units(True, levels=256), Units(False, levels=256)], ids=["centred", "unit"])
+def test_the_loss_is_the_bound_in_bits_per_dimension(units):
     """One time and noise an image: on average what the stratified bound gives, without its offset."""
+    low, high = units.range
     target, sde = GaussianTarget((1, 2, 4), mean=(low + high) / 2, std=0.3 * (high - low)), create("sdes", "vp")
     module = flow((1, 2, 4))[0].float()
     images = torch.randint(90, 166, (1, 1, 2, 4), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
     score, many = ExactScore(target), images.expand(40_000, -1, -1, -1)
     with torch.no_grad():
-        losses = DequantizationLoss(score, low, high).per_sample(
-            NetworkScore(module, sde), sde, many, Draws(0, 0, 40_000)
-        )
+        losses = DequantizationLoss(score, units).per_sample(NetworkScore(module, sde), sde, many, Draws(0, 0, 40_000))
     bound = bits_per_dim(
         lambda x, seed: -likelihood_bound(score, sde, x, times=100, offset=False, seed=seed).nats,
         images.expand(200, -1, -1, -1), low=low, high=high, dequantizer=Fixed(module),

@@ -624,11 +624,11 @@ class TestArchitecture:
 
     def test_the_core_stays_small(self):
         """Contracts, registry and sampling: lines of code, without docstrings, comments and blanks."""
-        assert 500 < self.lines(beside={"cli", "conformance", "models", "training"}) <= 2000
+        assert 500 < self.lines(beside={"cli", "conformance", "models", "training"}) <= 2200
 
     def test_models_and_training_stay_small(self):
         """The core with its configurations, checkpoints and training loop."""
-        assert 500 < self.lines(beside={"cli", "conformance"}) <= 3330
+        assert 500 < self.lines(beside={"cli", "conformance"}) <= 3760
 
     def lines(self, beside):
         """Of code in the core without the subpackages ``beside``."""

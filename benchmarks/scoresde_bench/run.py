@@ -110,9 +110,10 @@ class Bench:
         warnings = _warnings(cell, size)
         if warnings:
             found["warnings"] = warnings
-        picture = sample_grid(cell.subject.to_symmetric(drawn.x), self.folder / "pictures" / f"{cell.key}.png")
+        shown, _ = cell.subject.units.shown(drawn.x)
+        picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
-        x = cell.subject.to_symmetric(drawn.x)
+        x = cell.subject.units.decode(drawn.x)
         reference = self._reference(cell, x)
         scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
         lost = diverged(x, scale)
@@ -196,7 +197,9 @@ class Bench:
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
         started = time.perf_counter()
-        evidence = Evidence(x, cell.seed, sde=cell.subject.sde, model=model, sampler=cell.sampler, reference=reference)
+        about = {"sde": cell.subject.sde, "model": model, "sampler": cell.sampler}
+        units = {"units": cell.subject.units, "dtype": getattr(torch, cell.dtype)}
+        evidence = Evidence(x, cell.seed, reference=reference, **about, **units)  # type: ignore[arg-type]
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name in cell.evaluators:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from torch import Tensor
 
 from scoresde_core.cli.presets import find_preset
 from scoresde_core.components import Spec
@@ -24,6 +23,7 @@ from scoresde_core.registry import Registry
 from scoresde_core.score import PRECISIONS, ExactScore, ScoreModel
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
+from scoresde_core.units import Units
 
 WEIGHTS_SEED = 0
 
@@ -66,9 +66,10 @@ class Subject(ABC):
         The network compiles at the first call, unless the mode is none.
         """
 
-    def to_symmetric(self, x: Tensor) -> Tensor:
-        """Its samples in [-1, 1], where targets and pictures live."""
-        return x
+    @property
+    @abstractmethod
+    def units(self) -> Units:
+        """What the numbers of its samples are; targets and pictures live in those of the data."""
 
 
 @attrs.frozen(eq=False)
@@ -97,6 +98,10 @@ class Exact(Subject):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.target.shape
+
+    @property
+    def units(self) -> Units:
+        return Units(levels=256 if self.target.images else None)
 
     def load(
         self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
@@ -135,7 +140,8 @@ class Learned(Subject):
         weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
         parts = {"target": self.target, "sde": self.sde, "network": self.plan.network}
         ema = None if self.stored is None else self.stored.uses_ema()
-        return {**parts, "model": attrs.asdict(self.plan.config.model), "weights": weights, "ema": ema}
+        model = {"model": attrs.asdict(self.plan.config.model), "units": attrs.asdict(self.units)}
+        return {**parts, **model, "weights": weights, "ema": ema}
 
     @property
     def sde_name(self) -> str:
@@ -145,6 +151,10 @@ class Learned(Subject):
     def shape(self) -> tuple[int, ...]:
         return self.plan.shape
 
+    @property
+    def units(self) -> Units:
+        return self.plan.units
+
     def load(
         self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
     ) -> ScoreModel:
@@ -153,9 +163,6 @@ class Learned(Subject):
         if compile != "none":
             model.network.compile(mode=compile, dynamic=False)
         return model.score(autocast=PRECISIONS[precision])
-
-    def to_symmetric(self, x: Tensor) -> Tensor:
-        return self.plan.to_symmetric(x)
 
 
 def exact_subjects(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[Subject]:

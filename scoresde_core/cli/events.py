@@ -4,8 +4,8 @@
     here/a.npz                      an array of images or points in an .npz file
     a.png, ./folder                 an image, or the images in a folder in the order of their names
 
-Files are taken as they are: nothing is held out, cropped or resized. Images are uint8; floats are on the scale of the
-model.
+Files are taken as they are: nothing is held out, cropped or resized. Grey levels are integers; floats are those of the
+data that the model was trained on or, of images, in its range.
 """
 
 from __future__ import annotations
@@ -39,9 +39,16 @@ def add_dataset(parser: argparse.ArgumentParser, default: str = "the configurati
 
 
 def open_events(text: str | None, subject: Subject, registry: Registry, split: Split, download: bool) -> Events:
-    """The events called ``text`` (None: those that the subject was made from), of the subject's shape, as stored."""
+    """The events called ``text`` (None: those that the subject was made from), of the subject's shape: integers as they
+    are stored, or floats of the data.
+    """
     dataset = find_events(text, subject, registry, download)
-    return read_events(Path(str(text)), subject) if dataset is None else dataset.open(split)
+    if dataset is None:
+        return read_events(Path(str(text)), subject)
+    events = dataset.open(split)
+    if len(events):
+        _check_kind(events[0], subject, text or subject.data)
+    return events
 
 
 def find_events(text: str | None, subject: Subject, registry: Registry, download: bool) -> Dataset | None:
@@ -86,24 +93,25 @@ def subset(size: int, count: int | None) -> list[int]:
 
 
 def to_model(events: Tensor, subject: Subject) -> Tensor:
-    """Float32 events on the scale of the subject: grey level v as v / 255, centred where it asks for that."""
-    from ..training.batches import Preprocessing
-
-    return Preprocessing(subject.centered)(events)
+    """Float32 events as the model sees them."""
+    return subject.units.encode(events).float()
 
 
 def read_events(path: Path, subject: Subject) -> Tensor:
-    """All events of a file or folder: uint8 (N, C, H, W), or floats (N, *shape) in the range of the subject."""
+    """All events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
     import torch
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
     array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, subject.shape)
+    if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
+        raise UsageError(f"{path} holds {array.dtype} values: images are uint8 0 to 255, anything else is floats")
+    array = array.astype("int32") if array.dtype == "uint16" else array
     events = _arranged(torch.from_numpy(array), subject.shape, path)
     if events.is_floating_point():
         _check_range(events, subject, path)
-    elif events.dtype != torch.uint8:
-        raise UsageError(f"{path} holds {events.dtype} values: images are uint8 0 to 255, anything else is floats")
+        return subject.units.data_of_file(events)
+    _check_kind(events, subject, str(path))
     return events
 
 
@@ -182,15 +190,23 @@ def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
     raise UsageError(f"{path} has events of shape {list(found)}, the model {list(shape)}")
 
 
+def _check_kind(events: Tensor, subject: Subject, name: str) -> None:
+    """Grey levels are images, which a model of other floats knows nothing of. (Those of a target lie on [-1, 1].)"""
+    if not events.is_floating_point() and subject.units.levels is None and subject.target is None:
+        raise UsageError(
+            f"{name} holds grey levels, and the model is one of floats ({subject.data}): give floats as these data are"
+        )
+
+
 def _check_range(events: Tensor, subject: Subject, path: Path) -> None:
-    """Float images must lie about the model's range: half its width beyond its ends is surely a mistake."""
+    """Images and fields must lie about where the subject's do, if that is known: half its width beyond is a mistake."""
     if len(subject.shape) != 3:
         return
-    low, high = subject.range
+    low, high = subject.span
     slack = (high - low) / 2
     known = events[~events.isnan()]
     if known.numel() and (float(known.min()) < low - slack or float(known.max()) > high + slack):
         raise UsageError(
-            f"{path} has values from {float(known.min()):.4g} to {float(known.max()):.4g}, the model's images lie in "
-            f"[{low:g}, {high:g}]: scale them, or store uint8 grey levels, which are scaled here"
+            f"{path} has values from {float(known.min()):.4g} to {float(known.max()):.4g}, the model's events in "
+            f"[{low:.4g}, {high:.4g}]: scale them, or store uint8 grey levels, which are scaled here"
         )

@@ -1,8 +1,9 @@
 """``scoresde sample``: samples of a checkpoint or an exact target, as a PNG grid and an ``.npz``.
 
-The folder that is written holds ``samples.npz`` (uint8, NHWC, as FID tools read them), ``samples.png`` for images of
-one or three channels (the first 256), and ``sampling.yaml``, which says how they came about. Pixels are rounded to the
-nearest value; the published code cuts off instead, which darkens every image by half a value.
+The folder that is written holds ``samples.npz``, ``samples.png`` for events of one or three channels (the first 256),
+and ``sampling.yaml``, which says how they came about. Images are ``samples`` (uint8, NHWC, as FID tools read them),
+rounded to the nearest value; the published code cuts off instead, which darkens every image by half a value. All else
+is ``floats`` (N, ...) in the numbers of the data, and its picture is scaled, which the record says.
 
 Under a ``--condition`` that knows a part of the sample, every tile of the picture is what was known beside what was
 made of it, and the ``.npz`` holds the first as ``observed``.
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ..condition import Observation
+    from ..condition import Condition, Observation
     from ..sampler import Observer, Sampler, Samples
+    from ..units import Units
     from .subject import Subject
 
 NAMES = ("sample",)
@@ -143,6 +145,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
     print(f"sampler: {Fingerprint(registry).typed(plain) or repr(plain)}")
     print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
+    if "picture" in about:
+        print(f"the picture shows {about['picture']}")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
 
@@ -163,8 +167,8 @@ def _observe(
     arguments: argparse.Namespace, registry: Registry, subject: Subject, blank: Tensor
 ) -> tuple[Observation, dict[str, Any]]:
     """What is known of as many samples as there are rows in ``blank``, and the record of where it is from."""
-    condition = registry.create("conditions", arguments.condition)
-    reason = condition.skip(subject.shape)
+    condition = registry.create("conditions", arguments.condition, units=subject.units)
+    reason = condition.skip(subject.shape) or _skip_units(condition, subject)
     if reason:
         raise UsageError(reason)
     record = {"condition": repr(condition), "rounds": arguments.rounds}
@@ -182,6 +186,13 @@ def _observe(
     return condition.observe(x), record
 
 
+def _skip_units(condition: Condition, subject: Subject) -> str | None:
+    """A mean over channels is another thing where each has a scale of its own."""
+    if condition.mixes_channels and len({*subject.units.scale}) > 1:
+        return f"{condition!r} knows sums of channels, and the model has scaled each channel by itself"
+    return None
+
+
 def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor | None:
     """The known part of each sample, in the middle of the range where nothing is known; None where it is no part."""
     import torch
@@ -190,7 +201,9 @@ def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor 
 
     if observation is None or not observation.acts_on_state:
         return None
-    blank = torch.full((n, *subject.shape), sum(subject.range) / 2)
+    blank = torch.zeros(n, *subject.shape)
+    if subject.units.levels is not None:
+        blank = subject.units.encode(blank).float()
     return observation.rows(0, n).to(blank).impose(blank, DATA)
 
 
@@ -216,31 +229,33 @@ def _save(
     about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
     with appearing(arguments.out) as scratch:
-        written = _write(scratch, subject, drawn.x.cpu(), known, arguments.keep_floats)
+        written, note = _write(scratch, subject.units, drawn.x.cpu(), known, arguments.keep_floats)
+        about |= {} if note is None else {"picture": note}
         (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
     return written
 
 
-def _write(folder: Path, subject: Subject, x: Tensor, known: Tensor | None, keep_floats: bool) -> list[str]:
-    """Numbers and, for images, a picture; returns the names of all files, that of the record last."""
+def _write(
+    folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool
+) -> tuple[list[str], str | None]:
+    """Numbers and, of one or three channels, a picture; the names of all files, that of the record last, and a note."""
     import numpy as np
 
+    parts = {"samples": x} if known is None else {"samples": x, "observed": known}
     arrays: dict[str, NDArray[Any]] = {}
-    written = ["samples.npz"]
-    if x.ndim == 4:
-        arrays["samples"] = to_pixels(subject.to_symmetric(x))
-        if known is not None:
-            arrays["observed"] = to_pixels(subject.to_symmetric(known))
-        if x.shape[1] in (1, 3):
-            sides = [arrays[name][:_TILES] for name in ("observed", "samples") if name in arrays]
-            picture.write(np.concatenate(sides, axis=2), folder / "samples.png")
-            written.append("samples.png")
+    written, note = ["samples.npz"], None
+    if units.levels is not None:
+        arrays = {name: to_pixels(part, units) for name, part in parts.items()}
     elif known is not None:
-        arrays["observed"] = known.numpy()
-    if keep_floats or x.ndim != 4:
-        arrays["floats"] = x.numpy()
+        arrays["observed"] = units.to_file(known).numpy()
+    if picture.drawable(tuple(x.shape[1:])):
+        sides = [parts[name][:_TILES] for name in ("observed", "samples") if name in parts]
+        note = picture.draw(folder / "samples.png", units, *sides)
+        written.append("samples.png")
+    if keep_floats or units.levels is None:
+        arrays["floats"] = units.to_file(x).numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
-    return [*written, "sampling.yaml"]
+    return [*written, "sampling.yaml"], note
 
 
 class _Progress:

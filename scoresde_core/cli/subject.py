@@ -6,6 +6,7 @@ One set of options and one way to open them, for every command that asks a model
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,25 +16,26 @@ from ..registry import OURS, Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from ..models.model import Model, Plan
     from ..sampler import Sampler
     from ..score import ScoreModel
     from ..sde import SDE
     from ..target import Target
+    from ..units import Units
 
 _SAMPLES_OF_A_TARGET = 64
+_LOOKED_AT = 256
 
 
 @attrs.frozen(eq=False)
 class Subject:
-    """A score under its SDE, on a device. ``centered`` data lie in [-1, 1], as those of targets do, else in [0, 1]."""
+    """A score under its SDE, on a device, and the units of its events."""
 
     score: ScoreModel
     sde: SDE
     shape: tuple[int, ...]
-    centered: bool
+    units: Units
     sampler: Sampler
     n: int
     device: torch.device
@@ -52,13 +54,14 @@ class Subject:
         return str(self.plan.config.data.dataset or "none")
 
     @property
-    def range(self) -> tuple[float, float]:
-        """Where its images lie."""
-        return (-1.0, 1.0) if self.centered else (0.0, 1.0)
-
-    def to_symmetric(self, x: Tensor) -> Tensor:
-        """Its events in [-1, 1]."""
-        return x if self.centered else 2 * x - 1
+    def span(self) -> tuple[float, float]:
+        """Where the floats of its events lie: the range of images, that of some draws of a target, else anywhere."""
+        if self.units.levels is not None:
+            return self.units.range
+        if self.target is None:
+            return -math.inf, math.inf
+        drawn = self.target.sample(_LOOKED_AT)
+        return float(drawn.min()), float(drawn.max())
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +106,7 @@ def open_subject(
         model.to(device, dtype).score(autocast=PRECISIONS[precision]),
         model.sde,
         model.shape,
-        model.config.model.centered,
+        model.units,
         model.plan.sampler,
         model.config.sampling.n,
         device,
@@ -114,6 +117,7 @@ def open_subject(
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> Subject:
     from ..score import ExactScore
+    from ..units import Units
 
     if arguments.set or arguments.weights:
         option = "--set" if arguments.set else "--weights"
@@ -123,7 +127,8 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     sampler = registry.create("samplers", f"{OURS}:pc")
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype))
-    return Subject(score, sde, target.shape, True, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+    units = Units(levels=256 if target.images else None)
+    return Subject(score, sde, target.shape, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, UsageError
+from ..models.config import RECORDED
 from ..registry import Registry
 from .lock import locked
 
@@ -79,18 +80,29 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
     if "=" in arguments.preset:
         raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
     config = find_preset(registry, arguments.preset).override(arguments.changes)
+    _check_changes(arguments.changes)
     if arguments.tensorboard:
         _tensorboard_or_raise()
 
     # Only here does anything import torch: a mistyped option is answered at once.
+    from ..training.run import begun
     from ..training.trainer import Trainer, plan_training
 
+    config = begun(config, arguments.out, arguments.fresh)
     return run_training(
         arguments,
         registry,
         lambda processes: plan_training(config, registry, download=arguments.download),
         Trainer,
     )
+
+
+def _check_changes(changes: list[str]) -> None:
+    """What training finds out is not for anyone to say."""
+    for name in RECORDED:
+        if any(change.partition("=")[0].strip() == f"model.{name}" for change in changes):
+            what = "the data set says it" if name == "levels" else f"set data.{name}, or data.standardise=true"
+            raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
 
 
 def run_training(

@@ -38,16 +38,28 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _COMPONENT_KEY = "name"
+RECORDED = ("levels", "shift", "scale")
+"""Keys of ``model`` that training finds out."""
+Numbers = float | tuple[float, ...]
 
 
 @attrs.frozen
 class ModelConfig:
-    """A network, the SDE that gives its output a meaning, and the data that both are for."""
+    """A network, the SDE that gives its output a meaning, and the data that both are for.
+
+    Training finds out ``levels``, ``shift`` and ``scale`` and records them here, for all who use the model
+    (:class:`~scoresde_core.units.Units`).
+    """
 
     network: Spec = param(help="the network")
     sde: Spec = param(help="the forward process")
     shape: tuple[int, ...] = param(help="shape of one event: [channels, height, width]", check=deep_iterable(ge(1)))
-    centered: bool = param(True, "data in [-1, 1]; false: in [0, 1]. Networks that ask are told")
+    centered: bool = param(True, "images in [-1, 1]; false: in [0, 1]. Networks that ask are told")
+    levels: int | Literal["auto"] | None = param(
+        "auto", "grey levels of the images; null: floats; auto: not recorded, so the data set says"
+    )
+    shift: tuple[float, ...] = param((0.0,), "what is subtracted from the data: one number, or one a channel or column")
+    scale: tuple[float, ...] = param((1.0,), "what they are divided by after that", deep_iterable(gt(0)))
 
 
 @attrs.frozen
@@ -90,6 +102,16 @@ class DataConfig:
     random_flip: bool = param(True, "mirror training images at random")
     dequantizer: Spec | None = param(None, "from 256 values to a density; null: none in training")
     workers: int = param(4, "processes that decode what does not fit on the device", ge(0))
+    standardise: bool = param(False, "bring each channel or column to mean 0 and variance 1, as the training split has")
+    shift: Numbers | None = param(None, "subtract this: one number, or one a channel or column; null: nothing")
+    scale: Numbers | None = param(None, "divide by this after that, one number or several; null: by nothing")
+
+    def __attrs_post_init__(self) -> None:
+        if self.standardise and not (self.shift is None and self.scale is None):
+            raise ValueError("standardise finds shift and scale itself: leave them out, or standardise")
+        given = self.scale if isinstance(self.scale, tuple) else () if self.scale is None else (self.scale,)
+        if not all(value > 0 for value in given):
+            raise ValueError(f"scale must be above 0, got {self.scale}")
 
 
 @attrs.frozen

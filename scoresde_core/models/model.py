@@ -2,7 +2,7 @@
 
 >>> plan = plan_model(registry.create("presets", "vp_cifar10_ddpmpp_continuous"), registry)
 >>> model = plan.build(seed=0)
->>> sample(model.score(), model.sde, plan.sampler, model.shape, n=16)
+>>> model.units.decode(sample(model.score(), model.sde, plan.sampler, model.shape, n=16).x)
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..components import Spec, parameters
-from ..dataset import Dataset
+from ..dataset import Dataset, Levels
 from ..errors import UsageError
 from ..loss import Loss
 from ..network import Network
@@ -24,7 +24,9 @@ from ..sampler import Sampler
 from ..score import PARAMETERISATIONS, NetworkScore
 from ..sde import SDE
 from ..training.batches import Preprocessing
-from .config import Config
+from ..training.scale import standardising
+from ..units import Units, columns, stored_levels
+from .config import Config, ModelConfig
 
 _SHARED = ("sigma_min", "sigma_max")
 """Parameters of an SDE that a network with a table of noise scales has as well: said once, in the SDE."""
@@ -38,15 +40,13 @@ class Plan:
     network: Network
     sde: SDE
     sampler: Sampler
+    units: Units = attrs.field(default=attrs.Factory(lambda self: recorded_units(self.config.model), takes_self=True))
+    """What the numbers of its events are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one event."""
         return self.config.model.shape
-
-    def to_symmetric(self, x: Tensor) -> Tensor:
-        """Events of the model's range in [-1, 1]."""
-        return x if self.config.model.centered else 2 * x - 1
 
     def build(self, seed: int = 0) -> Model:
         """The model with random weights, in evaluation mode; ``seed`` fixes them. It obeys ``torch.device(...)``."""
@@ -80,6 +80,11 @@ class Model:
     def shape(self) -> tuple[int, ...]:
         """Shape of one event."""
         return self.plan.shape
+
+    @property
+    def units(self) -> Units:
+        """What the numbers of its events are: ``units.decode(x)`` gives samples ``x`` in those of the data."""
+        return self.plan.units
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
         """This model with its network moved, in place, to ``device`` and ``dtype``."""
@@ -122,7 +127,36 @@ def plan_model(config: Config, registry: Registry, outputs: Collection[str] | No
             f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}: "
             f"choose one that gives {', '.join(outputs)}"
         )
-    return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler))
+    units = recorded_units(choice, _declared_levels(config, registry))
+    return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler), units)
+
+
+def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
+    """What training recorded of the data. Where it did not, ``levels`` stand for the grey levels; where these are not
+    known either, events of the shape (C, H, W) are 8-bit images and others are floats.
+    """
+    known = levels if model.levels == "auto" else model.levels
+    if known == "auto":
+        known = 256 if len(model.shape) == 3 else None
+    try:
+        units = Units(model.centered, levels=known, shift=model.shift, scale=model.scale)
+    except ValueError as error:
+        raise UsageError(f"the model's numbers have no such units: {error.args[0]}") from error
+    reason = units.skip(model.shape)
+    if reason:
+        raise UsageError(f"the model's {reason}")
+    return units
+
+
+def _declared_levels(config: Config, registry: Registry) -> Levels:
+    """What the data set of an older configuration says, unless it has to be read for that or is not here."""
+    if config.model.levels != "auto" or config.data.dataset is None:
+        return config.model.levels
+    try:
+        dataset: Dataset = registry.create("datasets", config.data.dataset)
+        return dataset.levels
+    except Exception:  # a plugin or a file that is not here; a data set of a plugin may raise anything
+        return "auto"
 
 
 def plan_loss(plan: Plan, registry: Registry) -> Loss:
@@ -153,19 +187,55 @@ def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[D
     if config.data.dataset is None:
         raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
     dataset = find_dataset(config.data.dataset, shape, registry, download)
-    return dataset, Preprocessing(config.model.centered, flip=config.data.random_flip and len(shape) == 3)
+    return dataset, preprocessing(plan)
+
+
+def preprocessing(plan: Plan) -> Preprocessing:
+    """What the model of ``plan`` sees of events in training."""
+    units = attrs.asdict(plan.units, recurse=False)
+    return Preprocessing(**units, flip=plan.config.data.random_flip and len(plan.shape) == 3)
+
+
+def record_units(plan: Plan, dataset: Dataset) -> Plan:
+    """``plan`` with what the numbers of its data are, in its configuration: found out, unless it is recorded there."""
+    config = plan.config
+    if config.model.levels != "auto":
+        return plan
+    levels, data = dataset.levels, config.data
+    if levels == "auto":
+        levels = stored_levels(dataset.open("train")[0])
+    found: dict[str, Any] = {"levels": levels, "shift": columns(data.shift, 0.0), "scale": columns(data.scale, 1.0)}
+    if data.standardise:
+        found["shift"], found["scale"] = standardising(dataset, Units(config.model.centered, levels=levels))
+    config = attrs.evolve(config, model=attrs.evolve(config.model, **found))
+    return attrs.evolve(plan, config=config, units=recorded_units(config.model))
 
 
 def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, download: bool = False) -> Dataset:
-    """The data set ``spec`` with events of ``shape``: one that has a ``size`` gets it, any other is resized."""
-    side = {"size": shape[-1]} if len(shape) == 3 else {}
+    """The data set ``spec`` with events of ``shape``: one that has a ``size`` gets it, any other is resized.
+
+    One that is not square is resized only where it keeps its proportions.
+    """
+    side = _size(spec, shape, registry)
     dataset: Dataset = registry.create("datasets", spec, download=download, **side)
     found = dataset.shape
-    if len(found) == len(shape) == 3 and found[0] == shape[0] and found != shape and shape[1] == shape[2]:
-        dataset = registry.create("datasets", Spec(f"{OURS}:resized", {"data": dataset, **side}))
+    images = len(found) == len(shape) == 3 and found[0] == shape[0]
+    square = len(shape) == 3 and shape[1] == shape[2]
+    if images and found != shape and (square or found[1] * shape[2] == found[2] * shape[1]):
+        dataset = registry.create("datasets", Spec(f"{OURS}:resized", {"data": dataset, "size": list(shape[1:])}))
     if dataset.shape != shape:
-        raise UsageError(
-            f"the data set {spec} has events of shape {found}, the model {shape}: set model.shape, "
-            "or choose another data set"
-        )
+        words = f"the data set {spec} has events of shape {found}, the model {shape}: set model.shape"
+        if images:
+            words += f"=[{','.join(map(str, found))}], or data.dataset='resized[data={spec},size={list(shape[1:])}]'"
+        raise UsageError(f"{words}, or choose another data set")
     return dataset
+
+
+def _size(spec: Spec, shape: tuple[int, ...], registry: Registry) -> dict[str, Any]:
+    """The parameter that brings the images of ``spec`` to ``shape``, where it has one that can."""
+    if len(shape) != 3:
+        return {}
+    if shape[1] == shape[2]:
+        return {"size": shape[1]}
+    takes = {p.name: p.takes_list for p in parameters(registry.load("datasets", spec.name))}
+    return {"size": list(shape[1:])} if takes.get("size") else {}

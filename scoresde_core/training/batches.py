@@ -26,47 +26,50 @@ from ..dataset import Dataset, Events, Split
 from ..errors import ScoreSDEError, UsageError
 from ..loss import Draws
 from ..noise import key
+from ..units import Units
 
 RESIDENT_BYTES = 2**30
 """Up to this size a split lives on the device, if nothing else is asked for: CIFAR-10 takes 0.15 of it."""
 
 
 @attrs.frozen
-class Preprocessing:
-    """From stored events to what a model sees, and back.
+class Preprocessing(Units):
+    """From stored events to what a model sees, and back: units, mirrors, noise.
 
     Grey level v of 0 .. 255 becomes v / 255, or (v + u) / 256 with u uniform on [0, 1) where ``dequantise`` asks for a
-    density; ``centered`` maps [0, 1] to [-1, 1]. Published: centered for VP and sub-VP, [0, 1] for VE. Events that are
-    floats already (points, draws of a target) pass as they are.
+    density; ``centered`` maps [0, 1] to [-1, 1]. Published: centered for VP and sub-VP, [0, 1] for VE.
     """
 
-    centered: bool = param(True, "images on [-1, 1], else on [0, 1]")
-    flip: bool = param(False, "mirror half of the images from left to right")
+    flip: bool = param(False, "mirror half of the images from left to right, with what is known of them")
     dequantise: bool = param(False, "add uniform noise of one grey level, for likelihoods")
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
         """Float32 like ``events`` (B, ...); without ``draws`` nothing random happens: no flip, and u = 1/2."""
-        if events.is_floating_point():
-            if self.flip:
-                raise UsageError(f"events of shape {tuple(events.shape[1:])} are not images: set flip=false")
-            return events.float()
-        x = events.float()
-        if self.flip and draws is not None:
-            mirrored = draws.uniform("flip", shape=(1,) * (x.ndim - 1)) < 0.5
-            x = torch.where(mirrored, x.flip(-1), x)
-        if self.dequantise:
-            u = torch.full_like(x, 0.5) if draws is None else draws.uniform("dequantise", shape=tuple(x.shape[1:]))
-            x = (x + u.float()) / 256
-        else:
-            x = x / 255
-        return 2 * x - 1 if self.centered else x
+        x = self.augment(events, draws)
+        u: Tensor | float | None = None
+        if self.dequantise and not x.is_floating_point():
+            u = 0.5 if draws is None else draws.uniform("dequantise", shape=tuple(x.shape[1:])).float()
+        return self.encode(x, u).float()
+
+    def augment(self, events: Tensor, draws: Draws | None = None) -> Tensor:
+        """``events`` (B, ...) as they are stored, some of them mirrored: the same ones for the same ``draws``."""
+        if self.flip and events.is_floating_point():
+            raise UsageError(
+                f"events of shape {tuple(events.shape[1:])} are floats, which may have no mirror images: "
+                "set data.random_flip=false"
+            )
+        return mirrored(events, draws) if self.flip and draws is not None else events
 
     def to_images(self, x: Tensor) -> Tensor:
         """Model values back to uint8 (B, C, H, W), rounded to the nearest grey level and clamped."""
-        unit = (x + 1) / 2 if self.centered else x
         # A dequantised grey level is a bin [v, v + 1) / 256, any other a point v / 255.
-        levels = (unit * 256).floor() if self.dequantise else (unit * 255).round()
-        return levels.clamp(0, 255).to(torch.uint8)
+        return self.images(x, "bins" if self.dequantise else "nearest")
+
+
+def mirrored(values: Tensor, draws: Draws) -> Tensor:
+    """``values`` (B, ..., W), each row mirrored along the last axis with probability 1/2, by the row's ``draws``."""
+    chosen = draws.uniform("flip", shape=(1,) * (values.ndim - 1)) < 0.5
+    return torch.where(chosen, values.flip(-1), values)
 
 
 @attrs.frozen(eq=False)
@@ -147,6 +150,7 @@ class Batches:
         self.seed, self.batch_size, self.device, self.workers = seed, batch_size, torch.device(device), workers
         self.start, self.count = rank * (batch_size // world), batch_size // world
         self.known = self._known(dataset, split, needs)
+        self.mirrors = self._mirrors(dataset) if self.preprocessing.flip else frozenset()
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
         self.resident = self._fits() if resident is None else resident
@@ -171,6 +175,20 @@ class Batches:
             )
         return {name: found[name].to(self.device) for name in needs}
 
+    def _mirrors(self, dataset: Dataset) -> frozenset[str]:
+        """The names of what is mirrored with the events: as the data set says, else what covers the same pixels."""
+        declared, found = dataset.mirrors, set()
+        for name, values in self.known.items():
+            covers = values.ndim > 2 and values.shape[-2:] == dataset.shape[-2:]
+            if name not in declared and not covers:
+                raise UsageError(
+                    f"{dataset} does not say what becomes of {name} {tuple(values.shape[1:])} in a mirror: set "
+                    f"data.random_flip=false, or give its class mirrors = {{{name!r}: False}} (True: mirrored too)"
+                )
+            if declared.get(name, covers):
+                found.add(name)
+        return frozenset(found)
+
     def _fits(self) -> bool:
         width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # what is decoded is images
         return len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
@@ -188,20 +206,20 @@ class Batches:
         """``count`` events a time, float32 on the device, from batch ``start`` on, without end."""
         steps = itertools.count(start)
         for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
-            known = self._rows(self.indices(k)) if self.known else {}
-            yield Batch(self.preprocessing(events, self.draws(k)), known)
+            yield self._batch(events, self.indices(k), self.draws(k))
 
     def once(self) -> Iterator[Batch]:
         """This process's share of one pass in the stored order, the same at every call; the last batch may be short."""
         starts = range(self.start, self.size, self.batch_size)
         rows = [torch.arange(first, min(first + self.count, self.size)) for first in starts]
         for number, events in enumerate(self._fetch(iter(rows))):
-            draws = self.draws(f"pass {number}", len(events))
-            yield Batch(self.preprocessing(events, draws), self._rows(rows[number]))
+            yield self._batch(events, rows[number], self.draws(f"pass {number}", len(events)))
 
-    def _rows(self, indices: Tensor) -> dict[str, Tensor]:
-        """What is known of some events."""
-        return {name: values[self._moved(indices)] for name, values in self.known.items()}
+    def _batch(self, events: Tensor, indices: Tensor, draws: Draws) -> Batch:
+        """Stored events, and what is known of them, as a model sees them: what is mirrored is so in both."""
+        known = {name: values[self._moved(indices)] for name, values in self.known.items()}
+        known |= {name: mirrored(known[name], draws) for name in self.mirrors}
+        return Batch(self.preprocessing(events, draws), known)
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """The events at some indices, as stored, on the device."""

@@ -27,7 +27,7 @@ import torch
 from .. import picture
 from ..errors import FileError, ScoreSDEError, UsageError
 from ..models import checkpoint
-from ..models.config import Config
+from ..models.config import RECORDED, Config, ModelConfig
 from ..registry import OURS
 from . import state as training_state
 from .state import name_of
@@ -201,10 +201,9 @@ class TrainingRun:
     def _draw(self, path: Path) -> None:
         if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
-        images = self.trainer.plan.model.to_symmetric(self.trainer.sample())
         scratch = path.with_name(f".{path.name}")
         with _writing(path):
-            picture.write(picture.to_pixels(images.nan_to_num()), scratch)
+            picture.draw(scratch, self.trainer.plan.model.units, self.trainer.sample())
             scratch.replace(path)
 
     def _check(self) -> None:
@@ -239,9 +238,27 @@ def difference(old: Config, new: Config) -> list[str]:
     """What two configurations say otherwise about a step, as ``key: old -> new``; see :data:`FREE`."""
     before, after = ({key: _bare(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
     before, after = _spelt(before, after), _spelt(after, before)
+    if before.get("model.levels") == "auto":  # a run that is older than this key
+        before["model.levels"] = after.get("model.levels")
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
     return [f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}" for key in parts]
+
+
+def begun(config: Config, folder: Path, fresh: bool = False) -> Config:
+    """``config`` with what the run in ``folder`` recorded of its data; with nothing recorded, where a run is to begin.
+
+    A run goes on with the shift and scale that it began with, and another one finds its own, whatever the
+    configuration is a copy of.
+    """
+    if fresh or training_state.latest_step(folder / CHECKPOINTS) is None:
+        found: dict[str, Any] = {
+            field.name: field.default for field in attrs.fields(ModelConfig) if field.name in RECORDED
+        }
+    else:
+        model = Config.read(folder, CONFIG).model
+        found = {name: getattr(model, name) for name in RECORDED}
+    return attrs.evolve(config, model=attrs.evolve(config.model, **found))
 
 
 def check_resumable(folder: Path, config: Config) -> None:

@@ -19,6 +19,7 @@ import copy
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,12 +33,13 @@ from ..dataset import Dataset, Split
 from ..errors import FileError, UsageError
 from ..loss import Draws, Loss
 from ..models.config import Config, TrainingConfig
-from ..models.model import Model, Plan, plan_data, plan_loss, plan_model
+from ..models.model import Model, Plan, plan_data, plan_loss, plan_model, preprocessing, record_units
 from ..noise import key
 from ..processes import Processes
 from ..registry import OURS, Registry
 from ..score import PRECISIONS, ScoreModel
 from .batches import Batch, Batches, Preprocessing
+from .scale import mismatch
 
 
 @attrs.frozen(eq=False)
@@ -56,19 +58,25 @@ class TrainingPlan:
 
 
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
-    """The components of ``config``; a combination that cannot be trained is refused with the reason."""
+    """The components of ``config``; a combination that cannot be trained is refused with the reason.
+
+    What the numbers of the data are is found out, and recorded in the plan's configuration, where ``config`` does not
+    say it yet.
+    """
     plan = plan_model(config, registry, outputs=None)
     loss = plan_loss(plan, registry)
     reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
     if reason:
         raise UsageError(reason)
-    dataset, preprocessing = plan_data(plan, registry, download)
+    dataset, _ = plan_data(plan, registry, download)
+    plan = record_units(plan, dataset)
+    found = preprocessing(plan)
     wanted = config.data.dequantizer
     if wanted is not None:
         if wanted not in (Spec("uniform"), Spec(f"{OURS}:uniform")):
             raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
-        preprocessing = attrs.evolve(preprocessing, dequantise=True)
-    return TrainingPlan(plan, loss, dataset, preprocessing)
+        found = attrs.evolve(found, dequantise=True)
+    return TrainingPlan(plan, loss, dataset, found)
 
 
 class Average:
@@ -142,6 +150,7 @@ class Trainer:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
             torch.use_deterministic_algorithms(True)  # with warnings in place of errors, attention is not deterministic
         self.batches = self._batches("train", plan.preprocessing)
+        self._warn_of_scale()
         self._test = self._test_events()
         network = plan.model.build(self.config.seed).network.to(self.device)
         if self.config.channels_last:
@@ -304,6 +313,17 @@ class Trainer:
         if reason:
             raise UsageError(reason)
         return batches
+
+    def _warn_of_scale(self) -> None:
+        """Data of another scale than the SDE's train without an error, and give samples that are none."""
+        plan, batches = self.plan.model, self.batches
+        reason = mismatch(batches.events, batches.shape, plan.units, plan.sde) if self.processes.first else None
+        if reason:
+            known = plan.config.data.standardise
+            remedy = (
+                "choose an SDE with other noise" if known else "set data.standardise=true, or data.shift and data.scale"
+            )
+            warnings.warn(f"{reason}: {remedy}", stacklevel=2)
 
     def _test_events(self) -> list[Batch]:
         """This process's share of the first test batches, never mirrored."""

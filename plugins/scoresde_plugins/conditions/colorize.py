@@ -20,6 +20,8 @@ class Colorize(Condition):
     Events are RGB images; observed are their greys, so an image of three equal channels will do.
     """
 
+    mixes_channels = True
+
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """Other than three channels."""
         return None if len(shape) == 3 and shape[0] == 3 else f"colorize needs images of 3 channels, not {shape}"

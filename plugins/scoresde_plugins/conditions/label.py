@@ -28,14 +28,21 @@ from scoresde_core.registry import Registry, handed_registry
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
+from scoresde_core.units import Units
 from scoresde_plugins.networks.classifier import NetworkClassifier
+
+_SCALED = (
+    "a classifier sees noise of one scale, and the model or the classifier has scaled each channel or column by itself"
+)
 
 
 @attrs.frozen(eq=False)
 class TargetClassifier(NoisyClassifier):
-    """The exact posterior of a target's components."""
+    """The exact posterior of a target's components; ``scale`` and ``shift`` bring what is sampled to its numbers."""
 
     target: Target
+    scale: float = 1.0
+    shift: float = 0.0
 
     @property
     def classes(self) -> int:
@@ -46,7 +53,8 @@ class TargetClassifier(NoisyClassifier):
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         """log r_k(x)."""
-        return self.target.log_responsibilities(x, level)
+        seen = self.scale * x + self.shift * level.alpha
+        return self.target.log_responsibilities(seen, Level(level.t, level.alpha, self.scale * level.sigma))
 
 
 class GuidedScore(ScoreModel):
@@ -103,8 +111,8 @@ class ClassCondition(Condition):
 
     The classifier is a ``target`` (its components are the classes), a ``checkpoint`` that ``scoresde train`` made with
     the loss ``classification`` (``mnist_classifier`` ships), or a ``network`` with ``weights`` (safetensors). A
-    checkpoint knows on which range it saw images, and reads those of a model on another. From Python,
-    :class:`ClassObservation` takes any :class:`NoisyClassifier`.
+    checkpoint knows in which units it saw events, and reads those of a model in others; a target has those of the
+    data. From Python, :class:`ClassObservation` takes any :class:`NoisyClassifier`.
     """
 
     needs_data = False
@@ -116,7 +124,10 @@ class ClassCondition(Condition):
     checkpoint: str | None = param(None, "a trained noise-conditional classifier: its folder, or its name")
     network: Network | None = param(None, "specification of a noise-conditional classifier")
     weights: str | None = param(None, "its weights, a safetensors file")
-    centered: bool = param(True, "the images that are sampled are on [-1, 1], else on [0, 1]; matters to a checkpoint")
+    centered: bool = param(
+        True, "the images that are sampled are on [-1, 1], else on [0, 1]: where units do not say it"
+    )
+    units: Units | None = param(None, "of what is sampled; 'scoresde sample' gives those of the model")
     registry: Registry = handed_registry()
 
     def __attrs_post_init__(self) -> None:
@@ -146,8 +157,10 @@ class ClassCondition(Condition):
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """A classifier of events of another shape, or without these classes; reads no weights."""
-        if self.target is not None and self.target.shape != shape:
-            return f"the classifier is for events of shape {self.target.shape}, not {shape}"
+        if self.target is not None:
+            if self.target.shape != shape:
+                return f"the classifier is for events of shape {self.target.shape}, not {shape}"
+            return None if self._onto(Units(), shape) else _SCALED
         if self.checkpoint is not None:
             config = checkpoints.find(self.checkpoint, self.registry).config
             plan = plan_model(config, self.registry, outputs=("logits",))
@@ -156,6 +169,7 @@ class ClassCondition(Condition):
             classes = plan.network.view(nn.Identity(), plan.sde).classes
             if max(self.labels) >= classes:
                 return f"the classifier {self.checkpoint} has classes 0 to {classes - 1}, got {max(self.labels)}"
+            return None if self._onto(plan.units, shape) else _SCALED
         return None
 
     def observe(self, x: Tensor) -> ClassObservation:
@@ -168,7 +182,8 @@ class ClassCondition(Condition):
 
     def _classifier(self, x: Tensor) -> NoisyClassifier:
         if self.target is not None:
-            return TargetClassifier(self.target.to(x.device, x.dtype))
+            scale, shift = self._onto(Units(), tuple(x.shape[1:])) or (1.0, 0.0)
+            return TargetClassifier(self.target.to(x.device, x.dtype), scale, shift)
         if self.checkpoint is not None:
             return self._trained(self.checkpoint, x)
         assert self.network is not None and self.weights is not None  # noqa: PT018
@@ -190,7 +205,10 @@ class ClassCondition(Condition):
         model = found.load(self.registry, outputs=("logits",)).to(x.device, x.dtype)
         model.network.requires_grad_(False)
         view: NetworkClassifier = model.view()
-        if len(model.shape) == 3 and model.config.model.centered != self.centered:
-            scale, shift = (0.5, 0.5) if self.centered else (2.0, -1.0)
-            return attrs.evolve(view, scale=scale, shift=shift)
-        return view
+        scale, shift = self._onto(model.units, model.shape) or (1.0, 0.0)
+        return attrs.evolve(view, scale=scale, shift=shift)
+
+    def _onto(self, units: Units, shape: tuple[int, ...]) -> tuple[float, float] | None:
+        """Scale and shift from what is sampled to the classifier's ``units``; None where these are not two numbers."""
+        own = self.units or Units(self.centered, levels=256 if len(shape) == 3 else None)
+        return own.onto(units)

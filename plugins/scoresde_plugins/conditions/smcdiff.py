@@ -71,6 +71,11 @@ class SMCDiff(Condition):
             found = type(self.condition).__name__
             raise ValueError(f"condition must be one that knows a part of a sample, such as inpaint, got {found}")
 
+    @property
+    def mixes_channels(self) -> bool:  # type: ignore[override]
+        """Whether the condition does."""
+        return self.condition.mixes_channels
+
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """What the condition refuses."""
         return self.condition.skip(shape)

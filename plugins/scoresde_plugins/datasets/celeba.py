@@ -26,6 +26,8 @@ class CelebADataset(Dataset):
     The published crop of 140 of the 178 x 218 pixels keeps the face; as published it is resized bilinearly.
     """
 
+    levels = 256
+
     root: str = param("data", "folder that holds celeba/, or will after a download")
     size: int = param(64, "pixels of a side", ge(1))
     crop: int = param(140, "side of the central crop before that, in pixels", ge(1))

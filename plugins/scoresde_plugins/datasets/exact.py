@@ -21,6 +21,7 @@ _CHUNK = 4096
 class ExactDataset(Dataset):
     """A fixed set of draws of a target, float32 (N, *shape), on the target's own scale; the splits are independent."""
 
+    levels = None
     example: ClassVar[dict[str, Any]] = {"target": "mixture2d", "count": 100, "test_count": 10}
 
     target: Target = param(help="what to draw from, such as mixture2d[layout=moons]")

@@ -4,13 +4,11 @@ The published code trains and evaluates on the same images; here a share is held
 """
 
 import attrs
-from attrs.validators import ge
 
 from scoresde_core.components import param
 
 from .files import ImageFolderDataset
-
-_SIZE_HELP = "pixels of a side"
+from .pictures import SIZE_HELP, Size, positive
 
 
 @attrs.frozen
@@ -18,7 +16,7 @@ class FFHQDataset(ImageFolderDataset):
     """70,000 faces (Karras et al. 2019), stored at 1024 x 1024; get the images from github.com/NVlabs/ffhq-dataset."""
 
     path: str = param("data/ffhq", "folder, .zip or .tfrecords of the images")
-    size: int = param(256, _SIZE_HELP, ge(1))
+    size: Size = param(256, SIZE_HELP, positive)
 
 
 @attrs.frozen
@@ -26,4 +24,4 @@ class CelebAHQDataset(ImageFolderDataset):
     """30,000 faces (Karras et al. 2018), stored at 1024 x 1024; made from CelebA by the authors' script."""
 
     path: str = param("data/celebahq", "folder, .zip or .tfrecords of the images")
-    size: int = param(256, _SIZE_HELP, ge(1))
+    size: Size = param(256, SIZE_HELP, positive)

@@ -18,7 +18,20 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
-from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decoded, source_at
+from .labels import Classes, labels
+from .pictures import (
+    BROKEN_HELP,
+    SIZE_HELP,
+    Broken,
+    Fit,
+    Pictures,
+    Size,
+    check_labelled,
+    decoded,
+    positive,
+    sides,
+    source_at,
+)
 
 
 @attrs.frozen
@@ -48,20 +61,24 @@ class _HeldOut(Dataset):
 
 @attrs.frozen
 class ImageFolderDataset(_HeldOut):
-    """Every image file in a folder or a .zip, resized to ``size`` x ``size`` after a central square crop.
+    """Every image file in a folder or a .zip, resized to ``size`` after the largest central crop of that shape.
 
-    Or every image in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords.
+    Or every image in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords. Classes are those of a
+    ``dataset.json`` at the top, as the tools of StyleGAN and EDM write it, else the folders that the files lie in.
     """
 
-    size: int = param(32, "pixels of a side", ge(1))
+    levels = 256
+
+    size: Size = param(32, SIZE_HELP, positive)
     grey: bool = param(False, "one grey channel instead of three")
     crop: int | None = param(None, "side of a central crop before that, in pixels", optional(ge(1)))
     broken: Broken = param("fail", BROKEN_HELP)
+    classes: Classes = param("auto", "of labels: dataset.json where there is one, else folders; or folders in any case")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1 or 3, size, size)."""
-        return (1 if self.grey else 3, self.size, self.size)
+        """(1 or 3, height, width)."""
+        return (1 if self.grey else 3, *sides(self.size))
 
     def open(self, split: Split = "train") -> Pictures:
         """The images of a split, decoded one by one."""
@@ -74,26 +91,24 @@ class ImageFolderDataset(_HeldOut):
         return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, place)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` number the folders that the files lie in, by their names; there are none where all lie in one."""
-        classes = sorted(set(_folders(self.path)))
-        if len(classes) < 2:
+        """``labels`` as ``dataset.json`` has them, or the numbers of the folders by name; none for a single folder."""
+        found = labels(self.place(split), self.path, self.classes)
+        if found is None:
             return {}
         check_labelled(self.broken)
-        folders = _folders(self.place(split))
-        strange = sorted(set(folders) - set(classes))
-        if strange:
-            raise FileError(f"{self.test!r} has a folder {strange[0]!r} that {self.path!r} has not: it is no class")
-        labels = torch.tensor([classes.index(folder) for folder in folders])
-        return {"labels": labels[self.rows(len(folders), split)]}
+        return {"labels": found[self.rows(len(found), split)]}
 
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, 1 or 3, size, size), in the order of the paths."""
+        """uint8 (N, 1 or 3, height, width), in the order of the paths."""
         return self.open(split).all()
 
 
 @attrs.frozen
 class NPZDataset(_HeldOut):
-    """An array in an ``.npz`` file: uint8 images (N, H, W), (N, H, W, C) or (N, C, H, W), or float points (N, D)."""
+    """An array in an ``.npz`` file: images or floats.
+
+    Images are uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W); floats points (N, D) or fields (N, C, H, W).
+    """
 
     key: str = param("images", "name of the array in the file")
     labels: str | None = param(None, "name of the array of their classes, whole numbers from 0; null: there is none")
@@ -102,13 +117,17 @@ class NPZDataset(_HeldOut):
     def shape(self) -> tuple[int, ...]:
         """Of one event, from the file's header."""
         shape, dtype = _header(self.path, self.key)
-        if len(shape) == 2:
-            return (shape[1],)
-        _check_images(self.path, self.key, shape, dtype)
+        if _are_floats(self.path, self.key, shape, dtype):
+            return shape[1:]
         return (1, *shape[1:]) if len(shape) == 3 else (shape[3], *shape[1:3]) if _channels_last(shape) else shape[1:]
 
+    @property
+    def levels(self) -> int | None:
+        """256 or 65536 by the type of the array; None for floats."""
+        return {"u1": 256, "u2": 65536}.get(_header(self.path, self.key)[1].str[1:])
+
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, C, H, W) or float32 (N, D)."""
+        """uint8 or int32 (N, C, H, W), or floats (N, D) or (N, C, H, W)."""
         events = _read(self.place(split), self.key)
         return events if self.test is not None else events[self.rows(len(events), split)]
 
@@ -118,11 +137,6 @@ class NPZDataset(_HeldOut):
             return {}
         labels = _read_labels(self.place(split), self.labels)
         return {"labels": labels[self.rows(len(labels), split)]}
-
-
-def _folders(path: str) -> list[str]:
-    """The folder of each image at ``path``."""
-    return [name.rpartition("/")[0] for name in source_at(path).names()]
 
 
 def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -141,12 +155,16 @@ def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _check_images(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if dtype != np.uint8 or len(shape) not in (3, 4):
+def _are_floats(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Whether the events are floats, else images; raises where they are neither."""
+    if dtype.kind == "f" and len(shape) in (2, 4):
+        return True
+    if dtype not in (np.uint8, np.uint16) or len(shape) not in (3, 4):
         raise FileError(
-            f"{key!r} in {path} must be uint8 images, got {dtype} {shape}: npz[key=...] names another array, "
-            "and points are floats (N, D)"
+            f"{key!r} in {path} must be uint8 or uint16 images, got {dtype} {shape}: npz[key=...] names another array, "
+            "and floats are points (N, D) or fields (N, C, H, W)"
         )
+    return False
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
@@ -155,17 +173,24 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
 
 def _read(path: str, key: str) -> Tensor:
     shape, dtype = _header(path, key)
-    points = len(shape) == 2 and dtype.kind == "f"
-    if not points:
-        _check_images(path, key, shape, dtype)
-    events = torch.from_numpy(_array(path, key))
-    if points:
-        if not bool(events.isfinite().all()):
-            raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
-        return events.float()
+    if _are_floats(path, key, shape, dtype):
+        return _floats(path, key)
+    array = _array(path, key)
+    events = torch.from_numpy(array if dtype == np.uint8 else array.astype(np.int32))
     if events.ndim == 3:
         return events.unsqueeze(1)
     return events.permute(0, 3, 1, 2).contiguous() if _channels_last(shape) else events
+
+
+def _floats(path: str, key: str) -> Tensor:
+    """Float32 (N, ...), or float64 where rounding would move values by 1e-3 of a channel's or column's deviation."""
+    exact = torch.from_numpy(_array(path, key).astype(np.float64))
+    if not bool(exact.isfinite().all()):
+        raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
+    events = exact.float()
+    by_column = (0, *range(2, events.ndim))
+    off, spread = (events - exact).abs().amax(by_column), exact.std(by_column)
+    return exact if bool((off > 1e-3 * spread).any()) else events
 
 
 def _read_labels(path: str, key: str) -> Tensor:

@@ -59,6 +59,8 @@ _PATTERNS: dict[Split, str] = {"train": "train_data_batch_*", "test": "val_data*
 class DownsampledImageNetDataset(Dataset):
     """1,281,167 training and 50,000 validation images, (3, size, size)."""
 
+    levels = 256
+
     root: str = param("data", "folder that holds the files, at any depth")
     size: Literal[32, 64] = param(32, "pixels of a side")
 

@@ -43,6 +43,8 @@ class Packed:
 class JPEGArchiveDataset(Dataset):
     """Packed images, (1 or 3, H, W), kept as they are or resized after a central square crop."""
 
+    levels = 256
+
     path: str = param(help="folder that holds train.npz and test.npz")
     size: int | None = param(None, "pixels of a side; null: as stored", optional(ge(1)))
     grey: bool = param(False, "one grey channel instead of three")

@@ -61,6 +61,8 @@ class Database:
 class LSUNDataset(Dataset):
     """One category, (3, size, size): the largest central square, bicubic; the test split is LSUN's validation."""
 
+    levels = 256
+
     root: str = param("data", "folder that holds CATEGORY_train_lmdb and CATEGORY_val_lmdb")
     category: str = param("church_outdoor", "such as bedroom or church_outdoor")
     size: int = param(256, "pixels of a side", ge(1))

@@ -23,6 +23,20 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 Broken = Literal["fail", "skip"]
 BROKEN_HELP = "a file that cannot be decoded ends the run, or is skipped with a warning"
+Size = int | tuple[int, int]
+"""The side of a square in pixels, or height and width."""
+SIZE_HELP = "pixels of a side, or [height, width]"
+
+
+def positive(instance: Any, attribute: attrs.Attribute[Any], value: Size) -> None:
+    """A validator of sizes."""
+    if min(sides(value)) < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, got {value}")
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 Stored = bytes | NDArray[np.uint8]
@@ -113,13 +127,13 @@ class Archive(Kept[zipfile.ZipFile]):
 
 @attrs.frozen
 class Fit:
-    """A central crop of ``crop`` pixels, then the largest central square, resized to ``size``; RGB or grey.
+    """A central crop of ``crop`` pixels, then the largest central part of the shape of ``size``, resized to it.
 
-    ``size=None`` keeps a picture as it is. Both filters are antialiased. A photograph is turned upright, as its camera
-    says it was held; what is transparent lies on white, not on the colours that nobody sees.
+    RGB or grey. ``size=None`` keeps a picture as it is. Both filters are antialiased. A photograph is turned upright,
+    as its camera says it was held; what is transparent lies on white, not on the colours that nobody sees.
     """
 
-    size: int | None = None
+    size: Size | None = None
     crop: int | None = None
     grey: bool = False
     filter: Literal["bicubic", "bilinear"] = "bicubic"
@@ -145,7 +159,8 @@ class Fit:
             left, top = (image.width - self.crop) // 2, (image.height - self.crop) // 2
             image = image.crop((left, top, left + self.crop, top + self.crop))
         if self.size is not None:
-            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling[self.filter.upper()])
+            height, width = sides(self.size)
+            image = ImageOps.fit(image, (width, height), Image.Resampling[self.filter.upper()])
         array = torch.from_numpy(np.array(image))
         return array.unsqueeze(0) if self.grey else array.permute(2, 0, 1).contiguous()
 

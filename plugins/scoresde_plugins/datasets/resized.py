@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Events, Split
+from scoresde_core.dataset import Dataset, Events, Levels, Split
+from scoresde_core.errors import UsageError
+
+from .pictures import SIZE_HELP, Size, positive, sides
 
 _CHUNK = 1024
 
@@ -39,7 +42,7 @@ class ResizedDataset(Dataset):
     """
 
     data: Dataset = param(help="the data set, such as mnist")
-    size: int | None = param(None, "pixels of a side; null: as they are", optional(ge(1)))
+    size: Size | None = param(None, f"{SIZE_HELP}; null: as they are", optional(positive))
     crop: int | None = param(None, "side of a central square crop before that, in pixels", optional(ge(1)))
     padding: int = param(0, "black pixels on every side after that", ge(0))
 
@@ -48,12 +51,22 @@ class ResizedDataset(Dataset):
             raise ValueError(f"crop must be at most the {self.data.shape[1:]} pixels there are, got {self.crop}")
 
     @property
+    def levels(self) -> Levels:
+        """The other data set's."""
+        return self.data.levels
+
+    @property
+    def mirrors(self) -> Mapping[str, bool]:
+        """As in the other data set."""
+        return self.data.mirrors
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) after all that."""
         if len(self.data.shape) != 3:
             raise ValueError(f"{self.data} has events of shape {self.data.shape}, which are no images to resize")
-        sides = [self.size or self.crop or side for side in self.data.shape[1:]]
-        return (self.data.shape[0], *(side + 2 * self.padding for side in sides))
+        found = sides(self.size) if self.size else [self.crop or side for side in self.data.shape[1:]]
+        return (self.data.shape[0], *(side + 2 * self.padding for side in found))
 
     def open(self, split: Split = "train") -> Events:
         """Fitted one by one where the data set gives them so."""
@@ -65,8 +78,15 @@ class ResizedDataset(Dataset):
         return torch.cat([self.fit(chunk) for chunk in torch.split(self.data.load(split), _CHUNK)])
 
     def known(self, split: Split = "train") -> Mapping[str, Tensor]:
-        """What is known of the other data set's events."""
-        return self.data.known(split)
+        """What is known of the other set's events; refused where it covers their pixels, for it is not resized."""
+        known = self.data.known(split)
+        for name, values in known.items():
+            if values.ndim > 2 and values.shape[-2:] == self.data.shape[-2:]:
+                raise UsageError(
+                    f"resized changes the images of {self.data} and not their {name} {tuple(values.shape[1:])}: resize "
+                    "both beforehand"
+                )
+        return known
 
     def fit(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to the new size."""
@@ -77,6 +97,6 @@ class ResizedDataset(Dataset):
             images = images[..., top : top + self.crop, left : left + self.crop]
         if self.size is not None:
             options: dict[str, Any] = {"mode": "bicubic", "antialias": True, "align_corners": False}
-            smooth = functional.interpolate(images.float(), (self.size, self.size), **options)
+            smooth = functional.interpolate(images.float(), sides(self.size), **options)
             images = smooth.round().clamp(0, 255).to(torch.uint8)
         return functional.pad(images, [self.padding] * 4)

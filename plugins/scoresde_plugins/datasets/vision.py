@@ -40,6 +40,7 @@ class VisionDataset(Dataset):
     title: ClassVar[str]
     folder: ClassVar[str]
     """Of its files, below ``root``."""
+    levels = 256
 
     root: str = param("data", "folder that holds it, or will after a download")
     download: bool = param(False, "let torchvision download it where it is missing")

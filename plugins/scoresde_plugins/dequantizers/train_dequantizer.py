@@ -1,6 +1,6 @@
 r"""``scoresde train-dequantizer``: noise for dequantisation, fitted to a model's variational bound.
 
-    minimise over q   E_{u ~ q(u | v)}[bound(x) + log q(u | v)],   x = low + (high - low) (v + u) / 256
+    minimise over q   E_{u ~ q(u | v)}[bound(x) + log q(u | v)],   x the model's value of (v + u) / 256
 
 (Song et al. 2021, arXiv:2101.09258, Appendix C). The score is frozen; gradients reach q through x. What is logged as
 the loss is this bound in bits/dim, less the small step from t_min to the data. Everything else is training as it is
@@ -31,6 +31,7 @@ from scoresde_core.score import NetworkScore, ScoreModel
 from scoresde_core.sde import SDE
 from scoresde_core.training.batches import Preprocessing
 from scoresde_core.training.trainer import Trainer, TrainingPlan
+from scoresde_core.units import Units
 
 from ..score_flow.bound import bound_draw
 from ..score_sde.density import PUBLISHED_T_MIN, trained_from
@@ -68,8 +69,7 @@ class DequantizationLoss(Loss):
     """The bound in bits/dim at one time and one noise an image; the network is the flow, ``score`` is frozen."""
 
     score: ScoreModel
-    low: float
-    high: float
+    units: Units
     t_min: float = PUBLISHED_T_MIN
 
     def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
@@ -77,11 +77,12 @@ class DequantizationLoss(Loss):
         assert isinstance(model, NetworkScore)
         eps = draws.normal(x.float(), "dequantise")
         u, log_q = model.network(x, eps)
-        scale = (self.high - self.low) / 256
-        events = self.low + scale * (x + u)
+        events = self.units.encode(x, u)
         share = draws.uniform("time", stratified=True)
         nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), self.t_min) + log_q
-        bits: Tensor = nats / (x[0].numel() * math.log(2)) - math.log2(scale)
+        # From the density of the model to that of data on [-1, 1], and to the probability of a cell 2/256 wide.
+        shape, numbers = tuple(x.shape[1:]), x[0].numel()
+        bits: Tensor = (nats + self.units.log_volume(shape)) / (numbers * math.log(2)) + math.log2(256 / 2)
         return bits
 
 
@@ -91,10 +92,7 @@ class Stored(Preprocessing):
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
         """uint8, mirrored where that is asked for."""
-        if self.flip and draws is not None:
-            mirrored = draws.uniform("flip", shape=(1,) * (events.ndim - 1)) < 0.5
-            return torch.where(mirrored, events.flip(-1), events)
-        return events
+        return self.augment(events, draws)
 
 
 class DequantizerTrainer(Trainer):
@@ -110,8 +108,7 @@ class DequantizerTrainer(Trainer):
         """u for the first images of the stream, on the scale of the model: a middle grey is the middle of a cell."""
         images = next(self.batches.stream(0)).x[: self.plan.config.sampling.n]
         u, _ = self.averaged().network(images, self._draws("picture", len(images)).normal(images.float()))
-        low, high = _range(self.plan.config.model.centered)
-        drawn: Tensor = low + (high - low) * u
+        drawn: Tensor = self.plan.model.units.encode(2 * u - 1)
         return drawn.cpu()
 
 
@@ -125,11 +122,14 @@ def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processe
     network: FlowPP = build(FlowPP, dict(config.model.network.params), f"the network {NAME!r}")
     assert config.data.dataset is not None
     dataset = find_dataset(config.data.dataset, subject.shape, registry, arguments.download)
-    if dataset.open("train")[0].is_floating_point():
-        raise UsageError(f"the data set {config.data.dataset} holds floats: dequantisation is for uint8 images")
-    loss = DequantizationLoss(subject.score, *subject.range, trained_from(subject.plan, registry))
+    if dataset.open("train")[0].dtype != torch.uint8:
+        raise UsageError(
+            f"the data set {config.data.dataset} holds no 8-bit images: dequantisation is for uint8 images"
+        )
+    loss = DequantizationLoss(subject.score, subject.units, trained_from(subject.plan, registry))
     plan = Plan(config, network, subject.sde, subject.sampler)
-    return TrainingPlan(plan, loss, dataset, Stored(subject.centered, flip=config.data.random_flip))
+    units = attrs.asdict(plan.units, recurse=False)
+    return TrainingPlan(plan, loss, dataset, Stored(**units, flip=config.data.random_flip))
 
 
 def _config(arguments: argparse.Namespace, subject: Subject) -> Config:
@@ -141,14 +141,10 @@ def _config(arguments: argparse.Namespace, subject: Subject) -> Config:
     sde = parse(arguments.sde or "vp") if own is None else own.model.sde
     score: dict[str, Any] = {key: str(value) for key, value in subject.origin.items() if value}
     return Config(
-        ModelConfig(Spec(NAME), sde, subject.shape, subject.centered),
+        ModelConfig(Spec(NAME), sde, subject.shape, **{**attrs.asdict(subject.units, recurse=False), "levels": 256}),
         TrainingConfig(
             Spec("dequantization", score), iterations=300_000, ema=0.99, evaluate_every=1000, resume_every=1000
         ),
         DataConfig(data, random_flip=False if own is None else own.data.random_flip),
         SamplingConfig(n=64),
     )
-
-
-def _range(centered: bool) -> tuple[float, float]:
-    return (-1.0, 1.0) if centered else (0.0, 1.0)

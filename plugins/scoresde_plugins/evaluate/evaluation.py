@@ -120,10 +120,9 @@ class Evaluation:
         parts = subject.parts_of(measure)
         found = measure.summarise(parts.all(measure.count))
         if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
-            images = measure.plan.to_symmetric(parts.load(0).tensors["x"][:_PICTURED])
             path = self.folder / "pictures" / f"{row['cell']}.png"
             scratch = path.with_name(f".{path.name}")
-            picture.write(picture.to_pixels(images), scratch)
+            picture.draw(scratch, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
             scratch.replace(path)
             found["picture"] = str(path.relative_to(self.folder))
         self.progress.finished(row["checkpoint"], found)

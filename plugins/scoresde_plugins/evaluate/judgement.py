@@ -150,9 +150,10 @@ class Judgement(Measure):
         samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
         return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **self.state}
 
-    def evidence(self, score: ScoreModel, samples: Tensor) -> Evidence:
-        """What the evaluator sees."""
-        return Evidence(samples, self.seed, sde=self.plan.sde, model=score, reference=self.reference)
+    def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
+        """What the evaluator sees; ``dtype`` is the model's."""
+        about = {"sde": self.plan.sde, "model": score, "units": self.plan.units, "dtype": dtype}
+        return Evidence(samples, self.seed, reference=self.reference, **about)  # type: ignore[arg-type]
 
     def blank(self, device: torch.device) -> Tensor:
         """As many samples as there will be, all 0, in next to no memory."""
@@ -161,7 +162,7 @@ class Judgement(Measure):
     def measure(self, k: int, subject: Subject) -> Part:
         """The metrics, or why there are none."""
         samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
-        evidence = self.evidence(subject.score, samples)
+        evidence = self.evidence(subject.score, samples, subject.dtype)
         for key, batches in self.features.items():
             rows = None if batches.key == key else key[1].rows
             evidence.once(key, partial(Stored, batches, subject, rows))

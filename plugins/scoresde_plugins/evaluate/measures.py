@@ -27,6 +27,7 @@ from scoresde_core.sampler import Sampler, diverged, sample, smallest_batch
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
 from scoresde_core.training.batches import Preprocessing
+from scoresde_core.units import Units
 
 from ..score_sde.bits_per_dim import Measurement, join, measure
 from ..score_sde.density import Density
@@ -81,8 +82,8 @@ class Likelihood(OfEvents):
     dequantizer: Dequantizer
     repeats: int
     seed: int
-    range: tuple[float, float]
-    """Where the model's images lie."""
+    units: Units
+    """What the model's numbers are: bits are those of the data."""
     target: Target | None = None
     """An exact target on the CPU, whose own bits are found beside."""
     latents: bool = False
@@ -94,7 +95,7 @@ class Likelihood(OfEvents):
         how = {
             "density": self.describe(self.density),
             "dequantizer": self.describe(self.dequantizer),
-            "range": list(self.range),
+            "units": attrs.asdict(self.units),
         }
         beside = {"target": self.describe(self.target), "latents": self.latents}
         return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
@@ -102,10 +103,9 @@ class Likelihood(OfEvents):
     def measure(self, k: int, subject: Subject) -> Part:
         """The tensors of a :class:`Measurement`."""
         first, events = self.share.batch(k)
-        low, high = self.range
         found = measure(
             self.density, subject.score, self.sde, events.to(subject.device), repeats=self.repeats, seed=self.seed,
-            first=first, exact=self._exact(), low=low, high=high, dequantizer=self.dequantizer, dtype=subject.dtype,
+            first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=subject.dtype,
         ).tensors  # fmt: skip
         if not bool(found["values"].isfinite().all()):
             raise ScoreSDEError(f"bits/dim are not finite from event {self.share.indices[first]} on")
@@ -156,7 +156,7 @@ class Draw(Measure):
         return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, subject: Subject) -> Part:
-        """Samples (n, *shape) in the model's range."""
+        """Samples (n, *shape) as the model gives them."""
         first = k * self.batch_size
         drawn = sample(
             subject.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
@@ -180,9 +180,9 @@ class Draw(Measure):
         return {"nfe": nfe / self.n, **speed, **found, **warnings}
 
     def events(self, k: int, subject: Subject) -> Tensor:
-        """Those of batch ``k``, in [-1, 1]."""
-        return self.plan.to_symmetric(subject.parts_of(self).load(k).tensors["x"].to(subject.device))
+        """Those of batch ``k``, in the numbers of the data."""
+        return self.plan.units.decode(subject.parts_of(self).load(k).tensors["x"].to(subject.device))
 
     def collect(self, subject: Subject) -> Tensor:
-        """All of them (n, *shape), in [-1, 1]."""
+        """All of them (n, *shape), in the numbers of the data."""
         return torch.cat([self.events(k, subject) for k in range(self.count)])

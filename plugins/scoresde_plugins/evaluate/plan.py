@@ -118,6 +118,7 @@ class Planned:
     def model(self) -> dict[str, Any]:
         """What a number depends on beside weights and measure."""
         parts = {"network": self.plan.network, "sde": self.plan.sde, "model": attrs.asdict(self.plan.config.model)}
+        parts["units"] = attrs.asdict(self.plan.units)
         return {**self.fingerprint.describe(parts), **placeless(self.fingerprint.depends(parts))}
 
     @cached_property
@@ -212,10 +213,9 @@ class _Planner:
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
         dequantizer = self.registry.create("dequantizers", request.dequantizer or f"{OURS}:uniform")
-        low = -1.0 if self.config.model.centered else 0.0
         return Likelihood(
-            share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed, (low, 1.0),
-            **self._of(density, dequantizer, share.unread(dataset)),
+            share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed,
+            self.plan.units, **self._of(density, dequantizer, share.unread(dataset)),
         )  # fmt: skip
 
     def quality(self) -> list[Sequence[Measure]]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.evaluator import Comparison, Evidence, Reference
-from scoresde_core.training.batches import Preprocessing, order
+from scoresde_core.training.batches import order
+from scoresde_core.units import Units
 
 from .extraction import EventSet
 
@@ -74,8 +75,8 @@ class EventReference(Reference):
         return rows[which * self.size : (which + 1) * self.size]
 
     def draw(self, which: int) -> Tensor:
-        """The events of a set, as a model would see them."""
-        return Preprocessing()(self.stored(which))
+        """The events of a set, in the numbers of the data."""
+        return Units().encode(self.stored(which))
 
 
 @lru_cache(maxsize=KEPT)

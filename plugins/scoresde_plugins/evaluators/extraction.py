@@ -17,11 +17,12 @@ from torch import Tensor
 from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.extractor import Extractor, Features
 from scoresde_core.processes import Processes
-from scoresde_core.training.batches import Preprocessing
+from scoresde_core.units import Units
 
 Rounding = Literal["nearest", "floor"]
 HELD_BYTES = 2**30
 """Up to this size the features of a set are kept for the next metric; beyond, they are extracted again."""
+_LOOKED_AT = 256
 T = TypeVar("T")
 
 
@@ -42,9 +43,10 @@ class Extraction:
                 yield network(self._input(batch.to(device)))
 
     def _input(self, x: Tensor) -> Tensor:
-        if self.rounding is None:
-            return Preprocessing()(x)
-        return quantised(x, self.rounding) if x.is_floating_point() else x
+        if x.dtype == torch.uint8 and self.rounding is not None:
+            return x
+        seen = Units().encode(x).float()
+        return seen if self.rounding is None else quantised(seen, self.rounding)
 
     def prepare(self) -> None:
         """Load the extractor: missing weights are an error here."""
@@ -134,11 +136,19 @@ def pooled(batches: Iterable[Features]) -> Tensor:
     return torch.cat([batch.pooled for batch in batches]).double()
 
 
+def no_images(x: Tensor) -> str | None:
+    """Why floats ``x`` cannot be images on [-1, 1], or None: by its first events, more than 1 in 100 numbers of which
+    lie far outside. Rounded to grey levels, they would be cut off.
+    """
+    some = x[:_LOOKED_AT]
+    if not some.is_floating_point() or float((some.abs() > 1.5).double().mean()) <= 0.01:
+        return None
+    return f"floats from {float(some.min()):.4g} to {float(some.max()):.4g}"
+
+
 def quantised(x: Tensor, rounding: Rounding) -> Tensor:
     """uint8 images from [-1, 1]."""
-    if rounding == "nearest":
-        return Preprocessing().to_images(x)
-    return (255 * (x + 1) / 2).clamp(0, 255).to(torch.uint8)
+    return Units().images(x, rounding)
 
 
 @lru_cache(maxsize=2)

@@ -27,7 +27,7 @@ from scoresde_core.target import Estimate
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit
-from .extraction import EventSet, Extraction, Rounding, draws, features, pooled, samples
+from .extraction import EventSet, Extraction, Rounding, draws, features, no_images, pooled, samples
 from .statistics_file import Statistics, read
 
 
@@ -79,6 +79,7 @@ class FeatureMetric(Evaluator):
             super().skip(evidence)
             or self.features.skip(tuple(evidence.samples.shape[1:]))
             or self.unfit(evidence)
+            or self._no_images(evidence)
             or (few if evidence.count < self.fewest else None)
         )
 
@@ -94,6 +95,19 @@ class FeatureMetric(Evaluator):
             f"{self.name} needs a reference: reference=mnist[root=data], or statistics=FILE from 'scoresde stats', in "
             "its brackets"
         )
+
+    def _no_images(self, evidence: Evidence) -> str | None:
+        """Why neither samples nor truth are the images that the extractor reads, or None."""
+        if not self.features.images:
+            return None
+        sets = [evidence.samples] if evidence.units is not None and evidence.units.levels is None else []
+        if self.reference is not None:
+            sets.append(Origin(self.reference, self.split).events())
+        elif evidence.reference is not None and self.statistics is None:
+            sets.append(evidence.exact())
+        found = next(filter(None, map(no_images, sets)), None)
+        hint = "choose features=identity, or a metric of points such as sliced_wasserstein"
+        return f"{self.features.name} reads images on [-1, 1], and these are {found}: {hint}" if found else None
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """The metrics that :meth:`judge` finds; raises what :meth:`skip` says."""

@@ -21,6 +21,7 @@ from scoresde_core.components import param
 from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.sde import SDE
 from scoresde_core.target import Estimate
+from scoresde_core.units import Units
 
 from .affine_law import Affine, GaussianLaw, Start
 from .moments import gaussian_w2, root
@@ -67,6 +68,8 @@ class GaussianW2(Evaluator):
         sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
         if sampler is None or model is None or sde is None or reference is None:
             return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
+        if evidence.units is not None and evidence.units.onto(Units()) != (1.0, 0.0):
+            return f"{self.name} needs a model in the numbers of its data, this one has scaled them"
         if "steps" not in sampler.uses:
             return f"{self.name} needs a sampler with a number of steps: an adaptive one is not affine"
         if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):

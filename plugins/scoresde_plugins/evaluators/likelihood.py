@@ -62,9 +62,12 @@ class _AgainstTruth(Evaluator):
         x = evidence.exact()[: self.samples]
         truth = reference.precise.log_prob(x.to(reference.device, torch.float64)).to(x.device)
         try:
-            found = self.density(x).measure(evidence.model, evidence.sde, x, evidence.seed).nats.double()
+            seen = evidence.seen(x)
+            found = self.density(seen).measure(evidence.model, evidence.sde, seen, evidence.seed).nats.double()
         except Diverged:
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
+        if evidence.units is not None:
+            found = found - evidence.units.log_volume(tuple(x.shape[1:]))
         gap = self.sign * (found - truth) / (x[0].numel() * math.log(2))
         mean = Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(len(x)), len(x) - 1)
         return [self.metric(self.name, mean)]

@@ -1,14 +1,16 @@
-r"""Bits per dimension of 8-bit images, for a density of any range.
+r"""Bits per dimension of images, for a density of any range, and of floats.
 
 A model of x = low + (high - low) (v + u) / 256, with integer values v and u from q(u | v) on [0, 1), bounds the
 probability of v (Theis et al. 2016, arXiv:1511.01844; Ho et al. 2019, arXiv:1902.00275):
 
     -log P(v) <= E_q[-log p_x(x) - D log((high - low) / 256) + log q(u | v)]
 
-In bits a dimension the middle term is log2(256 / (high - low)): 7 for data in [-1, 1], 8 for [0, 1].
+In bits a dimension the middle term is log2(256 / (high - low)): 7 for data in [-1, 1], 8 for [0, 1]. Images of L grey
+levels have L in the place of 256.
 
 :func:`bits_per_dim` does this for any log density; :func:`measure` for a score model's, with what it cost, on events of
-either kind: uint8 images, or floats, whose density on the model's scale is taken as it is.
+either kind: images, or floats. The density is that of the data, log p_data(x) = log p_model(encode(x)) - log |d data /
+d model|, whatever shift and scale the model has: in another unit of the same data, bits differ by the logarithm of it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.noise import Noise
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
+from scoresde_core.units import Units, stored_levels
 
 from ..dequantizers.uniform import UniformDequantizer
 from .density import Density, Found
 
 LogProb = Callable[[Tensor, int], Tensor]
-"""(events (n, ...) in the model's range, seed) -> log density or a lower bound of it, (n,) in nats."""
+"""(events (n, ...) in the density's range, seed) -> log density or a lower bound of it, (n,) in nats."""
 
 
 @attrs.frozen(eq=False)
@@ -68,12 +71,14 @@ def bits_per_dim(
     seed: int = 0,
     first: int = 0,
     dtype: torch.dtype = torch.float32,
+    levels: int = 256,
 ) -> BitsPerDim:
     """Bits per dimension of uint8 ``images`` (n, C, H, W) under a model of data between ``low`` and ``high``.
 
-    Each of ``repeats`` passes has noise of its own, keyed by ``seed`` and the images' indices, ``first`` onwards.
+    Images of more than 256 ``levels`` are int32. Each of ``repeats`` passes has noise of its own, keyed by ``seed`` and
+    the images' indices, ``first`` onwards.
     """
-    if images.dtype != torch.uint8:
+    if images.dtype != (torch.uint8 if levels <= 256 else torch.int32):
         raise ValueError(
             f"images must be uint8 values 0 to 255, got {images.dtype}: pass them as they are on disk, "
             "scaling and dequantisation are done here"
@@ -82,7 +87,7 @@ def bits_per_dim(
         raise ValueError(f"the range of the data needs high above low, got {low} to {high}")
     if repeats < 1 or not len(images):
         raise ValueError(f"there must be at least one image and one repeat, got {len(images)} and {repeats}")
-    dequantizer, scale, values = dequantizer or UniformDequantizer(), (high - low) / 256, []
+    dequantizer, scale, values = dequantizer or UniformDequantizer(), (high - low) / levels, []
     noise = Noise(seed, tuple(images.shape[1:]), len(images), start=first, device=images.device, dtype=dtype)
     dim = images[0].numel()
     for repeat in range(repeats):
@@ -100,6 +105,7 @@ class Grey(TypedDict, total=False):
     high: float
     dequantizer: Dequantizer | None
     dtype: torch.dtype
+    levels: int
 
 
 @attrs.frozen(eq=False)
@@ -147,27 +153,35 @@ def measure(
     seed: int = 0,
     first: int = 0,
     exact: Callable[[Tensor], Tensor] | None = None,
+    units: Units | None = None,
     **grey: Unpack[Grey],
 ) -> Measurement:
-    """Bits per dimension of ``events`` (n, ...) under ``model``: uint8 images, or floats on the model's scale.
+    """Bits per dimension of ``events`` (n, ...), as they are stored, in the units of their data, under ``model``.
 
+    ``units`` say how the model sees data; without them ``low`` and ``high`` are its range, and floats are on its scale.
     Repeats differ in dequantisation and in the density's own random numbers, all keyed by ``seed`` and the index,
     ``first`` onwards: parts of a data set measured apart join to what the whole would have given. Of floats it is the
-    density's own bits, without a grey level's log2(256 / (high - low)). ``exact`` gives a log density to compare with.
+    density's own bits, without a grey level's log2(256 / (high - low)). ``exact`` gives a log density of the data to
+    compare with.
     """
     found: list[Found] = []
     truths: list[Tensor] = []
     to_bits = events[0].numel() * math.log(2)
+    volume = 0.0 if units is None else units.log_volume(tuple(events.shape[1:]))
+    levels, dtype = stored_levels(events), grey.get("dtype", torch.float32)
+    if levels is not None:
+        grey["levels"] = levels if levels == 256 or units is None else units.levels or levels
 
     def log_prob(x: Tensor, pass_seed: int) -> Tensor:
-        found.append(density.measure(model, sde, x, pass_seed, first))
+        seen = x if units is None else units.encode(x)
+        found.append(density.measure(model, sde, seen.to(dtype), pass_seed, first))
         if exact is not None:
             truths.append(exact(x).double())
-        return found[-1].nats
+        return found[-1].nats.double() - volume
 
     def bits(values: LogProb) -> Tensor:
-        if events.is_floating_point():
-            x = events.to(grey.get("dtype", torch.float32))
+        if levels is None:
+            x = events if units is not None else events.to(dtype)
             return -torch.stack([values(x, seed + repeat).double() for repeat in range(repeats)]) / to_bits
         return bits_per_dim(values, events, repeats=repeats, seed=seed, first=first, **grey).values
 

@@ -1,7 +1,8 @@
 """``scoresde encode``: latents of events by the probability flow ODE, and what they decode to.
 
     encoding.yaml         format, version, what was encoded and how, the error of the round trip
-    latents.npz           latents (n, ...), index, decoded events, root mean square error of each round trip
+    latents.npz           latents (n, ...), index, events and what they decode to (in the numbers of the data, images in
+                          the model's range), and the root mean square error of each round trip on the model's scale
     round_trip.png        every event beside what its latent decodes to
     interpolation.*       with --interpolate, great arcs between the first and second latent, third and fourth, ...
     temperature_T.*       with --temperature, what the latents decode to at T times their distance from the prior's mean
@@ -156,7 +157,7 @@ class EncodeCommand(Command):
 
 @attrs.frozen(eq=False)
 class _Sheet:
-    """Arrays for an ``.npz``, and events for a picture beside it: the first of ``columns`` in each row."""
+    """Arrays for an ``.npz``, and a model's events for a picture beside it: the first of ``columns`` in each row."""
 
     arrays: dict[str, Tensor]
     events: Tensor
@@ -170,10 +171,9 @@ class _Sheet:
         names = [f"{stem}.npz"]
         np.savez_compressed(folder / names[0], **{name: value.numpy() for name, value in self.arrays.items()})  # type: ignore[arg-type]
         if picture.drawable(subject.shape):
-            sides = [side for side in (self.beside, self.events) if side is not None]
-            pixels = [picture.to_pixels(subject.to_symmetric(side[:_TILES])) for side in sides]
+            sides = [side[:_TILES] for side in (self.beside, self.events) if side is not None]
             names.append(f"{stem}.png")
-            picture.write(np.concatenate(pixels, axis=2), folder / names[1], self.columns)
+            picture.draw(folder / names[1], subject.units, *sides, columns=self.columns)
         return names
 
 
@@ -207,8 +207,9 @@ def _round_trip(
     error = (decoded - x).flatten(1).square().mean(1).sqrt()
     record |= {"dataset": arguments.dataset or subject.data, "split": arguments.split, "images": len(indices)}
     record |= {"round_trip_error": {"mean": float(f"{error.mean():.4g}"), "largest": float(f"{error.max():.4g}")}}
-    arrays = {"latents": latents, "decoded": decoded, "error": error, "index": torch.tensor(indices)}
-    return latents, {"latents": _Sheet({**arrays, "events": x}, decoded, beside=x)}
+    write = subject.units.to_file
+    arrays = {"latents": latents, "decoded": write(decoded), "error": error, "index": torch.tensor(indices)}
+    return latents, {"latents": _Sheet({**arrays, "events": write(x)}, decoded, beside=x)}
 
 
 def _decode(
@@ -218,7 +219,7 @@ def _decode(
     latents = read_latents(arguments.decode, coder.subject)
     record |= {"decoded": str(arguments.decode), "images": len(latents)}
     decoded = coder.decode(latents)
-    return latents, {"decoded": _Sheet({"decoded": decoded}, decoded)}
+    return latents, {"decoded": _Sheet({"decoded": coder.subject.units.to_file(decoded)}, decoded)}
 
 
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
@@ -234,7 +235,8 @@ def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _She
     arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.subject.sde.prior).transpose(0, 1)
     flat = arcs.flatten(0, 1)
     decoded = coder.decode(flat, "interpolating")
-    return {"interpolation": _Sheet({"latents": flat, "decoded": decoded}, decoded, columns=count)}
+    arrays = {"latents": flat, "decoded": coder.subject.units.to_file(decoded)}
+    return {"interpolation": _Sheet(arrays, decoded, columns=count)}
 
 
 def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
@@ -244,7 +246,8 @@ def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict
     sheets = {}
     for temperature in temperatures:
         decoded = coder.decode(temper(latents, temperature, coder.subject.sde.prior), f"temperature {temperature:g}")
-        sheets[f"temperature_{temperature:g}"] = _Sheet({"decoded": decoded}, decoded)
+        arrays = {"decoded": coder.subject.units.to_file(decoded)}
+        sheets[f"temperature_{temperature:g}"] = _Sheet(arrays, decoded)
     return sheets
 
 

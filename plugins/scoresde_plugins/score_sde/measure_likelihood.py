@@ -152,7 +152,7 @@ def _prepare(
     dataset = share.unread(find_events(arguments.dataset, subject, registry, arguments.download))
     plan, fingerprint = subject.plan, Fingerprint(registry)
     asked = Likelihood(
-        share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.range, subject.target,
+        share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.units, subject.target,
         arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, subject.target, dataset),
     )  # fmt: skip
     parts = {"sde": subject.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
@@ -215,8 +215,10 @@ def _protocol(arguments: argparse.Namespace, subject: Subject, asked: Likelihood
     floats = share.batch(0)[1].is_floating_point()
     head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
     data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
-    data |= {"seed": asked.seed, "batch_size": share.batch_size, "range": list(asked.range)}
+    data |= {"seed": asked.seed, "batch_size": share.batch_size}
     data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
+    data |= {"range": list(asked.units.range)} if not floats else {}
+    data |= {"shift": list(asked.units.shift), "scale": list(asked.units.scale)}
     how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
     return {**head, **data, **how, "device": str(subject.device), "torch": str(torch.__version__)}
 

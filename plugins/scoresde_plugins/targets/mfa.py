@@ -43,6 +43,11 @@ class MFATarget(MixtureTarget):
         """What was fitted, how, and how well: settings, data set, held-out likelihood in nats per image."""
         return self._loaded[1]
 
+    @property
+    def images(self) -> bool:
+        """Whether it was fitted to images, which are put on [-1, 1] for that."""
+        return len(self.shape) == 3
+
     def build(self) -> MixtureOfFactorAnalysers:
         """The mixture in the file."""
         return self._loaded[0]

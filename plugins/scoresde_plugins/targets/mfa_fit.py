@@ -23,6 +23,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.units import Units
+
 from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers
 
@@ -59,7 +61,7 @@ def dequantized(images: Tensor, seed: int) -> Tensor:
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}: convert them to integers of 0 to 255")
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
-    return (images + noise) / 128 - 1
+    return Units(levels=256).encode(images, noise)
 
 
 def fit_mfa(
@@ -118,7 +120,7 @@ def log_likelihoods(target: MixtureOfFactorAnalysers, x: Tensor) -> Tensor:
 
 def bits_per_dim(log_likelihood: float, dim: int) -> float:
     """Nats of an image on [-1, 1] -> bits per dimension of its 256 grey levels, each 1/128 wide."""
-    return -log_likelihood / (dim * math.log(2)) + math.log2(128)
+    return -log_likelihood / (dim * math.log(2)) + math.log2(256 / 2)
 
 
 @attrs.frozen
