@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scoresde_core.errors import FileError
+from scoresde_core.picture import to_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int =
         if shape == (2,):
             _scatter(_array(samples[:POINTS]), path)
         else:
-            _tiles(_array(samples[: columns * rows]), path, columns)
+            _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
     except OSError as error:
         raise FileError(f"cannot write the picture {path}: {error.strerror or error}") from error
     return path
@@ -50,14 +51,13 @@ def _array(samples: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _tiles(images: NDArray[np.float32], path: Path, columns: int) -> None:
+def _tiles(images: Tensor, path: Path, columns: int) -> None:
     from PIL import Image
 
     count, channels, height, width = images.shape
     if channels not in (1, 3):
-        images = images.mean(axis=1, keepdims=True)
-    unit = np.clip(np.nan_to_num(images, nan=-1.0, posinf=1.0, neginf=-1.0), -1.0, 1.0) * 0.5 + 0.5
-    pixels = np.rint(unit * 255.0).astype(np.uint8).transpose(0, 2, 3, 1)
+        images = images.mean(dim=1, keepdim=True)
+    pixels = to_pixels(images.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0))
     columns = min(columns, count)
     lines = math.ceil(count / columns)
     # the last channel is opacity: 0 in the gaps, 255 in the tiles

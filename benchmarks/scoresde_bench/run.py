@@ -191,7 +191,7 @@ class Bench:
         if key not in self._references:
             while len(self._references) >= KEPT:
                 self._references.pop(next(iter(self._references)))
-            target = cell.subject.target.to(x.device, x.dtype)
+            target = cell.subject.target.to(x.device, getattr(torch, cell.dtype))
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 
