@@ -46,7 +46,7 @@ from scoresde_plugins.targets.gaussian import GaussianTarget
 REGISTRY = load_registry()
 QUICK = ["training.batch_size=16", "training.warmup=0", "training.iterations=4", "training.log_every=4",
          "training.evaluate_every=null", "training.resume_every=4", "training.snapshot_every=4",
-         "model.network=mlp[width=16,depth=1]", "sampling.sampler.steps=3", "sampling.n=4",
+         "model.network=mlp[width=16,depth=1,parameterisation=denoised]", "sampling.sampler.steps=3", "sampling.n=4",
          "data.random_flip=false"]  # fmt: skip
 SCALED = Units(False, levels=256, shift=(0.1, -0.2, 0.3), scale=(0.5, 2.0, 1.5))
 ALL = [Units(), Units(True, levels=256), Units(False, levels=256), Units(False), Units(False, levels=65536),

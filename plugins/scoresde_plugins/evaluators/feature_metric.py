@@ -103,7 +103,7 @@ class FeatureMetric(Evaluator):
         sets = [evidence.samples] if evidence.units is not None and evidence.units.levels is None else []
         if self.reference is not None:
             sets.append(Origin(self.reference, self.split).events())
-        elif evidence.reference is not None and self.statistics is None:
+        elif self.statistics is None and evidence.target is not None and not evidence.target.images:
             sets.append(evidence.exact())
         found = next(filter(None, map(no_images, sets)), None)
         hint = "choose features=identity, or a metric of points such as sliced_wasserstein"
