@@ -62,8 +62,7 @@ def error(found: Measurement) -> Measurement:
     value = {"zero": abs(found.value), "higher": floor - found.value}.get(found.better, found.value - floor)
     parts = ((found.stderr, found.df), (found.floor_stderr, found.floor_df))
     stderr, df = spread([Estimate(0.0, error, freedom) for error, freedom in parts if math.isfinite(error)])
-    exact = {"floor": math.nan, "floor_stderr": math.nan}
-    return attrs.evolve(found, value=value, stderr=stderr, df=df, **exact, better="lower")
+    return attrs.evolve(found, value=value, stderr=stderr, df=df, floor=math.nan, floor_stderr=math.nan, better="lower")
 
 
 def resolved(found: Measurement) -> bool:

@@ -143,7 +143,7 @@ class Draw(Measure):
     batch_size: int
     seed: int
     scale: Callable[[], float | None] = lambda: None
-    """The root mean square of true events in [-1, 1], if known."""
+    """The root mean square of true events, in the units of the data, if known."""
 
     @property
     def count(self) -> int:
@@ -169,7 +169,7 @@ class Draw(Measure):
         kept = list(parts)
         records = [part.record for part in kept]
         nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)
-        lost = diverged(self.plan.to_symmetric(torch.cat([part.tensors["x"] for part in kept])), self.scale())
+        lost = diverged(self.plan.units.decode(torch.cat([part.tensors["x"] for part in kept])), self.scale())
         if lost:
             raise ScoreSDEError(lost)
         found = self.found([], records, events=self.n, nfe=nfe / self.n)

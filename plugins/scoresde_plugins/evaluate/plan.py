@@ -26,7 +26,6 @@ from scoresde_core.models.config import Config
 from scoresde_core.models.model import Plan, plan_data, plan_model
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import NetworkScore
-from scoresde_core.training.batches import Preprocessing
 from scoresde_core.training.trainer import plan_training
 
 from ..evaluators.events import Origin, SetComparison
@@ -243,13 +242,14 @@ class _Planner:
         return Draw(self.plan, self.sampler, n, size, request.seed, cache(scale), **self._of(self.sampler))
 
     def _scale(self, reference: Reference | None) -> float | None:
-        """The root mean square of true events in [-1, 1]: those of the target, or some of the model's own data."""
+        """The root mean square of true events, in the units of the data: of the target, or of the model's data."""
         if reference is not None:
             return reference.once("scale", lambda: sampling.root_mean_square(reference.exact(0)))
         with suppress(ScoreSDEError):  # the data need not be here
             dataset, _ = plan_data(self.plan, self.registry)
-            events = dataset.open("train")
-            return sampling.root_mean_square(Preprocessing()(take(events, subset(len(events), _TRUE_EVENTS))))
+            events, units = dataset.open("train"), self.plan.units
+            stored = take(events, subset(len(events), _TRUE_EVENTS))
+            return sampling.root_mean_square(units.decode(units.encode(stored)))
         return None
 
     def _judgement(
