@@ -367,7 +367,7 @@ class OwnChance(Loss):
 @pytest.mark.parametrize(
     ("cls", "check", "words"),
     [
-        (OffCentre, "the_truth_is_the_minimiser", "the slope at the truth is"),
+        (OffCentre, "the_truth_is_the_minimiser", "the slope of per_sample at the exact score is"),
         (OneNumber, "gives_one_number_an_event", "expected ((5,), torch.float32)"),
         (OwnChance, "draws_are_its_only_chance", "the same draws give another loss"),
     ],

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,12 @@ from ..errors import UsageError, near_misses
 from ..registry import Registry
 
 if TYPE_CHECKING:
-    from ..conformance.suite import Result
+    from ..conformance.suite import Case, Result
 
 NAMES = ("check",)
+STATES = ("failed", "exempt", "passed", "skipped")
+"""In the order in which they are counted; a component's state is the worst that its checks have."""
+SLOWEST, WORTH_TELLING = 3, 0.5
 
 
 def configure(commands: Any) -> None:
@@ -29,7 +32,13 @@ def configure(commands: Any) -> None:
         "name", nargs="?", metavar="NAME", help="check this one; parameters in place, 'vp[beta_max=10]'"
     )
     parser.add_argument("--dist", metavar="D", help="check the components of this installed package")
-    parser.add_argument("-v", "--verbose", action="store_true", help="one line a check, with its time")
+    parser.add_argument(
+        "--level",
+        default="quick",
+        choices=("quick", "full"),
+        help="quick: seconds a component; full: with every bundled counterpart in every variant (default: quick)",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line a check on a terminal too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_check)
 
@@ -40,17 +49,22 @@ def _check(arguments: argparse.Namespace, registry: Registry) -> int:
             f"give KIND NAME or --dist, not both; {arguments.dist}:{arguments.name} names a component of it"
         )
     broken = _not_loaded(registry, arguments)
-    results = _results(registry, arguments, bool(broken))
+    results = _run(_cases(registry, arguments, bool(broken)))
+    # On a terminal many lines would scroll by: there a component has one, unless there is but one component.
+    one = arguments.name is not None
     if arguments.json:
-        results = list(results)
-        records = [attrs.asdict(result, filter=lambda field, _: field.name != "error") for result in results]
-        print(json.dumps({"checks": records, "not_loaded": broken}, indent=2))
+        found = list(results)
     else:
-        results = _print(results, arguments.verbose)
+        lines = arguments.verbose or one or not sys.stdout.isatty()
+        found = _print_checks(results) if lines else _print_components(results)
+    if arguments.json:
+        records = [attrs.asdict(result, filter=lambda field, _: field.name != "error") for result in found]
+        print(json.dumps({"level": arguments.level, "checks": records, "not_loaded": broken}, indent=2))
+    else:
         for owner, reason in broken.items():
             print(f"failed   plugin {owner}: {reason}")
-        _print_summary(results, broken)
-    return 1 if broken or any(result.state == "failed" for result in results) else 0
+        _print_summary(found, broken, arguments.level)
+    return 1 if broken or any(result.state == "failed" for result in found) else 0
 
 
 def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, str]:
@@ -67,56 +81,82 @@ def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, 
     return {status.owner: status.detail for status in found if status.state not in passing}
 
 
-def _results(registry: Registry, arguments: argparse.Namespace, broken: bool) -> Iterable[Result]:
+def _cases(registry: Registry, arguments: argparse.Namespace, broken: bool) -> list[Case]:
     if arguments.dist is not None and broken:
         return []
     from ..conformance.suite import cases, subjects
 
-    found = subjects(registry, arguments.kind, arguments.name, arguments.dist)
-    return (case.run() for case in cases(found))
+    return cases(subjects(registry, arguments.kind, arguments.name, arguments.dist, arguments.level))
 
 
-def _print(results: Iterable[Result], verbose: bool) -> list[Result]:
-    """One line a component as soon as it is done, with what failed below it; or one line a check."""
-    done: list[Result] = []
+def _run(cases: list[Case]) -> Iterator[Result]:
+    """The results, one by one; meanwhile a terminal is shown what is running."""
+    shown = sys.stderr.isatty()
+    for k, case in enumerate(cases):
+        if shown:
+            text = f"[{k + 1}/{len(cases)}] {case.subject.kind} {case.subject.name}: {case.name}"
+            print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
+        result = case.run()
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        yield result
+
+
+def _print_checks(results: Iterable[Result]) -> list[Result]:
+    """A line for a component, and one below it for each check, as soon as it is done."""
+    found: list[Result] = []
+    for result in results:
+        if not found or (found[-1].kind, found[-1].name) != (result.kind, result.name):
+            print(f"{result.kind} {result.name}")
+        state = "ok" if result.state == "passed" else result.state
+        reason = f": {result.reason}" if result.reason else ""
+        print(f"  {state:7} {_time(result.seconds):>7}  {result.check}{reason}", flush=True)
+        found.append(result)
+    return found
+
+
+def _print_components(results: Iterable[Result]) -> list[Result]:
+    """A line for a component, and below it what is to be known of it: what failed, and its exemptions."""
+    found: list[Result] = []
     for _, group in groupby(results, key=lambda result: (result.kind, result.name)):
-        part = []
-        for result in group:
-            part.append(result)
-            if verbose:
-                reason = f": {result.reason}" if result.reason else ""
-                name = f"{result.kind} {result.name} {result.check}"
-                print(f"{result.state:8} {result.seconds:6.2f} s  {name}{reason}", flush=True)
-        if not verbose:
-            _print_component(part)
-        done += part
-    return done
-
-
-def _print_component(results: list[Result]) -> None:
-    state, seconds = _state(results), sum(result.seconds for result in results)
-    print(f"{state:8} {results[0].kind} {results[0].name}: {_counts(results)} in {seconds:.1f} s")
-    # A component of which nothing could be checked says why, once.
-    told = {result.reason: result for result in results if result.state == state} if state != "passed" else {}
-    for result in told.values():
-        print(f"         {result.check}: {result.reason}")
-    sys.stdout.flush()
-
-
-def _state(results: list[Result]) -> str:
-    """Of a component: failed, if anything did; skipped, if nothing passed."""
-    states = {result.state for result in results}
-    return next(state for state in ("failed", "passed", "skipped") if state in states)
+        part = list(group)
+        states = {result.state for result in part}
+        state = next(state for state in STATES if state in states)
+        seconds = sum(result.seconds for result in part)
+        print(f"{state:8} {part[0].kind} {part[0].name}: {_counts(part)} in {_time(seconds)}")
+        idle = states == {"skipped"}
+        # Of a component of which nothing could be checked, the reason is told once.
+        told = {result.reason: result for result in part if result.reason and (idle or result.state != "skipped")}
+        for result in told.values():
+            print(f"         {result.check}: {result.reason}")
+        sys.stdout.flush()
+        found += part
+    return found
 
 
 def _counts(results: list[Result]) -> str:
     """``12 passed, 1 skipped``."""
-    counts = Counter(result.state for result in results)
-    return ", ".join(f"{counts[state]} {state}" for state in ("failed", "passed", "skipped") if counts[state])
+    counts: Counter[str] = Counter(result.state for result in results)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
-def _print_summary(results: list[Result], broken: dict[str, str]) -> None:
+def _time(seconds: float) -> str:
+    """``12 ms`` or ``3.4 s``."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _print_summary(results: list[Result], broken: dict[str, str], level: str) -> None:
+    """What failed once more, where it has scrolled by; what took long; and the totals."""
     components = len({(result.kind, result.name) for result in results})
+    failed = [result for result in results if result.state == "failed"]
+    if components > 1:
+        for result in failed:
+            print(f"failed   {result.kind} {result.name} {result.check}: {result.reason}")
+    slowest = sorted(results, key=lambda result: -result.seconds)[:SLOWEST]
+    if slowest and slowest[0].seconds > WORTH_TELLING:
+        told = (f"{r.kind} {r.name} {r.check} {_time(r.seconds)}" for r in slowest if r.seconds > WORTH_TELLING)
+        print(f"slowest: {', '.join(told)}")
     plugins = f"; {len(broken)} plugin{'s' * (len(broken) > 1)} not loaded" if broken else ""
-    checks = f"{len(results)} checks: {_counts(results)}" if results else "nothing was checked"
-    print(f"{components} component{'s' * (components != 1)}, {checks}{plugins}")
+    checks = f"{len(results)} checks at level {level}: {_counts(results)}" if results else "nothing was checked"
+    seconds = sum(result.seconds for result in results)
+    print(f"{components} component{'s' * (components != 1)}, {checks} in {_time(seconds)}{plugins}")

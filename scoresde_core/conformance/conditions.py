@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..components import Spec
 from ..condition import Condition, ConditionedSampler
 from ..noise import Noise
 from ..registry import OURS
 from ..sampler import Sampler, sample
+from ..score import ExactScore
 from ..sde import DATA, SDE, Level
-from .exact import ConstantRateSDE, Watched, gaussian
+from ..target import Target
+from .exact import (
+    ConstantRateSDE,
+    PlainCorrector,
+    PlainPredictor,
+    PlainSampler,
+    Watched,
+    directions_of,
+    gaussian,
+    is_zero,
+)
 from .suite import Skip, Subject
+from .targets import LEVELS, SAMPLES
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
 FEW, STEPS = 6, 4
@@ -49,8 +62,8 @@ def imposing_twice_changes_nothing(subject: Subject) -> None:
         raise Skip("it acts on the score alone")
     gap = float((observed.impose(once, DATA) - once).abs().max())
     assert gap <= 1e-5, f"imposing the known part of clean data a second time changes it by {gap:.3g}"
-    assert not torch.allclose(once, x), "imposing the known part changes nothing: nothing is known"
-    assert not torch.allclose(once, _events(shape)), "imposing gives the observed events back: everything is known"
+    assert not torch.allclose(once, x), "impose changes nothing: nothing is known"
+    assert not torch.allclose(once, _events(shape)), "impose gives the observed events back: everything is known"
     kept = observed.impose(_events(shape), DATA)
     gap = float((kept - _events(shape)).abs().max())
     assert gap <= 1e-5, f"imposing its own known part on clean data changes it by {gap:.3g}"
@@ -80,39 +93,57 @@ def works_with_every_step(subject: Subject) -> None:
     """With every predictor and corrector, samples are finite and hold the known part exactly."""
     shape, sde = _shape(subject), ConstantRateSDE()
     observed = subject.component.observe(_events(shape))
-    parts = [("predictor", named) for named in subject.partners("predictors")]
-    parts += [("corrector", named) for named in subject.partners("correctors")]
-    tried = 0
-    for place, (name, part) in parts:
-        for spec in _samplers(subject, place, part):
-            sampler = ConditionedSampler(spec, observed)
-            if sampler.skip(sde) is not None:
-                continue
-            x, tried = _draw(sampler, sde, shape), tried + 1
-            assert bool(x.isfinite().all()), f"with {place} {name} samples are not finite"
+    shipped = subject.full
+    parts: list[tuple[str, str, Any]] = [
+        ("predictor", "the suite's own predictor", PlainPredictor()),
+        ("corrector", "the suite's own corrector", PlainCorrector()),
+        *(("predictor", f"predictor {n}", part) for n, part in subject.partners("predictors", shipped=shipped)),
+        *(("corrector", f"corrector {n}", part) for n, part in subject.partners("correctors", shipped=shipped)),
+    ]
+    for place, label, part in parts:
+        subject.trying = f"{subject.name} with {label}"
+        sampler = ConditionedSampler(PlainSampler(steps=STEPS, **{place: part}), observed)
+        if sampler.skip(sde) is None:
+            x = _draw(sampler, sde, shape)
+            assert bool(x.isfinite().all()), "samples are not finite"
             gap = float((observed.impose(x, DATA) - x).abs().max())
-            assert gap <= 1e-5, f"with {place} {name} the known part of the samples is off by {gap:.3g}"
-    if not tried:
-        raise Skip("no sampler of the registry is made of predictor and corrector steps")
-
-
-def _samplers(subject: Subject, place: str, part: object) -> list[Sampler]:
-    """The registry's ``pc`` around a predictor or corrector."""
-    try:
-        return [subject.registry.create("samplers", Spec(f"{OURS}:pc", {"steps": STEPS, place: part}))]
-    except Exception:  # a registry without it, or one that cannot take the part
-        return []
+            assert gap <= 1e-5, f"the known part of samples is off by {gap:.3g}"
 
 
 def does_not_depend_on_the_batch(subject: Subject) -> None:
     """Samples drawn in batches of 4 are those drawn at once."""
     shape, sde = _shape(subject), ConstantRateSDE()
-    observed = subject.component.observe(_events(shape))
-    for sampler in _samplers(subject, "steps", STEPS):
-        conditioned = ConditionedSampler(sampler, observed)
-        whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
-        gap = float((whole - parts).abs().max())
-        assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
+    conditioned = ConditionedSampler(PlainSampler(steps=STEPS), subject.component.observe(_events(shape)))
+    whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
+    gap = float((whole - parts).abs().max())
+    assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
+
+
+def guides_by_bayes_rule(subject: Subject) -> None:
+    """A condition on a target alone: the guided score is that of the events with the same knowledge.
+
+    Of x = alpha x_0 + sigma eps with x_0 of the target, and of the knowledge y that ``observe`` has, score(x | y) +
+    eps / sigma is uncorrelated with every function of x and y. Where all events share y, x_0 has to be drawn given y:
+    it is drawn with the responsibility of the component y for its weight.
+    """
+    observed = subject.component.observe(_events(_shape(subject)))
+    target, labels = getattr(subject.component, "target", None), getattr(observed, "labels", None)
+    if observed.acts_on_state or not isinstance(target, Target) or labels is None:
+        raise Skip("it does not guide by the components of a target")
+    exact = target.to("cpu", torch.float64)
+    clean = exact.sample(SAMPLES, seed=3).double()
+    given = subject.component.observe(clean)
+    weights = exact.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
+    directions = directions_of(exact)
+    for level in LEVELS:
+        eps = torch.randn(SAMPLES, *exact.shape, dtype=torch.float64)
+        x = level.alpha * clean + level.sigma * eps
+        score = given.guide(ExactScore(exact)).score(x, level).flatten(1)
+        rest = (score + eps.flatten(1) / level.sigma) * weights.unsqueeze(1)
+        where = f"of guide at sigma = {level.sigma}"
+        is_zero((rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product")
+        for k, slope in enumerate((rest @ directions.T).T):
+            is_zero(slope, f"the mean score {where}, along direction {k},")
 
 
 def refuses_or_serves(subject: Subject) -> None:
@@ -128,7 +159,7 @@ def refuses_or_serves(subject: Subject) -> None:
             condition.observe(torch.zeros(2, *shape))
         except ValueError as error:
             said = str(error)
-        assert said == reason, f"of events of shape {shape} skip says {reason!r}, and observe {said or 'nothing'!r}"
+        assert said == reason, f"of events of shape {shape} skip says {reason!r}, but observe raises {said!r}"
 
 
 CHECKS = (
@@ -136,5 +167,6 @@ CHECKS = (
     imposes_the_law_of_the_level,
     works_with_every_step,
     does_not_depend_on_the_batch,
+    guides_by_bayes_rule,
     refuses_or_serves,
 )

@@ -4,9 +4,9 @@ Any step, however wrong, changes nothing as its size goes to zero, so the change
 distance moved. For Langevin steps of size e on N(mu, v I) the second moment changes by e^2/v and the squared distance
 is 2 e in a dimension: the ratio vanishes with e. A step with too little or too much noise has a ratio that stays.
 
-Every draw is used with both signs, which removes the largest part of the statistical error. Step sizes that follow
-norms of the sample itself (the paper's formula for one sample) are invariant up to 1/D in D dimensions only, so
-dimensions are many and :data:`PER_SAMPLE` of them is allowed.
+Every draw is used with both signs, which removes the largest part of the statistical error. A step size that follows
+the norms of the sample itself (the paper's formula for one sample) leaves the marginal invariant only up to 1/D in D
+dimensions, so there are many dimensions, and a deviation of :data:`PER_SAMPLE` is allowed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..noise import Draw
 from ..schedule import Schedule, Step
 from ..sde import SDE
 from ..steps import Corrector
-from .exact import Silent, Watched, are_close, are_like, by_row, gaussian, pairs, sdes, times_between
+from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
+from .exact import Silent, Watched, gaussian, times_between
 from .samplers import steps_split_alike
 from .suite import Skip, Subject
 
@@ -28,6 +30,8 @@ SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float3
 PAIRS, DIMENSIONS = 128, 512
 FACTOR = 1000.0
 PER_SAMPLE = 4 / DIMENSIONS
+
+Moved = tuple[Tensor, Tensor]
 
 
 class _BothSigns:
@@ -49,10 +53,9 @@ def _steps(sde: SDE) -> list[Step]:
 
 def leaves_the_marginal(subject: Subject) -> None:
     """With small steps, mean and variance of the exact marginal change by far less than the distance moved."""
-    corrector: Corrector = subject.component
-    small = corrector.shrunk(FACTOR)
     data = gaussian(0.5, 0.5, (DIMENSIONS,))
-    for label, sde in _served(subject):
+    for corrector, sde in pairs(subject):
+        small = corrector.shrunk(FACTOR)
         for step in _steps(sde):
             mean, variance = data.coordinate(step.now)
             draws = torch.randn(PAIRS, DIMENSIONS, dtype=torch.float64)
@@ -61,26 +64,22 @@ def leaves_the_marginal(subject: Subject) -> None:
             x = (mean + math.sqrt(variance) * draws).repeat(2, 1)
             moved, _ = (small or corrector).correct(x, step, Watched(data), _BothSigns(x))
             if small is None:
-                assert torch.equal(moved, x), "its steps cannot be shrunk (shrunk gave None), but it moves the state"
+                assert torch.equal(moved, x), "shrunk gives None, which means that no step is made, but correct moves x"
             else:
-                _is_invariant(x - mean, moved - mean, math.sqrt(variance), f"{label} at t = {step.now.t:.2g}")
+                _is_invariant(x - mean, moved - mean, math.sqrt(variance), step.now.t)
 
 
-def _served(subject: Subject) -> list[tuple[str, SDE]]:
-    return [(label, sde) for label, sde in sdes(subject) if subject.component.skip(sde) is None]
-
-
-def _is_invariant(before: Tensor, after: Tensor, std: float, label: str) -> None:
+def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
     """The changes of mean and variance, a unit of squared distance, are 0 within 4 standard errors and 4/D."""
     distance = float((after - before).square().mean())
-    assert distance > 0, f"{label}: shrunk({FACTOR:g}) does not move the state at all"
+    assert distance > 0, f"shrunk({FACTOR:g}) does not move the state at t = {t:.2g}"
     changes = {"mean": (after - before) * std, "variance": after.square() - before.square()}
     for name, change in changes.items():
         # The two of a pair share their noise: their means are the independent values.
         values = change.reshape(2, -1).mean(0) / distance
         found, allowed = float(values.mean()), 4 * float(values.std()) / math.sqrt(values.numel()) + PER_SAMPLE
         assert abs(found) <= allowed, (
-            f"{label}: in small steps the {name} changes by {found:+.3f} of the squared distance moved, "
+            f"at t = {t:.2g} the {name} changes by {found:+.3f} of the squared distance moved in small steps, "
             f"expected 0 within {allowed:.3f}: the marginal is not invariant"
         )
 
@@ -91,69 +90,85 @@ def shrinks_its_steps(subject: Subject) -> None:
     if None in smaller:
         raise Skip("its steps cannot be shrunk")
     data = gaussian(0.5, 0.5, (DIMENSIONS,))
-    for label, sde in _served(subject):
+    for sde in served(subject):
         step = _steps(sde)[1]
         x = step.now.alpha * data.sample(PAIRS).double() + step.now.sigma * torch.randn(PAIRS, DIMENSIONS).double()
         moved = [small.correct(x, step, Watched(data), partial(torch.randn_like, x))[0] for small in smaller]
         distances = [float((y - x).square().mean()) for y in moved]
         found = distances[0] / max(distances[1], 1e-300)
         assert abs(found / 4 - 1) <= 0.1, (
-            f"{label}: from shrunk(100) to shrunk(400) the squared distance falls by {found:.2f}, expected 4"
+            f"from shrunk(100) to shrunk(400) the squared distance falls by {found:.2f}, expected 4"
         )
+
+
+def has_a_mean_without_noise(subject: Subject) -> None:
+    """The noise that is drawn after the last evaluation is in the state and not in the mean."""
+    found = False
+    for corrector, sde in pairs(subject):
+        step, x = _steps(sde)[1], torch.randn(4, 6, dtype=torch.float64)
+
+        def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Corrector = corrector) -> Moved:
+            return of.correct(x, step, model, noise)
+
+        found |= has_a_noise_free_mean(take, x, gaussian(event=(6,)))
+    if not found:
+        raise Skip("it draws no noise after its last evaluation")
 
 
 def counts_are_stable(subject: Subject) -> None:
     """Every call evaluates the model equally often, through its counter."""
-    for label, corrector, sde in pairs(subject):
+    for corrector, sde in pairs(subject):
         step, counts = _steps(sde)[1], []
         for rows in (1, 7, 7):
             model, x = Watched(gaussian(event=(3,))), torch.randn(rows, 3)
             corrector.correct(x, step, model, partial(torch.randn_like, x))
             assert model.calls == model.evaluations, (
-                f"{label} ran the model {model.evaluations} times, but {model.calls} were counted"
+                f"correct ran the model {model.evaluations} times, but {model.calls} were counted"
             )
             counts.append(model.calls)
-        assert len(set(counts)) == 1, f"{label} evaluates the model {counts} times in three calls"
+        assert len(set(counts)) == 1, f"three calls evaluate the model {counts} times, expected equal numbers"
 
 
 def keeps_shape_and_dtype(subject: Subject) -> None:
     """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
-    for label, corrector, sde in pairs(subject):
+    for corrector, sde in pairs(subject):
         times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
         for step in Schedule(sde, times).steps:
             for shape, dtype in SHAPES:
                 x = torch.randn(shape, dtype=dtype)
                 kept = x.clone()
                 moved = corrector.correct(x, step, Watched(gaussian(event=shape[1:])), partial(torch.randn_like, x))
-                assert torch.equal(x, kept), f"{label} changed x in place"
-                are_like(x, moved, f"{label} at t = {step.now.t:g}")
+                assert torch.equal(x, kept), "correct changed x in place"
+                are_like(x, moved, f"at t = {step.now.t:g}")
 
 
 def survives_a_silent_score(subject: Subject) -> None:
     """A score of zero, as of a network before its training, leaves the state finite."""
-    for label, corrector, sde in pairs(subject):
+    for corrector, sde in pairs(subject):
         x = torch.randn(4, 6)
         moved = corrector.correct(x, _steps(sde)[1], Silent(), partial(torch.randn_like, x))
-        are_like(x, moved, f"{label}, with a score of zero")
+        are_like(x, moved, "where the score is zero")
 
 
 def takes_a_time_per_row(subject: Subject) -> None:
     """Decoupled, a step whose numbers are tensors of one value a row is what each row's own step gives."""
-    for label, coupled, sde in pairs(subject):
-        corrector = coupled.decoupled()
-        stacked, steps = by_row(sde, times_between(sde, 6), 4, 2)
-        data, x, z = gaussian(event=(3, 2)), *torch.randn(2, 4, 3, 2, dtype=torch.float64)
-        found = corrector.correct(x, stacked, Watched(data), z.clone)
+    for coupled, sde in pairs(subject):
+        corrector, data = coupled.decoupled(), gaussian(event=(3, 2))
+        times = times_between(sde, 6)
+        schedules = [Schedule(sde, times[k : k + 2]) for k in range(4)]
+        x, z = torch.randn(2, 4, 3, 2, dtype=torch.float64)
+        found = corrector.correct(x, by_row(schedules, 2)[0], Watched(data), z.clone)
         alone = [
-            corrector.correct(row, step, Watched(data), z.clone)
-            for row, z, step in zip(x.split(1), z.split(1), steps, strict=True)
+            corrector.correct(row, schedule[0], Watched(data), z.clone)
+            for row, z, schedule in zip(x.split(1), z.split(1), schedules, strict=True)
         ]
-        are_close(found, alone, f"{label}, with one time a row,")
+        are_close(found, alone, "with a time a row, compared with each row's own step")
 
 
 CHECKS = (
     leaves_the_marginal,
     shrinks_its_steps,
+    has_a_mean_without_noise,
     counts_are_stable,
     keeps_shape_and_dtype,
     survives_a_silent_score,

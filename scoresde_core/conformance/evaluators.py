@@ -1,33 +1,60 @@
-"""Evaluators: exact samples score as the floor says, worse samples score worse, and numbers can be repeated."""
+"""Evaluators: exact samples score as the floor says, worse samples score worse, and errors are those of the values.
+
+A standard error is what the value scatters by from one set of samples to the next, so it is held against the scatter
+of a number of sets. With K of them the standard deviation found has a relative error of 1 / sqrt(2 (K - 1)).
+"""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from math import prod
 
+import attrs
 import torch
 from torch import Tensor
 
+from ..certainty import Estimate, difference, quantile
 from ..evaluator import Evaluator, Evidence, Metric
 from ..score import ScoreModel
 from ..sde import Level
 from ..target import Target
-from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched
+from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched, gaussian
 from .suite import Skip, Subject
 
-SIZE = 512
+SIZE, FEW = 512, 128
+"""Samples of small events, and of events of more than 16 dimensions."""
 SHIFTS = (0.5, 1.0, 2.0)
+FACTORS = (1.25, 1.5, 2.0)
+SETS = 16
+"""Sets of samples for the scatter of a value."""
+CHANCE = 6.3e-5
+"""Of a normal value beyond 4 standard deviations."""
+TOO_LARGE = 2.0
+"""Errors may be too large by this: many are by the square root of 2 where samples are exact, and some by more."""
+TOO_SMALL = 1.2
+SCALED = 3.0
 
 
 def _target(subject: Subject) -> Target:
-    """The cheapest target, by dimension, that the evaluator can use: the registry's, and the kit's own."""
-    candidates: list[Target] = [target for _, target in subject.partners("targets")]
-    candidates = sorted([*candidates, Mixture()], key=lambda target: prod(target.shape))
+    """The first target that the evaluator can use: the suite's own two, then its counterparts by dimension."""
+    subject.trying, target = subject.once("target", lambda: _find_target(subject))
+    return target
+
+
+def _find_target(subject: Subject) -> tuple[str, Target]:
+    """The target, and the evaluator with it in words."""
+    evaluator: Evaluator = subject.component
+    candidates: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
+    candidates.append(("the suite's own mixture", Mixture()))
+    partners = sorted(subject.partners("targets"), key=lambda partner: prod(partner[1].shape))
+    candidates += [(f"target {name}", target) for name, target in partners]
     reasons = []
-    for target in candidates:
-        reason = subject.component.skip(_evidence(target, target.sample(SIZE)))
+    for label, target in candidates:
+        subject.trying = f"{subject.name} on {label}"
+        reason = evaluator.skip(_evidence(target, _draws(target)))
         if reason is None:
-            return target
+            return subject.trying, target
         reasons.append(reason)
     raise Skip(f"it refuses every target: {reasons[0]}")
 
@@ -50,127 +77,215 @@ class _Scaled(Watched):
         return self.factor * super().evaluate(x, level)
 
 
-def _judges_samples(subject: Subject) -> None:
-    if subject.component.judges != "samples":
-        raise Skip("it judges the model, whatever the samples")
-
-
 def _metrics(subject: Subject, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
     evaluator: Evaluator = subject.component
+    kept = samples.clone()
     metrics = evaluator.evaluate(_evidence(target, samples, seed))
+    assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
     assert metrics, "evaluate gave no metric"
     return metrics
 
 
-def _draws(target: Target) -> Tensor:
+def _draws(target: Target, n: int | None = None) -> Tensor:
     """Exact samples, of a seed that no reference uses."""
-    return target.sample(SIZE, seed=987_654)
+    return target.sample(n or (SIZE if prod(target.shape) <= 16 else FEW), seed=987_654)
+
+
+def _at_exact(subject: Subject) -> list[Metric]:
+    """The metrics of exact samples and the exact model."""
+    target = _target(subject)
+    return subject.once("exact", lambda: _metrics(subject, target, _draws(target)))
+
+
+def _estimate(metric: Metric) -> Estimate:
+    return Estimate(metric.value, metric.stderr, metric.df)
+
+
+def _allowed(one: Estimate, other: Estimate) -> float:
+    """What two estimates of the same may differ by: 4 standard errors, more where these are known less well."""
+    gap = difference(one, other)
+    return quantile(CHANCE, gap.df) * gap.stderr if gap.stderr else 0.0
+
+
+def _badness(metric: Metric) -> float:
+    return {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
 
 
 def describes_its_metrics(subject: Subject) -> None:
     """Every metric has a name of its own, a finite value, a standard error and a direction."""
-    target = _target(subject)
-    metrics = _metrics(subject, target, _draws(target))
+    metrics = _at_exact(subject)
     names = [metric.name for metric in metrics]
     assert all(names), f"a metric has no name among {names}"
     assert len(set(names)) == len(names), f"metrics share names: {names}"
     for metric in metrics:
         assert math.isfinite(metric.value), f"{metric.name} of exact samples is {metric.value}"
-        assert metric.stderr >= 0, f"the standard error of {metric.name} is {metric.stderr}"
+        assert metric.stderr >= 0, f"the stderr of {metric.name} is {metric.stderr}"
         assert metric.better in ("lower", "higher", "zero"), f"{metric.name} is better where it is {metric.better!r}"
-        assert (metric.floor is None) == (metric.floor_stderr is None), f"{metric.name}: a floor needs its error"
+        assert (metric.floor is None) == (metric.floor_stderr is None), (
+            f"{metric.name} has a floor without floor_stderr"
+        )
 
 
 def exact_samples_score_the_floor(subject: Subject) -> None:
     """Exact samples are within 4 standard errors of the floor."""
-    target = _target(subject)
     tried = False
-    for metric in _metrics(subject, target, _draws(target)):
+    for metric in _at_exact(subject):
         if metric.floor is None or metric.floor_stderr is None:
             continue
         tried = True
-        error = math.hypot(metric.stderr, metric.floor_stderr)
-        off = (metric.value - metric.floor) / max(error, 1e-12)
-        assert abs(off) <= 4, (
-            f"exact samples have {metric.name} = {metric.value:.4g}, the floor is {metric.floor:.4g}: "
-            f"{off:+.1f} standard errors away"
+        floor = Estimate(metric.floor, metric.floor_stderr, metric.floor_df)
+        allowed = _allowed(_estimate(metric), floor)
+        assert abs(metric.value - metric.floor) <= allowed + 1e-12, (
+            f"{metric.name} of exact samples is {metric.value:.4g}, expected the floor, {metric.floor:.4g}, "
+            f"within {allowed:.2g}"
         )
     if not tried:
         raise Skip("none of its metrics has a floor")
 
 
-def a_shift_makes_it_worse(subject: Subject) -> None:
-    """Samples moved by 1/2, 1 and 2 standard deviations score worse and worse."""
-    _judges_samples(subject)
-    target = _target(subject)
-    mean, covariance = target.moments()
-    spread = float(covariance.trace() / len(mean)) ** 0.5
-    # Away from every other component, so that the shift cannot move one of them onto another.
-    series: dict[str, list[float]] = {}
-    for shift in (0.0, *SHIFTS):
-        for metric in _metrics(subject, target, _draws(target) + shift * spread):
-            badness = {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
-            series.setdefault(metric.name, []).append(badness)
-    for name, values in series.items():
-        assert values == sorted(values) and values[-1] > values[0], (  # noqa: PT018
-            f"{name} of samples moved by 0, 1/2, 1 and 2 standard deviations is {[f'{v:.3g}' for v in values]} "
-            "(the larger the worse), expected a rise"
-        )
+def _series(subject: Subject) -> dict[str, list[Metric]]:
+    """Metrics by name: of exact evidence, then of worse and worse evidence."""
+
+    def compute() -> dict[str, list[Metric]]:
+        target, evaluator = _target(subject), subject.component
+        if evaluator.judges == "samples":
+            mean, covariance = target.moments()
+            spread = float(covariance.trace() / len(mean)) ** 0.5
+            worse = [_metrics(subject, target, _draws(target) + shift * spread) for shift in SHIFTS]
+        else:
+            models = [_Scaled(target, factor) for factor in FACTORS]
+            worse = [evaluator.evaluate(_evidence(target, _draws(target), model=model)) for model in models]
+        found: dict[str, list[Metric]] = {}
+        for metric in (*_at_exact(subject), *(metric for metrics in worse for metric in metrics)):
+            found.setdefault(metric.name, []).append(metric)
+        return found
+
+    return subject.once("series", compute)
 
 
-def a_wrong_score_makes_it_worse(subject: Subject) -> None:
-    """Scores too large by a factor of 1.25, 1.5 and 2 are worse and worse."""
-    if subject.component.judges != "model":
-        raise Skip("it judges samples, whatever the model")
-    target = _target(subject)
-    series: dict[str, list[float]] = {}
-    for factor in (1.0, 1.25, 1.5, 2.0):
-        for metric in subject.component.evaluate(_evidence(target, _draws(target), model=_Scaled(target, factor))):
-            badness = {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
-            series.setdefault(metric.name, []).append(badness)
-    for name, values in series.items():
-        assert values == sorted(values) and values[-1] > values[0], (  # noqa: PT018
-            f"{name} of scores times 1, 1.25, 1.5 and 2 is {[f'{v:.3g}' for v in values]} "
-            "(the larger the worse), expected a rise"
+def worse_evidence_scores_worse(subject: Subject) -> None:
+    """Samples moved by 1/2, 1 and 2 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
+
+    Within 4 standard errors; the worst is worse than the truth by as much.
+    """
+    how = {
+        "samples": "samples moved by 0, 1/2, 1 and 2 standard deviations",
+        "model": "scores times 1, 1.25, 1.5 and 2",
+    }[subject.component.judges]
+    for name, metrics in _series(subject).items():
+        told = f"{name} of {how} is {', '.join(f'{m.value:.3g} +- {m.stderr:.1g}' for m in metrics)}"
+        for one, other in pairwise(metrics):
+            chance = _allowed(_estimate(one), _estimate(other))
+            assert _badness(other) >= _badness(one) - chance, f"{told}, expected worse and worse values"
+        chance = _allowed(_estimate(metrics[0]), _estimate(metrics[-1]))
+        assert _badness(metrics[-1]) > _badness(metrics[0]) + chance, f"{told}: better is {metrics[0].better!r}"
+
+
+def _repeats(subject: Subject) -> dict[str, list[Metric]]:
+    """Metrics by name, of independent sets of samples that are off by half a standard deviation, with other seeds."""
+
+    def compute() -> dict[str, list[Metric]]:
+        target, found = _target(subject), dict[str, list[Metric]]()
+        mean, covariance = target.moments()
+        shift = 0.5 * float(covariance.trace() / len(mean)) ** 0.5
+        for k in range(SETS):
+            for metric in _metrics(subject, target, target.sample(FEW, seed=7_000 + k) + shift, seed=k):
+                found.setdefault(metric.name, []).append(metric)
+        return found
+
+    return subject.once("repeats", compute)
+
+
+def errors_are_the_scatter(subject: Subject) -> None:
+    """Over independent sets of samples and seeds, values and floors scatter by their standard errors."""
+    if subject.component.judges == "model" and not subject.full:
+        raise Skip("the full level alone repeats the judgement of a model")
+    for name, metrics in _repeats(subject).items():
+        pairs = {"": [(metric.value, metric.stderr) for metric in metrics]}
+        if metrics[0].floor is not None:
+            pairs["the floor of "] = [(metric.floor or 0.0, metric.floor_stderr or 0.0) for metric in metrics]
+        for what, found in pairs.items():
+            values, errors = torch.tensor(found, dtype=torch.float64).T
+            scatter, error = float(values.std()), float(errors.square().mean().sqrt())
+            chance = math.exp(4 / math.sqrt(2 * (len(found) - 1)))
+            rounding = 1e-6 * float(values.abs().max())
+            told = f"{len(found)} values of {what}{name} scatter by {scatter:.3g}, but their stderr is {error:.3g}"
+            assert scatter <= TOO_SMALL * chance * error + rounding, told
+            assert error <= TOO_LARGE * chance * scatter + rounding, told
+
+
+def zero_is_the_truth(subject: Subject) -> None:
+    """A metric that is best at zero is zero for exact samples or the exact model, within its errors."""
+    tried = False
+    for name, metrics in _series(subject).items():
+        if metrics[0].better != "zero":
+            continue
+        tried = True
+        has_floor = metrics[0].floor is not None
+        floors = [metric.floor for metric in _repeats(subject)[name]] if has_floor else []
+        if floors:
+            values = torch.tensor(floors, dtype=torch.float64)
+            found, error = float(values.mean()), float(values.std()) / math.sqrt(len(floors))
+        else:
+            found, error = metrics[0].value, metrics[0].stderr
+        allowed = 5 * error + 1e-3 * abs(metrics[-1].value)
+        assert abs(found) <= allowed, (
+            f"better is 'zero', but {name} of the truth is {found:.4g}, expected 0 within {allowed:.2g}"
         )
+    if not tried:
+        raise Skip("none of its metrics is best at zero")
+
+
+def values_have_their_unit(subject: Subject) -> None:
+    """With the target and the samples three times as large, data units are three times as many, and nats stay."""
+    target, tried = _target(subject), False
+    if subject.component.judges != "samples" or not isinstance(target, Mixture):
+        raise Skip("it judges the model, or refuses the targets that the suite can scale")
+    larger = attrs.evolve(target, means=tuple(SCALED * mean for mean in target.means), std=SCALED * target.std)
+    samples = _draws(target) + 0.5 * target.std
+    before, after = _metrics(subject, target, samples), _metrics(subject, larger, SCALED * samples)
+    for one, other in zip(before, after, strict=True):
+        factor = {"data units": SCALED, "nats": 1.0, "bits/dim": 1.0}.get(one.unit)
+        if factor is not None:
+            tried = True
+            expected = factor * one.value
+            assert math.isclose(other.value, expected, rel_tol=1e-3), (
+                f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} where the target and the samples are "
+                f"{SCALED:g} times as large, expected {expected:.5g}"
+            )
+    if not tried:
+        raise Skip("its unit is neither data units nor nats nor bits/dim")
 
 
 def repeats_with_the_seed(subject: Subject) -> None:
-    """The same samples and seed give the same value."""
+    """The same samples and seed give the same value; the samples are left as they were."""
     target = _target(subject)
-    first, again = ([m.value for m in _metrics(subject, target, _draws(target), seed=4)] for _ in range(2))
-    assert first == again, f"the same samples and seed give {first} and then {again}"
+    first, again = ([m.value for m in _metrics(subject, target, _draws(target, FEW), seed=4)] for _ in range(2))
+    assert first == again, f"evaluate gives {first} and then {again} for the same samples and seed"
 
 
 def survives_nan(subject: Subject) -> None:
     """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
     target = _target(subject)
     if subject.component.judges == "model":
-        for metric in subject.component.evaluate(_evidence(target, _draws(target), model=_Scaled(target, math.nan))):
+        judged = _evidence(target, _draws(target, FEW), model=_Scaled(target, math.nan))
+        for metric in subject.component.evaluate(judged):
             assert not math.isfinite(metric.value), f"{metric.name} of a score of NaN is {metric.value:.4g}"
         return
     for fill in (math.nan, math.inf):
-        samples = _draws(target)
+        samples = _draws(target, FEW)
         samples[0] = fill
         for metric in _metrics(subject, target, samples):
             assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
 
 
-def leaves_samples_alone(subject: Subject) -> None:
-    """The samples are not changed in place."""
-    target = _target(subject)
-    samples = _draws(target)
-    kept = samples.clone()
-    _metrics(subject, target, samples)
-    assert torch.equal(samples, kept), "the samples were changed in place"
-
-
 CHECKS = (
     describes_its_metrics,
     exact_samples_score_the_floor,
-    a_shift_makes_it_worse,
-    a_wrong_score_makes_it_worse,
+    worse_evidence_scores_worse,
+    errors_are_the_scatter,
+    zero_is_the_truth,
+    values_have_their_unit,
     repeats_with_the_seed,
     survives_nan,
-    leaves_samples_alone,
 )

@@ -1,4 +1,4 @@
-r"""The truth that the kit holds components against: two distributions in closed form, and an SDE of its own.
+r"""The truth that the suite holds components against: a distribution in closed form, two SDEs, and steps and loops.
 
 Written from the formulas alone, and never from a plugin's code. For data ``x_0 ~ sum_k w_k N(m_k, s^2 I)`` and
 ``x = alpha x_0 + sigma eps``, with ``v = alpha^2 s^2 + sigma^2`` and ``r_k`` the posterior probabilities,
@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from ..components import param
-from ..noise import Noise
+from ..noise import Draw, Noise
 from ..sampler import Observer, Sampler
 from ..schedule import Schedule, Step
 from ..score import ScoreModel
 from ..sde import DATA, SDE, Level
+from ..steps import Corrector, Predictor
 from ..target import Estimate, Target
-from .suite import Subject
 
 
 @attrs.frozen
 class ConstantRateSDE(SDE):
-    """dx = -b x / 2 dt + sqrt(b) dw: alpha and sigma alone, the rest as the contract derives it."""
+    """dx = -b x / 2 dt + sqrt(b) dw: alpha, sigma and their inverse, the rest as the contract derives it."""
 
     rate: float = param(12.0, "b")
 
@@ -41,6 +41,32 @@ class ConstantRateSDE(SDE):
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 - e^{-b t})."""
         return torch.sqrt(-torch.expm1(-self.rate * t))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """(sigma / alpha)^2 = e^{b t} - 1, inverted: by bisection it would be the slowest part of many a step."""
+        t = torch.log1p((2 * log_noise_ratio.double()).exp()) / self.rate
+        return t.clamp(t_min or self.t_min, 1)
+
+
+@attrs.frozen
+class GrowingSDE(SDE):
+    """dx = sigma(t) sqrt(2 log r) dw with sigma(t) = sigma_0 r^t: the signal keeps its scale, the noise explodes."""
+
+    smallest: float = param(0.05, "sigma_0")
+    ratio: float = param(400.0, "r")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_0 r^t."""
+        return self.smallest * torch.exp(t * math.log(self.ratio))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """log(sigma / sigma_0) / log r."""
+        t = (log_noise_ratio.double() - math.log(self.smallest)) / math.log(self.ratio)
+        return t.clamp(t_min or self.t_min, 1)
 
 
 @attrs.frozen
@@ -90,9 +116,9 @@ class Mixture(Target):
         spread = (weights * (means - mean).square()).sum()
         return mean.expand(size), self.std**2 * torch.eye(size, dtype=torch.float64) + spread
 
-    def modes(self) -> Tensor:
-        """The weights."""
-        return torch.tensor(self.weights, dtype=torch.float64)
+    def modes(self) -> Tensor | None:
+        """The weights; a single Gaussian has no components."""
+        return torch.tensor(self.weights, dtype=torch.float64) if len(self.weights) > 1 else None
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """r_k of clean data."""
@@ -147,6 +173,68 @@ class FlowSampler(Sampler):
         return model.denoised(x, schedule[-1].next)
 
 
+@attrs.frozen
+class PlainPredictor(Predictor):
+    """Euler-Maruyama on the reverse SDE."""
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x - (f x - g^2 score) dt + g sqrt(dt) z."""
+        mean = x - (step.drift_rate * x - step.diffusion**2 * model.score(x, step.now)) * step.dt
+        return mean + step.diffusion * step.dt**0.5 * noise(), mean
+
+
+@attrs.frozen
+class PlainCorrector(Corrector):
+    """A Langevin step of a tenth of the variance of unit-variance data."""
+
+    size: float = param(0.1, "step size over alpha^2 + sigma^2")
+
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x + e score + sqrt(2 e) z."""
+        size = self.size * (step.now.alpha**2 + step.now.sigma**2)
+        mean = x + size * model.score(x, step.now)
+        return mean + (2 * size) ** 0.5 * noise(), mean
+
+
+@attrs.frozen
+class StillCorrector(Corrector):
+    """Leaves the state alone."""
+
+    idle = True
+
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x."""
+        return x, x
+
+
+@attrs.frozen
+class PlainSampler(Sampler):
+    """A corrector and a predictor at each of evenly spaced times from 1 to t_min, and the mean of the last step."""
+
+    predictor: Predictor = param(PlainPredictor(), "reverse-time step")
+    corrector: Corrector = param(StillCorrector(), "MCMC at each level")
+    steps: int = param(6, "number of steps")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """The loop."""
+        times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
+        mean = x
+        for k, step in enumerate(Schedule(sde, times).steps):
+            x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
+            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            if observe is not None:
+                observe(k + 1, self.steps, x)
+        return mean
+
+    def skip(self, sde: SDE) -> str | None:
+        """What the predictor or the corrector refuses."""
+        return self.predictor.skip(sde) or self.corrector.skip(sde)
+
+    def decoupled(self) -> PlainSampler:
+        """With the decoupled corrector."""
+        return attrs.evolve(self, corrector=self.corrector.decoupled())
+
+
 class Silent(ScoreModel):
     """A score of zero everywhere, as a network has it before its training."""
 
@@ -155,19 +243,16 @@ class Silent(ScoreModel):
         return torch.zeros_like(x)
 
 
-def sdes(subject: Subject) -> list[tuple[str, SDE]]:
-    """The SDEs that steps are tried on: the kit's own, and every one of the registry."""
-    return [("the kit's own SDE", ConstantRateSDE()), *subject.partners("sdes")]
+def directions_of(target: Target, count: int = 8) -> Tensor:
+    """(count, D) random unit vectors, float64: the moments of all coordinates at once."""
+    return torch.nn.functional.normalize(torch.randn(count, prod(target.shape), dtype=torch.float64))
 
 
-def pairs(subject: Subject) -> list[tuple[str, Any, SDE]]:
-    """Every variant of a predictor or corrector with every SDE that it does not refuse."""
-    return [
-        (f"{variant} with {label}", step, sde)
-        for variant, step in subject.variants()
-        for label, sde in sdes(subject)
-        if step.skip(sde) is None
-    ]
+def is_zero(values: Tensor, what: str) -> None:
+    """The mean of independent values (n,) is 0 within 4 standard errors, or to rounding where all are the same."""
+    error = float(values.std()) / math.sqrt(len(values))
+    found = float(values.mean())
+    assert abs(found) <= 4 * error + 1e-12, f"{what} is off by {found:+.4g}, with a standard error of {error:.2g}"
 
 
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
@@ -186,38 +271,6 @@ def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
     times = (0.5 * (low + high)).exp()
     times[0] = 1.0
     return times
-
-
-def by_row(sde: SDE, times: Tensor, rows: int, rank: int) -> tuple[Step, list[Step]]:
-    """One step whose numbers are columns (rows, 1, ...), row k being step k of a schedule; and those steps apart."""
-    steps = Schedule(sde, times).steps[:rows]
-
-    def column(read: Any) -> Tensor:
-        return torch.tensor([read(step) for step in steps], dtype=torch.float64).reshape(-1, *[1] * rank)
-
-    def levels(which: str) -> Level:
-        return Level(*(column(lambda s, n=n: getattr(getattr(s, which), n)) for n in ("t", "alpha", "sigma")))
-
-    apart = ("index", "count", "now", "next", "sde", "_memory")
-    numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
-    fields: dict[str, Any] = {name: column(lambda s, n=name: getattr(s, n)) for name in numbers}
-    stacked = Step(index=0, count=len(times) - 1, now=levels("now"), next=levels("next"), sde=sde, **fields)
-    return stacked, [attrs.evolve(step, index=0, memory={}) for step in steps]
-
-
-def are_like(x: Tensor, moved: tuple[Tensor, Tensor], label: str) -> None:
-    """A state and its mean are finite and of the shape and dtype of ``x``."""
-    for name, value in zip(("state", "mean"), moved, strict=True):
-        found, expected = (tuple(value.shape), value.dtype), (tuple(x.shape), x.dtype)
-        assert found == expected, f"{label}: the {name} is {found}, expected {expected}, as x is"
-        assert bool(value.isfinite().all()), f"{label}: the {name} is not finite"
-
-
-def are_close(found: tuple[Tensor, Tensor], alone: list[tuple[Tensor, Tensor]], label: str) -> None:
-    """A state and its mean are, to rounding, those of the rows each by itself."""
-    for name, value, rows in zip(("state", "mean"), found, zip(*alone, strict=True), strict=True):
-        gap = float((value - torch.cat(rows)).abs().max())
-        assert gap <= 1e-9 * float(value.abs().max()), f"{label} the {name} is off by {gap:.3g}"
 
 
 def _log_ratio(sde: SDE, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The kit under pytest: one test item for each component and check.
+"""The suite under pytest: one test item for each component and check.
 
     pytest --pyargs scoresde_core.conformance --scoresde-dist my_package
 
@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind: 'vp[beta_max=10]'"
     )
+    group.addoption(
+        "--scoresde-level",
+        default="full",
+        choices=("quick", "full"),
+        help="quick: seconds a component; full: with every bundled counterpart in every variant (default: full)",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -31,10 +37,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from ..registry import load_registry
     from .suite import cases, subjects
 
-    kind, name, dist = (metafunc.config.getoption(f"scoresde_{key}") for key in ("kind", "name", "dist"))
+    options = ("kind", "name", "dist", "level")
+    kind, name, dist, level = (metafunc.config.getoption(f"scoresde_{key}") for key in options)
     try:
         registry = load_registry(local=metafunc.config.getoption("scoresde_registry"))
-        found = cases(subjects(registry, kind, name, dist))
+        found = cases(subjects(registry, kind, name, dist, level))
     except ScoreSDEError as error:
         raise pytest.Collector.CollectError(str(error)) from error
     metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])

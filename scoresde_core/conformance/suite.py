@@ -1,18 +1,26 @@
 """Subjects, checks and results: which components are checked, by what, and what came out.
 
-A check is a function of a :class:`Subject` with one idea, named after it and told in the first line of its docstring.
-It raises ``AssertionError`` with a sentence, the value found and the value expected, or :class:`Skip` with the reason
-why it does not apply. A component whose own checks were all skipped has shown nothing: that is a failure.
+A check is a function of a :class:`Subject` with one idea. Its name says the idea, the first line of its docstring
+states it. It raises ``AssertionError`` with a sentence that gives the value found and the value expected, or
+:class:`Skip` with the reason why it does not apply. If every check of a component's own kind is skipped, nothing is
+known about the component, and that is a failure.
+
+Both levels have the same checks; ``quick`` tries fewer combinations of variants and counterparts in them. A component
+that fails a check by definition says so in its class: ``exempt = {"check": "reason"}``.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 
@@ -32,11 +40,19 @@ SUITES: Mapping[str, str] = {
     "conditions": "conditions",
     "losses": "losses",
     "extractors": "extractors",
+    "networks": "networks",
+    "datasets": "datasets",
+    "dequantizers": "dequantizers",
     "checkpoints": "checkpoints",
 }
 """The module in this package that holds a kind's own checks; every kind has those of :mod:`.components` as well."""
 
-State = Literal["passed", "failed", "skipped"]
+SHIPPED = "scoresde"
+"""The distribution whose components are counterparts for everybody's."""
+
+State = Literal["passed", "failed", "skipped", "exempt"]
+Depth = Literal["quick", "full"]
+T = TypeVar("T")
 
 
 class Skip(Exception):
@@ -50,8 +66,17 @@ class Subject:
     registry: Registry
     entry: Entry
     params: Mapping[str, Any] = attrs.field(factory=dict)
+    level: Depth = "full"
     outcomes: dict[str, Result] = attrs.field(factory=dict, init=False)
-    """What became of the checks that were run so far, by their names."""
+    """The results of the checks that have run so far, by their names."""
+    trying: str = attrs.field(default="", init=False)
+    """The variant and the counterpart that a check is trying, for its failure to name; empty between trials."""
+    _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
+
+    @property
+    def full(self) -> bool:
+        """Whether every combination is to be tried."""
+        return self.level == "full"
 
     @property
     def kind(self) -> str:
@@ -61,11 +86,15 @@ class Subject:
     @property
     def name(self) -> str:
         """Its name as it would be typed: bare where that is enough, with its parameters."""
+        return str(Spec(self._called(self.entry), dict(self.params)))
+
+    def _called(self, entry: Entry) -> str:
+        """The bare name of a component, or ``owner:name`` where two plugins use the name."""
         try:
-            alone = self.registry.find(self.kind, self.entry.row.name) is self.entry
+            alone = self.registry.find(entry.row.kind, entry.row.name) is entry
         except UsageError:
             alone = False
-        return str(Spec(self.entry.row.name if alone else self.entry.qualified, dict(self.params)))
+        return entry.row.name if alone else entry.qualified
 
     @cached_property
     def cls(self) -> type:
@@ -91,37 +120,81 @@ class Subject:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The parameters it is built with: its class's ``example``, where it has one, then the caller's."""
-        known = {p.name for p in parameters(self.cls)}
+        """The parameters it is built with: its class's ``example``, where it has one, then the caller's.
+
+        An example that needs files is a static method: it is called with an empty folder to write them to.
+        """
+        return {**self._example, **self.params}
+
+    @cached_property
+    def _example(self) -> dict[str, Any]:
         example = getattr(self.cls, "example", {})
-        return {**{name: value for name, value in example.items() if name in known}, **self.params}
+        if callable(example):
+            folder = Path(tempfile.mkdtemp(prefix="scoresde-check-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            example = example(folder)
+        known = {p.name for p in parameters(self.cls)}
+        return {name: value for name, value in example.items() if name in known}
+
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """The checks that its class declares it exempt from, each with the reason."""
+        declared = getattr(self.cls, "exempt", {})
+        return declared if isinstance(declared, Mapping) else {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()``, kept for the other checks that ask for ``key``."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Drop what was kept: a run over everything would hold all data sets and networks at its end."""
+        self._kept.clear()
 
     def build(self, **changed: Any) -> Any:
         """A new one, with some parameters changed."""
         return self.registry.create(self.kind, Spec(self.entry.qualified, {**self.given, **changed}))
 
-    def variants(self) -> list[tuple[str, Any]]:
-        """It, and one more for every other value of a switch (bool) or choice (Literal) among its parameters."""
-        found = [(self.name, self.component)]
+    def changes(self) -> list[Mapping[str, Any]]:
+        """The parameters that its variants change: every other value of a switch (bool) or of a choice (Literal).
+
+        And those of the class attribute ``variants``, a tuple of dictionaries. Not those that the caller gave.
+        """
+        found: list[Mapping[str, Any]] = []
         for parameter in parameters(self.cls):
             choices: Iterable[Any] = (True, False) if parameter.type is bool else ()
             if get_origin(parameter.type) is Literal:
                 choices = get_args(parameter.type)
             current = self.given.get(parameter.name, parameter.default)
-            for value in choices:
-                if value == current or parameter.name in self.params:
-                    continue
-                label = Spec(self.entry.row.name, {**self.params, parameter.name: value})
-                with suppress(UsageError):  # a value that the other parameters rule out
-                    found.append((str(label), self.build(**{parameter.name: value})))
+            found += [{parameter.name: value} for value in choices if value != current]
+        return [change for change in (*found, *getattr(self.cls, "variants", ())) if not set(change) & set(self.params)]
+
+    def variants(self) -> list[tuple[str, Any]]:
+        """It, and one more for each of :meth:`changes` that its other parameters do not rule out."""
+        found = [(self.name, self.component)]
+        for change in self.changes():
+            with suppress(UsageError):
+                label = Spec(self._called(self.entry), {**self.params, **change})
+                found.append((str(label), self.build(**change)))
         return found
 
-    def partners(self, kind: str) -> list[tuple[str, Any]]:
-        """The components of another kind that build by name alone; those that do not are their owners' business."""
+    def counterpart(self, entry: Entry, *, shipped: bool = True) -> str | None:
+        """The name of an entry that this one may be tried with: of its own distribution, or ``shipped``; else None.
+
+        Another third party's component is no counterpart: its faults would be blamed on this one.
+        """
+        known = shipped if entry.owner == SHIPPED else entry.owner == self.entry.owner
+        return self._called(entry) if known else None
+
+    def partners(self, kind: str, *, shipped: bool = True) -> list[tuple[str, Any]]:
+        """The counterparts of a kind that build by name alone, each with its name."""
         found = []
         for entry in self.registry.entries(kind):
-            with suppress(ScoreSDEError):
-                found.append((entry.row.name, self.registry.create(kind, entry.qualified)))
+            name = self.counterpart(entry, shipped=shipped)
+            if name is not None:
+                with suppress(Exception):  # its own checks say so
+                    found.append((name, self.registry.create(kind, entry.qualified)))
         return found
 
 
@@ -158,28 +231,43 @@ class Case:
         """Run it, from a fixed state of torch's global generator, which is left as it was."""
         import torch
 
-        started, error = time.perf_counter(), None
+        started = time.perf_counter()
         state: State = "passed"
+        error: BaseException | None = None
         reason = ""
+        self.subject.trying = ""
         try:
             missing = missing_requirements(self.subject.entry.row)
             if missing:
                 raise Skip(f"needs {', '.join(missing)}, which is not installed")
+            reason = self.subject.exempt.get(self.name, "")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.check(self.subject)
+            reason = reason and f"the check passes, so this exemption is not needed: {reason}"
         except Skip as skip:
             state, reason = "skipped", str(skip)
+        except AssertionError as raised:
+            # The first line is ours; pytest, where it rewrites assertions, adds the values below it.
+            state, error = ("exempt", None) if reason else ("failed", raised)
+            reason = reason or self._told(str(raised).partition("\n")[0] or type(raised).__name__)
         except Exception as raised:  # a component may raise anything
             state, error = "failed", raised
-            # The first line is ours; pytest, where it rewrites assertions, adds the values below it.
             told = str(raised).partition("\n")[0]
-            ours = told and isinstance(raised, AssertionError | ScoreSDEError)
-            reason = told if ours else f"{type(raised).__name__}: {told}"
-        name, seconds, subject = self.check.__name__, time.perf_counter() - started, self.subject
-        result = Result(subject.kind, subject.name, subject.entry.owner, name, state, reason, seconds, error)
-        subject.outcomes[name] = result
+            reason = self._told(told if isinstance(raised, ScoreSDEError) else f"{type(raised).__name__}: {told}")
+        seconds, subject = time.perf_counter() - started, self.subject
+        result = Result(subject.kind, subject.name, subject.entry.owner, self.name, state, reason, seconds, error)
+        subject.outcomes[self.name] = result
         return result
+
+    @property
+    def name(self) -> str:
+        """The check's."""
+        return self.check.__name__
+
+    def _told(self, sentence: str) -> str:
+        """A failure with the component, and with the variant and the counterpart that it was tried with."""
+        return f"{KINDS[self.subject.kind].singular} {self.subject.trying or self.subject.name}: {sentence}"
 
 
 def checks(kind: str) -> list[Check]:
@@ -196,7 +284,11 @@ def own_checks(kind: str) -> list[Check]:
 
 
 def subjects(
-    registry: Registry, kind: str | None = None, name: str | None = None, dist: str | None = None
+    registry: Registry,
+    kind: str | None = None,
+    name: str | None = None,
+    dist: str | None = None,
+    level: Depth = "full",
 ) -> list[Subject]:
     """The components to check: one by kind and name (which may hold parameters), or all of a kind or distribution."""
     if name is not None:
@@ -207,7 +299,7 @@ def subjects(
             # A slip in them is the caller's, and no fault of the component, which every check would blame.
             with suppress(PluginError):
                 registry.create(kind, spec)
-        return [Subject(registry, registry.find(kind, spec.name), spec.params)]
+        return [Subject(registry, registry.find(kind, spec.name), spec.params, level)]
     entries = registry.entries(kind)
     if dist is not None:
         owners = [status.owner for status in registry.statuses]
@@ -218,7 +310,7 @@ def subjects(
         where = f" of {dist}" if dist is not None else ""
         what = find_kind(kind).name if kind else "components"
         raise UsageError(f"there are no {what}{where} to check: see 'scoresde plugins'")
-    return [Subject(registry, entry) for entry in entries]
+    return [Subject(registry, entry, level=level) for entry in entries]
 
 
 def cases(found: Iterable[Subject]) -> list[Case]:
@@ -226,9 +318,9 @@ def cases(found: Iterable[Subject]) -> list[Case]:
     return [Case(subject, check) for subject in found for check in checks(subject.kind)]
 
 
-def run(registry: Registry, kind: str, name: str) -> list[Result]:
+def run(registry: Registry, kind: str, name: str, level: Depth = "full") -> list[Result]:
     """The results of one component."""
-    return [case.run() for case in cases(subjects(registry, find_kind(kind).name, name))]
+    return [case.run() for case in cases(subjects(registry, find_kind(kind).name, name, level=level))]
 
 
 assert set(SUITES) <= set(KINDS)

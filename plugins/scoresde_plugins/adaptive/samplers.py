@@ -18,7 +18,7 @@ and Lamba's scheme (2003), in which the noise is that of t and Heun's rule is fo
 so that nothing controls the error of the noise: its bias falls but slowly with the tolerance.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -50,6 +50,8 @@ class AdaptiveSDESampler(Sampler):
     in [0, 1]); ``rel_tol`` 0.01, 0.02, 0.05 and 0.1. Which samples are left is read back from the device in every
     attempt. A sample whose score is not finite, or that has not arrived after ``max_attempts``, becomes NaN.
     """
+
+    coarse: ClassVar = {"rel_tol": 0.5, "abs_tol": 0.5}  # what the conformance suite checks bookkeeping with
 
     rel_tol: float = param(0.02, "tolerance relative to the state", and_(ge(0), le(1e6)))
     abs_tol: float = param(0.0078, "absolute tolerance, in units of the data", and_(gt(0), le(1e15)))

@@ -6,7 +6,7 @@ The test split is a place of its own, or every k-th image in the order of the na
 from __future__ import annotations
 
 import zipfile
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -18,6 +18,7 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
+from . import examples
 from .labels import Classes, labels
 from .pictures import (
     BROKEN_HELP,
@@ -68,6 +69,7 @@ class ImageFolderDataset(_HeldOut):
     """
 
     levels = 256
+    example: ClassVar = staticmethod(examples.image_folder)
 
     size: Size = param(32, SIZE_HELP, positive)
     grey: bool = param(False, "one grey channel instead of three")
@@ -109,6 +111,8 @@ class NPZDataset(_HeldOut):
 
     Images are uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W); floats points (N, D) or fields (N, C, H, W).
     """
+
+    example: ClassVar = staticmethod(examples.npz)
 
     key: str = param("images", "name of the array in the file")
     labels: str | None = param(None, "name of the array of their classes, whole numbers from 0; null: there is none")

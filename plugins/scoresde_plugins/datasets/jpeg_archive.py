@@ -7,7 +7,7 @@ Its class is ``labels[i]``, where there is such an array.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -20,6 +20,7 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
+from . import examples
 from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decoded
 
 
@@ -44,6 +45,7 @@ class JPEGArchiveDataset(Dataset):
     """Packed images, (1 or 3, H, W), kept as they are or resized after a central square crop."""
 
     levels = 256
+    example: ClassVar = staticmethod(examples.jpeg_archive)
 
     path: str = param(help="folder that holds train.npz and test.npz")
     size: int | None = param(None, "pixels of a side; null: as stored", optional(ge(1)))

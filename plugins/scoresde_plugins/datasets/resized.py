@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -16,6 +16,8 @@ from scoresde_core.dataset import Dataset, Events, Levels, Split
 from scoresde_core.errors import UsageError
 
 from .pictures import SIZE_HELP, Size, positive, sides
+
+from . import examples
 
 _CHUNK = 1024
 
@@ -40,6 +42,8 @@ class ResizedDataset(Dataset):
 
     MNIST for a network that halves five times is ``resized[data=mnist,padding=2]``, or ``resized[data=mnist,size=32]``.
     """
+
+    example: ClassVar = staticmethod(examples.resized)
 
     data: Dataset = param(help="the data set, such as mnist")
     size: Size | None = param(None, f"{SIZE_HELP}; null: as they are", optional(positive))

@@ -4,6 +4,8 @@ With the transition ``x_t = a x_s + G z``, ``s < t``, Tweedie's formula gives th
 ``(x_t + G^2 score) / a`` for any Gaussian path. Its variance given x_0 is ``G^2 sigma_s^2 / sigma_t^2``.
 """
 
+from typing import ClassVar
+
 import attrs
 from attrs.validators import ge
 from torch import Tensor
@@ -42,6 +44,8 @@ class DDIMPredictor(Predictor):
     D is the denoised state and eps the predicted noise (Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, written for
     any Gaussian path). ``eta = 0`` is deterministic, ``eta = 1`` draws from the posterior of the forward chain.
     """
+
+    variants: ClassVar = ({"eta": 0.5}, {"eta": 1.0})
 
     eta: float = param(0.0, "share of the posterior's noise: 0 deterministic, 1 ancestral", ge(0))
 

@@ -10,7 +10,7 @@ Of their past these methods keep the noises alone, so a corrector may move the s
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -70,6 +70,8 @@ class DEISPredictor(NoiseMultistep):
     ``quadratic``; on ``mnist_mfa`` the distances of few evaluations are smaller on ``karras``, most of all under VE.
     """
 
+    variants: ClassVar = ({"max_order": 1}, {"max_order": 2})
+
     max_order: int = param(3, "number of levels whose noise is used", and_(ge(1), le(4)))
     variant: Literal["tab", "rhoab"] = param("tab", "polynomials in t, or in rho = sigma / alpha")
 
@@ -96,6 +98,8 @@ class IPNDMPredictor(NoiseMultistep):
     nevertheless among the best on trained networks. One evaluation a step. The order starts at 1 and rises with the
     past; the last step to the data is of first order.
     """
+
+    variants: ClassVar = ({"max_order": 1}, {"max_order": 2})
 
     max_order: int = param(4, "number of levels whose noise is used", and_(ge(1), le(4)))
 

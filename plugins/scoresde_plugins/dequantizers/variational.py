@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import build, param
+from scoresde_core.components import Spec, build, param
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
 from scoresde_core.models import checkpoint
+from scoresde_core.models.config import Config, ModelConfig
 from scoresde_core.noise import Draw
 
 from .flowpp import FlowPP, FlowPPModule
@@ -21,9 +23,19 @@ NAME = "flowpp"
 """What the configuration of a trained dequantiser calls its network."""
 
 
+def _example(folder: Path) -> dict[str, Any]:
+    """A small flow as it is before its training, for the conformance suite."""
+    size: dict[str, Any] = {"filters": 4, "couplings": 2, "blocks": 1, "components": 2, "heads": 2, "context": 4}
+    config = Config(ModelConfig(Spec(NAME, size), Spec("vp"), (1, 2, 2)))
+    checkpoint.save(folder / "model", config, FlowPP(**size).build((1, 2, 2)).state_dict())
+    return {"checkpoint": str(folder / "model")}
+
+
 @attrs.frozen
 class VariationalDequantizer(Dequantizer):
     """v + u with u of a flow that was trained by ``scoresde train-dequantizer``, its averaged weights."""
+
+    example: ClassVar = staticmethod(_example)
 
     checkpoint: str = param(help="folder of a training run of train-dequantizer, or one of its models")
     model: Path = attrs.field(init=False, repr=False)

@@ -9,6 +9,8 @@ The multistep methods estimate the derivatives from denoised states of earlier l
 past they keep these alone (``step.memory``), so a corrector may move the state between two steps.
 """
 
+from typing import ClassVar
+
 import attrs
 from attrs.validators import and_, ge, le
 from torch import Tensor
@@ -153,6 +155,8 @@ class DPMSolverPP2MSDEPredictor(Predictor):
     + sigma' sqrt(1 - e^{-2 eta h}) z. One evaluation a step. ``eta = 0`` is ``dpmpp_2m``, ``eta = 1`` the reverse SDE.
     The first step, of first order, is ancestral sampling with the posterior's variance at ``eta = 1``.
     """
+
+    variants: ClassVar = ({"eta": 0.0}, {"eta": 0.5})
 
     eta: float = param(1.0, "share of the reverse SDE's noise: 0 deterministic, 1 the reverse SDE", and_(ge(0), le(1)))
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)

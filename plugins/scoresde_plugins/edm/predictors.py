@@ -4,6 +4,7 @@ In ``y = x / alpha`` and ``s = sigma / alpha`` every path is the VE process that
 """
 
 from math import sqrt
+from typing import ClassVar
 
 import attrs
 from attrs.validators import ge, gt
@@ -31,6 +32,8 @@ class HeunPredictor(Predictor):
     trained: the first step adds no noise. Published: s_churn 0 (CIFAR-10), or 40 with s in [0.05, 50] and s_noise 1.003
     over 256 steps (ImageNet-64), on the ``karras`` grid. Raising the noise keeps the marginals exact for s_noise = 1.
     """
+
+    variants: ClassVar = ({"s_churn": 4.0},)
 
     s_churn: float = param(0.0, "amount of noise raised and removed again over the run; 0 is deterministic", ge(0))
     s_min: float = param(0.0, "smallest sigma / alpha at which noise is raised", ge(0))

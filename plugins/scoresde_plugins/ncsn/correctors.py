@@ -1,6 +1,6 @@
 """Annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, Alg. 1), as a corrector at each noise level."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 from attrs.validators import and_, ge, gt, le
@@ -20,6 +20,8 @@ class AnnealedLangevinCorrector(Corrector):
 
     Published settings with ``predictor=none``: snr 0.316 and 100 steps (NCSN), 0.176 and 5 steps (NCSNv2, CIFAR-10).
     """
+
+    variants: ClassVar = ({"n_steps": 2},)
 
     snr: float = param(0.16, "step size relative to the noise level", and_(gt(0), le(1e6)))
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))

@@ -6,6 +6,8 @@ change of resolution, and GroupNorm with 32 groups however few channels these ho
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 from attrs import validators as check
 
@@ -18,6 +20,8 @@ from .unet import UNet
 @attrs.frozen(kw_only=True)
 class DDPM(ImageUNet):
     """The U-Net of Ho et al. 2020, arXiv:2006.11239; ``conditional=false`` leaves out the label."""
+
+    example: ClassVar = {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 
     num_res_blocks: int = param(2, "residual blocks of a level on the way down; one more going up", check.ge(1))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 from attrs.validators import ge, in_
@@ -59,6 +59,8 @@ class NCSN(Network):
     ``scales`` noise levels are classes: a label is the number of a level, 0 the highest noise, and there is no level
     in between. nf = 128, the published CIFAR-10 model, has 30.1 M parameters with 10 levels.
     """
+
+    example: ClassVar = {"nf": 8}
 
     parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "what the raw output means")
     label: Literal["reverse_index", "index"] = param("reverse_index", "labels number the noise levels", in_(LABELS))

@@ -8,7 +8,7 @@ have the names of the published configurations.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -119,6 +119,8 @@ class NCSNpp(ImageUNet):
     The last column follows from the two before it unless ``embedding_type`` and ``scale_by_sigma`` are given. Sides
     must be divisible by 2^(levels - 1). ``cond_image`` (B, cond_channels, H, W) conditions on an image.
     """
+
+    example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 
     resblock_type: Literal["biggan", "ddpm"] = param(
         "biggan", "biggan: blocks that resample inside; ddpm: layers of their own", check.in_(["biggan", "ddpm"])

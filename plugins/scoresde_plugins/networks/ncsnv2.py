@@ -10,7 +10,7 @@ down to ``sigma_min``; a label is the number of a level, or the noise scale itse
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -62,6 +62,8 @@ class NCSNv2(Network):
     With nf = 128 they have 29.7, 83.4 and 94.1 M parameters. With label ``sigma`` the output is divided by the label
     itself, which trains and samples at any noise scale; then ``scales``, ``sigma_max`` and ``sigma_min`` play no part.
     """
+
+    example: ClassVar = {"nf": 8}
 
     parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "what the raw output means")
     label: Literal["reverse_index", "sigma"] = param(

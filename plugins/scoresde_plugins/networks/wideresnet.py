@@ -20,7 +20,7 @@ weights of its own at every position, which is what a small network needs (docs/
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
@@ -46,6 +46,8 @@ class Classifier(ClassifierNetwork):
     The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters. Without pooling the
     module reads images of the size it is built for, and no other.
     """
+
+    example: ClassVar = {"blocks_per_group": 1, "multiplier": 1, "embedding": 16}
 
     blocks_per_group: int = param(4, "residual blocks in each of three groups", ge(1))
     multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))

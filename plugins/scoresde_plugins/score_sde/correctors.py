@@ -15,7 +15,7 @@ deviation becomes about (1 + 2 / (B D)) s, however small snr is. The paper's for
 """
 
 from math import ceil, prod
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import attrs
 import torch
@@ -53,6 +53,8 @@ class LangevinCorrector(Corrector):
     the batch where the data are wider than the noise.
     Published settings, with ``norm=batch``: snr 0.16 (VE, CIFAR-10), 0.075 (256 pixels), 0.01 (VP).
     """
+
+    variants: ClassVar = ({"n_steps": 2},)
 
     snr: float = param(0.16, "signal-to-noise ratio that sets the step size", and_(gt(0), le(1e6)))
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))

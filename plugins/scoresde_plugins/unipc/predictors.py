@@ -12,7 +12,7 @@ The predictor UniP uses the past alone (r_k < 0), the corrector UniC the new den
 That state is what the following step needs anyway, so the correction is made when it has been evaluated.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 from attrs.validators import and_, ge, le
@@ -55,6 +55,8 @@ class UniPCPredictor(Predictor):
     (Where the authors' code denoises, N - 1 such steps are followed by the denoising, so that its step to ``t_min`` is
     of order 1.) Their code takes ``bh1`` unless told, later libraries take ``bh2``.
     """
+
+    variants: ClassVar = ({"max_order": 1}, {"max_order": 2}, {"max_order": 2, "variant": "bh1"})
 
     max_order: int = param(3, "highest order of the predictor; UniC adds one", and_(ge(1), le(3)))
     variant: Literal["bh1", "bh2"] = param("bh2", "B(h) = -h, or e^-h - 1")

@@ -1,0 +1,111 @@
+"""Data sets: the same events each time, of the shape that is told, whether they are loaded or opened one by one."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from ..dataset import Dataset, Events, Split
+from ..errors import FileError
+from .suite import Skip, Subject
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+MOST, MOST_QUICK = 100_000, 2_000
+"""Events of a split that are all loaded, where they are decoded one by one."""
+T = TypeVar("T")
+
+
+def _there(read: Callable[[], T]) -> T:
+    """What ``read`` gives; a data set whose files are not on this machine cannot be tried."""
+    try:
+        return read()
+    except FileError as error:
+        raise Skip(str(error)) from error
+
+
+def _opened(subject: Subject, split: Split) -> Events:
+    dataset: Dataset = subject.component
+    return subject.once(("open", split), lambda: _there(lambda: dataset.open(split)))
+
+
+def _loaded(subject: Subject, split: Split) -> Tensor:
+    """All events of a split; :class:`Skip` where decoding them would take long."""
+    events, most = _opened(subject, split), MOST if subject.full else MOST_QUICK
+    if not isinstance(events, Tensor) and len(events) > most:
+        raise Skip(f"its {split} split has {len(events)} events to decode, more than {most}")
+    dataset: Dataset = subject.component
+    return subject.once(("load", split), lambda: _there(lambda: dataset.load(split)))
+
+
+def tells_its_shape(subject: Subject) -> None:
+    """shape is a tuple of positive sizes."""
+    dataset: Dataset = subject.component
+    shape = _there(lambda: dataset.shape)
+    assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
+    assert all(isinstance(size, int) and size > 0 for size in shape), f"shape is {shape}, expected positive sizes"
+
+
+def has_events_of_its_shape(subject: Subject) -> None:
+    """Both splits have events, images as uint8 and anything else as finite float32, each of the shape."""
+    shape = _there(lambda: subject.component.shape)
+    for split in SPLITS:
+        events = _opened(subject, split)
+        assert len(events), f"the {split} split is empty"
+        for event in (events[0], events[len(events) - 1]):
+            assert tuple(event.shape) == shape, (
+                f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
+            )
+            images = event.dtype == torch.uint8
+            assert images or event.dtype == torch.float32, f"events are {event.dtype}, expected uint8 or float32"
+            assert images or bool(event.isfinite().all()), f"an event of {split} is not finite"
+
+
+def opens_what_it_loads(subject: Subject) -> None:
+    """open gives the events of load, by their index, also after it was pickled."""
+    for split in SPLITS:
+        events, loaded = _opened(subject, split), _loaded(subject, split)
+        assert len(events) == len(loaded), f"open has {len(events)} events of {split}, load {len(loaded)}"
+        copy: Events = pickle.loads(pickle.dumps(events)) if len(loaded) <= MOST_QUICK else events
+        for k in sorted({0, len(loaded) // 2, len(loaded) - 1}):
+            assert torch.equal(copy[k], loaded[k]), f"event {k} of {split} is another one by open than by load"
+
+
+def repeats_itself(subject: Subject) -> None:
+    """load gives the same events in the same order every time."""
+    for split in SPLITS:
+        first, again = _loaded(subject, split), subject.component.load(split)
+        assert torch.equal(first, again), f"load gives other events of {split} the second time"
+
+
+def keeps_its_splits_apart(subject: Subject) -> None:
+    """At most half of the events of the test split are events of the train split as well."""
+    train = {event.numpy().tobytes() for event in _loaded(subject, "train")}
+    test = [event.numpy().tobytes() in train for event in _loaded(subject, "test")[:1000]]
+    assert sum(test) <= len(test) / 2, f"{sum(test)} of the first {len(test)} events of test are events of train"
+
+
+def knows_a_row_an_event(subject: Subject) -> None:
+    """What is known of a split has a row for each of its events; labels are whole numbers from 0."""
+    for split in SPLITS:
+        count = len(_opened(subject, split))
+        known = subject.component.known(split)
+        for name, values in known.items():
+            assert len(values) == count, f"known has {len(values)} {name} of {split}, which has {count} events"
+        labels = known.get("labels")
+        if labels is not None:
+            assert labels.dtype == torch.int64, f"labels are {labels.dtype}, expected torch.int64"
+            assert int(labels.min()) >= 0, f"labels begin at {int(labels.min())}, expected 0"
+
+
+CHECKS = (
+    tells_its_shape,
+    has_events_of_its_shape,
+    opens_what_it_loads,
+    repeats_itself,
+    keeps_its_splits_apart,
+    knows_a_row_an_event,
+)

@@ -1,0 +1,21 @@
+"""Registries of a few components, for tests."""
+
+from scoresde_core.conformance.suite import cases, subjects
+from scoresde_core.manifest import Row
+from scoresde_core.plugins import Status
+from scoresde_core.registry import Registry
+
+
+def registry_of(*rows, owner="wrong", more=()):
+    """A registry of one plugin with rows (kind, name, class), and of further plugins (statuses)."""
+    staged = [Row(kind, name, cls, "under test") for kind, name, cls in rows]
+    return Registry([Status(owner, "1.0", "ok", rows=staged), *more], hook=None)
+
+
+def failures(kind, cls, *, only=None, level="quick", name="subject", owner="wrong", more=()):
+    """What the suite finds wrong with a class, check -> reason; of one check alone where ``only`` names it."""
+    registry = registry_of((kind, "subject", cls), owner=owner, more=more)
+    chosen = [c for c in cases(subjects(registry, kind, name, level=level)) if only in (None, c.name)]
+    assert chosen, f"there is no check {only}"
+    results = [case.run() for case in chosen]
+    return {result.check: result.reason for result in results if result.state == "failed"}
