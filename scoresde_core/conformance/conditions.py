@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..condition import Condition, ConditionedSampler
 from ..noise import Noise
-from ..registry import OURS
 from ..sampler import Sampler, sample
 from ..score import ExactScore
 from ..sde import DATA, SDE, Level

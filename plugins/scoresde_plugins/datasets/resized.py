@@ -15,9 +15,8 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Events, Levels, Split
 from scoresde_core.errors import UsageError
 
-from .pictures import SIZE_HELP, Size, positive, sides
-
 from . import examples
+from .pictures import SIZE_HELP, Size, positive, sides
 
 _CHUNK = 1024
 
