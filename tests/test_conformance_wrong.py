@@ -1,6 +1,7 @@
 """The conformance suite tells wrong components from right ones: each has one fault, and a check names it."""
 
 import math
+import re
 
 import attrs
 import pytest
@@ -558,7 +559,7 @@ def test_careless_sampler():
         "finds_the_moments",
     }
     assert expected <= set(found)
-    assert "the mean of samples is 0.8" in found["finds_the_moments"]
+    assert re.search(r"the mean of samples is 0\.[78]\d*, expected 0\.5000", found["finds_the_moments"])
 
 
 @pytest.mark.parametrize(

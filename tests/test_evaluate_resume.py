@@ -1,5 +1,6 @@
 """An evaluation that is killed goes on to the same bits; two processes give the bits of one."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -37,7 +38,8 @@ def place(tmp_path_factory):
     data = f"data.dataset=npz[path={folder}/tiny.npz,test_share=0.5]"
     command = ["train", "mnist_vp", data, *CHANGES, "--out", str(folder / "run"), "--device", "cpu"]
     assert main([*command, "--log-level", "error"]) == 0
-    evaluate(folder, "straight")
+    with contextlib.chdir(folder):  # to come back after it
+        evaluate(folder, "straight")
     return folder
 
 
