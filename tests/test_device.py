@@ -57,7 +57,7 @@ def test_every_grid_under_every_sde(grid, sde):
 
 
 @pytest.mark.parametrize("order", ["corrector_first", "predictor_first"])
-@pytest.mark.parametrize("norm", ["batch", "sample"])
+@pytest.mark.parametrize("norm", ["batch", "level"])
 def test_options_that_move_the_corrector(order, norm):
     check(f"pc[predictor=reverse_diffusion,corrector=langevin[norm={norm},n_steps=2],order={order},steps=5]")
 

@@ -104,6 +104,7 @@ def test_a_log_waits_once(data):
         made.read_loss()
 
 
+@pytest.mark.filterwarnings("ignore:the data's standard deviation")  # tensors that are not there hold no data
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch was built without CUDA")
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("case", CASES)
