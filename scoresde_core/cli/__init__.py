@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,13 @@ from typing import Any, NoReturn
 from ..components import parse
 from ..errors import ScoreSDEError, UsageError, near_misses
 from ..registry import Entry, Registry, load_registry
-from . import check, listing, presets, sample, train
+
+_OWN = {
+    **{"list": "listing", "show": "listing", "plugins": "listing", "presets": "presets"},
+    **{"check": "check", "train": "train", "sample": "sample"},
+}
+"""The commands that need no plugin, and the modules here that have them."""
+_HELP = {"-h", "--help"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -147,22 +154,25 @@ def _dispatch(arguments: list[str]) -> int:
     add_global_options(early)
     known, _ = early.parse_known_args(arguments)
     at = _command_at(arguments)
-    if "--version" in arguments[:at]:
+    word, before = (arguments[at] if at < len(arguments) else None), set(arguments[:at])
+    if "--version" in before:
         print(f"scoresde {own_version()}")
         return 0
+    if before & _HELP:
+        word = None
     # Help needs the names and summaries that files hold, and only a command that is in no file imports plugins.
-    helps = at == len(arguments) or not {"-h", "--help"}.isdisjoint(arguments)
-    registry = open_registry(known.registry, imports=not helps)
-    parser, names = _parser(registry, arguments)
-    if helps and at < len(arguments) and arguments[at] not in names:
+    registry = open_registry(known.registry, imports=word is not None and not _HELP & set(arguments))
+    commands = _commands(registry)
+    if word is not None and word not in (*_OWN, *commands) and _HELP & set(arguments):
         registry = open_registry(known.registry)
-        parser, names = _parser(registry, arguments)
-    if at < len(arguments) and arguments[at] not in names:
-        raise UsageError(f"no command is called {arguments[at]!r}.{near_misses(arguments[at], names)}")
-    parsed = parser.parse_args(arguments)
-    if parsed.run is None:
+        commands = _commands(registry)
+    if word is not None and word not in (*_OWN, *commands):
+        raise UsageError(f"no command is called {word!r}.{near_misses(word, [*_OWN, *commands])}")
+    parser = _parser(registry, commands, word)
+    if word is None and not before & _HELP:
         parser.print_help()
         return 0
+    parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed, registry)
     return code
 
@@ -177,29 +187,26 @@ def _command_at(arguments: list[str]) -> int:
     return len(arguments)
 
 
-def _commands(registry: Registry, own: Sequence[str]) -> dict[str, Entry]:
+def _commands(registry: Registry) -> dict[str, Entry]:
     """The commands of plugins, by what is typed: ``owner:name`` where we have the name, or two plugins do."""
     entries = registry.entries("commands")
     words = [entry.row.name.replace("_", "-") for entry in entries]
-    taken = {word for word in words if word in own or words.count(word) > 1}
+    taken = {word for word in words if word in _OWN or words.count(word) > 1}
     return {f"{e.owner}:{word}" if word in taken else word: e for word, e in zip(words, entries, strict=True)}
 
 
-def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]]:
+def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None) -> Parser:
+    """The parser of the command ``asked``, whose module alone is imported; None: that of all, for their help."""
     parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"scoresde {own_version()}")
-    parser.set_defaults(run=None)
+    parser.add_argument("--version", action="store_true", help="show program's version number and exit")
     add_global_options(parser)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    own = (listing, presets, check, train, sample)
-    for module in own:
-        module.configure(commands)
-    names = [name for module in own for name in module.NAMES]
-    for name, entry in _commands(registry, names).items():
-        names.append(name)
+    for module in dict.fromkeys(_OWN.values() if asked is None else [_OWN[asked]] if asked in _OWN else []):
+        import_module(f".{module}", __name__).configure(commands)
+    for name, entry in plugins.items() if asked not in _OWN else ():
         summary = entry.row.summary.replace("%", "%%")  # argparse fills in what a % asks for
         command = commands.add_parser(name, help=summary, description=summary)
-        if name in arguments:  # import it only when it is asked for
+        if name == asked:
             component = registry.create("commands", parse(entry.qualified))
             component.configure(command)
             command.set_defaults(run=component.run)
@@ -209,4 +216,4 @@ def _parser(registry: Registry, arguments: list[str]) -> tuple[Parser, list[str]
             "--registry", metavar="FILE", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return parser, names
+    return parser

@@ -18,7 +18,6 @@ from ..registry import Registry
 if TYPE_CHECKING:
     from ..conformance.suite import Case, Result
 
-NAMES = ("check",)
 STATES = ("failed", "exempt", "passed", "skipped")
 """In the order in which they are counted; a component's state is the worst that its checks have."""
 SLOWEST, WORTH_TELLING = 3, 0.5

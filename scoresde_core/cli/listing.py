@@ -16,12 +16,10 @@ from typing import Any
 import attrs
 
 from ..components import parameters
-from ..errors import UsageError
+from ..errors import AmbiguousName, UsageError
 from ..kinds import KINDS, find_kind
 from ..registry import Entry, Registry
 from . import presets
-
-NAMES = ("list", "show", "plugins")
 
 
 def configure(commands: Any) -> None:
@@ -56,8 +54,10 @@ def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def shown_name(registry: Registry, entry: Entry) -> str:
     """The bare name where it is enough, else ``owner:name``."""
-    alike = [e for e in registry.entries(entry.row.kind) if entry.row.name in (e.row.name, *e.row.aliases)]
-    return entry.row.name if len(alike) == 1 else entry.qualified
+    try:
+        return entry.row.name if registry.find(entry.row.kind, entry.row.name) is entry else entry.qualified
+    except AmbiguousName:
+        return entry.qualified
 
 
 def _record(entry: Entry) -> dict[str, Any]:

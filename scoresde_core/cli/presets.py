@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..kinds import find_kind
-from ..models.config import Config
 from ..registry import Entry, Registry
 
-NAMES = ("presets",)
+if TYPE_CHECKING:
+    from ..models.config import Config
 
 
 def configure(commands: Any) -> None:
@@ -31,6 +31,8 @@ def find_preset(registry: Registry, text: str) -> Config:
     if not text.endswith((".yaml", ".yml")):
         preset: Config = registry.create("presets", text)
         return preset
+    from ..models.config import Config
+
     path = Path(text)
     if not path.is_file():
         raise UsageError(f"there is no preset file {path}; a name without .yaml is looked up in 'scoresde presets'")
@@ -39,6 +41,8 @@ def find_preset(registry: Registry, text: str) -> Config:
 
 def show(entry: Entry, found: Any, as_json: bool) -> int:
     """Print a preset or a suite, or a checkpoint's configuration, resolved; the text is itself a file of its kind."""
+    from ..models.config import Config
+
     row = entry.row
     document = getattr(found, "config", found)
     made = {} if document is found else {"step": found.step, **found.provenance}

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ..units import Units
     from .subject import Subject
 
-NAMES = ("sample",)
 _TILES = 256
 _TRUE_EVENTS = 256
 """Draws of a target, to see its scale."""

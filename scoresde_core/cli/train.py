@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..training.run import Event, TrainingRun
     from ..training.trainer import Trainer, TrainingPlan
 
-NAMES = ("train",)
 _LEVELS = ("error", "warning", "info", "debug")
 _SECONDS_BETWEEN_LINES = 10.0
 _INTERRUPTED = 130
