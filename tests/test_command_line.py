@@ -248,3 +248,8 @@ def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, py
     assert (found, err.splitlines()[-1]) == (code, word)
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) is before
+
+
+def test_an_unknown_option_without_a_command_is_a_usage_error(capsys):
+    assert main(["--bogus"]) == 2
+    assert "--bogus" in capsys.readouterr().err

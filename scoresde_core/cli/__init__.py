@@ -169,10 +169,10 @@ def _dispatch(arguments: list[str]) -> int:
     if word is not None and word not in (*_OWN, *commands):
         raise UsageError(f"no command is called {word!r}.{near_misses(word, [*_OWN, *commands])}")
     parser = _parser(registry, commands, word)
-    if word is None and not before & _HELP:
+    parsed = parser.parse_args(arguments)
+    if word is None:
         parser.print_help()
         return 0
-    parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed, registry)
     return code
 
