@@ -1,4 +1,6 @@
-"""Registries of a few components, for tests."""
+"""Registries of a few components, for tests, and what the conformance suite finds wrong with them."""
+
+import pytest
 
 from scoresde_core.conformance.suite import cases, subjects
 from scoresde_core.manifest import Row
@@ -12,10 +14,22 @@ def registry_of(*rows, owner="wrong", more=()):
     return Registry([Status(owner, "1.0", "ok", rows=staged), *more], hook=None)
 
 
-def failures(kind, cls, *, only=None, level="quick", name="subject", owner="wrong", more=()):
+def failures(kind, cls, *, only=None, level="quick", name="subject"):
     """What the suite finds wrong with a class, check -> reason; of one check alone where ``only`` names it."""
-    registry = registry_of((kind, "subject", cls), owner=owner, more=more)
-    chosen = [c for c in cases(subjects(registry, kind, name, level=level)) if only in (None, c.name)]
+    registry = registry_of((kind, "subject", cls))
+    chosen = [case for case in cases(subjects(registry, kind, name, level=level)) if only in (None, case.name)]
     assert chosen, f"there is no check {only}"
     results = [case.run() for case in chosen]
     return {result.check: result.reason for result in results if result.state == "failed"}
+
+
+def wrong(*rows):
+    """Cases (class, check, words), called after their class."""
+    return pytest.mark.parametrize(("cls", "check", "words"), rows, ids=[row[0].__name__ for row in rows])
+
+
+def names_it(kind, cls, check, words):
+    """That check fails, with these words."""
+    found = failures(kind, cls, only=check)
+    assert check in found, f"{cls.__name__} passes {check}"
+    assert words in found[check]

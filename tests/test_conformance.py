@@ -251,6 +251,40 @@ def test_required_parameters_come_from_the_name_or_an_example(tmp_path):
         assert not failures("predictors", attrs.frozen(with_example), only="builds")
 
 
+@attrs.frozen
+class Fitted(Flow):
+    """Takes a table, or a file and the name of what is in it."""
+
+    table: str | None = param(None, "a table")
+    file: str | None = param(None, "a file")
+    example = {"table": "a.txt"}  # noqa: RUF012
+
+    def __attrs_post_init__(self):
+        if self.table and self.file:
+            raise ValueError("give a table or a file, not both")
+
+
+@attrs.frozen
+class Labelled(NeedyPredictor):
+    """Its example names labels, which another table need not have."""
+
+    labels: str | None = param(None, "labels in the table")
+    example = staticmethod(lambda folder: {"table": str(folder / "a.txt"), "labels": "classes"})
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "given"),
+    [
+        (Fitted, "subject", {"table": "a.txt"}),
+        (Fitted, "subject[file=b.txt]", {"file": "b.txt"}),
+        (Labelled, "subject[table=b.txt]", {"table": "b.txt"}),
+    ],
+)
+def test_an_example_does_not_mix_with_what_the_caller_gives(cls, name, given):
+    [subject] = subjects(registry_of(("predictors", "subject", cls)), "predictors", name)
+    assert subject.given == given
+
+
 def test_a_missing_requirement_is_a_skip_of_the_whole_component():
     row = Row("predictors", "subject", "no_such_module:Thing", "under test", requires=("no-such-distribution",))
     results = run(Registry([Status("wrong", "1.0", "ok", rows=[row])], None), "predictors", "subject")

@@ -14,6 +14,8 @@ from ..errors import FileError
 from .suite import Skip, Subject
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+LEVELS = {torch.uint8: 256, torch.int32: 65_536, torch.float32: None}
+"""The grey levels of events by their type."""
 MOST, MOST_QUICK = 100_000, 2_000
 """Events of a split that are all loaded, where they are decoded one by one."""
 T = TypeVar("T")
@@ -50,7 +52,7 @@ def tells_its_shape(subject: Subject) -> None:
 
 
 def has_events_of_its_shape(subject: Subject) -> None:
-    """Both splits have events, images as uint8 and anything else as finite float32, each of the shape."""
+    """Both splits have events of the shape: uint8 or, of 16 bits, int32 images, or finite float32."""
     shape = _there(lambda: subject.component.shape)
     for split in SPLITS:
         events = _opened(subject, split)
@@ -59,9 +61,21 @@ def has_events_of_its_shape(subject: Subject) -> None:
             assert tuple(event.shape) == shape, (
                 f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
             )
-            images = event.dtype == torch.uint8
-            assert images or event.dtype == torch.float32, f"events are {event.dtype}, expected uint8 or float32"
-            assert images or bool(event.isfinite().all()), f"an event of {split} is not finite"
+            assert event.dtype in LEVELS, f"events are {event.dtype}, expected uint8, int32 or float32"
+            assert bool(event.isfinite().all()), f"an event of {split} is not finite"
+
+
+def tells_its_levels(subject: Subject) -> None:
+    """levels, where they are told, are those of the events: 256, 65536 or None for floats."""
+    dataset: Dataset = subject.component
+    told = _there(lambda: dataset.levels)
+    for split in SPLITS:
+        events = _opened(subject, split)
+        for event in (events[0], events[len(events) - 1]):
+            levels = LEVELS[event.dtype]
+            assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"
+            inside = levels is None or 0 <= int(event.min()) <= int(event.max()) < levels
+            assert inside, f"an event of {split} has values from {int(event.min())} to {int(event.max())}"
 
 
 def opens_what_it_loads(subject: Subject) -> None:
@@ -77,7 +91,10 @@ def opens_what_it_loads(subject: Subject) -> None:
 def repeats_itself(subject: Subject) -> None:
     """load gives the same events in the same order every time."""
     for split in SPLITS:
-        first, again = _loaded(subject, split), subject.component.load(split)
+        _loaded(subject, split)  # a reason to skip it, if there is one
+        first = subject.component.load(split)
+        torch.rand(1)  # another state of torch's generator
+        again = subject.component.load(split)
         assert torch.equal(first, again), f"load gives other events of {split} the second time"
 
 
@@ -104,6 +121,7 @@ def knows_a_row_an_event(subject: Subject) -> None:
 CHECKS = (
     tells_its_shape,
     has_events_of_its_shape,
+    tells_its_levels,
     opens_what_it_loads,
     repeats_itself,
     keeps_its_splits_apart,

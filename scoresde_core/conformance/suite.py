@@ -27,7 +27,7 @@ import attrs
 from ..components import Spec, parameters, parse
 from ..errors import PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from ..kinds import KINDS, find_kind
-from ..registry import Entry, Registry, missing_requirements
+from ..registry import OURS, Entry, Registry, missing_requirements
 
 SUITES: Mapping[str, str] = {
     "sdes": "sdes",
@@ -46,9 +46,6 @@ SUITES: Mapping[str, str] = {
     "checkpoints": "checkpoints",
 }
 """The module in this package that holds a kind's own checks; every kind has those of :mod:`.components` as well."""
-
-SHIPPED = "scoresde"
-"""The distribution whose components are counterparts for everybody's."""
 
 State = Literal["passed", "failed", "skipped", "exempt"]
 Depth = Literal["quick", "full"]
@@ -122,19 +119,33 @@ class Subject:
     def given(self) -> dict[str, Any]:
         """The parameters it is built with: its class's ``example``, where it has one, then the caller's.
 
-        An example that needs files is a static method: it is called with an empty folder to write them to.
+        An example that needs files is a static method: it is called with an empty folder to write them to. It is not
+        used where the caller gives all that is required, and another one not where the two do not go together.
         """
         return {**self._example, **self.params}
 
     @cached_property
     def _example(self) -> dict[str, Any]:
+        known = {p.name: p for p in parameters(self.cls)}
         example = getattr(self.cls, "example", {})
         if callable(example):
+            if all(name in self.params for name, p in known.items() if p.default is attrs.NOTHING):
+                return {}
             folder = Path(tempfile.mkdtemp(prefix="scoresde-check-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             example = example(folder)
-        known = {p.name for p in parameters(self.cls)}
-        return {name: value for name, value in example.items() if name in known}
+        example = {name: value for name, value in example.items() if name in known}
+        if example and self.params and not self._takes({**example, **self.params}) and self._takes(self.params):
+            return {}
+        return example
+
+    def _takes(self, params: Mapping[str, Any]) -> bool:
+        """Whether it can be built from these."""
+        try:
+            self.registry.create(self.kind, Spec(self.entry.qualified, dict(params)))
+        except UsageError:
+            return False
+        return True
 
     @property
     def exempt(self) -> Mapping[str, str]:
@@ -184,7 +195,7 @@ class Subject:
 
         Another third party's component is no counterpart: its faults would be blamed on this one.
         """
-        known = shipped if entry.owner == SHIPPED else entry.owner == self.entry.owner
+        known = shipped if entry.owner == OURS else entry.owner == self.entry.owner
         return self._called(entry) if known else None
 
     def partners(self, kind: str, *, shipped: bool = True) -> list[tuple[str, Any]]:
@@ -295,11 +306,12 @@ def subjects(
         if kind is None:
             raise UsageError(f"{name!r} is a name without its kind: say which kind of component it is")
         spec = parse(name)
+        subject = Subject(registry, registry.find(kind, spec.name), spec.params, level)
         if spec.params:
             # A slip in them is the caller's, and no fault of the component, which every check would blame.
-            with suppress(PluginError):
-                registry.create(kind, spec)
-        return [Subject(registry, registry.find(kind, spec.name), spec.params, level)]
+            with suppress(PluginError, Skip):
+                subject.component  # noqa: B018
+        return [subject]
     entries = registry.entries(kind)
     if dist is not None:
         owners = [status.owner for status in registry.statuses]

@@ -68,8 +68,8 @@ class ImageFolderDataset(_HeldOut):
     ``dataset.json`` at the top, as the tools of StyleGAN and EDM write it, else the folders that the files lie in.
     """
 
-    levels = 256
     example: ClassVar = staticmethod(examples.image_folder)
+    levels = 256
 
     size: Size = param(32, SIZE_HELP, positive)
     grey: bool = param(False, "one grey channel instead of three")

@@ -44,8 +44,8 @@ class Packed:
 class JPEGArchiveDataset(Dataset):
     """Packed images, (1 or 3, H, W), kept as they are or resized after a central square crop."""
 
-    levels = 256
     example: ClassVar = staticmethod(examples.jpeg_archive)
+    levels = 256
 
     path: str = param(help="folder that holds train.npz and test.npz")
     size: int | None = param(None, "pixels of a side; null: as stored", optional(ge(1)))
