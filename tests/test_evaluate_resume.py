@@ -102,11 +102,16 @@ def rows(folder: Path) -> list[dict]:
 
 
 def child(*arguments) -> multiprocessing.Process:
-    """A child of a server that has imported everything: most of its life is work."""
+    """A child of a server that has imported everything: most of its life is work.
+
+    The server starts in the folder of the run, because it finds modules in the folder that it starts in: in a checkout
+    these would be others than those that are installed and tested.
+    """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["scoresde_plugins.evaluate.evaluation", "scoresde_core.training.run", "pytest"])
     started = processes.Process(target=evaluate, args=arguments)
-    started.start()
+    with contextlib.chdir(arguments[0]):
+        started.start()
     return started
 
 
