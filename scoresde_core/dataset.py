@@ -40,8 +40,8 @@ class Dataset(ABC):
     def levels(self) -> Levels:
         """256 for 8-bit images, 65536 for 16 bits, None for floats. A class attribute does: ``levels = 256``.
 
-        A checkpoint records it. One that does not, of a data set that says ``auto``, is taken to be of 8-bit images
-        where events have the shape (C, H, W), and of floats otherwise.
+        A checkpoint records it. Of one that does not, the data set is asked, and where it says ``auto`` read. Where it
+        is not here, events (C, H, W) of 1, 3 or 4 channels are 8-bit images and others are floats.
         """
         return "auto"
 

@@ -542,6 +542,7 @@ class TestOlderFiles:
             (["model.shape=[1,28,28]", "data.dataset=mnist"], 256),
             (["model.shape=[1,28,28]", "data.dataset=null"], 256),
             (["model.shape=[1,28,28]", "data.dataset=elsewhere"], 256),
+            (["model.shape=[2,28,28]", "data.dataset=elsewhere"], None),
             (["model.shape=[1,28,28]", "data.dataset=npz[path=gone.npz]"], 256),
             (["model.shape=[1,28,28]", "data.dataset=exact[target=mnist_mfa]"], None),
             (["model.shape=[2]", "data.dataset=exact[target=mixture2d]"], None),
@@ -596,6 +597,8 @@ class TestOlderFiles:
             changes = [*QUICK, f"data.dataset={name}", "model.shape=[1,4,4]"]
             plan = plan_training(registry.create("presets", "moons_vp").override(changes), registry)
             assert plan.config.model.levels == plan.preprocessing.levels == levels
+            # Where nothing is recorded an event is read.
+            assert plan_model(registry.create("presets", "moons_vp").override(changes), registry).units.levels == levels
 
 
 @attrs.frozen

@@ -101,11 +101,18 @@ class Model:
         return found
 
 
-def plan_model(config: Config, registry: Registry, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)) -> Plan:
+def plan_model(
+    config: Config,
+    registry: Registry,
+    outputs: Collection[str] | None = tuple(PARAMETERISATIONS),
+    *,
+    read: bool = True,
+) -> Plan:
     """The components that ``config`` names; its network has to give one of ``outputs``, a score, unless that is None.
 
     The network takes from the rest what it would otherwise repeat: ``centered``, and the ends of its table of noise
-    scales. A network that says otherwise is an error.
+    scales. A network that says otherwise is an error. Where neither ``config`` nor its data set says what the numbers
+    of events are, an event is read, unless ``read`` is false.
     """
     choice = config.model
     given = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
@@ -127,17 +134,17 @@ def plan_model(config: Config, registry: Registry, outputs: Collection[str] | No
             f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}: "
             f"choose one that gives {', '.join(outputs)}"
         )
-    units = recorded_units(choice, _declared_levels(config, registry))
+    units = recorded_units(choice, _levels(config, registry, read))
     return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler), units)
 
 
 def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
     """What training recorded of the data. Where it did not, ``levels`` stand for the grey levels; where these are not
-    known either, events of the shape (C, H, W) are 8-bit images and others are floats.
+    known either, events (C, H, W) of 1, 3 or 4 channels are 8-bit images and others are floats.
     """
     known = levels if model.levels == "auto" else model.levels
     if known == "auto":
-        known = 256 if len(model.shape) == 3 else None
+        known = 256 if len(model.shape) == 3 and model.shape[0] in (1, 3, 4) else None
     try:
         units = Units(model.centered, levels=known, shift=model.shift, scale=model.scale)
     except ValueError as error:
@@ -148,15 +155,21 @@ def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
     return units
 
 
-def _declared_levels(config: Config, registry: Registry) -> Levels:
-    """What the data set of an older configuration says, unless it has to be read for that or is not here."""
+def _levels(config: Config, registry: Registry, read: bool) -> Levels:
+    """Those that ``config`` records, else those of its data set, where that is here."""
     if config.model.levels != "auto" or config.data.dataset is None:
         return config.model.levels
     try:
         dataset: Dataset = registry.create("datasets", config.data.dataset)
-        return dataset.levels
+        return found_levels(dataset) if read else dataset.levels
     except Exception:  # a plugin or a file that is not here; a data set of a plugin may raise anything
         return "auto"
+
+
+def found_levels(dataset: Dataset) -> int | None:
+    """The levels that a data set declares, else those that the type of its first event means."""
+    levels = dataset.levels
+    return stored_levels(dataset.open("train")[0]) if levels == "auto" else levels
 
 
 def plan_loss(plan: Plan, registry: Registry) -> Loss:
@@ -201,9 +214,7 @@ def record_units(plan: Plan, dataset: Dataset) -> Plan:
     config = plan.config
     if config.model.levels != "auto":
         return plan
-    levels, data = dataset.levels, config.data
-    if levels == "auto":
-        levels = stored_levels(dataset.open("train")[0])
+    levels, data = found_levels(dataset), config.data
     found: dict[str, Any] = {"levels": levels, "shift": columns(data.shift, 0.0), "scale": columns(data.scale, 1.0)}
     if data.standardise:
         found["shift"], found["scale"] = standardising(dataset, Units(config.model.centered, levels=levels))

@@ -63,7 +63,7 @@ def plan_training(config: Config, registry: Registry, *, download: bool = False)
     What the numbers of the data are is found out, and recorded in the plan's configuration, where ``config`` does not
     say it yet.
     """
-    plan = plan_model(config, registry, outputs=None)
+    plan = plan_model(config, registry, outputs=None, read=False)
     loss = plan_loss(plan, registry)
     reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
     if reason:
