@@ -1,5 +1,7 @@
 """Where cells run: worker processes, submitit's jobs, Slurm itself, executors of third parties; and what kills do."""
 
+import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -7,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,13 +124,13 @@ class TestProcesses:
     def test_a_cell_deaf_to_its_time_limit_is_killed(self, bench, tmp_path, monkeypatch):
         from scoresde_bench.executors import processes
 
-        monkeypatch.setattr(processes, "GRACE", 3.0)
+        monkeypatch.setattr(processes, "GRACE", 1.0)
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
-        where = ["--jobs", "2", "--timeout", "20", "--out", "here"]
-        assert bench(*cells, "--predictor", "stuck", "ddim", *where)[0] == 1
-        rows = {row["predictor"]: row for row in cells_in(tmp_path / "here").values()}
-        assert (rows["stuck"]["status"], rows["ddim"]["status"]) == ("failed", "done")
-        assert "went on long after its --timeout of 20 s" in rows["stuck"]["reason"]
+        where = ["--executor", "processes[jobs=1]", "--timeout", "5", "--out", "here"]
+        assert bench(*cells, "--predictor", "stuck", *where)[0] == 1
+        (row,) = cells_in(tmp_path / "here").values()
+        assert row["status"] == "failed"
+        assert "went on long after its --timeout of 5 s" in row["reason"]
 
     def test_cells_that_measure_speed_run_alone(self, monkeypatch):
         """On a CPU one at a time; on GPUs one each, whatever ``jobs`` says."""
@@ -167,19 +168,13 @@ def test_a_third_party_registers_an_executor(bench, tmp_path, capsys):
     assert all(name in listed for name in ("local", "processes", "slurm", "backward"))
 
 
-@pytest.mark.skipif(find_spec("submitit") is None, reason="needs submitit")
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs submitit")
 class TestSubmitit:
     WHERE = ("--executor", "slurm[cluster=local,cells=2,poll=0.2]")
 
-    def test_jobs_give_the_rows_of_one_process(self, bench, tmp_path):
-        assert bench(*CELLS, "--out", "one")[0] == 0
-        assert bench(*CELLS, *self.WHERE, "--out", "two")[0] == 0
-        assert lasting(cells_in(tmp_path / "two")) == lasting(cells_in(tmp_path / "one"))
-        jobs = [json.loads(line) for line in (tmp_path / "two" / "slurm" / "jobs.jsonl").read_text().splitlines()]
-        assert [len(job["cells"]) for job in jobs] == [2, 2]
-        assert not os.listdir(tmp_path / "two" / "arrived")
-
     def test_jobs_outlive_the_command_and_are_collected_by_the_next(self, bench, tmp_path):
+        """The rows are those of one process."""
+        assert bench(*CELLS, "--out", "one")[0] == 0
         words = [*CELLS, *self.WHERE, "--registry", "odd.yaml", "--out", "here"]
         first = subprocess.Popen([sys.executable, "-m", "scoresde_bench", *words], stdout=subprocess.DEVNULL)
         record = tmp_path / "here" / "slurm" / "jobs.jsonl"
@@ -189,8 +184,10 @@ class TestSubmitit:
         first.kill()
         first.wait()
         assert main(words) == 0
-        assert len(cells_in(tmp_path / "here")) == 4
-        assert record.read_text().count("\n") == 2  # nothing was submitted again
+        assert lasting(cells_in(tmp_path / "here")) == lasting(cells_in(tmp_path / "one"))
+        # Nothing was submitted again.
+        assert [len(json.loads(line)["cells"]) for line in record.read_text().splitlines()] == [2, 2]
+        assert not os.listdir(tmp_path / "here" / "arrived")
 
     def test_a_job_that_dies_is_a_row(self, bench, tmp_path):
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
@@ -215,7 +212,7 @@ class TestSubmitit:
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A Slurm cluster of this machine."""
-    if shutil.which("sbatch") is None or find_spec("submitit") is None or os.getuid() != 0:
+    if shutil.which("sbatch") is None or importlib.util.find_spec("submitit") is None or os.getuid() != 0:
         pytest.skip("needs sbatch (Debian: slurm-wlm, munge), submitit and root")
     folder, script = tmp_path_factory.mktemp("slurm"), str(ROOT / "benchmarks" / "single_node_slurm.sh")
     path = os.environ["PATH"] + os.pathsep + "/usr/sbin"
@@ -246,16 +243,35 @@ def test_a_real_slurm(bench, tmp_path):
     assert lasting({done["cell"]: done}) == lasting(cells_in(tmp_path / "one"))
 
 
-def test_kills_lose_and_double_no_row(tmp_path):
-    """A few kills of the command and its workers; ``benchmarks/kill_sweep.py`` alone does twenty."""
-    script = [sys.executable, str(ROOT / "benchmarks" / "kill_sweep.py"), "--kills", "3", "--steps", "10"]
-    done = subprocess.run(
-        [*script, "--seeds", "1", "--folder", tmp_path], capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
-    assert report["command"] + report["worker"] == 3
-    assert {report[key] for key in ("lost", "doubled", "different", "orphans")} == {0}
+def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path):
+    """The command is killed with its workers at work, and given again; ``benchmarks/kill_sweep.py`` kills at random."""
+    sweep = load_kill_sweep()
+    arguments = argparse.Namespace(steps=50, seeds=1, jobs=2)
+    process = sweep.start(sweep.command(arguments, tmp_path / "here"))
+    results = tmp_path / "here" / "results.jsonl"
+    while not results.exists() or not results.read_text().endswith("\n"):
+        time.sleep(0.005)
+        assert process.poll() is None
+    workers = sweep.workers_of(process.pid)
+    process.kill()
+    process.communicate()
+    assert len(workers) == 2
+    assert not sweep.outlived(workers)
+    before = len(rows_in(tmp_path / "here"))
+    assert before < 8
+    for folder in ("here", "undisturbed"):
+        alone = argparse.Namespace(steps=50, seeds=1, jobs=1)
+        assert main(sweep.command(alone, tmp_path / folder)[3:]) == 0
+    found, expected = (sweep.content(tmp_path / folder) for folder in ("here", "undisturbed"))
+    assert len(found) == len(expected) == 8
+    assert all(row in expected for row in found)
+
+
+def load_kill_sweep():
+    spec = importlib.util.spec_from_file_location("kill_sweep", ROOT / "benchmarks" / "kill_sweep.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_worker_ends_with_the_one_who_feeds_it():
@@ -272,7 +288,8 @@ class TestWorkingFolder:
 
     TRAP = "raise SystemExit('imported from the working folder')\n"
     NAMES = ("code", "queue", "socket", "statistics", "uuid", "yaml", "torchdiffeq")
-    ASKED = ("--target", "mixture2d", "--sde", "vp", "--sampler", "ode", "--samples", "32", "--evaluator", "nll_gap")
+    ASKED = ("--target", "mixture2d", "--sde", "vp", "--sampler", "ode", "pc", "--steps", "4", "--samples", "32",
+             "--evaluator", "nll_gap")  # fmt: skip
 
     @pytest.fixture
     def trapped(self, tmp_path):
@@ -283,17 +300,13 @@ class TestWorkingFolder:
         (tmp_path / "odd.yaml").write_text(ROWS)
         return tmp_path
 
-    @pytest.mark.parametrize("executor", ["local", "processes[jobs=2]", "slurm[cluster=local,cells=2]"])
+    @pytest.mark.parametrize("executor", ["local", "processes[jobs=1]", "slurm[cluster=local,cells=2]"])
     def test_started_by_dash_m(self, trapped, executor):
-        given = (*self.ASKED, "--seed", "0", "1", "--executor", executor)
+        """A local registry file still finds its module there."""
+        given = (*self.ASKED, "--predictor", "chatty", "--registry", "odd.yaml", "--executor", executor)
         done = self.run("-m", "scoresde_bench", *given, folder=trapped)
         assert done.returncode == 0, done.stderr
         assert [row["status"] for row in rows_in(trapped / "here")] == ["done", "done"]
-
-    def test_a_local_registry_file_still_finds_its_module(self, trapped):
-        given = ("--target", "mixture2d", "--sde", "vp", "--steps", "4", "--samples", "32", "--evaluator", "nll_gap")
-        given += ("--predictor", "chatty", "--registry", "odd.yaml", "--executor", "processes[jobs=1]")
-        assert self.run("-m", "scoresde_bench", *given, folder=trapped).returncode == 0
 
     def test_the_folder_is_left_out_unless_a_package_is_in_it(self, trapped):
         """Where a program of one's own is started by ``python -c``, as in a checkout that nobody installed."""
