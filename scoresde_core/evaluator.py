@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
+from .extractor import Extraction
 from .noise import key
 from .processes import Processes
 from .sampler import Sampler
@@ -117,6 +118,38 @@ class Reference(_Keeping):
         return self.once("precise", lambda: self.exact_target.to(self.device, torch.float64))
 
 
+@attrs.frozen
+class EventSet:
+    """Events whose features a metric reads. Sets with the same label are taken for the same set.
+
+    A set that others read as well comes from a function that they use too, such as those of
+    ``scoresde_plugins.evaluators``: of the samples, of a target's exact draws, of a data set.
+    """
+
+    label: tuple[Any, ...]
+    """What the events are, as plain data: nothing else may have this label."""
+    size: int = attrs.field(eq=False)
+    load: Callable[[], Tensor] = attrs.field(eq=False, repr=False)
+    keeper: Reference | None = attrs.field(default=None, eq=False, repr=False)
+    """What the events follow from, beside the evidence."""
+    whole: EventSet | None = attrs.field(default=None, eq=False, repr=False)
+    """The set that they are a part of, if any."""
+    rows: Callable[[], Tensor] | None = attrs.field(default=None, eq=False, repr=False)
+    """Where they are in it."""
+
+    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()``, kept with what the events follow from."""
+        return compute() if self.keeper is None else self.keeper.once(name, compute)
+
+    def share(self, processes: Processes | None) -> EventSet:
+        """Every n-th of them, of n processes."""
+        if processes is None or processes.count == 1:
+            return self
+        rank, count = processes.rank, processes.count
+        size = len(range(rank, self.size, count))
+        return EventSet((*self.label, rank, count), size, lambda: self.load()[rank::count], self.keeper)
+
+
 @attrs.define(eq=False)
 class Evidence(_Keeping):
     """What there is to judge: samples (B, *shape), and the truth, the model or the sampler behind them where known.
@@ -195,6 +228,23 @@ class Evaluator(ABC):
     def prepare(self) -> None:
         """Open what it needs beside the evidence, before any work starts: a missing file is an error here."""
         return
+
+    def reads(self, evidence: Evidence) -> Sequence[tuple[Extraction, EventSet]]:
+        """The features that :meth:`evaluate` reads: how they are extracted, and of which events. By default none.
+
+        ``scoresde evaluate`` extracts them beforehand, in batches that survive a kill, are divided among processes, and
+        are shared with every evaluator that reads the same. It calls this after :meth:`skip`, before any sample is
+        drawn: the samples in ``evidence`` are blank.
+        """
+        return ()
+
+    def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
+        """What the value depends on that nobody else can see: plain data, tensors or components. By default nothing.
+
+        Samples, target, parameters, files that these name, source and :meth:`reads` are known. Where the answer differs
+        from that of a former evaluation, ``scoresde evaluate`` measures anew. The samples in ``evidence`` are blank.
+        """
+        return {}
 
     @abstractmethod
     def evaluate(self, evidence: Evidence) -> list[Metric]:

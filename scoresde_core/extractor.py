@@ -1,14 +1,22 @@
-"""Extractors: what turns events into the feature vectors that distances between sets of images are measured on."""
+"""Extractors: what turns events into the feature vectors that distances between sets of images are measured on.
+
+An :class:`Extraction` is an extractor and how it is used: metrics with equal extractions share their features.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor
+
+from .units import Units
+
+Rounding = Literal["nearest", "floor"]
 
 
 @attrs.frozen(eq=False)
@@ -39,3 +47,54 @@ class Extractor(ABC):
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
         """All that a feature depends on, as plain data: the hash of the weights, the resize, the range of the input."""
+
+
+def _identity(extractor: Extractor) -> tuple[type, str]:
+    return type(extractor), repr(extractor)
+
+
+@attrs.frozen
+class Extraction:
+    """How events become features; metrics that agree in it share them."""
+
+    extractor: Extractor = attrs.field(eq=_identity)
+    rounding: Rounding | None = attrs.field()
+    """How floats become grey levels; None where the extractor reads floats."""
+    batch_size: int = attrs.field(default=250, eq=False)
+    """Events at a time."""
+
+    @rounding.default
+    def _usual(self) -> Rounding | None:
+        return "nearest" if self.extractor.images else None
+
+    def __call__(self, events: Tensor, device: torch.device) -> Iterator[Features]:
+        """The features of ``events``, uint8 images or floats, batch by batch."""
+        network = _loaded(self, str(device))
+        with torch.no_grad():
+            for batch in torch.split(events, self.batch_size):
+                yield network(self._input(batch.to(device)))
+
+    def _input(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8 and self.rounding is not None:
+            return x
+        seen = Units().encode(x).float()
+        return seen if self.rounding is None else Units().images(seen, self.rounding)
+
+    def prepare(self) -> None:
+        """Load the extractor: missing weights are an error here."""
+        _loaded(self, "cpu")
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """All that its features depend on, as plain data."""
+        return {"features": _protocol(self), "rounding": self.rounding}
+
+
+@lru_cache(maxsize=2)
+def _loaded(extraction: Extraction, device: str) -> Callable[[Tensor], Features]:
+    return extraction.extractor.load(torch.device(device))
+
+
+@lru_cache(maxsize=16)
+def _protocol(extraction: Extraction) -> dict[str, Any]:
+    return dict(extraction.extractor.protocol())

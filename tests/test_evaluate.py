@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from third_party import ASKED as THEIRS
+from third_party import metrics_of_the_page, rows_of
 
 from scoresde_bench.compare import compare
 from scoresde_bench.report import write_report
 from scoresde_bench.sources import identity, read_runs
-from scoresde_core import sample
+from scoresde_core import extractor, sample
 from scoresde_core.cli import fingerprint, main
 from scoresde_core.cli.results import Results
 from scoresde_core.evaluator import Evaluator, Evidence, Metric
@@ -27,7 +29,7 @@ from scoresde_plugins.evaluate import choice
 from scoresde_plugins.evaluate.batches import compute
 from scoresde_plugins.evaluate.measure import Measure, Subject
 from scoresde_plugins.evaluate.parts import Part
-from scoresde_plugins.evaluators import events, extraction
+from scoresde_plugins.evaluators import events
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.score_sde.bits_per_dim import bits_per_dim
 from scoresde_plugins.score_sde.flow import Solver
@@ -186,7 +188,7 @@ class TestNumbers:
             return lambda x: (seen.append(len(x)), extract(x))[1]
 
         monkeypatch.setattr(Identity, "load", counting)
-        extraction._loaded.cache_clear()
+        extractor._loaded.cache_clear()
         inside = f"features=identity,reference={POINTS[1].partition('=')[2]}"
         texts = [f"{kind}[{inside}]" for kind in ("kernel", "frechet", "precision_recall")]
         asked = ["--seed", 3, "--out", tmp_path / "it", "--evaluator"]
@@ -196,7 +198,7 @@ class TestNumbers:
         assert evaluate(points, *asked, *texts[:2], f"frechet[ranges=3,{inside}]") == 0
         assert sum(seen) == 2 * 24 + 64 + 24
         monkeypatch.undo()
-        extraction._loaded.cache_clear()
+        extractor._loaded.cache_clear()
         model = stored(points).load(registry)
         drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, seed=3, batch_size=10)
         for text in texts:
@@ -523,6 +525,104 @@ def no_truth(folder: Path) -> Path:
         f"api: 1\nevaluators:\n  no_truth:\n    target: {__name__}:NoTruth\n    summary: the mean of all samples\n"
     )
     return path
+
+
+class TestThirdParty:
+    """What another package's evaluators say of themselves counts as what ours say."""
+
+    def test_features_are_extracted_once_with_ours(self, points, tmp_path, monkeypatch):
+        """Theirs alone, in batches of another size, give the values that they give beside ours."""
+        seen, load = [], Identity.load
+
+        def counting(self, device):
+            extract = load(self, device)
+            return lambda x: (seen.append(len(x)), extract(x))[1]
+
+        monkeypatch.setattr(Identity, "load", counting)
+        extractor._loaded.cache_clear()
+        registry = metrics_of_the_page(tmp_path)
+        common = (points, "--target", "mixture2d", "--registry", registry, "--evaluator")
+        assert evaluate(*common, "kernel[features=identity]", *THEIRS, "--out", tmp_path / "it") == 0
+        assert sum(seen) == 3 * 24  # of the samples, of the truth, of what plays the samples in the floor
+        folders = {path.parent.name.partition("-")[0] for path in files(tmp_path / "it")}
+        assert folders == {"samples", "features", "judgement"}
+        small = ("brightness", "feature_shift[features=identity,batch_size=5]", "feature_size")
+        assert evaluate(*common, *small, "--batch-size", 7, "--out", tmp_path / "small") == 0
+        extractor._loaded.cache_clear()
+        (row,), (other,) = rows(tmp_path / "it"), rows(tmp_path / "small")
+        for name in ("brightness", "feature_shift_identity", "feature_size"):
+            assert other["metrics"][name]["value"] == pytest.approx(row["metrics"][name]["value"], rel=1e-6)
+        loaded = load_registry(local=[registry])
+        model = stored(points).load(loaded)
+        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, batch_size=10)
+        for text in THEIRS:
+            evidence = Evidence(drawn.x, target=loaded.create("targets", "mixture2d"))
+            (metric,) = loaded.create("evaluators", text).evaluate(evidence)
+            assert row["metrics"][metric.name]["value"] == pytest.approx(metric.value, rel=1e-9)
+            assert row["metrics"][metric.name]["stderr"] == pytest.approx(metric.stderr, rel=1e-6)
+
+    CODE = """
+import os, torch
+from scoresde_core import Estimate, Evaluator, EventSet, Extraction
+from scoresde_plugins.evaluators import features, pooled, samples
+from scoresde_plugins.extractors.identity import Identity
+
+class Offset(Evaluator):
+    needs = frozenset()
+    def depends_on(self, evidence):
+        return {"offset": torch.tensor(float(os.environ["OFFSET"]))}
+    def evaluate(self, evidence):
+        return [self.metric("offset", Estimate(float(os.environ["OFFSET"])))]
+
+class Mine(Evaluator):
+    needs = frozenset()
+    number = 1.0
+    def reads(self, evidence):
+        return [(Extraction(Identity()), EventSet(("mine",), 8, lambda: torch.full((8, 2), self.number)))]
+    def evaluate(self, evidence):
+        ((extraction, events),) = self.reads(evidence)
+        return [self.metric("mine", Estimate(float(pooled(features(extraction, events, evidence)).mean())))]
+
+class Other(Mine):
+    number = 2.0
+
+class OfModel(Mine):
+    judges = "model"
+    def reads(self, evidence):
+        return [(Extraction(Identity()), samples(evidence))]
+
+class Clash(Mine):
+    def depends_on(self, evidence):
+        return {"target": 1}
+"""
+
+    def rows(self, folder):
+        names = {"offset": "Offset", "mine": "Mine", "other": "Other", "of_model": "OfModel", "clash": "Clash"}
+        return rows_of(folder, "my_other_metrics", names, self.CODE)
+
+    def test_what_they_depend_on_counts(self, points, tmp_path, monkeypatch, capsys):
+        asked = (points, "--registry", self.rows(tmp_path), "--evaluator", "offset", "mine", "--out", tmp_path / "it")
+        for offset, again in (("1", False), ("1", True), ("2", False)):
+            monkeypatch.setenv("OFFSET", offset)
+            assert evaluate(*asked) == 0
+            assert ("done before" in capsys.readouterr().err) == again
+            metrics = rows(tmp_path / "it")[-1]["metrics"]
+            assert (metrics["offset"]["value"], metrics["mine"]["value"]) == (float(offset), 1.0)
+
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            (["mine", "other"], "two evaluators mean different things by features Identity() of mine"),
+            (["moments", "of_model"], "judges the model, so it cannot read features of samples"),
+            (["clash"], "depends_on of the evaluator clash uses a name that is taken, target"),
+        ],
+        ids=["label", "model", "name"],
+    )
+    def test_what_contradicts_others_is_refused(self, points, tmp_path, capsys, asked, message):
+        common = (points, "--registry", self.rows(tmp_path), "--target", "mixture2d", "--out", tmp_path / "it")
+        assert evaluate(*common, "--evaluator", *asked) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "it" / "results.jsonl").exists()
 
 
 class TestChoice:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from third_party import ASKED as THEIRS
+from third_party import metrics_of_the_page, rows_of
 
 from scoresde_core.cli import main
 from scoresde_core.training.state import name_of
@@ -26,7 +28,8 @@ CHANGES = ["model.network=mlp[width=16]", "model.shape=[1,8,8]", "training.batch
            "sampling.sampler=pc[predictor=reverse_diffusion,corrector=langevin,steps=3]", "sampling.n=2"]  # fmt: skip
 FEATURES = [f"{kind}[features=identity]" for kind in ("frechet", "kernel", "precision_recall")]
 ASKED = ["evaluate", "run", "--models", "all", "--loss", "--likelihood", "--evaluator", "sliced_wasserstein", "moments",
-         *FEATURES, "--target", "gaussian[shape=[1,8,8]]", "--samples", "50", "--batch-size", "7", "--repeats", "2",
+         *FEATURES, *THEIRS, "--registry", "my_metrics.yaml",
+         "--target", "gaussian[shape=[1,8,8]]", "--samples", "50", "--batch-size", "7", "--repeats", "2",
          "--tolerance", "1e-2", "--device", "cpu"]  # fmt: skip
 
 
@@ -36,6 +39,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     np.savez(folder / "tiny.npz", images=np.random.default_rng(0).integers(0, 256, (90, 8, 8, 1), dtype=np.uint8))
     data = f"data.dataset=npz[path={folder}/tiny.npz,test_share=0.5]"
+    metrics_of_the_page(folder)
     command = ["train", "mnist_vp", data, *CHANGES, "--out", str(folder / "run"), "--device", "cpu"]
     assert main([*command, "--log-level", "error"]) == 0
     with contextlib.chdir(folder):  # to come back after it
@@ -92,7 +96,7 @@ def same(folder: Path, other: Path) -> None:
             assert torch.equal(value, second[key]), (name, key)
     assert len(rows(folder)) == 2
     assert [row["metrics"] for row in rows(folder)] == [row["metrics"] for row in rows(other)]
-    assert all(len(row["metrics"]) == 9 for row in rows(folder))
+    assert all(len(row["metrics"]) == 12 for row in rows(folder))
     for row in rows(folder):
         assert (folder / row["picture"]).read_bytes() == (other / row["picture"]).read_bytes()
 
@@ -175,7 +179,7 @@ class TestProcesses:
 
     def test_a_failure_of_one_is_the_failure_of_all(self, place):
         """A batch of the second process fails: a row says so, the first process does not wait for ever."""
-        (place / "fails.py").write_text(
+        code = (
             "import os\n"
             "from scoresde_core.evaluator import Evaluator\n\n\n"
             "class Fails(Evaluator):\n"
@@ -183,10 +187,8 @@ class TestProcesses:
             "    def evaluate(self, evidence):\n"
             "        raise ValueError('rank ' + os.environ['RANK'])\n"
         )
-        (place / "fails.yaml").write_text(
-            "api: 1\nevaluators:\n  fails:\n    target: fails:Fails\n    summary: it always fails\n"
-        )
-        done = torchrun(place, "failed", 2, "--evaluator", "fails", "--registry", "fails.yaml")
+        rows_of(place, "fails", {"fails": "Fails"}, code)
+        done = torchrun(place, "failed", 2, "--evaluator", "nll_gap", "fails", "--registry", "fails.yaml")
         assert done.returncode != 0
         assert [row["status"] for row in rows(place / "failed")] == ["failed", "failed"]
         assert {row["reason"] for row in rows(place / "failed")} == {"ValueError: rank 1"}

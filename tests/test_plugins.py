@@ -17,6 +17,7 @@ from scoresde_core import hookimpl, plugins
 from scoresde_core.cli import main
 from scoresde_core.errors import AmbiguousName, ManifestError, PluginError, UnknownName
 from scoresde_core.registry import load_registry
+from scoresde_plugins import evaluators
 
 ROOT = Path(__file__).parents[1]
 GRID = """
@@ -646,19 +647,23 @@ class TestArchitecture:
                 lines += number not in documented and bool(line.strip()) and not line.strip().startswith("#")
         return lines
 
-    def test_nobody_asks_which_sde_it_is(self):
-        """No isinstance, issubclass or type() on a concrete SDE: capabilities are data."""
+    @pytest.mark.parametrize(
+        ("contract", "some"),
+        [("SDE", {"VPSDE", "SubVPSDE", "VESDE"}), ("Evaluator", {"FeatureMetric", "SetComparison", "FrechetDistance"})],
+        ids=["sde", "evaluator"],
+    )
+    def test_nobody_asks_which_one_it_is(self, contract, some):
+        """No isinstance, issubclass or type() on a concrete SDE or evaluator: capabilities are data."""
         trees = [item for package in self.PACKAGES for item in self.trees(package)]
-        bases = {
-            node.name: {getattr(base, "id", getattr(base, "attr", "")) for base in node.bases}
-            for _, tree in trees
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef)
-        }
+        bases: dict[str, set[str]] = {}  # of all classes of a name
+        for node in (node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            bases.setdefault(node.name, set()).update(
+                getattr(base, "id", getattr(base, "attr", "")) for base in node.bases
+            )
         concrete: set[str] = set()
-        while more := {name for name, of in bases.items() if of & (concrete | {"SDE"})} - concrete:
+        while more := {name for name, of in bases.items() if of & (concrete | {contract})} - concrete:
             concrete |= more
-        assert {"VPSDE", "SubVPSDE", "VESDE"} <= concrete
+        assert some <= concrete
         found = []
         for path, tree in trees:
             for node in ast.walk(tree):
@@ -684,6 +689,15 @@ class TestArchitecture:
             or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "create")
         ]
         assert found == []
+
+    def test_what_metrics_are_made_of_is_public(self):
+        """Documented, without torch until it is used."""
+        code = "import sys, scoresde_plugins.evaluators as e; print(e.__all__ == dir(e), 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["True", "False"], done.stderr
+        for name in evaluators.__all__:
+            assert getattr(evaluators, name).__doc__
+            assert f"`{name}`" in evaluators.__doc__
 
     @pytest.mark.parametrize("words", [["list"], ["list", "sdes", "--json"], ["plugins"]], ids=" ".join)
     def test_listing_imports_no_torch(self, words, tmp_path):

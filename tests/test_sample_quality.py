@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from scoresde_bench.cli import main as bench_main
+from scoresde_core import extractor
 from scoresde_core.cli import main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Evidence, Metric
 from scoresde_core.registry import create
-from scoresde_plugins.evaluators import extraction
+from scoresde_core.units import Units
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
-from scoresde_plugins.evaluators.extraction import quantised
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import frechet_distance
 from scoresde_plugins.evaluators.inception_score import classifier_score, downward_bias
@@ -194,7 +194,7 @@ def test_score_of_a_data_set_is_the_floor(shared: Path) -> None:
 
 def test_rounding_to_grey_levels() -> None:
     levels = torch.arange(256).reshape(1, 1, 16, 16)
-    x = levels / 127.5 - 1
+    x, quantised = levels / 127.5 - 1, Units().images
     assert torch.equal(quantised(x + 0.4 / 127.5, "nearest"), levels.byte())
     assert torch.equal(quantised(x - 0.4 / 127.5, "nearest"), levels.byte())
     assert torch.equal(quantised(x - 0.4 / 127.5, "floor"), (levels - 1).clamp_min(0).byte())
@@ -293,12 +293,12 @@ def test_the_networks_features_are_computed_once_for_all_metrics(monkeypatch: py
         return lambda x: (seen.append(len(x)), extract(x))[1]
 
     monkeypatch.setattr(Identity, "load", counting)
-    extraction._loaded.cache_clear()
+    extractor._loaded.cache_clear()
     target = GaussianTarget(shape=(3,))
     evidence = Evidence(target.sample(111, seed=1), target=target)
     for text in ("frechet[features=identity]", "kernel[features=identity]", "precision_recall[features=identity]"):
         create("evaluators", text).evaluate(evidence)
-    extraction._loaded.cache_clear()
+    extractor._loaded.cache_clear()
     assert seen.count(111) == 3  # samples, the reference's set and the floor's set
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from scoresde_core.cli.results import Row
-from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
-from scoresde_core.extractor import Features
+from scoresde_core.dataset import content_hash
+from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric, Reference
+from scoresde_core.extractor import Extraction, Features
 from scoresde_core.models.model import Plan
 from scoresde_core.score import ScoreModel
 
-from ..evaluators.extraction import EventSet, Extraction
-from .measure import Measure, Subject, content_hash
+from .measure import Measure, Subject
 from .measures import Draw
 from .parts import Part
 
@@ -126,7 +126,7 @@ class Judgement(Measure):
     features: Mapping[Key, FeatureBatches] = attrs.field(factory=dict)
     """Those that it asks for; of a set that is a part of another one, those of that one."""
     state: Mapping[str, Any] = attrs.field(factory=dict)
-    """What it depends on beside its parameters: the hashes of files."""
+    """What it says that it depends on, and the protocols of its features."""
 
     @property
     def title(self) -> str:
@@ -148,7 +148,8 @@ class Judgement(Measure):
         """The evaluator, its truth, and the samples."""
         truth = None if self.reference is None else self.describe(self.reference.target)
         samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
-        return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **self.state}
+        said = self.describe(self.state)
+        return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **said}
 
     def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
         """What the evaluator sees; ``dtype`` is the model's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from torch import Tensor
 from scoresde_core.cli.events import subset, take
 from scoresde_core.cli.fingerprint import Fingerprint, placeless
 from scoresde_core.cli.results import Row
-from scoresde_core.dataset import Dataset, Events
+from scoresde_core.dataset import Dataset, Events, content_hash
 from scoresde_core.evaluator import Metric
 from scoresde_core.sampler import Observer
 from scoresde_core.score import ScoreModel
@@ -168,8 +167,3 @@ def mean(name: str, values: Tensor, unit: str = "") -> Metric:
     """The mean of float64 ``values`` (n,) and its standard error."""
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Metric(name, float(values.mean()), error, unit=unit, df=len(values) - 1)
-
-
-def content_hash(events: Tensor) -> str:
-    """Of the events themselves: what is called the same may hold others another day."""
-    return hashlib.blake2b(events.cpu().contiguous().numpy().data, digest_size=16).hexdigest()

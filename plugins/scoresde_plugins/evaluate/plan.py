@@ -19,7 +19,7 @@ from scoresde_core.cli.results import Row
 from scoresde_core.components import Spec, build, parse
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
-from scoresde_core.evaluator import Evaluator, Reference
+from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.models import checkpoint
 from scoresde_core.models.checkpoint import Checkpoint
 from scoresde_core.models.config import Config
@@ -28,13 +28,11 @@ from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import NetworkScore
 from scoresde_core.training.trainer import plan_training
 
-from ..evaluators.events import Origin, SetComparison
 from ..evaluators.extraction import samples as sample_set
-from ..evaluators.feature_metric import FeatureMetric
 from ..score_sde.density import FlowDensity, trained_from
 from .choice import Wanted
 from .judgement import FeatureBatches, Judgement, Key
-from .measure import Measure, Share, content_hash
+from .measure import Measure, Share
 from .measures import Draw, Likelihood, SplitLoss
 
 _PARTS = ("predictor", "corrector", "grid")
@@ -256,7 +254,7 @@ class _Planner:
         self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None,
         features: dict[Key, FeatureBatches],
     ) -> Judgement:  # fmt: skip
-        """An evaluator's judgement; the features that it asks for are added to those of the others."""
+        """An evaluator's judgement; the features that it reads are added to those of the others."""
         if "target" in evaluator.needs and reference is None:
             raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
         evaluator.prepare()
@@ -267,19 +265,29 @@ class _Planner:
         reason = evaluator.skip(evidence)
         if reason:
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
-        if isinstance(evaluator, SetComparison) and evaluator.reference is not None:
-            true_events = Origin(evaluator.reference, evaluator.split).events()
-            return attrs.evolve(found, state={"hash": content_hash(true_events)})
-        if not isinstance(evaluator, FeatureMetric):
-            return found
-        wanted: dict[Key, FeatureBatches] = {}
+        read = self._features(spec, evaluator, evidence, samples, features)
+        told = {"features": [each.protocol for each in read.values()]} if read else {}
+        state = evaluator.depends_on(evidence)
+        taken = state.keys() & (found.protocol | told).keys()
+        if taken:
+            raise UsageError(f"depends_on of the evaluator {spec} uses a name that is taken, {min(taken)}: rename it")
+        return attrs.evolve(found, features=read, state={**state, **told})
+
+    def _features(
+        self, spec: Spec, evaluator: Evaluator, evidence: Evidence, draw: Draw | None, known: dict[Key, FeatureBatches]
+    ) -> dict[Key, FeatureBatches]:
+        """The features that an evaluator reads: those already ``known``, and new ones, which are added to these."""
+        found: dict[Key, FeatureBatches] = {}
         of_samples = sample_set(evidence)
-        for events in evaluator.wanted(evidence):
+        for extraction, events in evaluator.reads(evidence):
+            if events == of_samples and draw is None:
+                raise UsageError(f"the evaluator {spec} judges the model, so it cannot read features of samples")
             source = draw if events == of_samples else None
-            made = FeatureBatches(evaluator.extraction, events, source, **self._of(evaluator.features))
-            wanted[made.key] = features.setdefault(made.key, made)
-        state = {"protocol": evaluator.protocol(evidence), "features": [each.protocol for each in wanted.values()]}
-        return attrs.evolve(found, features=wanted, state=state)
+            made = FeatureBatches(extraction, events, source, **self._of(extraction.extractor))
+            same = found[made.key] = known.setdefault(made.key, made)
+            if {**same.protocol, "batch_size": 0} != {**made.protocol, "batch_size": 0}:
+                raise UsageError(f"two evaluators mean different things by {made.title}: change the label in {spec}")
+        return found
 
     def _reference(self, n: int) -> Reference | None:
         """The truth, drawn once for all checkpoints of this configuration."""

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
-from scoresde_core.evaluator import Comparison, Evidence, Reference
+from scoresde_core.dataset import Dataset, Split, content_hash
+from scoresde_core.evaluator import Comparison, EventSet, Evidence, Reference
 from scoresde_core.training.batches import order
 from scoresde_core.units import Units
 
-from .extraction import EventSet
-
 KEPT = 2
 """How many splits, and how many sets of each of them beside the whole, are kept for the next cell or checkpoint."""
+
+
+def _identity(dataset: Dataset) -> tuple[type, str]:
+    return type(dataset), repr(dataset)
 
 
 @attrs.frozen
 class Origin:
     """A split of a data set; equal where both are written alike."""
 
-    dataset: Dataset = attrs.field(eq=repr)
+    dataset: Dataset = attrs.field(eq=_identity)
     split: Split
 
     def events(self) -> Tensor:
@@ -104,6 +107,12 @@ class SetComparison(Comparison):
         """Read the data set."""
         if self.reference is not None:
             Origin(self.reference, self.split).events()
+
+    def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
+        """The content of the data set."""
+        if self.reference is None:
+            return {}
+        return {"hash": content_hash(Origin(self.reference, self.split).events())}
 
     def skip(self, evidence: Evidence) -> str | None:
         """Without a truth; with a data set of other events, or of fewer than there are samples."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -21,13 +21,13 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
-from scoresde_core.evaluator import Evaluator, Evidence, Metric
-from scoresde_core.extractor import Extractor, Features
+from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
+from scoresde_core.extractor import Extraction, Extractor, Features, Rounding
 from scoresde_core.target import Estimate
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit
-from .extraction import EventSet, Extraction, Rounding, draws, features, no_images, pooled, samples
+from .extraction import draws, features, no_images, pooled, samples
 from .statistics_file import Statistics, read
 
 
@@ -130,6 +130,14 @@ class FeatureMetric(Evaluator):
     def wanted(self, evidence: Evidence) -> list[EventSet]:
         """Every set whose features :meth:`evaluate` asks for."""
         return [found for found in (samples(evidence), self.truth(evidence), self.floor(evidence)) if found is not None]
+
+    def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
+        """The features of these sets."""
+        return [(self.extraction, events) for events in self.wanted(evidence)]
+
+    def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
+        """The protocol, with hashes of weights and statistics."""
+        return {"protocol": self.protocol(evidence)}
 
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
         """The features of a set, batch by batch."""

@@ -24,12 +24,12 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Evidence, Metric
+from scoresde_core.evaluator import EventSet, Evidence, Metric
 from scoresde_core.extractor import Features
 from scoresde_core.noise import key
 from scoresde_core.target import Estimate
 
-from .extraction import EventSet, samples
+from .extraction import samples
 from .feature_metric import FeatureMetric
 from .feature_moments import FeatureMoments, merged
 from .statistics_file import Statistics
@@ -185,7 +185,7 @@ class FrechetDistance(FeatureMetric):
         def compute() -> Extrapolation:
             return extrapolate(self._parts(self.seen(found, evidence), found.size), centre)
 
-        return found.once((repr(self), "floor"), compute)
+        return found.once((type(self), repr(self), "floor"), compute)
 
     def truth(self, evidence: Evidence) -> EventSet | None:
         """Everything in the data set, or ``draws`` of the target."""

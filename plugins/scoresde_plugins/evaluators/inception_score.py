@@ -18,10 +18,10 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.errors import UsageError
-from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_core.evaluator import Better, EventSet, Evidence, Metric
 from scoresde_core.target import Estimate
 
-from .extraction import EventSet, samples
+from .extraction import samples
 from .feature_metric import FeatureMetric
 
 NOTABLE = 0.02
@@ -97,7 +97,9 @@ class InceptionScore(FeatureMetric):
         found = self.floor(evidence)
         if found is None:
             return None
-        return found.once((repr(self), "floor"), lambda: classifier_score(self._logits(found, evidence), self.splits))
+        return found.once(
+            (type(self), repr(self), "floor"), lambda: classifier_score(self._logits(found, evidence), self.splits)
+        )
 
     def _logits(self, events: EventSet, evidence: Evidence) -> Tensor:
         batches = [batch.logits for batch in self.seen(events, evidence)]

@@ -18,7 +18,7 @@ from scoresde_core.registry import OURS, Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .extraction import Extraction
+    from scoresde_core.extractor import Extraction
 
 
 @attrs.frozen
@@ -65,8 +65,8 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
     from scoresde_core.device import find_device, use_tf32
+    from scoresde_core.extractor import Extraction
 
-    from .extraction import Extraction
     from .statistics_file import write
 
     dataset = registry.create("datasets", arguments.dataset)
@@ -76,7 +76,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
         raise UsageError(reason)
     device = find_device(arguments.device)
     use_tf32(False)  # as for the samples that are held against them
-    extraction = Extraction(extractor, "nearest" if extractor.images else None, arguments.batch_size)
+    extraction = Extraction(extractor, batch_size=arguments.batch_size)
     protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
