@@ -562,8 +562,8 @@ class TestThirdParty:
             assert row["metrics"][metric.name]["stderr"] == pytest.approx(metric.stderr, rel=1e-6)
 
     CODE = """
-import os, torch
-from scoresde_core import Estimate, Evaluator, EventSet, Extraction
+import os, attrs, torch
+from scoresde_core import Estimate, Evaluator, EventSet, Extraction, Features, param
 from scoresde_plugins.evaluators import features, pooled, samples
 from scoresde_plugins.extractors.identity import Identity
 
@@ -591,6 +591,18 @@ class OfModel(Mine):
     def reads(self, evidence):
         return [(Extraction(Identity()), samples(evidence))]
 
+@attrs.frozen
+class Scaled(Identity):
+    scale: float = 1.0
+    def load(self, device):
+        return lambda x: Features(self.scale * x)
+
+@attrs.frozen
+class OfScaled(Mine):
+    scale: float = param(1.0, "of the features")
+    def reads(self, evidence):
+        return [(Extraction(Scaled(self.scale)), samples(evidence))]
+
 class Clash(Mine):
     def depends_on(self, evidence):
         return {"target": 1}
@@ -598,6 +610,7 @@ class Clash(Mine):
 
     def rows(self, folder):
         names = {"offset": "Offset", "mine": "Mine", "other": "Other", "of_model": "OfModel", "clash": "Clash"}
+        names["of_scaled"] = "OfScaled"
         return rows_of(folder, "my_other_metrics", names, self.CODE)
 
     def test_what_they_depend_on_counts(self, points, tmp_path, monkeypatch, capsys):
@@ -608,6 +621,15 @@ class Clash(Mine):
             assert ("done before" in capsys.readouterr().err) == again
             metrics = rows(tmp_path / "it")[-1]["metrics"]
             assert (metrics["offset"]["value"], metrics["mine"]["value"]) == (float(offset), 1.0)
+
+    def test_an_extractor_that_does_not_tell_its_parameters(self, points, tmp_path):
+        """Features are not used again for another scale, which the extractor's own protocol keeps to itself."""
+        asked = (points, "--registry", self.rows(tmp_path), "--out", tmp_path / "it", "--evaluator")
+        one, three = (
+            evaluate(*asked, f"of_scaled[scale={scale}]") or rows(tmp_path / "it")[-1]["metrics"]["mine"]["value"]
+            for scale in (1, 3)
+        )
+        assert three == pytest.approx(3 * one, rel=1e-6)
 
     @pytest.mark.parametrize(
         ("asked", "message"),

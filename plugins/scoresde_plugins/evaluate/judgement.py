@@ -63,13 +63,14 @@ class FeatureBatches(Measure):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The extractor with the hash of its weights, the events, the batch size."""
+        """The extractor with its parameters and the hash of its weights, the events, the batch size."""
         if self.draw is not None:
             events = self.draw.settings
         else:
             digest = self.events.once(("hash", self.events), lambda: content_hash(self._loaded()))
             events = {"set": list(self.events.label), "hash": digest}
-        return {**self.extraction.protocol, "events": events, "batch_size": self.extraction.batch_size}
+        how = {**self.extraction.protocol, "extractor": self.describe(self.extraction.extractor)}
+        return {**how, "events": events, "batch_size": self.extraction.batch_size}
 
     def _loaded(self) -> Tensor:
         return self.events.once(("events", self.events), self.events.load)
