@@ -7,14 +7,15 @@ import argparse
 import json
 from pathlib import Path
 
+from scoresde_bench.ranking import measurement
+
 AXES = ("sde", "predictor", "corrector")
 
 
-def cell(metric):
-    """``value ± stderr``, bold where two standard errors reach the floor."""
-    text = f"{metric['value']:.1f} ± {metric['stderr']:.1f}"
-    near = abs(metric["value"] - metric["floor"]) <= 2 * (metric["stderr"] ** 2 + metric["floor_stderr"] ** 2) ** 0.5
-    return f"**{text}**" if near else text
+def cell(found):
+    """``value ± stderr``, bold where it is as good as exact samples."""
+    text = f"{found.value:.1f} ± {found.stderr:.1f}"
+    return f"**{text}**" if found.as_good else text
 
 
 def main():
@@ -26,7 +27,7 @@ def main():
     table: dict = {}
     for row in rows:
         if row["status"] == "done":
-            table.setdefault(tuple(row[axis] for axis in AXES), {})[row["steps"]] = row["metrics"][arguments.metric]
+            table.setdefault(tuple(row[axis] for axis in AXES), {})[row["steps"]] = measurement(row, arguments.metric)
     steps = sorted({n for found in table.values() for n in found})
     print("| " + " | ".join([*AXES, *(f"{n} steps" for n in steps)]) + " |")
     print("|" + "---|" * len(AXES) + "---:|" * len(steps))

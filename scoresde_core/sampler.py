@@ -115,8 +115,8 @@ def sample(
     return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
 
 
-FAR = 100.0
-"""How many times as large as true events samples may be, by their root mean square, and still count as samples."""
+FAR, STRAY = 100.0, 1000.0
+"""How many times as large as true events all samples, and one sample, may be by their root mean square."""
 
 
 def diverged(x: Tensor, scale: float | None = None) -> str | None:
@@ -124,12 +124,12 @@ def diverged(x: Tensor, scale: float | None = None) -> str | None:
     bad = int((~x.flatten(1).isfinite().all(1)).sum())
     if bad:
         return f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps"
-    size = root_mean_square(x)
-    if scale is None or size <= FAR * scale:
+    size, largest = root_mean_square(x), float(x.flatten(1).double().square().mean(1).sqrt().max())
+    if scale is None or (size <= FAR * scale and largest <= STRAY * scale):
         return None
     return (
-        f"the sampler diverged: the root mean square of its samples is {size:.3g}, that of true ones {scale:.3g}; "
-        "try more steps"
+        f"the sampler diverged: the root mean square of its samples is {size:.3g}, of the largest one {largest:.3g}, "
+        f"that of true ones {scale:.3g}; try more steps"
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from scoresde_bench.export import as_markdown
 from scoresde_bench.labels import labels, plain, quantity
 from scoresde_bench.ranking import rank
 from scoresde_bench.table import print_table
@@ -153,6 +154,16 @@ def test_as_good_as_exact_is_an_upper_confidence_limit(better: str, value: float
     assert ("as good as exact samples of this size (worse by less than 2)" in ranking.sentences[0]) == reached
 
 
+def test_tables_show_what_is_as_good_as_exact_samples() -> None:
+    rows = [floored(2.0, 1.0, "lower"), floored(1.0, 1.0, "lower"), floored(9.0, 1.0, "lower")]
+    rows = [{**one, "sde": name} for one, name in zip(rows, "abc", strict=True)]
+    text = printed(rows, width=200)
+    assert [line.count("°") for line in text.splitlines() if "± 0.3" in line] == [1, 1, 0]
+    assert "° as good as exact samples" in text
+    plain_text = as_markdown([], rank(rows), [], [])
+    assert [line.count("°") for line in plain_text.splitlines() if "± 0.3" in line and "|" in line] == [1, 1, 0]
+
+
 def test_a_difference_that_noise_hides_is_not_as_good() -> None:
     """Samples at 1e21 have errors of 1e21."""
     far = {"value": 1.2e21, "stderr": 1e21, "floor": 1.0, "floor_stderr": 0.4, "unit": "", "better": "lower"}
@@ -238,7 +249,7 @@ def test_pipe_gets_plain_uncut_lines() -> None:
     (line,) = [line for line in lines if "ve[sigma_max=50]" in line]
     assert line.count("123.5 ± 0.6") == 5
     assert "langevin[snr=0.16]" in line
-    (floor,) = [line for line in lines if "exact samples" in line]
+    (floor,) = [line for line in lines if line.strip().startswith("exact samples")]
     assert floor.count("0.2 ± 0.6") == 5
     assert "1 cell skipped: needs a discretisation  [subvp 100 steps]" in lines
     assert "1 cell failed: out of memory [red]  [critical 100 steps]" in lines

@@ -423,9 +423,7 @@ class TestRows:
         assert evaluate(tmp_path / "wild", *asked) == 1
         (row,) = rows(tmp_path / "it")
         assert row["status"] == "failed"
-        assert re.match(
-            r"the sampler diverged: the root mean square of its samples is \S+, that of true ones", row["reason"]
-        )
+        assert row["reason"].startswith("the sampler diverged: the root mean square of its samples is ")
         assert row["metrics"] == {}
 
     def test_metrics_of_which_none_is_a_number_are_not_done(self, points, tmp_path):

@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -698,6 +700,23 @@ class TestArchitecture:
         for name in evaluators.__all__:
             assert getattr(evaluators, name).__doc__
             assert f"`{name}`" in evaluators.__doc__
+
+    def test_listing_takes_a_quarter_of_a_second(self, tmp_path):
+        """On an idle two-core Xeon, where importing the libraries that it needs takes 0.11 s of CPU time.
+
+        The bound is relative to that import, so that it holds on any machine; medians of 7.
+        """
+
+        def cost(*words):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, cwd=tmp_path, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+        code = "import sys; from scoresde_core.cli import main; sys.exit(main(['list']))"
+        libraries = "import attrs, pluggy, rich.table, yaml"
+        listing, needed = (statistics.median(cost("-c", text) for _ in range(7)) for text in (code, libraries))
+        assert listing < 0.25 / 0.11 * needed
 
     @pytest.mark.parametrize("words", [["list"], ["list", "sdes", "--json"], ["plugins"]], ids=" ".join)
     def test_listing_imports_no_torch(self, words, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import create, default_registry
-from scoresde_core.sampler import sample, skip
+from scoresde_core.sampler import diverged, sample, skip
 from scoresde_core.schedule import Schedule
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_plugins.ddpm.predictors import AncestralSamplingPredictor, DDIMPredictor
@@ -247,6 +247,19 @@ def test_deterministic_predictors_converge_to_the_closed_form_flow(predictor):
 def test_sizes_are_checked(n, batch):
     with pytest.raises(UsageError, match="at least 1"):
         sample(ExactScore(Gaussian()), VPSDE(), ODESampler(), (3,), n, batch_size=batch)
+
+
+def test_one_sample_far_from_all_true_events_is_a_divergence():
+    x = torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
+    assert diverged(x, 1.0) is None
+    x[17] = 1001.0
+    assert "the root mean square of its samples is 10.1, of the largest one 1e+03, that of true ones 1" in diverged(
+        x, 1.0
+    )
+    assert diverged(x) is None
+    x[17] = 999.0
+    assert diverged(x, 1.0) is None
+    assert "the root mean square of its samples is 101" in diverged(torch.full((2, 3), 101.0), 1.0)
 
 
 def test_combinations_that_cannot_work_say_why():

@@ -49,6 +49,9 @@ def as_csv(ranking: Ranking) -> str:
     return out.getvalue()
 
 
+LEGEND = "Value ± standard error; bold: best; ~: not told apart from it; °: as good as exact samples."
+
+
 def as_markdown(
     runs: Sequence[Run], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
 ) -> str:
@@ -57,7 +60,7 @@ def as_markdown(
     lines += [f"- **{_plain(found.subject)}**: {_plain(found.verdict)}" for found in ranking.standings]
     done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
     if done:
-        lines += ["", *_table(ranking, done), "", "Value ± standard error; bold: best; ~: not told apart from it."]
+        lines += ["", *_table(ranking, done), "", LEGEND]
     for comparison in compared:
         lines += ["", f"## {_plain(comparison.headline)}", "", f"Beyond the noise: {comparison.rule}."]
         for title, entries in comparison.sections:
@@ -104,7 +107,9 @@ def _value(ranking: Ranking, position: int, metric: str) -> str:
     found, mark = ranking.measurement(position, metric), ranking.mark(position, metric)
     if not found:
         return NOTHING
-    return f"**{found.text}**" if mark == "best" else found.text + (" ~" if mark == "tied" else "")
+    text = f"**{found.text}**" if mark == "best" else found.text
+    marks = ("~" if mark == "tied" else "") + ("°" if ranking.as_good(position, metric) else "")
+    return f"{text} {marks}" if marks else text
 
 
 def _number(value: float, digits: int) -> str:

@@ -84,6 +84,11 @@ class Measurement:
         return p_below(self.excess, self.margin)
 
     @property
+    def as_good(self) -> bool:
+        """Whether it is as good as exact samples, with 95 % confidence."""
+        return self.p_as_good < ALPHA
+
+    @property
     def badness(self) -> float:
         """The value turned so that lower is better."""
         return {"higher": -self.value, "zero": abs(self.value)}.get(self.better, self.value)
@@ -244,7 +249,7 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
     others = [position for position in finite if position != best]
     apart = holm([p_nonzero(difference(finite[p].estimate, finite[best].estimate)) for p in others])
     tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
-    as_good = tuple(position for position, found in finite.items() if found.p_as_good < ALPHA)
+    as_good = tuple(position for position, found in finite.items() if found.as_good)
     verdict = _verdict(names, finite, best, tied, as_good)
     return Standing(metric, target, best, names[best], tied, as_good, subject, verdict)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
+BLANK = "   "
+"""In place of the marks behind a value."""
 
 
 def print_table(rows: Sequence[Row], console: Console, metric: str | None = None) -> None:
@@ -38,6 +40,8 @@ def print_table(rows: Sequence[Row], console: Console, metric: str | None = None
             console.print(_Uncut(table) if not console.is_terminal else table, crop=False)
         if metrics := ranking.metrics:
             show("* best   ~ not told apart from the best (95 %, Student's t, Holm)")
+            if any(ranking.as_good(position, metric) for position in done for metric in metrics):
+                show("° as good as exact samples (95 %)")
             show(_directions(ranking, metrics))
     for sentence in ranking.unjudged:
         show(sentence, "dim")
@@ -86,7 +90,9 @@ def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
 
 def _value(ranking: Ranking, position: int, metric: str) -> str:
     found = ranking.measurement(position, metric)
-    return f"{found.text} {MARKS[ranking.mark(position, metric)]}" if found else f"{NOTHING}  "
+    if found is None:
+        return f"{NOTHING}{BLANK}"
+    return f"{found.text} {MARKS[ranking.mark(position, metric)]}{'°' if ranking.as_good(position, metric) else ' '}"
 
 
 def _fit(
@@ -106,7 +112,7 @@ def _fit(
     groups: list[list[str]] = [[]]
     for metric in ranking.metrics:
         texts = [_value(ranking, position, metric) for position in done]
-        texts += [f"{floor[metric]}  " for floor in floors.values() if metric in floor]
+        texts += [f"{floor[metric]}{BLANK}" for floor in floors.values() if metric in floor]
         needed = max(map(len, [*_heading(ranking, metric).split("\n"), *texts])) + padding
         if groups[-1] and needed > room:
             groups.append([])
@@ -146,14 +152,18 @@ def _table(
     for title in names:
         right = title == "NFE" or all(content.replace(".", "").isdigit() for content in cells[title])
         table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    width = {}
     for metric in metrics:
-        table.add_column(text(_heading(ranking, metric)), justify="right", no_wrap=True)
+        # Rich drops the spaces at the end of text that it aligns to the right, and with them a column's alignment.
+        width[metric] = max(len(_value(ranking, position, metric)) for position in done)
+        width[metric] = max(width[metric], *(len(floor.get(metric, "")) + len(BLANK) for floor in floors.values()), 0)
+        table.add_column(Text.assemble(text(_heading(ranking, metric)), justify="right"), no_wrap=True)
     table.add_column(speed, justify="right", no_wrap=True)
     for line, position in enumerate(done):
         values = []
         for metric in metrics:
-            mark = ranking.mark(position, metric)
-            values.append(text(_value(ranking, position, metric), "bold green" if mark == "best" else ""))
+            style = "bold green" if ranking.mark(position, metric) == "best" else ""
+            values.append(text(_value(ranking, position, metric).rjust(width[metric]), style))
         table.add_row(
             *(text(cells[title][line]) for title in names),
             *values,
@@ -162,7 +172,7 @@ def _table(
         )
     for target, floor in floors.items():
         blank = [""] * (len(names) - 1)
-        numbers = [f"{floor[metric]}  " if metric in floor else f"{NOTHING}  " for metric in metrics]
+        numbers = [f"{floor.get(metric, NOTHING)}{BLANK}".rjust(width[metric]) for metric in metrics]
         table.add_row(*map(text, [_floor_name(ranking, target), *blank, *numbers, ""]), style="dim")
     return table
 
@@ -193,4 +203,4 @@ def _number(row: Row, key: str, digits: int = 4) -> str:
 
 
 def _ascii(text: str) -> str:
-    return text.replace("±", "+-").replace(NOTHING, "-").encode("ascii", "replace").decode()
+    return text.replace("±", "+-").replace("°", "o").replace(NOTHING, "-").encode("ascii", "replace").decode()
