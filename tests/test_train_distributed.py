@@ -1,5 +1,6 @@
 """Two processes under torchrun make the steps of one; and what only the first of them does."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,49 +12,63 @@ import numpy as np
 import pytest
 import torch
 
+from scoresde_core.cli import main
 from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
 
 CHANGES = ["model.network=mlp[width=16]", "model.shape=[1,8,8]", "training.batch_size=12", "training.warmup=4",
-           "training.iterations=20", "training.log_every=5", "training.evaluate_every=10", "training.resume_every=10",
+           "training.iterations=20", "training.log_every=5", "training.evaluate_every=10", "training.resume_every=7",
            "training.snapshot_every=20", "training.learning_rate=1e-3", "training.loss=dsm[stratified=true]",
            "data.random_flip=true", "sampling.sampler.steps=2", "sampling.n=4", "training.ema=0.9"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
-    """Runs ``scoresde train`` in N processes on one machine; returns the finished process and its folder."""
+def folder(tmp_path_factory):
+    """The folder of the data, the configuration and the runs."""
     folder = tmp_path_factory.mktemp("distributed")
     np.savez(folder / "tiny.npz", images=np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
     config = (
         load_registry().create("presets", "mnist_vp").override([f"data.dataset=npz[path={folder}/tiny.npz]", *CHANGES])
     )
     (folder / "it.yaml").write_text(config.to_yaml())
+    return folder
 
-    def run(name: str, count: int, *arguments: str):
-        start = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--local-addr",
-            "127.0.0.1",
-            "--nproc-per-node",
-            str(count),
-        ]
-        command = [sys.executable, *(start if count > 1 else []), "-m", "scoresde_core", "train", "it.yaml"]
-        command += ["--out", name, "--device", "cpu", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        return done, folder / name
 
-    return run
+def words(name: str, *changes: str) -> list[str]:
+    return ["train", "it.yaml", "--out", name, "--device", "cpu", *changes]
+
+
+def train_in_two(folder: Path, name: str, *changes: str) -> subprocess.CompletedProcess:
+    """``scoresde train`` in two processes on this machine."""
+    start = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2", "-m", "scoresde_core"]
+    command = [sys.executable, "-m", "torch.distributed.run", *start, *words(name, *changes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.fixture(scope="module")
-def one(train):
-    return train("one", 1)[1]
+def one(folder):
+    """The run of one process, which takes each batch in one part."""
+    with contextlib.chdir(folder):
+        assert main([*words("one"), "--log-level", "error"]) == 0
+    return folder / "one"
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """The finished run of two processes, each of which takes its share in three parts."""
+    return train_in_two(folder, "two", "training.accumulate=3")
+
+
+def until(folder: Path, name: str, step: int) -> Path:
+    """A copy of the run ``two`` as it was after ``step``, for another to go on from there."""
+    copy = Path(shutil.copytree(folder / "two", folder / name))
+    for path in [*copy.glob("checkpoints/step_*"), *copy.glob("models/step_*")]:
+        if int(path.name.removeprefix("step_")) > step:
+            shutil.rmtree(path)
+    return copy
 
 
 def rows(folder: Path) -> list[dict]:
@@ -71,44 +86,32 @@ def compare(one: Path, two: Path) -> None:
             torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=2e-6)
 
 
-def test_two_processes_are_one(train, one):
-    done, folder = train("two", 2)
-    assert done.returncode == 0, done.stderr
-    compare(one, folder)
-    assert done.stdout.count("20 steps; the model is in two") == 1
-    assert done.stderr.count("step 20 of 20: loss") == 1
+def test_two_processes_are_one(folder, one, two):
+    assert two.returncode == 0, two.stderr
+    compare(one, folder / "two")
+    assert two.stdout.count("20 steps; the model is in two") == 1
+    assert two.stderr.count("step 20 of 20: loss") == 1
 
 
-def test_parts_and_a_change_of_processes_in_between(train, one):
-    done, _ = train("mixed", 2, "training.iterations=10", "training.accumulate=3")
-    assert done.returncode == 0, done.stderr
-    done, folder = train("mixed", 1, "training.accumulate=3")
-    assert done.returncode == 0, done.stderr
-    compare_final(one, folder)
+def test_one_process_goes_on_where_two_stopped(folder, one, two, monkeypatch):
+    monkeypatch.chdir(folder)
+    alone = until(folder, "alone", 14)
+    assert main([*words("alone", "training.accumulate=3"), "--log-level", "error"]) == 0
+    compare(one, alone)
 
 
-def compare_final(one: Path, other: Path) -> None:
-    """Weights alone: the other run was evaluated and logged at steps of its own."""
-    for mine, theirs in zip(checkpoint.read(one).states(), checkpoint.read(other).states(), strict=True):
-        for name, value in mine.items():
-            torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=2e-6)
-
-
-def test_the_logged_loss_is_that_of_all_processes_after_a_resume_too(train):
+def test_the_logged_loss_is_that_of_all_processes_after_a_resume_too(folder, two):
     """A state saved between two logs holds the losses of every process, not those of the one that wrote it."""
-    changes = ("training.resume_every=7", "training.evaluate_every=null", "training.iterations=10")
-    done, folder = train("logged", 2, *changes)
-    assert done.returncode == 0, done.stderr
-    straight = [row["loss"] for row in rows(folder)]
-    shutil.rmtree(folder / "checkpoints/step_000000010")
-    shutil.rmtree(folder / "models/step_000000010")
-    done, _ = train("logged", 2, *changes)
-    assert "step 7 of 10: going on" in done.stderr
-    assert [row["loss"] for row in rows(folder)] == straight
+    again = until(folder, "again", 14)
+    done = train_in_two(folder, "again", "training.accumulate=3")
+    assert "step 14 of 20: going on" in done.stderr
+    losses, straight = ([row["loss"] for row in rows(f) if "loss" in row] for f in (again, folder / "two"))
+    assert len(straight) == 4
+    assert losses == straight
 
 
-def test_an_error_is_said_once(train):
-    done, folder = train("wrong", 2, "training.batch_size=7")
+def test_an_error_is_said_once(folder):
+    done = train_in_two(folder, "wrong", "training.batch_size=7")
     assert done.returncode != 0
     assert done.stderr.count("error: a batch of 7 does not divide into 2 processes x 1 parts") == 1
-    assert not (folder / "metrics.jsonl").exists()
+    assert not (folder / "wrong" / "metrics.jsonl").exists()
