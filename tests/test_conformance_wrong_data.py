@@ -8,7 +8,7 @@ import torch
 from registries import failures, names_it, wrong
 from torch import nn
 
-from scoresde_core import DATA, Dequantizer, Evaluator, Metric, ScoreModel, param
+from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Metric, ScoreModel, param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.conformance.exact import Mixture
 from scoresde_core.dataset import Dataset
@@ -16,6 +16,8 @@ from scoresde_core.evaluator import Comparison, Evidence
 from scoresde_core.network import Network
 from scoresde_core.noise import key
 from scoresde_core.target import Estimate
+from scoresde_plugins.evaluators import draws, features, pooled, samples
+from scoresde_plugins.extractors.identity import Identity
 
 
 @attrs.frozen
@@ -183,7 +185,65 @@ class SquaredDistance(Comparison):
         return Estimate(float(off.square().sum()), float(2 * (samples @ off).std()) / math.sqrt(len(samples)))
 
 
+class Shift(Evaluator):
+    """The mean feature less that of the truth: the base of wrong ones."""
+
+    better = "zero"
+
+    def reads(self, evidence):
+        return [(Extraction(Identity()), events) for events in (samples(evidence), draws(evidence.reference, 0))]
+
+    def evaluate(self, evidence):
+        x, y = (pooled(features(*pair, evidence)).mean(1) for pair in self.reads(evidence))
+        return [self.metric("shift", Estimate(float(x.mean() - y.mean()), float((x.var() + y.var()) / len(x)) ** 0.5))]
+
+
+@attrs.frozen
+class RightShift(Shift):
+    """As it should be."""
+
+
+@attrs.frozen
+class LookingShift(Shift):
+    """It says what it reads by looking at samples that are not there."""
+
+    def reads(self, evidence):
+        return super().reads(evidence) if float(evidence.samples.std()) else []
+
+
+@attrs.frozen
+class SampleShift(Shift):
+    """It depends on samples that are not there."""
+
+    def depends_on(self, evidence):
+        return {"first": float(evidence.samples.flatten()[0])}
+
+
+@attrs.frozen
+class BatchShift(Shift):
+    """It takes the first batch for all."""
+
+    def evaluate(self, evidence):
+        x, y = (next(iter(features(*pair, evidence))).pooled.mean(1) for pair in self.reads(evidence))
+        return [self.metric("shift", Estimate(float(x.mean() - y.mean()), float((x.var() + y.var()) / len(x)) ** 0.5))]
+
+
+@attrs.frozen
+class IdleShift(Shift):
+    """It reads less than it says."""
+
+    def reads(self, evidence):
+        return [*super().reads(evidence), (Extraction(Identity()), draws(evidence.reference, 1))]
+
+    def evaluate(self, evidence):
+        return RightShift().evaluate(evidence)
+
+
 @wrong(
+    (LookingShift, "tells_what_it_reads", "reads depends on the samples"),
+    (SampleShift, "tells_what_it_reads", "depends_on depends on the samples"),
+    (BatchShift, "tells_what_it_reads", "where its features come in three batches"),
+    (IdleShift, "tells_what_it_reads", "evaluate does not read the features of ('draws'"),
     (SureGap, "errors_are_the_scatter", "16 values of gap scatter by"),
     (UnsureGap, "errors_are_the_scatter", "16 values of gap scatter by"),
     (OffsetGap, "zero_is_the_truth", "gap of the truth is 1"),
@@ -198,8 +258,9 @@ def test_careless_evaluator():
     assert {"worse_evidence_scores_worse", "repeats_with_the_seed", "survives_nan"} <= set(found)
 
 
-def test_right_evaluator():
-    assert failures("evaluators", RightGap, level="full") == {}
+@pytest.mark.parametrize("cls", [RightGap, RightShift])
+def test_right_evaluator(cls):
+    assert failures("evaluators", cls, level="full", only=None if cls is RightGap else "tells_what_it_reads") == {}
 
 
 class Guided(ScoreModel):

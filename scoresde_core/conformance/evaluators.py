@@ -7,6 +7,7 @@ of a number of sets. With K of them the standard deviation found has a relative 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..certainty import Estimate, difference, quantile
 from ..evaluator import Evaluator, Evidence, Metric
+from ..extractor import Features
 from ..score import ScoreModel
 from ..sde import Level
 from ..target import Target
@@ -264,6 +266,43 @@ def repeats_with_the_seed(subject: Subject) -> None:
     assert first == again, f"evaluate gives {first} and then {again} for the same samples and seed"
 
 
+class _Read:
+    """Batches that remember whether somebody looked at them."""
+
+    def __init__(self, batches: list[Features]) -> None:
+        self.batches, self.read = batches, False
+
+    def __iter__(self) -> Iterator[Features]:
+        self.read = True
+        return iter(self.batches)
+
+
+def tells_what_it_reads(subject: Subject) -> None:
+    """``reads`` and ``depends_on`` do not look at samples; features that come in other batches give the same value."""
+    evaluator, target = subject.component, _target(subject)
+    samples = _draws(target, FEW)
+    evidence, blank = _evidence(target, samples), _evidence(target, torch.zeros_like(samples))
+    pairs = list(evaluator.reads(evidence))
+    assert pairs == list(evaluator.reads(blank)), "reads depends on the samples, which are not drawn when it is asked"
+    one, other = repr(evaluator.depends_on(evidence)), repr(evaluator.depends_on(blank))
+    assert one == other, "depends_on depends on the samples, which are not drawn when it is asked"
+    if not pairs:
+        return
+    given = {}
+    for extraction, events in pairs:
+        in_thirds = attrs.evolve(extraction, batch_size=-(-events.size // 3))
+        made = _Read(list(in_thirds(events.load(), samples.device)))
+        given[extraction, events] = evidence.once((extraction, events), lambda made=made: made)
+    found = evaluator.evaluate(evidence)
+    unread = [events.label for (_, events), made in given.items() if not made.read]
+    assert not unread, f"evaluate does not read the features of {unread[0]}, which reads names"
+    for metric, expected in zip(found, _metrics(subject, target, samples), strict=True):
+        off = abs(metric.value - expected.value)
+        assert off <= 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0), (
+            f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} where its features come in three batches"
+        )
+
+
 def survives_nan(subject: Subject) -> None:
     """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
     target = _target(subject)
@@ -287,5 +326,6 @@ CHECKS = (
     zero_is_the_truth,
     values_have_their_unit,
     repeats_with_the_seed,
+    tells_what_it_reads,
     survives_nan,
 )
