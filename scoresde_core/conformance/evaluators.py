@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from math import prod
 
@@ -278,7 +279,7 @@ class _Read:
 
 
 def tells_what_it_reads(subject: Subject) -> None:
-    """``reads`` and ``depends_on`` do not look at samples; features that come in other batches give the same value."""
+    """It says what it reads and depends on without a look at samples; other batches of features give the same value."""
     evaluator, target = subject.component, _target(subject)
     samples = _draws(target, FEW)
     evidence, blank = _evidence(target, samples), _evidence(target, torch.zeros_like(samples))
@@ -291,8 +292,8 @@ def tells_what_it_reads(subject: Subject) -> None:
     given = {}
     for extraction, events in pairs:
         in_thirds = attrs.evolve(extraction, batch_size=-(-events.size // 3))
-        made = _Read(list(in_thirds(events.load(), samples.device)))
-        given[extraction, events] = evidence.once((extraction, events), lambda made=made: made)
+        batches = list(in_thirds(events.load(), samples.device))
+        given[extraction, events] = evidence.once((extraction, events), partial(_Read, batches))
     found = evaluator.evaluate(evidence)
     unread = [events.label for (_, events), made in given.items() if not made.read]
     assert not unread, f"evaluate does not read the features of {unread[0]}, which reads names"
