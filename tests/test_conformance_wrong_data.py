@@ -8,7 +8,7 @@ import torch
 from registries import failures, names_it, wrong
 from torch import nn
 
-from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Metric, ScoreModel, param
+from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, ScoreModel, param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.conformance.exact import Mixture
 from scoresde_core.dataset import Dataset
@@ -130,6 +130,49 @@ class FlatEvaluator(Evaluator):
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         return [Metric("flat", float(torch.rand(())), 0.1)]
+
+
+@attrs.frozen
+class RightScaled(Identity):
+    """Features times a number, which its protocol tells."""
+
+    scale: float = param(2.0, "factor")
+    shifted: bool = param(False, "add 1")
+    copies: int = param(1, "changes nothing")
+
+    def load(self, device):
+        return lambda x: Features(self.scale * x.float().flatten(1) + self.shifted)
+
+    def protocol(self):
+        return {**super().protocol(), "scale": self.scale, "shifted": self.shifted}
+
+
+@attrs.frozen
+class SilentScaled(RightScaled):
+    """Its protocol does not tell the number."""
+
+    def protocol(self):
+        return {**Identity().protocol(), "shifted": self.shifted}
+
+
+@attrs.frozen
+class SilentSwitch(RightScaled):
+    """Its protocol does not tell the switch."""
+
+    def protocol(self):
+        return {**Identity().protocol(), "scale": self.scale}
+
+
+@wrong(
+    (SilentScaled, "protocol_tells_parameters", "subject[scale=5.0] gives other features than subject"),
+    (SilentSwitch, "protocol_tells_parameters", "subject[shifted=true] gives other features than subject"),
+)
+def test_wrong_extractor(cls, check, words):
+    names_it("extractors", cls, check, words)
+
+
+def test_right_extractor():
+    assert failures("extractors", RightScaled) == {}
 
 
 class OffGap(Comparison):

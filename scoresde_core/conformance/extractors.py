@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from ..errors import FileError
+from ..components import parameters
+from ..errors import FileError, UsageError
 from ..extractor import Extractor, Features
 from .suite import Skip, Subject
 
@@ -70,9 +72,36 @@ def is_described_by_plain_data(subject: Subject) -> None:
     assert protocol.get("extractor"), f"the protocol {protocol} does not say 'extractor'"
 
 
+def _others(subject: Subject) -> Iterator[tuple[str, Extractor]]:
+    """Its variants, and one for each parameter that is a number, with another number."""
+    yield from subject.variants()[1:]
+    for parameter in parameters(subject.cls):
+        value = getattr(subject.component, parameter.name)
+        if parameter.type in (int, float) and parameter.name not in subject.params:
+            with suppress(UsageError):
+                change = {parameter.name: 2 * value + 1}
+                yield f"{subject.name}[{parameter.name}={2 * value + 1}]", subject.build(**change)
+
+
+def protocol_tells_parameters(subject: Subject) -> None:
+    """Where another value of a parameter gives other features, it gives another protocol."""
+    extract, events = _opened(subject)
+    own = extract(events).pooled
+    for label, other in _others(subject):
+        if dict(other.protocol()) != dict(subject.component.protocol()):
+            continue
+        try:
+            found = other.load(torch.device("cpu"))(events).pooled
+        except FileError:  # weights that are not here
+            continue
+        same = found.shape == own.shape and torch.allclose(found, own, rtol=1e-5, atol=1e-7)
+        assert same, f"{label} gives other features than {subject.name}, and their protocols are the same"
+
+
 CHECKS = (
     says_what_it_reads,
     gives_a_row_for_every_event,
     does_not_depend_on_the_batch,
     is_described_by_plain_data,
+    protocol_tells_parameters,
 )
