@@ -1,10 +1,20 @@
 """What every test may use: the shared data and golden files where they are present."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+PRELOADED = ["scoresde_plugins.evaluate.evaluation", "scoresde_core.training.run", "scoresde_plugins.score_sde.losses",
+             "torch._dynamo", "pytest"]  # fmt: skip
+"""What every child of the fork server has imported; the first step of an optimiser needs ``torch._dynamo``."""
+
+
+def pytest_configure() -> None:
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
 @pytest.fixture

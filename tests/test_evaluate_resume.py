@@ -112,7 +112,6 @@ def child(*arguments) -> multiprocessing.Process:
     these would be others than those that are installed and tested.
     """
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["scoresde_plugins.evaluate.evaluation", "scoresde_core.training.run", "pytest"])
     started = processes.Process(target=evaluate, args=arguments)
     with contextlib.chdir(arguments[0]):
         started.start()

@@ -112,7 +112,6 @@ class TestKilled:
         folder, kills, torn, rng = tmp_path / "run", 0, 0, random.Random(KILLS)
         # Children of a server that has imported everything: most of a life is training and writing, not importing.
         processes = multiprocessing.get_context("forkserver")
-        processes.set_forkserver_preload(["scoresde_core.training.run", "scoresde_plugins.score_sde.losses", "pytest"])
         while True:
             child = processes.Process(target=train, args=(config, folder))
             child.start()
