@@ -410,7 +410,21 @@ class NoisyMeanCorrector(Langevin):
         return x, x
 
 
+@attrs.frozen
+class CoupledCorrector(Langevin):
+    """Takes its step size from the norms of each sample and of its own noise, which changes the law by 1/D."""
+
+    size: float = param(0.05, "squared signal-to-noise ratio", gt(0))
+
+    def correct(self, x, step, model, noise):
+        score, z = model.score(x, step.now), noise()
+        size = 2 * self.size * (z.norm(dim=1) / score.norm(dim=1)).square()[:, None]
+        mean = x + size * score
+        return mean + (2 * size).sqrt() * z, mean
+
+
 @wrong(
+    (CoupledCorrector, "leaves_the_marginal", "the variance changes by"),
     (QuietCorrector, "leaves_the_marginal", "the variance changes by -0.1"),
     (DriftingCorrector, "leaves_the_marginal", "the mean changes by"),
     (WrongShrinkCorrector, "shrinks_its_steps", "falls by 16"),

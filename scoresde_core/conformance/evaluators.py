@@ -27,7 +27,7 @@ from .suite import Skip, Subject
 
 SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
-SHIFTS = (0.5, 1.0, 2.0)
+SHIFTS = (0.5, 1.0, 4.0)
 FACTORS = (1.25, 1.5, 2.0)
 SETS = 16
 """Sets of samples for the scatter of a value."""
@@ -167,12 +167,13 @@ def _series(subject: Subject) -> dict[str, list[Metric]]:
 
 
 def worse_evidence_scores_worse(subject: Subject) -> None:
-    """Samples moved by 1/2, 1 and 2 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
+    """Samples moved by 1/2, 1 and 4 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
 
-    Within 4 standard errors; the worst is worse than the truth by as much.
+    Within 4 standard errors; by one of the metrics at least the worst is worse than the truth by as much.
     """
+    told_apart, all_told = False, []
     how = {
-        "samples": "samples moved by 0, 1/2, 1 and 2 standard deviations",
+        "samples": "samples moved by 0, 1/2, 1 and 4 standard deviations",
         "model": "scores times 1, 1.25, 1.5 and 2",
     }[subject.component.judges]
     for name, metrics in _series(subject).items():
@@ -181,7 +182,9 @@ def worse_evidence_scores_worse(subject: Subject) -> None:
             chance = _allowed(_estimate(one), _estimate(other))
             assert _badness(other) >= _badness(one) - chance, f"{told}, expected worse and worse values"
         chance = _allowed(_estimate(metrics[0]), _estimate(metrics[-1]))
-        assert _badness(metrics[-1]) > _badness(metrics[0]) + chance, f"{told}: better is {metrics[0].better!r}"
+        told_apart |= _badness(metrics[-1]) > _badness(metrics[0]) + chance
+        all_told.append(f"{told}: better is {metrics[0].better!r}")
+    assert told_apart, "; ".join(all_told)
 
 
 def _repeats(subject: Subject) -> dict[str, list[Metric]]:

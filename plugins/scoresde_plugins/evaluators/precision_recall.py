@@ -10,7 +10,7 @@ Both depend on the number of events, which is the same on both sides here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
@@ -83,10 +83,6 @@ class PrecisionRecall(TwoSetMetric):
 
     word: ClassVar[str] = "precision_recall"
     better: ClassVar[Better] = "higher"
-    exempt: ClassVar[Mapping[str, str]] = {
-        "worse_evidence_scores_worse": "a few stray balls cover much of the truth, so the error of recall grows"
-    }
-
     neighbours: int = param(3, "which neighbour the balls reach to", ge(1))
 
     @property
