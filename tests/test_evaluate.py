@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from third_party import ASKED as THEIRS
-from third_party import metrics_of_the_page, rows_of
+from third_party import DIST, distribution_of_the_page, rows_of
 
 from scoresde_bench.compare import compare
 from scoresde_bench.report import write_report
@@ -538,8 +538,9 @@ class TestThirdParty:
 
         monkeypatch.setattr(Identity, "load", counting)
         extractor._loaded.cache_clear()
-        registry = metrics_of_the_page(tmp_path)
-        common = (points, "--target", "mixture2d", "--registry", registry, "--evaluator")
+        distribution_of_the_page(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        common = (points, "--target", "mixture2d", "--evaluator")
         assert evaluate(*common, "kernel[features=identity]", *THEIRS, "--out", tmp_path / "it") == 0
         assert sum(seen) == 3 * 24  # of the samples, of the truth, of what plays the samples in the floor
         folders = {path.parent.name.partition("-")[0] for path in files(tmp_path / "it")}
@@ -550,7 +551,8 @@ class TestThirdParty:
         (row,), (other,) = rows(tmp_path / "it"), rows(tmp_path / "small")
         for name in ("brightness", "feature_shift_identity", "feature_size"):
             assert other["metrics"][name]["value"] == pytest.approx(row["metrics"][name]["value"], rel=1e-6)
-        loaded = load_registry(local=[registry])
+        assert row["plugins"][DIST] == "1.2"
+        loaded = load_registry()
         model = stored(points).load(loaded)
         drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, batch_size=10)
         for text in THEIRS:
