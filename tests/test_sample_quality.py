@@ -240,7 +240,7 @@ def test_a_data_set_that_is_too_small_for_a_floor_has_none(data: str) -> None:
     [
         (torch.zeros(41, 1, 8, 8), "the reference has 40 events in its train split, fewer than 41 samples: take fewer"),
         (torch.zeros(5, 1, 9, 9), r"events of shape \(1, 8, 8\), the samples \(1, 9, 9\): choose another data set"),
-        (torch.zeros(2, 1, 8, 8), "needs 3 samples or more, got 2"),
+        (torch.zeros(2, 1, 8, 8), "needs 4 samples or more, got 2"),
     ],
     ids=["few_events", "shape", "few_samples"],
 )

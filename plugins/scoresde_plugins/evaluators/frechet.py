@@ -45,11 +45,13 @@ FEWEST_A_FEATURE = 2
 class Centre:
     """A Gaussian that distances are taken to: the root of its covariance is computed once."""
 
-    def __init__(self, moments: FeatureMoments) -> None:
+    def __init__(self, moments: FeatureMoments, without: Sequence[FeatureMoments] = ()) -> None:
         values, vectors = torch.linalg.eigh(_symmetric(moments.covariance.double()))
         values = values.clamp_min(0)
         self.mean, self.trace = moments.mean.double(), float(values.sum())
         self.root: Tensor = vectors * values.sqrt() @ vectors.T
+        self.without = [Centre(part) for part in without]
+        """Where it is of random draws: the same without each range of them in turn."""
 
     def distance(self, moments: FeatureMoments) -> float:
         """d^2 to the Gaussian with these moments."""
@@ -80,32 +82,58 @@ class Extrapolation:
 
 
 def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolation:
-    """d^2 for 1, 2, ... of ``parts`` together, each a mean over disjoint groups of parts, and its line in 1 / n.
-
-    To first order the distance is linear in the samples, so the scatter of the single parts gives the errors:
-    sd / sqrt(k) for all k of them, and with the weights that the line gives each for its intercept. Where the samples
-    are as good as the truth nothing is linear, and the errors are too large, by about sqrt(k).
-    """
+    """d^2 for 1, 2, ... of ``parts`` together, each a mean over disjoint groups of parts, and its line in 1 / n."""
     k, whole = len(parts), sum(part.count or 0 for part in parts)
-    values, shares = [], []
+    values, forms = [], []
     for size in range(1, k + 1):
         groups = [list(range(start, start + size)) for start in range(0, k - size + 1, size)]
         found = [centre.distance(merged([parts[i] for i in group])) for group in groups]
         values.append(sum(found) / len(found))
-        share = torch.zeros(k, dtype=torch.float64)
-        share[[i for group in groups for i in group]] = 1 / (size * len(groups))
-        shares.append(share)
-        if size == 1:
-            spread = float(torch.tensor(found, dtype=torch.float64).std())
+        forms.append(_form(groups, k))
     sizes = [round(whole * size / k) for size in range(1, k + 1)]
     line = torch.tensor([[1.0, 1 / n] for n in sizes], dtype=torch.float64)
     # Columns scaled alike: 1 / n is small.
     line[:, 1] *= whole
     weights = torch.linalg.pinv(line)[0]
     infinity = float(weights @ torch.tensor(values, dtype=torch.float64))
-    reach = float((weights @ torch.stack(shares)).norm())
-    finite = Estimate(values[-1], spread / math.sqrt(k), k - 1)
-    return Extrapolation(tuple(sizes), tuple(values), finite, Estimate(infinity, spread * reach, k - 1))
+    asked = torch.stack([forms[-1], torch.tensordot(weights, torch.stack(forms), 1)])
+    errors = _errors(parts, centre, (values[-1], (values[0] - values[-1]) / (k - 1)), asked)
+    finite, endless = (Estimate(v, e, k - 1) for v, e in zip((values[-1], infinity), errors, strict=True))
+    return Extrapolation(tuple(sizes), tuple(values), finite, endless)
+
+
+def _form(groups: Sequence[Sequence[int]], k: int) -> Tensor:
+    """b and M side by side, (k, 1 + k), of the mean distance of ``groups`` of k parts: see :func:`_errors`."""
+    shares = torch.zeros(len(groups), k, dtype=torch.float64)
+    for share, group in zip(shares, groups, strict=True):
+        share[list(group)] = 1 / len(group)
+    return torch.cat([shares.mean(0)[:, None], shares.T @ shares / len(groups)], 1)
+
+
+def _errors(parts: Sequence[FeatureMoments], centre: Centre, whole: tuple[float, float], asked: Tensor) -> list[float]:
+    """The standard errors of ``asked`` forms; ``whole`` is the value of all parts and its bias.
+
+    In the deviations z_i of the parts, a distance is the sum of a linear part b.z and a quadratic one z'Mz, and so are
+    means of distances and intercepts of lines. Their variance is l |b|^2 + q |M|^2, and so is that of the distances
+    without each part in turn (of a random centre as well), from which l and q are found. It is all quadratic where the
+    value is bias alone, as with samples as good as the truth, and all linear where the bias does not count.
+    """
+    k, (value, bias) = len(parts), whole
+    others = [[i for i in range(k) if i != left_out] for left_out in range(k)]
+    centres = centre.without or [centre] * k
+    found = [to.distance(merged([parts[i] for i in some])) for to, some in zip(centres, others, strict=True)]
+    scatter = torch.stack([_form([some], k) for some in others]).var(0)
+    bias = min(max(bias, 0.0), value)
+    quadratic = 2 * bias / (value + bias) if value > 0 else 0.0
+    shares = torch.tensor([1 - quadratic, quadratic], dtype=torch.float64)
+    variance = float(torch.tensor(found, dtype=torch.float64).var())
+    return (variance * _squares(asked) @ (shares / _squares(scatter[None].sqrt())[0])).sqrt().tolist()
+
+
+def _squares(forms: Tensor) -> Tensor:
+    """|b|^2 and |M|^2 (m, 2) of forms (m, k, 1 + k)."""
+    squares = forms.square().sum(1)
+    return torch.stack([squares[:, 0], squares[:, 1:].sum(1)], 1)
 
 
 @attrs.frozen
@@ -207,9 +235,12 @@ class FrechetDistance(FeatureMetric):
 
         def compute() -> Centre:
             batches = self.seen(own, evidence, keep=False)
-            return Centre(merged([FeatureMoments.of(batch.pooled) for batch in batches]).over(evidence.processes))
+            if self.reference is not None:  # the same for all: no noise of a comparison
+                return Centre(merged([FeatureMoments.of(batch.pooled) for batch in batches]).over(evidence.processes))
+            parts = [part.over(evidence.processes) for part in self._parts(batches, own.size)]
+            return Centre(merged(parts), [merged([part for part in parts if part is not one]) for one in parts])
 
-        return truth.once((self.extraction, own, "centre"), compute)
+        return truth.once((self.extraction, self.ranges, own, "centre"), compute)
 
 
 @lru_cache(maxsize=4)

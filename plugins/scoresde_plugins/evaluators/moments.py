@@ -23,6 +23,8 @@ from torch import Tensor
 from scoresde_core.evaluator import Comparison, Reference
 from scoresde_core.target import Estimate
 
+from .halves import balanced_halves, root_error
+
 _ROUNDING = 1e-7
 """Relative size below which a root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
 
@@ -40,20 +42,21 @@ class Moments(Comparison):
     """Gaussian W2 between the samples' mean and covariance and the target's.
 
     Its square has the influence function psi(x) = 2 (m - mu).(x - m) + (x - m)' (I - T) (x - m), with (m, S) the
-    samples' moments, mu the target's mean and T the optimal map from N(m, S) to N(mu, S'); the standard error follows.
-    At equal moments the square is quadratic in the noise, and the error is the square root of 2 too large (up to twice
-    with fewer samples than dimensions); there the value is its floor, noise alone, and not zero.
+    samples' moments, mu the target's mean and T the optimal map from N(m, S) to N(mu, S'). The standard error of the
+    root follows with the distance of half of the samples (``halves``). At equal moments the value is its floor, noise
+    alone, and not zero.
     """
 
     name: ClassVar[str] = "moments"
     unit: ClassVar[str] = "data units"
+    smallest: ClassVar[int] = 4
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         """W2 of the moments of ``samples`` (n, *shape)."""
-        mean, cov = reference.once("moments", reference.precise.moments)
-        half = reference.once("root of the covariance", lambda: root(cov.to(samples)))
+        mean, cov = (part.to(samples) for part in reference.once("moments", reference.precise.moments))
+        half = reference.once("root of the covariance", lambda: root(cov))
         x, n = samples.flatten(1), len(samples)
-        offset = x.mean(0) - mean.to(x)
+        offset = x.mean(0) - mean
         centred = (x - x.mean(0)) / math.sqrt(n - 1)
         mapped = centred @ half
         product = mapped.T @ mapped
@@ -69,7 +72,17 @@ class Moments(Comparison):
         squared = offset.square().sum() + lengths.sum() + cov.trace() - 2 * sizes.sum()
         influence = 2 * math.sqrt(n - 1) * (centred @ offset) + (n - 1) * (lengths - along)
         distance = math.sqrt(max(float(squared), 0.0))
-        return Estimate(distance, float(influence.std()) / math.sqrt(n) / (2 * distance) if distance else 0.0, n - 1)
+        halves = [_squared(x[chosen], mean, half) for chosen in balanced_halves(n, 4)]
+        return Estimate(distance, root_error(float(influence.std()) / math.sqrt(n), sum(halves) / len(halves)), n - 1)
+
+
+def _squared(x: Tensor, mean: Tensor, half: Tensor) -> float:
+    """W2^2 of the moments of ``x`` (n, D) and those of N(mean, half^2)."""
+    n, offset = len(x), x.mean(0) - mean
+    mapped = (x - x.mean(0)) @ half / math.sqrt(n - 1)
+    sizes = torch.linalg.eigvalsh(mapped.T @ mapped).clamp_min(0).sqrt()
+    squares = offset.square().sum() + x.var(0).sum() + half.square().sum()
+    return float(squares - 2 * sizes.sum())
 
 
 def root(cov: Tensor) -> Tensor:

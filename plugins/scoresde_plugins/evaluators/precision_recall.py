@@ -76,7 +76,8 @@ class PrecisionRecall(TwoSetMetric):
     """Both shares, higher is better.
 
     The balls are as random as the events that lie in them, so the error of a share of independent events would be up
-    to five times too small. The standard errors are those of balanced half-samples of both sets (``halves``).
+    to five times too small. The standard errors are those of balanced half-samples of both sets (``halves``), and no
+    less than 1 / n: where all of n events agree, the next one may not.
 
     The published features are VGG16's second fully connected layer, ``features=vgg16``.
     """
@@ -101,4 +102,5 @@ class PrecisionRecall(TwoSetMetric):
         everything = torch.ones(len(samples), dtype=torch.bool)
         found = shares(samples, truth, self.neighbours, [everything, *halves])
         precision, recall = zip(*found, strict=True)
-        return with_error(precision[0], precision[1:]), with_error(recall[0], recall[1:])
+        estimates = (with_error(found[0], found[1:]) for found in (precision, recall))
+        return tuple(attrs.evolve(each, stderr=max(each.stderr, 1 / len(samples))) for each in estimates)
