@@ -137,6 +137,10 @@ class EventSet:
     rows: Callable[[], Tensor] | None = attrs.field(default=None, eq=False, repr=False)
     """Where they are in it."""
 
+    def __attrs_post_init__(self) -> None:
+        if (self.whole is None) != (self.rows is None):
+            raise ValueError(f"the events {self.label} are a part of a set: give both whole and rows, or neither")
+
     def once(self, name: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, kept with what the events follow from."""
         return compute() if self.keeper is None else self.keeper.once(name, compute)

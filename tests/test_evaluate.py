@@ -586,6 +586,15 @@ class Mine(Evaluator):
 class Other(Mine):
     number = 2.0
 
+class Short(Mine):
+    def reads(self, evidence):
+        return [(Extraction(Identity()), EventSet(("short",), 7, lambda: torch.zeros(8, 2)))]
+
+class Part(Mine):
+    def reads(self, evidence):
+        ((extraction, whole),) = super().reads(evidence)
+        return [(extraction, EventSet(("part",), 8, whole.load, whole=whole))]
+
 class OfModel(Mine):
     judges = "model"
     def reads(self, evidence):
@@ -610,7 +619,7 @@ class Clash(Mine):
 
     def rows(self, folder):
         names = {"offset": "Offset", "mine": "Mine", "other": "Other", "of_model": "OfModel", "clash": "Clash"}
-        names["of_scaled"] = "OfScaled"
+        names |= {"of_scaled": "OfScaled", "short": "Short", "part": "Part"}
         return rows_of(folder, "my_other_metrics", names, self.CODE)
 
     def test_what_they_depend_on_counts(self, points, tmp_path, monkeypatch, capsys):
@@ -636,9 +645,10 @@ class Clash(Mine):
         [
             (["mine", "other"], "two evaluators mean different things by features Identity() of mine"),
             (["moments", "of_model"], "judges the model, so it cannot read features of samples"),
+            (["short"], "features Identity() of short: the set has 8 events, and says 7"),
             (["clash"], "depends_on of the evaluator clash uses a name that is taken, target"),
         ],
-        ids=["label", "model", "name"],
+        ids=["label", "model", "size", "name"],
     )
     def test_what_contradicts_others_is_refused(self, points, tmp_path, capsys, asked, message):
         common = (points, "--registry", self.rows(tmp_path), "--target", "mixture2d", "--out", tmp_path / "it")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scoresde_core.cli.results import Row
 from scoresde_core.dataset import content_hash
+from scoresde_core.errors import UsageError
 from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric, Reference
 from scoresde_core.extractor import Extraction, Features
 from scoresde_core.models.model import Plan
@@ -73,7 +74,12 @@ class FeatureBatches(Measure):
         return {**how, "events": events, "batch_size": self.extraction.batch_size}
 
     def _loaded(self) -> Tensor:
-        return self.events.once(("events", self.events), self.events.load)
+        events = self.events.once(("events", self.events), self.events.load)
+        if len(events) != self.events.size:
+            raise UsageError(
+                f"{self.title}: the set has {len(events)} events, and says {self.events.size}: correct that"
+            )
+        return events
 
     def measure(self, k: int, subject: Subject) -> Part:
         """Features (n, D) and, of a classifier, logits (n, K)."""
