@@ -21,7 +21,7 @@ from scoresde_bench.sources import identity, read_runs
 from scoresde_core import extractor, sample
 from scoresde_core.cli import fingerprint, main
 from scoresde_core.cli.results import Results
-from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
 from scoresde_core.models import checkpoint
 from scoresde_core.registry import load_registry
 from scoresde_core.training.state import name_of
@@ -590,11 +590,6 @@ class Short(Mine):
     def reads(self, evidence):
         return [(Extraction(Identity()), EventSet(("short",), 7, lambda: torch.zeros(8, 2)))]
 
-class Part(Mine):
-    def reads(self, evidence):
-        ((extraction, whole),) = super().reads(evidence)
-        return [(extraction, EventSet(("part",), 8, whole.load, whole=whole))]
-
 class OfModel(Mine):
     judges = "model"
     def reads(self, evidence):
@@ -619,7 +614,7 @@ class Clash(Mine):
 
     def rows(self, folder):
         names = {"offset": "Offset", "mine": "Mine", "other": "Other", "of_model": "OfModel", "clash": "Clash"}
-        names |= {"of_scaled": "OfScaled", "short": "Short", "part": "Part"}
+        names |= {"of_scaled": "OfScaled", "short": "Short"}
         return rows_of(folder, "my_other_metrics", names, self.CODE)
 
     def test_what_they_depend_on_counts(self, points, tmp_path, monkeypatch, capsys):
@@ -630,6 +625,12 @@ class Clash(Mine):
             assert ("done before" in capsys.readouterr().err) == again
             metrics = rows(tmp_path / "it")[-1]["metrics"]
             assert (metrics["offset"]["value"], metrics["mine"]["value"]) == (float(offset), 1.0)
+
+    def test_a_part_of_a_set_has_its_rows(self):
+        """Else the features of the whole set would be taken for its own."""
+        whole = EventSet(("whole",), 3, lambda: torch.zeros(3, 2))
+        with pytest.raises(ValueError, match="give both whole and rows"):
+            EventSet(("part",), 2, lambda: torch.zeros(2, 2), whole=whole)
 
     def test_an_extractor_that_does_not_tell_its_parameters(self, points, tmp_path):
         """Features are not used again for another scale, which the extractor's own protocol keeps to itself."""
