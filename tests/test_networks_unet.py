@@ -405,7 +405,7 @@ def test_the_whole_network_is_one_graph() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs a C++ compiler")
 def test_compiled_code_agrees() -> None:
-    plain = tiny(**SCORE, ch_mult=(1,), attn_resolutions=(8,))
+    plain = tiny(**SCORE, ch_mult=(1,), attn_resolutions=())  # there is always attention in the middle
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     assert_parity(plain, torch.compile(last, fullgraph=True), *batch(), 1e-5)
 
