@@ -618,6 +618,8 @@ class TestDocs:
             assert program == "scoresde-bench"
             if "speed" in arguments:  # whose networks take their time to plan
                 arguments = [word.replace("speed", "quick") for word in arguments]
+            if "few_step" in arguments:  # hundreds of cells
+                arguments += ["--predictor", "ddim"]
             code, out, err = bench(*arguments, "--dry-run")
             assert code == 0, err
             assert "to go" in out

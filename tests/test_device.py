@@ -47,13 +47,13 @@ def check(text, sde="vp", target="mixture2d"):
 @pytest.mark.parametrize("corrector", names("correctors"))
 @pytest.mark.parametrize("predictor", [name for name in names("predictors") if name != "none"])
 def test_every_predictor_with_every_corrector(predictor, corrector):
-    check(f"pc[predictor={predictor},corrector={corrector},steps=20]")
+    check(f"pc[predictor={predictor},corrector={corrector},steps=8]")
 
 
 @pytest.mark.parametrize("sde", ["ve", "subvp", "linear_ve"])
 @pytest.mark.parametrize("grid", names("grids"))
 def test_every_grid_under_every_sde(grid, sde):
-    check(f"pc[predictor=ddim,corrector=langevin,grid={grid},steps=20]", sde)
+    check(f"pc[predictor=ddim,corrector=langevin,grid={grid},steps=8]", sde)
 
 
 @pytest.mark.parametrize("order", ["corrector_first", "predictor_first"])

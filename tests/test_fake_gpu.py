@@ -37,11 +37,13 @@ def draw(text, name="vp"):
     assert (found.x.shape, found.x.dtype, str(found.x.device)) == ((4, *IMAGE), torch.float32, DEVICE)
 
 
-@pytest.mark.parametrize("corrector", names("correctors"))
-@pytest.mark.parametrize("predictor", names("predictors"))
-def test_every_predictor_with_every_corrector(predictor, corrector):
-    if predictor == corrector == "none":
-        return  # refused everywhere: test_sampler.py
+PAIRS = [*((name, "langevin") for name in names("predictors")),
+         *(("reverse_diffusion", name) for name in names("correctors") if name != "langevin")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("predictor", "corrector"), PAIRS)
+def test_every_predictor_and_every_corrector(predictor, corrector):
+    """All pairs of them are in test_device.py."""
     draw(f"pc[predictor={predictor},corrector={corrector},steps=6]")
 
 
