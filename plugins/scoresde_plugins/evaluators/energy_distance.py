@@ -28,7 +28,7 @@ class EnergyDistance(SetComparison):
     count k (k - 1): a single one, however far, cancels (nll_gap and moments see it).
 
     The standard error is the delete-one jackknife over both sets, less what that counts twice (see ``pairs``). With
-    200 samples it is within 10 % of the scatter of repeated runs where q and p differ in the plane, and 8 to 15 % too
+    200 samples it is within 10 % of the scatter of repeated runs where q and p differ in the plane, and 18 to 20 % too
     large where they are equal; with 50, 10 to 26 %.
     """
 
