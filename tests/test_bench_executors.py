@@ -245,7 +245,7 @@ def test_a_real_slurm(bench, tmp_path):
 
 def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path, monkeypatch):
     """The command is killed with its workers at work, and given again; ``benchmarks/kill_sweep.py`` kills at random."""
-    monkeypatch.chdir(tmp_path)  # in a checkout -m would import the packages that lie there, whose source has other keys
+    monkeypatch.chdir(tmp_path)  # in a checkout -m imports the packages that lie there, whose source has other keys
     sweep = load_kill_sweep()
     arguments = argparse.Namespace(steps=50, seeds=1, jobs=2)
     process = sweep.start(sweep.command(arguments, tmp_path / "here"))
