@@ -261,8 +261,7 @@ def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path, monkeypatch):
     before = len(rows_in(tmp_path / "here"))
     assert before < 8
     for folder in ("here", "undisturbed"):
-        alone = argparse.Namespace(steps=50, seeds=1, jobs=1)
-        assert main(sweep.command(alone, tmp_path / folder)[3:]) == 0
+        assert main(sweep.command(arguments, tmp_path / folder)[3:]) == 0  # as many threads a cell: a row states them
     found, expected = (sweep.content(tmp_path / folder) for folder in ("here", "undisturbed"))
     assert len(found) == len(expected) == 8
     assert all(row in expected for row in found)
