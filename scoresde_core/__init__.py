@@ -1,4 +1,4 @@
-"""scoresde: score-based generative models through SDEs, as plugins, measured against exact truth.
+"""The core of scoresde: kinds of components, their contracts, the registry and the sampling loop.
 
 Names are imported on first use, so that ``import scoresde_core`` costs nothing.
 """
@@ -6,6 +6,9 @@ Names are imported on first use, so that ``import scoresde_core`` costs nothing.
 from importlib import import_module
 from typing import Any
 
+from . import moved
+
+moved.install()
 _HOME = {
     "sde": ("SDE", "Level", "GaussianPrior", "Transition", "Discretization", "DATA"),
     "schedule": ("Grid", "Schedule", "Step"),
@@ -14,21 +17,15 @@ _HOME = {
     "network": ("Network",),
     "sampler": ("Sampler", "Samples", "sample"),
     "target": ("Target",),
-    "certainty": ("Estimate",),
+    "estimate": ("Estimate",),
     "evaluator": ("Evaluator", "Comparison", "EventSet", "Evidence", "Metric", "Reference"),
     "extractor": ("Extraction", "Extractor", "Features"),
     "loss": ("Loss", "Draws"),
     "dataset": ("Dataset",),
-    "training.batches": ("Batch", "Batches", "Preprocessing"),
     "classifier": ("NoisyClassifier",),
     "condition": ("Condition", "ConditionedSampler", "Observation"),
     "dequantizer": ("Dequantizer",),
     "command": ("Command",),
-    "models.config": ("Config",),
-    "models.model": ("Model",),
-    "processes": ("Processes",),
-    "training.trainer": ("Trainer", "plan_training"),
-    "training.run": ("TrainingRun",),
     "noise": ("Noise", "Draw"),
     "components": ("param", "Spec"),
     "registry": ("Registry", "create", "default_registry", "handed_registry", "load_registry"),
@@ -40,6 +37,9 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name in moved.NAMES:
+        moved.warn(f"scoresde_core.{name}", f"{moved.NAMES[name]}.{name}")
+        return getattr(import_module(moved.NAMES[name]), name)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

@@ -1,5 +1,5 @@
 """``python -m scoresde_core``: the same as ``scoresde``, and what ``torchrun`` starts."""
 
-from .cli import run
+from .shell import run
 
 run()

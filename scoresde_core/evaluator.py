@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
+from .estimate import Estimate
 from .extractor import Extraction
 from .noise import key
-from .processes import Processes
 from .sampler import Sampler
 from .score import ScoreModel
 from .sde import SDE
-from .target import Estimate, Target
+from .target import Target
 from .units import Units
 
 Better = Literal["lower", "higher", "zero"]
@@ -59,9 +59,31 @@ def valueless(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
     return f"no metric of finite samples has a finite value: {', '.join(metrics)}"
 
 
+class Processes(Protocol):
+    """The processes that share the samples, each with a part of them."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this one."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this one."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def total(self, value: Tensor) -> Tensor:
+        """``value`` summed over the processes, in place; every process must ask."""
+
+    def gather(self, value: Tensor) -> Tensor:
+        """The rows of every process's ``value``, in order of rank; every process must ask."""
+
+
 @attrs.define(eq=False)
 class _Keeping:
-    """Something that what is computed from it is kept with."""
+    """Caches values derived from this object."""
 
     _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -122,8 +144,8 @@ class Reference(_Keeping):
 class EventSet:
     """Events whose features a metric reads. Sets with the same label are taken for the same set.
 
-    A set that others read as well comes from a function that they use too, such as those of
-    ``scoresde_plugins.evaluators``: of the samples, of a target's exact draws, of a data set.
+    A set that others read as well comes from a function that they use too:
+    of the samples, of a target's exact draws, of a data set.
     """
 
     label: tuple[Any, ...]

@@ -43,17 +43,82 @@ class Lifecycle:
         """Before a result row is written; the row may be amended."""
 
 
-def _registration(kind: str) -> Any:
-    def spec(self: Any, register: Any) -> None: ...
-
-    spec.__name__ = spec.__qualname__ = f"{PREFIX}register_{kind}"
-    spec.__doc__ = f"Register {kind}: ``register(name, target, *, summary, paper, aliases, requires)``."
-    return hookspec(spec)
-
-
 class Registration:
-    """One hook a kind; ``target`` is a class, or a string ``"package.module:Class"`` resolved on first use."""
+    """One hook a kind: ``register(name, target, *, summary, paper, aliases, requires)`` adds one component.
+
+    ``target`` is a class, or a string ``"package.module:Class"`` that is resolved on first use.
+    """
+
+    @hookspec
+    def scoresde_register_sdes(self, register: Any) -> None:
+        """Register forward processes."""
+
+    @hookspec
+    def scoresde_register_networks(self, register: Any) -> None:
+        """Register networks."""
+
+    @hookspec
+    def scoresde_register_predictors(self, register: Any) -> None:
+        """Register predictors."""
+
+    @hookspec
+    def scoresde_register_correctors(self, register: Any) -> None:
+        """Register correctors."""
+
+    @hookspec
+    def scoresde_register_losses(self, register: Any) -> None:
+        """Register training losses."""
+
+    @hookspec
+    def scoresde_register_evaluators(self, register: Any) -> None:
+        """Register metrics."""
+
+    @hookspec
+    def scoresde_register_extractors(self, register: Any) -> None:
+        """Register feature extractors."""
+
+    @hookspec
+    def scoresde_register_samplers(self, register: Any) -> None:
+        """Register samplers."""
+
+    @hookspec
+    def scoresde_register_grids(self, register: Any) -> None:
+        """Register time grids."""
+
+    @hookspec
+    def scoresde_register_targets(self, register: Any) -> None:
+        """Register exact distributions."""
+
+    @hookspec
+    def scoresde_register_datasets(self, register: Any) -> None:
+        """Register data sets."""
+
+    @hookspec
+    def scoresde_register_conditions(self, register: Any) -> None:
+        """Register kinds of controllable generation."""
+
+    @hookspec
+    def scoresde_register_dequantizers(self, register: Any) -> None:
+        """Register dequantisers."""
+
+    @hookspec
+    def scoresde_register_commands(self, register: Any) -> None:
+        """Register subcommands of ``scoresde``."""
 
 
-for _kind in KINDS:
-    setattr(Registration, f"{PREFIX}register_{_kind}", _registration(_kind))
+def add_hooks(manager: pluggy.PluginManager) -> None:
+    """Add the hooks of our lifecycle and of every kind in the table, also of those that other packages declare."""
+
+    def specification() -> Any:
+        def register(self: Any, register: Any) -> None: ...
+
+        return hookspec(register)
+
+    known = {name for name in dir(manager.hook) if name.startswith(PREFIX)}
+    if not known:
+        manager.add_hookspecs(Registration)
+        manager.add_hookspecs(Lifecycle)
+        known = {name for name in dir(manager.hook) if name.startswith(PREFIX)}
+    missing = {f"{PREFIX}register_{kind}" for kind in KINDS} - known
+    if missing:
+        manager.add_hookspecs(type("Registration", (), {name: specification() for name in missing}))

@@ -68,8 +68,8 @@ def find_spec(name: str) -> ModuleSpec | None:
     return spec
 
 
-def manifest_of(spec: ModuleSpec) -> list[manifest.Row] | None:
-    """The rows of the ``registry.yaml`` in a package, or beside a module in one, also in a zip; None without one.
+def manifest_of(spec: ModuleSpec) -> manifest.Manifest | None:
+    """The ``registry.yaml`` in a package, or beside a module in one, also in a zip; None without one.
 
     A module outside any package shares its folder with others: a file there is not its own.
     """

@@ -1,11 +1,15 @@
-"""The table of kinds. A new kind of component is one row here and one contract class."""
+"""The table of kinds. A new kind of component is one row and one contract class.
+
+The kinds of the core are written here. Others are declared by the package that has their contract, in its registry
+file (:mod:`.manifest`), and join the table when that is loaded.
+"""
 
 from importlib import import_module
 from typing import Any, get_args
 
 import attrs
 
-from .errors import UnknownName, near_misses
+from .errors import PluginError, UnknownName, near_misses
 
 
 @attrs.frozen
@@ -45,18 +49,16 @@ KINDS: dict[str, Kind] = {
         Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
         Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
-        Kind("executors", "executor", "scoresde_bench.executor:Executor", "where the cells of a sweep run"),
-        Kind("suites", "suite", "scoresde_bench.suite:Suite", "a sweep as data, for scoresde-bench", data=True),
-        Kind(
-            "presets",
-            "preset",
-            "scoresde_core.models.config:Config",
-            "a model, its training and its sampling",
-            data=True,
-        ),
-        Kind("checkpoints", "checkpoint", "scoresde_core.models.checkpoint:Checkpoint", "a trained model", data=True),
     )
 }
+
+
+def declare(kind: Kind) -> None:
+    """Add a kind to the table; :class:`PluginError` for a name or a singular that another kind has."""
+    for known in KINDS.values():
+        if known != kind and {known.name, known.singular} & {kind.name, kind.singular}:
+            raise PluginError(f"the kind {kind.name!r} of {kind.contract} has a name of {known.contract}")
+    KINDS[kind.name] = kind
 
 
 def kind_of(annotation: Any) -> str | None:

@@ -5,8 +5,13 @@
       cosine_vp: {target: "my_package.sdes:CosineVP", summary: cosine schedule, paper: "arXiv:2102.09672"}
 
 Keys of a row: ``target`` (required), ``summary``, ``paper``, ``aliases`` and ``requires`` (lists; the latter names
-distributions that must be installed before the target can be used). A kind that is data, such as ``presets``, has
-files for targets: ``my_package.presets:mnist.yaml``. Every fault in a file is reported at once.
+distributions that must be installed before the target can be used). A file may declare kinds of its own:
+
+    kinds:
+      optimisers: {singular: optimiser, contract: "my_package.optimiser:Optimiser", summary: turns gradients into steps}
+
+The components of a kind with ``data: true`` are files, read by its contract: ``my_package.presets:mnist.yaml``. Every
+fault in a file is reported at once.
 """
 
 from __future__ import annotations
@@ -18,10 +23,10 @@ from typing import Any
 import attrs
 import yaml
 
+from . import document
 from .errors import FileError, ManifestError, near_misses
 from .hookspecs import API
-from .kinds import KINDS
-from .models import document
+from .kinds import KINDS, Kind
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
@@ -42,12 +47,20 @@ class Row:
     requires: tuple[str, ...] = ()
 
 
+@attrs.frozen
+class Manifest:
+    """What a plugin declares: components, and kinds of its own."""
+
+    rows: list[Row] = attrs.field(factory=list)
+    kinds: list[Kind] = attrs.field(factory=list)
+
+
 class NewerAPI(ManifestError):
     """A manifest written for a newer interface than this one."""
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of the registry file at ``path``."""
+def read(path: Path) -> Manifest:
+    """The registry file at ``path``."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -55,8 +68,8 @@ def read(path: Path) -> list[Row]:
     return parse(text, str(path))
 
 
-def parse(text: str, source: str) -> list[Row]:
-    """The rows in ``text``; all faults at once as one :class:`ManifestError` that names ``source``."""
+def parse(text: str, source: str) -> Manifest:
+    """The registry file ``text``; all faults at once as one :class:`ManifestError` that names ``source``."""
     try:
         data = document.load(text)
     except yaml.YAMLError as error:
@@ -70,24 +83,48 @@ def parse(text: str, source: str) -> list[Row]:
         raise NewerAPI(source, [f"needs api {api}, this version has api {API}: upgrade scoresde"])
     rows: list[Row] = []
     problems: list[str] = []
+    own = _own_kinds(data.pop("kinds", {}), problems)
+    kinds = {**KINDS, **{kind.name: kind for kind in own}}
     for kind, table in data.items():
-        if kind not in KINDS:
-            problems.append(f"unknown kind {kind!r}.{near_misses(str(kind), list(KINDS))}")
+        if kind not in kinds:
+            problems.append(f"unknown kind {kind!r}.{near_misses(str(kind), list(kinds))}")
         elif not isinstance(table, dict):
             problems.append(f"{kind} must map names to rows")
         else:
             for name, fields in table.items():
-                row = check_row(kind, name, fields, problems)
+                row = check_row(kinds[kind], name, fields, problems)
                 if row is not None:
                     rows.append(row)
     if problems:
         raise ManifestError(source, problems)
-    return rows
+    return Manifest(rows, own)
 
 
-def check_row(kind: str, name: Any, fields: Any, problems: list[str]) -> Row | None:
+def _own_kinds(table: Any, problems: list[str]) -> list[Kind]:
+    """The kinds that a file declares; faults are added to ``problems``."""
+    if not isinstance(table, dict):
+        problems.append("kinds must map names to rows")
+        return []
+    found = []
+    for name, fields in table.items():
+        try:
+            kind = Kind(name, **fields)
+        except TypeError:
+            kind = None
+        texts = [] if kind is None else [kind.name, kind.singular, kind.contract, kind.summary]
+        if kind is None or not all(isinstance(text, str) for text in texts) or not TARGET.fullmatch(kind.contract):
+            problems.append(
+                f"kinds.{name} must have a singular, a contract such as 'package.module:Class', a summary and, "
+                f"where its components are files, data: true; got {fields!r}"
+            )
+        else:
+            found.append(kind)
+    return found
+
+
+def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | None:
     """The row, or None with its faults added to ``problems``."""
-    where, before = f"{kind}.{name}", len(problems)
+    where, before = f"{kind.name}.{name}", len(problems)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         problems.append(f"{where}: a name is lower-case letters, digits and underscores")
     if not isinstance(fields, dict):
@@ -106,12 +143,12 @@ def check_row(kind: str, name: Any, fields: Any, problems: list[str]) -> Row | N
     if len(problems) > before:
         return None
     lists = {key: tuple(fields.get(key, ())) for key in ("aliases", "requires")}
-    return Row(kind, name, fields["target"], fields.get("summary", ""), fields.get("paper", ""), **lists)
+    return Row(kind.name, name, fields["target"], fields.get("summary", ""), fields.get("paper", ""), **lists)
 
 
-def _check_target(kind: str, target: Any) -> list[str]:
+def _check_target(kind: Kind, target: Any) -> list[str]:
     """What is wrong with a target of this kind: nothing, or one sentence."""
-    data = KINDS[kind].data
+    data = kind.data
     pattern, example = (FILE_TARGET, "package.module:folder/file.yaml") if data else (TARGET, "package.module:Class")
     if isinstance(target, str):
         return [] if pattern.fullmatch(target) else [f"target must look like {example!r}, got {target!r}"]

@@ -23,8 +23,9 @@ import pluggy
 
 from . import manifest
 from .errors import ManifestError, PluginError, ScoreSDEError, near_misses
-from .hookspecs import API, PREFIX, Lifecycle, Registration
+from .hookspecs import API, PREFIX, add_hooks
 from .importing import find_spec, importing, manifest_of, may_have_hooks
+from .kinds import KINDS, declare
 
 GROUP = "scoresde.plugins"
 State = Literal["ok", "failed", "disabled", "incompatible"]
@@ -45,8 +46,7 @@ class Status:
 def new_manager() -> pluggy.PluginManager:
     """A pluggy manager that knows our hooks and has discovered nothing."""
     manager = pluggy.PluginManager("scoresde")
-    manager.add_hookspecs(Registration)
-    manager.add_hookspecs(Lifecycle)
+    add_hooks(manager)
     return manager
 
 
@@ -90,7 +90,7 @@ def load_all(
         near = near_misses(unknown, list(dict.fromkeys(names.values())))
         print(f"warning: no plugin that could be disabled is called {unknown!r}.{near}", file=sys.stderr)
     found = [_load(manager, point, set(blocked), imports) for point in ordered]
-    return found + [_load_file(path) for path in local]
+    return found + [_load_file(manager, path) for path in local]
 
 
 def _normal(name: str) -> str:
@@ -115,9 +115,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], i
     plugin: Any = None
     try:
         spec = None if ":" in point.value else find_spec(point.value)
-        rows = manifest_of(spec) if spec else None
-        if not imports or (rows is not None and spec and not may_have_hooks(spec)):
-            status.rows = _distinct(rows or [], point.value)
+        file = manifest_of(spec) if spec else None
+        if not imports or (file is not None and spec and not may_have_hooks(spec)):
+            _take(status, manager, file or manifest.Manifest(), point.value)
             return status
         with importing(status.owner):
             loaded = point.load()
@@ -125,7 +125,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], i
             raise PluginError(f"{point.value} is loaded already: another entry point names it too")
         plugin = loaded  # ours to take out again
         with importing(status.owner):
-            status.rows = _rows_of(manager, plugin, rows)
+            _take(status, manager, _manifest_of(manager, plugin, file), point.value)
     except KeyboardInterrupt:
         raise
     except manifest.NewerAPI as error:
@@ -137,26 +137,36 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], i
     return status
 
 
-def _load_file(path: Path) -> Status:
+def _load_file(manager: pluggy.PluginManager, path: Path) -> Status:
     status = Status(path.stem, "local file", "ok")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # so that a module beside the file can be named as a target
     try:
-        status.rows = manifest.read(path)
+        _take(status, manager, manifest.read(path), str(path))
     except Exception as error:
         status.state, status.detail, status.error = "failed", one_line(error), error
     return status
 
 
-def _rows_of(manager: pluggy.PluginManager, plugin: Any, of_file: list[manifest.Row] | None) -> list[manifest.Row]:
-    """All rows of a loaded plugin: those of the file beside it, then its hooks'."""
+def _take(status: Status, manager: pluggy.PluginManager, found: manifest.Manifest, source: str) -> None:
+    """Take over what a plugin declares, once all of it has loaded."""
+    rows = _distinct(found.rows, source)
+    for kind in found.kinds:
+        declare(kind)
+    add_hooks(manager)
+    status.rows = rows
+
+
+def _manifest_of(manager: pluggy.PluginManager, plugin: Any, of_file: manifest.Manifest | None) -> manifest.Manifest:
+    """What a loaded plugin declares: in the file beside it, then through its hooks."""
     source = getattr(plugin, "__name__", repr(plugin))
     wanted = getattr(plugin, "scoresde_api", API)
     if wanted > API:
         raise manifest.NewerAPI(source, [f"needs api {wanted}, this version has api {API}: upgrade scoresde"])
     spec = find_spec(source) if of_file is None and isinstance(plugin, ModuleType) else None
-    rows = list(of_file or (spec and manifest_of(spec)) or [])
+    file = of_file or (spec and manifest_of(spec)) or manifest.Manifest()
+    rows = list(file.rows)
     _check_hook_names(manager, plugin)
     manager.register(plugin)
     hooks = [h for h in manager.get_hookcallers(plugin) or [] if h.name.startswith(f"{PREFIX}register_")]
@@ -167,7 +177,7 @@ def _rows_of(manager: pluggy.PluginManager, plugin: Any, of_file: list[manifest.
                 implementation.function(*[register] * len(implementation.argnames))
     if not rows and not manager.get_hookcallers(plugin):
         raise PluginError(f"{source} registers nothing: add a registry.yaml beside it or a {PREFIX}register_... hook")
-    return _distinct(rows, source)
+    return manifest.Manifest(rows, file.kinds)
 
 
 def _distinct(rows: list[manifest.Row], source: str) -> list[manifest.Row]:
@@ -200,7 +210,7 @@ class _Register:
     def __call__(self, name: str, target: Any, **fields: Any) -> None:
         """Stage one component; faults are reported as for a manifest row."""
         problems: list[str] = []
-        row = manifest.check_row(self.kind, name, {"target": target, **fields}, problems)
+        row = manifest.check_row(KINDS[self.kind], name, {"target": target, **fields}, problems)
         if row is None:
             raise ManifestError(f"{PREFIX}register_{self.kind}", problems)
         self.rows.append(row)

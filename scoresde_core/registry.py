@@ -50,6 +50,7 @@ class Registry:
         self.statuses, self.hook = statuses, hook
         self._names: dict[str, dict[str, list[Entry]]] = {kind: {} for kind in KINDS}
         self._classes: dict[tuple[str, str], type] = {}
+        self._entries: dict[type, Entry | None] = {}
         for status in statuses:
             if status.state == "ok":
                 for row in status.rows:
@@ -83,6 +84,41 @@ class Registry:
         also = f" ({', '.join(failed)} did not load: see 'scoresde plugins')" if failed else ""
         names = [known for known in table if ":" not in known]
         raise UnknownName(f"no {singular} is called {name!r}.{near_misses(name, names)}{also}")
+
+    def shown_name(self, entry: Entry) -> str:
+        """The bare name where it is enough, else ``owner:name``."""
+        try:
+            return entry.row.name if self.find(entry.row.kind, entry.row.name) is entry else entry.qualified
+        except AmbiguousName:
+            return entry.qualified
+
+    def entry_of(self, cls: type) -> Entry | None:
+        """The entry that a class is registered as; None for a class that is not registered."""
+        if cls not in self._entries:
+            self._entries[cls] = next((entry for entry in self.entries() if self._is(entry, cls)), None)
+        return self._entries[cls]
+
+    def _is(self, entry: Entry, cls: type) -> bool:
+        """Whether ``entry`` means ``cls``. The module that it names may have the class from another one."""
+        target = entry.row.target
+        module, _, name = target.partition(":") if isinstance(target, str) else (None, "", "")
+        if target is cls or (module, name) == (cls.__module__, cls.__qualname__):
+            return True
+        try:
+            return name == cls.__qualname__ and self.load(entry.row.kind, entry.qualified) is cls
+        except ScoreSDEError:
+            return False
+
+    def typed(self, component: Any) -> Spec | None:
+        """A component as it would be typed, without parameters at their defaults; None if its class is unregistered."""
+        entry = self.entry_of(type(component))
+        if entry is None:
+            return None
+        changed = {p.name: getattr(component, p.name) for p in parameters(type(component))
+                   if getattr(component, p.name) != p.default}  # fmt: skip
+        inside = {name: str(self.typed(value) or value) if attrs.has(type(value)) else value
+                  for name, value in changed.items()}  # fmt: skip
+        return Spec(self.shown_name(entry), inside)
 
     @cached_property
     def _clashes(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .certainty import Estimate as Estimate
+from .estimate import Estimate
 from .sde import DATA, Level
 
 

@@ -1,14 +1,18 @@
 """What every test may use: the shared data and golden files where they are present."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # a core each: read when torch is imported, also by what a test starts
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-PRELOADED = ["scoresde_plugins.evaluate.evaluation", "scoresde_core.training.run", "scoresde_plugins.score_sde.losses",
+PRELOADED = ["scoresde_plugins.evaluate.rows", "scoresde_run.training.run", "scoresde_plugins.song2021.losses",
              "torch._dynamo", "pytest"]  # fmt: skip
 """What every child of the fork server has imported; the first step of an optimiser needs ``torch._dynamo``."""
 

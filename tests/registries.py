@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoresde_core.conformance.suite import cases, subjects
+from scoresde_conformance.suite import cases, subjects
 from scoresde_core.manifest import Row
 from scoresde_core.plugins import Status
 from scoresde_core.registry import Registry

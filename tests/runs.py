@@ -15,10 +15,10 @@ DENOISER = "mlp[width=8,depth=1,parameterisation=denoised]"
 
 def save_models(folder: Path, *names: str, sde: str = "vp", network: str = "mlp[width=8,depth=1]") -> None:
     """Checkpoints of a small network for points in the plane, of different weights, and its preset ``points.yaml``."""
-    from scoresde_core.models import checkpoint
-    from scoresde_core.models.config import Config
-    from scoresde_core.models.model import plan_model
     from scoresde_core.registry import load_registry
+    from scoresde_run.models import checkpoint
+    from scoresde_run.models.config import Config
+    from scoresde_run.models.model import plan_model
 
     text = f"format: 1\nmodel: {{network: '{network}', sde: '{sde}', shape: [2]}}\n"
     (folder / "points.yaml").write_text(text)

@@ -2,7 +2,7 @@
 
 import sys
 
-from .importable import forget_working_folder
+from .run.importable import forget_working_folder
 
 forget_working_folder()
 

@@ -30,18 +30,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.cli import Parser, add_global_options, guarded, open_registry, own_version
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
+from scoresde_core.shell import Parser, add_global_options, guarded, open_registry, own_version
 
-from . import axes
 from .commands import COMMANDS
-from .suite import Block, Published, Suite
+from .plan import axes
+from .plan.suite import Block, Published, Suite
 
 if TYPE_CHECKING:
-    from .cells import Cell
-    from .executor import Executor, Settings
-    from .labels import Row
+    from .plan.cells import Cell
+    from .report.labels import Row
+    from .run.executor import Executor, Settings
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -98,10 +98,10 @@ def _run(given: list[str]) -> int:
     executor_text, jobs = _executor(arguments)
 
     # Only here does anything import torch: a mistyped number is answered at once.
-    from scoresde_core.device import keep_freed_memory
+    from scoresde_run.machine.device import keep_freed_memory
 
-    from .executor import Settings
-    from .sweep import Sweep
+    from .plan.sweep import Sweep
+    from .run.executor import Settings
 
     keep_freed_memory()
     executor: Executor = registry.create("executors", executor_text, **jobs)
@@ -178,9 +178,9 @@ def _duration(option: str, text: str | None) -> float | None:
 
 def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings: Settings) -> int:
     """List the cells with their predicted cost."""
-    from scoresde_core.cli.results import Results
+    from scoresde_run.results.results import Results
 
-    from .costs import in_words
+    from .run.costs import in_words
 
     costs = _costs(registry, executor, settings)
     done = Results.peek(Path(settings.folder))
@@ -204,8 +204,8 @@ def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings
 
 
 def _costs(registry: Registry, executor: Executor, settings: Settings) -> Any:
-    from .costs import Costs
-    from .worker import prepare
+    from .run.costs import Costs
+    from .run.worker import prepare
 
     return Costs(prepare(settings, registry)[0], executor.here)
 
@@ -222,11 +222,11 @@ def _work(
 ) -> int:
     from rich.console import Console
 
-    from scoresde_core.cli.results import Results
+    from scoresde_run.results.results import Results
 
-    from .earlier import earlier, tell_apart, told
-    from .progress import Meter
-    from .work import Work
+    from .report.earlier import earlier, tell_apart, told
+    from .run.progress import Meter
+    from .run.work import Work
 
     console = Console(soft_wrap=True)
     results = Results(folder)
@@ -261,7 +261,7 @@ def _tell_slow(cells: list[Cell], device: str) -> None:
     """A line for each precision that the CPU is slow at, before any cell runs."""
     import torch
 
-    from scoresde_core.device import slow_precision
+    from scoresde_run.machine.device import slow_precision
 
     for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
         slow = slow_precision(torch.device(device), precision)
@@ -271,13 +271,13 @@ def _tell_slow(cells: list[Cell], device: str) -> None:
 
 def _show(rows: Sequence[Row], registry: Registry, folder: Path, command: str, console: Any) -> None:
     """The table, what is best, and the report."""
-    from scoresde_core.cli.rows import warnings_of
+    from scoresde_run.results.rows import warnings_of
 
-    from .published import print_published
-    from .ranking import rank
-    from .report import write_report
-    from .seeds import pool
-    from .table import print_table
+    from .report.page import write_report
+    from .report.published import print_published
+    from .report.ranking import rank
+    from .report.seeds import pool
+    from .report.table import print_table
 
     pooled = pool(rows)
     print_table(pooled, console)

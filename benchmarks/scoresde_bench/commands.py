@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scoresde_core.cli import Parser, add_global_options, open_registry
 from scoresde_core.errors import FileError, UsageError
+from scoresde_core.shell import Parser, add_global_options, open_registry
 
-from .compare import Comparison, compare
-from .sources import Run, merge, read_runs
+from .report.compare import Comparison, compare
+from .report.sources import Run, merge, read_runs
 
 MOST = 25
 """Lines of each kind that ``compare`` prints, without ``--all``."""
@@ -52,7 +52,7 @@ def report(given: Sequence[str]) -> int:
     if out is None:
         sys.stdout.write(text)
         return 0
-    from .report import write_text
+    from .report.page import write_text
 
     print(write_text(text, out))
     return 0
@@ -127,9 +127,9 @@ def _check_ours(out: Path, kind: str) -> None:
 
 
 def _render(runs: Sequence[Run], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
-    from .export import as_csv, as_markdown
-    from .ranking import rank
-    from .report import facts, page
+    from .report.export import as_csv, as_markdown
+    from .report.page import facts, page
+    from .report.ranking import rank
 
     comparisons = compare_all(runs)
     try:

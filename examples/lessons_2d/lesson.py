@@ -12,7 +12,7 @@ import matplotlib
 import torch
 
 from scoresde_core import ExactScore, Level, create, default_registry, sample
-from scoresde_core.models import checkpoint
+from scoresde_run.models import checkpoint
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

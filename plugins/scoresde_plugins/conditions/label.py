@@ -21,15 +21,16 @@ from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
-from scoresde_core.models import checkpoint as checkpoints
-from scoresde_core.models.model import plan_model
 from scoresde_core.network import Network
 from scoresde_core.registry import Registry, handed_registry
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
 from scoresde_core.units import Units
-from scoresde_plugins.networks.classifier import NetworkClassifier
+from scoresde_run.models import checkpoint as checkpoints
+from scoresde_run.models.model import plan_model
+
+from ..networks.classifier import NetworkClassifier
 
 _SCALED = (
     "a classifier sees noise of one scale, and the model or the classifier has scaled each channel or column by itself"

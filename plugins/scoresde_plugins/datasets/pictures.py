@@ -6,10 +6,9 @@ import io
 import os
 import warnings
 import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import attrs
 import numpy as np
@@ -18,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde_core.errors import FileError, UsageError
+
+from .picture_file import PictureFile
+from .tfrecords import Records
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -53,37 +55,6 @@ class Source(Protocol):
         """Every picture, in the stored order."""
 
 
-Handle = TypeVar("Handle")
-
-
-@attrs.define(eq=False)
-class Kept(ABC, Generic[Handle]):
-    """One file of many pictures, which every process opens for itself when it first reads.
-
-    A forked worker would share its parent's position in the file; a pickled one gets the path alone.
-    """
-
-    path: Path
-    _open: tuple[int, Handle] | None = attrs.field(default=None, init=False)
-
-    @abstractmethod
-    def opened(self) -> Handle:
-        """The file, opened."""
-
-    @property
-    def file(self) -> Handle:
-        """The file as this process has it open."""
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), self.opened())
-        return self._open[1]
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.path, self._open = path, None
-
-
 @attrs.frozen
 class Folder:
     """The image files below a folder and those linked there, in the order of their paths, without hidden ones."""
@@ -105,7 +76,7 @@ class Folder:
 
 
 @attrs.define(eq=False)
-class Archive(Kept[zipfile.ZipFile]):
+class Archive(PictureFile[zipfile.ZipFile]):
     """The image files in a zip file, in the order of their paths."""
 
     def opened(self) -> zipfile.ZipFile:
@@ -233,8 +204,6 @@ def check_labelled(broken: Broken) -> None:
 def source_at(path: str) -> Source:
     """The folder, zip file or file of TensorFlow records at ``path``."""
     if path.lower().endswith((".tfrecords", ".tfrecord")):
-        from .tfrecords import Records
-
         return Records(Path(path))
     return Archive(Path(path)) if path.lower().endswith(".zip") else Folder(Path(path))
 

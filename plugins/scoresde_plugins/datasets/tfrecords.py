@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from scoresde_core.errors import FileError
 
-from .pictures import Kept
+from .picture_file import PictureFile
 
 Field = tuple[int, "int | memoryview"]
 """A field of a protocol buffer: its number, and its value, an integer or bytes."""
 
 
 @attrs.define(eq=False)
-class Records(Kept[mmap.mmap]):
+class Records(PictureFile[mmap.mmap]):
     """The images of one file, all of one size; StyleGAN's tool writes a file for each resolution."""
 
     def opened(self) -> mmap.mmap:

@@ -6,8 +6,9 @@ import torch
 from scoresde_core.components import param
 from scoresde_core.loss import Reduction
 from scoresde_core.sde import Level
-from scoresde_plugins.ncsn.losses import DiscreteLoss
-from scoresde_plugins.score_sde.losses import REDUCTION_HELP
+
+from ..ncsn.losses import DiscreteLoss
+from ..song2021.losses import REDUCTION_HELP
 
 
 @attrs.frozen

@@ -13,9 +13,9 @@ from torch import Tensor
 from scoresde_core.components import Spec, build, param
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
-from scoresde_core.models import checkpoint
-from scoresde_core.models.config import Config, ModelConfig
 from scoresde_core.noise import Draw
+from scoresde_run.models import checkpoint
+from scoresde_run.models.config import Config, ModelConfig
 
 from .flowpp import FlowPP, FlowPPModule
 

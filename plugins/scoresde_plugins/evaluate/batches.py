@@ -14,10 +14,10 @@ from typing import NoReturn, TypeVar
 
 import torch
 
-from scoresde_core.device import keep_freed_memory, use_tf32
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
-from scoresde_core.processes import Processes, joined
+from scoresde_run.machine.device import keep_freed_memory, use_tf32
+from scoresde_run.machine.processes import Processes, joined
 
 from .measure import Measure, Subject
 

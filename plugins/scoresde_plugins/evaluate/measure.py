@@ -13,13 +13,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.cli.events import subset, take
-from scoresde_core.cli.fingerprint import Fingerprint, placeless
-from scoresde_core.cli.results import Row
 from scoresde_core.dataset import Dataset, Events, content_hash
 from scoresde_core.evaluator import Metric
 from scoresde_core.sampler import Observer
 from scoresde_core.score import ScoreModel
+from scoresde_run.commands.events import subset, take
+from scoresde_run.results.fingerprint import Fingerprint, placeless
+from scoresde_run.results.results import Row
 
 from .parts import Part, Parts
 

@@ -13,27 +13,27 @@ import torch
 from torch import nn
 
 from scoresde_core import sampler as sampling
-from scoresde_core.cli.events import subset, take
-from scoresde_core.cli.fingerprint import Depends, Fingerprint, placeless
-from scoresde_core.cli.results import Row
 from scoresde_core.components import Spec, build, parse
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
-from scoresde_core.models import checkpoint
-from scoresde_core.models.checkpoint import Checkpoint
-from scoresde_core.models.config import Config
-from scoresde_core.models.model import Plan, plan_data, plan_model
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import NetworkScore
-from scoresde_core.training.trainer import plan_training
+from scoresde_run.commands.events import subset, take
+from scoresde_run.models import checkpoint
+from scoresde_run.models.checkpoint import Checkpoint
+from scoresde_run.models.config import Config
+from scoresde_run.models.model import Plan, plan_data, plan_model
+from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
+from scoresde_run.results.results import Row
+from scoresde_run.training.trainer import plan_training
 
 from ..evaluators.extraction import samples as sample_set
-from ..score_sde.density import FlowDensity, trained_from
-from .choice import Wanted
-from .judgement import FeatureBatches, Judgement, Key
+from ..likelihood.density import FlowDensity, trained_from
+from .checkpoints import Wanted
 from .measure import Measure, Share
-from .measures import Draw, Likelihood, SplitLoss
+from .model_measures import Draw, Likelihood, SplitLoss
+from .sample_measures import FeatureBatches, Judgement, Key
 
 _PARTS = ("predictor", "corrector", "grid")
 """Parameters of a sampler that are axes of a row."""
@@ -309,7 +309,7 @@ class _Planner:
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
         if parts["grid"] is None and "grid" in self.sampler.uses:
             grid = getattr(self.sampler, "grid", None)
-            parts["grid"] = None if grid is None else str(self.fingerprint.typed(grid) or grid)
+            parts["grid"] = None if grid is None else str(self.registry.typed(grid) or grid)
         steps = getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
         numbers = {"steps": steps, "samples": draw.n, "batch_size": draw.batch_size}
         return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}

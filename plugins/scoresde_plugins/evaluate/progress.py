@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from scoresde_core.cli.results import Row
 from scoresde_core.registry import Registry
+from scoresde_run.results.results import Row
 
 if TYPE_CHECKING:
     from scoresde_core.sampler import Observer

@@ -13,7 +13,7 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, Reference
 
 from .events import SetComparison

@@ -13,8 +13,8 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split, content_hash
 from scoresde_core.evaluator import Comparison, EventSet, Evidence, Reference
-from scoresde_core.training.batches import order
 from scoresde_core.units import Units
+from scoresde_run.data.batches import order
 
 KEPT = 2
 """How many splits, and how many sets of each of them beside the whole, are kept for the next cell or checkpoint."""

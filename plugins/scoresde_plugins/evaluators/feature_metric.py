@@ -21,9 +21,9 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
 from scoresde_core.extractor import Extraction, Extractor, Features, Rounding
-from scoresde_core.target import Estimate
 
 from ..extractors.fidelity import Inception
 from .events import Origin, misfit

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.processes import Processes
+from scoresde_core.evaluator import Processes
 
 
 @attrs.frozen(eq=False)

@@ -24,10 +24,10 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import EventSet, Evidence, Metric
 from scoresde_core.extractor import Features
 from scoresde_core.noise import key
-from scoresde_core.target import Estimate
 
 from .extraction import samples
 from .feature_metric import FeatureMetric

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.sde import SDE
-from scoresde_core.target import Estimate
 from scoresde_core.units import Units
 
 from .affine_law import Affine, GaussianLaw, Start

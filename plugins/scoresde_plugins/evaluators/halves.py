@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate
+from scoresde_core.estimate import Estimate
 
 GROUPS = 16
 """Groups of events; a power of 2."""

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.errors import UsageError
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, EventSet, Evidence, Metric
-from scoresde_core.target import Estimate
 
 from .extraction import samples
 from .feature_metric import FeatureMetric

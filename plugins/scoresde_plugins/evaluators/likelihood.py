@@ -20,13 +20,13 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, Evaluator, Evidence, Metric
-from scoresde_core.target import Estimate
 
-from ..score_flow.bound import FEWEST_TIMES
-from ..score_sde.density import BoundDensity, Density, FlowDensity
-from ..score_sde.divergence import Trace
-from ..score_sde.flow import Diverged
+from ..likelihood.bound import FEWEST_TIMES
+from ..likelihood.density import BoundDensity, Density, FlowDensity
+from ..numerics.divergence import Trace
+from ..numerics.flow import Diverged
 
 EXACT_UP_TO = 64
 """Dimensions up to which ``trace=auto`` is exact: one batched backward pass."""

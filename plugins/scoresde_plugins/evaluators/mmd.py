@@ -15,8 +15,8 @@ import torch
 from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, Reference
 
 from .events import SetComparison

@@ -14,8 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Comparison, Evidence, Reference
-from scoresde_core.target import Estimate
 
 from .moments import root
 

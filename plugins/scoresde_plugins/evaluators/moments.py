@@ -20,8 +20,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Comparison, Reference
-from scoresde_core.target import Estimate
 
 from .halves import balanced_halves, root_error
 

@@ -14,8 +14,9 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate, difference
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, Comparison, Reference
+from scoresde_run.results.certainty import difference
 
 
 @attrs.frozen

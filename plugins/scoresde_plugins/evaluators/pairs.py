@@ -15,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate
+from scoresde_core.estimate import Estimate
 
 _ROWS = 1024
 """Rows of the distance matrix that are held at once: memory grows with n, not with n^2."""

@@ -19,8 +19,8 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better
-from scoresde_core.target import Estimate
 
 from .feature_metric import TwoSetMetric
 from .halves import GROUPS, balanced_halves, with_error

@@ -19,10 +19,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.certainty import Estimate, spread
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Reference
 from scoresde_core.noise import key
+from scoresde_run.results.certainty import spread
 
 from .events import SetComparison
 from .halves import balanced_halves, root_error

@@ -26,9 +26,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scoresde_core.errors import FileError, ScoreSDEError
-from scoresde_core.models.checkpoint import file_hash
 from scoresde_core.plugins import one_line
-from scoresde_core.training.batches import order
+from scoresde_run.data.batches import order
+from scoresde_run.models.checkpoint import file_hash
 
 from .feature_moments import FeatureMoments
 

@@ -63,7 +63,7 @@ class ConvolutionalClassifier(nn.Module):
 
 @attrs.frozen
 class Classifier(Extractor):
-    """The trained classifier in ``file``, as ``benchmarks/train_classifier.py`` writes it.
+    """The trained classifier in ``file``, as ``benchmarks/studies/truth/train_classifier.py`` writes it.
 
     A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
     """
@@ -132,7 +132,9 @@ def write(path: Path, network: ConvolutionalClassifier, shape: tuple[int, ...], 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise FileError(f"there is no file {path}: train a classifier with benchmarks/train_classifier.py --out {path}")
+        raise FileError(
+            f"there is no file {path}: train one with benchmarks/studies/truth/train_classifier.py --out {path}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}

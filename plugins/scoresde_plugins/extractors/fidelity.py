@@ -22,7 +22,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_core.extractor import Extractor, Features
-from scoresde_core.models.checkpoint import file_hash
+from scoresde_run.models.checkpoint import file_hash
 
 
 @attrs.frozen

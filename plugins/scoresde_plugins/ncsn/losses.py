@@ -19,7 +19,8 @@ from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
 from scoresde_core.score import NetworkScore, ScoreModel, spread
 from scoresde_core.sde import SDE, Level
-from scoresde_plugins.score_sde.losses import REDUCTION_HELP, STRATIFIED_HELP
+
+from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 
 
 @attrs.frozen

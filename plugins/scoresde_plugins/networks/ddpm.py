@@ -13,8 +13,9 @@ from attrs import validators as check
 
 from scoresde_core.components import param
 
-from .ncsnpp import ImageUNet, NCSNpp
+from .ncsnpp import NCSNpp
 from .unet import UNet
+from .unet_spec import ImageUNet
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,7 @@ list make up one level; the list is built and walked by these stages, never by c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import attrs
 import torch
@@ -26,9 +26,7 @@ from .embedding import FourierEmbedding, positional_embedding
 from .layers import Overwrite, conv, dense, group_norm, merge, recomputed
 from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
 from .residual_block import BlockStyle, ResidualBlock
-
-if TYPE_CHECKING:
-    from .ncsnpp import NCSNpp
+from .unet_spec import UNetSpec
 
 Way = Literal["down", "up"]
 Places = tuple[int, ...]
@@ -69,7 +67,7 @@ class UNet(nn.Module):
 
     sigmas: Tensor
 
-    def __init__(self, spec: NCSNpp, shape: tuple[int, int, int]) -> None:
+    def __init__(self, spec: UNetSpec, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.spec = spec
         channels, height, width = shape

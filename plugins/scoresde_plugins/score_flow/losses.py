@@ -9,8 +9,8 @@ from scoresde_core.components import param
 from scoresde_core.loss import Draws, denoising_error
 from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
-from scoresde_plugins.score_sde.losses import ContinuousLoss
 
+from ..song2021.losses import ContinuousLoss
 from .importance import importance_times, total_weight
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.sde import SDE, GaussianPrior
 
-from ..score_sde.sdes import LARGEST
+from ..song2021.sdes import LARGEST
 
 
 @attrs.frozen

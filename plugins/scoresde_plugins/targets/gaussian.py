@@ -23,9 +23,10 @@ from attrs import validators
 from torch import Tensor
 
 from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
 from scoresde_core.noise import Noise
 from scoresde_core.sde import DATA, Level
-from scoresde_core.target import Estimate, Target
+from scoresde_core.target import Target
 
 from .level import coefficients, events
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from scoresde_core.errors import FileError
-from scoresde_core.target import Estimate
+from scoresde_core.estimate import Estimate
 
 from .mixture import MixtureOfFactorAnalysers
 

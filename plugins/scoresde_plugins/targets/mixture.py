@@ -31,9 +31,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.estimate import Estimate
 from scoresde_core.noise import Noise
 from scoresde_core.sde import DATA, Level
-from scoresde_core.target import Estimate, Target
+from scoresde_core.target import Target
 
 from .level import Coefficient, coefficients, events
 

@@ -1,0 +1,1 @@
+"""The axes of a sweep, its suites, and its cells."""

@@ -1,0 +1,109 @@
+"""Cells: the combinations of a sweep, each with its components built.
+
+A cell's key is a hash of everything that its result depends on: components with all their parameters, evaluators too,
+the versions of their plugins, their source, and the content of the files that they read
+(:mod:`scoresde_run.results.fingerprint`). The noise depends on the seed alone, so cells share their random
+numbers and differ by what they compare.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from scoresde_core.evaluator import Evaluator
+from scoresde_core.sampler import Sampler, skip
+from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
+from scoresde_run.results.rows import SCHEMA
+
+from .subjects import Subject
+
+TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
+
+
+@attrs.frozen(slots=False)
+class Cell:
+    """One combination: its names as they are shown, its components, and the numbers that fix the run.
+
+    An axis that the sampler does not use is None.
+    """
+
+    names: dict[str, Any]
+    subject: Subject
+    sampler: Sampler
+    steps: int | None
+    seed: int
+    dtype: str
+    precision: str
+    """What its network computes in."""
+    compile: str
+    """Mode of torch.compile for its network, or none."""
+    samples: int
+    batch_size: int
+    device: str
+    evaluators: tuple[str, ...]
+    judges: tuple[Evaluator, ...]
+    """The evaluators, made."""
+    fingerprint: Fingerprint
+    timing: bool
+    request: dict[str, Any]
+    """The block of a suite that has this cell alone, as plain data."""
+    files: tuple[str, ...] | None = None
+    """Those that count; None: all that are there."""
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return {**self.subject.parameters, "sampler": self.sampler}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter of every component, as plain data."""
+        found: dict[str, Any] = self.fingerprint.describe(self._parts)
+        return found
+
+    @cached_property
+    def depends(self) -> Depends:
+        """The plugins' versions, and the digests of source and files."""
+        found = self.fingerprint.depends(self._parts, self.judges)
+        files = {path: digest for path, digest in found["files"].items() if self.files is None or path in self.files}
+        return {**found, "files": files}
+
+    @property
+    def combination(self) -> dict[str, Any]:
+        """What is asked for, whatever its parts are made of."""
+        return {
+            "names": self.names,
+            "numbers": [self.steps, self.seed, self.dtype, self.samples, self.batch_size, self.device],
+            "evaluators": self.evaluators,
+            **({"timing": True} if self.timing else {}),
+            **({"precision": self.precision} if self.precision != "float32" else {}),
+            **({"compile": self.compile} if self.compile != "none" else {}),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits that name this cell's content."""
+        judges = self.fingerprint.describe(self.judges)
+        return key_of([SCHEMA, self.combination, self.parameters, judges], self.depends)
+
+    @property
+    def skip(self) -> str | None:
+        """Why this combination cannot work, or None."""
+        if self.compile != "none" and not self.subject.has_network:
+            return "there is nothing to compile: an exact score has no network"
+        if self.precision != "float32" and not self.subject.has_network:
+            return f"there is nothing to compute in {self.precision}: an exact score has no network"
+        if self.precision != "float32" and self.dtype != "float32":
+            return f"a network in {self.dtype} is not computed in {self.precision}: take --dtype float32"
+        return skip(self.sampler, self.subject.sde, self.subject.shape)
+
+    @property
+    def title(self) -> str:
+        """The axes in one line."""
+        shown = [self.names.get(axis) for axis in TITLE]
+        steps = [] if self.steps is None else [f"{self.steps} steps"]
+        lowered = [] if self.precision == "float32" else [f"network in {self.precision}"]
+        compiled = [] if self.compile == "none" else [f"compiled ({self.compile})"]
+        return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype, *lowered, *compiled])

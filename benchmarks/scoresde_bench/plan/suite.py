@@ -1,0 +1,231 @@
+"""Suites: sweeps as data, with the axes and options of the command line.
+
+    format: 1
+    about: what it answers
+    blocks:
+      - sde: [ve, vp]
+        predictor: 'ddim[eta=[0,1]]'        # a component as it is typed, or a mapping with its name
+        steps: [10, 20]
+        samples: 512
+      - sde: vp
+        for_sdes: [vp]                      # a checkpoint with another SDE leaves this block out
+        corrector: {name: langevin, snr: [0.01, 0.02]}
+    published:
+      - {metric: fid, value: 3.24, stderr: 0.02, where: {sde: vp, steps: 1000}}
+
+The cells are those of all blocks together, each once. An axis that a block leaves out has the command line's default;
+one that the command line gives replaces that of every block. ``published`` holds figures of a paper, shown beside the
+cells whose names they list. Reading a suite imports no component and no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
+from typing import Any, Self
+
+import attrs
+import yaml
+
+from scoresde_core import document
+from scoresde_core.components import Spec, param, parse, split
+from scoresde_core.errors import FileError, UsageError, near_misses
+from scoresde_core.registry import OURS, Registry
+
+from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, SAMPLES
+
+FORMAT = 1
+
+
+@attrs.frozen
+class Block:
+    """A product of axes, as texts, and the numbers that its cells share. A missing axis has its default."""
+
+    axes: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    samples: int = SAMPLES
+    batch_size: int | None = None
+    timing: bool = False
+    """Whether its cells measure speed, and so need a device of their own."""
+    for_sdes: tuple[str, ...] = ()
+    """Names of the SDEs that it is meant for; empty: any."""
+
+    def __getitem__(self, axis: str) -> tuple[str, ...]:
+        return self.axes.get(axis, DEFAULTS[axis])
+
+    @property
+    def learned(self) -> bool:
+        """Whether it samples from networks rather than from exact scores."""
+        return any(self[axis] for axis in LEARNED_AXES)
+
+    def replaced(self, given: Mapping[str, tuple[str, ...]]) -> Block:
+        """This block with the axes ``given`` in place of its own.
+
+        A network brings its own SDE and, unless one is asked for, no target; a target or an SDE does without network.
+        """
+        kept = dict(self.axes)
+        if any(axis in given for axis in LEARNED_AXES):
+            kept = {axis: texts for axis, texts in kept.items() if axis not in (*LEARNED_AXES, "target", "sde")}
+        elif "sde" in given or ("target" in given and "checkpoint" not in kept):
+            kept = {axis: texts for axis, texts in kept.items() if axis not in LEARNED_AXES}
+        return attrs.evolve(self, axes={**kept, **given})
+
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Block:
+        """This block with the owners of names that several plugins have."""
+        axes = {axis: clear(axis, texts, registry, owners) for axis, texts in self.axes.items()}
+        return attrs.evolve(self, axes=axes)
+
+    def plain(self) -> dict[str, Any]:
+        """It as plain data, which :func:`read_block` reads back."""
+        numbers = ("steps", "seed")
+        found: dict[str, Any] = {
+            axis: [int(text) if axis in numbers and text.isdigit() else text for text in texts]
+            for axis, texts in self.axes.items()
+        }
+        defaults = attrs.asdict(Block())
+        rest = {key: value for key, value in attrs.asdict(self).items() if key != "axes" and value != defaults[key]}
+        return {**found, **{key: list(value) if isinstance(value, tuple) else value for key, value in rest.items()}}
+
+
+@attrs.frozen
+class Published:
+    """A figure of a paper for the cells that have all the names in ``where``."""
+
+    metric: str
+    value: float
+    stderr: float | None
+    where: Mapping[str, str]
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether it belongs to this row."""
+        return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
+
+
+@attrs.frozen
+class Suite:
+    """Blocks under a name, and what a paper reports of them."""
+
+    about: str = param(help="what it answers")
+    blocks: tuple[Block, ...] = param(help="products of axes, whose cells are run")
+    published: tuple[Published, ...] = param((), "figures of a paper, to stand beside")
+
+    @classmethod
+    def read(cls, folder: Traversable, name: str) -> Self:
+        """The suite in the file ``name`` of ``folder``; one line names every fault."""
+        path = folder.joinpath(name)
+        try:
+            data = document.load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read the suite {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise UsageError(f"the suite {path} is not valid YAML: {error}") from error
+        return cls.from_plain(data, str(path))
+
+    @classmethod
+    def from_plain(cls, data: Any, source: str) -> Self:
+        """The suite that ``data`` describes; ``source`` names it in errors."""
+        found = data.get("format") if isinstance(data, dict) else None
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise UsageError(f"the suite {source} must be a mapping with 'format: {FORMAT}' at the top")
+        if found > FORMAT:
+            raise FileError(f"the suite {source} has format {found}, this version reads {FORMAT}: upgrade scoresde")
+        known = ("format", "about", "blocks", "published")
+        problems = [f"unknown key {key!r}.{near_misses(str(key), known)}" for key in data if key not in known]
+        blocks = _list_of(data, "blocks", problems)
+        if not blocks:
+            problems.append("'blocks' must be a list of at least one mapping")
+        read = [read_block(block, f"block {number}", problems) for number, block in enumerate(blocks, 1)]
+        published = [
+            _published(entry, f"published {number}", problems)
+            for number, entry in enumerate(_list_of(data, "published", problems), 1)
+        ]
+        if problems:
+            raise UsageError(f"the suite {source}: {'; '.join(problems)}")
+        return cls(str(data.get("about", "")), tuple(read), tuple(filter(None, published)))
+
+    def plain(self) -> dict[str, Any]:
+        """It as plain data, which :meth:`from_plain` reads back."""
+        found: dict[str, Any] = {"format": FORMAT, "about": self.about}
+        found["blocks"] = [block.plain() for block in self.blocks]
+        if self.published:
+            entries = [attrs.asdict(entry) for entry in self.published]
+            found["published"] = [{k: v for k, v in entry.items() if v is not None} for entry in entries]
+        return found
+
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
+        """This suite with the owners of names that several plugins have (:meth:`Registry.clear`)."""
+        return attrs.evolve(self, blocks=tuple(block.clear(registry, owners) for block in self.blocks))
+
+    def to_yaml(self) -> str:
+        """It as a file that :meth:`read` reads back."""
+        return document.dump(self.plain())
+
+
+def clear(axis: str, texts: Sequence[str], registry: Registry, owners: Sequence[str]) -> tuple[str, ...]:
+    """The values of an axis, with the owners of names that several plugins have; a folder's or file's stays."""
+    if axis in LEARNED_AXES:
+        return tuple(registry.clear(LEARNED_AXES[axis], Spec(text), owners).name for text in texts)
+    kind = {**COMPONENT_AXES, "evaluator": "evaluators"}.get(axis)
+    if kind is None:
+        return tuple(texts)
+    return tuple(str(registry.clear(kind, parse(part), owners)) for text in texts for part in split(text))
+
+
+def read_block(data: Any, where: str, problems: list[str]) -> Block:
+    """The block in ``data``, with its faults added to ``problems``."""
+    if not isinstance(data, dict):
+        problems.append(f"{where} must be a mapping of axes and options, got {data!r}")
+        return Block()
+    options = [field.name for field in attrs.fields(Block) if field.name != "axes"]
+    known = [*DEFAULTS, *options]
+    before = len(problems)
+    problems += [f"{where}: unknown key {key!r}.{near_misses(str(key), known)}" for key in data if key not in known]
+    texts = {}
+    for axis in DEFAULTS:
+        if axis in data:
+            values = data[axis] if isinstance(data[axis], list) else [data[axis]]
+            if not values and axis != "evaluator" and DEFAULTS[axis]:
+                problems.append(f"{where}: {axis} has no value: name one or more, or leave it out")
+            texts[axis] = tuple(_text(axis, value, where, problems) for value in values)
+    for name in ("samples", "batch_size"):
+        value = data.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            problems.append(f"{where}: {name} must be a whole number from 1, got {value!r}")
+    if not isinstance(data.get("timing", False), bool):
+        problems.append(f"{where}: timing must be true or false, got {data['timing']!r}")
+    sdes = data.get("for_sdes", [])
+    if not isinstance(sdes, list) or not all(isinstance(name, str) for name in sdes):
+        problems.append(f"{where}: for_sdes must be a list of names, got {sdes!r}")
+    if len(problems) > before:
+        return Block()
+    found = {key: data[key] for key in options if key in data}
+    return Block(texts, **{**found, "for_sdes": tuple(sdes)})
+
+
+def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
+    """A value of an axis as it would be typed."""
+    component = axis in COMPONENT_AXES or axis == "evaluator"
+    if component and isinstance(value, dict) and isinstance(value.get("name"), str):
+        return str(Spec(value["name"], {key: item for key, item in value.items() if key != "name"}))
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    problems.append(f"{where}: cannot read {axis} {json.dumps(value, default=str)}: write it as on the command line")
+    return ""
+
+
+def _published(data: Any, where: str, problems: list[str]) -> Published | None:
+    fields = {"metric": str, "value": int | float, "stderr": int | float, "where": dict}
+    wrong = not isinstance(data, dict) or not {"metric", "value", "where"} <= set(data) <= set(fields)
+    if wrong or not all(isinstance(value, fields[key]) for key, value in data.items()):
+        problems.append(f"{where} must have metric, value, where (names of a row) and perhaps stderr, got {data!r}")
+        return None
+    names = {str(axis): str(value) for axis, value in data["where"].items()}
+    return Published(data["metric"], float(data["value"]), data.get("stderr"), names)
+
+
+def _list_of(data: dict[str, Any], key: str, problems: list[str]) -> list[Any]:
+    found = data.get(key, [])
+    if not isinstance(found, list):
+        problems.append(f"{key!r} must be a list, got {found!r}")
+        return []
+    return found

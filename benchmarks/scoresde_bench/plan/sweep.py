@@ -1,0 +1,209 @@
+"""From blocks of axes to cells: the grammar of a sweep.
+
+Every value of every axis is combined with every other. A list given to a parameter that takes none expands to several
+components, also inside a component that is itself a parameter: ``pc[predictor=ddim[eta=[0,1]],steps=[10,20]]`` is four.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from scoresde_core.components import Parameter, Spec, parameters, parse, split
+from scoresde_core.errors import UsageError
+from scoresde_core.evaluator import Evaluator
+from scoresde_core.kinds import kind_of
+from scoresde_core.registry import OURS, Registry
+from scoresde_run.results.fingerprint import Fingerprint
+
+from . import axes
+from .axes import COMPONENT_AXES, LEARNED_AXES, SAMPLER_AXES
+from .cells import Cell
+from .subjects import Subject, exact_subjects, learned_subjects
+from .suite import Block, clear
+
+
+def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
+    """The components that ``texts`` name, each once."""
+    specs: list[Spec] = []
+    for text in itertools.chain.from_iterable(split(text) for text in texts):
+        spec = parse(text.strip())
+        known = {parameter.name: parameter for parameter in parameters(registry.load(kind, spec.name))}
+        choices = [
+            [(name, choice) for choice in _choices(registry, known.get(name), value)]
+            for name, value in spec.params.items()
+        ]
+        empty = [name for name, values in zip(spec.params, choices, strict=True) if not values]
+        if empty:
+            raise UsageError(f"the list of {empty[0]} in {text.strip()!r} has no value: give it one or more")
+        specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
+    return list({str(spec): spec for spec in specs}.values())
+
+
+def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> list[Any]:
+    """The values of one parameter that ``value`` stands for."""
+    nested = isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
+    many = isinstance(value, list) and (parameter is None or not parameter.takes_list or nested)
+    kind = None if parameter is None else kind_of(parameter.type)
+    values = value if many else [value]
+    if kind is None:
+        return list(values)
+    return [c for v in values for c in (map(str, sweep(registry, kind, [v])) if isinstance(v, str) else [v])]
+
+
+@attrs.define
+class Sweep:
+    """Builds cells from blocks; subjects and components are built once and shared."""
+
+    registry: Registry
+    device: str
+    prepare: bool = False
+    """Whether evaluators get what they need, which may be a download, before cells have keys."""
+    _subjects: dict[Any, list[Subject]] = attrs.field(factory=dict, init=False)
+    _used: set[str] = attrs.field(factory=set, init=False)
+    _judges: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
+    _fingerprint: Fingerprint = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._fingerprint = Fingerprint(self.registry)
+
+    def cells(self, blocks: Sequence[Block], asked: frozenset[str] = frozenset()) -> list[Cell]:
+        """Every cell of ``blocks``, without repetition; ``asked`` are the axes that must have an effect.
+
+        Raises before any work for a component that cannot be built, an axis that no sampler uses, or no cell at all.
+        """
+        found = [cell for block in blocks for cell in self._block(block)]
+        unused = sorted(axis for axis in SAMPLER_AXES if axis in asked and axis not in self._used)
+        if found and unused:
+            names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found))
+            raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
+        if "compile" in asked and found and not any(cell.subject.has_network for cell in found):
+            raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
+        lowered = "precision" in asked and any(cell.precision != "float32" for cell in found)
+        if lowered and not any(cell.subject.has_network for cell in found):
+            raise UsageError(
+                "--precision has no effect: exact scores have no network; name a --checkpoint or --network"
+            )
+        if not found:
+            meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
+            raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
+        if self.prepare:
+            for evaluator in {id(judge): judge for cell in found for judge in cell.judges}.values():
+                evaluator.prepare()
+        unique: dict[str, Cell] = {}
+        for cell in found:
+            unique.setdefault(cell.key, cell)
+        return list(unique.values())
+
+    def _block(self, block: Block) -> Iterable[Cell]:
+        specs = {axis: sweep(self.registry, kind, self._texts(block, axis)) for axis, kind in COMPONENT_AXES.items()}
+        if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
+            raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
+        chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
+        chosen["grid"] = specs["grid"] or [None]  # the sampler's own choice, by its predictor
+        seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
+        modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
+        judges = self._evaluators(block)
+        for axis in ("predictor", "corrector", "grid"):
+            for spec in specs[axis]:
+                self.registry.create(COMPONENT_AXES[axis], spec)
+        subjects = self._subjects_of(block, specs)
+        samplers = [
+            self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
+            for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
+        ]
+        unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
+        # Cells that share a model, and then those that share an exact set, follow each other.
+        for subject, *how, seed, dtype, made in itertools.product(
+            subjects, modes, precisions, seeds, dtypes, unique.values()
+        ):
+            yield self._cell(block, subject, made, seed, dtype, how, judges)
+
+    def _texts(self, block: Block, axis: str) -> Sequence[str]:
+        """The values of an axis; its default names are ours, whoever else has them."""
+        return block.axes[axis] if axis in block.axes else clear(axis, block[axis], self.registry, [OURS])
+
+    def _evaluators(self, block: Block) -> dict[str, Evaluator]:
+        """Those of a block by what is typed, each made once."""
+        specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", self._texts(block, "evaluator"))}
+        for text, spec in specs.items():
+            if text not in self._judges:
+                self._judges[text] = self.registry.create("evaluators", spec)
+        return {text: self._judges[text] for text in specs}
+
+    def _subjects_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[Subject]:
+        """What the block samples from, built once for all blocks that ask for the same."""
+        if block.learned and "sde" in block.axes:
+            raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+        checkpoints, networks = block["checkpoint"], block["network"]
+        truths = specs["target"] if not block.learned or "target" in block.axes else []
+        sdes = [] if block.learned else specs["sde"]
+        key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
+        if key not in self._subjects:
+            self._subjects[key] = (
+                learned_subjects(self.registry, checkpoints, networks, truths)
+                if block.learned
+                else exact_subjects(self.registry, truths, sdes)
+            )
+        found = self._subjects[key]
+        return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
+
+    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
+        """The sampler with those of ``given`` that it uses, and these alone; a grid that it chooses itself is named."""
+        uses = self.registry.create("samplers", spec).uses & (set(given) - set(spec.params))
+        used = {name: value for name, value in given.items() if name in uses and value is not None}
+        self._used |= uses
+        sampler = self.registry.create("samplers", spec, **used)
+        if "grid" in uses and "grid" not in used:
+            used["grid"] = self.registry.typed(getattr(sampler, "grid", None))
+            if used["grid"] is None:
+                raise UsageError(f"no plugin registers the grid that {sampler!r} takes: register it, or name a --grid")
+        return spec, sampler, {name: used.get(name) for name in given}
+
+    def _cell(
+        self,
+        block: Block,
+        subject: Subject,
+        made: tuple[Spec, Any, dict[str, Any]],
+        seed: int,
+        dtype: str,
+        how: Sequence[str],
+        judges: dict[str, Evaluator],
+    ) -> Cell:
+        (spec, sampler, given), (mode, precision) = made, how
+        shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
+        names = {**subject.names, "sampler": str(spec), **shown}
+        single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
+        if block.learned:
+            single.pop("sde")
+        if "checkpoint" in single:
+            single.pop("network", None)  # its network is part of it
+        numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": tuple(judges)}
+        if mode != "none":
+            numbers["compile"] = (mode,)
+        if precision != "float32":
+            numbers["precision"] = (precision,)
+        if given["steps"] is not None:
+            numbers["steps"] = (str(given["steps"]),)
+        own = attrs.evolve(block, axes={**single, **numbers}, for_sdes=())
+        return Cell(
+            names=names,
+            subject=subject,
+            sampler=sampler,
+            steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
+            seed=seed,
+            dtype=dtype,
+            precision=precision,
+            compile=mode,
+            samples=block.samples,
+            batch_size=min(block.batch_size or block.samples, block.samples),
+            device=self.device,
+            evaluators=tuple(judges),
+            judges=tuple(judges.values()),
+            fingerprint=self._fingerprint,
+            timing=block.timing,
+            request=own.plain(),
+        )

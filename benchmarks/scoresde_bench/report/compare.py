@@ -1,0 +1,309 @@
+"""Two runs compared: what became better or worse beyond the noise, what is new or missing, what the speed did.
+
+Cells are matched by their names and numbers; seeds are pooled first, and versions, devices and dates are ignored.
+A value b against a has moved by
+
+    z = (badness(b) - badness(a)) / sqrt(se_a^2 + se_b^2)
+
+standard errors, badness being the value turned so that lower is better (|value| where 0 is best). Two runs with the
+same seeds share their random numbers, which correlates a and b positively: the true error of the difference is
+smaller than this one, so the comparison errs towards "unchanged", and identical code gives z = 0.
+
+The p-value of a change is that of Student's t with Welch's degrees of freedom: an error from five pieces has long
+tails. Of a thousand unchanged values fifty would lie below 0.05. By default Holm's step-down procedure therefore keeps
+the chance of even one false alarm in the whole comparison below 5 % (:mod:`scoresde_run.results.certainty`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from scoresde_core.errors import UsageError
+from scoresde_run.results.certainty import ALPHA, difference, holm, tail
+
+from .earlier import IDENTITY, identity, is_current
+from .labels import Row, as_float, count, is_done, labels, plain
+from .ranking import Measurement, measurement
+from .seeds import pool
+from .sources import Run
+
+_Pair = tuple[str, Row, Row]
+"""The label of a cell, and its row before and after."""
+EXACT = 1e-6
+"""Relative difference up to which two values without an error are the same."""
+SCHEMA = 1
+
+
+@attrs.frozen
+class Change:
+    """One metric of one cell in both runs; ``z`` is positive where it became worse, nan where no error is known."""
+
+    label: str
+    cell: str
+    metric: str
+    before: Measurement
+    after: Measurement
+    z: float
+
+    @property
+    def p(self) -> float:
+        """The chance of a change at least this large, were there none."""
+        return tail(abs(self.z), difference(self.after.estimate, self.before.estimate).df)
+
+    @property
+    def text(self) -> str:
+        """``vp 10 steps  nll_gap  3.1 ± 0.6 -> 9.0 ± 0.6 nats  (+7.0 standard errors)``."""
+        moved = f"{self.z:+.1f} standard errors" if math.isfinite(self.z) else "no error known"
+        return f"{self.label}  {self.metric}  {self.before.text} -> {self.after.text_with_unit}  ({moved})"
+
+
+@attrs.frozen
+class Speed:
+    """Samples a second after over before, for the cells that were timed on one kind of device in both runs."""
+
+    ratios: dict[str, float]
+    unlike: int
+
+    @property
+    def text(self) -> str:
+        """The geometric mean and the extremes."""
+        parts = []
+        if self.ratios:
+            mean = math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
+            slow, fast = (pick(self.ratios, key=self.ratios.__getitem__) for pick in (min, max))
+            parts.append(f"{mean:.2f} times as fast (geometric mean of {count(len(self.ratios), 'cell')})")
+            if len(self.ratios) > 1:
+                parts.append(f"from {self.ratios[slow]:.2f} ({slow}) to {self.ratios[fast]:.2f} ({fast})")
+        if self.unlike:
+            parts.append(f"{count(self.unlike, 'cell')} not compared: measured on unlike devices")
+        return ", ".join(parts)
+
+
+@attrs.frozen
+class Comparison:
+    """Everything that differs between the run ``before`` and the run ``after``."""
+
+    before: str
+    after: str
+    matched: int
+    changes: list[Change]
+    worse: list[Change]
+    better: list[Change]
+    unjudged: list[Change]
+    broken: list[str]
+    mended: list[str]
+    missing: list[str]
+    new: list[str]
+    costs: list[str]
+    speed: Speed
+    rule: str
+    earlier: list[str]
+    """What both runs hold of earlier source, which is left out."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether anything is worse, or no longer runs."""
+        return bool(self.worse or self.broken)
+
+    @property
+    def headline(self) -> str:
+        """The outcome in one sentence."""
+        words = [
+            f"{len(found)} {word}"
+            for found, word in (
+                (self.worse, "worse"), (self.broken, "broken"), (self.better, "better"), (self.mended, "mended"),
+            )
+            if found
+        ]  # fmt: skip
+        told = ", ".join(words) or "nothing worse or better beyond the noise"
+        held = f"{count(len(self.changes), 'value')} of {count(self.matched, 'cell')}"
+        return f"{self.after} against {self.before}: {told} ({held})"
+
+    @property
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """Titles and their lines, those that have any."""
+        found = [
+            ("worse", [change.text for change in self.worse]),
+            ("broken", self.broken),
+            ("better", [change.text for change in self.better]),
+            ("mended", self.mended),
+            ("changed, with no error to judge by", [change.text for change in self.unjudged]),
+            (f"missing from {self.after}", self.missing),
+            (f"new in {self.after}", self.new),
+            ("left out", self.earlier),
+            ("cost", self.costs),
+            ("speed", [self.speed.text] if self.speed.text else []),
+        ]
+        return [(title, lines) for title, lines in found if lines]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Plain data for a program."""
+        return {
+            "schema": SCHEMA, "before": self.before, "after": self.after, "cells": self.matched, "rule": self.rule,
+            "is_worse": self.is_worse, "worse": [_plain(c) for c in self.worse],
+            "better": [_plain(c) for c in self.better], "unjudged": [_plain(c) for c in self.unjudged],
+            "broken": self.broken, "mended": self.mended, "missing": self.missing, "new": self.new,
+            "costs": self.costs, "speed": self.speed.ratios, "values": [_plain(c) for c in self.changes],
+        }  # fmt: skip
+
+
+def compare(before: Run, after: Run, threshold: float | None = None) -> Comparison:
+    """Compares ``after`` with ``before``; ``threshold`` in standard errors takes the place of Holm's procedure.
+
+    Raises UsageError where the two have no cell in common.
+    """
+    old, new = _cells(before.rows), _cells(after.rows)
+    both = [key for key in old if key in new]
+    if not both:
+        raise UsageError(f"{before.name} and {after.name} have no cell in common: {_why(before.rows, after.rows)}")
+    names = _names([old[key] for key in both])
+    pairs = [(label, old[key], new[key]) for key, label in zip(both, names, strict=True)]
+    ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
+    changes = [change for label, a, b in ran for change in _changes(label, a, b)]
+    moved, rule = _moved(changes, threshold)
+    return Comparison(
+        before=before.name,
+        after=after.name,
+        matched=len(both),
+        changes=changes,
+        worse=sorted((c for c in moved if c.z > 0), key=lambda c: -c.z),
+        better=sorted((c for c in moved if c.z < 0), key=lambda c: c.z),
+        unjudged=[c for c in changes if math.isnan(c.z)],
+        broken=[f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)],
+        mended=[f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)],
+        missing=[*_alone(old, new), *_lost(ran)],
+        new=_alone(new, old),
+        costs=_costs(ran),
+        speed=_speed(ran),
+        rule=rule,
+        earlier=[f"{label} of {run.name}" for run in (before, after) for label in _earlier(run.rows)],
+    )
+
+
+def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+    """One row a combination: seeds pooled; a seed that failed speaks for its combination. A repeat is numbered."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in pool([row for row in rows if is_current(row)]):
+        key, times = identity(row), 0
+        while (*key, times) in found and is_done(row) and is_done(found[(*key, times)]):
+            times += 1
+        if (*key, times) not in found or not is_done(row):
+            found[(*key, times)] = row
+    return found
+
+
+def _earlier(rows: Sequence[Row]) -> list[str]:
+    """The labels of the cells that were measured with an earlier version of something."""
+    return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
+
+
+def _changes(label: str, a: Row, b: Row) -> list[Change]:
+    found = []
+    for metric in a.get("metrics") or {}:
+        before, after = measurement(a, metric), measurement(b, metric)
+        if before and after:
+            found.append(Change(label, str(b.get("cell", "")), metric, before, after, _z(before, after)))
+    return found
+
+
+def _z(before: Measurement, after: Measurement) -> float:
+    """By how many standard errors a value became worse; infinite where it stopped being a number."""
+    ends = [math.isfinite(found.value) for found in (before, after)]
+    if not all(ends):
+        return math.inf * (ends[0] - ends[1]) if any(ends) else 0.0
+    difference, noise = after.badness - before.badness, math.hypot(before.stderr, after.stderr)
+    if abs(difference) <= EXACT * abs(before.value) or difference == 0:
+        return 0.0
+    return difference / noise if noise > 0 else math.copysign(math.inf, difference) if noise == 0 else math.nan
+
+
+def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Change], str]:
+    """The changes beyond the noise, and the rule that says so."""
+    judged = [change for change in changes if not math.isnan(change.z)]
+    if threshold is not None:
+        rule = f"beyond {plain(threshold)} standard errors of the difference"
+        return [change for change in judged if abs(change.z) > threshold], rule
+    verdicts = holm([change.p for change in judged])
+    rule = f"Holm's procedure: at most {ALPHA:.0%} chance of any false alarm among {count(len(judged), 'value')}"
+    return [change for change, moved in zip(judged, verdicts, strict=True) if moved], rule
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Labels of what cells are matched by, and of nothing else."""
+    return labels([{axis: row.get(axis) for axis in ("cell", *IDENTITY)} for row in rows])
+
+
+def _alone(here: dict[tuple[Any, ...], Row], there: dict[tuple[Any, ...], Row]) -> list[str]:
+    """The labels of the cells that only one run has."""
+    names = _names(list(here.values()))
+    return [label for key, label in zip(here, names, strict=True) if key not in there]
+
+
+def _outcome(row: Row) -> str:
+    return f"{row.get('status')}: {' '.join(str(row.get('reason')).split())}"
+
+
+def _lost(ran: Sequence[_Pair]) -> list[str]:
+    """Metrics that no longer judge a cell."""
+    return [
+        f"{label}: {metric}"
+        for label, a, b in ran
+        for metric in a.get("metrics") or {}
+        if metric not in (b.get("metrics") or {})
+    ]
+
+
+def _costs(ran: Sequence[_Pair]) -> list[str]:
+    """Cells that take another number of function evaluations."""
+    return [
+        f"{label}: {plain(as_float(a['nfe']))} -> {plain(as_float(b['nfe']))} function evaluations a sample"
+        for label, a, b in ran
+        if abs(as_float(a.get("nfe")) - as_float(b.get("nfe"))) > EXACT
+    ]
+
+
+def _speed(ran: Sequence[_Pair]) -> Speed:
+    ratios, unlike = {}, 0
+    for label, a, b in ran:
+        speeds = [as_float(row.get("samples_per_second")) for row in (a, b)]
+        if not all(0 < speed < math.inf for speed in speeds):
+            continue
+        if a.get("device") == b.get("device"):
+            ratios[label] = speeds[1] / speeds[0]
+        else:
+            unlike += 1
+    return Speed(ratios, unlike)
+
+
+def _why(old: Sequence[Row], new: Sequence[Row]) -> str:
+    """The first axis on which no value is shared."""
+    for axis in IDENTITY:
+        values = [{str(row.get(axis)) for row in rows} for rows in (old, new)]
+        if all(values) and not values[0] & values[1]:
+            return f"{axis} is {', '.join(sorted(values[0]))} in one and {', '.join(sorted(values[1]))} in the other"
+    return "no two cells agree in all their names and numbers"
+
+
+def _plain(change: Change) -> dict[str, Any]:
+    return {
+        "cell": change.cell,
+        "label": change.label,
+        "metric": change.metric,
+        "before": _number(change.before.value),
+        "before_stderr": _number(change.before.stderr),
+        "after": _number(change.after.value),
+        "after_stderr": _number(change.after.stderr),
+        "unit": change.after.unit,
+        "standard_errors": _number(change.z),
+        "p": None if math.isnan(change.z) else change.p,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has neither nan nor infinity."""
+    return value if math.isfinite(value) else None

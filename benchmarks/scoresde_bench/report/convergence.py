@@ -1,0 +1,196 @@
+"""How fast the error falls with the number of steps, on logarithmic axes, and as which power of it.
+
+The error of a cell is what its metric has beyond exact samples: value - floor where lower is better, floor - value
+where higher is better, and |value| where 0 is best. It is resolved where it exceeds half the 95 % interval of that
+difference; what is not resolved is drawn hollow and enters no fit. Through the resolved errors e of one line at three
+or more step counts N goes the weighted least-squares line
+
+    log e = a - p log N,     weights 1 / ((se / e)^2 + 0.05^2),
+
+the second term being what a power may fail by. A power holds from some number of steps on: where all points together
+differ from a line by more than their errors, the smallest step counts are left out, one at a time, until those that
+remain do not. p is shown with its standard error if the line explains 97 % of the variance of log e, and no sign
+changes on the way; where no three points follow a power to within their errors, p comes from as many as a line explains
+so well, and its standard error is times the scatter about the line.
+It is the order of this metric's error, not the strong order of the method: near its floor a distance, to which noise
+and error add in squares, exceeds the floor by the square of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from scoresde_core.estimate import Estimate
+from scoresde_run.results.certainty import spread
+
+from .labels import as_float, quantity
+from .lines import CROWD, Layout, Line
+from .plot import Cost, Plot, Point, Series
+from .ranking import Measurement, Ranking
+from .scales import HUGE, TINY, Across, Tick, Up, cost_ticks, tick_text
+
+STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
+FEWEST = 3
+"""Resolved errors that a fit needs."""
+MODEL = 0.05
+"""Relative deviation from a power that is no reproach."""
+EXPLAINED = 0.97
+"""The share of the variance of log e that a power must explain to be shown."""
+
+
+@attrs.frozen
+class Slope:
+    """The exponent of one line: error ~ steps^-power."""
+
+    line: Line
+    text: str
+
+
+@attrs.frozen
+class Convergence:
+    """One metric on one target in one panel, with the powers that its lines follow."""
+
+    plot: Plot
+    slopes: list[Slope]
+
+
+def error(found: Measurement) -> Measurement:
+    """What a measurement has beyond exact samples, as a measurement of its own, lower being better."""
+    floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
+    value = {"zero": abs(found.value), "higher": floor - found.value}.get(found.better, found.value - floor)
+    parts = ((found.stderr, found.df), (found.floor_stderr, found.floor_df))
+    stderr, df = spread([Estimate(0.0, error, freedom) for error, freedom in parts if math.isfinite(error)])
+    return attrs.evolve(found, value=value, stderr=stderr, df=df, floor=math.nan, floor_stderr=math.nan, better="lower")
+
+
+def resolved(found: Measurement) -> bool:
+    """Whether an error exceeds its noise."""
+    return math.isfinite(found.value) and found.value > max(found.bar, TINY)
+
+
+@attrs.frozen
+class _Fit:
+    """A weighted line through logarithms: its exponent, the error of that, and how well it describes the points."""
+
+    power: float
+    stderr: float
+    explained: float
+    """Share of the variance of log e."""
+    excess: float
+    """Squared deviations over those that the errors of the points admit, two standard errors of that included."""
+
+
+def power(points: Sequence[tuple[float, Measurement]]) -> tuple[float, float] | None:
+    """The power p that resolved errors at these step counts fall with, and its standard error; None for no such law."""
+    ordered = sorted(points, key=lambda point: point[0])
+    tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
+    fits = [_line(tail) for tail in tails]
+    within = next((fit for fit in fits if fit.excess <= 1), None)
+    chosen = within or next((fit for fit in fits if fit.explained >= EXPLAINED), None)
+    if chosen is None or chosen.power <= 0 or chosen.explained < EXPLAINED:
+        return None
+    return chosen.power, chosen.stderr
+
+
+def _line(points: Sequence[tuple[float, Measurement]]) -> _Fit:
+    """The line through points of at least two different step counts."""
+    x = [math.log(steps) for steps, _ in points]
+    y = [math.log(found.value) for _, found in points]
+    weights = [1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]
+    total, free = sum(weights), len(points) - 2
+    middle, height = (sum(w * v for w, v in zip(weights, values, strict=True)) / total for values in (x, y))
+    spread = sum(w * (a - middle) ** 2 for w, a in zip(weights, x, strict=True))
+    slope = sum(w * (a - middle) * (b - height) for w, a, b in zip(weights, x, y, strict=True)) / spread
+    residual = sum(w * (b - height - slope * (a - middle)) ** 2 for w, a, b in zip(weights, x, y, strict=True))
+    variance = sum(w * (b - height) ** 2 for w, b in zip(weights, y, strict=True))
+    stderr = math.sqrt(max(1.0, residual / free) / spread)
+    explained = 1 - residual / variance if variance > 0 else 0.0
+    return _Fit(-slope, stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
+
+
+def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
+    """A plot for every metric, target and panel that has a line of three resolved errors."""
+    pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
+    return [one for metric, target in pairs for one in _panels(ranking, drawn, metric, target)]
+
+
+def _panels(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
+    errors: dict[int, Measurement] = {}
+    for position in drawn.lines:
+        row, found = ranking.rows[position], ranking.measurement(position, metric)
+        if row.get("target") == target and found and math.isfinite(found.value) and STEPS.of(row) > 0:
+            errors[position] = error(found)
+    clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}
+    lines: dict[tuple[str, Line], set[float]] = {}
+    for position in clear:
+        key = drawn.panels[position], drawn.lines[position]
+        lines.setdefault(key, set()).add(STEPS.of(ranking.rows[position]))
+    if not any(len(counts) >= FEWEST for counts in lines.values()):
+        return []
+    across = Across.over([STEPS.of(ranking.rows[position]) for position in errors])
+    up = Up.over(list(clear.values()))
+    plots = []
+    for panel in drawn.titles:
+        here = {position: e for position, e in errors.items() if drawn.panels[position] == panel}
+        if any(position in clear for position in here):
+            plots.append(_convergence(ranking, drawn, metric, here, across, up))
+    return plots
+
+
+def _convergence(
+    ranking: Ranking, drawn: Layout, metric: str, errors: Mapping[int, Measurement], across: Across, up: Up
+) -> Convergence:
+    series, slopes = [], []
+    order = list(dict.fromkeys(drawn.lines[position] for position in errors))
+    for line in order:
+        members = sorted((p for p in errors if drawn.lines[p] == line), key=lambda p: STEPS.of(ranking.rows[p]))
+        fit = _fit(ranking, metric, errors, members)
+        if fit:
+            slopes.append(Slope(line, quantity(*fit)))
+        points = [_point(ranking, p, errors[p], across, up) for p in members]
+        shown = [point for point, p in zip(points, members, strict=True) if resolved(errors[p])]
+        path = "M" + "L".join(f"{point.x:.1f} {point.y:.1f}" for point in shown) if len(shown) > 1 else ""
+        series.append(Series(line, points, path, len(order) > CROWD and not fit))
+    first = next(iter(errors))
+    plot = Plot(
+        metric=metric,
+        target=ranking.rows[first].get("target"),
+        panel=drawn.panels[first],
+        cost=STEPS,
+        unit=errors[first].unit,
+        better="lower",
+        axis=up.scale.kind,
+        x_ticks=cost_ticks([STEPS.of(ranking.rows[position]) for position in errors], across),
+        y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
+        band=None,
+        zero=None,
+        front="",
+        series=series,
+        beyond=[point.title for one in series for point in one.points if point.off],
+        undrawn=[],
+    )
+    return Convergence(plot, slopes)
+
+
+def _fit(
+    ranking: Ranking, metric: str, errors: Mapping[int, Measurement], members: Sequence[int]
+) -> tuple[float, float] | None:
+    """The power of one line; None where its values pass through zero, which is no convergence."""
+    clear = [p for p in members if resolved(errors[p])]
+    raw = [found for p in clear if (found := ranking.measurement(p, metric))]
+    if len({found.value > 0 for found in raw if found.better == "zero"}) > 1:
+        return None
+    return power([(STEPS.of(ranking.rows[p]), errors[p]) for p in clear])
+
+
+def _point(ranking: Ranking, position: int, found: Measurement, across: Across, up: Up) -> Point:
+    row, clear = ranking.rows[position], resolved(found)
+    x, bar = across(STEPS.of(row)), found.bar
+    title = f"{ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")
+    y = up(found.value)
+    upper, lower = (up(found.value + bar), up(max(found.value - bar, up.low))) if clear else (y, y)
+    off = "above" if found.value > up.high else ""
+    return Point(x, y, upper, lower, title, "" if clear else "noise", off, position, front=False)

@@ -1,0 +1,298 @@
+"""The ranking by each metric: the best cell, those that are not told apart from it, those as good as exact samples.
+
+    apart        the difference to the best cell is not 0: Student's t with Welch's degrees of freedom, the cells of one
+                 metric and target held to 5 % together by Holm's procedure; every other cell is tied with the best
+    as good as   the difference to exact samples of the same size is below a margin: by its 95 % upper confidence limit,
+                 each cell by itself, and not because noise hides it. The margin is MARGIN standard errors of what
+                 exact samples score, so it shrinks with more samples, and is stated wherever the words are used
+    neither      not told apart from exact samples; the smallest difference that would have been is stated
+
+The cells of a run share their exact samples, which correlates them positively, so the true error of a difference is
+smaller: the rules err towards calling cells equal. The best of many is also partly the luckiest of many; the cells tied
+with it are the honest answer.
+
+Values are compared within one target only: the metrics of two targets have no common scale. Several seeds of one
+combination are one row, with the standard error across them (:mod:`.seeds`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from scoresde_core.errors import near_misses
+from scoresde_core.estimate import Estimate
+from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
+
+from .labels import Row, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
+from .seeds import pool
+
+MARGIN = 5.0
+"""How many standard errors of what exact samples score a value may lie beyond it, and still be as good."""
+
+
+@attrs.frozen
+class Measurement:
+    """One metric of one row; what is missing is nan."""
+
+    value: float
+    stderr: float
+    floor: float
+    floor_stderr: float
+    unit: str
+    better: str
+    df: float = math.inf
+    floor_df: float = math.inf
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value turned so that lower is better, with its error."""
+        return Estimate(self.badness, self.stderr, self.df)
+
+    @property
+    def bar(self) -> float:
+        """Half of the 95 % confidence interval, 0 where the error is not known."""
+        return _half(self.stderr, self.df)
+
+    @property
+    def floor_bar(self) -> float:
+        """That of what exact samples score."""
+        return _half(self.floor_stderr, self.floor_df)
+
+    @property
+    def excess(self) -> Estimate:
+        """What the value has beyond exact samples, positive where it is worse; of a metric best at 0, the distance."""
+        found = difference(
+            Estimate(self.value, self.stderr, self.df), Estimate(self.floor, self.floor_stderr, self.floor_df)
+        )
+        turned = {"higher": -found.value, "zero": abs(found.value)}.get(self.better, found.value)
+        return attrs.evolve(found, value=turned)
+
+    @property
+    def margin(self) -> float:
+        """Up to which excess it is as good as exact samples."""
+        return MARGIN * self.floor_stderr
+
+    @property
+    def p_as_good(self) -> float:
+        """The chance of so small an excess, were it as large as the margin; 0 and 1 where nothing is random."""
+        if self.excess.stderr == 0 and self.margin == 0:
+            return float(self.excess.value > 0)
+        return p_below(self.excess, self.margin)
+
+    @property
+    def as_good(self) -> bool:
+        """Whether it is as good as exact samples, with 95 % confidence."""
+        return self.p_as_good < ALPHA
+
+    @property
+    def badness(self) -> float:
+        """The value turned so that lower is better."""
+        return {"higher": -self.value, "zero": abs(self.value)}.get(self.better, self.value)
+
+    @property
+    def text(self) -> str:
+        """``3.1 ± 0.6``."""
+        return quantity(self.value, self.stderr)
+
+    @property
+    def text_with_unit(self) -> str:
+        """``3.1 ± 0.6 nats``; what is not a number has no unit."""
+        return f"{self.text} {self.unit}" if self.unit and math.isfinite(self.value) else self.text
+
+    @property
+    def floor_text(self) -> str:
+        """What exact samples score, or nothing."""
+        return "" if math.isnan(self.floor) else quantity(self.floor, self.floor_stderr)
+
+
+def measurement(row: Row, metric: str) -> Measurement | None:
+    """The metric of a row, or None where the row is not done or was not judged by it."""
+    entry: dict[str, Any] | None = (row.get("metrics") or {}).get(metric) if is_done(row) else None
+    if not entry:
+        return None
+    return Measurement(
+        value=as_float(entry.get("value")),
+        stderr=as_float(entry.get("stderr")),
+        floor=as_float(entry.get("floor")),
+        floor_stderr=as_float(entry.get("floor_stderr")),
+        unit=entry.get("unit") or "",
+        better=entry.get("better") or "lower",
+        df=freedom_of(entry, "df", metric),
+        floor_df=freedom_of(entry, "floor_df", metric),
+    )
+
+
+def metric_names(rows: Sequence[Row]) -> list[str]:
+    """Every metric of the done rows, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
+
+
+@attrs.frozen
+class Standing:
+    """One metric on one target: the best row, those tied with it, and those as good as exact samples.
+
+    Rows are given by their position among the ranked rows. ``best`` is None, and ``label`` empty, where no value is
+    finite. ``label`` names the best row among those of its target, so it does not name the target.
+    """
+
+    metric: str
+    target: str | None
+    best: int | None
+    label: str
+    tied: tuple[int, ...]
+    as_good: tuple[int, ...]
+    subject: str
+    verdict: str
+
+    @property
+    def sentence(self) -> str:
+        """``nll_gap: best is vp 200 steps (3.1 ± 0.6 nats); within the noise of it: subvp 200 steps``."""
+        return f"{self.subject}: {self.verdict}"
+
+
+@attrs.frozen
+class Ranking:
+    """The rows, their labels, and a standing for each metric and target, the primary metric's first."""
+
+    rows: list[Row]
+    labels: list[str]
+    metrics: list[str]
+    standings: list[Standing]
+
+    @property
+    def primary(self) -> str | None:
+        """The metric that decides the headline."""
+        return self.metrics[0] if self.metrics else None
+
+    @property
+    def targets(self) -> list[str | None]:
+        """The targets of the done rows, in order of appearance."""
+        return list(dict.fromkeys(row.get("target") for row in self.rows if is_done(row)))
+
+    @property
+    def sentences(self) -> list[str]:
+        """What there is to say, one sentence a metric (and target, where there are several)."""
+        return [standing.sentence for standing in self.standings] or [self.headline]
+
+    @property
+    def headline(self) -> str:
+        """The outcome by the primary metric, in one sentence without numbers."""
+        won = [s for s in self.standings if s.metric == self.primary]
+        clauses = [_clause(standing) for standing in won if standing.best is not None]
+        if clauses:
+            return f"Best by {self.primary}: {listing(clauses)}"
+        done = sum(map(is_done, self.rows))
+        if not done:
+            return "No cell ran to its end"
+        return f"{count(done, 'cell')} done, none with a finite value to rank by"
+
+    @property
+    def unjudged(self) -> list[str]:
+        """Which metrics did not judge cells that ran, and why, a sentence for each metric and reason."""
+        reasons = [
+            f"{metric} did not judge: {' '.join(str(reason).split())}"
+            for row in self.rows
+            if is_done(row)
+            for metric, reason in (row.get("metrics_skipped") or {}).items()
+        ]
+        return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
+
+    def mark(self, position: int, metric: str) -> str:
+        """``best``, ``tied`` or nothing, for one value of the table."""
+        for standing in self.standings:
+            if standing.metric == metric and position == standing.best:
+                return "best"
+            if standing.metric == metric and position in standing.tied:
+                return "tied"
+        return ""
+
+    def as_good(self, position: int, metric: str) -> bool:
+        """Whether one value of the table is as good as exact samples."""
+        return any(standing.metric == metric and position in standing.as_good for standing in self.standings)
+
+    def measurement(self, position: int, metric: str) -> Measurement | None:
+        """One value of the table."""
+        return measurement(self.rows[position], metric)
+
+
+def rank(rows: Sequence[Row], metric: str | None = None) -> Ranking:
+    """Ranks the done rows by every metric; ``metric`` leads (default: the first one of the first done row).
+
+    Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
+    Raises ValueError for a ``metric`` that no done row has, naming those there are.
+    """
+    rows = pool(rows)
+    names, known = labels(rows), metric_names(rows)
+    if metric is not None and known and metric not in known:
+        raise ValueError(f"no finished cell was judged by {metric!r}.{near_misses(metric, known)}")
+    metrics = sorted(known, key=lambda name: name != metric)
+    ranking = Ranking(list(rows), names, metrics, [])
+    standings = [_standing(ranking, name, target) for name in metrics for target in ranking.targets]
+    return attrs.evolve(ranking, standings=[standing for standing in standings if standing])
+
+
+def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | None:
+    """How the rows of ``target`` compare by ``metric``; None where none of them was judged by it."""
+    positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
+    names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
+    measured = {position: found for position in positions if (found := ranking.measurement(position, metric))}
+    finite = {position: found for position, found in measured.items() if math.isfinite(found.value)}
+    subject = f"{metric} on {target}" if len(ranking.targets) > 1 else metric
+    if not finite:
+        verdict = f"none of {count(len(measured), 'cell')} has a finite value"
+        return Standing(metric, target, None, "", (), (), subject, verdict) if measured else None
+    best = min(finite, key=lambda position: finite[position].badness)
+    others = [position for position in finite if position != best]
+    apart = holm([p_nonzero(difference(finite[p].estimate, finite[best].estimate)) for p in others])
+    tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
+    as_good = tuple(position for position, found in finite.items() if found.as_good)
+    verdict = _verdict(names, finite, best, tied, as_good)
+    return Standing(metric, target, best, names[best], tied, as_good, subject, verdict)
+
+
+def _verdict(
+    names: Mapping[int, str], found: Mapping[int, Measurement], best: int, tied: Sequence[int], as_good: Sequence[int]
+) -> str:
+    """``best is ... (3.1 ± 0.6 nats); within the noise of it: ...; exact samples of this size score ...``."""
+    won = found[best]
+    parts = [f"best is {names[best]} ({won.text_with_unit})"]
+    if tied:
+        parts.append(f"within the noise of it: {listing([names[p] for p in tied])}")
+    if as_good:
+        largest = plain(max(found[position].margin for position in as_good), 2)
+        exact = f"as good as exact samples of this size (worse by less than {largest}{_unit(won)})"
+        everyone = set(as_good) == {best, *tied}
+        named = f": {listing([names[position] for position in as_good])}" if not everyone else ""
+        parts.append(f"{'all ' * (everyone and bool(tied))}{exact}{named}")
+    elif won.floor_text:
+        parts.append(f"exact samples of this size score {won.floor_text}")
+        if won.excess.known and p_nonzero(won.excess) > ALPHA:
+            parts.append(f"not told apart from them: so many samples resolve no less than {_resolution(won)}")
+    return "; ".join(parts)
+
+
+def _resolution(found: Measurement) -> str:
+    """The smallest excess that would be told from 0."""
+    width = quantile(ALPHA, found.excess.df) * found.excess.stderr
+    return plain(width, 2) + _unit(found)
+
+
+def _unit(found: Measurement) -> str:
+    return f" {found.unit}" if found.unit else ""
+
+
+def _clause(standing: Standing) -> str:
+    """``vp 200 steps on mnist_mfa (2 others within its noise)``."""
+    place = f" on {standing.target}" if standing.target else ""
+    return (
+        standing.label + place + (f" ({count(len(standing.tied), 'other')} within its noise)" if standing.tied else "")
+    )
+
+
+def _half(stderr: float, df: float) -> float:
+    return quantile(ALPHA, df) * stderr if math.isfinite(stderr) and df > 0 else 0.0

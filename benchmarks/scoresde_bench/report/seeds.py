@@ -1,0 +1,108 @@
+r"""Several seeds of one cell as one row: means over the seeds, with the standard error of each mean.
+
+    value = sum_i v_i / n,     across = sqrt(sum_i (v_i - value)^2 / (n - 1) / n),     within = sqrt(sum_i se_i^2) / n
+
+Unlike the errors se_i of the single cells, ``across`` holds everything that a seed changes: the sampler's noise, the
+exact set that samples are held against, the random directions of a metric. Its expectation is at least that of
+``within``, but with few seeds it is uncertain itself: it has n - 1 degrees of freedom, and two seeds that agree by
+chance would make any difference look real. So the standard error is the larger of the two, with its own degrees of
+freedom (those of ``within`` by Welch and Satterthwaite), and both are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scoresde_core.estimate import Estimate
+from scoresde_run.results.certainty import spread
+
+from .labels import COMPONENT_AXES, Row, as_float, freedom_of, is_done
+
+SETTING = (
+    "run",
+    *COMPONENT_AXES,
+    "parameters",
+    "plugins",
+    "sources",
+    "files",
+    "steps",
+    "training_step",
+    "dtype",
+    "tf32",
+    "samples",
+    "batch_size",
+    "timing",
+)
+"""What tells two settings apart; the kind of device does too."""
+MEASURED = {
+    *("nfe", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
+    *("cell_seconds", "evaluation_seconds"),
+}
+
+
+def pool(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """``rows`` with the done ones that differ in their seed alone made one, in the place of the first.
+
+    A pooled row has the seeds as ``seeds``, their text such as ``0,1,2`` as ``seed``, the cell and picture of its
+    first, and every metric over all of them. A row without a partner, or that did not run to its end, stays as it is.
+    """
+    groups: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        name = _setting(row) if is_done(row) else f"cell {position}"
+        groups.setdefault(name, []).append(position)
+    pooled: dict[int, dict[str, Any]] = {}
+    for group in groups.values():
+        seeds = [rows[position].get("seed") for position in group]
+        if len(group) > 1 and None not in seeds and len(set(seeds)) == len(seeds):
+            pooled[group[0]] = _pooled([rows[position] for position in group])
+        else:
+            pooled |= {position: dict(rows[position]) for position in group}
+    return [pooled[position] for position in sorted(pooled)]
+
+
+def _setting(row: Row) -> str:
+    kept = [row.get(key) for key in SETTING] + [str(row.get("device")).partition(" ")[0]]
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _pooled(group: Sequence[Row]) -> dict[str, Any]:
+    seeds = sorted(row["seed"] for row in group)
+    row = {**group[0], "seed": ",".join(map(str, seeds)), "seeds": seeds}
+    for name in MEASURED & set(row):
+        row[name] = _mean([as_float(each.get(name)) for each in group])[0]
+    names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
+    row["metrics"] = {name: _metric(name, [(each.get("metrics") or {}).get(name) for each in group]) for name in names}
+    return row
+
+
+def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """One metric over the seeds; a value that is missing or not a number makes the mean none."""
+    there = [entry for entry in entries if entry]
+    found = dict(there[0])
+    for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
+        if any(entry.get(value) is not None for entry in there):
+            mean, across = _mean([as_float(entry.get(value)) for entry in there])
+            error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in there])
+            within = error / len(there)
+            known = [(e, f) for e, f in ((across, len(there) - 1.0), (within, freedom)) if math.isfinite(e)]
+            chosen = max(known, default=(None, math.inf))
+            found |= {value: mean if math.isfinite(mean) else None, stderr: chosen[0], df: chosen[1]}
+            if value == "value":
+                found |= {"stderr_across_seeds": across, "stderr_within_seeds": within}
+    return found
+
+
+def _estimate(entry: Row, value: str, stderr: str, df: str, name: str) -> Estimate:
+    return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df, name))
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, which one value does not have."""
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)

@@ -1,0 +1,95 @@
+"""Where rows are read from: folders of results, files of rows, committed results; never written to.
+
+scoresde-runs/1a2b3c4d        a folder with results.jsonl and the pictures it names
+results.jsonl                 one such file, of scoresde-bench or of scoresde evaluate
+few_step                      a folder of benchmarks/results, by its name, in the root of a checkout
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from scoresde_core.errors import UsageError, near_misses
+from scoresde_run.results.results import read_rows
+
+from .earlier import identity, tell_apart
+from .labels import Row
+
+COMMITTED = Path("benchmarks/results")
+
+
+@attrs.frozen
+class Run:
+    """Rows that were measured together: what they are called, and the folder that their pictures lie in."""
+
+    name: str
+    folder: Path
+    rows: list[Row]
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that made the rows, in order of appearance."""
+        return list(dict.fromkeys(str(row["command"]) for row in self.rows if row.get("command")))
+
+
+def read_runs(paths: Sequence[str]) -> list[Run]:
+    """One run a path, their names different from each other.
+
+    Raises UsageError for a path where there are no results, FileError for one that cannot be read.
+    """
+    files = [_find(path) for path in paths]
+    names = [
+        Path(path).name if Path(path).is_dir() else file.parent.name for path, file in zip(paths, files, strict=True)
+    ]
+    names = [name or file.resolve().parent.name for name, file in zip(names, files, strict=True)]
+    twice = {name for name, times in Counter(names).items() if times > 1}
+    names = [path if name in twice else name for path, name in zip(paths, names, strict=True)]
+    names = [f"{name} ({n})" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
+    return [Run(name, file.parent, _rows(file)) for name, file in zip(names, files, strict=True)]
+
+
+def _rows(path: Path) -> list[Row]:
+    return tell_apart([_of_a_run(row) for row in read_rows(path).values()])
+
+
+def _of_a_run(row: Row) -> Row:
+    """A checkpoint of a training run by the run's folder: the step, which its own folder names, is an axis already."""
+    folder = Path(str(row.get("checkpoint") or ""))
+    step = re.fullmatch(r"step_0*(\d+)", folder.name)
+    if step is None or int(step[1]) != row.get("training_step"):
+        return row
+    run = folder.parent.parent if folder.parent.name == "models" else folder.parent
+    return {**row, "checkpoint": str(run)}
+
+
+def merge(runs: Sequence[Run]) -> list[Row]:
+    """The rows of all runs, each with the folder of its pictures.
+
+    Where two runs hold the same combination, its rows are told apart by an axis ``run``.
+    """
+    held = Counter(names for run in runs for names in {identity(row) for row in run.rows})
+    apart = any(times > 1 for times in held.values())
+    return [
+        {**row, "folder": str(run.folder), **({"run": run.name} if apart else {})} for run in runs for row in run.rows
+    ]
+
+
+def _find(path: str) -> Path:
+    """The file of rows that ``path`` means."""
+    given = Path(path)
+    for place in (given, COMMITTED / path):
+        if place.is_file():
+            return place
+        if (place / "results.jsonl").is_file():
+            return place / "results.jsonl"
+    if given.exists():
+        raise UsageError(f"there is no results.jsonl in {path}; name a folder that scoresde-bench wrote, or a file")
+    committed = sorted(folder.name for folder in COMMITTED.glob("*/")) if COMMITTED.is_dir() else []
+    hint = near_misses(path, committed) if committed else " Name a folder that scoresde-bench wrote, or a file of rows."
+    raise UsageError(f"there are no results at {shlex.quote(path)}.{hint}")

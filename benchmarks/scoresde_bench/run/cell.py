@@ -1,0 +1,256 @@
+"""Running one cell: sample, time, count, judge. Whatever happens, the outcome is a row."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.evaluator import Evaluator, Evidence, Reference, valueless
+from scoresde_core.plugins import one_line
+from scoresde_core.registry import Registry
+from scoresde_core.sampler import Samples, diverged, root_mean_square, sample, smallest_batch
+from scoresde_core.score import ScoreModel
+from scoresde_run.machine import environment
+from scoresde_run.results.results import Row
+from scoresde_run.results.rows import SCHEMA
+
+from ..plan.cells import Cell
+from .compiler import missing
+from .deadline import OutOfTime, deadline
+from .executor import Progress
+from .pictures import sample_grid
+
+KEPT = 16
+"""How many exact sets, with what metrics keep of them, stay in memory: one a seed and target."""
+
+
+@attrs.define
+class Bench:
+    """What the cells of one process share: the registry, the evaluators, and the exact sets they are judged by."""
+
+    registry: Registry
+    folder: Path
+    command: str
+    tf32: bool = False
+    timeout: float | None = None
+    """Seconds after which a cell is stopped, or None."""
+    _evaluators: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
+    _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
+    _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
+    _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
+    """Seconds of the first call of the loaded model, by the size of the batch, where it compiles."""
+
+    def run(self, cell: Cell, progress: Progress | None = None) -> Row:
+        """The cell's row, with status done, skip or failed."""
+        row = self.blank(cell)
+        reason = cell.skip or (missing(torch.device(cell.device)) if cell.compile != "none" else None)
+        if reason:
+            row |= {"status": "skip", "reason": reason}
+        else:
+            started = time.perf_counter()
+            try:
+                with deadline(self.timeout):
+                    row |= self._measure(cell, torch.device(cell.device), progress)
+            except Exception as error:
+                row |= {"status": "failed", "reason": reason_of(error), "traceback": traceback.format_exc()}
+            row["cell_seconds"] = time.perf_counter() - started
+        self.registry.hook.scoresde_on_result(row=row)
+        return row
+
+    def blank(self, cell: Cell) -> Row:
+        """The cell's row before anything is measured."""
+        return {
+            "schema": SCHEMA,
+            "cell": cell.key,
+            "status": "done",
+            "reason": None,
+            "checkpoint": None,
+            "network": None,
+            **cell.names,
+            "steps": cell.steps,
+            "parameters": cell.parameters,
+            "seed": cell.seed,
+            "samples": cell.samples,
+            "batch_size": cell.batch_size,
+            "timing": cell.timing,
+            "device": environment.describe_device(torch.device(cell.device)),
+            "dtype": cell.dtype,
+            "precision": None if cell.precision == "float32" else cell.precision,
+            "compile": None if cell.compile == "none" else cell.compile,
+            "tf32": self.tf32,
+            "plugins": cell.depends["versions"],
+            "sources": cell.depends["sources"],
+            "files": cell.depends["files"],
+            **environment.facts(),
+            "command": self.command,
+            "evaluators": list(cell.evaluators),
+        }
+
+    def _measure(self, cell: Cell, device: torch.device, progress: Progress | None) -> Row:
+        model = self.load(cell)
+        if cell.compile == "none":
+            self._first_call(cell, model, device, 1)
+        environment.reset_peak_memory(device)
+        drawn, size = self._draw(cell, model, device, progress)
+        found: Row = {
+            "batch_size": size,
+            "nfe": drawn.nfe,
+            "seconds": drawn.seconds,
+            "samples_per_second": cell.samples / drawn.seconds,
+            "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
+            "peak_memory_bytes": environment.peak_memory(device),
+        }
+        warnings = _warnings(cell, size)
+        if warnings:
+            found["warnings"] = warnings
+        shown, _ = cell.subject.units.shown(drawn.x)
+        picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
+        found["picture"] = str(picture.relative_to(self.folder)) if picture else None
+        x = cell.subject.units.decode(drawn.x)
+        reference = self._reference(cell, x)
+        scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
+        lost = diverged(x, scale)
+        if lost:
+            return {**found, "status": "failed", "reason": lost}
+        return {**found, **self._judge(cell, x, model, reference)}
+
+    def _draw(
+        self, cell: Cell, model: ScoreModel, device: torch.device, progress: Progress | None
+    ) -> tuple[Samples, int]:
+        """The cell's samples, and the batch size that memory allowed: it is halved until they fit."""
+        listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
+
+        def observe(done: int, total: int, x: Tensor) -> None:
+            if progress is not None:
+                progress(done, total)
+            if listeners:
+                self.registry.hook.scoresde_on_sampling_step(done=done, total=total, x=x)
+
+        size = cell.batch_size
+        while True:
+            try:
+                if cell.compile != "none":
+                    self._compile(cell, model, device, size)
+                drawn = sample(
+                    model,
+                    cell.subject.sde,
+                    cell.sampler,
+                    cell.subject.shape,
+                    cell.samples,
+                    seed=cell.seed,
+                    batch_size=size,
+                    device=device,
+                    dtype=getattr(torch, cell.dtype),
+                    observe=observe if progress or listeners else None,
+                )
+                return drawn, size
+            except Exception as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+            size //= 2  # outside the handler, whose traceback holds on to tensors
+            environment.free_memory(device)
+
+    def _compile(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
+        """Have the network compiled for the sizes of batch that the cell has; code made for an earlier cell serves."""
+        for part in _parts(cell.samples, size):
+            if part not in self._compiled:
+                started = time.perf_counter()
+                self._first_call(cell, model, device, part)
+                self._compiled[part] = time.perf_counter() - started
+
+    @torch.no_grad()
+    def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
+        """An evaluation that pays for lazy initialisation and compilation, and is not counted."""
+        x = torch.zeros(size, *cell.subject.shape, device=device, dtype=getattr(torch, cell.dtype))
+        model.evaluate(x, cell.subject.sde.level(torch.ones(())))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def load(self, cell: Cell) -> ScoreModel:
+        """The subject's score model; the last one is kept, since cells come subject by subject."""
+        device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
+        key = (cell.subject, device, dtype, cell.compile, cell.precision)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # two networks need not fit in memory together
+            self._compiled.clear()
+            self._loaded = key, cell.subject.load(device, dtype, cell.compile, cell.precision)
+        return self._loaded[1]
+
+    def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
+        """The truth, shared by the cells that are judged by the same; None for a subject without one."""
+        if cell.subject.target is None:
+            return None
+        key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
+        if key not in self._references:
+            while len(self._references) >= KEPT:
+                self._references.pop(next(iter(self._references)))
+            target = cell.subject.target.to(x.device, getattr(torch, cell.dtype))
+            self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
+        return self._references[key]
+
+    def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
+        started = time.perf_counter()
+        about = {"sde": cell.subject.sde, "model": model, "sampler": cell.sampler}
+        units = {"units": cell.subject.units, "dtype": getattr(torch, cell.dtype)}
+        evidence = Evidence(x, cell.seed, reference=reference, **about, **units)  # type: ignore[arg-type]
+        metrics: dict[str, Any] = {}
+        skipped: dict[str, str] = {}
+        for name in cell.evaluators:
+            evaluator = self._evaluator(name)
+            reason = evaluator.skip(evidence)
+            if reason:
+                skipped[name] = reason
+                continue
+            try:
+                metrics |= {metric.name: metric.plain() for metric in evaluator.evaluate(evidence)}
+            except Exception as error:
+                error.add_note(f"in the evaluator {name}")
+                raise
+        seconds = time.perf_counter() - started
+        row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
+        reason = valueless(metrics)
+        return {**row, "status": "failed", "reason": reason} if reason else row
+
+    def _evaluator(self, name: str) -> Evaluator:
+        if name not in self._evaluators:
+            self._evaluators[name] = self.registry.create("evaluators", name)
+        return self._evaluators[name]
+
+
+def _parts(samples: int, size: int) -> set[int]:
+    """The sizes of the batches that ``samples`` in batches of ``size`` make."""
+    return {part for part in (min(size, samples), samples % size) if part}
+
+
+def _warnings(cell: Cell, size: int) -> dict[str, str]:
+    """What is to be said of samples that were drawn in batches of ``size``, by its kind."""
+    found = {}
+    if size < cell.batch_size and cell.sampler.decoupled() != cell.sampler:
+        found["memory"] = (
+            f"memory allowed batches of {size} in place of {cell.batch_size}, and the sampler couples its batch: "
+            f"samples and metrics are those of --batch-size {size}"
+        )
+    caveat = cell.sampler.caveat(cell.subject.shape, smallest_batch(cell.samples, size))
+    return found if caveat is None else {**found, "batch": caveat}
+
+
+def reason_of(error: Exception) -> str:
+    """Why a cell failed, in one line."""
+    if isinstance(error, ScoreSDEError | OutOfTime):
+        return str(error)
+    if _out_of_memory(error):
+        return f"out of memory: lower --batch-size or --samples ({one_line(error)})"
+    return ", ".join([one_line(error), *getattr(error, "__notes__", ())])
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or on the host, where torch says so in words alone."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

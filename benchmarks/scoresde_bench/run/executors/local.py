@@ -1,0 +1,22 @@
+"""One cell after another, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from scoresde_run.results.results import Row
+
+from ..executor import Executor, Started, Task
+from ..worker import perform
+
+
+@attrs.frozen
+class LocalExecutor(Executor):
+    """The cells one after another in this process, with their steps on the progress bar."""
+
+    def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
+        """Every task as it is asked for."""
+        for task in tasks:
+            yield perform(task, started(task))

@@ -1,0 +1,201 @@
+"""A Slurm cluster, through submitit (https://github.com/facebookincubator/submitit): an array of jobs.
+
+Every job leaves the rows of its cells in the folder of results, which the nodes must share, and the command that
+submitted collects them as they come. Jobs go on when that command ends; the same command then finds those that still
+run in ``slurm/jobs.jsonl``, collects what has arrived, and submits only what nobody works on.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs.validators import ge, gt
+
+from scoresde_core.components import param
+from scoresde_core.errors import ScoreSDEError
+from scoresde_run.results.results import ARRIVED, Row, leave
+
+from .. import importable
+from ..executor import Executor, Started, Task
+from ..worker import fail, perform
+
+PATIENCE = 2
+"""How many looks in a row must find a job gone and no row of it before it counts as lost."""
+
+
+@attrs.frozen
+class SlurmExecutor(Executor):
+    """Jobs of ``cells`` cells each, at most ``jobs`` of them at a time.
+
+    ``cluster=local`` runs the same jobs as processes of this machine, to try things out. A cell that must have its
+    device alone gets its GPU alone, or without GPUs its node.
+    """
+
+    jobs: int = param(64, "jobs that run at a time", ge(1))
+    cells: int = param(1, "cells a job", ge(1))
+    partition: str | None = param(None, "partition; null: the cluster's default")
+    account: str | None = param(None, "account that is charged")
+    minutes: int = param(60, "time limit of a job", ge(1))
+    gpus: int = param(0, "GPUs a job: 0 for a CPU, 1", ge(0))
+    cpus: int = param(1, "CPU cores a job", ge(1))
+    memory_gb: float | None = param(None, "memory a job; null: the cluster's default", attrs.validators.optional(gt(0)))
+    setup: tuple[str, ...] = param((), "shell commands before a job, such as [module load cuda]")
+    poll: float = param(5.0, "seconds between two looks at what has arrived", gt(0))
+    cluster: Literal["slurm", "local"] = param("slurm", "slurm, or local processes that act as its jobs")
+
+    def device(self, name: str) -> str:
+        """A GPU where jobs have one, unless another device is named; nothing is checked, for it is not here."""
+        return ("cuda" if self.gpus else "cpu") if name == "auto" else name.partition(":")[0]
+
+    @property
+    def here(self) -> bool:
+        """Not on a cluster."""
+        return self.cluster == "local"
+
+    def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
+        """All tasks at once: the cluster has a queue of its own. Those submitted before are waited for."""
+        left = {task.key: task for task in tasks}
+        if not left:
+            return
+        folder = Path(next(iter(left.values())).settings.folder)
+        queue = _Queue(folder / "slurm", self.cluster)
+        jobs: list[Any] = []
+        new = [task for key, task in left.items() if not queue.running(key)]
+        if new:
+            parts = [new[start : start + self.cells] for start in range(0, len(new), self.cells)]
+            jobs = self._submit(queue.folder, parts, alone)
+            queue.add([job.job_id for job in jobs], parts)
+        for task in left.values():
+            started(task)
+        while left:
+            for key, row in queue.look(left):
+                yield row
+                (folder / ARRIVED / f"{key}.json").unlink(missing_ok=True)  # it is written down
+                del left[key]
+            if left:
+                time.sleep(self.poll)
+        if self.here:
+            for job in jobs:
+                job.wait()  # it has said all there is; its process is ours to take leave of
+
+    def _submit(self, folder: Path, parts: Sequence[Sequence[Task]], alone: bool) -> list[Any]:
+        """submitit's jobs that do ``parts``."""
+        import submitit
+
+        executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster)
+        wanted: dict[str, Any] = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "name": "scoresde-bench"}
+        wanted |= {"gpus_per_node": self.gpus} if self.gpus else {}
+        wanted |= {} if self.memory_gb is None else {"mem_gb": self.memory_gb}
+        if self.cluster == "slurm":
+            given = {"partition": self.partition, "account": self.account, "setup": list(self.setup) or None}
+            wanted |= {f"slurm_{name}": value for name, value in given.items() if value is not None}
+            wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
+            wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
+        try:
+            executor.update_parameters(**wanted)
+            with importable.inherited():
+                submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
+        except Exception as error:  # submitit's own, sbatch's, the system's
+            raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
+        return submitted
+
+
+class Chunk:
+    """What a job does: its tasks one after another; what is done is not done again where the cluster starts it anew."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = [task.plain() for task in tasks]
+
+    def __call__(self) -> None:
+        """Leave a row for each task."""
+        from scoresde_run.machine.device import keep_freed_memory
+
+        keep_freed_memory()
+        while self.tasks:
+            task = Task.from_plain(self.tasks[0])
+            leave(perform(task), Path(task.settings.folder))
+            self.tasks.pop(0)
+
+    def checkpoint(self) -> Any:
+        """What is left, for submitit to submit when the job is preempted or out of time."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class _Queue:
+    """The jobs that were ever submitted for a folder of results, and which of them are still there."""
+
+    def __init__(self, folder: Path, cluster: str) -> None:
+        self.folder, self.cluster = folder, cluster
+        self._record = folder / "jobs.jsonl"
+        self._job_of: dict[str, str] = {}
+        self._missed: dict[str, int] = {}
+        if self._record.exists():
+            for line in self._record.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                if entry["cluster"] == cluster:
+                    self._job_of |= dict.fromkeys(entry["cells"], entry["job"])
+        self._alive = self._ask() if self._job_of else set()
+
+    def running(self, key: str) -> bool:
+        """Whether a job is still there for this cell."""
+        return self._job_of.get(key) in self._alive
+
+    def add(self, jobs: Sequence[str], parts: Sequence[Sequence[Task]]) -> None:
+        """Remember which job does which cells, on disk first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._record.open("a", encoding="utf-8") as file:
+            for job, part in zip(jobs, parts, strict=True):
+                cells = [task.key for task in part]
+                file.write(json.dumps({"job": job, "cluster": self.cluster, "cells": cells}) + "\n")
+                self._job_of |= dict.fromkeys(cells, job)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def look(self, left: dict[str, Task]) -> Iterator[tuple[str, Row]]:
+        """The rows that have arrived, and those of cells whose job is gone without one."""
+        self._alive = self._ask()  # before the rows: a job that ends in between has left its own
+        for key, task in list(left.items()):
+            path = self.folder.parent / ARRIVED / f"{key}.json"
+            if path.exists():
+                yield key, json.loads(path.read_text(encoding="utf-8"))
+            elif not self.running(key):
+                self._missed[key] = self._missed.get(key, 0) + 1
+                if self._missed[key] >= PATIENCE:
+                    yield key, fail(task, self._reason(self._job_of[key]))
+
+    def _ask(self) -> set[str]:
+        """The ids of the jobs that wait or run."""
+        if self.cluster == "local":
+            return {job for job in set(self._job_of.values()) if _process_runs(int(job))}
+        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        except FileNotFoundError as error:
+            raise ScoreSDEError("there is no squeue here: run this on a machine of the Slurm cluster") from error
+        except subprocess.SubprocessError:
+            return set(self._job_of.values())  # Slurm does not answer; nothing is lost by asking again
+        return set(done.stdout.split())
+
+    def _reason(self, job: str) -> str:
+        """Why a job left no row, from the end of what it said."""
+        logs = sorted(self.folder.glob(f"{job.partition('_')[0]}*/{job}_*.err"))
+        said = logs[-1].read_text(encoding="utf-8", errors="replace").strip().splitlines() if logs else []
+        return f"its job {job} ended without a row: {said[-1].strip() if said else 'it said nothing'}"
+
+
+def _process_runs(pid: int) -> bool:
+    """Whether there is such a process that has not ended; one that ended and was not waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,115 @@
+"""Pictures of samples: a grid of images, or a scatter plot of points in the plane, as PNG."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scoresde_core.errors import FileError
+from scoresde_run.results.picture import to_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+GAP = 2
+"""Pixels between the tiles, before magnification; transparent, so that the grid fits a page of any colour."""
+TILE = 56
+"""Small images are magnified, by a whole factor, to tiles at least so many pixels high or wide."""
+POINTS = 2000
+
+
+def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int = 4) -> Path | None:
+    """Writes the first ``columns * rows`` samples to ``path`` and returns it; None where there is nothing to draw.
+
+    ``samples`` (n, C, H, W) in [-1, 1] become tiles in reading order, grey for C = 1, RGB for C = 3, else the mean of
+    the channels in grey; (n, 2) become a scatter plot of at most 2,000 points. Values beyond the range are clipped,
+    nan is black; a point with a nan has no place and is left out. Raises FileError when ``path`` cannot be written.
+    """
+    if columns < 1 or rows < 1:
+        raise ValueError(f"a grid of {columns} columns and {rows} rows has no tile; give at least one of each")
+    shape, path = tuple(samples.shape[1:]), Path(path)
+    if 0 in samples.shape or not (shape == (2,) or len(shape) == 3):
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shape == (2,):
+            _scatter(_array(samples[:POINTS]), path)
+        else:
+            _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
+    except OSError as error:
+        raise FileError(f"cannot write the picture {path}: {error.strerror or error}") from error
+    return path
+
+
+def _array(samples: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = samples.detach().float().cpu().numpy()
+    return array
+
+
+def _tiles(images: Tensor, path: Path, columns: int) -> None:
+    from PIL import Image
+
+    count, channels, height, width = images.shape
+    if channels not in (1, 3):
+        images = images.mean(dim=1, keepdim=True)
+    pixels = to_pixels(images.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0))
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    # the last channel is opacity: 0 in the gaps, 255 in the tiles
+    sheet = np.zeros(((height + GAP) * lines - GAP, (width + GAP) * columns - GAP, pixels.shape[-1] + 1), np.uint8)
+    for index, tile in enumerate(pixels):
+        top, left = (height + GAP) * (index // columns), (width + GAP) * (index % columns)
+        sheet[top : top + height, left : left + width, :-1] = tile
+        sheet[top : top + height, left : left + width, -1] = 255
+    factor = max(1, math.ceil(TILE / max(height, width)))
+    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+
+
+def _scatter(points: NDArray[np.float32], path: Path) -> None:
+    """The plane around the origin, with the same limits for samples of about the same size."""
+    from PIL import Image
+
+    points = points[~np.isnan(points).any(axis=1)]
+    finite = np.abs(points[np.isfinite(points).all(axis=1)])
+    limit = _round_up(float(np.quantile(finite, 0.995)) * 1.05) if finite.size else 1.0
+    canvas, frame, cloud = _plane(limit)
+    canvas.restore_region(frame)
+    cloud.set_offsets(np.clip(points, -limit, limit))
+    cloud.axes.draw_artist(cloud)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, format="PNG")
+
+
+@lru_cache(maxsize=8)
+def _plane(limit: float) -> tuple[Any, Any, Any]:
+    """A canvas, its frame as it looks without points, and the points to move; drawing the ticks is what takes time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    neutral = "#808890"
+    figure = Figure(figsize=(4.0, 4.0), dpi=120, facecolor="none")
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.1, 0.08, 0.87, 0.87))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", facecolor="none")
+    axes.tick_params(colors=neutral, labelsize=8, length=3)
+    axes.grid(color=neutral, alpha=0.2, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set(color=neutral, alpha=0.5)
+    canvas.draw()
+    frame = canvas.copy_from_bbox(figure.bbox)
+    cloud = axes.scatter([], [], s=4.0, color="#3a8fd0", alpha=0.55, linewidths=0, clip_on=False)
+    return canvas, frame, cloud
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten; 1 for nothing."""
+    if not 0 < value < math.inf:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(digit * power for digit in (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if digit * power >= value)

@@ -1,0 +1,74 @@
+"""Getting cells done: tasks to an executor, rows to disk, and a time budget that says which ones are started.
+
+Cells that measure speed come last, each with its device to itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from scoresde_run.results.results import Results
+
+from ..plan.cells import Cell
+from ..plan.suite import Published
+from ..report.published import attach
+from .costs import Costs
+from .executor import Executor, Progress, Settings, Task
+from .progress import Meter
+
+
+@attrs.define
+class Work:
+    """The cells of one command that are still to be done."""
+
+    results: Results
+    executor: Executor
+    settings: Settings
+    costs: Costs
+    figures: Sequence[Published] = ()
+    """Published figures; a row is stored with those that are of its setting."""
+    budget: float | None = None
+    """Seconds after which no cell may still run by its predicted cost; None: no limit."""
+    debug: bool = False
+    _end: float = attrs.field(default=0.0, init=False)
+    _said: set[str] = attrs.field(factory=set, init=False)
+    """Warnings of rows, each told once."""
+
+    def run(self, cells: Sequence[Cell], meter: Meter) -> list[Cell]:
+        """Do ``cells``; returns those that the time budget left out."""
+        self._end = time.monotonic() + (self.budget or 0.0)
+        known = {cell.key: cell for cell in cells}
+        left: list[Cell] = []
+
+        def started(task: Task) -> Progress | None:
+            return meter.start(task.title)
+
+        for alone in (False, True):
+            chosen = [cell for cell in cells if cell.timing == alone]
+            if not chosen:
+                continue
+            for row in self.executor.run(self._tasks(chosen, left), alone=alone, started=started):
+                self.results.append(attach(row, self.figures))
+                cell = known[row["cell"]]
+                if self.budget is not None:
+                    self.costs.learn([cell], self.results.rows)
+                meter.finish(row, cell.title)
+                for warning in (row.get("warnings") or {}).values():
+                    if warning not in self._said:
+                        self._said.add(warning)
+                        print(f"warning: {cell.title}: {warning}", file=sys.stderr)
+                if row["status"] == "failed" and self.debug:
+                    print(row.get("traceback", ""), file=sys.stderr)
+        return left
+
+    def _tasks(self, cells: Sequence[Cell], left: list[Cell]) -> Iterator[Task]:
+        """The tasks in their order, asked for one at a time; a cell that does not fit goes to ``left``."""
+        for cell in cells:
+            if self.budget is not None and time.monotonic() + (self.costs.seconds(cell) or 0.0) > self._end:
+                left.append(cell)
+            else:
+                yield Task(cell.key, cell.title, cell.request, self.settings, tuple(cell.depends["files"]))

@@ -1,0 +1,77 @@
+"""Doing a task, in whatever process it has come to: this one, a worker (:mod:`.serve`), a job of a cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+
+from scoresde_core.registry import Registry, load_registry
+from scoresde_run.machine.environment import facts
+from scoresde_run.results.results import Row
+from scoresde_run.results.rows import SCHEMA
+
+from ..plan.cells import Cell
+from ..plan.suite import read_block
+from ..plan.sweep import Sweep
+from .cell import Bench, reason_of
+from .executor import Progress, Settings, Task
+
+_benches: dict[Settings, tuple[Bench, Sweep]] = {}
+
+
+def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench, Sweep]:
+    """What the tasks with these settings share in this process; a ``registry`` begins afresh with that one."""
+    if registry is not None or settings not in _benches:
+        _benches.clear()
+        os.chdir(settings.directory)
+        loaded = registry or load_registry(local=settings.registry)
+        from scoresde_run.machine.device import use_tf32
+
+        use_tf32(settings.tf32)
+        _benches[settings] = (
+            Bench(loaded, Path(settings.folder), settings.command, settings.tf32, settings.timeout),
+            Sweep(loaded, settings.device),
+        )
+    return _benches[settings]
+
+
+def perform(task: Task, progress: Progress | None = None) -> Row:
+    """The row of a task, with status done, skip or failed."""
+    try:
+        bench, _ = prepare(task.settings)
+        cell = _cell(task)
+    except Exception as error:
+        return _failed(task, reason_of(error))
+    return bench.run(cell, progress)
+
+
+def fail(task: Task, reason: str) -> Row:
+    """The row of a task that was lost on its way."""
+    try:
+        bench, _ = prepare(task.settings)
+        return {**bench.blank(_cell(task)), "status": "failed", "reason": reason}
+    except Exception:
+        return _failed(task, reason)
+
+
+def _cell(task: Task) -> Cell:
+    problems: list[str] = []
+    block = read_block(task.request, f"the task {task.key}", problems)
+    (made,) = prepare(task.settings)[1].cells([block])
+    cell = attrs.evolve(made, files=task.files)
+    if cell.key != task.key:
+        raise RuntimeError(
+            f"this process makes another cell of the same names ({cell.key}): source or a file was edited since the "
+            "command started, or is not the same where it started; start again"
+        )
+    return cell
+
+
+def _failed(task: Task, reason: str) -> Row:
+    """A row with what is known of a cell that cannot even be built here."""
+    names = {key: value[0] if isinstance(value, list) and value else value for key, value in task.request.items()}
+    numbers: Row = {axis: int(names[axis]) for axis in ("steps", "seed") if axis in names}
+    row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names, **numbers}
+    return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}

@@ -1,0 +1,69 @@
+"""The ceiling in docs/classifiers.md: how well the exact posterior of the training digits knows noisy test digits.
+
+    python benchmarks/studies/pictures/digit_posterior.py 'mnist[root=data]' --events 2000
+
+Of x = x_0 + sigma z, with x_0 one of the N training digits, p(y | x) is closed form: the sum of exp(-|x - x_i|^2 /
+(2 sigma^2)) over digits of the class, over that of all. Where sigma is at least the distance of neighbours that is what
+a classifier can learn from these data; below, it is the nearest neighbour, and too sure of itself.
+"""
+
+import argparse
+import math
+
+import torch
+
+from scoresde_core import create
+from scoresde_core.classifier import NoisyClassifier
+
+SIGMAS = torch.logspace(math.log10(0.01), math.log10(160), 11).tolist()
+
+
+def events(dataset, split):
+    """Digits on [-1, 1], (N, D), and their labels."""
+    return dataset.load(split).flatten(1).float() / 127.5 - 1, dataset.known(split)["labels"]
+
+
+def log_posterior(x, sigma, known, classes):
+    """(B, K) of ``x`` (B, D); ``known`` (N, D), one of ``classes`` (N, K) each."""
+    exponent = (x @ known.T - 0.5 * known.square().sum(1)) / sigma**2
+    weight = (exponent - exponent.amax(1, keepdim=True)).exp() @ classes
+    return (weight / weight.sum(1, keepdim=True)).clamp_min(1e-12).log()
+
+
+class DigitPosterior(NoisyClassifier):
+    """The same as a classifier that guides, for guided_digits.py; never told of less noise than 1.
+
+    (With less it is the nearest neighbour: at most places without a gradient, and elsewhere with an enormous one.)
+    """
+
+    classes = 10
+
+    def __init__(self, dataset):
+        self.known, own = events(dataset, "train")
+        self.own = torch.nn.functional.one_hot(own).float()
+
+    def log_probabilities(self, x, level):
+        sigma = max(float(level.sigma / level.alpha), 1.0)
+        return log_posterior(x.flatten(1) / float(level.alpha), sigma, self.known, self.own)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", default="mnist")
+    parser.add_argument("--events", type=int, default=2000, help="test digits, the first of them")
+    options = parser.parse_args()
+    dataset = create("datasets", options.dataset)
+    (known, own), (x, labels) = events(dataset, "train"), events(dataset, "test")
+    x, labels = x[: options.events], labels[: options.events]
+    classes, generator = torch.nn.functional.one_hot(own).float(), torch.Generator().manual_seed(0)
+    print("| sigma | accuracy | cross entropy (nats) |\n|---:|---:|---:|")
+    for sigma in SIGMAS:
+        noisy = x + sigma * torch.randn(x.shape, generator=generator)
+        logs = torch.cat([log_posterior(part, sigma, known, classes) for part in noisy.split(250)])
+        accuracy = float((logs.argmax(1) == labels).double().mean())
+        entropy = -float(logs.gather(1, labels[:, None]).mean())
+        print(f"| {sigma:.4g} | {accuracy:.3f} | {entropy:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

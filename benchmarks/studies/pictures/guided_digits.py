@@ -1,0 +1,83 @@
+"""How many digits come out as asked, by guidance scale, and the picture of docs/classifiers.md.
+
+    python benchmarks/studies/pictures/guided_digits.py mnist_classifier docs/pictures/digits_by_class.png \\
+        --dataset 'mnist[root=data]'
+
+Digits of a model, as many of each class, from the same noise at every scale. They are judged by the extractor
+mnist_classifier, which has seen clean digits alone and has no part in the guidance (99.4 % of the test digits right),
+and those that are as asked are compared with test digits in its features: ``spread`` is the root mean square distance
+from the mean of the class, over that of test digits; 1 is as various as they are.
+"""
+
+import argparse
+import math
+
+import torch
+from condition_picture import save
+from digit_posterior import DigitPosterior
+
+from scoresde_core import ConditionedSampler, create, default_registry, sample
+from scoresde_plugins.conditions.label import ClassObservation
+from scoresde_run.machine.device import keep_freed_memory
+from scoresde_run.models import checkpoint
+from scoresde_run.results.picture import to_pixels
+
+CLASSES = 10
+
+
+def judged(images):
+    """Features (N, 96) and answers (N,) of the judge on uint8 images."""
+    judge = create("extractors", "mnist_classifier").load(torch.device("cpu"))
+    with torch.no_grad():
+        found = [judge(part) for part in images.split(500)]
+    return torch.cat([f.pooled for f in found]), torch.cat([f.logits for f in found]).argmax(1)
+
+
+def spread(features, answers, labels):
+    """Root mean square distance from the mean of the class, of the images that are taken for their label."""
+    classes = [features[(labels == k) & (answers == k)] for k in range(CLASSES)]
+    own = [x - x.mean(0) for x in classes if len(x) > 1]
+    free = sum(len(x) - 1 for x in own)
+    return math.sqrt(sum(float(x.square().sum()) for x in own) / free)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "classifier", help="what guides: a checkpoint's folder or name, or 'posterior', of the training digits"
+    )
+    parser.add_argument("out", nargs="?", help="the picture")
+    parser.add_argument("--checkpoint", default="mnist_vp", help="the model that is guided")
+    parser.add_argument("--sampler", help="default: the model's own")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
+    parser.add_argument("--shown", type=float, default=4, help="which of them the picture shows")
+    parser.add_argument("--each", type=int, default=40, help="digits of each class")
+    parser.add_argument("--dataset", default="mnist", help="where test digits are")
+    options = parser.parse_args()
+    keep_freed_memory()
+    dataset = create("datasets", options.dataset)
+    real, n = spread(*judged(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
+    model = checkpoint.find(options.checkpoint, default_registry()).load(default_registry())
+    sampler = create("samplers", options.sampler) if options.sampler else model.plan.sampler
+    labels = torch.arange(n) % CLASSES
+    if options.classifier == "posterior":
+        classifier = DigitPosterior(dataset)
+    else:
+        condition = create("conditions", f"class[checkpoint={options.classifier}]")
+        classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
+    print("| scale | as asked | spread |\n|---:|---:|---:|")
+    for scale in options.scales:
+        observed = ClassObservation(labels, classifier, scale)
+        x = sample(model.score(), model.sde, ConditionedSampler(sampler, observed), model.shape, n, seed=2).x
+        features, answers = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
+        share = float((answers == labels).double().mean())
+        error = math.sqrt(share * (1 - share) / n)
+        various = spread(features, answers, labels) / real
+        print(f"| {scale:g} | {share:.3f} ± {error:.3f} | {various:.2f} |", flush=True)
+        if scale == options.shown and options.out:
+            rows = [x[labels == k][:8] for k in range(CLASSES)]
+            save(options.out, rows, [str(k) for k in range(CLASSES)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Pictures of docs/lessons_mnist.md: what runs of ``scoresde train`` drew, side by side.
+
+python benchmarks/studies/pictures/mnist_lessons.py docs/pictures/lesson.png 'predicts v=v/samples/step_1000.png' ...
+"""
+
+import sys
+
+import matplotlib
+from PIL import Image
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+
+def main():
+    out, *named = sys.argv[1:]
+    figure, axes = plt.subplots(1, len(named), figsize=(3.1 * len(named), 3.4), layout="constrained")
+    for axis, text in zip(axes, named, strict=True):
+        title, _, path = text.rpartition("=")
+        axis.imshow(Image.open(path), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+    figure.savefig(out, dpi=80)
+    # 32 greys are as many as a digit needs, and a fifth of the bytes.
+    Image.open(out).convert("L").quantize(32).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

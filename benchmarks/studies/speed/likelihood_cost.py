@@ -1,0 +1,151 @@
+"""What a likelihood costs an image: ours, ours in two forward passes, and the published code, in one run.
+
+    python benchmarks/studies/speed/likelihood_cost.py [--network ncsnpp] [--images 8] [--device cuda]
+    python benchmarks/studies/speed/likelihood_cost.py --network ncsnpp --threads 2 --published ~/score_sde_pytorch
+
+All solve the same ODE (VP, t from 1e-5) to the same tolerances with the same weights, data and probes, so their numbers
+agree. ``one pass`` is ours; ``two passes`` computes drift and divergence by a forward pass each; ``published code`` is
+likelihood.py of a checkout (published.py; needs scipy) with its own network, or for the MLP with ours. They take turns,
+so that a busy machine slows all of them alike.
+"""
+
+import argparse
+import math
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from published import Published
+from side_by_side import in_turn
+
+from scoresde_core import NetworkScore, create
+from scoresde_plugins.likelihood import likelihood
+from scoresde_plugins.numerics.divergence import score_and_divergence
+from scoresde_plugins.numerics.flow import Solver
+from scoresde_run.machine.device import find_device, keep_freed_memory, use_tf32
+from scoresde_run.machine.environment import describe_device
+
+SMALL = {"nf": 32, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [14]}
+NETWORKS = {
+    "mlp": ("mlp", {"width": 256}, (1, 16, 16)),
+    "ncsnpp": ("ncsnpp", SMALL, (1, 28, 28)),
+    "cifar10": ("ncsnpp", {}, (3, 32, 32)),
+}
+PUBLISHED = "configs.vp.cifar10_ncsnpp_continuous"
+SEED = 0
+
+
+def probes_of(x):
+    """The Rademacher probe that the published code draws after ``torch.manual_seed(SEED)``, as ours (1, B, ...)."""
+    torch.manual_seed(SEED)
+    return torch.randint_like(x, low=0, high=2).float().unsqueeze(0) * 2 - 1
+
+
+@contextmanager
+def replaced(**functions):
+    """The parts of our likelihood by those names, exchanged for the time being."""
+    before = {name: getattr(likelihood, name) for name in functions}
+    for name, function in functions.items():
+        setattr(likelihood, name, function)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(likelihood, name, function)
+
+
+def two_passes(model, x, level, probes=None):
+    """The score without a graph, and its divergence from a second forward pass."""
+    score = model.score(x, level)
+    _, divergence = score_and_divergence(model, x, level, probes)
+    return score, divergence
+
+
+def published_run(published, name, module, x, tolerance):
+    """(bits/dim of ``x``, evaluations) as the published likelihood.py computes them."""
+    _, changes, (channels, size, _) = NETWORKS[name]
+    network = module
+    if name != "mlp":
+        data = {"data.image_size": size, "data.num_channels": channels, "data.centered": True}
+        model = {f"model.{key}": value for key, value in changes.items()}
+        network = published.network(published.config(PUBLISHED, {**model, **data}), module)
+    sde = published.module("sde_lib").VPSDE(beta_min=0.1, beta_max=20, N=1000)
+    of = published.module("likelihood").get_likelihood_fn(sde, lambda x: (x + 1) / 2, rtol=tolerance, atol=tolerance)
+
+    def run():
+        torch.manual_seed(SEED)
+        bits, _, evaluations = of(network, x)
+        return (
+            bits - 7,
+            2 * evaluations,
+        )  # 7: from density to 8-bit images; a pass for the drift, one for its divergence
+
+    return run
+
+
+def cases_of(arguments, device):
+    """Every way to compute it: a function to (bits/dim of every image, forward passes)."""
+    kind, parameters, shape = NETWORKS[arguments.network]
+    sde, spec = create("sdes", "vp"), create("networks", kind, **parameters)
+    torch.manual_seed(0)
+    module = spec.build(shape).eval().requires_grad_(False)
+    for weight in module.parameters():  # so that layers that start at zero count
+        weight.add_(torch.randn_like(weight), alpha=0.01)
+    model = NetworkScore(module.to(device), sde, parameterisation=spec.parameterisation, label=spec.label)
+    x = torch.rand(arguments.images, *shape, device=device) * 2 - 1
+    solver, probes = Solver(rtol=arguments.tolerance, atol=arguments.tolerance), probes_of(x)
+
+    def ours(**exchanged):
+        with replaced(draw_probes=lambda *_: probes, **exchanged):
+            found = likelihood.log_likelihood(model, sde, x, solver=solver)
+        return -found.log_prob / (x[0].numel() * math.log(2)), int(found.nfe[0])
+
+    cases = {"one pass": ours, "two passes": lambda: ours(score_and_divergence=two_passes)}
+    if arguments.published:
+        published = Published(arguments.published, device)
+        cases["published code"] = published_run(published, arguments.network, module, x, arguments.tolerance)
+    return cases
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="mlp", choices=NETWORKS)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--tolerance", type=float, default=1e-5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
+    arguments = parser.parse_args()
+    device = find_device(arguments.device)
+    keep_freed_memory()  # as the command line does
+    use_tf32(False)  # so too, and the published code with it: to 10 bits an ODE has no solution to 1e-5
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    found = {}
+
+    def keeping(name, case):
+        def run():
+            found[name] = case()
+
+        return run
+
+    cases = {name: keeping(name, case) for name, case in cases_of(arguments, device).items()}
+    measured = in_turn(cases, device, arguments.repeats, warm_up=0)
+    kind, parameters, shape = NETWORKS[arguments.network]
+    print(f"{describe_device(device)}, torch {torch.__version__}, {kind} {parameters}, {arguments.images} x {shape}")
+    slowest = max((case.fastest for case in measured.values() if case.seconds), default=0.0)
+    for name, case in measured.items():
+        if case.failure:
+            print(f"{name:16} {case.failure}")
+            continue
+        bits, passes = found[name]
+        print(
+            f"{name:16} {case.fastest / arguments.images:8.3f} s an image, {slowest / case.fastest:5.2f}x, "
+            f"{passes:5d} forward passes, {float(bits.mean()):.4f} bits/dim"
+        )
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()

@@ -1,0 +1,130 @@
+"""Samples a second of every predictor behind a network, and the share of the time that the network does not take.
+
+    python benchmarks/studies/speed/predictor_speed.py [--network vp_cifar10_ddpmpp_continuous] [--device cuda]
+        [--compile] [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16] [--tf32]
+
+A line of JSON for every predictor and batch size, then a table. Weights are random: the speed is that of trained ones.
+Every figure is of the fastest of three runs. On a CPU the network is timed by its calls within the very run. A GPU
+works while the loop goes on: there it is that of as many evaluations in a row of the same batch, with nothing between
+them, and a share of 0 means that the loop always prepares a step while the network computes the last one. ``--compile``
+compiles the network for each size of batch before the clock runs (``first_call_seconds``).
+"""
+
+import argparse
+import json
+import time
+
+import torch
+
+from scoresde_bench.report.labels import plain
+from scoresde_bench.run.compiler import missing
+from scoresde_core import Noise, default_registry
+from scoresde_run.commands.presets import find_preset
+from scoresde_run.machine.device import find_device, keep_freed_memory, use_tf32
+from scoresde_run.machine.environment import describe_device
+from scoresde_run.models.model import plan_model
+
+REPEATS = 3
+
+
+class Stopwatch:
+    """A network that knows how long its calls took."""
+
+    def __init__(self, network):
+        self.network, self.seconds = network, 0.0
+
+    def __call__(self, *arguments, **cond):
+        begun = time.perf_counter()
+        found = self.network(*arguments, **cond)
+        self.seconds += time.perf_counter() - begun
+        return found
+
+
+@torch.no_grad()
+def measure(model, names, size, steps, device, autocast, registry):
+    """A line for every predictor at one batch size."""
+    score, sde = model.score(autocast=autocast), model.sde
+    watch = score.network = Stopwatch(score.network)
+    noise = Noise(0, model.shape, size, device=device)
+    latent, level = noise.draw("prior", "prior"), sde.level(torch.ones(()))
+    first = seconds(lambda: score.score(latent, level), device)  # compiles, where it was asked for
+    for name in names:
+        sampler = registry.create("samplers", f"pc[predictor={name},steps={steps}]")
+        if reason := sampler.skip(sde):
+            yield {"predictor": name, "batch_size": size, "skip": reason}
+            continue
+        calls, runs = 0, []
+        for _ in range(1 + REPEATS):  # the first warms up
+            before, watch.seconds = score.calls, 0.0
+            total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, sde, noise), device)
+            calls, inside = score.calls - before, watch.seconds
+            if device.type == "cuda":
+                inside = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
+            runs.append((total, inside))
+        total, inside = min(runs[1:])
+        line = {"predictor": name, "batch_size": size, "nfe": calls, "samples_per_second": size / total}
+        yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
+
+
+def seconds(run, device):
+    """What it takes until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+def table(lines, names, sizes):
+    """Markdown: a row a predictor, a column a batch size."""
+    yield f"| predictor | NFE | {' | '.join(f'batch {size}' for size in sizes)} |"
+    yield f"|---|---:|{'---:|' * len(sizes)}"
+    for name in names:
+        found = {line["batch_size"]: line for line in lines if line["predictor"] == name and "nfe" in line}
+        cells = [
+            f"{plain(found[size]['samples_per_second'], 3)}/s, {found[size]['share_outside_network']:.0%} outside"
+            for size in sizes
+            if size in found
+        ]
+        if cells:
+            yield f"| `{name}` | {next(iter(found.values()))['nfe']} | {' | '.join(cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="vp_cifar10_ddpmpp_continuous", help="preset")
+    parser.add_argument("--predictor", nargs="+", help="default: every one that is registered")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU")
+    parser.add_argument("--autocast", choices=["bfloat16", "float16"])
+    arguments = parser.parse_args()
+    keep_freed_memory()  # as the command line does
+    use_tf32(arguments.tf32)
+    device, registry = find_device(arguments.device), default_registry()
+    model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
+    if arguments.compile:
+        if reason := missing(device):
+            parser.error(reason)
+        model.network.compile(dynamic=False)
+    names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
+    asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "tf32", "steps")}
+    about = {"device": describe_device(device), "torch": torch.__version__, **asked}
+    autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
+    lines = []
+    for size in arguments.batch_size:
+        try:
+            for line in measure(model, names, size, arguments.steps, device, autocast, registry):
+                lines.append(line)
+                print(json.dumps({**line, **about}), flush=True)
+        except torch.OutOfMemoryError:
+            print(json.dumps({"batch_size": size, "skip": "out of memory", **about}), flush=True)
+    print("", *table(lines, names, arguments.batch_size), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

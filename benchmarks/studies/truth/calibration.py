@@ -1,0 +1,143 @@
+"""Whether every evaluator's standard error is the scatter of its value over repeated draws.
+
+    python benchmarks/studies/truth/calibration.py [--repetitions 200] [--samples 200] [--evaluator X ...]
+
+Each repetition draws samples and reference afresh: samples of the target itself, and of another law, which is also the
+one whose score the model knows. A cell holds the root mean square of the reported errors over the standard deviation
+of the values: 1 is right, below 1 means false findings, above 1 missed ones. The last lines pair the repetitions as
+two runs, whose differences are chance alone, and count what ``scoresde-bench compare`` calls worse or better.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import attrs
+import torch
+
+from scoresde_bench.report.compare import compare
+from scoresde_bench.report.sources import Run
+from scoresde_core import ExactScore, create, default_registry
+from scoresde_core.evaluator import Evidence, Reference
+from scoresde_core.extractor import Features
+from scoresde_plugins.extractors.identity import Identity
+
+LAWS = {
+    "gaussian[shape=[2]]": "gaussian[shape=[2],mean=0.7,std=1.2]",
+    "mixture2d": "mixture2d[imbalance=4]",
+    "gaussian[shape=[12],decay=1]": "gaussian[shape=[12],decay=1,mean=0.3]",
+}
+"""Targets, and the laws that samples of another kind have."""
+KINDS = ("exact", "shifted")
+CHEAP = {
+    "log_likelihood": {"samples": 20, "rtol": 1e-3},
+    "likelihood_bound": {"samples": 20, "times": 100},
+    "frechet": {"draws": 2000},
+}
+"""Parameters that save time."""
+SILENT = 1e-9
+"""Scatter, relative to the value or to 1, that is rounding."""
+
+
+@attrs.frozen
+class Answers(Identity):
+    """The entries of an event as its features and as the logits of a classifier."""
+
+    def load(self, device):
+        """The network."""
+        return lambda x: Features(x.float().flatten(1), x.float().flatten(1))
+
+
+@attrs.define(eq=False)
+class WithoutFloor(Reference):
+    """A truth of one set: a floor would only take time."""
+
+    @property
+    def sets(self):
+        """One."""
+        return 1
+
+
+def example(name):
+    """Parameters of an evaluator, with features that need no network."""
+    if name == "inception_score":
+        return {"features": Answers()}
+    return getattr(default_registry().load("evaluators", name), "example", {})
+
+
+def repeat(name, law, kind, repetitions, n):
+    """The metrics (repetitions, metrics) of an evaluator; none where it refuses."""
+    target = create("targets", law)
+    other = target if kind == "exact" else create("targets", LAWS[law])
+    sde, sampler = create("sdes", "vp"), create("samplers", "pc[steps=3]")
+    judge = create("evaluators", name, **{**example(name), **CHEAP.get(name, {})})
+    found = []
+    for r in range(repetitions):
+        evidence = Evidence(
+            other.sample(n, seed=100_000 + r), reference=WithoutFloor(target, n, seed=r),
+            sde=sde, sampler=sampler, model=ExactScore(other),
+        )  # fmt: skip
+        if judge.skip(evidence):
+            return []
+        found.append(judge.evaluate(evidence))
+    return found
+
+
+def ratios(found):
+    """Reported error over scatter by metric; None where there is no noise but rounding."""
+    result = {}
+    for metrics in zip(*found, strict=True):
+        values, errors = torch.tensor([[m.value, m.stderr] for m in metrics], dtype=torch.float64).T
+        scatter, size = float(values.std()), max(1.0, float(values.abs().max()))
+        result[metrics[0].name] = float(errors.square().mean().sqrt()) / scatter if scatter > SILENT * size else None
+    return result
+
+
+def false_alarms(cells):
+    """Of pairs of repetitions: the share with any alarm, the share of values with p < 0.05, and the number of both.
+
+    ``cells`` are by (law, kind) the metrics (repetitions, metrics) of one row each.
+    """
+    count = min(map(len, cells.values()))
+    runs = [
+        Run(str(r), Path(), [
+            {"cell": f"{law} {kind}", "target": law, "sde": kind, "status": "done", "seed": r,
+             "metrics": {metric.name: metric.plain() for metric in found[r]}}
+            for (law, kind), found in cells.items()
+        ])
+        for r in range(count)
+    ]  # fmt: skip
+    compared = [compare(a, b) for a, b in zip(runs[::2], runs[1::2], strict=False)]
+    p_values = [change.p for each in compared for change in each.changes if change.z and not math.isnan(change.z)]
+    alarms = sum(bool(each.worse or each.better) for each in compared)
+    return alarms / len(compared), len(compared), sum(p < 0.05 for p in p_values) / len(p_values), len(p_values)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--evaluator", nargs="+", help="default: all")
+    arguments = parser.parse_args()
+    names = arguments.evaluator or [entry.row.name for entry in default_registry().entries("evaluators")]
+    columns = [(law, kind) for law in LAWS for kind in KINDS]
+    cells, table = {}, {}
+    for name in names:
+        for law, kind in columns:
+            found = repeat(name, law, kind, arguments.repetitions, arguments.samples)
+            for metric, ratio in ratios(found).items():
+                table.setdefault(metric, {})[law, kind] = "no noise" if ratio is None else f"{ratio:.2f}"
+            rows = cells.setdefault((law, kind), [[] for _ in range(arguments.repetitions)])
+            for row, metrics in zip(rows, found, strict=False):
+                row += metrics
+    print("| | " + " | ".join(f"`{law}` {kind}" for law, kind in columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for metric, found in table.items():
+        print(f"| `{metric}` | " + " | ".join(found.get(column, "-") for column in columns) + " |")
+    any_alarm, pairs, each, values = false_alarms(cells)
+    print(f"\n{any_alarm:.1%} of {pairs} comparisons of two runs have a false alarm;", end=" ")
+    print(f"{each:.1%} of {values} single values have p < 0.05")
+
+
+if __name__ == "__main__":
+    main()

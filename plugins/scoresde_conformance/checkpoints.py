@@ -1,0 +1,15 @@
+"""A checkpoint that a plugin ships: whole, and of the network that it says."""
+
+from __future__ import annotations
+
+from .subject import Subject
+
+
+def loads_into_its_network(subject: Subject) -> None:
+    """Its files have their hashes, and its weights fit the network of its configuration and are finite."""
+    model = subject.component.load(subject.registry, outputs=None)  # a classifier is no score model
+    bad = [name for name, value in model.network.state_dict().items() if not value.isfinite().all()]
+    assert not bad, f"{subject.name} holds weights that are not finite: {', '.join(bad)}"
+
+
+CHECKS = (loads_into_its_network,)

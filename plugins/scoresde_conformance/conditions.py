@@ -1,0 +1,172 @@
+"""Conditions: what is known comes out exact, nothing else of the events is used, and every step can be combined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde_core.condition import Condition, ConditionedSampler
+from scoresde_core.noise import Noise
+from scoresde_core.sampler import Sampler, sample
+from scoresde_core.score import ExactScore
+from scoresde_core.sde import DATA, SDE, Level
+from scoresde_core.target import Target
+
+from .exact import (
+    ConstantRateSDE,
+    PlainCorrector,
+    PlainPredictor,
+    PlainSampler,
+    Watched,
+    directions_of,
+    gaussian,
+    is_zero,
+)
+from .subject import Skip, Subject
+from .targets import LEVELS, SAMPLES
+
+SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
+FEW, STEPS = 6, 4
+
+
+def _shape(subject: Subject) -> tuple[int, ...]:
+    """The smallest event shape that the condition does not refuse."""
+    condition: Condition = subject.component
+    reasons = [condition.skip(shape) for shape in SHAPES]
+    for shape, reason in zip(SHAPES, reasons, strict=True):
+        if reason is None:
+            return shape
+    raise Skip(f"it refuses events of every shape tried: {reasons[0]}")
+
+
+def _events(shape: tuple[int, ...], purpose: str = "events") -> Tensor:
+    return Noise(3, shape, FEW).draw("conformance", purpose)
+
+
+def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | None = None) -> Tensor:
+    return sample(Watched(gaussian(event=shape)), sde, sampler, shape, FEW, seed=5, batch_size=batch_size).x
+
+
+def imposing_twice_changes_nothing(subject: Subject) -> None:
+    """The known part of clean data is set to a value of its own; the rest stays as it was."""
+    shape = _shape(subject)
+    observed = subject.component.observe(_events(shape))
+    x = _events(shape, "state")
+    once = observed.impose(x, DATA)
+    if not observed.acts_on_state:
+        assert torch.equal(once, x), (
+            "it says acts_on_state = False, so samplers may leave out impose, which changes states"
+        )
+        raise Skip("it acts on the score alone")
+    gap = float((observed.impose(once, DATA) - once).abs().max())
+    assert gap <= 1e-5, f"imposing the known part of clean data a second time changes it by {gap:.3g}"
+    assert not torch.allclose(once, x), "impose changes nothing: nothing is known"
+    assert not torch.allclose(once, _events(shape)), "impose gives the observed events back: everything is known"
+    kept = observed.impose(_events(shape), DATA)
+    gap = float((kept - _events(shape)).abs().max())
+    assert gap <= 1e-5, f"imposing its own known part on clean data changes it by {gap:.3g}"
+
+
+def imposes_the_law_of_the_level(subject: Subject) -> None:
+    """Of its own events, the mean at (alpha, sigma) is alpha times the known part, and noise adds to that alone."""
+    shape = _shape(subject)
+    observed = subject.component.observe(_events(shape))
+    if not observed.acts_on_state:
+        raise Skip("it acts on the score alone")
+    level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
+    # On an ideal state alpha x + sigma z, imposing alpha c + sigma z of the same z in coefficients changes no mean.
+    gap = float((observed.impose(0.6 * _events(shape), level) - 0.6 * _events(shape)).abs().max())
+    assert gap <= 1e-5, f"at alpha = 0.6 the mean of the known part is off by {gap:.3g}"
+    added = observed.impose(torch.zeros_like(noise), level, lambda: noise) - observed.impose(
+        torch.zeros_like(noise), level
+    )
+    share = observed.impose(torch.zeros_like(noise), Level(0.5, 0.6, 1.0), lambda: noise) - observed.impose(
+        torch.zeros_like(noise), level
+    )
+    gap = float((added - 0.8 * share).abs().max())
+    assert gap <= 1e-5, f"noise of scale 0.8 is not 0.8 times the noise of scale 1: off by {gap:.3g}"
+
+
+def works_with_every_step(subject: Subject) -> None:
+    """With every predictor and corrector, samples are finite and hold the known part exactly."""
+    shape, sde = _shape(subject), ConstantRateSDE()
+    observed = subject.component.observe(_events(shape))
+    shipped = subject.full
+    parts: list[tuple[str, str, Any]] = [
+        ("predictor", "the suite's own predictor", PlainPredictor()),
+        ("corrector", "the suite's own corrector", PlainCorrector()),
+        *(("predictor", f"predictor {n}", part) for n, part in subject.partners("predictors", shipped=shipped)),
+        *(("corrector", f"corrector {n}", part) for n, part in subject.partners("correctors", shipped=shipped)),
+    ]
+    for place, label, part in parts:
+        subject.trying = f"{subject.name} with {label}"
+        sampler = ConditionedSampler(PlainSampler(steps=STEPS, **{place: part}), observed)
+        if sampler.skip(sde) is None:
+            x = _draw(sampler, sde, shape)
+            assert bool(x.isfinite().all()), "samples are not finite"
+            gap = float((observed.impose(x, DATA) - x).abs().max())
+            assert gap <= 1e-5, f"the known part of samples is off by {gap:.3g}"
+
+
+def does_not_depend_on_the_batch(subject: Subject) -> None:
+    """Samples drawn in batches of 4 are those drawn at once."""
+    shape, sde = _shape(subject), ConstantRateSDE()
+    conditioned = ConditionedSampler(PlainSampler(steps=STEPS), subject.component.observe(_events(shape)))
+    whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
+    gap = float((whole - parts).abs().max())
+    assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
+
+
+def guides_by_bayes_rule(subject: Subject) -> None:
+    """A condition on a target alone: the guided score is that of the events with the same knowledge.
+
+    Of x = alpha x_0 + sigma eps with x_0 of the target, and of the knowledge y that ``observe`` has, score(x | y) +
+    eps / sigma is uncorrelated with every function of x and y. Where all events share y, x_0 has to be drawn given y:
+    it is drawn with the responsibility of the component y for its weight.
+    """
+    observed = subject.component.observe(_events(_shape(subject)))
+    target, labels = getattr(subject.component, "target", None), getattr(observed, "labels", None)
+    if observed.acts_on_state or not isinstance(target, Target) or labels is None:
+        raise Skip("it does not guide by the components of a target")
+    exact = target.to("cpu", torch.float64)
+    clean = exact.sample(SAMPLES, seed=3).double()
+    given = subject.component.observe(clean)
+    weights = exact.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
+    directions = directions_of(exact)
+    for level in LEVELS:
+        eps = torch.randn(SAMPLES, *exact.shape, dtype=torch.float64)
+        x = level.alpha * clean + level.sigma * eps
+        score = given.guide(ExactScore(exact)).score(x, level).flatten(1)
+        rest = (score + eps.flatten(1) / level.sigma) * weights.unsqueeze(1)
+        where = f"of guide at sigma = {level.sigma}"
+        is_zero((rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product")
+        for k, slope in enumerate((rest @ directions.T).T):
+            is_zero(slope, f"the mean score {where}, along direction {k},")
+
+
+def refuses_or_serves(subject: Subject) -> None:
+    """``skip`` tells beforehand what ``observe`` refuses, as a ValueError with the same sentence."""
+    condition: Condition = subject.component
+    for shape in ((1,), (2,), (7,), (1, 7, 7), (3, 6, 6)):
+        reason = condition.skip(shape)
+        if reason is None:
+            condition.observe(torch.zeros(2, *shape))
+            continue
+        said = None
+        try:
+            condition.observe(torch.zeros(2, *shape))
+        except ValueError as error:
+            said = str(error)
+        assert said == reason, f"of events of shape {shape} skip says {reason!r}, but observe raises {said!r}"
+
+
+CHECKS = (
+    imposing_twice_changes_nothing,
+    imposes_the_law_of_the_level,
+    works_with_every_step,
+    does_not_depend_on_the_batch,
+    guides_by_bayes_rule,
+    refuses_or_serves,
+)

@@ -1,0 +1,176 @@
+r"""Correctors: the exact marginal is invariant as the steps shrink, and bookkeeping is exact.
+
+Any step, however wrong, changes nothing as its size goes to zero, so the change of the moments is measured against the
+distance moved. For Langevin steps of size e on N(mu, v I) the second moment changes by e^2/v and the squared distance
+is 2 e in a dimension: the ratio vanishes with e. A step with too little or too much noise has a ratio that stays.
+
+Every draw is used with both signs, which removes the largest part of the statistical error. There are few dimensions
+and many draws, since a step size that follows the norms of the sample itself changes the law by 1/D in D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Schedule, Step
+from scoresde_core.sde import SDE
+from scoresde_core.steps import Corrector
+
+from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
+from .exact import Silent, Watched, gaussian, times_between
+from .samplers import steps_split_alike
+from .subject import Skip, Subject
+
+SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
+PAIRS, DIMENSIONS = 8192, 8
+FACTOR = 1000.0
+
+Moved = tuple[Tensor, Tensor]
+
+
+class _BothSigns:
+    """Noise of which the second half of the rows hears the first half's with the other sign."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.half = x[: len(x) // 2]
+
+    def __call__(self) -> Tensor:
+        z = torch.randn_like(self.half)
+        return torch.cat([z, -z])
+
+
+def _steps(sde: SDE) -> list[Step]:
+    """Steps at high, middle and low noise."""
+    schedule = Schedule(sde, times_between(sde, 40, last=0.1))
+    return [schedule[k] for k in (5, 20, 38)]
+
+
+def leaves_the_marginal(subject: Subject) -> None:
+    """With small steps, mean and variance of the exact marginal change by far less than the distance moved."""
+    data = gaussian(0.5, 0.5, (DIMENSIONS,))
+    for corrector, sde in pairs(subject):
+        small = corrector.shrunk(FACTOR)
+        for step in _steps(sde):
+            mean, variance = data.coordinate(step.now)
+            draws = torch.randn(PAIRS, DIMENSIONS, dtype=torch.float64)
+            # Standardised, so that the draws have the moments of the marginal exactly.
+            draws = (draws - draws.mean()) / draws.std(correction=0)
+            x = (mean + math.sqrt(variance) * draws).repeat(2, 1)
+            moved, _ = (small or corrector).correct(x, step, Watched(data), _BothSigns(x))
+            if small is None:
+                assert torch.equal(moved, x), "shrunk gives None, which means that no step is made, but correct moves x"
+            else:
+                _is_invariant(x - mean, moved - mean, math.sqrt(variance), step.now.t)
+
+
+def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
+    """The changes of mean and variance, a unit of squared distance, are 0 within 4 standard errors."""
+    distance = float((after - before).square().mean())
+    assert distance > 0, f"shrunk({FACTOR:g}) does not move the state at t = {t:.2g}"
+    changes = {"mean": (after - before) * std, "variance": after.square() - before.square()}
+    for name, change in changes.items():
+        # The two of a pair share their noise: their means are the independent values.
+        values = change.reshape(2, -1).mean(0) / distance
+        found, allowed = float(values.mean()), 4 * float(values.std()) / math.sqrt(values.numel())
+        assert abs(found) <= allowed, (
+            f"at t = {t:.2g} the {name} changes by {found:+.3f} of the squared distance moved in small steps, "
+            f"expected 0 within {allowed:.3f}: the marginal is not invariant"
+        )
+
+
+def shrinks_its_steps(subject: Subject) -> None:
+    """``shrunk(f)`` divides step sizes by f: the squared distance falls by f, to 10 %."""
+    smaller = [subject.component.shrunk(factor) for factor in (100.0, 400.0)]
+    if None in smaller:
+        raise Skip("its steps cannot be shrunk")
+    data = gaussian(0.5, 0.5, (DIMENSIONS,))
+    for sde in served(subject):
+        step = _steps(sde)[1]
+        x = step.now.alpha * data.sample(PAIRS).double() + step.now.sigma * torch.randn(PAIRS, DIMENSIONS).double()
+        moved = [small.correct(x, step, Watched(data), partial(torch.randn_like, x))[0] for small in smaller]
+        distances = [float((y - x).square().mean()) for y in moved]
+        found = distances[0] / max(distances[1], 1e-300)
+        assert abs(found / 4 - 1) <= 0.1, (
+            f"from shrunk(100) to shrunk(400) the squared distance falls by {found:.2f}, expected 4"
+        )
+
+
+def has_a_mean_without_noise(subject: Subject) -> None:
+    """The noise that is drawn after the last evaluation is in the state and not in the mean."""
+    found = False
+    for corrector, sde in pairs(subject):
+        step, x = _steps(sde)[1], torch.randn(4, 6, dtype=torch.float64)
+
+        def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Corrector = corrector) -> Moved:
+            return of.correct(x, step, model, noise)
+
+        found |= has_a_noise_free_mean(take, x, gaussian(event=(6,)))
+    if not found:
+        raise Skip("it draws no noise after its last evaluation")
+
+
+def counts_are_stable(subject: Subject) -> None:
+    """Every call evaluates the model equally often, through its counter."""
+    for corrector, sde in pairs(subject):
+        step, counts = _steps(sde)[1], []
+        for rows in (1, 7, 7):
+            model, x = Watched(gaussian(event=(3,))), torch.randn(rows, 3)
+            corrector.correct(x, step, model, partial(torch.randn_like, x))
+            assert model.calls == model.evaluations, (
+                f"correct ran the model {model.evaluations} times, but {model.calls} were counted"
+            )
+            counts.append(model.calls)
+        assert len(set(counts)) == 1, f"three calls evaluate the model {counts} times, expected equal numbers"
+
+
+def keeps_shape_and_dtype(subject: Subject) -> None:
+    """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
+    for corrector, sde in pairs(subject):
+        times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
+        for step in Schedule(sde, times).steps:
+            for shape, dtype in SHAPES:
+                x = torch.randn(shape, dtype=dtype)
+                kept = x.clone()
+                moved = corrector.correct(x, step, Watched(gaussian(event=shape[1:])), partial(torch.randn_like, x))
+                assert torch.equal(x, kept), "correct changed x in place"
+                are_like(x, moved, f"at t = {step.now.t:g}")
+
+
+def survives_a_silent_score(subject: Subject) -> None:
+    """A score of zero, as of a network before its training, leaves the state finite."""
+    for corrector, sde in pairs(subject):
+        x = torch.randn(4, 6)
+        moved = corrector.correct(x, _steps(sde)[1], Silent(), partial(torch.randn_like, x))
+        are_like(x, moved, "where the score is zero")
+
+
+def takes_a_time_per_row(subject: Subject) -> None:
+    """Decoupled, a step whose numbers are tensors of one value a row is what each row's own step gives."""
+    for coupled, sde in pairs(subject):
+        corrector, data = coupled.decoupled(), gaussian(event=(3, 2))
+        times = times_between(sde, 6)
+        schedules = [Schedule(sde, times[k : k + 2]) for k in range(4)]
+        x, z = torch.randn(2, 4, 3, 2, dtype=torch.float64)
+        found = corrector.correct(x, by_row(schedules, 2)[0], Watched(data), z.clone)
+        alone = [
+            corrector.correct(row, schedule[0], Watched(data), z.clone)
+            for row, z, schedule in zip(x.split(1), z.split(1), schedules, strict=True)
+        ]
+        are_close(found, alone, "with a time a row, compared with each row's own step")
+
+
+CHECKS = (
+    leaves_the_marginal,
+    shrinks_its_steps,
+    has_a_mean_without_noise,
+    counts_are_stable,
+    keeps_shape_and_dtype,
+    survives_a_silent_score,
+    takes_a_time_per_row,
+    steps_split_alike,
+)

@@ -1,0 +1,130 @@
+"""Data sets: the same events each time, of the shape that is told, whether they are loaded or opened one by one."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from scoresde_core.dataset import Dataset, Events, Split
+from scoresde_core.errors import FileError
+
+from .subject import Skip, Subject
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+LEVELS = {torch.uint8: 256, torch.int32: 65_536, torch.float32: None}
+"""The grey levels of events by their type."""
+MOST, MOST_QUICK = 100_000, 2_000
+"""Events of a split that are all loaded, where they are decoded one by one."""
+T = TypeVar("T")
+
+
+def _there(read: Callable[[], T]) -> T:
+    """What ``read`` gives; a data set whose files are not on this machine cannot be tried."""
+    try:
+        return read()
+    except FileError as error:
+        raise Skip(str(error)) from error
+
+
+def _opened(subject: Subject, split: Split) -> Events:
+    dataset: Dataset = subject.component
+    return subject.once(("open", split), lambda: _there(lambda: dataset.open(split)))
+
+
+def _loaded(subject: Subject, split: Split) -> Tensor:
+    """All events of a split; :class:`Skip` where decoding them would take long."""
+    events, most = _opened(subject, split), MOST if subject.full else MOST_QUICK
+    if not isinstance(events, Tensor) and len(events) > most:
+        raise Skip(f"its {split} split has {len(events)} events to decode, more than {most}")
+    dataset: Dataset = subject.component
+    return subject.once(("load", split), lambda: _there(lambda: dataset.load(split)))
+
+
+def tells_its_shape(subject: Subject) -> None:
+    """shape is a tuple of positive sizes."""
+    dataset: Dataset = subject.component
+    shape = _there(lambda: dataset.shape)
+    assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
+    assert all(isinstance(size, int) and size > 0 for size in shape), f"shape is {shape}, expected positive sizes"
+
+
+def has_events_of_its_shape(subject: Subject) -> None:
+    """Both splits have events of the shape: uint8 or, of 16 bits, int32 images, or finite float32."""
+    shape = _there(lambda: subject.component.shape)
+    for split in SPLITS:
+        events = _opened(subject, split)
+        assert len(events), f"the {split} split is empty"
+        for event in (events[0], events[len(events) - 1]):
+            assert tuple(event.shape) == shape, (
+                f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
+            )
+            assert event.dtype in LEVELS, f"events are {event.dtype}, expected uint8, int32 or float32"
+            assert bool(event.isfinite().all()), f"an event of {split} is not finite"
+
+
+def tells_its_levels(subject: Subject) -> None:
+    """levels, where they are told, are those of the events: 256, 65536 or None for floats."""
+    dataset: Dataset = subject.component
+    told = _there(lambda: dataset.levels)
+    for split in SPLITS:
+        events = _opened(subject, split)
+        for event in (events[0], events[len(events) - 1]):
+            levels = LEVELS[event.dtype]
+            assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"
+            inside = levels is None or 0 <= int(event.min()) <= int(event.max()) < levels
+            assert inside, f"an event of {split} has values from {int(event.min())} to {int(event.max())}"
+
+
+def opens_what_it_loads(subject: Subject) -> None:
+    """open gives the events of load, by their index, also after it was pickled."""
+    for split in SPLITS:
+        events, loaded = _opened(subject, split), _loaded(subject, split)
+        assert len(events) == len(loaded), f"open has {len(events)} events of {split}, load {len(loaded)}"
+        copy: Events = pickle.loads(pickle.dumps(events)) if len(loaded) <= MOST_QUICK else events
+        for k in sorted({0, len(loaded) // 2, len(loaded) - 1}):
+            assert torch.equal(copy[k], loaded[k]), f"event {k} of {split} is another one by open than by load"
+
+
+def repeats_itself(subject: Subject) -> None:
+    """load gives the same events in the same order every time."""
+    for split in SPLITS:
+        _loaded(subject, split)  # a reason to skip it, if there is one
+        first = subject.component.load(split)
+        torch.rand(1)  # another state of torch's generator
+        again = subject.component.load(split)
+        assert torch.equal(first, again), f"load gives other events of {split} the second time"
+
+
+def keeps_its_splits_apart(subject: Subject) -> None:
+    """At most half of the events of the test split are events of the train split as well."""
+    train = {event.numpy().tobytes() for event in _loaded(subject, "train")}
+    test = [event.numpy().tobytes() in train for event in _loaded(subject, "test")[:1000]]
+    assert sum(test) <= len(test) / 2, f"{sum(test)} of the first {len(test)} events of test are events of train"
+
+
+def knows_a_row_an_event(subject: Subject) -> None:
+    """What is known of a split has a row for each of its events; labels are whole numbers from 0."""
+    for split in SPLITS:
+        count = len(_opened(subject, split))
+        known = subject.component.known(split)
+        for name, values in known.items():
+            assert len(values) == count, f"known has {len(values)} {name} of {split}, which has {count} events"
+        labels = known.get("labels")
+        if labels is not None:
+            assert labels.dtype == torch.int64, f"labels are {labels.dtype}, expected torch.int64"
+            assert int(labels.min()) >= 0, f"labels begin at {int(labels.min())}, expected 0"
+
+
+CHECKS = (
+    tells_its_shape,
+    has_events_of_its_shape,
+    tells_its_levels,
+    opens_what_it_loads,
+    repeats_itself,
+    keeps_its_splits_apart,
+    knows_a_row_an_event,
+)

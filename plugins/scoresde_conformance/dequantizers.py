@@ -1,0 +1,99 @@
+r"""Dequantizers: the noise stays in the cell of its integer, and the density that is told is its own.
+
+For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the integral of h over the cube: 1, 1/2 and
+1/3 for h = 1, u_i and u_i^2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scoresde_core.dequantizer import Dequantizer
+from scoresde_core.errors import FileError
+
+from .exact import is_zero
+from .subject import Skip, Subject
+
+SHAPES = ((1, 1, 2), (1, 2, 2), (1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32))
+ROWS, DRAWS = 6, 4000
+
+
+def _shape(subject: Subject) -> tuple[int, ...]:
+    """The smallest image shape that the dequantizer takes."""
+    return subject.once("shape", lambda: _find_shape(subject.component))
+
+
+def _find_shape(dequantizer: Dequantizer) -> tuple[int, ...]:
+    reasons = []
+    for shape in SHAPES:
+        try:
+            dequantizer.dequantize(_images(shape, 2), lambda shape=shape: torch.zeros(2, *shape))  # type: ignore[misc]
+            return shape
+        except (FileError, ValueError) as error:
+            reasons.append(str(error))
+    raise Skip(f"it refuses images of every shape tried: {reasons[0]}")
+
+
+def _images(shape: tuple[int, ...], rows: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (rows, *shape), dtype=torch.uint8, generator=generator)
+    images[0], images[-1] = 0, 255
+    return images
+
+
+def _dequantized(subject: Subject, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """u, like the noise, and log q (B,)."""
+    dequantizer: Dequantizer = subject.component
+    kept = images.clone()
+    values, log_q = dequantizer.dequantize(images, noise.clone)
+    assert torch.equal(images, kept), "dequantize changed the images in place"
+    assert values.shape == images.shape, f"dequantize gives {tuple(values.shape)} for images {tuple(images.shape)}"
+    assert values.is_floating_point(), f"dequantize gives {values.dtype}, expected floats"
+    assert log_q.shape == (len(images),), f"log q has shape {tuple(log_q.shape)}, expected {(len(images),)}"
+    assert bool(log_q.isfinite().all()), "log q is not finite"
+    return values.double() - images.double(), log_q.double()
+
+
+@torch.no_grad()
+def stays_in_the_cell(subject: Subject) -> None:
+    """images + u has u in [0, 1): rounding down gives the images back."""
+    shape = _shape(subject)
+    for dtype in (torch.float32, torch.float64):
+        for scale in (1.0, 4.0):
+            u, _ = _dequantized(subject, _images(shape, ROWS), scale * torch.randn(ROWS, *shape, dtype=dtype))
+            lowest, highest = float(u.min()), float(u.max())
+            assert 0 <= lowest <= highest < 1, f"u lies between {lowest:.6g} and {highest:.6g}, expected in [0, 1)"
+
+
+@torch.no_grad()
+def tells_its_density(subject: Subject) -> None:
+    """E[h(u) / q(u)] is the integral of h over the unit cube, for h = 1, u and u^2, within 4 standard errors."""
+    shape = _shape(subject)
+    images = _images(shape, 1).expand(DRAWS, *shape)
+    u, log_q = _dequantized(subject, images.contiguous(), torch.randn(DRAWS, *shape))
+    weight = (-log_q).exp()
+    is_zero(weight - 1, "1 / q, averaged over u of density q, from 1,")
+    first = u.flatten(1)[:, 0]
+    is_zero(weight * first - 0.5, "u / q, averaged over u of density q, from 1/2,")
+    is_zero(weight * first.square() - 1 / 3, "u^2 / q, averaged over u of density q, from 1/3,")
+
+
+@torch.no_grad()
+def treats_every_row_by_itself(subject: Subject) -> None:
+    """An image's noise and density are the same alone and among others, and follow the noise that is handed in."""
+    shape = _shape(subject)
+    images, noise = _images(shape, ROWS), torch.randn(ROWS, *shape)
+    u, log_q = _dequantized(subject, images, noise)
+    rows = [_dequantized(subject, images[k : k + 1], noise[k : k + 1]) for k in range(ROWS)]
+    gap = float((u - torch.cat([row for row, _ in rows])).abs().max())
+    assert gap <= 1e-3, f"u of an image alone and among others differs by {gap:.2g}"
+    gap = float((log_q - torch.cat([row for _, row in rows])).abs().max())
+    assert gap <= 1e-3 * (1 + float(log_q.abs().max())), (
+        f"log q of an image alone and among others differs by {gap:.2g}"
+    )
+    other, _ = _dequantized(subject, images, torch.randn(ROWS, *shape))
+    assert not torch.equal(u, other), "other noise gives the same u"
+
+
+CHECKS = (stays_in_the_cell, tells_its_density, treats_every_row_by_itself)

@@ -1,0 +1,337 @@
+"""Evaluators: exact samples score as the floor says, worse samples score worse, and errors are those of the values.
+
+A standard error is what the value scatters by from one set of samples to the next, so it is held against the scatter
+of a number of sets. With K of them the standard deviation found has a relative error of 1 / sqrt(2 (K - 1)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from math import prod
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.estimate import Estimate
+from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.extractor import Features
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import Level
+from scoresde_core.target import Target
+from scoresde_run.results.certainty import difference, quantile
+
+from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched, gaussian
+from .subject import Skip, Subject
+
+SIZE, FEW = 512, 128
+"""Samples of small events, and of events of more than 16 dimensions."""
+SHIFTS = (0.5, 1.0, 4.0)
+FACTORS = (1.25, 1.5, 2.0)
+SETS = 16
+"""Sets of samples for the scatter of a value."""
+CHANCE = 6.3e-5
+"""Of a normal value beyond 4 standard deviations."""
+TOO_LARGE = 2.0
+"""Errors may be too large by this: many are by the square root of 2 where samples are exact, and some by more."""
+TOO_SMALL = 1.2
+SCALED = 3.0
+
+
+def _target(subject: Subject) -> Target:
+    """The first target that the evaluator can use: the suite's own two, then its counterparts by dimension."""
+    subject.trying, target = subject.once("target", lambda: _find_target(subject))
+    return target
+
+
+def _find_target(subject: Subject) -> tuple[str, Target]:
+    """The target, and the evaluator with it in words."""
+    evaluator: Evaluator = subject.component
+    candidates: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
+    candidates.append(("the suite's own mixture", Mixture()))
+    partners = sorted(subject.partners("targets"), key=lambda partner: prod(partner[1].shape))
+    candidates += [(f"target {name}", target) for name, target in partners]
+    reasons = []
+    for label, target in candidates:
+        subject.trying = f"{subject.name} on {label}"
+        reason = evaluator.skip(_evidence(target, _draws(target)))
+        if reason is None:
+            return subject.trying, target
+        reasons.append(reason)
+    raise Skip(f"it refuses every target: {reasons[0]}")
+
+
+def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
+    """Samples with all that an evaluator may ask for."""
+    model = model or Watched(target)
+    return Evidence(samples, seed, target=target, sde=ConstantRateSDE(), model=model, sampler=FlowSampler())
+
+
+class _Scaled(Watched):
+    """A score that is too large by a factor."""
+
+    def __init__(self, target: Target, factor: float) -> None:
+        super().__init__(target)
+        self.factor = factor
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The factor times the target's score."""
+        return self.factor * super().evaluate(x, level)
+
+
+def _metrics(subject: Subject, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
+    evaluator: Evaluator = subject.component
+    kept = samples.clone()
+    metrics = evaluator.evaluate(_evidence(target, samples, seed))
+    assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
+    assert metrics, "evaluate gave no metric"
+    return metrics
+
+
+def _draws(target: Target, n: int | None = None) -> Tensor:
+    """Exact samples, of a seed that no reference uses."""
+    return target.sample(n or (SIZE if prod(target.shape) <= 16 else FEW), seed=987_654)
+
+
+def _at_exact(subject: Subject) -> list[Metric]:
+    """The metrics of exact samples and the exact model."""
+    target = _target(subject)
+    return subject.once("exact", lambda: _metrics(subject, target, _draws(target)))
+
+
+def _estimate(metric: Metric) -> Estimate:
+    return Estimate(metric.value, metric.stderr, metric.df)
+
+
+def _allowed(one: Estimate, other: Estimate) -> float:
+    """What two estimates of the same may differ by: 4 standard errors, more where these are known less well."""
+    gap = difference(one, other)
+    return quantile(CHANCE, gap.df) * gap.stderr if gap.stderr else 0.0
+
+
+def _badness(metric: Metric) -> float:
+    return {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
+
+
+def describes_its_metrics(subject: Subject) -> None:
+    """Every metric has a name of its own, a finite value, a standard error and a direction."""
+    metrics = _at_exact(subject)
+    names = [metric.name for metric in metrics]
+    assert all(names), f"a metric has no name among {names}"
+    assert len(set(names)) == len(names), f"metrics share names: {names}"
+    for metric in metrics:
+        assert math.isfinite(metric.value), f"{metric.name} of exact samples is {metric.value}"
+        assert metric.stderr >= 0, f"the stderr of {metric.name} is {metric.stderr}"
+        assert metric.better in ("lower", "higher", "zero"), f"{metric.name} is better where it is {metric.better!r}"
+        assert (metric.floor is None) == (metric.floor_stderr is None), (
+            f"{metric.name} has a floor without floor_stderr"
+        )
+
+
+def exact_samples_score_the_floor(subject: Subject) -> None:
+    """Exact samples are within 4 standard errors of the floor."""
+    tried = False
+    for metric in _at_exact(subject):
+        if metric.floor is None or metric.floor_stderr is None:
+            continue
+        tried = True
+        floor = Estimate(metric.floor, metric.floor_stderr, metric.floor_df)
+        allowed = _allowed(_estimate(metric), floor)
+        assert abs(metric.value - metric.floor) <= allowed + 1e-12, (
+            f"{metric.name} of exact samples is {metric.value:.4g}, expected the floor, {metric.floor:.4g}, "
+            f"within {allowed:.2g}"
+        )
+    if not tried:
+        raise Skip("none of its metrics has a floor")
+
+
+def _series(subject: Subject) -> dict[str, list[Metric]]:
+    """Metrics by name: of exact evidence, then of worse and worse evidence."""
+
+    def compute() -> dict[str, list[Metric]]:
+        target, evaluator = _target(subject), subject.component
+        if evaluator.judges == "samples":
+            mean, covariance = target.moments()
+            spread = float(covariance.trace() / len(mean)) ** 0.5
+            worse = [_metrics(subject, target, _draws(target) + shift * spread) for shift in SHIFTS]
+        else:
+            models = [_Scaled(target, factor) for factor in FACTORS]
+            worse = [evaluator.evaluate(_evidence(target, _draws(target), model=model)) for model in models]
+        found: dict[str, list[Metric]] = {}
+        for metric in (*_at_exact(subject), *(metric for metrics in worse for metric in metrics)):
+            found.setdefault(metric.name, []).append(metric)
+        return found
+
+    return subject.once("series", compute)
+
+
+def worse_evidence_scores_worse(subject: Subject) -> None:
+    """Samples moved by 1/2, 1 and 4 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
+
+    Within 4 standard errors; by one of the metrics at least the worst is worse than the truth by as much.
+    """
+    told_apart, all_told = False, []
+    how = {
+        "samples": "samples moved by 0, 1/2, 1 and 4 standard deviations",
+        "model": "scores times 1, 1.25, 1.5 and 2",
+    }[subject.component.judges]
+    for name, metrics in _series(subject).items():
+        told = f"{name} of {how} is {', '.join(f'{m.value:.3g} +- {m.stderr:.1g}' for m in metrics)}"
+        for one, other in pairwise(metrics):
+            chance = _allowed(_estimate(one), _estimate(other))
+            assert _badness(other) >= _badness(one) - chance, f"{told}, expected worse and worse values"
+        chance = _allowed(_estimate(metrics[0]), _estimate(metrics[-1]))
+        told_apart |= _badness(metrics[-1]) > _badness(metrics[0]) + chance
+        all_told.append(f"{told}: better is {metrics[0].better!r}")
+    assert told_apart, "; ".join(all_told)
+
+
+def _repeats(subject: Subject) -> dict[str, list[Metric]]:
+    """Metrics by name, of independent sets of samples that are off by half a standard deviation, with other seeds."""
+
+    def compute() -> dict[str, list[Metric]]:
+        target, found = _target(subject), dict[str, list[Metric]]()
+        mean, covariance = target.moments()
+        shift = 0.5 * float(covariance.trace() / len(mean)) ** 0.5
+        for k in range(SETS):
+            for metric in _metrics(subject, target, target.sample(FEW, seed=7_000 + k) + shift, seed=k):
+                found.setdefault(metric.name, []).append(metric)
+        return found
+
+    return subject.once("repeats", compute)
+
+
+def errors_are_the_scatter(subject: Subject) -> None:
+    """Over independent sets of samples and seeds, values and floors scatter by their standard errors."""
+    if subject.component.judges == "model" and not subject.full:
+        raise Skip("the full level alone repeats the judgement of a model")
+    for name, metrics in _repeats(subject).items():
+        pairs = {"": [(metric.value, metric.stderr) for metric in metrics]}
+        if metrics[0].floor is not None:
+            pairs["the floor of "] = [(metric.floor or 0.0, metric.floor_stderr or 0.0) for metric in metrics]
+        for what, found in pairs.items():
+            values, errors = torch.tensor(found, dtype=torch.float64).T
+            scatter, error = float(values.std()), float(errors.square().mean().sqrt())
+            chance = math.exp(4 / math.sqrt(2 * (len(found) - 1)))
+            rounding = 1e-6 * float(values.abs().max())
+            told = f"{len(found)} values of {what}{name} scatter by {scatter:.3g}, but their stderr is {error:.3g}"
+            assert scatter <= TOO_SMALL * chance * error + rounding, told
+            assert error <= TOO_LARGE * chance * scatter + rounding, told
+
+
+def zero_is_the_truth(subject: Subject) -> None:
+    """A metric that is best at zero is zero for exact samples or the exact model, within its errors."""
+    tried = False
+    for name, metrics in _series(subject).items():
+        if metrics[0].better != "zero":
+            continue
+        tried = True
+        has_floor = metrics[0].floor is not None
+        floors = [metric.floor for metric in _repeats(subject)[name]] if has_floor else []
+        if floors:
+            values = torch.tensor(floors, dtype=torch.float64)
+            found, error = float(values.mean()), float(values.std()) / math.sqrt(len(floors))
+        else:
+            found, error = metrics[0].value, metrics[0].stderr
+        allowed = 5 * error + 1e-3 * abs(metrics[1].value)
+        assert abs(found) <= allowed, (
+            f"better is 'zero', but {name} of the truth is {found:.4g}, expected 0 within {allowed:.2g}"
+        )
+    if not tried:
+        raise Skip("none of its metrics is best at zero")
+
+
+def values_have_their_unit(subject: Subject) -> None:
+    """With the target and the samples three times as large, data units are three times as many, and nats stay."""
+    target, tried = _target(subject), False
+    if subject.component.judges != "samples" or not isinstance(target, Mixture):
+        raise Skip("it judges the model, or refuses the targets that the suite can scale")
+    larger = attrs.evolve(target, means=tuple(SCALED * mean for mean in target.means), std=SCALED * target.std)
+    samples = _draws(target) + 0.5 * target.std
+    before, after = _metrics(subject, target, samples), _metrics(subject, larger, SCALED * samples)
+    for one, other in zip(before, after, strict=True):
+        factor = {"data units": SCALED, "nats": 1.0, "bits/dim": 1.0}.get(one.unit)
+        if factor is not None:
+            tried = True
+            expected = factor * one.value
+            assert math.isclose(other.value, expected, rel_tol=1e-3), (
+                f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} where the target and the samples are "
+                f"{SCALED:g} times as large, expected {expected:.5g}"
+            )
+    if not tried:
+        raise Skip("its unit is neither data units nor nats nor bits/dim")
+
+
+def repeats_with_the_seed(subject: Subject) -> None:
+    """The same samples and seed give the same value; the samples are left as they were."""
+    target = _target(subject)
+    first, again = ([m.value for m in _metrics(subject, target, _draws(target, FEW), seed=4)] for _ in range(2))
+    assert first == again, f"evaluate gives {first} and then {again} for the same samples and seed"
+
+
+class _Read:
+    """Batches that remember whether somebody looked at them."""
+
+    def __init__(self, batches: list[Features]) -> None:
+        self.batches, self.read = batches, False
+
+    def __iter__(self) -> Iterator[Features]:
+        self.read = True
+        return iter(self.batches)
+
+
+def tells_what_it_reads(subject: Subject) -> None:
+    """It says what it reads and depends on without a look at samples; other batches of features give the same value."""
+    evaluator, target = subject.component, _target(subject)
+    samples = _draws(target, FEW)
+    evidence, blank = _evidence(target, samples), _evidence(target, torch.zeros_like(samples))
+    pairs = list(evaluator.reads(evidence))
+    assert pairs == list(evaluator.reads(blank)), "reads depends on the samples, which are not drawn when it is asked"
+    one, other = repr(evaluator.depends_on(evidence)), repr(evaluator.depends_on(blank))
+    assert one == other, "depends_on depends on the samples, which are not drawn when it is asked"
+    if not pairs:
+        return
+    given = {}
+    for extraction, events in pairs:
+        in_thirds = attrs.evolve(extraction, batch_size=-(-events.size // 3))
+        batches = list(in_thirds(events.load(), samples.device))
+        given[extraction, events] = evidence.once((extraction, events), partial(_Read, batches))
+    found = evaluator.evaluate(evidence)
+    unread = [events.label for (_, events), made in given.items() if not made.read]
+    assert not unread, f"evaluate does not read the features of {unread[0]}, which reads names"
+    for metric, expected in zip(found, _metrics(subject, target, samples), strict=True):
+        off = abs(metric.value - expected.value)
+        assert off <= 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0), (
+            f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} where its features come in three batches"
+        )
+
+
+def survives_nan(subject: Subject) -> None:
+    """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
+    target = _target(subject)
+    if subject.component.judges == "model":
+        judged = _evidence(target, _draws(target, FEW), model=_Scaled(target, math.nan))
+        for metric in subject.component.evaluate(judged):
+            assert not math.isfinite(metric.value), f"{metric.name} of a score of NaN is {metric.value:.4g}"
+        return
+    for fill in (math.nan, math.inf):
+        samples = _draws(target, FEW)
+        samples[0] = fill
+        for metric in _metrics(subject, target, samples):
+            assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
+
+
+CHECKS = (
+    describes_its_metrics,
+    exact_samples_score_the_floor,
+    worse_evidence_scores_worse,
+    errors_are_the_scatter,
+    zero_is_the_truth,
+    values_have_their_unit,
+    repeats_with_the_seed,
+    tells_what_it_reads,
+    survives_nan,
+)

@@ -1,0 +1,278 @@
+r"""The truth that the suite holds components against: a distribution in closed form, two SDEs, and steps and loops.
+
+Written from the formulas alone, and never from a plugin's code. For data ``x_0 ~ sum_k w_k N(m_k, s^2 I)`` and
+``x = alpha x_0 + sigma eps``, with ``v = alpha^2 s^2 + sigma^2`` and ``r_k`` the posterior probabilities,
+
+    p(x) = sum_k w_k N(x; alpha m_k, v I),        score(x) = (alpha sum_k r_k(x) m_k - x) / v
+
+:class:`Watched` is the score model of these: it counts what is evaluated beside the counter of the contract.
+"""
+
+from __future__ import annotations
+
+import math
+from math import prod
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.estimate import Estimate
+from scoresde_core.noise import Draw, Noise
+from scoresde_core.sampler import Observer, Sampler
+from scoresde_core.schedule import Schedule, Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import DATA, SDE, Level
+from scoresde_core.steps import Corrector, Predictor
+from scoresde_core.target import Target
+
+
+@attrs.frozen
+class ConstantRateSDE(SDE):
+    """dx = -b x / 2 dt + sqrt(b) dw: alpha, sigma and their inverse, the rest as the contract derives it."""
+
+    rate: float = param(12.0, "b")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """e^{-b t / 2}."""
+        return torch.exp(-0.5 * self.rate * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sqrt(1 - e^{-b t})."""
+        return torch.sqrt(-torch.expm1(-self.rate * t))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """(sigma / alpha)^2 = e^{b t} - 1, inverted: by bisection it would be the slowest part of many a step."""
+        t = torch.log1p((2 * log_noise_ratio.double()).exp()) / self.rate
+        return t.clamp(t_min or self.t_min, 1)
+
+
+@attrs.frozen
+class GrowingSDE(SDE):
+    """dx = sigma(t) sqrt(2 log r) dw with sigma(t) = sigma_0 r^t: the signal keeps its scale, the noise explodes."""
+
+    smallest: float = param(0.05, "sigma_0")
+    ratio: float = param(400.0, "r")
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_0 r^t."""
+        return self.smallest * torch.exp(t * math.log(self.ratio))
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """log(sigma / sigma_0) / log r."""
+        t = (log_noise_ratio.double() - math.log(self.smallest)) / math.log(self.ratio)
+        return t.clamp(t_min or self.t_min, 1)
+
+
+@attrs.frozen
+class Mixture(Target):
+    """``means`` (K,) are those of every coordinate of a component: its mean is m_k (1, 1, ..., 1)."""
+
+    weights: tuple[float, ...] = (0.3, 0.7)
+    means: tuple[float, ...] = (-1.0, 1.0)
+    std: float = 0.3
+    event: tuple[int, ...] = (2,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event's."""
+        return self.event
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Exact draws."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
+        means = torch.tensor(self.means)[chosen].reshape(n, *[1] * len(self.event))
+        return means + self.std * torch.randn(n, *self.event, generator=generator)
+
+    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """log p."""
+        logits, variance = self._logits(x, level)
+        return torch.logsumexp(logits, 1) - 0.5 * prod(self.event) * torch.log(2 * math.pi * variance)
+
+    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+        """grad log p."""
+        logits, variance = self._logits(x, level)
+        centre = logits.softmax(1) @ x.new_tensor(self.means)
+        column = (-1, *[1] * (x.ndim - 1))
+        score: Tensor = (level.alpha * centre.reshape(column) - x) / variance.reshape(column)
+        return score
+
+    def entropy(self) -> Estimate:
+        """By many draws."""
+        surprise = -self.log_prob(self.sample(2**15, seed=1).double())
+        return Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(len(surprise)))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and covariance."""
+        size = prod(self.event)
+        weights, means = torch.tensor(self.weights).double(), torch.tensor(self.means).double()
+        mean = (weights * means).sum()
+        spread = (weights * (means - mean).square()).sum()
+        return mean.expand(size), self.std**2 * torch.eye(size, dtype=torch.float64) + spread
+
+    def modes(self) -> Tensor | None:
+        """The weights; a single Gaussian has no components."""
+        return torch.tensor(self.weights, dtype=torch.float64) if len(self.weights) > 1 else None
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """r_k of clean data."""
+        return self._logits(x, DATA)[0].softmax(1)
+
+    def coordinate(self, level: Level) -> tuple[float, float]:
+        """Mean and variance of one coordinate at a level of floats."""
+        mean, covariance = self.moments()
+        return level.alpha * float(mean[0]), level.alpha**2 * float(covariance[0, 0]) + level.sigma**2
+
+    def _logits(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """log w_k - |x - alpha m_k|^2 / 2v, (B, K), and v (B,) or ()."""
+        alpha, sigma = (
+            torch.as_tensor(value, dtype=x.dtype, device=x.device).flatten() for value in (level.alpha, level.sigma)
+        )
+        variance = alpha**2 * self.std**2 + sigma**2
+        centres = alpha.unsqueeze(1) * x.new_tensor(self.means)
+        distances = (x.flatten(1).unsqueeze(1) - centres.unsqueeze(2)).square().sum(2)
+        return x.new_tensor(self.weights).log() - distances / (2 * variance.unsqueeze(1)), variance
+
+
+def gaussian(mean: float = 0.5, std: float = 0.5, event: tuple[int, ...] = (1,)) -> Mixture:
+    """N(mean, std^2 I), whose score is affine."""
+    return Mixture((1.0,), (mean,), std, event)
+
+
+class Watched(ScoreModel):
+    """The exact score of a target, with counts of its own: the contract's counter may be walked around."""
+
+    def __init__(self, target: Any) -> None:
+        self.target, self.evaluations, self.evaluated = target, 0, 0
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """The target's score."""
+        self.evaluations += 1
+        self.evaluated += len(x)
+        score: Tensor = self.target.score(x, level)
+        return score
+
+
+@attrs.frozen
+class FlowSampler(Sampler):
+    """Euler steps of the probability flow, evenly spaced in log(sigma / alpha), and a denoised end."""
+
+    steps: int = param(100, "number of steps")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """dx = (f x - g^2 score / 2) dt."""
+        schedule = Schedule(sde, times_between(sde, self.steps, last=0.0))
+        for step in schedule.steps:
+            x = x - (step.drift_rate * x - 0.5 * step.diffusion**2 * model.score(x, step.now)) * step.dt
+        return model.denoised(x, schedule[-1].next)
+
+
+@attrs.frozen
+class PlainPredictor(Predictor):
+    """Euler-Maruyama on the reverse SDE."""
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x - (f x - g^2 score) dt + g sqrt(dt) z."""
+        mean = x - (step.drift_rate * x - step.diffusion**2 * model.score(x, step.now)) * step.dt
+        return mean + step.diffusion * step.dt**0.5 * noise(), mean
+
+
+@attrs.frozen
+class PlainCorrector(Corrector):
+    """A Langevin step of a tenth of the variance of unit-variance data."""
+
+    size: float = param(0.1, "step size over alpha^2 + sigma^2")
+
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x + e score + sqrt(2 e) z."""
+        size = self.size * (step.now.alpha**2 + step.now.sigma**2)
+        mean = x + size * model.score(x, step.now)
+        return mean + (2 * size) ** 0.5 * noise(), mean
+
+
+@attrs.frozen
+class StillCorrector(Corrector):
+    """Leaves the state alone."""
+
+    idle = True
+
+    def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """x."""
+        return x, x
+
+
+@attrs.frozen
+class PlainSampler(Sampler):
+    """A corrector and a predictor at each of evenly spaced times from 1 to t_min, and the mean of the last step."""
+
+    predictor: Predictor = param(PlainPredictor(), "reverse-time step")
+    corrector: Corrector = param(StillCorrector(), "MCMC at each level")
+    steps: int = param(6, "number of steps")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """The loop."""
+        times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
+        mean = x
+        for k, step in enumerate(Schedule(sde, times).steps):
+            x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
+            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            if observe is not None:
+                observe(k + 1, self.steps, x)
+        return mean
+
+    def skip(self, sde: SDE) -> str | None:
+        """What the predictor or the corrector refuses."""
+        return self.predictor.skip(sde) or self.corrector.skip(sde)
+
+    def decoupled(self) -> PlainSampler:
+        """With the decoupled corrector."""
+        return attrs.evolve(self, corrector=self.corrector.decoupled())
+
+
+class Silent(ScoreModel):
+    """A score of zero everywhere, as a network has it before its training."""
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """0."""
+        return torch.zeros_like(x)
+
+
+def directions_of(target: Target, count: int = 8) -> Tensor:
+    """(count, D) random unit vectors, float64: the moments of all coordinates at once."""
+    return torch.nn.functional.normalize(torch.randn(count, prod(target.shape), dtype=torch.float64))
+
+
+def is_zero(values: Tensor, what: str) -> None:
+    """The mean of independent values (n,) is 0 within 4 standard errors, or to rounding where all are the same."""
+    error = float(values.std()) / math.sqrt(len(values))
+    found = float(values.mean())
+    assert abs(found) <= 4 * error + 1e-12, f"{what} is off by {found:+.4g}, with a standard error of {error:.2g}"
+
+
+def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
+    """(steps + 1,) times from 1 down to where sigma / alpha is ``last`` or least, evenly spaced in its logarithm.
+
+    A smooth grid on which an SDE with a wide range of noise is as well resolved as one without.
+    """
+    ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64)
+    first, lowest = _log_ratio(sde, ends).tolist()
+    wanted = torch.linspace(first, max(math.log(last) if last else lowest, lowest), steps + 1, dtype=torch.float64)
+    low, high = torch.full_like(wanted, math.log(sde.t_min)), torch.zeros_like(wanted)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above = _log_ratio(sde, middle.exp()) > wanted
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    times = (0.5 * (low + high)).exp()
+    times[0] = 1.0
+    return times
+
+
+def _log_ratio(sde: SDE, t: Tensor) -> Tensor:
+    return sde.sigma(t).log() - sde.alpha(t).log()

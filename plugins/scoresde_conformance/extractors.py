@@ -1,0 +1,108 @@
+"""Extractors: every event has its features, whatever its batch, and they are described by plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from scoresde_core.components import parameters
+from scoresde_core.errors import FileError, UsageError
+from scoresde_core.extractor import Extractor, Features
+
+from .subject import Skip, Subject
+
+SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
+
+
+def _shape(extractor: Extractor) -> tuple[int, ...]:
+    found = [shape for shape in SHAPES if extractor.skip(shape) is None]
+    if not found:
+        raise Skip(f"it reads none of the shapes {', '.join(map(str, SHAPES))}")
+    return found[0]
+
+
+def _opened(subject: Subject) -> tuple[Callable[[Tensor], Features], Tensor]:
+    """Ready to be called, and five events; an extractor without its weights cannot be tried."""
+    extractor: Extractor = subject.component
+    try:
+        extract = extractor.load(torch.device("cpu"))
+    except FileError as error:
+        raise Skip(str(error)) from error
+    events = torch.randint(0, 256, (5, *_shape(extractor)), dtype=torch.uint8)
+    return extract, events if extractor.images else events / 127.5 - 1
+
+
+def says_what_it_reads(subject: Subject) -> None:
+    """It has a name, and gives a reason in words for every shape that it refuses."""
+    extractor: Extractor = subject.component
+    assert extractor.name, "it has no name, which the metrics on its features are called by"
+    for shape in SHAPES:
+        reason = extractor.skip(shape)
+        assert reason is None or reason.strip(), f"it refuses events of shape {shape} without a reason"
+
+
+def gives_a_row_for_every_event(subject: Subject) -> None:
+    """Features are finite float32 (B, D), and logits, where there are any, (B, K)."""
+    extract, events = _opened(subject)
+    found = extract(events)
+    for what, values in (("features", found.pooled), ("logits", found.logits)):
+        if values is not None:
+            assert values.ndim == 2, f"the {what} have shape {tuple(values.shape)}, expected (5, D)"
+            assert len(values) == len(events), f"{len(events)} events have {len(values)} rows of {what}"
+            assert values.dtype == torch.float32, f"the {what} are {values.dtype}, expected torch.float32"
+            assert bool(values.isfinite().all()), f"the {what} are not all finite"
+
+
+def does_not_depend_on_the_batch(subject: Subject) -> None:
+    """An event has the same features alone and among others, up to rounding."""
+    extract, events = _opened(subject)
+    together, alone = extract(events).pooled, torch.cat([extract(event[None]).pooled for event in events])
+    off = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
+    assert off < 1e-4, f"features of an event alone and in a batch differ by {off:.1e} of the largest"
+
+
+def is_described_by_plain_data(subject: Subject) -> None:
+    """Its protocol is JSON and names it."""
+    _opened(subject)
+    protocol = dict(subject.component.protocol())
+    assert json.loads(json.dumps(protocol)) == protocol, f"the protocol {protocol} is no plain data"
+    assert protocol.get("extractor"), f"the protocol {protocol} does not say 'extractor'"
+
+
+def _others(subject: Subject) -> Iterator[tuple[str, Extractor]]:
+    """Its variants, and one for each parameter that is a number, with another number."""
+    yield from subject.variants()[1:]
+    for parameter in parameters(subject.cls):
+        value = getattr(subject.component, parameter.name)
+        if parameter.type in (int, float) and parameter.name not in subject.params:
+            with suppress(UsageError):
+                change = {parameter.name: 2 * value + 1}
+                yield f"{subject.name}[{parameter.name}={2 * value + 1}]", subject.build(**change)
+
+
+def protocol_tells_parameters(subject: Subject) -> None:
+    """Where another value of a parameter gives other features, it gives another protocol."""
+    extract, events = _opened(subject)
+    own = extract(events).pooled
+    for label, other in _others(subject):
+        if dict(other.protocol()) != dict(subject.component.protocol()):
+            continue
+        try:
+            found = other.load(torch.device("cpu"))(events).pooled
+        except FileError:  # weights that are not here
+            continue
+        same = found.shape == own.shape and torch.allclose(found, own, rtol=1e-5, atol=1e-7)
+        assert same, f"{label} gives other features than {subject.name}, and their protocols are the same"
+
+
+CHECKS = (
+    says_what_it_reads,
+    gives_a_row_for_every_event,
+    does_not_depend_on_the_batch,
+    is_described_by_plain_data,
+    protocol_tells_parameters,
+)

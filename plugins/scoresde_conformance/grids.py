@@ -1,0 +1,67 @@
+"""Grids: N + 1 times, from the prior at 1 through the SDE's smallest time to clean data at 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from scoresde_core.schedule import Grid
+from scoresde_core.sde import SDE
+
+from .counterparts import sdes
+from .subject import Subject
+
+COUNTS = (1, 2, 3, 10, 100)
+
+
+def _tried(subject: Subject) -> Iterator[tuple[Grid, SDE, int]]:
+    """The grid with every SDE and several numbers of steps; it costs next to nothing."""
+    for label, sde in sdes(subject):
+        for steps in COUNTS:
+            subject.trying = f"{subject.name} of {steps} steps under {label}"
+            yield subject.component, sde, steps
+    subject.trying = ""
+
+
+def runs_from_one_to_zero(subject: Subject) -> None:
+    """The first time is 1, the last 0, and the last but one the SDE's t_min."""
+    for grid, sde, steps in _tried(subject):
+        times = grid.times(sde, steps)
+        assert len(times) == steps + 1, f"there are {len(times)} times, expected {steps + 1}"
+        ends = [float(times[0]), float(times[-1])]
+        assert ends == [1.0, 0.0], f"the first and the last of times are {ends}, expected [1, 0]"
+        if steps > 1:
+            found = float(times[-2])
+            assert found == sde.t_min, f"the last but one of times is {found}, expected t_min = {sde.t_min}"
+
+
+def decreases(subject: Subject) -> None:
+    """Every time is below the one before it."""
+    for grid, sde, steps in _tried(subject):
+        gaps = grid.times(sde, steps).diff()
+        assert bool((gaps < 0).all()), f"times do not fall: one is {float(gaps.max()):+g} from the one before it"
+
+
+def is_float64_on_the_cpu(subject: Subject) -> None:
+    """Times are float64 on the CPU, whatever the device of the run."""
+    for grid, sde, steps in _tried(subject):
+        times = grid.times(sde, steps)
+        found = (times.dtype, times.device.type)
+        assert found == (torch.float64, "cpu"), f"times are {found}, expected torch.float64 on the CPU"
+
+
+def refuses_no_steps(subject: Subject) -> None:
+    """Zero and negative step counts are a ValueError that names the number."""
+    sde = sdes(subject)[0][1]
+    for steps in (0, -3):
+        message = ""
+        try:
+            subject.component.times(sde, steps)
+        except ValueError as error:
+            message = str(error) or "no message"
+        assert message, f"times accepts {steps} steps, expected a ValueError"
+        assert str(steps) in message, f"the ValueError for {steps} steps does not name the number: {message}"
+
+
+CHECKS = (runs_from_one_to_zero, decreases, is_float64_on_the_cpu, refuses_no_steps)

@@ -1,0 +1,271 @@
+r"""Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping.
+
+With an affine score every linear solver is an affine map of the start and of its noises, so one run tells its law: row
+0 starts at 0 and row 1 at 1, both without noise, and every further row hears a single one of the noises. From N(m, v)
+at t = 1 the state at the end is normal with mean ``b + a m`` and variance ``a^2 v + sum_k c_k^2``: no sample is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.noise import Draw
+from scoresde_core.schedule import Schedule, Step
+from scoresde_core.sde import SDE, Level
+from scoresde_core.steps import Predictor
+
+from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs
+from .exact import Mixture, Watched, gaussian, times_between
+from .samplers import steps_split_alike
+from .subject import Skip, Subject
+
+COUNTS = (48, 96, 192)
+"""The numbers of steps between which the error falls."""
+
+AFTER = torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
+"""Further times of these runs, as shares of the last one: a method that lowers its order at the end does so there."""
+
+ROUNDING = 1e-10
+"""Errors below this are of float64's arithmetic, and have no order."""
+
+Moved = tuple[Tensor, Tensor]
+
+SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
+
+
+class _Gaussians:
+    """Independent coordinates, each of a mean and std of its own, so that no error vanishes by luck in all of them."""
+
+    mean = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
+    std = torch.tensor([0.5, 0.3, 1.4], dtype=torch.float64)
+
+    def score(self, x: Tensor, level: Level) -> Tensor:
+        """(alpha mean - x) / (alpha^2 std^2 + sigma^2)."""
+        score: Tensor = (level.alpha * self.mean - x) / ((level.alpha * self.std) ** 2 + level.sigma**2)
+        return score
+
+
+class _Probe:
+    """Noise for probing: rows hear zeros, except that each draw is a 1 for a row of its own."""
+
+    def __init__(self, rows: int) -> None:
+        self.drawn = 0
+        self.x = torch.zeros(rows, 3, dtype=torch.float64)
+        self.x[1:2] = 1
+
+    def __call__(self) -> Tensor:
+        z = torch.zeros_like(self.x)
+        z[2 + self.drawn : 3 + self.drawn] = 1
+        self.drawn += 1
+        return z
+
+
+def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
+    """The states after ``steps``, and the number of draws."""
+    probe, model = _Probe(rows), Watched(_Gaussians())
+    for step in steps:
+        probe.x, _ = predictor.step(probe.x, step, model, probe)
+    return probe
+
+
+def error(predictor: Predictor, sde: SDE, steps: int) -> float:
+    """Error of mean and std after ``steps`` steps from the exact marginal, in units of the exact std, summed."""
+    between = times_between(sde, steps)
+    run, data = Schedule(sde, torch.cat([between, between[-1] * AFTER])).steps[:steps], _Gaussians()
+    # One draw a step is the rule; where there were more, a second run has the rows for them.
+    probe = _run(predictor, run, 2 + steps)
+    ends = (probe if probe.drawn <= steps else _run(predictor, run, 2 + probe.drawn)).x
+    first, last = run[0].now, run[-1].next
+    offset, slope, noises = ends[0], ends[1] - ends[0], ends[2:] - ends[0]
+    variance = slope.square() * ((first.alpha * data.std) ** 2 + first.sigma**2) + noises.square().sum(0)
+    exact = ((last.alpha * data.std) ** 2 + last.sigma**2).sqrt()
+    off = (offset + slope * first.alpha * data.mean - last.alpha * data.mean) / exact
+    return float(off.abs().sum() + (variance.sqrt() / exact - 1).abs().sum())
+
+
+def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
+    """The slope of -log error over log steps, nan where the errors are rounding alone; and the errors."""
+    errors = [error(predictor, sde, steps) for steps in COUNTS]
+    points = [(math.log(n), math.log(e)) for n, e in zip(COUNTS, errors, strict=True) if e > ROUNDING]
+    if len(points) < 2:
+        return math.nan, errors
+    log_steps, log_errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True))
+    log_steps -= log_steps.mean()
+    return -float((log_steps * log_errors).sum() / log_steps.square().sum()), errors
+
+
+def _converging(subject: Subject, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
+    """The pairs that declare an order; :class:`Skip` where none does."""
+    found = False
+    for predictor, sde in pairs(subject, crossed=crossed):
+        if predictor.order is not None:
+            found = True
+            yield predictor, sde
+    if not found:
+        raise Skip("it declares no order: it does not converge by itself")
+
+
+def converges_in_its_order(subject: Subject) -> None:
+    """On Gaussian data, under every SDE, the law at the end converges in the declared order, within 0.3."""
+    for predictor, sde in _converging(subject, crossed=True):
+        found, errors = observed_order(predictor, sde)
+        assert all(map(math.isfinite, errors)), f"step has errors {errors} after {COUNTS} steps"
+        # No order is found where all errors are rounding: the steps are exact on Gaussian data.
+        assert math.isnan(found) or abs(found - (predictor.order or 0)) <= 0.3, (
+            f"order is {predictor.order:g}, but step converges in order {found:.2f}: "
+            f"errors {', '.join(f'{e:.2g}' for e in errors)} after {', '.join(map(str, COUNTS))} steps"
+        )
+
+
+def finds_both_modes(subject: Subject) -> None:
+    """On a mixture, 100 steps (400 of an order below 2) give the moments and mode weights within 4 standard errors."""
+    data, n = Mixture(event=(1,)), 2000
+    for predictor, sde in _converging(subject):
+        steps = 100 if (predictor.order or 0) >= 2 else 400
+        schedule, model = Schedule(sde, times_between(sde, steps)), Watched(data)
+        first, last = schedule[0].now, schedule[-1].next
+        x = first.alpha * data.sample(n).double() + first.sigma * torch.randn(n, 1, dtype=torch.float64)
+        for step in schedule.steps:
+            x, _ = predictor.step(x, step, model, partial(torch.randn_like, x))
+        for name, found, expected in _statistics(data, last, x.flatten()):
+            off = float((found.mean() - expected) / (found.std() / math.sqrt(n)))
+            assert abs(off) <= 4, (
+                f"{name} is {float(found.mean()):.4f} after {steps} steps from the exact marginal, "
+                f"expected {expected:.4f}: {off:+.1f} standard errors away"
+            )
+
+
+def _statistics(data: Mixture, level: Level, x: Tensor) -> list[tuple[str, Tensor, float]]:
+    """Name, value of every sample, and exact mean: of the first two moments, and of the weight of the right mode."""
+    mean, variance = data.coordinate(level)
+    width = math.sqrt((level.alpha * data.std) ** 2 + level.sigma**2)
+    tails = [0.5 * math.erfc(-level.alpha * m / width / math.sqrt(2)) for m in data.means]
+    right = sum(w * tail for w, tail in zip(data.weights, tails, strict=True))
+    return [
+        ("the mean", x, mean),
+        ("the variance", (x - mean).square(), variance),
+        ("the share above 0", (x > 0).double(), right),
+    ]
+
+
+def counts_are_stable(subject: Subject) -> None:
+    """Every run evaluates the model equally often, through its counter; at least once a step if it converges."""
+    for predictor, sde in pairs(subject):
+        counts = []
+        for rows in (1, 7, 7):
+            model, x = Watched(gaussian()), torch.randn(rows, 1)
+            for step in Schedule(sde, times_between(sde, 12)).steps:
+                x, _ = predictor.step(x, step, model, partial(torch.randn_like, x))
+            assert model.calls == model.evaluations, (
+                f"step ran the model {model.evaluations} times, but {model.calls} were counted"
+            )
+            counts.append(model.calls)
+        assert len(set(counts)) == 1, (
+            f"three runs of 12 steps evaluate the model {counts} times, expected equal numbers"
+        )
+        assert counts[0] >= 12 or predictor.order is None, f"12 steps evaluate the model {counts[0]} times"
+
+
+def is_as_stochastic_as_it_says(subject: Subject) -> None:
+    """``stochastic`` tells whether it draws noise; without noise, the state is its own mean."""
+    for predictor, sde in pairs(subject):
+        schedule = Schedule(sde, times_between(sde, 12))
+        drawn = _run(predictor, schedule.steps).drawn
+        assert (drawn > 0) == predictor.stochastic, (
+            f"stochastic is {predictor.stochastic}, but 12 steps draw noise {drawn} times"
+        )
+        x = torch.randn(6, 2)
+        step = attrs.evolve(schedule[3], memory={})
+        moved, mean = predictor.step(x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x))
+        assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
+
+
+def has_a_mean_without_noise(subject: Subject) -> None:
+    """The noise that is drawn after the last evaluation is in the state and not in the mean."""
+    found = False
+    for predictor, sde in pairs(subject):
+        step = Schedule(sde, times_between(sde, 12))[3]
+        x = torch.randn(4, 2, dtype=torch.float64)
+
+        def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Predictor = predictor) -> Moved:
+            return of.step(x, attrs.evolve(step, memory={}), model, noise)
+
+        found |= has_a_noise_free_mean(take, x, gaussian(event=(2,)))
+    if not found:
+        raise Skip("it draws no noise after its last evaluation")
+
+
+def keeps_shape_and_dtype(subject: Subject) -> None:
+    """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
+    for predictor, sde in pairs(subject, crossed=True):
+        for shape, dtype in SHAPES:
+            times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
+            x, model = torch.randn(shape, dtype=dtype), Watched(gaussian(event=shape[1:]))
+            for step in Schedule(sde, times).steps:
+                kept = x.clone()
+                moved = predictor.step(x, step, model, partial(torch.randn_like, x))
+                assert torch.equal(x, kept), "step changed x in place"
+                are_like(x, moved, f"after step from t = {step.now.t:g} to {step.next.t:g}")
+                x = moved[0]
+
+
+def ends_at_the_data(subject: Subject) -> None:
+    """From a little noise, a last step to clean data (alpha 1, sigma 0) leads near E[x_0 | x]."""
+    for predictor, sde in _converging(subject, crossed=True):
+        step = Schedule(sde, torch.tensor([max(sde.t_min, 1e-3), 0.0], dtype=torch.float64))[0]
+        data = gaussian(0.5, 0.5, (4,))
+        x0 = data.sample(64).double()
+        x = step.now.alpha * x0 + step.now.sigma * torch.randn_like(x0)
+        _, mean = predictor.step(x, step, Watched(data), partial(torch.zeros_like, x))
+        far = float((mean - Watched(data).denoised(x, step.now)).abs().max())
+        near = 3 * step.now.sigma + 1e-3
+        assert far <= near, f"the mean at the data is {far:.3g} from E[x_0 | x], expected at most {near:.3g}"
+
+
+def forgets_between_runs(subject: Subject) -> None:
+    """What it remembers lives in the run: a run in between leaves no trace in the next."""
+    for predictor, sde in pairs(subject, crossed=True):
+        first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n)).steps).x for n in (7, 5, 7))
+        assert torch.equal(first, again), "the same run gives another result the second time"
+
+
+def takes_a_time_per_row(subject: Subject) -> None:
+    """Several steps whose numbers are tensors of one value a row lead where each row's own steps lead."""
+    for predictor, sde in pairs(subject):
+        x, *noises = torch.randn(7, 4, 3, 2, dtype=torch.float64)
+        times = [times_between(sde, len(noises), last) for last in (0.5, 0.3, 0.8, 1.5)]
+
+        alone = [
+            _several(predictor, x[r : r + 1], Schedule(sde, t).steps, [z[r : r + 1] for z in noises])
+            for r, t in enumerate(times)
+        ]
+        found = _several(predictor, x, by_row([Schedule(sde, t) for t in times], 2), noises)
+        are_close(found, alone, f"after {len(noises)} steps with a time a row, compared with each row's own steps")
+
+
+def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> Moved:
+    """The state and its mean after several steps with these noises."""
+    mean, model = x, Watched(gaussian(event=(3, 2)))
+    for step, z in zip(steps, noises, strict=True):
+        x, mean = predictor.step(x, step, model, z.clone)
+    return x, mean
+
+
+CHECKS = (
+    converges_in_its_order,
+    finds_both_modes,
+    counts_are_stable,
+    is_as_stochastic_as_it_says,
+    has_a_mean_without_noise,
+    keeps_shape_and_dtype,
+    ends_at_the_data,
+    forgets_between_runs,
+    takes_a_time_per_row,
+    steps_split_alike,
+)

@@ -1,0 +1,48 @@
+"""The suite under pytest: one test item for each component and check.
+
+    pytest --pyargs scoresde_conformance --scoresde-dist my_package
+
+A package may hold them in a test file of its own: any test function with an argument ``scoresde_case`` is run for the
+cases that the options choose, and :func:`.test_components.test_component` is one to import. pytest loads this module
+at every start, so it imports nothing but pytest.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What to check; everything that is installed by default."""
+    group = parser.getgroup("scoresde", "conformance of scoresde components")
+    group.addoption("--scoresde-dist", metavar="D", help="check the components of this installed package")
+    group.addoption("--scoresde-registry", metavar="FILE", action="append", default=[], help="a local registry file")
+    group.addoption("--scoresde-kind", metavar="KIND", help="check the components of this kind")
+    group.addoption(
+        "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind: 'vp[beta_max=10]'"
+    )
+    group.addoption(
+        "--scoresde-level",
+        default="full",
+        choices=("quick", "full"),
+        help="quick: seconds a component; full: with every bundled counterpart in every variant (default: full)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item for each case."""
+    if "scoresde_case" not in metafunc.fixturenames:
+        return
+    from scoresde_core.errors import ScoreSDEError
+    from scoresde_core.registry import load_registry
+
+    from .suite import cases, subjects
+
+    options = ("kind", "name", "dist", "level")
+    kind, name, dist, level = (metafunc.config.getoption(f"scoresde_{key}") for key in options)
+    try:
+        registry = load_registry(local=metafunc.config.getoption("scoresde_registry"))
+        found = cases(subjects(registry, kind, name, dist, level))
+    except ScoreSDEError as error:
+        raise pytest.Collector.CollectError(str(error)) from error
+    metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])

@@ -1,0 +1,314 @@
+r"""SDEs: alpha, sigma, drift and diffusion describe one process, which ends in its prior.
+
+The marginals are held against the moment equations of the SDE itself, integrated from t_min to t:
+
+    alpha(t) / alpha(t_min) = exp int f ds,        sigma^2/alpha^2 (t) - sigma^2/alpha^2 (t_min) = int g^2/alpha^2 ds
+
+Every other method of the contract follows from alpha and sigma, and is held against them whether it is overridden or
+not. A published discretisation need not be exact, so it is held against the SDE in the limit of many steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from scoresde_core.sde import SDE
+
+from .subject import Subject
+
+STEPS, ENTRIES = 50_000, 10_000
+"""Steps of a chain and entries of a table at which both have to agree with the SDE."""
+CHAIN = 5e-3
+"""Relative error allowed to a chain of that many steps."""
+PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
+
+
+def _sde(subject: Subject) -> SDE:
+    sde: SDE = subject.component
+    assert 0 < sde.t_min < 1, f"t_min is {sde.t_min}, expected a time between 0 and 1"
+    return sde
+
+
+def _times(sde: SDE, count: int = 201) -> Tensor:
+    """Times from t_min to 1, denser towards t_min."""
+    return torch.linspace(math.log(sde.t_min), 0, count, dtype=torch.float64).exp()
+
+
+def _panels(sde: SDE) -> Tensor:
+    """Ends of panels from t_min to 1 that shrink towards both ends, where rates may grow; the probes are among them."""
+    rising = torch.linspace(math.log(sde.t_min), math.log(0.5), 60, dtype=torch.float64).exp()
+    falling = 1 - torch.linspace(math.log(1e-7), math.log(0.5), 80, dtype=torch.float64).exp()
+    probes = torch.tensor([t for t in PROBES if t > sde.t_min], dtype=torch.float64)
+    ends = torch.cat([torch.tensor([sde.t_min], dtype=torch.float64), rising, falling, probes]).sort().values
+    return ends[torch.cat([ends.diff() > 1e-12, torch.tensor([True])])]
+
+
+def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
+    """Times (P,) and the integrals of f and of g^2/alpha^2 from t_min to them, by Gauss-Legendre quadrature."""
+    ends = _panels(sde)
+    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(16))
+    half = 0.5 * ends.diff().unsqueeze(1)
+    t = ends[:-1].unsqueeze(1) + half * (1 + nodes)
+    rates = sde.drift_rate(t.flatten()).reshape_as(t), (sde.diffusion(t.flatten()) / sde.alpha(t.flatten())).square()
+    sums = [(half * weights * rate.reshape_as(t)).sum(1).cumsum(0) for rate in rates]
+    return ends[1:], sums[0], sums[1]
+
+
+def alpha_fits_the_drift(subject: Subject) -> None:
+    """alpha solves d alpha/dt = f alpha, to 1e-6."""
+    sde = _sde(subject)
+    t, drift, _ = _integrals(sde)
+    start = torch.tensor(sde.t_min, dtype=torch.float64)
+    _close("alpha", t, sde.alpha(t), sde.alpha(start) * drift.exp(), "drift_rate", "exp of its integral")
+
+
+def sigma_fits_the_diffusion(subject: Subject) -> None:
+    """sigma^2 solves d sigma^2/dt = 2 f sigma^2 + g^2, to 1e-6."""
+    sde = _sde(subject)
+    t, _, growth = _integrals(sde)
+    start = torch.tensor(sde.t_min, dtype=torch.float64)
+    ratio = (sde.sigma(start) / sde.alpha(start)).square()
+    _close("sigma", t, sde.sigma(t), sde.alpha(t) * (ratio + growth).sqrt(), "diffusion", "the moment equation")
+
+
+def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, source: str) -> None:
+    error = (found / expected - 1).abs().nan_to_num(math.inf)
+    k = int(error.argmax())
+    assert float(error[k]) <= 1e-6, (
+        f"{method} disagrees with {name}: at t = {float(t[k]):.4g} {name} is {float(found[k]):.8g}, "
+        f"but {source} gives {float(expected[k]):.8g}"
+    )
+
+
+def starts_at_the_data(subject: Subject) -> None:
+    """alpha(0) is 1 and sigma(0) below a tenth; alpha stays positive."""
+    sde, zero = _sde(subject), torch.zeros((), dtype=torch.float64)
+    alpha, sigma, lowest = float(sde.alpha(zero)), float(sde.sigma(zero)), float(sde.alpha(_times(sde)).min())
+    assert abs(alpha - 1) <= 1e-6, f"alpha(0) is {alpha}, expected 1"
+    assert 0 <= sigma <= 0.1, f"sigma(0) is {sigma}, expected between 0 and 0.1"
+    assert lowest > 0, f"alpha falls to {lowest}, expected a positive alpha at every time"
+
+
+def noise_grows(subject: Subject) -> None:
+    """sigma does not fall, and sigma / alpha rises, from t_min to 1."""
+    sde = _sde(subject)
+    t = _times(sde)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    for name, steps in (("sigma", sigma.diff()), ("sigma / alpha", (sigma / alpha).diff())):
+        k = int(steps.argmin())
+        falls = steps[k] < 0 if name == "sigma" else not steps[k] > 0
+        assert not falls, f"{name} changes by {float(steps[k]):.3g} from t = {float(t[k]):.4g} to {float(t[k + 1]):.4g}"
+
+
+def log_noise_ratio_is_of_alpha_and_sigma(subject: Subject) -> None:
+    """log_noise_ratio is log(sigma / alpha), to 1e-9."""
+    sde = _sde(subject)
+    t = _times(sde)
+    found, expected = sde.log_noise_ratio(t), sde.sigma(t).log() - sde.alpha(t).log()
+    error = (found - expected).abs().nan_to_num(math.inf)
+    k = int(error.argmax())
+    assert float(error[k]) <= 1e-9 * (1 + float(expected.abs().max())), (
+        f"log_noise_ratio disagrees with alpha and sigma: at t = {float(t[k]):.4g} it is {float(found[k]):.8g}, "
+        f"but log(sigma / alpha) is {float(expected[k]):.8g}"
+    )
+
+
+def time_at_inverts_the_noise(subject: Subject) -> None:
+    """time_at gives back the time of log(sigma / alpha), to 1e-6, within [t_min, 1]; also for a t_min that is given."""
+    sde = _sde(subject)
+    for t_min in (None, 0.1 * sde.t_min):
+        t = torch.linspace(math.log(t_min or sde.t_min), 0, 201, dtype=torch.float64).exp()
+        given = f", t_min={t_min:.3g}" if t_min else ""
+        found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log(), t_min)
+        error = (found / t - 1).abs().nan_to_num(math.inf)
+        k = int(error.argmax())
+        assert float(error[k]) <= 1e-6, (
+            f"time_at disagrees with alpha and sigma: at log(sigma / alpha) of t = {float(t[k]):.8g}{given} "
+            f"it is {float(found[k]):.8g}"
+        )
+        ends = sde.time_at(torch.tensor([-50.0, 50.0], dtype=torch.float64), t_min).tolist()
+        lowest = t_min or sde.t_min
+        assert lowest * (1 - 1e-6) <= ends[0] <= ends[1] <= 1 + 1e-6, f"time_at leaves [{lowest:g}, 1]{given}: {ends}"
+
+
+def forgets_the_data(subject: Subject) -> None:
+    """At t = 1 less than 0.005 nats of unit-variance data are left in a dimension."""
+    sde, one = _sde(subject), torch.ones((), dtype=torch.float64)
+    left = 0.5 * math.log1p(float(sde.alpha(one) / sde.sigma(one)) ** 2)
+    assert left <= 5e-3, f"x_1 still holds {left:.2g} nats of a dimension of the data, expected at most 0.005"
+
+
+def prior_is_the_marginal(subject: Subject) -> None:
+    """The prior's std is that of x_1 to 0.1 %, and its KL from x_1 of unit-variance data at most 0.001 nats."""
+    sde, one = _sde(subject), torch.ones((), dtype=torch.float64)
+    alpha, sigma, std = float(sde.alpha(one)), float(sde.sigma(one)), sde.prior.std
+    spread = math.hypot(alpha, sigma)
+    assert 0.999 * sigma <= std <= 1.001 * spread, (
+        f"the prior's std is {std:.6g}, but at t = 1 sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
+    )
+    means = sde.prior.mean if isinstance(sde.prior.mean, tuple) else (sde.prior.mean,)
+    ratio, shift = spread**2 / std**2, sum(mean**2 for mean in means) / len(means) / std**2
+    divergence = 0.5 * (ratio + shift - 1 - math.log(ratio))
+    assert divergence <= 1e-3, (
+        f"the prior N({sde.prior.mean}, {std:.4g}^2) is {divergence:.2g} nats a dimension from x_1 of unit-variance "
+        "data, expected at most 0.001"
+    )
+
+
+def prior_density_is_normal(subject: Subject) -> None:
+    """prior.log_prob is that of torch.distributions.Normal, and prior.from_noise draws from it."""
+    prior = _sde(subject).prior
+    channels = len(prior.mean) if isinstance(prior.mean, tuple) else 3
+    z = torch.randn(4, channels, 5, dtype=torch.float64)
+    mean = torch.as_tensor(prior.mean, dtype=torch.float64).expand(channels).reshape(-1, 1)
+    x = prior.from_noise(z)
+    assert torch.allclose(x, mean + prior.std * z), "prior.from_noise(z) is not mean + std z"
+    found = prior.log_prob(x)
+    normal: Any = torch.distributions.Normal(mean, prior.std)
+    expected = normal.log_prob(x).sum((1, 2))
+    gap = float((found - expected).abs().max())
+    assert gap <= 1e-9 * float(expected.abs().max()), f"prior.log_prob is off by {gap:.3g} nats"
+
+
+def keeps_dtype_and_device(subject: Subject) -> None:
+    """Functions of t return the shape, dtype and device of t."""
+    sde = _sde(subject)
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    for device in devices:
+        for dtype in (torch.float32, torch.float64):
+            for t in (
+                torch.full((), 0.5, device=device, dtype=dtype),
+                torch.full((3,), 0.5, device=device, dtype=dtype),
+            ):
+                for name in ("alpha", "sigma", "drift_rate", "diffusion"):
+                    value = getattr(sde, name)(t)
+                    found = (tuple(value.shape), value.dtype, value.device.type)
+                    expected = (tuple(t.shape), dtype, device)
+                    assert found == expected, f"{name}(t) is {found}, expected {expected}, as t is"
+
+
+def is_accurate_in_float32(subject: Subject) -> None:
+    """Near t_min, float32 agrees with float64 to 2e-5: no cancellation (expm1 instead of 1 - exp)."""
+    sde = _sde(subject)
+    t = _times(sde).float()
+    for name in ("alpha", "sigma", "drift_rate", "diffusion"):
+        found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
+        scale = expected.abs().clamp_min(1e-12)
+        error = ((found - expected).abs() / scale).nan_to_num(math.inf)
+        k = int(error.argmax())
+        assert float(error[k]) <= 2e-5, (
+            f"{name}({float(t[k]):.3g}) is {float(found[k]):.7g} in float32, {float(expected[k]):.7g} in float64"
+        )
+
+
+def transition_composes(subject: Subject) -> None:
+    """Off a paper's own grid the transition is exact: marginals go over into marginals, and two steps into one."""
+    sde = _sde(subject)
+    times = torch.tensor([0.93, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
+    alpha, sigma = sde.scales(times)
+    chain = sde.transition(times)
+    _equal("scale alpha_s", chain.scale * alpha[1:], alpha[:-1])
+    _equal("scale^2 sigma_s^2 + std^2", (chain.scale * sigma[1:]).square() + chain.std.square(), sigma[:-1].square())
+    _equal("backward_std", chain.backward_std * sigma[:-1], chain.std * sigma[1:])
+    whole = sde.transition(times[[0, 2, 4]])
+    first, second = slice(0, None, 2), slice(1, None, 2)
+    _equal("two scales", chain.scale[first] * chain.scale[second], whole.scale)
+    spread = (chain.scale[first] * chain.std[second]).square() + chain.std[first].square()
+    _equal("two steps' variance", spread, whole.std.square())
+
+
+def _equal(name: str, found: Tensor, expected: Tensor) -> None:
+    gap = (found - expected).abs() / expected.abs().clamp_min(1e-12)
+    assert bool((gap <= 1e-9).all()), f"{name} of the transition is {found.tolist()}, expected {expected.tolist()}"
+
+
+def chains_are_finite(subject: Subject) -> None:
+    """In 1 to 50 even steps chains are finite, with no negative noise, and backward_std is at most std."""
+    sde = _sde(subject)
+    for steps in range(1, 51):
+        times = _uniform(sde, steps)
+        exact = sde.transition(times)
+        excess = float((exact.backward_std - exact.std * (1 + 1e-9)).max())
+        assert excess <= 0, f"backward_std of transition is above its std by {excess:.3g} in {steps} steps"
+        for chain in (sde.discretize(times), exact):
+            for name, value in attrs.asdict(chain).items():
+                wrong = ~value.isfinite() | (value < 0 if name.endswith("std") or name == "diffusion" else False)
+                assert not bool(wrong.any()), f"{name} of {type(chain).__name__} is {value.tolist()} in {steps} steps"
+
+
+def chain_tends_to_the_sde(subject: Subject) -> None:
+    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, but for the last, to clean data.
+
+    At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
+    """
+    sde = _sde(subject)
+    times = _uniform(sde, STEPS)
+    now, dt = times[:-1], -times.diff()
+    inner = now > max(0.02, 2 * sde.t_min)
+    now, dt = now[inner], dt[inner]
+    chain, exact = sde.discretize(times), sde.transition(times)
+    shifts = (now + side * (sde.t_min + 2 / STEPS) for side in (-1, 0, 1))
+    rates = [(sde.drift_rate(t.clamp(sde.t_min, 1)), sde.diffusion(t.clamp(sde.t_min, 1))) for t in shifts]
+    drifts, diffusions = (torch.stack(parts) for parts in zip(*rates, strict=True))
+    largest = float(drifts.abs().max())
+    for name, values, allowed in (
+        ("the drift of discretize", chain.drift[inner] / dt, drifts),
+        ("the scale - 1 of transition", (exact.scale[inner] - 1) / dt, drifts),
+        ("the diffusion of discretize", chain.diffusion[inner] / dt.sqrt(), diffusions),
+        ("the std of transition", exact.std[inner] / dt.sqrt(), diffusions),
+        ("the backward_std of transition", exact.backward_std[inner] / dt.sqrt(), diffusions),
+    ):
+        slack = CHAIN * (largest if allowed is drifts else diffusions[1])
+        beyond = torch.maximum(allowed.amin(0) - slack - values, values - allowed.amax(0) - slack)
+        k = int(beyond.nan_to_num(math.inf).argmax())
+        assert float(beyond[k]) <= 1e-9, (
+            f"{name} disagrees with {'drift_rate' if allowed is drifts else 'diffusion'}: in {STEPS} steps it gives "
+            f"{float(values[k]):.6g} at t = {float(now[k]):.4g}, expected {float(allowed[1, k]):.6g}"
+        )
+
+
+def discrete_levels_tend_to_the_sde(subject: Subject) -> None:
+    """The level of a model trained on 10,000 discrete scales is the continuous one, at most 5 entries away."""
+    sde = _sde(subject)
+    t = torch.linspace(0.1, 0.95, 18, dtype=torch.float64)
+    table = sde.discrete_level(t, ENTRIES)
+    for name in ("alpha", "sigma"):
+        value = getattr(table, name)
+        around = torch.stack([getattr(sde, name)(t + side * 5 / ENTRIES) for side in (-1, 0, 1)])
+        beyond = torch.maximum(around.amin(0) - value, value - around.amax(0)).nan_to_num(math.inf)
+        k = int(beyond.argmax())
+        assert float(beyond[k]) <= 1e-9, (
+            f"discrete_level disagrees with {name}: at t = {float(t[k]):.2g} of {ENTRIES} scales it is "
+            f"{float(value[k]):.6g}, more than 5 entries away from {float(around[1, k]):.6g}"
+        )
+
+
+def _uniform(sde: SDE, steps: int) -> Tensor:
+    """The published grid: evenly spaced from 1 to t_min, then 0."""
+    times = torch.linspace(1, sde.t_min, steps, dtype=torch.float64)
+    return torch.cat([times, times.new_zeros(1)])
+
+
+CHECKS = (
+    alpha_fits_the_drift,
+    sigma_fits_the_diffusion,
+    starts_at_the_data,
+    noise_grows,
+    log_noise_ratio_is_of_alpha_and_sigma,
+    time_at_inverts_the_noise,
+    forgets_the_data,
+    prior_is_the_marginal,
+    prior_density_is_normal,
+    keeps_dtype_and_device,
+    is_accurate_in_float32,
+    transition_composes,
+    chains_are_finite,
+    chain_tends_to_the_sde,
+    discrete_levels_tend_to_the_sde,
+)

@@ -1,0 +1,221 @@
+"""A component under test, and what became of its checks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import attrs
+
+from scoresde_core.components import Spec, parameters
+from scoresde_core.errors import UsageError
+from scoresde_core.kinds import KINDS
+from scoresde_core.registry import OURS, Entry, Registry
+
+SUITES = (
+    "sdes",
+    "predictors",
+    "correctors",
+    "samplers",
+    "grids",
+    "targets",
+    "evaluators",
+    "conditions",
+    "losses",
+    "extractors",
+    "networks",
+    "datasets",
+    "dequantizers",
+    "checkpoints",
+)
+"""The kinds with checks of their own, in the modules of this package that have their names."""
+
+State = Literal["passed", "failed", "skipped", "exempt"]
+Depth = Literal["quick", "full"]
+T = TypeVar("T")
+
+
+class Skip(Exception):
+    """A check does not apply; the message says why."""
+
+
+@attrs.define(eq=False)
+class Subject:
+    """A component under test, and the registry that its partners come from."""
+
+    registry: Registry
+    entry: Entry
+    params: Mapping[str, Any] = attrs.field(factory=dict)
+    level: Depth = "full"
+    outcomes: dict[str, Result] = attrs.field(factory=dict, init=False)
+    """The results of the checks that have run so far, by their names."""
+    trying: str = attrs.field(default="", init=False)
+    """The variant and the counterpart that a check is trying, for its failure to name; empty between trials."""
+    _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
+
+    @property
+    def full(self) -> bool:
+        """Whether every combination is to be tried."""
+        return self.level == "full"
+
+    @property
+    def kind(self) -> str:
+        """The plural name of its kind."""
+        return self.entry.row.kind
+
+    @property
+    def name(self) -> str:
+        """Its name as it would be typed: bare where that is enough, with its parameters."""
+        return str(Spec(self._called(self.entry), dict(self.params)))
+
+    def _called(self, entry: Entry) -> str:
+        """The bare name of a component, or ``owner:name`` where two plugins use the name."""
+        try:
+            alone = self.registry.find(entry.row.kind, entry.row.name) is entry
+        except UsageError:
+            alone = False
+        return entry.row.name if alone else entry.qualified
+
+    @cached_property
+    def cls(self) -> type:
+        """Its class."""
+        return self.registry.load(self.kind, self.entry.qualified)
+
+    @cached_property
+    def component(self) -> Any:
+        """It, built from its parameters; :class:`Skip` where it needs some that were not given."""
+        if self.needs:
+            raise Skip(
+                f"{', '.join(self.needs)} is required: check '{self.entry.row.name}[{self.needs[0]}=...]', "
+                f"or give the class an example = {{{self.needs[0]!r}: ...}}"
+            )
+        return self.build()
+
+    @property
+    def needs(self) -> list[str]:
+        """Its required parameters that neither the caller nor the class's ``example`` gives; none for a file."""
+        if KINDS[self.kind].data:
+            return []
+        return [p.name for p in parameters(self.cls) if p.default is attrs.NOTHING and p.name not in self.given]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters it is built with: its class's ``example``, where it has one, then the caller's.
+
+        An example that needs files is a static method: it is called with an empty folder to write them to. It is not
+        used where the caller gives all that is required, and another one not where the two do not go together.
+        """
+        return {**self._example, **self.params}
+
+    @cached_property
+    def _example(self) -> dict[str, Any]:
+        known = {p.name: p for p in parameters(self.cls)}
+        example = getattr(self.cls, "example", {})
+        if callable(example):
+            if all(name in self.params for name, p in known.items() if p.default is attrs.NOTHING):
+                return {}
+            folder = Path(tempfile.mkdtemp(prefix="scoresde-check-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            example = example(folder)
+        example = {name: value for name, value in example.items() if name in known}
+        if example and self.params and not self._takes({**example, **self.params}) and self._takes(self.params):
+            return {}
+        return example
+
+    def _takes(self, params: Mapping[str, Any]) -> bool:
+        """Whether it can be built from these."""
+        try:
+            self.registry.create(self.kind, Spec(self.entry.qualified, dict(params)))
+        except UsageError:
+            return False
+        return True
+
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """The checks that its class declares it exempt from, each with the reason."""
+        declared = getattr(self.cls, "exempt", {})
+        return declared if isinstance(declared, Mapping) else {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()``, kept for the other checks that ask for ``key``."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        """Drop what was kept: a run over everything would hold all data sets and networks at its end."""
+        self._kept.clear()
+
+    def build(self, **changed: Any) -> Any:
+        """A new one, with some parameters changed."""
+        return self.registry.create(self.kind, Spec(self.entry.qualified, {**self.given, **changed}))
+
+    def changes(self) -> list[Mapping[str, Any]]:
+        """The parameters that its variants change: every other value of a switch (bool) or of a choice (Literal).
+
+        And those of the class attribute ``variants``, a tuple of dictionaries. Not those that the caller gave.
+        """
+        found: list[Mapping[str, Any]] = []
+        for parameter in parameters(self.cls):
+            choices: Iterable[Any] = (True, False) if parameter.type is bool else ()
+            if get_origin(parameter.type) is Literal:
+                choices = get_args(parameter.type)
+            current = self.given.get(parameter.name, parameter.default)
+            found += [{parameter.name: value} for value in choices if value != current]
+        return [change for change in (*found, *getattr(self.cls, "variants", ())) if not set(change) & set(self.params)]
+
+    def variants(self) -> list[tuple[str, Any]]:
+        """It, and one more for each of :meth:`changes` that its other parameters do not rule out."""
+        found = [(self.name, self.component)]
+        for change in self.changes():
+            with suppress(UsageError):
+                label = Spec(self._called(self.entry), {**self.params, **change})
+                found.append((str(label), self.build(**change)))
+        return found
+
+    def counterpart(self, entry: Entry, *, shipped: bool = True) -> str | None:
+        """The name of an entry that this one may be tried with: of its own distribution, or ``shipped``; else None.
+
+        Another third party's component is no counterpart: its faults would be blamed on this one.
+        """
+        known = shipped if entry.owner == OURS else entry.owner == self.entry.owner
+        return self._called(entry) if known else None
+
+    def partners(self, kind: str, *, shipped: bool = True) -> list[tuple[str, Any]]:
+        """The counterparts of a kind that build by name alone, each with its name."""
+        found = []
+        for entry in self.registry.entries(kind):
+            name = self.counterpart(entry, shipped=shipped)
+            if name is not None:
+                with suppress(Exception):  # its own checks say so
+                    found.append((name, self.registry.create(kind, entry.qualified)))
+        return found
+
+
+Check = Callable[[Subject], None]
+
+
+@attrs.frozen
+class Result:
+    """What became of one check of one component."""
+
+    kind: str
+    name: str
+    plugin: str
+    check: str
+    state: State
+    reason: str
+    seconds: float
+    error: BaseException | None = attrs.field(default=None, repr=False)
+
+
+def own_checks(kind: str) -> list[Check]:
+    """The checks that only this kind has."""
+    return list(import_module(f".{kind}", __package__).CHECKS) if kind in SUITES else []

@@ -1,0 +1,1 @@
+"""The commands of the bundled components: ``evaluate``, ``likelihood``, ``encode`` and others."""

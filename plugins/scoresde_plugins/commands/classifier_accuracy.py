@@ -1,0 +1,136 @@
+"""``scoresde classifier-accuracy``: how often a noise-conditional classifier is right, noise level by noise level."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scoresde_core.sde import Level
+    from scoresde_run.data.batches import Batches
+    from scoresde_run.models.model import Model
+
+_NUMBERS = {
+    "levels": (11, "noise levels, evenly spaced in the time of the classifier's SDE"),
+    "events": (10_000, "test events, the first of them"),
+    "batch-size": (500, "events at a time"),
+    "seed": (0, "seed of the noise"),
+}
+
+
+@attrs.frozen
+class Row:
+    """What was found at one level; cross entropy in nats."""
+
+    sigma_over_alpha: float
+    accuracy: float
+    accuracy_stderr: float
+    cross_entropy: float
+    cross_entropy_stderr: float
+
+
+@attrs.frozen
+class ClassifierAccuracyCommand(Command):
+    """Accuracy and cross entropy of a trained classifier on the test split, a line a noise level.
+
+    The noise is the same for every checkpoint, so two of them may be compared level by level.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Checkpoint, numbers, device."""
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, one of its models, or a name")
+        parser.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+            help="change its configuration: data.dataset.root=elsewhere"
+        )  # fmt: skip
+        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+        parser.add_argument("--json", action="store_true", help="one JSON object a level instead of a table")
+        for name, (default, text) in _NUMBERS.items():
+            help_text = f"{text} (default: {default})"
+            parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Load, measure, print."""
+        for name in ("levels", "events", "batch_size"):
+            if getattr(arguments, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+        rows = list(_measured(arguments, registry))
+        if arguments.json:
+            print("\n".join(json.dumps(attrs.asdict(row)) for row in rows))
+            return 0
+        print(f"{'sigma/alpha':>11}  {'accuracy':>16}  {'cross entropy (nats)':>20}")
+        for row in rows:
+            accuracy = f"{row.accuracy:.4f} ± {row.accuracy_stderr:.4f}"
+            entropy = f"{row.cross_entropy:.4f} ± {row.cross_entropy_stderr:.4f}"
+            print(f"{row.sigma_over_alpha:>11.4g}  {accuracy:>16}  {entropy:>20}")
+        return 0
+
+
+def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row]:
+    import torch
+
+    from scoresde_run.data.batches import Batches
+    from scoresde_run.machine.device import find_device, use_tf32
+    from scoresde_run.models import checkpoint
+    from scoresde_run.models.model import plan_data
+
+    device = find_device(arguments.device)
+    use_tf32(False)
+    found = checkpoint.find(arguments.checkpoint, registry)
+    found = attrs.evolve(found, config=found.config.override(arguments.set))
+    model = found.load(registry, outputs=("logits",)).to(device)
+    dataset, preprocessing = plan_data(model.plan, registry)
+    batches = Batches(
+        dataset,
+        min(arguments.batch_size, arguments.events),
+        split="test",
+        seed=arguments.seed,
+        preprocessing=attrs.evolve(preprocessing, flip=False),
+        device=device,
+        workers=0,
+        needs=("labels",),
+    )
+    for t in torch.linspace(model.sde.t_min, 1, arguments.levels, dtype=torch.float64).tolist():
+        at = model.sde.level(torch.tensor(t, dtype=torch.float64))
+        yield _row(
+            model, batches, attrs.evolve(at, t=t, alpha=float(at.alpha), sigma=float(at.sigma)), arguments.events
+        )
+
+
+def _row(model: Model, batches: Batches, level: Level, events: int) -> Row:
+    import torch
+
+    from scoresde_core.shapes import combine
+
+    right: list[Tensor] = []
+    surprise: list[Tensor] = []
+    with torch.no_grad():
+        for number, batch in enumerate(batches.once()):
+            x = batch.x[: events - number * batches.batch_size]
+            if not len(x):
+                break
+            labels = batch.known["labels"][: len(x)]
+            noise = batches.draws(f"accuracy {number}", len(x)).normal(x)
+            logs = model.view().log_probabilities(combine(level.alpha, x, level.sigma, noise), level)
+            right.append((logs.argmax(1) == labels).double())
+            surprise.append(-logs.gather(1, labels.unsqueeze(1)).squeeze(1).double())
+    return Row(level.sigma / level.alpha, *_mean(right), *_mean(surprise))
+
+
+def _mean(parts: list[Any]) -> tuple[float, float]:
+    import torch
+
+    values = torch.cat(parts)
+    spread = float(values.std()) if len(values) > 1 else math.nan
+    return float(values.mean()), spread / math.sqrt(len(values))

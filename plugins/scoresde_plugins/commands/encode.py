@@ -1,0 +1,259 @@
+"""``scoresde encode``: latents of events by the probability flow ODE, and what they decode to.
+
+    encoding.yaml         format, version, what was encoded and how, the error of the round trip
+    latents.npz           latents (n, ...), index, events and what they decode to (in the numbers of the data, images in
+                          the model's range), and the root mean square error of each round trip on the model's scale
+    round_trip.png        every event beside what its latent decodes to
+    interpolation.*       with --interpolate, great arcs between the first and second latent, third and fourth, ...
+    temperature_T.*       with --temperature, what the latents decode to at T times their distance from the prior's mean
+
+With ``--decode FILE`` the latents are those of a file, and there is no round trip.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core import document
+from scoresde_core.command import Command
+from scoresde_core.components import build, parse_value
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import Registry
+from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
+from scoresde_run.commands.subject import Subject, add_subject, open_subject
+from scoresde_run.results import picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..evaluate.progress import Progress
+    from ..numerics.flow import Solver
+
+FORMAT, VERSION = "scoresde-encoding", 1
+INDEX, LATENTS = "encoding.yaml", "latents.npz"
+_TILES = 256
+_SOLVER = {
+    "method": "adaptive Runge-Kutta method (default: dopri5)",
+    "rtol": "relative tolerance of the ODE (default: 1e-5)",
+    "atol": "absolute tolerance of the ODE (default: 1e-5)",
+}
+
+
+@attrs.frozen(eq=False)
+class _Coder:
+    """Encodes and decodes in batches, with progress."""
+
+    subject: Subject
+    solver: Solver
+    t_min: float | None
+    batch_size: int
+    discrete: bool
+    denoise: bool
+    progress: Progress
+
+    def encode(self, x: Tensor) -> Tensor:
+        from ..numerics.encoding import encode
+
+        return self._batched("encoding", x, lambda part: encode(*self._of(part), **self._how))
+
+    def decode(self, latent: Tensor, what: str = "decoding", denoise: bool | None = None) -> Tensor:
+        from ..numerics.encoding import decode
+
+        clean = self.denoise if denoise is None else denoise
+        return self._batched(what, latent, lambda part: decode(*self._of(part), **self._how, denoise=clean))
+
+    def _of(self, part: Tensor) -> tuple[Any, Any, Tensor]:
+        return self.subject.score, self.subject.sde, part.to(self.subject.device)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
+
+    def _batched(self, what: str, x: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+        import torch
+
+        chunks, done = torch.split(x, self.batch_size), []
+        for k, chunk in enumerate(chunks):
+            self.progress.show("encode", what, k, len(chunks))
+            done.append(work(chunk).cpu())
+        return torch.cat(done)
+
+
+@attrs.frozen
+class EncodeCommand(Command):
+    """Encodes events, decodes them again, and on request what lies between and around their latents."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Model, events, what to decode."""
+        add_subject(parser)
+        add_dataset(parser)
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+        parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
+        parser.add_argument(
+            "--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, instead of any data"
+        )
+        parser.add_argument("--interpolate", type=int, metavar="N", help="N events from each first to each second one")
+        parser.add_argument(
+            "--temperature", type=float, nargs="+", default=[], metavar="T", help="decode at these temperatures as well"
+        )
+        parser.add_argument("--t-min", type=float, metavar="T", help="where data are placed (default: the SDE's)")
+        for name, text in _SOLVER.items():
+            parser.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
+        parser.add_argument(
+            "--denoise", action="store_true", help="take the noise of t_min off what is decoded, but not off the trip"
+        )
+        parser.add_argument(
+            "--discrete", action="store_true",
+            help="of a model of discrete noise scales, take the nearest trained one at every time"
+        )  # fmt: skip
+        parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
+        parser.add_argument("--seed", type=int, default=0, help="of a preset's random weights")
+        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Encode, decode, write, print."""
+        _check(arguments)
+
+        import torch
+
+        from scoresde_run.machine.device import find_device, keep_freed_memory
+        from scoresde_run.models.checkpoint import appearing, check_new
+
+        from ..evaluate.progress import Progress
+        from ..numerics.flow import Solver, check_t_min, require_continuous
+
+        given = {name: getattr(arguments, name) for name in _SOLVER if getattr(arguments, name) is not None}
+        solver = build(Solver, given, "the solver")
+        check_new(arguments.out)
+        keep_freed_memory()
+        subject = open_subject(arguments, registry, find_device(arguments.device), torch.float32)
+        t_min = subject.sde.t_min if arguments.t_min is None else arguments.t_min
+        check_t_min(t_min)
+        if not arguments.discrete:
+            require_continuous(subject.score, "an encoding")
+        record = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde), "t_min": t_min}
+        record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
+        source = _decode if arguments.decode else _round_trip
+        with Progress(True) as progress:
+            how = arguments.batch_size, arguments.discrete, arguments.denoise
+            coder = _Coder(subject, solver, t_min, *how, progress)
+            latents, files = source(arguments, registry, coder, record)
+            if arguments.interpolate:
+                files |= _interpolation(arguments.interpolate, latents, coder)
+            files |= _tempered(arguments.temperature, latents, coder)
+        record |= {"device": str(subject.device), "torch": str(torch.__version__)}
+        with appearing(arguments.out) as scratch:
+            written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, subject)]
+            (scratch / INDEX).write_text(document.dump(record), encoding="utf-8")
+        _print(record, latents)
+        print(f"wrote {', '.join(str(arguments.out / name) for name in [*written, INDEX])}")
+        return 0
+
+
+@attrs.frozen(eq=False)
+class _Sheet:
+    """Arrays for an ``.npz``, and a model's events for a picture beside it: the first of ``columns`` in each row."""
+
+    arrays: dict[str, Tensor]
+    events: Tensor
+    beside: Tensor | None = None
+    columns: int | None = None
+
+    def write(self, folder: Path, stem: str, subject: Subject) -> list[str]:
+        """``stem.npz`` and, for images, ``stem.png``; returns the names."""
+        import numpy as np
+
+        names = [f"{stem}.npz"]
+        np.savez_compressed(folder / names[0], **{name: value.numpy() for name, value in self.arrays.items()})  # type: ignore[arg-type]
+        if picture.drawable(subject.shape):
+            sides = [side[:_TILES] for side in (self.beside, self.events) if side is not None]
+            names.append(f"{stem}.png")
+            picture.draw(folder / names[1], subject.units, *sides, columns=self.columns)
+        return names
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("images", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.interpolate is not None and arguments.interpolate < 2:
+        raise UsageError(f"--interpolate needs at least the 2 ends, got {arguments.interpolate}")
+    wrong = [value for value in arguments.temperature if not value > 0]
+    if wrong:
+        raise UsageError(f"--temperature must be above 0, got {wrong[0]:g}")
+    if arguments.t_min is not None and not 0 < arguments.t_min < 1:
+        raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
+    if arguments.decode and arguments.dataset:
+        raise UsageError("--decode takes latents from its file: leave --dataset out")
+
+
+def _round_trip(
+    arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
+) -> tuple[Tensor, dict[str, _Sheet]]:
+    """Events there and back."""
+    import torch
+
+    subject = coder.subject
+    events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
+    indices = subset(len(events), arguments.images)
+    x = to_model(take(events, indices), subject)
+    latents = coder.encode(x)
+    decoded = coder.decode(latents, denoise=False)
+    error = (decoded - x).flatten(1).square().mean(1).sqrt()
+    record |= {"dataset": arguments.dataset or subject.data, "split": arguments.split, "images": len(indices)}
+    record |= {"round_trip_error": {"mean": float(f"{error.mean():.4g}"), "largest": float(f"{error.max():.4g}")}}
+    write = subject.units.to_file
+    arrays = {"latents": latents, "decoded": write(decoded), "error": error, "index": torch.tensor(indices)}
+    return latents, {"latents": _Sheet({**arrays, "events": write(x)}, decoded, beside=x)}
+
+
+def _decode(
+    arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
+) -> tuple[Tensor, dict[str, _Sheet]]:
+    """Latents of a file."""
+    latents = read_latents(arguments.decode, coder.subject)
+    record |= {"decoded": str(arguments.decode), "images": len(latents)}
+    decoded = coder.decode(latents)
+    return latents, {"decoded": _Sheet({"decoded": coder.subject.units.to_file(decoded)}, decoded)}
+
+
+def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
+    """Every second latent to the one after it, a row each."""
+    import torch
+
+    from ..numerics.encoding import interpolate
+
+    if len(latents) < 2:
+        raise UsageError(f"--interpolate needs at least two events, got {len(latents)}")
+    pairs = len(latents) // 2
+    ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
+    arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.subject.sde.prior).transpose(0, 1)
+    flat = arcs.flatten(0, 1)
+    decoded = coder.decode(flat, "interpolating")
+    arrays = {"latents": flat, "decoded": coder.subject.units.to_file(decoded)}
+    return {"interpolation": _Sheet(arrays, decoded, columns=count)}
+
+
+def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
+    """All latents at other temperatures."""
+    from ..numerics.encoding import temper
+
+    sheets = {}
+    for temperature in temperatures:
+        decoded = coder.decode(temper(latents, temperature, coder.subject.sde.prior), f"temperature {temperature:g}")
+        arrays = {"decoded": coder.subject.units.to_file(decoded)}
+        sheets[f"temperature_{temperature:g}"] = _Sheet(arrays, decoded)
+    return sheets
+
+
+def _print(record: dict[str, Any], latents: Tensor) -> None:
+    spread = float(latents.double().std())
+    print(f"{len(latents)} latents of shape {list(latents.shape[1:])}, standard deviation {spread:.4g}")
+    if "round_trip_error" in record:
+        error = record["round_trip_error"]
+        print(f"round trip: root mean square error {error['mean']:.3g} an event, {error['largest']:.3g} the largest")

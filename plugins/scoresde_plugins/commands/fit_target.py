@@ -1,0 +1,80 @@
+"""``scoresde fit-target``: fit a mixture of factor analysers to a data set, and save it as a target."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import attrs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scoresde_core.command import Command
+from scoresde_core.components import parse
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import Registry
+
+_NUMBERS = {
+    "components": (int, 32, "mixture components"),
+    "factors": (int, 13, "factors of each component"),
+    "iterations": (int, 60, "EM iterations"),
+    "floor": (float, 0.05, "smallest noise of a pixel, as a standard deviation on the scale [-1, 1]"),
+    "ceiling": (float, 0.2, "largest noise of a pixel"),
+    "seed": (int, 0, "seed of the dequantisation and of the first guess"),
+}
+
+
+@attrs.frozen
+class FitTargetCommand(Command):
+    """EM on all training images, uint8 to [-1, 1] with uniform dequantisation; the test split measures the fit.
+
+    The result is a target: ``scoresde-bench --target 'mfa[file=FILE]'``.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Data set, numbers, output."""
+        parser.add_argument(
+            "dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'"
+        )
+        parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+        parser.add_argument("--images", type=int, metavar="N", help="use the first N training images only")
+        for name, (kind, default, text) in _NUMBERS.items():
+            parser.add_argument(
+                f"--{name}", type=kind, default=default, metavar="X", help=f"{text} (default: {default})"
+            )
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Fit, report the held-out likelihood, save."""
+        from scoresde_run.models.checkpoint import check_new
+
+        from ..targets.mfa_fit import fit_mfa, save
+
+        check_new(arguments.out)
+        if arguments.images is not None and arguments.images < 1:
+            raise UsageError(f"--images must be at least 1, got {arguments.images}")
+        dataset = registry.create("datasets", arguments.dataset)
+        images, held_out = dataset.load("train")[: arguments.images], dataset.load("test")
+        console = Console(stderr=True)
+        columns = [TextColumn("EM"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")]
+        with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=arguments.iterations)
+
+            def progress(iteration: int, of: int, log_likelihood: float) -> None:
+                bar.update(task, completed=iteration, total=of, description=f"{log_likelihood:.2f} nats an image")
+                if not console.is_terminal:
+                    print(f"iteration {iteration} of {of}: {log_likelihood:.3f} nats an image", file=sys.stderr)
+
+            try:
+                numbers = {name: getattr(arguments, name) for name in _NUMBERS}
+                target, report = fit_mfa(images, held_out, progress=progress, **numbers)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+        save(arguments.out, target, report, parse(arguments.dataset).name)
+        print(
+            f"{report.components} components of {report.factors} factors, {report.iterations} iterations\n"
+            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats "
+            f"an image, {report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
+            f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'"
+        )
+        return 0

@@ -1,0 +1,78 @@
+"""``scoresde import-checkpoint``: a published ``.pth`` file as a checkpoint of ours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.errors import FileError, UsageError
+from scoresde_core.registry import Registry
+
+
+@attrs.frozen
+class ImportCheckpointCommand(Command):
+    """Reads files of score_sde_pytorch, ncsn and ncsnv2; strict: every tensor has to find its place in the preset."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """File, preset, output."""
+        parser.add_argument("file", type=Path, metavar="FILE", help="the published file, such as checkpoint_24.pth")
+        parser.add_argument("--preset", required=True, metavar="NAME", help="what it is of: see 'scoresde presets'")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
+        parser.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+            help="change the preset: model.network.nf=64"
+        )  # fmt: skip
+
+        parser.add_argument(
+            "--prefix", metavar="P",
+            help="what the names of the network's tensors begin with in the file, such as net. (default: found)"
+        )  # fmt: skip
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Read, compare, write; print what was found."""
+        from scoresde_run.commands.presets import find_preset
+        from scoresde_run.models import checkpoint
+        from scoresde_run.models.model import plan_model
+
+        from ..song2021.published_checkpoint import Misfit, convert, read_published
+
+        config = find_preset(registry, arguments.preset).override(arguments.set)
+        checkpoint.check_new(arguments.out)
+        if arguments.file.is_dir():
+            raise UsageError(f"{arguments.file} is a folder: name the published file in it")
+        published = read_published(arguments.file)
+        plan = plan_model(config, registry)
+        try:
+            converted = convert(
+                published, plan.build().network, table=hasattr(plan.sde, "sigma_max"), prefix=arguments.prefix
+            )
+        except Misfit as misfit:
+            print("\n".join(misfit.report))
+            raise FileError(
+                f"{arguments.file} does not fit the preset {arguments.preset}: {misfit}; choose the preset it is of"
+            ) from misfit
+        written = checkpoint.save(
+            arguments.out,
+            config,
+            converted.weights,
+            converted.ema,
+            step=published.step,
+            provenance={
+                "file": arguments.file.name,
+                "sha256": checkpoint.file_hash(arguments.file),
+                "layout": published.layout,
+                "preset": arguments.preset,
+                "changes": list(arguments.set),
+            },
+        )
+        numbers = sum(tensor.numel() for tensor in converted.weights.values())
+        averaged = "none averaged" if converted.ema is None else f"{len(converted.ema)} of them averaged as well"
+        tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"
+        print(f"{published.layout}, step {published.step}: {tensors}")
+        for note in converted.notes:
+            print(note)
+        print(f"wrote {written.folder}: scoresde sample --checkpoint {written.folder} --out samples")
+        return 0

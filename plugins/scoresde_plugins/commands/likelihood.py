@@ -1,0 +1,265 @@
+"""``scoresde likelihood``: bits per dimension of a data set under a checkpoint or an exact target.
+
+likelihood.yaml     format, version, what was measured and how, bits/dim with its standard error, cost
+likelihood.npz      bits_per_dim and nfe (repeats, n), index (n,), with a bound stderr, with --latents latents
+parts/              finished batches, until all are: the same command goes on with them
+
+Batches are those of ``scoresde evaluate``: a file each, dealt out over the processes of torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core import document
+from scoresde_core.command import Command
+from scoresde_core.components import build, parse_value
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import OURS, Registry
+from scoresde_run.commands.events import add_dataset, find_events, open_events
+from scoresde_run.commands.subject import Subject, add_subject, open_subject
+from scoresde_run.machine.lock import locked
+
+if TYPE_CHECKING:
+    from scoresde_run.machine.processes import Processes
+
+    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.model_measures import Likelihood
+    from ..evaluate.progress import Progress
+    from ..likelihood.bits_per_dim import BitsPerDim, Measurement
+    from ..likelihood.density import Density
+
+FORMAT, VERSION = "scoresde-likelihood", 1
+INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
+
+_ODE = {
+    "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
+    "probes": "probes for every image (default: 1)",
+    "method": "adaptive Runge-Kutta method (default: dopri5)",
+    "rtol": "relative tolerance of the ODE (default: 1e-5)",
+    "atol": "absolute tolerance of the ODE (default: 1e-5)",
+}
+
+
+@attrs.frozen
+class LikelihoodCommand(Command):
+    """The likelihood by the probability flow ODE, or with ``--bound`` ScoreFlow's variational bound.
+
+    Images are taken as uint8, dequantised and scaled here. Under an exact target its own value stands beside.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Model, data, protocol."""
+        add_subject(parser)
+        add_dataset(parser)
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+        parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
+        parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes with noise of their own")
+        parser.add_argument("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
+        parser.add_argument(
+            "--t-min", type=parse_value, metavar="T", help="where data are placed (default: as trained)"
+        )
+        parser.add_argument(
+            "--discrete", action="store_true",
+            help="of a model of discrete noise scales, take the nearest trained one at every time"
+        )  # fmt: skip
+        ode = parser.add_argument_group("by the probability flow ODE")
+        for name, text in _ODE.items():
+            ode.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
+        bound = parser.add_argument_group("by the variational bound")
+        bound.add_argument("--bound", nargs="?", const="dsm", metavar="FORM", help="the bound, dsm (default) or ssm")
+        bound.add_argument("--times", type=parse_value, metavar="N", help="times for every image (default: 1000)")
+        bound.add_argument("--uniform-times", action="store_true", help="no importance sampling of times")
+        bound.add_argument("--no-offset", action="store_true", help="leave out the step from t_min to the data")
+        parser.add_argument("--latents", action="store_true", help="write the latents as well")
+        parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
+        parser.add_argument("--seed", type=int, default=0, help="of dequantisation, probes, times (default: 0)")
+        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Measure, write, print."""
+        for name in ("images", "repeats", "batch_size"):
+            value = getattr(arguments, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+        from ..evaluate.batches import run_together
+
+        density = find_density(arguments)
+
+        def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
+            return _prepare(arguments, registry, density, processes, stack)
+
+        return run_together(arguments.device, prepare)
+
+
+def find_density(arguments: argparse.Namespace) -> Density:
+    """The density that the options ask for; an option of the other one is a usage error."""
+    from ..likelihood.density import BoundDensity, FlowDensity
+
+    flow = {name: getattr(arguments, name) for name in _ODE if getattr(arguments, name) is not None}
+    bound = {} if arguments.times is None else {"times": arguments.times}
+    bound |= {"importance": False} if arguments.uniform_times else {}
+    bound |= {"offset": False} if arguments.no_offset else {}
+    common = {} if arguments.t_min is None else {"t_min": arguments.t_min}
+    common |= {"discrete": True} if arguments.discrete else {}
+    if arguments.bound is None:
+        if bound:
+            raise UsageError("--times, --uniform-times and --no-offset belong to the variational bound: add --bound")
+        found: Density = build(FlowDensity, {**flow, **common}, "the likelihood")
+        return found
+    if flow or arguments.latents:
+        names = ", ".join(f"--{name}" for name in [*flow, *["latents"] * arguments.latents])
+        raise UsageError(f"the bound follows no ODE: leave {names} out")
+    found = build(BoundDensity, {"form": arguments.bound, **bound, **common}, "the bound")
+    return found
+
+
+def _prepare(
+    arguments: argparse.Namespace, registry: Registry, density: Density, processes: Processes, stack: ExitStack
+) -> Callable[[], int]:
+    """Everything that can be refused is refused here: nothing is computed yet."""
+    import torch
+
+    from scoresde_run.results.fingerprint import Fingerprint, placeless
+
+    from ..evaluate.measure import Share
+    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.model_measures import Likelihood
+    from ..evaluate.parts import clean
+    from ..evaluate.progress import Progress
+    from ..likelihood.density import trained_from
+
+    check_place(arguments.out)
+    dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
+    subject = open_subject(arguments, registry, processes.device, torch.float32)
+    density.check(subject.score)
+    if arguments.t_min is None:
+        density = attrs.evolve(density, t_min=trained_from(subject.plan, registry))  # type: ignore[misc]
+    events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
+    source = {"dataset": arguments.dataset or subject.data, "split": arguments.split}
+    share = Share.of(events, arguments.images, arguments.batch_size, source)
+    dataset = share.unread(find_events(arguments.dataset, subject, registry, arguments.download))
+    plan, fingerprint = subject.plan, Fingerprint(registry)
+    asked = Likelihood(
+        share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.units, subject.target,
+        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, subject.target, dataset),
+    )  # fmt: skip
+    parts = {"sde": subject.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
+    identity = {**subject.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
+    identity["torch"] = str(torch.__version__)
+    model = Measured(subject.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    processes.wait()  # every process has seen that the folder is free, or an unfinished one
+    if processes.first:
+        stack.enter_context(locked(arguments.out, "measuring"))
+        clean(arguments.out / PARTS)
+    progress = stack.enter_context(Progress(processes.first))
+    return lambda: _measure(arguments, subject, asked, model, processes, progress)
+
+
+def check_place(out: Path) -> None:
+    """Raise where there is something else than a likelihood that is not finished."""
+    from scoresde_run.models.checkpoint import check_new
+
+    unfinished = (out / ".lock").is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS}
+    if not unfinished:
+        check_new(out)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    subject: Subject,
+    asked: Likelihood,
+    model: Measured,
+    processes: Processes,
+    progress: Progress,
+) -> int:
+    """The batches that are not there yet; then the first process writes what all of them say."""
+    from ..evaluate.batches import compute, together
+    from ..evaluate.parts import write_whole
+
+    for failure in compute([asked], model, processes, partial(progress.show, str(arguments.out))).values():
+        raise failure
+
+    def conclude() -> None:
+        parts = list(model.parts_of(asked).all(asked.count))
+        found = asked.joined(parts)
+        result = summary(found)
+        seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
+        write_whole(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
+        text = document.dump({**_protocol(arguments, subject, asked), **result, **seconds})
+        write_whole(arguments.out / INDEX, text.encode())
+        shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
+        progress.stop()
+        _print(result, len(asked.share.indices), arguments)
+
+    together(processes, conclude if processes.first else lambda: None)
+    return 0
+
+
+def _protocol(arguments: argparse.Namespace, subject: Subject, asked: Likelihood) -> dict[str, Any]:
+    """What was measured, of what, and how."""
+    import torch
+
+    share = asked.share
+    floats = share.batch(0)[1].is_floating_point()
+    head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
+    data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
+    data |= {"seed": asked.seed, "batch_size": share.batch_size}
+    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
+    data |= {"range": list(asked.units.range)} if not floats else {}
+    data |= {"shift": list(asked.units.shift), "scale": list(asked.units.scale)}
+    how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
+    return {**head, **data, **how, "device": str(subject.device), "torch": str(torch.__version__)}
+
+
+def summary(found: Measurement) -> dict[str, Any]:
+    """The numbers of a measurement, for its record."""
+    result: dict[str, Any] = {"bits_per_dim": _plain(found.bits)}
+    if found.exact is not None and found.gap is not None:
+        result |= {"exact_bits_per_dim": _plain(found.exact), "bits_above_exact": _plain(found.gap)}
+    if found.stderr is not None:
+        # The draws of different images are independent: their errors add up in squares.
+        own = float(found.stderr.square().sum().sqrt()) / found.stderr.numel()
+        result |= {"stderr_of_draws": round(own, 8)}
+    return {**result, "nfe": round(float(found.nfe.double().mean()), 3)}
+
+
+def _plain(bits: BitsPerDim) -> dict[str, float | None]:
+    stderr = bits.stderr
+    return {"mean": round(bits.mean, 8), "stderr": None if math.isnan(stderr) else round(stderr, 8)}
+
+
+def _arrays(found: Measurement, indices: Sequence[int]) -> bytes:
+    import numpy as np
+
+    names = {"values": "bits_per_dim", "truth": "exact", "latent": "latents"}
+    arrays = {names.get(name, name): value.numpy() for name, value in found.tensors.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, index=np.array(indices), **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _print(result: dict[str, Any], images: int, arguments: argparse.Namespace) -> None:
+    def text(number: dict[str, float | None], sign: str = "") -> str:
+        stderr = "" if number["stderr"] is None else f" ± {number['stderr']:.4f}"
+        return f"{number['mean']:{sign}.4f}{stderr} bits/dim"
+
+    what = "at most " if arguments.bound and not arguments.no_offset else ""
+    repeats = f" x {arguments.repeats}" if arguments.repeats > 1 else ""
+    print(
+        f"{what}{text(result['bits_per_dim'])}, {images} images{repeats}, {result['nfe']:g} function evaluations each"
+    )
+    if "exact_bits_per_dim" in result:
+        print(f"exact: {text(result['exact_bits_per_dim'])}; above it by {text(result['bits_above_exact'], '+')}")
+    print(f"wrote {arguments.out / INDEX}, {arguments.out / ARRAYS}")

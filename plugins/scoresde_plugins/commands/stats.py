@@ -1,0 +1,124 @@
+"""``scoresde stats``: reference statistics of a data set, once and for all."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.components import Spec
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import OURS, Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scoresde_core.extractor import Extraction
+
+
+@attrs.frozen
+class StatsCommand(Command):
+    """Mean and covariance of the features of a split and, with ``--raw``, the features themselves, in one file.
+
+    ``frechet[statistics=FILE]`` needs the moments, ``kernel`` and ``precision_recall`` the features. The published
+    files of pytorch-fid, clean-fid and score_sde are read by the same option, and ``--show`` says what a file holds.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Data set, extractor, output."""
+        parser.add_argument("dataset", metavar="DATASET", nargs="?", help="such as 'mnist[root=data]'")
+        parser.add_argument("--out", type=Path, metavar="FILE", help="the .safetensors file to write")
+        parser.add_argument("--show", type=Path, metavar="FILE", help="say what a file of statistics holds, and end")
+        parser.add_argument("--features", metavar="X", help="extractor (default: inception)")
+        parser.add_argument("--split", default="train", choices=("train", "test"), help="default: train")
+        parser.add_argument("--images", type=int, metavar="N", help="use the first N events only")
+        parser.add_argument("--raw", action="store_true", help="keep the features, not their moments alone")
+        parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="events at a time (default: 250)")
+        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Extract, sum up, save; or show."""
+        if (arguments.dataset is None) == (arguments.show is None):
+            raise UsageError("give a data set to make statistics of, or --show FILE: one of the two")
+        if arguments.show is not None:
+            print(_shown(arguments.show))
+            return 0
+        from scoresde_run.models.checkpoint import check_new
+
+        if arguments.out is None:
+            raise UsageError("--out FILE is missing: say where to write the statistics")
+        for name, value in (("images", arguments.images), ("batch-size", arguments.batch_size)):
+            if value is not None and value < 2:
+                raise UsageError(f"--{name} must be at least 2, got {value}")
+        if arguments.out.suffix != ".safetensors":
+            raise UsageError(f"--out {arguments.out} must end in .safetensors, which is what is written")
+        check_new(arguments.out)
+        return _make(arguments, registry)
+
+
+def _make(arguments: argparse.Namespace, registry: Registry) -> int:
+    import torch
+
+    from scoresde_core.extractor import Extraction
+    from scoresde_run.machine.device import find_device, use_tf32
+
+    from ..evaluators.statistics_file import write
+
+    dataset = registry.create("datasets", arguments.dataset)
+    extractor = registry.create("extractors", arguments.features or f"{OURS}:inception")
+    reason = extractor.skip(dataset.shape)
+    if reason:
+        raise UsageError(reason)
+    device = find_device(arguments.device)
+    use_tf32(False)  # as for the samples that are held against them
+    extraction = Extraction(extractor, batch_size=arguments.batch_size)
+    protocol = extraction.protocol
+    events: Tensor = dataset.load(arguments.split)[: arguments.images]
+    if len(events) < 2:
+        raise UsageError(
+            f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: take two or more"
+        )
+    rounding = protocol["rounding"] if events.is_floating_point() else None
+    moments, features = _collect(extraction, events, device, arguments.raw)
+    report = {"dataset": repr(dataset), "split": arguments.split, "events": len(events), "rounding": rounding}
+    report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
+    write(arguments.out, moments, features, report)
+    print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
+    evaluator = Spec("frechet", {"features": arguments.features or "inception", "statistics": str(arguments.out)})
+    print(f"wrote {arguments.out}: scoresde-bench --evaluator {shlex.quote(str(evaluator))}")
+    return 0
+
+
+def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
+    """The moments and, where they are asked for, the features; a line on stderr for every tenth of the events."""
+    import torch
+
+    from ..evaluators.feature_moments import FeatureMoments
+
+    moments, kept, done = None, [], 0
+    for batch in extraction(events, device):
+        found = FeatureMoments.of(batch.pooled)
+        moments = found if moments is None else moments.merge(found)
+        if raw:
+            kept.append(batch.pooled.cpu())
+        before, done = done, done + len(batch.pooled)
+        if done * 10 // len(events) > before * 10 // len(events):
+            print(f"{done} of {len(events)} events", file=sys.stderr)
+    return moments, torch.cat(kept) if raw else None
+
+
+def _shown(path: Path) -> str:
+    """What a file of statistics holds, in a few lines."""
+    from ..evaluators.statistics_file import read
+
+    found = read(path)
+    count = "an unknown number of" if found.moments.count is None else str(found.moments.count)
+    lines = [f"{path}: moments of {count} events, {len(found.moments.mean)} features"]
+    lines.append("raw features: " + ("no" if found.features is None else f"{len(found.features)}"))
+    lines += [f"{name}: {value}" for name, value in found.report.items() if value is not None]
+    return "\n".join(lines)

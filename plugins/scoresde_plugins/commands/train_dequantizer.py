@@ -1,0 +1,150 @@
+r"""``scoresde train-dequantizer``: noise for dequantisation, fitted to a model's variational bound.
+
+    minimise over q   E_{u ~ q(u | v)}[bound(x) + log q(u | v)],   x the model's value of (v + u) / 256
+
+(Song et al. 2021, arXiv:2101.09258, Appendix C). The score is frozen; gradients reach q through x. What is logged as
+the loss is this bound in bits/dim, less the small step from t_min to the data. Everything else is training as it is
+always done here: the same loop, states, resuming, averaging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.command import Command
+from scoresde_core.components import Spec, build, parse
+from scoresde_core.errors import UsageError
+from scoresde_core.loss import Draws, Loss
+from scoresde_core.registry import Registry
+from scoresde_core.score import NetworkScore, ScoreModel
+from scoresde_core.sde import SDE
+from scoresde_core.units import Units
+from scoresde_run.commands.subject import Subject, add_subject, open_subject
+from scoresde_run.commands.train import add_run, run_training
+from scoresde_run.data.batches import Preprocessing
+from scoresde_run.machine.processes import Processes
+from scoresde_run.models.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+from scoresde_run.models.model import Plan, find_dataset
+from scoresde_run.training.trainer import Trainer, TrainingPlan
+
+from ..dequantizers.flowpp import FlowPP
+from ..dequantizers.variational import NAME
+from ..likelihood.bound import bound_draw
+from ..likelihood.density import PUBLISHED_T_MIN, trained_from
+from ..numerics.flow import require_continuous
+
+
+@attrs.frozen
+class TrainDequantizerCommand(Command):
+    """Fits the noise of Flow++'s dequantisation flow to a checkpoint or to an exact target.
+
+    ``scoresde likelihood --dequantizer 'variational[checkpoint=RUN]'`` then measures with it.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Whose bound, which images, and the options of a training run."""
+        add_subject(parser)
+        parser.add_argument("--dataset", metavar="X", help="uint8 images (default: the configuration's)")
+        add_run(parser)
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Train, or go on."""
+        arguments.seed = 0  # of a preset's random weights
+        return run_training(
+            arguments,
+            registry,
+            lambda processes: plan_dequantizer(arguments, registry, processes),
+            DequantizerTrainer,
+        )
+
+
+@attrs.frozen(eq=False)
+class DequantizationLoss(Loss):
+    """The bound in bits/dim at one time and one noise an image; the network is the flow, ``score`` is frozen."""
+
+    score: ScoreModel
+    units: Units
+    t_min: float = PUBLISHED_T_MIN
+
+    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+        """(B,) for uint8 ``x`` (B, C, H, W)."""
+        assert isinstance(model, NetworkScore)
+        eps = draws.normal(x.float(), "dequantise")
+        u, log_q = model.network(x, eps)
+        events = self.units.encode(x, u)
+        share = draws.uniform("time", stratified=True)
+        nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), self.t_min) + log_q
+        # From the density of the model to that of data on [-1, 1], and to the probability of a cell 2/256 wide.
+        shape, numbers = tuple(x.shape[1:]), x[0].numel()
+        bits: Tensor = (nats + self.units.log_volume(shape)) / (numbers * math.log(2)) + math.log2(256 / 2)
+        return bits
+
+
+@attrs.frozen
+class Stored(Preprocessing):
+    """Images as they are on disk: grey levels."""
+
+    def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
+        """uint8, mirrored where that is asked for."""
+        return self.augment(events, draws)
+
+
+class DequantizerTrainer(Trainer):
+    """The trainer, whose pictures show the noise in place of samples."""
+
+    @property
+    def use(self) -> str:
+        """To measure with."""
+        return "scoresde likelihood --dequantizer 'variational[checkpoint={}]' ..."
+
+    @torch.no_grad()
+    def sample(self) -> Tensor:
+        """u for the first images of the stream, on the scale of the model: a middle grey is the middle of a cell."""
+        images = next(self.batches.stream(0)).x[: self.plan.config.sampling.n]
+        u, _ = self.averaged().network(images, self._draws("picture", len(images)).normal(images.float()))
+        drawn: Tensor = self.plan.model.units.encode(2 * u - 1)
+        return drawn.cpu()
+
+
+def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
+    """The plan of a run, with the score of the subject in its loss."""
+    subject = open_subject(arguments, registry, processes.device, torch.float32)
+    require_continuous(subject.score, "a dequantiser's bound", "an integral over")
+    if isinstance(subject.score, NetworkScore):
+        subject.score.network.requires_grad_(False)
+    config = _config(arguments, subject).override(arguments.changes)
+    network: FlowPP = build(FlowPP, dict(config.model.network.params), f"the network {NAME!r}")
+    assert config.data.dataset is not None
+    dataset = find_dataset(config.data.dataset, subject.shape, registry, arguments.download)
+    if dataset.open("train")[0].dtype != torch.uint8:
+        raise UsageError(
+            f"the data set {config.data.dataset} holds no 8-bit images: dequantisation is for uint8 images"
+        )
+    loss = DequantizationLoss(subject.score, subject.units, trained_from(subject.plan, registry))
+    plan = Plan(config, network, subject.sde, subject.sampler)
+    units = attrs.asdict(plan.units, recurse=False)
+    return TrainingPlan(plan, loss, dataset, Stored(**units, flip=config.data.random_flip))
+
+
+def _config(arguments: argparse.Namespace, subject: Subject) -> Config:
+    """ScoreFlow's training of a dequantiser, for this subject; the loss names the score, so that a run keeps to it."""
+    own = None if subject.plan is None else subject.plan.config
+    data = parse(arguments.dataset) if arguments.dataset else None if own is None else own.data.dataset
+    if data is None:
+        raise UsageError("name the images: --dataset cifar10, or any other data set of uint8 images")
+    sde = parse(arguments.sde or "vp") if own is None else own.model.sde
+    score: dict[str, Any] = {key: str(value) for key, value in subject.origin.items() if value}
+    return Config(
+        ModelConfig(Spec(NAME), sde, subject.shape, **{**attrs.asdict(subject.units, recurse=False), "levels": 256}),
+        TrainingConfig(
+            Spec("dequantization", score), iterations=300_000, ema=0.99, evaluate_every=1000, resume_every=1000
+        ),
+        DataConfig(data, random_flip=False if own is None else own.data.random_flip),
+        SamplingConfig(n=64),
+    )

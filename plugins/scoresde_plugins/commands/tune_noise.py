@@ -1,0 +1,163 @@
+"""``scoresde tune-noise``: noise scales and Langevin steps for a data set, by the rules of NCSNv2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scoresde_core.dataset import Dataset
+
+_NUMBERS: dict[str, tuple[type, Any, str]] = {
+    "images": (int, 10_000, "training images, drawn at random, whose distances are compared"),
+    "seed": (int, 0, "seed of that draw"),
+    "sigma-min": (float, 0.01, "smallest noise scale"),
+    "overlap": (float, 0.5, "share of a noise scale that the next one covers (technique 2)"),
+    "scales": (int, None, "number of noise scales, in place of technique 2's"),
+    "budget": (int, 1160, "function evaluations a sample, shared among the scales as Langevin steps (technique 4)"),
+}
+
+
+@attrs.frozen
+class Suggestion:
+    """What the rules give for a data set."""
+
+    dataset: str
+    images: int
+    of: int
+    shape: tuple[int, ...]
+    dimensions: int
+    centered: bool
+    scaling: str
+    sigma_min: float
+    sigma_max: float
+    scales: int
+    steps_per_scale: int
+    step_size: float
+    snr: float
+    variance_ratio: float
+    ema: float
+
+    def text(self) -> str:
+        """A few lines for people, the last two to paste."""
+        subset = f"{self.images} of {self.of}" if self.images < self.of else f"all {self.of}"
+        return (
+            f"{self.dataset}: {subset} training events, {self.dimensions} dimensions, {self.scaling}\n"
+            f"sigma_max  {self.sigma_max:.2f}, the largest distance between two of them (technique 1)\n"
+            f"scales     {self.scales}, from {self.sigma_max:.4g} to {self.sigma_min:.4g} (technique 2)\n"
+            f"Langevin   {self.steps_per_scale} steps a scale of {self.step_size:.3g} (sigma / sigma_min)^2, "
+            f"variance ratio {self.variance_ratio:.3f} (technique 4)\n"
+            f"EMA        {self.ema} (technique 5)\n"
+            f"train      scoresde train {self.preset} {' '.join(map(shlex.quote, self.changes))} --out runs/tuned\n"
+            "sample     scoresde sample --checkpoint runs/tuned --out samples"
+        )
+
+    @property
+    def preset(self) -> str:
+        """What to start from: NCSNv2 for images, else a perceptron at all noise scales."""
+        return "ve_ncsnv2_cifar10" if len(self.shape) == 3 else "lesson_many_scales"
+
+    @property
+    def changes(self) -> list[str]:
+        """The rules' numbers as KEY=VALUE of a configuration."""
+        corrector = f"ald[snr={self.snr:.4g},n_steps={self.steps_per_scale}]"
+        depth = ["model.network.variant=auto"] if len(self.shape) == 3 else []
+        return [
+            f"data.dataset={self.dataset}",
+            f"model.shape=[{','.join(map(str, self.shape))}]",
+            f"model.centered={str(self.centered).lower()}",
+            f"model.sde=ve[sigma_min={self.sigma_min:.4g},sigma_max={self.sigma_max:.4g}]",
+            *depth,
+            f"model.network.scales={self.scales}",
+            f"training.ema={self.ema}",
+            f"sampling.sampler=pc[predictor=none,corrector={corrector},steps={self.scales}]",
+        ]
+
+
+@attrs.frozen
+class TuneNoiseCommand(Command):
+    """sigma_max from the largest distance between two images, scales and steps from NCSNv2's formulas.
+
+    The distance is that of a random subset, so it is a lower bound of the whole set's, which grows slowly with N.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Data set, scaling, numbers."""
+        parser.add_argument("dataset", metavar="DATASET", help="such as cifar10, or 'image_folder[path=here,size=64]'")
+        parser.add_argument("--centered", action="store_true", help="images on [-1, 1] instead of [0, 1]")
+        parser.add_argument("--device", default="cpu", help="where distances are computed (default: cpu)")
+        parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+        for name, (kind, default, text) in _NUMBERS.items():
+            shown = "" if default is None else f" (default: {default})"
+            parser.add_argument(f"--{name}", type=kind, default=default, metavar="X", help=text + shown)
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Measure, compute, print."""
+        if arguments.images < 2:
+            raise UsageError(f"--images must be at least 2, got {arguments.images}")
+        if arguments.budget < 1:
+            raise UsageError(f"--budget must be at least 1, got {arguments.budget}")
+        dataset = registry.create("datasets", arguments.dataset)
+        try:
+            found = _suggest(dataset, arguments)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(str(error).partition("\n")[0]) from error
+        print(json.dumps(attrs.asdict(found)) if arguments.json else found.text())
+        return 0
+
+
+def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
+    from scoresde_run.data.batches import Preprocessing
+
+    from ..ncsn import techniques
+
+    events, size = _subset(dataset, arguments.images, arguments.seed)
+    x = Preprocessing(centered=arguments.centered)(events.to(arguments.device))
+    dimensions, scaling = math.prod(dataset.shape), "on [-1, 1]" if arguments.centered else "on [0, 1]"
+    sigma_max = techniques.largest_distance(x)
+    scales = arguments.scales
+    if scales is None:
+        scales = techniques.number_of_scales(dimensions, arguments.sigma_min, sigma_max, arguments.overlap)
+    gamma = techniques.geometric_ratio(arguments.sigma_min, sigma_max, scales)
+    langevin = techniques.langevin_steps(gamma, arguments.sigma_min, max(1, arguments.budget // scales))
+    return Suggestion(
+        arguments.dataset,
+        len(x),
+        size,
+        tuple(dataset.shape),
+        dimensions,
+        arguments.centered,
+        "as stored" if events.is_floating_point() else scaling,
+        arguments.sigma_min,
+        sigma_max,
+        scales,
+        langevin.steps,
+        langevin.step_size,
+        langevin.snr,
+        langevin.variance_ratio,
+        techniques.EMA_RATE,
+    )
+
+
+def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:
+    """Up to ``count`` training events at random, as stored, and how many there are."""
+    import torch
+    from torch import Tensor
+
+    from scoresde_run.data.batches import order
+
+    events = dataset.open("train")
+    picked = order(seed, 0, len(events))[:count]
+    chosen = events[picked] if isinstance(events, Tensor) else torch.stack([events[i] for i in picked.tolist()])
+    return chosen, len(events)

@@ -1,0 +1,188 @@
+r"""Loss, likelihood and samples: what is measured of a model alone.
+
+    loss        the configuration's training loss of every event, at times and noise keyed by (seed, batch, row): with
+                the seed and batch size of training, the numbers that training logs as evaluation_loss
+    likelihood  bits per dimension of every event and repeat; noise and probes keyed by (seed, repeat, event)
+    samples     draws of the sampler, keyed by (seed, index of the sample)
+
+A batch couples its events only through what couples any batch: an ODE's error norm, a corrector's mean norms. So the
+batch size is one of the settings, and the number of processes is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.dequantizer import Dequantizer
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.loss import Draws, Loss
+from scoresde_core.sampler import Sampler, diverged, sample, smallest_batch
+from scoresde_core.sde import SDE
+from scoresde_core.target import Target
+from scoresde_core.units import Units
+from scoresde_run.data.batches import Preprocessing
+from scoresde_run.models.model import Plan
+from scoresde_run.results.results import Row
+
+from ..likelihood.bits_per_dim import Measurement, join, measure
+from ..likelihood.density import Density
+from .measure import Measure, OfEvents, Subject, mean
+from .parts import Part
+
+
+@attrs.frozen(eq=False)
+class SplitLoss(OfEvents):
+    """The training loss of the events of a split, as it is evaluated during training."""
+
+    name: ClassVar[str] = "loss"
+
+    sde: SDE
+    loss: Loss
+    preprocessing: Preprocessing
+    seed: int
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Loss, preprocessing and seed."""
+        return {"loss": self.describe(self.loss), "preprocessing": self.describe(self.preprocessing), "seed": self.seed}
+
+    @torch.no_grad()
+    def measure(self, k: int, subject: Subject) -> Part:
+        """The loss of each event, (n,)."""
+        _, events = self.share.batch(k)
+
+        def draws(step: str) -> Draws:
+            return Draws(self.seed, step, len(events), total=self.share.batch_size, device=subject.device)
+
+        x = self.preprocessing(events.to(subject.device), draws(f"pass {k}")).to(subject.dtype)
+        losses = self.loss.per_sample(subject.score, self.sde, x, draws(f"evaluation {k}"))
+        return Part({"loss": losses.double().cpu()})
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """The mean over events."""
+        kept = list(parts)
+        losses = torch.cat([part.tensors["loss"] for part in kept])
+        metric = mean(f"{self.share.source['split']}_loss", losses)
+        return self.found([metric], [part.record for part in kept], events=len(losses))
+
+
+@attrs.frozen(eq=False)
+class Likelihood(OfEvents):
+    """Bits per dimension by a density; of images with their dequantisation, of points as they are."""
+
+    name: ClassVar[str] = "likelihood"
+
+    sde: SDE
+    density: Density
+    dequantizer: Dequantizer
+    repeats: int
+    seed: int
+    units: Units
+    """What the model's numbers are: bits are those of the data."""
+    target: Target | None = None
+    """An exact target on the CPU, whose own bits are found beside."""
+    latents: bool = False
+    """Whether the latents are kept."""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Density, noise, truth."""
+        how = {
+            "density": self.describe(self.density),
+            "dequantizer": self.describe(self.dequantizer),
+            "units": attrs.asdict(self.units),
+        }
+        beside = {"target": self.describe(self.target), "latents": self.latents}
+        return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """The tensors of a :class:`Measurement`."""
+        first, events = self.share.batch(k)
+        found = measure(
+            self.density, subject.score, self.sde, events.to(subject.device), repeats=self.repeats, seed=self.seed,
+            first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=subject.dtype,
+        ).tensors  # fmt: skip
+        if not bool(found["values"].isfinite().all()):
+            raise ScoreSDEError(f"bits/dim are not finite from event {self.share.indices[first]} on")
+        return Part({name: value.cpu() for name, value in found.items() if self.latents or name != "latent"})
+
+    def _exact(self) -> Callable[[Tensor], Tensor] | None:
+        """The target's own log density, in float64."""
+        if self.target is None:
+            return None
+        precise = self.target.to("cpu", torch.float64)
+        return lambda x: precise.log_prob(x.cpu().double()).to(x.device)
+
+    def joined(self, parts: Iterable[Part]) -> Measurement:
+        """That of all events."""
+        return join([Measurement(**part.tensors) for part in parts])
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """The mean over events and repeats, its standard error that over events."""
+        kept = list(parts)
+        all_of_it = self.joined(kept)
+        cost = {"events": all_of_it.nfe.shape[1], "nfe": float(all_of_it.nfe.double().mean())}
+        metric = mean("bits_per_dim", all_of_it.bits.per_image, "bits/dim")
+        return self.found([metric], [part.record for part in kept], **cost)
+
+
+@attrs.frozen(eq=False)
+class Draw(Measure):
+    """Samples; they are kept, so that another evaluator draws none anew."""
+
+    name: ClassVar[str] = "samples"
+
+    plan: Plan
+    sampler: Sampler
+    n: int
+    batch_size: int
+    seed: int
+    scale: Callable[[], float | None] = lambda: None
+    """The root mean square of true events, in the units of the data, if known."""
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return -(-self.n // self.batch_size)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Sampler, number, batch size and seed."""
+        return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """Samples (n, *shape) as the model gives them."""
+        first = k * self.batch_size
+        drawn = sample(
+            subject.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
+            seed=self.seed, first=first, device=subject.device, dtype=subject.dtype, observe=subject.observe,
+        )  # fmt: skip
+        return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """What they cost; raises where the sampler diverged."""
+        kept = list(parts)
+        records = [part.record for part in kept]
+        nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)
+        lost = diverged(self.plan.units.decode(torch.cat([part.tensors["x"] for part in kept])), self.scale())
+        if lost:
+            raise ScoreSDEError(lost)
+        found = self.found([], records, events=self.n, nfe=nfe / self.n)
+        seconds = found["costs"][self.title]["seconds"]
+        speed = {"seconds": seconds, "samples_per_second": self.n / seconds if seconds else None}
+        caveat = self.sampler.caveat(self.plan.shape, smallest_batch(self.n, self.batch_size))
+        warnings = {} if caveat is None else {"warnings": {"batch": caveat}}
+        return {"nfe": nfe / self.n, **speed, **found, **warnings}
+
+    def events(self, k: int, subject: Subject) -> Tensor:
+        """Those of batch ``k``, in the numbers of the data."""
+        return self.plan.units.decode(subject.parts_of(self).load(k).tensors["x"].to(subject.device))
+
+    def collect(self, subject: Subject) -> Tensor:
+        """All of them (n, *shape), in the numbers of the data."""
+        return torch.cat([self.events(k, subject) for k in range(self.count)])

@@ -1,0 +1,194 @@
+"""One checkpoint after another, as rows: every process computes its batches, and the first one writes.
+
+Whatever happens to a checkpoint, the outcome is a row, and the processes agree on it at every stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.evaluator import valueless
+from scoresde_core.score import PRECISIONS
+from scoresde_run.machine import environment
+from scoresde_run.machine.processes import Processes
+from scoresde_run.models.checkpoint import Checkpoint
+from scoresde_run.results import picture
+from scoresde_run.results.results import Results, Row
+from scoresde_run.results.rows import SCHEMA, changed
+
+from .batches import Failed, compute, together
+from .checkpoints import Wanted
+from .measure import Measure, Subject
+from .model_measures import Draw
+from .plan import Planned, Plans
+from .progress import Progress
+
+PARTS = "parts"
+_PICTURED = 64
+_NOTHING: Row = dict.fromkeys(
+    ("target", "checkpoint", "training_step", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps",
+     "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
+)  # fmt: skip
+T = TypeVar("T")
+
+
+class Evaluation:
+    """Evaluates checkpoints as ``plans`` says, with parts and rows in ``folder``; all processes call it alike."""
+
+    def __init__(self, plans: Plans, folder: Path, processes: Processes, progress: Progress, command: str = "") -> None:
+        self.plans, self.folder, self.processes = plans, folder, processes
+        self.progress, self.command = progress, command
+        self.registry, self.request = plans.registry, plans.request
+        self.results = Results(folder) if processes.first else None
+        if self.results:
+            self.results.mend()
+
+    def run(self, wanted: Wanted, folder: Path | None) -> Row:
+        """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""
+        row = self._blank(wanted.name if folder is None else str(folder))
+        try:
+            if folder is None:
+                raise Failed("it did not appear in time: is the training still running?")
+            found, planned = self._together(lambda: self.plans.open(folder))
+            row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
+            row |= self._together(partial(self._about, found, planned))
+            known = self.processes.exchange(self._known(row))[0]
+            if known is not None:
+                self.progress.say(f"{wanted.name}: done before")
+                return dict(known)
+            self._measure(row, found, planned)
+        except Failed as error:
+            row |= self._names(wanted, row) | {"status": "failed", "reason": str(error), "traceback": error.trace}
+            self.progress.say(f"{wanted.name}: failed: {error}")
+        if self.results is not None:
+            self.registry.hook.scoresde_on_result(row=row)
+            self.results.append(row)
+        return row
+
+    def _names(self, wanted: Wanted, row: Row) -> Row:
+        """Those that ``row`` lacks, of a checkpoint that could not be opened: what its run says that it is."""
+        try:
+            planned = self.plans.expected(wanted)
+        except ScoreSDEError:
+            planned = None
+        known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": wanted.step}
+        return {name: value for name, value in known.items() if row[name] is None}
+
+    def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
+        """Adds to ``row`` what is measured. A measure that fails leaves what was found before it."""
+        device, dtype = self.processes.device, getattr(torch, self.request.dtype)
+        environment.reset_peak_memory(device)
+        model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
+        identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
+        observe = self.progress.observer(self.registry)
+        subject = Subject(
+            model.score(autocast=PRECISIONS[self.request.precision]),
+            device,
+            dtype,
+            identity,
+            self.folder / PARTS,
+            observe,
+        )
+        judged: Row = {}
+        for stage in planned.stages:
+            failed = compute(stage, subject, self.processes, partial(self.progress.show, row["checkpoint"]))
+            for measure in (measure for measure in stage if measure.title not in failed):
+                add = self._together(partial(self._summary, measure, subject, row))
+                add = self.processes.exchange(add)[0]
+                judged |= add["metrics"] if measure.of_samples else {}
+                for key, value in add.items():
+                    row[key] = _joined(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
+            for failure in failed.values():
+                raise failure
+        row["peak_memory_bytes"] = environment.peak_memory(device)
+        reason = valueless(judged)
+        if reason:
+            raise Failed(reason)
+
+    def _summary(self, measure: Measure, subject: Subject, row: Row) -> Row:
+        """What a measure adds to the row; the first process reads it off the parts of all."""
+        if not self.processes.first:
+            return {}
+        parts = subject.parts_of(measure)
+        found = measure.summarise(parts.all(measure.count))
+        if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
+            path = self.folder / "pictures" / f"{row['cell']}.png"
+            scratch = path.with_name(f".{path.name}")
+            picture.draw(scratch, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
+            scratch.replace(path)
+            found["picture"] = str(path.relative_to(self.folder))
+        self.progress.finished(row["checkpoint"], found)
+        return found
+
+    def _blank(self, name: str) -> Row:
+        """What a row says of a checkpoint that nothing is known of but its name."""
+        asked = json.dumps([name, self.request.plain, self.processes.device.type], sort_keys=True)
+        return {
+            "schema": SCHEMA,
+            "cell": hashlib.blake2b(asked.encode(), digest_size=8).hexdigest(),
+            "status": "done",
+            "reason": None,
+            **_NOTHING,
+            "checkpoint": name,
+            "parameters": {},
+            "seed": self.request.seed,
+            "device": environment.describe_device(self.processes.device),
+            "dtype": self.request.dtype,
+            "precision": self.request.lowered.get("precision"),
+            "tf32": False,
+            "evaluators": list(self.request.evaluators),
+            "plugins": {},
+            "sources": {},
+            "files": {},
+            **environment.facts(),
+            "command": self.command,
+            "compile_seconds": 0.0,
+            "metrics": {},
+            "metrics_skipped": {},
+            "costs": {},
+        }
+
+    def _about(self, found: Checkpoint, planned: Planned) -> Row:
+        """What a checkpoint's index adds."""
+        which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
+        parameters = {
+            **which,
+            **planned.model,
+            **self.request.lowered,
+            **{m.title: m.settings for m in planned.measures},
+        }
+        depends = planned.depends
+        return {
+            "parameters": parameters,
+            "plugins": depends["versions"],
+            **{k: depends[k] for k in ("sources", "files")},
+        }
+
+    def _known(self, row: Row) -> Row | None:
+        """The row of a former command that measured the same of the same weights."""
+        known = self.results.finished(row["cell"]) if self.results is not None else None
+        if known is None or _text(known["parameters"]) == _text(row["parameters"]):
+            return known
+        what = ", ".join(changed(known, row)) or "what it depends on"
+        self.progress.say(f"{row['checkpoint']}: measured before with an earlier version of {what}: measured anew")
+        return None
+
+    def _together(self, work: Callable[[], T]) -> T:
+        return together(self.processes, work)
+
+
+def _joined(found: Row, more: Row, title: str) -> Row:
+    """Both; where two evaluators give a metric of one name, the second one's says whose it is."""
+    return found | {name if name not in found else f"{name} ({title})": value for name, value in more.items()}
+
+
+def _text(parameters: Any) -> str:
+    return json.dumps(parameters, sort_keys=True, default=str)

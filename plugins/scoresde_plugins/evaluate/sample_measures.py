@@ -1,0 +1,186 @@
+"""What is measured of samples: their features, and what evaluators say of them.
+
+An evaluator sees all samples at once, so it is one batch, on one process. What is slow about most of them, the
+features, comes in batches of its own before that: of the samples, and of the true events that they are compared with,
+each set once for all evaluators that use the same extractor. True events are no model's: all checkpoints share theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.dataset import content_hash
+from scoresde_core.errors import UsageError
+from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric, Reference
+from scoresde_core.extractor import Extraction, Features
+from scoresde_core.score import ScoreModel
+from scoresde_run.models.model import Plan
+from scoresde_run.results.results import Row
+
+from .measure import Measure, Subject
+from .model_measures import Draw
+from .parts import Part
+
+Key = tuple[Extraction, EventSet]
+"""What features are of, and how they come about."""
+
+
+@attrs.frozen(eq=False)
+class FeatureBatches(Measure):
+    """The features of the samples that ``draw`` draws or, where it is None, of true ``events``."""
+
+    name: ClassVar[str] = "features"
+
+    extraction: Extraction
+    events: EventSet
+    draw: Draw | None = None
+
+    @property
+    def title(self) -> str:
+        """``features Identity() of samples``."""
+        rounded = " rounded down" * (self.extraction.rounding == "floor")
+        return f"{self.name} {self.extraction.extractor!r} of {' '.join(map(str, self.events.label))}{rounded}"
+
+    @property
+    def key(self) -> Key:
+        """What tells these features from others."""
+        return self.extraction, self.events
+
+    @property
+    def of_model(self) -> bool:
+        """Whether they are of samples."""
+        return self.draw is not None
+
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return -(-self.events.size // self.extraction.batch_size) if self.draw is None else self.draw.count
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The extractor with its parameters and the hash of its weights, the events, the batch size."""
+        if self.draw is not None:
+            events = self.draw.settings
+        else:
+            digest = self.events.once(("hash", self.events), lambda: content_hash(self._loaded()))
+            events = {"set": list(self.events.label), "hash": digest}
+        how = {**self.extraction.protocol, "extractor": self.describe(self.extraction.extractor)}
+        return {**how, "events": events, "batch_size": self.extraction.batch_size}
+
+    def _loaded(self) -> Tensor:
+        events = self.events.once(("events", self.events), self.events.load)
+        if len(events) != self.events.size:
+            raise UsageError(
+                f"{self.title}: the set has {len(events)} events, and says {self.events.size}: correct that"
+            )
+        return events
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """Features (n, D) and, of a classifier, logits (n, K)."""
+        if self.draw is None:
+            size = self.extraction.batch_size
+            events = self._loaded()[k * size : (k + 1) * size]
+        else:
+            events = self.draw.events(k, subject)
+        batches = list(self.extraction(events, subject.device))
+        tensors = {"pooled": torch.cat([batch.pooled for batch in batches])}
+        logits = [batch.logits for batch in batches if batch.logits is not None]
+        return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """What they cost."""
+        return self.found([], [part.record for part in parts], events=self.events.size)
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """Features in their parts, batch by batch as often as they are asked for, or ``rows`` of them."""
+
+    batches: FeatureBatches
+    subject: Subject
+    rows: Callable[[], Tensor] | None = None
+
+    def __iter__(self) -> Iterator[Features]:
+        kept = self.subject.parts_of(self.batches).all(self.batches.count)
+        if self.rows is not None:
+            parts, rows = list(kept), self.rows()
+            names = parts[0].tensors
+            kept = iter([Part({name: torch.cat([part.tensors[name] for part in parts])[rows] for name in names})])
+        for part in kept:
+            yield Features(**{name: value.to(self.subject.device) for name, value in part.tensors.items()})
+
+
+@attrs.frozen(eq=False)
+class Judgement(Measure):
+    """An evaluator's metrics of the samples, or of the model itself: then ``draw`` is None."""
+
+    name: ClassVar[str] = "judgement"
+
+    plan: Plan
+    written: str
+    """The evaluator as it was typed."""
+    evaluator: Evaluator
+    draw: Draw | None
+    n: int
+    seed: int
+    reference: Reference | None
+    features: Mapping[Key, FeatureBatches] = attrs.field(factory=dict)
+    """Those that it asks for; of a set that is a part of another one, those of that one."""
+    state: Mapping[str, Any] = attrs.field(factory=dict)
+    """What it says that it depends on, and the protocols of its features."""
+
+    @property
+    def title(self) -> str:
+        """``judgement nll_gap``."""
+        return f"{self.name} {self.written}"
+
+    @property
+    def of_samples(self) -> bool:
+        """Unless it judges the model itself."""
+        return self.draw is not None
+
+    @property
+    def count(self) -> int:
+        """One: it needs all samples at once."""
+        return 1
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The evaluator, its truth, and the samples."""
+        truth = None if self.reference is None else self.describe(self.reference.target)
+        samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
+        said = self.describe(self.state)
+        return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **said}
+
+    def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
+        """What the evaluator sees; ``dtype`` is the model's."""
+        about = {"sde": self.plan.sde, "model": score, "units": self.plan.units, "dtype": dtype}
+        return Evidence(samples, self.seed, reference=self.reference, **about)  # type: ignore[arg-type]
+
+    def blank(self, device: torch.device) -> Tensor:
+        """As many samples as there will be, all 0, in next to no memory."""
+        return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
+
+    def measure(self, k: int, subject: Subject) -> Part:
+        """The metrics, or why there are none."""
+        samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
+        evidence = self.evidence(subject.score, samples, subject.dtype)
+        for key, batches in self.features.items():
+            rows = None if batches.key == key else key[1].rows
+            evidence.once(key, partial(Stored, batches, subject, rows))
+        reason = self.evaluator.skip(evidence)
+        found = [] if reason else self.evaluator.evaluate(evidence)
+        return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})
+
+    def summarise(self, parts: Iterable[Part]) -> Row:
+        """They, or why there are none."""
+        (part,) = parts
+        row = self.found([Metric(**metric) for metric in part.record["metrics"]], [part.record])
+        skipped = part.record["skipped"]
+        return {**row, "metrics_skipped": {self.written: skipped}} if skipped else row

@@ -1,0 +1,141 @@
+r"""Two densities of a score model, each with all that its value depends on: what ``scoresde likelihood`` measures.
+
+    FlowDensity     log p(x) by the change of variables along the probability flow ODE (arXiv:2011.13456, Eq. 39)
+    BoundDensity    ScoreFlow's lower bound on log p(x) of the reverse-time SDE (arXiv:2101.09258, Theorem 3)
+
+These are densities of two different laws, which agree for an exact score alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import attrs
+import torch
+from attrs.validators import and_, ge, gt, in_, lt
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE
+
+from ..numerics.divergence import Trace
+from ..numerics.flow import Solver, require_continuous
+from ..numerics.runge_kutta import ADAPTIVE
+from .bound import FEWEST_TIMES, likelihood_bound
+from .likelihood import log_likelihood
+
+if TYPE_CHECKING:
+    from scoresde_core.registry import Registry
+    from scoresde_run.models.model import Plan
+
+PUBLISHED_T_MIN = 1e-5
+
+
+def trained_from(plan: Plan | None, registry: Registry) -> float:
+    """Where to place data: the smallest time of a model's loss, below which it knows nothing; 1e-5 where none is said.
+
+    Published: 1e-5, and 1e-2 for ScoreFlow's sub-VP models, whose likelihoods are measured from there as well.
+    """
+    if plan is None:
+        return PUBLISHED_T_MIN
+    try:
+        loss = registry.create("losses", plan.config.training.loss, scales=plan.network.scales)
+    except ScoreSDEError:  # a loss that is not installed here
+        return PUBLISHED_T_MIN
+    return float(getattr(loss, "t_min", PUBLISHED_T_MIN))
+
+
+@attrs.frozen(eq=False)
+class Found:
+    """Log densities or lower bounds ``nats`` (n,), float64, and function evaluations ``nfe`` (n,).
+
+    ``latent`` (n, ...) at t = 1 is the flow's; ``stderr`` (n,) in nats is that of the bound's own draws.
+    """
+
+    nats: Tensor
+    nfe: Tensor
+    latent: Tensor | None = None
+    stderr: Tensor | None = None
+
+
+class Density(ABC):
+    """A way to a model's log density."""
+
+    name: ClassVar[str]
+    follows: ClassVar[str]
+    discrete: bool
+
+    @abstractmethod
+    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+        """Of events ``x`` (n, ...) on the model's scale; random numbers by (seed, index), ``first`` onwards."""
+
+    def check(self, model: ScoreModel) -> None:
+        """Raise where ``model`` knows discrete noise scales alone, unless ``discrete`` takes the nearest of them."""
+        if not self.discrete:
+            require_continuous(model, "the likelihood", self.follows)
+
+
+@attrs.frozen
+class FlowDensity(Density):
+    """Along the probability flow ODE. The published protocol: one Rademacher probe, tolerances and t_min of 1e-5."""
+
+    name: ClassVar[str] = "ode"
+    follows: ClassVar[str] = "an ODE through"
+
+    trace: Trace = param("rademacher", "divergence: by Rademacher or Gaussian probes, or exact")
+    probes: int = param(1, "probes for every event", ge(1))
+    t_min: float = param(PUBLISHED_T_MIN, "where data are placed", and_(gt(0), lt(1)))
+    method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
+    rtol: float = param(1e-5, "relative tolerance of the ODE", gt(0))
+    atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
+    discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
+
+    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+        """log p(x), the latents, function evaluations."""
+        found = log_likelihood(
+            model,
+            sde,
+            x,
+            trace=self.trace,
+            probes=self.probes,
+            t_min=self.t_min,
+            solver=Solver(self.method, self.rtol, self.atol),
+            seed=seed,
+            first=first,
+            discrete=self.discrete,
+        )
+        return Found(found.log_prob, found.nfe, latent=found.latent)
+
+
+@attrs.frozen
+class BoundDensity(Density):
+    """ScoreFlow's variational bound; with ``offset`` one on clean data, else on data with the noise of t_min."""
+
+    name: ClassVar[str] = "bound"
+    follows: ClassVar[str] = "an integral over"
+
+    form: Literal["dsm", "ssm"] = param("dsm", "denoising or sliced score matching")
+    times: int = param(1000, "times for every event", ge(FEWEST_TIMES))
+    importance: bool = param(True, "times of density g^2 / sigma^2, else uniform ones")
+    offset: bool = param(True, "count the step from t_min to the data")
+    t_min: float = param(PUBLISHED_T_MIN, "where the integral starts", and_(gt(0), lt(1)))
+    discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
+
+    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+        """The lower bound on log p(x) and the standard error of its draws."""
+        found = likelihood_bound(
+            model,
+            sde,
+            x,
+            form=self.form,
+            times=self.times,
+            importance=self.importance,
+            offset=self.offset,
+            t_min=self.t_min,
+            seed=seed,
+            first=first,
+        )
+        return Found(-found.nats, torch.full((len(x),), found.nfe), stderr=found.stderr)

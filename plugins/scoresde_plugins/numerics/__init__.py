@@ -1,0 +1,1 @@
+"""Runge-Kutta steps, the probability flow, divergence estimators and encoding."""

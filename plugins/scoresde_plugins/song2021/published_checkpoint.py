@@ -1,0 +1,220 @@
+"""Checkpoint files of the published PyTorch code, as plain tensors under our parameter names.
+
+    score_sde_pytorch   {optimizer, model, ema: {shadow_params: [...], ...}, step}
+    ncsn, ncsnv2        [model, optimizer, epoch, step, ema]    (the first release stops after the optimizer)
+    Lightning           {state_dict, global_step, ...}, also with model_state_dict
+    anything else       a state dict
+
+Names may have a prefix, such as the ``module.`` of DataParallel or the attribute of a class that held the network: it
+is found from the network's names and taken off. ``shadow_params`` is a list without names: the averages of the
+parameters that are trained, in the order in which the model holds them, which is that of
+its state dict. A parameter that is frozen (the Fourier frequencies) has none.
+Files are pickles; they are read with ``weights_only``, which runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from scoresde_core.errors import FileError
+from scoresde_run.models.checkpoint import mismatches, summary
+
+_STATES = ("state_dict", "model_state_dict")
+"""Under which names other trainers keep a state dict."""
+
+
+@attrs.frozen
+class Published:
+    """A published file: which layout it has, its tensors by name, its averages by name or in order, its step."""
+
+    layout: str
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor] | list[Tensor] | None
+    step: int
+
+
+@attrs.frozen
+class Converted:
+    """The same for a network of ours: all of its tensors, the averaged ones, and what was changed on the way."""
+
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    notes: list[str]
+
+
+class Misfit(FileError):
+    """A file that is not of this network; ``report`` has a line for every tensor that does not match."""
+
+    def __init__(self, message: str, report: list[str]) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+def read_published(path: Path) -> Published:
+    """The tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
+    content = _unpickle(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        averages = None if content.get("ema") is None else _shadow(path, content["ema"])
+        return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
+    for name in _STATES:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            return Published(name, _state(path, content[name]), None, _step(content.get("global_step")))
+    if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+        named = _state(path, content[4]) if len(content) > 4 and isinstance(content[4], Mapping) else None
+        return Published("ncsn", _state(path, content[0]), named, _step(content[3] if len(content) > 3 else 0))
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return Published("state dict", _state(path, content), None, 0)
+    raise FileError(
+        f"{path} is in none of the known layouts: a mapping with 'model' or 'state_dict', a list that starts with a "
+        "state dict, or a state dict"
+    )
+
+
+def convert(published: Published, network: nn.Module, table: bool = False, prefix: str | None = None) -> Converted:
+    """The tensors of ``published`` for ``network``, whose names and shapes they must have; :class:`Misfit` otherwise.
+
+    Their names may have a ``prefix`` (None: found), which is taken off; tensors without it are left out, with a note.
+    With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
+    """
+    own = network.state_dict()
+    stored, notes = _without_prefix(published.weights, own, prefix)
+    unread = _unread(stored, network)
+    weights = {name: value for name, value in stored.items() if name not in unread}
+    report = mismatches(own, weights) or [
+        f"wrong type: {name}, {value.dtype}" for name, value in weights.items() if not value.is_floating_point()
+    ]
+    if report:
+        raise Misfit("; ".join([summary(report), *notes]), report)
+    if table and "sigmas" in own:
+        weights["sigmas"] = _table(weights["sigmas"], own["sigmas"])
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    order = [name for name in stored if name in trained or name in unread]
+    ema = None if published.ema is None else _averages(published.ema, trained, order, unread)
+    casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
+    notes += [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
+    return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
+
+
+def _without_prefix(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """``weights`` without the prefix (None: to be found) that names in ``own`` have there, and what to say of it."""
+    prefix = _prefix(weights, own) if prefix is None else prefix
+    kept = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    if not kept:
+        raise FileError(f"no name in the file begins with {prefix!r}; the first is {next(iter(weights), 'none')}")
+    others = [name for name in weights if not name.startswith(prefix)]
+    notes = [f"prefix {prefix!r} dropped from {len(kept)} names"] if prefix else []
+    if others:
+        notes.append(f"{len(others)} tensors without it left out, the first is {others[0]}")
+    return kept, notes
+
+
+def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The prefix under which all of ``own`` is there in its shapes, else the one under which most names are."""
+    found: Counter[str] = Counter()
+    for name in weights:
+        parts = name.split(".")
+        for k in range(len(parts)):
+            found[".".join([*parts[:k], ""])] += ".".join(parts[k:]) in own
+
+    def fits(prefix: str) -> bool:
+        return all((here := weights.get(prefix + name)) is not None and here.shape == own[name].shape for name in own)
+
+    fitting = [prefix for prefix in found if fits(prefix)]
+    if len(fitting) > 1:
+        named = " and ".join(map(repr, sorted(fitting)))
+        raise FileError(f"the file holds the network {len(fitting)} times, under {named}: say which by --prefix")
+    return fitting[0] if fitting else found.most_common(1)[0][0]
+
+
+def _unread(weights: Mapping[str, Tensor], network: nn.Module) -> set[str]:
+    """Names in the file that the network knows and does without, such as layers that would have read a label."""
+    surplus = {name: value for name, value in weights.items() if name not in network.state_dict()}
+    return set(surplus) - set(network.load_state_dict(surplus, strict=False).unexpected_keys)
+
+
+def _table(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Weights of one shape fit models of several noise ranges: only the table tells them apart.
+
+    Gives their table, or ours where a file in half precision has it rounded.
+    """
+    spacing = torch.finfo(theirs.dtype).eps
+    if torch.allclose(theirs.to(ours), ours, rtol=max(1e-4, spacing)):
+        return theirs if spacing <= torch.finfo(ours.dtype).eps else ours
+    found, wanted = (f"{values[0]:g} to {values[-1]:g}" for values in (theirs, ours))
+    report = [f"differs: sigmas, {found} in the file, {wanted} in the preset"]
+    raise Misfit(f"its noise scales run from {found}, the preset's from {wanted}", report)
+
+
+def _averages(
+    found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str], unread: set[str]
+) -> dict[str, Tensor]:
+    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file.
+
+    The file averaged what is ``unread`` as well.
+    """
+    if isinstance(found, list):
+        if len(found) != len(order):
+            message = f"it has {len(found)} averaged weights for {len(order)} trained parameters"
+            raise Misfit(message, [message])
+        found = dict(zip(order, found, strict=True))
+    found, _ = _without_prefix(found, trained)
+    found = {name: value for name, value in found.items() if name not in unread}
+    report = [f"averages: {line}" for line in mismatches(trained, found)]
+    if report:
+        raise Misfit(f"{len(report)} of its averaged weights do not match", report)
+    return {name: found[name].to(trained[name].dtype) for name in trained}
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        names = re.search(r"GLOBAL (\S+)", str(error))
+        if names is None:
+            raise FileError(f"{path} is damaged or not a PyTorch file") from error
+        raise FileError(
+            f"{path} holds a pickled {names[1]} besides tensors, which could run code and is not read: "
+            "save its state dict again, with tensors and numbers alone"
+        ) from error
+    except Exception as error:  # whatever a reader of pickles meets in bytes that are not what they were
+        raise FileError(f"{path} is damaged or not a PyTorch file") from error
+
+
+def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """A state dict, of tensors alone."""
+    odd = [str(name) for name, value in mapping.items() if not isinstance(value, Tensor)]
+    if odd or not mapping:
+        raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
+    return {str(name): value for name, value in mapping.items()}
+
+
+def _shadow(path: Path, ema: Any) -> list[Tensor]:
+    """The averages that score_sde_pytorch keeps."""
+    shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
+    if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
+        raise FileError(f"{path} has averages in an unknown form: 'ema' holds no list of tensors, 'shadow_params'")
+    return shadow
+
+
+def _step(value: Any) -> int:
+    """A step count, which some files keep as a tensor; 0 for anything else."""
+    try:
+        return int(value) if isinstance(value, int | float | Tensor) else 0
+    except (ValueError, OverflowError, RuntimeError):  # no finite number, or several
+        return 0

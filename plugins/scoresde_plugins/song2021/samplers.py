@@ -1,0 +1,123 @@
+r"""The samplers of Song et al. 2021 (arXiv:2011.13456): predictor-corrector (Alg. 1) and the probability flow ODE."""
+
+from typing import Literal, Self
+
+import attrs
+from attrs.validators import ge, gt, instance_of
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.noise import Noise
+from scoresde_core.sampler import Observer, Sampler
+from scoresde_core.schedule import Grid, Schedule
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE
+from scoresde_core.steps import Corrector, Predictor
+
+from ..grids import UniformGrid
+from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, level_at, velocity
+from ..numerics.runge_kutta import FIXED, integrate
+from .correctors import NoneCorrector
+from .predictors import ReverseDiffusionPredictor
+
+
+@attrs.frozen
+class PredictorCorrectorSampler(Sampler):
+    """A predictor step and a corrector at each of ``steps`` noise levels.
+
+    ``corrector_first`` corrects at the level where the predictor starts, as in the published code; ``predictor_first``
+    corrects at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data).
+    With ``denoise`` the noise-free mean of the last predictor step is returned, as published. ``none`` makes no step:
+    with it the corrector's last state is returned, as published too.
+    Unless told otherwise the steps lie on the grid that the predictor names (``Predictor.grid``): ``uniform`` for those
+    of the papers on SDEs, as published. A sampler that is evolved to another predictor keeps its grid.
+    """
+
+    predictor: Predictor = param(attrs.Factory(ReverseDiffusionPredictor), "reverse-time step")
+    corrector: Corrector = param(attrs.Factory(NoneCorrector), "MCMC at each level")
+    grid: Grid = param(
+        attrs.Factory(lambda self: self.predictor.grid or UniformGrid(), takes_self=True),
+        "where the steps lie; by default on the predictor's own grid, and on uniform where it has none",
+        instance_of(Grid),
+    )
+    steps: int = param(1000, "number of predictor steps", ge(1))
+    order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first at each step")
+    denoise: bool = param(True, "return the noise-free mean of the last step")
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """The loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
+        schedule = Schedule(sde, self.grid.times(sde, self.steps))
+        mean = x
+        for k, step in enumerate(schedule.steps):
+            if self.order == "corrector_first":
+                x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
+            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            if self.order == "predictor_first" and k + 1 < len(schedule):
+                x, _ = self.corrector.correct(x, schedule[k + 1], model, noise.at(k, "corrector"))
+            if observe is not None:
+                observe(k + 1, len(schedule), x)
+        return mean if self.denoise else x
+
+    def skip(self, sde: SDE) -> str | None:
+        """Where neither predictor nor corrector moves the state, or one of them refuses the SDE or the grid."""
+        if self.predictor.idle and self.corrector.idle:
+            return "a predictor and a corrector that both do nothing move nothing: give at least one of them"
+        return (
+            self.predictor.skip(sde)
+            or self.corrector.skip(sde)
+            or self.predictor.skip_times(sde, self.grid, self.steps)
+        )
+
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """What the corrector says."""
+        return self.corrector.caveat(shape, count)
+
+    def decoupled(self) -> Self:
+        """With the corrector that treats every sample by itself."""
+        return attrs.evolve(self, corrector=self.corrector.decoupled())
+
+
+@attrs.frozen
+class ODESampler(Sampler):
+    """dx/dt = f x - g^2 score / 2 from t = 1 to t_min (Eq. 13), on the state's device.
+
+    Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
+    depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
+    With ``denoise`` a last evaluation returns E[x_0 | x(t_min)]. Without it, ``run`` inverts the encoding exactly.
+    """
+
+    method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"] = param(
+        "dopri5", "Runge-Kutta method"
+    )
+    rtol: float = param(1e-5, "relative tolerance of adaptive methods", gt(0))
+    atol: float = param(1e-5, "absolute tolerance of adaptive methods", gt(0))
+    steps: int = param(100, "number of steps of fixed-step methods", ge(1))
+    grid: Grid = param(attrs.Factory(UniformGrid), "where the steps of fixed-step methods lie")
+    denoise: bool = param(True, "return the denoised state at t_min")
+    max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
+        return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
+
+    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
+        before = model.calls
+
+        def along(t: float, state: Tensor) -> Tensor:
+            if observe is not None:
+                observe(model.calls - before, 0, state)
+            return velocity(sde, t, state, model.score(state, level_at(sde, t)))
+
+        if self.method in FIXED:
+            # The grid's last time is clean data, which the ODE itself never reaches.
+            times = self.grid.times(sde, self.steps + 1)[:-1].tolist()
+            x = integrate(along, x, times, FIXED[self.method])
+        else:
+            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, 1.0, sde.t_min)
+        return model.denoised(x, level_at(sde, sde.t_min)) if self.denoise else x
+
+    def decoupled(self) -> Self:
+        """With a fixed-step method, whose steps do not depend on the state."""
+        return self if self.method in FIXED else attrs.evolve(self, method="rk4")

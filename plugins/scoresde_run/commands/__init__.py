@@ -1,0 +1,1 @@
+"""The commands ``train``, ``sample`` and ``presets``, and the options that commands share."""

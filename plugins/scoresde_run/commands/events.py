@@ -1,0 +1,213 @@
+"""The events that a command is given: those of a data set, or of files of one's own.
+
+    mnist, npz[path=a.npz]          a data set, by its name
+    here/a.npz                      an array of images or points in an .npz file
+    a.png, ./folder                 an image, or the images in a folder in the order of their names
+
+Files are taken as they are: nothing is held out, cropped or resized. Grey levels are integers; floats are those of the
+data that the model was trained on or, of images, in its range.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scoresde_core.components import parse
+from scoresde_core.errors import FileError, UnknownName, UsageError
+from scoresde_core.registry import OURS, Registry
+
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scoresde_core.dataset import Dataset, Events, Split
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_ARRAYS = ("images", "samples", "floats", "decoded")
+
+
+def add_dataset(parser: argparse.ArgumentParser, default: str = "the configuration's, or draws of the target") -> None:
+    """The options that say which events."""
+    parser.add_argument(
+        "--dataset", metavar="X", help=f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
+    )
+    parser.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
+    parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
+
+
+def open_events(text: str | None, subject: Subject, registry: Registry, split: Split, download: bool) -> Events:
+    """The events called ``text`` (None: those that the subject was made from), of the subject's shape: integers as they
+    are stored, or floats of the data.
+    """
+    dataset = find_events(text, subject, registry, download)
+    if dataset is None:
+        return read_events(Path(str(text)), subject)
+    events = dataset.open(split)
+    if len(events):
+        _check_kind(events[0], subject, text or subject.data)
+    return events
+
+
+def find_events(text: str | None, subject: Subject, registry: Registry, download: bool) -> Dataset | None:
+    """The data set of the events that :func:`open_events` opens; None for files."""
+    if text is not None and _is_path(text):
+        return None
+    from ..models.model import find_dataset, plan_data
+
+    if text is not None:
+        try:
+            return find_dataset(parse(text), subject.shape, registry, download)
+        except UnknownName as error:
+            hint = f" (a folder of images is written with a slash: ./{text})" if Path(text).is_dir() else ""
+            raise UsageError(f"{error}{hint}") from error
+    if subject.plan is not None:
+        return plan_data(subject.plan, registry, download)[0]
+    exact: Dataset = registry.create("datasets", f"{OURS}:exact", target=subject.target)
+    return exact
+
+
+def take(events: Events, indices: Sequence[int]) -> Tensor:
+    """The events at ``indices``, stacked; an index out of range is a usage error."""
+    import torch
+    from torch import Tensor
+
+    wrong = [index for index in indices if not 0 <= index < len(events)]
+    if wrong:
+        raise UsageError(f"there is no event {wrong[0]}: there are {len(events)}, 0 to {len(events) - 1}")
+    if isinstance(events, Tensor):
+        return events[torch.as_tensor(indices)]
+    return torch.stack([events[index] for index in indices])
+
+
+def subset(size: int, count: int | None) -> list[int]:
+    """``count`` of ``size`` indices (None: all), the same for every seed, spread evenly over a stored order.
+
+    The first N of a set that is sorted by class would be a single class.
+    """
+    if count is None or count >= size:
+        return list(range(size))
+    return [index * size // count for index in range(count)]
+
+
+def to_model(events: Tensor, subject: Subject) -> Tensor:
+    """Float32 events as the model sees them."""
+    return subject.units.encode(events).float()
+
+
+def read_events(path: Path, subject: Subject) -> Tensor:
+    """All events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
+    import torch
+
+    if not path.exists():
+        raise UsageError(f"there is no file or folder {path}")
+    array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, subject.shape)
+    if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
+        raise UsageError(f"{path} holds {array.dtype} values: images are uint8 0 to 255, anything else is floats")
+    array = array.astype("int32") if array.dtype == "uint16" else array
+    events = _arranged(torch.from_numpy(array), subject.shape, path)
+    if events.is_floating_point():
+        _check_range(events, subject, path)
+        return subject.units.data_of_file(events)
+    _check_kind(events, subject, str(path))
+    return events
+
+
+def read_latents(path: Path, subject: Subject) -> Tensor:
+    """The latents (N, *shape) of an .npz file, float32."""
+    import torch
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    latents = _arranged(torch.from_numpy(_npz(path, ("latents",))), subject.shape, path)
+    if not latents.is_floating_point() or not bool(latents.isfinite().all()):
+        raise UsageError(f"{path} must hold finite floats as latents, got {latents.dtype} values")
+    return latents.float()
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).suffix.lower() in (".npz", *PICTURES) or ("/" in text and "[" not in text)
+
+
+def _npz(path: Path, wanted: Sequence[str]) -> Any:
+    """The only array in a file, or the first of those ``wanted``: numbers, an event a row."""
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load opens an .npy by any name
+            names = list(file.files)
+            name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
+            if name is None:
+                found = f"has the arrays {', '.join(names)}" if names else "has no array"
+                raise UsageError(f"{path} {found}: call the one that is meant {wanted[0]!r}")
+            array = file[name]
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise UsageError(f"{path} holds {array.dtype} of shape {list(array.shape)}: give numbers, an event a row")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UsageError(f"{path} holds images, the events have shape {list(shape)}: give an .npz file")
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"there is no image in {path}")
+    found = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise FileError(f"cannot read the image {file}: {error}") from error
+        if pixels.shape[:2] != shape[1:]:
+            height, width = pixels.shape[:2]
+            raise UsageError(f"{file} has {height} x {width} pixels, the model {shape[1]} x {shape[2]}: resize it")
+        found.append(pixels)
+    return np.stack(found)
+
+
+def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
+    """(N, *shape), from channels first, channels last, or no axis of channels."""
+    found = tuple(events.shape[1:])
+    if not len(events):
+        raise UsageError(f"{path} is empty")
+    if found == shape:
+        return events
+    if len(shape) == 3 and found == (*shape[1:], shape[0]):
+        return events.permute(0, 3, 1, 2).contiguous()
+    if len(shape) == 3 and shape[0] == 1 and found == shape[1:]:
+        return events.unsqueeze(1)
+    raise UsageError(f"{path} has events of shape {list(found)}, the model {list(shape)}")
+
+
+def _check_kind(events: Tensor, subject: Subject, name: str) -> None:
+    """Grey levels are images, which a model of other floats knows nothing of. (Those of a target lie on [-1, 1].)"""
+    if not events.is_floating_point() and subject.units.levels is None and subject.target is None:
+        raise UsageError(
+            f"{name} holds grey levels, and the model is one of floats ({subject.data}): give floats as these data are"
+        )
+
+
+def _check_range(events: Tensor, subject: Subject, path: Path) -> None:
+    """Images and fields must lie about where the subject's do, if that is known: half its width beyond is a mistake."""
+    if len(subject.shape) != 3:
+        return
+    low, high = subject.span
+    slack = (high - low) / 2
+    known = events[~events.isnan()]
+    if known.numel() and (float(known.min()) < low - slack or float(known.max()) > high + slack):
+        raise UsageError(
+            f"{path} has values from {float(known.min()):.4g} to {float(known.max()):.4g}, the model's events in "
+            f"[{low:.4g}, {high:.4g}]: scale them, or store uint8 grey levels, which are scaled here"
+        )

@@ -1,0 +1,44 @@
+"""``scoresde presets``, and presets by name or by file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.errors import UsageError
+from scoresde_core.listing import list_components
+from scoresde_core.registry import Registry
+
+if TYPE_CHECKING:
+    from ..models.config import Config
+
+
+@attrs.frozen
+class PresetsCommand(Command):
+    """The models that can be built by name: short for ``scoresde list presets``."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """The format."""
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """List them."""
+        arguments.kind = "presets"
+        return list_components(arguments, registry)
+
+
+def find_preset(registry: Registry, text: str) -> Config:
+    """The preset called ``text``, or the one in the YAML file ``text``."""
+    if not text.endswith((".yaml", ".yml")):
+        preset: Config = registry.create("presets", text)
+        return preset
+    from ..models.config import Config
+
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"there is no preset file {path}; a name without .yaml is looked up in 'scoresde presets'")
+    return Config.read(path.parent, path.name)

@@ -1,0 +1,312 @@
+"""``scoresde sample``: samples of a checkpoint or an exact target, as a PNG grid and an ``.npz``.
+
+The folder that is written holds ``samples.npz``, ``samples.png`` for events of one or three channels (the first 256),
+and ``sampling.yaml``, which says how they came about. Images are ``samples`` (uint8, NHWC, as FID tools read them),
+rounded to the nearest value; the published code cuts off instead, which darkens every image by half a value. All else
+is ``floats`` (N, ...) in the numbers of the data, and its picture is scaled, which the record says.
+
+Under a ``--condition`` that knows a part of the sample, every tile of the picture is what was known beside what was
+made of it, and the ``.npz`` holds the first as ``observed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core import document
+from scoresde_core.command import Command
+from scoresde_core.components import parameters
+from scoresde_core.errors import FileError, ScoreSDEError, UsageError
+from scoresde_core.registry import Registry
+
+from ..results import picture
+from ..results.picture import to_pixels
+from .events import open_events, take, to_model
+from .subject import add_subject, open_subject
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scoresde_core.condition import Condition, Observation
+    from scoresde_core.sampler import Observer, Sampler, Samples
+    from scoresde_core.units import Units
+
+    from .subject import Subject
+
+_TILES = 256
+_TRUE_EVENTS = 256
+"""Draws of a target, to see its scale."""
+_DTYPES = ("float32", "float64")
+_PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@attrs.frozen
+class SampleCommand(Command):
+    """Samples of a model or an exact target, as picture and numbers: ``scoresde sample --checkpoint RUN --out DIR``."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """What to sample, how, and under which condition."""
+        add_subject(parser)
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+        parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
+        parser.add_argument(
+            "--sampler", metavar="X", help="such as 'pc[predictor=ddim,steps=50]' (default: the configuration's)"
+        )
+        parser.add_argument("--steps", type=int, metavar="N", help="number of steps, whatever the sampler")
+        parser.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same samples")
+        parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
+        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+        parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="of state and network")
+        parser.add_argument(
+            "--precision", default="float32", choices=_PRECISIONS,
+            help="what the network computes in (autocast); the state keeps --dtype (default: float32)"
+        )  # fmt: skip
+        parser.add_argument("--keep-floats", action="store_true", help="the samples before rounding as well, NCHW")
+        given = parser.add_argument_group("controllable generation")
+        given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
+        given.add_argument(
+            "--observe", metavar="X",
+            help="where the known part is taken from: a data set, an .npz file, an image, or a folder of images"
+        )  # fmt: skip
+        given.add_argument(
+            "--index", type=int, nargs="+", metavar="I",
+            help="which of these events; several are cycled over the samples (default: the first ones in their order)"
+        )  # fmt: skip
+        given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
+        given.add_argument("--download", action="store_true", help="let the data set download what is missing")
+        given.add_argument(
+            "--rounds", type=int, default=1, metavar="N", help="repeats of each predictor step (RePaint)"
+        )
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Sample, and write the folder."""
+        return _sample(arguments, registry)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What can be told from the words alone."""
+    for name in ("n", "steps", "batch_size", "rounds"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not -(2**63) <= arguments.seed < 2**63:
+        raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
+    if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
+        raise UsageError("--observe, --index and --rounds go with a --condition: see 'scoresde list conditions'")
+    if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
+        why = "an exact score has no network" if arguments.target else f"a network in {arguments.dtype} stays as it is"
+        raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
+    if arguments.out.exists():
+        raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
+
+
+def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
+    _check(arguments)
+
+    # Only here does anything import torch: a mistyped option is answered at once.
+    import torch
+
+    from scoresde_core import sampler as sampling
+    from scoresde_core.condition import ConditionedSampler
+
+    from ..machine.device import find_device, keep_freed_memory, slow_precision
+    from ..models.checkpoint import check_new
+
+    check_new(arguments.out)
+    keep_freed_memory()
+    device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
+    subject = open_subject(arguments, registry, device, dtype, arguments.precision)
+    n = arguments.n or subject.n
+    plain = sampler = _sampler(arguments, registry, subject)
+    observation: Observation | None = None
+    observed: dict[str, Any] = {}
+    if arguments.condition is not None:
+        blank = torch.zeros(n, *subject.shape, device=device, dtype=dtype)
+        observation, observed = _observe(arguments, registry, subject, blank)
+        sampler = ConditionedSampler(sampler, observation, arguments.rounds)
+    reason = sampling.skip(sampler, subject.sde, subject.shape)
+    if reason:
+        raise UsageError(reason)
+    caveat = sampler.caveat(subject.shape, sampling.smallest_batch(n, arguments.batch_size))
+    for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
+        print(f"warning: {warning}", file=sys.stderr)
+    with _Progress(n, arguments.batch_size or n) as progress:
+        drawn = sampling.sample(
+            subject.score,
+            subject.sde,
+            sampler,
+            subject.shape,
+            n,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            device=device,
+            dtype=dtype,
+            observe=progress.observer(registry),
+        )
+    _judge(drawn.x, subject, plain)
+    about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
+    about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
+    written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
+    print(f"sampler: {registry.typed(plain) or repr(plain)}")
+    print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
+    if "picture" in about:
+        print(f"the picture shows {about['picture']}")
+    print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
+    return 0
+
+
+def _judge(x: Tensor, subject: Subject, sampler: Sampler) -> None:
+    """Raise where samples are not worth writing."""
+    from scoresde_core import sampler as sampling
+
+    if x.shape[1:] != subject.shape:
+        raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {subject.shape}")
+    scale = None if subject.target is None else sampling.root_mean_square(subject.target.sample(_TRUE_EVENTS))
+    lost = sampling.diverged(x, scale)
+    if lost:
+        raise ScoreSDEError(f"{lost}; nothing was written")
+
+
+def _observe(
+    arguments: argparse.Namespace, registry: Registry, subject: Subject, blank: Tensor
+) -> tuple[Observation, dict[str, Any]]:
+    """What is known of as many samples as there are rows in ``blank``, and the record of where it is from."""
+    condition = registry.create("conditions", arguments.condition, units=subject.units)
+    reason = condition.skip(subject.shape) or _skip_units(condition, subject)
+    if reason:
+        raise UsageError(reason)
+    record = {"condition": repr(condition), "rounds": arguments.rounds}
+    if not condition.needs_data:
+        if arguments.observe or arguments.index:
+            raise UsageError(f"the condition {arguments.condition} takes nothing from data: leave --observe out")
+        return condition.observe(blank), record
+    if arguments.observe is None:
+        raise UsageError(f"the condition {arguments.condition} needs events to take the known part from: --observe X")
+    events = open_events(arguments.observe, subject, registry, arguments.split, arguments.download)
+    indices = arguments.index or range(len(events))
+    chosen = [indices[k % len(indices)] for k in range(len(blank))]
+    x = to_model(take(events, chosen), subject)
+    record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
+    return condition.observe(x), record
+
+
+def _skip_units(condition: Condition, subject: Subject) -> str | None:
+    """A mean over channels is another thing where each has a scale of its own."""
+    if condition.mixes_channels and len({*subject.units.scale}) > 1:
+        return f"{condition!r} knows sums of channels, and the model has scaled each channel by itself"
+    return None
+
+
+def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor | None:
+    """The known part of each sample, in the middle of the range where nothing is known; None where it is no part."""
+    import torch
+
+    from scoresde_core.sde import DATA
+
+    if observation is None or not observation.acts_on_state:
+        return None
+    blank = torch.zeros(n, *subject.shape)
+    if subject.units.levels is not None:
+        blank = subject.units.encode(blank).float()
+    return observation.rows(0, n).to(blank).impose(blank, DATA)
+
+
+def _sampler(arguments: argparse.Namespace, registry: Registry, subject: Subject) -> Sampler:
+    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else subject.sampler
+    if arguments.steps is None:
+        return sampler
+    if "steps" not in {p.name for p in parameters(type(sampler))} & sampler.uses:
+        text = arguments.sampler or repr(sampler)
+        raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
+    return attrs.evolve(sampler, steps=arguments.steps)  # type: ignore[misc]
+
+
+def _save(
+    arguments: argparse.Namespace, subject: Subject, drawn: Samples, known: Tensor | None, about: dict[str, Any]
+) -> list[str]:
+    """The folder, with the record of how it came about; returns the names in it."""
+    import torch
+
+    from ..models.checkpoint import appearing
+
+    about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
+    about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
+    about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
+    with appearing(arguments.out) as scratch:
+        written, note = _write(scratch, subject.units, drawn.x.cpu(), known, arguments.keep_floats)
+        about |= {} if note is None else {"picture": note}
+        (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
+    return written
+
+
+def _write(
+    folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool
+) -> tuple[list[str], str | None]:
+    """Numbers and, of one or three channels, a picture; the names of all files, that of the record last, and a note."""
+    import numpy as np
+
+    parts = {"samples": x} if known is None else {"samples": x, "observed": known}
+    arrays: dict[str, NDArray[Any]] = {}
+    written, note = ["samples.npz"], None
+    if units.levels is not None:
+        arrays = {name: to_pixels(part, units) for name, part in parts.items()}
+    elif known is not None:
+        arrays["observed"] = units.to_file(known).numpy()
+    if picture.drawable(tuple(x.shape[1:])):
+        sides = [parts[name][:_TILES] for name in ("observed", "samples") if name in parts]
+        note = picture.draw(folder / "samples.png", units, *sides)
+        written.append("samples.png")
+    if keep_floats or units.levels is None:
+        arrays["floats"] = units.to_file(x).numpy()
+    np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
+    return [*written, "sampling.yaml"], note
+
+
+class _Progress:
+    """A bar on a terminal; in a pipe a plain line on stderr for every tenth of a batch's steps."""
+
+    def __init__(self, n: int, batch_size: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.live = console.is_terminal
+        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
+        self.task = self.bar.add_task("sampling", total=None)
+        self.batches, self.batch, self.last = -(-n // batch_size), 0, -1
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def observer(self, registry: Registry) -> Observer:
+        """What the sampler calls after every step; plugins that listen hear of it too."""
+        hook = registry.hook.scoresde_on_sampling_step
+        listeners = hook.get_hookimpls()
+
+        def observe(done: int, total: int, x: Tensor) -> None:
+            if done <= self.last:
+                self.batch, self.last = self.batch + 1, -1
+            self._show(done, total)
+            self.last = done
+            if listeners:
+                hook(done=done, total=total, x=x)
+
+        return observe
+
+    def _show(self, done: int, total: int) -> None:
+        name = f"batch {self.batch + 1} of {self.batches}" if self.batches > 1 else "sampling"
+        if self.live:
+            self.bar.update(self.task, description=name, completed=done, total=total or None)
+        elif total and done * 10 // total > max(self.last, 0) * 10 // total:
+            print(f"{name}: step {done} of {total}", file=sys.stderr)

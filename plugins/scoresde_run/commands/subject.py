@@ -1,0 +1,154 @@
+"""What a command works on: a checkpoint, a preset with random weights, or an exact target under an SDE.
+
+One set of options and one way to open them, for every command that asks a model for something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import OURS, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from scoresde_core.sampler import Sampler
+    from scoresde_core.score import ScoreModel
+    from scoresde_core.sde import SDE
+    from scoresde_core.target import Target
+    from scoresde_core.units import Units
+
+    from ..models.model import Model, Plan
+
+_SAMPLES_OF_A_TARGET = 64
+_LOOKED_AT = 256
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """A score under its SDE, on a device, and the units of its events."""
+
+    score: ScoreModel
+    sde: SDE
+    shape: tuple[int, ...]
+    units: Units
+    sampler: Sampler
+    n: int
+    device: torch.device
+    origin: dict[str, Any]
+    """What it is, for the record."""
+    plan: Plan | None = None
+    """The configuration's components; None for a target."""
+    target: Target | None = None
+    """The target as it was made, on the CPU; None for a model."""
+
+    @property
+    def data(self) -> str:
+        """The data set that it is a model of, as it is typed; ``none`` where no one said."""
+        if self.plan is None:
+            return f"exact[target={self.origin['target']}]"
+        return str(self.plan.config.data.dataset or "none")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where the floats of its events lie: the range of images, that of some draws of a target, else anywhere."""
+        if self.units.levels is not None:
+            return self.units.range
+        if self.target is None:
+            return -math.inf, math.inf
+        drawn = self.target.sample(_LOOKED_AT)
+        return float(drawn.min()), float(drawn.max())
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """The options that say what to work on."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--checkpoint", metavar="DIR", help="a folder, of a model or a run, or a name of 'scoresde list checkpoints'"
+    )
+    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
+    model.add_argument("--target", metavar="NAME", help="an exact target, whose score is known: such as mnist_mfa")
+    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="change the configuration: sampling.t_min=1e-4"
+    )  # fmt: skip
+
+
+def open_subject(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str = "float32",
+) -> Subject:
+    """What :func:`add_subject`'s options name, its score ready to be called, its network in ``precision``.
+
+    Float32 means float32 on a GPU too.
+    """
+    from scoresde_core.score import PRECISIONS
+
+    from ..machine.device import use_tf32
+
+    use_tf32(False)
+    if arguments.target is not None:
+        return _target(arguments, registry, device, dtype)
+    if arguments.sde is not None:
+        raise UsageError(f"--sde {arguments.sde} goes with --target: a model has its own SDE")
+    model, origin = _model(arguments, registry)
+    return Subject(
+        model.to(device, dtype).score(autocast=PRECISIONS[precision]),
+        model.sde,
+        model.shape,
+        model.units,
+        model.plan.sampler,
+        model.config.sampling.n,
+        device,
+        origin,
+        model.plan,
+    )
+
+
+def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> Subject:
+    from scoresde_core.score import ExactScore
+    from scoresde_core.units import Units
+
+    if arguments.set or arguments.weights:
+        option = "--set" if arguments.set else "--weights"
+        raise UsageError(f"{option} has no effect on a --target: write its parameters in brackets, name[key=value]")
+    target = registry.create("targets", arguments.target)
+    sde = registry.create("sdes", arguments.sde or f"{OURS}:vp")
+    sampler = registry.create("samplers", f"{OURS}:pc")
+    origin = {"target": arguments.target, "weights": "exact score"}
+    score = ExactScore(target.to(device, dtype))
+    units = Units(levels=256 if target.images else None)
+    return Subject(score, sde, target.shape, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+
+
+def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
+    """The model, and where it is from."""
+    from ..models import checkpoint
+    from ..models.model import plan_model
+    from .presets import find_preset
+
+    if arguments.checkpoint is None:
+        if arguments.weights:
+            raise UsageError(f"--weights {arguments.weights} needs a --checkpoint: a preset has random weights")
+        config = find_preset(registry, arguments.preset).override(arguments.set)
+        model = plan_model(config, registry).build(arguments.seed)
+        weights = f"random, seed {arguments.seed}"
+        return model, {"preset": arguments.preset, "changes": arguments.set, "weights": weights}
+    found = checkpoint.find(arguments.checkpoint, registry)
+    found = attrs.evolve(found, config=found.config.override(arguments.set))
+    ema = None if arguments.weights is None else arguments.weights == "ema"
+    which = "ema" if found.uses_ema(ema) else "raw"
+    origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step, "weights": which}
+    return found.load(registry, ema), {**origin, "digest": found.digest(ema)}

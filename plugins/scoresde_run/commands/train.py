@@ -1,0 +1,344 @@
+"""``scoresde train``: a preset, trained in a folder; the same command goes on with a run that was stopped or killed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from scoresde_core.command import Command
+from scoresde_core.errors import FileError, UsageError
+from scoresde_core.registry import Registry
+
+from ..machine.lock import locked
+from ..models.config import RECORDED
+
+if TYPE_CHECKING:
+    from ..machine.processes import Processes
+    from ..training.run import Event, TrainingRun
+    from ..training.trainer import Trainer, TrainingPlan
+
+_LEVELS = ("error", "warning", "info", "debug")
+_SECONDS_BETWEEN_LINES = 10.0
+_INTERRUPTED = 130
+
+
+@attrs.frozen
+class TrainCommand(Command):
+    """Trains a preset in a folder: ``scoresde train PRESET KEY=VALUE --out DIR``; an existing run is resumed."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """The preset, changes of its configuration, and the options of a run."""
+        parser.add_argument(
+            "preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml"
+        )
+        add_run(parser)
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        """Train; returns when the run is complete or interrupted."""
+        return _train(arguments, registry)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The options of a training run, whatever it trains."""
+    parser.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE", help="change the configuration: training.batch_size=64"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; one that is there goes on"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start afresh; a run that is there is moved to DIR.1, DIR.2, ..."
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="CHECKPOINT",
+        help="begin with these weights: a model or a run, by folder or name; or with a whole state of checkpoints/"
+    )  # fmt: skip
+    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard as well")
+    parser.add_argument("--log-level", default="info", choices=_LEVELS, help="what is shown (default: info)")
+    _intermix(parser)
+
+
+def _intermix(parser: argparse.ArgumentParser) -> None:
+    """Let KEY=VALUE stand after options as well; of itself argparse takes one unbroken row of them."""
+    plain = parser.parse_known_args
+
+    def parse(arguments: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        parser.parse_known_args = plain  # type: ignore[method-assign]  # which the next line calls in turn
+        try:
+            return parser.parse_known_intermixed_args(arguments, namespace)
+        finally:
+            parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
+
+    parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
+
+
+def _train(arguments: argparse.Namespace, registry: Registry) -> int:
+    from .presets import find_preset
+
+    if "=" in arguments.preset:
+        raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
+    config = find_preset(registry, arguments.preset).override(arguments.changes)
+    _check_changes(arguments.changes)
+    if arguments.tensorboard:
+        _tensorboard_or_raise()
+
+    # Only here does anything import torch: a mistyped option is answered at once.
+    from ..training.run import begun
+    from ..training.trainer import Trainer, plan_training
+
+    config = begun(config, arguments.out, arguments.fresh)
+    return run_training(
+        arguments,
+        registry,
+        lambda processes: plan_training(config, registry, download=arguments.download),
+        Trainer,
+    )
+
+
+def _check_changes(changes: list[str]) -> None:
+    """What training finds out is not for anyone to say."""
+    for name in RECORDED:
+        if any(change.partition("=")[0].strip() == f"model.{name}" for change in changes):
+            what = "the data set says it" if name == "levels" else f"set data.{name}, or data.standardise=true"
+            raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
+
+
+def run_training(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    plan: Callable[[Processes], TrainingPlan],
+    kind: type[Trainer],
+) -> int:
+    """Train what ``plan`` says in the folder ``arguments.out``, or go on there; the exit code.
+
+    Takes the options of :func:`add_run`.
+    """
+    from ..machine.processes import joined
+
+    with ExitStack() as stack:
+        stack.enter_context(_warnings_as_lines())
+        try:
+            processes = stack.enter_context(joined(arguments.device))
+            asked = stack.enter_context(_asked_to_stop())
+            run = _prepare(arguments, registry, plan(processes), kind, processes, stack, lambda: bool(asked))
+        except (UsageError, FileError) as error:
+            # What is wrong here may be right on another machine; of the processes of one machine, all found the same.
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                raise
+            raise SystemExit(error.exit_code) from error
+        _follow(run, arguments, stack)
+    return _INTERRUPTED if signal.SIGINT in asked else 0
+
+
+def _prepare(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    plan: TrainingPlan,
+    kind: type[Trainer],
+    processes: Processes,
+    stack: ExitStack,
+    stop: Callable[[], bool],
+) -> TrainingRun:
+    """Everything checked, cheap things first, and built."""
+    from ..machine.device import slow_precision
+    from ..training.run import check_resumable
+
+    slow = slow_precision(processes.device, plan.config.training.precision)
+    if slow and processes.first:
+        print(f"warning: {slow}", file=sys.stderr)
+    # A run is moved away only for one that can begin.
+    ready = _built(arguments, registry, plan, kind, processes, stop) if arguments.fresh else None
+    processes.wait()  # all have read the weights that they begin with, which may lie in the run that is moved
+    if processes.first:
+        if arguments.fresh:
+            _set_aside(arguments.out)
+        stack.enter_context(_sole_owner(arguments.out))
+    processes.wait()
+    check_resumable(arguments.out, plan.config)
+    return ready or _built(arguments, registry, plan, kind, processes, stop)
+
+
+def _built(
+    arguments: argparse.Namespace,
+    registry: Registry,
+    plan: TrainingPlan,
+    kind: type[Trainer],
+    processes: Processes,
+    stop: Callable[[], bool],
+) -> TrainingRun:
+    """The run, with the weights that it begins with."""
+    from ..models import checkpoint
+    from ..training.run import CHECKPOINTS, TrainingRun
+    from ..training.state import latest_step
+
+    run = TrainingRun(kind(plan, processes), arguments.out, registry.hook, stop)
+    begins = arguments.fresh or latest_step(arguments.out / CHECKPOINTS) is None
+    if arguments.source is not None and begins:
+        here = Path(arguments.source)
+        run.start_from(here if here.exists() else checkpoint.find(arguments.source, registry).folder)
+    return run
+
+
+def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
+    """Train, and show what happens."""
+    shown = run.first and arguments.log_level in ("info", "debug")
+    stack.enter_context(_logging(arguments.log_level if run.first else "error"))
+    writer = None
+    progress = stack.enter_context(_Progress(run.training.iterations, shown, arguments.log_level == "debug"))
+    for event in run:
+        progress.show(event)
+        if event.what == "begin" and arguments.tensorboard and run.first:
+            writer = _tensorboard(run.folder, event.step)
+        if writer is not None:
+            for name, value in event.numbers.items():
+                writer.add_scalar(name, value, event.step)
+            writer.flush()
+        if event.what == "stopped" and shown:
+            print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
+        if event.what == "done" and run.first:
+            print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
+
+
+class _Progress:
+    """A bar on a terminal, with loss and speed; in a pipe a plain line every ten seconds, and for what is saved."""
+
+    def __init__(self, total: int, shown: bool, everything: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.total, self.shown, self.everything = total, shown, everything
+        self.live = shown and console.is_terminal
+        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
+        self.task = self.bar.add_task("training", total=total)
+        self.last = -_SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, event: Event) -> None:
+        """What of an event people want to see."""
+        if event.what == "loss":
+            text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
+            self.bar.update(self.task, completed=event.step, description=text)
+            now = time.monotonic()
+            if not self.live and (
+                self.everything or event.step == self.total or now - self.last >= _SECONDS_BETWEEN_LINES
+            ):
+                self.last = now
+                self._say(event.step, text)
+        elif event.what == "begin" and event.step:
+            self.bar.update(self.task, completed=event.step)
+            self._say(event.step, "going on")
+        elif event.what == "model" or (event.what == "checkpoint" and self.everything):
+            self._say(event.step, f"saved {event.path}")
+        elif event.what == "evaluation" and self.everything:
+            self._say(event.step, f"test loss {event.numbers['evaluation_loss']:.4g}")
+
+    def _say(self, step: int, text: str) -> None:
+        if self.shown:
+            print(f"step {step} of {self.total}: {text}", file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    """To whatever stderr is now: a progress bar puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _logging(level: str) -> Iterator[None]:
+    """The library's log, from ``level`` on, as lines on stderr."""
+    logger, handler = logging.getLogger("scoresde_core"), _Handler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Warnings, such as of a picture that is skipped, as what they say: where in the code they arose helps nobody."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """The signals that asked to stop so far: SIGTERM, or the first Ctrl-C (the second does what it always does)."""
+    asked: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+
+@contextmanager
+def _sole_owner(folder: Path) -> Iterator[None]:
+    """The run's folder, made where it is missing, and locked: the lock ends with the process, however that ends."""
+    from ..training.run import CONFIG
+
+    if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
+        raise FileError(f"{folder} exists and is no training run: choose another --out")
+    with locked(folder, "training"):
+        yield
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a run out of the way, to the first free DIR.1, DIR.2, ..."""
+    if not folder.exists():
+        return
+    number = 1
+    while (place := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    with _sole_owner(folder):
+        folder.rename(place)
+    print(f"moved the run in {folder} to {place}", file=sys.stderr)
+
+
+def _tensorboard_or_raise() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs TensorBoard: pip install 'scoresde[track]'") from error
+    return SummaryWriter
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of what comes after ``step``; what a killed run wrote of these steps is not shown any more."""
+    return _tensorboard_or_raise()(folder / "tensorboard", purge_step=step + 1)

@@ -1,0 +1,1 @@
+"""Batches of a data set, and the scale of its values."""

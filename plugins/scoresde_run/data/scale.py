@@ -1,0 +1,103 @@
+"""The scale of data: what brings them to mean 0 and variance 1, and whether an SDE reaches from it to its prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from scoresde_core.dataset import Dataset, Events
+from scoresde_core.errors import UsageError
+from scoresde_core.sde import SDE
+from scoresde_core.units import Units
+
+_CHUNK = 1024
+_LOOKED_AT = 4096
+"""Events, spread evenly over the training split, whose scale is compared with the SDE's."""
+
+
+@attrs.frozen
+class Moments:
+    """``mean`` and ``variance`` (C,) of each entry of the events' first axis, over all else, float64 on the CPU."""
+
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, events: Events, units: Units, indices: Sequence[int]) -> Moments:
+        """Those of the events at ``indices`` in ``units``, in one pass over them."""
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for chunk in _chunks(events, indices):
+            x = units.encode(chunk).double().movedim(1, 0).flatten(1)
+            more, centre = x.shape[1], x.mean(1)
+            spread, off = (x - centre.unsqueeze(1)).square().sum(1), centre - mean
+            # Two sets of numbers as one (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
+            squares = squares + spread + off.square() * (count * more / (count + more))
+            mean, count = mean + off * (more / (count + more)), count + more
+        return cls(mean.cpu(), (squares / count).cpu())
+
+
+def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Shift and scale, one a channel or column: means and standard deviations of the training split in ``units``."""
+    events = dataset.open("train")
+    if not len(events):
+        raise UsageError(f"{dataset} has no event in its train split")
+    found = Moments.of(events, units, range(len(events)))
+    flat = [k for k, value in enumerate(found.variance.tolist()) if not 0 < value < math.inf]
+    if flat:
+        raise UsageError(
+            f"{dataset} cannot be standardised: of {dataset.shape[0]} channels or columns number {flat[0]}, counted "
+            "from 0, is constant or not finite; leave it out, or give data.shift and data.scale in place of "
+            "data.standardise"
+        )
+    return tuple(found.mean.tolist()), tuple(found.variance.sqrt().tolist())
+
+
+def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> str | None:
+    """How the data, as a model in ``units`` sees them, lie outside of what ``sde`` reaches; None where they do not.
+
+    At t = 1 data are forgotten that are small beside sigma(1) / alpha(1); at t_min nothing is seen that is finer than
+    sigma(t_min) / alpha(t_min). Images are looked at only where their range does not answer that by itself.
+    """
+    start, end = (sde.level(torch.tensor(t, dtype=torch.float64)) for t in (sde.t_min, 1.0))
+    prior, alpha = sde.prior, float(end.alpha)
+
+    def left(mean: Tensor, variance: Tensor | float = 0.0) -> Tensor:
+        """The root mean square of alpha(1) x about the prior's mean, in its standard deviations, (C,)."""
+        about = alpha * mean.unsqueeze(0) - prior.shift(mean.unsqueeze(0))
+        return (about[0].square() + alpha**2 * variance).sqrt() / prior.std
+
+    if units.levels is not None:
+        ends = units.from_file(torch.tensor(units.range, dtype=torch.float64).reshape(2, 1).expand(2, shape[0]))
+        if all(bool((left(end_of_range) <= 1).all()) for end_of_range in ends):
+            return None
+    count = len(events)
+    found = Moments.of(events, units, [k * count // min(count, _LOOKED_AT) for k in range(min(count, _LOOKED_AT))])
+    far = left(found.mean, found.variance)
+    worst = int(far.argmax())
+    if float(far[worst]) > 1:
+        size = float((found.mean[worst].square() + found.variance[worst]).sqrt())
+        return (
+            f"the data's root mean square is {size:.4g} (channel or column {worst}), and the prior of {sde!r} forgets "
+            f"only what is small beside {float(end.sigma / end.alpha):.4g}"
+        )
+    finest, spread = float(start.sigma / start.alpha), found.variance.sqrt()
+    if units.levels is None and bool((spread < finest).any()):
+        least = int(spread.argmin())
+        return (
+            f"the data's standard deviation is {float(spread[least]):.4g} (channel or column {least}), less than the "
+            f"noise of {finest:.4g} that {sde!r} ends at"
+        )
+    return None
+
+
+def _chunks(events: Events, indices: Sequence[int]) -> Iterator[Tensor]:
+    for first in range(0, len(indices), _CHUNK):
+        rows = indices[first : first + _CHUNK]
+        if isinstance(events, Tensor):
+            yield events[torch.as_tensor(list(rows), device=events.device)]
+        else:
+            yield torch.stack([events[row] for row in rows])

@@ -1,0 +1,1 @@
+"""The machine: devices, processes, locks and the environment of a run."""

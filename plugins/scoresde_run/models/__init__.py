@@ -1,0 +1,1 @@
+"""Configurations, the models that they describe, and checkpoints of them."""

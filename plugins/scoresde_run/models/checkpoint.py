@@ -1,0 +1,265 @@
+"""Checkpoints: a folder from which a model is rebuilt, with the hash of every weight.
+
+    model.yaml              format, version, configuration, step, provenance, sha256 of the files beside it
+    weights.safetensors     every parameter and buffer
+    ema.safetensors         averaged parameters, where there are any; all else is as in the weights
+
+A folder is written beside its place and moved there when it is complete, so that none is ever half written; one that
+is there already is never replaced. Nothing in it can run code when it is read. Weights may be stored in half precision:
+a model has them in float32.
+
+Plugins may ship checkpoints: a row of the kind ``checkpoints`` has the index of such a folder for its target, and its
+name stands wherever a folder is asked for (:func:`find`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scoresde_core import document
+from scoresde_core.components import Spec, param
+from scoresde_core.errors import FileError, UnknownName
+from scoresde_core.registry import OURS, Registry
+from scoresde_core.score import PARAMETERISATIONS
+
+from .config import Config
+from .model import Model, plan_model
+
+FORMAT = "scoresde-checkpoint"
+VERSION = 1
+INDEX, WEIGHTS, EMA = "model.yaml", "weights.safetensors", "ema.safetensors"
+
+State = Mapping[str, Tensor]
+
+
+@attrs.frozen
+class Checkpoint:
+    """What the index of a checkpoint folder says; reading it opens no weights."""
+
+    folder: Path = param(help="where its files are")
+    config: Config = param(help="what it was made from")
+    step: int = param(help="optimiser steps behind it")
+    provenance: dict[str, Any] = param(help="where it is from")
+    hashes: dict[str, str] = param(help="sha256 of each file of weights")
+    name: str = param(help="its folder, or its name in the registry")
+
+    @staticmethod
+    def read(folder: Traversable | Path, name: str) -> Checkpoint:
+        """The checkpoint whose index is the file ``name`` of ``folder``, a directory or a package's resources."""
+        return read(Path(str(folder.joinpath(name))).parent)
+
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Checkpoint:
+        """With the owners of names that several plugins have in its configuration."""
+        return attrs.evolve(self, config=self.config.clear(registry, owners))
+
+    def uses_ema(self, ema: bool | None = None) -> bool:
+        """Whether the averaged weights are meant: None takes them where there are any; asking in vain raises."""
+        if ema and EMA not in self.hashes:
+            raise FileError(f"{self.folder} holds no averaged weights: load the plain ones (--weights raw)")
+        return EMA in self.hashes and ema is not False
+
+    def digest(self, ema: bool | None = None) -> str:
+        """16 hexadecimal digits that name the weights :meth:`load` gives."""
+        names = [WEIGHTS, EMA] if self.uses_ema(ema) else [WEIGHTS]
+        return hashlib.sha256("".join(self.hashes[name] for name in names).encode()).hexdigest()[:16]
+
+    def load(
+        self, registry: Registry, ema: bool | None = None, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)
+    ) -> Model:
+        """The model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
+
+        ``outputs`` as for :func:`~scoresde_run.models.model.plan_model`: a score model unless asked otherwise.
+
+        Raises :class:`FileError` for files that are missing, changed or of another network.
+        """
+        averaged = self.uses_ema(ema)
+        model = plan_model(self.config.clear(registry, [OURS]), registry, outputs).build()
+        state = self._read(WEIGHTS)
+        if averaged:
+            state |= self._read(EMA)
+        report = mismatches(model.network.state_dict(), state)
+        if report:
+            raise FileError(f"{self.folder} does not fit its own configuration: {summary(report)}")
+        model.network.load_state_dict(state)
+        return model
+
+    def states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights, and the averaged ones by themselves (none where there are none), on the CPU."""
+        return self._read(WEIGHTS), self._read(EMA) if EMA in self.hashes else {}
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        path = self.folder / name
+        try:
+            found = file_hash(path)
+            if found != self.hashes[name]:
+                raise FileError(
+                    f"{path} is damaged: its sha256 is {found[:12]}..., {INDEX} says {self.hashes[name][:12]}...; "
+                    "copy or import it again"
+                )
+            state: dict[str, Tensor] = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise FileError(f"cannot read the weights {path}: {error}") from error
+        return state
+
+
+def read(folder: Path | str) -> Checkpoint:
+    """The checkpoint in ``folder``, or the newest of a training run's ``models``.
+
+    :class:`FileError` where it is missing, damaged, or of a newer version.
+    """
+    folder = newest(Path(folder))
+    path = folder / INDEX
+    if not path.is_file():
+        what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
+        raise FileError(f"{folder} is no checkpoint: there is {what}")
+    try:
+        index = document.load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise FileError(f"{path} is damaged or no checkpoint: it does not say 'format: {FORMAT}'")
+    version = index.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise FileError(f"{path} has version {version}, this scoresde reads up to {VERSION}: upgrade scoresde")
+    types = {"version": int, "step": int, "provenance": dict, "config": dict, "sha256": dict}
+    wrong = [key for key, kind in types.items() if not isinstance(index.get(key), kind)]
+    hashes = {} if wrong else {str(name): str(digest) for name, digest in index["sha256"].items()}
+    if wrong or WEIGHTS not in hashes or not set(hashes) <= {WEIGHTS, EMA}:
+        raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or not as it was written")
+    config = Config.from_plain(index["config"], str(path))
+    return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder))
+
+
+def find(name: Path | str, registry: Registry) -> Checkpoint:
+    """The checkpoint in the folder ``name`` or, where there is none, the one that a plugin ships by that name.
+
+    :class:`FileError` as for :func:`read`, and for a name that is neither, with near misses.
+    """
+    if Path(name).exists() or len(Path(name).parts) > 1:
+        return read(name).clear(registry, [OURS])
+    try:
+        shipped: Checkpoint = registry.create("checkpoints", Spec(str(name)))
+    except UnknownName as error:
+        raise FileError(f"{name} is no checkpoint: there is no such folder, and {error}") from error
+    return attrs.evolve(shipped, name=str(name))
+
+
+def newest(folder: Path) -> Path:
+    """The folder itself, or the newest model of the training run in it."""
+    if (folder / INDEX).exists():
+        return folder
+    return max(folder.glob(f"models/step_*/{INDEX}"), default=folder / INDEX).parent
+
+
+def save(
+    folder: Path | str,
+    config: Config,
+    weights: State,
+    ema: State | None = None,
+    *,
+    step: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Write a new checkpoint to ``folder``, which must not exist; it appears there whole or not at all."""
+    folder = Path(folder)
+    check_new(folder)
+    with appearing(folder) as scratch:
+        states = {WEIGHTS: weights} if ema is None else {WEIGHTS: weights, EMA: ema}
+        for name, state in states.items():
+            # A copy each: safetensors takes no views into shared memory.
+            plain = {
+                key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
+            }
+            save_file(plain, scratch / name)
+        hashes = {name: file_hash(scratch / name) for name in states}
+        index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
+        index |= {"sha256": hashes, "config": config.plain()}
+        (scratch / INDEX).write_text(document.dump(index), encoding="utf-8")
+    return read(folder)
+
+
+def mismatches(own: State, found: State) -> list[str]:
+    """What keeps ``found`` from loading in place of ``own``: a line a tensor that is missing, surplus or misshapen."""
+    lines = [f"missing: {name}" for name in own if name not in found]
+    lines += [f"unexpected: {name}" for name in found if name not in own]
+    for name in own:
+        if name in found and own[name].shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+            lines.append(f"wrong shape: {name}, {shapes}")
+    return lines
+
+
+def summary(report: list[str]) -> str:
+    """The lines of :func:`mismatches` in one clause."""
+    counts = Counter(line.partition(":")[0] for line in report)
+    return ", ".join(f"{number} {what}" for what, number in counts.items()) + f"; the first is {report[0]}"
+
+
+def check_new(path: Path) -> None:
+    """Raise where something is there already, or nothing can be written."""
+    if path.exists() or path.is_symlink():
+        raise FileError(f"{path} exists: choose another --out, or remove it")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise FileError(f"there is no folder {parent} to hold {path.name}: make it first")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    except OSError as error:
+        raise FileError(f"cannot write to {parent}: {error.strerror or error}; choose another --out") from error
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes ``folder`` when the block ends, files on the disk; it vanishes on errors."""
+    parent = folder.absolute().parent
+    scratch = None
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+        yield scratch
+        for path in [*scratch.iterdir(), scratch]:
+            # Whoever wrote it may have kept it for its owner.
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+            _flush(path)
+        scratch.rename(folder)
+        _flush(parent)
+    except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
+        raise FileError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

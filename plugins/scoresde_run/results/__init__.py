@@ -1,0 +1,1 @@
+"""Result rows, what they depend on, and the certainty of their numbers."""

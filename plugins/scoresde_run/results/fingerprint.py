@@ -1,0 +1,134 @@
+"""What a result depends on, as plain data: its components, their source, and the files that they read.
+
+Components go by their registered names (``sde scoresde:vp``) and their parameters, wherever their classes live. Their
+source and the content of their files are digests (:mod:`.digests`). A file is one that a parameter names or, where a
+component has a method ``files()``, one that it lists; a component that reads more than its parameters say has one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+import attrs
+import numpy as np
+import torch
+
+from scoresde_core.components import HANDED
+from scoresde_core.kinds import KINDS
+from scoresde_core.registry import Registry
+
+from .digests import digest, of_path, of_source
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_PLAIN = (bool, int, float, str, type(None))
+Depends = dict[str, dict[str, str]]
+
+
+@attrs.define(eq=False)
+class Fingerprint:
+    """What results depend on that are made with the components of ``registry``."""
+
+    registry: Registry
+
+    def describe(self, value: Any) -> Any:
+        """A component as plain data: its name, its parameters, and what else its text shows."""
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
+            value = value.tolist()
+        if isinstance(value, torch.Tensor | np.ndarray):
+            tensor = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            return f"{value.dtype} {tuple(value.shape)} {digest(content)}"
+        if isinstance(value, Mapping):
+            return {str(name): self.describe(item) for name, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            found = [self.describe(item) for item in value]
+            return found if isinstance(value, list | tuple) else sorted(found, key=repr)
+        if isinstance(value, _PLAIN):
+            return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        entry = self.registry.entry_of(type(value))
+        name = f"{KINDS[entry.row.kind].singular} {entry.qualified}" if entry else type(value).__qualname__
+        if attrs.has(type(value)):
+            known = {"type": name} | ({"class": type(value).__qualname__} if entry else {})
+            return known | {alias: self.describe(item) for alias, item in _described(value)}
+        return name if entry else _ADDRESS.sub("", str(value))
+
+    def depends(self, *parts: Any) -> Depends:
+        """``versions`` of the plugins, ``sources`` by package or module, and ``files`` by path, of all ``parts``."""
+        known = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
+        owners, sources, files = {"scoresde"}, dict[str, str](), dict[str, str]()
+        for part in _components(parts):
+            entry = self.registry.entry_of(type(part))
+            owners |= {entry.owner} if entry else set()
+            for cls in type(part).__mro__:
+                sources |= of_source(cls.__module__)
+            files |= {str(path): of_path(path) for path in _files(part) if os.path.exists(path)}
+        versions = {owner: known[owner] for owner in owners if owner in known}
+        return {name: dict(sorted(found.items())) for name, found in
+                (("versions", versions), ("sources", sources), ("files", files))}  # fmt: skip
+
+
+def placeless(depends: Depends) -> dict[str, Any]:
+    """What a result depends on, wherever that lies: versions, and digests without the names of places."""
+    return {"versions": depends["versions"], **{name: sorted(depends[name].values()) for name in ("sources", "files")}}
+
+
+def key_of(content: Any, depends: Depends) -> str:
+    """16 hexadecimal digits that name plain ``content`` and what it depends on."""
+    return digest(json.dumps([content, placeless(depends)], sort_keys=True).encode())
+
+
+def _described(component: Any) -> Iterator[tuple[str, Any]]:
+    for field in attrs.fields(type(component)):
+        if HANDED not in field.metadata and (field.init or (field.repr and not field.name.startswith("_"))):
+            yield field.alias or field.name, getattr(component, field.name)
+
+
+def _components(value: Any) -> Iterator[Any]:
+    """Everything in ``value`` that a class of somebody's makes, without plain data."""
+    if isinstance(value, Mapping):
+        yield from _components(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _components(item)
+    elif not isinstance(value, (*_PLAIN, torch.Tensor, np.ndarray, Path)):
+        yield value
+        if attrs.has(type(value)):
+            yield from _components([item for _, item in _described(value)])
+
+
+def _files(component: Any) -> Iterable[Path]:
+    """What a component says that it reads, or what its fields name."""
+    declared = getattr(component, "files", None)
+    if callable(declared):
+        return map(Path, declared())
+    if not attrs.has(type(component)):
+        return []
+    names = _fields(type(component))  # type: ignore[arg-type]  # mypy takes no class for hashable
+    return [Path(text) for name in names for text in _texts(getattr(component, name, None))]
+
+
+@cache
+def _fields(cls: Any) -> list[str]:
+    """The fields that may name a file; a word of a fixed choice names none."""
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # a name that is imported for type checkers alone
+        hints = {}
+    return [field.name for field in attrs.fields(cls) if get_origin(hints.get(field.name)) is not Literal]
+
+
+def _texts(value: Any) -> Iterator[str | Path]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, Path) or (isinstance(value, str) and value):
+        yield value

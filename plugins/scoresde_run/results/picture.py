@@ -1,0 +1,57 @@
+"""Pictures of samples: a grid of images as a PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scoresde_core.units import Units
+
+_GAP = 2
+
+
+def drawable(shape: tuple[int, ...]) -> bool:
+    """Whether events of ``shape`` are images of one or three channels."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def to_pixels(x: Tensor, units: Units | None = None) -> NDArray[Any]:
+    """Images (n, C, H, W), a model's or on [-1, 1], as uint8 or uint16 (n, H, W, C), rounded to the nearest value."""
+    from scoresde_core.units import Units
+
+    pixels: NDArray[Any] = (units or Units()).images(x).permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels if pixels.dtype == "uint8" else pixels.astype("uint16")
+
+
+def draw(path: Path, units: Units, *sides: Tensor, columns: int | None = None) -> str | None:
+    """A grid of a model's events (n, C, H, W), each with its ``sides`` beside each other; says how floats are shown."""
+    import numpy as np
+    import torch
+
+    shown, note = units.shown(torch.cat(sides))
+    pixels = to_pixels(shown.nan_to_num())
+    write(np.concatenate(np.split(pixels, len(sides)), axis=2), path, columns, note)
+    return note
+
+
+def write(pixels: NDArray[np.uint8], path: Path, columns: int | None = None, note: str | None = None) -> None:
+    """A grid of ``columns``, or as square as it gets, in reading order, with black gaps; the PNG carries ``note``."""
+    import numpy as np
+    from PIL import Image, PngImagePlugin
+
+    n, height, width, channels = pixels.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    sheet = np.zeros(((height + _GAP) * rows - _GAP, (width + _GAP) * columns - _GAP, channels), np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = (height + _GAP) * (index // columns), (width + _GAP) * (index % columns)
+        sheet[top : top + height, left : left + width] = image
+    about = PngImagePlugin.PngInfo()
+    if note is not None:
+        about.add_text("Description", note)
+    Image.fromarray(sheet if channels == 3 else sheet[..., 0]).save(path, format="PNG", pnginfo=about)

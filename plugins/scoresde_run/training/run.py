@@ -1,0 +1,329 @@
+"""A training run in a folder: it logs, evaluates, saves, samples, stops when asked, and goes on where it was.
+
+    config.yaml             the whole configuration; ``scoresde train config.yaml`` repeats the run
+    metrics.jsonl           a line for every logged loss and every evaluation
+    checkpoints/            the newest training states (:mod:`scoresde_run.training.state`)
+    models/step_.../        models that are kept (:mod:`scoresde_run.models.checkpoint`), the last of them the result
+    samples/step_....png    samples of each of these
+
+Resuming is no mode of its own: a run begins at the newest state that its folder holds, or at step 0.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import torch
+
+from scoresde_core.errors import FileError, ScoreSDEError, UsageError
+from scoresde_core.registry import OURS
+
+from ..models import checkpoint
+from ..models.config import RECORDED, Config, ModelConfig
+from ..results import picture
+from . import state as training_state
+from .state import name_of
+from .trainer import Trainer
+
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+CHECKPOINTS, MODELS, SAMPLES = "checkpoints", "models", "samples"
+
+FREE = ("training.iterations", "training.log_every", "training.evaluate_every", "training.evaluate_batches",
+        "training.resume_every", "training.keep", "training.snapshot_every", "data.workers", "data.dataset.root",
+        "data.dataset.download", "sampling", "evaluation", "source", "quirks")  # fmt: skip
+"""What a resumed run may have otherwise: it changes no parameter of any step."""
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Event:
+    """Something that happened after ``step`` steps, with its numbers."""
+
+    what: Literal["begin", "loss", "evaluation", "checkpoint", "model", "stopped", "done"]
+    step: int
+    numbers: Mapping[str, float] = {}
+    path: Path | None = None
+
+
+class TrainingRun:
+    """A trainer with its folder; iterate to train.
+
+    ``hook`` is the registry's: plugins that listen hear of steps and checkpoints. ``stop`` is asked after every step;
+    once it is true the run saves its state and ends.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path, hook: Any, stop: Callable[[], bool] = lambda: False) -> None:
+        self.trainer, self.folder, self.stop = trainer, folder, stop
+        self.state, self.training = trainer.state, trainer.plan.config.training
+        self.first = trainer.processes.first
+        self._on_step = _heard(hook.scoresde_on_training_step)
+        self._on_checkpoint = _heard(hook.scoresde_on_checkpoint)
+        self._since, self._steps_since = time.perf_counter(), 0
+
+    def __iter__(self) -> Iterator[Event]:
+        """Events, from the newest state on until the last step or until asked to stop; all processes iterate."""
+        self._resume()
+        yield Event("begin", self.state.step)
+        if self.state.step >= self.training.iterations:
+            # A run that was stopped here, and is asked for no more steps, owes its model still.
+            if self.trainer.processes.any(not (self.folder / MODELS / name_of(self.state.step)).exists()):
+                yield self._modelled()
+            yield Event("done", self.state.step)
+            return
+        self._since, self._steps_since = time.perf_counter(), 0
+        for loss in self.trainer.steps():
+            step, last = self.state.step, self.state.step >= self.training.iterations
+            self._steps_since += 1
+            if self._on_step is not None:
+                self._on_step(step=step, loss=loss, state=self.state)
+            if step % self.training.log_every == 0 or last:
+                yield self._logged()
+            stopped = not last and self._stopped(step)
+            if self._due(self.training.evaluate_every, last):
+                yield self._evaluated()
+            if self._due(self.training.snapshot_every, last):
+                yield self._modelled()
+            if stopped or self._due(self.training.resume_every, last):
+                yield self._saved()
+            if stopped or last:
+                yield Event("stopped" if stopped else "done", step)
+                return
+
+    def start_from(self, source: Path) -> None:
+        """Take the weights of a model, or the whole of a training state, as the beginning of this run."""
+        if (source / training_state.INDEX).is_file():
+            saved = training_state.read(source)
+            training_state.restore(self.state, saved, saved.tensors())
+            return
+        found = checkpoint.read(source)
+        weights, averages = found.states()
+        self._load(weights, source)
+        if self.state.average is not None:
+            with torch.no_grad():
+                for name, value in self.state.average.parameters.items():
+                    value.copy_(averages.get(name, weights[name]))
+
+    def _load(self, weights: checkpoint.State, source: Path) -> None:
+        report = checkpoint.mismatches(self.state.network.state_dict(), weights)
+        if report:
+            raise FileError(f"{source} does not fit this configuration: {checkpoint.summary(report)}")
+        self.state.network.load_state_dict(weights)
+
+    def _resume(self) -> None:
+        """The newest state there is; the metrics after it are of steps that will be made again."""
+        folder = self.folder / CHECKPOINTS
+        if self.first:
+            for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
+                place.mkdir(parents=True, exist_ok=True)
+            training_state.clean(folder)
+            training_state.clean(self.folder / MODELS)
+        self.trainer.processes.wait()
+        check_resumable(self.folder, self.trainer.plan.config)
+        found = training_state.newest(folder)
+        if found is not None:
+            saved, tensors = found
+            training_state.restore(self.state, saved, tensors)
+        steps = self.trainer.processes.exchange(self.state.step)
+        if len(set(steps)) > 1:
+            raise FileError(f"the processes found states of the steps {steps} in {folder}: they must share one folder")
+        if self.first:
+            _write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
+            _cut(self.folder / METRICS, self.state.step)
+
+    def _due(self, every: int | None, last: bool) -> bool:
+        return every is not None and (last or self.state.step % every == 0)
+
+    def _stopped(self, step: int) -> bool:
+        """Whether to stop here. Several processes agree on it, and as that costs a message, only when they log."""
+        processes = self.trainer.processes
+        if processes.count > 1 and step % self.training.log_every:
+            return False
+        return processes.any(self.stop())
+
+    def _logged(self) -> Event:
+        rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
+        loss = self.trainer.read_loss()
+        seconds = time.perf_counter() - self._since
+        speed = self._steps_since * self.training.batch_size / seconds
+        numbers = {"loss": loss, "learning_rate": rate, "events_per_second": round(speed, 2)}
+        if norm is not None and math.isfinite(value := float(norm)):  # else the loss scale was too large: no step
+            numbers["gradient_norm"] = value
+        self._restart_clock()
+        if not math.isfinite(loss):
+            raise self._lost(f"the loss is {loss}")
+        return self._record(Event("loss", self.state.step, numbers))
+
+    def _evaluated(self) -> Event:
+        event = self._record(Event("evaluation", self.state.step, {"evaluation_loss": self.trainer.evaluate()}))
+        self._restart_clock()
+        return event
+
+    def _saved(self) -> Event:
+        self._check()
+        # The first one's state stands for all, of any number: it takes the mean of what they have summed up.
+        self.state.losses = self.trainer.processes.total(self.state.losses) / self.trainer.processes.count
+        path = self.folder / CHECKPOINTS / name_of(self.state.step)
+        if self.first:
+            training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep)
+            if self._on_checkpoint is not None:
+                self._on_checkpoint(path=path, state=self.state)
+        self.trainer.processes.wait()
+        self._restart_clock()
+        return Event("checkpoint", self.state.step, path=path)
+
+    def _modelled(self) -> Event:
+        """A model that is kept, and a picture of its samples. A run that came here before left the same."""
+        self._check()
+        name = name_of(self.state.step)
+        path = self.folder / MODELS / name
+        if self.first and not path.exists():
+            averages = None if self.state.average is None else self.state.average.parameters
+            about = {"source": "scoresde train", "torch": str(torch.__version__)}
+            weights, config = self.state.network.state_dict(), self.trainer.plan.config
+            checkpoint.save(path, config, weights, averages, step=self.state.step, provenance=about)
+            if self._on_checkpoint is not None:
+                self._on_checkpoint(path=path, state=self.state)
+        if self.first:
+            self._draw(self.folder / SAMPLES / f"{name}.png")
+        self.trainer.processes.wait()
+        self._restart_clock()
+        return Event("model", self.state.step, path=path)
+
+    def _draw(self, path: Path) -> None:
+        if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
+            return
+        scratch = path.with_name(f".{path.name}")
+        with _writing(path):
+            picture.draw(scratch, self.trainer.plan.model.units, self.trainer.sample())
+            scratch.replace(path)
+
+    def _check(self) -> None:
+        # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
+        if self.trainer.processes.any(not self.state.finite()):
+            raise self._lost("a parameter or the loss is not finite")
+
+    def _lost(self, what: str) -> ScoreSDEError:
+        """The run cannot go on; what is on the disk is from before."""
+        step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
+        good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
+        go_on = "take" if step is None else f"go on from it with --from {self.folder / CHECKPOINTS / name_of(step)},"
+        return ScoreSDEError(
+            f"training diverged at or before step {self.state.step}: {what}; {good}: {go_on} another --out and a lower "
+            "training.learning_rate or training.gradient_clip"
+        )
+
+    def _record(self, event: Event) -> Event:
+        """Add a line to the metrics."""
+        if self.first:
+            line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
+            with _writing(path), path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        return event
+
+    def _restart_clock(self) -> None:
+        """Speed is that of training: evaluation, sampling and saving do not count."""
+        self._since, self._steps_since = time.perf_counter(), 0
+
+
+def difference(old: Config, new: Config) -> list[str]:
+    """What two configurations say otherwise about a step, as ``key: old -> new``; see :data:`FREE`."""
+    before, after = ({key: _bare(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
+    before, after = _spelt(before, after), _spelt(after, before)
+    if before.get("model.levels") == "auto":  # a run that is older than this key
+        before["model.levels"] = after.get("model.levels")
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    parts = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
+    return [f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}" for key in parts]
+
+
+def begun(config: Config, folder: Path, fresh: bool = False) -> Config:
+    """``config`` with what the run in ``folder`` recorded of its data; with nothing recorded, where a run is to begin.
+
+    A run goes on with the shift and scale that it began with, and another one finds its own, whatever the
+    configuration is a copy of.
+    """
+    if fresh or training_state.latest_step(folder / CHECKPOINTS) is None:
+        found: dict[str, Any] = {
+            field.name: field.default for field in attrs.fields(ModelConfig) if field.name in RECORDED
+        }
+    else:
+        model = Config.read(folder, CONFIG).model
+        found = {name: getattr(model, name) for name in RECORDED}
+    return attrs.evolve(config, model=attrs.evolve(config.model, **found))
+
+
+def check_resumable(folder: Path, config: Config) -> None:
+    """Raise where ``folder`` holds a run that ``config`` would not go on with, but bend."""
+    if training_state.latest_step(folder / CHECKPOINTS) is None:
+        return
+    changes = difference(Config.read(folder, CONFIG), config)
+    if changes:
+        raise UsageError(
+            f"{folder} holds a run with another configuration ({'; '.join(changes)}): "
+            "leave that as it was, choose another --out, or start again with --fresh"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``{"a.b": value}``."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _bare(value: Any) -> Any:
+    """A name of ours without its owner, which it has only where another plugin has the name too."""
+    return value.removeprefix(f"{OURS}:") if isinstance(value, str) else value
+
+
+def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``flat``, with components that are names alone as in ``other``, where they have parameters beside."""
+    return {f"{key}.name" if f"{key}.name" in other else key: value for key, value in flat.items()}
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the lines after ``step``, and what is none, such as one that a kill left unfinished."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    _write(path, "".join(kept))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once."""
+    scratch = path.with_name(f".{path.name}")
+    with _writing(path):
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _heard(hook: Any) -> Any:
+    """A hook that some plugin implements, or None: then nothing is called at all."""
+    return hook if hook.get_hookimpls() else None

@@ -1,0 +1,224 @@
+"""The state of a training run on the disk: all that is needed to go on exactly where it was.
+
+    checkpoints/step_000012000/
+        state.json              format, version, step, configuration, loss scale, sha256 of the tensors and of itself
+        state.safetensors       network.*, average.*, optimizer.<slot>.*, losses
+
+A folder appears whole or not at all: it is written beside its place, flushed to the disk, and renamed. It holds no
+generator's state, for none is needed: order of the data, times, noise and dropout follow from (seed, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scoresde_core.errors import FileError
+
+from ..models.checkpoint import appearing, file_hash, mismatches, summary
+from ..models.config import Config
+from .trainer import State
+
+FORMAT = "scoresde-training-state"
+VERSION = 1
+INDEX, TENSORS = "state.json", "state.safetensors"
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Saved:
+    """A training state on the disk, as its index tells it; its tensors are not read yet."""
+
+    folder: Path
+    config: Config
+    step: int
+    counted: int
+    scaler: dict[str, Any]
+    hash: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything in it, after a look at its checksum."""
+        path = self.folder / TENSORS
+        try:
+            found = file_hash(path)
+            if found != self.hash:
+                raise FileError(f"{path} is damaged: its sha256 is {found[:12]}..., {INDEX} says {self.hash[:12]}...")
+            tensors: dict[str, Tensor] = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise FileError(f"cannot read {path}: {error}") from error
+        return tensors
+
+
+def name_of(step: int) -> str:
+    """The folder of a step, so that names sort as steps do."""
+    return f"step_{step:09d}"
+
+
+def save(folder: Path, state: State, config: Config, keep: int) -> Path:
+    """Write ``state`` below ``folder`` and leave the newest ``keep`` there; the older ones survive any failure.
+
+    One of a later step is damaged, or the run would have gone on from it: it is none of these, and left alone.
+    """
+    place = folder / name_of(state.step)
+    if place.exists():  # a damaged one, or the same: this run came here from an earlier step
+        _discard(place)
+    with appearing(place) as scratch:
+        save_file(_collect(state), scratch / TENSORS)
+        index = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": state.step,
+            "counted": state.counted,
+            "scaler": state.scaler.state_dict(),
+            "sha256": file_hash(scratch / TENSORS),
+            "config": config.plain(),
+        }
+        text = json.dumps({**index, "digest": _digest(index)}, indent=1)
+        (scratch / INDEX).write_text(text, encoding="utf-8")
+    for old in _folders(folder, state.step)[keep:]:
+        _discard(old)
+    return place
+
+
+def read(folder: Path) -> Saved:
+    """The index of one saved state; :class:`FileError` where it is missing, damaged or of a newer version."""
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise FileError(f"{path} is damaged: it does not say {FORMAT!r}")
+        if isinstance(index.get("version"), int) and index["version"] > VERSION:
+            raise FileError(
+                f"{path} has version {index['version']}, this scoresde reads up to {VERSION}: upgrade scoresde"
+            )
+        digest = index.pop("digest", None)
+        if digest != _digest(index):
+            raise FileError(f"{path} is damaged: its content is not what its digest says")
+        config = Config.from_plain(index["config"], str(path))
+        return Saved(folder, config, index["step"], index["counted"], index["scaler"], index["sha256"])
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+        raise FileError(f"cannot read {path}: {error}") from error
+
+
+def newest(folder: Path) -> tuple[Saved, dict[str, Tensor]] | None:
+    """The newest state below ``folder`` that is whole; damaged ones are named in a warning. None where there is none.
+
+    Where all are damaged that is an error: starting afresh is not for a resume to decide.
+    """
+    found = _folders(folder)
+    for place in found:
+        try:
+            saved = read(place)
+            return saved, saved.tensors()
+        except FileError as error:
+            log.warning("%s; taking the checkpoint before it", error)
+    if found:
+        raise FileError(f"no checkpoint in {folder} can be read, {len(found)} are damaged: start again with --fresh")
+    return None
+
+
+def latest_step(folder: Path, up_to: int | None = None) -> int | None:
+    """The step of the newest state below ``folder``, read from its name; none after ``up_to`` where that is given."""
+    found = _folders(folder, up_to)
+    return _step_of(found[0]) if found else None
+
+
+def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
+    """Put what was saved in place of ``state``, in its own memory layout and on its own device."""
+    own = _collect(state, optimizer=False)
+    found = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+    report = mismatches(own, found)
+    if report:
+        raise FileError(f"{saved.folder} does not fit this configuration: {summary(report)}")
+    with torch.no_grad():
+        for name, value in _places(state):
+            value.copy_(tensors[name])
+    names = {p: name for name, p in state.network.named_parameters()}
+    slots = _slots(tensors)
+    for group in state.optimizer.param_groups:
+        for parameter in group["params"]:
+            state.optimizer.state[parameter] = {
+                slot: _like(parameter, value) for slot, value in slots.get(names[parameter], {}).items()
+            }
+    # A state of another precision, from which a run may begin, has no loss scale: it stays as it is.
+    state.scaler.load_state_dict(saved.scaler or state.scaler.state_dict())
+    state.step, state.counted = saved.step, saved.counted
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed run left half written; only the one run that owns ``folder`` may ask."""
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _places(state: State) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state that are changed in place, by name."""
+    for name, value in state.network.state_dict().items():
+        yield f"network.{name}", value
+    if state.average is not None:
+        for name, value in state.average.parameters.items():
+            yield f"average.{name}", value
+    yield "losses", state.losses
+
+
+def _collect(state: State, optimizer: bool = True) -> dict[str, Tensor]:
+    """Copies on the CPU of all tensors of a state."""
+    tensors = dict(_places(state))
+    if optimizer:
+        names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
+        for parameter, slots in state.optimizer.state.items():
+            for slot, value in slots.items():
+                tensors[f"optimizer.{slot}.{names[parameter]}"] = value
+    # A copy each: safetensors takes no views into shared memory.
+    return {name: v.detach().cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
+
+
+def _slots(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What an optimiser keeps of every parameter: by the parameter's name, then the slot's."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, slot, parameter = name.split(".", 2)
+            found.setdefault(parameter, {})[slot] = value
+    return found
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value`` on the parameter's device and laid out as it is: fused optimisers walk both in the order of memory."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device, copy=True)  # a count of steps; what was read is a view of the file
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _digest(index: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _folders(folder: Path, up_to: int | None = None) -> list[Path]:
+    """Saved states, the newest first."""
+    found = [path for path in folder.glob("step_*") if path.name.removeprefix("step_").isdecimal()]
+    return sorted((path for path in found if up_to is None or _step_of(path) <= up_to), key=_step_of, reverse=True)
+
+
+def _step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step_"))
+
+
+def _discard(place: Path) -> None:
+    """Remove a folder so that a kill in between leaves it whole or under a name that nobody reads."""
+    gone = place.with_name(f".{place.name}.{os.getpid()}")
+    place.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

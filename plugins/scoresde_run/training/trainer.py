@@ -1,0 +1,341 @@
+r"""Training: one optimiser step after another, as a generator.
+
+>>> trainer = Trainer(plan_training(config, registry), Processes(torch.device("cpu")))
+>>> for loss in trainer.steps():
+...     if trainer.state.step == 1000:
+...         break
+
+Step k is a function of the state before it and of (seed, k): batch k, its flips, times and noise are keyed by that, and
+torch's generators are seeded from it before the network runs, so that dropout follows as well. Nothing of a generator's
+past has to be kept for a run to go on as if it had not stopped.
+
+A step makes no host synchronisation on CUDA: losses add up on the device until somebody reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from scoresde_core import sampler as sampling
+from scoresde_core.components import Spec
+from scoresde_core.dataset import Dataset, Split
+from scoresde_core.errors import FileError, UsageError
+from scoresde_core.loss import Draws, Loss
+from scoresde_core.noise import key
+from scoresde_core.registry import OURS, Registry
+from scoresde_core.score import PRECISIONS, ScoreModel
+
+from ..data.batches import Batch, Batches, Preprocessing
+from ..data.scale import mismatch
+from ..machine.processes import Processes
+from ..models.config import Config, TrainingConfig
+from ..models.model import Model, Plan, plan_data, plan_loss, plan_model, preprocessing, record_units
+
+
+@attrs.frozen(eq=False)
+class TrainingPlan:
+    """A configuration's components for training, checked against each other before anything large is made."""
+
+    model: Plan
+    loss: Loss
+    dataset: Dataset
+    preprocessing: Preprocessing
+
+    @property
+    def config(self) -> Config:
+        """The whole configuration."""
+        return self.model.config
+
+
+def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
+    """The components of ``config``; a combination that cannot be trained is refused with the reason.
+
+    What the numbers of the data are is found out, and recorded in the plan's configuration, where ``config`` does not
+    say it yet.
+    """
+    plan = plan_model(config, registry, outputs=None, read=False)
+    loss = plan_loss(plan, registry)
+    reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
+    if reason:
+        raise UsageError(reason)
+    dataset, _ = plan_data(plan, registry, download)
+    plan = record_units(plan, dataset)
+    found = preprocessing(plan)
+    wanted = config.data.dequantizer
+    if wanted is not None:
+        if wanted not in (Spec("uniform"), Spec(f"{OURS}:uniform")):
+            raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
+        found = attrs.evolve(found, dequantise=True)
+    return TrainingPlan(plan, loss, dataset, found)
+
+
+class Average:
+    """An exponential average of a network's parameters, as a network of its own.
+
+        average <- average + (1 - rate) (parameter - average)
+
+    ``warm_up`` bounds the rate after n updates by (1 + n) / (10 + n), as in the published PyTorch code: an
+    early average forgets the random weights. Buffers are those of the network.
+    """
+
+    def __init__(self, network: nn.Module, rate: float, warm_up: bool = False) -> None:
+        self.rate, self.warm_up = rate, warm_up
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        own, other = dict(self.network.named_parameters()), dict(network.named_parameters())
+        self.parameters = {name: own[name] for name in trained}
+        self._mine: list[Tensor] = [own[name] for name in trained]
+        self._theirs: list[Tensor] = [other[name] for name in trained]
+        self._buffers = list(self.network.buffers()), list(network.buffers())
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """One step towards the network, which is the ``updates``-th, in a few kernels for all parameters."""
+        rate = min(self.rate, (1 + updates) / (10 + updates)) if self.warm_up else self.rate
+        torch._foreach_lerp_(self._mine, self._theirs, 1 - rate)
+
+    @torch.no_grad()
+    def current(self) -> nn.Module:
+        """The averaged network, in evaluation mode, with the buffers of now."""
+        mine, theirs = self._buffers
+        for own, other in zip(mine, theirs, strict=True):
+            own.copy_(other)
+        return self.network
+
+
+@attrs.define(eq=False)
+class State:
+    """All that a step changes."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Average | None
+    losses: Tensor
+    """Sum of the losses since they were last read, float64 on the device."""
+    counted: int = 0
+    """How many they are."""
+    step: int = 0
+    """Optimiser steps made so far."""
+
+    def finite(self) -> bool:
+        """Whether every parameter and the losses are finite; waits for the device."""
+        norms = torch._foreach_norm([p.detach() for p in self.network.parameters()])
+        return bool(torch.stack([*(n.double() for n in norms), self.losses]).isfinite().all())
+
+
+class Trainer:
+    """A plan with its network, optimiser and data on a device; ``steps()`` trains."""
+
+    def __init__(self, plan: TrainingPlan, processes: Processes) -> None:
+        self.plan, self.processes, self.device = plan, processes, processes.device
+        self.config: TrainingConfig = plan.config.training
+        share = self.config.batch_size / processes.count / self.config.accumulate
+        if not share.is_integer():
+            raise UsageError(
+                f"a batch of {self.config.batch_size} does not divide into {processes.count} processes x "
+                f"{self.config.accumulate} parts: change training.batch_size or training.accumulate"
+            )
+        if self.config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+            torch.use_deterministic_algorithms(True)  # with warnings in place of errors, attention is not deterministic
+        self.batches = self._batches("train", plan.preprocessing)
+        self._warn_of_scale()
+        self._test = self._test_events()
+        network = plan.model.build(self.config.seed).network.to(self.device)
+        if self.config.channels_last:
+            network.to(memory_format=torch.channels_last)
+        self.state = self._fresh(network)
+        self.gradient_norm: Tensor | None = None
+        self._trained, self._wrapped = _trainable(network), self._wrap(network)
+        self._model = Model(plan.model, self._wrapped).view(autocast=PRECISIONS[self.config.precision])
+
+    def learning_rate(self, step: int) -> float:
+        """That of the step after ``step`` others: it rises from 0 over the warm-up and stays."""
+        warmup = self.config.warmup
+        return self.config.learning_rate * (min(step / warmup, 1.0) if warmup else 1.0)
+
+    def steps(self) -> Iterator[Tensor]:
+        """One optimiser step at a time, from where the state is, without end.
+
+        Yields the mean loss over this process's share of the batch, a 0-dim tensor on the device.
+        """
+        for batch in self.batches.stream(self.state.step):
+            yield self._step(batch)
+
+    def read_loss(self) -> float:
+        """The mean loss over all steps since the last call and over all processes; waits for the device."""
+        state = self.state
+        total = self.processes.total(state.losses.clone()) / self.processes.count
+        mean = float(total) / max(state.counted, 1)
+        state.losses.zero_()
+        state.counted = 0
+        return mean
+
+    def averaged(self) -> Model:
+        """The model with averaged weights, or with plain ones where there are no others; in evaluation mode."""
+        average = self.state.average
+        return Model(self.plan.model, self.state.network.eval() if average is None else average.current())
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """The loss of :meth:`averaged` on the first test events, always at the same times and noise."""
+        model, sums = self.averaged().view(), torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(self._test):
+            losses = self._losses(model, batch, self._draws(f"evaluation {number}", len(batch.x)))
+            sums[0] += losses.double().sum()
+            sums[1] += len(batch.x)
+        total, count = self.processes.total(sums).tolist()
+        return total / count if count else math.nan
+
+    @property
+    def generates(self) -> bool:
+        """Whether what is trained can be sampled from: a score model, and no classifier."""
+        return isinstance(self._model, ScoreModel)
+
+    @property
+    def use(self) -> str:
+        """What the result is good for, with ``{}`` for the folder it is in."""
+        return "scoresde sample --checkpoint {} --out ..." if self.generates else "the condition class[checkpoint={}]"
+
+    def sample(self) -> Tensor:
+        """Samples of :meth:`averaged` by the configuration's sampler, always from the same noise."""
+        model, n = self.averaged(), self.plan.config.sampling.n
+        shape, seed = self.plan.model.shape, self.config.seed
+        with torch.no_grad():
+            drawn = sampling.sample(
+                model.score(), model.sde, self.plan.model.sampler, shape, n, seed=seed, device=self.device
+            )
+        return drawn.x.cpu()
+
+    def _step(self, batch: Batch) -> Tensor:
+        state, parts = self.state, self.config.accumulate
+        torch.manual_seed(key(self.config.seed, "network", state.step, self.processes.rank))
+        state.network.train()
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.learning_rate(state.step)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        row = 0
+        for number, part in enumerate(batch.parts(parts)):
+            with self._alone(number < parts - 1):
+                draws = self._draws(state.step, len(part.x), row)
+                loss = self._losses(self._model, part, draws).mean() / parts
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            row += len(part.x)
+        if self.config.gradient_clip is not None:
+            state.scaler.unscale_(state.optimizer)
+            self.gradient_norm = nn.utils.clip_grad_norm_(self._trained, self.config.gradient_clip, foreach=True)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if state.average is not None:
+            state.average.update(state.step)
+        state.losses += total
+        state.counted += 1
+        return total
+
+    def _losses(self, model: Any, batch: Batch, draws: Draws) -> Tensor:
+        x = batch.x
+        if self.config.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.plan.loss.per_sample(model, self.plan.model.sde, x, draws, **batch.known)
+
+    def _draws(self, step: int | str, count: int, row: int = 0) -> Draws:
+        """The random numbers of ``count`` rows of this process's share, from ``row`` on."""
+        batches = self.batches
+        start = batches.start + row
+        return Draws(self.config.seed, step, count, start=start, total=batches.batch_size, device=self.device)
+
+    def _alone(self, alone: bool) -> contextlib.AbstractContextManager[Any]:
+        """A context in which gradients stay in this process, until the last part of a batch."""
+        if alone and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _fresh(self, network: nn.Module) -> State:
+        config = self.config
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(
+            _trainable(network),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+            fused=self.device.type in ("cuda", "cpu"),
+        )
+        scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        average = None if config.ema is None else Average(network, config.ema, config.ema_warmup)
+        return State(network, optimizer, scaler, average, torch.zeros((), dtype=torch.float64, device=self.device))
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        """What the loss calls: the same parameters, compiled, and with gradients averaged over the processes."""
+        if self.config.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        if self.processes.count > 1:
+            # The weights are equal already, for they are keyed by the seed; buffers are never trained.
+            static = self.config.accumulate == 1
+            network = nn.parallel.DistributedDataParallel(
+                network,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                static_graph=static,
+                find_unused_parameters=not static,
+            )
+        return network
+
+    def _batches(self, split: Split, preprocessing: Preprocessing) -> Batches:
+        batches = Batches(
+            self.plan.dataset,
+            self.config.batch_size,
+            split=split,
+            seed=self.config.seed,
+            preprocessing=preprocessing,
+            rank=self.processes.rank,
+            world=self.processes.count,
+            device=self.device,
+            workers=self.plan.config.data.workers,
+            needs=self.plan.loss.needs,
+        )
+        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde)
+        reason = self.plan.loss.skip_data(model, batches.known)
+        if reason:
+            raise UsageError(reason)
+        return batches
+
+    def _warn_of_scale(self) -> None:
+        """Data of another scale than the SDE's train without an error, and give samples that are none."""
+        plan, batches = self.plan.model, self.batches
+        reason = mismatch(batches.events, batches.shape, plan.units, plan.sde) if self.processes.first else None
+        if reason:
+            known = plan.config.data.standardise
+            remedy = (
+                "choose an SDE with other noise" if known else "set data.standardise=true, or data.shift and data.scale"
+            )
+            warnings.warn(f"{reason}: {remedy}", stacklevel=2)
+
+    def _test_events(self) -> list[Batch]:
+        """This process's share of the first test batches, never mirrored."""
+        if self.config.evaluate_every is None:
+            return []
+        try:
+            batches = self._batches("test", attrs.evolve(self.plan.preprocessing, flip=False))
+        except (FileError, UsageError) as error:
+            raise type(error)(f"{error} (training.evaluate_every=null does without test events)") from error
+        return list(itertools.islice(batches.once(), self.config.evaluate_batches))
+
+
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]

@@ -1,1 +1,0 @@
-"""Models: their configuration, what it builds, and the checkpoints that they are stored in."""

@@ -1,0 +1,117 @@
+"""Modules and names that moved in this version: the old ones still import, with a :class:`DeprecationWarning`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+from typing import Any
+
+_KEPT_NAME = {
+    ("scoresde_core", "scoresde_run.machine"): "device processes",
+    ("scoresde_core", "scoresde_run.results"): "certainty picture",
+    ("scoresde_core.models", "scoresde_core"): "document",
+    ("scoresde_core.models", "scoresde_run.models"): "checkpoint config model",
+    ("scoresde_core.training", "scoresde_run.data"): "batches scale",
+    ("scoresde_core.training", "scoresde_run.training"): "run state trainer",
+    ("scoresde_core.cli", "scoresde_conformance"): "check",
+    ("scoresde_core.cli", "scoresde_core"): "listing",
+    ("scoresde_core.cli", "scoresde_run.results"): "digests fingerprint results rows",
+    ("scoresde_core.cli", "scoresde_run.machine"): "environment lock",
+    ("scoresde_core.cli", "scoresde_run.commands"): "events presets sample subject train",
+    ("scoresde_core.conformance", "scoresde_conformance"): (
+        "checkpoints components conditions correctors counterparts datasets dequantizers evaluators exact extractors "
+        "grids losses networks predictors pytest_plugin samplers sdes suite targets test_components"
+    ),
+    ("scoresde_plugins.score_sde", "scoresde_plugins.song2021"): (
+        "classification correctors losses predictors published_checkpoint reference samplers sdes"
+    ),
+    ("scoresde_plugins.score_sde", "scoresde_plugins.numerics"): "divergence encoding flow runge_kutta",
+    ("scoresde_plugins.score_sde", "scoresde_plugins.likelihood"): "bits_per_dim density likelihood",
+    ("scoresde_plugins.score_sde", "scoresde_plugins.commands"): "classifier_accuracy import_checkpoint",
+    ("scoresde_plugins.score_flow", "scoresde_plugins.likelihood"): "bound",
+    ("scoresde_plugins.dequantizers", "scoresde_plugins.commands"): "train_dequantizer",
+    ("scoresde_plugins.ncsn", "scoresde_plugins.commands"): "tune_noise",
+    ("scoresde_plugins.targets", "scoresde_plugins.commands"): "fit_target",
+    ("scoresde_plugins.evaluators", "scoresde_plugins.commands"): "stats",
+    ("scoresde_plugins.checkpoints", "scoresde_plugins.commands"): "export",
+    ("scoresde_bench", "scoresde_bench.plan"): "axes cells subjects suite sweep",
+    ("scoresde_bench", "scoresde_bench.run"): (
+        "compiler costs deadline executor executors importable pictures progress serve work worker"
+    ),
+    ("scoresde_bench.executors", "scoresde_bench.run.executors"): "local processes slurm",
+    ("scoresde_bench", "scoresde_bench.report"): (
+        "compare convergence earlier export labels lines plot published quoted ranking repeat scales seeds sources "
+        "table"
+    ),
+}
+MODULES = {
+    **{f"{old}.{name}": f"{new}.{name}" for (old, new), names in _KEPT_NAME.items() for name in names.split()},
+    "scoresde_core.cli": "scoresde_core.shell",
+    "scoresde_core.models": "scoresde_run.models",
+    "scoresde_core.training": "scoresde_run.training",
+    "scoresde_core.conformance": "scoresde_conformance",
+    "scoresde_plugins.score_sde": "scoresde_plugins.song2021",
+    "scoresde_plugins.score_sde.measure_likelihood": "scoresde_plugins.commands.likelihood",
+    "scoresde_plugins.score_sde.encode_events": "scoresde_plugins.commands.encode",
+    "scoresde_plugins.evaluate.command": "scoresde_plugins.commands.evaluate",
+    "scoresde_plugins.evaluate.choice": "scoresde_plugins.evaluate.checkpoints",
+    "scoresde_plugins.evaluate.measures": "scoresde_plugins.evaluate.model_measures",
+    "scoresde_plugins.evaluate.judgement": "scoresde_plugins.evaluate.sample_measures",
+    "scoresde_plugins.evaluate.evaluation": "scoresde_plugins.evaluate.rows",
+}
+"""The old name of every module that moved, and the new one."""
+
+NAMES = dict.fromkeys(
+    ("Batch", "Batches", "Config", "Model", "Preprocessing", "Processes", "Trainer", "TrainingRun", "plan_training"),
+    "scoresde",
+)
+"""What ``scoresde_core`` exported before, and the module that exports it now."""
+
+
+class _Alias(ModuleType):
+    """An old package: its names are those of the new module, its modules those of :data:`MODULES`."""
+
+    __path__: list[str] = []  # noqa: RUF012  # what Python asks of a package
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(MODULES[self.__name__]), name)
+
+
+class Moved(MetaPathFinder, Loader):
+    """Imports a module by its old name; asked last, so that it costs nothing else anything."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for the old names alone."""
+        return spec_from_loader(fullname, self) if fullname in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module of the old name, with a warning that names the new one."""
+        warn(spec.name, MODULES[spec.name])
+        return _Alias(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is left to run; the new module is imported when something of it is asked for."""
+
+
+def warn(old: str, new: str) -> None:
+    """Warn at the line that used the old name."""
+    frame = sys._getframe()
+    while frame.f_back and str(frame.f_globals.get("__name__")) in (__name__, __package__, "importlib._bootstrap"):
+        frame = frame.f_back
+    message = f"{old} moved to {new}: the old name will go in the next version"
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, DeprecationWarning, frame.f_code.co_filename, frame.f_lineno, registry=registry)
+
+
+def install() -> None:
+    """Let old names be imported."""
+    if not any(isinstance(finder, Moved) for finder in sys.meta_path):
+        sys.meta_path.append(Moved())

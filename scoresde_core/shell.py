@@ -1,0 +1,216 @@
+"""The command line: ``scoresde list | show | plugins``, and the commands of plugins.
+
+Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says what; ``--debug`` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import listing
+from .components import parse
+from .errors import ScoreSDEError, UsageError, near_misses
+from .registry import Entry, Registry, load_registry
+
+_OWN = ("list", "show", "plugins")
+"""The commands that need no plugin."""
+_HELP = {"-h", "--help"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors that are one line and name near misses."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; what is left over is an error of the command that was asked for (``asked``)."""
+        parsed, left = self.parse_known_args(args, namespace)
+        if left:
+            asked = getattr(parsed, "asked", self)
+            options = [option for option in asked._option_string_actions if option.startswith("--")]
+            close = near_misses(left[0].partition("=")[0], options) if left[0].startswith("-") else ""
+            meant = f".{close}" if close.startswith(" Did you mean") else ""
+            asked.error(f"unrecognized arguments: {' '.join(left)}{meant}")
+        return parsed
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def own_version() -> str:
+    """The installed version, or ``checkout``."""
+    try:
+        return version("scoresde")
+    except PackageNotFoundError:
+        return "checkout"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, for a command that does not handle it: as at Ctrl-C, nothing half written stays behind."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def guarded(run: Callable[[], int], debug: bool) -> int:
+    """``run()``, with errors as one line on stderr and their exit code; what a terminal has no sign for is a ``?``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        with _terminable():
+            return run()
+    except KeyboardInterrupt as error:
+        word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        print(" ".join([word, *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        expected = isinstance(error, ScoreSDEError)
+        text = str(error) if expected else _in_one_line(error)
+        where = "" if debug or expected else f" ({_place_of(error)}; --debug shows the way there)"
+        print(f"error: {text}{where}", file=sys.stderr)
+        return error.exit_code if isinstance(error, ScoreSDEError) else 1
+
+
+def _place_of(error: Exception) -> str:
+    """Whose code raised it: ``package/module.py, line 3``."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
+
+
+def _in_one_line(error: Exception) -> str:
+    """An error that nobody foresaw; that memory ran out, which torch says in its own ways, with the remedy."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    scarce = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
+    return f"there is not enough memory for this: take a smaller batch or fewer steps ({text})" if scarce else text
+
+
+def add_global_options(parser: argparse.ArgumentParser) -> None:
+    """What every command understands."""
+    parser.add_argument("--registry", metavar="FILE", action="append", default=[], help="a local file of components")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
+    """Everything installed and the local files; one that is not there is a usage error."""
+    missing = [path for path in local if not Path(path).is_file()]
+    if missing:
+        raise UsageError(f"there is no registry file {missing[0]}")
+    return load_registry(local=local) if imports else load_registry(local=local, imports=False)
+
+
+def run() -> NoReturn:
+    """:func:`main`, and the end of this process.
+
+    One of several processes ends without taking Python apart: threads of the process group may still hold tensors, and
+    one that lets go of its tensor while the interpreter is going aborts the process, whose work was done.
+    """
+    code = main()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        try:
+            print(end="", flush=True)
+        finally:
+            os._exit(code)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _dispatch(arguments), "--debug" in arguments)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    early = Parser(prog="scoresde", add_help=False, allow_abbrev=False)
+    add_global_options(early)
+    known, _ = early.parse_known_args(arguments)
+    at = _command_at(arguments)
+    word, before = (arguments[at] if at < len(arguments) else None), set(arguments[:at])
+    if "--version" in before:
+        print(f"scoresde {own_version()}")
+        return 0
+    if before & _HELP:
+        word = None
+    # Help needs the names and summaries that files hold, and only a command that is in no file imports plugins.
+    registry = open_registry(known.registry, imports=word is not None and not _HELP & set(arguments))
+    commands = _commands(registry)
+    if word is not None and word not in (*_OWN, *commands) and _HELP & set(arguments):
+        registry = open_registry(known.registry)
+        commands = _commands(registry)
+    if word is not None and word not in (*_OWN, *commands):
+        raise UsageError(f"no command is called {word!r}.{near_misses(word, [*_OWN, *commands])}")
+    parser = _parser(registry, commands, word)
+    parsed = parser.parse_args(arguments)
+    if word is None:
+        parser.print_help()
+        return 0
+    code: int = parsed.run(parsed, registry)
+    return code
+
+
+def _command_at(arguments: list[str]) -> int:
+    """The position of the command, behind the options of all commands; the end where there is none."""
+    takes = False  # whether an option takes what follows
+    for position, argument in enumerate(arguments):
+        if not takes and not argument.startswith("-"):
+            return position
+        takes = argument == "--registry"
+    return len(arguments)
+
+
+def _commands(registry: Registry) -> dict[str, Entry]:
+    """The commands of plugins, by what is typed: ``owner:name`` where we have the name, or two plugins do."""
+    entries = registry.entries("commands")
+    words = [entry.row.name.replace("_", "-") for entry in entries]
+    taken = {word for word in words if word in _OWN or words.count(word) > 1}
+    return {f"{e.owner}:{word}" if word in taken else word: e for word, e in zip(words, entries, strict=True)}
+
+
+def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None) -> Parser:
+    """The parser of the command ``asked``, whose module alone is imported; None: that of all, for their help."""
+    parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="show program's version number and exit")
+    add_global_options(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    if asked is None or asked in _OWN:
+        listing.configure(commands)
+    for name, entry in plugins.items() if asked not in _OWN else ():
+        summary = entry.row.summary.replace("%", "%%")  # argparse fills in what a % asks for
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == asked:
+            component = registry.create("commands", parse(entry.qualified))
+            component.configure(command)
+            command.set_defaults(run=component.run)
+    for command in commands.choices.values():
+        command.set_defaults(asked=command)
+        command.add_argument(
+            "--registry", metavar="FILE", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser

@@ -1,0 +1,258 @@
+"""The command line as a whole: plugins cannot break it, errors are one line, and signals leave nothing half written."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+
+from scoresde_core.errors import FileError
+from scoresde_core.shell import main
+from scoresde_run.machine.lock import locked
+from scoresde_run.models.checkpoint import check_new
+from scoresde_run.results.results import Results
+from scoresde_run.results.rows import SCHEMA
+
+
+@pytest.fixture
+def scoresde(tmp_path, monkeypatch, capsys):
+    """Runs ``scoresde`` in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main(list(arguments))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def plugin(scoresde, tmp_path):
+    """A file of commands by the name ``mine``."""
+
+    def write(**commands):
+        rows = [f"  {name}: {{target: 'nowhere:Command', summary: '{summary}'}}" for name, summary in commands.items()]
+        (tmp_path / "mine.yaml").write_text("\n".join(["api: 1", "commands:", *rows]))
+        return "--registry", "mine.yaml"
+
+    return write
+
+
+class TestCommandsOfPlugins:
+    def test_one_by_the_name_of_ours(self, scoresde, plugin):
+        local = plugin(show="mine")
+        assert scoresde("list", "sdes", *local)[0] == 0
+        code, _, err = scoresde(*local, "show")
+        assert (code, "the following arguments are required" in err) == (2, True)
+        code, _, err = scoresde(*local, "mine:show")
+        assert (code, "mine:show (nowhere:Command) cannot be loaded" in err) == (1, True)
+
+    def test_two_of_one_name(self, scoresde, plugin):
+        local = plugin(evaluate="mine")
+        assert scoresde("list", "sdes", *local)[0] == 0
+        code, _, err = scoresde(*local, "evaluate")
+        assert code == 2
+        assert err == "error: no command is called 'evaluate'. Did you mean 'mine:evaluate' or 'scoresde:evaluate'?\n"
+        code, _, err = scoresde(*local, "scoresde:evaluate", "nowhere", "--out", "e")
+        assert (code, "nowhere is no checkpoint" in err) == (1, True)
+
+    def test_a_summary_with_a_percent_sign(self, scoresde, plugin, capsys):
+        local = plugin(other="50% faster, 100 %s")
+        with pytest.raises(SystemExit) as ended:
+            main([*local, "--help"])
+        assert ended.value.code == 0
+        assert "50% faster, 100 %s" in capsys.readouterr().out
+
+
+class TestOneLine:
+    def test_an_option_without_its_value(self, scoresde):
+        code, out, err = scoresde("list", "--registry")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: argument --registry: expected one argument")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["sample", "--target", "mixture2d", "--out", "o", "--stps=3"], "--stps=3. Did you mean '--steps' or"),
+            (["train", "moons_vp", "--out", "o", "--dwnload"], "'--tensorboard'? (see 'scoresde train --help')"),
+            (["list", "--qqq"], "error: unrecognized arguments: --qqq (see 'scoresde list --help')"),
+            (["show", "sde", "VP"], "no sde is called 'VP'. Did you mean 'vp'"),
+        ],
+    )
+    def test_a_slip_of_the_pen(self, scoresde, arguments, words):
+        code, out, err = scoresde(*arguments)
+        assert (code, out, err.count("\n"), words in err) == (2, "", 1, True), err
+
+    def test_a_place_that_cannot_be_written_is_named_before_the_work(self, scoresde, monkeypatch):
+        def refuse(*_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        data = "exact[target=mixture2d,count=50]"
+        code, out, err = scoresde("stats", data, "--features", "identity", "--out", "x.safetensors")
+        assert (code, out, err.count("\n"), "Permission denied; choose another --out" in err) == (1, "", 1, True)
+
+    def test_a_terminal_without_unicode(self, scoresde, tmp_path):
+        row = "  mine: {target: 'nowhere:Loss', summary: 'Fréchet'}"
+        (tmp_path / "mine.yaml").write_text(f"api: 1\nlosses:\n{row}\n", encoding="utf-8")
+        words = [sys.executable, "-m", "scoresde_core", "list", "losses", "--registry", "mine.yaml"]
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        assert (done.returncode, done.stderr, b"Fr?chet" in done.stdout) == (0, b"", True)
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (MemoryError("no"), "error: there is not enough memory for this: take a smaller batch"),
+            (
+                RuntimeError("DefaultCPUAllocator: can't allocate memory:\n 9 bytes"),
+                "take a smaller batch or fewer steps",
+            ),
+            (
+                RuntimeError("one\ntwo\n  three"),
+                "error: RuntimeError: one two three (core/test_command_line.py, line",
+            ),
+        ],
+    )
+    def test_what_nobody_foresaw(self, scoresde, monkeypatch, error, words):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setattr("scoresde_core.registry.Registry.entries", fail)
+        code, _, err = scoresde("list")
+        assert (code, err.count("\n"), words in err) == (1, 1, True)
+
+    def test_a_seed_that_no_generator_takes(self, scoresde):
+        code, _, err = scoresde("sample", "--preset", "mnist_vp", "--seed", "9" * 25, "--out", "o", "--device", "cpu")
+        assert (code, "--seed must fit into 64 bits" in err) == (2, True)
+
+
+class TestFiles:
+    def test_a_folder_that_cannot_be_written_is_known_before_any_work(self, scoresde, monkeypatch):
+        def refuse(*_, **__):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        code, out, err = scoresde("sample", "--target", "mixture2d", "--out", "o", "--device", "cpu")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "Read-only file system; choose another --out" in err
+
+    def test_asking_leaves_nothing(self, tmp_path):
+        check_new(tmp_path / "o")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("harm", "words"),
+        [
+            (lambda path: np.savez(path, images=np.uint8(3)), "holds uint8 of shape []"),
+            (lambda path: np.savez(path, images=np.array(["a"])), "give numbers, an event a row"),
+            (lambda path: np.savez(path), "has no array"),
+            (lambda path: path.write_bytes(b"\x93NUMPY"), "cannot read"),
+            (lambda path: path.mkdir(), "cannot read"),
+        ],
+        ids=["a number", "words", "nothing", "another format", "a folder"],
+    )
+    def test_an_npz_of_something_else(self, scoresde, tmp_path, harm, words):
+        harm(tmp_path / "x.npz")
+        code, _, err = scoresde("sample", "--target", "mnist_mfa", "--n", "1", "--steps", "1", "--condition", "inpaint",
+                                "--observe", "./x.npz", "--out", "o", "--device", "cpu")  # fmt: skip
+        assert (code > 0, err.count("\n"), words in err) == (True, 1, True)
+
+    def test_an_npz_whose_data_do_not_unpack(self, scoresde, tmp_path, monkeypatch):
+        np.savez_compressed(tmp_path / "x.npz", images=np.zeros((1, 28, 28), np.uint8))
+
+        def broken(*_, **__):
+            raise zlib.error("invalid stored block lengths")
+
+        monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", broken)
+        code, _, err = scoresde("sample", "--target", "mnist_mfa", "--n", "1", "--steps", "1", "--condition", "inpaint",
+                                "--observe", "./x.npz", "--out", "o", "--device", "cpu")  # fmt: skip
+        assert (code, "cannot read x.npz as an .npz file: invalid stored block" in err) == (1, True)
+
+
+class TestResults:
+    def row(self, cell):
+        return {"schema": SCHEMA, "cell": cell, "status": "done"}
+
+    def test_a_full_disk_keeps_the_rows_before(self, tmp_path):
+        results = Results(tmp_path)
+        results.append(self.row("a"))
+        size = results.path.stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # no file may grow beyond this
+        try:
+            with pytest.raises(FileError, match=r"cannot write .*results\.jsonl: File too large; what it had is kept"):
+                results.append(self.row("b"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert results.path.stat().st_size == size
+        results.append(self.row("c"))
+        assert list(Results.peek(tmp_path)) == ["a", "c"]
+
+    def test_a_look_makes_nothing(self, tmp_path):
+        assert Results.peek(tmp_path) == {}
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestLocks:
+    @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_a_file_system_without_locks_is_no_other_process(self, tmp_path, monkeypatch, number):
+        def fail(*_):
+            raise OSError(number, "no locks available")
+
+        monkeypatch.setattr("fcntl.lockf", fail)
+        monkeypatch.setattr("fcntl.flock", fail)
+        with locked(tmp_path, "training"), Results(tmp_path).claim():
+            pass
+
+    def test_another_process_is_named(self, tmp_path):
+        code = (
+            "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.{}(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+        )
+        for name, kind, enter in ((".lock", "lockf", lambda: locked(tmp_path, "training")),
+                                  ("results.jsonl", "flock", lambda: Results(tmp_path).claim())):  # fmt: skip
+            pipe, command = subprocess.PIPE, [sys.executable, "-c", code.format(kind), str(tmp_path / name)]
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+                other.stdout.readline()
+                with pytest.raises(FileError, match="another"), enter():
+                    pass
+                other.stdin.close()
+
+
+@pytest.fixture
+def python_hears():
+    """Ctrl-C as a terminal's: a shell starts what runs in its background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, python_hears, number, code, word):
+    before = signal.getsignal(number)
+
+    def struck(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    # In the middle of writing: what is half written goes away.
+    monkeypatch.setattr("scoresde_run.commands.sample._write", struck)
+    found, _, err = scoresde(
+        "sample", "--target", "mixture2d", "--n", "2", "--steps", "2", "--out", "o", "--device", "cpu"
+    )
+    assert (found, err.splitlines()[-1]) == (code, word)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is before
+
+
+def test_an_unknown_option_without_a_command_is_a_usage_error(capsys):
+    assert main(["--bogus"]) == 2
+    assert "--bogus" in capsys.readouterr().err

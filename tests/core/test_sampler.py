@@ -1,0 +1,380 @@
+"""The loops: what they evaluate, in which order, and closed-form solutions on Gaussian data."""
+
+import math
+
+import attrs
+import pytest
+import torch
+
+from scoresde_core.errors import UsageError
+from scoresde_core.registry import create, default_registry
+from scoresde_core.sampler import diverged, sample, skip
+from scoresde_core.schedule import Schedule
+from scoresde_core.score import ExactScore, ScoreModel
+from scoresde_plugins.ddpm.predictors import AncestralSamplingPredictor, DDIMPredictor
+from scoresde_plugins.grids import LogSNRGrid, QuadraticGrid, UniformGrid
+from scoresde_plugins.ncsn.correctors import AnnealedLangevinCorrector
+from scoresde_plugins.score_flow.sdes import LinearVESDE
+from scoresde_plugins.song2021.correctors import LangevinCorrector, NoneCorrector
+from scoresde_plugins.song2021.predictors import (
+    EulerMaruyamaPredictor,
+    NonePredictor,
+    ProbabilityFlowPredictor,
+    ReverseDiffusionPredictor,
+)
+from scoresde_plugins.song2021.samplers import ODESampler, PredictorCorrectorSampler
+from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
+
+SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
+MEAN, STD = 0.5, 0.2
+
+
+class Gaussian:
+    """N(0.5, 0.2^2 I): the toy of the reference notes."""
+
+    def score(self, x, level):
+        return -(x - MEAN * level.alpha) / (STD**2 * level.alpha**2 + level.sigma**2)
+
+    def marginal_std(self, alpha, sigma):
+        return math.sqrt(STD**2 * alpha**2 + sigma**2)
+
+
+class Recorder(ScoreModel):
+    """The Gaussian's score; remembers the time of every evaluation."""
+
+    def __init__(self):
+        self.times = []
+
+    def evaluate(self, x, level):
+        self.times.append(float(level.t))
+        return Gaussian().score(x, level)
+
+
+def scales(sde, t):
+    return tuple(float(f(torch.tensor(t, dtype=torch.float64))) for f in (sde.alpha, sde.sigma))
+
+
+@pytest.fixture(params=list(SDES))
+def sde(request):
+    return SDES[request.param]
+
+
+@pytest.fixture
+def latent(sde):
+    z = torch.randn(16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return sde.prior.from_noise(z)
+
+
+def no_noise():
+    raise AssertionError("a deterministic step drew noise")
+
+
+def flow_solution(sde, latent, t):
+    """The probability flow of a Gaussian scales the deviation from the mean by the ratio of standard deviations."""
+    (a1, s1), (a, s) = scales(sde, 1.0), scales(sde, t)
+    ratio = Gaussian().marginal_std(a, s) / Gaussian().marginal_std(a1, s1)
+    return MEAN * a + (latent - MEAN * a1) * ratio
+
+
+def solve(sampler, sde, latent):
+    model = ExactScore(Gaussian())
+    return sample(model, sde, sampler, (3,), 16, latent=latent, dtype=torch.float64).x
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3"])
+def test_adaptive_ode_is_the_closed_form_flow(sde, latent, method):
+    x = solve(ODESampler(method=method, rtol=1e-8, atol=1e-8, denoise=False), sde, latent)
+    torch.testing.assert_close(x, flow_solution(sde, latent, sde.t_min), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun2", 2), ("rk4", 4)])
+def test_fixed_step_ode_converges_at_its_order(method, order):
+    sde = VPSDE(t_min=0.2)
+    latent = torch.randn(16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    truth = flow_solution(sde, latent, 0.2)
+    errors = [
+        float((solve(ODESampler(method=method, steps=n, denoise=False), sde, latent) - truth).norm()) for n in (32, 64)
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
+
+
+def test_ode_denoises_by_tweedie(sde, latent):
+    raw, denoised = (solve(ODESampler(rtol=1e-7, atol=1e-7, denoise=d), sde, latent) for d in (False, True))
+    a, s = scales(sde, sde.t_min)
+    gain = STD**2 * a / (STD**2 * a**2 + s**2)
+    torch.testing.assert_close(denoised, MEAN + gain * (raw - MEAN * a), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [EulerMaruyamaPredictor(), ReverseDiffusionPredictor(), AncestralSamplingPredictor(), DDIMPredictor(eta=1.0)],
+    ids=lambda p: type(p).__name__,
+)
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+def test_a_thousand_steps_recover_the_data(name, predictor):
+    """Mean 0.5, standard deviation 0.2 with exact scores: within 0.01, and 4 standard errors."""
+    sampler = PredictorCorrectorSampler(predictor, steps=1000)
+    x = sample(ExactScore(Gaussian()), SDES[name], sampler, (4,), 4000, seed=3).x.double()
+    n = x.numel()
+    assert abs(x.mean() - MEAN) < 4 * STD / n**0.5 + 0.002
+    assert abs(x.std() - STD) < 4 * STD / (2 * n) ** 0.5 + 0.01
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_keeps_the_gaussian_for_any_eta(eta):
+    sampler = PredictorCorrectorSampler(DDIMPredictor(eta=eta), grid=LogSNRGrid(), steps=300)
+    x = sample(ExactScore(Gaussian()), VPSDE(), sampler, (4,), 4000, seed=3).x.double()
+    assert abs(x.std() - STD) < 4 * STD / (2 * x.numel()) ** 0.5 + 0.005
+
+
+def test_ddim_is_exact_for_a_point(sde):
+    """With data in one point the denoised state is that point: any number of steps lands on it."""
+
+    class Point:
+        def score(self, x, level):
+            return -(x - 0.7 * level.alpha) / level.sigma**2
+
+    sampler = PredictorCorrectorSampler(DDIMPredictor(), steps=3)
+    x = sample(ExactScore(Point()), sde, sampler, (3,), 8, dtype=torch.float64).x
+    torch.testing.assert_close(x, torch.full_like(x, 0.7), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "corrector", "order", "nfe"),
+    [
+        (ReverseDiffusionPredictor(), NoneCorrector(), "corrector_first", 10),
+        (ReverseDiffusionPredictor(), LangevinCorrector(n_steps=2), "corrector_first", 30),
+        (ReverseDiffusionPredictor(), LangevinCorrector(n_steps=2), "predictor_first", 28),
+        (NonePredictor(), AnnealedLangevinCorrector(n_steps=5), "corrector_first", 50),
+    ],
+    ids=["p", "cp", "pc", "c"],
+)
+def test_function_evaluations_are_counted(predictor, corrector, order, nfe):
+    model = Recorder()
+    sampler = PredictorCorrectorSampler(predictor, corrector, steps=10, order=order)
+    drawn = sample(model, VPSDE(), sampler, (3,), 7, batch_size=3)
+    assert drawn.nfe == nfe
+    assert len(model.times) == 3 * nfe  # three batches
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("corrector_first", [1.0, 1.0, 0.5, 0.5]), ("predictor_first", [1.0, 0.5, 0.5])]
+)
+def test_order_of_predictor_and_corrector(order, expected):
+    """Corrector first is the published code's order; predictor first is the paper's Algorithm 1."""
+    model = Recorder()
+    sampler = PredictorCorrectorSampler(ReverseDiffusionPredictor(), LangevinCorrector(), steps=2, order=order)
+    sample(model, VPSDE(t_min=0.5), sampler, (3,), 4)
+    assert model.times == pytest.approx(expected)
+
+
+def test_the_last_mean_is_returned_unless_told_otherwise():
+    noisy, clean = (
+        sample(
+            ExactScore(Gaussian()),
+            VESDE(),
+            PredictorCorrectorSampler(ReverseDiffusionPredictor(), steps=20, denoise=denoise),
+            (3,),
+            500,
+            dtype=torch.float64,
+        ).x
+        for denoise in (False, True)
+    )
+    # The last step of SMLD adds noise of sigma_min.
+    assert float((noisy - clean).std()) == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 32, 48)], ids=str)
+@pytest.mark.parametrize("norm", ["level", "batch"])
+def test_any_event_shape(shape, norm):
+    sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), grid=QuadraticGrid(), steps=3)
+    assert sample(ExactScore(Gaussian()), SubVPSDE(), sampler, shape, 4).x.shape == (4, *shape)
+
+
+def test_batch_mean_norms_couple_the_batch_and_levels_do_not():
+    def run(norm, batch):
+        sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), steps=5)
+        return sample(ExactScore(Gaussian()), VPSDE(), sampler, (6,), 9, seed=1, batch_size=batch).x
+
+    assert torch.equal(run("level", 9), run("level", 4))
+    assert not torch.allclose(run("batch", 9), run("batch", 4), rtol=1e-3)
+
+
+def test_a_vanishing_score_leaves_langevin_finite():
+    """A zero-initialised network sends the published code to infinity."""
+
+    class Zero(ScoreModel):
+        def evaluate(self, x, level):
+            return torch.zeros_like(x)
+
+    sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(), steps=20)
+    assert sample(Zero(), VPSDE(), sampler, (3,), 4).x.isfinite().all()
+
+
+def test_ode_decodes_a_given_latent_and_needs_no_noise(sde, latent):
+    first, second = (
+        sample(ExactScore(Gaussian()), sde, ODESampler(), (3,), 16, seed=s, latent=latent, dtype=torch.float64).x
+        for s in (0, 1)
+    )
+    assert torch.equal(first, second)
+
+
+def test_probability_flow_option_of_reverse_diffusion_is_the_flow_component():
+    flows = [ReverseDiffusionPredictor(probability_flow=True), ProbabilityFlowPredictor()]
+    first, second = (
+        sample(ExactScore(Gaussian()), VPSDE(), PredictorCorrectorSampler(p, steps=50), (3,), 8).x for p in flows
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [EulerMaruyamaPredictor(probability_flow=True), ProbabilityFlowPredictor(), DDIMPredictor()],
+    ids=lambda p: type(p).__name__,
+)
+def test_deterministic_predictors_converge_to_the_closed_form_flow(predictor):
+    sde, errors = VPSDE(), []
+    latent = torch.randn(16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for n in (200, 400):
+        x = latent
+        for step in Schedule(sde, torch.linspace(1, 0.2, n + 1)).steps:
+            x, _ = predictor.step(x, step, ExactScore(Gaussian()), no_noise)
+        errors.append(float((x - flow_solution(sde, latent, 0.2)).norm()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(0, None), (-3, None), (4, 0)])
+def test_sizes_are_checked(n, batch):
+    with pytest.raises(UsageError, match="at least 1"):
+        sample(ExactScore(Gaussian()), VPSDE(), ODESampler(), (3,), n, batch_size=batch)
+
+
+def test_one_sample_far_from_all_true_events_is_a_divergence():
+    x = torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
+    assert diverged(x, 1.0) is None
+    x[17] = 1001.0
+    assert "the root mean square of its samples is 10.1, of the largest one 1e+03, that of true ones 1" in diverged(
+        x, 1.0
+    )
+    assert diverged(x) is None
+    x[17] = 999.0
+    assert diverged(x, 1.0) is None
+    assert "the root mean square of its samples is 101" in diverged(torch.full((2, 3), 101.0), 1.0)
+
+
+def test_combinations_that_cannot_work_say_why():
+    idle = PredictorCorrectorSampler(NonePredictor(), NoneCorrector())
+    assert "move nothing" in skip(idle, VPSDE(), (3,))
+    assert "2 channel means" in skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0)), (3, 8, 8))
+    assert skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0, 0.0)), (3, 8, 8)) is None
+
+
+class TestReuse:
+    """A schedule serves one run after another: none of them sees what another one remembered."""
+
+    MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm")
+    GIVEN = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
+
+    def run(self, name, steps, x=GIVEN):
+        for step in steps:
+            x, _ = create("predictors", name).step(x, step, ExactScore(Gaussian()), self.GIVEN.clone)
+        return x
+
+    @pytest.fixture
+    def schedule(self):
+        return Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_by_runs_in_a_row(self, name, schedule):
+        expected = self.run(name, schedule.steps)
+        for before in (8, 5, 2, 1):  # whole, and broken off
+            self.run(name, schedule.steps[:before], 3 * self.GIVEN)
+            assert torch.equal(self.run(name, schedule.steps), expected)
+            assert torch.equal(self.run(name, (schedule[k] for k in range(8))), expected)
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_from_the_middle(self, name, schedule):
+        """A run that starts behind the end of the one before has no past either."""
+        fresh = Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
+        self.run(name, schedule.steps[:3])
+        assert torch.equal(self.run(name, schedule.steps[4:]), self.run(name, fresh.steps[4:]))
+
+    @pytest.mark.parametrize("name", MULTISTEP)
+    def test_runs_that_take_turns_are_refused(self, name, schedule):
+        def take_turns():
+            for step in schedule.steps:
+                self.run(name, [step])
+                self.run(name, [step])
+
+        with pytest.raises(ValueError, match=r"step 1 was taken twice in one run.* a Schedule each"):
+            take_turns()
+
+    def test_what_a_predictor_of_another_package_keeps(self, schedule):
+        schedule[5].memory["mine"] = self.GIVEN
+        assert "mine" in schedule[6].memory
+        assert "mine" not in schedule[0].memory
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_loop_never_waits_for_the_gpu():
+    sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(), steps=5)
+    model = ExactScore(Gaussian())
+    sample(model, VPSDE(), sampler, (3, 8, 8), 4, device="cuda")
+    from scoresde_core.noise import Noise
+
+    noise = Noise(0, (3, 8, 8), 4, device="cuda")
+    x = noise.draw("prior", "prior")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sampler.run(x, model, VPSDE(), noise)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class TestTheGridOfAPredictor:
+    """``pc`` takes the grid that the predictor names, unless told another."""
+
+    NAMED = dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "dpm_solver_2"), "logsnr")
+    NAMED |= dict.fromkeys(("deis", "ipndm", "heun"), "karras")
+
+    def test_every_bundled_predictor_names_one(self):
+        names = [e.row.name for e in default_registry().entries("predictors") if e.owner == "scoresde"]
+        assert len(names) == 15
+        for name in names:
+            expected = create("grids", self.NAMED.get(name, "uniform"))
+            assert create("predictors", name).grid == expected
+            assert create("samplers", f"pc[predictor={name}]").grid == expected
+
+    def test_another_one_that_is_named(self):
+        assert create("samplers", "pc[predictor=dpmpp_2m,grid=uniform]").grid == UniformGrid()
+        assert PredictorCorrectorSampler(DDIMPredictor(), grid=LogSNRGrid()).grid == LogSNRGrid()
+
+    def test_a_predictor_of_another_package_without_one(self):
+        class Still(NonePredictor):
+            grid = None
+
+        assert PredictorCorrectorSampler(Still()).grid == UniformGrid()
+
+    def test_what_a_condition_wraps_keeps_it(self):
+        sampler = create("samplers", "pc[predictor=dpmpp_2m]")
+        assert attrs.evolve(sampler, predictor=NonePredictor(), steps=3).grid == LogSNRGrid()
+
+    def test_a_name_in_place_of_a_grid_is_refused(self):
+        class Named(NonePredictor):
+            grid = "karras"
+
+        with pytest.raises(TypeError, match="'grid' must be"):
+            PredictorCorrectorSampler(Named())
+
+    @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"])
+    def test_logsnr_is_better_than_uniform(self, name):
+        """Ten steps under VP on a mixture in the plane: nats of the samples beyond the target's entropy."""
+        target = create("targets", "mixture2d")
+
+        def gap(grid):
+            sampler = create("samplers", f"pc[predictor={name},steps=10{grid}]")
+            x = sample(ExactScore(target), VPSDE(), sampler, (2,), 2048, seed=2).x
+            return abs(-float(target.log_prob(x).mean()) - target.entropy().value)
+
+        assert gap("") < 1.2
+        assert gap(",grid=uniform") > 2.5
