@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoresde_conformance.suite import cases, subjects
+from scoresde_conformance.suite import candidates, cases
 from scoresde_core.manifest import Row
 from scoresde_core.plugins import Status
 from scoresde_core.registry import Registry
@@ -17,7 +17,7 @@ def registry_of(*rows, owner="wrong", more=()):
 def failures(kind, cls, *, only=None, level="quick", name="subject"):
     """What the suite finds wrong with a class, check -> reason; of one check alone where ``only`` names it."""
     registry = registry_of((kind, "subject", cls))
-    chosen = [case for case in cases(subjects(registry, kind, name, level=level)) if only in (None, case.name)]
+    chosen = [case for case in cases(candidates(registry, kind, name, level=level)) if only in (None, case.name)]
     assert chosen, f"there is no check {only}"
     results = [case.run() for case in chosen]
     return {result.check: result.reason for result in results if result.state == "failed"}

@@ -5,6 +5,6 @@
     scoresde check --dist my_package     one installed package
     pytest --pyargs scoresde_conformance --scoresde-dist my_package
 
-The kit knows no plugin: its subjects come from a registry, and the truth it holds them against is its own
+The kit knows no plugin: its candidates come from a registry, and the truth it holds them against is its own
 (:mod:`.exact`). Each kind's checks are the functions of the module of that name.
 """

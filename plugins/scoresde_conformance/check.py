@@ -17,7 +17,7 @@ from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
 
 if TYPE_CHECKING:
-    from .subject import Result
+    from .candidate import Result
     from .suite import Case
 
 STATES = ("failed", "exempt", "passed", "skipped")
@@ -91,9 +91,9 @@ def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, 
 def _cases(registry: Registry, arguments: argparse.Namespace, broken: bool) -> list[Case]:
     if arguments.dist is not None and broken:
         return []
-    from .suite import cases, subjects
+    from .suite import candidates, cases
 
-    return cases(subjects(registry, arguments.kind, arguments.name, arguments.dist, arguments.level))
+    return cases(candidates(registry, arguments.kind, arguments.name, arguments.dist, arguments.level))
 
 
 def _run(cases: list[Case]) -> Iterator[Result]:
@@ -101,7 +101,7 @@ def _run(cases: list[Case]) -> Iterator[Result]:
     shown = sys.stderr.isatty()
     for k, case in enumerate(cases):
         if shown:
-            text = f"[{k + 1}/{len(cases)}] {case.subject.kind} {case.subject.name}: {case.name}"
+            text = f"[{k + 1}/{len(cases)}] {case.candidate.kind} {case.candidate.name}: {case.name}"
             print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
         result = case.run()
         if shown:

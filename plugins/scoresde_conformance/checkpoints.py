@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .subject import Subject
+from .candidate import Candidate
 
 
-def loads_into_its_network(subject: Subject) -> None:
+def loads_into_its_network(candidate: Candidate) -> None:
     """Its files have their hashes, and its weights fit the network of its configuration and are finite."""
-    model = subject.component.load(subject.registry, outputs=None)  # a classifier is no score model
+    model = candidate.component.load(candidate.registry, outputs=None)  # a classifier is no score model
     bad = [name for name, value in model.network.state_dict().items() if not value.isfinite().all()]
-    assert not bad, f"{subject.name} holds weights that are not finite: {', '.join(bad)}"
+    assert not bad, f"{candidate.name} holds weights that are not finite: {', '.join(bad)}"
 
 
 CHECKS = (loads_into_its_network,)

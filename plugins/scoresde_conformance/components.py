@@ -11,56 +11,58 @@ from scoresde_core.components import parameters
 from scoresde_core.errors import near_misses
 from scoresde_core.kinds import KINDS
 
-from .subject import Skip, Subject, own_checks
+from .candidate import Candidate, Skip, own_checks
 
 
-def loads_as_its_kind(subject: Subject) -> None:
+def loads_as_its_kind(candidate: Candidate) -> None:
     """The target imports, and is a complete implementation of its kind's contract."""
-    assert issubclass(subject.cls, KINDS[subject.kind].load_contract())
+    assert issubclass(candidate.cls, KINDS[candidate.kind].load_contract())
 
 
-def is_an_attrs_class(subject: Subject) -> None:
+def is_an_attrs_class(candidate: Candidate) -> None:
     """It is an attrs class of its own: its fields are its schema, its command line and its help."""
-    cls = subject.cls
+    cls = candidate.cls
     assert "__attrs_attrs__" in vars(cls), f"{cls.__qualname__} is not an attrs class: decorate it with @attrs.frozen"
 
 
-def builds(subject: Subject) -> None:
+def builds(candidate: Candidate) -> None:
     """It is built from its defaults, and twice the same gives equal components."""
-    built = subject.component
-    assert isinstance(built, subject.cls), f"{subject.name} built {built!r}, not a {subject.cls.__qualname__}"
-    assert repr(built) == repr(subject.build()), f"{subject.name} built twice gives {built!r} and {subject.build()!r}"
+    built = candidate.component
+    assert isinstance(built, candidate.cls), f"{candidate.name} built {built!r}, not a {candidate.cls.__qualname__}"
+    assert repr(built) == repr(candidate.build()), (
+        f"{candidate.name} built twice gives {built!r} and {candidate.build()!r}"
+    )
 
 
-def is_documented(subject: Subject) -> None:
+def is_documented(candidate: Candidate) -> None:
     """Its row has a summary, its class a docstring of its own, and every parameter a help text."""
-    cls = subject.cls
-    assert subject.entry.row.summary, "its registry row has no summary"
+    cls = candidate.cls
+    assert candidate.entry.row.summary, "its registry row has no summary"
     # attrs and dataclasses write no docstring, but a class inherits none either: vars() sees its own.
     assert inspect.cleandoc(vars(cls).get("__doc__") or ""), f"{cls.__qualname__} has no docstring"
     silent = [p.name for p in parameters(cls) if not p.help]
     assert not silent, f'{", ".join(silent)} of {cls.__qualname__} has no help: write param(default, "help")'
 
 
-def defaults_are_of_their_types(subject: Subject) -> None:
+def defaults_are_of_their_types(candidate: Candidate) -> None:
     """Every default may be given as a parameter too, so that what a result row records can be run again."""
-    if KINDS[subject.kind].data:
+    if KINDS[candidate.kind].data:
         raise Skip("a file takes no parameters")
     plain = (bool, int, float, str, tuple, type(None))
-    for parameter in parameters(subject.cls):
-        if parameter.name in subject.given or subject.needs:
+    for parameter in parameters(candidate.cls):
+        if parameter.name in candidate.given or candidate.needs:
             continue
         if parameter.default is not attrs.NOTHING and isinstance(parameter.default, plain):
-            subject.build(**{parameter.name: parameter.default})
+            candidate.build(**{parameter.name: parameter.default})
 
 
-def names_its_exemptions(subject: Subject) -> None:
+def names_its_exemptions(candidate: Candidate) -> None:
     """``exempt``, where the class has it, names checks of its kind, each with a reason."""
-    declared = getattr(subject.cls, "exempt", {})
+    declared = getattr(candidate.cls, "exempt", {})
     assert isinstance(declared, Mapping), f"exempt is {declared!r}, expected a dictionary of checks and reasons"
-    known = [check.__name__ for check in own_checks(subject.kind)]
+    known = [check.__name__ for check in own_checks(candidate.kind)]
     for name, reason in declared.items():
-        assert name in known, f"exempt names {name!r}, which is no check of {subject.kind}.{near_misses(name, known)}"
+        assert name in known, f"exempt names {name!r}, which is no check of {candidate.kind}.{near_misses(name, known)}"
         assert isinstance(reason, str) and reason.strip(), f"exempt gives no reason for {name}"  # noqa: PT018
 
 
@@ -74,13 +76,13 @@ CHECKS = (
 )
 
 
-def something_was_checked(subject: Subject) -> None:
+def something_was_checked(candidate: Candidate) -> None:
     """At least one check of its own kind has run: all-skipped is a failure."""
-    subject.release()  # this check is the last
-    own = [check.__name__ for check in own_checks(subject.kind)]
-    if not set(own) <= set(subject.outcomes):
+    candidate.release()  # this check is the last
+    own = [check.__name__ for check in own_checks(candidate.kind)]
+    if not set(own) <= set(candidate.outcomes):
         raise Skip("some of its checks were left out of this run")
-    results = [subject.outcomes[name] for name in own]
+    results = [candidate.outcomes[name] for name in own]
     reasons = "; ".join(dict.fromkeys(result.reason for result in results))
     idle = all(result.state in ("skipped", "exempt") for result in results)
     assert not idle, f"all {len(own)} checks were skipped: {reasons}"

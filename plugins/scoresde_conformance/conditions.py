@@ -14,6 +14,7 @@ from scoresde_core.score import ExactScore
 from scoresde_core.sde import DATA, SDE, Level
 from scoresde_core.target import Target
 
+from .candidate import Candidate, Skip
 from .exact import (
     ConstantRateSDE,
     PlainCorrector,
@@ -24,16 +25,15 @@ from .exact import (
     gaussian,
     is_zero,
 )
-from .subject import Skip, Subject
 from .targets import LEVELS, SAMPLES
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
 FEW, STEPS = 6, 4
 
 
-def _shape(subject: Subject) -> tuple[int, ...]:
+def _shape(candidate: Candidate) -> tuple[int, ...]:
     """The smallest event shape that the condition does not refuse."""
-    condition: Condition = subject.component
+    condition: Condition = candidate.component
     reasons = [condition.skip(shape) for shape in SHAPES]
     for shape, reason in zip(SHAPES, reasons, strict=True):
         if reason is None:
@@ -49,10 +49,10 @@ def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | 
     return sample(Watched(gaussian(event=shape)), sde, sampler, shape, FEW, seed=5, batch_size=batch_size).x
 
 
-def imposing_twice_changes_nothing(subject: Subject) -> None:
+def imposing_twice_changes_nothing(candidate: Candidate) -> None:
     """The known part of clean data is set to a value of its own; the rest stays as it was."""
-    shape = _shape(subject)
-    observed = subject.component.observe(_events(shape))
+    shape = _shape(candidate)
+    observed = candidate.component.observe(_events(shape))
     x = _events(shape, "state")
     once = observed.impose(x, DATA)
     if not observed.acts_on_state:
@@ -69,10 +69,10 @@ def imposing_twice_changes_nothing(subject: Subject) -> None:
     assert gap <= 1e-5, f"imposing its own known part on clean data changes it by {gap:.3g}"
 
 
-def imposes_the_law_of_the_level(subject: Subject) -> None:
+def imposes_the_law_of_the_level(candidate: Candidate) -> None:
     """Of its own events, the mean at (alpha, sigma) is alpha times the known part, and noise adds to that alone."""
-    shape = _shape(subject)
-    observed = subject.component.observe(_events(shape))
+    shape = _shape(candidate)
+    observed = candidate.component.observe(_events(shape))
     if not observed.acts_on_state:
         raise Skip("it acts on the score alone")
     level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
@@ -89,19 +89,19 @@ def imposes_the_law_of_the_level(subject: Subject) -> None:
     assert gap <= 1e-5, f"noise of scale 0.8 is not 0.8 times the noise of scale 1: off by {gap:.3g}"
 
 
-def works_with_every_step(subject: Subject) -> None:
+def works_with_every_step(candidate: Candidate) -> None:
     """With every predictor and corrector, samples are finite and hold the known part exactly."""
-    shape, sde = _shape(subject), ConstantRateSDE()
-    observed = subject.component.observe(_events(shape))
-    shipped = subject.full
+    shape, sde = _shape(candidate), ConstantRateSDE()
+    observed = candidate.component.observe(_events(shape))
+    shipped = candidate.full
     parts: list[tuple[str, str, Any]] = [
         ("predictor", "the suite's own predictor", PlainPredictor()),
         ("corrector", "the suite's own corrector", PlainCorrector()),
-        *(("predictor", f"predictor {n}", part) for n, part in subject.partners("predictors", shipped=shipped)),
-        *(("corrector", f"corrector {n}", part) for n, part in subject.partners("correctors", shipped=shipped)),
+        *(("predictor", f"predictor {n}", part) for n, part in candidate.partners("predictors", shipped=shipped)),
+        *(("corrector", f"corrector {n}", part) for n, part in candidate.partners("correctors", shipped=shipped)),
     ]
     for place, label, part in parts:
-        subject.trying = f"{subject.name} with {label}"
+        candidate.trying = f"{candidate.name} with {label}"
         sampler = ConditionedSampler(PlainSampler(steps=STEPS, **{place: part}), observed)
         if sampler.skip(sde) is None:
             x = _draw(sampler, sde, shape)
@@ -110,29 +110,29 @@ def works_with_every_step(subject: Subject) -> None:
             assert gap <= 1e-5, f"the known part of samples is off by {gap:.3g}"
 
 
-def does_not_depend_on_the_batch(subject: Subject) -> None:
+def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     """Samples drawn in batches of 4 are those drawn at once."""
-    shape, sde = _shape(subject), ConstantRateSDE()
-    conditioned = ConditionedSampler(PlainSampler(steps=STEPS), subject.component.observe(_events(shape)))
+    shape, sde = _shape(candidate), ConstantRateSDE()
+    conditioned = ConditionedSampler(PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
     whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
     gap = float((whole - parts).abs().max())
     assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
 
 
-def guides_by_bayes_rule(subject: Subject) -> None:
+def guides_by_bayes_rule(candidate: Candidate) -> None:
     """A condition on a target alone: the guided score is that of the events with the same knowledge.
 
     Of x = alpha x_0 + sigma eps with x_0 of the target, and of the knowledge y that ``observe`` has, score(x | y) +
     eps / sigma is uncorrelated with every function of x and y. Where all events share y, x_0 has to be drawn given y:
     it is drawn with the responsibility of the component y for its weight.
     """
-    observed = subject.component.observe(_events(_shape(subject)))
-    target, labels = getattr(subject.component, "target", None), getattr(observed, "labels", None)
+    observed = candidate.component.observe(_events(_shape(candidate)))
+    target, labels = getattr(candidate.component, "target", None), getattr(observed, "labels", None)
     if observed.acts_on_state or not isinstance(target, Target) or labels is None:
         raise Skip("it does not guide by the components of a target")
     exact = target.to("cpu", torch.float64)
     clean = exact.sample(SAMPLES, seed=3).double()
-    given = subject.component.observe(clean)
+    given = candidate.component.observe(clean)
     weights = exact.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
     directions = directions_of(exact)
     for level in LEVELS:
@@ -146,9 +146,9 @@ def guides_by_bayes_rule(subject: Subject) -> None:
             is_zero(slope, f"the mean score {where}, along direction {k},")
 
 
-def refuses_or_serves(subject: Subject) -> None:
+def refuses_or_serves(candidate: Candidate) -> None:
     """``skip`` tells beforehand what ``observe`` refuses, as a ValueError with the same sentence."""
-    condition: Condition = subject.component
+    condition: Condition = candidate.component
     for shape in ((1,), (2,), (7,), (1, 7, 7), (3, 6, 6)):
         reason = condition.skip(shape)
         if reason is None:

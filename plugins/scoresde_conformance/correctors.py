@@ -21,10 +21,10 @@ from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE
 from scoresde_core.steps import Corrector
 
+from .candidate import Candidate, Skip
 from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
 from .exact import Silent, Watched, gaussian, times_between
 from .samplers import steps_split_alike
-from .subject import Skip, Subject
 
 SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
 PAIRS, DIMENSIONS = 8192, 8
@@ -50,10 +50,10 @@ def _steps(sde: SDE) -> list[Step]:
     return [schedule[k] for k in (5, 20, 38)]
 
 
-def leaves_the_marginal(subject: Subject) -> None:
+def leaves_the_marginal(candidate: Candidate) -> None:
     """With small steps, mean and variance of the exact marginal change by far less than the distance moved."""
     data = gaussian(0.5, 0.5, (DIMENSIONS,))
-    for corrector, sde in pairs(subject):
+    for corrector, sde in pairs(candidate):
         small = corrector.shrunk(FACTOR)
         for step in _steps(sde):
             mean, variance = data.coordinate(step.now)
@@ -83,13 +83,13 @@ def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
         )
 
 
-def shrinks_its_steps(subject: Subject) -> None:
+def shrinks_its_steps(candidate: Candidate) -> None:
     """``shrunk(f)`` divides step sizes by f: the squared distance falls by f, to 10 %."""
-    smaller = [subject.component.shrunk(factor) for factor in (100.0, 400.0)]
+    smaller = [candidate.component.shrunk(factor) for factor in (100.0, 400.0)]
     if None in smaller:
         raise Skip("its steps cannot be shrunk")
     data = gaussian(0.5, 0.5, (DIMENSIONS,))
-    for sde in served(subject):
+    for sde in served(candidate):
         step = _steps(sde)[1]
         x = step.now.alpha * data.sample(PAIRS).double() + step.now.sigma * torch.randn(PAIRS, DIMENSIONS).double()
         moved = [small.correct(x, step, Watched(data), partial(torch.randn_like, x))[0] for small in smaller]
@@ -100,10 +100,10 @@ def shrinks_its_steps(subject: Subject) -> None:
         )
 
 
-def has_a_mean_without_noise(subject: Subject) -> None:
+def has_a_mean_without_noise(candidate: Candidate) -> None:
     """The noise that is drawn after the last evaluation is in the state and not in the mean."""
     found = False
-    for corrector, sde in pairs(subject):
+    for corrector, sde in pairs(candidate):
         step, x = _steps(sde)[1], torch.randn(4, 6, dtype=torch.float64)
 
         def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Corrector = corrector) -> Moved:
@@ -114,9 +114,9 @@ def has_a_mean_without_noise(subject: Subject) -> None:
         raise Skip("it draws no noise after its last evaluation")
 
 
-def counts_are_stable(subject: Subject) -> None:
+def counts_are_stable(candidate: Candidate) -> None:
     """Every call evaluates the model equally often, through its counter."""
-    for corrector, sde in pairs(subject):
+    for corrector, sde in pairs(candidate):
         step, counts = _steps(sde)[1], []
         for rows in (1, 7, 7):
             model, x = Watched(gaussian(event=(3,))), torch.randn(rows, 3)
@@ -128,9 +128,9 @@ def counts_are_stable(subject: Subject) -> None:
         assert len(set(counts)) == 1, f"three calls evaluate the model {counts} times, expected equal numbers"
 
 
-def keeps_shape_and_dtype(subject: Subject) -> None:
+def keeps_shape_and_dtype(candidate: Candidate) -> None:
     """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
-    for corrector, sde in pairs(subject):
+    for corrector, sde in pairs(candidate):
         times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
         for step in Schedule(sde, times).steps:
             for shape, dtype in SHAPES:
@@ -141,17 +141,17 @@ def keeps_shape_and_dtype(subject: Subject) -> None:
                 are_like(x, moved, f"at t = {step.now.t:g}")
 
 
-def survives_a_silent_score(subject: Subject) -> None:
+def survives_a_silent_score(candidate: Candidate) -> None:
     """A score of zero, as of a network before its training, leaves the state finite."""
-    for corrector, sde in pairs(subject):
+    for corrector, sde in pairs(candidate):
         x = torch.randn(4, 6)
         moved = corrector.correct(x, _steps(sde)[1], Silent(), partial(torch.randn_like, x))
         are_like(x, moved, "where the score is zero")
 
 
-def takes_a_time_per_row(subject: Subject) -> None:
+def takes_a_time_per_row(candidate: Candidate) -> None:
     """Decoupled, a step whose numbers are tensors of one value a row is what each row's own step gives."""
-    for coupled, sde in pairs(subject):
+    for coupled, sde in pairs(candidate):
         corrector, data = coupled.decoupled(), gaussian(event=(3, 2))
         times = times_between(sde, 6)
         schedules = [Schedule(sde, times[k : k + 2]) for k in range(4)]

@@ -14,21 +14,21 @@ from scoresde_core.noise import Draw
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
 
+from .candidate import Candidate
 from .exact import ConstantRateSDE, GrowingSDE, Watched
-from .subject import Subject
 
 
-def sdes(subject: Subject, *, shipped: bool = True) -> list[tuple[str, SDE]]:
+def sdes(candidate: Candidate, *, shipped: bool = True) -> list[tuple[str, SDE]]:
     """The suite's own two SDEs, one that preserves the variance and one that lets it grow; then the registry's."""
     return [
         ("the suite's own sde", ConstantRateSDE()),
         ("the suite's own growing sde", GrowingSDE()),
-        *((f"sde {name}", sde) for name, sde in subject.partners("sdes", shipped=shipped)),
+        *((f"sde {name}", sde) for name, sde in candidate.partners("sdes", shipped=shipped)),
     ]
 
 
 def pairs(
-    subject: Subject, skip: Callable[[Any, SDE], str | None] | None = None, *, crossed: bool = False
+    candidate: Candidate, skip: Callable[[Any, SDE], str | None] | None = None, *, crossed: bool = False
 ) -> Iterator[tuple[Any, SDE]]:
     """Every variant of the component with the first SDE, and the component as it is with every SDE.
 
@@ -37,24 +37,24 @@ def pairs(
     others: it does not take longer the more of them there are.
     """
     served = False
-    for v, (variant, component) in enumerate(subject.variants()):
-        for s, (label, sde) in enumerate(sdes(subject, shipped=subject.full)):
-            if not v or not s or (crossed and subject.full):
-                subject.trying = f"{variant} under {label}"
+    for v, (variant, component) in enumerate(candidate.variants()):
+        for s, (label, sde) in enumerate(sdes(candidate, shipped=candidate.full)):
+            if not v or not s or (crossed and candidate.full):
+                candidate.trying = f"{variant} under {label}"
                 if (skip(component, sde) if skip else component.skip(sde)) is None:
                     served = True
                     yield component, sde
-    if not served and not subject.full:
-        for label, sde in sdes(subject):
-            subject.trying = f"{subject.name} under {label}"
-            if (skip(subject.component, sde) if skip else subject.component.skip(sde)) is None:
-                yield subject.component, sde
-    subject.trying = ""
+    if not served and not candidate.full:
+        for label, sde in sdes(candidate):
+            candidate.trying = f"{candidate.name} under {label}"
+            if (skip(candidate.component, sde) if skip else candidate.component.skip(sde)) is None:
+                yield candidate.component, sde
+    candidate.trying = ""
 
 
-def served(subject: Subject) -> Iterator[SDE]:
+def served(candidate: Candidate) -> Iterator[SDE]:
     """The SDEs of :func:`pairs` that the component as it is does not refuse."""
-    return (sde for component, sde in pairs(subject) if component is subject.component)
+    return (sde for component, sde in pairs(candidate) if component is candidate.component)
 
 
 def by_row(schedules: list[Schedule], rank: int) -> list[Step]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde_core.dataset import Dataset, Events, Split
 from scoresde_core.errors import FileError
 
-from .subject import Skip, Subject
+from .candidate import Candidate, Skip
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = {torch.uint8: 256, torch.int32: 65_536, torch.float32: None}
@@ -22,7 +22,7 @@ MOST, MOST_QUICK = 100_000, 2_000
 T = TypeVar("T")
 
 
-def _there(read: Callable[[], T]) -> T:
+def _or_skip(read: Callable[[], T]) -> T:
     """What ``read`` gives; a data set whose files are not on this machine cannot be tried."""
     try:
         return read()
@@ -30,33 +30,33 @@ def _there(read: Callable[[], T]) -> T:
         raise Skip(str(error)) from error
 
 
-def _opened(subject: Subject, split: Split) -> Events:
-    dataset: Dataset = subject.component
-    return subject.once(("open", split), lambda: _there(lambda: dataset.open(split)))
+def _opened(candidate: Candidate, split: Split) -> Events:
+    dataset: Dataset = candidate.component
+    return candidate.once(("open", split), lambda: _or_skip(lambda: dataset.open(split)))
 
 
-def _loaded(subject: Subject, split: Split) -> Tensor:
+def _loaded(candidate: Candidate, split: Split) -> Tensor:
     """All events of a split; :class:`Skip` where decoding them would take long."""
-    events, most = _opened(subject, split), MOST if subject.full else MOST_QUICK
+    events, most = _opened(candidate, split), MOST if candidate.full else MOST_QUICK
     if not isinstance(events, Tensor) and len(events) > most:
         raise Skip(f"its {split} split has {len(events)} events to decode, more than {most}")
-    dataset: Dataset = subject.component
-    return subject.once(("load", split), lambda: _there(lambda: dataset.load(split)))
+    dataset: Dataset = candidate.component
+    return candidate.once(("load", split), lambda: _or_skip(lambda: dataset.load(split)))
 
 
-def tells_its_shape(subject: Subject) -> None:
+def tells_its_shape(candidate: Candidate) -> None:
     """shape is a tuple of positive sizes."""
-    dataset: Dataset = subject.component
-    shape = _there(lambda: dataset.shape)
+    dataset: Dataset = candidate.component
+    shape = _or_skip(lambda: dataset.shape)
     assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
     assert all(isinstance(size, int) and size > 0 for size in shape), f"shape is {shape}, expected positive sizes"
 
 
-def has_events_of_its_shape(subject: Subject) -> None:
+def has_events_of_its_shape(candidate: Candidate) -> None:
     """Both splits have events of the shape: uint8 or, of 16 bits, int32 images, or finite float32."""
-    shape = _there(lambda: subject.component.shape)
+    shape = _or_skip(lambda: candidate.component.shape)
     for split in SPLITS:
-        events = _opened(subject, split)
+        events = _opened(candidate, split)
         assert len(events), f"the {split} split is empty"
         for event in (events[0], events[len(events) - 1]):
             assert tuple(event.shape) == shape, (
@@ -66,12 +66,12 @@ def has_events_of_its_shape(subject: Subject) -> None:
             assert bool(event.isfinite().all()), f"an event of {split} is not finite"
 
 
-def tells_its_levels(subject: Subject) -> None:
+def tells_its_levels(candidate: Candidate) -> None:
     """levels, where they are told, are those of the events: 256, 65536 or None for floats."""
-    dataset: Dataset = subject.component
-    told = _there(lambda: dataset.levels)
+    dataset: Dataset = candidate.component
+    told = _or_skip(lambda: dataset.levels)
     for split in SPLITS:
-        events = _opened(subject, split)
+        events = _opened(candidate, split)
         for event in (events[0], events[len(events) - 1]):
             levels = LEVELS[event.dtype]
             assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"
@@ -79,38 +79,38 @@ def tells_its_levels(subject: Subject) -> None:
             assert inside, f"an event of {split} has values from {int(event.min())} to {int(event.max())}"
 
 
-def opens_what_it_loads(subject: Subject) -> None:
+def opens_what_it_loads(candidate: Candidate) -> None:
     """open gives the events of load, by their index, also after it was pickled."""
     for split in SPLITS:
-        events, loaded = _opened(subject, split), _loaded(subject, split)
+        events, loaded = _opened(candidate, split), _loaded(candidate, split)
         assert len(events) == len(loaded), f"open has {len(events)} events of {split}, load {len(loaded)}"
         copy: Events = pickle.loads(pickle.dumps(events)) if len(loaded) <= MOST_QUICK else events
         for k in sorted({0, len(loaded) // 2, len(loaded) - 1}):
             assert torch.equal(copy[k], loaded[k]), f"event {k} of {split} is another one by open than by load"
 
 
-def repeats_itself(subject: Subject) -> None:
+def repeats_itself(candidate: Candidate) -> None:
     """load gives the same events in the same order every time."""
     for split in SPLITS:
-        _loaded(subject, split)  # a reason to skip it, if there is one
-        first = subject.component.load(split)
+        _loaded(candidate, split)  # a reason to skip it, if there is one
+        first = candidate.component.load(split)
         torch.rand(1)  # another state of torch's generator
-        again = subject.component.load(split)
+        again = candidate.component.load(split)
         assert torch.equal(first, again), f"load gives other events of {split} the second time"
 
 
-def keeps_its_splits_apart(subject: Subject) -> None:
+def keeps_its_splits_apart(candidate: Candidate) -> None:
     """At most half of the events of the test split are events of the train split as well."""
-    train = {event.numpy().tobytes() for event in _loaded(subject, "train")}
-    test = [event.numpy().tobytes() in train for event in _loaded(subject, "test")[:1000]]
+    train = {event.numpy().tobytes() for event in _loaded(candidate, "train")}
+    test = [event.numpy().tobytes() in train for event in _loaded(candidate, "test")[:1000]]
     assert sum(test) <= len(test) / 2, f"{sum(test)} of the first {len(test)} events of test are events of train"
 
 
-def knows_a_row_an_event(subject: Subject) -> None:
+def knows_a_row_an_event(candidate: Candidate) -> None:
     """What is known of a split has a row for each of its events; labels are whole numbers from 0."""
     for split in SPLITS:
-        count = len(_opened(subject, split))
-        known = subject.component.known(split)
+        count = len(_opened(candidate, split))
+        known = candidate.component.known(split)
         for name, values in known.items():
             assert len(values) == count, f"known has {len(values)} {name} of {split}, which has {count} events"
         labels = known.get("labels")

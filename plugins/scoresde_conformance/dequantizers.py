@@ -12,16 +12,16 @@ from torch import Tensor
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
 
+from .candidate import Candidate, Skip
 from .exact import is_zero
-from .subject import Skip, Subject
 
 SHAPES = ((1, 1, 2), (1, 2, 2), (1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32))
 ROWS, DRAWS = 6, 4000
 
 
-def _shape(subject: Subject) -> tuple[int, ...]:
+def _shape(candidate: Candidate) -> tuple[int, ...]:
     """The smallest image shape that the dequantizer takes."""
-    return subject.once("shape", lambda: _find_shape(subject.component))
+    return candidate.once("shape", lambda: _find_shape(candidate.component))
 
 
 def _find_shape(dequantizer: Dequantizer) -> tuple[int, ...]:
@@ -42,9 +42,9 @@ def _images(shape: tuple[int, ...], rows: int) -> Tensor:
     return images
 
 
-def _dequantized(subject: Subject, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _dequantized(candidate: Candidate, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """u, like the noise, and log q (B,)."""
-    dequantizer: Dequantizer = subject.component
+    dequantizer: Dequantizer = candidate.component
     kept = images.clone()
     values, log_q = dequantizer.dequantize(images, noise.clone)
     assert torch.equal(images, kept), "dequantize changed the images in place"
@@ -56,22 +56,22 @@ def _dequantized(subject: Subject, images: Tensor, noise: Tensor) -> tuple[Tenso
 
 
 @torch.no_grad()
-def stays_in_the_cell(subject: Subject) -> None:
+def stays_in_the_cell(candidate: Candidate) -> None:
     """images + u has u in [0, 1): rounding down gives the images back."""
-    shape = _shape(subject)
+    shape = _shape(candidate)
     for dtype in (torch.float32, torch.float64):
         for scale in (1.0, 4.0):
-            u, _ = _dequantized(subject, _images(shape, ROWS), scale * torch.randn(ROWS, *shape, dtype=dtype))
+            u, _ = _dequantized(candidate, _images(shape, ROWS), scale * torch.randn(ROWS, *shape, dtype=dtype))
             lowest, highest = float(u.min()), float(u.max())
             assert 0 <= lowest <= highest < 1, f"u lies between {lowest:.6g} and {highest:.6g}, expected in [0, 1)"
 
 
 @torch.no_grad()
-def tells_its_density(subject: Subject) -> None:
+def tells_its_density(candidate: Candidate) -> None:
     """E[h(u) / q(u)] is the integral of h over the unit cube, for h = 1, u and u^2, within 4 standard errors."""
-    shape = _shape(subject)
+    shape = _shape(candidate)
     images = _images(shape, 1).expand(DRAWS, *shape)
-    u, log_q = _dequantized(subject, images.contiguous(), torch.randn(DRAWS, *shape))
+    u, log_q = _dequantized(candidate, images.contiguous(), torch.randn(DRAWS, *shape))
     weight = (-log_q).exp()
     is_zero(weight - 1, "1 / q, averaged over u of density q, from 1,")
     first = u.flatten(1)[:, 0]
@@ -80,19 +80,19 @@ def tells_its_density(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def treats_every_row_by_itself(subject: Subject) -> None:
+def treats_every_row_by_itself(candidate: Candidate) -> None:
     """An image's noise and density are the same alone and among others, and follow the noise that is handed in."""
-    shape = _shape(subject)
+    shape = _shape(candidate)
     images, noise = _images(shape, ROWS), torch.randn(ROWS, *shape)
-    u, log_q = _dequantized(subject, images, noise)
-    rows = [_dequantized(subject, images[k : k + 1], noise[k : k + 1]) for k in range(ROWS)]
+    u, log_q = _dequantized(candidate, images, noise)
+    rows = [_dequantized(candidate, images[k : k + 1], noise[k : k + 1]) for k in range(ROWS)]
     gap = float((u - torch.cat([row for row, _ in rows])).abs().max())
     assert gap <= 1e-3, f"u of an image alone and among others differs by {gap:.2g}"
     gap = float((log_q - torch.cat([row for _, row in rows])).abs().max())
     assert gap <= 1e-3 * (1 + float(log_q.abs().max())), (
         f"log q of an image alone and among others differs by {gap:.2g}"
     )
-    other, _ = _dequantized(subject, images, torch.randn(ROWS, *shape))
+    other, _ = _dequantized(candidate, images, torch.randn(ROWS, *shape))
     assert not torch.equal(u, other), "other noise gives the same u"
 
 

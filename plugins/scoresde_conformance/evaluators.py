@@ -24,8 +24,8 @@ from scoresde_core.sde import Level
 from scoresde_core.target import Target
 from scoresde_run.results.certainty import difference, quantile
 
+from .candidate import Candidate, Skip
 from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched, gaussian
-from .subject import Skip, Subject
 
 SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
@@ -41,25 +41,25 @@ TOO_SMALL = 1.2
 SCALED = 3.0
 
 
-def _target(subject: Subject) -> Target:
+def _target(candidate: Candidate) -> Target:
     """The first target that the evaluator can use: the suite's own two, then its counterparts by dimension."""
-    subject.trying, target = subject.once("target", lambda: _find_target(subject))
+    candidate.trying, target = candidate.once("target", lambda: _find_target(candidate))
     return target
 
 
-def _find_target(subject: Subject) -> tuple[str, Target]:
+def _find_target(candidate: Candidate) -> tuple[str, Target]:
     """The target, and the evaluator with it in words."""
-    evaluator: Evaluator = subject.component
+    evaluator: Evaluator = candidate.component
     candidates: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
     candidates.append(("the suite's own mixture", Mixture()))
-    partners = sorted(subject.partners("targets"), key=lambda partner: prod(partner[1].shape))
+    partners = sorted(candidate.partners("targets"), key=lambda partner: prod(partner[1].shape))
     candidates += [(f"target {name}", target) for name, target in partners]
     reasons = []
     for label, target in candidates:
-        subject.trying = f"{subject.name} on {label}"
+        candidate.trying = f"{candidate.name} on {label}"
         reason = evaluator.skip(_evidence(target, _draws(target)))
         if reason is None:
-            return subject.trying, target
+            return candidate.trying, target
         reasons.append(reason)
     raise Skip(f"it refuses every target: {reasons[0]}")
 
@@ -82,8 +82,8 @@ class _Scaled(Watched):
         return self.factor * super().evaluate(x, level)
 
 
-def _metrics(subject: Subject, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
-    evaluator: Evaluator = subject.component
+def _metrics(candidate: Candidate, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
+    evaluator: Evaluator = candidate.component
     kept = samples.clone()
     metrics = evaluator.evaluate(_evidence(target, samples, seed))
     assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
@@ -96,10 +96,10 @@ def _draws(target: Target, n: int | None = None) -> Tensor:
     return target.sample(n or (SIZE if prod(target.shape) <= 16 else FEW), seed=987_654)
 
 
-def _at_exact(subject: Subject) -> list[Metric]:
+def _at_exact(candidate: Candidate) -> list[Metric]:
     """The metrics of exact samples and the exact model."""
-    target = _target(subject)
-    return subject.once("exact", lambda: _metrics(subject, target, _draws(target)))
+    target = _target(candidate)
+    return candidate.once("exact", lambda: _metrics(candidate, target, _draws(target)))
 
 
 def _estimate(metric: Metric) -> Estimate:
@@ -116,9 +116,9 @@ def _badness(metric: Metric) -> float:
     return {"lower": metric.value, "higher": -metric.value, "zero": abs(metric.value)}[metric.better]
 
 
-def describes_its_metrics(subject: Subject) -> None:
+def describes_its_metrics(candidate: Candidate) -> None:
     """Every metric has a name of its own, a finite value, a standard error and a direction."""
-    metrics = _at_exact(subject)
+    metrics = _at_exact(candidate)
     names = [metric.name for metric in metrics]
     assert all(names), f"a metric has no name among {names}"
     assert len(set(names)) == len(names), f"metrics share names: {names}"
@@ -131,10 +131,10 @@ def describes_its_metrics(subject: Subject) -> None:
         )
 
 
-def exact_samples_score_the_floor(subject: Subject) -> None:
+def exact_samples_score_the_floor(candidate: Candidate) -> None:
     """Exact samples are within 4 standard errors of the floor."""
     tried = False
-    for metric in _at_exact(subject):
+    for metric in _at_exact(candidate):
         if metric.floor is None or metric.floor_stderr is None:
             continue
         tried = True
@@ -148,27 +148,27 @@ def exact_samples_score_the_floor(subject: Subject) -> None:
         raise Skip("none of its metrics has a floor")
 
 
-def _series(subject: Subject) -> dict[str, list[Metric]]:
+def _series(candidate: Candidate) -> dict[str, list[Metric]]:
     """Metrics by name: of exact evidence, then of worse and worse evidence."""
 
     def compute() -> dict[str, list[Metric]]:
-        target, evaluator = _target(subject), subject.component
+        target, evaluator = _target(candidate), candidate.component
         if evaluator.judges == "samples":
             mean, covariance = target.moments()
             spread = float(covariance.trace() / len(mean)) ** 0.5
-            worse = [_metrics(subject, target, _draws(target) + shift * spread) for shift in SHIFTS]
+            worse = [_metrics(candidate, target, _draws(target) + shift * spread) for shift in SHIFTS]
         else:
             models = [_Scaled(target, factor) for factor in FACTORS]
             worse = [evaluator.evaluate(_evidence(target, _draws(target), model=model)) for model in models]
         found: dict[str, list[Metric]] = {}
-        for metric in (*_at_exact(subject), *(metric for metrics in worse for metric in metrics)):
+        for metric in (*_at_exact(candidate), *(metric for metrics in worse for metric in metrics)):
             found.setdefault(metric.name, []).append(metric)
         return found
 
-    return subject.once("series", compute)
+    return candidate.once("series", compute)
 
 
-def worse_evidence_scores_worse(subject: Subject) -> None:
+def worse_evidence_scores_worse(candidate: Candidate) -> None:
     """Samples moved by 1/2, 1 and 4 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
 
     Within 4 standard errors; by one of the metrics at least the worst is worse than the truth by as much.
@@ -177,8 +177,8 @@ def worse_evidence_scores_worse(subject: Subject) -> None:
     how = {
         "samples": "samples moved by 0, 1/2, 1 and 4 standard deviations",
         "model": "scores times 1, 1.25, 1.5 and 2",
-    }[subject.component.judges]
-    for name, metrics in _series(subject).items():
+    }[candidate.component.judges]
+    for name, metrics in _series(candidate).items():
         told = f"{name} of {how} is {', '.join(f'{m.value:.3g} +- {m.stderr:.1g}' for m in metrics)}"
         for one, other in pairwise(metrics):
             chance = _allowed(_estimate(one), _estimate(other))
@@ -189,26 +189,26 @@ def worse_evidence_scores_worse(subject: Subject) -> None:
     assert told_apart, "; ".join(all_told)
 
 
-def _repeats(subject: Subject) -> dict[str, list[Metric]]:
+def _repeats(candidate: Candidate) -> dict[str, list[Metric]]:
     """Metrics by name, of independent sets of samples that are off by half a standard deviation, with other seeds."""
 
     def compute() -> dict[str, list[Metric]]:
-        target, found = _target(subject), dict[str, list[Metric]]()
+        target, found = _target(candidate), dict[str, list[Metric]]()
         mean, covariance = target.moments()
         shift = 0.5 * float(covariance.trace() / len(mean)) ** 0.5
         for k in range(SETS):
-            for metric in _metrics(subject, target, target.sample(FEW, seed=7_000 + k) + shift, seed=k):
+            for metric in _metrics(candidate, target, target.sample(FEW, seed=7_000 + k) + shift, seed=k):
                 found.setdefault(metric.name, []).append(metric)
         return found
 
-    return subject.once("repeats", compute)
+    return candidate.once("repeats", compute)
 
 
-def errors_are_the_scatter(subject: Subject) -> None:
+def errors_are_the_scatter(candidate: Candidate) -> None:
     """Over independent sets of samples and seeds, values and floors scatter by their standard errors."""
-    if subject.component.judges == "model" and not subject.full:
+    if candidate.component.judges == "model" and not candidate.full:
         raise Skip("the full level alone repeats the judgement of a model")
-    for name, metrics in _repeats(subject).items():
+    for name, metrics in _repeats(candidate).items():
         pairs = {"": [(metric.value, metric.stderr) for metric in metrics]}
         if metrics[0].floor is not None:
             pairs["the floor of "] = [(metric.floor or 0.0, metric.floor_stderr or 0.0) for metric in metrics]
@@ -222,15 +222,15 @@ def errors_are_the_scatter(subject: Subject) -> None:
             assert error <= TOO_LARGE * chance * scatter + rounding, told
 
 
-def zero_is_the_truth(subject: Subject) -> None:
+def zero_is_the_truth(candidate: Candidate) -> None:
     """A metric that is best at zero is zero for exact samples or the exact model, within its errors."""
     tried = False
-    for name, metrics in _series(subject).items():
+    for name, metrics in _series(candidate).items():
         if metrics[0].better != "zero":
             continue
         tried = True
         has_floor = metrics[0].floor is not None
-        floors = [metric.floor for metric in _repeats(subject)[name]] if has_floor else []
+        floors = [metric.floor for metric in _repeats(candidate)[name]] if has_floor else []
         if floors:
             values = torch.tensor(floors, dtype=torch.float64)
             found, error = float(values.mean()), float(values.std()) / math.sqrt(len(floors))
@@ -244,14 +244,14 @@ def zero_is_the_truth(subject: Subject) -> None:
         raise Skip("none of its metrics is best at zero")
 
 
-def values_have_their_unit(subject: Subject) -> None:
+def values_have_their_unit(candidate: Candidate) -> None:
     """With the target and the samples three times as large, data units are three times as many, and nats stay."""
-    target, tried = _target(subject), False
-    if subject.component.judges != "samples" or not isinstance(target, Mixture):
+    target, tried = _target(candidate), False
+    if candidate.component.judges != "samples" or not isinstance(target, Mixture):
         raise Skip("it judges the model, or refuses the targets that the suite can scale")
     larger = attrs.evolve(target, means=tuple(SCALED * mean for mean in target.means), std=SCALED * target.std)
     samples = _draws(target) + 0.5 * target.std
-    before, after = _metrics(subject, target, samples), _metrics(subject, larger, SCALED * samples)
+    before, after = _metrics(candidate, target, samples), _metrics(candidate, larger, SCALED * samples)
     for one, other in zip(before, after, strict=True):
         factor = {"data units": SCALED, "nats": 1.0, "bits/dim": 1.0}.get(one.unit)
         if factor is not None:
@@ -265,10 +265,10 @@ def values_have_their_unit(subject: Subject) -> None:
         raise Skip("its unit is neither data units nor nats nor bits/dim")
 
 
-def repeats_with_the_seed(subject: Subject) -> None:
+def repeats_with_the_seed(candidate: Candidate) -> None:
     """The same samples and seed give the same value; the samples are left as they were."""
-    target = _target(subject)
-    first, again = ([m.value for m in _metrics(subject, target, _draws(target, FEW), seed=4)] for _ in range(2))
+    target = _target(candidate)
+    first, again = ([m.value for m in _metrics(candidate, target, _draws(target, FEW), seed=4)] for _ in range(2))
     assert first == again, f"evaluate gives {first} and then {again} for the same samples and seed"
 
 
@@ -283,9 +283,9 @@ class _Read:
         return iter(self.batches)
 
 
-def tells_what_it_reads(subject: Subject) -> None:
+def tells_what_it_reads(candidate: Candidate) -> None:
     """It says what it reads and depends on without a look at samples; other batches of features give the same value."""
-    evaluator, target = subject.component, _target(subject)
+    evaluator, target = candidate.component, _target(candidate)
     samples = _draws(target, FEW)
     evidence, blank = _evidence(target, samples), _evidence(target, torch.zeros_like(samples))
     pairs = list(evaluator.reads(evidence))
@@ -302,25 +302,25 @@ def tells_what_it_reads(subject: Subject) -> None:
     found = evaluator.evaluate(evidence)
     unread = [events.label for (_, events), made in given.items() if not made.read]
     assert not unread, f"evaluate does not read the features of {unread[0]}, which reads names"
-    for metric, expected in zip(found, _metrics(subject, target, samples), strict=True):
+    for metric, expected in zip(found, _metrics(candidate, target, samples), strict=True):
         off = abs(metric.value - expected.value)
         assert off <= 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0), (
             f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} where its features come in three batches"
         )
 
 
-def survives_nan(subject: Subject) -> None:
+def survives_nan(candidate: Candidate) -> None:
     """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
-    target = _target(subject)
-    if subject.component.judges == "model":
+    target = _target(candidate)
+    if candidate.component.judges == "model":
         judged = _evidence(target, _draws(target, FEW), model=_Scaled(target, math.nan))
-        for metric in subject.component.evaluate(judged):
+        for metric in candidate.component.evaluate(judged):
             assert not math.isfinite(metric.value), f"{metric.name} of a score of NaN is {metric.value:.4g}"
         return
     for fill in (math.nan, math.inf):
         samples = _draws(target, FEW)
         samples[0] = fill
-        for metric in _metrics(subject, target, samples):
+        for metric in _metrics(candidate, target, samples):
             assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
 
 

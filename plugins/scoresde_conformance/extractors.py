@@ -13,7 +13,7 @@ from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.extractor import Extractor, Features
 
-from .subject import Skip, Subject
+from .candidate import Candidate, Skip
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
 
@@ -25,9 +25,9 @@ def _shape(extractor: Extractor) -> tuple[int, ...]:
     return found[0]
 
 
-def _opened(subject: Subject) -> tuple[Callable[[Tensor], Features], Tensor]:
+def _opened(candidate: Candidate) -> tuple[Callable[[Tensor], Features], Tensor]:
     """Ready to be called, and five events; an extractor without its weights cannot be tried."""
-    extractor: Extractor = subject.component
+    extractor: Extractor = candidate.component
     try:
         extract = extractor.load(torch.device("cpu"))
     except FileError as error:
@@ -36,18 +36,18 @@ def _opened(subject: Subject) -> tuple[Callable[[Tensor], Features], Tensor]:
     return extract, events if extractor.images else events / 127.5 - 1
 
 
-def says_what_it_reads(subject: Subject) -> None:
+def says_what_it_reads(candidate: Candidate) -> None:
     """It has a name, and gives a reason in words for every shape that it refuses."""
-    extractor: Extractor = subject.component
+    extractor: Extractor = candidate.component
     assert extractor.name, "it has no name, which the metrics on its features are called by"
     for shape in SHAPES:
         reason = extractor.skip(shape)
         assert reason is None or reason.strip(), f"it refuses events of shape {shape} without a reason"
 
 
-def gives_a_row_for_every_event(subject: Subject) -> None:
+def gives_a_row_for_every_event(candidate: Candidate) -> None:
     """Features are finite float32 (B, D), and logits, where there are any, (B, K)."""
-    extract, events = _opened(subject)
+    extract, events = _opened(candidate)
     found = extract(events)
     for what, values in (("features", found.pooled), ("logits", found.logits)):
         if values is not None:
@@ -57,46 +57,46 @@ def gives_a_row_for_every_event(subject: Subject) -> None:
             assert bool(values.isfinite().all()), f"the {what} are not all finite"
 
 
-def does_not_depend_on_the_batch(subject: Subject) -> None:
+def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     """An event has the same features alone and among others, up to rounding."""
-    extract, events = _opened(subject)
+    extract, events = _opened(candidate)
     together, alone = extract(events).pooled, torch.cat([extract(event[None]).pooled for event in events])
     off = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
     assert off < 1e-4, f"features of an event alone and in a batch differ by {off:.1e} of the largest"
 
 
-def is_described_by_plain_data(subject: Subject) -> None:
+def is_described_by_plain_data(candidate: Candidate) -> None:
     """Its protocol is JSON and names it."""
-    _opened(subject)
-    protocol = dict(subject.component.protocol())
+    _opened(candidate)
+    protocol = dict(candidate.component.protocol())
     assert json.loads(json.dumps(protocol)) == protocol, f"the protocol {protocol} is no plain data"
     assert protocol.get("extractor"), f"the protocol {protocol} does not say 'extractor'"
 
 
-def _others(subject: Subject) -> Iterator[tuple[str, Extractor]]:
+def _others(candidate: Candidate) -> Iterator[tuple[str, Extractor]]:
     """Its variants, and one for each parameter that is a number, with another number."""
-    yield from subject.variants()[1:]
-    for parameter in parameters(subject.cls):
-        value = getattr(subject.component, parameter.name)
-        if parameter.type in (int, float) and parameter.name not in subject.params:
+    yield from candidate.variants()[1:]
+    for parameter in parameters(candidate.cls):
+        value = getattr(candidate.component, parameter.name)
+        if parameter.type in (int, float) and parameter.name not in candidate.params:
             with suppress(UsageError):
                 change = {parameter.name: 2 * value + 1}
-                yield f"{subject.name}[{parameter.name}={2 * value + 1}]", subject.build(**change)
+                yield f"{candidate.name}[{parameter.name}={2 * value + 1}]", candidate.build(**change)
 
 
-def protocol_tells_parameters(subject: Subject) -> None:
+def protocol_tells_parameters(candidate: Candidate) -> None:
     """Where another value of a parameter gives other features, it gives another protocol."""
-    extract, events = _opened(subject)
+    extract, events = _opened(candidate)
     own = extract(events).pooled
-    for label, other in _others(subject):
-        if dict(other.protocol()) != dict(subject.component.protocol()):
+    for label, other in _others(candidate):
+        if dict(other.protocol()) != dict(candidate.component.protocol()):
             continue
         try:
             found = other.load(torch.device("cpu"))(events).pooled
         except FileError:  # weights that are not here
             continue
         same = found.shape == own.shape and torch.allclose(found, own, rtol=1e-5, atol=1e-7)
-        assert same, f"{label} gives other features than {subject.name}, and their protocols are the same"
+        assert same, f"{label} gives other features than {candidate.name}, and their protocols are the same"
 
 
 CHECKS = (

@@ -9,24 +9,24 @@ import torch
 from scoresde_core.schedule import Grid
 from scoresde_core.sde import SDE
 
+from .candidate import Candidate
 from .counterparts import sdes
-from .subject import Subject
 
 COUNTS = (1, 2, 3, 10, 100)
 
 
-def _tried(subject: Subject) -> Iterator[tuple[Grid, SDE, int]]:
+def _tried(candidate: Candidate) -> Iterator[tuple[Grid, SDE, int]]:
     """The grid with every SDE and several numbers of steps; it costs next to nothing."""
-    for label, sde in sdes(subject):
+    for label, sde in sdes(candidate):
         for steps in COUNTS:
-            subject.trying = f"{subject.name} of {steps} steps under {label}"
-            yield subject.component, sde, steps
-    subject.trying = ""
+            candidate.trying = f"{candidate.name} of {steps} steps under {label}"
+            yield candidate.component, sde, steps
+    candidate.trying = ""
 
 
-def runs_from_one_to_zero(subject: Subject) -> None:
+def runs_from_one_to_zero(candidate: Candidate) -> None:
     """The first time is 1, the last 0, and the last but one the SDE's t_min."""
-    for grid, sde, steps in _tried(subject):
+    for grid, sde, steps in _tried(candidate):
         times = grid.times(sde, steps)
         assert len(times) == steps + 1, f"there are {len(times)} times, expected {steps + 1}"
         ends = [float(times[0]), float(times[-1])]
@@ -36,28 +36,28 @@ def runs_from_one_to_zero(subject: Subject) -> None:
             assert found == sde.t_min, f"the last but one of times is {found}, expected t_min = {sde.t_min}"
 
 
-def decreases(subject: Subject) -> None:
+def decreases(candidate: Candidate) -> None:
     """Every time is below the one before it."""
-    for grid, sde, steps in _tried(subject):
+    for grid, sde, steps in _tried(candidate):
         gaps = grid.times(sde, steps).diff()
         assert bool((gaps < 0).all()), f"times do not fall: one is {float(gaps.max()):+g} from the one before it"
 
 
-def is_float64_on_the_cpu(subject: Subject) -> None:
+def is_float64_on_the_cpu(candidate: Candidate) -> None:
     """Times are float64 on the CPU, whatever the device of the run."""
-    for grid, sde, steps in _tried(subject):
+    for grid, sde, steps in _tried(candidate):
         times = grid.times(sde, steps)
         found = (times.dtype, times.device.type)
         assert found == (torch.float64, "cpu"), f"times are {found}, expected torch.float64 on the CPU"
 
 
-def refuses_no_steps(subject: Subject) -> None:
+def refuses_no_steps(candidate: Candidate) -> None:
     """Zero and negative step counts are a ValueError that names the number."""
-    sde = sdes(subject)[0][1]
+    sde = sdes(candidate)[0][1]
     for steps in (0, -3):
         message = ""
         try:
-            subject.component.times(sde, steps)
+            candidate.component.times(sde, steps)
         except ValueError as error:
             message = str(error) or "no message"
         assert message, f"times accepts {steps} steps, expected a ValueError"

@@ -23,9 +23,9 @@ from scoresde_core.loss import Draws, Loss
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Level
 
+from .candidate import Candidate, Skip
 from .counterparts import pairs
 from .exact import Mixture, Silent, gaussian
-from .subject import Skip, Subject
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
@@ -157,19 +157,19 @@ def _trained(loss: Loss) -> _Trained:
     return _TRAINED[loss.trains]
 
 
-def _served(subject: Subject) -> Iterator[tuple[Any, _Trained, SDE]]:
+def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
     """Every variant with every SDE that it does not refuse."""
-    trained, tried = _trained(subject.component), False
-    for loss, sde in pairs(subject, lambda loss, sde: loss.skip(trained.plain(), sde)):
+    trained, tried = _trained(candidate.component), False
+    for loss, sde in pairs(candidate, lambda loss, sde: loss.skip(trained.plain(), sde)):
         tried = True
         yield loss, trained, sde
     if not tried:
         raise Skip("it refuses every SDE that it is tried with")
 
 
-def the_truth_is_the_minimiser(subject: Subject) -> None:
+def the_truth_is_the_minimiser(candidate: Candidate) -> None:
     """At the exact score (or posterior) the loss has no slope within 5 standard errors; errors raise it."""
-    for loss, trained, sde in _served(subject):
+    for loss, trained, sde in _served(candidate):
         slopes, rises = [], []
         for scramble in range(BATCHES):
             draws = _Even(scramble, EVENTS)
@@ -195,9 +195,9 @@ def the_truth_is_the_minimiser(subject: Subject) -> None:
         )
 
 
-def gives_one_number_an_event(subject: Subject) -> None:
+def gives_one_number_an_event(candidate: Candidate) -> None:
     """The loss is (B,), finite, in the dtype of the data, for events of any shape."""
-    for loss, trained, sde in _served(subject):
+    for loss, trained, sde in _served(candidate):
         for shape in SHAPES:
             x = torch.randn(*shape)
             value = loss.per_sample(trained.plain(), sde, x, Draws(0, 0, len(x)), **trained.known(loss.needs, x))
@@ -206,13 +206,13 @@ def gives_one_number_an_event(subject: Subject) -> None:
             assert bool(value.isfinite().all()), f"per_sample of {shape} is not finite"
 
 
-def draws_are_its_only_chance(subject: Subject) -> None:
+def draws_are_its_only_chance(candidate: Candidate) -> None:
     """The same draws give the same loss, other steps another, and a batch in parts the losses of the whole.
 
     No purpose is drawn twice: the numbers would be the same.
     """
     x = torch.randn(6, 3)
-    for loss, trained, sde in _served(subject):
+    for loss, trained, sde in _served(candidate):
         known = trained.known(loss.needs, x)
 
         def of(first: int, last: int, step: int = 0, of: Any = (loss, trained, sde, known)) -> Tensor:

@@ -13,23 +13,23 @@ from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.network import Network
 from scoresde_core.score import ScoreModel, level_of
 
+from .candidate import Candidate, Skip
 from .exact import ConstantRateSDE
-from .subject import Skip, Subject
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 256, 256))
 ROWS, MOVED = 3, 0.05
 
 
-def _shape(subject: Subject) -> tuple[int, ...]:
+def _shape(candidate: Candidate) -> tuple[int, ...]:
     """The first event shape that the network takes."""
-    return _built(subject)[0]
+    return _built(candidate)[0]
 
 
-def _built(subject: Subject) -> tuple[tuple[int, ...], nn.Module]:
+def _built(candidate: Candidate) -> tuple[tuple[int, ...], nn.Module]:
     """An event shape and the module for it, its weights moved at random, in evaluation mode."""
 
     def compute() -> tuple[tuple[int, ...], nn.Module]:
-        network: Network = subject.component
+        network: Network = candidate.component
         reasons = []
         for shape in SHAPES:
             try:
@@ -44,13 +44,13 @@ def _built(subject: Subject) -> tuple[tuple[int, ...], nn.Module]:
             return shape, module.eval()
         raise Skip(f"build refuses events of every shape tried: {reasons[0]}")
 
-    return subject.once("built", compute)
+    return candidate.once("built", compute)
 
 
-def _ask(subject: Subject, x: Tensor, t: Tensor, module: nn.Module | None = None) -> Tensor:
+def _ask(candidate: Candidate, x: Tensor, t: Tensor, module: nn.Module | None = None) -> Tensor:
     """The score, or the log probabilities of the classes, at times (B,)."""
     sde = ConstantRateSDE()
-    view = subject.component.view(module or _built(subject)[1], sde)
+    view = candidate.component.view(module or _built(candidate)[1], sde)
     level = level_of(sde, t.double(), x)
     if isinstance(view, ScoreModel):
         return view.score(x, level)
@@ -59,29 +59,29 @@ def _ask(subject: Subject, x: Tensor, t: Tensor, module: nn.Module | None = None
     raise Skip(f"view gives a {type(view).__name__}, of which the suite knows nothing")
 
 
-def _events(subject: Subject, seed: int = 0) -> tuple[Tensor, Tensor]:
+def _events(candidate: Candidate, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A few events and their times."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(ROWS, *_shape(subject), generator=generator), torch.tensor([0.15, 0.4, 0.8])
+    return torch.randn(ROWS, *_shape(candidate), generator=generator), torch.tensor([0.15, 0.4, 0.8])
 
 
-def says_which_shapes_it_takes(subject: Subject) -> None:
+def says_which_shapes_it_takes(candidate: Candidate) -> None:
     """build gives a module, or a ValueError with the reason for events of a shape that it cannot take."""
-    taken = _shape(subject)
+    taken = _shape(candidate)
     for shape in ((), *SHAPES[: SHAPES.index(taken)]):
         try:
-            subject.component.build(shape)
+            candidate.component.build(shape)
         except ValueError as error:
             reason = str(error)
             assert reason.strip(), f"build refuses events of shape {shape} without a reason"
 
 
 @torch.no_grad()
-def answers_like_the_events(subject: Subject) -> None:
+def answers_like_the_events(candidate: Candidate) -> None:
     """A score is finite and like x; a classifier's log probabilities are (B, classes) and sum to one."""
-    x, t = _events(subject)
-    found = _ask(subject, x, t)
-    view = subject.component.view(_built(subject)[1], ConstantRateSDE())
+    x, t = _events(candidate)
+    found = _ask(candidate, x, t)
+    view = candidate.component.view(_built(candidate)[1], ConstantRateSDE())
     assert bool(found.isfinite().all()), f"the answer for events of shape {tuple(x.shape[1:])} is not finite"
     assert found.dtype == x.dtype, f"the answer is {found.dtype}, expected {x.dtype}, as x is"
     if isinstance(view, NoisyClassifier):
@@ -94,37 +94,37 @@ def answers_like_the_events(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def treats_every_row_by_itself(subject: Subject) -> None:
+def treats_every_row_by_itself(candidate: Candidate) -> None:
     """In evaluation mode an event's answer is the same alone and among others, and the second time."""
-    x, t = _events(subject)
-    together, again = _ask(subject, x, t), _ask(subject, x, t)
+    x, t = _events(candidate)
+    together, again = _ask(candidate, x, t), _ask(candidate, x, t)
     assert torch.equal(together, again), "the module gives another answer the second time in evaluation mode"
-    alone = torch.cat([_ask(subject, x[k : k + 1], t[k : k + 1]) for k in range(ROWS)])
+    alone = torch.cat([_ask(candidate, x[k : k + 1], t[k : k + 1]) for k in range(ROWS)])
     gap = float((together - alone).abs().max() / together.abs().max())
     assert gap <= 1e-4, f"an event's answer alone and among others differs by {gap:.2g} of the largest value"
 
 
 @torch.no_grad()
-def hears_the_noise_level(subject: Subject) -> None:
+def hears_the_noise_level(candidate: Candidate) -> None:
     """At another label the module answers something else."""
-    _, module = _built(subject)
+    _, module = _built(candidate)
     heard: list[Tensor] = []
     handle = module.register_forward_hook(lambda module, inputs, output: heard.append(output))
-    x, _ = _events(subject)
+    x, _ = _events(candidate)
     for t in (0.15, 0.8):
-        _ask(subject, x, torch.full((ROWS,), t))
+        _ask(candidate, x, torch.full((ROWS,), t))
     handle.remove()
     change = float((heard[0] - heard[1]).abs().max() / heard[0].abs().max())
     assert change > 1e-6, "the module gives the same answer for the labels of t = 0.15 and t = 0.8: it ignores them"
 
 
-def learns_with_every_parameter(subject: Subject) -> None:
+def learns_with_every_parameter(candidate: Candidate) -> None:
     """In training mode a gradient reaches every parameter."""
-    _, module = _built(subject)
-    x, t = _events(subject)
+    _, module = _built(candidate)
+    x, t = _events(candidate)
     module.train()
     try:
-        answer = _ask(subject, x, t)
+        answer = _ask(candidate, x, t)
         weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(1))
         learning = {name: value for name, value in module.named_parameters() if value.requires_grad}
         slopes = torch.autograd.grad((answer * weights).sum(), list(learning.values()), allow_unused=True)
@@ -135,13 +135,13 @@ def learns_with_every_parameter(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def is_all_in_its_state(subject: Subject) -> None:
+def is_all_in_its_state(candidate: Candidate) -> None:
     """A new module with this one's state_dict gives the same answers: random numbers of its making are buffers."""
-    shape, module = _built(subject)
-    other = subject.component.build(shape)
+    shape, module = _built(candidate)
+    other = candidate.component.build(shape)
     other.load_state_dict(module.state_dict())
-    x, t = _events(subject)
-    found, expected = _ask(subject, x, t, other.eval()), _ask(subject, x, t)
+    x, t = _events(candidate)
+    found, expected = _ask(candidate, x, t, other.eval()), _ask(candidate, x, t)
     assert torch.equal(found, expected), "a new module with the same state_dict gives other answers"
 
 

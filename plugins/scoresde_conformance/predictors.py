@@ -20,10 +20,10 @@ from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
 from scoresde_core.steps import Predictor
 
+from .candidate import Candidate, Skip
 from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs
 from .exact import Mixture, Watched, gaussian, times_between
 from .samplers import steps_split_alike
-from .subject import Skip, Subject
 
 COUNTS = (48, 96, 192)
 """The numbers of steps between which the error falls."""
@@ -100,10 +100,10 @@ def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
     return -float((log_steps * log_errors).sum() / log_steps.square().sum()), errors
 
 
-def _converging(subject: Subject, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
+def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
     """The pairs that declare an order; :class:`Skip` where none does."""
     found = False
-    for predictor, sde in pairs(subject, crossed=crossed):
+    for predictor, sde in pairs(candidate, crossed=crossed):
         if predictor.order is not None:
             found = True
             yield predictor, sde
@@ -111,9 +111,9 @@ def _converging(subject: Subject, *, crossed: bool = False) -> Iterator[tuple[Pr
         raise Skip("it declares no order: it does not converge by itself")
 
 
-def converges_in_its_order(subject: Subject) -> None:
+def converges_in_its_order(candidate: Candidate) -> None:
     """On Gaussian data, under every SDE, the law at the end converges in the declared order, within 0.3."""
-    for predictor, sde in _converging(subject, crossed=True):
+    for predictor, sde in _converging(candidate, crossed=True):
         found, errors = observed_order(predictor, sde)
         assert all(map(math.isfinite, errors)), f"step has errors {errors} after {COUNTS} steps"
         # No order is found where all errors are rounding: the steps are exact on Gaussian data.
@@ -123,10 +123,10 @@ def converges_in_its_order(subject: Subject) -> None:
         )
 
 
-def finds_both_modes(subject: Subject) -> None:
+def finds_both_modes(candidate: Candidate) -> None:
     """On a mixture, 100 steps (400 of an order below 2) give the moments and mode weights within 4 standard errors."""
     data, n = Mixture(event=(1,)), 2000
-    for predictor, sde in _converging(subject):
+    for predictor, sde in _converging(candidate):
         steps = 100 if (predictor.order or 0) >= 2 else 400
         schedule, model = Schedule(sde, times_between(sde, steps)), Watched(data)
         first, last = schedule[0].now, schedule[-1].next
@@ -154,9 +154,9 @@ def _statistics(data: Mixture, level: Level, x: Tensor) -> list[tuple[str, Tenso
     ]
 
 
-def counts_are_stable(subject: Subject) -> None:
+def counts_are_stable(candidate: Candidate) -> None:
     """Every run evaluates the model equally often, through its counter; at least once a step if it converges."""
-    for predictor, sde in pairs(subject):
+    for predictor, sde in pairs(candidate):
         counts = []
         for rows in (1, 7, 7):
             model, x = Watched(gaussian()), torch.randn(rows, 1)
@@ -172,9 +172,9 @@ def counts_are_stable(subject: Subject) -> None:
         assert counts[0] >= 12 or predictor.order is None, f"12 steps evaluate the model {counts[0]} times"
 
 
-def is_as_stochastic_as_it_says(subject: Subject) -> None:
+def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
     """``stochastic`` tells whether it draws noise; without noise, the state is its own mean."""
-    for predictor, sde in pairs(subject):
+    for predictor, sde in pairs(candidate):
         schedule = Schedule(sde, times_between(sde, 12))
         drawn = _run(predictor, schedule.steps).drawn
         assert (drawn > 0) == predictor.stochastic, (
@@ -186,10 +186,10 @@ def is_as_stochastic_as_it_says(subject: Subject) -> None:
         assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
 
 
-def has_a_mean_without_noise(subject: Subject) -> None:
+def has_a_mean_without_noise(candidate: Candidate) -> None:
     """The noise that is drawn after the last evaluation is in the state and not in the mean."""
     found = False
-    for predictor, sde in pairs(subject):
+    for predictor, sde in pairs(candidate):
         step = Schedule(sde, times_between(sde, 12))[3]
         x = torch.randn(4, 2, dtype=torch.float64)
 
@@ -201,9 +201,9 @@ def has_a_mean_without_noise(subject: Subject) -> None:
         raise Skip("it draws no noise after its last evaluation")
 
 
-def keeps_shape_and_dtype(subject: Subject) -> None:
+def keeps_shape_and_dtype(candidate: Candidate) -> None:
     """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
-    for predictor, sde in pairs(subject, crossed=True):
+    for predictor, sde in pairs(candidate, crossed=True):
         for shape, dtype in SHAPES:
             times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
             x, model = torch.randn(shape, dtype=dtype), Watched(gaussian(event=shape[1:]))
@@ -215,9 +215,9 @@ def keeps_shape_and_dtype(subject: Subject) -> None:
                 x = moved[0]
 
 
-def ends_at_the_data(subject: Subject) -> None:
+def ends_at_the_data(candidate: Candidate) -> None:
     """From a little noise, a last step to clean data (alpha 1, sigma 0) leads near E[x_0 | x]."""
-    for predictor, sde in _converging(subject, crossed=True):
+    for predictor, sde in _converging(candidate, crossed=True):
         step = Schedule(sde, torch.tensor([max(sde.t_min, 1e-3), 0.0], dtype=torch.float64))[0]
         data = gaussian(0.5, 0.5, (4,))
         x0 = data.sample(64).double()
@@ -228,16 +228,16 @@ def ends_at_the_data(subject: Subject) -> None:
         assert far <= near, f"the mean at the data is {far:.3g} from E[x_0 | x], expected at most {near:.3g}"
 
 
-def forgets_between_runs(subject: Subject) -> None:
+def forgets_between_runs(candidate: Candidate) -> None:
     """What it remembers lives in the run: a run in between leaves no trace in the next."""
-    for predictor, sde in pairs(subject, crossed=True):
+    for predictor, sde in pairs(candidate, crossed=True):
         first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n)).steps).x for n in (7, 5, 7))
         assert torch.equal(first, again), "the same run gives another result the second time"
 
 
-def takes_a_time_per_row(subject: Subject) -> None:
+def takes_a_time_per_row(candidate: Candidate) -> None:
     """Several steps whose numbers are tensors of one value a row lead where each row's own steps lead."""
-    for predictor, sde in pairs(subject):
+    for predictor, sde in pairs(candidate):
         x, *noises = torch.randn(7, 4, 3, 2, dtype=torch.float64)
         times = [times_between(sde, len(noises), last) for last in (0.5, 0.3, 0.8, 1.5)]
 

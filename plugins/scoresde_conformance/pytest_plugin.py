@@ -36,13 +36,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from scoresde_core.errors import ScoreSDEError
     from scoresde_core.registry import load_registry
 
-    from .suite import cases, subjects
+    from .suite import candidates, cases
 
     options = ("kind", "name", "dist", "level")
     kind, name, dist, level = (metafunc.config.getoption(f"scoresde_{key}") for key in options)
     try:
         registry = load_registry(local=metafunc.config.getoption("scoresde_registry"))
-        found = cases(subjects(registry, kind, name, dist, level))
+        found = cases(candidates(registry, kind, name, dist, level))
     except ScoreSDEError as error:
         raise pytest.Collector.CollectError(str(error)) from error
     metafunc.parametrize("scoresde_case", found, ids=[case.id for case in found])

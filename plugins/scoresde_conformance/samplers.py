@@ -22,9 +22,9 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Level
 from scoresde_core.steps import Corrector, Predictor
 
+from .candidate import Candidate, Skip
 from .counterparts import sdes, served
 from .exact import Mixture, PlainCorrector, PlainPredictor, PlainSampler, Watched, gaussian
-from .subject import Skip, Subject
 
 KINDS_OF_EVENTS = (((2,), torch.float32), ((1, 4, 4), torch.float64), ((3, 4, 6), torch.float32))
 FEW = 6
@@ -35,31 +35,31 @@ BIAS = 0.01
 """Bias allowed to samples without a statistical error, in standard deviations, or relative to the variance."""
 
 
-def short(subject: Subject, **parts: Any) -> Sampler:
+def short(candidate: Candidate, **parts: Any) -> Sampler:
     """The sampler with few steps, or with the parameters that its class calls ``coarse``, where none were asked for.
 
     It serves where only bookkeeping is checked.
     """
-    names = {p.name for p in parameters(subject.cls)}
-    coarse = {"steps": FEW} if "steps" in names else getattr(subject.cls, "coarse", {})
-    given = {name: value for name, value in coarse.items() if name not in subject.params}
-    sampler: Sampler = subject.build(**given, **parts)
+    names = {p.name for p in parameters(candidate.cls)}
+    coarse = {"steps": FEW} if "steps" in names else getattr(candidate.cls, "coarse", {})
+    given = {name: value for name, value in coarse.items() if name not in candidate.params}
+    sampler: Sampler = candidate.build(**given, **parts)
     return sampler
 
 
-def samplers_around(subject: Subject) -> list[tuple[str, Sampler]]:
-    """The suite's own sampler and those of the registry that have a place for the subject, with the subject in it."""
-    place = KINDS[subject.kind].singular
-    found: list[tuple[str, Sampler]] = [("the suite's own sampler", PlainSampler(**{place: subject.component}))]
-    for entry in subject.registry.entries("samplers"):
-        label = subject.counterpart(entry, shipped=subject.full)
+def samplers_around(candidate: Candidate) -> list[tuple[str, Sampler]]:
+    """Return the suite's sampler and those of the registry that take the candidate as a part, each with it."""
+    place = KINDS[candidate.kind].singular
+    found: list[tuple[str, Sampler]] = [("the suite's own sampler", PlainSampler(**{place: candidate.component}))]
+    for entry in candidate.registry.entries("samplers"):
+        label = candidate.counterpart(entry, shipped=candidate.full)
         if label is None:
             continue
         try:
-            names = {p.name for p in parameters(subject.registry.load("samplers", entry.qualified))}
+            names = {p.name for p in parameters(candidate.registry.load("samplers", entry.qualified))}
             if place in names:
-                given: dict[str, Any] = {place: subject.component, **({"steps": FEW} if "steps" in names else {})}
-                found.append((f"sampler {label}", subject.registry.create("samplers", Spec(entry.qualified, given))))
+                given: dict[str, Any] = {place: candidate.component, **({"steps": FEW} if "steps" in names else {})}
+                found.append((f"sampler {label}", candidate.registry.create("samplers", Spec(entry.qualified, given))))
         except ScoreSDEError:
             continue
     return found
@@ -75,13 +75,13 @@ def splits_alike(sampler: Sampler, sde: SDE) -> None:
     )
 
 
-def steps_split_alike(subject: Subject) -> None:
+def steps_split_alike(candidate: Candidate) -> None:
     """Within any sampler, seeded samples do not depend on how they are split into batches."""
     reasons = []
     tried = False
-    for name, sampler in samplers_around(subject):
-        for label, sde in sdes(subject):
-            subject.trying = f"{subject.name} in {name} under {label}"
+    for name, sampler in samplers_around(candidate):
+        for label, sde in sdes(candidate):
+            candidate.trying = f"{candidate.name} in {name} under {label}"
             reason = sampler.skip(sde)
             reasons.append(reason)
             if reason is None:
@@ -91,59 +91,59 @@ def steps_split_alike(subject: Subject) -> None:
         raise Skip(reasons[0] or "")
 
 
-def _served(subject: Subject) -> Iterator[SDE]:
+def _served(candidate: Candidate) -> Iterator[SDE]:
     """The SDEs that the sampler does not refuse; the first of them at the quick level."""
-    return islice(served(subject), None if subject.full else 1)
+    return islice(served(candidate), None if candidate.full else 1)
 
 
-def is_split_invariant(subject: Subject) -> None:
+def is_split_invariant(candidate: Candidate) -> None:
     """Seeded samples do not depend on how they are split into batches."""
-    for sde in _served(subject):
-        splits_alike(short(subject), sde)
+    for sde in _served(candidate):
+        splits_alike(short(candidate), sde)
 
 
-def follows_the_seed(subject: Subject) -> None:
+def follows_the_seed(candidate: Candidate) -> None:
     """The same seed gives the same samples, another seed others."""
-    for sde in _served(subject):
-        sampler = short(subject)
+    for sde in _served(candidate):
+        sampler = short(candidate)
         first, again, other = (_samples(sampler, sde, (3,), 8, seed=seed) for seed in (1, 1, 2))
         assert torch.equal(first, again), "two runs with seed 1 differ"
         assert not torch.allclose(first, other), "seeds 1 and 2 give the same samples"
 
 
-def keeps_shape_and_dtype(subject: Subject) -> None:
+def keeps_shape_and_dtype(candidate: Candidate) -> None:
     """n finite samples of the event's shape, in the dtype that was asked for."""
-    for sde in _served(subject):
+    for sde in _served(candidate):
         for shape, dtype in KINDS_OF_EVENTS:
-            x = _samples(short(subject), sde, shape, 3, dtype=dtype)
+            x = _samples(short(candidate), sde, shape, 3, dtype=dtype)
             found = (tuple(x.shape), x.dtype)
             assert found == ((3, *shape), dtype), f"samples are {found}, expected {((3, *shape), dtype)}"
             assert bool(x.isfinite().all()), f"samples of shape {shape} are not finite"
 
 
-def starts_from_the_latent(subject: Subject) -> None:
+def starts_from_the_latent(candidate: Candidate) -> None:
     """A latent is where it starts: it decides the samples, and is left as it was."""
-    for sde in _served(subject):
+    for sde in _served(candidate):
         latent = sde.prior.from_noise(torch.randn(4, 3))
         kept = latent.clone()
-        first, second = (_samples(short(subject), sde, (3,), 4, latent=z) for z in (latent, latent + sde.prior.std))
+        first, second = (_samples(short(candidate), sde, (3,), 4, latent=z) for z in (latent, latent + sde.prior.std))
         assert torch.equal(latent, kept), "the latent was changed in place"
         assert not torch.allclose(first, second), "two latents give the same samples"
 
 
-def counts_evaluations(subject: Subject) -> None:
+def counts_evaluations(candidate: Candidate) -> None:
     """The reported NFE is the number of evaluations of a sample, on average: none goes around the model's counter."""
-    for sde in _served(subject):
+    for sde in _served(candidate):
         model = Watched(Mixture(event=(3,)))
-        found, expected = sample(model, sde, short(subject), (3,), 4).nfe, model.evaluated / 4
+        found, expected = sample(model, sde, short(candidate), (3,), 4).nfe, model.evaluated / 4
         assert found == expected > 0, f"the NFE is {found}, but the model was run {expected:g} times on a sample"
 
 
-def tells_of_its_steps(subject: Subject) -> None:
+def tells_of_its_steps(candidate: Candidate) -> None:
     """An observer hears of at least one step, and the count does not fall."""
     heard: list[int] = []
     sample(
-        Watched(gaussian(event=(3,))), next(_served(subject)), short(subject), (3,), 4,
+        Watched(gaussian(event=(3,))), next(_served(candidate)), short(candidate), (3,), 4,
         observe=lambda done, total, x: heard.append(done),
     )  # fmt: skip
     assert heard, "observe was never called"
@@ -161,9 +161,9 @@ class _Recorded(Noise):
         return super().draw(step, purpose, draw)
 
 
-def draws_no_number_twice(subject: Subject) -> None:
+def draws_no_number_twice(candidate: Candidate) -> None:
     """No key of the noise is drawn twice in a run, with a predictor and a corrector that both draw noise."""
-    for sampler, sde, _ in _with_steps(subject):
+    for sampler, sde, _ in _with_steps(candidate):
         noise = _Recorded(0, (3,), 4)
         noise.keys = []
         sampler.run(sde.prior.from_noise(torch.randn(4, 3)), Watched(gaussian(event=(3,))), sde, noise)
@@ -171,11 +171,11 @@ def draws_no_number_twice(subject: Subject) -> None:
         assert not again, f"the noise (step, purpose, draw) = {again[0]} is drawn more than once"
 
 
-def steps_meet_the_state(subject: Subject) -> None:
+def steps_meet_the_state(candidate: Candidate) -> None:
     """Its predictor is led from t = 1 to 0 without a gap; its corrector acts at the level that the state has."""
-    if "predictor" not in _places(subject):
+    if "predictor" not in _places(candidate):
         raise Skip("it has no place for a predictor")
-    for sampler, sde, heard in _with_steps(subject):
+    for sampler, sde, heard in _with_steps(candidate):
         sample(Watched(gaussian(event=(3,))), sde, sampler, (3,), 4)
         level = 1.0
         for part, step in heard:
@@ -185,29 +185,29 @@ def steps_meet_the_state(subject: Subject) -> None:
         assert level == 0, f"the last step of the predictor leads to t = {level:.4g}, expected 0"
 
 
-def _places(subject: Subject) -> set[str]:
+def _places(candidate: Candidate) -> set[str]:
     """Those of predictor and corrector that it has a place for, and that were not asked for."""
-    names = {p.name for p in parameters(subject.cls)} - set(subject.params)
+    names = {p.name for p in parameters(candidate.cls)} - set(candidate.params)
     return names & {"predictor", "corrector"}
 
 
-def _with_steps(subject: Subject) -> Iterator[tuple[Sampler, SDE, list[tuple[str, Step]]]]:
+def _with_steps(candidate: Candidate) -> Iterator[tuple[Sampler, SDE, list[tuple[str, Step]]]]:
     """It, with the suite's own predictor and corrector where it has places for them, and what these hear.
 
     And its variants, which may lead them in other ways.
     """
-    places = _places(subject)
-    for change in ({}, *(subject.changes() if places else ())):
+    places = _places(candidate)
+    for change in ({}, *(candidate.changes() if places else ())):
         heard: list[tuple[str, Step]] = []
         parts: dict[str, Any] = {"predictor": _Heard(heard), "corrector": _HeardCorrector(heard)}
         try:
-            sampler = short(subject, **{name: parts[name] for name in places}, **change)
+            sampler = short(candidate, **{name: parts[name] for name in places}, **change)
         except UsageError:  # a value that the other parameters rule out
             continue
-        sde = next(_served(subject))
-        subject.trying = str(Spec(subject.name, dict(change)))
+        sde = next(_served(candidate))
+        candidate.trying = str(Spec(candidate.name, dict(change)))
         yield sampler, sde, heard
-    subject.trying = ""
+    candidate.trying = ""
 
 
 @attrs.frozen(eq=False)
@@ -234,20 +234,20 @@ class _HeardCorrector(Corrector):
         return PlainCorrector().correct(x, step, model, noise)
 
 
-def finds_the_moments(subject: Subject) -> None:
+def finds_the_moments(candidate: Candidate) -> None:
     """From the exact marginal at t = 1, samples of a Gaussian have its mean and variance, within 4 standard errors.
 
     The latents are evenly spread over the marginal: a sampler without noise may be off by 1 %, and by the noise that
     is left at t_min.
     """
-    mean, std, n = 0.5, 0.5, 2000 if subject.full else 500
+    mean, std, n = 0.5, 0.5, 2000 if candidate.full else 500
     data = gaussian(mean, std, (2,))
-    for sde in _served(subject):
-        takes_steps = "steps" in {p.name for p in parameters(subject.cls)} - set(subject.params)
-        sampler: Sampler = subject.build(**({"steps": MANY} if takes_steps else {}))
+    for sde in _served(candidate):
+        takes_steps = "steps" in {p.name for p in parameters(candidate.cls)} - set(candidate.params)
+        sampler: Sampler = candidate.build(**({"steps": MANY} if takes_steps else {}))
         latent = _spread(sde, data, n)
         x = sample(Watched(data), sde, sampler, (2,), n, seed=5, latent=latent).x.double()
-        first, second = (_samples(short(subject), sde, (2,), 4, seed=seed, latent=latent[:4]) for seed in (1, 2))
+        first, second = (_samples(short(candidate), sde, (2,), 4, seed=seed, latent=latent[:4]) for seed in (1, 2))
         noisy = not torch.equal(first, second)
         left = float(sde.sigma(torch.tensor(sde.t_min, dtype=torch.float64))) ** 2
         for name, found, expected, spread in (

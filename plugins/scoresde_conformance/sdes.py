@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scoresde_core.sde import SDE
 
-from .subject import Subject
+from .candidate import Candidate
 
 STEPS, ENTRIES = 50_000, 10_000
 """Steps of a chain and entries of a table at which both have to agree with the SDE."""
@@ -29,8 +29,8 @@ CHAIN = 5e-3
 PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 
 
-def _sde(subject: Subject) -> SDE:
-    sde: SDE = subject.component
+def _sde(candidate: Candidate) -> SDE:
+    sde: SDE = candidate.component
     assert 0 < sde.t_min < 1, f"t_min is {sde.t_min}, expected a time between 0 and 1"
     return sde
 
@@ -60,17 +60,17 @@ def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
     return ends[1:], sums[0], sums[1]
 
 
-def alpha_fits_the_drift(subject: Subject) -> None:
+def alpha_fits_the_drift(candidate: Candidate) -> None:
     """alpha solves d alpha/dt = f alpha, to 1e-6."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t, drift, _ = _integrals(sde)
     start = torch.tensor(sde.t_min, dtype=torch.float64)
     _close("alpha", t, sde.alpha(t), sde.alpha(start) * drift.exp(), "drift_rate", "exp of its integral")
 
 
-def sigma_fits_the_diffusion(subject: Subject) -> None:
+def sigma_fits_the_diffusion(candidate: Candidate) -> None:
     """sigma^2 solves d sigma^2/dt = 2 f sigma^2 + g^2, to 1e-6."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t, _, growth = _integrals(sde)
     start = torch.tensor(sde.t_min, dtype=torch.float64)
     ratio = (sde.sigma(start) / sde.alpha(start)).square()
@@ -86,18 +86,18 @@ def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, s
     )
 
 
-def starts_at_the_data(subject: Subject) -> None:
+def starts_at_the_data(candidate: Candidate) -> None:
     """alpha(0) is 1 and sigma(0) below a tenth; alpha stays positive."""
-    sde, zero = _sde(subject), torch.zeros((), dtype=torch.float64)
+    sde, zero = _sde(candidate), torch.zeros((), dtype=torch.float64)
     alpha, sigma, lowest = float(sde.alpha(zero)), float(sde.sigma(zero)), float(sde.alpha(_times(sde)).min())
     assert abs(alpha - 1) <= 1e-6, f"alpha(0) is {alpha}, expected 1"
     assert 0 <= sigma <= 0.1, f"sigma(0) is {sigma}, expected between 0 and 0.1"
     assert lowest > 0, f"alpha falls to {lowest}, expected a positive alpha at every time"
 
 
-def noise_grows(subject: Subject) -> None:
+def noise_grows(candidate: Candidate) -> None:
     """sigma does not fall, and sigma / alpha rises, from t_min to 1."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t = _times(sde)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     for name, steps in (("sigma", sigma.diff()), ("sigma / alpha", (sigma / alpha).diff())):
@@ -106,9 +106,9 @@ def noise_grows(subject: Subject) -> None:
         assert not falls, f"{name} changes by {float(steps[k]):.3g} from t = {float(t[k]):.4g} to {float(t[k + 1]):.4g}"
 
 
-def log_noise_ratio_is_of_alpha_and_sigma(subject: Subject) -> None:
+def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
     """log_noise_ratio is log(sigma / alpha), to 1e-9."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t = _times(sde)
     found, expected = sde.log_noise_ratio(t), sde.sigma(t).log() - sde.alpha(t).log()
     error = (found - expected).abs().nan_to_num(math.inf)
@@ -119,9 +119,9 @@ def log_noise_ratio_is_of_alpha_and_sigma(subject: Subject) -> None:
     )
 
 
-def time_at_inverts_the_noise(subject: Subject) -> None:
+def time_at_inverts_the_noise(candidate: Candidate) -> None:
     """time_at gives back the time of log(sigma / alpha), to 1e-6, within [t_min, 1]; also for a t_min that is given."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     for t_min in (None, 0.1 * sde.t_min):
         t = torch.linspace(math.log(t_min or sde.t_min), 0, 201, dtype=torch.float64).exp()
         given = f", t_min={t_min:.3g}" if t_min else ""
@@ -137,16 +137,16 @@ def time_at_inverts_the_noise(subject: Subject) -> None:
         assert lowest * (1 - 1e-6) <= ends[0] <= ends[1] <= 1 + 1e-6, f"time_at leaves [{lowest:g}, 1]{given}: {ends}"
 
 
-def forgets_the_data(subject: Subject) -> None:
+def forgets_the_data(candidate: Candidate) -> None:
     """At t = 1 less than 0.005 nats of unit-variance data are left in a dimension."""
-    sde, one = _sde(subject), torch.ones((), dtype=torch.float64)
+    sde, one = _sde(candidate), torch.ones((), dtype=torch.float64)
     left = 0.5 * math.log1p(float(sde.alpha(one) / sde.sigma(one)) ** 2)
     assert left <= 5e-3, f"x_1 still holds {left:.2g} nats of a dimension of the data, expected at most 0.005"
 
 
-def prior_is_the_marginal(subject: Subject) -> None:
+def prior_is_the_marginal(candidate: Candidate) -> None:
     """The prior's std is that of x_1 to 0.1 %, and its KL from x_1 of unit-variance data at most 0.001 nats."""
-    sde, one = _sde(subject), torch.ones((), dtype=torch.float64)
+    sde, one = _sde(candidate), torch.ones((), dtype=torch.float64)
     alpha, sigma, std = float(sde.alpha(one)), float(sde.sigma(one)), sde.prior.std
     spread = math.hypot(alpha, sigma)
     assert 0.999 * sigma <= std <= 1.001 * spread, (
@@ -161,9 +161,9 @@ def prior_is_the_marginal(subject: Subject) -> None:
     )
 
 
-def prior_density_is_normal(subject: Subject) -> None:
+def prior_density_is_normal(candidate: Candidate) -> None:
     """prior.log_prob is that of torch.distributions.Normal, and prior.from_noise draws from it."""
-    prior = _sde(subject).prior
+    prior = _sde(candidate).prior
     channels = len(prior.mean) if isinstance(prior.mean, tuple) else 3
     z = torch.randn(4, channels, 5, dtype=torch.float64)
     mean = torch.as_tensor(prior.mean, dtype=torch.float64).expand(channels).reshape(-1, 1)
@@ -176,9 +176,9 @@ def prior_density_is_normal(subject: Subject) -> None:
     assert gap <= 1e-9 * float(expected.abs().max()), f"prior.log_prob is off by {gap:.3g} nats"
 
 
-def keeps_dtype_and_device(subject: Subject) -> None:
+def keeps_dtype_and_device(candidate: Candidate) -> None:
     """Functions of t return the shape, dtype and device of t."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
         for dtype in (torch.float32, torch.float64):
@@ -193,9 +193,9 @@ def keeps_dtype_and_device(subject: Subject) -> None:
                     assert found == expected, f"{name}(t) is {found}, expected {expected}, as t is"
 
 
-def is_accurate_in_float32(subject: Subject) -> None:
+def is_accurate_in_float32(candidate: Candidate) -> None:
     """Near t_min, float32 agrees with float64 to 2e-5: no cancellation (expm1 instead of 1 - exp)."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t = _times(sde).float()
     for name in ("alpha", "sigma", "drift_rate", "diffusion"):
         found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
@@ -207,9 +207,9 @@ def is_accurate_in_float32(subject: Subject) -> None:
         )
 
 
-def transition_composes(subject: Subject) -> None:
+def transition_composes(candidate: Candidate) -> None:
     """Off a paper's own grid the transition is exact: marginals go over into marginals, and two steps into one."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     times = torch.tensor([0.93, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
     alpha, sigma = sde.scales(times)
     chain = sde.transition(times)
@@ -228,9 +228,9 @@ def _equal(name: str, found: Tensor, expected: Tensor) -> None:
     assert bool((gap <= 1e-9).all()), f"{name} of the transition is {found.tolist()}, expected {expected.tolist()}"
 
 
-def chains_are_finite(subject: Subject) -> None:
+def chains_are_finite(candidate: Candidate) -> None:
     """In 1 to 50 even steps chains are finite, with no negative noise, and backward_std is at most std."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     for steps in range(1, 51):
         times = _uniform(sde, steps)
         exact = sde.transition(times)
@@ -242,12 +242,12 @@ def chains_are_finite(subject: Subject) -> None:
                 assert not bool(wrong.any()), f"{name} of {type(chain).__name__} is {value.tolist()} in {steps} steps"
 
 
-def chain_tends_to_the_sde(subject: Subject) -> None:
+def chain_tends_to_the_sde(candidate: Candidate) -> None:
     """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, but for the last, to clean data.
 
     At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
     """
-    sde = _sde(subject)
+    sde = _sde(candidate)
     times = _uniform(sde, STEPS)
     now, dt = times[:-1], -times.diff()
     inner = now > max(0.02, 2 * sde.t_min)
@@ -273,9 +273,9 @@ def chain_tends_to_the_sde(subject: Subject) -> None:
         )
 
 
-def discrete_levels_tend_to_the_sde(subject: Subject) -> None:
+def discrete_levels_tend_to_the_sde(candidate: Candidate) -> None:
     """The level of a model trained on 10,000 discrete scales is the continuous one, at most 5 entries away."""
-    sde = _sde(subject)
+    sde = _sde(candidate)
     t = torch.linspace(0.1, 0.95, 18, dtype=torch.float64)
     table = sde.discrete_level(t, ENTRIES)
     for name in ("alpha", "sigma"):

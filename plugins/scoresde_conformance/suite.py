@@ -1,6 +1,6 @@
-"""Subjects, checks and results: which components are checked, by what, and what came out.
+"""Candidates, checks and results: which components are checked, by what, and what came out.
 
-A check is a function of a :class:`Subject` with one idea. Its name says the idea, the first line of its docstring
+A check is a function of a :class:`Candidate` with one idea. Its name says the idea, the first line of its docstring
 states it. It raises ``AssertionError`` with a sentence that gives the value found and the value expected, or
 :class:`Skip` with the reason why it does not apply. If every check of a component's own kind is skipped, nothing is
 known about the component, and that is a failure.
@@ -23,38 +23,38 @@ from scoresde_core.kinds import KINDS, find_kind
 from scoresde_core.registry import Registry, missing_requirements
 
 from . import components
-from .subject import Check, Depth, Result, Skip, State, Subject, own_checks
+from .candidate import Candidate, Check, Depth, Outcome, Result, Skip, own_checks
 
 
 @attrs.frozen(eq=False)
 class Case:
     """One check of one component."""
 
-    subject: Subject
+    candidate: Candidate
     check: Check
 
     @property
     def id(self) -> str:
         """``kind:name:check``."""
-        return f"{self.subject.kind}:{self.subject.name}:{self.check.__name__}"
+        return f"{self.candidate.kind}:{self.candidate.name}:{self.check.__name__}"
 
     def run(self) -> Result:
         """Run it, from a fixed state of torch's global generator, which is left as it was."""
         import torch
 
         started = time.perf_counter()
-        state: State = "passed"
+        state: Outcome = "passed"
         error: BaseException | None = None
         reason = ""
-        self.subject.trying = ""
+        self.candidate.trying = ""
         try:
-            missing = missing_requirements(self.subject.entry.row)
+            missing = missing_requirements(self.candidate.entry.row)
             if missing:
                 raise Skip(f"needs {', '.join(missing)}, which is not installed")
-            reason = self.subject.exempt.get(self.name, "")
+            reason = self.candidate.exempt.get(self.name, "")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.check(self.subject)
+                self.check(self.candidate)
             reason = reason and f"the check passes, so this exemption is not needed: {reason}"
         except Skip as skip:
             state, reason = "skipped", str(skip)
@@ -66,9 +66,9 @@ class Case:
             state, error = "failed", raised
             told = str(raised).partition("\n")[0]
             reason = self._told(told if isinstance(raised, ScoreSDEError) else f"{type(raised).__name__}: {told}")
-        seconds, subject = time.perf_counter() - started, self.subject
-        result = Result(subject.kind, subject.name, subject.entry.owner, self.name, state, reason, seconds, error)
-        subject.outcomes[self.name] = result
+        seconds, candidate = time.perf_counter() - started, self.candidate
+        result = Result(candidate.kind, candidate.name, candidate.entry.owner, self.name, state, reason, seconds, error)
+        candidate.outcomes[self.name] = result
         return result
 
     @property
@@ -78,7 +78,7 @@ class Case:
 
     def _told(self, sentence: str) -> str:
         """A failure with the component, and with the variant and the counterpart that it was tried with."""
-        return f"{KINDS[self.subject.kind].singular} {self.subject.trying or self.subject.name}: {sentence}"
+        return f"{KINDS[self.candidate.kind].singular} {self.candidate.trying or self.candidate.name}: {sentence}"
 
 
 def checks(kind: str) -> list[Check]:
@@ -87,24 +87,24 @@ def checks(kind: str) -> list[Check]:
     return [*components.CHECKS, *own, *([components.something_was_checked] if own else [])]
 
 
-def subjects(
+def candidates(
     registry: Registry,
     kind: str | None = None,
     name: str | None = None,
     dist: str | None = None,
     level: Depth = "full",
-) -> list[Subject]:
+) -> list[Candidate]:
     """The components to check: one by kind and name (which may hold parameters), or all of a kind or distribution."""
     if name is not None:
         if kind is None:
             raise UsageError(f"{name!r} is a name without its kind: say which kind of component it is")
         spec = parse(name)
-        subject = Subject(registry, registry.find(kind, spec.name), spec.params, level)
+        candidate = Candidate(registry, registry.find(kind, spec.name), spec.params, level)
         if spec.params:
             # A slip in them is the caller's, and no fault of the component, which every check would blame.
             with suppress(PluginError, Skip):
-                subject.component  # noqa: B018
-        return [subject]
+                candidate.component  # noqa: B018
+        return [candidate]
     entries = registry.entries(kind)
     if dist is not None:
         owners = [status.owner for status in registry.statuses]
@@ -115,14 +115,14 @@ def subjects(
         where = f" of {dist}" if dist is not None else ""
         what = find_kind(kind).name if kind else "components"
         raise UsageError(f"there are no {what}{where} to check: see 'scoresde plugins'")
-    return [Subject(registry, entry, level=level) for entry in entries]
+    return [Candidate(registry, entry, level=level) for entry in entries]
 
 
-def cases(found: Iterable[Subject]) -> list[Case]:
-    """All cases of some subjects."""
-    return [Case(subject, check) for subject in found for check in checks(subject.kind)]
+def cases(found: Iterable[Candidate]) -> list[Case]:
+    """All cases of some candidates."""
+    return [Case(candidate, check) for candidate in found for check in checks(candidate.kind)]
 
 
 def run(registry: Registry, kind: str, name: str, level: Depth = "full") -> list[Result]:
     """The results of one component."""
-    return [case.run() for case in cases(subjects(registry, find_kind(kind).name, name, level=level))]
+    return [case.run() for case in cases(candidates(registry, find_kind(kind).name, name, level=level))]

@@ -16,8 +16,8 @@ from torch import Tensor
 from scoresde_core.sde import DATA, Level
 from scoresde_core.target import Target
 
+from .candidate import Candidate, Skip
 from .exact import directions_of, is_zero
-from .subject import Skip, Subject
 
 FAR = 1e3
 """Standard deviations of noise under which a target is as good as Gaussian."""
@@ -26,14 +26,14 @@ SAMPLES, FEW = 2000, 500
 """Samples, and samples of more than 16 dimensions at the quick level."""
 
 
-def _exact(subject: Subject) -> Target:
-    target: Target = subject.component.to("cpu", torch.float64)
+def _exact(candidate: Candidate) -> Target:
+    target: Target = candidate.component.to("cpu", torch.float64)
     return target
 
 
-def _count(subject: Subject) -> int:
+def _count(candidate: Candidate) -> int:
     """How many samples to take."""
-    return SAMPLES if subject.full or prod(subject.component.shape) <= 16 else FEW
+    return SAMPLES if candidate.full or prod(candidate.component.shape) <= 16 else FEW
 
 
 def _perturbed(target: Target, level: Level, n: int) -> tuple[Tensor, Tensor]:
@@ -47,9 +47,9 @@ def _gap(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
 
 
-def samples_follow_the_seed(subject: Subject) -> None:
+def samples_follow_the_seed(candidate: Candidate) -> None:
     """n finite events of the shape; the same seed gives the same, another seed others."""
-    target: Target = subject.component
+    target: Target = candidate.component
     first, again, other = (target.sample(16, seed=seed) for seed in (1, 1, 2))
     assert first.shape == (16, *target.shape), f"sample(16) has shape {tuple(first.shape)}, events {target.shape}"
     assert bool(first.isfinite().all()), "samples are not finite"
@@ -57,9 +57,9 @@ def samples_follow_the_seed(subject: Subject) -> None:
     assert not torch.equal(first, other), "seeds 1 and 2 give the same draws"
 
 
-def score_is_the_gradient(subject: Subject) -> None:
+def score_is_the_gradient(candidate: Candidate) -> None:
     """score = grad log_prob, by automatic differentiation, for data and at every level."""
-    target = _exact(subject)
+    target = _exact(candidate)
     for level in (DATA, *LEVELS):
         x, _ = _perturbed(target, level, 8)
         x.requires_grad_(True)
@@ -72,9 +72,9 @@ def score_is_the_gradient(subject: Subject) -> None:
         assert gap <= 1e-6, f"score at sigma = {level.sigma} is off by {gap:.2g} of the gradient of log_prob"
 
 
-def score_fits_the_samples(subject: Subject) -> None:
+def score_fits_the_samples(candidate: Candidate) -> None:
     """At every level, score + eps/sigma is uncorrelated with the score and with x along random directions."""
-    target, samples = _exact(subject), _count(subject)
+    target, samples = _exact(candidate), _count(candidate)
     directions = directions_of(target)
     for level in LEVELS:
         x, eps = _perturbed(target, level, samples)
@@ -95,9 +95,9 @@ def score_fits_the_samples(subject: Subject) -> None:
             )
 
 
-def moments_are_those_of_samples(subject: Subject) -> None:
+def moments_are_those_of_samples(candidate: Candidate) -> None:
     """Mean and covariance, along random directions, are those of the samples within 4 standard errors."""
-    target, samples = _exact(subject), _count(subject)
+    target, samples = _exact(candidate), _count(candidate)
     mean, covariance = target.moments()
     size = prod(target.shape)
     shapes = (tuple(mean.shape), tuple(covariance.shape))
@@ -110,12 +110,12 @@ def moments_are_those_of_samples(subject: Subject) -> None:
         is_zero(offsets[:, k].square() - variances[k], f"the variance of moments along direction {k}")
 
 
-def moments_are_those_of_the_score(subject: Subject) -> None:
+def moments_are_those_of_the_score(candidate: Candidate) -> None:
     """Under noise of 1000 standard deviations the score is that of a Gaussian of the target's mean and covariance.
 
     There E[x_0 | x] = m + C (x - m) / sigma^2, up to a relative error of 1e-6.
     """
-    target = _exact(subject)
+    target = _exact(candidate)
     mean, covariance = target.moments()
     directions = directions_of(target)
     # The noise of the smallest entries' scale would leave large entries unlike a Gaussian: the largest scale counts.
@@ -136,9 +136,9 @@ def moments_are_those_of_the_score(subject: Subject) -> None:
     assert gap <= 1e-3, f"the covariance of moments is off by {gap:.2g} from that of score under much noise"
 
 
-def density_is_normalised(subject: Subject) -> None:
+def density_is_normalised(candidate: Candidate) -> None:
     """In few dimensions, the density at a level is the mean of N(x; alpha x_0, sigma^2) over exact x_0."""
-    target = _exact(subject)
+    target = _exact(candidate)
     size = prod(target.shape)
     if size > 4:
         raise Skip(f"events of {size} dimensions are too wide for the mean over samples; up to 4 are checked")
@@ -155,9 +155,9 @@ def density_is_normalised(subject: Subject) -> None:
             )
 
 
-def entropy_is_the_mean_surprise(subject: Subject) -> None:
+def entropy_is_the_mean_surprise(candidate: Candidate) -> None:
     """The entropy is the mean of -log_prob over samples, within 4 standard errors."""
-    target, samples = _exact(subject), _count(subject)
+    target, samples = _exact(candidate), _count(candidate)
     entropy = target.entropy()
     surprise = -target.log_prob(target.sample(samples, seed=5).double())
     found = float(surprise.mean())
@@ -169,9 +169,9 @@ def entropy_is_the_mean_surprise(subject: Subject) -> None:
     )
 
 
-def takes_a_level_per_row(subject: Subject) -> None:
+def takes_a_level_per_row(candidate: Candidate) -> None:
     """A level of tensors, 0-dim or one value a row, gives what floats give."""
-    target = _exact(subject)
+    target = _exact(candidate)
     rows = LEVELS[:3]
     x = torch.cat([_perturbed(target, level, 1)[0] for level in rows])
     shape = (-1, *[1] * len(target.shape))
@@ -187,9 +187,9 @@ def takes_a_level_per_row(subject: Subject) -> None:
             assert gap <= 1e-9, f"{name} at levels of {how} is off by {gap:.2g} from that at floats"
 
 
-def components_share_the_samples(subject: Subject) -> None:
+def components_share_the_samples(candidate: Candidate) -> None:
     """Weights and responsibilities sum to one, and the responsibilities of samples average to the weights."""
-    target, samples = _exact(subject), _count(subject)
+    target, samples = _exact(candidate), _count(candidate)
     weights = target.modes()
     if weights is None:
         raise Skip("it has no components")
@@ -208,12 +208,12 @@ def components_share_the_samples(subject: Subject) -> None:
         )
 
 
-def components_are_told_from_noisy_events(subject: Subject) -> None:
+def components_are_told_from_noisy_events(candidate: Candidate) -> None:
     """log_responsibilities are those of clean data at level DATA, and what is expected of these at the other levels.
 
     r_k(x_t) = E[r_k(x_0) | x_t]: the difference is uncorrelated with r_k(x_t), and has the mean 0.
     """
-    target, samples = _exact(subject), _count(subject)
+    target, samples = _exact(candidate), _count(candidate)
     weights = target.modes()
     if weights is None:
         raise Skip("it has no components")
@@ -236,9 +236,9 @@ def components_are_told_from_noisy_events(subject: Subject) -> None:
             )
 
 
-def answers_in_its_dtype(subject: Subject) -> None:
+def answers_in_its_dtype(candidate: Candidate) -> None:
     """Scores and densities of float32 states are float32, and near those in float64."""
-    target, single = _exact(subject), subject.component.to("cpu", torch.float32)
+    target, single = _exact(candidate), candidate.component.to("cpu", torch.float32)
     level = LEVELS[1]
     x, _ = _perturbed(target, level, 8)
     for name in ("score", "log_prob"):

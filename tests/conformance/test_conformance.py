@@ -13,9 +13,9 @@ import torch
 from registries import failures, registry_of
 
 from scoresde_conformance import counterparts
+from scoresde_conformance.candidate import SUITES
 from scoresde_conformance.exact import ConstantRateSDE, Mixture, PlainPredictor, times_between
-from scoresde_conformance.subject import SUITES
-from scoresde_conformance.suite import cases, checks, run, subjects
+from scoresde_conformance.suite import candidates, cases, checks, run
 from scoresde_core import SDE, Grid, Level, Predictor, param
 from scoresde_core.kinds import KINDS
 from scoresde_core.manifest import Row
@@ -24,7 +24,7 @@ from scoresde_core.registry import Registry, load_registry
 from scoresde_core.shell import main
 
 BUNDLED = load_registry(disabled=())
-CASES = cases(subjects(BUNDLED, dist="scoresde"))
+CASES = cases(candidates(BUNDLED, dist="scoresde"))
 """At the full level: every shipped SDE with every predictor, corrector, sampler and loss."""
 
 
@@ -47,8 +47,8 @@ class TestLevels:
 
     def test_quick_leaves_the_shipped_sdes_to_full(self):
         def tried(level):
-            subject = subjects(BUNDLED, "predictors", "euler_maruyama", level=level)[0]
-            return {subject.trying.partition(" under ")[2] for _ in counterparts.pairs(subject)}
+            candidate = candidates(BUNDLED, "predictors", "euler_maruyama", level=level)[0]
+            return {candidate.trying.partition(" under ")[2] for _ in counterparts.pairs(candidate)}
 
         own = {"the suite's own sde", "the suite's own growing sde"}
         assert tried("quick") == own
@@ -144,8 +144,8 @@ class TestCounterparts:
         """Each is called by its owner's name, as a counterpart too."""
         other = Status("other", "1.0", "ok", rows=[Row("sdes", "subject", ConstantRateSDE, "another")])
         registry = registry_of(("sdes", "subject", ConstantRateSDE), ("predictors", "p", PlainPredictor), more=[other])
-        [subject] = subjects(registry, "predictors", "p")
-        assert [name for name, _ in subject.partners("sdes")] == ["wrong:subject"]
+        [candidate] = candidates(registry, "predictors", "p")
+        assert [name for name, _ in candidate.partners("sdes")] == ["wrong:subject"]
 
 
 @attrs.frozen
@@ -199,9 +199,9 @@ class TestExemptions:
         """Nothing else fails because an SDE keeps some of the data."""
         keeping = Row("sdes", "keeping", KeepingSDE, "under test")
         status = Status("wrong", "1.0", "ok", rows=[Row(kind, "subject", BUNDLED.load(kind, name), ""), keeping])
-        [subject] = subjects(Registry([status], None), kind, "subject")
-        assert [name for name, _ in subject.partners("sdes")] == ["keeping"]
-        [result] = [case.run() for case in cases([subject]) if case.name == check]
+        [candidate] = candidates(Registry([status], None), kind, "subject")
+        assert [name for name, _ in candidate.partners("sdes")] == ["keeping"]
+        [result] = [case.run() for case in cases([candidate]) if case.name == check]
         assert result.state == "passed", result.reason
 
     def test_an_unknown_check_lists_near_misses(self):
@@ -282,8 +282,8 @@ class Labelled(NeedyPredictor):
     ],
 )
 def test_an_example_does_not_mix_with_what_the_caller_gives(cls, name, given):
-    [subject] = subjects(registry_of(("predictors", "subject", cls)), "predictors", name)
-    assert subject.given == given
+    [candidate] = candidates(registry_of(("predictors", "subject", cls)), "predictors", name)
+    assert candidate.given == given
 
 
 def test_a_missing_requirement_is_a_skip_of_the_whole_component():

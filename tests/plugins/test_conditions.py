@@ -14,11 +14,11 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level
 from scoresde_plugins.conditions.colorize import Colorize, grey_basis
 from scoresde_plugins.conditions.inpaint import Inpaint
-from scoresde_plugins.conditions.known import turn
 from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
 from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.networks.classifier import NetworkClassifier
 from scoresde_plugins.networks.wideresnet import Classifier
+from scoresde_plugins.numerics.rotation import rotate
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.samplers import ODESampler
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
@@ -54,7 +54,7 @@ class TestKnownPart:
         for sampler in ("pc[steps=20]", "pc[steps=20,denoise=false,corrector=langevin,order=predictor_first]"):
             drawn = draw(IMAGES, sde, observed, 4, sampler=sampler)
             known = observed.known.expand(4, 3, 8, 8)
-            coefficients, truth = turn(drawn, observed.basis), turn(x, observed.basis)
+            coefficients, truth = rotate(drawn, observed.basis), rotate(x, observed.basis)
             torch.testing.assert_close(coefficients[known], truth[known], rtol=0, atol=2e-5)
             assert float((coefficients - truth)[~known].square().mean()) > 1e-3
 
@@ -69,7 +69,7 @@ class TestKnownPart:
         x = IMAGES.sample(4).double()
         observed = condition.observe(x)
         hidden = torch.where(observed.known, 0.0, torch.randn(4, 3, 8, 8, dtype=torch.float64))
-        other = x + turn(hidden, observed.basis, back=True)
+        other = x + rotate(hidden, observed.basis, inverse=True)
         assert not torch.allclose(x, other)
         one, two = (
             draw(IMAGES, VPSDE(), condition.observe(events), 4, sampler="pc[steps=10]", dtype=torch.float64)
@@ -89,12 +89,12 @@ class TestKnownPart:
         observed, level = condition.observe(x), Level(0.4, 0.7, 0.5)
         state = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         noise = Noise(0, (3, 8, 8), n, dtype=torch.float64)
-        after = turn(observed.impose(state, level, noise.at(0, "test")), observed.basis)
+        after = rotate(observed.impose(state, level, noise.at(0, "test")), observed.basis)
         known = observed.known.expand(x.shape)
         left = ((after - 0.7 * observed.values) / 0.5)[known]
         assert float(left.mean()) == pytest.approx(0, abs=4 / math.sqrt(left.numel()))
         assert float(left.std()) == pytest.approx(1, abs=4 / math.sqrt(2 * left.numel()))
-        torch.testing.assert_close(after[~known], turn(state, observed.basis)[~known])
+        torch.testing.assert_close(after[~known], rotate(state, observed.basis)[~known])
 
     def test_starts_at_the_noise_of_the_prior_and_not_as_clean_data(self):
         """The first state that the model sees has x_1's law in the known half."""

@@ -13,10 +13,10 @@ from scoresde_core import ConditionedSampler, ExactScore, Noise, Predictor, Sche
 from scoresde_core.errors import UsageError
 from scoresde_plugins.conditions.colorize import Colorize
 from scoresde_plugins.conditions.inpaint import Inpaint
-from scoresde_plugins.conditions.known import turn
 from scoresde_plugins.conditions.label import ClassCondition
 from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.conditions.smcdiff import SMCDiff, _Particles
+from scoresde_plugins.numerics.rotation import rotate
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE
 from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.gaussian import GaussianTarget
@@ -44,7 +44,7 @@ class TestExactConditional:
         observed = known.observe(events[:1])
         exact = given(target, observed)
         mask = observed.known[0]
-        apart = (turn(events, observed.basis) - observed.values)[:, mask].square().sum(1).sqrt()
+        apart = (rotate(events, observed.basis) - observed.values)[:, mask].square().sum(1).sqrt()
         near = exact.unknown(events[apart < apart.kthvalue(300).values])
         z = (near.mean(0) - exact.law.moments()[0]) / near.std(0) * math.sqrt(len(near))
         assert float(z.abs().max()) < 5  # the ball is not a point
@@ -239,15 +239,15 @@ class TestSamples:
         x = IMAGES.sample(3).double()
         observed = known.observe(x)
         hidden = torch.where(observed.known, 0.0, torch.randn(3, 3, 8, 8, dtype=torch.float64))
-        other = x + turn(hidden, observed.basis, back=True)
+        other = x + rotate(hidden, observed.basis, inverse=True)
         mask = observed.known.expand(3, 3, 8, 8)
         for sampler in ("pc[steps=8]", "pc[steps=8,denoise=false,corrector=langevin]"):
             one, two = (
                 draw(IMAGES, SMCDiff(known, 4), events, sampler, dtype=torch.float64).x for events in (x, other)
             )
-            torch.testing.assert_close(turn(one, observed.basis)[mask], turn(x, observed.basis)[mask])
+            torch.testing.assert_close(rotate(one, observed.basis)[mask], rotate(x, observed.basis)[mask])
             torch.testing.assert_close(one, two, rtol=0, atol=1e-10)
-            assert float((turn(one - x, observed.basis))[~mask].square().mean()) > 1e-3
+            assert float((rotate(one - x, observed.basis))[~mask].square().mean()) > 1e-3
 
     def test_hold_pixels_to_the_bit_whatever_hides(self):
         x = IMAGES.sample(3)

@@ -11,8 +11,6 @@ of the exact conditional score. It is exact where the parts are independent; doc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 import torch
 from torch import Tensor
@@ -21,8 +19,7 @@ from scoresde_core.condition import Observation
 from scoresde_core.noise import Draw
 from scoresde_core.sde import Level
 
-Basis = Sequence[Tensor | None]
-"""Orthonormal matrices over the axes of an event; None leaves an axis as it is."""
+from ..numerics.rotation import Basis, rotate
 
 
 @attrs.frozen(eq=False)
@@ -58,21 +55,13 @@ class KnownCoefficients(Observation):
         if not any(matrix is not None for matrix in self.basis):
             return torch.where(self.known, known, x)
         # Only the difference is turned back: the unknown coefficients pass unrounded.
-        change = torch.where(self.known, known - turn(x, self.basis), 0.0)
-        return x + turn(change, self.basis, back=True)
+        change = torch.where(self.known, known - rotate(x, self.basis), 0.0)
+        return x + rotate(change, self.basis, inverse=True)
 
 
 def observe(x: Tensor, known: Tensor, basis: Basis = ()) -> KnownCoefficients:
     """The coefficients of ``x`` that ``known`` marks; the others are dropped, whatever they hold."""
     exact = tuple(matrix if matrix is None else matrix.to(x.device) for matrix in basis)
-    coefficients = turn(x.double(), exact).to(x) if any(matrix is not None for matrix in basis) else x
+    coefficients = rotate(x.double(), exact).to(x) if any(matrix is not None for matrix in basis) else x
     known = known.to(x.device)
     return KnownCoefficients(torch.where(known, coefficients, torch.zeros_like(coefficients)), known, exact)
-
-
-def turn(x: Tensor, basis: Basis, back: bool = False) -> Tensor:
-    """Q x for events (n, *shape), or Q^T x with ``back``."""
-    for axis, matrix in enumerate(basis, start=1):
-        if matrix is not None:
-            x = torch.tensordot(x, (matrix if back else matrix.T).to(x.dtype), dims=([axis], [0])).movedim(-1, axis)
-    return x

@@ -39,14 +39,14 @@ class Origin:
         """Sets of ``size`` events, shared by all who ask for the same."""
         return _reference(self, size, seed, str(device))
 
-    def everything(self, device: torch.device | str) -> EventSet:
+    def whole(self, device: torch.device | str) -> EventSet:
         """All events, in their stored order."""
         size, label = len(self.events()), (repr(self.dataset), self.split)
         return EventSet(label, size, self.events, self.reference(size, 0, device))
 
-    def some(self, size: int, seed: int, device: torch.device | str) -> EventSet:
+    def subset(self, size: int, seed: int, device: torch.device | str) -> EventSet:
         """The first set of a reference."""
-        found, whole = self.reference(size, seed, device), self.everything(device)
+        found, whole = self.reference(size, seed, device), self.whole(device)
         return EventSet((*whole.label, size, seed), size, found.stored, found, whole, found.rows)
 
 

@@ -163,7 +163,7 @@ class FeatureMetric(Evaluator):
         if self.statistics is not None:
             return None
         if self.reference is not None:
-            return Origin(self.reference, self.split).some(evidence.count, evidence.seed, evidence.samples.device)
+            return Origin(self.reference, self.split).subset(evidence.count, evidence.seed, evidence.samples.device)
         assert evidence.reference is not None  # skip() has seen to it
         return draws(evidence.reference, 0)
 
@@ -180,7 +180,7 @@ class FeatureMetric(Evaluator):
             enough = len(origin.events()) >= evidence.count
         except FileError:  # a data set without another split has no floor
             return None
-        return origin.some(evidence.count, evidence.seed, evidence.samples.device) if enough else None
+        return origin.subset(evidence.count, evidence.seed, evidence.samples.device) if enough else None
 
     def _file(self) -> Statistics:
         assert self.statistics is not None

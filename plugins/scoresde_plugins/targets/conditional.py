@@ -15,7 +15,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..conditions.known import KnownCoefficients, turn
+from ..conditions.known import KnownCoefficients
+from ..numerics.rotation import rotate
 from .mixture import MixtureOfFactorAnalysers
 
 
@@ -29,14 +30,14 @@ class Conditional:
 
     def unknown(self, x: Tensor) -> Tensor:
         """The unknown coefficients (n, d) of events (n, *shape)."""
-        return turn(x.double(), self.observed.basis).flatten(1)[:, self._free]
+        return rotate(x.double(), self.observed.basis).flatten(1)[:, self._free]
 
     def events(self, unknown: Tensor) -> Tensor:
         """Events (n, *shape) that have unknown coefficients (n, d) and the observed ones."""
         values = self.observed.values.double()
         coefficients = values.flatten(1).repeat(len(unknown), 1)
         coefficients[:, self._free] = unknown.double()
-        return turn(coefficients.reshape(-1, *values.shape[1:]), self.observed.basis, back=True)
+        return rotate(coefficients.reshape(-1, *values.shape[1:]), self.observed.basis, inverse=True)
 
     @property
     def _free(self) -> Tensor:
@@ -52,7 +53,7 @@ def given(target: MixtureOfFactorAnalysers, observed: KnownCoefficients) -> Cond
     joint, means, covariances = [], [], []
     for weight, mean, factors in zip(target.weights, target.means, target.factors, strict=True):
         rows = torch.cat([mean.unsqueeze(0), factors, target.noise.sqrt().diag()]).reshape(-1, *shape)
-        turned = turn(rows, observed.basis).reshape(-1, dim)
+        turned = rotate(rows, observed.basis).reshape(-1, dim)
         centre, root = turned[0], turned[1:]
         seen, hidden = root[:, known], root[:, ~known]
         lower = torch.linalg.cholesky(seen.T @ seen)

@@ -28,6 +28,7 @@ from scoresde_core.noise import Noise
 from scoresde_core.sde import DATA, Level
 from scoresde_core.target import Target
 
+from ..numerics.rotation import Basis, rotate
 from .level import coefficients, events
 
 _CHUNK = 4096
@@ -35,22 +36,17 @@ _CHUNK = 4096
 
 @attrs.frozen(eq=False)
 class _Law:
-    """mu (D,), lam (D,) and Q as orthogonal matrices over the axes of a view of the event; float64."""
+    """mu (D,), lam (D,) and Q^T as orthogonal matrices over the axes of a view of the event; float64."""
 
     mean: Tensor
     spectrum: Tensor
     view: tuple[int, ...]
-    axes: tuple[Tensor | None, ...]
+    axes: Basis
     dtype: torch.dtype = torch.float32
 
-    def rotate(self, x: Tensor, back: bool = False) -> Tensor:
-        """Q^T x, or Q x with ``back``, for rows (B, D)."""
-        x = x.reshape(-1, *self.view)
-        for axis, matrix in enumerate(self.axes, start=1):
-            if matrix is not None:
-                turn = matrix.to(x.dtype)
-                x = torch.tensordot(x, turn.T if back else turn, dims=([axis], [0])).movedim(-1, axis)
-        return x.flatten(1)
+    def rotate(self, x: Tensor, inverse: bool = False) -> Tensor:
+        """Q^T x, or Q x with ``inverse``, for rows (B, D)."""
+        return rotate(x.reshape(-1, *self.view), self.axes, inverse).flatten(1)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> _Law:
         axes = tuple(matrix if matrix is None else matrix.to(device) for matrix in self.axes)
@@ -84,7 +80,7 @@ class GaussianTarget(Target):
         for start in range(0, n, _CHUNK):
             count = min(_CHUNK, n - start)
             z = Noise(seed, law.mean.shape, count, start=start, dtype=torch.float64).draw("target", "noise")
-            drawn[start : start + count] = law.mean + law.rotate(z * law.spectrum.sqrt(), back=True)
+            drawn[start : start + count] = law.mean + law.rotate(z * law.spectrum.sqrt(), inverse=True)
         return drawn.reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
@@ -96,7 +92,7 @@ class GaussianTarget(Target):
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
         """-(alpha^2 C + sigma^2 I)^-1 (x - alpha mu), like ``x``."""
         turned, variance = self._whiten(x, level)
-        return self._law.rotate(turned / -variance.to(turned.dtype), back=True).reshape(x.shape)
+        return self._law.rotate(turned / -variance.to(turned.dtype), inverse=True).reshape(x.shape)
 
     def entropy(self) -> Estimate:
         """(D log 2 pi e + log|C|) / 2 in nats, exact."""
@@ -106,7 +102,7 @@ class GaussianTarget(Target):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D), float64."""
         law = self._law
-        half = law.rotate(law.spectrum.sqrt().diag(), back=True)
+        half = law.rotate(law.spectrum.sqrt().diag(), inverse=True)
         return law.mean.clone(), half.T @ half
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
@@ -121,7 +117,7 @@ class GaussianTarget(Target):
         mean = _vector(self.mean, dim)
         if self.covariance is not None:
             spectrum, basis = _eigen(self.covariance)
-            return _Law(mean, spectrum, (dim,), (basis,))
+            return _Law(mean, spectrum, (dim,), (basis.T,))
         if self.decay is None:
             return _Law(mean, _vector(self.std, dim).square(), (dim,), (None,))
         channels, spatial = (self.shape[:1], self.shape[1:]) if len(self.shape) == 3 else ((), self.shape)
@@ -131,7 +127,7 @@ class GaussianTarget(Target):
             frequencies += cycles.square().reshape(-1, *[1] * (len(spatial) - axis - 1))
         spectrum = (1 + frequencies) ** (-self.decay / 2)
         spectrum *= _vector(self.std, 1).square() / spectrum.mean()
-        axes = (*(None for _ in channels), *(_cosines(size) for size in spatial))
+        axes = (*(None for _ in channels), *(_cosines(size).T for size in spatial))
         return _Law(mean, spectrum.expand(*channels, *spatial).flatten().clone(), self.shape, axes)
 
     def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from scoresde_core.units import Units
 from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers
 
-Progress = Callable[[int, int, float], None]
+AfterPass = Callable[[int, int, float], None]
 """Called after each pass with (pass, of, mean log-likelihood of the parameters before it, in nats per image)."""
 
 _CHUNK = 4096
@@ -73,7 +73,7 @@ def fit_mfa(
     floor: float = 0.05,
     ceiling: float = 1.0,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: AfterPass | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[MixtureOfFactorAnalysers, Report]:
     """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); returns the target and its report.

@@ -37,7 +37,7 @@ SUITES = (
 )
 """The kinds with checks of their own, in the modules of this package that have their names."""
 
-State = Literal["passed", "failed", "skipped", "exempt"]
+Outcome = Literal["passed", "failed", "skipped", "exempt"]
 Depth = Literal["quick", "full"]
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Skip(Exception):
 
 
 @attrs.define(eq=False)
-class Subject:
+class Candidate:
     """A component under test, and the registry that its partners come from."""
 
     registry: Registry
@@ -199,7 +199,7 @@ class Subject:
         return found
 
 
-Check = Callable[[Subject], None]
+Check = Callable[[Candidate], None]
 
 
 @attrs.frozen
@@ -210,7 +210,7 @@ class Result:
     name: str
     plugin: str
     check: str
-    state: State
+    state: Outcome
     reason: str
     seconds: float
     error: BaseException | None = attrs.field(default=None, repr=False)

@@ -1,0 +1,20 @@
+"""Rotation of events into an orthonormal basis, by one small matrix an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Basis = Sequence[Tensor | None]
+"""Orthonormal matrices over the axes of an event, whose rows are the basis; None leaves an axis as it is. Q is their
+Kronecker product."""
+
+
+def rotate(x: Tensor, basis: Basis, inverse: bool = False) -> Tensor:
+    """Return the coefficients Q x of events (n, *shape), or Q^T x with ``inverse``."""
+    for axis, matrix in enumerate(basis, start=1):
+        if matrix is not None:
+            x = torch.tensordot(x, (matrix if inverse else matrix.T).to(x.dtype), ([axis], [0])).movedim(-1, axis)
+    return x
