@@ -40,7 +40,7 @@ _KEPT_NAME = {
     ("scoresde_plugins.targets", "scoresde_plugins.commands"): "fit_target",
     ("scoresde_plugins.evaluators", "scoresde_plugins.commands"): "stats",
     ("scoresde_plugins.checkpoints", "scoresde_plugins.commands"): "export",
-    ("scoresde_bench", "scoresde_bench.plan"): "axes cells subjects suite sweep",
+    ("scoresde_bench", "scoresde_bench.plan"): "axes cells suite sweep",
     ("scoresde_bench", "scoresde_bench.run"): (
         "compiler costs deadline executor executors importable pictures progress serve work worker"
     ),
@@ -64,6 +64,7 @@ MODULES = {
     "scoresde_plugins.evaluate.measures": "scoresde_plugins.evaluate.model_measures",
     "scoresde_plugins.evaluate.judgement": "scoresde_plugins.evaluate.sample_measures",
     "scoresde_plugins.evaluate.evaluation": "scoresde_plugins.evaluate.rows",
+    "scoresde_bench.subjects": "scoresde_bench.plan.score_sources",
 }
 """The old name of every module that moved, and the new one."""
 

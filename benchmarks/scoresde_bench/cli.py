@@ -138,8 +138,6 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
         numbers["timing"] = True
     blocks = [attrs.evolve(block, **numbers) for block in blocks]
     for block in blocks:
-        for axis in ("steps", "seed"):
-            axes.numbers(axis, block[axis])
         for axis in axes.CHOICES:
             axes.words(axis, block[axis])
     return blocks, [figure for suite in suites for figure in suite.published]

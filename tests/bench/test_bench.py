@@ -107,6 +107,50 @@ def test_an_interrupted_run_goes_on(bench, tmp_path, monkeypatch):
     assert calls.count(calls[0]) == 1
 
 
+def test_in_one_process_the_runner_gets_what_the_plan_built(bench, tmp_path, monkeypatch):
+    """One sampler a cell, beside one that tells which axes it uses; every other component once."""
+    from scoresde_bench.run import cell as run
+    from scoresde_core.registry import Registry
+
+    real, create, built, ran = run.Bench.run, Registry.create, [], []
+    monkeypatch.setattr(run.Bench, "run", lambda self, cell, progress=None: ran.append(cell) or real(self, cell))
+
+    def counted(self, kind, *given, **more):
+        built.append((kind, create(self, kind, *given, **more)))
+        return built[-1][1]
+
+    monkeypatch.setattr(Registry, "create", counted)
+    assert bench(*SMALL, "--sde", "vp", "--steps", "4,5", "--seed", "0,1", "--evaluator", "moments")[0] == 0
+    kinds = [kind for kind, _ in built]
+    counts = {kind: kinds.count(kind) for kind in ("samplers", "sdes", "targets", "evaluators")}
+    assert counts == {"samplers": 3, "sdes": 1, "targets": 1, "evaluators": 1}
+    made = {id(component) for _, component in built}
+    assert len(ran) == 4
+    for cell in ran:
+        parts = (cell.sampler, cell.source.sde, cell.source.target, *cell.judges.values())
+        assert {id(part) for part in parts} <= made
+
+
+def test_a_pickled_task_is_text(tmp_path):
+    """What another process builds from it is the same cell."""
+    import pickle
+
+    from scoresde_bench.plan.suite import Block, read_block
+    from scoresde_bench.plan.sweep import Sweep
+    from scoresde_bench.run.executor import Settings, Task
+    from scoresde_core.registry import load_registry
+
+    axes = {"target": ("mixture2d",), "sde": ("vp",), "steps": ("7",), "seed": (3,), "evaluator": ("moments",)}
+    sweep = Sweep(load_registry(), "cpu")
+    (cell,) = sweep.cells([Block(axes, samples=64)])
+    task = Task.of(cell, Settings(str(tmp_path), str(tmp_path)))
+    sent = pickle.loads(pickle.dumps(task))
+    assert (task.cell, sent.cell, sent) == (cell, None, task)
+    assert json.dumps(sent.plain()) == json.dumps(task.plain())
+    (twin,) = sweep.cells([read_block(sent.request, "here", [])])
+    assert (twin.key, twin.steps, twin.seed) == (cell.key, 7, 3)
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped(bench, tmp_path):
     bench(*ONE, "--out", "here")
     path = tmp_path / "here" / "results.jsonl"

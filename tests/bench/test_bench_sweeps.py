@@ -211,7 +211,7 @@ class TestSuites:
         from scoresde_bench.run.costs import _trial
 
         cells = Sweep(default_registry(), "cpu").cells(default_registry().create("suites", "few_step").blocks)
-        budgets = {round(_trial(cell.sampler, cell.subject.sde, (2,))) for cell in cells if cell.names["sde"] == "vp"}
+        budgets = {round(_trial(cell.sampler, cell.source.sde, (2,))) for cell in cells if cell.names["sde"] == "vp"}
         assert budgets == {5, 9, 10, 19, 20, 49, 50}
 
     def test_hyphens_are_underscores(self, bench):

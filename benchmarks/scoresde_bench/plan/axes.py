@@ -65,17 +65,19 @@ HELP: Mapping[str, str] = {
     "evaluator": "metrics (not swept: all are computed)",
 }
 SAMPLES = 1024
+NUMBERS = ("steps", "seed")
+"""Axes whose values are integers from the moment that a block holds them."""
 
 
-def numbers(axis: str, values: Sequence[str]) -> list[int]:
-    """The integers of ``steps`` or ``seed``, separated by blanks or commas, without repetition."""
+def numbers(axis: str, values: Sequence[str | int]) -> tuple[int, ...]:
+    """The integers of ``steps`` or ``seed``, typed with blanks or commas between them, without repetition."""
     found = []
     least = 1 if axis == "steps" else 0
-    for word in ",".join(values).split(","):
+    for word in ",".join(map(str, values)).split(","):
         if not word.strip().lstrip("-").isdigit() or int(word) < least:
             raise UsageError(f"--{axis} takes whole numbers from {least}, got {word.strip()!r}")
         found.append(int(word))
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def words(axis: str, values: Sequence[str]) -> list[str]:

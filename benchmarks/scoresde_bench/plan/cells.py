@@ -1,4 +1,4 @@
-"""Cells: the combinations of a sweep, each with its components built.
+"""Cells: the combinations of a sweep, each with its components built. The runner gets them as they are.
 
 A cell's key is a hash of everything that its result depends on: components with all their parameters, evaluators too,
 the versions of their plugins, their source, and the content of the files that they read
@@ -8,6 +8,7 @@ numbers and differ by what they compare.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,8 @@ from scoresde_core.sampler import Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
 
-from .subjects import Subject
+from .score_sources import ScoreSource
+from .suite import Block
 
 TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
 
@@ -31,9 +33,10 @@ class Cell:
     """
 
     names: dict[str, Any]
-    subject: Subject
+    source: ScoreSource
     sampler: Sampler
-    steps: int | None
+    judges: Mapping[str, Evaluator]
+    """Evaluators, by what is typed for them."""
     seed: int
     dtype: str
     precision: str
@@ -43,19 +46,31 @@ class Cell:
     samples: int
     batch_size: int
     device: str
-    evaluators: tuple[str, ...]
-    judges: tuple[Evaluator, ...]
-    """The evaluators, made."""
     fingerprint: Fingerprint
     timing: bool
-    request: dict[str, Any]
-    """The block of a suite that has this cell alone, as plain data."""
+    block: Block
+    """The block that has this cell alone."""
     files: tuple[str, ...] | None = None
     """Those that count; None: all that are there."""
 
     @property
+    def steps(self) -> int | None:
+        """The sampler's step count; None for one that chooses its own."""
+        return getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        """What is typed for its evaluators."""
+        return tuple(self.judges)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The cell as plain data, for another process to build it again: a block of a suite."""
+        return self.block.plain()
+
+    @property
     def _parts(self) -> dict[str, Any]:
-        return {**self.subject.parameters, "sampler": self.sampler}
+        return {**self.source.parameters, "sampler": self.sampler}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -66,7 +81,7 @@ class Cell:
     @cached_property
     def depends(self) -> Depends:
         """The plugins' versions, and the digests of source and files."""
-        found = self.fingerprint.depends(self._parts, self.judges)
+        found = self.fingerprint.depends(self._parts, tuple(self.judges.values()))
         files = {path: digest for path, digest in found["files"].items() if self.files is None or path in self.files}
         return {**found, "files": files}
 
@@ -85,19 +100,19 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this cell's content."""
-        judges = self.fingerprint.describe(self.judges)
+        judges = self.fingerprint.describe(tuple(self.judges.values()))
         return key_of([SCHEMA, self.combination, self.parameters, judges], self.depends)
 
     @property
     def skip(self) -> str | None:
         """Why this combination cannot work, or None."""
-        if self.compile != "none" and not self.subject.has_network:
+        if self.compile != "none" and not self.source.has_network:
             return "there is nothing to compile: an exact score has no network"
-        if self.precision != "float32" and not self.subject.has_network:
+        if self.precision != "float32" and not self.source.has_network:
             return f"there is nothing to compute in {self.precision}: an exact score has no network"
         if self.precision != "float32" and self.dtype != "float32":
             return f"a network in {self.dtype} is not computed in {self.precision}: take --dtype float32"
-        return skip(self.sampler, self.subject.sde, self.subject.shape)
+        return skip(self.sampler, self.source.sde, self.source.shape)
 
     @property
     def title(self) -> str:

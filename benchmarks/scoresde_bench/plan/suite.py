@@ -33,16 +33,23 @@ from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
 from scoresde_core.registry import OURS, Registry
 
-from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, SAMPLES
+from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, NUMBERS, SAMPLES, numbers
 
 FORMAT = 1
 
 
+def _typed(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    return {axis: numbers(axis, values) if axis in NUMBERS else values for axis, values in axes.items()}
+
+
 @attrs.frozen
 class Block:
-    """A product of axes, as texts, and the numbers that its cells share. A missing axis has its default."""
+    """A product of axes, and the numbers that its cells share. A missing axis has its default.
 
-    axes: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    Step counts and seeds are integers, the values of all other axes are text. Raises UsageError for a wrong number.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_typed)
     samples: int = SAMPLES
     batch_size: int | None = None
     timing: bool = False
@@ -50,15 +57,15 @@ class Block:
     for_sdes: tuple[str, ...] = ()
     """Names of the SDEs that it is meant for; empty: any."""
 
-    def __getitem__(self, axis: str) -> tuple[str, ...]:
-        return self.axes.get(axis, DEFAULTS[axis])
+    def __getitem__(self, axis: str) -> tuple[Any, ...]:
+        return self.axes[axis] if axis in self.axes else _typed({axis: DEFAULTS[axis]})[axis]
 
     @property
     def learned(self) -> bool:
         """Whether it samples from networks rather than from exact scores."""
         return any(self[axis] for axis in LEARNED_AXES)
 
-    def replaced(self, given: Mapping[str, tuple[str, ...]]) -> Block:
+    def replaced(self, given: Mapping[str, tuple[Any, ...]]) -> Block:
         """This block with the axes ``given`` in place of its own.
 
         A network brings its own SDE and, unless one is asked for, no target; a target or an SDE does without network.
@@ -77,11 +84,7 @@ class Block:
 
     def plain(self) -> dict[str, Any]:
         """It as plain data, which :func:`read_block` reads back."""
-        numbers = ("steps", "seed")
-        found: dict[str, Any] = {
-            axis: [int(text) if axis in numbers and text.isdigit() else text for text in texts]
-            for axis, texts in self.axes.items()
-        }
+        found: dict[str, Any] = {axis: list(values) for axis, values in self.axes.items()}
         defaults = attrs.asdict(Block())
         rest = {key: value for key, value in attrs.asdict(self).items() if key != "axes" and value != defaults[key]}
         return {**found, **{key: list(value) if isinstance(value, tuple) else value for key, value in rest.items()}}
@@ -161,7 +164,7 @@ class Suite:
         return document.dump(self.plain())
 
 
-def clear(axis: str, texts: Sequence[str], registry: Registry, owners: Sequence[str]) -> tuple[str, ...]:
+def clear(axis: str, texts: Sequence[Any], registry: Registry, owners: Sequence[str]) -> tuple[Any, ...]:
     """The values of an axis, with the owners of names that several plugins have; a folder's or file's stays."""
     if axis in LEARNED_AXES:
         return tuple(registry.clear(LEARNED_AXES[axis], Spec(text), owners).name for text in texts)

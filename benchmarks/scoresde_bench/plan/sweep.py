@@ -17,12 +17,13 @@ from scoresde_core.errors import UsageError
 from scoresde_core.evaluator import Evaluator
 from scoresde_core.kinds import kind_of
 from scoresde_core.registry import OURS, Registry
+from scoresde_core.sampler import Sampler
 from scoresde_run.results.fingerprint import Fingerprint
 
 from . import axes
 from .axes import COMPONENT_AXES, LEARNED_AXES, SAMPLER_AXES
 from .cells import Cell
-from .subjects import Subject, exact_subjects, learned_subjects
+from .score_sources import ScoreSource, exact_sources, learned_sources
 from .suite import Block, clear
 
 
@@ -56,13 +57,15 @@ def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> lis
 
 @attrs.define
 class Sweep:
-    """Builds cells from blocks; subjects and components are built once and shared."""
+    """Builds cells from blocks; score sources and components are built once and shared."""
 
     registry: Registry
     device: str
     prepare: bool = False
     """Whether evaluators get what they need, which may be a download, before cells have keys."""
-    _subjects: dict[Any, list[Subject]] = attrs.field(factory=dict, init=False)
+    _sources: dict[Any, list[ScoreSource]] = attrs.field(factory=dict, init=False)
+    _plain_samplers: dict[str, Sampler] = attrs.field(factory=dict, init=False)
+    """Samplers with the parameters that are typed for them alone, by what is typed."""
     _used: set[str] = attrs.field(factory=set, init=False)
     _judges: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _fingerprint: Fingerprint = attrs.field(init=False)
@@ -80,10 +83,10 @@ class Sweep:
         if found and unused:
             names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found))
             raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
-        if "compile" in asked and found and not any(cell.subject.has_network for cell in found):
+        if "compile" in asked and found and not any(cell.source.has_network for cell in found):
             raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
         lowered = "precision" in asked and any(cell.precision != "float32" for cell in found)
-        if lowered and not any(cell.subject.has_network for cell in found):
+        if lowered and not any(cell.source.has_network for cell in found):
             raise UsageError(
                 "--precision has no effect: exact scores have no network; name a --checkpoint or --network"
             )
@@ -91,7 +94,7 @@ class Sweep:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
             raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
         if self.prepare:
-            for evaluator in {id(judge): judge for cell in found for judge in cell.judges}.values():
+            for evaluator in {id(judge): judge for cell in found for judge in cell.judges.values()}.values():
                 evaluator.prepare()
         unique: dict[str, Cell] = {}
         for cell in found:
@@ -102,25 +105,25 @@ class Sweep:
         specs = {axis: sweep(self.registry, kind, self._texts(block, axis)) for axis, kind in COMPONENT_AXES.items()}
         if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
             raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
-        chosen: dict[str, list[Any]] = {**specs, "steps": list(axes.numbers("steps", block["steps"]))}
+        chosen: dict[str, list[Any]] = {**specs, "steps": list(block["steps"])}
         chosen["grid"] = specs["grid"] or [None]  # the sampler's own choice, by its predictor
-        seeds, dtypes = axes.numbers("seed", block["seed"]), axes.words("dtype", block["dtype"])
+        seeds, dtypes = block["seed"], axes.words("dtype", block["dtype"])
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         judges = self._evaluators(block)
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
                 self.registry.create(COMPONENT_AXES[axis], spec)
-        subjects = self._subjects_of(block, specs)
+        sources = self._sources_of(block, specs)
         samplers = [
             self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
             for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
         ]
         unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
         # Cells that share a model, and then those that share an exact set, follow each other.
-        for subject, *how, seed, dtype, made in itertools.product(
-            subjects, modes, precisions, seeds, dtypes, unique.values()
+        for source, *how, seed, dtype, made in itertools.product(
+            sources, modes, precisions, seeds, dtypes, unique.values()
         ):
-            yield self._cell(block, subject, made, seed, dtype, how, judges)
+            yield self._cell(block, source, made, seed, dtype, how, judges)
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; its default names are ours, whoever else has them."""
@@ -134,7 +137,7 @@ class Sweep:
                 self._judges[text] = self.registry.create("evaluators", spec)
         return {text: self._judges[text] for text in specs}
 
-    def _subjects_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[Subject]:
+    def _sources_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[ScoreSource]:
         """What the block samples from, built once for all blocks that ask for the same."""
         if block.learned and "sde" in block.axes:
             raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
@@ -142,21 +145,25 @@ class Sweep:
         truths = specs["target"] if not block.learned or "target" in block.axes else []
         sdes = [] if block.learned else specs["sde"]
         key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
-        if key not in self._subjects:
-            self._subjects[key] = (
-                learned_subjects(self.registry, checkpoints, networks, truths)
+        if key not in self._sources:
+            self._sources[key] = (
+                learned_sources(self.registry, checkpoints, networks, truths)
                 if block.learned
-                else exact_subjects(self.registry, truths, sdes)
+                else exact_sources(self.registry, truths, sdes)
             )
-        found = self._subjects[key]
+        found = self._sources[key]
         return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
 
-    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Any, dict[str, Any]]:
+    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Sampler, dict[str, Any]]:
         """The sampler with those of ``given`` that it uses, and these alone; a grid that it chooses itself is named."""
-        uses = self.registry.create("samplers", spec).uses & (set(given) - set(spec.params))
+        if str(spec) not in self._plain_samplers:
+            self._plain_samplers[str(spec)] = self.registry.create("samplers", spec)
+        sampler = self._plain_samplers[str(spec)]
+        uses = sampler.uses & (set(given) - set(spec.params))
         used = {name: value for name, value in given.items() if name in uses and value is not None}
         self._used |= uses
-        sampler = self.registry.create("samplers", spec, **used)
+        if used:
+            sampler = self.registry.create("samplers", spec, **used)
         if "grid" in uses and "grid" not in used:
             used["grid"] = self.registry.typed(getattr(sampler, "grid", None))
             if used["grid"] is None:
@@ -166,8 +173,8 @@ class Sweep:
     def _cell(
         self,
         block: Block,
-        subject: Subject,
-        made: tuple[Spec, Any, dict[str, Any]],
+        source: ScoreSource,
+        made: tuple[Spec, Sampler, dict[str, Any]],
         seed: int,
         dtype: str,
         how: Sequence[str],
@@ -175,25 +182,24 @@ class Sweep:
     ) -> Cell:
         (spec, sampler, given), (mode, precision) = made, how
         shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
-        names = {**subject.names, "sampler": str(spec), **shown}
+        names = {**source.names, "sampler": str(spec), **shown}
         single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
         if block.learned:
             single.pop("sde")
         if "checkpoint" in single:
             single.pop("network", None)  # its network is part of it
-        numbers = {"seed": (str(seed),), "dtype": (dtype,), "evaluator": tuple(judges)}
+        chosen: dict[str, tuple[Any, ...]] = {"seed": (seed,), "dtype": (dtype,), "evaluator": tuple(judges)}
         if mode != "none":
-            numbers["compile"] = (mode,)
+            chosen["compile"] = (mode,)
         if precision != "float32":
-            numbers["precision"] = (precision,)
+            chosen["precision"] = (precision,)
         if given["steps"] is not None:
-            numbers["steps"] = (str(given["steps"]),)
-        own = attrs.evolve(block, axes={**single, **numbers}, for_sdes=())
+            chosen["steps"] = (given["steps"],)
         return Cell(
             names=names,
-            subject=subject,
+            source=source,
             sampler=sampler,
-            steps=getattr(sampler, "steps", None) if "steps" in sampler.uses else None,
+            judges=judges,
             seed=seed,
             dtype=dtype,
             precision=precision,
@@ -201,9 +207,7 @@ class Sweep:
             samples=block.samples,
             batch_size=min(block.batch_size or block.samples, block.samples),
             device=self.device,
-            evaluators=tuple(judges),
-            judges=tuple(judges.values()),
             fingerprint=self._fingerprint,
             timing=block.timing,
-            request=own.plain(),
+            block=attrs.evolve(block, axes={**single, **chosen}, for_sdes=()),
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import ScoreSDEError
-from scoresde_core.evaluator import Evaluator, Evidence, Reference, valueless
+from scoresde_core.evaluator import Evidence, Reference, valueless
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, diverged, root_mean_square, sample, smallest_batch
@@ -33,7 +33,7 @@ KEPT = 16
 
 @attrs.define
 class Bench:
-    """What the cells of one process share: the registry, the evaluators, and the exact sets they are judged by."""
+    """What the cells of one process share: the registry, the last model, and the exact sets they are judged by."""
 
     registry: Registry
     folder: Path
@@ -41,7 +41,6 @@ class Bench:
     tf32: bool = False
     timeout: float | None = None
     """Seconds after which a cell is stopped, or None."""
-    _evaluators: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
     _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
@@ -110,10 +109,10 @@ class Bench:
         warnings = _warnings(cell, size)
         if warnings:
             found["warnings"] = warnings
-        shown, _ = cell.subject.units.shown(drawn.x)
+        shown, _ = cell.source.units.shown(drawn.x)
         picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
-        x = cell.subject.units.decode(drawn.x)
+        x = cell.source.units.decode(drawn.x)
         reference = self._reference(cell, x)
         scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
         lost = diverged(x, scale)
@@ -140,9 +139,9 @@ class Bench:
                     self._compile(cell, model, device, size)
                 drawn = sample(
                     model,
-                    cell.subject.sde,
+                    cell.source.sde,
                     cell.sampler,
-                    cell.subject.shape,
+                    cell.source.shape,
                     cell.samples,
                     seed=cell.seed,
                     batch_size=size,
@@ -168,42 +167,41 @@ class Bench:
     @torch.no_grad()
     def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
         """An evaluation that pays for lazy initialisation and compilation, and is not counted."""
-        x = torch.zeros(size, *cell.subject.shape, device=device, dtype=getattr(torch, cell.dtype))
-        model.evaluate(x, cell.subject.sde.level(torch.ones(())))
+        x = torch.zeros(size, *cell.source.shape, device=device, dtype=getattr(torch, cell.dtype))
+        model.evaluate(x, cell.source.sde.level(torch.ones(())))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     def load(self, cell: Cell) -> ScoreModel:
-        """The subject's score model; the last one is kept, since cells come subject by subject."""
+        """The source's score model; the last one is kept, since cells come source by source."""
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        key = (cell.subject, device, dtype, cell.compile, cell.precision)
+        key = (cell.source, device, dtype, cell.compile, cell.precision)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two networks need not fit in memory together
             self._compiled.clear()
-            self._loaded = key, cell.subject.load(device, dtype, cell.compile, cell.precision)
+            self._loaded = key, cell.source.load(device, dtype, cell.compile, cell.precision)
         return self._loaded[1]
 
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
-        """The truth, shared by the cells that are judged by the same; None for a subject without one."""
-        if cell.subject.target is None:
+        """The truth, shared by the cells that are judged by the same; None for a source without one."""
+        if cell.source.target is None:
             return None
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
         if key not in self._references:
             while len(self._references) >= KEPT:
                 self._references.pop(next(iter(self._references)))
-            target = cell.subject.target.to(x.device, getattr(torch, cell.dtype))
+            target = cell.source.target.to(x.device, getattr(torch, cell.dtype))
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
         started = time.perf_counter()
-        about = {"sde": cell.subject.sde, "model": model, "sampler": cell.sampler}
-        units = {"units": cell.subject.units, "dtype": getattr(torch, cell.dtype)}
+        about = {"sde": cell.source.sde, "model": model, "sampler": cell.sampler}
+        units = {"units": cell.source.units, "dtype": getattr(torch, cell.dtype)}
         evidence = Evidence(x, cell.seed, reference=reference, **about, **units)  # type: ignore[arg-type]
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
-        for name in cell.evaluators:
-            evaluator = self._evaluator(name)
+        for name, evaluator in cell.judges.items():
             reason = evaluator.skip(evidence)
             if reason:
                 skipped[name] = reason
@@ -217,11 +215,6 @@ class Bench:
         row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
         reason = valueless(metrics)
         return {**row, "status": "failed", "reason": reason} if reason else row
-
-    def _evaluator(self, name: str) -> Evaluator:
-        if name not in self._evaluators:
-            self._evaluators[name] = self.registry.create("evaluators", name)
-        return self._evaluators[name]
 
 
 def _parts(samples: int, size: int) -> set[int]:
@@ -237,7 +230,7 @@ def _warnings(cell: Cell, size: int) -> dict[str, str]:
             f"memory allowed batches of {size} in place of {cell.batch_size}, and the sampler couples its batch: "
             f"samples and metrics are those of --batch-size {size}"
         )
-    caveat = cell.sampler.caveat(cell.subject.shape, smallest_batch(cell.samples, size))
+    caveat = cell.sampler.caveat(cell.source.shape, smallest_batch(cell.samples, size))
     return found if caveat is None else {**found, "batch": caveat}
 
 

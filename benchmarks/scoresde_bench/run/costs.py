@@ -94,17 +94,17 @@ class Costs:
         return self._nfe[key]
 
     def _count(self, cell: Cell) -> float | None:
-        sampler, sde = cell.sampler, cell.subject.sde
+        sampler, sde = cell.sampler, cell.source.sde
         if cell.steps is not None and cell.steps <= TRIAL_STEPS[0]:
-            return _trial(sampler, sde, cell.subject.shape)
+            return _trial(sampler, sde, cell.source.shape)
         if cell.steps is not None:
-            few, more = (_trial(attrs.evolve(sampler, steps=n), sde, cell.subject.shape) for n in TRIAL_STEPS)  # type: ignore[misc]
+            few, more = (_trial(attrs.evolve(sampler, steps=n), sde, cell.source.shape) for n in TRIAL_STEPS)  # type: ignore[misc]
             return more + (more - few) / (TRIAL_STEPS[1] - TRIAL_STEPS[0]) * (cell.steps - TRIAL_STEPS[1])
         if not self.here:
             return None
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         model = self.bench.load(cell)
-        return sample(model, sde, sampler, cell.subject.shape, 2, device=device, dtype=dtype).nfe
+        return sample(model, sde, sampler, cell.source.shape, 2, device=device, dtype=dtype).nfe
 
     def _rate(self, cell: Cell) -> float | None:
         """Seconds per evaluation of one sample."""
@@ -125,10 +125,10 @@ class Costs:
         A network that is to be compiled is timed as it is: compiling takes longer than the answer is worth.
         """
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.subject.sde.level(torch.ones(()))
+        model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.source.sde.level(torch.ones(()))
 
         def evaluate(size: int) -> float:
-            x = torch.ones(size, *cell.subject.shape, device=device, dtype=dtype)
+            x = torch.ones(size, *cell.source.shape, device=device, dtype=dtype)
             started = time.perf_counter()
             model.evaluate(x, level)
             if device.type == "cuda":

@@ -1,8 +1,8 @@
 """Executors: where the cells of a sweep run.
 
-An executor takes tasks, which are plain data, has each of them done by :func:`~scoresde_bench.run.worker.perform` (in
-this process, another one, or on another machine), and gives back the rows as they come. Whoever asked writes them:
-there is one writer of results, whatever runs the cells.
+An executor takes tasks, has each of them done by :func:`~scoresde_bench.run.worker.perform` (in this process, another
+one, or on another machine), and gives back the rows as they come. Whoever asked writes them: there is one writer of
+results, whatever runs the cells. In this process a task holds its cell; only one that leaves it becomes text.
 
     @attrs.frozen
     class PoolExecutor(Executor):
@@ -17,11 +17,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from scoresde_run.results.results import Row
+
+if TYPE_CHECKING:
+    from ..plan.cells import Cell
 
 Progress = Callable[[int, int], Any]
 """Called after every step of a sampler with (steps done, steps in all; 0: not known)."""
@@ -46,19 +49,34 @@ class Settings:
 
 @attrs.frozen
 class Task:
-    """One cell as plain data: enough for another process, or another machine, to run it."""
+    """One cell to run. As JSON or a pickle it is text, enough for another process or another machine to build it."""
 
     key: str
     title: str
-    request: dict[str, Any] = attrs.field(eq=False)
-    """The block of a suite that has this cell alone."""
+    _request: dict[str, Any] | None = attrs.field(eq=False)
     settings: Settings
     files: tuple[str, ...] | None = attrs.field(default=None, eq=False)
     """The files that count for the key: one that appears later was made by the run. None: whatever is there."""
+    cell: Cell | None = attrs.field(default=None, eq=False)
+    """The cell itself, in the process that built it."""
+
+    @classmethod
+    def of(cls, cell: Cell, settings: Settings) -> Task:
+        """The task to run ``cell``."""
+        return cls(cell.key, cell.title, None, settings, tuple(cell.depends["files"]), cell)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The block of a suite that has this cell alone, as plain data."""
+        return self.cell.request if self.cell is not None else self._request or {}
 
     def plain(self) -> dict[str, Any]:
         """It as JSON holds it."""
-        return attrs.asdict(self)
+        own = {"key": self.key, "title": self.title, "request": self.request, "files": self.files}
+        return {**own, "settings": attrs.asdict(self.settings)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Task.from_plain, (self.plain(),)
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Task:

@@ -71,4 +71,4 @@ class Work:
             if self.budget is not None and time.monotonic() + (self.costs.seconds(cell) or 0.0) > self._end:
                 left.append(cell)
             else:
-                yield Task(cell.key, cell.title, cell.request, self.settings, tuple(cell.depends["files"]))
+                yield Task.of(cell, self.settings)

@@ -57,9 +57,10 @@ def fail(task: Task, reason: str) -> Row:
 
 
 def _cell(task: Task) -> Cell:
-    problems: list[str] = []
-    block = read_block(task.request, f"the task {task.key}", problems)
-    (made,) = prepare(task.settings)[1].cells([block])
+    """The cell of a task, built here if it came as text; its key is taken anew, for what it reads may have changed."""
+    made = task.cell
+    if made is None:
+        (made,) = prepare(task.settings)[1].cells([read_block(task.request, f"the task {task.key}", [])])
     cell = attrs.evolve(made, files=task.files)
     if cell.key != task.key:
         raise RuntimeError(
@@ -72,6 +73,5 @@ def _cell(task: Task) -> Cell:
 def _failed(task: Task, reason: str) -> Row:
     """A row with what is known of a cell that cannot even be built here."""
     names = {key: value[0] if isinstance(value, list) and value else value for key, value in task.request.items()}
-    numbers: Row = {axis: int(names[axis]) for axis in ("steps", "seed") if axis in names}
-    row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names, **numbers}
+    row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names}
     return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}

@@ -1,4 +1,4 @@
-"""Subjects: what a cell samples from.
+"""Score sources: what a cell samples from.
 
 exact        a target's own score under an SDE: all error is the sampler's
 checkpoint   a learned score under its own SDE, judged against a target where one is given
@@ -28,7 +28,7 @@ from scoresde_run.models.model import Plan, plan_model
 WEIGHTS_SEED = 0
 
 
-class Subject(ABC):
+class ScoreSource(ABC):
     """Something with a score: its names as they are shown, and all that its numbers depend on."""
 
     has_network: ClassVar[bool]
@@ -73,7 +73,7 @@ class Subject(ABC):
 
 
 @attrs.frozen(eq=False)
-class Exact(Subject):
+class Exact(ScoreSource):
     """A target with its closed-form score."""
 
     has_network: ClassVar[bool] = False
@@ -110,7 +110,7 @@ class Exact(Subject):
 
 
 @attrs.frozen(eq=False)
-class Learned(Subject):
+class Learned(ScoreSource):
     """A network under its own SDE: ``stored`` holds its weights, and without it they are random."""
 
     has_network: ClassVar[bool] = True
@@ -165,7 +165,7 @@ class Learned(Subject):
         return model.score(autocast=PRECISIONS[precision])
 
 
-def exact_subjects(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[Subject]:
+def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Every target under every SDE."""
     built = [(spec, registry.create("sdes", spec)) for spec in sdes]
     return [
@@ -175,16 +175,16 @@ def exact_subjects(registry: Registry, targets: Sequence[Spec], sdes: Sequence[S
     ]
 
 
-def learned_subjects(
+def learned_sources(
     registry: Registry, checkpoints: Sequence[str], presets: Sequence[str], targets: Sequence[Spec]
-) -> list[Subject]:
+) -> list[ScoreSource]:
     """Every checkpoint against every target (or against none), and every preset.
 
     Opens no weights, so that a sweep is refused at once where something is missing.
     """
     if targets and not checkpoints:
         raise UsageError("--target has no effect: random weights are compared with nothing; leave it out")
-    found: list[Subject] = []
+    found: list[ScoreSource] = []
     truths: list[Spec | None] = [*targets] or [None]
     for name in checkpoints:
         stored = checkpoint.find(name, registry)
