@@ -46,8 +46,7 @@ _KEPT_NAME = {
     ),
     ("scoresde_bench.executors", "scoresde_bench.run.executors"): "local processes slurm",
     ("scoresde_bench", "scoresde_bench.report"): (
-        "compare convergence earlier export labels lines plot published quoted ranking repeat scales seeds sources "
-        "table"
+        "compare convergence earlier export labels lines plot published ranking repeat scales seeds table"
     ),
 }
 MODULES = {
@@ -65,6 +64,8 @@ MODULES = {
     "scoresde_plugins.evaluate.judgement": "scoresde_plugins.evaluate.sample_measures",
     "scoresde_plugins.evaluate.evaluation": "scoresde_plugins.evaluate.rows",
     "scoresde_bench.subjects": "scoresde_bench.plan.score_sources",
+    "scoresde_bench.quoted": "scoresde_bench.report.published",
+    "scoresde_bench.sources": "scoresde_bench.report.result_sets",
 }
 """The old name of every module that moved, and the new one."""
 

@@ -36,11 +36,12 @@ from scoresde_core.shell import Parser, add_global_options, guarded, open_regist
 
 from .commands import COMMANDS
 from .plan import axes
-from .plan.suite import Block, Published, Suite
+from .plan.suite import Block, Suite
 
 if TYPE_CHECKING:
     from .plan.cells import Cell
-    from .report.labels import Row
+    from .report.labels import ResultRow
+    from .report.published import PublishedValue
     from .run.executor import Executor, Settings
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -93,7 +94,7 @@ def _run(given: list[str]) -> int:
         raise UsageError(f"scoresde-bench has no command {given[0]!r}.{near_misses(given[0], list(COMMANDS))}")
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
-    blocks, figures = _blocks(arguments, registry)
+    blocks, published = _blocks(arguments, registry)
     durations = {name: _duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout")}
     executor_text, jobs = _executor(arguments)
 
@@ -120,10 +121,10 @@ def _run(given: list[str]) -> int:
     )
     if arguments.dry_run:
         return _preview(registry, cells, executor, settings)
-    return _work(registry, cells, executor, settings, figures, durations["time_budget"], folder, arguments.debug)
+    return _work(registry, cells, executor, settings, published, durations["time_budget"], folder, arguments.debug)
 
 
-def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[Published]]:
+def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[PublishedValue]]:
     """What the command line asks for, numbers checked: its own axes over those of its suites."""
     for name, value in (("samples", arguments.samples), ("batch-size", arguments.batch_size)):
         if value is not None and value < 1:
@@ -140,7 +141,7 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
     for block in blocks:
         for axis in axes.CHOICES:
             axes.words(axis, block[axis])
-    return blocks, [figure for suite in suites for figure in suite.published]
+    return blocks, [value for suite in suites for value in suite.published]
 
 
 def find_suite(registry: Registry, text: str) -> Suite:
@@ -213,7 +214,7 @@ def _work(
     cells: list[Cell],
     executor: Executor,
     settings: Settings,
-    figures: list[Published],
+    published: list[PublishedValue],
     budget: float | None,
     folder: Path,
     debug: bool,
@@ -240,7 +241,7 @@ def _work(
             console.print(f"in {folder}: {told(known)}", markup=False, highlight=False)
         if executor.here:
             _tell_slow(todo, settings.device)
-        work = Work(results, executor, settings, costs, figures, budget, debug)
+        work = Work(results, executor, settings, costs, published, budget, debug)
         with Meter(console, len(todo)) as meter:
             left = work.run(todo, meter)
         missing = {cell.key for cell in left}
@@ -267,15 +268,14 @@ def _tell_slow(cells: list[Cell], device: str) -> None:
             print(f"warning: {slow}", file=sys.stderr)
 
 
-def _show(rows: Sequence[Row], registry: Registry, folder: Path, command: str, console: Any) -> None:
+def _show(rows: Sequence[ResultRow], registry: Registry, folder: Path, command: str, console: Any) -> None:
     """The table, what is best, and the report."""
     from scoresde_run.results.rows import warnings_of
 
     from .report.page import write_report
-    from .report.published import print_published
     from .report.ranking import rank
     from .report.seeds import pool
-    from .report.table import print_table
+    from .report.table import print_published, print_table
 
     pooled = pool(rows)
     print_table(pooled, console)

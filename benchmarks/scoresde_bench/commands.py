@@ -18,7 +18,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.shell import Parser, add_global_options, open_registry
 
 from .report.compare import Comparison, compare
-from .report.sources import Run, merge, read_runs
+from .report.result_sets import ResultSet, merge, read_result_sets
 
 MOST = 25
 """Lines of each kind that ``compare`` prints, without ``--all``."""
@@ -38,7 +38,7 @@ def report(given: Sequence[str]) -> int:
     parser.add_argument("--metric", metavar="NAME", help="the metric that leads (default: the first)")
     add_global_options(parser)
     arguments = parser.parse_args(given)
-    runs = read_runs(arguments.runs)
+    runs = read_result_sets(arguments.runs)
     kind = arguments.format or _kind(arguments.out)
     out = arguments.out
     if kind == "html" and out is None:
@@ -82,7 +82,7 @@ def compare_runs(given: Sequence[str]) -> int:
     if arguments.threshold is not None and not arguments.threshold >= 0:
         raise UsageError(f"--threshold must be at least 0, got {arguments.threshold}")
     try:
-        before, after = read_runs([arguments.before, arguments.after])
+        before, after = read_result_sets([arguments.before, arguments.after])
     except FileError as error:  # in a pipeline, 1 is to mean that something became worse
         raise UsageError(str(error)) from error
     found = compare(before, after, arguments.threshold)
@@ -126,7 +126,7 @@ def _check_ours(out: Path, kind: str) -> None:
         raise UsageError(f"{out} exists and is no {kind} report: remove it or choose another --out")
 
 
-def _render(runs: Sequence[Run], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
+def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
     from .report.export import as_csv, as_markdown
     from .report.page import facts, page
     from .report.ranking import rank
@@ -143,7 +143,7 @@ def _render(runs: Sequence[Run], kind: str, metric: str | None, meaning: dict[st
     return page(runs, ranking, meaning, comparisons)
 
 
-def compare_all(runs: Sequence[Run]) -> list[Comparison]:
+def compare_all(runs: Sequence[ResultSet]) -> list[Comparison]:
     """Every later run against the first, where they have cells in common."""
     found = []
     for run in runs[1:]:

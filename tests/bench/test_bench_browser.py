@@ -10,7 +10,7 @@ import torch
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import page
 from scoresde_bench.report.ranking import rank
-from scoresde_bench.report.sources import Run, merge
+from scoresde_bench.report.result_sets import ResultSet, merge
 from scoresde_bench.run.pictures import sample_grid
 
 pytestmark = pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
@@ -34,7 +34,7 @@ def row(sde: str, predictor: str, steps: int, better: float = 1.0, **more: Any) 
     return {**base, "metrics": metrics, **more}
 
 
-def written(folder: Path, *runs: Run) -> Path:
+def written(folder: Path, *runs: ResultSet) -> Path:
     ranking = rank(merge(runs))
     changes = [compare(runs[0], run) for run in runs[1:]]
     path = folder / "report.html"
@@ -49,7 +49,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample_grid(torch.zeros(4, 1, 8, 8), folder / "a.png")
     rows = [row(sde, predictor, steps) for sde in SDES for predictor in PREDICTORS for steps in STEPS]
     rows.append(row("vp", "ddim", 7, status="failed", reason="<b onclick=alert(1)>boom</b>"))
-    return written(folder, Run("run", folder, rows))
+    return written(folder, ResultSet("run", folder, rows))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_paper_shows_everything_but_the_controls(chromium: browser.Browser, repo
 
 def test_two_runs_on_one_page(chromium: browser.Browser, tmp_path: Path) -> None:
     before, after = ([row("vp", "ddim", steps, better) for steps in STEPS] for better in (1.0, 3.0))
-    tab = chromium.open(written(tmp_path, Run("old", tmp_path, before), Run("new", tmp_path, after)))
+    tab = chromium.open(written(tmp_path, ResultSet("old", tmp_path, before), ResultSet("new", tmp_path, after)))
     assert tab.complaints == []
     assert column(tab, "run") == ["old"] * 4 + ["new"] * 4
     assert "new against old: 8 worse (8 values of 4 cells)" in tab.run("document.body.innerText")

@@ -10,7 +10,7 @@ import pytest
 
 from scoresde_bench.cli import main
 from scoresde_bench.report.compare import compare
-from scoresde_bench.report.sources import Run
+from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core.errors import UsageError
 from scoresde_run.results.certainty import holm
 
@@ -25,8 +25,8 @@ def row(value: float | None = 1.0, stderr: float | None = 0.1, better: str = "lo
     return {"cell": f"{found['sde']}-{found['steps']}-{found['seed']}-{found['torch']}", **found}
 
 
-def run(name: str, *rows: dict[str, Any]) -> Run:
-    return Run(name, Path(), list(rows))
+def run(name: str, *rows: dict[str, Any]) -> ResultSet:
+    return ResultSet(name, Path(), list(rows))
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> str:
@@ -215,7 +215,7 @@ def test_errors_from_few_pieces_raise_no_more_alarms() -> None:
         stderr = math.sqrt(sum((piece - middle) ** 2 for piece in pieces) / 4 / 5)
         return {"value": middle, "stderr": stderr, "unit": "", "better": "lower", "df": 4.0}
 
-    def measured(name: str, seeds: int) -> Run:
+    def measured(name: str, seeds: int) -> ResultSet:
         return run(name, *[row(metrics={"m": entry()}, steps=n, seed=s) for n in range(10) for s in range(seeds)])
 
     for seeds in (1, 3):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scoresde_bench.cli import main
-from scoresde_bench.report.sources import read_runs
+from scoresde_bench.report.result_sets import read_result_sets
 
 ROOT = Path(__file__).parents[2]
 CHOICE = (ROOT / "docs" / "which_sampler.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_fewest_evaluations_are_those_of_the_committed_rows(
 
 
 def test_the_gaps_are_those_of_the_committed_rows() -> None:
-    (few,) = read_runs(["few_step"])
+    (few,) = read_result_sets(["few_step"])
     table = [line for line in CHOICE.splitlines() if line.startswith("| `") and line.count("|") == 14]
     lines = {line.split("`")[1]: line for line in table}
     assert set(lines) == {"ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "ipndm", "deis", "heun"}
@@ -51,7 +51,7 @@ def test_the_gaps_are_those_of_the_committed_rows() -> None:
 
 
 def test_the_distances_of_the_page_on_samplers_are_those_of_the_committed_rows() -> None:
-    (few,) = read_runs(["few_step"])
+    (few,) = read_result_sets(["few_step"])
     text = (ROOT / "docs" / "samplers.md").read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 14]
     assert len(table) == 9
@@ -77,7 +77,7 @@ def test_the_tables_of_the_page_on_exact_scores_are_of_the_committed_rows(
 def test_the_committed_pictures_are_those_of_the_rows() -> None:
     for folder in ("few_step", "order"):
         results = ROOT / "benchmarks" / "results" / folder
-        (run,) = read_runs([str(results)])
+        (run,) = read_result_sets([str(results)])
         named = {row["picture"] for row in run.rows if row["status"] == "done"}
         assert named == {f"pictures/{path.name}" for path in (results / "pictures").iterdir()}
 

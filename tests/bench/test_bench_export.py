@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from scoresde_bench.cli import main
+from scoresde_bench.report import published
 from scoresde_bench.report.convergence import convergences, error, power
 from scoresde_bench.report.lines import CROWD, layout
 from scoresde_bench.report.plot import NFE, TIME, TRAINING, pareto, plots
-from scoresde_bench.report.quoted import shown
-from scoresde_bench.report.ranking import Measurement, rank
+from scoresde_bench.report.ranking import MetricValue, rank
 from scoresde_bench.report.repeat import command
-from scoresde_bench.report.sources import Run, merge, read_runs
+from scoresde_bench.report.result_sets import ResultSet, merge, read_result_sets
 
 
 def row(cell: str = "a", value: float | None = 1.0, stderr: float | None = 0.1, **more: Any) -> dict[str, Any]:
@@ -60,16 +60,16 @@ def test_only_seeds_are_pooled() -> None:
 def test_a_run_is_a_folder_a_file_or_committed_results(tmp_path: Path) -> None:
     folder = stored(tmp_path / "run", row())
     for path in (folder, f"{folder}/results.jsonl"):
-        (run,) = read_runs([path])
+        (run,) = read_result_sets([path])
         assert (run.name, run.rows) == ("run", [row()])
-    (few,) = read_runs(["few_step"])
+    (few,) = read_result_sets(["few_step"])
     assert (few.name, len(few.rows)) == ("few_step", 360)
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
     folder = stored(tmp_path / "run", row(), row("b", status="failed"), row("b"), end='{"schema": 1, "ce')
     before = (tmp_path / "run" / "results.jsonl").read_bytes()
-    (run,) = read_runs([folder])
+    (run,) = read_result_sets([folder])
     assert [(r["cell"], r["status"]) for r in run.rows] == [("a", "done"), ("b", "done")]
     assert (tmp_path / "run" / "results.jsonl").read_bytes() == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["results.jsonl"]
@@ -81,7 +81,7 @@ def test_rows_of_an_evaluation_during_training_load(tmp_path: Path) -> None:
         row(str(n), 9.0 / n, checkpoint=f"runs/a/models/step_{1000 * n:09d}", network="mlp", training_step=1000 * n)
         for n in (1, 2, 3)
     ]
-    ranking = rank(merge(read_runs([stored(tmp_path / "run", *rows)])))
+    ranking = rank(merge(read_result_sets([stored(tmp_path / "run", *rows)])))
     assert ranking.labels == [f"vp 9 steps after {1000 * n} training steps" for n in (1, 2, 3)]
     main(["report", str(tmp_path / "run")])
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_rows_of_an_evaluation_during_training_load(tmp_path: Path) -> None:
 
 
 def test_disjoint_runs_merge_and_those_that_share_cells_stand_apart() -> None:
-    one, two, three = (Run(name, Path(name), rows) for name, rows in (
+    one, two, three = (ResultSet(name, Path(name), rows) for name, rows in (
         ("one", [row("a")]), ("two", [row("b", sde="ve")]), ("three", [row("a", torch="3.0")]),
     ))  # fmt: skip
     assert [r.get("run") for r in merge([one, two])] == [None, None]
@@ -137,7 +137,7 @@ def test_the_command_of_a_cell_makes_the_very_cell(
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "--device", "cpu", "--out", "first"]) == 0
     capsys.readouterr()
-    (run,) = read_runs(["first"])
+    (run,) = read_result_sets(["first"])
     for one in rank(run.rows).rows:
         program, *words = shlex.split(command(one))
         assert program == "scoresde-bench"
@@ -147,7 +147,7 @@ def test_the_command_of_a_cell_makes_the_very_cell(
         alike = [r for r in run.rows if all(r[axis] == one[axis] for axis in axes)]
         assert keys == [r["cell"] for r in alike if r["seed"] in one.get("seeds", [r["seed"]])]
     assert main([*words, "--out", "again"]) == 0
-    (again,) = read_runs(["again"])
+    (again,) = read_result_sets(["again"])
     assert again.rows[-1]["metrics"] == run.rows[-1]["metrics"]
 
 
@@ -216,7 +216,7 @@ def test_published_numbers_stand_beside_and_are_never_ranked(
     assert "| **1.00 ± 0.10** | – |" in text
     (first, second) = csv.DictReader(io.StringIO(exported(folder, "csv", capsys)))
     assert (first["published_fid"], first["published_source"], second["published_fid"]) == ("2.41", known["source"], "")
-    assert shown({"published": {"fid": {"value": 2.41, "stderr": 0.02}}}, "fid") == "2.410 ± 0.020"
+    assert published.text({"published": {"fid": {"value": 2.41, "stderr": 0.02}}}, "fid") == "2.410 ± 0.020"
     assert main(["report", folder]) == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Song et al. 2021, Table 1" in page
@@ -334,8 +334,8 @@ def test_where_no_power_makes_sense(values: tuple[float, ...]) -> None:
     assert power([(10.0 * 2**n, measured(value, 0.01)) for n, value in enumerate(values)]) is None
 
 
-def measured(value: float, stderr: float, floor: float = math.nan, better: str = "lower") -> Measurement:
-    return Measurement(value, stderr, floor, 0.0, "", better)
+def measured(value: float, stderr: float, floor: float = math.nan, better: str = "lower") -> MetricValue:
+    return MetricValue(value, stderr, floor, 0.0, "", better)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from runs import rows_in
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_bench.report.convergence import convergences, power
 from scoresde_bench.report.lines import layout
-from scoresde_bench.report.ranking import measurement, rank
-from scoresde_bench.report.sources import merge, read_runs
+from scoresde_bench.report.ranking import metric_value, rank
+from scoresde_bench.report.result_sets import merge, read_result_sets
 from scoresde_core import create, default_registry
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +25,13 @@ BETTER = {("euler_maruyama", SDES[0]): 2.0, ("deis", SDES[0]): 3.5}
 
 @pytest.fixture(scope="module")
 def rows():
-    (run,) = read_runs([str(ROOT / "benchmarks" / "results" / "order")])
+    (run,) = read_result_sets([str(ROOT / "benchmarks" / "results" / "order")])
     return run.rows
 
 
 def errors(rows, predictor, sde):
     chosen = [row for row in rows if (row["predictor"], row["sde"]) == (predictor, sde)]
-    return [(row["steps"], measurement(row, "gaussian_w2")) for row in chosen]
+    return [(row["steps"], metric_value(row, "gaussian_w2")) for row in chosen]
 
 
 def test_the_rows_are_the_cells_of_the_suite(rows):
@@ -57,7 +57,7 @@ def test_errors_fall_in_the_declared_order(rows, predictor, sde):
 
 
 def test_the_page_shows_every_order():
-    ranking = rank(merge(read_runs([str(ROOT / "benchmarks" / "results" / "order")])))
+    ranking = rank(merge(read_result_sets([str(ROOT / "benchmarks" / "results" / "order")])))
     found = convergences(ranking, layout(ranking))
     assert [len(one.slopes) for one in found] == [len(PREDICTORS)] * len(SDES)
 

@@ -17,7 +17,7 @@ from third_party import DIST, distribution_of_the_page, rows_of
 
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import write_report
-from scoresde_bench.report.sources import identity, read_runs
+from scoresde_bench.report.result_sets import identity, read_result_sets
 from scoresde_core import extractor, sample
 from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
 from scoresde_core.registry import load_registry
@@ -367,7 +367,7 @@ class TestRows:
         (models[1] / checkpoint.EMA).write_bytes(b"")
         shutil.rmtree(models[2])
         assert evaluate(run, *asked, "--wait", "0.005", "--out", tmp_path / "after") == 1
-        before, after = read_runs([str(tmp_path / name) for name in ("before", "after")])
+        before, after = read_result_sets([str(tmp_path / name) for name in ("before", "after")])
         found = compare(before, after)
         assert (found.matched, found.missing, found.new) == (4, [], [])
         assert len(found.broken) == 3
@@ -378,7 +378,9 @@ class TestRows:
             assert row["evaluators"] == ["moments", "nll_gap"]
         # By themselves, the models of a run are what the run says.
         assert evaluate(models[0], *asked[:-2], "--out", tmp_path / "alone") == 1
-        assert {identity(row) for row in read_runs([str(tmp_path / "alone")])[0].rows} < {*map(identity, before.rows)}
+        assert {identity(row) for row in read_result_sets([str(tmp_path / "alone")])[0].rows} < {
+            *map(identity, before.rows)
+        }
 
     def test_averaged_weights_that_are_not_there(self, points, tmp_path):
         found = stored(points)

@@ -14,7 +14,7 @@
       - {metric: fid, value: 3.24, stderr: 0.02, where: {sde: vp, steps: 1000}}
 
 The cells are those of all blocks together, each once. An axis that a block leaves out has the command line's default;
-one that the command line gives replaces that of every block. ``published`` holds figures of a paper, shown beside the
+one that the command line gives replaces that of every block. ``published`` holds values of a paper, shown beside the
 cells whose names they list. Reading a suite imports no component and no torch.
 """
 
@@ -31,8 +31,9 @@ import yaml
 from scoresde_core import document
 from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
-from scoresde_core.registry import OURS, Registry
+from scoresde_core.registry import Registry
 
+from ..report.published import PublishedValue
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, NUMBERS, SAMPLES, numbers
 
 FORMAT = 1
@@ -91,26 +92,12 @@ class Block:
 
 
 @attrs.frozen
-class Published:
-    """A figure of a paper for the cells that have all the names in ``where``."""
-
-    metric: str
-    value: float
-    stderr: float | None
-    where: Mapping[str, str]
-
-    def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether it belongs to this row."""
-        return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
-
-
-@attrs.frozen
 class Suite:
     """Blocks under a name, and what a paper reports of them."""
 
     about: str = param(help="what it answers")
     blocks: tuple[Block, ...] = param(help="products of axes, whose cells are run")
-    published: tuple[Published, ...] = param((), "figures of a paper, to stand beside")
+    published: tuple[PublishedValue, ...] = param((), "values of a paper, shown beside those measured")
 
     @classmethod
     def read(cls, folder: Traversable, name: str) -> Self:
@@ -216,14 +203,14 @@ def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
     return ""
 
 
-def _published(data: Any, where: str, problems: list[str]) -> Published | None:
+def _published(data: Any, where: str, problems: list[str]) -> PublishedValue | None:
     fields = {"metric": str, "value": int | float, "stderr": int | float, "where": dict}
     wrong = not isinstance(data, dict) or not {"metric", "value", "where"} <= set(data) <= set(fields)
     if wrong or not all(isinstance(value, fields[key]) for key, value in data.items()):
         problems.append(f"{where} must have metric, value, where (names of a row) and perhaps stderr, got {data!r}")
         return None
     names = {str(axis): str(value) for axis, value in data["where"].items()}
-    return Published(data["metric"], float(data["value"]), data.get("stderr"), names)
+    return PublishedValue(data["metric"], float(data["value"]), data.get("stderr"), names)
 
 
 def _list_of(data: dict[str, Any], key: str, problems: list[str]) -> list[Any]:

@@ -26,12 +26,12 @@ from scoresde_core.errors import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
 
 from .earlier import IDENTITY, identity, is_current
-from .labels import Row, as_float, count, is_done, labels, plain
-from .ranking import Measurement, measurement
+from .labels import ResultRow, as_float, count, is_done, labels, plain
+from .ranking import MetricValue, metric_value
+from .result_sets import ResultSet
 from .seeds import pool
-from .sources import Run
 
-_Pair = tuple[str, Row, Row]
+_Pair = tuple[str, ResultRow, ResultRow]
 """The label of a cell, and its row before and after."""
 EXACT = 1e-6
 """Relative difference up to which two values without an error are the same."""
@@ -45,8 +45,8 @@ class Change:
     label: str
     cell: str
     metric: str
-    before: Measurement
-    after: Measurement
+    before: MetricValue
+    after: MetricValue
     z: float
 
     @property
@@ -152,7 +152,7 @@ class Comparison:
         }  # fmt: skip
 
 
-def compare(before: Run, after: Run, threshold: float | None = None) -> Comparison:
+def compare(before: ResultSet, after: ResultSet, threshold: float | None = None) -> Comparison:
     """Compares ``after`` with ``before``; ``threshold`` in standard errors takes the place of Holm's procedure.
 
     Raises UsageError where the two have no cell in common.
@@ -185,9 +185,9 @@ def compare(before: Run, after: Run, threshold: float | None = None) -> Comparis
     )
 
 
-def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
+def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
     """One row a combination: seeds pooled; a seed that failed speaks for its combination. A repeat is numbered."""
-    found: dict[tuple[Any, ...], Row] = {}
+    found: dict[tuple[Any, ...], ResultRow] = {}
     for row in pool([row for row in rows if is_current(row)]):
         key, times = identity(row), 0
         while (*key, times) in found and is_done(row) and is_done(found[(*key, times)]):
@@ -197,21 +197,21 @@ def _cells(rows: Sequence[Row]) -> dict[tuple[Any, ...], Row]:
     return found
 
 
-def _earlier(rows: Sequence[Row]) -> list[str]:
+def _earlier(rows: Sequence[ResultRow]) -> list[str]:
     """The labels of the cells that were measured with an earlier version of something."""
     return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
-def _changes(label: str, a: Row, b: Row) -> list[Change]:
+def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
     found = []
     for metric in a.get("metrics") or {}:
-        before, after = measurement(a, metric), measurement(b, metric)
+        before, after = metric_value(a, metric), metric_value(b, metric)
         if before and after:
             found.append(Change(label, str(b.get("cell", "")), metric, before, after, _z(before, after)))
     return found
 
 
-def _z(before: Measurement, after: Measurement) -> float:
+def _z(before: MetricValue, after: MetricValue) -> float:
     """By how many standard errors a value became worse; infinite where it stopped being a number."""
     ends = [math.isfinite(found.value) for found in (before, after)]
     if not all(ends):
@@ -233,18 +233,18 @@ def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Cha
     return [change for change, moved in zip(judged, verdicts, strict=True) if moved], rule
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def _names(rows: Sequence[ResultRow]) -> list[str]:
     """Labels of what cells are matched by, and of nothing else."""
     return labels([{axis: row.get(axis) for axis in ("cell", *IDENTITY)} for row in rows])
 
 
-def _alone(here: dict[tuple[Any, ...], Row], there: dict[tuple[Any, ...], Row]) -> list[str]:
+def _alone(here: dict[tuple[Any, ...], ResultRow], there: dict[tuple[Any, ...], ResultRow]) -> list[str]:
     """The labels of the cells that only one run has."""
     names = _names(list(here.values()))
     return [label for key, label in zip(here, names, strict=True) if key not in there]
 
 
-def _outcome(row: Row) -> str:
+def _outcome(row: ResultRow) -> str:
     return f"{row.get('status')}: {' '.join(str(row.get('reason')).split())}"
 
 
@@ -280,7 +280,7 @@ def _speed(ran: Sequence[_Pair]) -> Speed:
     return Speed(ratios, unlike)
 
 
-def _why(old: Sequence[Row], new: Sequence[Row]) -> str:
+def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:
     """The first axis on which no value is shared."""
     for axis in IDENTITY:
         values = [{str(row.get(axis)) for row in rows} for rows in (old, new)]

@@ -29,7 +29,7 @@ from scoresde_run.results.certainty import spread
 from .labels import as_float, quantity
 from .lines import CROWD, Layout, Line
 from .plot import Cost, Plot, Point, Series
-from .ranking import Measurement, Ranking
+from .ranking import MetricValue, Ranking
 from .scales import HUGE, TINY, Across, Tick, Up, cost_ticks, tick_text
 
 STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
@@ -57,7 +57,7 @@ class Convergence:
     slopes: list[Slope]
 
 
-def error(found: Measurement) -> Measurement:
+def error(found: MetricValue) -> MetricValue:
     """What a measurement has beyond exact samples, as a measurement of its own, lower being better."""
     floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
     value = {"zero": abs(found.value), "higher": floor - found.value}.get(found.better, found.value - floor)
@@ -66,7 +66,7 @@ def error(found: Measurement) -> Measurement:
     return attrs.evolve(found, value=value, stderr=stderr, df=df, floor=math.nan, floor_stderr=math.nan, better="lower")
 
 
-def resolved(found: Measurement) -> bool:
+def resolved(found: MetricValue) -> bool:
     """Whether an error exceeds its noise."""
     return math.isfinite(found.value) and found.value > max(found.bar, TINY)
 
@@ -83,7 +83,7 @@ class _Fit:
     """Squared deviations over those that the errors of the points admit, two standard errors of that included."""
 
 
-def power(points: Sequence[tuple[float, Measurement]]) -> tuple[float, float] | None:
+def power(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float] | None:
     """The power p that resolved errors at these step counts fall with, and its standard error; None for no such law."""
     ordered = sorted(points, key=lambda point: point[0])
     tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
@@ -95,7 +95,7 @@ def power(points: Sequence[tuple[float, Measurement]]) -> tuple[float, float] | 
     return chosen.power, chosen.stderr
 
 
-def _line(points: Sequence[tuple[float, Measurement]]) -> _Fit:
+def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
     """The line through points of at least two different step counts."""
     x = [math.log(steps) for steps, _ in points]
     y = [math.log(found.value) for _, found in points]
@@ -118,9 +118,9 @@ def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
 
 
 def _panels(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
-    errors: dict[int, Measurement] = {}
+    errors: dict[int, MetricValue] = {}
     for position in drawn.lines:
-        row, found = ranking.rows[position], ranking.measurement(position, metric)
+        row, found = ranking.rows[position], ranking.value(position, metric)
         if row.get("target") == target and found and math.isfinite(found.value) and STEPS.of(row) > 0:
             errors[position] = error(found)
     clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}
@@ -141,7 +141,7 @@ def _panels(ranking: Ranking, drawn: Layout, metric: str, target: str | None) ->
 
 
 def _convergence(
-    ranking: Ranking, drawn: Layout, metric: str, errors: Mapping[int, Measurement], across: Across, up: Up
+    ranking: Ranking, drawn: Layout, metric: str, errors: Mapping[int, MetricValue], across: Across, up: Up
 ) -> Convergence:
     series, slopes = [], []
     order = list(dict.fromkeys(drawn.lines[position] for position in errors))
@@ -176,17 +176,17 @@ def _convergence(
 
 
 def _fit(
-    ranking: Ranking, metric: str, errors: Mapping[int, Measurement], members: Sequence[int]
+    ranking: Ranking, metric: str, errors: Mapping[int, MetricValue], members: Sequence[int]
 ) -> tuple[float, float] | None:
     """The power of one line; None where its values pass through zero, which is no convergence."""
     clear = [p for p in members if resolved(errors[p])]
-    raw = [found for p in clear if (found := ranking.measurement(p, metric))]
+    raw = [found for p in clear if (found := ranking.value(p, metric))]
     if len({found.value > 0 for found in raw if found.better == "zero"}) > 1:
         return None
     return power([(STEPS.of(ranking.rows[p]), errors[p]) for p in clear])
 
 
-def _point(ranking: Ranking, position: int, found: Measurement, across: Across, up: Up) -> Point:
+def _point(ranking: Ranking, position: int, found: MetricValue, across: Across, up: Up) -> Point:
     row, clear = ranking.rows[position], resolved(found)
     x, bar = across(STEPS.of(row)), found.bar
     title = f"{ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")

@@ -11,30 +11,30 @@ from typing import Any
 
 from scoresde_run.results.rows import changed
 
-from .labels import COMPONENT_AXES, Row, is_done
+from .labels import COMPONENT_AXES, ResultRow, is_done
 
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
 """The axes that two measurements of one combination agree in."""
 NOW = "now"
 
 
-def identity(row: Row) -> tuple[Any, ...]:
+def identity(row: ResultRow) -> tuple[Any, ...]:
     """What a row is by its names and numbers: not its seed, and not where or with which versions it was measured."""
     return tuple(str(row.get(axis) or "") for axis in IDENTITY)
 
 
-def tell_apart(rows: Sequence[Row], current: Collection[str] | None = None) -> list[Row]:
+def tell_apart(rows: Sequence[ResultRow], current: Collection[str] | None = None) -> list[ResultRow]:
     """``rows`` with an axis ``measured`` where one combination was measured with different things.
 
     Those of the cells ``current``, or else the newest, are of now. Of earlier ones that did not run nothing is kept.
     """
-    newest: dict[tuple[Any, ...], Row] = {}
+    newest: dict[tuple[Any, ...], ResultRow] = {}
     for row in sorted(rows, key=lambda row: str(row.get("date") or "")):
         if current is None or row.get("cell") in current:
             newest[identity(row)] = row
     what = [changed(row, newest.get(identity(row), row)) for row in rows]
     apart = {identity(row) for row, names in zip(rows, what, strict=True) if names}
-    found: list[Row] = []
+    found: list[ResultRow] = []
     for row, names in zip(rows, what, strict=True):
         when = f"with an earlier {', '.join(names)}" if names else NOW
         if not names or is_done(row):
@@ -42,7 +42,7 @@ def tell_apart(rows: Sequence[Row], current: Collection[str] | None = None) -> l
     return found
 
 
-def earlier(rows: Mapping[str, Row], asked: Sequence[Row]) -> list[tuple[Row, list[str]]]:
+def earlier(rows: Mapping[str, ResultRow], asked: Sequence[ResultRow]) -> list[tuple[ResultRow, list[str]]]:
     """Those of ``rows``, by cell, that are of one combination and seed with one of ``asked``, and what has changed."""
     now = {(identity(row), row.get("seed")): row for row in asked}
     cells = {row["cell"] for row in asked}
@@ -51,13 +51,13 @@ def earlier(rows: Mapping[str, Row], asked: Sequence[Row]) -> list[tuple[Row, li
     return [(row, names) for row, names in found if names]
 
 
-def told(found: Sequence[tuple[Row, Sequence[str]]]) -> str:
+def told(found: Sequence[tuple[ResultRow, Sequence[str]]]) -> str:
     """What :func:`earlier` found, in one line."""
     names = ", ".join(dict.fromkeys(name for _, each in found for name in each))
     rows = "1 row of these cells was" if len(found) == 1 else f"{len(found)} rows of these cells were"
     return f"{rows} measured with an earlier version of {names}; shown beside the new ones, never used for them"
 
 
-def is_current(row: Row) -> bool:
+def is_current(row: ResultRow) -> bool:
     """Whether no other row of its combination is of newer source."""
     return bool(row.get("measured", NOW) == NOW)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from . import published
 from .compare import Comparison
-from .labels import AXES, NOTHING, TITLES, as_float, axis_text, columns, is_done, plain
-from .quoted import figures, shown, value
+from .labels import AXES, NOTHING, TITLES, ResultRow, as_float, axis_text, columns, is_done, plain
 from .ranking import Ranking
 from .repeat import command
-from .sources import Run
+from .result_sets import ResultSet
 
 PARTS = ("value", "stderr", "floor", "floor_stderr")
 COSTS = ("nfe", "seconds", "samples_per_second", "peak_memory_bytes")
@@ -26,22 +27,33 @@ def as_csv(ranking: Ranking) -> str:
     """Every row of the ranking."""
     rows = ranking.rows
     axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in rows)]
-    published = figures(rows)
+    printed = published.metrics(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metrics = [f"{metric}_{part}" if part != "value" else metric for metric in ranking.metrics for part in PARTS]
-    printed = [f"published_{metric}" for metric in published] + ["published_source"] * bool(published)
-    writer.writerow(["cell", "status", "reason", *axes, *COSTS, *metrics, *printed, *FACTS, "command"])
+    source = ["published_source"] * bool(printed)
+    writer.writerow(
+        [
+            "cell",
+            "status",
+            "reason",
+            *axes,
+            *COSTS,
+            *metrics,
+            *(f"published_{metric}" for metric in printed),
+            *source,
+            *FACTS,
+            "command",
+        ]
+    )
     for row in rows:
         values = []
         for metric in ranking.metrics:
             entry = (row.get("metrics") or {}).get(metric) or {}
             values += [entry.get(part) for part in PARTS]
         known = row.get("published") or {}
-        values += [value(row, name) for name in published] + [known.get("source")] * bool(published)
-        names = [
-            " ".join(map(str, row["seeds"])) if axis == "seeds" and row.get("seeds") else row.get(axis) for axis in axes
-        ]
+        values += [published.value(row, name) for name in printed] + [known.get("source")] * bool(printed)
+        names = [_cell(row, axis) for axis in axes]
         facts = [row.get(key) for key in FACTS]
         ends = [row.get("cell"), row.get("status"), row.get("reason")]
         line = [*ends, *names, *(row.get(key) for key in COSTS), *values, *facts, command(row)]
@@ -53,7 +65,7 @@ LEGEND = "Value ± standard error; bold: best; ~: not told apart from it; °: as
 
 
 def as_markdown(
-    runs: Sequence[Run], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
+    runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
 ) -> str:
     """Findings, every value, what did not run, what changed, where it was measured, how to repeat it."""
     lines = ["<!-- scoresde-bench report -->", f"# {_plain(ranking.headline)}", ""]
@@ -85,11 +97,11 @@ def _block(commands: Sequence[str]) -> list[str]:
 def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
     rows = [ranking.rows[position] for position in done]
     axes = columns(rows)
-    published = figures(rows)
-    units = {metric: next(m.unit for p in done if (m := ranking.measurement(p, metric))) for metric in ranking.metrics}
+    printed = published.metrics(rows)
+    units = {metric: next(m.unit for p in done if (m := ranking.value(p, metric))) for metric in ranking.metrics}
     heads = [TITLES.get(axis, axis) for axis in axes] + ["NFE"]
     heads += [f"{metric} ({unit})" if unit else metric for metric, unit in units.items()]
-    heads += [f"published {metric}" for metric in published] + ["samples/s"]
+    heads += [f"published {metric}" for metric in printed] + ["samples/s"]
     table = [
         "| " + " | ".join(map(_plain, heads)) + " |",
         "|" + "---|" * len(axes) + "---:|" * (len(heads) - len(axes)),
@@ -97,19 +109,26 @@ def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
     for position, row in zip(done, rows, strict=True):
         cells = [axis_text(row, axis) for axis in axes] + [_number(as_float(row.get("nfe")), 4)]
         cells += [_value(ranking, position, metric) for metric in ranking.metrics]
-        cells += [shown(row, metric) or NOTHING for metric in published]
+        cells += [published.text(row, metric) or NOTHING for metric in printed]
         cells.append(_number(as_float(row.get("samples_per_second")), 3))
         table.append("| " + " | ".join(map(_plain, cells)) + " |")
     return table
 
 
 def _value(ranking: Ranking, position: int, metric: str) -> str:
-    found, mark = ranking.measurement(position, metric), ranking.mark(position, metric)
+    found, mark = ranking.value(position, metric), ranking.mark(position, metric)
     if not found:
         return NOTHING
     text = f"**{found.text}**" if mark == "best" else found.text
     marks = ("~" if mark == "tied" else "") + ("°" if ranking.as_good(position, metric) else "")
     return f"{text} {marks}" if marks else text
+
+
+def _cell(row: ResultRow, axis: str) -> Any:
+    """What CSV holds of an axis; the seeds of a pooled row are text."""
+    if axis == "seeds" and row.get("seeds"):
+        return " ".join(map(str, row["seeds"]))
+    return axis_text(row, axis) if axis == "seed" else row.get(axis)
 
 
 def _number(value: float, digits: int) -> str:

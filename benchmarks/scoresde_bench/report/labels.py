@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]
 """A result row as it is read from ``results.jsonl``."""
 
 COMPONENT_AXES = (
@@ -40,12 +40,12 @@ _EARLIER_FREEDOM = {"frechet": 4.0, "kernel": 9.0, "precision": 0.0, "recall": 0
 subsets; those of precision and recall were not the errors of anything."""
 
 
-def is_done(row: Row) -> bool:
+def is_done(row: ResultRow) -> bool:
     """Whether the cell ran to its end."""
     return row.get("status") == "done"
 
 
-def varying(rows: Sequence[Row]) -> list[str]:
+def varying(rows: Sequence[ResultRow]) -> list[str]:
     """The axes on which ``rows`` differ, in the order of :data:`AXES`; the seeds of pooled rows are no difference."""
     found = []
     single = [row for row in rows if not row.get("seeds")]
@@ -57,17 +57,17 @@ def varying(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _says(row: Row, axis: str) -> bool:
+def _says(row: ResultRow, axis: str) -> bool:
     return axis == "precision" or (axis in row and (axis in COMPONENT_AXES or row[axis] is not None))
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[ResultRow]) -> list[str]:
     """The axes that a table of ``rows`` shows: the SDE, the steps, how many seeds, and whatever varies."""
     shown = {"sde", "steps", *varying(rows), *(["seeds"] if any(row.get("seeds") for row in rows) else [])}
     return [axis for axis in AXES if axis in shown]
 
 
-def labels(rows: Sequence[Row]) -> list[str]:
+def labels(rows: Sequence[ResultRow]) -> list[str]:
     """A short name for each row, such as ``vp langevin[snr=0.16] 200 steps``; all different from each other."""
     shown = {"sde", "steps", *varying(rows)} - {"seeds"}
     last = ("steps", "training_step")
@@ -80,20 +80,28 @@ def labels(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def name(row: Row, axes: Sequence[str]) -> str:
+def name(row: ResultRow, axes: Sequence[str]) -> str:
     """``row`` in words, by these axes alone; components that it does without are left out."""
-    words = [_word(axis, row.get(axis)) for axis in axes]
+    words = [_word(axis, seed_text(row) if axis == "seed" else row.get(axis)) for axis in axes]
     return " ".join(word for word in words if word) or "cell"
 
 
-def axis_text(row: Row, axis: str) -> str:
+def axis_text(row: ResultRow, axis: str) -> str:
     """The value of one axis, for a column that already names it."""
     value = row.get(axis)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if axis == "seeds":
         return str(len(value or [row.get("seed")]))
+    if axis == "seed":
+        value = seed_text(row)
     return NOTHING if value is None else str(value)
+
+
+def seed_text(row: ResultRow) -> str | None:
+    """Its seed, or the seeds that were pooled into it (``0,1,2``)."""
+    seeds = row.get("seeds") or ([] if row.get("seed") is None else [row["seed"]])
+    return ",".join(map(str, seeds)) or None
 
 
 def _word(axis: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from .labels import AXES, Row, is_done, name, varying
+from .labels import AXES, ResultRow, is_done, name, varying
 from .ranking import Ranking
 
 COLOURS = 9
@@ -81,7 +81,7 @@ def layout(ranking: Ranking, joined: str = "steps") -> Layout:
     return Layout(lines, {p: name(row, apart) if apart else "" for p, row in zip(done, rows, strict=True)})
 
 
-def _panel_axes(rows: Sequence[Row], axes: Sequence[str]) -> tuple[str, ...]:
+def _panel_axes(rows: Sequence[ResultRow], axes: Sequence[str]) -> tuple[str, ...]:
     """The axes to part by: those that leave no crowd, in the fewest panels, predictors together if they can be."""
 
     def crowd(apart: tuple[str, ...]) -> tuple[int, int, bool]:

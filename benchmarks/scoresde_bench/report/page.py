@@ -22,14 +22,26 @@ from markupsafe import Markup
 
 from scoresde_core.errors import FileError
 
-from . import quoted, repeat, scales
+from . import published, repeat, scales
 from .compare import Comparison
 from .convergence import Convergence, convergences
-from .labels import NOTHING, NUMBER_AXES, TITLES, Row, as_float, axis_text, columns, count, is_done, plain, varying
+from .labels import (
+    NOTHING,
+    NUMBER_AXES,
+    TITLES,
+    ResultRow,
+    as_float,
+    axis_text,
+    columns,
+    count,
+    is_done,
+    plain,
+    varying,
+)
 from .lines import Layout, layout
 from .plot import NFE, TIME, TRAINING, Plot, plots
 from .ranking import Ranking, rank
-from .sources import Run
+from .result_sets import ResultSet
 
 DIRECTIONS = {"lower": "Lower is better.", "higher": "Higher is better.", "zero": "Nearest to 0 is best."}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -49,7 +61,7 @@ class Picture:
 
 
 @attrs.frozen
-class Figure:
+class MetricPlots:
     """The plots of one metric on one target: in one row, or in many panels, those against time then folded away."""
 
     metric: str
@@ -59,7 +71,9 @@ class Figure:
     leads: bool
 
 
-def write_report(rows: Sequence[Row], path: str | Path, command: str, meaning: Mapping[str, str] | None = None) -> Path:
+def write_report(
+    rows: Sequence[ResultRow], path: str | Path, command: str, meaning: Mapping[str, str] | None = None
+) -> Path:
     """Writes the report of ``rows`` to ``path``, which it returns; ``command`` is what reproduces them.
 
     Pictures are read from ``row["picture"]``, relative to the folder of ``path``; one that is missing, is no PNG or
@@ -67,7 +81,7 @@ def write_report(rows: Sequence[Row], path: str | Path, command: str, meaning: M
     Raises FileError when ``path`` cannot be written.
     """
     path = Path(path)
-    run = Run(path.resolve().parent.name, path.parent, [{**row, "command": command} for row in rows])
+    run = ResultSet(path.resolve().parent.name, path.parent, [{**row, "command": command} for row in rows])
     ranking = rank([{"folder": str(path.parent), **row} for row in rows])
     return write_text(page([run], ranking, meaning or {}), path)
 
@@ -87,7 +101,7 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def page(
-    runs: Sequence[Run], ranking: Ranking, meaning: Mapping[str, str], comparisons: Sequence[Comparison] = ()
+    runs: Sequence[ResultSet], ranking: Ranking, meaning: Mapping[str, str], comparisons: Sequence[Comparison] = ()
 ) -> str:
     """The whole page of ``ranking``, whose rows come from ``runs``."""
     environment = _environment()
@@ -112,8 +126,8 @@ def page(
         further_pictures=pictures[GALLERY:],
         headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
         table=list(_table(ranking)),
-        published=quoted.figures(ranking.rows),
-        sources=quoted.sources(ranking.rows),
+        published=published.metrics(ranking.rows),
+        sources=published.sources(ranking.rows),
         unfinished=list(_unfinished(ranking)),
         metrics=list(_metrics(ranking, meaning)),
         tally=_tally(ranking),
@@ -144,7 +158,7 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _ids(rows: Sequence[Row]) -> list[str]:
+def _ids(rows: Sequence[ResultRow]) -> list[str]:
     """A name for each row within the page: its cell, numbered where two runs hold the same."""
     seen: Counter[str] = Counter()
     names = []
@@ -155,7 +169,7 @@ def _ids(rows: Sequence[Row]) -> list[str]:
     return names
 
 
-def _figures(ranking: Ranking, drawn: Layout) -> Iterable[Figure]:
+def _figures(ranking: Ranking, drawn: Layout) -> Iterable[MetricPlots]:
     """The plots against function evaluations and against time, metric by metric."""
     counted, timed = ([*plots(ranking, cost, drawn)] for cost in (NFE, TIME))
     many = len(drawn.titles) > 1
@@ -163,7 +177,7 @@ def _figures(ranking: Ranking, drawn: Layout) -> Iterable[Figure]:
         first, second = ([p for p in found if (p.metric, p.target) == (metric, target)] for found in (counted, timed))
         title = f"{metric} on {target}" if len(ranking.targets) > 1 and target else metric
         leads = metric == ranking.primary or not many
-        yield Figure(metric, title, first if many else [*first, *second], second if many else [], leads)
+        yield MetricPlots(metric, title, first if many else [*first, *second], second if many else [], leads)
 
 
 def _training(ranking: Ranking) -> dict[str, Any] | None:
@@ -188,7 +202,7 @@ def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
     """The done rows: what names them, what they cost, and every metric with its mark."""
     axes = _columns(ranking)
     widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
-    printed = quoted.figures(ranking.rows)
+    printed = published.metrics(ranking.rows)
     for position, row in enumerate(ranking.rows):
         if is_done(row):
             yield {
@@ -197,13 +211,13 @@ def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
                 "nfe": _number(row, "nfe"),
                 "speed": _number(row, "samples_per_second", 3),
                 "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
-                "published": [quoted.shown(row, metric) or NOTHING for metric in printed],
+                "published": [published.text(row, metric) or NOTHING for metric in printed],
             }
 
 
 def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str, Any] | None:
     """A measurement, parted at its ``±`` so that the signs of a column stand below each other."""
-    found = ranking.measurement(position, metric)
+    found = ranking.value(position, metric)
     if found is None:
         return None
     value, _, stderr = found.text.partition(" ± ")
@@ -219,7 +233,7 @@ def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str
 
 def _stderr_width(ranking: Ranking, metric: str) -> int:
     """Characters that the errors of a column take, with their sign: nineteen in twenty, lest one outlier parts all."""
-    texts = [found.text for p in range(len(ranking.rows)) if (found := ranking.measurement(p, metric))]
+    texts = [found.text for p in range(len(ranking.rows)) if (found := ranking.value(p, metric))]
     widths = sorted(len(text.partition(" ± ")[2]) for text in texts)
     return widths[(len(widths) - 1) * 19 // 20] + 3
 
@@ -239,7 +253,7 @@ def _pictures(ranking: Ranking) -> list[Picture]:
         if not is_done(row) or not row.get("picture"):
             continue
         primary = ranking.primary or ""
-        measured = ranking.measurement(position, primary)
+        measured = ranking.value(position, primary)
         caption = f"{primary} {measured.text_with_unit}" if measured else ""
         data = _embedded(Path(str(row.get("folder", "."))), str(row["picture"]))
         found.append(Picture(ids[position], ranking.labels[position], caption, data, ranking.mark(position, primary)))
@@ -275,7 +289,7 @@ def _unfinished(ranking: Ranking) -> Iterable[dict[str, Any]]:
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
     """How to read each metric: what it measures, where its good end is, and what exact samples score."""
     for metric in ranking.metrics:
-        found = [m for p in range(len(ranking.rows)) if (m := ranking.measurement(p, metric))]
+        found = [m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))]
         floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
         unit = f" {found[0].unit}" if found[0].unit else ""
         score = f"Exact samples of this size score {floors[0]}{unit}." if len(floors) == 1 else ""
@@ -298,7 +312,7 @@ def _tally(ranking: Ranking) -> list[str]:
     return words
 
 
-def facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     """Where and with what the cells were measured; several values where they differ."""
     found = [(title, _distinct(rows, key)) for title, key in (
         ("Device", "device"), ("Platform", "platform"), ("Precision", "dtype"), ("TF32", "tf32"),
@@ -317,13 +331,13 @@ def facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [(title, value) for title, value in found if value]
 
 
-def _distinct(rows: Sequence[Row], key: str) -> str:
+def _distinct(rows: Sequence[ResultRow], key: str) -> str:
     known = (row for row in rows if row.get(key) is not None)
     texts = (", ".join(map(str, row[key])) if isinstance(row[key], list) else axis_text(row, key) for row in known)
     values = list(dict.fromkeys(texts))
     return ", ".join(values[:8]) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
-def _number(row: Row, key: str, digits: int = 4) -> str:
+def _number(row: ResultRow, key: str, digits: int = 4) -> str:
     value = as_float(row.get(key))
     return plain(value, digits) if value == value else NOTHING

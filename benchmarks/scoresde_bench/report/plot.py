@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from .labels import Row, as_float
+from .labels import ResultRow, as_float
 from .lines import CROWD, Layout, Line, layout
-from .ranking import Measurement, Ranking
+from .ranking import MetricValue, Ranking
 from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
 
 
@@ -24,12 +24,12 @@ class Cost:
 
     title: str
     words: str
-    of: Callable[[Row], float]
+    of: Callable[[ResultRow], float]
     joined: str = "steps"
     counted: bool = True
 
 
-def _milliseconds(row: Row) -> float:
+def _milliseconds(row: ResultRow) -> float:
     speed = as_float(row.get("samples_per_second"))
     return 1000.0 / speed if speed > 0 else math.nan
 
@@ -112,7 +112,7 @@ def _panels(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: st
     judged = {
         position: found
         for position in drawn.lines
-        if ranking.rows[position].get("target") == target and (found := ranking.measurement(position, metric))
+        if ranking.rows[position].get("target") == target and (found := ranking.value(position, metric))
     }
     costs = {position: cost.of(ranking.rows[position]) for position in judged}
     shown = [p for p, found in judged.items() if abs(found.value) < HUGE and 0 < costs[p] < HUGE]
@@ -134,7 +134,7 @@ def _plot(
     drawn: Layout,
     cost: Cost,
     metric: str,
-    judged: Mapping[int, Measurement],
+    judged: Mapping[int, MetricValue],
     costs: Mapping[int, float],
     frame: _Frame,
 ) -> Plot:
@@ -179,7 +179,7 @@ def pareto(found: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
-def _stairs(front: Sequence[tuple[float, Measurement]], across: Across, up: Up) -> str:
+def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) -> str:
     """The edge of what is reached: at each cost the best so far. None where values lie on both sides of the best."""
     values = [found.value for _, found in front]
     if len(set(front)) < 2 or (front[0][1].better == "zero" and min(values) < 0 < max(values)):
@@ -191,7 +191,7 @@ def _stairs(front: Sequence[tuple[float, Measurement]], across: Across, up: Up) 
 
 
 def _point(
-    ranking: Ranking, metric: str, position: int, found: Measurement, cost: Cost, x: float, frame: _Frame
+    ranking: Ranking, metric: str, position: int, found: MetricValue, cost: Cost, x: float, frame: _Frame
 ) -> Point:
     up, row = frame.up, ranking.rows[position]
     bar = found.bar
@@ -211,7 +211,7 @@ def _path(points: Sequence[Point]) -> str:
     return "M" + "L".join(f"{x:.1f} {sum(ys) / len(ys):.1f}" for x, ys in heights.items())
 
 
-def _band(found: Sequence[Measurement], up: Up) -> tuple[float, float] | None:
+def _band(found: Sequence[MetricValue], up: Up) -> tuple[float, float] | None:
     """Top and height of the band that exact samples fill: their score and its confidence interval."""
     ends = [m.floor + side * m.floor_bar for m in found if math.isfinite(m.floor) for side in (-1, 1)]
     if not ends or max(ends) < up.low or min(ends) > up.high:

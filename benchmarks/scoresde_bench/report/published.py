@@ -1,49 +1,72 @@
-"""Figures of a paper beside the cells that repeat its setting."""
+"""Values that a paper printed, quoted beside what was measured, never mixed with it.
+
+A suite lists them with the names of the cells that they are for. A row may carry ``published``: metrics by their names,
+each a number or ``{"value": 2.41, "stderr": null}``, and perhaps ``source`` in words, such as
+``{"fid": 2.41, "source": "Song et al. 2021, Table 1"}``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..plan.suite import Published
-from .labels import NOTHING, Row, labels, quantity
-from .ranking import measurement, rank
+import attrs
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from scoresde_core.registry import OURS
+
+from .labels import ResultRow, as_float, quantity
 
 
-def attach(row: dict[str, Any], figures: Sequence[Published]) -> dict[str, Any]:
-    """The row with ``published``: {metric: {value, stderr}} of the figures that belong to it."""
-    found = {f.metric: {"value": f.value, "stderr": f.stderr} for f in figures if f.fits(row)}
+@attrs.frozen
+class PublishedValue:
+    """A paper's value of a metric, for the cells that have all the names in ``where``."""
+
+    metric: str
+    value: float
+    stderr: float | None
+    where: Mapping[str, str]
+
+    def fits(self, row: ResultRow) -> bool:
+        """Whether it is for this row."""
+        return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
+
+
+def attach(row: dict[str, Any], values: Sequence[PublishedValue]) -> dict[str, Any]:
+    """The row with ``published``: {metric: {value, stderr}} of the values that are for it."""
+    found = {v.metric: {"value": v.value, "stderr": v.stderr} for v in values if v.fits(row)}
     return {**row, "published": found} if found else row
 
 
-def print_published(rows: Sequence[Row], console: Console) -> None:
-    """A table of the published figures beside what was measured here, for the rows that have any."""
-    from rich import box
-    from rich.table import Table
-
-    shown = [row for row in rows if row.get("published")]
-    if not shown:
-        return
-    metrics = list(dict.fromkeys(metric for row in shown for metric in row["published"]))
-    ours = rank(rows).primary
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published, beside what was measured here")
-    table.add_column("cell", no_wrap=not console.is_terminal)
-    for metric in metrics:
-        table.add_column(f"published {metric}", justify="right", no_wrap=True)
-    if ours:
-        table.add_column(ours, justify="right", no_wrap=True)
-    for label, row in zip(labels(shown), shown, strict=True):
-        texts = [_text(row["published"].get(metric)) for metric in metrics]
-        found = measurement(row, ours) if ours else None
-        table.add_row(label, *texts, *([found.text if found else NOTHING] if ours else []))
-    console.print(table)
+def metrics(rows: Sequence[ResultRow]) -> list[str]:
+    """The metrics that any row has a published value for."""
+    names = dict.fromkeys(name for row in rows for name in row.get("published") or {} if name != "source")
+    return [name for name in names if any(value(row, name) is not None for row in rows)]
 
 
-def _text(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return NOTHING
-    stderr = figure.get("stderr")
-    return f"{figure['value']:g}" if stderr is None else quantity(figure["value"], stderr)
+def value(row: ResultRow, metric: str) -> float | None:
+    """A published value, or None."""
+    found = _entry(row, metric)[0]
+    return found if math.isfinite(found) else None
+
+
+def text(row: ResultRow, metric: str) -> str:
+    """A published value as text, with its error where one was printed, or an empty string."""
+    found, stderr = _entry(row, metric)
+    if not math.isfinite(found):
+        return ""
+    return f"{found:g}" if math.isnan(stderr) else quantity(found, stderr)
+
+
+def sources(rows: Sequence[ResultRow]) -> list[str]:
+    """Where the published values of ``rows`` were printed."""
+    found = ((row.get("published") or {}).get("source") for row in rows)
+    return list(dict.fromkeys(str(source) for source in found if source))
+
+
+def _entry(row: ResultRow, metric: str) -> tuple[float, float]:
+    """A published value and its standard error; nan for what is missing."""
+    entry = (row.get("published") or {}).get(metric)
+    if isinstance(entry, dict):
+        return as_float(entry.get("value")), as_float(entry.get("stderr"))
+    return as_float(entry), math.nan

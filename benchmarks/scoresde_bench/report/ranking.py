@@ -28,7 +28,7 @@ from scoresde_core.errors import near_misses
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 
-from .labels import Row, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
+from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
 from .seeds import pool
 
 MARGIN = 5.0
@@ -36,7 +36,7 @@ MARGIN = 5.0
 
 
 @attrs.frozen
-class Measurement:
+class MetricValue:
     """One metric of one row; what is missing is nan."""
 
     value: float
@@ -110,12 +110,12 @@ class Measurement:
         return "" if math.isnan(self.floor) else quantity(self.floor, self.floor_stderr)
 
 
-def measurement(row: Row, metric: str) -> Measurement | None:
+def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
     """The metric of a row, or None where the row is not done or was not judged by it."""
     entry: dict[str, Any] | None = (row.get("metrics") or {}).get(metric) if is_done(row) else None
     if not entry:
         return None
-    return Measurement(
+    return MetricValue(
         value=as_float(entry.get("value")),
         stderr=as_float(entry.get("stderr")),
         floor=as_float(entry.get("floor")),
@@ -127,7 +127,7 @@ def measurement(row: Row, metric: str) -> Measurement | None:
     )
 
 
-def metric_names(rows: Sequence[Row]) -> list[str]:
+def metric_names(rows: Sequence[ResultRow]) -> list[str]:
     """Every metric of the done rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
 
@@ -159,7 +159,7 @@ class Standing:
 class Ranking:
     """The rows, their labels, and a standing for each metric and target, the primary metric's first."""
 
-    rows: list[Row]
+    rows: list[ResultRow]
     labels: list[str]
     metrics: list[str]
     standings: list[Standing]
@@ -215,12 +215,12 @@ class Ranking:
         """Whether one value of the table is as good as exact samples."""
         return any(standing.metric == metric and position in standing.as_good for standing in self.standings)
 
-    def measurement(self, position: int, metric: str) -> Measurement | None:
+    def value(self, position: int, metric: str) -> MetricValue | None:
         """One value of the table."""
-        return measurement(self.rows[position], metric)
+        return metric_value(self.rows[position], metric)
 
 
-def rank(rows: Sequence[Row], metric: str | None = None) -> Ranking:
+def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     """Ranks the done rows by every metric; ``metric`` leads (default: the first one of the first done row).
 
     Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
@@ -240,7 +240,7 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
     """How the rows of ``target`` compare by ``metric``; None where none of them was judged by it."""
     positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
     names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
-    measured = {position: found for position in positions if (found := ranking.measurement(position, metric))}
+    measured = {position: found for position in positions if (found := ranking.value(position, metric))}
     finite = {position: found for position, found in measured.items() if math.isfinite(found.value)}
     subject = f"{metric} on {target}" if len(ranking.targets) > 1 else metric
     if not finite:
@@ -256,7 +256,7 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
 
 
 def _verdict(
-    names: Mapping[int, str], found: Mapping[int, Measurement], best: int, tied: Sequence[int], as_good: Sequence[int]
+    names: Mapping[int, str], found: Mapping[int, MetricValue], best: int, tied: Sequence[int], as_good: Sequence[int]
 ) -> str:
     """``best is ... (3.1 ± 0.6 nats); within the noise of it: ...; exact samples of this size score ...``."""
     won = found[best]
@@ -276,13 +276,13 @@ def _verdict(
     return "; ".join(parts)
 
 
-def _resolution(found: Measurement) -> str:
+def _resolution(found: MetricValue) -> str:
     """The smallest excess that would be told from 0."""
     width = quantile(ALPHA, found.excess.df) * found.excess.stderr
     return plain(width, 2) + _unit(found)
 
 
-def _unit(found: Measurement) -> str:
+def _unit(found: MetricValue) -> str:
     return f" {found.unit}" if found.unit else ""
 
 

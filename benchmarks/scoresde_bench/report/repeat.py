@@ -10,14 +10,14 @@ import shlex
 from scoresde_core.components import parse
 from scoresde_core.errors import ScoreSDEError
 
-from .labels import Row
+from .labels import ResultRow
 
 EVALUATORS = ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance")
 """What judged rows of before they named their evaluators, unless their command says otherwise."""
 PROGRAM = "scoresde-bench"
 
 
-def command(row: Row) -> str:
+def command(row: ResultRow) -> str:
     """One line for a shell; several seeds of a pooled row are repeated together.
 
     A row that another program made (``scoresde evaluate``) keeps the command that made it.
@@ -35,7 +35,7 @@ def command(row: Row) -> str:
     return shlex.join(words)
 
 
-def _options(row: Row) -> dict[str, list[object]]:
+def _options(row: ResultRow) -> dict[str, list[object]]:
     """The options of a row, by name: only those that its subject and its sampler use."""
     learned = row.get("checkpoint") or row.get("network")
     options: dict[str, list[object]] = {}

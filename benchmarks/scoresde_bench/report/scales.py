@@ -17,7 +17,7 @@ from statistics import median
 import attrs
 
 from .labels import plain
-from .ranking import Measurement
+from .ranking import MetricValue
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 408.0, 14.0, 226.0
@@ -96,7 +96,7 @@ class Up:
     high: float
 
     @classmethod
-    def over(cls, found: Sequence[Measurement]) -> Up:
+    def over(cls, found: Sequence[MetricValue]) -> Up:
         """The scale and the range for these finite measurements."""
         scale = _quality_scale(found)
         floors = [m.floor for m in found if math.isfinite(m.floor)]
@@ -135,7 +135,7 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
     return sorted(ticks, key=lambda tick: tick.at)
 
 
-def _quality_scale(found: Sequence[Measurement]) -> Scale:
+def _quality_scale(found: Sequence[MetricValue]) -> Scale:
     """Logarithmic, linear or asinh, as the module docstring says."""
     values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
     least, most = min(values), max(values)
@@ -146,7 +146,7 @@ def _quality_scale(found: Sequence[Measurement]) -> Scale:
     return Scale("asinh", unit) if extent > 20 * unit else Scale("linear")
 
 
-def _noise_near_zero(found: Sequence[Measurement]) -> float:
+def _noise_near_zero(found: Sequence[MetricValue]) -> float:
     """The standard error of the floor, else of the values, else 0."""
     for errors in ([m.floor_stderr for m in found], [m.stderr for m in found]):
         known = [error for error in errors if 0 < error < math.inf]

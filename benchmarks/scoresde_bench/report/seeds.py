@@ -19,7 +19,7 @@ from typing import Any
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import spread
 
-from .labels import COMPONENT_AXES, Row, as_float, freedom_of, is_done
+from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
 SETTING = (
     "run",
@@ -43,11 +43,11 @@ MEASURED = {
 }
 
 
-def pool(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def pool(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """``rows`` with the done ones that differ in their seed alone made one, in the place of the first.
 
-    A pooled row has the seeds as ``seeds``, their text such as ``0,1,2`` as ``seed``, the cell and picture of its
-    first, and every metric over all of them. A row without a partner, or that did not run to its end, stays as it is.
+    A pooled row has the seeds as ``seeds``, the seed, cell and picture of its first, and every metric over all of them.
+    A row without a partner, or that did not run to its end, stays as it is.
     """
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
@@ -63,14 +63,13 @@ def pool(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [pooled[position] for position in sorted(pooled)]
 
 
-def _setting(row: Row) -> str:
+def _setting(row: ResultRow) -> str:
     kept = [row.get(key) for key in SETTING] + [str(row.get("device")).partition(" ")[0]]
     return json.dumps(kept, sort_keys=True, default=str)
 
 
-def _pooled(group: Sequence[Row]) -> dict[str, Any]:
-    seeds = sorted(row["seed"] for row in group)
-    row = {**group[0], "seed": ",".join(map(str, seeds)), "seeds": seeds}
+def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:
+    row = {**group[0], "seeds": sorted(row["seed"] for row in group)}
     for name in MEASURED & set(row):
         row[name] = _mean([as_float(each.get(name)) for each in group])[0]
     names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
@@ -95,7 +94,7 @@ def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, An
     return found
 
 
-def _estimate(entry: Row, value: str, stderr: str, df: str, name: str) -> Estimate:
+def _estimate(entry: ResultRow, value: str, stderr: str, df: str, name: str) -> Estimate:
     return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df, name))
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .labels import NOTHING, TITLES, Row, as_float, axis_text, columns, count, is_done, listing, plain
-from .ranking import Ranking, rank
+from . import published
+from .labels import NOTHING, TITLES, ResultRow, as_float, axis_text, columns, count, is_done, labels, listing, plain
+from .ranking import Ranking, metric_value, rank
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,7 +23,7 @@ BLANK = "   "
 """In place of the marks behind a value."""
 
 
-def print_table(rows: Sequence[Row], console: Console, metric: str | None = None) -> None:
+def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
     """Prints every done row with its metrics, then the cells that were skipped or failed, with their reasons."""
     from rich.text import Text
 
@@ -80,7 +81,7 @@ def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
             entries = {
                 m.floor: m.floor_text
                 for position, row in enumerate(ranking.rows)
-                if row.get("target") == target and (m := ranking.measurement(position, metric)) and m.floor_text
+                if row.get("target") == target and (m := ranking.value(position, metric)) and m.floor_text
             }
             if entries:
                 ends = list(dict.fromkeys((entries[min(entries)], entries[max(entries)])))
@@ -89,7 +90,7 @@ def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
 
 
 def _value(ranking: Ranking, position: int, metric: str) -> str:
-    found = ranking.measurement(position, metric)
+    found = ranking.value(position, metric)
     if found is None:
         return f"{NOTHING}{BLANK}"
     return f"{found.text} {MARKS[ranking.mark(position, metric)]}{'°' if ranking.as_good(position, metric) else ' '}"
@@ -127,7 +128,7 @@ def _floor_name(ranking: Ranking, target: str | None) -> str:
 
 
 def _heading(ranking: Ranking, metric: str) -> str:
-    unit = next((m.unit for p in range(len(ranking.rows)) if (m := ranking.measurement(p, metric))), "")
+    unit = next((m.unit for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))), "")
     return f"{metric}\n({unit})" if unit else metric
 
 
@@ -182,7 +183,7 @@ def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
     words = {"zero": "nearest to 0 is best", "higher": "higher is better"}
     grouped: dict[str, list[str]] = {}
     for metric in metrics:
-        first = next(m for p in range(len(ranking.rows)) if (m := ranking.measurement(p, metric)))
+        first = next(m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric)))
         grouped.setdefault(words.get(first.better, "lower is better"), []).append(metric)
     return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
 
@@ -197,10 +198,30 @@ def _reasons(ranking: Ranking, status: str) -> dict[str, list[str]]:
     return grouped
 
 
-def _number(row: Row, key: str, digits: int = 4) -> str:
+def _number(row: ResultRow, key: str, digits: int = 4) -> str:
     value = as_float(row.get(key))
     return plain(value, digits) if value == value else NOTHING
 
 
 def _ascii(text: str) -> str:
     return text.replace("±", "+-").replace("°", "o").replace(NOTHING, "-").encode("ascii", "replace").decode()
+
+
+def print_published(rows: Sequence[ResultRow], console: Console) -> None:
+    """Prints the published values beside what was measured here, for the rows that have any."""
+    from rich import box
+    from rich.table import Table
+
+    shown = [row for row in rows if row.get("published")]
+    if not shown:
+        return
+    metrics, ours = published.metrics(shown), rank(rows).primary
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published, beside what was measured here")
+    table.add_column("cell", no_wrap=not console.is_terminal)
+    for title in (*(f"published {metric}" for metric in metrics), *([ours] if ours else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for label, row in zip(labels(shown), shown, strict=True):
+        found = metric_value(row, ours) if ours else None
+        measured = [found.text if found else NOTHING] if ours else []
+        table.add_row(label, *(published.text(row, metric) or NOTHING for metric in metrics), *measured)
+    console.print(table)

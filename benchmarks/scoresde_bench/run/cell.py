@@ -24,7 +24,7 @@ from scoresde_run.results.rows import SCHEMA
 from ..plan.cells import Cell
 from .compiler import missing
 from .deadline import OutOfTime, deadline
-from .executor import Progress
+from .executor import OnStep
 from .pictures import sample_grid
 
 KEPT = 16
@@ -46,7 +46,7 @@ class Bench:
     _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
     """Seconds of the first call of the loaded model, by the size of the batch, where it compiles."""
 
-    def run(self, cell: Cell, progress: Progress | None = None) -> Row:
+    def run(self, cell: Cell, progress: OnStep | None = None) -> Row:
         """The cell's row, with status done, skip or failed."""
         row = self.blank(cell)
         reason = cell.skip or (missing(torch.device(cell.device)) if cell.compile != "none" else None)
@@ -92,7 +92,7 @@ class Bench:
             "evaluators": list(cell.evaluators),
         }
 
-    def _measure(self, cell: Cell, device: torch.device, progress: Progress | None) -> Row:
+    def _measure(self, cell: Cell, device: torch.device, progress: OnStep | None) -> Row:
         model = self.load(cell)
         if cell.compile == "none":
             self._first_call(cell, model, device, 1)
@@ -121,7 +121,7 @@ class Bench:
         return {**found, **self._judge(cell, x, model, reference)}
 
     def _draw(
-        self, cell: Cell, model: ScoreModel, device: torch.device, progress: Progress | None
+        self, cell: Cell, model: ScoreModel, device: torch.device, progress: OnStep | None
     ) -> tuple[Samples, int]:
         """The cell's samples, and the batch size that memory allowed: it is halved until they fit."""
         listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()

@@ -26,7 +26,7 @@ from scoresde_run.results.results import Row
 if TYPE_CHECKING:
     from ..plan.cells import Cell
 
-Progress = Callable[[int, int], Any]
+OnStep = Callable[[int, int], Any]
 """Called after every step of a sampler with (steps done, steps in all; 0: not known)."""
 
 
@@ -86,7 +86,7 @@ class Task:
         return cls(data["key"], data["title"], data["request"], Settings(**settings), files)
 
 
-Started = Callable[[Task], Progress | None]
+Started = Callable[[Task], OnStep | None]
 """To be called as a task starts, where that is known; returns what to call after each of its steps, or None."""
 
 

@@ -14,10 +14,9 @@ import attrs
 from scoresde_run.results.results import Results
 
 from ..plan.cells import Cell
-from ..plan.suite import Published
-from ..report.published import attach
+from ..report.published import PublishedValue, attach
 from .costs import Costs
-from .executor import Executor, Progress, Settings, Task
+from .executor import Executor, OnStep, Settings, Task
 from .progress import Meter
 
 
@@ -29,8 +28,8 @@ class Work:
     executor: Executor
     settings: Settings
     costs: Costs
-    figures: Sequence[Published] = ()
-    """Published figures; a row is stored with those that are of its setting."""
+    published: Sequence[PublishedValue] = ()
+    """A row is stored with those that are for it."""
     budget: float | None = None
     """Seconds after which no cell may still run by its predicted cost; None: no limit."""
     debug: bool = False
@@ -44,7 +43,7 @@ class Work:
         known = {cell.key: cell for cell in cells}
         left: list[Cell] = []
 
-        def started(task: Task) -> Progress | None:
+        def started(task: Task) -> OnStep | None:
             return meter.start(task.title)
 
         for alone in (False, True):
@@ -52,7 +51,7 @@ class Work:
             if not chosen:
                 continue
             for row in self.executor.run(self._tasks(chosen, left), alone=alone, started=started):
-                self.results.append(attach(row, self.figures))
+                self.results.append(attach(row, self.published))
                 cell = known[row["cell"]]
                 if self.budget is not None:
                     self.costs.learn([cell], self.results.rows)

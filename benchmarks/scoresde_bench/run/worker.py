@@ -16,7 +16,7 @@ from ..plan.cells import Cell
 from ..plan.suite import read_block
 from ..plan.sweep import Sweep
 from .cell import Bench, reason_of
-from .executor import Progress, Settings, Task
+from .executor import OnStep, Settings, Task
 
 _benches: dict[Settings, tuple[Bench, Sweep]] = {}
 
@@ -37,7 +37,7 @@ def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench
     return _benches[settings]
 
 
-def perform(task: Task, progress: Progress | None = None) -> Row:
+def perform(task: Task, progress: OnStep | None = None) -> Row:
     """The row of a task, with status done, skip or failed."""
     try:
         bench, _ = prepare(task.settings)

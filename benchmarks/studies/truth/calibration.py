@@ -16,7 +16,7 @@ import attrs
 import torch
 
 from scoresde_bench.report.compare import compare
-from scoresde_bench.report.sources import Run
+from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.extractor import Features
@@ -100,7 +100,7 @@ def false_alarms(cells):
     """
     count = min(map(len, cells.values()))
     runs = [
-        Run(str(r), Path(), [
+        ResultSet(str(r), Path(), [
             {"cell": f"{law} {kind}", "target": law, "sde": kind, "status": "done", "seed": r,
              "metrics": {metric.name: metric.plain() for metric in found[r]}}
             for (law, kind), found in cells.items()

@@ -13,7 +13,7 @@ import argparse
 import attrs
 import torch
 
-from scoresde_bench.report.ranking import measurement
+from scoresde_bench.report.ranking import metric_value
 from scoresde_core import ConditionedSampler, Evidence, ExactScore, create, sample
 from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
@@ -42,7 +42,7 @@ def cell(samples, exact):
     texts, evidence = [], Evidence(exact.unknown(samples), target=exact.law, seed=1)
     for name in METRICS:
         (metric,) = create("evaluators", name).evaluate(evidence)
-        found = measurement({"status": "done", "metrics": {name: metric.plain()}}, name)
+        found = metric_value({"status": "done", "metrics": {name: metric.plain()}}, name)
         text = f"{metric.value:.3f} ± {metric.stderr:.3f}"
         texts.append(f"**{text}**" if found.as_good else text)
     return ", ".join(texts)

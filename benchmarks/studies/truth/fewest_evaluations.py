@@ -7,7 +7,7 @@ import argparse
 
 from scoresde_bench.report.labels import NOTHING, is_done
 from scoresde_bench.report.ranking import rank
-from scoresde_bench.report.sources import merge, read_runs
+from scoresde_bench.report.result_sets import merge, read_result_sets
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     parser.add_argument("results")
     parser.add_argument("metrics", nargs="+")
     arguments = parser.parse_args()
-    ranking = rank(merge(read_runs([arguments.results])))
+    ranking = rank(merge(read_result_sets([arguments.results])))
     rows = [row for row in ranking.rows if is_done(row)]
     found: dict = {}
     for position, row in enumerate(ranking.rows):

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from scoresde_bench.report.ranking import measurement
+from scoresde_bench.report.ranking import metric_value
 
 AXES = ("sde", "predictor", "corrector")
 
@@ -27,7 +27,7 @@ def main():
     table: dict = {}
     for row in rows:
         if row["status"] == "done":
-            table.setdefault(tuple(row[axis] for axis in AXES), {})[row["steps"]] = measurement(row, arguments.metric)
+            table.setdefault(tuple(row[axis] for axis in AXES), {})[row["steps"]] = metric_value(row, arguments.metric)
     steps = sorted({n for found in table.values() for n in found})
     print("| " + " | ".join([*AXES, *(f"{n} steps" for n in steps)]) + " |")
     print("|" + "---|" * len(AXES) + "---:|" * len(steps))

@@ -19,18 +19,18 @@ from scoresde_core.errors import UsageError, near_misses
 from scoresde_run.results.results import read_rows
 
 from .earlier import identity, tell_apart
-from .labels import Row
+from .labels import ResultRow
 
 COMMITTED = Path("benchmarks/results")
 
 
 @attrs.frozen
-class Run:
+class ResultSet:
     """Rows that were measured together: what they are called, and the folder that their pictures lie in."""
 
     name: str
     folder: Path
-    rows: list[Row]
+    rows: list[ResultRow]
 
     @property
     def commands(self) -> list[str]:
@@ -38,7 +38,7 @@ class Run:
         return list(dict.fromkeys(str(row["command"]) for row in self.rows if row.get("command")))
 
 
-def read_runs(paths: Sequence[str]) -> list[Run]:
+def read_result_sets(paths: Sequence[str]) -> list[ResultSet]:
     """One run a path, their names different from each other.
 
     Raises UsageError for a path where there are no results, FileError for one that cannot be read.
@@ -51,14 +51,14 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     twice = {name for name, times in Counter(names).items() if times > 1}
     names = [path if name in twice else name for path, name in zip(paths, names, strict=True)]
     names = [f"{name} ({n})" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
-    return [Run(name, file.parent, _rows(file)) for name, file in zip(names, files, strict=True)]
+    return [ResultSet(name, file.parent, _rows(file)) for name, file in zip(names, files, strict=True)]
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[ResultRow]:
     return tell_apart([_of_a_run(row) for row in read_rows(path).values()])
 
 
-def _of_a_run(row: Row) -> Row:
+def _of_a_run(row: ResultRow) -> ResultRow:
     """A checkpoint of a training run by the run's folder: the step, which its own folder names, is an axis already."""
     folder = Path(str(row.get("checkpoint") or ""))
     step = re.fullmatch(r"step_0*(\d+)", folder.name)
@@ -68,7 +68,7 @@ def _of_a_run(row: Row) -> Row:
     return {**row, "checkpoint": str(run)}
 
 
-def merge(runs: Sequence[Run]) -> list[Row]:
+def merge(runs: Sequence[ResultSet]) -> list[ResultRow]:
     """The rows of all runs, each with the folder of its pictures.
 
     Where two runs hold the same combination, its rows are told apart by an axis ``run``.
