@@ -1,4 +1,4 @@
-"""scoresde-bench: which sampler is best, measured against the truth."""
+"""scoresde-bench: compares samplers with each other and with exact samples."""
 
 from scoresde_core import moved
 

@@ -6,6 +6,6 @@ from .run.importable import forget_working_folder
 
 forget_working_folder()
 
-from .cli import main  # noqa: E402  # whatever that imports is not in the working folder
+from .cli import main  # noqa: E402  # after the working folder has left sys.path
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""The command line of ``scoresde-bench``: axes to sweep, a table, rows on disk, a report.
+"""The command line of ``scoresde-bench``: sweeps axes, prints a table, stores rows and writes a report.
 
     scoresde-bench --predictor reverse_diffusion --corrector langevin
     scoresde-bench --sde vp subvp --predictor 'ddim[eta=[0,0.5,1]]' --steps 10,20,50 --grid uniform logsnr
@@ -9,11 +9,11 @@
     scoresde-bench --suite few_step --sde vp --jobs 2
     scoresde-bench --suite mine.yaml --executor 'slurm[gpus=1,partition=short]'
 
-Every axis takes several values and is then swept. The folder of results is named after the cells, so the same
-command takes up an interrupted run and repeats nothing that is done.
+An axis with several values is swept. The folder of results is named after the cells, so the same command resumes an
+interrupted run and repeats no finished cell.
 
-    scoresde-bench report RUN           a page of any results, Markdown or CSV
-    scoresde-bench compare BEFORE AFTER what became better or worse
+    scoresde-bench report RUN            write stored results as HTML, Markdown or CSV
+    scoresde-bench compare BEFORE AFTER  list what became better or worse
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 if a cell failed, 2 for a usage error."""
+    """Run the command line and return the exit code: 0, 1 if a cell failed, 2 for a usage error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in COMMANDS:
         return guarded(lambda: COMMANDS[given[0]](given[1:]), "--debug" in given)
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="scoresde-bench",
-        description="Which sampler is best, measured against the truth. Every axis may take several values.",
+        description="Compare samplers with each other and with exact samples. Every axis may take several values.",
         epilog="A component takes parameters in place: --corrector 'langevin[snr=0.16,n_steps=2]'; "
-        "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'. Of results there already are: "
+        "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'. For stored results: "
         "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER.",
         allow_abbrev=False,
     )
@@ -69,36 +69,36 @@ def _parser() -> Parser:
         text = f"{axes.HELP[axis]} (default: {' '.join(default) or axes.UNNAMED.get(axis, 'none')})"
         swept.add_argument(f"--{axis}", nargs="+", action="extend", metavar="X", help=text)
     run = parser.add_argument_group("run")
-    run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="sweeps by name, or YAML files")
-    run.add_argument("--samples", type=int, metavar="N", help=f"samples a cell (default: {axes.SAMPLES})")
-    run.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
+    run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="suites to run, by name or as YAML files")
+    run.add_argument("--samples", type=int, metavar="N", help=f"samples per cell (default: {axes.SAMPLES})")
+    run.add_argument("--batch-size", type=int, metavar="N", help="samples drawn at a time (default: all)")
     run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
-    run.add_argument("--timing", action="store_true", help="cells measure speed: none shares its device with another")
+    run.add_argument("--timing", action="store_true", help="measure speed: run one cell per device at a time")
     run.add_argument(
-        "--out", type=Path, metavar="DIR", help="results (default: scoresde-runs/ and a hash of the cells)"
+        "--out", type=Path, metavar="DIR", help="folder for results (default: scoresde-runs/HASH-OF-CELLS)"
     )
-    run.add_argument("--dry-run", action="store_true", help="list the cells with what they will cost, and stop")
+    run.add_argument("--dry-run", action="store_true", help="list the cells with their predicted cost, and stop")
     run.add_argument("--version", action="version", version=f"scoresde-bench {own_version()}")
-    where = parser.add_argument_group("where and how long")
-    where.add_argument("--jobs", type=int, metavar="N", help="cells at a time, in processes of their own")
-    where.add_argument("--executor", metavar="X", help="where cells run: local, processes, slurm, ... with parameters")
-    where.add_argument("--time-budget", metavar="T", help="start no cell that would end later: 90, 30m, 2h")
-    where.add_argument("--timeout", metavar="T", help="stop a cell after so long: 90, 30m, 2h")
+    where = parser.add_argument_group("execution")
+    where.add_argument("--jobs", type=int, metavar="N", help="run N cells at a time in worker processes")
+    where.add_argument("--executor", metavar="X", help="where cells run: local, processes, slurm, ...")
+    where.add_argument("--time-budget", metavar="T", help="start no cell that would end after T: 90, 30m, 2h")
+    where.add_argument("--timeout", metavar="T", help="stop a cell after T: 90, 30m, 2h")
     add_global_options(parser)
     return parser
 
 
 def _run(given: list[str]) -> int:
     if given and not given[0].startswith("-"):
-        raise UsageError(f"scoresde-bench has no command {given[0]!r}.{near_misses(given[0], list(COMMANDS))}")
+        raise UsageError(f"unknown command {given[0]!r}.{near_misses(given[0], list(COMMANDS))}")
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
     blocks, published = _blocks(arguments, registry)
     durations = {name: _duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout")}
     executor_text, jobs = _executor(arguments)
 
-    # Only here does anything import torch: a mistyped number is answered at once.
+    # torch is imported from here on, so that usage errors are reported at once.
     from scoresde_run.machine.device import keep_freed_memory
 
     from .plan.sweep import Sweep
@@ -125,13 +125,13 @@ def _run(given: list[str]) -> int:
 
 
 def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[PublishedValue]]:
-    """What the command line asks for, numbers checked: its own axes over those of its suites."""
+    """The blocks to run, with the command line's axes over those of suites, and the suites' published values."""
     for name, value in (("samples", arguments.samples), ("batch-size", arguments.batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, got {value}")
     given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
     if "sde" in given and any(axis in given for axis in axes.LEARNED_AXES):
-        raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+        raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
     suites = [find_suite(registry, name) for name in arguments.suite or ()]
     blocks = [block.replaced(given) for suite in suites for block in suite.blocks] or [Block(given)]
     numbers = {name: getattr(arguments, name) for name in ("samples", "batch_size") if getattr(arguments, name)}
@@ -145,18 +145,18 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
 
 
 def find_suite(registry: Registry, text: str) -> Suite:
-    """The suite called ``text``, or the one in the YAML file ``text``."""
+    """Return the suite named ``text``, or the one in the YAML file ``text``."""
     if not text.endswith((".yaml", ".yml")):
         suite: Suite = registry.create("suites", text.replace("-", "_"))
         return suite
     path = Path(text)
     if not path.is_file():
-        raise UsageError(f"there is no suite file {path}; a name without .yaml is looked up in 'scoresde list suites'")
+        raise UsageError(f"suite file {path} not found; for a suite by name (scoresde list suites) omit .yaml")
     return Suite.read(path.parent, path.name)
 
 
 def _executor(arguments: argparse.Namespace) -> tuple[str, dict[str, int]]:
-    """Where cells run, as it is typed, and what ``--jobs`` adds to that."""
+    """Return the executor as typed, and the parameter that ``--jobs`` adds to it."""
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {arguments.jobs}")
     jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
@@ -166,17 +166,17 @@ def _executor(arguments: argparse.Namespace) -> tuple[str, dict[str, int]]:
 
 
 def _duration(option: str, text: str | None) -> float | None:
-    """Seconds, from a number with s, m or h, or without a unit."""
+    """Return the seconds of a number with the unit s, m or h, or without a unit."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)", text.strip())
     if not match or float(match[1]) <= 0:
-        raise UsageError(f"--{option.replace('_', '-')} takes a time above 0 such as 90, 30m or 2h, got {text!r}")
+        raise UsageError(f"--{option.replace('_', '-')} must be a time above 0 such as 90, 30m or 2h, got {text!r}")
     return float(match[1]) * UNITS[match[2]]
 
 
 def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings: Settings) -> int:
-    """List the cells with their predicted cost."""
+    """Print the cells with their predicted cost."""
     from scoresde_run.results.results import Results
 
     from .run.costs import in_words
@@ -190,7 +190,7 @@ def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings
         if cell.skip:
             note = f"skipped: {cell.skip}"
         elif cell.key in done and done[cell.key]["status"] != "failed":
-            note = "done before"
+            note = "already done"
         else:
             unknown += seconds is None
             total += seconds or 0.0
@@ -198,7 +198,7 @@ def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings
             note = cost if nfe is None else f"NFE {nfe:g}, {cost}"
         print(f"{cell.key}  {cell.title}  ({note})")
     count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-    print(f"{count}, about {in_words(total)} to go" + (f" and {unknown} of unknown cost" if unknown else ""))
+    print(f"{count}, about {in_words(total)} left" + (f", plus {unknown} of unknown cost" if unknown else ""))
     return 0
 
 
@@ -223,7 +223,7 @@ def _work(
 
     from scoresde_run.results.results import Results
 
-    from .report.earlier import earlier, tell_apart, told
+    from .report.earlier import earlier, summary, tell_apart
     from .run.progress import Meter
     from .run.work import Work
 
@@ -232,15 +232,15 @@ def _work(
     with results.claim():
         todo = [cell for cell in cells if not results.finished(cell.key)]
         if len(todo) < len(cells):
-            console.print(f"{len(cells) - len(todo)} of {len(cells)} cells were done before, in {folder}")
+            console.print(f"{len(cells) - len(todo)} of {len(cells)} cells are already done in {folder}")
         costs = _costs(registry, executor, settings)
         costs.learn(cells, results.rows)
         others = set(results.rows) - {cell.key for cell in cells}
         known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
         if known:
-            console.print(f"in {folder}: {told(known)}", markup=False, highlight=False)
+            console.print(f"in {folder}: {summary(known)}", markup=False, highlight=False)
         if executor.here:
-            _tell_slow(todo, settings.device)
+            _warn_slow(todo, settings.device)
         work = Work(results, executor, settings, costs, published, budget, debug)
         with Meter(console, len(todo)) as meter:
             left = work.run(todo, meter)
@@ -250,14 +250,14 @@ def _work(
         _show(shown, registry, folder, settings.command, console)
     if left:
         console.print(
-            f"not run, for want of time: {len(left)} of {len(cells)} cells (--time-budget); the same command goes on",
+            f"time budget exhausted: {len(left)} of {len(cells)} cells were not run; repeat the command to continue",
             highlight=False,
         )
     return 1 if any(row["status"] == "failed" for row in rows) else 0
 
 
-def _tell_slow(cells: list[Cell], device: str) -> None:
-    """A line for each precision that the CPU is slow at, before any cell runs."""
+def _warn_slow(cells: list[Cell], device: str) -> None:
+    """Warn about each precision that is slow on the CPU, before any cell runs."""
     import torch
 
     from scoresde_run.machine.device import slow_precision
@@ -269,7 +269,7 @@ def _tell_slow(cells: list[Cell], device: str) -> None:
 
 
 def _show(rows: Sequence[ResultRow], registry: Registry, folder: Path, command: str, console: Any) -> None:
-    """The table, what is best, and the report."""
+    """Print the table and the best cells, and write the report."""
     from scoresde_run.results.rows import warnings_of
 
     from .report.page import write_report
@@ -290,6 +290,6 @@ def _show(rows: Sequence[ResultRow], registry: Registry, folder: Path, command: 
 
 
 def _job(cells: list[Cell]) -> str:
-    """A name for what the cells are, so that the same command finds its own results, also those of earlier source."""
+    """A name for the combinations of the cells, so that the same command finds its results even after source edits."""
     combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
     return hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()

@@ -1,10 +1,10 @@
-"""``scoresde-bench report`` and ``scoresde-bench compare``: what reads rows and runs nothing.
+"""``scoresde-bench report`` and ``scoresde-bench compare``, which read stored rows and run no cell.
 
     scoresde-bench report RUN [RUN ...] [--out page.html]
     scoresde-bench report RUN --format markdown
     scoresde-bench compare BEFORE AFTER
 
-``compare`` exits with 0 where nothing is worse, 1 where something is, 2 where there is nothing to compare.
+``compare`` exits with 0 if nothing is worse, 1 if something is, 2 if nothing can be compared.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from .report.compare import Comparison, compare
 from .report.result_sets import ResultSet, merge, read_result_sets
 
 MOST = 25
-"""Lines of each kind that ``compare`` prints, without ``--all``."""
+"""Lines per section that ``compare`` prints without ``--all``."""
 OURS = {"html": "scoresde-bench", "markdown": "<!-- scoresde-bench report -->", "csv": "cell,status,reason,"}
-"""What the head of a file says that this program wrote, and may therefore replace."""
-PLACES = "a folder of results, a file of rows, or the name of committed results"
+"""Text at the head of files that this program wrote and may replace."""
+PLACES = "folder of results, file of rows, or name of committed results"
 
 
 def report(given: Sequence[str]) -> int:
-    """``scoresde-bench report``; returns the exit code."""
-    parser = Parser(prog="scoresde-bench report", description="A page, a Markdown or a CSV file of results.")
+    """Run ``scoresde-bench report`` and return the exit code."""
+    parser = Parser(prog="scoresde-bench report", description="Write results as HTML, Markdown or CSV.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help=PLACES)
-    parser.add_argument("--format", choices=sorted(OURS), help="default: by the name of --out, else html")
+    parser.add_argument("--format", choices=sorted(OURS), help="default: from the suffix of --out, else html")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: report.html in the folder of a single run; else the terminal"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: html to report.html in the folder of a single run, other formats to stdout",
     )
-    parser.add_argument("--metric", metavar="NAME", help="the metric that leads (default: the first)")
+    parser.add_argument("--metric", metavar="NAME", help="metric shown first (default: the first in the rows)")
     add_global_options(parser)
     arguments = parser.parse_args(given)
     runs = read_result_sets(arguments.runs)
@@ -43,7 +46,7 @@ def report(given: Sequence[str]) -> int:
     out = arguments.out
     if kind == "html" and out is None:
         if len(runs) > 1:
-            raise UsageError("several runs make one page: say where with --out page.html")
+            raise UsageError("a page of several runs has no default place: give one with --out page.html")
         out = runs[0].folder / "report.html"
     if out is not None:
         _check_ours(out, kind)
@@ -59,45 +62,45 @@ def report(given: Sequence[str]) -> int:
 
 
 def compare_runs(given: Sequence[str]) -> int:
-    """``scoresde-bench compare``; returns the exit code."""
+    """Run ``scoresde-bench compare`` and return the exit code."""
     parser = Parser(
         prog="scoresde-bench compare",
-        description="What became better or worse beyond the noise. Runs that share seeds are correlated, "
+        description="List what became better or worse beyond the noise. Runs that share seeds are correlated, "
         "which makes the verdicts conservative.",
-        epilog="Exit code: 0 nothing is worse, 1 something is, 2 nothing can be compared.",
+        epilog="Exit code: 0 if nothing is worse, 1 if something is, 2 if nothing can be compared.",
     )
     parser.add_argument("before", metavar="BEFORE", help=PLACES)
-    parser.add_argument("after", metavar="AFTER", help="the same")
+    parser.add_argument("after", metavar="AFTER", help=PLACES)
     parser.add_argument(
         "--threshold",
         type=float,
         metavar="Z",
-        help="count a change from so many standard errors (default: Holm's procedure, at most 5 %% chance of any "
+        help="count changes of more than Z standard errors (default: Holm's procedure, at most 5 %% chance of any "
         "false alarm in the whole comparison)",
     )
-    parser.add_argument("--json", action="store_true", help="everything, for a program")
-    parser.add_argument("--all", action="store_true", help=f"print every line, not {MOST} of a kind")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--all", action="store_true", help=f"print all lines, not just {MOST} per section")
     add_global_options(parser)
     arguments = parser.parse_args(given)
     if arguments.threshold is not None and not arguments.threshold >= 0:
         raise UsageError(f"--threshold must be at least 0, got {arguments.threshold}")
     try:
         before, after = read_result_sets([arguments.before, arguments.after])
-    except FileError as error:  # in a pipeline, 1 is to mean that something became worse
+    except FileError as error:  # exit code 1 means that something became worse
         raise UsageError(str(error)) from error
     found = compare(before, after, arguments.threshold)
-    print(json.dumps(found.data, indent=1, allow_nan=False) if arguments.json else _told(found, arguments.all))
+    print(json.dumps(found.data, indent=1, allow_nan=False) if arguments.json else _text(found, arguments.all))
     return 1 if found.is_worse else 0
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"report": report, "compare": compare_runs}
-"""By the first word of the command line."""
+"""Commands by the first word of the command line."""
 
 
-def _told(found: Comparison, everything: bool) -> str:
+def _text(found: Comparison, complete: bool) -> str:
     lines = [found.headline, f"beyond the noise: {found.rule}"]
     for title, entries in found.sections:
-        shown = entries if everything else entries[:MOST]
+        shown = entries if complete else entries[:MOST]
         lines += ["", f"{title}:", *(f"  {entry}" for entry in shown)]
         if len(shown) < len(entries):
             lines.append(f"  and {len(entries) - len(shown)} more (--all shows them)")
@@ -105,17 +108,17 @@ def _told(found: Comparison, everything: bool) -> str:
 
 
 def _kind(out: Path | None) -> str:
-    """The format that a file's name asks for."""
+    """The format for a file of this name."""
     kinds = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
     if out is None:
         return "html"
     if out.suffix.lower() not in kinds:
-        raise UsageError(f"--out {out} ends in no known way (.html, .md, .csv): add --format")
+        raise UsageError(f"--out {out} has no known suffix (.html, .md, .csv): add --format")
     return kinds[out.suffix.lower()]
 
 
 def _check_ours(out: Path, kind: str) -> None:
-    """Nothing is overwritten that this program did not write."""
+    """Refuse to overwrite a file that this program did not write."""
     if not out.exists():
         return
     try:
@@ -123,7 +126,7 @@ def _check_ours(out: Path, kind: str) -> None:
     except OSError as error:
         raise FileError(f"cannot write {out}: {error.strerror or error}") from error
     if head and OURS[kind] not in head:
-        raise UsageError(f"{out} exists and is no {kind} report: remove it or choose another --out")
+        raise UsageError(f"{out} exists and is not a {kind} report: remove it or choose another --out")
 
 
 def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
@@ -144,11 +147,11 @@ def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: d
 
 
 def compare_all(runs: Sequence[ResultSet]) -> list[Comparison]:
-    """Every later run against the first, where they have cells in common."""
+    """Compare every later run with the first, if they have cells in common."""
     found = []
     for run in runs[1:]:
         try:
             found.append(compare(runs[0], run))
-        except UsageError:  # nothing in common: the page merely merges them
+        except UsageError:  # nothing in common: the page only merges them
             continue
     return found

@@ -82,7 +82,7 @@ def test_the_same_command_repeats_nothing(bench, tmp_path):
     before = (folder / "results.jsonl").read_text()
     code, out, _ = bench(*SMALL, "--sde", "vp", "--steps", "4,5")
     assert code == 0
-    assert "2 of 2 cells were done before" in out
+    assert "2 of 2 cells are already done" in out
     assert (folder / "results.jsonl").read_text() == before
 
 
@@ -215,7 +215,7 @@ USAGE = {
     "out of range": (["--corrector", "langevin[snr=-1]"], "-1"),
     "wrong type": (["--corrector", "langevin[n_steps=2.5]"], "int, got 2.5"),
     "not a choice": (["--corrector", "langevin[norm=most]"], "'batch' or 'level', got 'most'"),
-    "zero steps": (["--steps", "0"], "--steps takes whole numbers from 1, got '0'"),
+    "zero steps": (["--steps", "0"], "--steps must be integers of at least 1, got '0'"),
     "negative steps": (["--steps=-5"], "got '-5'"),
     "steps in words": (["--steps", "many"], "got 'many'"),
     "no samples": (["--samples", "0"], "--samples must be at least 1, got 0"),
@@ -233,7 +233,7 @@ USAGE = {
 def test_a_word_that_is_no_command(bench):
     code, out, err = bench("reprot", "few_step")
     assert (code, out) == (2, "")
-    assert err == "error: scoresde-bench has no command 'reprot'. Did you mean 'report'?\n"
+    assert err == "error: unknown command 'reprot'. Did you mean 'report'?\n"
 
 
 @pytest.mark.parametrize(("arguments", "message"), USAGE.values(), ids=USAGE)
@@ -384,7 +384,7 @@ class TestLearned:
         [
             (["--checkpoint", "one", "--sde", "vp"], 2, "--sde has no effect"),
             (["--network", "points.yaml", "--target", "mixture2d"], 2, "--target has no effect"),
-            (["--checkpoint", "one", "--target", "mnist_mfa"], 2, "the target mnist_mfa has [1, 28, 28]"),
+            (["--checkpoint", "one", "--target", "mnist_mfa"], 2, "target mnist_mfa has shape [1, 28, 28]"),
             (["--network", "mnist_vpp"], 2, "Did you mean 'mnist_vp'"),
             (["--checkpoint", "gone"], 1, "gone is no checkpoint"),
         ],

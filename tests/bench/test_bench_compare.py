@@ -129,7 +129,7 @@ def test_a_cell_that_no_longer_runs_is_worse() -> None:
     assert found.broken == ["vp 10 steps: failed: out of memory"]
     assert found.is_worse
     back = compare(run("b", broken), run("a", row()))
-    assert (back.mended, back.is_worse) == (["vp 10 steps: was failed: out of memory"], False)
+    assert (back.fixed, back.is_worse) == (["vp 10 steps: was failed: out of memory"], False)
 
 
 def test_a_seed_that_fails_breaks_its_combination() -> None:
@@ -140,7 +140,7 @@ def test_a_seed_that_fails_breaks_its_combination() -> None:
 def test_costs_speed_and_lost_metrics() -> None:
     after = row(nfe=20.0, samples_per_second=50.0, metrics={})
     found = compare(run("a", row()), run("b", after))
-    assert found.costs == ["vp 10 steps: 10 -> 20 function evaluations a sample"]
+    assert found.costs == ["vp 10 steps: 10 -> 20 function evaluations per sample"]
     assert found.missing == ["vp 10 steps: m"]
     assert found.speed.ratios == {"vp 10 steps": 0.5}
     assert found.speed.text == "0.50 times as fast (geometric mean of 1 cell)"
@@ -177,8 +177,8 @@ def test_json_is_complete_and_strict(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{old}", "nowhere"], "there are no results at nowhere"),
-        (["{old}", "{empty}"], "there is no results.jsonl in"),
+        (["{old}", "nowhere"], "no results at nowhere"),
+        (["{old}", "{empty}"], "no results.jsonl in"),
         (["{old}", "{broken}"], "line 1, is not a result row"),
         (["{old}", "{newer}"], "has schema 99"),
         (["{old}"], "AFTER"),

@@ -85,7 +85,7 @@ def test_without_a_compiler_the_cell_is_skipped_with_the_reason(bench, tmp_path,
     code, out, _ = bench(*ONE, "--compile", "none", "default", "--out", "here")
     plain, compiled = rows_in(tmp_path / "here")
     assert (code, plain["status"], compiled["status"]) == (0, "done", "skip")
-    assert "no-such-compiler is not here" in compiled["reason"]
+    assert "no-such-compiler was not found" in compiled["reason"]
     assert "CXX" in out
 
 

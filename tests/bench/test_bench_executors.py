@@ -117,7 +117,7 @@ class TestProcesses:
             "deadly": "failed",
             "deadly[marker=once]": "done",
         }
-        assert "ended by signal 9 in each of 2 attempts" in rows["deadly"]["reason"]
+        assert "killed by signal 9 in each of 2 attempts" in rows["deadly"]["reason"]
         assert rows["deadly"]["parameters"]["sde"]["beta_max"] == 20.0
         assert "signal 9" in out
 
@@ -130,7 +130,7 @@ class TestProcesses:
         assert bench(*cells, "--predictor", "stuck", *where)[0] == 1
         (row,) = cells_in(tmp_path / "here").values()
         assert row["status"] == "failed"
-        assert "went on long after its --timeout of 5 s" in row["reason"]
+        assert "did not stop at its --timeout of 5 s" in row["reason"]
 
     def test_cells_that_measure_speed_run_alone(self, monkeypatch):
         """On a CPU one at a time; on GPUs one each, whatever ``jobs`` says."""

@@ -255,7 +255,7 @@ def test_format_follows_the_name_of_the_file(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["report", folder, "--out", str(tmp_path / "a.docx")]) == 2
     assert main(["report", folder, "--metric", "n"]) == 2
-    assert "no finished cell was judged by 'n'" in capsys.readouterr().err
+    assert "no done cell has the metric 'n'" in capsys.readouterr().err
 
 
 def test_reading_rows_takes_no_torch(tmp_path: Path) -> None:

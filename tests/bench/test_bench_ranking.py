@@ -169,7 +169,7 @@ def test_a_difference_that_noise_hides_is_not_as_good() -> None:
     far = {"value": 1.2e21, "stderr": 1e21, "floor": 1.0, "floor_stderr": 0.4, "unit": "", "better": "lower"}
     ranking = rank([row(metrics={"m": far})])
     assert not ranking.as_good(0, "m")
-    assert "not told apart from them: so many samples resolve no less than 2e+21" in ranking.sentences[0]
+    assert "not told apart from them (resolution 2e+21)" in ranking.sentences[0]
     clear = rank([floored(9.0, floor=1.0, better="lower")]).sentences[0]
     assert clear.endswith("exact samples of this size score 1.0 ± 0.4")
 
@@ -206,7 +206,7 @@ def test_sentence() -> None:
     rows = [row(3.1, 0.6, "zero", steps=200), row(-3.4, 0.6, "zero", sde="subvp", steps=200), row(9.0, 0.6, "zero")]
     ranking = rank(rows)
     assert ranking.sentences == [
-        "m: best is vp 200 steps (3.1 ± 0.6 nats); within the noise of it: subvp 200 steps",
+        "m: best is vp 200 steps (3.1 ± 0.6 nats); within its noise: subvp 200 steps",
     ]
     assert ranking.headline == "Best by m: vp 200 steps on mnist_mfa (1 other within its noise)"
     assert [ranking.mark(position, "m") for position in range(3)] == ["best", "tied", ""]
@@ -224,13 +224,13 @@ def test_primary_metric_is_the_first_unless_given() -> None:
     rows = [broken("failed", "boom"), row(metrics=entries), row(metrics={"late": entries["m"]})]
     assert rank(rows).metrics == ["m", "other", "late"]
     assert rank(rows, "other").metrics == ["other", "m", "late"]
-    with pytest.raises(ValueError, match=r"judged by 'othr'\. Did you mean 'other'"):
+    with pytest.raises(ValueError, match=r"has the metric 'othr'\. Did you mean 'other'"):
         rank(rows, "othr")
 
 
 @pytest.mark.parametrize("rows", [[], [broken("failed", "boom")]], ids=["no row", "all failed"])
 def test_nothing_done(rows: list[dict[str, Any]]) -> None:
-    assert rank(rows, "m").sentences == ["No cell ran to its end"]
+    assert rank(rows, "m").sentences == ["No cell is done"]
 
 
 FIVE = {
@@ -288,7 +288,7 @@ def test_ascii_where_nothing_else_is_spoken() -> None:
 
 def test_metrics_that_did_not_judge_are_named() -> None:
     text = printed([row(metrics_skipped={"mode_weights": "gaussian has no modes"}) for _ in range(2)])
-    assert "mode_weights did not judge: gaussian has no modes [2 cells]" in text
+    assert "mode_weights was skipped: gaussian has no modes [2 cells]" in text
 
 
 def test_only_varying_axes_are_columns() -> None:

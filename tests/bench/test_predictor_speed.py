@@ -60,4 +60,4 @@ def test_without_a_compiler_it_says_so(lines, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(SystemExit):
         lines("--compile")
-    assert "no-such-compiler is not here" in capsys.readouterr().err
+    assert "no-such-compiler was not found" in capsys.readouterr().err

@@ -65,16 +65,16 @@ def plugin(tmp_path):
 class TestBench:
     def test_an_edited_plugin_runs_again_and_its_old_row_stands_apart(self, again, plugin, tmp_path):
         assert again(*plugin)[0] == 0
-        assert "1 of 1 cells were done before" in again(*plugin)[1]
+        assert "1 of 1 cells are already done" in again(*plugin)[1]
 
         (tmp_path / "mine_helper.py").write_text("def half(x):\n    return 0.9 * x\n")
         code, out, _ = again(*plugin)
-        assert (code, "done before" in out) == (0, False)
+        assert (code, "already done" in out) == (0, False)
         assert "in here: 1 row of these cells was measured with an earlier version of mine_helper; shown beside" in out
         assert "with an earlier mine_helper" in out.partition("shown beside")[2]
         old, new = rows_in(tmp_path / "here")
         assert old["metrics"]["energy_distance"]["value"] != new["metrics"]["energy_distance"]["value"]
-        assert "1 of 1 cells were done before" in again(*plugin)[1]
+        assert "1 of 1 cells are already done" in again(*plugin)[1]
 
         code, out, _ = again("report", "here", "--format", "csv")
         rows = csv.DictReader(io.StringIO(out))
@@ -94,14 +94,14 @@ class TestBench:
         (tmp_path / "mine_parts.py").rename(tmp_path / "elsewhere.py")
         (tmp_path / "mine.yaml").write_text("api: 1\npredictors:\n  mine: {target: 'elsewhere:Mine'}\n")
         (tmp_path / "unrelated.py").write_text("x = 1\n")
-        assert "1 of 1 cells were done before" in again(*plugin)[1]
+        assert "1 of 1 cells are already done" in again(*plugin)[1]
 
     def test_a_name_that_means_another_class_runs_again(self, again, plugin, tmp_path):
         other = PREDICTOR + "\n@attrs.frozen\nclass Other(Mine):\n    'Another.'\n"
         (tmp_path / "mine_parts.py").write_text(other)
         again(*plugin)
         (tmp_path / "mine.yaml").write_text("api: 1\npredictors:\n  mine: {target: 'mine_parts:Other'}\n")
-        assert "done before" not in again(*plugin)[1]
+        assert "already done" not in again(*plugin)[1]
 
     def test_a_file_behind_an_evaluator_counts_by_its_content(self, again, tmp_path):
         def write(scale):
@@ -112,7 +112,7 @@ class TestBench:
         assert again(*asked)[0] == 0
         write(1.0)
         os.utime(tmp_path / "ref.npz", (1, 1))
-        assert "1 of 1 cells were done before" in again(*asked)[1]
+        assert "1 of 1 cells are already done" in again(*asked)[1]
         write(2.0)
         code, out, _ = again(*asked)
         assert (code, "measured with an earlier version of ref.npz" in out) == (0, True)
@@ -126,7 +126,7 @@ class TestBench:
         (row,) = rows_in(tmp_path / "here")
         assert (row["evaluators"], list(row["files"])) == ([asked], ["it's, [1].npz"])
         _, *repeated = shlex.split(command(row))
-        assert "1 of 1 cells were done before" in again(*repeated, "--out", "here")[1]
+        assert "1 of 1 cells are already done" in again(*repeated, "--out", "here")[1]
 
     def test_the_default_folder_is_that_of_the_command_whatever_the_source(self, again, plugin, tmp_path):
         again(*plugin[:-2])

@@ -91,10 +91,10 @@ class TestTheBench:
         assert bench("--suite", "mixed.yaml", "--out", "here")[0] == 0
         plain, low = rows_in(tmp_path / "here")
         assert (plain["status"], low["status"]) == ("done", "skip")
-        assert low["reason"] == "there is nothing to compute in bfloat16: an exact score has no network"
+        assert low["reason"] == "no network to run in bfloat16: this is an exact score"
         save_models(tmp_path)
         bench(*ONE, "--precision", "float16", "--dtype", "float64", "--out", "wide")
-        assert "a network in float64 is not computed in float16" in rows_in(tmp_path / "wide")[0]["reason"]
+        assert "a network in float64 cannot run in float16" in rows_in(tmp_path / "wide")[0]["reason"]
 
     def test_tells_of_a_slow_cpu_before_it_runs(self, bench, tmp_path, slow):
         save_models(tmp_path)

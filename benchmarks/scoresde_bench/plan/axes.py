@@ -1,6 +1,6 @@
-"""The axes of a sweep: their names, what they hold, and their values where nobody says otherwise.
+"""The axes of a sweep: their names, the kinds of their values, and their defaults.
 
-Nothing here imports torch, so that a mistyped number is answered at once.
+Imports no torch, so that usage errors are reported at once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ COMPONENT_AXES: Mapping[str, str] = {
     "corrector": "correctors",
     "grid": "grids",
 }
-"""Axes whose values are components, and the kinds of these."""
+"""Axes whose values are components, and the kinds of those components."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
-"""Axes that are parameters of a sampler, and have no effect on one that lacks them."""
+"""Axes that set a parameter of the sampler; without effect on samplers that lack it."""
 LEARNED_AXES: Mapping[str, str] = {"checkpoint": "checkpoints", "network": "presets"}
-"""Axes that bring their own SDE, and stand in place of a target's exact score; the kinds of their names."""
+"""Axes that replace a target's exact score and define their own SDE, and the kinds of their values."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "dtype": ("float32", "float64"),
     "precision": ("float32", "bfloat16", "float16"),
     "compile": ("none", "default", "max-autotune-no-cudagraphs"),
 }
-"""Axes whose values are words. Modes of torch.compile that replay CUDA graphs are none of them: a replay overwrites the
-output before it, which multistep methods keep."""
+"""Axes whose values are fixed words. Modes of torch.compile that replay CUDA graphs are left out: a replay overwrites
+the previous output, which multistep methods keep."""
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "target": ("mnist_mfa",),
@@ -46,42 +46,42 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "compile": ("none",),
     "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
 }
-UNNAMED: Mapping[str, str] = {"grid": "the one that the predictor names"}
-"""What stands for an axis without a default."""
+UNNAMED: Mapping[str, str] = {"grid": "the predictor's own"}
+"""How help describes an axis without a default."""
 HELP: Mapping[str, str] = {
-    "target": "exact distribution to sample from, or to judge a checkpoint by",
-    "checkpoint": "a learned model, by folder or name, in place of a target's exact score and of --sde",
-    "network": "preset with random weights, to measure speed alone",
+    "target": "exact distribution to sample from, or to compare a checkpoint with",
+    "checkpoint": "trained model, by folder or name; replaces the exact score and --sde",
+    "network": "preset with random weights, for measuring speed only",
     "sde": "forward process",
-    "sampler": "loop: pc, ode, ...",
+    "sampler": "sampling loop: pc, ode, ...",
     "predictor": "reverse-time step",
-    "corrector": "MCMC at each noise level",
-    "grid": "where the steps lie in time",
+    "corrector": "MCMC steps at each noise level",
+    "grid": "times of the steps",
     "steps": "number of predictor steps",
-    "seed": "seed of the noise and of the exact sets",
-    "dtype": "float32 or float64: of the state",
-    "precision": "what a network computes in (autocast): float32, bfloat16 or float16; the state keeps its dtype",
-    "compile": "torch.compile of a network, by its mode: none, default or max-autotune-no-cudagraphs",
-    "evaluator": "metrics (not swept: all are computed)",
+    "seed": "seed of the noise and of the exact samples",
+    "dtype": "dtype of the state: float32 or float64",
+    "precision": "autocast dtype of the network: float32, bfloat16 or float16; the state keeps its dtype",
+    "compile": "torch.compile mode of the network: none, default or max-autotune-no-cudagraphs",
+    "evaluator": "metrics; not swept, every cell computes all of them",
 }
 SAMPLES = 1024
 NUMBERS = ("steps", "seed")
-"""Axes whose values are integers from the moment that a block holds them."""
+"""Axes whose values are integers."""
 
 
 def numbers(axis: str, values: Sequence[str | int]) -> tuple[int, ...]:
-    """The integers of ``steps`` or ``seed``, typed with blanks or commas between them, without repetition."""
+    """Return the integers of ``steps`` or ``seed``, given with blanks or commas between them, without repetition."""
     found = []
     least = 1 if axis == "steps" else 0
     for word in ",".join(map(str, values)).split(","):
         if not word.strip().lstrip("-").isdigit() or int(word) < least:
-            raise UsageError(f"--{axis} takes whole numbers from {least}, got {word.strip()!r}")
+            raise UsageError(f"--{axis} must be integers of at least {least}, got {word.strip()!r}")
         found.append(int(word))
     return tuple(dict.fromkeys(found))
 
 
 def words(axis: str, values: Sequence[str]) -> list[str]:
-    """The values of an axis of :data:`CHOICES`, checked, without repetition."""
+    """Return the values of an axis of :data:`CHOICES`, checked, without repetition."""
     found = [word.strip() for word in ",".join(values).split(",")]
     for word in found:
         if word not in CHOICES[axis]:

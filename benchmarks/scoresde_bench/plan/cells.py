@@ -1,9 +1,9 @@
-"""Cells: the combinations of a sweep, each with its components built. The runner gets them as they are.
+"""Cells: the combinations of a sweep, each with its components built.
 
-A cell's key is a hash of everything that its result depends on: components with all their parameters, evaluators too,
+A cell's key is a hash of everything that its result depends on: components and evaluators with all their parameters,
 the versions of their plugins, their source, and the content of the files that they read
-(:mod:`scoresde_run.results.fingerprint`). The noise depends on the seed alone, so cells share their random
-numbers and differ by what they compare.
+(:mod:`scoresde_run.results.fingerprint`). The noise depends on the seed alone, so cells with one seed share their
+random numbers.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corr
 
 @attrs.frozen(slots=False)
 class Cell:
-    """One combination: its names as they are shown, its components, and the numbers that fix the run.
+    """One combination: its names as shown, its built components, and its numbers.
 
-    An axis that the sampler does not use is None.
+    The name of an axis that the sampler does not use is None.
     """
 
     names: dict[str, Any]
     source: ScoreSource
     sampler: Sampler
     judges: Mapping[str, Evaluator]
-    """Evaluators, by what is typed for them."""
+    """Its evaluators, by their text."""
     seed: int
     dtype: str
     precision: str
-    """What its network computes in."""
+    """Autocast dtype of its network."""
     compile: str
-    """Mode of torch.compile for its network, or none."""
+    """Mode of torch.compile for its network, or ``none``."""
     samples: int
     batch_size: int
     device: str
     fingerprint: Fingerprint
     timing: bool
     block: Block
-    """The block that has this cell alone."""
+    """The block that describes this cell alone."""
     files: tuple[str, ...] | None = None
-    """Those that count; None: all that are there."""
+    """Files that count for the key; None: all that exist."""
 
     @property
     def steps(self) -> int | None:
-        """The sampler's step count; None for one that chooses its own."""
+        """The sampler's step count; None if it chooses its own steps."""
         return getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
 
     @property
     def evaluators(self) -> tuple[str, ...]:
-        """What is typed for its evaluators."""
+        """The texts of its evaluators."""
         return tuple(self.judges)
 
     @property
     def request(self) -> dict[str, Any]:
-        """The cell as plain data, for another process to build it again: a block of a suite."""
+        """The cell as plain data (a block of a suite), from which another process builds it."""
         return self.block.plain()
 
     @property
@@ -80,14 +80,14 @@ class Cell:
 
     @cached_property
     def depends(self) -> Depends:
-        """The plugins' versions, and the digests of source and files."""
+        """Versions of the plugins, and digests of source and files."""
         found = self.fingerprint.depends(self._parts, tuple(self.judges.values()))
         files = {path: digest for path, digest in found["files"].items() if self.files is None or path in self.files}
         return {**found, "files": files}
 
     @property
     def combination(self) -> dict[str, Any]:
-        """What is asked for, whatever its parts are made of."""
+        """The names and numbers of the cell, without versions, source and files."""
         return {
             "names": self.names,
             "numbers": [self.steps, self.seed, self.dtype, self.samples, self.batch_size, self.device],
@@ -99,19 +99,19 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits that name this cell's content."""
+        """Hash of everything that the result depends on, 16 hexadecimal digits."""
         judges = self.fingerprint.describe(tuple(self.judges.values()))
         return key_of([SCHEMA, self.combination, self.parameters, judges], self.depends)
 
     @property
     def skip(self) -> str | None:
-        """Why this combination cannot work, or None."""
+        """The reason why this combination cannot work, or None."""
         if self.compile != "none" and not self.source.has_network:
-            return "there is nothing to compile: an exact score has no network"
+            return "nothing to compile: an exact score has no network"
         if self.precision != "float32" and not self.source.has_network:
-            return f"there is nothing to compute in {self.precision}: an exact score has no network"
+            return f"no network to run in {self.precision}: this is an exact score"
         if self.precision != "float32" and self.dtype != "float32":
-            return f"a network in {self.dtype} is not computed in {self.precision}: take --dtype float32"
+            return f"a network in {self.dtype} cannot run in {self.precision}: use --dtype float32"
         return skip(self.sampler, self.source.sde, self.source.shape)
 
     @property

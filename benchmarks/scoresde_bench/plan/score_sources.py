@@ -1,8 +1,8 @@
-"""Score sources: what a cell samples from.
+"""Sources of the score that a cell samples with.
 
-exact        a target's own score under an SDE: all error is the sampler's
-checkpoint   a learned score under its own SDE, judged against a target where one is given
-preset       a network with random weights: its speed is that of the trained one, its samples mean nothing
+exact        a target's closed-form score under an SDE: all error is the sampler's
+checkpoint   a learned score under its own SDE, compared with a target if one is given
+preset       a network with random weights, as fast as a trained one; its samples are meaningless
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ WEIGHTS_SEED = 0
 
 
 class ScoreSource(ABC):
-    """Something with a score: its names as they are shown, and all that its numbers depend on."""
+    """A score, its SDE, its names as shown, and everything that its results depend on."""
 
     has_network: ClassVar[bool]
-    """Whether there is something to compile."""
+    """Whether the score is a network, which can be compiled or run in lower precision."""
     sde: SDE
     target: Target | None
-    """The truth that its samples are judged by, or None."""
+    """The exact distribution that samples are compared with, or None."""
 
     @property
     @abstractmethod
     def names(self) -> dict[str, str | None]:
-        """Its axes, by the names of a result row."""
+        """Its axes, by the keys of a result row."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Components and plain data that make it up."""
+        """The components and plain data that it consists of."""
 
     @property
     @abstractmethod
     def sde_name(self) -> str:
-        """The name of its SDE, without parameters."""
+        """Name of the SDE, without parameters."""
 
     @property
     @abstractmethod
@@ -61,15 +61,15 @@ class ScoreSource(ABC):
     def load(
         self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
     ) -> ScoreModel:
-        """Its score model, ready to be called, its network in ``precision``.
+        """Return the score model on ``device``, its network in ``precision``.
 
-        The network compiles at the first call, unless the mode is none.
+        Unless ``compile`` is ``none``, the network compiles at the first call.
         """
 
     @property
     @abstractmethod
     def units(self) -> Units:
-        """What the numbers of its samples are; targets and pictures live in those of the data."""
+        """Units of its samples; targets and pictures are in data units."""
 
 
 @attrs.frozen(eq=False)
@@ -111,7 +111,7 @@ class Exact(ScoreSource):
 
 @attrs.frozen(eq=False)
 class Learned(ScoreSource):
-    """A network under its own SDE: ``stored`` holds its weights, and without it they are random."""
+    """A network under its own SDE, with the weights of ``stored``, or random ones without it."""
 
     has_network: ClassVar[bool] = True
 
@@ -166,7 +166,7 @@ class Learned(ScoreSource):
 
 
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
-    """Every target under every SDE."""
+    """Return every target under every SDE."""
     built = [(spec, registry.create("sdes", spec)) for spec in sdes]
     return [
         Exact(target, sde, truth, process)
@@ -178,12 +178,12 @@ def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Sp
 def learned_sources(
     registry: Registry, checkpoints: Sequence[str], presets: Sequence[str], targets: Sequence[Spec]
 ) -> list[ScoreSource]:
-    """Every checkpoint against every target (or against none), and every preset.
+    """Return every checkpoint with every target (or with none), and every preset.
 
-    Opens no weights, so that a sweep is refused at once where something is missing.
+    Reads no weights, so that missing parts are reported at once.
     """
     if targets and not checkpoints:
-        raise UsageError("--target has no effect: random weights are compared with nothing; leave it out")
+        raise UsageError("--target has no effect on random weights; remove --target")
     found: list[ScoreSource] = []
     truths: list[Spec | None] = [*targets] or [None]
     for name in checkpoints:
@@ -193,8 +193,8 @@ def learned_sources(
             target = None if spec is None else registry.create("targets", spec)
             if target is not None and target.shape != plan.shape:
                 raise UsageError(
-                    f"the checkpoint {name} makes events of shape {list(plan.shape)}, "
-                    f"the target {spec} has {list(target.shape)}"
+                    f"checkpoint {name} samples events of shape {list(plan.shape)}, "
+                    f"but target {spec} has shape {list(target.shape)}"
                 )
             found.append(Learned(stored.config.model.network.name, plan, registry, stored, spec, target))
     return found + [Learned(name, plan_model(find_preset(registry, name), registry), registry) for name in presets]

@@ -1,21 +1,21 @@
 """Suites: sweeps as data, with the axes and options of the command line.
 
     format: 1
-    about: what it answers
+    about: the question that it answers
     blocks:
       - sde: [ve, vp]
-        predictor: 'ddim[eta=[0,1]]'        # a component as it is typed, or a mapping with its name
+        predictor: 'ddim[eta=[0,1]]'        # a component as on the command line, or a mapping with its name
         steps: [10, 20]
         samples: 512
       - sde: vp
-        for_sdes: [vp]                      # a checkpoint with another SDE leaves this block out
+        for_sdes: [vp]                      # skipped for a checkpoint with another SDE
         corrector: {name: langevin, snr: [0.01, 0.02]}
     published:
       - {metric: fid, value: 3.24, stderr: 0.02, where: {sde: vp, steps: 1000}}
 
-The cells are those of all blocks together, each once. An axis that a block leaves out has the command line's default;
-one that the command line gives replaces that of every block. ``published`` holds values of a paper, shown beside the
-cells whose names they list. Reading a suite imports no component and no torch.
+The cells are those of all blocks together, each once. An axis missing from a block has the command line's default; an
+axis given on the command line replaces that of every block. ``published`` holds values of a paper, shown beside the
+cells that have all names in ``where``. Reading a suite imports no component and no torch.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ def _typed(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
 class Block:
     """A product of axes, and the numbers that its cells share. A missing axis has its default.
 
-    Step counts and seeds are integers, the values of all other axes are text. Raises UsageError for a wrong number.
+    Steps and seeds are integers, the values of other axes are text. Raises UsageError for an invalid number.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_typed)
     samples: int = SAMPLES
     batch_size: int | None = None
     timing: bool = False
-    """Whether its cells measure speed, and so need a device of their own."""
+    """Whether its cells measure speed, so that each needs a device to itself."""
     for_sdes: tuple[str, ...] = ()
-    """Names of the SDEs that it is meant for; empty: any."""
+    """Names of the SDEs that it is for; empty: any."""
 
     def __getitem__(self, axis: str) -> tuple[Any, ...]:
         return self.axes[axis] if axis in self.axes else _typed({axis: DEFAULTS[axis]})[axis]
 
     @property
     def learned(self) -> bool:
-        """Whether it samples from networks rather than from exact scores."""
+        """Whether it samples with networks rather than exact scores."""
         return any(self[axis] for axis in LEARNED_AXES)
 
     def replaced(self, given: Mapping[str, tuple[Any, ...]]) -> Block:
-        """This block with the axes ``given`` in place of its own.
+        """Return this block with the axes ``given`` in place of its own.
 
-        A network brings its own SDE and, unless one is asked for, no target; a target or an SDE does without network.
+        A checkpoint or network drops the block's SDE and target; an SDE, or a target for no checkpoint, drops networks.
         """
         kept = dict(self.axes)
         if any(axis in given for axis in LEARNED_AXES):
@@ -79,12 +79,12 @@ class Block:
         return attrs.evolve(self, axes={**kept, **given})
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Block:
-        """This block with the owners of names that several plugins have."""
+        """Return this block with ambiguous names qualified by one of ``owners``."""
         axes = {axis: clear(axis, texts, registry, owners) for axis, texts in self.axes.items()}
         return attrs.evolve(self, axes=axes)
 
     def plain(self) -> dict[str, Any]:
-        """It as plain data, which :func:`read_block` reads back."""
+        """Return plain data that :func:`read_block` reads back."""
         found: dict[str, Any] = {axis: list(values) for axis, values in self.axes.items()}
         defaults = attrs.asdict(Block())
         rest = {key: value for key, value in attrs.asdict(self).items() if key != "axes" and value != defaults[key]}
@@ -93,32 +93,32 @@ class Block:
 
 @attrs.frozen
 class Suite:
-    """Blocks under a name, and what a paper reports of them."""
+    """Blocks, and the values that a paper published for their cells."""
 
-    about: str = param(help="what it answers")
+    about: str = param(help="the question that it answers")
     blocks: tuple[Block, ...] = param(help="products of axes, whose cells are run")
     published: tuple[PublishedValue, ...] = param((), "values of a paper, shown beside those measured")
 
     @classmethod
     def read(cls, folder: Traversable, name: str) -> Self:
-        """The suite in the file ``name`` of ``folder``; one line names every fault."""
+        """Read the suite in the file ``name`` of ``folder``; an error lists every fault in one line."""
         path = folder.joinpath(name)
         try:
             data = document.load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"cannot read the suite {path}: {error}") from error
+            raise FileError(f"cannot read suite {path}: {error}") from error
         except yaml.YAMLError as error:
-            raise UsageError(f"the suite {path} is not valid YAML: {error}") from error
+            raise UsageError(f"suite {path} is not valid YAML: {error}") from error
         return cls.from_plain(data, str(path))
 
     @classmethod
     def from_plain(cls, data: Any, source: str) -> Self:
-        """The suite that ``data`` describes; ``source`` names it in errors."""
+        """Return the suite that ``data`` describes; ``source`` names it in errors."""
         found = data.get("format") if isinstance(data, dict) else None
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise UsageError(f"the suite {source} must be a mapping with 'format: {FORMAT}' at the top")
+            raise UsageError(f"suite {source} must be a mapping with 'format: {FORMAT}' at the top")
         if found > FORMAT:
-            raise FileError(f"the suite {source} has format {found}, this version reads {FORMAT}: upgrade scoresde")
+            raise FileError(f"suite {source} has format {found}, this version reads {FORMAT}: upgrade scoresde")
         known = ("format", "about", "blocks", "published")
         problems = [f"unknown key {key!r}.{near_misses(str(key), known)}" for key in data if key not in known]
         blocks = _list_of(data, "blocks", problems)
@@ -130,11 +130,11 @@ class Suite:
             for number, entry in enumerate(_list_of(data, "published", problems), 1)
         ]
         if problems:
-            raise UsageError(f"the suite {source}: {'; '.join(problems)}")
+            raise UsageError(f"suite {source}: {'; '.join(problems)}")
         return cls(str(data.get("about", "")), tuple(read), tuple(filter(None, published)))
 
     def plain(self) -> dict[str, Any]:
-        """It as plain data, which :meth:`from_plain` reads back."""
+        """Return plain data that :meth:`from_plain` reads back."""
         found: dict[str, Any] = {"format": FORMAT, "about": self.about}
         found["blocks"] = [block.plain() for block in self.blocks]
         if self.published:
@@ -143,16 +143,16 @@ class Suite:
         return found
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
-        """This suite with the owners of names that several plugins have (:meth:`Registry.clear`)."""
+        """Return this suite with ambiguous names qualified by one of ``owners`` (:meth:`Registry.clear`)."""
         return attrs.evolve(self, blocks=tuple(block.clear(registry, owners) for block in self.blocks))
 
     def to_yaml(self) -> str:
-        """It as a file that :meth:`read` reads back."""
+        """Return the text of a file that :meth:`read` reads back."""
         return document.dump(self.plain())
 
 
 def clear(axis: str, texts: Sequence[Any], registry: Registry, owners: Sequence[str]) -> tuple[Any, ...]:
-    """The values of an axis, with the owners of names that several plugins have; a folder's or file's stays."""
+    """Return the values of an axis, ambiguous names qualified by one of ``owners``; paths are unchanged."""
     if axis in LEARNED_AXES:
         return tuple(registry.clear(LEARNED_AXES[axis], Spec(text), owners).name for text in texts)
     kind = {**COMPONENT_AXES, "evaluator": "evaluators"}.get(axis)
@@ -162,7 +162,7 @@ def clear(axis: str, texts: Sequence[Any], registry: Registry, owners: Sequence[
 
 
 def read_block(data: Any, where: str, problems: list[str]) -> Block:
-    """The block in ``data``, with its faults added to ``problems``."""
+    """Return the block in ``data``; appends its faults to ``problems``."""
     if not isinstance(data, dict):
         problems.append(f"{where} must be a mapping of axes and options, got {data!r}")
         return Block()
@@ -175,12 +175,12 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
         if axis in data:
             values = data[axis] if isinstance(data[axis], list) else [data[axis]]
             if not values and axis != "evaluator" and DEFAULTS[axis]:
-                problems.append(f"{where}: {axis} has no value: name one or more, or leave it out")
+                problems.append(f"{where}: {axis} has no value: give one or more, or remove it")
             texts[axis] = tuple(_text(axis, value, where, problems) for value in values)
     for name in ("samples", "batch_size"):
         value = data.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{where}: {name} must be a whole number from 1, got {value!r}")
+            problems.append(f"{where}: {name} must be an integer of at least 1, got {value!r}")
     if not isinstance(data.get("timing", False), bool):
         problems.append(f"{where}: timing must be true or false, got {data['timing']!r}")
     sdes = data.get("for_sdes", [])
@@ -193,7 +193,7 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
 
 
 def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
-    """A value of an axis as it would be typed."""
+    """A value of an axis as text."""
     component = axis in COMPONENT_AXES or axis == "evaluator"
     if component and isinstance(value, dict) and isinstance(value.get("name"), str):
         return str(Spec(value["name"], {key: item for key, item in value.items() if key != "name"}))
@@ -207,7 +207,9 @@ def _published(data: Any, where: str, problems: list[str]) -> PublishedValue | N
     fields = {"metric": str, "value": int | float, "stderr": int | float, "where": dict}
     wrong = not isinstance(data, dict) or not {"metric", "value", "where"} <= set(data) <= set(fields)
     if wrong or not all(isinstance(value, fields[key]) for key, value in data.items()):
-        problems.append(f"{where} must have metric, value, where (names of a row) and perhaps stderr, got {data!r}")
+        problems.append(
+            f"{where} must have metric, value, where (a mapping of names) and optionally stderr, got {data!r}"
+        )
         return None
     names = {str(axis): str(value) for axis, value in data["where"].items()}
     return PublishedValue(data["metric"], float(data["value"]), data.get("stderr"), names)

@@ -1,7 +1,7 @@
-"""From blocks of axes to cells: the grammar of a sweep.
+"""Expands blocks of axes to cells.
 
-Every value of every axis is combined with every other. A list given to a parameter that takes none expands to several
-components, also inside a component that is itself a parameter: ``pc[predictor=ddim[eta=[0,1]],steps=[10,20]]`` is four.
+Every value of every axis is combined with every other. A list given to a parameter that takes no list expands to
+several components, also inside a nested component: ``pc[predictor=ddim[eta=[0,1]],steps=[10,20]]`` stands for four.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .suite import Block, clear
 
 
 def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
-    """The components that ``texts`` name, each once."""
+    """Return the components that ``texts`` name, each once."""
     specs: list[Spec] = []
     for text in itertools.chain.from_iterable(split(text) for text in texts):
         spec = parse(text.strip())
@@ -39,13 +39,13 @@ def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
         ]
         empty = [name for name, values in zip(spec.params, choices, strict=True) if not values]
         if empty:
-            raise UsageError(f"the list of {empty[0]} in {text.strip()!r} has no value: give it one or more")
+            raise UsageError(f"empty list for {empty[0]} in {text.strip()!r}: give it one or more values")
         specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
     return list({str(spec): spec for spec in specs}.values())
 
 
 def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> list[Any]:
-    """The values of one parameter that ``value`` stands for."""
+    """The values of one parameter that ``value`` expands to."""
     nested = isinstance(value, list) and bool(value) and all(isinstance(item, list) for item in value)
     many = isinstance(value, list) and (parameter is None or not parameter.takes_list or nested)
     kind = None if parameter is None else kind_of(parameter.type)
@@ -57,15 +57,15 @@ def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> lis
 
 @attrs.define
 class Sweep:
-    """Builds cells from blocks; score sources and components are built once and shared."""
+    """Builds cells from blocks. Score sources and evaluators are built once and shared."""
 
     registry: Registry
     device: str
     prepare: bool = False
-    """Whether evaluators get what they need, which may be a download, before cells have keys."""
+    """Whether evaluators prepare (perhaps download) what they need before cells get their keys."""
     _sources: dict[Any, list[ScoreSource]] = attrs.field(factory=dict, init=False)
     _plain_samplers: dict[str, Sampler] = attrs.field(factory=dict, init=False)
-    """Samplers with the parameters that are typed for them alone, by what is typed."""
+    """Samplers without the values of axes, by their text; each says which axes it uses."""
     _used: set[str] = attrs.field(factory=set, init=False)
     _judges: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _fingerprint: Fingerprint = attrs.field(init=False)
@@ -74,25 +74,22 @@ class Sweep:
         self._fingerprint = Fingerprint(self.registry)
 
     def cells(self, blocks: Sequence[Block], asked: frozenset[str] = frozenset()) -> list[Cell]:
-        """Every cell of ``blocks``, without repetition; ``asked`` are the axes that must have an effect.
+        """Return every cell of ``blocks`` once; ``asked`` are the axes that must have an effect.
 
-        Raises before any work for a component that cannot be built, an axis that no sampler uses, or no cell at all.
+        Raises UsageError if a component cannot be built, no sampler uses an axis of ``asked``, or no cell is left.
         """
         found = [cell for block in blocks for cell in self._block(block)]
         unused = sorted(axis for axis in SAMPLER_AXES if axis in asked and axis not in self._used)
         if found and unused:
             names = ", ".join(dict.fromkeys(cell.names["sampler"] for cell in found))
-            raise UsageError(f"--{unused[0]} has no effect: the sampler {names} does not use it; leave it out")
-        if "compile" in asked and found and not any(cell.source.has_network for cell in found):
-            raise UsageError("--compile has no effect: exact scores have no network; name a --checkpoint or --network")
-        lowered = "precision" in asked and any(cell.precision != "float32" for cell in found)
-        if lowered and not any(cell.source.has_network for cell in found):
-            raise UsageError(
-                "--precision has no effect: exact scores have no network; name a --checkpoint or --network"
-            )
+            raise UsageError(f"--{unused[0]} has no effect on the sampler {names}; remove it")
+        lowered = any(cell.precision != "float32" for cell in found)
+        for axis in ("compile", *(["precision"] if lowered else [])):
+            if axis in asked and found and not any(cell.source.has_network for cell in found):
+                raise UsageError(f"--{axis} has no effect: exact scores have no network; add --checkpoint or --network")
         if not found:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
-            raise UsageError(f"no block of this suite is for the checkpoint's SDE: they are for {meant}")
+            raise UsageError(f"no block of this suite fits the checkpoint's SDE; they are for {meant}")
         if self.prepare:
             for evaluator in {id(judge): judge for cell in found for judge in cell.judges.values()}.values():
                 evaluator.prepare()
@@ -104,9 +101,9 @@ class Sweep:
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, self._texts(block, axis)) for axis, kind in COMPONENT_AXES.items()}
         if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
-            raise UsageError(f"--{unnamed[0]} has no value: name one or more, or leave it out")
+            raise UsageError(f"--{unnamed[0]} has no value: give one or more, or remove it")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(block["steps"])}
-        chosen["grid"] = specs["grid"] or [None]  # the sampler's own choice, by its predictor
+        chosen["grid"] = specs["grid"] or [None]  # None: the sampler takes its predictor's grid
         seeds, dtypes = block["seed"], axes.words("dtype", block["dtype"])
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         judges = self._evaluators(block)
@@ -119,18 +116,18 @@ class Sweep:
             for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
         ]
         unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
-        # Cells that share a model, and then those that share an exact set, follow each other.
+        # Cells that share a model, and then those that share exact samples, run in sequence.
         for source, *how, seed, dtype, made in itertools.product(
             sources, modes, precisions, seeds, dtypes, unique.values()
         ):
             yield self._cell(block, source, made, seed, dtype, how, judges)
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
-        """The values of an axis; its default names are ours, whoever else has them."""
+        """The values of an axis; default names always mean our components."""
         return block.axes[axis] if axis in block.axes else clear(axis, block[axis], self.registry, [OURS])
 
     def _evaluators(self, block: Block) -> dict[str, Evaluator]:
-        """Those of a block by what is typed, each made once."""
+        """The evaluators of a block by their text, each built once."""
         specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", self._texts(block, "evaluator"))}
         for text, spec in specs.items():
             if text not in self._judges:
@@ -138,9 +135,9 @@ class Sweep:
         return {text: self._judges[text] for text in specs}
 
     def _sources_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[ScoreSource]:
-        """What the block samples from, built once for all blocks that ask for the same."""
+        """The score sources of a block, built once for all blocks with the same axes."""
         if block.learned and "sde" in block.axes:
-            raise UsageError("--sde has no effect: a checkpoint and a preset bring their own SDE; leave it out")
+            raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
         checkpoints, networks = block["checkpoint"], block["network"]
         truths = specs["target"] if not block.learned or "target" in block.axes else []
         sdes = [] if block.learned else specs["sde"]
@@ -155,7 +152,7 @@ class Sweep:
         return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
 
     def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Sampler, dict[str, Any]]:
-        """The sampler with those of ``given`` that it uses, and these alone; a grid that it chooses itself is named."""
+        """Build the sampler with the values of ``given`` that it uses; returns these, with the name of its grid."""
         if str(spec) not in self._plain_samplers:
             self._plain_samplers[str(spec)] = self.registry.create("samplers", spec)
         sampler = self._plain_samplers[str(spec)]
@@ -167,7 +164,9 @@ class Sweep:
         if "grid" in uses and "grid" not in used:
             used["grid"] = self.registry.typed(getattr(sampler, "grid", None))
             if used["grid"] is None:
-                raise UsageError(f"no plugin registers the grid that {sampler!r} takes: register it, or name a --grid")
+                raise UsageError(
+                    f"the grid of {sampler!r} is not registered: register it, or choose another with --grid"
+                )
         return spec, sampler, {name: used.get(name) for name in given}
 
     def _cell(

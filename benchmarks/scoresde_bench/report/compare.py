@@ -1,16 +1,16 @@
-"""Two runs compared: what became better or worse beyond the noise, what is new or missing, what the speed did.
+"""Compares two runs: what became better or worse beyond the noise, what is new or missing, and how speed changed.
 
 Cells are matched by their names and numbers; seeds are pooled first, and versions, devices and dates are ignored.
-A value b against a has moved by
+The change from a value a to b, in standard errors, is
 
     z = (badness(b) - badness(a)) / sqrt(se_a^2 + se_b^2)
 
-standard errors, badness being the value turned so that lower is better (|value| where 0 is best). Two runs with the
-same seeds share their random numbers, which correlates a and b positively: the true error of the difference is
-smaller than this one, so the comparison errs towards "unchanged", and identical code gives z = 0.
+where badness is the value with its sign chosen so that lower is better (|value| if 0 is best). Two runs with the same
+seeds share their random numbers, which correlates a and b positively: the true error of the difference is smaller than
+this one, so the comparison errs towards "unchanged", and identical code gives z = 0.
 
-The p-value of a change is that of Student's t with Welch's degrees of freedom: an error from five pieces has long
-tails. Of a thousand unchanged values fifty would lie below 0.05. By default Holm's step-down procedure therefore keeps
+The p-value of a change is that of Student's t with Welch's degrees of freedom, because an error from five pieces has
+long tails. Of a thousand unchanged values fifty would lie below 0.05, so by default Holm's step-down procedure keeps
 the chance of even one false alarm in the whole comparison below 5 % (:mod:`scoresde_run.results.certainty`).
 """
 
@@ -34,13 +34,13 @@ from .seeds import pool
 _Pair = tuple[str, ResultRow, ResultRow]
 """The label of a cell, and its row before and after."""
 EXACT = 1e-6
-"""Relative difference up to which two values without an error are the same."""
+"""Relative difference below which two values count as equal."""
 SCHEMA = 1
 
 
 @attrs.frozen
 class Change:
-    """One metric of one cell in both runs; ``z`` is positive where it became worse, nan where no error is known."""
+    """One metric of one cell in both runs; ``z`` is positive if it became worse, nan if no error is known."""
 
     label: str
     cell: str
@@ -51,7 +51,7 @@ class Change:
 
     @property
     def p(self) -> float:
-        """The chance of a change at least this large, were there none."""
+        """The p-value of the change."""
         return tail(abs(self.z), difference(self.after.estimate, self.before.estimate).df)
 
     @property
@@ -63,14 +63,14 @@ class Change:
 
 @attrs.frozen
 class Speed:
-    """Samples a second after over before, for the cells that were timed on one kind of device in both runs."""
+    """Ratios of samples per second, for cells timed on the same kind of device in both runs."""
 
     ratios: dict[str, float]
     unlike: int
 
     @property
     def text(self) -> str:
-        """The geometric mean and the extremes."""
+        """The geometric mean and the extremes, in words."""
         parts = []
         if self.ratios:
             mean = math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
@@ -79,13 +79,13 @@ class Speed:
             if len(self.ratios) > 1:
                 parts.append(f"from {self.ratios[slow]:.2f} ({slow}) to {self.ratios[fast]:.2f} ({fast})")
         if self.unlike:
-            parts.append(f"{count(self.unlike, 'cell')} not compared: measured on unlike devices")
+            parts.append(f"{count(self.unlike, 'cell')} not compared: measured on different devices")
         return ", ".join(parts)
 
 
 @attrs.frozen
 class Comparison:
-    """Everything that differs between the run ``before`` and the run ``after``."""
+    """The differences between the runs ``before`` and ``after``."""
 
     before: str
     after: str
@@ -95,18 +95,18 @@ class Comparison:
     better: list[Change]
     unjudged: list[Change]
     broken: list[str]
-    mended: list[str]
+    fixed: list[str]
     missing: list[str]
     new: list[str]
     costs: list[str]
     speed: Speed
     rule: str
     earlier: list[str]
-    """What both runs hold of earlier source, which is left out."""
+    """Rows measured with earlier source, which are left out."""
 
     @property
     def is_worse(self) -> bool:
-        """Whether anything is worse, or no longer runs."""
+        """Whether a value is worse or a cell no longer runs."""
         return bool(self.worse or self.broken)
 
     @property
@@ -115,23 +115,23 @@ class Comparison:
         words = [
             f"{len(found)} {word}"
             for found, word in (
-                (self.worse, "worse"), (self.broken, "broken"), (self.better, "better"), (self.mended, "mended"),
+                (self.worse, "worse"), (self.broken, "broken"), (self.better, "better"), (self.fixed, "fixed"),
             )
             if found
         ]  # fmt: skip
-        told = ", ".join(words) or "nothing worse or better beyond the noise"
+        changes = ", ".join(words) or "nothing worse or better beyond the noise"
         held = f"{count(len(self.changes), 'value')} of {count(self.matched, 'cell')}"
-        return f"{self.after} against {self.before}: {told} ({held})"
+        return f"{self.after} against {self.before}: {changes} ({held})"
 
     @property
     def sections(self) -> list[tuple[str, list[str]]]:
-        """Titles and their lines, those that have any."""
+        """Titles with their lines, without empty sections."""
         found = [
             ("worse", [change.text for change in self.worse]),
             ("broken", self.broken),
             ("better", [change.text for change in self.better]),
-            ("mended", self.mended),
-            ("changed, with no error to judge by", [change.text for change in self.unjudged]),
+            ("fixed", self.fixed),
+            ("changed, with no known error", [change.text for change in self.unjudged]),
             (f"missing from {self.after}", self.missing),
             (f"new in {self.after}", self.new),
             ("left out", self.earlier),
@@ -142,20 +142,20 @@ class Comparison:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Plain data for a program."""
+        """The comparison as plain data for JSON."""
         return {
             "schema": SCHEMA, "before": self.before, "after": self.after, "cells": self.matched, "rule": self.rule,
             "is_worse": self.is_worse, "worse": [_plain(c) for c in self.worse],
             "better": [_plain(c) for c in self.better], "unjudged": [_plain(c) for c in self.unjudged],
-            "broken": self.broken, "mended": self.mended, "missing": self.missing, "new": self.new,
+            "broken": self.broken, "mended": self.fixed, "missing": self.missing, "new": self.new,
             "costs": self.costs, "speed": self.speed.ratios, "values": [_plain(c) for c in self.changes],
         }  # fmt: skip
 
 
 def compare(before: ResultSet, after: ResultSet, threshold: float | None = None) -> Comparison:
-    """Compares ``after`` with ``before``; ``threshold`` in standard errors takes the place of Holm's procedure.
+    """Compare ``after`` with ``before``; a ``threshold`` in standard errors replaces Holm's procedure.
 
-    Raises UsageError where the two have no cell in common.
+    Raises UsageError if the two have no cell in common.
     """
     old, new = _cells(before.rows), _cells(after.rows)
     both = [key for key in old if key in new]
@@ -175,7 +175,7 @@ def compare(before: ResultSet, after: ResultSet, threshold: float | None = None)
         better=sorted((c for c in moved if c.z < 0), key=lambda c: c.z),
         unjudged=[c for c in changes if math.isnan(c.z)],
         broken=[f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)],
-        mended=[f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)],
+        fixed=[f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)],
         missing=[*_alone(old, new), *_lost(ran)],
         new=_alone(new, old),
         costs=_costs(ran),
@@ -186,7 +186,7 @@ def compare(before: ResultSet, after: ResultSet, threshold: float | None = None)
 
 
 def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
-    """One row a combination: seeds pooled; a seed that failed speaks for its combination. A repeat is numbered."""
+    """One row per combination: seeds pooled, or the row of a seed that failed. Repeats are numbered."""
     found: dict[tuple[Any, ...], ResultRow] = {}
     for row in pool([row for row in rows if is_current(row)]):
         key, times = identity(row), 0
@@ -198,7 +198,7 @@ def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
 
 
 def _earlier(rows: Sequence[ResultRow]) -> list[str]:
-    """The labels of the cells that were measured with an earlier version of something."""
+    """Labels of the cells that were measured with earlier source, files or versions."""
     return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
@@ -212,7 +212,7 @@ def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
 
 
 def _z(before: MetricValue, after: MetricValue) -> float:
-    """By how many standard errors a value became worse; infinite where it stopped being a number."""
+    """Standard errors by which a value became worse; infinite if it stopped being a number."""
     ends = [math.isfinite(found.value) for found in (before, after)]
     if not all(ends):
         return math.inf * (ends[0] - ends[1]) if any(ends) else 0.0
@@ -223,7 +223,7 @@ def _z(before: MetricValue, after: MetricValue) -> float:
 
 
 def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Change], str]:
-    """The changes beyond the noise, and the rule that says so."""
+    """The changes beyond the noise, and the rule that decides it."""
     judged = [change for change in changes if not math.isnan(change.z)]
     if threshold is not None:
         rule = f"beyond {plain(threshold)} standard errors of the difference"
@@ -234,14 +234,14 @@ def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Cha
 
 
 def _names(rows: Sequence[ResultRow]) -> list[str]:
-    """Labels of what cells are matched by, and of nothing else."""
+    """Labels made of the axes by which cells are matched."""
     return labels([{axis: row.get(axis) for axis in ("cell", *IDENTITY)} for row in rows])
 
 
-def _alone(here: dict[tuple[Any, ...], ResultRow], there: dict[tuple[Any, ...], ResultRow]) -> list[str]:
-    """The labels of the cells that only one run has."""
-    names = _names(list(here.values()))
-    return [label for key, label in zip(here, names, strict=True) if key not in there]
+def _alone(one: dict[tuple[Any, ...], ResultRow], other: dict[tuple[Any, ...], ResultRow]) -> list[str]:
+    """Labels of the cells that only ``one`` has."""
+    names = _names(list(one.values()))
+    return [label for key, label in zip(one, names, strict=True) if key not in other]
 
 
 def _outcome(row: ResultRow) -> str:
@@ -249,7 +249,7 @@ def _outcome(row: ResultRow) -> str:
 
 
 def _lost(ran: Sequence[_Pair]) -> list[str]:
-    """Metrics that no longer judge a cell."""
+    """Metrics that a cell no longer has."""
     return [
         f"{label}: {metric}"
         for label, a, b in ran
@@ -259,9 +259,9 @@ def _lost(ran: Sequence[_Pair]) -> list[str]:
 
 
 def _costs(ran: Sequence[_Pair]) -> list[str]:
-    """Cells that take another number of function evaluations."""
+    """Cells whose number of function evaluations changed."""
     return [
-        f"{label}: {plain(as_float(a['nfe']))} -> {plain(as_float(b['nfe']))} function evaluations a sample"
+        f"{label}: {plain(as_float(a['nfe']))} -> {plain(as_float(b['nfe']))} function evaluations per sample"
         for label, a, b in ran
         if abs(as_float(a.get("nfe")) - as_float(b.get("nfe"))) > EXACT
     ]
@@ -281,7 +281,7 @@ def _speed(ran: Sequence[_Pair]) -> Speed:
 
 
 def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:
-    """The first axis on which no value is shared."""
+    """The first axis on which the runs share no value."""
     for axis in IDENTITY:
         values = [{str(row.get(axis)) for row in rows} for rows in (old, new)]
         if all(values) and not values[0] & values[1]:
@@ -305,5 +305,5 @@ def _plain(change: Change) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has neither nan nor infinity."""
+    """None for nan and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

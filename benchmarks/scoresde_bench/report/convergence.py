@@ -1,18 +1,18 @@
-"""How fast the error falls with the number of steps, on logarithmic axes, and as which power of it.
+"""Convergence plots: error against the number of steps, on logarithmic axes, with fitted powers.
 
-The error of a cell is what its metric has beyond exact samples: value - floor where lower is better, floor - value
-where higher is better, and |value| where 0 is best. It is resolved where it exceeds half the 95 % interval of that
-difference; what is not resolved is drawn hollow and enters no fit. Through the resolved errors e of one line at three
-or more step counts N goes the weighted least-squares line
+The error of a cell is the excess of its metric over exact samples: value - floor if lower is better, floor - value if
+higher is better, and |value| if 0 is best. It is resolved if it exceeds half the 95 % interval of that difference;
+unresolved points are drawn hollow and not fitted. The resolved errors e of one line at three or more step counts N are
+fitted by weighted least squares to
 
     log e = a - p log N,     weights 1 / ((se / e)^2 + 0.05^2),
 
-the second term being what a power may fail by. A power holds from some number of steps on: where all points together
-differ from a line by more than their errors, the smallest step counts are left out, one at a time, until those that
-remain do not. p is shown with its standard error if the line explains 97 % of the variance of log e, and no sign
-changes on the way; where no three points follow a power to within their errors, p comes from as many as a line explains
-so well, and its standard error is times the scatter about the line.
-It is the order of this metric's error, not the strong order of the method: near its floor a distance, to which noise
+where 0.05 allows for deviations from a power. A power holds from some number of steps on: while the points differ from
+a line by more than their errors, the smallest step count is left out. p is shown with its standard error if the line
+explains 97 % of the variance of log e and the values do not change sign. If no three points follow a power to within
+their errors, the largest set of which a line explains so much is fitted, and the standard error is scaled by the
+scatter about the line.
+p is the order of this metric's error, not the strong order of the method: near its floor a distance, in which noise
 and error add in squares, exceeds the floor by the square of the error.
 """
 
@@ -34,11 +34,11 @@ from .scales import HUGE, TINY, Across, Tick, Up, cost_ticks, tick_text
 
 STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
 FEWEST = 3
-"""Resolved errors that a fit needs."""
+"""Step counts with resolved errors that a fit needs."""
 MODEL = 0.05
-"""Relative deviation from a power that is no reproach."""
+"""Relative deviation from a power that is allowed."""
 EXPLAINED = 0.97
-"""The share of the variance of log e that a power must explain to be shown."""
+"""Share of the variance of log e that a power must explain to be shown."""
 
 
 @attrs.frozen
@@ -51,14 +51,14 @@ class Slope:
 
 @attrs.frozen
 class Convergence:
-    """One metric on one target in one panel, with the powers that its lines follow."""
+    """The plot of one metric on one target in one panel, with the powers of its lines."""
 
     plot: Plot
     slopes: list[Slope]
 
 
 def error(found: MetricValue) -> MetricValue:
-    """What a measurement has beyond exact samples, as a measurement of its own, lower being better."""
+    """The excess of a value over exact samples, as a value for which lower is better."""
     floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
     value = {"zero": abs(found.value), "higher": floor - found.value}.get(found.better, found.value - floor)
     parts = ((found.stderr, found.df), (found.floor_stderr, found.floor_df))
@@ -73,18 +73,18 @@ def resolved(found: MetricValue) -> bool:
 
 @attrs.frozen
 class _Fit:
-    """A weighted line through logarithms: its exponent, the error of that, and how well it describes the points."""
+    """A weighted line through logarithms: its exponent, the error of the exponent, and the quality of the fit."""
 
     power: float
     stderr: float
     explained: float
     """Share of the variance of log e."""
     excess: float
-    """Squared deviations over those that the errors of the points admit, two standard errors of that included."""
+    """Squared deviations, divided by what the errors of the points allow (plus two standard errors of that)."""
 
 
 def power(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float] | None:
-    """The power p that resolved errors at these step counts fall with, and its standard error; None for no such law."""
+    """Return the power p with which errors fall with steps, and its standard error; None if they follow no power."""
     ordered = sorted(points, key=lambda point: point[0])
     tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
     fits = [_line(tail) for tail in tails]
@@ -96,7 +96,7 @@ def power(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float] | 
 
 
 def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
-    """The line through points of at least two different step counts."""
+    """Fit a line to points of at least three step counts."""
     x = [math.log(steps) for steps, _ in points]
     y = [math.log(found.value) for _, found in points]
     weights = [1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]
@@ -112,7 +112,7 @@ def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
 
 
 def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
-    """A plot for every metric, target and panel that has a line of three resolved errors."""
+    """Return a plot for every metric, target and panel with a line of three resolved errors."""
     pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
     return [one for metric, target in pairs for one in _panels(ranking, drawn, metric, target)]
 
@@ -178,7 +178,7 @@ def _convergence(
 def _fit(
     ranking: Ranking, metric: str, errors: Mapping[int, MetricValue], members: Sequence[int]
 ) -> tuple[float, float] | None:
-    """The power of one line; None where its values pass through zero, which is no convergence."""
+    """The power of one line; None if its values change sign, which is not convergence."""
     clear = [p for p in members if resolved(errors[p])]
     raw = [found for p in clear if (found := ranking.value(p, metric))]
     if len({found.value > 0 for found in raw if found.better == "zero"}) > 1:

@@ -1,7 +1,7 @@
-"""Rows of one combination that were measured with other source, files or versions: told apart, and never pooled.
+"""Separates rows of one combination that were measured with different source, files or versions.
 
-Such a row stays in its file when a plugin or a file that it depends on is edited, and the cell runs again under another
-key. Where a file holds both, every row of the combination says when it was measured: ``now``, or with an earlier what.
+When a plugin or file is edited, its cells run again under new keys and the old rows stay in the results. Then every row
+of the combination says how it was measured: ``now``, or ``with an earlier`` plugin or file. Such rows are not pooled.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from scoresde_run.results.rows import changed
 from .labels import COMPONENT_AXES, ResultRow, is_done
 
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
-"""The axes that two measurements of one combination agree in."""
+"""The axes that identify a combination."""
 NOW = "now"
 
 
 def identity(row: ResultRow) -> tuple[Any, ...]:
-    """What a row is by its names and numbers: not its seed, and not where or with which versions it was measured."""
+    """Return the combination of a row: its names and numbers without seed, device and versions."""
     return tuple(str(row.get(axis) or "") for axis in IDENTITY)
 
 
 def tell_apart(rows: Sequence[ResultRow], current: Collection[str] | None = None) -> list[ResultRow]:
-    """``rows`` with an axis ``measured`` where one combination was measured with different things.
+    """Return ``rows`` with an axis ``measured`` where source, files or versions differ within a combination.
 
-    Those of the cells ``current``, or else the newest, are of now. Of earlier ones that did not run nothing is kept.
+    The rows of the cells ``current``, or else the newest, are ``now``. Earlier rows that are not done are dropped.
     """
     newest: dict[tuple[Any, ...], ResultRow] = {}
     for row in sorted(rows, key=lambda row: str(row.get("date") or "")):
@@ -43,7 +43,7 @@ def tell_apart(rows: Sequence[ResultRow], current: Collection[str] | None = None
 
 
 def earlier(rows: Mapping[str, ResultRow], asked: Sequence[ResultRow]) -> list[tuple[ResultRow, list[str]]]:
-    """Those of ``rows``, by cell, that are of one combination and seed with one of ``asked``, and what has changed."""
+    """Return the ``rows`` with the combination and seed of one of ``asked`` under another key, and what changed."""
     now = {(identity(row), row.get("seed")): row for row in asked}
     cells = {row["cell"] for row in asked}
     others = [(row, now.get((identity(row), row.get("seed")))) for key, row in rows.items() if key not in cells]
@@ -51,13 +51,13 @@ def earlier(rows: Mapping[str, ResultRow], asked: Sequence[ResultRow]) -> list[t
     return [(row, names) for row, names in found if names]
 
 
-def told(found: Sequence[tuple[ResultRow, Sequence[str]]]) -> str:
-    """What :func:`earlier` found, in one line."""
+def summary(found: Sequence[tuple[ResultRow, Sequence[str]]]) -> str:
+    """Return the result of :func:`earlier` in one line."""
     names = ", ".join(dict.fromkeys(name for _, each in found for name in each))
     rows = "1 row of these cells was" if len(found) == 1 else f"{len(found)} rows of these cells were"
-    return f"{rows} measured with an earlier version of {names}; shown beside the new ones, never used for them"
+    return f"{rows} measured with an earlier version of {names}; shown beside the new ones, not reused"
 
 
 def is_current(row: ResultRow) -> bool:
-    """Whether no other row of its combination is of newer source."""
+    """Whether no row of the same combination is newer."""
     return bool(row.get("measured", NOW) == NOW)

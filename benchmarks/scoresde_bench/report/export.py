@@ -1,7 +1,7 @@
-"""Rows as Markdown, for a reader, and as CSV, for a program: the numbers of the page without its pictures.
+"""Exports rows as Markdown and CSV: the numbers of the page without its pictures.
 
-Markdown shows a value as it is printed, best in bold, ``~`` within its noise. CSV has full precision, one row a cell
-(skipped and failed ones too), four columns a metric and the command that repeats it.
+Markdown has rounded values, the best in bold, ``~`` within its noise. CSV has full precision, one row per cell (also
+skipped and failed ones), four columns per metric, and the command that repeats the cell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACTS = ("scoresde", "torch", "python", "git", "date")
 
 
 def as_csv(ranking: Ranking) -> str:
-    """Every row of the ranking."""
+    """Return every row of the ranking as CSV."""
     rows = ranking.rows
     axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in rows)]
     printed = published.metrics(rows)
@@ -67,7 +67,7 @@ LEGEND = "Value ± standard error; bold: best; ~: not told apart from it; °: as
 def as_markdown(
     runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
 ) -> str:
-    """Findings, every value, what did not run, what changed, where it was measured, how to repeat it."""
+    """Return findings, values, unfinished cells, changes, environment and commands as Markdown."""
     lines = ["<!-- scoresde-bench report -->", f"# {_plain(ranking.headline)}", ""]
     lines += [f"- **{_plain(found.subject)}**: {_plain(found.verdict)}" for found in ranking.standings]
     done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
@@ -81,12 +81,12 @@ def as_markdown(
     if undone:
         lines += ["", "## What did not run", ""]
         lines += [f"- {_plain(label)}: {row.get('status')}: {_plain(str(row.get('reason')))}" for row, label in undone]
-    lines += ["", "## Measured with", "", *(f"- {title}: {_plain(value)}" for title, value in facts)]
-    lines += ["", "## To repeat", ""]
+    lines += ["", "## Environment", "", *(f"- {title}: {_plain(value)}" for title, value in facts)]
+    lines += ["", "## Commands", ""]
     for run in runs:
         lines += _block(run.commands)
     if done:
-        lines += ["One cell at a time:", "", *_block([command(ranking.rows[position]) for position in done])]
+        lines += ["Commands of single cells:", "", *_block([command(ranking.rows[position]) for position in done])]
     return "\n".join(lines)
 
 
@@ -125,7 +125,7 @@ def _value(ranking: Ranking, position: int, metric: str) -> str:
 
 
 def _cell(row: ResultRow, axis: str) -> Any:
-    """What CSV holds of an axis; the seeds of a pooled row are text."""
+    """The value of an axis in CSV; the seeds of a pooled row are text."""
     if axis == "seeds" and row.get("seeds"):
         return " ".join(map(str, row["seeds"]))
     return axis_text(row, axis) if axis == "seed" else row.get(axis)
@@ -136,5 +136,5 @@ def _number(value: float, digits: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that breaks no table and opens no tag."""
+    """Escape text so that it breaks no table and opens no tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

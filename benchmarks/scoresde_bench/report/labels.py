@@ -1,7 +1,7 @@
-"""What tells the cells of a run apart, in words, and numbers as text.
+"""Labels of cells, and numbers as text.
 
-A label names the SDE and the step count always, and every other axis only where it varies within the run.
-Numbers are rounded where their standard error stops carrying information.
+A label always names the SDE and the step count, and other axes only if they vary within the run. Numbers are rounded
+according to their standard error.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ COMPONENT_AXES = (
     "precision",
     "compile",
 )
-"""Axes on which what is absent is a choice like any other (no corrector, a network that is not compiled)."""
+"""Axes on which a missing value is a choice like any other (no corrector, a network that is not compiled)."""
 NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")
-"""Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` what was averaged over."""
+"""Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` are the pooled seeds."""
 SETTING_AXES = ("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "batch_size", "device", "torch")
-"""Axes that always have a value; a row without one (a skipped cell) says nothing about them."""
+"""Axes that always have a value; a row without one (a skipped cell) does not count as different."""
 AXES = ("run", "measured", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
 TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
-"""Column headings that are not the name of their axis."""
+"""Column headings that differ from the name of the axis."""
 NOTHING = "–"
 _EARLIER_FREEDOM = {"frechet": 4.0, "kernel": 9.0, "precision": 0.0, "recall": 0.0}
-"""Degrees of freedom in rows that do not say, by the first word of the metric: errors were found from 5 ranges and 10
-subsets; those of precision and recall were not the errors of anything."""
+"""Degrees of freedom for rows without them, by the first word of the metric: errors came from 5 ranges and 10 subsets;
+those of precision and recall were not valid."""
 
 
 def is_done(row: ResultRow) -> bool:
-    """Whether the cell ran to its end."""
+    """Whether the cell is done."""
     return row.get("status") == "done"
 
 
 def varying(rows: Sequence[ResultRow]) -> list[str]:
-    """The axes on which ``rows`` differ, in the order of :data:`AXES`; the seeds of pooled rows are no difference."""
+    """Return the axes on which ``rows`` differ, in the order of :data:`AXES`, ignoring the seeds of pooled rows."""
     found = []
     single = [row for row in rows if not row.get("seeds")]
     for axis in AXES:
@@ -62,13 +62,13 @@ def _says(row: ResultRow, axis: str) -> bool:
 
 
 def columns(rows: Sequence[ResultRow]) -> list[str]:
-    """The axes that a table of ``rows`` shows: the SDE, the steps, how many seeds, and whatever varies."""
+    """Return the axes that a table shows: the SDE, the steps, the number of seeds, and what varies."""
     shown = {"sde", "steps", *varying(rows), *(["seeds"] if any(row.get("seeds") for row in rows) else [])}
     return [axis for axis in AXES if axis in shown]
 
 
 def labels(rows: Sequence[ResultRow]) -> list[str]:
-    """A short name for each row, such as ``vp langevin[snr=0.16] 200 steps``; all different from each other."""
+    """Return a short, unique name for each row, such as ``vp langevin[snr=0.16] 200 steps``."""
     shown = {"sde", "steps", *varying(rows)} - {"seeds"}
     last = ("steps", "training_step")
     axes = [axis for axis in (*(axis for axis in AXES if axis not in last), *last) if axis in shown]
@@ -81,13 +81,13 @@ def labels(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def name(row: ResultRow, axes: Sequence[str]) -> str:
-    """``row`` in words, by these axes alone; components that it does without are left out."""
+    """Return the values of ``axes`` in words; missing components are left out."""
     words = [_word(axis, seed_text(row) if axis == "seed" else row.get(axis)) for axis in axes]
     return " ".join(word for word in words if word) or "cell"
 
 
 def axis_text(row: ResultRow, axis: str) -> str:
-    """The value of one axis, for a column that already names it."""
+    """Return the value of an axis, for a column that names the axis."""
     value = row.get(axis)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -99,7 +99,7 @@ def axis_text(row: ResultRow, axis: str) -> str:
 
 
 def seed_text(row: ResultRow) -> str | None:
-    """Its seed, or the seeds that were pooled into it (``0,1,2``)."""
+    """Return the seed of a row, or its pooled seeds (``0,1,2``)."""
     seeds = row.get("seeds") or ([] if row.get("seed") is None else [row["seed"]])
     return ",".join(map(str, seeds)) or None
 
@@ -126,30 +126,30 @@ def _word(axis: str, value: Any) -> str:
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:
-    """``a, b, c and 4 more``."""
+    """Join names: ``a, b, c and 4 more``."""
     shown, rest = list(names[:most]), len(names) - most
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
 def count(number: int, noun: str) -> str:
-    """``1 cell``, ``2 cells``."""
+    """Return ``1 cell`` or ``2 cells``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def as_float(value: Any) -> float:
-    """A number of a row; ``null`` (JSON has no NaN) and anything that is no number become nan."""
+    """Return a number of a row; nan for ``null`` (JSON has no NaN) and anything that is not a number."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def freedom_of(entry: Mapping[str, Any], key: str, metric: str) -> float:
-    """Degrees of freedom of an error of a metric in a row; without end is null there, and older rows have none."""
+    """Return the degrees of freedom of an error; ``null`` in a row is infinite, and older rows lack them."""
     if key in entry:
         return math.inf if entry[key] is None else as_float(entry[key])
     return _EARLIER_FREEDOM.get(metric.partition("_")[0], math.inf)
 
 
 def quantity(value: float, stderr: float = math.nan) -> str:
-    """``3.1 ± 0.6``: the error to one or two digits (two where it leads with 1 to 3), the value to the same place.
+    """Format ``3.1 ± 0.6``: the error with one or two digits, the value with as many decimals.
 
     Two digits up to 3.5 and one beyond is the rule of the Particle Data Group. Without an error, four digits.
     """
@@ -169,7 +169,7 @@ def quantity(value: float, stderr: float = math.nan) -> str:
 
 
 def plain(value: float, digits: int = 4) -> str:
-    """A number without an error, to so many significant digits: ``200``, ``0.1346``, ``1370``, ``1.5e+06``."""
+    """Format a number without an error to ``digits`` significant digits: ``200``, ``0.1346``, ``1370``, ``1.5e+06``."""
     if not math.isfinite(value):
         return quantity(value)
     if float(value).is_integer() and abs(value) < 1e6:
@@ -179,7 +179,7 @@ def plain(value: float, digits: int = 4) -> str:
 
 
 def _places(stderr: float) -> int:
-    """Decimals at which an error of this size is rounded."""
+    """Number of decimals for an error of this size."""
     exponent = max(-300, math.floor(math.log10(stderr)))
     leading = stderr / 10.0**exponent
     return max(0, (1 if leading < 3.55 else 0) - exponent)

@@ -1,7 +1,7 @@
-"""Which cells a line joins, what it looks like, and into how many panels many lines are parted.
+"""The lines of plots: which cells they join, how they look, and how many lines are split into panels.
 
-A line joins the step counts of one combination (or its training steps). A page shows at most a dozen lines in one
-frame; where there are more, the axes that part them into the fewest panels become panels, side by side on one scale.
+A line joins the step counts (or training steps) of one combination. A frame shows at most a dozen lines; more are split
+by the axes that give the fewest panels, side by side on one scale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .labels import AXES, ResultRow, is_done, name, varying
 from .ranking import Ranking
 
 COLOURS = 9
-"""How many colours the template has."""
+"""Number of colours in the template."""
 MARKERS = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0Z",
     "M-3.3 -3.3H3.3V3.3H-3.3Z",
@@ -26,12 +26,12 @@ MARKERS = (
 )
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 CROWD = 12
-"""How many lines a frame holds before they are parted; where they cannot be, those without a leading cell step back."""
+"""Lines per frame before they are split into panels; if they cannot be, lines without a leading cell are faint."""
 
 
 @attrs.frozen
 class Line:
-    """The look of one line, shared by all plots of a page, and its entry in the legend."""
+    """The label and style of a line, the same in all plots of a page."""
 
     label: str
     colour: int
@@ -41,7 +41,7 @@ class Line:
 
 @attrs.frozen
 class Layout:
-    """The line and the panel of each done row, by its position among the ranked rows."""
+    """The line and panel of each done row, by its position among the ranked rows."""
 
     lines: dict[int, Line]
     panels: dict[int, str]
@@ -53,14 +53,14 @@ class Layout:
 
     @property
     def titles(self) -> list[str]:
-        """Every panel once; a single one has no title."""
+        """Every panel once; a single panel has no title."""
         return list(dict.fromkeys(self.panels.values()))
 
 
 def layout(ranking: Ranking, joined: str = "steps") -> Layout:
-    """Lines that join the values of the axis ``joined``.
+    """Return lines that join the values of the axis ``joined``.
 
-    Colour is the SDE, marker and dash all the rest. Where there is a single SDE, or no rest, both tell the lines apart.
+    Colour shows the SDE, marker and dash all other axes. With one SDE, or no other axis, all three tell lines apart.
     """
     done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
     rows = [ranking.rows[position] for position in done]
@@ -82,7 +82,7 @@ def layout(ranking: Ranking, joined: str = "steps") -> Layout:
 
 
 def _panel_axes(rows: Sequence[ResultRow], axes: Sequence[str]) -> tuple[str, ...]:
-    """The axes to part by: those that leave no crowd, in the fewest panels, predictors together if they can be."""
+    """The axes to split by: at most CROWD lines in the fewest panels, predictors not split if possible."""
 
     def crowd(apart: tuple[str, ...]) -> tuple[int, int, bool]:
         panels: dict[str, set[str]] = {}

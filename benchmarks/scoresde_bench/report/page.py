@@ -1,8 +1,8 @@
-"""The HTML report: one file that needs no network and no other file, and can be read without its script.
+"""The HTML report: one self-contained file that can be read without its script.
 
-What it says, in this order: what is best and what cannot be told apart from it, quality against cost, convergence,
-what changed between runs, the samples themselves, every number, what did not run and why, how to read it, where it was
-measured and how to repeat it. The script adds sorting, filtering, details under the pointer and copying.
+Its parts, in order: the best cells and those not told apart from them, quality against cost, convergence, changes
+between runs, samples, all values, cells that did not run, how to read the metrics, the environment, and the commands.
+The script adds sorting, filtering, tooltips and copying.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from .result_sets import ResultSet
 DIRECTIONS = {"lower": "Lower is better.", "higher": "Higher is better.", "zero": "Nearest to 0 is best."}
 PNG = b"\x89PNG\r\n\x1a\n"
 GALLERY = 24
-"""How many pictures are shown at once; the rest unfold on request."""
+"""Number of pictures shown; the rest unfold on request."""
 
 
 @attrs.frozen
 class Picture:
-    """Samples of one cell, embedded."""
+    """The embedded picture of one cell's samples."""
 
     cell: str
     label: str
@@ -62,7 +62,7 @@ class Picture:
 
 @attrs.frozen
 class MetricPlots:
-    """The plots of one metric on one target: in one row, or in many panels, those against time then folded away."""
+    """The plots of one metric on one target; with several panels, those against time are folded."""
 
     metric: str
     title: str
@@ -74,11 +74,11 @@ class MetricPlots:
 def write_report(
     rows: Sequence[ResultRow], path: str | Path, command: str, meaning: Mapping[str, str] | None = None
 ) -> Path:
-    """Writes the report of ``rows`` to ``path``, which it returns; ``command`` is what reproduces them.
+    """Write the report of ``rows`` to ``path`` and return ``path``; ``command`` reproduces the rows.
 
-    Pictures are read from ``row["picture"]``, relative to the folder of ``path``; one that is missing, is no PNG or
-    lies outside that folder is named as missing. ``meaning`` says what further metrics measure, by name.
-    Raises FileError when ``path`` cannot be written.
+    Pictures are read from ``row["picture"]``, relative to the folder of ``path``; one that does not exist, is not a PNG
+    or lies outside that folder is shown as missing. ``meaning`` describes metrics by name.
+    Raises FileError if ``path`` cannot be written.
     """
     path = Path(path)
     run = ResultSet(path.resolve().parent.name, path.parent, [{**row, "command": command} for row in rows])
@@ -87,23 +87,23 @@ def write_report(
 
 
 def write_text(text: str, path: Path) -> Path:
-    """Writes ``text`` to ``path`` at once or not at all. Raises FileError."""
+    """Write ``text`` to ``path`` as a whole or not at all. Raises FileError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # nor half a page beside it
+        with suppress(OSError):  # remove the partial file
             temporary.unlink(missing_ok=True)
-        raise FileError(f"cannot write the report {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot write report {path}: {error.strerror or error}") from error
     return path
 
 
 def page(
     runs: Sequence[ResultSet], ranking: Ranking, meaning: Mapping[str, str], comparisons: Sequence[Comparison] = ()
 ) -> str:
-    """The whole page of ``ranking``, whose rows come from ``runs``."""
+    """Return the page of ``ranking``, whose rows come from ``runs``."""
     environment = _environment()
     script, style = (_inline(environment, f"report.{kind}.j2") for kind in ("js", "css"))
     drawn = layout(ranking)
@@ -149,17 +149,17 @@ def _environment() -> Environment:
 
 
 def _inline(environment: Environment, name: str) -> Markup:
-    """A template of ours that holds nothing of the rows."""
+    """Render one of our templates that contains no data of rows."""
     return Markup(environment.get_template(name).render())
 
 
 def _digest(text: str) -> str:
-    """The hash by which the page's own policy admits its script and its style, and no other."""
+    """The hash with which the page's content security policy admits its own script and style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _ids(rows: Sequence[ResultRow]) -> list[str]:
-    """A name for each row within the page: its cell, numbered where two runs hold the same."""
+    """A unique id for each row: its cell, numbered if several runs have it."""
     seen: Counter[str] = Counter()
     names = []
     for row in rows:
@@ -170,7 +170,7 @@ def _ids(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def _figures(ranking: Ranking, drawn: Layout) -> Iterable[MetricPlots]:
-    """The plots against function evaluations and against time, metric by metric."""
+    """The plots against function evaluations and against time, by metric."""
     counted, timed = ([*plots(ranking, cost, drawn)] for cost in (NFE, TIME))
     many = len(drawn.titles) > 1
     for metric, target in dict.fromkeys((plot.metric, plot.target) for plot in [*counted, *timed]):
@@ -181,7 +181,7 @@ def _figures(ranking: Ranking, drawn: Layout) -> Iterable[MetricPlots]:
 
 
 def _training(ranking: Ranking) -> dict[str, Any] | None:
-    """Quality against the training steps of a checkpoint, where these vary."""
+    """The plots against the training steps of checkpoints, if these vary."""
     if "training_step" not in varying([row for row in ranking.rows if is_done(row)]):
         return None
     drawn = layout(ranking, TRAINING.joined)
@@ -189,7 +189,7 @@ def _training(ranking: Ranking) -> dict[str, Any] | None:
 
 
 def _grouped(found: Sequence[Convergence]) -> list[tuple[str, list[Convergence]]]:
-    """By metric, in order."""
+    """Convergence plots grouped by metric."""
     names = dict.fromkeys(one.plot.metric for one in found)
     return [(name, [one for one in found if one.plot.metric == name]) for name in names]
 
@@ -199,7 +199,7 @@ def _columns(ranking: Ranking) -> list[str]:
 
 
 def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
-    """The done rows: what names them, what they cost, and every metric with its mark."""
+    """The done rows: their axes, cost, and every metric with its mark."""
     axes = _columns(ranking)
     widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
     printed = published.metrics(ranking.rows)
@@ -216,7 +216,7 @@ def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
 
 
 def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str, Any] | None:
-    """A measurement, parted at its ``±`` so that the signs of a column stand below each other."""
+    """A value, split at its ``±`` so that the signs of a column align."""
     found = ranking.value(position, metric)
     if found is None:
         return None
@@ -232,21 +232,21 @@ def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str
 
 
 def _stderr_width(ranking: Ranking, metric: str) -> int:
-    """Characters that the errors of a column take, with their sign: nineteen in twenty, lest one outlier parts all."""
+    """Width in characters of a column's errors with their sign, without the widest 5 %."""
     texts = [found.text for p in range(len(ranking.rows)) if (found := ranking.value(p, metric))]
     widths = sorted(len(text.partition(" ± ")[2]) for text in texts)
     return widths[(len(widths) - 1) * 19 // 20] + 3
 
 
 def _kind(axis: str) -> str:
-    """Whether a column holds numbers, which align right."""
+    """The kind of a column: numbers are aligned right."""
     return "number" if axis in NUMBER_AXES else "name"
 
 
 def _pictures(ranking: Ranking) -> list[Picture]:
-    """The pictures of the done rows, in their order; where some fold away, the leading cells come first.
+    """The pictures of the done rows in order; if some are folded, those of the leading cells come first.
 
-    None at all where not one is there: committed results travel without them.
+    Empty if no picture exists: committed results may come without them.
     """
     found, ids = [], _ids(ranking.rows)
     for position, row in enumerate(ranking.rows):
@@ -265,7 +265,7 @@ def _pictures(ranking: Ranking) -> list[Picture]:
 
 
 def _embedded(folder: Path, relative: str) -> str | None:
-    """The PNG as a data URI. A results file may come from elsewhere: nothing outside its folder is read."""
+    """The PNG as a data URI. Reads nothing outside the folder, because results may come from elsewhere."""
     try:
         inside = folder.resolve()
         picture = (inside / relative).resolve()
@@ -276,7 +276,7 @@ def _embedded(folder: Path, relative: str) -> str | None:
 
 
 def _unfinished(ranking: Ranking) -> Iterable[dict[str, Any]]:
-    """Failed and skipped cells by reason, failures first."""
+    """Failed and skipped cells by reason, failed ones first."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for row, label in zip(ranking.rows, ranking.labels, strict=True):
         if not is_done(row):
@@ -287,7 +287,7 @@ def _unfinished(ranking: Ranking) -> Iterable[dict[str, Any]]:
 
 
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
-    """How to read each metric: what it measures, where its good end is, and what exact samples score."""
+    """How to read each metric: its meaning, direction, and the score of exact samples."""
     for metric in ranking.metrics:
         found = [m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))]
         floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
@@ -303,7 +303,7 @@ def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str,
 
 
 def _tally(ranking: Ranking) -> list[str]:
-    """``12 cells done``, ``2 skipped``, ``1 failed``."""
+    """Counts in words: ``12 cells done``, ``2 skipped``, ``1 failed``."""
     statuses = [row.get("status") if row.get("status") in ("done", "skip") else "failed" for row in ranking.rows]
     words = [f"{count(statuses.count('done'), 'cell')} done"]
     words += [
@@ -313,10 +313,10 @@ def _tally(ranking: Ranking) -> list[str]:
 
 
 def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
-    """Where and with what the cells were measured; several values where they differ."""
+    """Return the environment in which the cells were measured; several values where they differ."""
     found = [(title, _distinct(rows, key)) for title, key in (
         ("Device", "device"), ("Platform", "platform"), ("Precision", "dtype"), ("TF32", "tf32"),
-        ("Samples a cell", "samples"), ("Batch size", "batch_size"), ("Seed", "seed"), ("Seeds", "seeds"),
+        ("Samples per cell", "samples"), ("Batch size", "batch_size"), ("Seed", "seed"), ("Seeds", "seeds"),
         ("scoresde", "scoresde"), ("Commit", "git"), ("torch", "torch"), ("Python", "python"),
     )]  # fmt: skip
     plugins = {f"{name} {version}" for row in rows for name, version in (row.get("plugins") or {}).items()}
@@ -325,7 +325,7 @@ def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     found.append(("Measured", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""))
     cells = [(as_float(row.get("seconds")), len(row.get("seeds") or [0])) for row in rows]
     seconds = [value * many for value, many in cells if value > 0]
-    found.append(("Sampling time", f"{plain(sum(seconds), 3)} s in all" if seconds else ""))
+    found.append(("Sampling time", f"{plain(sum(seconds), 3)} s in total" if seconds else ""))
     memory = [value for row in rows if (value := as_float(row.get("peak_memory_bytes"))) > 0]
     found.append(("Peak memory", f"{plain(max(memory) / 2**20, 3)} MiB" if memory else ""))
     return [(title, value) for title, value in found if value]

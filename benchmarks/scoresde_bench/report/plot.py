@@ -1,8 +1,8 @@
-"""Quality against cost: where the points, bars, bands and fronts of a plot lie, in the units of its drawing.
+"""The geometry of plots of quality against cost, in drawing units; the template turns it into SVG.
 
-Geometry only: the template turns it into SVG. A cost is the number of function evaluations, the time a sample took, or
-the training steps behind a checkpoint. On the Pareto front are the cells that no other cell beats in quality at the
-same cost or less; it is drawn over all panels of a metric, without regard to the noise.
+A cost is the number of function evaluations, the time per sample, or the training steps of a checkpoint. The Pareto
+front holds the cells that no other cell beats in quality at the same cost or less; it spans all panels of a metric and
+ignores the noise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
 
 @attrs.frozen
 class Cost:
-    """A horizontal axis: its title, the cost of a row in words and as a number, and the axis that its lines join."""
+    """A horizontal axis: its title, its unit, the cost of a row, and the axis that its lines join."""
 
     title: str
     words: str
@@ -34,8 +34,8 @@ def _milliseconds(row: ResultRow) -> float:
     return 1000.0 / speed if speed > 0 else math.nan
 
 
-NFE = Cost("function evaluations a sample (NFE)", "NFE", lambda row: as_float(row.get("nfe")))
-TIME = Cost("milliseconds a sample", "ms a sample", _milliseconds, counted=False)
+NFE = Cost("function evaluations per sample (NFE)", "NFE", lambda row: as_float(row.get("nfe")))
+TIME = Cost("milliseconds per sample", "ms per sample", _milliseconds, counted=False)
 TRAINING = Cost(
     "training steps", "training steps", lambda row: as_float(row.get("training_step")), joined="training_step"
 )
@@ -43,7 +43,7 @@ TRAINING = Cost(
 
 @attrs.frozen
 class Point:
-    """A measured cell; ``off`` says which edge it lies beyond, if it does."""
+    """A measured cell; ``off`` is the edge beyond which it lies (``above``, ``below``) or empty."""
 
     x: float
     y: float
@@ -58,7 +58,7 @@ class Point:
 
 @attrs.frozen
 class Series:
-    """One line of one plot: its points, and the path through their mean at every cost."""
+    """One line of a plot: its points, and the path through their mean at every cost."""
 
     line: Line
     points: list[Point]
@@ -68,7 +68,7 @@ class Series:
 
 @attrs.frozen
 class Plot:
-    """One metric on one target, in one panel."""
+    """The plot of one metric on one target in one panel."""
 
     metric: str
     target: str | None
@@ -88,7 +88,7 @@ class Plot:
 
 
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:
-    """A plot for every metric, target and panel that has a finite value to show."""
+    """Return a plot for every metric, target and panel with a finite value."""
     drawn = drawn or layout(ranking, cost.joined)
     return [
         plot
@@ -100,7 +100,7 @@ def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> li
 
 @attrs.frozen
 class _Frame:
-    """What the panels of one metric share: the scales and the front."""
+    """The scales and the front, shared by the panels of a metric."""
 
     across: Across
     up: Up
@@ -149,7 +149,7 @@ def _plot(
         points = [_point(ranking, metric, p, judged[p], cost, across(costs[p]) + shift, frame) for p in members]
         faint = len(order) > CROWD and not any(point.mark or point.front for point in points)
         series.append(Series(line, points, _path(points), faint))
-    series.sort(key=lambda one: not one.faint)  # what steps back is drawn first
+    series.sort(key=lambda one: not one.faint)  # faint lines are drawn first
     first = shown[0]
     return Plot(
         metric=metric,
@@ -171,7 +171,7 @@ def _plot(
 
 
 def pareto(found: Mapping[int, tuple[float, float]]) -> list[int]:
-    """The keys of those (cost, badness) that no other beats in one without losing in the other, cheapest first."""
+    """Return the keys of the (cost, badness) that no other dominates, cheapest first."""
     front: list[int] = []
     for key, (cost, badness) in sorted(found.items(), key=lambda item: item[1]):
         if not front or badness < found[front[-1]][1] or (cost, badness) == found[front[-1]]:
@@ -180,7 +180,7 @@ def pareto(found: Mapping[int, tuple[float, float]]) -> list[int]:
 
 
 def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) -> str:
-    """The edge of what is reached: at each cost the best so far. None where values lie on both sides of the best."""
+    """The staircase of the best value at each cost; empty if values lie on both sides of 0 and 0 is best."""
     values = [found.value for _, found in front]
     if len(set(front)) < 2 or (front[0][1].better == "zero" and min(values) < 0 < max(values)):
         return ""
@@ -202,7 +202,7 @@ def _point(
 
 
 def _path(points: Sequence[Point]) -> str:
-    """Through the mean height of the points at each cost (several cells may share one)."""
+    """The path through the mean height of the points at each cost."""
     heights: dict[float, list[float]] = {}
     for point in points:
         heights.setdefault(point.x, []).append(point.y)
@@ -212,7 +212,7 @@ def _path(points: Sequence[Point]) -> str:
 
 
 def _band(found: Sequence[MetricValue], up: Up) -> tuple[float, float] | None:
-    """Top and height of the band that exact samples fill: their score and its confidence interval."""
+    """Top and height of the band of exact samples: the confidence interval of their score."""
     ends = [m.floor + side * m.floor_bar for m in found if math.isfinite(m.floor) for side in (-1, 1)]
     if not ends or max(ends) < up.low or min(ends) > up.high:
         return None
@@ -221,6 +221,6 @@ def _band(found: Sequence[MetricValue], up: Up) -> tuple[float, float] | None:
 
 
 def _dodge(rank: int, many: int, single: bool) -> float:
-    """A small sideways shift for each line, lest the bars of equal costs hide each other."""
+    """A small sideways shift for each line, so that bars of equal cost do not overlap."""
     spread = (RIGHT - LEFT) * 0.8 if single else min(5.0 * (many - 1), 22.0)
     return 0.0 if many == 1 else (rank / (many - 1) - 0.5) * spread

@@ -1,7 +1,7 @@
-"""Values that a paper printed, quoted beside what was measured, never mixed with it.
+"""Values that a paper published, shown beside measured ones and never ranked.
 
-A suite lists them with the names of the cells that they are for. A row may carry ``published``: metrics by their names,
-each a number or ``{"value": 2.41, "stderr": null}``, and perhaps ``source`` in words, such as
+A suite lists them with the names of their cells. A row may have ``published``: metrics by name, each a number or
+``{"value": 2.41, "stderr": null}``, and optionally their ``source``, such as
 ``{"fid": 2.41, "source": "Song et al. 2021, Table 1"}``.
 """
 
@@ -20,7 +20,7 @@ from .labels import ResultRow, as_float, quantity
 
 @attrs.frozen
 class PublishedValue:
-    """A paper's value of a metric, for the cells that have all the names in ``where``."""
+    """A paper's value of a metric, for the cells that have all names in ``where``."""
 
     metric: str
     value: float
@@ -28,30 +28,30 @@ class PublishedValue:
     where: Mapping[str, str]
 
     def fits(self, row: ResultRow) -> bool:
-        """Whether it is for this row."""
+        """Return whether the value is for this row."""
         return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
 
 
 def attach(row: dict[str, Any], values: Sequence[PublishedValue]) -> dict[str, Any]:
-    """The row with ``published``: {metric: {value, stderr}} of the values that are for it."""
+    """Return the row with the values that are for it as ``published``: {metric: {value, stderr}}."""
     found = {v.metric: {"value": v.value, "stderr": v.stderr} for v in values if v.fits(row)}
     return {**row, "published": found} if found else row
 
 
 def metrics(rows: Sequence[ResultRow]) -> list[str]:
-    """The metrics that any row has a published value for."""
+    """Return the metrics for which any row has a published value."""
     names = dict.fromkeys(name for row in rows for name in row.get("published") or {} if name != "source")
     return [name for name in names if any(value(row, name) is not None for row in rows)]
 
 
 def value(row: ResultRow, metric: str) -> float | None:
-    """A published value, or None."""
+    """Return a published value, or None."""
     found = _entry(row, metric)[0]
     return found if math.isfinite(found) else None
 
 
 def text(row: ResultRow, metric: str) -> str:
-    """A published value as text, with its error where one was printed, or an empty string."""
+    """Return a published value as text, with its error if published, or an empty string."""
     found, stderr = _entry(row, metric)
     if not math.isfinite(found):
         return ""
@@ -59,7 +59,7 @@ def text(row: ResultRow, metric: str) -> str:
 
 
 def sources(rows: Sequence[ResultRow]) -> list[str]:
-    """Where the published values of ``rows`` were printed."""
+    """Return the sources of the published values."""
     found = ((row.get("published") or {}).get("source") for row in rows)
     return list(dict.fromkeys(str(source) for source in found if source))
 

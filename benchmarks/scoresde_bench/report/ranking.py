@@ -1,18 +1,18 @@
-"""The ranking by each metric: the best cell, those that are not told apart from it, those as good as exact samples.
+"""Ranks cells by each metric: the best cell, those not told apart from it, those as good as exact samples.
 
-    apart        the difference to the best cell is not 0: Student's t with Welch's degrees of freedom, the cells of one
-                 metric and target held to 5 % together by Holm's procedure; every other cell is tied with the best
-    as good as   the difference to exact samples of the same size is below a margin: by its 95 % upper confidence limit,
-                 each cell by itself, and not because noise hides it. The margin is MARGIN standard errors of what
-                 exact samples score, so it shrinks with more samples, and is stated wherever the words are used
+    apart        the difference to the best cell is significant: Student's t with Welch's degrees of freedom, with 5 %
+                 for all cells of one metric and target together by Holm's procedure; other cells are tied with the best
+    as good as   the 95 % upper confidence limit of the difference to exact samples of the same size is below a margin,
+                 for each cell by itself. The margin is MARGIN standard errors of the score of exact samples, so it
+                 shrinks with more samples; it is stated with the result
     neither      not told apart from exact samples; the smallest difference that would have been is stated
 
 The cells of a run share their exact samples, which correlates them positively, so the true error of a difference is
-smaller: the rules err towards calling cells equal. The best of many is also partly the luckiest of many; the cells tied
-with it are the honest answer.
+smaller: the rules err towards calling cells equal. The best of many is partly the luckiest; the cells tied with it
+belong to the answer.
 
-Values are compared within one target only: the metrics of two targets have no common scale. Several seeds of one
-combination are one row, with the standard error across them (:mod:`.seeds`).
+Values are compared within one target only, because metrics of different targets have no common scale. Several seeds of
+one combination are one row, with the standard error across them (:mod:`.seeds`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, lis
 from .seeds import pool
 
 MARGIN = 5.0
-"""How many standard errors of what exact samples score a value may lie beyond it, and still be as good."""
+"""Margin for "as good as exact samples", in standard errors of their score."""
 
 
 @attrs.frozen
 class MetricValue:
-    """One metric of one row; what is missing is nan."""
+    """One metric of one row, with its error and its floor (the score of exact samples); nan for what is missing."""
 
     value: float
     stderr: float
@@ -50,22 +50,22 @@ class MetricValue:
 
     @property
     def estimate(self) -> Estimate:
-        """The value turned so that lower is better, with its error."""
+        """The badness with its error."""
         return Estimate(self.badness, self.stderr, self.df)
 
     @property
     def bar(self) -> float:
-        """Half of the 95 % confidence interval, 0 where the error is not known."""
+        """Half of the 95 % confidence interval; 0 if the error is unknown."""
         return _half(self.stderr, self.df)
 
     @property
     def floor_bar(self) -> float:
-        """That of what exact samples score."""
+        """Half of the 95 % confidence interval of the floor."""
         return _half(self.floor_stderr, self.floor_df)
 
     @property
     def excess(self) -> Estimate:
-        """What the value has beyond exact samples, positive where it is worse; of a metric best at 0, the distance."""
+        """How much worse the value is than the floor; for a metric best at 0, the distance to the floor."""
         found = difference(
             Estimate(self.value, self.stderr, self.df), Estimate(self.floor, self.floor_stderr, self.floor_df)
         )
@@ -74,44 +74,44 @@ class MetricValue:
 
     @property
     def margin(self) -> float:
-        """Up to which excess it is as good as exact samples."""
+        """The excess below which a value is as good as exact samples."""
         return MARGIN * self.floor_stderr
 
     @property
     def p_as_good(self) -> float:
-        """The chance of so small an excess, were it as large as the margin; 0 and 1 where nothing is random."""
+        """The p-value of an excess as large as the margin; 0 or 1 if no error is random."""
         if self.excess.stderr == 0 and self.margin == 0:
             return float(self.excess.value > 0)
         return p_below(self.excess, self.margin)
 
     @property
     def as_good(self) -> bool:
-        """Whether it is as good as exact samples, with 95 % confidence."""
+        """Whether the value is as good as exact samples, with 95 % confidence."""
         return self.p_as_good < ALPHA
 
     @property
     def badness(self) -> float:
-        """The value turned so that lower is better."""
+        """The value with its sign chosen so that lower is better."""
         return {"higher": -self.value, "zero": abs(self.value)}.get(self.better, self.value)
 
     @property
     def text(self) -> str:
-        """``3.1 ± 0.6``."""
+        """The value and its error: ``3.1 ± 0.6``."""
         return quantity(self.value, self.stderr)
 
     @property
     def text_with_unit(self) -> str:
-        """``3.1 ± 0.6 nats``; what is not a number has no unit."""
+        """The value, error and unit: ``3.1 ± 0.6 nats``; no unit if the value is not finite."""
         return f"{self.text} {self.unit}" if self.unit and math.isfinite(self.value) else self.text
 
     @property
     def floor_text(self) -> str:
-        """What exact samples score, or nothing."""
+        """The floor and its error, or an empty string."""
         return "" if math.isnan(self.floor) else quantity(self.floor, self.floor_stderr)
 
 
 def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
-    """The metric of a row, or None where the row is not done or was not judged by it."""
+    """Return the metric of a row, or None if the row is not done or lacks it."""
     entry: dict[str, Any] | None = (row.get("metrics") or {}).get(metric) if is_done(row) else None
     if not entry:
         return None
@@ -128,16 +128,16 @@ def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
 
 
 def metric_names(rows: Sequence[ResultRow]) -> list[str]:
-    """Every metric of the done rows, in order of appearance."""
+    """Return every metric of the done rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
 
 
 @attrs.frozen
 class Standing:
-    """One metric on one target: the best row, those tied with it, and those as good as exact samples.
+    """The result for one metric on one target: the best row, those tied with it, those as good as exact samples.
 
-    Rows are given by their position among the ranked rows. ``best`` is None, and ``label`` empty, where no value is
-    finite. ``label`` names the best row among those of its target, so it does not name the target.
+    Rows are given by their position among the ranked rows. ``best`` is None and ``label`` empty if no value is finite.
+    ``label`` names the best row among the rows of its target, without the target.
     """
 
     metric: str
@@ -151,13 +151,13 @@ class Standing:
 
     @property
     def sentence(self) -> str:
-        """``nll_gap: best is vp 200 steps (3.1 ± 0.6 nats); within the noise of it: subvp 200 steps``."""
+        """The result: ``nll_gap: best is vp 200 steps (3.1 ± 0.6 nats); within its noise: subvp 200 steps``."""
         return f"{self.subject}: {self.verdict}"
 
 
 @attrs.frozen
 class Ranking:
-    """The rows, their labels, and a standing for each metric and target, the primary metric's first."""
+    """Ranked rows, their labels, and a standing for each metric and target, the primary metric first."""
 
     rows: list[ResultRow]
     labels: list[str]
@@ -166,7 +166,7 @@ class Ranking:
 
     @property
     def primary(self) -> str | None:
-        """The metric that decides the headline."""
+        """The metric of the headline."""
         return self.metrics[0] if self.metrics else None
 
     @property
@@ -176,26 +176,26 @@ class Ranking:
 
     @property
     def sentences(self) -> list[str]:
-        """What there is to say, one sentence a metric (and target, where there are several)."""
+        """One sentence per metric and target."""
         return [standing.sentence for standing in self.standings] or [self.headline]
 
     @property
     def headline(self) -> str:
-        """The outcome by the primary metric, in one sentence without numbers."""
+        """The result by the primary metric, in one sentence without numbers."""
         won = [s for s in self.standings if s.metric == self.primary]
         clauses = [_clause(standing) for standing in won if standing.best is not None]
         if clauses:
             return f"Best by {self.primary}: {listing(clauses)}"
         done = sum(map(is_done, self.rows))
         if not done:
-            return "No cell ran to its end"
+            return "No cell is done"
         return f"{count(done, 'cell')} done, none with a finite value to rank by"
 
     @property
     def unjudged(self) -> list[str]:
-        """Which metrics did not judge cells that ran, and why, a sentence for each metric and reason."""
+        """Why metrics are missing from done cells, one sentence per metric and reason."""
         reasons = [
-            f"{metric} did not judge: {' '.join(str(reason).split())}"
+            f"{metric} was skipped: {' '.join(str(reason).split())}"
             for row in self.rows
             if is_done(row)
             for metric, reason in (row.get("metrics_skipped") or {}).items()
@@ -203,7 +203,7 @@ class Ranking:
         return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
 
     def mark(self, position: int, metric: str) -> str:
-        """``best``, ``tied`` or nothing, for one value of the table."""
+        """Return ``best``, ``tied`` or an empty string for one value."""
         for standing in self.standings:
             if standing.metric == metric and position == standing.best:
                 return "best"
@@ -212,24 +212,24 @@ class Ranking:
         return ""
 
     def as_good(self, position: int, metric: str) -> bool:
-        """Whether one value of the table is as good as exact samples."""
+        """Return whether one value is as good as exact samples."""
         return any(standing.metric == metric and position in standing.as_good for standing in self.standings)
 
     def value(self, position: int, metric: str) -> MetricValue | None:
-        """One value of the table."""
+        """Return one value, or None."""
         return metric_value(self.rows[position], metric)
 
 
 def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
-    """Ranks the done rows by every metric; ``metric`` leads (default: the first one of the first done row).
+    """Rank the done rows by every metric, ``metric`` first (default: the first metric of the first done row).
 
     Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
-    Raises ValueError for a ``metric`` that no done row has, naming those there are.
+    Raises ValueError if no done row has ``metric``.
     """
     rows = pool(rows)
     names, known = labels(rows), metric_names(rows)
     if metric is not None and known and metric not in known:
-        raise ValueError(f"no finished cell was judged by {metric!r}.{near_misses(metric, known)}")
+        raise ValueError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
     metrics = sorted(known, key=lambda name: name != metric)
     ranking = Ranking(list(rows), names, metrics, [])
     standings = [_standing(ranking, name, target) for name in metrics for target in ranking.targets]
@@ -237,7 +237,7 @@ def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
 
 
 def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | None:
-    """How the rows of ``target`` compare by ``metric``; None where none of them was judged by it."""
+    """Compare the rows of ``target`` by ``metric``; None if none of them has it."""
     positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
     names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
     measured = {position: found for position in positions if (found := ranking.value(position, metric))}
@@ -258,11 +258,11 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
 def _verdict(
     names: Mapping[int, str], found: Mapping[int, MetricValue], best: int, tied: Sequence[int], as_good: Sequence[int]
 ) -> str:
-    """``best is ... (3.1 ± 0.6 nats); within the noise of it: ...; exact samples of this size score ...``."""
+    """The result in words: ``best is ... (3.1 ± 0.6 nats); within its noise: ...; exact samples score ...``."""
     won = found[best]
     parts = [f"best is {names[best]} ({won.text_with_unit})"]
     if tied:
-        parts.append(f"within the noise of it: {listing([names[p] for p in tied])}")
+        parts.append(f"within its noise: {listing([names[p] for p in tied])}")
     if as_good:
         largest = plain(max(found[position].margin for position in as_good), 2)
         exact = f"as good as exact samples of this size (worse by less than {largest}{_unit(won)})"
@@ -272,12 +272,12 @@ def _verdict(
     elif won.floor_text:
         parts.append(f"exact samples of this size score {won.floor_text}")
         if won.excess.known and p_nonzero(won.excess) > ALPHA:
-            parts.append(f"not told apart from them: so many samples resolve no less than {_resolution(won)}")
+            parts.append(f"not told apart from them (resolution {_resolution(won)})")
     return "; ".join(parts)
 
 
 def _resolution(found: MetricValue) -> str:
-    """The smallest excess that would be told from 0."""
+    """The smallest excess that would be significant."""
     width = quantile(ALPHA, found.excess.df) * found.excess.stderr
     return plain(width, 2) + _unit(found)
 
@@ -287,7 +287,7 @@ def _unit(found: MetricValue) -> str:
 
 
 def _clause(standing: Standing) -> str:
-    """``vp 200 steps on mnist_mfa (2 others within its noise)``."""
+    """Part of the headline: ``vp 200 steps on mnist_mfa (2 others within its noise)``."""
     place = f" on {standing.target}" if standing.target else ""
     return (
         standing.label + place + (f" ({count(len(standing.tied), 'other')} within its noise)" if standing.tied else "")

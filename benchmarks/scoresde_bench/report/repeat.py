@@ -1,6 +1,6 @@
-"""The command that repeats one cell: its row's names and numbers as options, so that its key comes out the same.
+"""The command that repeats one cell, with the names and numbers of its row as options.
 
-The key holds versions, source and files of the components too: where these have changed, it is another cell.
+Its key is the same unless versions, source or files of the components have changed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from scoresde_core.errors import ScoreSDEError
 from .labels import ResultRow
 
 EVALUATORS = ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance")
-"""What judged rows of before they named their evaluators, unless their command says otherwise."""
+"""Evaluators of old rows that do not record them, unless their command names others."""
 PROGRAM = "scoresde-bench"
 
 
 def command(row: ResultRow) -> str:
-    """One line for a shell; several seeds of a pooled row are repeated together.
+    """Return the command as one shell line; the seeds of a pooled row are repeated together.
 
-    A row that another program made (``scoresde evaluate``) keeps the command that made it.
+    A row made by another program (``scoresde evaluate``) keeps the command that made it.
     """
     given = _words(row.get("command"))
     if given and given[0] != PROGRAM:
@@ -36,7 +36,7 @@ def command(row: ResultRow) -> str:
 
 
 def _options(row: ResultRow) -> dict[str, list[object]]:
-    """The options of a row, by name: only those that its subject and its sampler use."""
+    """The options of a row, by name: only those that its score source and its sampler use."""
     learned = row.get("checkpoint") or row.get("network")
     options: dict[str, list[object]] = {}
     if row.get("target"):
@@ -76,7 +76,7 @@ def _words(text: object) -> list[str]:
 
 
 def _values(words: list[str], option: str) -> list[str]:
-    """All that follows ``option``, up to the next one."""
+    """The values of ``option``, up to the next option."""
     found: list[str] = []
     inside = False
     for word in words:

@@ -1,8 +1,8 @@
-"""Where rows are read from: folders of results, files of rows, committed results; never written to.
+"""Reads rows from folders of results, files of rows, or committed results.
 
-scoresde-runs/1a2b3c4d        a folder with results.jsonl and the pictures it names
-results.jsonl                 one such file, of scoresde-bench or of scoresde evaluate
-few_step                      a folder of benchmarks/results, by its name, in the root of a checkout
+scoresde-runs/1a2b3c4d        a folder with results.jsonl and its pictures
+results.jsonl                 a file of rows, from scoresde-bench or scoresde evaluate
+few_step                      a folder of benchmarks/results, by name, in the root of a checkout
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMITTED = Path("benchmarks/results")
 
 @attrs.frozen
 class ResultSet:
-    """Rows that were measured together: what they are called, and the folder that their pictures lie in."""
+    """Rows that were measured together, their name, and the folder of their pictures."""
 
     name: str
     folder: Path
@@ -34,14 +34,14 @@ class ResultSet:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that made the rows, in order of appearance."""
+        """The commands that produced the rows, in order of appearance."""
         return list(dict.fromkeys(str(row["command"]) for row in self.rows if row.get("command")))
 
 
 def read_result_sets(paths: Sequence[str]) -> list[ResultSet]:
-    """One run a path, their names different from each other.
+    """Read one set of rows per path, with unique names.
 
-    Raises UsageError for a path where there are no results, FileError for one that cannot be read.
+    Raises UsageError if a path has no results, FileError if it cannot be read.
     """
     files = [_find(path) for path in paths]
     names = [
@@ -59,7 +59,7 @@ def _rows(path: Path) -> list[ResultRow]:
 
 
 def _of_a_run(row: ResultRow) -> ResultRow:
-    """A checkpoint of a training run by the run's folder: the step, which its own folder names, is an axis already."""
+    """Replace the folder of a training run's checkpoint by that of the run, because the step is an axis of its own."""
     folder = Path(str(row.get("checkpoint") or ""))
     step = re.fullmatch(r"step_0*(\d+)", folder.name)
     if step is None or int(step[1]) != row.get("training_step"):
@@ -69,9 +69,9 @@ def _of_a_run(row: ResultRow) -> ResultRow:
 
 
 def merge(runs: Sequence[ResultSet]) -> list[ResultRow]:
-    """The rows of all runs, each with the folder of its pictures.
+    """Return the rows of all sets, each with the folder of its pictures.
 
-    Where two runs hold the same combination, its rows are told apart by an axis ``run``.
+    If two sets have the same combination, an axis ``run`` tells rows apart.
     """
     held = Counter(names for run in runs for names in {identity(row) for row in run.rows})
     apart = any(times > 1 for times in held.values())
@@ -81,7 +81,7 @@ def merge(runs: Sequence[ResultSet]) -> list[ResultRow]:
 
 
 def _find(path: str) -> Path:
-    """The file of rows that ``path`` means."""
+    """The file of rows for ``path``."""
     given = Path(path)
     for place in (given, COMMITTED / path):
         if place.is_file():
@@ -89,7 +89,7 @@ def _find(path: str) -> Path:
         if (place / "results.jsonl").is_file():
             return place / "results.jsonl"
     if given.exists():
-        raise UsageError(f"there is no results.jsonl in {path}; name a folder that scoresde-bench wrote, or a file")
+        raise UsageError(f"no results.jsonl in {path}: give a folder written by scoresde-bench, or a file of rows")
     committed = sorted(folder.name for folder in COMMITTED.glob("*/")) if COMMITTED.is_dir() else []
-    hint = near_misses(path, committed) if committed else " Name a folder that scoresde-bench wrote, or a file of rows."
-    raise UsageError(f"there are no results at {shlex.quote(path)}.{hint}")
+    hint = near_misses(path, committed) if committed else " Give a folder written by scoresde-bench, or a file of rows."
+    raise UsageError(f"no results at {shlex.quote(path)}.{hint}")

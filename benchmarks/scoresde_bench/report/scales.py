@@ -1,11 +1,12 @@
-"""Scales: values to positions in the units of a drawing, and the ticks that stand beside them.
+"""Scales map values to positions in drawing units, and choose ticks.
 
-The cost axis is logarithmic once the costs span a factor of four. The quality axis is logarithmic for positive values
-that span a factor of five, linear for less, and otherwise asinh,
+The cost axis is logarithmic if the costs span a factor of four. The quality axis is logarithmic for positive values
+that span a factor of five, linear if they span less, and otherwise asinh,
 
     y = asinh(v / c) / ln 10,     c = the noise near zero (the standard error of the floor),
 
-linear within about c of zero and logarithmic beyond, so that values of either sign and decades apart stay legible.
+which is linear within about c of zero and logarithmic beyond, so that values of both signs and different magnitudes
+stay legible.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from .ranking import MetricValue
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 408.0, 14.0, 226.0
 MARGIN = 26.0
-"""From the frame to the least and the largest cost."""
+"""Distance from the frame to the smallest and largest cost."""
 DECADES = 2.5
-"""How far above the median an outlier may stretch a logarithmic axis before it is drawn at the edge instead."""
+"""Decades above the median beyond which an outlier is drawn at the edge of a logarithmic axis."""
 HUGE = 1e300
-"""What is no smaller has no place on any axis, lest the arithmetic of axes overflow; nan is not smaller either."""
+"""Values from here on, and nan, are not drawn: the arithmetic of axes would overflow."""
 TINY = 1e-300
-"""What is no greater is zero to an axis."""
+"""Values up to here count as zero."""
 
 
 @attrs.frozen
 class Tick:
-    """A position along an axis and what stands there."""
+    """A position on an axis and its text."""
 
     at: float
     text: str
@@ -41,7 +42,7 @@ class Tick:
 
 @attrs.frozen
 class Scale:
-    """A monotone map of values to positions: ``linear``, ``logarithmic`` or ``asinh`` (linear within ``unit`` of 0)."""
+    """A monotone map to positions: ``linear``, ``logarithmic`` or ``asinh`` (linear within ``unit`` of 0)."""
 
     kind: str
     unit: float = 1.0
@@ -52,7 +53,7 @@ class Scale:
         return value if self.kind == "linear" else math.asinh(value / self.unit) / math.log(10)
 
     def ticks(self, low: float, high: float, most: int = 6) -> list[float]:
-        """Round values within ``low`` and ``high`` (values, not positions)."""
+        """Return round values between the values ``low`` and ``high``."""
         if self.kind == "linear":
             return _steps(low, high, most)
         smallest = low if self.kind == "logarithmic" else self.unit
@@ -68,7 +69,7 @@ class Scale:
 
 @attrs.frozen
 class Across:
-    """Costs to horizontal positions; ``low`` and ``high`` in units of the scale."""
+    """Maps costs to horizontal positions; ``low`` and ``high`` are positions on the scale."""
 
     scale: Scale
     low: float
@@ -89,7 +90,7 @@ class Across:
 
 @attrs.frozen
 class Up:
-    """Qualities to vertical positions, held within the frame; ``low`` and ``high`` are values."""
+    """Maps qualities to vertical positions, clipped to the frame; ``low`` and ``high`` are values."""
 
     scale: Scale
     low: float
@@ -97,12 +98,12 @@ class Up:
 
     @classmethod
     def over(cls, found: Sequence[MetricValue]) -> Up:
-        """The scale and the range for these finite measurements."""
+        """Return the scale and range for finite values."""
         scale = _quality_scale(found)
         floors = [m.floor for m in found if math.isfinite(m.floor)]
         bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
         wanted = [*(m.value for m in found), *floors, *bars]
-        if scale.kind == "logarithmic":  # a bar may end below zero, where this axis does not reach
+        if scale.kind == "logarithmic":  # a bar may end below zero, outside this axis
             least = min(m.value for m in found) / 2
             wanted = [v for v in (*(m.value for m in found), *bars) if v > least] + floors
         elif scale.kind == "asinh":
@@ -119,8 +120,8 @@ class Up:
 
 
 def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> list[Tick]:
-    """As many ticks as stand clear of each other: the costs themselves where they are few and ``counted``, the most
-    frequent first; else round values.
+    """Return ticks whose texts do not overlap: the costs if they are few and ``counted``, the most frequent first; else
+    round values.
     """
     values = sorted(set(costs))
     if len(values) == 1:
@@ -136,7 +137,7 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
 
 
 def _quality_scale(found: Sequence[MetricValue]) -> Scale:
-    """Logarithmic, linear or asinh, as the module docstring says."""
+    """The scale by the rules of the module docstring."""
     values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
     least, most = min(values), max(values)
     if least > TINY:
@@ -147,7 +148,7 @@ def _quality_scale(found: Sequence[MetricValue]) -> Scale:
 
 
 def _noise_near_zero(found: Sequence[MetricValue]) -> float:
-    """The standard error of the floor, else of the values, else 0."""
+    """The median standard error of the floors, else of the values, else 0."""
     for errors in ([m.floor_stderr for m in found], [m.stderr for m in found]):
         known = [error for error in errors if 0 < error < math.inf]
         if known:
@@ -156,7 +157,7 @@ def _noise_near_zero(found: Sequence[MetricValue]) -> float:
 
 
 def _padded(scale: Scale, low: float, high: float) -> tuple[float, float]:
-    """The range with a margin, as values; never empty."""
+    """The range of values with a margin; never empty."""
     if scale.kind == "logarithmic":
         factor = max(1.15, (high / low) ** 0.06)
         return low / factor, high * factor
@@ -179,11 +180,12 @@ def _steps(low: float, high: float, most: int) -> list[float]:
 
 
 def _around_zero(values: Sequence[float], most: int) -> list[float]:
-    """Every so many of these, counted from zero, so that zero stays."""
+    """Every n-th value, counted from zero so that zero is kept."""
     stride, middle = math.ceil(len(values) / most), values.index(0.0) if 0.0 in values else 0
     return [v for place, v in enumerate(values) if (place - middle) % stride == 0]
 
 
 def tick_text(value: float) -> str:
+    """Return the text of a tick: three digits and a true minus sign."""
     text = plain(value, 3) if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
     return text.replace("e+0", "e").replace("e-0", "e-").replace("-", "−")

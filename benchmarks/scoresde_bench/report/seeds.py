@@ -1,12 +1,12 @@
-r"""Several seeds of one cell as one row: means over the seeds, with the standard error of each mean.
+r"""Pools several seeds of one cell into one row: means over the seeds, with the standard error of each mean.
 
     value = sum_i v_i / n,     across = sqrt(sum_i (v_i - value)^2 / (n - 1) / n),     within = sqrt(sum_i se_i^2) / n
 
-Unlike the errors se_i of the single cells, ``across`` holds everything that a seed changes: the sampler's noise, the
-exact set that samples are held against, the random directions of a metric. Its expectation is at least that of
-``within``, but with few seeds it is uncertain itself: it has n - 1 degrees of freedom, and two seeds that agree by
-chance would make any difference look real. So the standard error is the larger of the two, with its own degrees of
-freedom (those of ``within`` by Welch and Satterthwaite), and both are kept.
+Unlike the errors se_i of the single cells, ``across`` includes everything that a seed changes: the sampler's noise, the
+exact samples, the random directions of a metric. Its expectation is at least that of ``within``, but with few seeds it
+is uncertain: it has n - 1 degrees of freedom, and two seeds that agree by chance would make any difference
+look significant. So the standard error is the larger of the two, with its own degrees of freedom (those of ``within``
+by Welch and Satterthwaite), and both are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTING = (
     "batch_size",
     "timing",
 )
-"""What tells two settings apart; the kind of device does too."""
+"""Keys that, with the kind of device, identify a setting."""
 MEASURED = {
     *("nfe", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
     *("cell_seconds", "evaluation_seconds"),
@@ -44,10 +44,10 @@ MEASURED = {
 
 
 def pool(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """``rows`` with the done ones that differ in their seed alone made one, in the place of the first.
+    """Return ``rows`` with done rows that differ only in the seed pooled, in the place of the first.
 
-    A pooled row has the seeds as ``seeds``, the seed, cell and picture of its first, and every metric over all of them.
-    A row without a partner, or that did not run to its end, stays as it is.
+    A pooled row has all seeds as ``seeds``, the seed, cell and picture of the first, and metrics over all of them.
+    A row without a partner, or that is not done, is unchanged.
     """
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
@@ -78,15 +78,15 @@ def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:
 
 
 def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """One metric over the seeds; a value that is missing or not a number makes the mean none."""
-    there = [entry for entry in entries if entry]
-    found = dict(there[0])
+    """One metric over the seeds; the mean is None if a value is missing or not finite."""
+    present = [entry for entry in entries if entry]
+    found = dict(present[0])
     for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
-        if any(entry.get(value) is not None for entry in there):
-            mean, across = _mean([as_float(entry.get(value)) for entry in there])
-            error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in there])
-            within = error / len(there)
-            known = [(e, f) for e, f in ((across, len(there) - 1.0), (within, freedom)) if math.isfinite(e)]
+        if any(entry.get(value) is not None for entry in present):
+            mean, across = _mean([as_float(entry.get(value)) for entry in present])
+            error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in present])
+            within = error / len(present)
+            known = [(e, f) for e, f in ((across, len(present) - 1.0), (within, freedom)) if math.isfinite(e)]
             chosen = max(known, default=(None, math.inf))
             found |= {value: mean if math.isfinite(mean) else None, stderr: chosen[0], df: chosen[1]}
             if value == "value":
@@ -99,7 +99,7 @@ def _estimate(entry: ResultRow, value: str, stderr: str, df: str, name: str) -> 
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error, which one value does not have."""
+    """The mean and its standard error (nan for a single value)."""
     n = len(values)
     mean = sum(values) / n
     if n < 2:

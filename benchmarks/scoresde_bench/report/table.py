@@ -1,7 +1,7 @@
-"""The table of results on a terminal or in a pipe.
+"""Prints the table of results to a terminal or a pipe.
 
-A terminal too narrow for every metric gets several tables below each other, each with the columns that name the
-cell, so that no number is ever cut. A pipe gets one table, as wide as it needs to be.
+If the terminal is too narrow for all metrics, they are split into several tables, each with the columns that name the
+cell, so that no number is cut. A pipe gets one table of any width.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
 BLANK = "   "
-"""In place of the marks behind a value."""
+"""Space for the marks behind a value."""
 
 
 def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
-    """Prints every done row with its metrics, then the cells that were skipped or failed, with their reasons."""
+    """Print every done row with its metrics, then the skipped and failed cells with their reasons."""
     from rich.text import Text
 
     ranking = rank(rows, metric)
@@ -53,7 +53,7 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
 
 
 class _Uncut:
-    """A table at its natural width, whatever the width of the console."""
+    """A table at its natural width, regardless of the console."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -65,7 +65,7 @@ class _Uncut:
 
 
 def _identity(ranking: Ranking, done: Sequence[int]) -> dict[str, list[str]]:
-    """The columns that name a cell and its cost, as text: what varies, NFE and, last, the throughput."""
+    """The columns that name a cell and its cost, as text: axes that vary, NFE, and last the throughput."""
     rows = [ranking.rows[position] for position in done]
     cells = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
     cells["NFE"] = [_number(row, "nfe") for row in rows]
@@ -74,7 +74,7 @@ def _identity(ranking: Ranking, done: Sequence[int]) -> dict[str, list[str]]:
 
 
 def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
-    """For each target and metric what exact samples score; the extremes where that differs (by seed, by size)."""
+    """The score of exact samples by target and metric; both extremes if it differs (by seed or size)."""
     found: dict[str | None, dict[str, str]] = {}
     for target in ranking.targets:
         for metric in ranking.metrics:
@@ -103,7 +103,7 @@ def _fit(
     floors: dict[str | None, dict[str, str]],
     console: Console,
 ) -> list[list[str]]:
-    """The metrics, in groups that fit the console beside the columns that name a cell."""
+    """The metrics in groups that fit the console beside the columns that name a cell."""
     if not console.is_terminal or not ranking.metrics:
         return [ranking.metrics]
     padding = 3  # between columns
@@ -140,7 +140,7 @@ def _table(
     floors: dict[str | None, dict[str, str]],
     ascii_only: bool,
 ) -> Table:
-    """One table of these metrics; the floor of each target closes it."""
+    """A table of these metrics; its last rows are the floors of the targets."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -155,7 +155,7 @@ def _table(
         table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
     width = {}
     for metric in metrics:
-        # Rich drops the spaces at the end of text that it aligns to the right, and with them a column's alignment.
+        # Pad here: Rich strips the trailing spaces of right-aligned text, which would misalign the column.
         width[metric] = max(len(_value(ranking, position, metric)) for position in done)
         width[metric] = max(width[metric], *(len(floor.get(metric, "")) + len(BLANK) for floor in floors.values()), 0)
         table.add_column(Text.assemble(text(_heading(ranking, metric)), justify="right"), no_wrap=True)
@@ -179,7 +179,7 @@ def _table(
 
 
 def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
-    """``nearest to 0 is best: nll_gap; lower is better: energy_distance, moments``."""
+    """Metrics by direction: ``nearest to 0 is best: nll_gap; lower is better: energy_distance, moments``."""
     words = {"zero": "nearest to 0 is best", "higher": "higher is better"}
     grouped: dict[str, list[str]] = {}
     for metric in metrics:
@@ -189,7 +189,7 @@ def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
 
 
 def _reasons(ranking: Ranking, status: str) -> dict[str, list[str]]:
-    """The cells that did not run, by reason; whatever is neither done nor skipped has failed."""
+    """Cells that did not run, by reason; rows neither done nor skipped count as failed."""
     grouped: dict[str, list[str]] = {}
     for row, label in zip(ranking.rows, ranking.labels, strict=True):
         if not is_done(row) and (row.get("status") == "skip") == (status == "skip"):
@@ -208,7 +208,7 @@ def _ascii(text: str) -> str:
 
 
 def print_published(rows: Sequence[ResultRow], console: Console) -> None:
-    """Prints the published values beside what was measured here, for the rows that have any."""
+    """Print published values beside measured ones, for the rows that have any."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Running one cell: sample, time, count, judge. Whatever happens, the outcome is a row."""
+"""Runs one cell: sample, time, count evaluations, evaluate. The outcome is always a row."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from .executor import OnStep
 from .pictures import sample_grid
 
 KEPT = 16
-"""How many exact sets, with what metrics keep of them, stay in memory: one a seed and target."""
+"""Sets of exact samples, with what metrics cache for them, that are kept in memory: one per seed and target."""
 
 
 @attrs.define
 class Bench:
-    """What the cells of one process share: the registry, the last model, and the exact sets they are judged by."""
+    """Runs cells. Holds what the cells of one process share: the registry, the last model, and exact samples."""
 
     registry: Registry
     folder: Path
     command: str
     tf32: bool = False
     timeout: float | None = None
-    """Seconds after which a cell is stopped, or None."""
+    """Seconds after which a cell is stopped; None: no limit."""
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
     _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
-    """Seconds of the first call of the loaded model, by the size of the batch, where it compiles."""
+    """Seconds of the first call of the compiled model, by batch size."""
 
     def run(self, cell: Cell, progress: OnStep | None = None) -> Row:
-        """The cell's row, with status done, skip or failed."""
+        """Return the row of ``cell``, with status done, skip or failed."""
         row = self.blank(cell)
         reason = cell.skip or (missing(torch.device(cell.device)) if cell.compile != "none" else None)
         if reason:
@@ -64,7 +64,7 @@ class Bench:
         return row
 
     def blank(self, cell: Cell) -> Row:
-        """The cell's row before anything is measured."""
+        """Return the row of ``cell`` without measurements."""
         return {
             "schema": SCHEMA,
             "cell": cell.key,
@@ -123,7 +123,7 @@ class Bench:
     def _draw(
         self, cell: Cell, model: ScoreModel, device: torch.device, progress: OnStep | None
     ) -> tuple[Samples, int]:
-        """The cell's samples, and the batch size that memory allowed: it is halved until they fit."""
+        """Return the samples and the batch size, which is halved until they fit into memory."""
         listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
 
         def observe(done: int, total: int, x: Tensor) -> None:
@@ -153,11 +153,11 @@ class Bench:
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
                     raise
-            size //= 2  # outside the handler, whose traceback holds on to tensors
+            size //= 2  # outside the handler, whose traceback keeps tensors alive
             environment.free_memory(device)
 
     def _compile(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
-        """Have the network compiled for the sizes of batch that the cell has; code made for an earlier cell serves."""
+        """Compile the network for the batch sizes of the cell, unless an earlier cell did."""
         for part in _parts(cell.samples, size):
             if part not in self._compiled:
                 started = time.perf_counter()
@@ -166,24 +166,24 @@ class Bench:
 
     @torch.no_grad()
     def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
-        """An evaluation that pays for lazy initialisation and compilation, and is not counted."""
+        """Evaluate the model once, uncounted, to pay for lazy initialisation and compilation."""
         x = torch.zeros(size, *cell.source.shape, device=device, dtype=getattr(torch, cell.dtype))
         model.evaluate(x, cell.source.sde.level(torch.ones(())))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     def load(self, cell: Cell) -> ScoreModel:
-        """The source's score model; the last one is kept, since cells come source by source."""
+        """Return the score model of ``cell``. The last one is kept: cells with one model run in sequence."""
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         key = (cell.source, device, dtype, cell.compile, cell.precision)
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None  # two networks need not fit in memory together
+            self._loaded = None  # two networks may not fit in memory together
             self._compiled.clear()
             self._loaded = key, cell.source.load(device, dtype, cell.compile, cell.precision)
         return self._loaded[1]
 
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
-        """The truth, shared by the cells that are judged by the same; None for a source without one."""
+        """The exact samples for the cell, shared with cells of the same target and seed; None without a target."""
         if cell.source.target is None:
             return None
         key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
@@ -218,24 +218,24 @@ class Bench:
 
 
 def _parts(samples: int, size: int) -> set[int]:
-    """The sizes of the batches that ``samples`` in batches of ``size`` make."""
+    """The sizes that batches have when ``samples`` are drawn in batches of ``size``."""
     return {part for part in (min(size, samples), samples % size) if part}
 
 
 def _warnings(cell: Cell, size: int) -> dict[str, str]:
-    """What is to be said of samples that were drawn in batches of ``size``, by its kind."""
+    """Warnings about samples drawn in batches of ``size``, by kind."""
     found = {}
     if size < cell.batch_size and cell.sampler.decoupled() != cell.sampler:
         found["memory"] = (
-            f"memory allowed batches of {size} in place of {cell.batch_size}, and the sampler couples its batch: "
-            f"samples and metrics are those of --batch-size {size}"
+            f"out of memory with batches of {cell.batch_size}, used {size}; the sampler couples its batch, so "
+            f"the results are those of --batch-size {size}"
         )
     caveat = cell.sampler.caveat(cell.source.shape, smallest_batch(cell.samples, size))
     return found if caveat is None else {**found, "batch": caveat}
 
 
 def reason_of(error: Exception) -> str:
-    """Why a cell failed, in one line."""
+    """Return the reason of a failure in one line."""
     if isinstance(error, ScoreSDEError | OutOfTime):
         return str(error)
     if _out_of_memory(error):
@@ -244,6 +244,6 @@ def reason_of(error: Exception) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on a GPU or on the host, where torch says so in words alone."""
+    """Whether memory ran out: on a GPU, or on the host, where torch only says so in the message."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""Whether torch.compile can work here: its backend writes code that a compiler of this machine has to translate."""
+"""Checks whether torch.compile can work: its backend generates code that a local compiler must translate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 
 def missing(device: torch.device) -> str | None:
-    """Why no network can be compiled for ``device`` on this machine, or None."""
+    """Return why no network can be compiled for ``device`` on this machine, or None."""
     if device.type == "cpu":
         program = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(program.split()[0]) is None:
-            return f"torch.compile needs a C++ compiler and {program} is not here: install one, or name it in CXX"
+            return f"torch.compile needs a C++ compiler and {program} was not found: install one, or set CXX"
     elif find_spec("triton") is None:
         return "torch.compile needs the package triton for this device: install it"
     return None

@@ -1,10 +1,9 @@
-"""What a cell will cost, before it runs: function evaluations x seconds per evaluation, and what judging takes.
+"""Predicts the cost of a cell: function evaluations x seconds per evaluation, plus the time to evaluate metrics.
 
-The evaluations of a sampler with a step count come from two short runs on a score that costs nothing, since they grow
-linearly with the steps; those of an adaptive sampler from a run of two samples. Seconds per evaluation are the median
-over the cells that were done, else what the model takes for batches that grow towards the cell's: a small batch costs
-what a call costs, which says nothing of a sample of a large one. A busy machine only ever adds time, so the shortest of
-several evaluations counts.
+The evaluations of a sampler with a step count grow linearly with the steps and come from two short runs on a free
+score; those of an adaptive sampler come from a run of two samples. Seconds per evaluation are the median over finished
+cells, or else measured with batches that grow towards the cell's size, because the time of a small batch is that of
+the call and does not scale. The shortest of several evaluations counts, because a busy machine only adds time.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from ..plan.cells import Cell
 from .cell import Bench
 
 TRIAL_STEPS = (16, 24)
-"""Beyond the start and the end of every multistep method, so that the growth between them is that of one more step."""
+"""Step counts of the short runs: large enough that start and end of every multistep method are the same in both."""
 GROWTH = 4
-"""From one batch that is timed to the next."""
+"""Factor from one timed batch size to the next."""
 REPEATS = 4
 CONTENDED = 3.0
-"""Times as long with all threads as with one: others keep the cores busy, and threads wait for each other."""
+"""If all threads take this many times as long as one, the cores are busy and one thread is timed."""
 PATIENCE = 0.5
-"""Seconds that a single timed evaluation may be expected to take, beyond that of one sample."""
+"""Upper limit on the expected seconds of a timed evaluation with more than one sample."""
 
 
 class _FreeScore(ScoreModel):
-    """-x."""
+    """A score that costs nothing: -x."""
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         return -x
@@ -49,20 +48,20 @@ class _FreeScore(ScoreModel):
 
 @attrs.define
 class Costs:
-    """Predicts seconds from what was measured before."""
+    """Predicts seconds from finished cells and short measurements."""
 
     bench: Bench
     here: bool = True
-    """Whether cells run on this machine, so that it can measure for them."""
+    """Whether cells run on this machine, so that measurements here apply to them."""
     _done: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
-    """Seconds per evaluation of one sample, from each done cell."""
+    """Seconds per evaluation and sample of every finished cell."""
     _rates: dict[Any, float | None] = attrs.field(factory=dict, init=False)
-    """The same, from calibration."""
+    """Seconds per evaluation and sample from calibration."""
     _judging: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
     _nfe: dict[Any, float | None] = attrs.field(factory=dict, init=False)
 
     def learn(self, cells: Iterable[Cell], rows: dict[str, Row]) -> None:
-        """Take over what the done ones of ``cells`` took."""
+        """Record the times of the finished cells among ``cells``."""
         for cell in cells:
             row = rows.get(cell.key)
             if row is None or row["status"] != "done" or not row.get("nfe"):
@@ -75,7 +74,7 @@ class Costs:
                 self._nfe[self._nfe_key(cell)] = row["nfe"]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Seconds that ``cell`` will take; None where nothing is known of it."""
+        """Return the predicted seconds of ``cell``; None if unknown."""
         if cell.skip:
             return 0.0
         rate, nfe = self._rate(cell), self.nfe(cell)
@@ -84,12 +83,12 @@ class Costs:
         return rate * nfe * cell.samples + statistics.median(self._judging.get(_judging_key(cell), [0.0]))
 
     def nfe(self, cell: Cell) -> float | None:
-        """Function evaluations a sample; None where a trial fails, or would have to run elsewhere."""
+        """Return the function evaluations per sample; None if a trial fails or would have to run elsewhere."""
         key = self._nfe_key(cell)
         if key not in self._nfe:
             try:
                 self._nfe[key] = self._count(cell)
-            except Exception:  # the cell itself will say why
+            except Exception:  # the cell itself will report why
                 self._nfe[key] = None
         return self._nfe[key]
 
@@ -107,22 +106,22 @@ class Costs:
         return sample(model, sde, sampler, cell.source.shape, 2, device=device, dtype=dtype).nfe
 
     def _rate(self, cell: Cell) -> float | None:
-        """Seconds per evaluation of one sample."""
+        """Seconds per evaluation and sample."""
         key = _rate_key(cell)
         if key in self._done:
             return statistics.median(self._done[key])
         if key not in self._rates:
             try:
                 self._rates[key] = self._calibrate(cell) if self.here else None
-            except Exception:  # the cell itself will say why
+            except Exception:  # the cell itself will report why
                 self._rates[key] = None
         return self._rates[key]
 
     @torch.no_grad()
     def _calibrate(self, cell: Cell) -> float:
-        """A sample's share of an evaluation of the largest batch that there is the patience for.
+        """Seconds per sample of an evaluation, with the largest batch that PATIENCE allows.
 
-        A network that is to be compiled is timed as it is: compiling takes longer than the answer is worth.
+        The network is timed without compiling, which would take longer than the answer is worth.
         """
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.source.sde.level(torch.ones(()))
@@ -153,14 +152,14 @@ class Costs:
             size = following
 
     def _nfe_key(self, cell: Cell) -> Any:
-        """An adaptive sampler's evaluations depend on the score, those of the others on the steps alone."""
+        """The evaluations of an adaptive sampler depend on the score, those of others on the steps alone."""
         adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
         return json.dumps(cell.parameters["sampler"], sort_keys=True), adaptive
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """With so many threads for one operation."""
+    """Run the body with ``count`` threads per operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -170,7 +169,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
-    """The evaluations of one sample of the smallest event with as many axes."""
+    """Evaluations for one sample of a small event with as many axes."""
     small = (shape[0], *(min(side, 2) for side in shape[1:])) if shape else shape
     return sample(_FreeScore(), sde, sampler, small, 1).nfe
 

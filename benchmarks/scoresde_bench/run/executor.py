@@ -1,8 +1,8 @@
-"""Executors: where the cells of a sweep run.
+"""Executors run the cells of a sweep.
 
-An executor takes tasks, has each of them done by :func:`~scoresde_bench.run.worker.perform` (in this process, another
-one, or on another machine), and gives back the rows as they come. Whoever asked writes them: there is one writer of
-results, whatever runs the cells. In this process a task holds its cell; only one that leaves it becomes text.
+An executor takes tasks, runs each with :func:`~scoresde_bench.run.worker.perform` (in this process, in another, or on
+another machine), and yields the rows as they arrive. The caller writes them, so that results have one writer. In this
+process a task holds its cell; a task that leaves the process becomes text.
 
     @attrs.frozen
     class PoolExecutor(Executor):
@@ -10,7 +10,8 @@ results, whatever runs the cells. In this process a task holds its cell; only on
             with ProcessPoolExecutor(1 if alone else 4, get_context("spawn")) as pool:
                 yield from pool.map(perform, tasks)
 
-``perform`` keeps models and exact sets from one task to the next: one process does one task at a time, threads do not.
+``perform`` keeps models and exact samples from one task to the next, so a process runs one task at a time, not several
+in threads.
 """
 
 from __future__ import annotations
@@ -27,51 +28,51 @@ if TYPE_CHECKING:
     from ..plan.cells import Cell
 
 OnStep = Callable[[int, int], Any]
-"""Called after every step of a sampler with (steps done, steps in all; 0: not known)."""
+"""Called after every sampler step with (steps done, steps in total; 0: unknown)."""
 
 
 @attrs.frozen
 class Settings:
-    """What all cells of one command share, as plain data."""
+    """Settings shared by all cells of one command, as plain data."""
 
     folder: str
-    """Where results go; absolute. Workers write pictures there."""
+    """Absolute path of the folder for results, where workers write pictures."""
     directory: str
-    """The working directory that relative paths in requests start from."""
+    """Working directory, to which paths in requests are relative."""
     registry: tuple[str, ...] = ()
-    """Local registry files, absolute."""
+    """Absolute paths of local registry files."""
     command: str = ""
     tf32: bool = False
     timeout: float | None = None
-    """Seconds after which a cell is stopped, or None."""
+    """Seconds after which a cell is stopped; None: no limit."""
     device: str = "cpu"
 
 
 @attrs.frozen
 class Task:
-    """One cell to run. As JSON or a pickle it is text, enough for another process or another machine to build it."""
+    """One cell to run. As JSON or pickle it is text, from which another process or machine builds the cell."""
 
     key: str
     title: str
     _request: dict[str, Any] | None = attrs.field(eq=False)
     settings: Settings
     files: tuple[str, ...] | None = attrs.field(default=None, eq=False)
-    """The files that count for the key: one that appears later was made by the run. None: whatever is there."""
+    """Files that count for the key, without those that the run itself makes later. None: all that exist."""
     cell: Cell | None = attrs.field(default=None, eq=False)
-    """The cell itself, in the process that built it."""
+    """The built cell, in the process that planned it."""
 
     @classmethod
     def of(cls, cell: Cell, settings: Settings) -> Task:
-        """The task to run ``cell``."""
+        """Return the task to run ``cell``."""
         return cls(cell.key, cell.title, None, settings, tuple(cell.depends["files"]), cell)
 
     @property
     def request(self) -> dict[str, Any]:
-        """The block of a suite that has this cell alone, as plain data."""
+        """The block of a suite that describes this cell alone, as plain data."""
         return self.cell.request if self.cell is not None else self._request or {}
 
     def plain(self) -> dict[str, Any]:
-        """It as JSON holds it."""
+        """Return the task as plain data for JSON."""
         own = {"key": self.key, "title": self.title, "request": self.request, "files": self.files}
         return {**own, "settings": attrs.asdict(self.settings)}
 
@@ -80,34 +81,34 @@ class Task:
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Task:
-        """The task that :meth:`plain` gave."""
+        """Return the task from the data of :meth:`plain`."""
         settings = {**data["settings"], "registry": tuple(data["settings"]["registry"])}
         files = None if data.get("files") is None else tuple(data["files"])
         return cls(data["key"], data["title"], data["request"], Settings(**settings), files)
 
 
 Started = Callable[[Task], OnStep | None]
-"""To be called as a task starts, where that is known; returns what to call after each of its steps, or None."""
+"""Call this when a task starts, if known; returns a function to call after each of its steps, or None."""
 
 
 class Executor(ABC):
-    """Runs tasks somewhere. Its parameters are its command line: ``--executor 'name[key=value]'``."""
+    """Runs tasks. Its parameters are set on the command line: ``--executor 'name[key=value]'``."""
 
     @abstractmethod
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """The row of every task, in any order, each once; a task that is lost becomes a row with its reason.
+        """Yield the row of every task once, in any order; a lost task becomes a row with its reason.
 
-        Take a task from ``tasks`` only when it can start: a time budget may end them. With ``alone`` no two may share
-        a device: they measure speed.
+        Take a task from ``tasks`` only when it can start, because a time budget may end them. With ``alone`` the tasks
+        measure speed and no two may share a device.
         """
 
     def device(self, name: str) -> str:
-        """The device that ``name`` (``auto``: the best there is) means where the tasks run; checked if that is here."""
+        """Return the device for ``name`` (``auto``: the best available) where tasks run; checked if on this machine."""
         from scoresde_run.machine.device import find_device
 
         return str(find_device(name))
 
     @property
     def here(self) -> bool:
-        """Whether tasks run on this machine, so that it can tell how fast they will be."""
+        """Whether tasks run on this machine, so that their speed can be measured here."""
         return True

@@ -1,4 +1,4 @@
-"""Pictures of samples: a grid of images, or a scatter plot of points in the plane, as PNG."""
+"""Pictures of samples as PNG: a grid of images, or a scatter plot of points in the plane."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GAP = 2
-"""Pixels between the tiles, before magnification; transparent, so that the grid fits a page of any colour."""
+"""Transparent pixels between tiles, before magnification."""
 TILE = 56
-"""Small images are magnified, by a whole factor, to tiles at least so many pixels high or wide."""
+"""Small images are magnified by an integer factor until their longer side has at least this many pixels."""
 POINTS = 2000
 
 
 def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int = 4) -> Path | None:
-    """Writes the first ``columns * rows`` samples to ``path`` and returns it; None where there is nothing to draw.
+    """Write the first ``columns * rows`` samples to ``path`` and return it; None if there is nothing to draw.
 
     ``samples`` (n, C, H, W) in [-1, 1] become tiles in reading order, grey for C = 1, RGB for C = 3, else the mean of
-    the channels in grey; (n, 2) become a scatter plot of at most 2,000 points. Values beyond the range are clipped,
-    nan is black; a point with a nan has no place and is left out. Raises FileError when ``path`` cannot be written.
+    the channels in grey; (n, 2) become a scatter plot of at most 2,000 points. Values beyond the range are clipped, nan
+    is black; points with a nan are left out. Raises FileError if ``path`` cannot be written.
     """
     if columns < 1 or rows < 1:
-        raise ValueError(f"a grid of {columns} columns and {rows} rows has no tile; give at least one of each")
+        raise ValueError(f"a grid needs at least 1 column and 1 row, got {columns} and {rows}")
     shape, path = tuple(samples.shape[1:]), Path(path)
     if 0 in samples.shape or not (shape == (2,) or len(shape) == 3):
         return None
@@ -42,7 +42,7 @@ def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int =
         else:
             _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
     except OSError as error:
-        raise FileError(f"cannot write the picture {path}: {error.strerror or error}") from error
+        raise FileError(f"cannot write picture {path}: {error.strerror or error}") from error
     return path
 
 
@@ -60,7 +60,7 @@ def _tiles(images: Tensor, path: Path, columns: int) -> None:
     pixels = to_pixels(images.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0))
     columns = min(columns, count)
     lines = math.ceil(count / columns)
-    # the last channel is opacity: 0 in the gaps, 255 in the tiles
+    # the last channel is opacity
     sheet = np.zeros(((height + GAP) * lines - GAP, (width + GAP) * columns - GAP, pixels.shape[-1] + 1), np.uint8)
     for index, tile in enumerate(pixels):
         top, left = (height + GAP) * (index // columns), (width + GAP) * (index % columns)
@@ -72,7 +72,7 @@ def _tiles(images: Tensor, path: Path, columns: int) -> None:
 
 
 def _scatter(points: NDArray[np.float32], path: Path) -> None:
-    """The plane around the origin, with the same limits for samples of about the same size."""
+    """Draw points in a square around the origin whose size is a round number."""
     from PIL import Image
 
     points = points[~np.isnan(points).any(axis=1)]
@@ -87,7 +87,7 @@ def _scatter(points: NDArray[np.float32], path: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _plane(limit: float) -> tuple[Any, Any, Any]:
-    """A canvas, its frame as it looks without points, and the points to move; drawing the ticks is what takes time."""
+    """A canvas, its image without points, and the points to move; cached because drawing ticks is slow."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -108,7 +108,7 @@ def _plane(limit: float) -> tuple[Any, Any, Any]:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten; 1 for nothing."""
+    """Round up to 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten; 1 for 0, inf and nan."""
     if not 0 < value < math.inf:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

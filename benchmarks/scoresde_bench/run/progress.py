@@ -1,4 +1,4 @@
-"""Progress: a live bar on a terminal, one plain line a cell in a pipe."""
+"""Progress of a run: a live bar on a terminal, one plain line per cell in a pipe."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Meter:
         if self.bar:
             self.bar.stop()
         if kind is not None and self.done < self.total:
-            self.console.print(f"stopped with {self.done} of {self.total} cells done; the same command goes on")
+            self.console.print(f"stopped with {self.done} of {self.total} cells done; repeat the command to continue")
 
     def start(self, title: str) -> Callable[[int, int], Any] | None:
-        """Begin a cell; returns what to call after each of its steps."""
+        """Show the start of a cell; returns a function to call after each step."""
         if self.bar is None:
             return None
         bar = self.bar
@@ -50,7 +50,7 @@ class Meter:
         return lambda done, total: bar.update(self.steps, completed=done, total=total or None)
 
     def finish(self, row: dict[str, Any], title: str) -> None:
-        """End a cell with its row."""
+        """Count a cell and show its outcome."""
         self.done += 1
         if self.bar:
             self.bar.advance(self.cells)

@@ -1,9 +1,9 @@
-"""A process that does tasks one after another.
+"""A worker process that runs tasks one after another.
 
-    python -m scoresde_bench.run.serve        says "ready"; then a task in JSON on stdin, its row on stdout
+    python -m scoresde_bench.run.serve        prints "ready"; then reads tasks on stdin, writes rows on stdout (JSON)
 
-It ends as soon as its stdin does, in the middle of a cell or while it still imports torch: when the one who gives the
-tasks is gone, even by a signal that nobody can catch, nothing is left running.
+It exits as soon as its stdin ends, even in the middle of a cell or while it imports torch, so that no worker is left
+running when the parent is gone, even if killed.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 
 
 def main() -> None:
-    """Do the tasks that come on stdin until it ends."""
+    """Run the tasks on stdin until it ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a plugin prints is no answer
+    os.dup2(2, 1)  # output of plugins must not mix with the answers
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
 
-    # Only with somebody to listen for the end does this import what takes its time.
+    # Imports that take long come after the listening thread has started.
     from scoresde_run.machine.device import keep_freed_memory
     from scoresde_run.results.results import to_json
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _listen(tasks: queue.SimpleQueue[Any]) -> None:
-    """Reads ahead, so that the end of stdin is noticed while a cell runs."""
+    """Read ahead, so that the end of stdin is noticed while a cell runs."""
     for line in sys.stdin:
         tasks.put(json.loads(line))
     os._exit(0)

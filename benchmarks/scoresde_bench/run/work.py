@@ -1,6 +1,6 @@
-"""Getting cells done: tasks to an executor, rows to disk, and a time budget that says which ones are started.
+"""Runs the cells of a command: hands tasks to the executor within the time budget, and writes rows to disk.
 
-Cells that measure speed come last, each with its device to itself.
+Cells that measure speed run last, each with its device to itself.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from .progress import Meter
 
 @attrs.define
 class Work:
-    """The cells of one command that are still to be done."""
+    """Runs the unfinished cells of one command."""
 
     results: Results
     executor: Executor
     settings: Settings
     costs: Costs
     published: Sequence[PublishedValue] = ()
-    """A row is stored with those that are for it."""
+    """Published values; each is stored in the rows that it is for."""
     budget: float | None = None
-    """Seconds after which no cell may still run by its predicted cost; None: no limit."""
+    """Seconds within which every started cell must end by its predicted cost; None: no limit."""
     debug: bool = False
     _end: float = attrs.field(default=0.0, init=False)
-    _said: set[str] = attrs.field(factory=set, init=False)
-    """Warnings of rows, each told once."""
+    _warned: set[str] = attrs.field(factory=set, init=False)
+    """Warnings already printed."""
 
     def run(self, cells: Sequence[Cell], meter: Meter) -> list[Cell]:
-        """Do ``cells``; returns those that the time budget left out."""
+        """Run ``cells`` and return those that the time budget left out."""
         self._end = time.monotonic() + (self.budget or 0.0)
         known = {cell.key: cell for cell in cells}
         left: list[Cell] = []
@@ -57,15 +57,15 @@ class Work:
                     self.costs.learn([cell], self.results.rows)
                 meter.finish(row, cell.title)
                 for warning in (row.get("warnings") or {}).values():
-                    if warning not in self._said:
-                        self._said.add(warning)
+                    if warning not in self._warned:
+                        self._warned.add(warning)
                         print(f"warning: {cell.title}: {warning}", file=sys.stderr)
                 if row["status"] == "failed" and self.debug:
                     print(row.get("traceback", ""), file=sys.stderr)
         return left
 
     def _tasks(self, cells: Sequence[Cell], left: list[Cell]) -> Iterator[Task]:
-        """The tasks in their order, asked for one at a time; a cell that does not fit goes to ``left``."""
+        """Yield the tasks in order; a cell that does not fit the time budget goes to ``left``."""
         for cell in cells:
             if self.budget is not None and time.monotonic() + (self.costs.seconds(cell) or 0.0) > self._end:
                 left.append(cell)

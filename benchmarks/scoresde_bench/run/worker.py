@@ -1,4 +1,4 @@
-"""Doing a task, in whatever process it has come to: this one, a worker (:mod:`.serve`), a job of a cluster."""
+"""Runs a task in the current process: the command, a worker (:mod:`.serve`), or a job of a cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _benches: dict[Settings, tuple[Bench, Sweep]] = {}
 
 
 def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench, Sweep]:
-    """What the tasks with these settings share in this process; a ``registry`` begins afresh with that one."""
+    """Return what the tasks with ``settings`` share in this process, anew if a ``registry`` is given."""
     if registry is not None or settings not in _benches:
         _benches.clear()
         os.chdir(settings.directory)
@@ -38,7 +38,7 @@ def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench
 
 
 def perform(task: Task, progress: OnStep | None = None) -> Row:
-    """The row of a task, with status done, skip or failed."""
+    """Run a task and return its row, with status done, skip or failed."""
     try:
         bench, _ = prepare(task.settings)
         cell = _cell(task)
@@ -48,7 +48,7 @@ def perform(task: Task, progress: OnStep | None = None) -> Row:
 
 
 def fail(task: Task, reason: str) -> Row:
-    """The row of a task that was lost on its way."""
+    """Return a failed row for a task that was lost."""
     try:
         bench, _ = prepare(task.settings)
         return {**bench.blank(_cell(task)), "status": "failed", "reason": reason}
@@ -57,21 +57,21 @@ def fail(task: Task, reason: str) -> Row:
 
 
 def _cell(task: Task) -> Cell:
-    """The cell of a task, built here if it came as text; its key is taken anew, for what it reads may have changed."""
+    """The cell of a task, built if the task is text. Checks its key again, because files may have changed."""
     made = task.cell
     if made is None:
         (made,) = prepare(task.settings)[1].cells([read_block(task.request, f"the task {task.key}", [])])
     cell = attrs.evolve(made, files=task.files)
     if cell.key != task.key:
         raise RuntimeError(
-            f"this process makes another cell of the same names ({cell.key}): source or a file was edited since the "
-            "command started, or is not the same where it started; start again"
+            f"the key of this cell is {cell.key} here: source or a file was edited since the command started, or "
+            "differs between the machines; repeat the command"
         )
     return cell
 
 
 def _failed(task: Task, reason: str) -> Row:
-    """A row with what is known of a cell that cannot even be built here."""
+    """A failed row for a cell that cannot be built here."""
     names = {key: value[0] if isinstance(value, list) and value else value for key, value in task.request.items()}
     row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names}
     return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}

@@ -1,4 +1,4 @@
-"""One cell after another, in this process."""
+"""Runs cells one after another in this process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..worker import perform
 
 @attrs.frozen
 class LocalExecutor(Executor):
-    """The cells one after another in this process, with their steps on the progress bar."""
+    """Runs cells one after another in this process, with their steps on the progress bar."""
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """Every task as it is asked for."""
+        """Run every task as it is requested."""
         for task in tasks:
             yield perform(task, started(task))

@@ -1,7 +1,7 @@
-"""Worker processes on this machine, each of which takes the next cell as soon as it is free.
+"""Worker processes on this machine, each of which takes the next cell when it is free.
 
-On GPUs a process sees the one it was given; on a CPU the threads are shared out. A worker that dies, be it for want
-of memory, by a fault in compiled code or by a signal, takes nothing with it but its cell, which another one does over.
+A process sees one GPU; on a CPU, processes share the threads. If a worker dies (out of memory, a fault in compiled
+code, a signal), only its cell is lost, and another worker runs it again.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from ..executor import Executor, Started, Task
 from ..worker import fail
 
 ATTEMPTS = 2
-"""How often a cell is given to a worker before its deaths are the cell's fault."""
+"""Workers that may die over a cell before it fails."""
 GRACE = 30.0
-"""Seconds beyond its time limit after which a worker that does not stop by itself is killed."""
+"""Seconds after the time limit at which a worker that has not stopped is killed."""
 
 
 @attrs.frozen
 class ProcessesExecutor(Executor):
-    """``jobs`` processes; by default one a GPU, or one where there is none.
+    """Runs cells in ``jobs`` processes; by default one per GPU, or one without GPUs.
 
-    More processes than GPUs share them, except for cells that must have theirs alone.
+    More processes than GPUs share them, except while cells measure speed.
     """
 
-    jobs: int | None = param(None, "processes; null: one a GPU", attrs.validators.optional(ge(1)))
+    jobs: int | None = param(None, "number of processes; null: one per GPU", attrs.validators.optional(ge(1)))
 
     def device(self, name: str) -> str:
-        """As for one process; a number is dropped, for each process sees one GPU alone."""
+        """As for one process, without a number, because each process sees one GPU."""
         return super().device(name).partition(":")[0]
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """A thread for each worker process feeds it; the rows meet in one queue."""
+        """Feed each worker process from its own thread; all rows arrive in one queue."""
         first = next(tasks, None)
         if first is None:
             return
@@ -66,7 +66,7 @@ class ProcessesExecutor(Executor):
                 worker.close()
 
     def _places(self, device: str, alone: bool) -> list[dict[str, str]]:
-        """The environment of every worker."""
+        """The environment variables of every worker."""
         gpus = _gpus() if device.startswith("cuda") else []
         if gpus:
             jobs = min(self.jobs or len(gpus), len(gpus)) if alone else self.jobs or len(gpus)
@@ -77,7 +77,7 @@ class ProcessesExecutor(Executor):
 
 
 def _gpus() -> list[str]:
-    """What names the GPUs that this process may use."""
+    """Names of the GPUs that this process may use."""
     import torch
 
     count = torch.cuda.device_count()
@@ -87,7 +87,7 @@ def _gpus() -> list[str]:
 
 
 class _Pool:
-    """The tasks of a run on their way to the workers, and the rows on their way back."""
+    """Hands the tasks of a run to the workers, and collects their rows."""
 
     def __init__(self, first: Task, tasks: Iterator[Task], started: Started) -> None:
         self._first: Task | None = first
@@ -96,7 +96,7 @@ class _Pool:
         self._done: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
 
     def rows(self, workers: int) -> Iterator[Row]:
-        """The rows, until every worker's thread has said that it is through."""
+        """Yield rows until every worker's thread has ended."""
         while workers:
             found = self._done.get()
             if isinstance(found, BaseException):
@@ -107,12 +107,12 @@ class _Pool:
                 yield found
 
     def serve(self, worker: _Worker) -> None:
-        """Keep ``worker`` busy until no task is left."""
+        """Give ``worker`` tasks until none is left."""
         try:
             while (task := self._next()) is not None:
                 self._done.put(worker.perform(task))
             self._done.put(None)
-        except BaseException as error:  # it belongs to whoever waits for the rows
+        except BaseException as error:  # raised where the rows are awaited
             self._done.put(error)
 
     def _next(self) -> Task | None:
@@ -124,7 +124,7 @@ class _Pool:
 
 
 class _Worker:
-    """A process that does tasks, started anew whenever it has died."""
+    """A process that runs tasks, restarted when it has died."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**os.environ, **importable.environment(), **environment}
@@ -133,7 +133,7 @@ class _Worker:
         self._starting = threading.Lock()
 
     def perform(self, task: Task) -> Row:
-        """The row of ``task``; where the process dies over it in every attempt, one that says how."""
+        """Return the row of ``task``; a failed one if the process dies in every attempt."""
         limit, code = task.settings.timeout, 0
         for _ in range(ATTEMPTS):
             process = self._ready()
@@ -148,11 +148,11 @@ class _Worker:
                 return row
             code = self._end()
             if late.is_set():
-                return fail(task, f"its process was killed, for it went on long after its --timeout of {limit:g} s")
+                return fail(task, f"killed because it did not stop at its --timeout of {limit:g} s")
         return fail(task, _cause(code))
 
     def stop(self) -> None:
-        """End the process for good, in the middle of a cell if need be."""
+        """End the process, even in the middle of a cell."""
         with self._starting:
             self._stopped = True
             if self._process is not None:
@@ -160,7 +160,7 @@ class _Worker:
                 self._process.wait()
 
     def _ready(self) -> subprocess.Popen[str]:
-        """The process, which has imported what it needs; starting counts for no cell's time limit."""
+        """The process after its imports, which do not count for the time limit of a cell."""
         with self._starting:
             if self._stopped:
                 raise RuntimeError("the run has ended")
@@ -171,11 +171,11 @@ class _Worker:
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
         process = self._process
         if fresh and process.stdout is not None:
-            process.stdout.readline()  # that it is ready; where it dies before, the first question finds out
+            process.stdout.readline()  # "ready"; if the process has died, the first task notices
         return process
 
     def _end(self) -> int:
-        """Take leave of a process that has died; returns its exit code."""
+        """Reap a process that has died and return its exit code."""
         process = self._process
         if process is None:
             return 0
@@ -191,12 +191,12 @@ class _Worker:
             return
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was left to write has no reader
+                with suppress(OSError):  # the pipe has no reader any more
                     pipe.close()
 
 
 def _ask(process: subprocess.Popen[str], task: Task) -> str:
-    """The line that a worker answers, without its end where it died before."""
+    """The line that a worker answers; without a newline if it died."""
     if process.stdin is None or process.stdout is None:
         return ""
     try:
@@ -208,8 +208,8 @@ def _ask(process: subprocess.Popen[str], task: Task) -> str:
 
 
 def _cause(code: int) -> str:
-    """What a process died of, in words."""
+    """Describe how a process died."""
     if code >= 0:
-        return f"the worker process ended with exit code {code} in each of {ATTEMPTS} attempts"
-    hint = ", which is how a system short of memory ends them: lower --batch-size or --jobs" if code == -9 else ""
-    return f"the worker process was ended by signal {-code} in each of {ATTEMPTS} attempts{hint}"
+        return f"the worker process exited with code {code} in each of {ATTEMPTS} attempts"
+    hint = ", probably because memory ran out: lower --batch-size or --jobs" if code == -9 else ""
+    return f"the worker process was killed by signal {-code} in each of {ATTEMPTS} attempts{hint}"

@@ -1,8 +1,8 @@
-"""A Slurm cluster, through submitit (https://github.com/facebookincubator/submitit): an array of jobs.
+"""Runs cells on a Slurm cluster through submitit (https://github.com/facebookincubator/submitit), as an array of jobs.
 
-Every job leaves the rows of its cells in the folder of results, which the nodes must share, and the command that
-submitted collects them as they come. Jobs go on when that command ends; the same command then finds those that still
-run in ``slurm/jobs.jsonl``, collects what has arrived, and submits only what nobody works on.
+Jobs write the rows of their cells to the folder of results, which the nodes must share, and the submitting command
+collects them. Jobs continue when that command ends; the same command then finds running jobs in ``slurm/jobs.jsonl``,
+collects finished rows, and submits only cells that no job is running.
 """
 
 from __future__ import annotations
@@ -28,40 +28,42 @@ from ..executor import Executor, Started, Task
 from ..worker import fail, perform
 
 PATIENCE = 2
-"""How many looks in a row must find a job gone and no row of it before it counts as lost."""
+"""Consecutive polls without the job and its row after which a cell counts as lost."""
 
 
 @attrs.frozen
 class SlurmExecutor(Executor):
-    """Jobs of ``cells`` cells each, at most ``jobs`` of them at a time.
+    """Runs jobs of ``cells`` cells each, at most ``jobs`` at a time.
 
-    ``cluster=local`` runs the same jobs as processes of this machine, to try things out. A cell that must have its
-    device alone gets its GPU alone, or without GPUs its node.
+    ``cluster=local`` runs the same jobs as processes on this machine, for testing. A cell that measures speed has its
+    GPU, or without GPUs its node, to itself.
     """
 
-    jobs: int = param(64, "jobs that run at a time", ge(1))
-    cells: int = param(1, "cells a job", ge(1))
+    jobs: int = param(64, "jobs running at a time", ge(1))
+    cells: int = param(1, "cells per job", ge(1))
     partition: str | None = param(None, "partition; null: the cluster's default")
-    account: str | None = param(None, "account that is charged")
+    account: str | None = param(None, "account to charge")
     minutes: int = param(60, "time limit of a job", ge(1))
-    gpus: int = param(0, "GPUs a job: 0 for a CPU, 1", ge(0))
-    cpus: int = param(1, "CPU cores a job", ge(1))
-    memory_gb: float | None = param(None, "memory a job; null: the cluster's default", attrs.validators.optional(gt(0)))
-    setup: tuple[str, ...] = param((), "shell commands before a job, such as [module load cuda]")
-    poll: float = param(5.0, "seconds between two looks at what has arrived", gt(0))
-    cluster: Literal["slurm", "local"] = param("slurm", "slurm, or local processes that act as its jobs")
+    gpus: int = param(0, "GPUs per job: 0 for a CPU, 1", ge(0))
+    cpus: int = param(1, "CPU cores per job", ge(1))
+    memory_gb: float | None = param(
+        None, "memory per job; null: the cluster's default", attrs.validators.optional(gt(0))
+    )
+    setup: tuple[str, ...] = param((), "shell commands to run before a job, such as [module load cuda]")
+    poll: float = param(5.0, "seconds between polls for finished rows", gt(0))
+    cluster: Literal["slurm", "local"] = param("slurm", "slurm, or local processes in place of its jobs")
 
     def device(self, name: str) -> str:
-        """A GPU where jobs have one, unless another device is named; nothing is checked, for it is not here."""
+        """``cuda`` if jobs have a GPU, unless another device is named; not checked, as it is on another machine."""
         return ("cuda" if self.gpus else "cpu") if name == "auto" else name.partition(":")[0]
 
     @property
     def here(self) -> bool:
-        """Not on a cluster."""
+        """Whether jobs are local processes."""
         return self.cluster == "local"
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """All tasks at once: the cluster has a queue of its own. Those submitted before are waited for."""
+        """Submit all tasks at once, since the cluster has its own queue, and wait for those submitted earlier too."""
         left = {task.key: task for task in tasks}
         if not left:
             return
@@ -78,16 +80,16 @@ class SlurmExecutor(Executor):
         while left:
             for key, row in queue.look(left):
                 yield row
-                (folder / ARRIVED / f"{key}.json").unlink(missing_ok=True)  # it is written down
+                (folder / ARRIVED / f"{key}.json").unlink(missing_ok=True)  # the caller has written it
                 del left[key]
             if left:
                 time.sleep(self.poll)
         if self.here:
             for job in jobs:
-                job.wait()  # it has said all there is; its process is ours to take leave of
+                job.wait()  # reap the process, whose rows have all arrived
 
     def _submit(self, folder: Path, parts: Sequence[Sequence[Task]], alone: bool) -> list[Any]:
-        """submitit's jobs that do ``parts``."""
+        """Submit one job per part; returns submitit's jobs."""
         import submitit
 
         executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster)
@@ -103,19 +105,19 @@ class SlurmExecutor(Executor):
             executor.update_parameters(**wanted)
             with importable.inherited():
                 submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
-        except Exception as error:  # submitit's own, sbatch's, the system's
+        except Exception as error:  # from submitit, sbatch or the system
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
         return submitted
 
 
 class Chunk:
-    """What a job does: its tasks one after another; what is done is not done again where the cluster starts it anew."""
+    """The work of a job: its tasks one after another. A restarted job continues with the tasks that are left."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = [task.plain() for task in tasks]
 
     def __call__(self) -> None:
-        """Leave a row for each task."""
+        """Write a row for each task."""
         from scoresde_run.machine.device import keep_freed_memory
 
         keep_freed_memory()
@@ -125,14 +127,14 @@ class Chunk:
             self.tasks.pop(0)
 
     def checkpoint(self) -> Any:
-        """What is left, for submitit to submit when the job is preempted or out of time."""
+        """Return the remaining tasks, which submitit submits again when the job is preempted or out of time."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 class _Queue:
-    """The jobs that were ever submitted for a folder of results, and which of them are still there."""
+    """The jobs submitted for a folder of results, and which of them still exist."""
 
     def __init__(self, folder: Path, cluster: str) -> None:
         self.folder, self.cluster = folder, cluster
@@ -147,11 +149,11 @@ class _Queue:
         self._alive = self._ask() if self._job_of else set()
 
     def running(self, key: str) -> bool:
-        """Whether a job is still there for this cell."""
+        """Whether a job for this cell still exists."""
         return self._job_of.get(key) in self._alive
 
     def add(self, jobs: Sequence[str], parts: Sequence[Sequence[Task]]) -> None:
-        """Remember which job does which cells, on disk first."""
+        """Record on disk which job runs which cells."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._record.open("a", encoding="utf-8") as file:
             for job, part in zip(jobs, parts, strict=True):
@@ -162,8 +164,8 @@ class _Queue:
             os.fsync(file.fileno())
 
     def look(self, left: dict[str, Task]) -> Iterator[tuple[str, Row]]:
-        """The rows that have arrived, and those of cells whose job is gone without one."""
-        self._alive = self._ask()  # before the rows: a job that ends in between has left its own
+        """Yield rows that have arrived, and failed rows for cells whose job ended without one."""
+        self._alive = self._ask()  # before looking for rows: a job that ends in between has written its own
         for key, task in list(left.items()):
             path = self.folder.parent / ARRIVED / f"{key}.json"
             if path.exists():
@@ -174,27 +176,27 @@ class _Queue:
                     yield key, fail(task, self._reason(self._job_of[key]))
 
     def _ask(self) -> set[str]:
-        """The ids of the jobs that wait or run."""
+        """The ids of the jobs that are queued or running."""
         if self.cluster == "local":
             return {job for job in set(self._job_of.values()) if _process_runs(int(job))}
         command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         except FileNotFoundError as error:
-            raise ScoreSDEError("there is no squeue here: run this on a machine of the Slurm cluster") from error
+            raise ScoreSDEError("squeue not found: run this on a machine of the Slurm cluster") from error
         except subprocess.SubprocessError:
-            return set(self._job_of.values())  # Slurm does not answer; nothing is lost by asking again
+            return set(self._job_of.values())  # Slurm does not answer: ask again later
         return set(done.stdout.split())
 
     def _reason(self, job: str) -> str:
-        """Why a job left no row, from the end of what it said."""
+        """Why a job wrote no row, from the end of its log."""
         logs = sorted(self.folder.glob(f"{job.partition('_')[0]}*/{job}_*.err"))
-        said = logs[-1].read_text(encoding="utf-8", errors="replace").strip().splitlines() if logs else []
-        return f"its job {job} ended without a row: {said[-1].strip() if said else 'it said nothing'}"
+        lines = logs[-1].read_text(encoding="utf-8", errors="replace").strip().splitlines() if logs else []
+        return f"its job {job} ended without a row: {lines[-1].strip() if lines else 'its log is empty'}"
 
 
 def _process_runs(pid: int) -> bool:
-    """Whether there is such a process that has not ended; one that ended and was not waited for has."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
