@@ -291,7 +291,7 @@ def test_meaning_of_further_metrics(tmp_path: Path) -> None:
 
 def test_unwritable_report_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match=r"cannot write report .*report.html: "):
+    with pytest.raises(FileError, match=r"cannot write .*report.html: "):
         write_report([row(0)], tmp_path / "file" / "report.html", COMMAND)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -363,11 +363,13 @@ def test_a_disk_that_fills_up_leaves_the_former_page_alone(tmp_path: Path, monke
     path = write_report([row(1)], tmp_path / "report.html", COMMAND)
     before = path.read_bytes()
 
-    def full(self: Path, text: str, **options: Any) -> int:
-        self.write_bytes(text[:100].encode())
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        write(self, data[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(FileError, match="No space left on device"):
         write_report([row(1), row(2)], path, COMMAND)
     assert path.read_bytes() == before

@@ -14,8 +14,8 @@ import pytest
 
 from scoresde_core.errors import FileError
 from scoresde_core.shell import main
+from scoresde_run.machine.files import check_new
 from scoresde_run.machine.lock import locked
-from scoresde_run.models.checkpoint import check_new
 from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA
 

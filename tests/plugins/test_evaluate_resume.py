@@ -19,7 +19,7 @@ from third_party import ASKED as THEIRS
 from third_party import metrics_of_the_page, rows_of
 
 from scoresde_core.shell import main
-from scoresde_plugins.evaluate import parts
+from scoresde_run.machine import files as machine_files
 from scoresde_run.training.state import name_of
 
 KILLS = int(os.environ.get("SCORESDE_TEST_KILLS", "3"))
@@ -48,7 +48,7 @@ def place(tmp_path_factory):
 
 
 def evaluate(folder: Path, out: str, die_in: str = "", after: int = 0) -> None:
-    """The command, in a process of its own or not; ``die_in`` is a function of ``parts`` that kills it there."""
+    """The command, in a process of its own or not; ``die_in`` is the function of ``files`` that kills it."""
     os.chdir(folder)
     torch.set_num_threads(1)
     if die_in:
@@ -60,17 +60,19 @@ def evaluate(folder: Path, out: str, die_in: str = "", after: int = 0) -> None:
 
 def _deadly(name: str, after: int) -> None:
     """SIGKILL in the middle of the ``after``-th call: with half of the file written, or just before it appears."""
-    original, calls = getattr(parts, name), 0
+    original, calls = getattr(machine_files, name), 0
 
     def die(path, content):
         nonlocal calls
         calls += 1
         if calls == after:
-            path.with_name(f".{path.name}.{os.getpid()}.part").write_bytes(content[: len(content) // 2])
+            data = content if isinstance(content, bytes) else content.encode()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.{os.getpid()}.part").write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         original(path, content)
 
-    setattr(parts, name, die)
+    setattr(machine_files, name, die)
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -143,7 +145,7 @@ class TestKilled:
     def test_in_the_middle_of_writing(self, place):
         out = place / "torn"
         for after in (1, 2, 12):
-            process = child(place, "torn", "write_whole", after)
+            process = child(place, "torn", "write", after)
             process.join(60)
             assert process.exitcode == -signal.SIGKILL
             assert list(out.glob("parts/*/.*.part"))

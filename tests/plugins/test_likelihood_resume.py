@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from scoresde_core.shell import main
-from scoresde_plugins.evaluate import parts
 from scoresde_plugins.likelihood.density import FlowDensity
+from scoresde_run.machine import files
 from scoresde_run.results import fingerprint
 
 ASKED = ["likelihood", "--target", "gaussian[shape=[1,4,4],std=0.3]", "--dataset", "a.npz", "--batch-size", "3",
@@ -57,13 +57,15 @@ def stopped(place, monkeypatch):
     monkeypatch.chdir(place)
 
     def run(out, n, *more):
-        calls, measured, write, measure = 0, [], parts.write_whole, FlowDensity.measure
+        calls, measured, write, measure = 0, [], files.write, FlowDensity.measure
 
         def stop(path, content):
             nonlocal calls
             calls += 1
             if calls == n:
-                path.with_name(f".{path.name}.{os.getpid()}.part").write_bytes(content[: len(content) // 2])
+                data = content if isinstance(content, bytes) else content.encode()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.with_name(f".{path.name}.{os.getpid()}.part").write_bytes(data[: len(data) // 2])
                 raise KeyboardInterrupt
             write(path, content)
 
@@ -72,7 +74,7 @@ def stopped(place, monkeypatch):
             return measure(self, model, sde, x, seed, first)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parts, "write_whole", stop)
+            patch.setattr(files, "write", stop)
             patch.setattr(FlowDensity, "measure", counting)
             return main([*ASKED, *more, "--out", out]), measured
 

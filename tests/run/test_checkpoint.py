@@ -17,6 +17,7 @@ from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 from scoresde_core.shell import main
 from scoresde_plugins.song2021.published_checkpoint import read_published
+from scoresde_run.machine import files
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import plan_model
@@ -96,8 +97,8 @@ class TestFormat:
             "model.yaml",
             "weights.safetensors",
         ]
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~checkpoint._umask()
-        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~checkpoint._umask()}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~files._umask()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o666 & ~files._umask()}
 
     def test_nothing_is_overwritten(self, model, folder):
         before = (folder / "model.yaml").read_text()

@@ -138,7 +138,7 @@ class TestKilled:
             time.sleep(0.001)
 
     def test_in_the_middle_of_writing_a_state(self, config, straight, tmp_path):
-        for step, victim in ((6, "save_file"), (9, "_digest"), (12, "_discard")):
+        for step, victim in ((6, "save_file"), (9, "_digest"), (12, "discard")):
             processes = multiprocessing.get_context("forkserver")
             child = processes.Process(target=train_until, args=(config, tmp_path / "run", step, victim))
             child.start()
@@ -146,8 +146,8 @@ class TestKilled:
             assert child.exitcode == -signal.SIGKILL
             # A state is there whole or not at all: before the rename it is not, after it, it is.
             newest, _ = training_state.newest(tmp_path / "run/checkpoints")
-            assert newest.step == (step if victim == "_discard" else step - 3)
-            assert list((tmp_path / "run").glob("checkpoints/.step_*")) or victim == "_discard"
+            assert newest.step == (step if victim == "discard" else step - 3)
+            assert list((tmp_path / "run").glob("checkpoints/.step_*")) or victim == "discard"
         train(config, tmp_path / "run")
         assert not list((tmp_path / "run").glob("checkpoints/.*"))
         same(tmp_path / "run", straight)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from scoresde_core.errors import FileError
+from scoresde_run.machine import files
 
 from . import published, repeat, scales
 from .compare import Comparison
@@ -88,15 +86,7 @@ def write_report(
 
 def write_text(text: str, path: Path) -> Path:
     """Write ``text`` to ``path`` as a whole or not at all. Raises FileError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):  # remove the partial file
-            temporary.unlink(missing_ok=True)
-        raise FileError(f"cannot write report {path}: {error.strerror or error}") from error
+    files.write(path, text.encode(errors="replace"))
     return path
 
 

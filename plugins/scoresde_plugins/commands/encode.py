@@ -122,7 +122,7 @@ class EncodeCommand(Command):
         import torch
 
         from scoresde_run.machine.device import find_device, keep_freed_memory
-        from scoresde_run.models.checkpoint import appearing, check_new
+        from scoresde_run.machine.files import check_new, new_folder
 
         from ..evaluate.progress import Progress
         from ..numerics.flow import Solver, check_t_min, require_continuous
@@ -147,7 +147,7 @@ class EncodeCommand(Command):
                 files |= _interpolation(arguments.interpolate, latents, coder)
             files |= _tempered(arguments.temperature, latents, coder)
         record |= {"device": str(subject.device), "torch": str(torch.__version__)}
-        with appearing(arguments.out) as scratch:
+        with new_folder(arguments.out) as scratch:
             written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, subject)]
             (scratch / INDEX).write_text(document.dump(record), encoding="utf-8")
         _print(record, latents)

@@ -156,12 +156,12 @@ def _prepare(
 ) -> tuple[Evaluation, list[Wanted]]:
     """Everything that can be refused is refused here: nothing is computed yet."""
     from scoresde_run.machine.device import slow_precision
+    from scoresde_run.machine.files import clean
 
     from ..evaluate.checkpoints import Choice, wanted
-    from ..evaluate.parts import clean
     from ..evaluate.plan import Plans
     from ..evaluate.progress import Progress
-    from ..evaluate.rows import PARTS, Evaluation
+    from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
     # A run may be writing just now: what the first process sees holds for all.
@@ -172,7 +172,7 @@ def _prepare(
         plans.expected(each)
     if processes.first:
         stack.enter_context(locked(arguments.out, "evaluating"))
-        clean(arguments.out / PARTS)
+        clean(arguments.out)
     slow = slow_precision(processes.device, arguments.precision)
     if slow and processes.first:
         print(f"warning: {slow}", file=sys.stderr)

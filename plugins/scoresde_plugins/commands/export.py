@@ -51,9 +51,10 @@ class ExportCommand(Command):
         import torch
 
         from scoresde_core.classifier import NoisyClassifier
+        from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
 
-        checkpoint.check_new(arguments.out)
+        check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
         # What was exported before has one set of weights, which may be averages already.

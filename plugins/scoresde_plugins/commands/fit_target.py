@@ -46,7 +46,7 @@ class FitTargetCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Fit, report the held-out likelihood, save."""
-        from scoresde_run.models.checkpoint import check_new
+        from scoresde_run.machine.files import check_new
 
         from ..targets.mfa_fit import fit_mfa, save
 

@@ -34,13 +34,14 @@ class ImportCheckpointCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Read, compare, write; print what was found."""
         from scoresde_run.commands.presets import find_preset
+        from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
         from scoresde_run.models.model import plan_model
 
         from ..song2021.published_checkpoint import Misfit, convert, read_published
 
         config = find_preset(registry, arguments.preset).override(arguments.set)
-        checkpoint.check_new(arguments.out)
+        check_new(arguments.out)
         if arguments.file.is_dir():
             raise UsageError(f"{arguments.file} is a folder: name the published file in it")
         published = read_published(arguments.file)

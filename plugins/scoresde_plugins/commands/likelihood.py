@@ -131,12 +131,12 @@ def _prepare(
     """Everything that can be refused is refused here: nothing is computed yet."""
     import torch
 
+    from scoresde_run.machine.files import clean
     from scoresde_run.results.fingerprint import Fingerprint, placeless
 
     from ..evaluate.measure import Share
     from ..evaluate.measure import Subject as Measured
     from ..evaluate.model_measures import Likelihood
-    from ..evaluate.parts import clean
     from ..evaluate.progress import Progress
     from ..likelihood.density import trained_from
 
@@ -162,14 +162,14 @@ def _prepare(
     processes.wait()  # every process has seen that the folder is free, or an unfinished one
     if processes.first:
         stack.enter_context(locked(arguments.out, "measuring"))
-        clean(arguments.out / PARTS)
+        clean(arguments.out)
     progress = stack.enter_context(Progress(processes.first))
     return lambda: _measure(arguments, subject, asked, model, processes, progress)
 
 
 def check_place(out: Path) -> None:
     """Raise where there is something else than a likelihood that is not finished."""
-    from scoresde_run.models.checkpoint import check_new
+    from scoresde_run.machine.files import check_new
 
     unfinished = (out / ".lock").is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS}
     if not unfinished:
@@ -185,8 +185,9 @@ def _measure(
     progress: Progress,
 ) -> int:
     """The batches that are not there yet; then the first process writes what all of them say."""
+    from scoresde_run.machine import files
+
     from ..evaluate.batches import compute, together
-    from ..evaluate.parts import write_whole
 
     for failure in compute([asked], model, processes, partial(progress.show, str(arguments.out))).values():
         raise failure
@@ -196,9 +197,9 @@ def _measure(
         found = asked.joined(parts)
         result = summary(found)
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
-        write_whole(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
-        text = document.dump({**_protocol(arguments, subject, asked), **result, **seconds})
-        write_whole(arguments.out / INDEX, text.encode())
+        files.write(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
+        record = {**_protocol(arguments, subject, asked), **result, **seconds}
+        files.write(arguments.out / INDEX, document.dump(record))
         shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
         progress.stop()
         _print(result, len(asked.share.indices), arguments)

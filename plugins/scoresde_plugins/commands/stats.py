@@ -48,7 +48,7 @@ class StatsCommand(Command):
         if arguments.show is not None:
             print(_shown(arguments.show))
             return 0
-        from scoresde_run.models.checkpoint import check_new
+        from scoresde_run.machine.files import check_new
 
         if arguments.out is None:
             raise UsageError("--out FILE is missing: say where to write the statistics")

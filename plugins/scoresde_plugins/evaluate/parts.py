@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from scoresde_core.errors import FileError
+from scoresde_run.machine import files
 
 FORMAT = "scoresde-evaluation-part"
 VERSION = 1
@@ -57,13 +57,9 @@ class Parts:
         """Write batch ``k``."""
         about = {"format": FORMAT, "version": str(VERSION), "record": json.dumps(part.record)}
         contiguous = {name: value.detach().cpu().contiguous() for name, value in part.tensors.items()}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / ABOUT).exists():
-                write_whole(self.folder / ABOUT, self._about.encode())
-            write_whole(self._path(k), save(contiguous, about))
-        except OSError as error:
-            raise FileError(f"cannot write {self._path(k)}: {error.strerror or error}") from error
+        if not (self.folder / ABOUT).exists():
+            files.write(self.folder / ABOUT, self._about)
+        files.write(self._path(k), save(contiguous, about))
 
     def load(self, k: int) -> Part:
         """Batch ``k``, which is finished."""
@@ -84,21 +80,5 @@ class Parts:
         return self.folder / f"{k:06d}.safetensors"
 
 
-def clean(folder: Path) -> None:
-    """Remove what killed processes left half written; only the one command that owns ``folder`` may ask."""
-    for path in folder.glob("*/.*.part"):
-        path.unlink(missing_ok=True)
-
-
 def _is_ours(metadata: Mapping[str, str] | None) -> bool:
     return bool(metadata) and metadata.get("format") == FORMAT and metadata.get("version") == str(VERSION)  # type: ignore[union-attr]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A new file, or another content, that appears whole, and is on the disk when this returns."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

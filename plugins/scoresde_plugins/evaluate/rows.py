@@ -17,7 +17,7 @@ import torch
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.evaluator import valueless
 from scoresde_core.score import PRECISIONS
-from scoresde_run.machine import environment
+from scoresde_run.machine import environment, files
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.results import picture
@@ -121,9 +121,8 @@ class Evaluation:
         found = measure.summarise(parts.all(measure.count))
         if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
             path = self.folder / "pictures" / f"{row['cell']}.png"
-            scratch = path.with_name(f".{path.name}")
-            picture.draw(scratch, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
-            scratch.replace(path)
+            with files.replacing(path) as temporary:
+                picture.draw(temporary, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
             found["picture"] = str(path.relative_to(self.folder))
         self.progress.finished(row["checkpoint"], found)
         return found

@@ -116,7 +116,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_core.condition import ConditionedSampler
 
     from ..machine.device import find_device, keep_freed_memory, slow_precision
-    from ..models.checkpoint import check_new
+    from ..machine.files import check_new
 
     check_new(arguments.out)
     keep_freed_memory()
@@ -233,12 +233,12 @@ def _save(
     """The folder, with the record of how it came about; returns the names in it."""
     import torch
 
-    from ..models.checkpoint import appearing
+    from ..machine.files import new_folder
 
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
     about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
-    with appearing(arguments.out) as scratch:
+    with new_folder(arguments.out) as scratch:
         written, note = _write(scratch, subject.units, drawn.x.cpu(), known, arguments.keep_floats)
         about |= {} if note is None else {"picture": note}
         (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")

@@ -15,12 +15,8 @@ name stands wherever a folder is asked for (:func:`find`).
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -38,6 +34,7 @@ from scoresde_core.errors import FileError, UnknownName
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import PARAMETERISATIONS
 
+from ..machine.files import check_new, new_folder
 from .config import Config
 from .model import Model, plan_model
 
@@ -179,7 +176,7 @@ def save(
     """Write a new checkpoint to ``folder``, which must not exist; it appears there whole or not at all."""
     folder = Path(folder)
     check_new(folder)
-    with appearing(folder) as scratch:
+    with new_folder(folder) as scratch:
         states = {WEIGHTS: weights} if ema is None else {WEIGHTS: weights, EMA: ema}
         for name, state in states.items():
             # A copy each: safetensors takes no views into shared memory.
@@ -211,55 +208,7 @@ def summary(report: list[str]) -> str:
     return ", ".join(f"{number} {what}" for what, number in counts.items()) + f"; the first is {report[0]}"
 
 
-def check_new(path: Path) -> None:
-    """Raise where something is there already, or nothing can be written."""
-    if path.exists() or path.is_symlink():
-        raise FileError(f"{path} exists: choose another --out, or remove it")
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise FileError(f"there is no folder {parent} to hold {path.name}: make it first")
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    except OSError as error:
-        raise FileError(f"cannot write to {parent}: {error.strerror or error}; choose another --out") from error
-
-
 def file_hash(path: Path) -> str:
     """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``folder`` when the block ends, files on the disk; it vanishes on errors."""
-    parent = folder.absolute().parent
-    scratch = None
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
-        yield scratch
-        for path in [*scratch.iterdir(), scratch]:
-            # Whoever wrote it may have kept it for its owner.
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-            _flush(path)
-        scratch.rename(folder)
-        _flush(parent)
-    except (OSError, SafetensorError) as error:  # a full disk is either, by who meets it
-        raise FileError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,6 +17,7 @@ from typing import Any
 
 from scoresde_core.errors import FileError
 
+from ..machine import files
 from ..machine.lock import is_free
 from .rows import SCHEMA
 
@@ -122,11 +123,7 @@ class Results:
 
 def leave(row: Row, folder: Path) -> None:
     """Leave a row for whoever claims ``folder``, whole or not at all."""
-    path = folder / ARRIVED / f"{row['cell']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(to_json(row), encoding="utf-8")
-    temporary.replace(path)
+    files.write(folder / ARRIVED / f"{row['cell']}.json", to_json(row))
 
 
 def to_json(row: Row) -> str:

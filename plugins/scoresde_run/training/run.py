@@ -14,10 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +25,7 @@ import torch
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import OURS
 
+from ..machine import files
 from ..models import checkpoint
 from ..models.config import RECORDED, Config, ModelConfig
 from ..results import picture
@@ -125,8 +124,7 @@ class TrainingRun:
         if self.first:
             for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
                 place.mkdir(parents=True, exist_ok=True)
-            training_state.clean(folder)
-            training_state.clean(self.folder / MODELS)
+            files.clean(self.folder)
         self.trainer.processes.wait()
         check_resumable(self.folder, self.trainer.plan.config)
         found = training_state.newest(folder)
@@ -137,7 +135,7 @@ class TrainingRun:
         if len(set(steps)) > 1:
             raise FileError(f"the processes found states of the steps {steps} in {folder}: they must share one folder")
         if self.first:
-            _write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
+            files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             _cut(self.folder / METRICS, self.state.step)
 
     def _due(self, every: int | None, last: bool) -> bool:
@@ -202,10 +200,8 @@ class TrainingRun:
     def _draw(self, path: Path) -> None:
         if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
-        scratch = path.with_name(f".{path.name}")
-        with _writing(path):
-            picture.draw(scratch, self.trainer.plan.model.units, self.trainer.sample())
-            scratch.replace(path)
+        with files.replacing(path) as temporary:
+            picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
 
     def _check(self) -> None:
         # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
@@ -226,7 +222,7 @@ class TrainingRun:
         """Add a line to the metrics."""
         if self.first:
             line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
-            with _writing(path), path.open("a", encoding="utf-8") as file:
+            with files.writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         return event
 
@@ -302,26 +298,7 @@ def _cut(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    _write(path, "".join(kept))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once."""
-    scratch = path.with_name(f".{path.name}")
-    with _writing(path):
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    files.write(path, "".join(kept))
 
 
 def _heard(hook: Any) -> Any:

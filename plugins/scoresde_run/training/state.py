@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from torch import Tensor
 
 from scoresde_core.errors import FileError
 
-from ..models.checkpoint import appearing, file_hash, mismatches, summary
+from ..machine.files import discard, new_folder
+from ..models.checkpoint import file_hash, mismatches, summary
 from ..models.config import Config
 from .trainer import State
 
@@ -74,8 +73,8 @@ def save(folder: Path, state: State, config: Config, keep: int) -> Path:
     """
     place = folder / name_of(state.step)
     if place.exists():  # a damaged one, or the same: this run came here from an earlier step
-        _discard(place)
-    with appearing(place) as scratch:
+        discard(place)
+    with new_folder(place) as scratch:
         save_file(_collect(state), scratch / TENSORS)
         index = {
             "format": FORMAT,
@@ -89,7 +88,7 @@ def save(folder: Path, state: State, config: Config, keep: int) -> Path:
         text = json.dumps({**index, "digest": _digest(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
     for old in _folders(folder, state.step)[keep:]:
-        _discard(old)
+        discard(old)
     return place
 
 
@@ -158,12 +157,6 @@ def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
     state.step, state.counted = saved.step, saved.counted
 
 
-def clean(folder: Path) -> None:
-    """Remove what a killed run left half written; only the one run that owns ``folder`` may ask."""
-    for path in folder.glob(".step_*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _places(state: State) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a state that are changed in place, by name."""
     for name, value in state.network.state_dict().items():
@@ -215,10 +208,3 @@ def _folders(folder: Path, up_to: int | None = None) -> list[Path]:
 
 def _step_of(place: Path) -> int:
     return int(place.name.removeprefix("step_"))
-
-
-def _discard(place: Path) -> None:
-    """Remove a folder so that a kill in between leaves it whole or under a name that nobody reads."""
-    gone = place.with_name(f".{place.name}.{os.getpid()}")
-    place.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
