@@ -66,6 +66,7 @@ MODULES = {
     "scoresde_bench.subjects": "scoresde_bench.plan.score_sources",
     "scoresde_bench.quoted": "scoresde_bench.report.published",
     "scoresde_bench.sources": "scoresde_bench.report.result_sets",
+    "scoresde_plugins.evaluate.progress": "scoresde_run.machine.progress",
 }
 """The old name of every module that moved, and the new one."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core.command import Command
-from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import add_changes, add_device, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,11 +50,8 @@ class ClassifierAccuracyCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Checkpoint, numbers, device."""
         parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, one of its models, or a name")
-        parser.add_argument(
-            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-            help="change its configuration: data.dataset.root=elsewhere"
-        )  # fmt: skip
-        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+        add_changes(parser, "data.dataset.root=elsewhere")
+        add_device(parser)
         parser.add_argument("--json", action="store_true", help="one JSON object a level instead of a table")
         for name, (default, text) in _NUMBERS.items():
             help_text = f"{text} (default: {default})"
@@ -62,9 +59,7 @@ class ClassifierAccuracyCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Load, measure, print."""
-        for name in ("levels", "events", "batch_size"):
-            if getattr(arguments, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+        check_counts(arguments, "levels", "events", "batch_size")
         rows = list(_measured(arguments, registry))
         if arguments.json:
             print("\n".join(json.dumps(attrs.asdict(row)) for row in rows))

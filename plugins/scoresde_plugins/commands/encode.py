@@ -25,13 +25,15 @@ from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
+from scoresde_run.commands.options import add_device, check_counts, check_fractions
 from scoresde_run.commands.subject import Subject, add_subject, open_subject
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..evaluate.progress import Progress
+    from scoresde_run.machine.progress import Progress
+
     from ..numerics.flow import Solver
 
 FORMAT, VERSION = "scoresde-encoding", 1
@@ -79,7 +81,7 @@ class _Coder:
 
         chunks, done = torch.split(x, self.batch_size), []
         for k, chunk in enumerate(chunks):
-            self.progress.show("encode", what, k, len(chunks))
+            self.progress.batch(f"encode: {what}", k, len(chunks))
             done.append(work(chunk).cpu())
         return torch.cat(done)
 
@@ -113,7 +115,7 @@ class EncodeCommand(Command):
         )  # fmt: skip
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
         parser.add_argument("--seed", type=int, default=0, help="of a preset's random weights")
-        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+        add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Encode, decode, write, print."""
@@ -123,8 +125,8 @@ class EncodeCommand(Command):
 
         from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.machine.files import check_new, new_folder
+        from scoresde_run.machine.progress import Progress
 
-        from ..evaluate.progress import Progress
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
         given = {name: getattr(arguments, name) for name in _SOLVER if getattr(arguments, name) is not None}
@@ -139,7 +141,7 @@ class EncodeCommand(Command):
         record = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
         source = _decode if arguments.decode else _round_trip
-        with Progress(True) as progress:
+        with Progress() as progress:
             how = arguments.batch_size, arguments.discrete, arguments.denoise
             coder = _Coder(subject, solver, t_min, *how, progress)
             latents, files = source(arguments, registry, coder, record)
@@ -178,16 +180,13 @@ class _Sheet:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("images", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    check_counts(arguments, "images", "batch_size")
+    check_fractions(arguments, "t_min")
     if arguments.interpolate is not None and arguments.interpolate < 2:
         raise UsageError(f"--interpolate needs at least the 2 ends, got {arguments.interpolate}")
     wrong = [value for value in arguments.temperature if not value > 0]
     if wrong:
         raise UsageError(f"--temperature must be above 0, got {wrong[0]:g}")
-    if arguments.t_min is not None and not 0 < arguments.t_min < 1:
-        raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
     if arguments.decode and arguments.dataset:
         raise UsageError("--decode takes latents from its file: leave --dataset out")
 

@@ -16,6 +16,15 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import (
+    add_changes,
+    add_device,
+    add_download,
+    add_precision,
+    add_weights,
+    check_counts,
+    check_fractions,
+)
 from scoresde_run.machine.lock import locked
 from scoresde_run.results.rows import warnings_of
 
@@ -32,7 +41,7 @@ _COUNTS = {
     "events": "events of the split, spread evenly over it (default: all)",
     "repeats": "passes of the likelihood, each with its own noise (default: evaluation.repeats)",
     "probes": "probes of the likelihood's divergence for every event (default: 1)",
-    "batch-size": "events at a time (default: evaluation.batch_size; for the loss training.batch_size)",
+    "batch_size": "events at a time (default: evaluation.batch_size; for the loss training.batch_size)",
 }
 RESULTS = "results.jsonl"
 
@@ -64,20 +73,13 @@ class EvaluateCommand(Command):
         )  # fmt: skip
         _add_measures(parser)
         for name, text in _COUNTS.items():
-            parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+            parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
         parser.add_argument("--seed", type=int, default=0, help="of samples, dequantisation and probes (default: 0)")
-        parser.add_argument("--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged if there)")
-        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-        parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="of state and network")
-        parser.add_argument(
-            "--precision", default="float32", choices=("float32", "bfloat16", "float16"),
-            help="what the network computes in (autocast); the state keeps --dtype (default: float32)",
-        )  # fmt: skip
-        parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
-        parser.add_argument(
-            "--set", dest="changes", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-            help="change the configuration: data.dataset.root=here",
-        )  # fmt: skip
+        add_weights(parser)
+        add_device(parser)
+        add_precision(parser)
+        add_download(parser)
+        add_changes(parser, "data.dataset.root=here", dest="changes")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Evaluate; 1 where a checkpoint failed."""
@@ -116,18 +118,12 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """What is wrong in itself, before anything is opened."""
-    for name in _COUNTS:
-        value = getattr(arguments, name.replace("-", "_"))
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+    check_counts(arguments, *_COUNTS)
+    check_fractions(arguments, "tolerance", "t_min")
     if arguments.wait is not None and not 0 < arguments.wait < math.inf:
         raise UsageError(f"--wait takes minutes, a number above 0, got {arguments.wait:g}")
-    if not 0 < arguments.tolerance < 1:
-        raise UsageError(f"--tolerance must lie between 0 and 1, got {arguments.tolerance:g}")
     if arguments.precision != "float32" and arguments.dtype != "float32":
         raise UsageError(f"--precision has no effect on a network in {arguments.dtype}: leave it or --dtype out")
-    if arguments.t_min is not None and not 0 < arguments.t_min < 1:
-        raise UsageError(f"--t-min must lie between 0 and 1, got {arguments.t_min:g}")
     for name in ("samples", "sampler", "target"):
         if getattr(arguments, name) is not None and not arguments.evaluators:
             raise UsageError(f"--{name} has no effect: samples are drawn for an --evaluator; name one, or leave it out")
@@ -157,10 +153,10 @@ def _prepare(
     """Everything that can be refused is refused here: nothing is computed yet."""
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
+    from scoresde_run.machine.progress import Progress
 
     from ..evaluate.checkpoints import Choice, wanted
     from ..evaluate.plan import Plans
-    from ..evaluate.progress import Progress
     from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
@@ -202,7 +198,7 @@ def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], arguments: argpar
 
 
 def _conclude(rows: Sequence[Row], out: Path) -> None:
-    from ..evaluate.progress import metric_texts
+    from ..evaluate.texts import metric_texts
 
     for row in rows:
         told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])

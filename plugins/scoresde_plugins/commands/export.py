@@ -17,6 +17,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import add_weights
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +43,7 @@ class ExportCommand(Command):
             choices=_DTYPES,
             help="of the weights in the file, but for vectors (default: float32)",
         )
-        parser.add_argument(
-            "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
-        )
+        add_weights(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Load, shorten, write; print the size."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import attrs
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scoresde_core.command import Command
 from scoresde_core.components import parse
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import check_counts
+from scoresde_run.machine.progress import Progress
 
 _NUMBERS = {
     "components": (int, 32, "mixture components"),
@@ -51,23 +50,18 @@ class FitTargetCommand(Command):
         from ..targets.mfa_fit import fit_mfa, save
 
         check_new(arguments.out)
-        if arguments.images is not None and arguments.images < 1:
-            raise UsageError(f"--images must be at least 1, got {arguments.images}")
+        check_counts(arguments, "images")
         dataset = registry.create("datasets", arguments.dataset)
         images, held_out = dataset.load("train")[: arguments.images], dataset.load("test")
-        console = Console(stderr=True)
-        columns = [TextColumn("EM"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")]
-        with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=arguments.iterations)
+        with Progress() as progress:
 
-            def progress(iteration: int, of: int, log_likelihood: float) -> None:
-                bar.update(task, completed=iteration, total=of, description=f"{log_likelihood:.2f} nats an image")
-                if not console.is_terminal:
-                    print(f"iteration {iteration} of {of}: {log_likelihood:.3f} nats an image", file=sys.stderr)
+            def show(iteration: int, of: int, log_likelihood: float) -> None:
+                text = f"{log_likelihood:.3f} nats an image"
+                progress.show(f"EM, {text}", iteration, of, f"iteration {iteration} of {of}: {text}", due=True)
 
             try:
                 numbers = {name: getattr(arguments, name) for name in _NUMBERS}
-                target, report = fit_mfa(images, held_out, progress=progress, **numbers)
+                target, report = fit_mfa(images, held_out, progress=show, **numbers)
             except ValueError as error:
                 raise UsageError(str(error)) from error
         save(arguments.out, target, report, parse(arguments.dataset).name)

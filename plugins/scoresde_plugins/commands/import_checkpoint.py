@@ -10,6 +10,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import add_changes
 
 
 @attrs.frozen
@@ -21,11 +22,7 @@ class ImportCheckpointCommand(Command):
         parser.add_argument("file", type=Path, metavar="FILE", help="the published file, such as checkpoint_24.pth")
         parser.add_argument("--preset", required=True, metavar="NAME", help="what it is of: see 'scoresde presets'")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
-        parser.add_argument(
-            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-            help="change the preset: model.network.nf=64"
-        )  # fmt: skip
-
+        add_changes(parser, "model.network.nf=64")
         parser.add_argument(
             "--prefix", metavar="P",
             help="what the names of the network's tensors begin with in the file, such as net. (default: found)"

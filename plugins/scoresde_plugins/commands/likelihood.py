@@ -15,7 +15,6 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +26,16 @@ from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
+from scoresde_run.commands.options import add_device, check_counts
 from scoresde_run.commands.subject import Subject, add_subject, open_subject
 from scoresde_run.machine.lock import locked
 
 if TYPE_CHECKING:
     from scoresde_run.machine.processes import Processes
+    from scoresde_run.machine.progress import Progress
 
     from ..evaluate.measure import Subject as Measured
     from ..evaluate.model_measures import Likelihood
-    from ..evaluate.progress import Progress
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
     from ..likelihood.density import Density
 
@@ -84,14 +84,11 @@ class LikelihoodCommand(Command):
         parser.add_argument("--latents", action="store_true", help="write the latents as well")
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
         parser.add_argument("--seed", type=int, default=0, help="of dequantisation, probes, times (default: 0)")
-        parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU if there is one)")
+        add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Measure, write, print."""
-        for name in ("images", "repeats", "batch_size"):
-            value = getattr(arguments, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        check_counts(arguments, "images", "repeats", "batch_size")
 
         from ..evaluate.batches import run_together
 
@@ -132,12 +129,12 @@ def _prepare(
     import torch
 
     from scoresde_run.machine.files import clean
+    from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
 
     from ..evaluate.measure import Share
     from ..evaluate.measure import Subject as Measured
     from ..evaluate.model_measures import Likelihood
-    from ..evaluate.progress import Progress
     from ..likelihood.density import trained_from
 
     check_place(arguments.out)
@@ -189,7 +186,7 @@ def _measure(
 
     from ..evaluate.batches import compute, together
 
-    for failure in compute([asked], model, processes, partial(progress.show, str(arguments.out))).values():
+    for failure in compute([asked], model, processes, progress, str(arguments.out)).values():
         raise failure
 
     def conclude() -> None:

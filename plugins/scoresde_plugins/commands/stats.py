@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from scoresde_core.command import Command
 from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
+from scoresde_run.commands.options import add_device, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class StatsCommand(Command):
         parser.add_argument("--images", type=int, metavar="N", help="use the first N events only")
         parser.add_argument("--raw", action="store_true", help="keep the features, not their moments alone")
         parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="events at a time (default: 250)")
-        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+        add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Extract, sum up, save; or show."""
@@ -52,9 +52,7 @@ class StatsCommand(Command):
 
         if arguments.out is None:
             raise UsageError("--out FILE is missing: say where to write the statistics")
-        for name, value in (("images", arguments.images), ("batch-size", arguments.batch_size)):
-            if value is not None and value < 2:
-                raise UsageError(f"--{name} must be at least 2, got {value}")
+        check_counts(arguments, "images", "batch_size", least=2)
         if arguments.out.suffix != ".safetensors":
             raise UsageError(f"--out {arguments.out} must end in .safetensors, which is what is written")
         check_new(arguments.out)
@@ -95,20 +93,22 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
-    """The moments and, where they are asked for, the features; a line on stderr for every tenth of the events."""
+    """The moments and, where they are asked for, the features."""
     import torch
+
+    from scoresde_run.machine.progress import Progress, is_tenth
 
     from ..evaluators.feature_moments import FeatureMoments
 
-    moments, kept, done = None, [], 0
-    for batch in extraction(events, device):
-        found = FeatureMoments.of(batch.pooled)
-        moments = found if moments is None else moments.merge(found)
-        if raw:
-            kept.append(batch.pooled.cpu())
-        before, done = done, done + len(batch.pooled)
-        if done * 10 // len(events) > before * 10 // len(events):
-            print(f"{done} of {len(events)} events", file=sys.stderr)
+    moments, kept, done, total = None, [], 0, len(events)
+    with Progress() as progress:
+        for batch in extraction(events, device):
+            found = FeatureMoments.of(batch.pooled)
+            moments = found if moments is None else moments.merge(found)
+            if raw:
+                kept.append(batch.pooled.cpu())
+            before, done = done, done + len(batch.pooled)
+            progress.show("events", done, total, f"{done} of {total} events", is_tenth(before, done, total))
     return moments, torch.cat(kept) if raw else None
 
 

@@ -13,6 +13,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import add_device, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +97,7 @@ class TuneNoiseCommand(Command):
         """Data set, scaling, numbers."""
         parser.add_argument("dataset", metavar="DATASET", help="such as cifar10, or 'image_folder[path=here,size=64]'")
         parser.add_argument("--centered", action="store_true", help="images on [-1, 1] instead of [0, 1]")
-        parser.add_argument("--device", default="cpu", help="where distances are computed (default: cpu)")
+        add_device(parser, default="cpu")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
         for name, (kind, default, text) in _NUMBERS.items():
             shown = "" if default is None else f" (default: {default})"
@@ -104,10 +105,8 @@ class TuneNoiseCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Measure, compute, print."""
-        if arguments.images < 2:
-            raise UsageError(f"--images must be at least 2, got {arguments.images}")
-        if arguments.budget < 1:
-            raise UsageError(f"--budget must be at least 1, got {arguments.budget}")
+        check_counts(arguments, "images", least=2)
+        check_counts(arguments, "budget")
         dataset = registry.create("datasets", arguments.dataset)
         try:
             found = _suggest(dataset, arguments)

@@ -18,11 +18,10 @@ from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
 from scoresde_run.machine.device import keep_freed_memory, use_tf32
 from scoresde_run.machine.processes import Processes, joined
+from scoresde_run.machine.progress import Progress
 
 from .measure import Measure, Subject
 
-Show = Callable[[str, int, int], None]
-"""Called with the title of a measure, the batch that begins, and how many there are."""
 T = TypeVar("T")
 
 
@@ -70,14 +69,16 @@ def _say_once(error: ScoreSDEError) -> NoReturn:
     raise SystemExit(error.exit_code) from error
 
 
-def compute(measures: Sequence[Measure], subject: Subject, processes: Processes, show: Show) -> dict[str, Failed]:
-    """Every batch that is not there yet; why the measures of some titles could not be finished."""
+def compute(
+    measures: Sequence[Measure], subject: Subject, processes: Processes, progress: Progress, name: str
+) -> dict[str, Failed]:
+    """Compute the batches that do not exist yet; return the failures by title. ``name`` is what is measured."""
     batches = [(measure, k) for measure in measures for k in range(measure.count)]
     failed: dict[str, Failed] = {}
     for measure, k in batches[processes.rank :: processes.count]:
         if measure.title in failed:
             continue
-        show(measure.title, k, measure.count)
+        progress.batch(f"{name}: {measure.title}", k, measure.count)
         parts = subject.parts_of(measure)
         try:
             if not parts.has(k):

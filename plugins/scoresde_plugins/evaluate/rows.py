@@ -19,6 +19,7 @@ from scoresde_core.evaluator import valueless
 from scoresde_core.score import PRECISIONS
 from scoresde_run.machine import environment, files
 from scoresde_run.machine.processes import Processes
+from scoresde_run.machine.progress import Progress, step_observer
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.results import picture
 from scoresde_run.results.results import Results, Row
@@ -29,7 +30,7 @@ from .checkpoints import Wanted
 from .measure import Measure, Subject
 from .model_measures import Draw
 from .plan import Planned, Plans
-from .progress import Progress
+from .texts import found_texts
 
 PARTS = "parts"
 _PICTURED = 64
@@ -88,18 +89,17 @@ class Evaluation:
         environment.reset_peak_memory(device)
         model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
-        observe = self.progress.observer(self.registry)
         subject = Subject(
             model.score(autocast=PRECISIONS[self.request.precision]),
             device,
             dtype,
             identity,
             self.folder / PARTS,
-            observe,
+            step_observer(self.registry, self.progress.step if self.progress.live else None),
         )
         judged: Row = {}
         for stage in planned.stages:
-            failed = compute(stage, subject, self.processes, partial(self.progress.show, row["checkpoint"]))
+            failed = compute(stage, subject, self.processes, self.progress, row["checkpoint"])
             for measure in (measure for measure in stage if measure.title not in failed):
                 add = self._together(partial(self._summary, measure, subject, row))
                 add = self.processes.exchange(add)[0]
@@ -124,7 +124,8 @@ class Evaluation:
             with files.replacing(path) as temporary:
                 picture.draw(temporary, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
             found["picture"] = str(path.relative_to(self.folder))
-        self.progress.finished(row["checkpoint"], found)
+        for text in found_texts(found):
+            self.progress.say(f"{row['checkpoint']}: {text}")
         return found
 
     def _blank(self, name: str) -> Row:

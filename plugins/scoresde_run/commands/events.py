@@ -19,6 +19,7 @@ from scoresde_core.components import parse
 from scoresde_core.errors import FileError, UnknownName, UsageError
 from scoresde_core.registry import OURS, Registry
 
+from .options import add_download
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_dataset(parser: argparse.ArgumentParser, default: str = "the configurati
         "--dataset", metavar="X", help=f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
     )
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
-    parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
+    add_download(parser)
 
 
 def open_events(text: str | None, subject: Subject, registry: Registry, split: Split, download: bool) -> Events:

@@ -24,9 +24,11 @@ from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import Registry
 
+from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
 from .events import open_events, take, to_model
+from .options import add_device, add_download, add_precision, check_counts
 from .subject import add_subject, open_subject
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scoresde_core.condition import Condition, Observation
-    from scoresde_core.sampler import Observer, Sampler, Samples
+    from scoresde_core.sampler import Sampler, Samples
     from scoresde_core.units import Units
 
     from .subject import Subject
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 _TILES = 256
 _TRUE_EVENTS = 256
 """Draws of a target, to see its scale."""
-_DTYPES = ("float32", "float64")
-_PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @attrs.frozen
@@ -61,12 +61,8 @@ class SampleCommand(Command):
         parser.add_argument("--steps", type=int, metavar="N", help="number of steps, whatever the sampler")
         parser.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same samples")
         parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
-        parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-        parser.add_argument("--dtype", default="float32", choices=_DTYPES, help="of state and network")
-        parser.add_argument(
-            "--precision", default="float32", choices=_PRECISIONS,
-            help="what the network computes in (autocast); the state keeps --dtype (default: float32)"
-        )  # fmt: skip
+        add_device(parser)
+        add_precision(parser)
         parser.add_argument("--keep-floats", action="store_true", help="the samples before rounding as well, NCHW")
         given = parser.add_argument_group("controllable generation")
         given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
@@ -79,7 +75,7 @@ class SampleCommand(Command):
             help="which of these events; several are cycled over the samples (default: the first ones in their order)"
         )  # fmt: skip
         given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
-        given.add_argument("--download", action="store_true", help="let the data set download what is missing")
+        add_download(given)
         given.add_argument(
             "--rounds", type=int, default=1, metavar="N", help="repeats of each predictor step (RePaint)"
         )
@@ -91,10 +87,7 @@ class SampleCommand(Command):
 
 def _check(arguments: argparse.Namespace) -> None:
     """What can be told from the words alone."""
-    for name in ("n", "steps", "batch_size", "rounds"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_counts(arguments, "n", "steps", "batch_size", "rounds")
     if not -(2**63) <= arguments.seed < 2**63:
         raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
     if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
@@ -136,7 +129,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     caveat = sampler.caveat(subject.shape, sampling.smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
-    with _Progress(n, arguments.batch_size or n) as progress:
+    with Progress() as progress:
+        steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
         drawn = sampling.sample(
             subject.score,
             subject.sde,
@@ -147,7 +141,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
             batch_size=arguments.batch_size,
             device=device,
             dtype=dtype,
-            observe=progress.observer(registry),
+            observe=step_observer(registry, steps.show),
         )
     _judge(drawn.x, subject, plain)
     about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
@@ -268,45 +262,17 @@ def _write(
     return [*written, "sampling.yaml"], note
 
 
-class _Progress:
-    """A bar on a terminal; in a pipe a plain line on stderr for every tenth of a batch's steps."""
+class _Steps:
+    """Shows the steps of one batch after another; in a pipe a line for every tenth of a batch's steps."""
 
-    def __init__(self, n: int, batch_size: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(self, progress: Progress, batches: int) -> None:
+        self.progress, self.batches, self.batch, self.last = progress, batches, 1, -1
 
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.live = console.is_terminal
-        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
-        self.task = self.bar.add_task("sampling", total=None)
-        self.batches, self.batch, self.last = -(-n // batch_size), 0, -1
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def observer(self, registry: Registry) -> Observer:
-        """What the sampler calls after every step; plugins that listen hear of it too."""
-        hook = registry.hook.scoresde_on_sampling_step
-        listeners = hook.get_hookimpls()
-
-        def observe(done: int, total: int, x: Tensor) -> None:
-            if done <= self.last:
-                self.batch, self.last = self.batch + 1, -1
-            self._show(done, total)
-            self.last = done
-            if listeners:
-                hook(done=done, total=total, x=x)
-
-        return observe
-
-    def _show(self, done: int, total: int) -> None:
-        name = f"batch {self.batch + 1} of {self.batches}" if self.batches > 1 else "sampling"
-        if self.live:
-            self.bar.update(self.task, description=name, completed=done, total=total or None)
-        elif total and done * 10 // total > max(self.last, 0) * 10 // total:
-            print(f"{name}: step {done} of {total}", file=sys.stderr)
+    def show(self, done: int, total: int) -> None:
+        """Step ``done`` of ``total`` is made; 0 where their number is not known."""
+        if done <= self.last:
+            self.batch, self.last = self.batch + 1, -1
+        name = f"batch {self.batch} of {self.batches}" if self.batches > 1 else "sampling"
+        due = bool(total) and is_tenth(max(self.last, 0), done, total)
+        self.progress.show(name, done, total or None, f"{name}: step {done} of {total}", due)
+        self.last = done

@@ -14,6 +14,8 @@ import attrs
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 
+from .options import add_changes, add_weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -74,13 +76,8 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
     model.add_argument("--target", metavar="NAME", help="an exact target, whose score is known: such as mnist_mfa")
     parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
-    parser.add_argument(
-        "--weights", choices=("ema", "raw"), help="averaged or plain (default: averaged where there are)"
-    )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change the configuration: sampling.t_min=1e-4"
-    )  # fmt: skip
+    add_weights(parser)
+    add_changes(parser, "sampling.t_min=1e-4")
 
 
 def open_subject(

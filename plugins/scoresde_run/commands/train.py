@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,9 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
 
 from ..machine.lock import locked
+from ..machine.progress import Progress
 from ..models.config import RECORDED
+from .options import add_device, add_download
 
 if TYPE_CHECKING:
     from ..machine.processes import Processes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer, TrainingPlan
 
 _LEVELS = ("error", "warning", "info", "debug")
-_SECONDS_BETWEEN_LINES = 10.0
 _INTERRUPTED = 130
 
 
@@ -57,8 +57,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the run's folder; one that is there goes on"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--download", action="store_true", help="let the data set download what is missing")
+    add_device(parser)
+    add_download(parser)
     parser.add_argument(
         "--fresh", action="store_true", help="start afresh; a run that is there is moved to DIR.1, DIR.2, ..."
     )
@@ -197,9 +197,10 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
     shown = run.first and arguments.log_level in ("info", "debug")
     stack.enter_context(_logging(arguments.log_level if run.first else "error"))
     writer = None
-    progress = stack.enter_context(_Progress(run.training.iterations, shown, arguments.log_level == "debug"))
+    progress = stack.enter_context(Progress(shown))
+    printer = _Printer(progress, run.training.iterations, arguments.log_level == "debug")
     for event in run:
-        progress.show(event)
+        printer.show(event)
         if event.what == "begin" and arguments.tensorboard and run.first:
             writer = _tensorboard(run.folder, event.step)
         if writer is not None:
@@ -212,50 +213,29 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
             print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
 
 
-class _Progress:
-    """A bar on a terminal, with loss and speed; in a pipe a plain line every ten seconds, and for what is saved."""
+class _Printer:
+    """Shows events: a bar with loss and speed, or a line every ten seconds; ``verbose``, a line for every event."""
 
-    def __init__(self, total: int, shown: bool, everything: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.total, self.shown, self.everything = total, shown, everything
-        self.live = shown and console.is_terminal
-        self.bar = Progress(*columns, console=console, disable=not self.live, transient=True)
-        self.task = self.bar.add_task("training", total=total)
-        self.last = -_SECONDS_BETWEEN_LINES
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    def __init__(self, progress: Progress, total: int, verbose: bool) -> None:
+        self.progress, self.total, self.verbose = progress, total, verbose
+        self.begun = False
 
     def show(self, event: Event) -> None:
-        """What of an event people want to see."""
+        """Show what people want to see of ``event``."""
         if event.what == "loss":
             text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
-            self.bar.update(self.task, completed=event.step, description=text)
-            now = time.monotonic()
-            if not self.live and (
-                self.everything or event.step == self.total or now - self.last >= _SECONDS_BETWEEN_LINES
-            ):
-                self.last = now
-                self._say(event.step, text)
+            due = self.verbose or event.step == self.total or not self.begun
+            self.progress.show(text, event.step, self.total, self._line(event, text), due or None)
+            self.begun = True
         elif event.what == "begin" and event.step:
-            self.bar.update(self.task, completed=event.step)
-            self._say(event.step, "going on")
-        elif event.what == "model" or (event.what == "checkpoint" and self.everything):
-            self._say(event.step, f"saved {event.path}")
-        elif event.what == "evaluation" and self.everything:
-            self._say(event.step, f"test loss {event.numbers['evaluation_loss']:.4g}")
+            self.progress.show("training", event.step, self.total, self._line(event, "going on"), True)
+        elif event.what == "model" or (event.what == "checkpoint" and self.verbose):
+            self.progress.say(self._line(event, f"saved {event.path}"))
+        elif event.what == "evaluation" and self.verbose:
+            self.progress.say(self._line(event, f"test loss {event.numbers['evaluation_loss']:.4g}"))
 
-    def _say(self, step: int, text: str) -> None:
-        if self.shown:
-            print(f"step {step} of {self.total}: {text}", file=sys.stderr)
+    def _line(self, event: Event, text: str) -> str:
+        return f"step {event.step} of {self.total}: {text}"
 
 
 class _Handler(logging.Handler):
