@@ -23,7 +23,7 @@ _KEPT_NAME = {
     ("scoresde_core.cli", "scoresde_core"): "listing",
     ("scoresde_core.cli", "scoresde_run.results"): "digests fingerprint results rows",
     ("scoresde_core.cli", "scoresde_run.machine"): "environment lock",
-    ("scoresde_core.cli", "scoresde_run.commands"): "events presets sample subject train",
+    ("scoresde_core.cli", "scoresde_run.commands"): "events presets sample train",
     ("scoresde_core.conformance", "scoresde_conformance"): (
         "checkpoints components conditions correctors counterparts datasets dequantizers evaluators exact extractors "
         "grids losses networks predictors pytest_plugin samplers sdes suite targets test_components"
@@ -52,6 +52,7 @@ _KEPT_NAME = {
 MODULES = {
     **{f"{old}.{name}": f"{new}.{name}" for (old, new), names in _KEPT_NAME.items() for name in names.split()},
     "scoresde_core.cli": "scoresde_core.shell",
+    "scoresde_core.cli.subject": "scoresde_run.commands.opened",
     "scoresde_core.models": "scoresde_run.models",
     "scoresde_core.training": "scoresde_run.training",
     "scoresde_core.conformance": "scoresde_conformance",

@@ -24,13 +24,14 @@ from scoresde_core.registry import load_registry
 from scoresde_core.shell import main
 from scoresde_plugins.evaluate import checkpoints as choice
 from scoresde_plugins.evaluate.batches import compute
-from scoresde_plugins.evaluate.measure import Measure, Subject
+from scoresde_plugins.evaluate.measure import Measure, MeasuredModel
 from scoresde_plugins.evaluate.parts import Part
 from scoresde_plugins.evaluators import events
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.flow import Solver
+from scoresde_run.machine.progress import Progress
 from scoresde_run.models import checkpoint
 from scoresde_run.results import fingerprint
 from scoresde_run.results.results import Results
@@ -472,7 +473,7 @@ class Counted(Measure):
     count = property(lambda self: self.told[1])
     settings = protocol = property(lambda self: {})
 
-    def measure(self, k, subject):
+    def measure(self, k, model):
         name, _, done, bad = self.told
         done.append((name, k))
         if k == bad:
@@ -498,23 +499,23 @@ class Alone:
 class TestBatches:
     def test_every_batch_falls_to_one_process_and_the_measures_of_a_stage_to_all(self, tmp_path):
         done = {rank: [] for rank in range(3)}
-        subject = Subject(None, torch.device("cpu"), torch.float32, {}, tmp_path)
+        model = MeasuredModel(None, torch.device("cpu"), torch.float32, {}, tmp_path)
         for rank, own in done.items():
             stage = [Counted(name, count, own) for name, count in (("a", 1), ("b", 4), ("c", 1), ("d", 1))]
-            assert compute(stage, subject, Alone(rank), lambda *_: None) == {}
+            assert compute(stage, model, Alone(rank), Progress(shown=False), "it") == {}
         everything = [("a", 0), *(("b", k) for k in range(4)), ("c", 0), ("d", 0)]
         assert sorted(batch for own in done.values() for batch in own) == everything
         assert [len(own) for own in done.values()] == [3, 2, 2]
         # Other ranks find them done.
         again = []
-        compute([Counted("b", 4, again)], subject, Alone(1), lambda *_: None)
+        compute([Counted("b", 4, again)], model, Alone(1), Progress(shown=False), "it")
         assert not again
 
     def test_a_measure_that_fails_is_left_and_the_others_are_done(self, tmp_path):
         done = []
-        subject = Subject(None, torch.device("cpu"), torch.float32, {}, tmp_path)
+        model = MeasuredModel(None, torch.device("cpu"), torch.float32, {}, tmp_path)
         stage = [Counted("a", 9, done, bad=3), Counted("b", 6, done)]
-        found = compute(stage, subject, Alone(0), lambda *_: None)
+        found = compute(stage, model, Alone(0), Progress(shown=False), "it")
         assert {title: str(failed) for title, failed in found.items()} == {"a": "ValueError: a 3"}
         assert done == [("a", 0), ("a", 3), ("b", 0), ("b", 3)]
 
@@ -673,7 +674,7 @@ class TestChoice:
         ],
     )
     def test_models(self, points, text, steps):
-        chosen = choice.wanted([points], choice.Choice.parse(text), wait=False)
+        chosen = choice.chosen_checkpoints([points], choice.Choice.parse(text), wait=False)
         assert [each.find() for each in chosen] == [points / "models" / name_of(step) for step in steps]
 
     def test_the_best_has_the_lowest_loss_of_those_that_are_there(self, points, tmp_path):
@@ -681,12 +682,12 @@ class TestChoice:
         lines = [(10, 3.0), (20, 0.5), (25, 0.1), (30, 0.7), (40, math.nan)]
         text = "".join(json.dumps({"step": step, "evaluation_loss": loss}) + "\n" for step, loss in lines)
         (tmp_path / "run/metrics.jsonl").write_text(text + '{"step": 40, "evalu')
-        (best,) = choice.wanted([tmp_path / "run"], choice.Choice.parse("best"), wait=False)
+        (best,) = choice.chosen_checkpoints([tmp_path / "run"], choice.Choice.parse("best"), wait=False)
         assert best.find().name == name_of(20)
 
     def test_folders_of_both_kinds_each_once(self, points):
         one = points / "models" / name_of(20)
-        chosen = choice.wanted([one, points], choice.Choice.parse("all"), wait=False)
+        chosen = choice.chosen_checkpoints([one, points], choice.Choice.parse("all"), wait=False)
         assert [each.find().name for each in chosen] == [name_of(step) for step in (20, 10, 30, 40)]
 
 

@@ -12,7 +12,7 @@ from scoresde_core import ExactScore, create
 from scoresde_core.registry import load_registry
 from scoresde_core.shell import main
 from scoresde_plugins.likelihood.bits_per_dim import join, measure
-from scoresde_plugins.likelihood.density import BoundDensity, FlowDensity, trained_from
+from scoresde_plugins.likelihood.density import BoundDensity, FlowDensity, trained_t_min
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
 from scoresde_run.models.model import plan_model
@@ -59,8 +59,8 @@ def images(path, shape=(6, 8, 8), seed=0):
 )
 def test_published_likelihoods_start_at_the_smallest_time_of_training(preset, t_min):
     registry = load_registry()
-    assert trained_from(plan_model(registry.create("presets", preset), registry), registry) == t_min
-    assert trained_from(None, registry) == 1e-5
+    assert trained_t_min(plan_model(registry.create("presets", preset), registry), registry) == t_min
+    assert trained_t_min(None, registry) == 1e-5
 
 
 class TestMeasure:

@@ -30,7 +30,7 @@ _NUMBERS = {
 
 
 @attrs.frozen
-class Row:
+class LevelAccuracy:
     """What was found at one level; cross entropy in nats."""
 
     sigma_over_alpha: float
@@ -72,7 +72,7 @@ class ClassifierAccuracyCommand(Command):
         return 0
 
 
-def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row]:
+def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[LevelAccuracy]:
     import torch
 
     from scoresde_run.data.batches import Batches
@@ -103,7 +103,7 @@ def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Row
         )
 
 
-def _row(model: Model, batches: Batches, level: Level, events: int) -> Row:
+def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccuracy:
     import torch
 
     from scoresde_core.shapes import combine
@@ -120,7 +120,7 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> Row:
             logs = model.view().log_probabilities(combine(level.alpha, x, level.sigma, noise), level)
             right.append((logs.argmax(1) == labels).double())
             surprise.append(-logs.gather(1, labels.unsqueeze(1)).squeeze(1).double())
-    return Row(level.sigma / level.alpha, *_mean(right), *_mean(surprise))
+    return LevelAccuracy(level.sigma / level.alpha, *_mean(right), *_mean(surprise))
 
 
 def _mean(parts: list[Any]) -> tuple[float, float]:

@@ -25,8 +25,8 @@ from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
+from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import add_device, check_counts, check_fractions
-from scoresde_run.commands.subject import Subject, add_subject, open_subject
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _SOLVER = {
 class _Coder:
     """Encodes and decodes in batches, with progress."""
 
-    subject: Subject
+    opened: OpenedModel
     solver: Solver
     t_min: float | None
     batch_size: int
@@ -70,7 +70,7 @@ class _Coder:
         return self._batched(what, latent, lambda part: decode(*self._of(part), **self._how, denoise=clean))
 
     def _of(self, part: Tensor) -> tuple[Any, Any, Tensor]:
-        return self.subject.score, self.subject.sde, part.to(self.subject.device)
+        return self.opened.score, self.opened.sde, part.to(self.opened.device)
 
     @property
     def _how(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class EncodeCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Model, events, what to decode."""
-        add_subject(parser)
+        add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
@@ -133,24 +133,24 @@ class EncodeCommand(Command):
         solver = build(Solver, given, "the solver")
         check_new(arguments.out)
         keep_freed_memory()
-        subject = open_subject(arguments, registry, find_device(arguments.device), torch.float32)
-        t_min = subject.sde.t_min if arguments.t_min is None else arguments.t_min
+        opened = open_model(arguments, registry, find_device(arguments.device), torch.float32)
+        t_min = opened.sde.t_min if arguments.t_min is None else arguments.t_min
         check_t_min(t_min)
         if not arguments.discrete:
-            require_continuous(subject.score, "an encoding")
-        record = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde), "t_min": t_min}
+            require_continuous(opened.score, "an encoding")
+        record = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
         source = _decode if arguments.decode else _round_trip
         with Progress() as progress:
             how = arguments.batch_size, arguments.discrete, arguments.denoise
-            coder = _Coder(subject, solver, t_min, *how, progress)
+            coder = _Coder(opened, solver, t_min, *how, progress)
             latents, files = source(arguments, registry, coder, record)
             if arguments.interpolate:
                 files |= _interpolation(arguments.interpolate, latents, coder)
             files |= _tempered(arguments.temperature, latents, coder)
-        record |= {"device": str(subject.device), "torch": str(torch.__version__)}
+        record |= {"device": str(opened.device), "torch": str(torch.__version__)}
         with new_folder(arguments.out) as scratch:
-            written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, subject)]
+            written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, opened)]
             (scratch / INDEX).write_text(document.dump(record), encoding="utf-8")
         _print(record, latents)
         print(f"wrote {', '.join(str(arguments.out / name) for name in [*written, INDEX])}")
@@ -166,16 +166,16 @@ class _Sheet:
     beside: Tensor | None = None
     columns: int | None = None
 
-    def write(self, folder: Path, stem: str, subject: Subject) -> list[str]:
+    def write(self, folder: Path, stem: str, opened: OpenedModel) -> list[str]:
         """``stem.npz`` and, for images, ``stem.png``; returns the names."""
         import numpy as np
 
         names = [f"{stem}.npz"]
         np.savez_compressed(folder / names[0], **{name: value.numpy() for name, value in self.arrays.items()})  # type: ignore[arg-type]
-        if picture.drawable(subject.shape):
+        if picture.drawable(opened.shape):
             sides = [side[:_TILES] for side in (self.beside, self.events) if side is not None]
             names.append(f"{stem}.png")
-            picture.draw(folder / names[1], subject.units, *sides, columns=self.columns)
+            picture.draw(folder / names[1], opened.units, *sides, columns=self.columns)
         return names
 
 
@@ -197,16 +197,16 @@ def _round_trip(
     """Events there and back."""
     import torch
 
-    subject = coder.subject
-    events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
+    opened = coder.opened
+    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
     indices = subset(len(events), arguments.images)
-    x = to_model(take(events, indices), subject)
+    x = to_model(take(events, indices), opened)
     latents = coder.encode(x)
     decoded = coder.decode(latents, denoise=False)
     error = (decoded - x).flatten(1).square().mean(1).sqrt()
-    record |= {"dataset": arguments.dataset or subject.data, "split": arguments.split, "images": len(indices)}
+    record |= {"dataset": arguments.dataset or opened.data, "split": arguments.split, "images": len(indices)}
     record |= {"round_trip_error": {"mean": float(f"{error.mean():.4g}"), "largest": float(f"{error.max():.4g}")}}
-    write = subject.units.to_file
+    write = opened.units.to_file
     arrays = {"latents": latents, "decoded": write(decoded), "error": error, "index": torch.tensor(indices)}
     return latents, {"latents": _Sheet({**arrays, "events": write(x)}, decoded, beside=x)}
 
@@ -215,10 +215,10 @@ def _decode(
     arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
     """Latents of a file."""
-    latents = read_latents(arguments.decode, coder.subject)
+    latents = read_latents(arguments.decode, coder.opened)
     record |= {"decoded": str(arguments.decode), "images": len(latents)}
     decoded = coder.decode(latents)
-    return latents, {"decoded": _Sheet({"decoded": coder.subject.units.to_file(decoded)}, decoded)}
+    return latents, {"decoded": _Sheet({"decoded": coder.opened.units.to_file(decoded)}, decoded)}
 
 
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
@@ -231,10 +231,10 @@ def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _She
         raise UsageError(f"--interpolate needs at least two events, got {len(latents)}")
     pairs = len(latents) // 2
     ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
-    arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.subject.sde.prior).transpose(0, 1)
+    arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.opened.sde.prior).transpose(0, 1)
     flat = arcs.flatten(0, 1)
     decoded = coder.decode(flat, "interpolating")
-    arrays = {"latents": flat, "decoded": coder.subject.units.to_file(decoded)}
+    arrays = {"latents": flat, "decoded": coder.opened.units.to_file(decoded)}
     return {"interpolation": _Sheet(arrays, decoded, columns=count)}
 
 
@@ -244,8 +244,8 @@ def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict
 
     sheets = {}
     for temperature in temperatures:
-        decoded = coder.decode(temper(latents, temperature, coder.subject.sde.prior), f"temperature {temperature:g}")
-        arrays = {"decoded": coder.subject.units.to_file(decoded)}
+        decoded = coder.decode(temper(latents, temperature, coder.opened.sde.prior), f"temperature {temperature:g}")
+        arrays = {"decoded": coder.opened.units.to_file(decoded)}
         sheets[f"temperature_{temperature:g}"] = _Sheet(arrays, decoded)
     return sheets
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scoresde_run.machine.processes import Processes
     from scoresde_run.results.results import Row
 
-    from ..evaluate.checkpoints import Wanted
+    from ..evaluate.checkpoints import ChosenCheckpoint
     from ..evaluate.plan import Request
     from ..evaluate.rows import Evaluation
 
@@ -149,20 +149,20 @@ def _request(arguments: argparse.Namespace) -> Request:
 
 def _prepare(
     arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
-) -> tuple[Evaluation, list[Wanted]]:
+) -> tuple[Evaluation, list[ChosenCheckpoint]]:
     """Everything that can be refused is refused here: nothing is computed yet."""
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
 
-    from ..evaluate.checkpoints import Choice, wanted
+    from ..evaluate.checkpoints import Choice, chosen_checkpoints
     from ..evaluate.plan import Plans
     from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
     # A run may be writing just now: what the first process sees holds for all.
     folders = [_folder(given, registry) for given in arguments.folders]
-    asked = processes.exchange(wanted(folders, choice, arguments.wait is not None))[0]
+    asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]
     plans = Plans(registry, _request(arguments), processes.device, arguments.download)
     for each in asked:
         plans.expected(each)
@@ -184,7 +184,7 @@ def _folder(given: Path, registry: Registry) -> Path:
     return given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
 
 
-def _evaluate(evaluation: Evaluation, asked: Sequence[Wanted], arguments: argparse.Namespace) -> int:
+def _evaluate(evaluation: Evaluation, asked: Sequence[ChosenCheckpoint], arguments: argparse.Namespace) -> int:
     """A row for each, in the order in which they are there; the exit code."""
     from ..evaluate.checkpoints import as_they_appear
 

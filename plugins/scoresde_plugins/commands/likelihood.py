@@ -26,15 +26,15 @@ from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
+from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import add_device, check_counts
-from scoresde_run.commands.subject import Subject, add_subject, open_subject
 from scoresde_run.machine.lock import locked
 
 if TYPE_CHECKING:
     from scoresde_run.machine.processes import Processes
     from scoresde_run.machine.progress import Progress
 
-    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.measure import MeasuredModel
     from ..evaluate.model_measures import Likelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
     from ..likelihood.density import Density
@@ -60,7 +60,7 @@ class LikelihoodCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Model, data, protocol."""
-        add_subject(parser)
+        add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
@@ -132,36 +132,35 @@ def _prepare(
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
 
-    from ..evaluate.measure import Share
-    from ..evaluate.measure import Subject as Measured
+    from ..evaluate.measure import MeasuredModel, Share
     from ..evaluate.model_measures import Likelihood
-    from ..likelihood.density import trained_from
+    from ..likelihood.density import trained_t_min
 
     check_place(arguments.out)
     dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
-    subject = open_subject(arguments, registry, processes.device, torch.float32)
-    density.check(subject.score)
+    opened = open_model(arguments, registry, processes.device, torch.float32)
+    density.check(opened.score)
     if arguments.t_min is None:
-        density = attrs.evolve(density, t_min=trained_from(subject.plan, registry))  # type: ignore[misc]
-    events = open_events(arguments.dataset, subject, registry, arguments.split, arguments.download)
-    source = {"dataset": arguments.dataset or subject.data, "split": arguments.split}
+        density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
+    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
+    source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
     share = Share.of(events, arguments.images, arguments.batch_size, source)
-    dataset = share.unread(find_events(arguments.dataset, subject, registry, arguments.download))
-    plan, fingerprint = subject.plan, Fingerprint(registry)
+    dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
+    plan, fingerprint = opened.plan, Fingerprint(registry)
     asked = Likelihood(
-        share, subject.sde, density, dequantizer, arguments.repeats, arguments.seed, subject.units, subject.target,
-        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, subject.target, dataset),
+        share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, opened.target,
+        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, opened.target, dataset),
     )  # fmt: skip
-    parts = {"sde": subject.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
-    identity = {**subject.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
+    parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
+    identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
-    model = Measured(subject.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
     processes.wait()  # every process has seen that the folder is free, or an unfinished one
     if processes.first:
         stack.enter_context(locked(arguments.out, "measuring"))
         clean(arguments.out)
     progress = stack.enter_context(Progress(processes.first))
-    return lambda: _measure(arguments, subject, asked, model, processes, progress)
+    return lambda: _measure(arguments, opened, asked, model, processes, progress)
 
 
 def check_place(out: Path) -> None:
@@ -175,9 +174,9 @@ def check_place(out: Path) -> None:
 
 def _measure(
     arguments: argparse.Namespace,
-    subject: Subject,
+    opened: OpenedModel,
     asked: Likelihood,
-    model: Measured,
+    model: MeasuredModel,
     processes: Processes,
     progress: Progress,
 ) -> int:
@@ -195,7 +194,7 @@ def _measure(
         result = summary(found)
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
         files.write(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
-        record = {**_protocol(arguments, subject, asked), **result, **seconds}
+        record = {**_protocol(arguments, opened, asked), **result, **seconds}
         files.write(arguments.out / INDEX, document.dump(record))
         shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
         progress.stop()
@@ -205,20 +204,20 @@ def _measure(
     return 0
 
 
-def _protocol(arguments: argparse.Namespace, subject: Subject, asked: Likelihood) -> dict[str, Any]:
+def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: Likelihood) -> dict[str, Any]:
     """What was measured, of what, and how."""
     import torch
 
     share = asked.share
     floats = share.batch(0)[1].is_floating_point()
-    head = {"format": FORMAT, "version": VERSION, **subject.origin, "sde": repr(subject.sde)}
+    head = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde)}
     data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
     data |= {"seed": asked.seed, "batch_size": share.batch_size}
     data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
     data |= {"range": list(asked.units.range)} if not floats else {}
     data |= {"shift": list(asked.units.shift), "scale": list(asked.units.scale)}
     how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
-    return {**head, **data, **how, "device": str(subject.device), "torch": str(torch.__version__)}
+    return {**head, **data, **how, "device": str(opened.device), "torch": str(torch.__version__)}
 
 
 def summary(found: Measurement) -> dict[str, Any]:

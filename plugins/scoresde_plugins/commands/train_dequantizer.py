@@ -25,7 +25,7 @@ from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore, ScoreModel
 from scoresde_core.sde import SDE
 from scoresde_core.units import Units
-from scoresde_run.commands.subject import Subject, add_subject, open_subject
+from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.train import add_run, run_training
 from scoresde_run.data.batches import Preprocessing
 from scoresde_run.machine.processes import Processes
@@ -36,7 +36,7 @@ from scoresde_run.training.trainer import Trainer, TrainingPlan
 from ..dequantizers.flowpp import FlowPP
 from ..dequantizers.variational import NAME
 from ..likelihood.bound import bound_draw
-from ..likelihood.density import PUBLISHED_T_MIN, trained_from
+from ..likelihood.density import PUBLISHED_T_MIN, trained_t_min
 from ..numerics.flow import require_continuous
 
 
@@ -49,7 +49,7 @@ class TrainDequantizerCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Whose bound, which images, and the options of a training run."""
-        add_subject(parser)
+        add_model(parser)
         parser.add_argument("--dataset", metavar="X", help="uint8 images (default: the configuration's)")
         add_run(parser)
 
@@ -87,7 +87,7 @@ class DequantizationLoss(Loss):
 
 
 @attrs.frozen
-class Stored(Preprocessing):
+class StoredImages(Preprocessing):
     """Images as they are on disk: grey levels."""
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
@@ -113,35 +113,35 @@ class DequantizerTrainer(Trainer):
 
 
 def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
-    """The plan of a run, with the score of the subject in its loss."""
-    subject = open_subject(arguments, registry, processes.device, torch.float32)
-    require_continuous(subject.score, "a dequantiser's bound", "an integral over")
-    if isinstance(subject.score, NetworkScore):
-        subject.score.network.requires_grad_(False)
-    config = _config(arguments, subject).override(arguments.changes)
+    """The plan of a run, with the score of the model in its loss."""
+    opened = open_model(arguments, registry, processes.device, torch.float32)
+    require_continuous(opened.score, "a dequantiser's bound", "an integral over")
+    if isinstance(opened.score, NetworkScore):
+        opened.score.network.requires_grad_(False)
+    config = _config(arguments, opened).override(arguments.changes)
     network: FlowPP = build(FlowPP, dict(config.model.network.params), f"the network {NAME!r}")
     assert config.data.dataset is not None
-    dataset = find_dataset(config.data.dataset, subject.shape, registry, arguments.download)
+    dataset = find_dataset(config.data.dataset, opened.shape, registry, arguments.download)
     if dataset.open("train")[0].dtype != torch.uint8:
         raise UsageError(
             f"the data set {config.data.dataset} holds no 8-bit images: dequantisation is for uint8 images"
         )
-    loss = DequantizationLoss(subject.score, subject.units, trained_from(subject.plan, registry))
-    plan = Plan(config, network, subject.sde, subject.sampler)
+    loss = DequantizationLoss(opened.score, opened.units, trained_t_min(opened.plan, registry))
+    plan = Plan(config, network, opened.sde, opened.sampler)
     units = attrs.asdict(plan.units, recurse=False)
-    return TrainingPlan(plan, loss, dataset, Stored(**units, flip=config.data.random_flip))
+    return TrainingPlan(plan, loss, dataset, StoredImages(**units, flip=config.data.random_flip))
 
 
-def _config(arguments: argparse.Namespace, subject: Subject) -> Config:
-    """ScoreFlow's training of a dequantiser, for this subject; the loss names the score, so that a run keeps to it."""
-    own = None if subject.plan is None else subject.plan.config
+def _config(arguments: argparse.Namespace, opened: OpenedModel) -> Config:
+    """ScoreFlow's training of a dequantiser, for this model; the loss names the score, so that a run keeps to it."""
+    own = None if opened.plan is None else opened.plan.config
     data = parse(arguments.dataset) if arguments.dataset else None if own is None else own.data.dataset
     if data is None:
         raise UsageError("name the images: --dataset cifar10, or any other data set of uint8 images")
     sde = parse(arguments.sde or "vp") if own is None else own.model.sde
-    score: dict[str, Any] = {key: str(value) for key, value in subject.origin.items() if value}
+    score: dict[str, Any] = {key: str(value) for key, value in opened.origin.items() if value}
     return Config(
-        ModelConfig(Spec(NAME), sde, subject.shape, **{**attrs.asdict(subject.units, recurse=False), "levels": 256}),
+        ModelConfig(Spec(NAME), sde, opened.shape, **{**attrs.asdict(opened.units, recurse=False), "levels": 256}),
         TrainingConfig(
             Spec("dequantization", score), iterations=300_000, ema=0.99, evaluate_every=1000, resume_every=1000
         ),

@@ -20,7 +20,7 @@ from scoresde_run.machine.device import keep_freed_memory, use_tf32
 from scoresde_run.machine.processes import Processes, joined
 from scoresde_run.machine.progress import Progress
 
-from .measure import Measure, Subject
+from .measure import Measure, MeasuredModel
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def _say_once(error: ScoreSDEError) -> NoReturn:
 
 
 def compute(
-    measures: Sequence[Measure], subject: Subject, processes: Processes, progress: Progress, name: str
+    measures: Sequence[Measure], model: MeasuredModel, processes: Processes, progress: Progress, name: str
 ) -> dict[str, Failed]:
     """Compute the batches that do not exist yet; return the failures by title. ``name`` is what is measured."""
     batches = [(measure, k) for measure in measures for k in range(measure.count)]
@@ -79,10 +79,10 @@ def compute(
         if measure.title in failed:
             continue
         progress.batch(f"{name}: {measure.title}", k, measure.count)
-        parts = subject.parts_of(measure)
+        parts = model.parts_of(measure)
         try:
             if not parts.has(k):
-                parts.save(k, measure.compute(k, subject))
+                parts.save(k, measure.compute(k, model))
         except Exception as error:
             failed[measure.title] = Failed.of(error)
     everywhere: dict[str, Failed] = {}

@@ -34,13 +34,13 @@ _WORDS = ("last", "best", "all", "configured")
 
 
 @attrs.frozen
-class Run:
+class RunFolder:
     """The folder of a training run."""
 
     folder: Path
     config: Config
 
-    def there(self) -> list[int]:
+    def saved(self) -> list[int]:
         """The steps whose models are there, ascending."""
         found = (self.folder / MODELS).glob(f"step_[0-9]*/{checkpoint.INDEX}")
         return sorted(int(path.parent.name.removeprefix("step_")) for path in found)
@@ -57,7 +57,7 @@ class Run:
     def best(self) -> int:
         """The step of the lowest finite test loss among the models that are there."""
         losses = self._losses()
-        found = {step: losses[step] for step in self.there() if math.isfinite(losses.get(step, math.nan))}
+        found = {step: losses[step] for step in self.saved() if math.isfinite(losses.get(step, math.nan))}
         if not found:
             raise UsageError(
                 f"{self.folder / METRICS} has no evaluation_loss at the step of a model, so none is the best: "
@@ -103,7 +103,7 @@ class Choice:
             f"cannot read --models {text}: write {', '.join(_WORDS)}, steps such as 5000,10000, or a range 5000-20000"
         )
 
-    def among(self, run: Run, steps: Sequence[int]) -> list[int]:
+    def among(self, run: RunFolder, steps: Sequence[int]) -> list[int]:
         """The chosen ones of ``steps``; single steps are chosen whether they are among them or not."""
         if self.word == "last":
             return list(steps[-1:])
@@ -115,28 +115,28 @@ class Choice:
         return [step for step in steps if first <= step <= last]
 
     @staticmethod
-    def _configured(run: Run) -> tuple[int, int]:
+    def _configured(run: RunFolder) -> tuple[int, int]:
         chosen, every = run.config.evaluation, run.config.training.snapshot_every
         return chosen.first_checkpoint * every, chosen.last_checkpoint * every
 
 
 @attrs.frozen
-class Wanted:
+class ChosenCheckpoint:
     """A checkpoint that is to be evaluated: a folder, or the best model of a run once that is through."""
 
     folder: Path
-    run: Run | None = None
+    run: RunFolder | None = None
     """The run that it is a model of."""
     best: bool = False
 
     @classmethod
-    def of(cls, folder: Path) -> Wanted:
+    def of(cls, folder: Path) -> ChosenCheckpoint:
         """A single checkpoint, with its run where it lies in one."""
         models = folder.absolute().parent
         run = None
         if models.name == MODELS:
             with suppress(FileError):
-                run = Run(models.parent, Config.read(models.parent, CONFIG))
+                run = RunFolder(models.parent, Config.read(models.parent, CONFIG))
         return cls(folder, run)
 
     @property
@@ -157,14 +157,14 @@ class Wanted:
         return self.folder if _is_there(self.folder) else None
 
 
-def wanted(folders: Sequence[Path], choice: Choice, wait: bool) -> list[Wanted]:
+def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> list[ChosenCheckpoint]:
     """What ``folders`` and ``choice`` stand for; raises where something is missing that is not to be waited for."""
-    found: list[Wanted] = []
+    found: list[ChosenCheckpoint] = []
     for folder in folders:
         if _is_there(folder):
-            found.append(Wanted.of(folder))
+            found.append(ChosenCheckpoint.of(folder))
         elif (folder / CONFIG).is_file():
-            run = Run(folder, Config.read(folder, CONFIG))
+            run = RunFolder(folder, Config.read(folder, CONFIG))
             found += _to_come(run, choice) if wait else _present(run, choice)
         else:
             what = f"neither {checkpoint.INDEX} nor {CONFIG} in it" if folder.is_dir() else "no such folder"
@@ -173,13 +173,13 @@ def wanted(folders: Sequence[Path], choice: Choice, wait: bool) -> list[Wanted]:
 
 
 def as_they_appear(
-    wanted: Sequence[Wanted], seconds: float, processes: Processes, say: Callable[[str], None]
-) -> Iterator[tuple[Wanted, Path | None]]:
+    chosen: Sequence[ChosenCheckpoint], seconds: float, processes: Processes, say: Callable[[str], None]
+) -> Iterator[tuple[ChosenCheckpoint, Path | None]]:
     """Each with its folder once it is there; None for those that do not come within ``seconds`` of the one before.
 
     Every process sees what the first one sees.
     """
-    pending, since, said = list(wanted), time.monotonic(), ""
+    pending, since, said = list(chosen), time.monotonic(), ""
     while pending:
         late = time.monotonic() - since >= seconds
         look, late = processes.exchange(([each.find() for each in pending], late))[0]
@@ -204,20 +204,20 @@ def _is_there(folder: Path) -> bool:
     return (folder / checkpoint.INDEX).exists()
 
 
-def _present(run: Run, choice: Choice) -> list[Wanted]:
-    there = run.there()
-    listed = ", ".join(map(str, there)) or "none so far"
-    chosen = [run.best()] if choice.word == "best" and there else choice.among(run, there)
-    missing = sorted(set(chosen) - set(there))
+def _present(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
+    saved = run.saved()
+    listed = ", ".join(map(str, saved)) or "none so far"
+    chosen = [run.best()] if choice.word == "best" and saved else choice.among(run, saved)
+    missing = sorted(set(chosen) - set(saved))
     if missing or not chosen:
         what = f"of step {missing[0]}" if missing else "that was asked for"
         raise UsageError(f"{run.folder} has no model {what}: it has {listed} (--wait MINUTES waits for more)")
-    return [Wanted(run.model(step), run) for step in chosen]
+    return [ChosenCheckpoint(run.model(step), run) for step in chosen]
 
 
-def _to_come(run: Run, choice: Choice) -> list[Wanted]:
+def _to_come(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
     planned = run.planned()
-    never = [step for step in choice.steps if step not in planned and step not in run.there()]
+    never = [step for step in choice.steps if step not in planned and step not in run.saved()]
     if never:
         raise UsageError(
             f"{run.folder} will have no model of step {never[0]}: it leaves one every "
@@ -228,8 +228,8 @@ def _to_come(run: Run, choice: Choice) -> list[Wanted]:
             raise UsageError(
                 f"{run.folder} trains with training.evaluate_every=null, so none of its models is the best"
             )
-        return [Wanted(run.folder, run, best=True)]
-    chosen = choice.among(run, sorted({*planned, *run.there()}))
+        return [ChosenCheckpoint(run.folder, run, best=True)]
+    chosen = choice.among(run, sorted({*planned, *run.saved()}))
     if not chosen:
         raise UsageError(f"{run.folder} will have no model that was asked for: it leaves {planned[0]} to {planned[-1]}")
-    return [Wanted(run.model(step), run) for step in chosen]
+    return [ChosenCheckpoint(run.model(step), run) for step in chosen]

@@ -25,7 +25,7 @@ from .parts import Part, Parts
 
 
 @attrs.frozen(eq=False)
-class Subject:
+class MeasuredModel:
     """A model that is measured: its score on a device, all that it depends on, and the folder of its parts."""
 
     score: ScoreModel
@@ -87,15 +87,15 @@ class Measure(ABC):
         """A component as plain data."""
         return self.fingerprint.describe(component)
 
-    def compute(self, k: int, subject: Subject) -> Part:
+    def compute(self, k: int, model: MeasuredModel) -> Part:
         """Batch ``k``, with the seconds that it took."""
         started = time.perf_counter()
-        part = self.measure(k, subject)
+        part = self.measure(k, model)
         part.record.setdefault("seconds", time.perf_counter() - started)
         return part
 
     @abstractmethod
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """Batch ``k``."""
 
     @abstractmethod

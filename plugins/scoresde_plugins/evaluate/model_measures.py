@@ -31,7 +31,7 @@ from scoresde_run.results.results import Row
 
 from ..likelihood.bits_per_dim import Measurement, join, measure
 from ..likelihood.density import Density
-from .measure import Measure, OfEvents, Subject, mean
+from .measure import Measure, MeasuredModel, OfEvents, mean
 from .parts import Part
 
 
@@ -52,15 +52,15 @@ class SplitLoss(OfEvents):
         return {"loss": self.describe(self.loss), "preprocessing": self.describe(self.preprocessing), "seed": self.seed}
 
     @torch.no_grad()
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """The loss of each event, (n,)."""
         _, events = self.share.batch(k)
 
         def draws(step: str) -> Draws:
-            return Draws(self.seed, step, len(events), total=self.share.batch_size, device=subject.device)
+            return Draws(self.seed, step, len(events), total=self.share.batch_size, device=model.device)
 
-        x = self.preprocessing(events.to(subject.device), draws(f"pass {k}")).to(subject.dtype)
-        losses = self.loss.per_sample(subject.score, self.sde, x, draws(f"evaluation {k}"))
+        x = self.preprocessing(events.to(model.device), draws(f"pass {k}")).to(model.dtype)
+        losses = self.loss.per_sample(model.score, self.sde, x, draws(f"evaluation {k}"))
         return Part({"loss": losses.double().cpu()})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
@@ -100,12 +100,12 @@ class Likelihood(OfEvents):
         beside = {"target": self.describe(self.target), "latents": self.latents}
         return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
 
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """The tensors of a :class:`Measurement`."""
         first, events = self.share.batch(k)
         found = measure(
-            self.density, subject.score, self.sde, events.to(subject.device), repeats=self.repeats, seed=self.seed,
-            first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=subject.dtype,
+            self.density, model.score, self.sde, events.to(model.device), repeats=self.repeats, seed=self.seed,
+            first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=model.dtype,
         ).tensors  # fmt: skip
         if not bool(found["values"].isfinite().all()):
             raise ScoreSDEError(f"bits/dim are not finite from event {self.share.indices[first]} on")
@@ -155,12 +155,12 @@ class Draw(Measure):
         """Sampler, number, batch size and seed."""
         return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """Samples (n, *shape) as the model gives them."""
         first = k * self.batch_size
         drawn = sample(
-            subject.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
-            seed=self.seed, first=first, device=subject.device, dtype=subject.dtype, observe=subject.observe,
+            model.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
+            seed=self.seed, first=first, device=model.device, dtype=model.dtype, observe=model.observe,
         )  # fmt: skip
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})
 
@@ -179,10 +179,10 @@ class Draw(Measure):
         warnings = {} if caveat is None else {"warnings": {"batch": caveat}}
         return {"nfe": nfe / self.n, **speed, **found, **warnings}
 
-    def events(self, k: int, subject: Subject) -> Tensor:
+    def events(self, k: int, model: MeasuredModel) -> Tensor:
         """Those of batch ``k``, in the numbers of the data."""
-        return self.plan.units.decode(subject.parts_of(self).load(k).tensors["x"].to(subject.device))
+        return self.plan.units.decode(model.parts_of(self).load(k).tensors["x"].to(model.device))
 
-    def collect(self, subject: Subject) -> Tensor:
+    def collect(self, model: MeasuredModel) -> Tensor:
         """All of them (n, *shape), in the numbers of the data."""
-        return torch.cat([self.events(k, subject) for k in range(self.count)])
+        return torch.cat([self.events(k, model) for k in range(self.count)])

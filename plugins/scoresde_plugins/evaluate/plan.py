@@ -29,8 +29,8 @@ from scoresde_run.results.results import Row
 from scoresde_run.training.trainer import plan_training
 
 from ..evaluators.extraction import samples as sample_set
-from ..likelihood.density import FlowDensity, trained_from
-from .checkpoints import Wanted
+from ..likelihood.density import FlowDensity, trained_t_min
+from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share
 from .model_measures import Draw, Likelihood, SplitLoss
 from .sample_measures import FeatureBatches, Judgement, Key
@@ -144,12 +144,12 @@ class Plans:
             self._last = config, plan_measures(config, self.registry, self.request, self.device, self.download)
         return self._last[1]
 
-    def expected(self, wanted: Wanted) -> Planned | None:
-        """What would be measured of ``wanted``; raises what :meth:`of` raises. None where nothing says what it is.
+    def expected(self, chosen: ChosenCheckpoint) -> Planned | None:
+        """What would be measured of ``chosen``; raises what :meth:`of` raises. None where nothing says what it is.
 
         A checkpoint that is damaged or missing is what its run makes: its own row has to say what is wrong with it.
         """
-        folder, config = wanted.find(), wanted.run.config if wanted.run is not None else None
+        folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
         with suppress(FileError):
             config = checkpoint.read(folder).config if folder is not None else config
         return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
@@ -205,7 +205,7 @@ class _Planner:
     def likelihood(self) -> Measure:
         """Bits per dimension."""
         request, chosen = self.request, self.config.evaluation
-        density = build(FlowDensity, request.density(trained_from(self.plan, self.registry)), "the likelihood")
+        density = build(FlowDensity, request.density(trained_t_min(self.plan, self.registry)), "the likelihood")
         density.check(self._labelled())
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)

@@ -26,8 +26,8 @@ from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import SCHEMA, changed
 
 from .batches import Failed, compute, together
-from .checkpoints import Wanted
-from .measure import Measure, Subject
+from .checkpoints import ChosenCheckpoint
+from .measure import Measure, MeasuredModel
 from .model_measures import Draw
 from .plan import Planned, Plans
 from .texts import found_texts
@@ -52,9 +52,9 @@ class Evaluation:
         if self.results:
             self.results.mend()
 
-    def run(self, wanted: Wanted, folder: Path | None) -> Row:
+    def run(self, chosen: ChosenCheckpoint, folder: Path | None) -> Row:
         """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""
-        row = self._blank(wanted.name if folder is None else str(folder))
+        row = self._blank(chosen.name if folder is None else str(folder))
         try:
             if folder is None:
                 raise Failed("it did not appear in time: is the training still running?")
@@ -63,34 +63,34 @@ class Evaluation:
             row |= self._together(partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]
             if known is not None:
-                self.progress.say(f"{wanted.name}: done before")
+                self.progress.say(f"{chosen.name}: done before")
                 return dict(known)
             self._measure(row, found, planned)
         except Failed as error:
-            row |= self._names(wanted, row) | {"status": "failed", "reason": str(error), "traceback": error.trace}
-            self.progress.say(f"{wanted.name}: failed: {error}")
+            row |= self._names(chosen, row) | {"status": "failed", "reason": str(error), "traceback": error.trace}
+            self.progress.say(f"{chosen.name}: failed: {error}")
         if self.results is not None:
             self.registry.hook.scoresde_on_result(row=row)
             self.results.append(row)
         return row
 
-    def _names(self, wanted: Wanted, row: Row) -> Row:
+    def _names(self, chosen: ChosenCheckpoint, row: Row) -> Row:
         """Those that ``row`` lacks, of a checkpoint that could not be opened: what its run says that it is."""
         try:
-            planned = self.plans.expected(wanted)
+            planned = self.plans.expected(chosen)
         except ScoreSDEError:
             planned = None
-        known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": wanted.step}
+        known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": chosen.step}
         return {name: value for name, value in known.items() if row[name] is None}
 
     def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
         """Adds to ``row`` what is measured. A measure that fails leaves what was found before it."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
-        model = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
+        network = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
-        subject = Subject(
-            model.score(autocast=PRECISIONS[self.request.precision]),
+        model = MeasuredModel(
+            network.score(autocast=PRECISIONS[self.request.precision]),
             device,
             dtype,
             identity,
@@ -99,9 +99,9 @@ class Evaluation:
         )
         judged: Row = {}
         for stage in planned.stages:
-            failed = compute(stage, subject, self.processes, self.progress, row["checkpoint"])
+            failed = compute(stage, model, self.processes, self.progress, row["checkpoint"])
             for measure in (measure for measure in stage if measure.title not in failed):
-                add = self._together(partial(self._summary, measure, subject, row))
+                add = self._together(partial(self._summary, measure, model, row))
                 add = self.processes.exchange(add)[0]
                 judged |= add["metrics"] if measure.of_samples else {}
                 for key, value in add.items():
@@ -113,11 +113,11 @@ class Evaluation:
         if reason:
             raise Failed(reason)
 
-    def _summary(self, measure: Measure, subject: Subject, row: Row) -> Row:
+    def _summary(self, measure: Measure, model: MeasuredModel, row: Row) -> Row:
         """What a measure adds to the row; the first process reads it off the parts of all."""
         if not self.processes.first:
             return {}
-        parts = subject.parts_of(measure)
+        parts = model.parts_of(measure)
         found = measure.summarise(parts.all(measure.count))
         if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
             path = self.folder / "pictures" / f"{row['cell']}.png"

@@ -23,7 +23,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_run.models.model import Plan
 from scoresde_run.results.results import Row
 
-from .measure import Measure, Subject
+from .measure import Measure, MeasuredModel
 from .model_measures import Draw
 from .parts import Part
 
@@ -81,14 +81,14 @@ class FeatureBatches(Measure):
             )
         return events
 
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """Features (n, D) and, of a classifier, logits (n, K)."""
         if self.draw is None:
             size = self.extraction.batch_size
             events = self._loaded()[k * size : (k + 1) * size]
         else:
-            events = self.draw.events(k, subject)
-        batches = list(self.extraction(events, subject.device))
+            events = self.draw.events(k, model)
+        batches = list(self.extraction(events, model.device))
         tensors = {"pooled": torch.cat([batch.pooled for batch in batches])}
         logits = [batch.logits for batch in batches if batch.logits is not None]
         return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
@@ -99,21 +99,21 @@ class FeatureBatches(Measure):
 
 
 @attrs.frozen(eq=False)
-class Stored:
+class StoredFeatures:
     """Features in their parts, batch by batch as often as they are asked for, or ``rows`` of them."""
 
     batches: FeatureBatches
-    subject: Subject
+    model: MeasuredModel
     rows: Callable[[], Tensor] | None = None
 
     def __iter__(self) -> Iterator[Features]:
-        kept = self.subject.parts_of(self.batches).all(self.batches.count)
+        kept = self.model.parts_of(self.batches).all(self.batches.count)
         if self.rows is not None:
             parts, rows = list(kept), self.rows()
             names = parts[0].tensors
             kept = iter([Part({name: torch.cat([part.tensors[name] for part in parts])[rows] for name in names})])
         for part in kept:
-            yield Features(**{name: value.to(self.subject.device) for name, value in part.tensors.items()})
+            yield Features(**{name: value.to(self.model.device) for name, value in part.tensors.items()})
 
 
 @attrs.frozen(eq=False)
@@ -167,13 +167,13 @@ class Judgement(Measure):
         """As many samples as there will be, all 0, in next to no memory."""
         return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
 
-    def measure(self, k: int, subject: Subject) -> Part:
+    def measure(self, k: int, model: MeasuredModel) -> Part:
         """The metrics, or why there are none."""
-        samples = self.blank(subject.device) if self.draw is None else self.draw.collect(subject)
-        evidence = self.evidence(subject.score, samples, subject.dtype)
+        samples = self.blank(model.device) if self.draw is None else self.draw.collect(model)
+        evidence = self.evidence(model.score, samples, model.dtype)
         for key, batches in self.features.items():
             rows = None if batches.key == key else key[1].rows
-            evidence.once(key, partial(Stored, batches, subject, rows))
+            evidence.once(key, partial(StoredFeatures, batches, model, rows))
         reason = self.evaluator.skip(evidence)
         found = [] if reason else self.evaluator.evaluate(evidence)
         return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})

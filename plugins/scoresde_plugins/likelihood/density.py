@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PUBLISHED_T_MIN = 1e-5
 
 
-def trained_from(plan: Plan | None, registry: Registry) -> float:
+def trained_t_min(plan: Plan | None, registry: Registry) -> float:
     """Where to place data: the smallest time of a model's loss, below which it knows nothing; 1e-5 where none is said.
 
     Published: 1e-5, and 1e-2 for ScoreFlow's sub-VP models, whose likelihoods are measured from there as well.

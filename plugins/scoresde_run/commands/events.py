@@ -19,8 +19,8 @@ from scoresde_core.components import parse
 from scoresde_core.errors import FileError, UnknownName, UsageError
 from scoresde_core.registry import OURS, Registry
 
+from .opened import OpenedModel
 from .options import add_download
-from .subject import Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,20 +40,20 @@ def add_dataset(parser: argparse.ArgumentParser, default: str = "the configurati
     add_download(parser)
 
 
-def open_events(text: str | None, subject: Subject, registry: Registry, split: Split, download: bool) -> Events:
-    """The events called ``text`` (None: those that the subject was made from), of the subject's shape: integers as they
+def open_events(text: str | None, opened: OpenedModel, registry: Registry, split: Split, download: bool) -> Events:
+    """The events called ``text`` (None: those that the model was made from), of its shape: integers as they
     are stored, or floats of the data.
     """
-    dataset = find_events(text, subject, registry, download)
+    dataset = find_events(text, opened, registry, download)
     if dataset is None:
-        return read_events(Path(str(text)), subject)
+        return read_events(Path(str(text)), opened)
     events = dataset.open(split)
     if len(events):
-        _check_kind(events[0], subject, text or subject.data)
+        _check_kind(events[0], opened, text or opened.data)
     return events
 
 
-def find_events(text: str | None, subject: Subject, registry: Registry, download: bool) -> Dataset | None:
+def find_events(text: str | None, opened: OpenedModel, registry: Registry, download: bool) -> Dataset | None:
     """The data set of the events that :func:`open_events` opens; None for files."""
     if text is not None and _is_path(text):
         return None
@@ -61,13 +61,13 @@ def find_events(text: str | None, subject: Subject, registry: Registry, download
 
     if text is not None:
         try:
-            return find_dataset(parse(text), subject.shape, registry, download)
+            return find_dataset(parse(text), opened.shape, registry, download)
         except UnknownName as error:
             hint = f" (a folder of images is written with a slash: ./{text})" if Path(text).is_dir() else ""
             raise UsageError(f"{error}{hint}") from error
-    if subject.plan is not None:
-        return plan_data(subject.plan, registry, download)[0]
-    exact: Dataset = registry.create("datasets", f"{OURS}:exact", target=subject.target)
+    if opened.plan is not None:
+        return plan_data(opened.plan, registry, download)[0]
+    exact: Dataset = registry.create("datasets", f"{OURS}:exact", target=opened.target)
     return exact
 
 
@@ -94,36 +94,36 @@ def subset(size: int, count: int | None) -> list[int]:
     return [index * size // count for index in range(count)]
 
 
-def to_model(events: Tensor, subject: Subject) -> Tensor:
+def to_model(events: Tensor, opened: OpenedModel) -> Tensor:
     """Float32 events as the model sees them."""
-    return subject.units.encode(events).float()
+    return opened.units.encode(events).float()
 
 
-def read_events(path: Path, subject: Subject) -> Tensor:
+def read_events(path: Path, opened: OpenedModel) -> Tensor:
     """All events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
     import torch
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
-    array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, subject.shape)
+    array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, opened.shape)
     if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
         raise UsageError(f"{path} holds {array.dtype} values: images are uint8 0 to 255, anything else is floats")
     array = array.astype("int32") if array.dtype == "uint16" else array
-    events = _arranged(torch.from_numpy(array), subject.shape, path)
+    events = _arranged(torch.from_numpy(array), opened.shape, path)
     if events.is_floating_point():
-        _check_range(events, subject, path)
-        return subject.units.data_of_file(events)
-    _check_kind(events, subject, str(path))
+        _check_range(events, opened, path)
+        return opened.units.data_of_file(events)
+    _check_kind(events, opened, str(path))
     return events
 
 
-def read_latents(path: Path, subject: Subject) -> Tensor:
+def read_latents(path: Path, opened: OpenedModel) -> Tensor:
     """The latents (N, *shape) of an .npz file, float32."""
     import torch
 
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    latents = _arranged(torch.from_numpy(_npz(path, ("latents",))), subject.shape, path)
+    latents = _arranged(torch.from_numpy(_npz(path, ("latents",))), opened.shape, path)
     if not latents.is_floating_point() or not bool(latents.isfinite().all()):
         raise UsageError(f"{path} must hold finite floats as latents, got {latents.dtype} values")
     return latents.float()
@@ -192,19 +192,19 @@ def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
     raise UsageError(f"{path} has events of shape {list(found)}, the model {list(shape)}")
 
 
-def _check_kind(events: Tensor, subject: Subject, name: str) -> None:
+def _check_kind(events: Tensor, opened: OpenedModel, name: str) -> None:
     """Grey levels are images, which a model of other floats knows nothing of. (Those of a target lie on [-1, 1].)"""
-    if not events.is_floating_point() and subject.units.levels is None and subject.target is None:
+    if not events.is_floating_point() and opened.units.levels is None and opened.target is None:
         raise UsageError(
-            f"{name} holds grey levels, and the model is one of floats ({subject.data}): give floats as these data are"
+            f"{name} holds grey levels, and the model is one of floats ({opened.data}): give floats as these data are"
         )
 
 
-def _check_range(events: Tensor, subject: Subject, path: Path) -> None:
-    """Images and fields must lie about where the subject's do, if that is known: half its width beyond is a mistake."""
-    if len(subject.shape) != 3:
+def _check_range(events: Tensor, opened: OpenedModel, path: Path) -> None:
+    """Images and fields must lie about where the model's do, if that is known: half its width beyond is a mistake."""
+    if len(opened.shape) != 3:
         return
-    low, high = subject.span
+    low, high = opened.span
     slack = (high - low) / 2
     known = events[~events.isnan()]
     if known.numel() and (float(known.min()) < low - slack or float(known.max()) > high + slack):

@@ -28,8 +28,8 @@ from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
 from .events import open_events, take, to_model
+from .opened import add_model, open_model
 from .options import add_device, add_download, add_precision, check_counts
-from .subject import add_subject, open_subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scoresde_core.sampler import Sampler, Samples
     from scoresde_core.units import Units
 
-    from .subject import Subject
+    from .opened import OpenedModel
 
 _TILES = 256
 _TRUE_EVENTS = 256
@@ -52,7 +52,7 @@ class SampleCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """What to sample, how, and under which condition."""
-        add_subject(parser)
+        add_model(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
         parser.add_argument(
@@ -114,28 +114,28 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     check_new(arguments.out)
     keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
-    subject = open_subject(arguments, registry, device, dtype, arguments.precision)
-    n = arguments.n or subject.n
-    plain = sampler = _sampler(arguments, registry, subject)
+    opened = open_model(arguments, registry, device, dtype, arguments.precision)
+    n = arguments.n or opened.n
+    plain = sampler = _sampler(arguments, registry, opened)
     observation: Observation | None = None
     observed: dict[str, Any] = {}
     if arguments.condition is not None:
-        blank = torch.zeros(n, *subject.shape, device=device, dtype=dtype)
-        observation, observed = _observe(arguments, registry, subject, blank)
+        blank = torch.zeros(n, *opened.shape, device=device, dtype=dtype)
+        observation, observed = _observe(arguments, registry, opened, blank)
         sampler = ConditionedSampler(sampler, observation, arguments.rounds)
-    reason = sampling.skip(sampler, subject.sde, subject.shape)
+    reason = sampling.skip(sampler, opened.sde, opened.shape)
     if reason:
         raise UsageError(reason)
-    caveat = sampler.caveat(subject.shape, sampling.smallest_batch(n, arguments.batch_size))
+    caveat = sampler.caveat(opened.shape, sampling.smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
     with Progress() as progress:
         steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
         drawn = sampling.sample(
-            subject.score,
-            subject.sde,
+            opened.score,
+            opened.sde,
             sampler,
-            subject.shape,
+            opened.shape,
             n,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
@@ -143,36 +143,36 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
             dtype=dtype,
             observe=step_observer(registry, steps.show),
         )
-    _judge(drawn.x, subject, plain)
-    about = {**subject.origin, "sampler": repr(plain), "sde": repr(subject.sde), **observed}
+    _judge(drawn.x, opened, plain)
+    about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
-    written = _save(arguments, subject, drawn, _known(observation, subject, n), about)
+    written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
     print(f"sampler: {registry.typed(plain) or repr(plain)}")
-    print(f"{n} samples of shape {list(subject.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
+    print(f"{n} samples of shape {list(opened.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     if "picture" in about:
         print(f"the picture shows {about['picture']}")
     print(f"wrote {', '.join(str(arguments.out / name) for name in written)}")
     return 0
 
 
-def _judge(x: Tensor, subject: Subject, sampler: Sampler) -> None:
+def _judge(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
     """Raise where samples are not worth writing."""
     from scoresde_core import sampler as sampling
 
-    if x.shape[1:] != subject.shape:
-        raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {subject.shape}")
-    scale = None if subject.target is None else sampling.root_mean_square(subject.target.sample(_TRUE_EVENTS))
+    if x.shape[1:] != opened.shape:
+        raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {opened.shape}")
+    scale = None if opened.target is None else sampling.root_mean_square(opened.target.sample(_TRUE_EVENTS))
     lost = sampling.diverged(x, scale)
     if lost:
         raise ScoreSDEError(f"{lost}; nothing was written")
 
 
 def _observe(
-    arguments: argparse.Namespace, registry: Registry, subject: Subject, blank: Tensor
+    arguments: argparse.Namespace, registry: Registry, opened: OpenedModel, blank: Tensor
 ) -> tuple[Observation, dict[str, Any]]:
     """What is known of as many samples as there are rows in ``blank``, and the record of where it is from."""
-    condition = registry.create("conditions", arguments.condition, units=subject.units)
-    reason = condition.skip(subject.shape) or _skip_units(condition, subject)
+    condition = registry.create("conditions", arguments.condition, units=opened.units)
+    reason = condition.skip(opened.shape) or _skip_units(condition, opened)
     if reason:
         raise UsageError(reason)
     record = {"condition": repr(condition), "rounds": arguments.rounds}
@@ -182,22 +182,22 @@ def _observe(
         return condition.observe(blank), record
     if arguments.observe is None:
         raise UsageError(f"the condition {arguments.condition} needs events to take the known part from: --observe X")
-    events = open_events(arguments.observe, subject, registry, arguments.split, arguments.download)
+    events = open_events(arguments.observe, opened, registry, arguments.split, arguments.download)
     indices = arguments.index or range(len(events))
     chosen = [indices[k % len(indices)] for k in range(len(blank))]
-    x = to_model(take(events, chosen), subject)
+    x = to_model(take(events, chosen), opened)
     record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
     return condition.observe(x), record
 
 
-def _skip_units(condition: Condition, subject: Subject) -> str | None:
+def _skip_units(condition: Condition, opened: OpenedModel) -> str | None:
     """A mean over channels is another thing where each has a scale of its own."""
-    if condition.mixes_channels and len({*subject.units.scale}) > 1:
+    if condition.mixes_channels and len({*opened.units.scale}) > 1:
         return f"{condition!r} knows sums of channels, and the model has scaled each channel by itself"
     return None
 
 
-def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor | None:
+def _known(observation: Observation | None, opened: OpenedModel, n: int) -> Tensor | None:
     """The known part of each sample, in the middle of the range where nothing is known; None where it is no part."""
     import torch
 
@@ -205,14 +205,14 @@ def _known(observation: Observation | None, subject: Subject, n: int) -> Tensor 
 
     if observation is None or not observation.acts_on_state:
         return None
-    blank = torch.zeros(n, *subject.shape)
-    if subject.units.levels is not None:
-        blank = subject.units.encode(blank).float()
+    blank = torch.zeros(n, *opened.shape)
+    if opened.units.levels is not None:
+        blank = opened.units.encode(blank).float()
     return observation.rows(0, n).to(blank).impose(blank, DATA)
 
 
-def _sampler(arguments: argparse.Namespace, registry: Registry, subject: Subject) -> Sampler:
-    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else subject.sampler
+def _sampler(arguments: argparse.Namespace, registry: Registry, opened: OpenedModel) -> Sampler:
+    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else opened.sampler
     if arguments.steps is None:
         return sampler
     if "steps" not in {p.name for p in parameters(type(sampler))} & sampler.uses:
@@ -222,7 +222,7 @@ def _sampler(arguments: argparse.Namespace, registry: Registry, subject: Subject
 
 
 def _save(
-    arguments: argparse.Namespace, subject: Subject, drawn: Samples, known: Tensor | None, about: dict[str, Any]
+    arguments: argparse.Namespace, opened: OpenedModel, drawn: Samples, known: Tensor | None, about: dict[str, Any]
 ) -> list[str]:
     """The folder, with the record of how it came about; returns the names in it."""
     import torch
@@ -230,10 +230,10 @@ def _save(
     from ..machine.files import new_folder
 
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
-    about |= {"dtype": arguments.dtype, "device": str(subject.device), "torch": str(torch.__version__)}
+    about |= {"dtype": arguments.dtype, "device": str(opened.device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
     with new_folder(arguments.out) as scratch:
-        written, note = _write(scratch, subject.units, drawn.x.cpu(), known, arguments.keep_floats)
+        written, note = _write(scratch, opened.units, drawn.x.cpu(), known, arguments.keep_floats)
         about |= {} if note is None else {"picture": note}
         (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
     return written

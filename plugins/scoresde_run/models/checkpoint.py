@@ -42,7 +42,7 @@ FORMAT = "scoresde-checkpoint"
 VERSION = 1
 INDEX, WEIGHTS, EMA = "model.yaml", "weights.safetensors", "ema.safetensors"
 
-State = Mapping[str, Tensor]
+Weights = Mapping[str, Tensor]
 
 
 @attrs.frozen
@@ -167,8 +167,8 @@ def newest(folder: Path) -> Path:
 def save(
     folder: Path | str,
     config: Config,
-    weights: State,
-    ema: State | None = None,
+    weights: Weights,
+    ema: Weights | None = None,
     *,
     step: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -191,7 +191,7 @@ def save(
     return read(folder)
 
 
-def mismatches(own: State, found: State) -> list[str]:
+def mismatches(own: Weights, found: Weights) -> list[str]:
     """What keeps ``found`` from loading in place of ``own``: a line a tensor that is missing, surplus or misshapen."""
     lines = [f"missing: {name}" for name in own if name not in found]
     lines += [f"unexpected: {name}" for name in found if name not in own]

@@ -112,7 +112,7 @@ class TrainingRun:
                 for name, value in self.state.average.parameters.items():
                     value.copy_(averages.get(name, weights[name]))
 
-    def _load(self, weights: checkpoint.State, source: Path) -> None:
+    def _load(self, weights: checkpoint.Weights, source: Path) -> None:
         report = checkpoint.mismatches(self.state.network.state_dict(), weights)
         if report:
             raise FileError(f"{source} does not fit this configuration: {checkpoint.summary(report)}")

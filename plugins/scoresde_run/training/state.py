@@ -28,7 +28,7 @@ from scoresde_core.errors import FileError
 from ..machine.files import discard, new_folder
 from ..models.checkpoint import file_hash, mismatches, summary
 from ..models.config import Config
-from .trainer import State
+from .trainer import TrainingState
 
 FORMAT = "scoresde-training-state"
 VERSION = 1
@@ -66,7 +66,7 @@ def name_of(step: int) -> str:
     return f"step_{step:09d}"
 
 
-def save(folder: Path, state: State, config: Config, keep: int) -> Path:
+def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
     """Write ``state`` below ``folder`` and leave the newest ``keep`` there; the older ones survive any failure.
 
     One of a later step is damaged, or the run would have gone on from it: it is none of these, and left alone.
@@ -135,7 +135,7 @@ def latest_step(folder: Path, up_to: int | None = None) -> int | None:
     return _step_of(found[0]) if found else None
 
 
-def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
+def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
     """Put what was saved in place of ``state``, in its own memory layout and on its own device."""
     own = _collect(state, optimizer=False)
     found = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
@@ -157,7 +157,7 @@ def restore(state: State, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
     state.step, state.counted = saved.step, saved.counted
 
 
-def _places(state: State) -> Iterator[tuple[str, Tensor]]:
+def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a state that are changed in place, by name."""
     for name, value in state.network.state_dict().items():
         yield f"network.{name}", value
@@ -167,7 +167,7 @@ def _places(state: State) -> Iterator[tuple[str, Tensor]]:
     yield "losses", state.losses
 
 
-def _collect(state: State, optimizer: bool = True) -> dict[str, Tensor]:
+def _collect(state: TrainingState, optimizer: bool = True) -> dict[str, Tensor]:
     """Copies on the CPU of all tensors of a state."""
     tensors = dict(_places(state))
     if optimizer:

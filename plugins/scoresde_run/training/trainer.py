@@ -115,7 +115,7 @@ class Average:
 
 
 @attrs.define(eq=False)
-class State:
+class TrainingState:
     """All that a step changes."""
 
     network: nn.Module
@@ -265,7 +265,7 @@ class Trainer:
             return self._wrapped.no_sync()
         return contextlib.nullcontext()
 
-    def _fresh(self, network: nn.Module) -> State:
+    def _fresh(self, network: nn.Module) -> TrainingState:
         config = self.config
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(
@@ -278,7 +278,9 @@ class Trainer:
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         average = None if config.ema is None else Average(network, config.ema, config.ema_warmup)
-        return State(network, optimizer, scaler, average, torch.zeros((), dtype=torch.float64, device=self.device))
+        return TrainingState(
+            network, optimizer, scaler, average, torch.zeros((), dtype=torch.float64, device=self.device)
+        )
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         """What the loss calls: the same parameters, compiled, and with gradients averaged over the processes."""

@@ -32,7 +32,7 @@ _LOOKED_AT = 256
 
 
 @attrs.frozen(eq=False)
-class Subject:
+class OpenedModel:
     """A score under its SDE, on a device, and the units of its events."""
 
     score: ScoreModel
@@ -67,7 +67,7 @@ class Subject:
         return float(drawn.min()), float(drawn.max())
 
 
-def add_subject(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that say what to work on."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument(
@@ -80,14 +80,14 @@ def add_subject(parser: argparse.ArgumentParser) -> None:
     add_changes(parser, "sampling.t_min=1e-4")
 
 
-def open_subject(
+def open_model(
     arguments: argparse.Namespace,
     registry: Registry,
     device: torch.device,
     dtype: torch.dtype,
     precision: str = "float32",
-) -> Subject:
-    """What :func:`add_subject`'s options name, its score ready to be called, its network in ``precision``.
+) -> OpenedModel:
+    """What :func:`add_model`'s options name, its score ready to be called, its network in ``precision``.
 
     Float32 means float32 on a GPU too.
     """
@@ -101,7 +101,7 @@ def open_subject(
     if arguments.sde is not None:
         raise UsageError(f"--sde {arguments.sde} goes with --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
-    return Subject(
+    return OpenedModel(
         model.to(device, dtype).score(autocast=PRECISIONS[precision]),
         model.sde,
         model.shape,
@@ -114,7 +114,7 @@ def open_subject(
     )
 
 
-def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> Subject:
+def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
     from scoresde_core.score import ExactScore
     from scoresde_core.units import Units
 
@@ -127,7 +127,7 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype))
     units = Units(levels=256 if target.images else None)
-    return Subject(score, sde, target.shape, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+    return OpenedModel(score, sde, target.shape, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:

@@ -1,0 +1,55 @@
+"""Options that several commands have, and checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+
+from scoresde_core.errors import UsageError
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Add ``--device``."""
+    shown = "a GPU if there is one" if default == "auto" else default
+    parser.add_argument("--device", default=default, help=f"cpu, cuda, cuda:1, ... (default: {shown})")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dtype`` and ``--precision``."""
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="of state and network")
+    text = "of the network's arithmetic (autocast); the state keeps --dtype (default: float32)"
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help=text)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``."""
+    text = "averaged or plain weights (default: averaged if there are any)"
+    parser.add_argument("--weights", choices=("ema", "raw"), help=text)
+
+
+def add_changes(parser: argparse.ArgumentParser, example: str, dest: str = "set") -> None:
+    """Add ``--set KEY=VALUE ...``."""
+    text = f"change the configuration: {example}"
+    parser.add_argument("--set", dest=dest, nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_download(parser: argparse._ActionsContainer) -> None:
+    """Add ``--download``."""
+    parser.add_argument("--download", action="store_true", help="let the data set download missing files")
+
+
+def check_counts(arguments: argparse.Namespace, *names: str, least: int = 1) -> None:
+    """Raise :class:`UsageError` where an option that was given is less than ``least``."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def check_fractions(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise :class:`UsageError` where an option that was given does not lie between 0 and 1."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must lie between 0 and 1, got {value:g}")
