@@ -61,7 +61,7 @@ class TestCommandsOfPlugins:
         assert code == 2
         assert err == "error: no command is called 'evaluate'. Did you mean 'mine:evaluate' or 'scoresde:evaluate'?\n"
         code, _, err = scoresde(*local, "scoresde:evaluate", "nowhere", "--out", "e")
-        assert (code, "nowhere is no checkpoint" in err) == (1, True)
+        assert (code, "nowhere is not a checkpoint" in err) == (1, True)
 
     def test_a_summary_with_a_percent_sign(self, scoresde, plugin, capsys):
         local = plugin(other="50% faster, 100 %s")
@@ -151,7 +151,7 @@ class TestFiles:
         ("harm", "words"),
         [
             (lambda path: np.savez(path, images=np.uint8(3)), "holds uint8 of shape []"),
-            (lambda path: np.savez(path, images=np.array(["a"])), "give numbers, an event a row"),
+            (lambda path: np.savez(path, images=np.array(["a"])), "give numbers, one event per row"),
             (lambda path: np.savez(path), "has no array"),
             (lambda path: path.write_bytes(b"\x93NUMPY"), "cannot read"),
             (lambda path: path.mkdir(), "cannot read"),
@@ -187,7 +187,9 @@ class TestResults:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # no file may grow beyond this
         try:
-            with pytest.raises(FileError, match=r"cannot write .*results\.jsonl: File too large; what it had is kept"):
+            with pytest.raises(
+                FileError, match=r"cannot write .*results\.jsonl: too large; earlier rows are kept"
+            ):
                 results.append(self.row("b"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

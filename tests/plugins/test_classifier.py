@@ -94,7 +94,7 @@ class TestLabels:
         assert next(Batches(Marked(labels=3), 4).stream()).known == {}
 
     def test_there_has_to_be_one_an_event(self):
-        with pytest.raises(UsageError, match="has 10 events in its train split, and 9 labels"):
+        with pytest.raises(UsageError, match="has 10 events in its train split, but 9 labels"):
             Batches(Marked(labels=9), 4, needs=("labels",))
 
     def test_of_a_target_have_the_joint_law(self):
@@ -196,7 +196,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            (["data.dataset.target=gaussian"], "knows no labels of its events, which the loss needs"),
+            (["data.dataset.target=gaussian"], "has no labels, which the loss needs"),
             (["model.network.classes=2"], "labels 0 to 2, the network classes 0 to 1: set model.network.classes=3"),
             (["model.network=mlp"], "trains a NoisyClassifier, the network 'mlp' gives noise"),
             (["training.loss=dsm"], "trains a ScoreModel, the network 'mlp_classifier' gives logits"),
@@ -279,7 +279,7 @@ class TestUse:
         made = load_registry(local=[tmp_path / "mine.yaml"]).create("conditions", "class[checkpoint=mine]")
         assert made.observe(torch.zeros(1, 2)).classifier.classes == 3
         assert "registry" not in [p.name for p in parameters(ClassCondition)]
-        with pytest.raises(FileError, match="mine is no checkpoint"):
+        with pytest.raises(FileError, match="mine is not a checkpoint"):
             create("conditions", "class[checkpoint=mine]").skip((2,))
         asked = [
             "sample",
@@ -294,7 +294,7 @@ class TestUse:
         ]
         assert main([*asked, "--registry", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "samples")]) == 0
         assert main([*asked, "--out", str(tmp_path / "none")]) == 1
-        assert "mine is no checkpoint" in capsys.readouterr().err
+        assert "mine is not a checkpoint" in capsys.readouterr().err
 
     def test_it_gives_no_samples(self, run, tmp_path, capsys):
         assert main(["sample", "--checkpoint", str(run), "--out", str(tmp_path / "samples")]) == 2

@@ -389,7 +389,7 @@ class TestRows:
         assert evaluate(tmp_path / "raw", points, "--weights", "ema", "--out", tmp_path / "it") == 1
         assert [row["status"] for row in rows(tmp_path / "it")] == ["failed", "done"]
         failed, done = rows(tmp_path / "it")
-        assert "holds no averaged weights" in failed["reason"]
+        assert "has no averaged weights" in failed["reason"]
         for axis in ("network", "sde", "training_step"):
             assert failed[axis] is not None
         assert (failed["network"], failed["sde"]) == (done["network"], done["sde"])
@@ -744,7 +744,7 @@ WRONG = [
     (["{run}", "--models", "15"], "has no model of step 15: it has 10, 20, 30, 40"),
     (["{run}", "--models", "15", "--wait", "1"], "will have no model of step 15: it leaves one every 10 steps"),
     (["{run}", "--models", "11-19"], "has no model that was asked for"),
-    (["nowhere"], "nowhere is no checkpoint: there is no such folder"),
+    (["nowhere"], "nowhere is not a checkpoint: there is no such folder"),
     (["{run}", "--samples", "0"], "--samples must be at least 1, got 0"),
     (["{run}", "--samples", "5"], "--samples has no effect"),
     (["{run}", "--loss", "--probes", "5"], "--probes has no effect without --likelihood"),

@@ -142,4 +142,4 @@ def test_refused_in_one_line_with_nothing_written(capsys, arguments, code, words
 def test_no_averages_to_export(capsys, stored):
     assert export("--weights", "raw") == 0
     assert main(["export", "--checkpoint", "out", "--weights", "ema", "--out", "more"]) == 1
-    assert "holds no averaged weights" in capsys.readouterr().err
+    assert "has no averaged weights" in capsys.readouterr().err

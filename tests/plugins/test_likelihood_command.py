@@ -191,7 +191,7 @@ class TestCommand:
 
 WRONG = {
     "nothing": (["--out", "out"], "required"),
-    "sde of a model": (["--preset", "mnist_vp", "--sde", "ve"], "goes with --target"),
+    "sde of a model": (["--preset", "mnist_vp", "--sde", "ve"], "needs a --target"),
     "set of a target": (["--target", "mixture2d", "--set", "a.b=1"], "--set has no effect on a --target"),
     "no images": (["--target", "mixture2d", "--images", "0"], "--images must be at least 1, got 0"),
     "repeats": (["--target", "mixture2d", "--repeats", "0"], "--repeats must be at least 1, got 0"),

@@ -84,7 +84,7 @@ class TestFormat:
     def test_without_averages_the_weights_serve_unless_averages_are_asked_for(self, model, tmp_path):
         found = checkpoint.save(tmp_path / "ck", model.config, model.network.state_dict())
         assert torch.equal(samples_of(found.load(REGISTRY)), samples_of(model))
-        with pytest.raises(FileError, match="holds no averaged weights"):
+        with pytest.raises(FileError, match="has no averaged weights"):
             found.load(REGISTRY, ema=True)
 
     def test_the_files_are_what_the_index_says_and_anyone_may_read_them(self, folder):
@@ -163,8 +163,8 @@ class TestFind:
                 "smal",
                 "there is no such folder, and no checkpoint is called 'smal'. Did you mean 'small'",
             ),
-            ("zoo/gone", "zoo/gone is no checkpoint: there is no such folder"),
-            ("zoo", "zoo is no checkpoint: there is no model.yaml in it"),
+            ("zoo/gone", "zoo/gone is not a checkpoint: there is no such folder"),
+            ("zoo", "zoo is not a checkpoint: there is no model.yaml in it"),
         ],
     )
     def test_neither(self, registry, name, words):

@@ -122,7 +122,7 @@ class TestSample:
         ("options", "words"),
         [
             (["--target", "mixture2d"], "--precision bfloat16 has no effect: an exact score has no network"),
-            (["--checkpoint", "mnist_vp", "--dtype", "float64"], "a network in float64 stays as it is"),
+            (["--checkpoint", "mnist_vp", "--dtype", "float64"], "the network computes in float64"),
         ],
     )
     def test_refuses_it_where_it_has_no_effect(self, options, words, tmp_path, capsys):
@@ -168,7 +168,7 @@ class TestSlow:
         said = device.slow_precision(torch.device("cpu"), "bfloat16")
         assert said == (
             "this CPU has no fast instructions for bfloat16: its products take 140 times as long as in float32 "
-            "(measured); take float32 here, or a GPU"
+            "(measured); use float32, or a GPU"
         )
 
     def test_is_silent_elsewhere(self, slow):

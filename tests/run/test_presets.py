@@ -161,8 +161,8 @@ class TestModel:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ("model.network.centered=true", "centered=True and the rest of the model centered=False"),
-            ("model.network.sigma_max=50", "sigma_max=50.0 and the rest of the model sigma_max=90.0"),
+            ("model.network.centered=true", "centered=True but the rest of the model has centered=False"),
+            ("model.network.sigma_max=50", "sigma_max=50.0 but the rest of the model has sigma_max=90.0"),
             ("model.network=classifier", "gives logits, which is no score"),
             ("model.network=ncsmpp", "Did you mean 'ncsnpp'"),
             ("sampling.sampler.predictor=ddin", "Did you mean 'ddim'"),

@@ -33,7 +33,7 @@ def test_a_gpu_that_cannot_be_used(name, monkeypatch):
     with pytest.raises(UsageError) as caught:
         find_device(name)
     assert str(caught.value) == (
-        f"the device {name!r} is here, but CUDA error: no kernel image is available for execution on the device"
+        f"the device {name!r} cannot be used: CUDA error: no kernel image is available for execution on the device"
     )
 
 
@@ -70,7 +70,7 @@ def test_more_processes_than_gpus(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"RANK": 0, "WORLD_SIZE": 3, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3}.items():
         monkeypatch.setenv(name, str(value))
-    message = "3 processes need as many GPUs, this machine has 2: --nproc-per-node 2"
+    message = "3 processes need 3 GPUs, this machine has 2: use --nproc-per-node 2"
     with pytest.raises(UsageError, match=message), joined(device):
         pass
 

@@ -147,7 +147,7 @@ def test_points_are_imputed(scoresde):
 
 WRONG = {
     "nothing observed": (["--condition", "colorize"], "--observe X"),
-    "observed for nothing": (["--observe", "a.npz"], "go with a --condition"),
+    "observed for nothing": (["--observe", "a.npz"], "need a --condition"),
     "rounds": (
         ["--condition", "colorize", "--observe", "a.npz", "--rounds", "0"],
         "--rounds must be at least 1, got 0",

@@ -104,7 +104,7 @@ def test_the_logged_loss_is_that_of_all_processes_after_a_resume_too(folder, two
     """A state saved between two logs holds the losses of every process, not those of the one that wrote it."""
     again = until(folder, "again", 14)
     done = train_in_two(folder, "again", "training.accumulate=3")
-    assert "step 14 of 20: going on" in done.stderr
+    assert "step 14 of 20: resumed" in done.stderr
     losses, straight = ([row["loss"] for row in rows(f) if "loss" in row] for f in (again, folder / "two"))
     assert len(straight) == 4
     assert losses == straight

@@ -178,7 +178,7 @@ class TestKilled:
         assert child.returncode == 0
         saved = training_state.latest_step(tmp_path / "run/checkpoints")
         assert 7 <= saved < STEPS
-        assert f"stopped after step {saved}, its state saved: the same command goes on" in err
+        assert f"stopped after step {saved}, its state saved: repeat the command to resume" in err
         train(config, tmp_path / "run")
         same(tmp_path / "run", straight)
 

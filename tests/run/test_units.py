@@ -294,7 +294,7 @@ class TestFloatEvents:
         for data in (f"{tmp_path}/grey.npz", f"npz[path={tmp_path}/grey.npz,test_share=0.5]"):
             command = ["likelihood", "--preset", str(tmp_path / "maps.yaml"), "--dataset", data]
             assert main([*command, "--device", "cpu", "--out", str(tmp_path / "out")]) == 2
-            assert "holds grey levels, and the model is one of floats" in capsys.readouterr().err
+            assert "holds grey levels, but the model's data are floats" in capsys.readouterr().err
 
     def test_floats_far_from_images_have_no_8_bit_features(self):
         @attrs.frozen
@@ -394,13 +394,13 @@ class TestScale:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            (["data.standardise=true", "data.scale=2"], "standardise finds shift and scale itself"),
+            (["data.standardise=true", "data.scale=2"], "standardise computes shift and scale"),
             (["data.scale=[1,2,3]"], "scale has 3 numbers, events of shape [2] need 1 or 2"),
             (["data.scale=0"], "scale must be above 0, got 0"),
             (["model.scale=[3.0]"], "model.scale is recorded by training, and has no effect on it: set data.scale"),
             (
                 ["model.levels=256"],
-                "model.levels is recorded by training, and has no effect on it: the data set says it",
+                "model.levels is recorded by training, and has no effect on it: the data set states it",
             ),
         ],
     )
@@ -428,7 +428,7 @@ class TestScale:
         assert len(found) == (not standardise)
         if found:
             assert "root mean square is 1023 (channel or column 0)" in found[0] or "root mean square is 10" in found[0]
-            assert "small beside 152.2: set data.standardise=true, or data.shift and data.scale" in found[0]
+            assert "small compared with 152.2: set data.standardise=true, or data.shift and data.scale" in found[0]
 
     @pytest.mark.parametrize(
         ("mean", "std", "sde", "words"),
@@ -638,7 +638,8 @@ class TestMirrors:
     def test_what_nobody_says_is_refused(self):
         data = Known(more={"pose": torch.zeros(32, 4)})
         with pytest.raises(
-            UsageError, match=r"does not say what becomes of pose \(4,\) in a mirror: set data.random_flip=false"
+            UsageError,
+            match=r"does not say whether pose \(4,\) is mirrored .*: set data.random_flip=false",
         ):
             self.batch(data, "pose")
         assert "pose" in next(Batches(data, 4, needs=("pose",)).stream()).known

@@ -50,7 +50,7 @@ class Evaluation:
         self.registry, self.request = plans.registry, plans.request
         self.results = Results(folder) if processes.first else None
         if self.results:
-            self.results.mend()
+            self.results.repair()
 
     def run(self, chosen: ChosenCheckpoint, folder: Path | None) -> Row:
         """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""

@@ -1,11 +1,11 @@
-"""The events that a command is given: those of a data set, or of files of one's own.
+"""The events that a command reads: of a data set, or of the user's files.
 
     mnist, npz[path=a.npz]          a data set, by its name
     here/a.npz                      an array of images or points in an .npz file
     a.png, ./folder                 an image, or the images in a folder in the order of their names
 
-Files are taken as they are: nothing is held out, cropped or resized. Grey levels are integers; floats are those of the
-data that the model was trained on or, of images, in its range.
+Files are not split, cropped or resized. Integers are grey levels; floats are in the units of the training data or, for
+images, in the model's range.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ARRAYS = ("images", "samples", "floats", "decoded")
 
 
 def add_dataset(parser: argparse.ArgumentParser, default: str = "the configuration's, or draws of the target") -> None:
-    """The options that say which events."""
+    """Add the options that choose events."""
     parser.add_argument(
         "--dataset", metavar="X", help=f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
     )
@@ -41,9 +41,7 @@ def add_dataset(parser: argparse.ArgumentParser, default: str = "the configurati
 
 
 def open_events(text: str | None, opened: OpenedModel, registry: Registry, split: Split, download: bool) -> Events:
-    """The events called ``text`` (None: those that the model was made from), of its shape: integers as they
-    are stored, or floats of the data.
-    """
+    """Open the events named ``text`` (None: the model's own data): integers as stored, or floats of the data."""
     dataset = find_events(text, opened, registry, download)
     if dataset is None:
         return read_events(Path(str(text)), opened)
@@ -54,7 +52,7 @@ def open_events(text: str | None, opened: OpenedModel, registry: Registry, split
 
 
 def find_events(text: str | None, opened: OpenedModel, registry: Registry, download: bool) -> Dataset | None:
-    """The data set of the events that :func:`open_events` opens; None for files."""
+    """The data set that :func:`open_events` reads; None for files."""
     if text is not None and _is_path(text):
         return None
     from ..models.model import find_dataset, plan_data
@@ -72,7 +70,7 @@ def find_events(text: str | None, opened: OpenedModel, registry: Registry, downl
 
 
 def take(events: Events, indices: Sequence[int]) -> Tensor:
-    """The events at ``indices``, stacked; an index out of range is a usage error."""
+    """Stack the events at ``indices``; an index out of range is a :class:`UsageError`."""
     import torch
     from torch import Tensor
 
@@ -85,29 +83,26 @@ def take(events: Events, indices: Sequence[int]) -> Tensor:
 
 
 def subset(size: int, count: int | None) -> list[int]:
-    """``count`` of ``size`` indices (None: all), the same for every seed, spread evenly over a stored order.
-
-    The first N of a set that is sorted by class would be a single class.
-    """
+    """``count`` of ``size`` indices (None: all), spread evenly, because a set may be sorted by class."""
     if count is None or count >= size:
         return list(range(size))
     return [index * size // count for index in range(count)]
 
 
 def to_model(events: Tensor, opened: OpenedModel) -> Tensor:
-    """Float32 events as the model sees them."""
+    """Convert events to the model's units, float32."""
     return opened.units.encode(events).float()
 
 
 def read_events(path: Path, opened: OpenedModel) -> Tensor:
-    """All events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
+    """Read all events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
     import torch
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
     array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, opened.shape)
     if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
-        raise UsageError(f"{path} holds {array.dtype} values: images are uint8 0 to 255, anything else is floats")
+        raise UsageError(f"{path} holds {array.dtype} values: give images as uint8 0 to 255, other events as floats")
     array = array.astype("int32") if array.dtype == "uint16" else array
     events = _arranged(torch.from_numpy(array), opened.shape, path)
     if events.is_floating_point():
@@ -118,7 +113,7 @@ def read_events(path: Path, opened: OpenedModel) -> Tensor:
 
 
 def read_latents(path: Path, opened: OpenedModel) -> Tensor:
-    """The latents (N, *shape) of an .npz file, float32."""
+    """Read the latents (N, *shape) of an .npz file, as float32."""
     import torch
 
     if not path.is_file():
@@ -134,24 +129,24 @@ def _is_path(text: str) -> bool:
 
 
 def _npz(path: Path, wanted: Sequence[str]) -> Any:
-    """The only array in a file, or the first of those ``wanted``: numbers, an event a row."""
+    """The only array in a file, or the first of those ``wanted``; it must be numeric, one event per row."""
     import zipfile
     import zlib
 
     import numpy as np
 
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load opens an .npy by any name
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load alone would open an .npy
             names = list(file.files)
             name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
             if name is None:
                 found = f"has the arrays {', '.join(names)}" if names else "has no array"
-                raise UsageError(f"{path} {found}: call the one that is meant {wanted[0]!r}")
+                raise UsageError(f"{path} {found}: name the events {wanted[0]!r}")
             array = file[name]
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"cannot read {path} as an .npz file: {error}") from error
     if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise UsageError(f"{path} holds {array.dtype} of shape {list(array.shape)}: give numbers, an event a row")
+        raise UsageError(f"{path} holds {array.dtype} of shape {list(array.shape)}: give numbers, one event per row")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -160,7 +155,7 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
     from PIL import Image
 
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UsageError(f"{path} holds images, the events have shape {list(shape)}: give an .npz file")
+        raise UsageError(f"{path} holds images, but events have shape {list(shape)}: give an .npz file")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"there is no image in {path}")
@@ -179,7 +174,7 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
 
 
 def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
-    """(N, *shape), from channels first, channels last, or no axis of channels."""
+    """Arrange events as (N, *shape), from channels first, channels last, or no axis of channels."""
     found = tuple(events.shape[1:])
     if not len(events):
         raise UsageError(f"{path} is empty")
@@ -193,15 +188,15 @@ def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
 
 
 def _check_kind(events: Tensor, opened: OpenedModel, name: str) -> None:
-    """Grey levels are images, which a model of other floats knows nothing of. (Those of a target lie on [-1, 1].)"""
+    """Refuse grey levels for a model of floats. (Those of a target are on [-1, 1].)"""
     if not events.is_floating_point() and opened.units.levels is None and opened.target is None:
         raise UsageError(
-            f"{name} holds grey levels, and the model is one of floats ({opened.data}): give floats as these data are"
+            f"{name} holds grey levels, but the model's data are floats ({opened.data}): give floats in their units"
         )
 
 
 def _check_range(events: Tensor, opened: OpenedModel, path: Path) -> None:
-    """Images and fields must lie about where the model's do, if that is known: half its width beyond is a mistake."""
+    """Refuse images and fields that exceed the model's range, if it is known, by more than half its width."""
     if len(opened.shape) != 3:
         return
     low, high = opened.span

@@ -1,7 +1,4 @@
-"""What a command works on: a checkpoint, a preset with random weights, or an exact target under an SDE.
-
-One set of options and one way to open them, for every command that asks a model for something.
-"""
+"""The model that a command works on: a checkpoint, a preset with random weights, or an exact target under an SDE."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ _LOOKED_AT = 256
 
 @attrs.frozen(eq=False)
 class OpenedModel:
-    """A score under its SDE, on a device, and the units of its events."""
+    """A score model on a device, with its SDE, default sampler and units."""
 
     score: ScoreModel
     sde: SDE
@@ -43,22 +40,22 @@ class OpenedModel:
     n: int
     device: torch.device
     origin: dict[str, Any]
-    """What it is, for the record."""
+    """Where the model is from, as recorded in results."""
     plan: Plan | None = None
     """The configuration's components; None for a target."""
     target: Target | None = None
-    """The target as it was made, on the CPU; None for a model."""
+    """The exact target, on the CPU; None for a network."""
 
     @property
     def data(self) -> str:
-        """The data set that it is a model of, as it is typed; ``none`` where no one said."""
+        """The data set of the model, as typed; ``none`` if it is not known."""
         if self.plan is None:
             return f"exact[target={self.origin['target']}]"
         return str(self.plan.config.data.dataset or "none")
 
     @property
     def span(self) -> tuple[float, float]:
-        """Where the floats of its events lie: the range of images, that of some draws of a target, else anywhere."""
+        """The range of the events' values: of images, or of some draws of a target; else unbounded."""
         if self.units.levels is not None:
             return self.units.range
         if self.target is None:
@@ -68,13 +65,13 @@ class OpenedModel:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that say what to work on."""
+    """Add the options that choose a model."""
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument(
-        "--checkpoint", metavar="DIR", help="a folder, of a model or a run, or a name of 'scoresde list checkpoints'"
+        "--checkpoint", metavar="DIR", help="a folder of a model or run, or a name of 'scoresde list checkpoints'"
     )
-    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, to try what is possible")
-    model.add_argument("--target", metavar="NAME", help="an exact target, whose score is known: such as mnist_mfa")
+    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, for trials")
+    model.add_argument("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
     parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
     add_weights(parser)
     add_changes(parser, "sampling.t_min=1e-4")
@@ -87,9 +84,9 @@ def open_model(
     dtype: torch.dtype,
     precision: str = "float32",
 ) -> OpenedModel:
-    """What :func:`add_model`'s options name, its score ready to be called, its network in ``precision``.
+    """Open the model that :func:`add_model`'s options choose, with the network's arithmetic in ``precision``.
 
-    Float32 means float32 on a GPU too.
+    Float32 is not rounded to TF32.
     """
     from scoresde_core.score import PRECISIONS
 
@@ -99,7 +96,7 @@ def open_model(
     if arguments.target is not None:
         return _target(arguments, registry, device, dtype)
     if arguments.sde is not None:
-        raise UsageError(f"--sde {arguments.sde} goes with --target: a model has its own SDE")
+        raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
     return OpenedModel(
         model.to(device, dtype).score(autocast=PRECISIONS[precision]),
@@ -131,7 +128,7 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
-    """The model, and where it is from."""
+    """Load or build the model; return it with its origin."""
     from ..models import checkpoint
     from ..models.model import plan_model
     from .presets import find_preset

@@ -1,4 +1,4 @@
-"""``scoresde presets``, and presets by name or by file."""
+"""``scoresde presets``, and looking presets up by name or file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class PresetsCommand(Command):
-    """The models that can be built by name: short for ``scoresde list presets``."""
+    """Lists the presets: short for ``scoresde list presets``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """The format."""
+        """Add ``--json``."""
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """List them."""
+        """Print the list."""
         arguments.kind = "presets"
         return list_components(arguments, registry)
 
 
 def find_preset(registry: Registry, text: str) -> Config:
-    """The preset called ``text``, or the one in the YAML file ``text``."""
+    """The preset named ``text``, or the one in the YAML file ``text``."""
     if not text.endswith((".yaml", ".yml")):
         preset: Config = registry.create("presets", text)
         return preset

@@ -1,12 +1,12 @@
 """``scoresde sample``: samples of a checkpoint or an exact target, as a PNG grid and an ``.npz``.
 
-The folder that is written holds ``samples.npz``, ``samples.png`` for events of one or three channels (the first 256),
-and ``sampling.yaml``, which says how they came about. Images are ``samples`` (uint8, NHWC, as FID tools read them),
-rounded to the nearest value; the published code cuts off instead, which darkens every image by half a value. All else
-is ``floats`` (N, ...) in the numbers of the data, and its picture is scaled, which the record says.
+The folder has ``samples.npz``, ``samples.png`` for events of one or three channels (the first 256), and
+``sampling.yaml``, which records how they were made. Images are ``samples`` (uint8, NHWC, as FID tools read them),
+rounded to the nearest value; the published code truncates, which darkens every image by half a value. Other events are
+``floats`` (N, ...) in the numbers of the data; their picture is scaled, as recorded.
 
-Under a ``--condition`` that knows a part of the sample, every tile of the picture is what was known beside what was
-made of it, and the ``.npz`` holds the first as ``observed``.
+Under a ``--condition`` that knows a part of the sample, every tile of the picture shows the known part next to the
+sample, and the ``.npz`` has the known part as ``observed``.
 """
 
 from __future__ import annotations
@@ -43,36 +43,36 @@ if TYPE_CHECKING:
 
 _TILES = 256
 _TRUE_EVENTS = 256
-"""Draws of a target, to see its scale."""
+"""Number of draws of a target that determine its scale."""
 
 
 @attrs.frozen
 class SampleCommand(Command):
-    """Samples of a model or an exact target, as picture and numbers: ``scoresde sample --checkpoint RUN --out DIR``."""
+    """Draws samples of a model or an exact target: ``scoresde sample --checkpoint RUN --out DIR``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """What to sample, how, and under which condition."""
+        """Add the options of model, sampler and condition."""
         add_model(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
         parser.add_argument(
             "--sampler", metavar="X", help="such as 'pc[predictor=ddim,steps=50]' (default: the configuration's)"
         )
-        parser.add_argument("--steps", type=int, metavar="N", help="number of steps, whatever the sampler")
-        parser.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same samples")
+        parser.add_argument("--steps", type=int, metavar="N", help="number of steps of the sampler")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
         parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
         add_device(parser)
         add_precision(parser)
-        parser.add_argument("--keep-floats", action="store_true", help="the samples before rounding as well, NCHW")
+        parser.add_argument("--keep-floats", action="store_true", help="also write the samples before rounding, NCHW")
         given = parser.add_argument_group("controllable generation")
         given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
         given.add_argument(
             "--observe", metavar="X",
-            help="where the known part is taken from: a data set, an .npz file, an image, or a folder of images"
+            help="source of the known part: a data set, an .npz file, an image, or a folder of images"
         )  # fmt: skip
         given.add_argument(
             "--index", type=int, nargs="+", metavar="I",
-            help="which of these events; several are cycled over the samples (default: the first ones in their order)"
+            help="which of these events; several are cycled over the samples (default: in their order)"
         )  # fmt: skip
         given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
         add_download(given)
@@ -86,14 +86,14 @@ class SampleCommand(Command):
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What can be told from the words alone."""
+    """Check the options before anything is loaded."""
     check_counts(arguments, "n", "steps", "batch_size", "rounds")
     if not -(2**63) <= arguments.seed < 2**63:
         raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
     if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
-        raise UsageError("--observe, --index and --rounds go with a --condition: see 'scoresde list conditions'")
+        raise UsageError("--observe, --index and --rounds need a --condition: see 'scoresde list conditions'")
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
-        why = "an exact score has no network" if arguments.target else f"a network in {arguments.dtype} stays as it is"
+        why = "an exact score has no network" if arguments.target else f"the network computes in {arguments.dtype}"
         raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
     if arguments.out.exists():
         raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
@@ -102,8 +102,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     _check(arguments)
 
-    # Only here does anything import torch: a mistyped option is answered at once.
-    import torch
+    import torch  # takes time, so not before the options are checked
 
     from scoresde_core import sampler as sampling
     from scoresde_core.condition import ConditionedSampler
@@ -143,7 +142,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
             dtype=dtype,
             observe=step_observer(registry, steps.show),
         )
-    _judge(drawn.x, opened, plain)
+    _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
     written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
@@ -155,8 +154,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     return 0
 
 
-def _judge(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
-    """Raise where samples are not worth writing."""
+def _check_samples(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
+    """Raise :class:`ScoreSDEError` for samples of a wrong shape or scale."""
     from scoresde_core import sampler as sampling
 
     if x.shape[1:] != opened.shape:
@@ -170,7 +169,7 @@ def _judge(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
 def _observe(
     arguments: argparse.Namespace, registry: Registry, opened: OpenedModel, blank: Tensor
 ) -> tuple[Observation, dict[str, Any]]:
-    """What is known of as many samples as there are rows in ``blank``, and the record of where it is from."""
+    """The observation for each row of ``blank``, and its record."""
     condition = registry.create("conditions", arguments.condition, units=opened.units)
     reason = condition.skip(opened.shape) or _skip_units(condition, opened)
     if reason:
@@ -178,10 +177,10 @@ def _observe(
     record = {"condition": repr(condition), "rounds": arguments.rounds}
     if not condition.needs_data:
         if arguments.observe or arguments.index:
-            raise UsageError(f"the condition {arguments.condition} takes nothing from data: leave --observe out")
+            raise UsageError(f"the condition {arguments.condition} needs no data: leave --observe out")
         return condition.observe(blank), record
     if arguments.observe is None:
-        raise UsageError(f"the condition {arguments.condition} needs events to take the known part from: --observe X")
+        raise UsageError(f"the condition {arguments.condition} needs events for the known part: give --observe X")
     events = open_events(arguments.observe, opened, registry, arguments.split, arguments.download)
     indices = arguments.index or range(len(events))
     chosen = [indices[k % len(indices)] for k in range(len(blank))]
@@ -191,14 +190,14 @@ def _observe(
 
 
 def _skip_units(condition: Condition, opened: OpenedModel) -> str | None:
-    """A mean over channels is another thing where each has a scale of its own."""
+    """Refuse conditions on sums of channels if each channel has its own scale."""
     if condition.mixes_channels and len({*opened.units.scale}) > 1:
-        return f"{condition!r} knows sums of channels, and the model has scaled each channel by itself"
+        return f"{condition!r} knows sums of channels, but the model scales each channel separately"
     return None
 
 
 def _known(observation: Observation | None, opened: OpenedModel, n: int) -> Tensor | None:
-    """The known part of each sample, in the middle of the range where nothing is known; None where it is no part."""
+    """The known part of each sample, the middle of the range elsewhere; None for other conditions."""
     import torch
 
     from scoresde_core.sde import DATA
@@ -224,7 +223,7 @@ def _sampler(arguments: argparse.Namespace, registry: Registry, opened: OpenedMo
 def _save(
     arguments: argparse.Namespace, opened: OpenedModel, drawn: Samples, known: Tensor | None, about: dict[str, Any]
 ) -> list[str]:
-    """The folder, with the record of how it came about; returns the names in it."""
+    """Write the folder with its record; return the names of its files."""
     import torch
 
     from ..machine.files import new_folder
@@ -242,7 +241,7 @@ def _save(
 def _write(
     folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool
 ) -> tuple[list[str], str | None]:
-    """Numbers and, of one or three channels, a picture; the names of all files, that of the record last, and a note."""
+    """Write arrays and, if possible, a picture; return the file names, the record's last, and the picture's note."""
     import numpy as np
 
     parts = {"samples": x} if known is None else {"samples": x, "observed": known}
@@ -269,7 +268,7 @@ class _Steps:
         self.progress, self.batches, self.batch, self.last = progress, batches, 1, -1
 
     def show(self, done: int, total: int) -> None:
-        """Step ``done`` of ``total`` is made; 0 where their number is not known."""
+        """Show that step ``done`` of ``total`` is made; 0 if their number is unknown."""
         if done <= self.last:
             self.batch, self.last = self.batch + 1, -1
         name = f"batch {self.batch} of {self.batches}" if self.batches > 1 else "sampling"

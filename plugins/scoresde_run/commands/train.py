@@ -1,4 +1,4 @@
-"""``scoresde train``: a preset, trained in a folder; the same command goes on with a run that was stopped or killed."""
+"""``scoresde train``: trains a preset in a folder; the same command resumes a run that was stopped or killed."""
 
 from __future__ import annotations
 
@@ -38,45 +38,45 @@ class TrainCommand(Command):
     """Trains a preset in a folder: ``scoresde train PRESET KEY=VALUE --out DIR``; an existing run is resumed."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """The preset, changes of its configuration, and the options of a run."""
+        """Add the preset, changes of its configuration, and the options of a run."""
         parser.add_argument(
             "preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml"
         )
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Train; returns when the run is complete or interrupted."""
+        """Train until the run is complete or interrupted."""
         return _train(arguments, registry)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """The options of a training run, whatever it trains."""
+    """Add the options of a training run."""
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE", help="change the configuration: training.batch_size=64"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; one that is there goes on"
+        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; an existing run is resumed"
     )
     add_device(parser)
     add_download(parser)
     parser.add_argument(
-        "--fresh", action="store_true", help="start afresh; a run that is there is moved to DIR.1, DIR.2, ..."
+        "--fresh", action="store_true", help="start again; an existing run is moved to DIR.1, DIR.2, ..."
     )
     parser.add_argument(
         "--from", dest="source", metavar="CHECKPOINT",
-        help="begin with these weights: a model or a run, by folder or name; or with a whole state of checkpoints/"
+        help="begin with these weights: the folder or name of a model or run; or with a state in checkpoints/"
     )  # fmt: skip
-    parser.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard as well")
-    parser.add_argument("--log-level", default="info", choices=_LEVELS, help="what is shown (default: info)")
+    parser.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
+    parser.add_argument("--log-level", default="info", choices=_LEVELS, help="least level of messages (default: info)")
     _intermix(parser)
 
 
 def _intermix(parser: argparse.ArgumentParser) -> None:
-    """Let KEY=VALUE stand after options as well; of itself argparse takes one unbroken row of them."""
+    """Allow KEY=VALUE after options too; by default argparse takes only one unbroken sequence of them."""
     plain = parser.parse_known_args
 
     def parse(arguments: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        parser.parse_known_args = plain  # type: ignore[method-assign]  # which the next line calls in turn
+        parser.parse_known_args = plain  # type: ignore[method-assign]  # the next line calls it
         try:
             return parser.parse_known_intermixed_args(arguments, namespace)
         finally:
@@ -95,7 +95,7 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
     if arguments.tensorboard:
         _tensorboard_or_raise()
 
-    # Only here does anything import torch: a mistyped option is answered at once.
+    # Imports torch, so not before the options are checked.
     from ..training.run import begun
     from ..training.trainer import Trainer, plan_training
 
@@ -109,10 +109,10 @@ def _train(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _check_changes(changes: list[str]) -> None:
-    """What training finds out is not for anyone to say."""
+    """Refuse changes of keys that training records."""
     for name in RECORDED:
         if any(change.partition("=")[0].strip() == f"model.{name}" for change in changes):
-            what = "the data set says it" if name == "levels" else f"set data.{name}, or data.standardise=true"
+            what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"
             raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
 
 
@@ -122,9 +122,9 @@ def run_training(
     plan: Callable[[Processes], TrainingPlan],
     kind: type[Trainer],
 ) -> int:
-    """Train what ``plan`` says in the folder ``arguments.out``, or go on there; the exit code.
+    """Train ``plan`` in the folder ``arguments.out``, or resume the run there; return the exit code.
 
-    Takes the options of :func:`add_run`.
+    ``arguments`` are the options of :func:`add_run`.
     """
     from ..machine.processes import joined
 
@@ -135,7 +135,7 @@ def run_training(
             asked = stack.enter_context(_asked_to_stop())
             run = _prepare(arguments, registry, plan(processes), kind, processes, stack, lambda: bool(asked))
         except (UsageError, FileError) as error:
-            # What is wrong here may be right on another machine; of the processes of one machine, all found the same.
+            # All processes of a machine raise the same error, which may differ from another machine's.
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 raise
             raise SystemExit(error.exit_code) from error
@@ -152,16 +152,16 @@ def _prepare(
     stack: ExitStack,
     stop: Callable[[], bool],
 ) -> TrainingRun:
-    """Everything checked, cheap things first, and built."""
+    """Check everything, cheap things first, and build the run."""
     from ..machine.device import slow_precision
     from ..training.run import check_resumable
 
     slow = slow_precision(processes.device, plan.config.training.precision)
     if slow and processes.first:
         print(f"warning: {slow}", file=sys.stderr)
-    # A run is moved away only for one that can begin.
+    # An existing run is moved only after the new one has been built.
     ready = _built(arguments, registry, plan, kind, processes, stop) if arguments.fresh else None
-    processes.wait()  # all have read the weights that they begin with, which may lie in the run that is moved
+    processes.wait()  # until all have read the initial weights, which may be in the run that is moved
     if processes.first:
         if arguments.fresh:
             _set_aside(arguments.out)
@@ -179,7 +179,7 @@ def _built(
     processes: Processes,
     stop: Callable[[], bool],
 ) -> TrainingRun:
-    """The run, with the weights that it begins with."""
+    """Build the run, with its initial weights."""
     from ..models import checkpoint
     from ..training.run import CHECKPOINTS, TrainingRun
     from ..training.state import latest_step
@@ -193,7 +193,7 @@ def _built(
 
 
 def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
-    """Train, and show what happens."""
+    """Train, and show the events."""
     shown = run.first and arguments.log_level in ("info", "debug")
     stack.enter_context(_logging(arguments.log_level if run.first else "error"))
     writer = None
@@ -208,7 +208,7 @@ def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -
                 writer.add_scalar(name, value, event.step)
             writer.flush()
         if event.what == "stopped" and shown:
-            print(f"stopped after step {event.step}, its state saved: the same command goes on", file=sys.stderr)
+            print(f"stopped after step {event.step}, its state saved: repeat the command to resume", file=sys.stderr)
         if event.what == "done" and run.first:
             print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
 
@@ -221,14 +221,14 @@ class _Printer:
         self.begun = False
 
     def show(self, event: Event) -> None:
-        """Show what people want to see of ``event``."""
+        """Show ``event``."""
         if event.what == "loss":
             text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
             due = self.verbose or event.step == self.total or not self.begun
             self.progress.show(text, event.step, self.total, self._line(event, text), due or None)
             self.begun = True
         elif event.what == "begin" and event.step:
-            self.progress.show("training", event.step, self.total, self._line(event, "going on"), True)
+            self.progress.show("training", event.step, self.total, self._line(event, "resumed"), True)
         elif event.what == "model" or (event.what == "checkpoint" and self.verbose):
             self.progress.say(self._line(event, f"saved {event.path}"))
         elif event.what == "evaluation" and self.verbose:
@@ -239,16 +239,16 @@ class _Printer:
 
 
 class _Handler(logging.Handler):
-    """To whatever stderr is now: a progress bar puts itself in between."""
+    """Writes to the current stderr, which a progress bar replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
+        """Print one line."""
         print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
 
 
 @contextmanager
 def _logging(level: str) -> Iterator[None]:
-    """The library's log, from ``level`` on, as lines on stderr."""
+    """Print the library's log from ``level`` on to stderr."""
     logger, handler = logging.getLogger("scoresde_core"), _Handler()
     before = logger.level
     logger.addHandler(handler)
@@ -262,7 +262,7 @@ def _logging(level: str) -> Iterator[None]:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Warnings, such as of a picture that is skipped, as what they say: where in the code they arose helps nobody."""
+    """Print warnings as one line each, without their place in the code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         yield
@@ -270,7 +270,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """The signals that asked to stop so far: SIGTERM, or the first Ctrl-C (the second does what it always does)."""
+    """Yield a list of the stop signals so far: SIGTERM, or the first Ctrl-C (the second has its usual effect)."""
     asked: list[int] = []
     before: dict[int, Any] = {}
 
@@ -290,17 +290,17 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 @contextmanager
 def _sole_owner(folder: Path) -> Iterator[None]:
-    """The run's folder, made where it is missing, and locked: the lock ends with the process, however that ends."""
+    """Make the run's folder if it is missing, and lock it."""
     from ..training.run import CONFIG
 
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
-        raise FileError(f"{folder} exists and is no training run: choose another --out")
+        raise FileError(f"{folder} exists and is not a training run: choose another --out")
     with locked(folder, "training"):
         yield
 
 
 def _set_aside(folder: Path) -> None:
-    """Move a run out of the way, to the first free DIR.1, DIR.2, ..."""
+    """Move a run to the first free DIR.1, DIR.2, ..."""
     if not folder.exists():
         return
     number = 1
@@ -320,5 +320,5 @@ def _tensorboard_or_raise() -> Any:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer of what comes after ``step``; what a killed run wrote of these steps is not shown any more."""
+    """A TensorBoard writer for the steps after ``step``, which hides what a killed run wrote of them."""
     return _tensorboard_or_raise()(folder / "tensorboard", purge_step=step + 1)

@@ -1,10 +1,10 @@
 r"""Batches: a data set as an endless stream whose k-th batch is a function of (seed, k) alone.
 
-Epoch e visits the events in a permutation drawn from (seed, e). The permutations one after another form the stream;
-batch k is its rows kB .. (k + 1)B, and process r of W takes the r-th of W equal shares of them. So every event comes
-once an epoch whatever B is, a run resumes at any k without replaying, and the number of processes changes nothing.
+Epoch e visits the events in a permutation drawn from (seed, e). The concatenated permutations form the stream; batch k
+is its rows kB .. (k + 1)B, and process r of W takes the r-th of W equal shares of them. So every event occurs once per
+epoch for any B, a run resumes at any k without replaying, and the number of processes changes nothing.
 
-Small sets lie on the device as uint8 and are indexed there; large ones are decoded by worker processes.
+Small sets are kept on the device as uint8 and indexed there; large ones are decoded by worker processes.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from scoresde_core.noise import key
 from scoresde_core.units import Units
 
 RESIDENT_BYTES = 2**30
-"""Up to this size a split lives on the device, if nothing else is asked for: CIFAR-10 takes 0.15 of it."""
+"""The largest split that is kept on the device by default; CIFAR-10 takes 0.15 of it."""
 
 
 @attrs.frozen
 class Preprocessing(Units):
-    """From stored events to what a model sees, and back: units, mirrors, noise.
+    """Converts stored events to a model's units, and back, with random mirroring and dequantisation.
 
-    Grey level v of 0 .. 255 becomes v / 255, or (v + u) / 256 with u uniform on [0, 1) where ``dequantise`` asks for a
-    density; ``centered`` maps [0, 1] to [-1, 1]. Published: centered for VP and sub-VP, [0, 1] for VE.
+    Grey level v of 0 .. 255 becomes v / 255, or under ``dequantise`` (v + u) / 256 with u uniform on [0, 1);
+    ``centered`` maps [0, 1] to [-1, 1]. Published: centered for VP and sub-VP, [0, 1] for VE.
     """
 
     flip: bool = param(False, "mirror half of the images from left to right, with what is known of them")
     dequantise: bool = param(False, "add uniform noise of one grey level, for likelihoods")
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
-        """Float32 like ``events`` (B, ...); without ``draws`` nothing random happens: no flip, and u = 1/2."""
+        """Convert ``events`` (B, ...) to float32; without ``draws`` nothing is random: no flip, and u = 1/2."""
         x = self.augment(events, draws)
         u: Tensor | float | None = None
         if self.dequantise and not x.is_floating_point():
@@ -52,7 +52,7 @@ class Preprocessing(Units):
         return self.encode(x, u).float()
 
     def augment(self, events: Tensor, draws: Draws | None = None) -> Tensor:
-        """``events`` (B, ...) as they are stored, some of them mirrored: the same ones for the same ``draws``."""
+        """Mirror some of the stored ``events`` (B, ...), chosen by ``draws``."""
         if self.flip and events.is_floating_point():
             raise UsageError(
                 f"events of shape {tuple(events.shape[1:])} are floats, which may have no mirror images: "
@@ -61,26 +61,26 @@ class Preprocessing(Units):
         return mirrored(events, draws) if self.flip and draws is not None else events
 
     def to_images(self, x: Tensor) -> Tensor:
-        """Model values back to uint8 (B, C, H, W), rounded to the nearest grey level and clamped."""
+        """Convert model values to uint8 (B, C, H, W), rounded to the nearest grey level and clamped."""
         # A dequantised grey level is a bin [v, v + 1) / 256, any other a point v / 255.
         return self.images(x, "bins" if self.dequantise else "nearest")
 
 
 def mirrored(values: Tensor, draws: Draws) -> Tensor:
-    """``values`` (B, ..., W), each row mirrored along the last axis with probability 1/2, by the row's ``draws``."""
+    """Mirror each row of ``values`` (B, ..., W) along the last axis with probability 1/2, by the row's ``draws``."""
     chosen = draws.uniform("flip", shape=(1,) * (values.ndim - 1)) < 0.5
     return torch.where(chosen, values.flip(-1), values)
 
 
 @attrs.frozen(eq=False)
 class Batch:
-    """Events ``x`` (B, *shape) as a model sees them, and what is known of them, a row an event: ``labels`` (B,)."""
+    """Events ``x`` (B, *shape) in a model's units, and what is ``known`` of them, such as ``labels`` (B,)."""
 
     x: Tensor
     known: Mapping[str, Tensor] = attrs.field(factory=dict)
 
     def parts(self, count: int) -> Iterator[Batch]:
-        """This batch in ``count`` parts."""
+        """Split this batch into ``count`` parts."""
         start = 0
         for x in self.x.chunk(count):
             yield Batch(x, {name: values[start : start + len(x)] for name, values in self.known.items()})
@@ -94,7 +94,7 @@ def order(seed: int, epoch: int, size: int) -> Tensor:
 
 
 class Order:
-    """The indices of batch k, for any k; keeps the permutations of the last two epochs."""
+    """The indices of batch k, for any k; caches the permutations of two epochs."""
 
     def __init__(self, seed: int, size: int, batch_size: int) -> None:
         self.seed, self.size, self.batch_size = seed, size, batch_size
@@ -119,12 +119,12 @@ class Order:
 
 
 class Batches:
-    """Batches of a split, ready for a model: ``batches.stream(k)`` yields batch k, k + 1, ... without end,
-    and ``batches.once()`` every event once, in the stored order, for evaluation.
+    """Batches of a split in a model's units: ``batches.stream(k)`` yields batch k, k + 1, ... without end,
+    and ``batches.once()`` yields every event once, in the stored order, for evaluation.
 
-    ``batch_size`` is that of all processes together; this one, ``rank`` of ``world``, gets its share of every batch.
-    ``needs`` names what has to be known of the events (:meth:`~scoresde_core.dataset.Dataset.known`); it comes along.
-    ``resident=None`` decides by size; ``workers`` decode what is not resident (0: in this process).
+    ``batch_size`` is that of all processes together; this process, ``rank`` of ``world``, gets its share of each batch.
+    ``needs`` names the known values that batches contain (:meth:`~scoresde_core.dataset.Dataset.known`).
+    ``resident=None`` decides by size; ``workers`` processes decode data that are not resident (0: this process does).
     """
 
     def __init__(
@@ -155,34 +155,32 @@ class Batches:
         self.shape = dataset.shape
         self.resident = self._fits() if resident is None else resident
         if self.resident:
-            everything = self.events if isinstance(self.events, Tensor) else dataset.load(split)
-            self.events = everything.to(self.device)
-        # After loading, which leaves broken files out.
+            loaded = self.events if isinstance(self.events, Tensor) else dataset.load(split)
+            self.events = loaded.to(self.device)
+        # Known only after loading, which leaves out broken files.
         self.size = len(self.events)
         if not self.size:
-            raise UsageError(f"{dataset} has no event in its {split} split")
+            raise UsageError(f"the {split} split of {dataset} is empty")
         for name, values in self.known.items():
             if len(values) != self.size:
-                raise UsageError(f"{dataset} has {self.size} events in its {split} split, and {len(values)} {name}")
+                raise UsageError(f"{dataset} has {self.size} events in its {split} split, but {len(values)} {name}")
         self.order = Order(seed, self.size, batch_size)
 
     def _known(self, dataset: Dataset, split: Split, needs: tuple[str, ...]) -> dict[str, Tensor]:
         found = dataset.known(split) if needs else {}
         missing = [name for name in needs if name not in found]
         if missing:
-            raise UsageError(
-                f"{dataset} knows no {', '.join(missing)} of its events, which the loss needs: choose another data set"
-            )
+            raise UsageError(f"{dataset} has no {', '.join(missing)}, which the loss needs: choose another data set")
         return {name: found[name].to(self.device) for name in needs}
 
     def _mirrors(self, dataset: Dataset) -> frozenset[str]:
-        """The names of what is mirrored with the events: as the data set says, else what covers the same pixels."""
+        """The known values that are mirrored with the events: those declared, else those with the same pixels."""
         declared, found = dataset.mirrors, set()
         for name, values in self.known.items():
             covers = values.ndim > 2 and values.shape[-2:] == dataset.shape[-2:]
             if name not in declared and not covers:
                 raise UsageError(
-                    f"{dataset} does not say what becomes of {name} {tuple(values.shape[1:])} in a mirror: set "
+                    f"{dataset} does not say whether {name} {tuple(values.shape[1:])} is mirrored with its events: set "
                     f"data.random_flip=false, or give its class mirrors = {{{name!r}: False}} (True: mirrored too)"
                 )
             if declared.get(name, covers):
@@ -190,39 +188,39 @@ class Batches:
         return frozenset(found)
 
     def _fits(self) -> bool:
-        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # what is decoded is images
+        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # decoded images are uint8
         return len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
 
     def draws(self, k: int | str, count: int | None = None) -> Draws:
-        """The random numbers of this process's rows of batch ``k``, for the loss too: purposes keep them apart."""
+        """The random numbers of this process's rows of batch ``k``; the loss uses them too, for other purposes."""
         count = self.count if count is None else count
         return Draws(self.seed, k, count, start=self.start, total=self.batch_size, device=self.device)
 
     def indices(self, k: int) -> Tensor:
-        """The events (count,) in this process's rows of batch ``k``."""
+        """The indices (count,) of this process's events in batch ``k``."""
         return self.order.batch(k)[self.start : self.start + self.count]
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
-        """``count`` events a time, float32 on the device, from batch ``start`` on, without end."""
+        """Yield this process's share of batch ``start``, ``start`` + 1, ... without end, float32 on the device."""
         steps = itertools.count(start)
         for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
             yield self._batch(events, self.indices(k), self.draws(k))
 
     def once(self) -> Iterator[Batch]:
-        """This process's share of one pass in the stored order, the same at every call; the last batch may be short."""
+        """Yield this process's share of one pass in the stored order; the last batch may be short."""
         starts = range(self.start, self.size, self.batch_size)
         rows = [torch.arange(first, min(first + self.count, self.size)) for first in starts]
         for number, events in enumerate(self._fetch(iter(rows))):
             yield self._batch(events, rows[number], self.draws(f"pass {number}", len(events)))
 
     def _batch(self, events: Tensor, indices: Tensor, draws: Draws) -> Batch:
-        """Stored events, and what is known of them, as a model sees them: what is mirrored is so in both."""
+        """Convert stored events and known values for a model; both are mirrored alike."""
         known = {name: values[self._moved(indices)] for name, values in self.known.items()}
         known |= {name: mirrored(known[name], draws) for name in self.mirrors}
         return Batch(self.preprocessing(events, draws), known)
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The events at some indices, as stored, on the device."""
+        """Yield the stored events at each batch of indices, on the device."""
         if isinstance(self.events, Tensor) and self.resident:
             for indices in batches:
                 yield self.events[self._moved(indices)]
@@ -234,7 +232,7 @@ class Batches:
             collate_fn=_collate,
             worker_init_fn=_obey_the_parent,
             pin_memory=self.device.type == "cuda",
-            # Workers are seeded from this, which leaves torch's global generator alone.
+            # Seeds the workers, without torch's global generator.
             generator=torch.Generator().manual_seed(key(self.seed, "workers")),
         )
         for batch in loader:
@@ -249,7 +247,7 @@ class Batches:
 
 
 class _Fetched(torch.utils.data.Dataset[Any]):
-    """Events, with an error of ours as a value: a worker would wrap it in its traceback."""
+    """Events, with our errors as values, because a worker would wrap them in its traceback."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -262,11 +260,12 @@ class _Fetched(torch.utils.data.Dataset[Any]):
 
 
 def _obey_the_parent(worker: int) -> None:
-    """Schedulers, torchrun and Ctrl-C signal the whole group, which is for this worker's parent to answer.
+    """Ignore SIGINT, and SIGTERM unless the parent sends it.
 
-    Of a worker it may still need a batch. So a worker hears of SIGTERM from its parent alone, and of SIGINT not at all.
+    Schedulers, torchrun and Ctrl-C signal the whole group. The parent handles these signals, and may still need a
+    batch of this worker.
     """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+    if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 

@@ -1,4 +1,4 @@
-"""The scale of data: what brings them to mean 0 and variance 1, and whether an SDE reaches from it to its prior."""
+"""The scale of data: its standardisation, and whether it fits an SDE."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from scoresde_core.units import Units
 
 _CHUNK = 1024
 _LOOKED_AT = 4096
-"""Events, spread evenly over the training split, whose scale is compared with the SDE's."""
+"""Number of events, spread evenly over the training split, whose scale is compared with the SDE's."""
 
 
 @attrs.frozen
 class Moments:
-    """``mean`` and ``variance`` (C,) of each entry of the events' first axis, over all else, float64 on the CPU."""
+    """``mean`` and ``variance`` (C,) per channel or column, float64 on the CPU."""
 
     mean: Tensor
     variance: Tensor
 
     @classmethod
     def of(cls, events: Events, units: Units, indices: Sequence[int]) -> Moments:
-        """Those of the events at ``indices`` in ``units``, in one pass over them."""
+        """Compute the moments of the events at ``indices`` in ``units``, in one pass."""
         count, mean, squares = 0, torch.zeros(()), torch.zeros(())
         for chunk in _chunks(events, indices):
             x = units.encode(chunk).double().movedim(1, 0).flatten(1)
             more, centre = x.shape[1], x.mean(1)
             spread, off = (x - centre.unsqueeze(1)).square().sum(1), centre - mean
-            # Two sets of numbers as one (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
+            # Merge two sets (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
             squares = squares + spread + off.square() * (count * more / (count + more))
             mean, count = mean + off * (more / (count + more)), count + more
         return cls(mean.cpu(), (squares / count).cpu())
 
 
 def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Shift and scale, one a channel or column: means and standard deviations of the training split in ``units``."""
+    """Shift and scale per channel or column: means and standard deviations of the training split in ``units``."""
     events = dataset.open("train")
     if not len(events):
-        raise UsageError(f"{dataset} has no event in its train split")
+        raise UsageError(f"the train split of {dataset} is empty")
     found = Moments.of(events, units, range(len(events)))
     flat = [k for k, value in enumerate(found.variance.tolist()) if not 0 < value < math.inf]
     if flat:
@@ -57,16 +57,16 @@ def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tu
 
 
 def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> str | None:
-    """How the data, as a model in ``units`` sees them, lie outside of what ``sde`` reaches; None where they do not.
+    """Why the scale of the data in ``units`` does not fit ``sde``; None if it does.
 
-    At t = 1 data are forgotten that are small beside sigma(1) / alpha(1); at t_min nothing is seen that is finer than
-    sigma(t_min) / alpha(t_min). Images are looked at only where their range does not answer that by itself.
+    The data must be small compared with sigma(1) / alpha(1), to be forgotten at t = 1, and not finer than
+    sigma(t_min) / alpha(t_min), the noise left at t_min. Images are read only if their range does not decide it.
     """
     start, end = (sde.level(torch.tensor(t, dtype=torch.float64)) for t in (sde.t_min, 1.0))
     prior, alpha = sde.prior, float(end.alpha)
 
     def left(mean: Tensor, variance: Tensor | float = 0.0) -> Tensor:
-        """The root mean square of alpha(1) x about the prior's mean, in its standard deviations, (C,)."""
+        """The root mean square (C,) of alpha(1) x about the prior's mean, in the prior's standard deviations."""
         about = alpha * mean.unsqueeze(0) - prior.shift(mean.unsqueeze(0))
         return (about[0].square() + alpha**2 * variance).sqrt() / prior.std
 
@@ -81,8 +81,8 @@ def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> 
     if float(far[worst]) > 1:
         size = float((found.mean[worst].square() + found.variance[worst]).sqrt())
         return (
-            f"the data's root mean square is {size:.4g} (channel or column {worst}), and the prior of {sde!r} forgets "
-            f"only what is small beside {float(end.sigma / end.alpha):.4g}"
+            f"the data's root mean square is {size:.4g} (channel or column {worst}), but the prior of {sde!r} forgets "
+            f"only data that are small compared with {float(end.sigma / end.alpha):.4g}"
         )
     finest, spread = float(start.sigma / start.alpha), found.variance.sqrt()
     if units.levels is None and bool((spread < finest).any()):

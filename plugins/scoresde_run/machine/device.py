@@ -1,4 +1,4 @@
-"""The device that a command was asked to use, and how it keeps its memory."""
+"""Devices: finding one by name, its precision, and its memory."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from scoresde_core.errors import UsageError
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``name``, with its number (``auto``: a GPU if there is one); a missing one is an error."""
+    """The device called ``name``, with its number; ``auto`` is a GPU if there is one. A missing one is an error."""
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        probe = torch.ones(1, device=chosen)  # by a kernel, which torch may not have for an old GPU
-        probe.tolist()  # of meta, which holds no values, this fails as well
+        probe = torch.ones(1, device=chosen)  # runs a kernel, which torch may lack for an old GPU
+        probe.tolist()  # fails on meta, which holds no values
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         if len(known) > 1 and chosen in ("cuda", *known):
-            raise UsageError(f"the device {name!r} is here, but {str(error).partition(chr(10))[0]}") from error
+            raise UsageError(f"the device {name!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
         raise UsageError(f"there is no device {name!r}: this machine has {', '.join(known)}") from error
-    # Tensors on "cuda" say "cuda:0": only with its number does the device equal that of what lies on it.
+    # The device of a tensor on "cuda" is "cuda:0", which does not equal "cuda".
     return probe.device
 
 
 def use_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32).
+    """Set whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32).
 
-    Left alone, torch does so in convolutions.
+    By default, torch does so in convolutions.
     """
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def slow_precision(device: torch.device, precision: str) -> str | None:
-    """What to say before a network computes in ``precision`` on a CPU that has no instructions for it, else None.
+    """A warning if this CPU has no fast instructions for ``precision``, else None.
 
-    Measured: a product of two small matrices, in a quarter of a second at most.
+    It times a product of two small matrices, which takes a quarter of a second at most.
     """
     if device.type != "cpu" or precision == "float32":
         return None
@@ -46,16 +46,16 @@ def slow_precision(device: torch.device, precision: str) -> str | None:
         return None
     return (
         f"this CPU has no fast instructions for {precision}: its products take {factor:.0f} times as long as in "
-        "float32 (measured); take float32 here, or a GPU"
+        "float32 (measured); use float32, or a GPU"
     )
 
 
 _SLOW = 3.0
-"""How much longer a product takes from which on it is worth a word."""
+"""The least ratio of times that gives a warning."""
 
 
 def _seconds(dtype: torch.dtype, size: int = 192) -> float:
-    """Of a product of two matrices: the shortest of three, after one that warms up."""
+    """The time of a product of two matrices: the shortest of three, after one to warm up."""
     matrix, times = torch.ones(size, size, dtype=dtype), []
     for _ in range(4):
         started = time.perf_counter()
@@ -65,10 +65,10 @@ def _seconds(dtype: torch.dtype, size: int = 192) -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library of Linux to keep what is freed; whether it agreed. For programs, not for libraries.
+    """Tell glibc to keep freed memory; return whether it agreed. For programs, not for libraries.
 
-    Every step of a sampler frees a few states and allocates as many. glibc gives such blocks back to the system and
-    fetches their pages anew, which an ODE step with its many stages feels most.
+    Every step of a sampler frees a few states and allocates as many. By default glibc returns such blocks to the system
+    and maps new pages for them, which slows ODE steps most.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:

@@ -15,7 +15,7 @@ import torch
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words."""
+    """The device and its model name."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({_processor()}, {torch.get_num_threads()} threads)"
@@ -38,19 +38,19 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting a GPU's peak afresh."""
+    """Reset a GPU's peak memory count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what torch keeps of a GPU's memory."""
+    """Release the GPU memory that torch caches."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def facts() -> dict[str, Any]:
-    """Versions, git state and date, as they go into every row."""
+    """Versions, git state and date, as recorded in every row."""
     from scoresde_core.shell import own_version
 
     return {
@@ -65,7 +65,7 @@ def facts() -> dict[str, Any]:
 
 @cache
 def _git() -> str | None:
-    """The commit of the checkout this runs from, with ``+`` for uncommitted changes; None for an installed wheel."""
+    """The commit of this checkout, with ``+`` for uncommitted changes; None for an installed wheel."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -1,7 +1,7 @@
-"""The processes of one run, as ``torchrun`` starts them; without it there is one.
+"""The processes of one run, as started by ``torchrun``; without it there is one.
 
-Who a process is comes from the environment that ``torchrun`` sets (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 writes,
-shows and samples; all of them compute.
+The rank of a process comes from the environment that ``torchrun`` sets (RANK, WORLD_SIZE, LOCAL_RANK). All processes
+compute; process 0 also writes, prints and samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .device import find_device
 
 @attrs.frozen
 class Processes:
-    """This process among all of a run, and the device that it computes on."""
+    """The rank of this process, the number of processes, and this process's device."""
 
     device: torch.device
     rank: int = 0
@@ -33,17 +33,17 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and shows."""
+        """Whether this is process 0, which writes and prints."""
         return self.rank == 0
 
     def total(self, value: Tensor) -> Tensor:
-        """``value`` summed over the processes, in place; every process must ask."""
+        """Sum ``value`` over the processes, in place; every process must call this."""
         if self.count > 1:
             dist.all_reduce(value)
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """The rows of every process's ``value``, in order of rank; every process must ask."""
+        """Concatenate every process's ``value`` in order of rank; every process must call this."""
         if self.count == 1:
             return value
         counts = torch.zeros(self.count, dtype=torch.int64, device=value.device)
@@ -55,18 +55,18 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process calls this."""
         self.any(False)
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true in some process; every process must ask, and waits until all have."""
+        """Whether ``flag`` is true in any process; every process must call this, and waits for the others."""
         if self.count == 1:
             return flag
-        # On a GPU the sum is only put in line: reading it is what waits.
+        # On a GPU the sum is only queued; reading it waits.
         return bool(self.total(torch.tensor(float(flag), device=self.device)).item())
 
     def exchange(self, value: Any) -> list[Any]:
-        """The plain ``value`` of every process, in order of rank; every process must ask."""
+        """The plain ``value`` of every process, in order of rank; every process must call this."""
         found = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(found, value)
@@ -75,15 +75,15 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """This process, connected with the others; on GPUs each has the one of its local number."""
+    """Connect this process with the others; on GPUs each uses the one of its local rank."""
     rank, count = _number("RANK", 0), _number("WORLD_SIZE", 1)
     found = find_device(_own(device) if count > 1 else device)
     if found.type == "cuda":
-        torch.cuda.set_device(found)  # or whatever says "cuda" would mean the first, and take memory there
+        torch.cuda.set_device(found)  # or "cuda" would mean the first GPU, and take memory there
     if count == 1:
         yield Processes(found)
         return
-    # One process may sample or judge for hours while the others wait; if it dies, torchrun ends them all.
+    # One process may sample or evaluate for hours while the others wait; if it dies, torchrun ends them all.
     dist.init_process_group("nccl" if found.type == "cuda" else "gloo", timeout=timedelta(days=7))
     atexit.register(_leave)
     yield Processes(found, rank, count)
@@ -92,7 +92,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def _leave() -> None:
-    """The end after an error: NCCL's own would wait for the others, who wait for this process."""
+    """Exit after an error: NCCL's own exit would wait for the others, which wait for this process."""
     try:
         print(end="", flush=True)
     finally:
@@ -100,12 +100,12 @@ def _leave() -> None:
 
 
 def _own(device: str) -> str:
-    """The device of this process among those of its machine, found without touching another's."""
+    """This process's device among those of its machine, chosen without touching another's."""
     if device.partition(":")[0] not in ("cuda", "auto") or not torch.cuda.is_available():
         return device
-    there, here = torch.cuda.device_count(), _number("LOCAL_WORLD_SIZE", 1)
-    if here > there:  # every process finds this: none of them waits for one that is gone
-        raise UsageError(f"{here} processes need as many GPUs, this machine has {there}: --nproc-per-node {there}")
+    gpus, local = torch.cuda.device_count(), _number("LOCAL_WORLD_SIZE", 1)
+    if local > gpus:  # every process raises this, so none waits for another
+        raise UsageError(f"{local} processes need {local} GPUs, this machine has {gpus}: use --nproc-per-node {gpus}")
     return f"cuda:{_number('LOCAL_RANK', 0)}"
 
 

@@ -1,1 +1,1 @@
-"""Configurations, the models that they describe, and checkpoints of them."""
+"""Configurations, the models that they describe, and checkpoints."""

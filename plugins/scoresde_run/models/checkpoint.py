@@ -1,15 +1,14 @@
-"""Checkpoints: a folder from which a model is rebuilt, with the hash of every weight.
+"""Checkpoints: folders from which models are rebuilt.
 
-    model.yaml              format, version, configuration, step, provenance, sha256 of the files beside it
+    model.yaml              format, version, configuration, step, provenance, sha256 of the other files
     weights.safetensors     every parameter and buffer
-    ema.safetensors         averaged parameters, where there are any; all else is as in the weights
+    ema.safetensors         averaged parameters, if there are any; everything else is as in the weights
 
-A folder is written beside its place and moved there when it is complete, so that none is ever half written; one that
-is there already is never replaced. Nothing in it can run code when it is read. Weights may be stored in half precision:
-a model has them in float32.
+A folder appears whole or not at all, and is never replaced. Nothing in it can run code when it is read. Weights may be
+stored in half precision; a loaded model has them in float32.
 
-Plugins may ship checkpoints: a row of the kind ``checkpoints`` has the index of such a folder for its target, and its
-name stands wherever a folder is asked for (:func:`find`).
+Plugins may ship checkpoints: the target of a row of the kind ``checkpoints`` is the index of such a folder, and its
+name is accepted wherever a folder is (:func:`find`).
 """
 
 from __future__ import annotations
@@ -47,41 +46,41 @@ Weights = Mapping[str, Tensor]
 
 @attrs.frozen
 class Checkpoint:
-    """What the index of a checkpoint folder says; reading it opens no weights."""
+    """The index of a checkpoint folder; reading it opens no weights."""
 
-    folder: Path = param(help="where its files are")
-    config: Config = param(help="what it was made from")
-    step: int = param(help="optimiser steps behind it")
-    provenance: dict[str, Any] = param(help="where it is from")
-    hashes: dict[str, str] = param(help="sha256 of each file of weights")
+    folder: Path = param(help="the folder of its files")
+    config: Config = param(help="the configuration of the model and its training")
+    step: int = param(help="optimiser steps made")
+    provenance: dict[str, Any] = param(help="origin of the weights")
+    hashes: dict[str, str] = param(help="sha256 of each weights file")
     name: str = param(help="its folder, or its name in the registry")
 
     @staticmethod
     def read(folder: Traversable | Path, name: str) -> Checkpoint:
-        """The checkpoint whose index is the file ``name`` of ``folder``, a directory or a package's resources."""
+        """Read the checkpoint with the index ``name`` in ``folder``, a directory or a package's resources."""
         return read(Path(str(folder.joinpath(name))).parent)
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Checkpoint:
-        """With the owners of names that several plugins have in its configuration."""
+        """Qualify the configuration's names that several plugins have (:meth:`Config.clear`)."""
         return attrs.evolve(self, config=self.config.clear(registry, owners))
 
     def uses_ema(self, ema: bool | None = None) -> bool:
-        """Whether the averaged weights are meant: None takes them where there are any; asking in vain raises."""
+        """Whether to use averaged weights: ``ema``, or if None, whether there are any. Raises if asked in vain."""
         if ema and EMA not in self.hashes:
-            raise FileError(f"{self.folder} holds no averaged weights: load the plain ones (--weights raw)")
+            raise FileError(f"{self.folder} has no averaged weights: load the plain ones (--weights raw)")
         return EMA in self.hashes and ema is not False
 
     def digest(self, ema: bool | None = None) -> str:
-        """16 hexadecimal digits that name the weights :meth:`load` gives."""
+        """16 hexadecimal digits that identify the weights that :meth:`load` returns."""
         names = [WEIGHTS, EMA] if self.uses_ema(ema) else [WEIGHTS]
         return hashlib.sha256("".join(self.hashes[name] for name in names).encode()).hexdigest()[:16]
 
     def load(
         self, registry: Registry, ema: bool | None = None, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)
     ) -> Model:
-        """The model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
+        """Build the model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
 
-        ``outputs`` as for :func:`~scoresde_run.models.model.plan_model`: a score model unless asked otherwise.
+        ``outputs`` is that of :func:`~scoresde_run.models.model.plan_model`; by default a score model is required.
 
         Raises :class:`FileError` for files that are missing, changed or of another network.
         """
@@ -97,7 +96,7 @@ class Checkpoint:
         return model
 
     def states(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weights, and the averaged ones by themselves (none where there are none), on the CPU."""
+        """The plain and the averaged weights, on the CPU; the latter are empty if there are none."""
         return self._read(WEIGHTS), self._read(EMA) if EMA in self.hashes else {}
 
     def _read(self, name: str) -> dict[str, Tensor]:
@@ -116,21 +115,21 @@ class Checkpoint:
 
 
 def read(folder: Path | str) -> Checkpoint:
-    """The checkpoint in ``folder``, or the newest of a training run's ``models``.
+    """Read the checkpoint in ``folder``, or the newest of the training run in ``folder``.
 
-    :class:`FileError` where it is missing, damaged, or of a newer version.
+    Raises :class:`FileError` if it is missing, damaged, or of a newer version.
     """
     folder = newest(Path(folder))
     path = folder / INDEX
     if not path.is_file():
         what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
-        raise FileError(f"{folder} is no checkpoint: there is {what}")
+        raise FileError(f"{folder} is not a checkpoint: there is {what}")
     try:
         index = document.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise FileError(f"{path} is damaged or no checkpoint: it does not say 'format: {FORMAT}'")
+        raise FileError(f"{path} is damaged or not a checkpoint: it lacks 'format: {FORMAT}'")
     version = index.get("version")
     if isinstance(version, int) and version > VERSION:
         raise FileError(f"{path} has version {version}, this scoresde reads up to {VERSION}: upgrade scoresde")
@@ -138,27 +137,27 @@ def read(folder: Path | str) -> Checkpoint:
     wrong = [key for key, kind in types.items() if not isinstance(index.get(key), kind)]
     hashes = {} if wrong else {str(name): str(digest) for name, digest in index["sha256"].items()}
     if wrong or WEIGHTS not in hashes or not set(hashes) <= {WEIGHTS, EMA}:
-        raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or not as it was written")
+        raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or invalid")
     config = Config.from_plain(index["config"], str(path))
     return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder))
 
 
 def find(name: Path | str, registry: Registry) -> Checkpoint:
-    """The checkpoint in the folder ``name`` or, where there is none, the one that a plugin ships by that name.
+    """Read the checkpoint in the folder ``name`` or, if there is no such folder, a plugin's checkpoint of that name.
 
-    :class:`FileError` as for :func:`read`, and for a name that is neither, with near misses.
+    Raises :class:`FileError` as :func:`read` does, and for an unknown name, with near misses.
     """
     if Path(name).exists() or len(Path(name).parts) > 1:
         return read(name).clear(registry, [OURS])
     try:
         shipped: Checkpoint = registry.create("checkpoints", Spec(str(name)))
     except UnknownName as error:
-        raise FileError(f"{name} is no checkpoint: there is no such folder, and {error}") from error
+        raise FileError(f"{name} is not a checkpoint: there is no such folder, and {error}") from error
     return attrs.evolve(shipped, name=str(name))
 
 
 def newest(folder: Path) -> Path:
-    """The folder itself, or the newest model of the training run in it."""
+    """``folder`` itself, or the newest model of the training run in it."""
     if (folder / INDEX).exists():
         return folder
     return max(folder.glob(f"models/step_*/{INDEX}"), default=folder / INDEX).parent
@@ -173,13 +172,13 @@ def save(
     step: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write a new checkpoint to ``folder``, which must not exist; it appears there whole or not at all."""
+    """Write a new checkpoint to ``folder``, which must not exist."""
     folder = Path(folder)
     check_new(folder)
     with new_folder(folder) as scratch:
         states = {WEIGHTS: weights} if ema is None else {WEIGHTS: weights, EMA: ema}
         for name, state in states.items():
-            # A copy each: safetensors takes no views into shared memory.
+            # Each is copied: safetensors rejects views into shared memory.
             plain = {
                 key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
             }
@@ -192,7 +191,7 @@ def save(
 
 
 def mismatches(own: Weights, found: Weights) -> list[str]:
-    """What keeps ``found`` from loading in place of ``own``: a line a tensor that is missing, surplus or misshapen."""
+    """Why ``found`` cannot replace ``own``: one line for each missing, unexpected or wrongly shaped tensor."""
     lines = [f"missing: {name}" for name in own if name not in found]
     lines += [f"unexpected: {name}" for name in found if name not in own]
     for name in own:
@@ -203,7 +202,7 @@ def mismatches(own: Weights, found: Weights) -> list[str]:
 
 
 def summary(report: list[str]) -> str:
-    """The lines of :func:`mismatches` in one clause."""
+    """Summarise the lines of :func:`mismatches` in one clause."""
     counts = Counter(line.partition(":")[0] for line in report)
     return ", ".join(f"{number} {what}" for what, number in counts.items()) + f"; the first is {report[0]}"
 

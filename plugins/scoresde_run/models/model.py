@@ -1,4 +1,4 @@
-"""A learned model: a configuration's network, built, with the SDE that gives its output a meaning.
+"""Models: a configuration's network and SDE, planned, then built.
 
 >>> plan = plan_model(registry.create("presets", "vp_cifar10_ddpmpp_continuous"), registry)
 >>> model = plan.build(seed=0)
@@ -30,19 +30,19 @@ from ..data.scale import standardising
 from .config import Config, ModelConfig
 
 _SHARED = ("sigma_min", "sigma_max")
-"""Parameters of an SDE that a network with a table of noise scales has as well: said once, in the SDE."""
+"""Parameters of an SDE that networks with a table of noise scales also have; they are stated in the SDE."""
 
 
 @attrs.frozen(eq=False)
 class Plan:
-    """A configuration's components, checked, before anything large is built."""
+    """A configuration's components, checked; nothing large is built yet."""
 
     config: Config
     network: Network
     sde: SDE
     sampler: Sampler
     units: Units = attrs.field(default=attrs.Factory(lambda self: recorded_units(self.config.model), takes_self=True))
-    """What the numbers of its events are."""
+    """Units of the events."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class Plan:
         return self.config.model.shape
 
     def build(self, seed: int = 0) -> Model:
-        """The model with random weights, in evaluation mode; ``seed`` fixes them. It obeys ``torch.device(...)``."""
+        """Build the model with random weights from ``seed``, in evaluation mode, on the current ``torch.device``."""
         with torch.random.fork_rng(devices=[]):
             try:
                 torch.manual_seed(seed)
@@ -62,14 +62,14 @@ class Plan:
 
 @attrs.frozen(eq=False)
 class Model:
-    """A built network; its weights are whatever was loaded into ``network``."""
+    """A built network with its plan."""
 
     plan: Plan
     network: nn.Module
 
     @property
     def config(self) -> Config:
-        """What it was built from."""
+        """The configuration it was built from."""
         return self.plan.config
 
     @property
@@ -84,20 +84,20 @@ class Model:
 
     @property
     def units(self) -> Units:
-        """What the numbers of its events are: ``units.decode(x)`` gives samples ``x`` in those of the data."""
+        """Units of the events: ``units.decode(x)`` converts samples ``x`` to the numbers of the data."""
         return self.plan.units
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
-        """This model with its network moved, in place, to ``device`` and ``dtype``."""
+        """Move the network, in place, to ``device`` and ``dtype``; return this model."""
         self.network.to(device, dtype)
         return self
 
     def view(self, **how: Any) -> Any:
-        """The network as what it is (:meth:`Network.view`): a score model with its own count, or a classifier."""
+        """View the network as a score model with its own counter, or as a classifier (:meth:`Network.view`)."""
         return self.plan.network.view(self.network, self.sde, **how)
 
     def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
-        """:meth:`view` of a plan whose network gives scores, as :func:`plan_model` makes them unless told otherwise."""
+        """:meth:`view` of a network that gives scores, which :func:`plan_model` requires by default."""
         found: NetworkScore = self.view(cond=cond, autocast=autocast)
         return found
 
@@ -109,11 +109,11 @@ def plan_model(
     *,
     read: bool = True,
 ) -> Plan:
-    """The components that ``config`` names; its network has to give one of ``outputs``, a score, unless that is None.
+    """Create the components that ``config`` names. The network must give one of ``outputs``, unless that is None.
 
-    The network takes from the rest what it would otherwise repeat: ``centered``, and the ends of its table of noise
-    scales. A network that says otherwise is an error. Where neither ``config`` nor its data set says what the numbers
-    of events are, an event is read, unless ``read`` is false.
+    The network takes ``centered`` and the ends of its table of noise scales from the rest of the configuration; other
+    values are an error. If neither ``config`` nor its data set states the grey levels, an event is read, unless
+    ``read`` is false.
     """
     choice = config.model
     given = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
@@ -126,7 +126,7 @@ def plan_model(
         own = getattr(network, name, value)
         if own != value:
             raise UsageError(
-                f"the network {choice.network.name!r} has {name}={own} and the rest of the model {name}={value}: "
+                f"the network {choice.network.name!r} has {name}={own} but the rest of the model has {name}={value}: "
                 f"leave it out of the network"
             )
     if outputs is not None and network.parameterisation not in outputs:
@@ -140,8 +140,8 @@ def plan_model(
 
 
 def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
-    """What training recorded of the data. Where it did not, ``levels`` stand for the grey levels; where these are not
-    known either, events (C, H, W) of 1, 3 or 4 channels are 8-bit images and others are floats.
+    """The units that training recorded. Unrecorded grey levels are ``levels``; if these are unknown too, events
+    (C, H, W) of 1, 3 or 4 channels are 8-bit images, and others are floats.
     """
     known = levels if model.levels == "auto" else model.levels
     if known == "auto":
@@ -149,7 +149,7 @@ def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
     try:
         units = Units(model.centered, levels=known, shift=model.shift, scale=model.scale)
     except ValueError as error:
-        raise UsageError(f"the model's numbers have no such units: {error.args[0]}") from error
+        raise UsageError(f"the model's units are invalid: {error.args[0]}") from error
     reason = units.skip(model.shape)
     if reason:
         raise UsageError(f"the model's {reason}")
@@ -157,34 +157,34 @@ def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
 
 
 def _levels(config: Config, registry: Registry, read: bool) -> Levels:
-    """Those that ``config`` records, else those of its data set, where that is here."""
+    """The grey levels that ``config`` records, else those of its data set, if that is available."""
     if config.model.levels != "auto" or config.data.dataset is None:
         return config.model.levels
     try:
         dataset: Dataset = registry.create("datasets", config.data.dataset)
         return found_levels(dataset) if read else dataset.levels
-    except Exception:  # a plugin or a file that is not here; a data set of a plugin may raise anything
+    except Exception:  # a missing plugin or file; a plugin's data set may raise anything
         return "auto"
 
 
 def found_levels(dataset: Dataset) -> int | None:
-    """The levels that a data set declares, else those that the type of its first event means."""
+    """The grey levels that a data set declares, else those of the type of its first event."""
     levels = dataset.levels
     return stored_levels(dataset.open("train")[0]) if levels == "auto" else levels
 
 
 def plan_loss(plan: Plan, registry: Registry) -> Loss:
-    """The loss that ``plan.config.training`` asks for, checked against the network and the SDE.
+    """Create the loss of ``plan.config.training``, checked against the network and the SDE.
 
-    A discrete loss has the network's number of noise scales unless it says otherwise.
+    A discrete loss takes the network's number of noise scales unless it states its own.
     """
     network = plan.network
     loss: Loss = registry.create("losses", plan.config.training.loss, scales=network.scales)
     model = network.view(nn.Identity(), plan.sde)
     if not isinstance(model, loss.trains):
         raise UsageError(
-            f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, the network "
-            f"{plan.config.model.network.name!r} gives {network.parameterisation}: choose another of the two"
+            f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
+            f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
         )
     reason = loss.skip(model, plan.sde)
     if reason:
@@ -193,9 +193,9 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
 
 
 def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[Dataset, Preprocessing]:
-    """The data set that ``plan.config.data`` names, with images of the model's size, and what the model sees of them.
+    """The data set of ``plan.config.data`` with events of the model's shape, and the model's preprocessing.
 
-    A data set that has a ``size`` gets the model's; any other is resized. Nothing is downloaded unasked.
+    Nothing is downloaded unless ``download``.
     """
     config, shape = plan.config, plan.shape
     if config.data.dataset is None:
@@ -205,13 +205,13 @@ def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[D
 
 
 def preprocessing(plan: Plan) -> Preprocessing:
-    """What the model of ``plan`` sees of events in training."""
+    """The preprocessing of events in training."""
     units = attrs.asdict(plan.units, recurse=False)
     return Preprocessing(**units, flip=plan.config.data.random_flip and len(plan.shape) == 3)
 
 
 def record_units(plan: Plan, dataset: Dataset) -> Plan:
-    """``plan`` with what the numbers of its data are, in its configuration: found out, unless it is recorded there."""
+    """Record the units of ``dataset`` in the plan's configuration, unless they are recorded already."""
     config = plan.config
     if config.model.levels != "auto":
         return plan
@@ -224,9 +224,9 @@ def record_units(plan: Plan, dataset: Dataset) -> Plan:
 
 
 def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, download: bool = False) -> Dataset:
-    """The data set ``spec`` with events of ``shape``: one that has a ``size`` gets it, any other is resized.
+    """Create the data set ``spec`` with events of ``shape``: its own ``size`` is set if it has one, or it is resized.
 
-    One that is not square is resized only where it keeps its proportions.
+    Images that are not square are resized only if they keep their proportions.
     """
     side = _size(spec, shape, registry)
     dataset: Dataset = registry.create("datasets", spec, download=download, **side)
@@ -244,7 +244,7 @@ def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, downloa
 
 
 def _size(spec: Spec, shape: tuple[int, ...], registry: Registry) -> dict[str, Any]:
-    """The parameter that brings the images of ``spec`` to ``shape``, where it has one that can."""
+    """The parameter ``size`` that gives images of ``shape``, if the data set can take it."""
     if len(shape) != 3:
         return {}
     if shape[1] == shape[2]:

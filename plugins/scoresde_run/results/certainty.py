@@ -1,16 +1,16 @@
-r"""What can be said of measured numbers: Student's t, Welch's differences, Holm's families.
+r"""Statistics of estimates: Student's t, Welch's differences, Holm's families.
 
-An estimate is a value, its standard error s, and the degrees of freedom of that error: how many independent pieces it
-was found from, less one. The difference of two independent estimates has
+An estimate is a value, its standard error s, and the degrees of freedom of that error: one less than the number of
+independent pieces it was computed from. The difference of two independent estimates has
 
     s^2 = s_a^2 + s_b^2,        df = s^4 / (s_a^4 / df_a + s_b^4 / df_b)
 
 (Welch 1947, doi:10.1093/biomet/34.1-2.28; Satterthwaite 1946, doi:10.2307/3002019), and t = difference / s follows
-Student's distribution where the true difference is 0. An error from few pieces has long tails: with 4 degrees of
-freedom |t| exceeds 2.8 once in twenty times, not 2.
+Student's distribution if the true difference is 0. An error from few pieces has long tails: with 4 degrees of freedom
+it is 2.8, not 2, that |t| exceeds once in twenty times.
 
-Of many true statements at the 5 % level some would be called false. A family of them is held to 5 % together by Holm's
-step-down procedure (Scand. J. Statist. 6, 1979), which needs no independence. No torch here, and no scipy.
+Of many true hypotheses, some would be rejected at the 5 % level. Holm's step-down procedure (Scand. J. Statist. 6,
+1979) holds the chance of any false rejection to 5 % and needs no independence. No torch here, and no scipy.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from functools import lru_cache
 from scoresde_core.estimate import Estimate
 
 ALPHA = 0.05
-"""The chance of a false statement, or of any in a family."""
+"""The significance level, of one statement or of a family."""
 _TERMS = 10_000
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, its standard error, and one degree of freedom fewer than there are values."""
+    """The mean of n independent values, its standard error, and n - 1 degrees of freedom."""
     n = len(values)
     middle = sum(values) / n
     if n < 2:
@@ -43,18 +43,18 @@ def spread(parts: Iterable[Estimate]) -> tuple[float, float]:
         return error, math.inf
     if any(part.df <= 0 for part in known):
         return error, 0.0
-    # Shares of the variance: their squares can neither overflow nor vanish.
+    # Shares of the variance, whose squares neither overflow nor vanish.
     lost = sum((part.stderr / error) ** 4 / part.df for part in known)
     return error, 1 / lost if lost else math.inf
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """``a`` minus ``b``, of independent estimates; where they share random numbers, the error is too large."""
+    """``a`` minus ``b``, which are independent; if they share random numbers, the error is too large."""
     return Estimate(a.value - b.value, *spread([a, b]))
 
 
 def p_nonzero(found: Estimate) -> float:
-    """The chance of an estimate at least this far from 0, on either side, were it 0; 1 where the error is unknown."""
+    """The two-sided p-value of the hypothesis that the true value is 0; 1 if the error is unknown."""
     if not found.known:
         return 1.0
     if found.stderr == 0:
@@ -63,7 +63,7 @@ def p_nonzero(found: Estimate) -> float:
 
 
 def p_below(found: Estimate, margin: float) -> float:
-    """The chance of an estimate as low as this or lower, were it ``margin``; 1 where the error is unknown."""
+    """The p-value of the hypothesis that the true value is ``margin`` or more; 1 if the error is unknown."""
     if not found.known:
         return 1.0
     if found.stderr == 0:
@@ -73,7 +73,7 @@ def p_below(found: Estimate, margin: float) -> float:
 
 
 def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which statements hold at family-wise level ``alpha``: p_(1) <= alpha / m, p_(2) <= alpha / (m - 1), ..."""
+    """Which rejections hold at family-wise level ``alpha``: p_(1) <= alpha / m, p_(2) <= alpha / (m - 1), ..."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     holds = [False] * len(p_values)
     for rank, index in enumerate(order):
@@ -84,7 +84,7 @@ def holm(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
 
 
 def tail(t: float, df: float) -> float:
-    """The chance that Student's t with ``df`` degrees of freedom lies beyond ``t`` on either side; inf is the normal.
+    """The chance that |T| exceeds ``t``, for Student's T with ``df`` degrees of freedom; inf is the normal.
 
     It is the regularised incomplete beta function I_x(df / 2, 1 / 2) at x = df / (df + t^2).
     """
@@ -101,7 +101,7 @@ def tail(t: float, df: float) -> float:
 
 @lru_cache(maxsize=1024)
 def quantile(alpha: float, df: float) -> float:
-    """The t that Student's distribution exceeds on either side with chance ``alpha``; inf without any freedom."""
+    """The t that |T| exceeds with chance ``alpha``, for Student's T; inf without degrees of freedom."""
     if df <= 0:
         return math.inf
     low, high = 0.0, 1.0

@@ -1,14 +1,14 @@
-"""Digests of Python source and of files: equal where nothing changed, whatever either is called.
+"""Digests of Python source and of files, which do not depend on names.
 
-Source is read once in a process, where it was imported from: what counts is the code that runs.
+Source is read once in a process, from where it was imported: the digest is of the code that runs.
 
-- Of a module in an installed distribution the module itself counts; the distribution's version stands for the rest.
-- Of one in a local file, a checkout or an editable installation every ``.py`` file of its package counts, and of every
-  other package that it imports and that is not installed either.
+- The digest of a module in an installed distribution covers the module; the distribution's version covers the rest.
+- The digest of a module in a local file, a checkout or an editable installation covers every ``.py`` file of its
+  package, and of every other package that it imports and that is not installed either.
 
-A file counts by its content; from 1 GiB on by its size and the time of its last change. The folder of a checkpoint, or
-of a training run, counts by its (newest) index, which has the hashes of the weights; any other folder by the names,
-sizes and times of the files below it, without hidden ones, as they were when this process first looked.
+The digest of a file covers its content or, from 1 GiB on, its size and modification time. That of the folder of a
+checkpoint or a training run covers its (newest) index, which has the hashes of the weights. That of any other folder
+covers the names, sizes and times of the files below it but hidden ones, as first seen by this process.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from scoresde_core.errors import FileError
 from ..models.checkpoint import INDEX, newest
 
 LARGE = 2**30
-"""Bytes from which on a file is not read."""
+"""Files of this many bytes or more are not read."""
 _ELSEWHERE = {"torch", "numpy", "attr", "attrs", *sys.stdlib_module_names}
-"""What is no part of a component, or has a version that rows hold anyway."""
+"""Modules that belong to no component, or whose version rows record."""
 _LIBRARIES = ("purelib", "platlib", "stdlib", "platstdlib")
 _UNKNOWN = secrets.token_hex(8)
-"""Stands for source that cannot be read, such as a notebook's: no other process may take its own for the same."""
+"""The digest of source that cannot be read, such as a notebook's; it differs in every process."""
 _IMPORT = re.compile(
     rb"^[ \t]*(?:from[ \t]+([A-Za-z_]\w*)[\w.]*[ \t]+import\b|import[ \t]+([\w., \t]+?)[ \t]*(?:[#;].*)?\r?$)",
     re.MULTILINE,
@@ -44,7 +44,7 @@ _IMPORT = re.compile(
 
 
 def digest(*contents: Any) -> str:
-    """16 hexadecimal digits of some bytes, one after another."""
+    """16 hexadecimal digits of the concatenated ``contents``."""
     found = hashlib.blake2b(digest_size=8)
     for content in contents:
         found.update(content)
@@ -53,7 +53,7 @@ def digest(*contents: Any) -> str:
 
 @cache
 def of_source(module: str) -> Mapping[str, str]:
-    """The digests of the source that an imported module stands for, by module or package."""
+    """The digests of an imported module's source, by module or package."""
     top = module.partition(".")[0]
     if top in _ELSEWHERE:
         return {}
@@ -74,10 +74,10 @@ def of_source(module: str) -> Mapping[str, str]:
 
 @cache
 def _package(name: str) -> tuple[str, set[str]] | None:
-    """The digest of a top-level package or module, and what it imports; None where it is installed or not there."""
+    """The digest of a top-level package or module, and its imports; None if it is installed or missing."""
     contents = {
         path.relative_to(root).as_posix() if path != root else "": _bytes(path)
-        for root in reversed(_roots(name))  # of files by one name the first is what is imported
+        for root in reversed(_roots(name))  # the first of several files of one name is imported
         for path in ([root] if root.is_file() else _python_files(root))
     }
     if not contents:
@@ -94,7 +94,7 @@ def _package(name: str) -> tuple[str, set[str]] | None:
 
 
 def _roots(name: str) -> list[Path]:
-    """The folders of a top-level package, or the file of a module, unless it is installed."""
+    """The folders of a top-level package, or the file of a module; none if it is installed."""
     module = sys.modules.get(name)
     try:
         spec = None if module is not None else find_spec(name)
@@ -107,7 +107,7 @@ def _roots(name: str) -> list[Path]:
 
 
 def _python_files(folder: Path) -> list[Path]:
-    """Every .py file below a package's folder; a folder whose name is no identifier holds nothing to import."""
+    """The .py files below a package's folder, except in folders whose names cannot be imported."""
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
@@ -121,13 +121,13 @@ def _libraries() -> list[Path]:
 
 
 def _is_installed(path: Path) -> bool:
-    """Whether a path lies where packages are installed; a link there to a checkout does not."""
+    """Whether a path, with links resolved, is where packages are installed."""
     path = path.resolve()
     return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or any(map(path.is_relative_to, _libraries()))
 
 
 def _bytes(path: Path) -> bytes:
-    """A file, or the archive that a path leads into."""
+    """Read a file, or the archive that contains it."""
     while not path.exists() and path != path.parent:
         path = path.parent
     try:
@@ -164,7 +164,7 @@ def _of_folder(path: Path) -> str:
         folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
         found.append(os.path.relpath(here, path))
         for name in sorted(name for name in names if name[0] != "."):
-            with suppress(FileNotFoundError):  # a link to nothing
+            with suppress(FileNotFoundError):  # a broken link
                 stat = os.stat(os.path.join(here, name))
                 found.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
     return digest("\n".join(found).encode())

@@ -1,8 +1,8 @@
-"""What a result depends on, as plain data: its components, their source, and the files that they read.
+"""The dependencies of a result as plain data: components, their source, and the files that they read.
 
-Components go by their registered names (``sde scoresde:vp``) and their parameters, wherever their classes live. Their
-source and the content of their files are digests (:mod:`.digests`). A file is one that a parameter names or, where a
-component has a method ``files()``, one that it lists; a component that reads more than its parameters say has one.
+Components are described by registered name (``sde scoresde:vp``) and parameters, wherever their classes live. Their
+source and files are described by digests (:mod:`.digests`). The files of a component are those that its method
+``files()`` lists or, without this method, those that its parameters name.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Depends = dict[str, dict[str, str]]
 
 @attrs.define(eq=False)
 class Fingerprint:
-    """What results depend on that are made with the components of ``registry``."""
+    """Describes components of ``registry`` and their dependencies."""
 
     registry: Registry
 
     def describe(self, value: Any) -> Any:
-        """A component as plain data: its name, its parameters, and what else its text shows."""
+        """Describe a component as plain data: its name, its parameters, and other fields of its repr."""
         if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
             value = value.tolist()
         if isinstance(value, torch.Tensor | np.ndarray):
@@ -60,7 +60,7 @@ class Fingerprint:
         return name if entry else _ADDRESS.sub("", str(value))
 
     def depends(self, *parts: Any) -> Depends:
-        """``versions`` of the plugins, ``sources`` by package or module, and ``files`` by path, of all ``parts``."""
+        """The ``versions`` of plugins, ``sources`` by package or module, and ``files`` by path, of all ``parts``."""
         known = {status.owner: status.version for status in self.registry.statuses if status.state == "ok"}
         owners, sources, files = {"scoresde"}, dict[str, str](), dict[str, str]()
         for part in _components(parts):
@@ -75,12 +75,12 @@ class Fingerprint:
 
 
 def placeless(depends: Depends) -> dict[str, Any]:
-    """What a result depends on, wherever that lies: versions, and digests without the names of places."""
+    """Dependencies without paths: versions, and digests of sources and files."""
     return {"versions": depends["versions"], **{name: sorted(depends[name].values()) for name in ("sources", "files")}}
 
 
 def key_of(content: Any, depends: Depends) -> str:
-    """16 hexadecimal digits that name plain ``content`` and what it depends on."""
+    """16 hexadecimal digits that identify plain ``content`` and its dependencies."""
     return digest(json.dumps([content, placeless(depends)], sort_keys=True).encode())
 
 
@@ -91,7 +91,7 @@ def _described(component: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _components(value: Any) -> Iterator[Any]:
-    """Everything in ``value`` that a class of somebody's makes, without plain data."""
+    """The components in ``value``, nested ones included."""
     if isinstance(value, Mapping):
         yield from _components(list(value.values()))
     elif isinstance(value, list | tuple | set | frozenset):
@@ -104,7 +104,7 @@ def _components(value: Any) -> Iterator[Any]:
 
 
 def _files(component: Any) -> Iterable[Path]:
-    """What a component says that it reads, or what its fields name."""
+    """The files that a component lists, or that its fields name."""
     declared = getattr(component, "files", None)
     if callable(declared):
         return map(Path, declared())
@@ -116,10 +116,10 @@ def _files(component: Any) -> Iterable[Path]:
 
 @cache
 def _fields(cls: Any) -> list[str]:
-    """The fields that may name a file; a word of a fixed choice names none."""
+    """The fields that may name a file; a ``Literal`` cannot."""
     try:
         hints = get_type_hints(cls)
-    except NameError:  # a name that is imported for type checkers alone
+    except NameError:  # a name imported under TYPE_CHECKING
         hints = {}
     return [field.name for field in attrs.fields(cls) if get_origin(hints.get(field.name)) is not Literal]
 

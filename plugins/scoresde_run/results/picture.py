@@ -21,7 +21,7 @@ def drawable(shape: tuple[int, ...]) -> bool:
 
 
 def to_pixels(x: Tensor, units: Units | None = None) -> NDArray[Any]:
-    """Images (n, C, H, W), a model's or on [-1, 1], as uint8 or uint16 (n, H, W, C), rounded to the nearest value."""
+    """Convert images (n, C, H, W), in a model's units or on [-1, 1], to uint8 or uint16 (n, H, W, C), rounded."""
     from scoresde_core.units import Units
 
     pixels: NDArray[Any] = (units or Units()).images(x).permute(0, 2, 3, 1).contiguous().numpy()
@@ -29,7 +29,7 @@ def to_pixels(x: Tensor, units: Units | None = None) -> NDArray[Any]:
 
 
 def draw(path: Path, units: Units, *sides: Tensor, columns: int | None = None) -> str | None:
-    """A grid of a model's events (n, C, H, W), each with its ``sides`` beside each other; says how floats are shown."""
+    """Write a grid of events (n, C, H, W), each with its ``sides`` next to each other; return how floats are scaled."""
     import numpy as np
     import torch
 
@@ -40,7 +40,7 @@ def draw(path: Path, units: Units, *sides: Tensor, columns: int | None = None) -
 
 
 def write(pixels: NDArray[np.uint8], path: Path, columns: int | None = None, note: str | None = None) -> None:
-    """A grid of ``columns``, or as square as it gets, in reading order, with black gaps; the PNG carries ``note``."""
+    """Write a grid in reading order, as square as possible unless ``columns``; ``note`` is the PNG's description."""
     import numpy as np
     from PIL import Image, PngImagePlugin
 

@@ -1,8 +1,8 @@
-"""The result store: one JSON object a line, appended and flushed as each cell ends, so that a kill loses nothing.
+"""The result store: one JSON object per line, appended and flushed when a cell ends, so that a kill loses no row.
 
-One process at a time writes it, who holds its claim. A line cut short by a kill is dropped at the next claim. A cell
-that was run again (after a failure) has two lines; the last one counts. Cells that ran on other machines leave their
-rows in ``arrived/``, a file a cell, from where the claimant takes them over.
+One process at a time, the holder of the claim, writes it. The next claim drops a line that a kill cut short. A cell
+that was run again (after a failure) has two lines, of which the last counts. Cells that ran on other machines leave
+their rows in ``arrived/``, one file per cell, which the holder of the claim appends.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .rows import SCHEMA
 
 Row = dict[str, Any]
 ARRIVED = "arrived"
-_REMEDY = "mend or remove it, or choose another --out"
+_REMEDY = "fix or remove it, or choose another --out"
 
 
-def read_rows(path: Path, remedy: str = "mend or remove it") -> dict[str, Row]:
-    """The last row of every cell in a file; a last line that a kill cut short is left out.
+def read_rows(path: Path, remedy: str = "fix or remove it") -> dict[str, Row]:
+    """Read the last row of every cell in a file, without a last line that a kill cut short.
 
-    Raises FileError for a file that cannot be read, and for a line that is no row or is of a newer version.
+    Raises :class:`FileError` for a file that cannot be read, and for a line that is not a row or of a newer version.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -62,50 +62,50 @@ class Results:
 
     @staticmethod
     def peek(folder: Path) -> dict[str, Row]:
-        """The rows that are there, by cell, without making anything."""
+        """Read the rows in ``folder`` by cell, without creating anything."""
         path = folder / "results.jsonl"
         return read_rows(path, _REMEDY) if path.is_file() else {}
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Be the one that writes, until the end of the body or of this process; brings :attr:`rows` up to date."""
+        """Hold the claim until the end of the block or of this process; updates :attr:`rows`."""
         with self.path.open("a") as lock:
-            # Not lockf, whose lock would end when a row is written and its file closed.
+            # Not lockf: its lock would end when the file is closed after a row.
             if not is_free(lock, "flock"):
                 raise FileError(f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out")
-            self.mend()
+            self.repair()
             self.collect()
             yield
 
     def collect(self) -> list[Row]:
-        """Take over the rows of cells that ran elsewhere, each once."""
+        """Append the rows of cells that ran elsewhere, each once; return them."""
         found = []
         for path in sorted((self.folder / ARRIVED).glob("*.json")):
             try:
                 row = json.loads(path.read_text(encoding="utf-8"))
                 key = row["cell"]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise FileError(f"{path} is not a result row: mend or remove it, or choose another --out") from error
-            if self.finished(key) is None and self.rows.get(key) != row:  # else it was taken over before a kill
+                raise FileError(f"{path} is not a result row: {_REMEDY}") from error
+            if self.finished(key) is None and self.rows.get(key) != row:  # else it was appended before a kill
                 self.append(row)
                 found.append(row)
             path.unlink()
         return found
 
-    def mend(self) -> None:
-        """Drop a line that a kill cut short, and read what there is; for who alone writes."""
+    def repair(self) -> None:
+        """Drop a line that a kill cut short, and read the rows; for the only writer."""
         data = self.path.read_bytes()
         if data and not data.endswith(b"\n"):
             os.truncate(self.path, data.rfind(b"\n") + 1)
         self.rows = read_rows(self.path, _REMEDY)
 
     def finished(self, cell: str) -> Row | None:
-        """The row of a cell that is done or skipped; failed cells are to be run again."""
+        """The row of a cell that is done or skipped; None if the cell is to be run."""
         row = self.rows.get(cell)
         return row if row and row["status"] != "failed" else None
 
     def append(self, row: Row) -> None:
-        """Write one row to disk before returning."""
+        """Append a row, and flush it to the disk."""
         line, size = to_json(row), self.path.stat().st_size
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -113,26 +113,26 @@ class Results:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            os.truncate(self.path, size)  # half a line would spoil the next one
+            os.truncate(self.path, size)  # half a line would corrupt the next one
             raise FileError(
-                f"cannot write {self.path}: {error.strerror or error}; what it had is kept: make room, and the "
-                "same command goes on"
+                f"cannot write {self.path}: {error.strerror or error}; earlier rows are kept: make room, and repeat "
+                "the command to resume"
             ) from error
         self.rows[row["cell"]] = json.loads(line)
 
 
 def leave(row: Row, folder: Path) -> None:
-    """Leave a row for whoever claims ``folder``, whole or not at all."""
+    """Write a row to ``arrived/`` for the holder of the claim of ``folder``."""
     files.write(folder / ARRIVED / f"{row['cell']}.json", to_json(row))
 
 
 def to_json(row: Row) -> str:
-    """The row on one line."""
+    """The row as JSON on one line."""
     return json.dumps(_finite(row), allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite is null."""
+    """Replace numbers that are not finite by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a row of results is, whichever command writes it: its version, and what it says against itself."""
+"""Result rows of all commands: their version, their warnings, and changes of what they depend on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
-"""The version of a row. Since 2 it has the digests of the ``sources`` and ``files`` that it depends on."""
+"""The version of a row. Version 2 added the digests of ``sources`` and ``files``."""
 
 
 def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What rows say against their samples, and metrics against their values: the first of each, and how many more."""
+    """The warnings of rows and their metrics: the first of each name, with the number of others."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, text in (row.get("warnings") or {}).items():
@@ -23,16 +23,16 @@ def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def changed(row: Mapping[str, Any], since: Mapping[str, Any]) -> list[str]:
-    """The names of what two rows of one combination both depend on and that is not the same: none where all is."""
+    """The names of dependencies that two rows of one combination share and that changed."""
     if (row.get("schema") or 1) < 2 <= (since.get("schema") or 1):
-        return ["scoresde"]  # nothing is known of its source
+        return ["scoresde"]  # version 1 has no sources
     found = [name for key in ("plugins", "sources") for name in _unlike(row.get(key), since.get(key))]
     found += [Path(name).name for name in _unlike(row.get("files"), since.get("files"))]
     return found or _unlike(row.get("parameters"), since.get("parameters"))
 
 
 def _unlike(a: Any, b: Any) -> list[str]:
-    """The names that both mappings have, with another value."""
+    """The names in both mappings whose values differ."""
     if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
         return []
     return [name for name, value in a.items() if name in b and b[name] != value]

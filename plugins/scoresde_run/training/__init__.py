@@ -1,1 +1,1 @@
-"""The training loop, its state, and the folder of a run."""
+"""The training loop, its state, and the run's folder."""

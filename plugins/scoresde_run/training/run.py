@@ -1,12 +1,12 @@
-"""A training run in a folder: it logs, evaluates, saves, samples, stops when asked, and goes on where it was.
+"""A training run in a folder: it trains, logs, evaluates, saves and samples, and can be stopped and resumed.
 
     config.yaml             the whole configuration; ``scoresde train config.yaml`` repeats the run
-    metrics.jsonl           a line for every logged loss and every evaluation
+    metrics.jsonl           one line for each logged loss and each evaluation
     checkpoints/            the newest training states (:mod:`scoresde_run.training.state`)
-    models/step_.../        models that are kept (:mod:`scoresde_run.models.checkpoint`), the last of them the result
-    samples/step_....png    samples of each of these
+    models/step_.../        models that are kept (:mod:`scoresde_run.models.checkpoint`); the last is the result
+    samples/step_....png    samples of each of these models
 
-Resuming is no mode of its own: a run begins at the newest state that its folder holds, or at step 0.
+Every run begins at the newest state in its folder, or at step 0: resuming is not a separate mode.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ CHECKPOINTS, MODELS, SAMPLES = "checkpoints", "models", "samples"
 FREE = ("training.iterations", "training.log_every", "training.evaluate_every", "training.evaluate_batches",
         "training.resume_every", "training.keep", "training.snapshot_every", "data.workers", "data.dataset.root",
         "data.dataset.download", "sampling", "evaluation", "source", "quirks")  # fmt: skip
-"""What a resumed run may have otherwise: it changes no parameter of any step."""
+"""Keys that may differ in a resumed run, because they change no training step."""
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class Event:
-    """Something that happened after ``step`` steps, with its numbers."""
+    """An event after ``step`` steps, with its numbers."""
 
     what: Literal["begin", "loss", "evaluation", "checkpoint", "model", "stopped", "done"]
     step: int
@@ -57,24 +57,24 @@ class Event:
 class TrainingRun:
     """A trainer with its folder; iterate to train.
 
-    ``hook`` is the registry's: plugins that listen hear of steps and checkpoints. ``stop`` is asked after every step;
-    once it is true the run saves its state and ends.
+    ``hook`` is the registry's, and tells plugins of steps and checkpoints. ``stop`` is called after every step; once
+    it returns true, the run saves its state and ends.
     """
 
     def __init__(self, trainer: Trainer, folder: Path, hook: Any, stop: Callable[[], bool] = lambda: False) -> None:
         self.trainer, self.folder, self.stop = trainer, folder, stop
         self.state, self.training = trainer.state, trainer.plan.config.training
         self.first = trainer.processes.first
-        self._on_step = _heard(hook.scoresde_on_training_step)
-        self._on_checkpoint = _heard(hook.scoresde_on_checkpoint)
+        self._on_step = _implemented(hook.scoresde_on_training_step)
+        self._on_checkpoint = _implemented(hook.scoresde_on_checkpoint)
         self._since, self._steps_since = time.perf_counter(), 0
 
     def __iter__(self) -> Iterator[Event]:
-        """Events, from the newest state on until the last step or until asked to stop; all processes iterate."""
+        """Yield events from the newest state to the last step or a stop; every process must iterate."""
         self._resume()
         yield Event("begin", self.state.step)
         if self.state.step >= self.training.iterations:
-            # A run that was stopped here, and is asked for no more steps, owes its model still.
+            # A run that was stopped at this step, and is asked for no more, has not written its model yet.
             if self.trainer.processes.any(not (self.folder / MODELS / name_of(self.state.step)).exists()):
                 yield self._modelled()
             yield Event("done", self.state.step)
@@ -99,7 +99,7 @@ class TrainingRun:
                 return
 
     def start_from(self, source: Path) -> None:
-        """Take the weights of a model, or the whole of a training state, as the beginning of this run."""
+        """Begin this run with the weights of a model, or with a whole training state."""
         if (source / training_state.INDEX).is_file():
             saved = training_state.read(source)
             training_state.restore(self.state, saved, saved.tensors())
@@ -119,7 +119,7 @@ class TrainingRun:
         self.state.network.load_state_dict(weights)
 
     def _resume(self) -> None:
-        """The newest state there is; the metrics after it are of steps that will be made again."""
+        """Restore the newest state, and drop the metrics of the steps after it, which will be repeated."""
         folder = self.folder / CHECKPOINTS
         if self.first:
             for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
@@ -133,7 +133,7 @@ class TrainingRun:
             training_state.restore(self.state, saved, tensors)
         steps = self.trainer.processes.exchange(self.state.step)
         if len(set(steps)) > 1:
-            raise FileError(f"the processes found states of the steps {steps} in {folder}: they must share one folder")
+            raise FileError(f"the processes see different steps {steps} in {folder}: they must share one folder")
         if self.first:
             files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             _cut(self.folder / METRICS, self.state.step)
@@ -142,7 +142,7 @@ class TrainingRun:
         return every is not None and (last or self.state.step % every == 0)
 
     def _stopped(self, step: int) -> bool:
-        """Whether to stop here. Several processes agree on it, and as that costs a message, only when they log."""
+        """Whether to stop here. Several processes agree on it only when they log, because agreeing costs a message."""
         processes = self.trainer.processes
         if processes.count > 1 and step % self.training.log_every:
             return False
@@ -168,7 +168,7 @@ class TrainingRun:
 
     def _saved(self) -> Event:
         self._check()
-        # The first one's state stands for all, of any number: it takes the mean of what they have summed up.
+        # Process 0 saves its state, which any number of processes may resume, so its loss sum is the mean of all.
         self.state.losses = self.trainer.processes.total(self.state.losses) / self.trainer.processes.count
         path = self.folder / CHECKPOINTS / name_of(self.state.step)
         if self.first:
@@ -180,7 +180,7 @@ class TrainingRun:
         return Event("checkpoint", self.state.step, path=path)
 
     def _modelled(self) -> Event:
-        """A model that is kept, and a picture of its samples. A run that came here before left the same."""
+        """Save a model and a picture of its samples, unless an earlier life of this run has done so."""
         self._check()
         name = name_of(self.state.step)
         path = self.folder / MODELS / name
@@ -204,12 +204,12 @@ class TrainingRun:
             picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
 
     def _check(self) -> None:
-        # The sums of losses differ between the processes: all of them end, where one alone would leave them waiting.
+        # The losses differ between processes: all must end together, or the others would wait for one that is gone.
         if self.trainer.processes.any(not self.state.finite()):
             raise self._lost("a parameter or the loss is not finite")
 
     def _lost(self, what: str) -> ScoreSDEError:
-        """The run cannot go on; what is on the disk is from before."""
+        """The error of a run that diverged; the states on disk are older."""
         step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
         go_on = "take" if step is None else f"go on from it with --from {self.folder / CHECKPOINTS / name_of(step)},"
@@ -219,7 +219,7 @@ class TrainingRun:
         )
 
     def _record(self, event: Event) -> Event:
-        """Add a line to the metrics."""
+        """Append ``event`` to the metrics."""
         if self.first:
             line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
             with files.writing(path), path.open("a", encoding="utf-8") as file:
@@ -227,15 +227,15 @@ class TrainingRun:
         return event
 
     def _restart_clock(self) -> None:
-        """Speed is that of training: evaluation, sampling and saving do not count."""
+        """Restart the clock of the training speed, which excludes evaluation, sampling and saving."""
         self._since, self._steps_since = time.perf_counter(), 0
 
 
 def difference(old: Config, new: Config) -> list[str]:
-    """What two configurations say otherwise about a step, as ``key: old -> new``; see :data:`FREE`."""
+    """The differences of two configurations that change a training step, as ``key: old -> new``; see :data:`FREE`."""
     before, after = ({key: _bare(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
     before, after = _spelt(before, after), _spelt(after, before)
-    if before.get("model.levels") == "auto":  # a run that is older than this key
+    if before.get("model.levels") == "auto":  # the run is older than this key
         before["model.levels"] = after.get("model.levels")
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     parts = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
@@ -243,10 +243,9 @@ def difference(old: Config, new: Config) -> list[str]:
 
 
 def begun(config: Config, folder: Path, fresh: bool = False) -> Config:
-    """``config`` with what the run in ``folder`` recorded of its data; with nothing recorded, where a run is to begin.
+    """``config`` with the data facts that the run in ``folder`` recorded; cleared of them if a new run is to begin.
 
-    A run goes on with the shift and scale that it began with, and another one finds its own, whatever the
-    configuration is a copy of.
+    A resumed run keeps its shift and scale. A new run finds its own, even if ``config`` is a copy of another run's.
     """
     if fresh or training_state.latest_step(folder / CHECKPOINTS) is None:
         found: dict[str, Any] = {
@@ -259,36 +258,36 @@ def begun(config: Config, folder: Path, fresh: bool = False) -> Config:
 
 
 def check_resumable(folder: Path, config: Config) -> None:
-    """Raise where ``folder`` holds a run that ``config`` would not go on with, but bend."""
+    """Raise :class:`UsageError` if ``folder`` holds a run that ``config`` would change."""
     if training_state.latest_step(folder / CHECKPOINTS) is None:
         return
     changes = difference(Config.read(folder, CONFIG), config)
     if changes:
         raise UsageError(
             f"{folder} holds a run with another configuration ({'; '.join(changes)}): "
-            "leave that as it was, choose another --out, or start again with --fresh"
+            "undo the change, choose another --out, or start again with --fresh"
         )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``{"a.b": value}``."""
+    """Flatten nested mappings to ``{"a.b": value}``."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _bare(value: Any) -> Any:
-    """A name of ours without its owner, which it has only where another plugin has the name too."""
+    """A bundled component's name without its owner, which is present only if another plugin has the same name."""
     return value.removeprefix(f"{OURS}:") if isinstance(value, str) else value
 
 
 def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """``flat``, with components that are names alone as in ``other``, where they have parameters beside."""
+    """``flat`` with bare component names under the key ``.name``, where the component has parameters in ``other``."""
     return {f"{key}.name" if f"{key}.name" in other else key: value for key, value in flat.items()}
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step``, and what is none, such as one that a kill left unfinished."""
+    """Drop the lines after ``step``, and incomplete lines that a kill left."""
     if not path.exists():
         return
     kept = []
@@ -301,6 +300,6 @@ def _cut(path: Path, step: int) -> None:
     files.write(path, "".join(kept))
 
 
-def _heard(hook: Any) -> Any:
-    """A hook that some plugin implements, or None: then nothing is called at all."""
+def _implemented(hook: Any) -> Any:
+    """Return ``hook`` if a plugin implements it, else None."""
     return hook if hook.get_hookimpls() else None

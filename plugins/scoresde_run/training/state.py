@@ -1,11 +1,11 @@
-"""The state of a training run on the disk: all that is needed to go on exactly where it was.
+"""Training states on disk: all that is needed to resume a run exactly.
 
     checkpoints/step_000012000/
         state.json              format, version, step, configuration, loss scale, sha256 of the tensors and of itself
         state.safetensors       network.*, average.*, optimizer.<slot>.*, losses
 
-A folder appears whole or not at all: it is written beside its place, flushed to the disk, and renamed. It holds no
-generator's state, for none is needed: order of the data, times, noise and dropout follow from (seed, step).
+A folder appears whole or not at all (:mod:`scoresde_run.machine.files`). It holds no generator state: the order of the
+data, times, noise and dropout follow from (seed, step).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Saved:
-    """A training state on the disk, as its index tells it; its tensors are not read yet."""
+    """The index of a training state on disk; its tensors are not read yet."""
 
     folder: Path
     config: Config
@@ -49,7 +49,7 @@ class Saved:
     hash: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything in it, after a look at its checksum."""
+        """Read the tensors and check their sha256."""
         path = self.folder / TENSORS
         try:
             found = file_hash(path)
@@ -62,17 +62,17 @@ class Saved:
 
 
 def name_of(step: int) -> str:
-    """The folder of a step, so that names sort as steps do."""
+    """The folder name of a step; names sort like steps."""
     return f"step_{step:09d}"
 
 
 def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
-    """Write ``state`` below ``folder`` and leave the newest ``keep`` there; the older ones survive any failure.
+    """Write ``state`` below ``folder``, then remove all but the newest ``keep`` states.
 
-    One of a later step is damaged, or the run would have gone on from it: it is none of these, and left alone.
+    States of later steps must be damaged, or the run would have resumed there: they are not counted and not removed.
     """
     place = folder / name_of(state.step)
-    if place.exists():  # a damaged one, or the same: this run came here from an earlier step
+    if place.exists():  # damaged, or the same: the run has resumed from an earlier step
         discard(place)
     with new_folder(place) as scratch:
         save_file(_collect(state), scratch / TENSORS)
@@ -93,7 +93,7 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
 
 
 def read(folder: Path) -> Saved:
-    """The index of one saved state; :class:`FileError` where it is missing, damaged or of a newer version."""
+    """Read the index of one state; :class:`FileError` if it is missing, damaged or of a newer version."""
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def read(folder: Path) -> Saved:
             )
         digest = index.pop("digest", None)
         if digest != _digest(index):
-            raise FileError(f"{path} is damaged: its content is not what its digest says")
+            raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
         return Saved(folder, config, index["step"], index["counted"], index["scaler"], index["sha256"])
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
@@ -113,9 +113,9 @@ def read(folder: Path) -> Saved:
 
 
 def newest(folder: Path) -> tuple[Saved, dict[str, Tensor]] | None:
-    """The newest state below ``folder`` that is whole; damaged ones are named in a warning. None where there is none.
+    """Read the newest undamaged state below ``folder``, None if there are no states; damaged ones give a warning.
 
-    Where all are damaged that is an error: starting afresh is not for a resume to decide.
+    Raises :class:`FileError` if all are damaged, because a resumed run must not silently start again.
     """
     found = _folders(folder)
     for place in found:
@@ -130,13 +130,13 @@ def newest(folder: Path) -> tuple[Saved, dict[str, Tensor]] | None:
 
 
 def latest_step(folder: Path, up_to: int | None = None) -> int | None:
-    """The step of the newest state below ``folder``, read from its name; none after ``up_to`` where that is given."""
+    """The step of the newest state below ``folder`` (at most ``up_to``), by its name; None if there is none."""
     found = _folders(folder, up_to)
     return _step_of(found[0]) if found else None
 
 
 def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
-    """Put what was saved in place of ``state``, in its own memory layout and on its own device."""
+    """Copy a saved state into ``state``, on its device and in its memory layout."""
     own = _collect(state, optimizer=False)
     found = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
     report = mismatches(own, found)
@@ -152,13 +152,13 @@ def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -
             state.optimizer.state[parameter] = {
                 slot: _like(parameter, value) for slot, value in slots.get(names[parameter], {}).items()
             }
-    # A state of another precision, from which a run may begin, has no loss scale: it stays as it is.
+    # A run may begin from a state of another precision, which has no loss scale: ours is kept.
     state.scaler.load_state_dict(saved.scaler or state.scaler.state_dict())
     state.step, state.counted = saved.step, saved.counted
 
 
 def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state that are changed in place, by name."""
+    """The tensors of a state that are changed in place, with their names."""
     for name, value in state.network.state_dict().items():
         yield f"network.{name}", value
     if state.average is not None:
@@ -168,19 +168,19 @@ def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
 
 
 def _collect(state: TrainingState, optimizer: bool = True) -> dict[str, Tensor]:
-    """Copies on the CPU of all tensors of a state."""
+    """Copy all tensors of a state to the CPU."""
     tensors = dict(_places(state))
     if optimizer:
         names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
         for parameter, slots in state.optimizer.state.items():
             for slot, value in slots.items():
                 tensors[f"optimizer.{slot}.{names[parameter]}"] = value
-    # A copy each: safetensors takes no views into shared memory.
+    # Each is copied: safetensors rejects views into shared memory.
     return {name: v.detach().cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
 
 
 def _slots(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser keeps of every parameter: by the parameter's name, then the slot's."""
+    """The optimiser's tensors by parameter name, then slot."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -190,9 +190,9 @@ def _slots(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """``value`` on the parameter's device and laid out as it is: fused optimisers walk both in the order of memory."""
+    """``value`` on the parameter's device and in its memory layout, which fused optimisers need."""
     if value.shape != parameter.shape:
-        return value.to(parameter.device, copy=True)  # a count of steps; what was read is a view of the file
+        return value.to(parameter.device, copy=True)  # a step count; the tensor read is a view of the file
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

@@ -5,11 +5,11 @@ r"""Training: one optimiser step after another, as a generator.
 ...     if trainer.state.step == 1000:
 ...         break
 
-Step k is a function of the state before it and of (seed, k): batch k, its flips, times and noise are keyed by that, and
-torch's generators are seeded from it before the network runs, so that dropout follows as well. Nothing of a generator's
-past has to be kept for a run to go on as if it had not stopped.
+Step k is a function of the state before it and of (seed, k): batch k, its flips, times and noise are keyed by these,
+and before the network runs, torch's generators are seeded from (seed, k, rank), which fixes dropout. Therefore no
+generator state is saved, and a resumed run gives the same bits as one that was not stopped.
 
-A step makes no host synchronisation on CUDA: losses add up on the device until somebody reads them.
+A step makes no host synchronisation on CUDA: losses are summed on the device until they are read.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ..models.model import Model, Plan, plan_data, plan_loss, plan_model, prepro
 
 @attrs.frozen(eq=False)
 class TrainingPlan:
-    """A configuration's components for training, checked against each other before anything large is made."""
+    """A configuration's components for training, checked against each other before anything large is allocated."""
 
     model: Plan
     loss: Loss
@@ -59,10 +59,9 @@ class TrainingPlan:
 
 
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
-    """The components of ``config``; a combination that cannot be trained is refused with the reason.
+    """Create the components of ``config``; raise :class:`UsageError` with the reason if they cannot be trained.
 
-    What the numbers of the data are is found out, and recorded in the plan's configuration, where ``config`` does not
-    say it yet.
+    The levels, shift and scale of the data are recorded in the plan's configuration, unless ``config`` has them.
     """
     plan = plan_model(config, registry, outputs=None, read=False)
     loss = plan_loss(plan, registry)
@@ -71,22 +70,21 @@ def plan_training(config: Config, registry: Registry, *, download: bool = False)
         raise UsageError(reason)
     dataset, _ = plan_data(plan, registry, download)
     plan = record_units(plan, dataset)
-    found = preprocessing(plan)
-    wanted = config.data.dequantizer
-    if wanted is not None:
-        if wanted not in (Spec("uniform"), Spec(f"{OURS}:uniform")):
-            raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={wanted}")
+    found, dequantizer = preprocessing(plan), config.data.dequantizer
+    if dequantizer is not None:
+        if dequantizer not in (Spec("uniform"), Spec(f"{OURS}:uniform")):
+            raise UsageError(f"training adds uniform dequantisation noise or none, got data.dequantizer={dequantizer}")
         found = attrs.evolve(found, dequantise=True)
     return TrainingPlan(plan, loss, dataset, found)
 
 
 class Average:
-    """An exponential average of a network's parameters, as a network of its own.
+    """An exponential moving average of a network's parameters, in a copy of the network.
 
         average <- average + (1 - rate) (parameter - average)
 
-    ``warm_up`` bounds the rate after n updates by (1 + n) / (10 + n), as in the published PyTorch code: an
-    early average forgets the random weights. Buffers are those of the network.
+    ``warm_up`` bounds the rate after n updates by (1 + n) / (10 + n), as in the published PyTorch code, so that early
+    averages forget the random weights. Buffers are copied from the network.
     """
 
     def __init__(self, network: nn.Module, rate: float, warm_up: bool = False) -> None:
@@ -101,13 +99,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
-        """One step towards the network, which is the ``updates``-th, in a few kernels for all parameters."""
+        """Make the ``updates``-th step towards the network, in a few kernels for all parameters."""
         rate = min(self.rate, (1 + updates) / (10 + updates)) if self.warm_up else self.rate
         torch._foreach_lerp_(self._mine, self._theirs, 1 - rate)
 
     @torch.no_grad()
     def current(self) -> nn.Module:
-        """The averaged network, in evaluation mode, with the buffers of now."""
+        """The averaged network, in evaluation mode, with the network's current buffers."""
         mine, theirs = self._buffers
         for own, other in zip(mine, theirs, strict=True):
             own.copy_(other)
@@ -116,7 +114,7 @@ class Average:
 
 @attrs.define(eq=False)
 class TrainingState:
-    """All that a step changes."""
+    """Everything that a training step changes."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -125,18 +123,18 @@ class TrainingState:
     losses: Tensor
     """Sum of the losses since they were last read, float64 on the device."""
     counted: int = 0
-    """How many they are."""
+    """Number of losses in the sum."""
     step: int = 0
     """Optimiser steps made so far."""
 
     def finite(self) -> bool:
-        """Whether every parameter and the losses are finite; waits for the device."""
+        """Whether every parameter and loss is finite; waits for the device."""
         norms = torch._foreach_norm([p.detach() for p in self.network.parameters()])
         return bool(torch.stack([*(n.double() for n in norms), self.losses]).isfinite().all())
 
 
 class Trainer:
-    """A plan with its network, optimiser and data on a device; ``steps()`` trains."""
+    """A plan with its network, optimiser and data on a device; :meth:`steps` trains."""
 
     def __init__(self, plan: TrainingPlan, processes: Processes) -> None:
         self.plan, self.processes, self.device = plan, processes, processes.device
@@ -162,12 +160,12 @@ class Trainer:
         self._model = Model(plan.model, self._wrapped).view(autocast=PRECISIONS[self.config.precision])
 
     def learning_rate(self, step: int) -> float:
-        """That of the step after ``step`` others: it rises from 0 over the warm-up and stays."""
+        """The learning rate after ``step`` steps: it rises from 0 over the warm-up, then stays constant."""
         warmup = self.config.warmup
         return self.config.learning_rate * (min(step / warmup, 1.0) if warmup else 1.0)
 
     def steps(self) -> Iterator[Tensor]:
-        """One optimiser step at a time, from where the state is, without end.
+        """Make one optimiser step after another from the current state, without end.
 
         Yields the mean loss over this process's share of the batch, a 0-dim tensor on the device.
         """
@@ -175,7 +173,7 @@ class Trainer:
             yield self._step(batch)
 
     def read_loss(self) -> float:
-        """The mean loss over all steps since the last call and over all processes; waits for the device."""
+        """The mean loss over the steps since the last call and over all processes; waits for the device."""
         state = self.state
         total = self.processes.total(state.losses.clone()) / self.processes.count
         mean = float(total) / max(state.counted, 1)
@@ -184,13 +182,13 @@ class Trainer:
         return mean
 
     def averaged(self) -> Model:
-        """The model with averaged weights, or with plain ones where there are no others; in evaluation mode."""
+        """The model with averaged weights, or plain ones if there are none, in evaluation mode."""
         average = self.state.average
         return Model(self.plan.model, self.state.network.eval() if average is None else average.current())
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """The loss of :meth:`averaged` on the first test events, always at the same times and noise."""
+        """The loss of :meth:`averaged` on the first test events, at the same times and noise in every call."""
         model, sums = self.averaged().view(), torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self._test):
             losses = self._losses(model, batch, self._draws(f"evaluation {number}", len(batch.x)))
@@ -201,16 +199,16 @@ class Trainer:
 
     @property
     def generates(self) -> bool:
-        """Whether what is trained can be sampled from: a score model, and no classifier."""
+        """Whether the trained model can be sampled from: a score model can, a classifier cannot."""
         return isinstance(self._model, ScoreModel)
 
     @property
     def use(self) -> str:
-        """What the result is good for, with ``{}`` for the folder it is in."""
+        """How to use the result, with ``{}`` for its folder."""
         return "scoresde sample --checkpoint {} --out ..." if self.generates else "the condition class[checkpoint={}]"
 
     def sample(self) -> Tensor:
-        """Samples of :meth:`averaged` by the configuration's sampler, always from the same noise."""
+        """Draw samples of :meth:`averaged` with the configuration's sampler, from the same noise in every call."""
         model, n = self.averaged(), self.plan.config.sampling.n
         shape, seed = self.plan.model.shape, self.config.seed
         with torch.no_grad():
@@ -228,7 +226,7 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         row = 0
         for number, part in enumerate(batch.parts(parts)):
-            with self._alone(number < parts - 1):
+            with self._unsynchronised(number < parts - 1):
                 draws = self._draws(state.step, len(part.x), row)
                 loss = self._losses(self._model, part, draws).mean() / parts
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -259,9 +257,9 @@ class Trainer:
         start = batches.start + row
         return Draws(self.config.seed, step, count, start=start, total=batches.batch_size, device=self.device)
 
-    def _alone(self, alone: bool) -> contextlib.AbstractContextManager[Any]:
-        """A context in which gradients stay in this process, until the last part of a batch."""
-        if alone and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
+    def _unsynchronised(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """A context in which gradients are not averaged over processes, for all parts of a batch but the last."""
+        if wanted and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
             return self._wrapped.no_sync()
         return contextlib.nullcontext()
 
@@ -283,11 +281,11 @@ class Trainer:
         )
 
     def _wrap(self, network: nn.Module) -> nn.Module:
-        """What the loss calls: the same parameters, compiled, and with gradients averaged over the processes."""
+        """The network that the loss calls: compiled if asked, with gradients averaged over the processes."""
         if self.config.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         if self.processes.count > 1:
-            # The weights are equal already, for they are keyed by the seed; buffers are never trained.
+            # The weights are equal already, because the seed determines them; buffers are never trained.
             static = self.config.accumulate == 1
             network = nn.parallel.DistributedDataParallel(
                 network,
@@ -318,7 +316,7 @@ class Trainer:
         return batches
 
     def _warn_of_scale(self) -> None:
-        """Data of another scale than the SDE's train without an error, and give samples that are none."""
+        """Warn if the scale of the data does not fit the SDE: training would run, and samples would be useless."""
         plan, batches = self.plan.model, self.batches
         reason = mismatch(batches.events, batches.shape, plan.units, plan.sde) if self.processes.first else None
         if reason:
@@ -329,13 +327,13 @@ class Trainer:
             warnings.warn(f"{reason}: {remedy}", stacklevel=2)
 
     def _test_events(self) -> list[Batch]:
-        """This process's share of the first test batches, never mirrored."""
+        """This process's share of the first test batches, not mirrored."""
         if self.config.evaluate_every is None:
             return []
         try:
             batches = self._batches("test", attrs.evolve(self.plan.preprocessing, flip=False))
         except (FileError, UsageError) as error:
-            raise type(error)(f"{error} (training.evaluate_every=null does without test events)") from error
+            raise type(error)(f"{error} (training.evaluate_every=null needs no test events)") from error
         return list(itertools.islice(batches.once(), self.config.evaluate_batches))
 
 
