@@ -650,8 +650,8 @@ class Clash(Mine):
         [
             (["mine", "other"], "two evaluators mean different things by features Identity() of mine"),
             (["moments", "of_model"], "judges the model, so it cannot read features of samples"),
-            (["short"], "features Identity() of short: the set has 8 events, and says 7"),
-            (["clash"], "depends_on of the evaluator clash uses a name that is taken, target"),
+            (["short"], "features Identity() of short: the set has 8 events, but states 7"),
+            (["clash"], "depends_on of the evaluator clash uses the reserved name target"),
         ],
         ids=["label", "model", "size", "name"],
     )
@@ -742,15 +742,15 @@ WRONG = [
     (["{run}", "--models", "newest"], "cannot read --models newest: write last, best, all, configured"),
     (["{run}", "--models", "30-10"], "--models 30-10 has no step in it"),
     (["{run}", "--models", "15"], "has no model of step 15: it has 10, 20, 30, 40"),
-    (["{run}", "--models", "15", "--wait", "1"], "will have no model of step 15: it leaves one every 10 steps"),
-    (["{run}", "--models", "11-19"], "has no model that was asked for"),
+    (["{run}", "--models", "15", "--wait", "1"], "will have no model of step 15: it saves one every 10 steps"),
+    (["{run}", "--models", "11-19"], "has no such model"),
     (["nowhere"], "nowhere is not a checkpoint: there is no such folder"),
     (["{run}", "--samples", "0"], "--samples must be at least 1, got 0"),
     (["{run}", "--samples", "5"], "--samples has no effect"),
     (["{run}", "--loss", "--probes", "5"], "--probes has no effect without --likelihood"),
-    (["{run}", "--wait", "0"], "--wait takes minutes, a number above 0, got 0"),
+    (["{run}", "--wait", "0"], "--wait must be a number of minutes above 0, got 0"),
     (["{run}", "--tolerance", "-1"], "--tolerance must lie between 0 and 1, got -1"),
-    (["{run}", "--evaluator", "nll_gap"], "the evaluator nll_gap compares with an exact target: name it with --target"),
+    (["{run}", "--evaluator", "nll_gap"], "the evaluator nll_gap compares with an exact target: give --target"),
     (["{run}", "--evaluator", "nil_gap"], "Did you mean 'nll_gap'"),
     (["{run}", "--evaluator", "nll_gap", "--target", "gaussian[shape=[3]]"], "the model makes events of shape [2]"),
     (["{run}", "--evaluator", "nll_gap", "--target", "mixture2d", "--sampler", "odee"], "Did you mean 'ode'"),
@@ -782,7 +782,7 @@ class TestRefused:
 
     def test_a_folder_of_something_else(self, points, capsys):
         assert evaluate(points, "--out", points) == 1
-        assert f"{points} exists and holds no evaluation: choose another --out" in capsys.readouterr().err
+        assert f"{points} exists and is not an evaluation: choose another --out" in capsys.readouterr().err
         assert not (points / "parts").exists()
 
     def test_a_run_that_has_no_best(self, points, tmp_path, capsys):

@@ -206,15 +206,15 @@ def flip(folder: Path, name: str):
 
 DAMAGE = {
     "newer": (lambda f: edit(f, version=2), "has version 2, this scoresde reads up to 1: upgrade"),
-    "no format": (lambda f: edit(f, format="pickle"), "does not say 'format: scoresde-checkpoint'"),
+    "no format": (lambda f: edit(f, format="pickle"), "lacks 'format: scoresde-checkpoint'"),
     "no hashes": (lambda f: edit(f, sha256=None), "damaged: sha256 is missing"),
-    "odd step": (lambda f: edit(f, step="many"), "damaged: step is missing or not"),
+    "odd step": (lambda f: edit(f, step="many"), "damaged: step is missing or invalid"),
     "no config": (lambda f: edit(f, config=None), "damaged: config is missing"),
     "odd config": (lambda f: edit(f, config={"model": {}}), "model needs network, sde, shape"),
     "strange file": (lambda f: edit(f, sha256={"weights.safetensors": "0", "../x": "1"}), "damaged: sha256"),
     "cut index": (lambda f: (f / "model.yaml").write_text("format: [scoresde"), "cannot read"),
     "bytes": (lambda f: (f / "model.yaml").write_bytes(b"\xff\xfe\x00"), "cannot read"),
-    "empty index": (lambda f: (f / "model.yaml").write_text(""), "does not say 'format"),
+    "empty index": (lambda f: (f / "model.yaml").write_text(""), "lacks 'format"),
     "one bit": (lambda f: flip(f, "weights.safetensors"), "weights.safetensors is damaged"),
     "one bit of ema": (lambda f: flip(f, "ema.safetensors"), "ema.safetensors is damaged"),
     "cut weights": (lambda f: os.truncate(f / "weights.safetensors", 1000), "is damaged"),

@@ -238,11 +238,11 @@ class TestFiles:
             (MINIMAL + "training: {loss: 3}\n", "training: loss must be Spec, got 3"),
             (MINIMAL + "training: 3\n", "training must be"),
             (MINIMAL + "3: 4\n", "the configuration has no parameter 3"),
-            (MINIMAL + "sampling: {sampler: {steps: 3}}\n", "or a mapping with its name"),
+            (MINIMAL + "sampling: {sampler: {steps: 3}}\n", "or a mapping with 'name'"),
             (MINIMAL + "sampling: {}\nsampling: {}\n", "given twice"),
             ("format: 1\ninherits: gone.yaml\n", "cannot read the preset gone.yaml"),
             ("format: 1\ninherits: ../it.yaml\n", "a file in the same folder"),
-            ("[1, 2]\n", "is a mapping"),
+            ("[1, 2]\n", "must be a mapping"),
             ("a: [\n", "not valid YAML"),
         ],
     )

@@ -175,7 +175,7 @@ WRONG = {
         "the classifier mnist_classifier is for events of shape (1, 28, 28), not (3, 8, 8)",
     ),
     "several arrays": (["--condition", "colorize", "--observe", "d.npz"], "d.npz has the arrays one, two"),
-    "integers": (["--condition", "colorize", "--observe", "e.npz"], "images are uint8 0 to 255"),
+    "integers": (["--condition", "colorize", "--observe", "e.npz"], "give images as uint8 0 to 255"),
     "no steps": (["--condition", "colorize", "--observe", "a.npz", "--sampler", "ode"], "take pc"),
 }
 

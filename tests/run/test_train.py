@@ -591,7 +591,7 @@ class TestRefused:
         dataset = f"data.dataset=npz[path={tmp_path / 'one.npz'}]"
         code, _, err = scoresde(dataset, "--out", "run")
         assert code == 2
-        assert "no event in its test split (training.evaluate_every=null" in err
+        assert "is empty (training.evaluate_every=null" in err
         assert scoresde(dataset, "training.evaluate_every=null", "--out", "run")[0] == 0
 
 

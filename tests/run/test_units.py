@@ -489,7 +489,7 @@ class TestScale:
         for condition in ("colorize", "smcdiff[condition=colorize]"):
             command = ["sample", "--preset", str(tmp_path / "scaled.yaml"), "--condition", condition]
             assert main([*command, "--observe", f"{tmp_path}/a.npz", "--out", str(tmp_path / "out")]) == 2
-            assert "the model has scaled each channel by itself" in capsys.readouterr().err
+            assert "the model scales each channel separately" in capsys.readouterr().err
 
     @pytest.mark.parametrize("precise", [True, False], ids=["float64", "float32"])
     def test_digits_that_float32_has_not(self, tmp_path, precise):

@@ -1,4 +1,4 @@
-"""``scoresde classifier-accuracy``: how often a noise-conditional classifier is right, noise level by noise level."""
+"""``scoresde classifier-accuracy``: the accuracy of a noise-conditional classifier at each noise level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NUMBERS = {
 
 @attrs.frozen
 class LevelAccuracy:
-    """What was found at one level; cross entropy in nats."""
+    """The accuracy at one noise level; cross entropy in nats."""
 
     sigma_over_alpha: float
     accuracy: float
@@ -42,17 +42,17 @@ class LevelAccuracy:
 
 @attrs.frozen
 class ClassifierAccuracyCommand(Command):
-    """Accuracy and cross entropy of a trained classifier on the test split, a line a noise level.
+    """Measures accuracy and cross entropy of a classifier on the test split, one line per noise level.
 
-    The noise is the same for every checkpoint, so two of them may be compared level by level.
+    The noise is the same for every checkpoint, so two may be compared level by level.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Checkpoint, numbers, device."""
-        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, one of its models, or a name")
+        """Add checkpoint, numbers and device."""
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, a model, or a name")
         add_changes(parser, "data.dataset.root=elsewhere")
         add_device(parser)
-        parser.add_argument("--json", action="store_true", help="one JSON object a level instead of a table")
+        parser.add_argument("--json", action="store_true", help="print one JSON object per level instead of a table")
         for name, (default, text) in _NUMBERS.items():
             help_text = f"{text} (default: {default})"
             parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)

@@ -1,13 +1,13 @@
-"""``scoresde encode``: latents of events by the probability flow ODE, and what they decode to.
+"""``scoresde encode``: latents of events by the probability flow ODE, and events decoded from them.
 
     encoding.yaml         format, version, what was encoded and how, the error of the round trip
-    latents.npz           latents (n, ...), index, events and what they decode to (in the numbers of the data, images in
-                          the model's range), and the root mean square error of each round trip on the model's scale
-    round_trip.png        every event beside what its latent decodes to
+    latents.npz           latents (n, ...), index, events and decoded events (in the numbers of the data, images in the
+                          model's range), and the root mean square error of each round trip on the model's scale
+    latents.png           every event next to its decoded event
     interpolation.*       with --interpolate, great arcs between the first and second latent, third and fourth, ...
-    temperature_T.*       with --temperature, what the latents decode to at T times their distance from the prior's mean
+    temperature_T.*       with --temperature, events decoded at T times the latents' distance from the prior's mean
 
-With ``--decode FILE`` the latents are those of a file, and there is no round trip.
+With ``--decode FILE`` the latents are read from a file, and there is no round trip.
 """
 
 from __future__ import annotations
@@ -88,33 +88,33 @@ class _Coder:
 
 @attrs.frozen
 class EncodeCommand(Command):
-    """Encodes events, decodes them again, and on request what lies between and around their latents."""
+    """Encodes events and decodes them; on request also interpolates and rescales their latents."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Model, events, what to decode."""
+        """Add model, events, and what to decode."""
         add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
         parser.add_argument(
-            "--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, instead of any data"
+            "--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file instead of encoding data"
         )
-        parser.add_argument("--interpolate", type=int, metavar="N", help="N events from each first to each second one")
+        parser.add_argument("--interpolate", type=int, metavar="N", help="events per arc, ends included")
         parser.add_argument(
-            "--temperature", type=float, nargs="+", default=[], metavar="T", help="decode at these temperatures as well"
+            "--temperature", type=float, nargs="+", default=[], metavar="T", help="also decode at these temperatures"
         )
-        parser.add_argument("--t-min", type=float, metavar="T", help="where data are placed (default: the SDE's)")
+        parser.add_argument("--t-min", type=float, metavar="T", help="time of the data (default: the SDE's)")
         for name, text in _SOLVER.items():
             parser.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
         parser.add_argument(
-            "--denoise", action="store_true", help="take the noise of t_min off what is decoded, but not off the trip"
+            "--denoise", action="store_true", help="remove the noise of t_min from decoded events, not in round trips"
         )
         parser.add_argument(
             "--discrete", action="store_true",
-            help="of a model of discrete noise scales, take the nearest trained one at every time"
+            help="for a model of discrete noise scales: use the nearest trained one at every time"
         )  # fmt: skip
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
-        parser.add_argument("--seed", type=int, default=0, help="of a preset's random weights")
+        parser.add_argument("--seed", type=int, default=0, help="seed of a preset's random weights")
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
@@ -159,7 +159,7 @@ class EncodeCommand(Command):
 
 @attrs.frozen(eq=False)
 class _Sheet:
-    """Arrays for an ``.npz``, and a model's events for a picture beside it: the first of ``columns`` in each row."""
+    """Arrays for an ``.npz``, and events for a picture with ``columns``, each next to the one ``beside`` it."""
 
     arrays: dict[str, Tensor]
     events: Tensor
@@ -167,7 +167,7 @@ class _Sheet:
     columns: int | None = None
 
     def write(self, folder: Path, stem: str, opened: OpenedModel) -> list[str]:
-        """``stem.npz`` and, for images, ``stem.png``; returns the names."""
+        """Write ``stem.npz`` and, for images, ``stem.png``; return the names."""
         import numpy as np
 
         names = [f"{stem}.npz"]
@@ -188,13 +188,13 @@ def _check(arguments: argparse.Namespace) -> None:
     if wrong:
         raise UsageError(f"--temperature must be above 0, got {wrong[0]:g}")
     if arguments.decode and arguments.dataset:
-        raise UsageError("--decode takes latents from its file: leave --dataset out")
+        raise UsageError("--decode reads latents from its file: leave --dataset out")
 
 
 def _round_trip(
     arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
-    """Events there and back."""
+    """Encode events and decode their latents."""
     import torch
 
     opened = coder.opened
@@ -214,7 +214,7 @@ def _round_trip(
 def _decode(
     arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
-    """Latents of a file."""
+    """Decode the latents of a file."""
     latents = read_latents(arguments.decode, coder.opened)
     record |= {"decoded": str(arguments.decode), "images": len(latents)}
     decoded = coder.decode(latents)
@@ -222,7 +222,7 @@ def _decode(
 
 
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
-    """Every second latent to the one after it, a row each."""
+    """Decode arcs between pairs of latents, one row each."""
     import torch
 
     from ..numerics.encoding import interpolate
@@ -239,7 +239,7 @@ def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _She
 
 
 def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
-    """All latents at other temperatures."""
+    """Decode all latents at other temperatures."""
     from ..numerics.encoding import temper
 
     sheets = {}

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from ..evaluate.rows import Evaluation
 
 _COUNTS = {
-    "samples": "samples behind the evaluators (default: evaluation.samples)",
+    "samples": "samples for the evaluators (default: evaluation.samples)",
     "events": "events of the split, spread evenly over it (default: all)",
     "repeats": "passes of the likelihood, each with its own noise (default: evaluation.repeats)",
-    "probes": "probes of the likelihood's divergence for every event (default: 1)",
+    "probes": "probes of the likelihood's divergence per event (default: 1)",
     "batch_size": "events at a time (default: evaluation.batch_size; for the loss training.batch_size)",
 }
 RESULTS = "results.jsonl"
@@ -48,13 +48,13 @@ RESULTS = "results.jsonl"
 
 @attrs.frozen
 class EvaluateCommand(Command):
-    """Loss, likelihood and sample quality of one or many checkpoints, batch by batch, in one file of rows.
+    """Evaluates loss, likelihood and sample quality of checkpoints, and writes one file of rows.
 
-    The same command goes on where it was killed and gives the same bits; so does any number of processes of torchrun.
+    A killed command is resumed by repeating it. The result has the same bits for any number of torchrun processes.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Which checkpoints, what of them, and how."""
+        """Add the options of checkpoints and measures."""
         parser.add_argument(
             "folders",
             type=Path,
@@ -62,14 +62,14 @@ class EvaluateCommand(Command):
             metavar="DIR",
             help="a checkpoint by folder or name, or a run",
         )
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; those there stay")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; existing ones are kept")
         parser.add_argument(
             "--models", default="last", metavar="X",
             help="of a run: last, best, all, configured, steps 5000,10000, or a range 5000-20000 (default: last)",
         )  # fmt: skip
         parser.add_argument(
             "--wait", type=float, metavar="MINUTES",
-            help="wait for models that are still trained, for so long at most after the one before",
+            help="wait for models that are still being trained, at most so long after each one",
         )  # fmt: skip
         _add_measures(parser)
         for name, text in _COUNTS.items():
@@ -82,10 +82,10 @@ class EvaluateCommand(Command):
         add_changes(parser, "data.dataset.root=here", dest="changes")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Evaluate; 1 where a checkpoint failed."""
+        """Evaluate; return 1 if a checkpoint failed."""
         _check(arguments)
 
-        # Only here does anything import torch: a mistyped option is answered at once.
+        # Imports torch, so not before the options are checked.
         from ..evaluate.batches import run_together
 
         def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
@@ -96,45 +96,45 @@ class EvaluateCommand(Command):
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is measured", "Without any: the loss, and what evaluation.likelihood says.")
+    group = parser.add_argument_group("measures", "Default: the loss, and what evaluation.likelihood says.")
     group.add_argument("--loss", action="store_true", help="the training loss of the test split, on fixed noise")
     group.add_argument("--likelihood", action="store_true", help="bits/dim by the probability flow ODE")
     group.add_argument(
         "--evaluator", dest="evaluators", nargs="+", action="extend", default=[], metavar="X",
         help="metrics of samples: see 'scoresde list evaluators'",
     )  # fmt: skip
-    group.add_argument("--target", metavar="X", help="the exact distribution that evaluators compare with")
-    group.add_argument("--sampler", metavar="X", help="where samples come from (default: the configuration's)")
-    group.add_argument("--split", choices=("train", "test"), help="of the data (default: test; evaluation.split)")
-    group.add_argument("--dequantizer", metavar="X", help="of the likelihood (default: uniform)")
+    group.add_argument("--target", metavar="X", help="the exact target that evaluators compare with")
+    group.add_argument("--sampler", metavar="X", help="sampler (default: the configuration's)")
+    group.add_argument("--split", choices=("train", "test"), help="split of the data (default: test; evaluation.split)")
+    group.add_argument("--dequantizer", metavar="X", help="dequantizer of the likelihood (default: uniform)")
     group.add_argument(
         "--trace", default="rademacher", choices=("rademacher", "gaussian", "exact"),
-        help="the likelihood's divergence: by probes, or exact (default: rademacher)",
+        help="divergence of the likelihood: by probes, or exact (default: rademacher)",
     )  # fmt: skip
     group.add_argument("--tolerance", type=float, default=1e-5, metavar="X", help="of the ODE (default: 1e-5)")
-    group.add_argument("--t-min", type=float, metavar="X", help="where data are placed (default: that of its loss)")
-    group.add_argument("--discrete", action="store_true", help="a likelihood of a model of discrete noise scales too")
+    group.add_argument("--t-min", type=float, metavar="X", help="time of the data (default: that of the loss)")
+    group.add_argument("--discrete", action="store_true", help="allow a model of discrete noise scales")
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What is wrong in itself, before anything is opened."""
+    """Check the options before anything is loaded."""
     check_counts(arguments, *_COUNTS)
     check_fractions(arguments, "tolerance", "t_min")
     if arguments.wait is not None and not 0 < arguments.wait < math.inf:
-        raise UsageError(f"--wait takes minutes, a number above 0, got {arguments.wait:g}")
+        raise UsageError(f"--wait must be a number of minutes above 0, got {arguments.wait:g}")
     if arguments.precision != "float32" and arguments.dtype != "float32":
         raise UsageError(f"--precision has no effect on a network in {arguments.dtype}: leave it or --dtype out")
     for name in ("samples", "sampler", "target"):
         if getattr(arguments, name) is not None and not arguments.evaluators:
-            raise UsageError(f"--{name} has no effect: samples are drawn for an --evaluator; name one, or leave it out")
+            raise UsageError(f"--{name} has no effect without an --evaluator: give one, or leave it out")
     for name in ("repeats", "probes"):
         others = arguments.loss or arguments.evaluators
         if getattr(arguments, name) is not None and others and not arguments.likelihood:
-            raise UsageError(f"--{name} has no effect without --likelihood: ask for that, or leave it out")
-    there = arguments.out
-    own = {RESULTS, "parts", "pictures"}  # a kill may have left any of them alone
-    if there.exists() and not (there.is_dir() and ((there / RESULTS).is_file() or _visible(there) <= own)):
-        raise FileError(f"{there} exists and holds no evaluation: choose another --out")
+            raise UsageError(f"--{name} has no effect without --likelihood: add it, or leave --{name} out")
+    out = arguments.out
+    own = {RESULTS, "parts", "pictures"}  # a kill may have left any one of them
+    if out.exists() and not (out.is_dir() and ((out / RESULTS).is_file() or _visible(out) <= own)):
+        raise FileError(f"{out} exists and is not an evaluation: choose another --out")
 
 
 def _visible(folder: Path) -> set[str]:
@@ -150,7 +150,7 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _prepare(
     arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
 ) -> tuple[Evaluation, list[ChosenCheckpoint]]:
-    """Everything that can be refused is refused here: nothing is computed yet."""
+    """Check everything before anything is computed."""
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
@@ -160,7 +160,7 @@ def _prepare(
     from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
-    # A run may be writing just now: what the first process sees holds for all.
+    # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [_folder(given, registry) for given in arguments.folders]
     asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]
     plans = Plans(registry, _request(arguments), processes.device, arguments.download)
@@ -178,14 +178,14 @@ def _prepare(
 
 
 def _folder(given: Path, registry: Registry) -> Path:
-    """A folder as it is typed, or that of the checkpoint which a plugin ships by this name."""
+    """``given`` if it is a folder, else the folder of a plugin's checkpoint of this name."""
     from scoresde_run.models import checkpoint
 
     return given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
 
 
 def _evaluate(evaluation: Evaluation, asked: Sequence[ChosenCheckpoint], arguments: argparse.Namespace) -> int:
-    """A row for each, in the order in which they are there; the exit code."""
+    """Evaluate the checkpoints in the order in which they appear; return the exit code."""
     from ..evaluate.checkpoints import as_they_appear
 
     seconds = (arguments.wait or 0.0) * 60

@@ -1,9 +1,8 @@
-"""``scoresde export``: a model for others to use, from a checkpoint or a training run.
+"""``scoresde export``: a small checkpoint from a checkpoint or a training run.
 
-What is kept is one set of weights, the averaged ones where there are any. In half precision the matrices and kernels
-have two bytes a number. Vectors and buffers stay as they are: they are few, and among them are Fourier frequencies,
-whose rounding would turn an angle of hundreds of radians by a whole one, and tables of noise scales. A model that is
-loaded again has everything in float32.
+It has one set of weights, the averaged ones if there are any. In half precision, matrices and kernels take two bytes
+per number. Vectors and buffers keep their precision: they are few, and include tables of noise scales and Fourier
+frequencies, whose rounding would change an angle of hundreds of radians by a whole one. A loaded model is in float32.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 @attrs.frozen
 class ExportCommand(Command):
-    """One set of a checkpoint's weights as a checkpoint of its own: ``scoresde export --checkpoint RUN --out DIR``.
+    """Exports one set of weights as a new checkpoint: ``scoresde export --checkpoint RUN --out DIR``.
 
-    Optimiser, training states and the other weights stay behind; ``--dtype float16`` halves the file.
+    The optimiser, training states and other weights are left out; ``--dtype float16`` halves the file.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """The checkpoint, the folder, which weights and how many bits of them."""
+        """Add checkpoint, folder, weights and dtype."""
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         parser.add_argument(
             "--dtype",
             default="float32",
             choices=_DTYPES,
-            help="of the weights in the file, but for vectors (default: float32)",
+            help="of the weights in the file, except vectors (default: float32)",
         )
         add_weights(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Load, shorten, write; print the size."""
+        """Load, convert, write; print the size."""
         import torch
 
         from scoresde_core.classifier import NoisyClassifier
@@ -56,7 +55,7 @@ class ExportCommand(Command):
         check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
-        # What was exported before has one set of weights, which may be averages already.
+        # An exported checkpoint has one set of weights, which may be averages.
         which = "ema" if found.uses_ema(ema) else found.provenance.get("exported", {}).get("weights", "raw")
         model = found.load(registry, ema, outputs=None)
         state = shortened(model.network, getattr(torch, arguments.dtype))
@@ -73,7 +72,7 @@ class ExportCommand(Command):
 
 
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state of ``network``, parameters of two axes or more in ``dtype``; ``UsageError`` where one is beyond it."""
+    """The state of ``network``, with parameters of two or more axes in ``dtype``; ``UsageError`` if one overflows."""
     state = dict(network.state_dict())
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2:

@@ -1,4 +1,4 @@
-"""``scoresde fit-target``: fit a mixture of factor analysers to a data set, and save it as a target."""
+"""``scoresde fit-target``: fits a mixture of factor analysers to a data set, and saves it as a target."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _NUMBERS = {
 
 @attrs.frozen
 class FitTargetCommand(Command):
-    """EM on all training images, uint8 to [-1, 1] with uniform dequantisation; the test split measures the fit.
+    """Runs EM on all training images, dequantised uniformly to [-1, 1], and measures the fit on the test split.
 
     The result is a target: ``scoresde-bench --target 'mfa[file=FILE]'``.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Data set, numbers, output."""
+        """Add data set, numbers and output."""
         parser.add_argument(
             "dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'"
         )

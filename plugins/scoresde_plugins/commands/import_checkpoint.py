@@ -1,4 +1,4 @@
-"""``scoresde import-checkpoint``: a published ``.pth`` file as a checkpoint of ours."""
+"""``scoresde import-checkpoint``: converts a published ``.pth`` file to a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from scoresde_run.commands.options import add_changes
 
 @attrs.frozen
 class ImportCheckpointCommand(Command):
-    """Reads files of score_sde_pytorch, ncsn and ncsnv2; strict: every tensor has to find its place in the preset."""
+    """Imports files of score_sde_pytorch, ncsn and ncsnv2; every tensor must have its place in the preset's network."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """File, preset, output."""
+        """Add file, preset and output."""
         parser.add_argument("file", type=Path, metavar="FILE", help="the published file, such as checkpoint_24.pth")
-        parser.add_argument("--preset", required=True, metavar="NAME", help="what it is of: see 'scoresde presets'")
+        parser.add_argument("--preset", required=True, metavar="NAME", help="its preset: see 'scoresde presets'")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         add_changes(parser, "model.network.nf=64")
         parser.add_argument(
             "--prefix", metavar="P",
-            help="what the names of the network's tensors begin with in the file, such as net. (default: found)"
+            help="prefix of the network's tensors in the file, such as net. (default: detected)"
         )  # fmt: skip
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Read, compare, write; print what was found."""
+        """Read, compare, write; print a summary."""
         from scoresde_run.commands.presets import find_preset
         from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
@@ -50,7 +50,7 @@ class ImportCheckpointCommand(Command):
         except Misfit as misfit:
             print("\n".join(misfit.report))
             raise FileError(
-                f"{arguments.file} does not fit the preset {arguments.preset}: {misfit}; choose the preset it is of"
+                f"{arguments.file} does not fit the preset {arguments.preset}: {misfit}; choose its own preset"
             ) from misfit
         written = checkpoint.save(
             arguments.out,
@@ -67,7 +67,7 @@ class ImportCheckpointCommand(Command):
             },
         )
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
-        averaged = "none averaged" if converted.ema is None else f"{len(converted.ema)} of them averaged as well"
+        averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
         tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"
         print(f"{published.layout}, step {published.step}: {tensors}")
         for note in converted.notes:

@@ -2,9 +2,9 @@
 
 likelihood.yaml     format, version, what was measured and how, bits/dim with its standard error, cost
 likelihood.npz      bits_per_dim and nfe (repeats, n), index (n,), with a bound stderr, with --latents latents
-parts/              finished batches, until all are: the same command goes on with them
+parts/              finished batches, until all are finished; the same command resumes with them
 
-Batches are those of ``scoresde evaluate``: a file each, dealt out over the processes of torchrun.
+Batches are files, distributed over the processes of torchrun, as in ``scoresde evaluate``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
 
 _ODE = {
     "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
-    "probes": "probes for every image (default: 1)",
+    "probes": "probes per image (default: 1)",
     "method": "adaptive Runge-Kutta method (default: dopri5)",
     "rtol": "relative tolerance of the ODE (default: 1e-5)",
     "atol": "absolute tolerance of the ODE (default: 1e-5)",
@@ -53,37 +53,35 @@ _ODE = {
 
 @attrs.frozen
 class LikelihoodCommand(Command):
-    """The likelihood by the probability flow ODE, or with ``--bound`` ScoreFlow's variational bound.
+    """Measures the likelihood by the probability flow ODE, or with ``--bound`` ScoreFlow's variational bound.
 
-    Images are taken as uint8, dequantised and scaled here. Under an exact target its own value stands beside.
+    Images are read as uint8, dequantised and scaled. For an exact target, its own value is measured too.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Model, data, protocol."""
+        """Add model, data and protocol."""
         add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
-        parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes with noise of their own")
+        parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
         parser.add_argument("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
-        parser.add_argument(
-            "--t-min", type=parse_value, metavar="T", help="where data are placed (default: as trained)"
-        )
+        parser.add_argument("--t-min", type=parse_value, metavar="T", help="time of the data (default: as trained)")
         parser.add_argument(
             "--discrete", action="store_true",
-            help="of a model of discrete noise scales, take the nearest trained one at every time"
+            help="for a model of discrete noise scales: use the nearest trained one at every time"
         )  # fmt: skip
         ode = parser.add_argument_group("by the probability flow ODE")
         for name, text in _ODE.items():
             ode.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
         bound = parser.add_argument_group("by the variational bound")
         bound.add_argument("--bound", nargs="?", const="dsm", metavar="FORM", help="the bound, dsm (default) or ssm")
-        bound.add_argument("--times", type=parse_value, metavar="N", help="times for every image (default: 1000)")
+        bound.add_argument("--times", type=parse_value, metavar="N", help="times per image (default: 1000)")
         bound.add_argument("--uniform-times", action="store_true", help="no importance sampling of times")
         bound.add_argument("--no-offset", action="store_true", help="leave out the step from t_min to the data")
-        parser.add_argument("--latents", action="store_true", help="write the latents as well")
+        parser.add_argument("--latents", action="store_true", help="also write the latents")
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
-        parser.add_argument("--seed", type=int, default=0, help="of dequantisation, probes, times (default: 0)")
+        parser.add_argument("--seed", type=int, default=0, help="seed of dequantisation, probes, times (default: 0)")
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
@@ -101,7 +99,7 @@ class LikelihoodCommand(Command):
 
 
 def find_density(arguments: argparse.Namespace) -> Density:
-    """The density that the options ask for; an option of the other one is a usage error."""
+    """Create the density that the options choose; an option of the other density is a :class:`UsageError`."""
     from ..likelihood.density import BoundDensity, FlowDensity
 
     flow = {name: getattr(arguments, name) for name in _ODE if getattr(arguments, name) is not None}
@@ -117,7 +115,7 @@ def find_density(arguments: argparse.Namespace) -> Density:
         return found
     if flow or arguments.latents:
         names = ", ".join(f"--{name}" for name in [*flow, *["latents"] * arguments.latents])
-        raise UsageError(f"the bound follows no ODE: leave {names} out")
+        raise UsageError(f"the bound solves no ODE: leave {names} out")
     found = build(BoundDensity, {"form": arguments.bound, **bound, **common}, "the bound")
     return found
 
@@ -125,7 +123,7 @@ def find_density(arguments: argparse.Namespace) -> Density:
 def _prepare(
     arguments: argparse.Namespace, registry: Registry, density: Density, processes: Processes, stack: ExitStack
 ) -> Callable[[], int]:
-    """Everything that can be refused is refused here: nothing is computed yet."""
+    """Check everything before anything is computed."""
     import torch
 
     from scoresde_run.machine.files import clean
@@ -155,7 +153,7 @@ def _prepare(
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
     model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
-    processes.wait()  # every process has seen that the folder is free, or an unfinished one
+    processes.wait()  # until every process has checked the folder
     if processes.first:
         stack.enter_context(locked(arguments.out, "measuring"))
         clean(arguments.out)
@@ -164,7 +162,7 @@ def _prepare(
 
 
 def check_place(out: Path) -> None:
-    """Raise where there is something else than a likelihood that is not finished."""
+    """Raise :class:`FileError` unless ``out`` is new or an unfinished likelihood."""
     from scoresde_run.machine.files import check_new
 
     unfinished = (out / ".lock").is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS}
@@ -180,7 +178,7 @@ def _measure(
     processes: Processes,
     progress: Progress,
 ) -> int:
-    """The batches that are not there yet; then the first process writes what all of them say."""
+    """Compute the missing batches; then process 0 writes the result."""
     from scoresde_run.machine import files
 
     from ..evaluate.batches import compute, together
@@ -221,12 +219,12 @@ def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: Likelih
 
 
 def summary(found: Measurement) -> dict[str, Any]:
-    """The numbers of a measurement, for its record."""
+    """The numbers of a measurement, as recorded."""
     result: dict[str, Any] = {"bits_per_dim": _plain(found.bits)}
     if found.exact is not None and found.gap is not None:
         result |= {"exact_bits_per_dim": _plain(found.exact), "bits_above_exact": _plain(found.gap)}
     if found.stderr is not None:
-        # The draws of different images are independent: their errors add up in squares.
+        # Draws of different images are independent, so the squares of their errors add up.
         own = float(found.stderr.square().sum().sqrt()) / found.stderr.numel()
         result |= {"stderr_of_draws": round(own, 8)}
     return {**result, "nfe": round(float(found.nfe.double().mean()), 3)}

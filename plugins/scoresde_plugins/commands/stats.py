@@ -1,4 +1,4 @@
-"""``scoresde stats``: reference statistics of a data set, once and for all."""
+"""``scoresde stats``: reference statistics of a data set, in a file."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class StatsCommand(Command):
-    """Mean and covariance of the features of a split and, with ``--raw``, the features themselves, in one file.
+    """Writes the mean and covariance of the features of a split and, with ``--raw``, the features themselves.
 
-    ``frechet[statistics=FILE]`` needs the moments, ``kernel`` and ``precision_recall`` the features. The published
-    files of pytorch-fid, clean-fid and score_sde are read by the same option, and ``--show`` says what a file holds.
+    ``frechet[statistics=FILE]`` needs the moments, ``kernel`` and ``precision_recall`` the features. The same option
+    reads published files of pytorch-fid, clean-fid and score_sde. ``--show`` prints what a file holds.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Data set, extractor, output."""
+        """Add data set, extractor and output."""
         parser.add_argument("dataset", metavar="DATASET", nargs="?", help="such as 'mnist[root=data]'")
         parser.add_argument("--out", type=Path, metavar="FILE", help="the .safetensors file to write")
-        parser.add_argument("--show", type=Path, metavar="FILE", help="say what a file of statistics holds, and end")
+        parser.add_argument("--show", type=Path, metavar="FILE", help="print what a file of statistics holds")
         parser.add_argument("--features", metavar="X", help="extractor (default: inception)")
         parser.add_argument("--split", default="train", choices=("train", "test"), help="default: train")
         parser.add_argument("--images", type=int, metavar="N", help="use the first N events only")
-        parser.add_argument("--raw", action="store_true", help="keep the features, not their moments alone")
+        parser.add_argument("--raw", action="store_true", help="also keep the features")
         parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="events at a time (default: 250)")
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Extract, sum up, save; or show."""
+        """Extract features and save their statistics; or show a file."""
         if (arguments.dataset is None) == (arguments.show is None):
-            raise UsageError("give a data set to make statistics of, or --show FILE: one of the two")
+            raise UsageError("give either a data set or --show FILE")
         if arguments.show is not None:
             print(_shown(arguments.show))
             return 0
         from scoresde_run.machine.files import check_new
 
         if arguments.out is None:
-            raise UsageError("--out FILE is missing: say where to write the statistics")
+            raise UsageError("--out FILE is missing: name the file to write")
         check_counts(arguments, "images", "batch_size", least=2)
         if arguments.out.suffix != ".safetensors":
-            raise UsageError(f"--out {arguments.out} must end in .safetensors, which is what is written")
+            raise UsageError(f"--out {arguments.out} must end in .safetensors: rename it")
         check_new(arguments.out)
         return _make(arguments, registry)
 
@@ -73,13 +73,13 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     if reason:
         raise UsageError(reason)
     device = find_device(arguments.device)
-    use_tf32(False)  # as for the samples that are held against them
+    use_tf32(False)  # as for the samples that are compared with them
     extraction = Extraction(extractor, batch_size=arguments.batch_size)
     protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
         raise UsageError(
-            f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: take two or more"
+            f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: two or more are needed"
         )
     rounding = protocol["rounding"] if events.is_floating_point() else None
     moments, features = _collect(extraction, events, device, arguments.raw)
@@ -93,7 +93,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
-    """The moments and, where they are asked for, the features."""
+    """The moments and, if ``raw``, the features."""
     import torch
 
     from scoresde_run.machine.progress import Progress, is_tenth
@@ -113,7 +113,7 @@ def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> 
 
 
 def _shown(path: Path) -> str:
-    """What a file of statistics holds, in a few lines."""
+    """Describe a file of statistics in a few lines."""
     from ..evaluators.statistics_file import read
 
     found = read(path)

@@ -1,10 +1,10 @@
-r"""``scoresde train-dequantizer``: noise for dequantisation, fitted to a model's variational bound.
+r"""``scoresde train-dequantizer``: trains dequantisation noise on a model's variational bound.
 
     minimise over q   E_{u ~ q(u | v)}[bound(x) + log q(u | v)],   x the model's value of (v + u) / 256
 
-(Song et al. 2021, arXiv:2101.09258, Appendix C). The score is frozen; gradients reach q through x. What is logged as
-the loss is this bound in bits/dim, less the small step from t_min to the data. Everything else is training as it is
-always done here: the same loop, states, resuming, averaging.
+(Song et al. 2021, arXiv:2101.09258, Appendix C). The score is frozen; gradients reach q through x. The logged loss is
+this bound in bits/dim, without the small step from t_min to the data. The training loop, states, resuming and averaging
+are those of ``scoresde train``.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from ..numerics.flow import require_continuous
 
 @attrs.frozen
 class TrainDequantizerCommand(Command):
-    """Fits the noise of Flow++'s dequantisation flow to a checkpoint or to an exact target.
+    """Trains Flow++'s dequantisation flow for a checkpoint or an exact target.
 
-    ``scoresde likelihood --dequantizer 'variational[checkpoint=RUN]'`` then measures with it.
+    Use it in ``scoresde likelihood --dequantizer 'variational[checkpoint=RUN]'``.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Whose bound, which images, and the options of a training run."""
+        """Add model, images, and the options of a training run."""
         add_model(parser)
         parser.add_argument("--dataset", metavar="X", help="uint8 images (default: the configuration's)")
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Train, or go on."""
+        """Train, or resume a run."""
         arguments.seed = 0  # of a preset's random weights
         return run_training(
             arguments,
@@ -66,7 +66,7 @@ class TrainDequantizerCommand(Command):
 
 @attrs.frozen(eq=False)
 class DequantizationLoss(Loss):
-    """The bound in bits/dim at one time and one noise an image; the network is the flow, ``score`` is frozen."""
+    """The bound in bits/dim at one time and one noise per image; the network is the flow, ``score`` is frozen."""
 
     score: ScoreModel
     units: Units
@@ -80,7 +80,7 @@ class DequantizationLoss(Loss):
         events = self.units.encode(x, u)
         share = draws.uniform("time", stratified=True)
         nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), self.t_min) + log_q
-        # From the density of the model to that of data on [-1, 1], and to the probability of a cell 2/256 wide.
+        # Convert the model's density to one on [-1, 1], and to the probability of a cell of width 2/256.
         shape, numbers = tuple(x.shape[1:]), x[0].numel()
         bits: Tensor = (nats + self.units.log_volume(shape)) / (numbers * math.log(2)) + math.log2(256 / 2)
         return bits
@@ -88,24 +88,24 @@ class DequantizationLoss(Loss):
 
 @attrs.frozen
 class StoredImages(Preprocessing):
-    """Images as they are on disk: grey levels."""
+    """No conversion: images stay grey levels."""
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
-        """uint8, mirrored where that is asked for."""
+        """Return ``events`` as uint8, mirrored if asked."""
         return self.augment(events, draws)
 
 
 class DequantizerTrainer(Trainer):
-    """The trainer, whose pictures show the noise in place of samples."""
+    """A trainer whose pictures show the noise instead of samples."""
 
     @property
     def use(self) -> str:
-        """To measure with."""
+        """How to measure with the result."""
         return "scoresde likelihood --dequantizer 'variational[checkpoint={}]' ..."
 
     @torch.no_grad()
     def sample(self) -> Tensor:
-        """u for the first images of the stream, on the scale of the model: a middle grey is the middle of a cell."""
+        """u for the first images of the stream, in the model's units: middle grey is the middle of a cell."""
         images = next(self.batches.stream(0)).x[: self.plan.config.sampling.n]
         u, _ = self.averaged().network(images, self._draws("picture", len(images)).normal(images.float()))
         drawn: Tensor = self.plan.model.units.encode(2 * u - 1)
@@ -113,7 +113,7 @@ class DequantizerTrainer(Trainer):
 
 
 def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
-    """The plan of a run, with the score of the model in its loss."""
+    """The plan of a run, with the model's score in its loss."""
     opened = open_model(arguments, registry, processes.device, torch.float32)
     require_continuous(opened.score, "a dequantiser's bound", "an integral over")
     if isinstance(opened.score, NetworkScore):
@@ -123,9 +123,7 @@ def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processe
     assert config.data.dataset is not None
     dataset = find_dataset(config.data.dataset, opened.shape, registry, arguments.download)
     if dataset.open("train")[0].dtype != torch.uint8:
-        raise UsageError(
-            f"the data set {config.data.dataset} holds no 8-bit images: dequantisation is for uint8 images"
-        )
+        raise UsageError(f"the data set {config.data.dataset} holds no 8-bit images: dequantisation needs uint8 images")
     loss = DequantizationLoss(opened.score, opened.units, trained_t_min(opened.plan, registry))
     plan = Plan(config, network, opened.sde, opened.sampler)
     units = attrs.asdict(plan.units, recurse=False)
@@ -133,11 +131,11 @@ def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processe
 
 
 def _config(arguments: argparse.Namespace, opened: OpenedModel) -> Config:
-    """ScoreFlow's training of a dequantiser, for this model; the loss names the score, so that a run keeps to it."""
+    """ScoreFlow's configuration; the loss names the score, so that a resumed run must use the same one."""
     own = None if opened.plan is None else opened.plan.config
     data = parse(arguments.dataset) if arguments.dataset else None if own is None else own.data.dataset
     if data is None:
-        raise UsageError("name the images: --dataset cifar10, or any other data set of uint8 images")
+        raise UsageError("name the images: --dataset cifar10, or another data set of uint8 images")
     sde = parse(arguments.sde or "vp") if own is None else own.model.sde
     score: dict[str, Any] = {key: str(value) for key, value in opened.origin.items() if value}
     return Config(

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from scoresde_core.dataset import Dataset
 
 _NUMBERS: dict[str, tuple[type, Any, str]] = {
-    "images": (int, 10_000, "training images, drawn at random, whose distances are compared"),
+    "images": (int, 10_000, "training images, drawn at random, whose distances are computed"),
     "seed": (int, 0, "seed of that draw"),
     "sigma-min": (float, 0.01, "smallest noise scale"),
     "overlap": (float, 0.5, "share of a noise scale that the next one covers (technique 2)"),
-    "scales": (int, None, "number of noise scales, in place of technique 2's"),
-    "budget": (int, 1160, "function evaluations a sample, shared among the scales as Langevin steps (technique 4)"),
+    "scales": (int, None, "number of noise scales, instead of technique 2's"),
+    "budget": (int, 1160, "function evaluations per sample, divided among the scales as Langevin steps (technique 4)"),
 }
 
 
 @attrs.frozen
 class Suggestion:
-    """What the rules give for a data set."""
+    """The result of the rules for a data set."""
 
     dataset: str
     images: int
@@ -51,7 +51,7 @@ class Suggestion:
     ema: float
 
     def text(self) -> str:
-        """A few lines for people, the last two to paste."""
+        """Text for people; the last two lines are commands."""
         subset = f"{self.images} of {self.of}" if self.images < self.of else f"all {self.of}"
         return (
             f"{self.dataset}: {subset} training events, {self.dimensions} dimensions, {self.scaling}\n"
@@ -66,7 +66,7 @@ class Suggestion:
 
     @property
     def preset(self) -> str:
-        """What to start from: NCSNv2 for images, else a perceptron at all noise scales."""
+        """The preset to start from: NCSNv2 for images, else a perceptron at all noise scales."""
         return "ve_ncsnv2_cifar10" if len(self.shape) == 3 else "lesson_many_scales"
 
     @property
@@ -88,15 +88,15 @@ class Suggestion:
 
 @attrs.frozen
 class TuneNoiseCommand(Command):
-    """sigma_max from the largest distance between two images, scales and steps from NCSNv2's formulas.
+    """Computes sigma_max from the largest distance between two images, and scales and steps by NCSNv2's formulas.
 
-    The distance is that of a random subset, so it is a lower bound of the whole set's, which grows slowly with N.
+    The distance in a random subset is a lower bound of that in the whole set, and grows slowly with its size.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Data set, scaling, numbers."""
+        """Add data set, scaling and numbers."""
         parser.add_argument("dataset", metavar="DATASET", help="such as cifar10, or 'image_folder[path=here,size=64]'")
-        parser.add_argument("--centered", action="store_true", help="images on [-1, 1] instead of [0, 1]")
+        parser.add_argument("--centered", action="store_true", help="images in [-1, 1] instead of [0, 1]")
         add_device(parser, default="cpu")
         parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
         for name, (kind, default, text) in _NUMBERS.items():
@@ -150,7 +150,7 @@ def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
 
 
 def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:
-    """Up to ``count`` training events at random, as stored, and how many there are."""
+    """Up to ``count`` random training events, as stored, and the number of all."""
     import torch
     from torch import Tensor
 

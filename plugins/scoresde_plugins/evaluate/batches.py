@@ -1,7 +1,7 @@
-"""Batches dealt out over processes; what is finished is a file, so that no batch is computed twice.
+"""Batches distributed over processes; finished batches are files, so none is computed twice.
 
-Each of the batches of some measures falls to a process by its number, whoever has finished what before. A failure of
-one process is an outcome that all of them hear of: none waits for another that is gone.
+The number of a batch determines its process, whichever batches are finished already. A failure of one process is sent
+to all, so none waits for another that is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Failed(ScoreSDEError):
-    """Why a process could not do its share; ``trace`` is its traceback."""
+    """The failure of a process; ``trace`` is its traceback."""
 
     def __init__(self, reason: str, trace: str = "") -> None:
         self.trace = trace
@@ -37,7 +37,7 @@ class Failed(ScoreSDEError):
 
     @classmethod
     def of(cls, error: Exception) -> Failed:
-        """What is being handled, in one line."""
+        """Convert the exception being handled, its reason on one line."""
         if isinstance(error, torch.OutOfMemoryError):
             reason = f"out of memory: lower --batch-size ({one_line(error)})"
         else:
@@ -46,9 +46,9 @@ class Failed(ScoreSDEError):
 
 
 def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable[[], int]]) -> int:
-    """What ``prepare`` returns, run in every process; an exit code.
+    """Run what ``prepare`` returns in every process; return the exit code.
 
-    What is refused in preparation, every process finds alike, as all hear of a failure: the first one says it.
+    All processes raise the same errors; only process 0 reports them.
     """
     keep_freed_memory()
     use_tf32(False)
@@ -72,7 +72,7 @@ def _say_once(error: ScoreSDEError) -> NoReturn:
 def compute(
     measures: Sequence[Measure], model: MeasuredModel, processes: Processes, progress: Progress, name: str
 ) -> dict[str, Failed]:
-    """Compute the batches that do not exist yet; return the failures by title. ``name`` is what is measured."""
+    """Compute the batches that do not exist yet; return failures by title. ``name`` is that of the model."""
     batches = [(measure, k) for measure in measures for k in range(measure.count)]
     failed: dict[str, Failed] = {}
     for measure, k in batches[processes.rank :: processes.count]:
@@ -92,7 +92,7 @@ def compute(
 
 
 def together(processes: Processes, work: Callable[[], T]) -> T:
-    """``work()`` in every process; where one fails, all raise :class:`Failed` with its reason."""
+    """Call ``work()`` in every process; if one fails, all raise :class:`Failed` with its reason."""
     result, failure = None, None
     try:
         result = work()

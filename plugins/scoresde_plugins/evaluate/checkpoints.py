@@ -1,13 +1,13 @@
-"""Which checkpoints: folders, and choices among the models that a training run keeps.
+"""The checkpoints to evaluate: folders, and choices among the models of a training run.
 
     last            the newest
-    best            the one of the lowest test loss that training logged
+    best            the one with the lowest logged test loss
     all             every one
     configured      from evaluation.first_checkpoint to evaluation.last_checkpoint, counted in snapshots
     5000,10000      those of these steps
     5000-20000      those from one step to another, both included
 
-Waiting, a choice is among the models that the run will have made when it is through.
+With ``--wait``, a choice is among the models that the finished run will have.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class RunFolder:
     config: Config
 
     def saved(self) -> list[int]:
-        """The steps whose models are there, ascending."""
+        """The steps of the saved models, ascending."""
         found = (self.folder / MODELS).glob(f"step_[0-9]*/{checkpoint.INDEX}")
         return sorted(int(path.parent.name.removeprefix("step_")) for path in found)
 
     def planned(self) -> list[int]:
-        """The steps at which the run leaves a model, ascending."""
+        """The steps at which the run saves a model, ascending."""
         every, last = self.config.training.snapshot_every, self.config.training.iterations
         return [*range(every, last, every), last]
 
     def model(self, step: int) -> Path:
-        """The folder of a model."""
+        """The folder of the model of ``step``."""
         return self.folder / MODELS / name_of(step)
 
     def best(self) -> int:
-        """The step of the lowest finite test loss among the models that are there."""
+        """The step with the lowest finite test loss among the saved models."""
         losses = self._losses()
         found = {step: losses[step] for step in self.saved() if math.isfinite(losses.get(step, math.nan))}
         if not found:
@@ -66,7 +66,7 @@ class RunFolder:
         return min(found, key=lambda step: found[step])
 
     def _losses(self) -> dict[int, float]:
-        """The test loss of a step; a line that a kill cut short is none."""
+        """The test losses by step, without a line that a kill cut short."""
         losses = {}
         path = self.folder / METRICS
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -89,7 +89,7 @@ class Choice:
 
     @classmethod
     def parse(cls, text: str) -> Choice:
-        """A choice as it is typed."""
+        """Parse a choice as typed."""
         if text in _WORDS:
             return cls(text)
         if match := re.fullmatch(r"(\d+)-(\d+)", text):
@@ -104,7 +104,7 @@ class Choice:
         )
 
     def among(self, run: RunFolder, steps: Sequence[int]) -> list[int]:
-        """The chosen ones of ``steps``; single steps are chosen whether they are among them or not."""
+        """The chosen ones of ``steps``; single steps are chosen even if they are not in ``steps``."""
         if self.word == "last":
             return list(steps[-1:])
         if self.word == "all":
@@ -122,16 +122,16 @@ class Choice:
 
 @attrs.frozen
 class ChosenCheckpoint:
-    """A checkpoint that is to be evaluated: a folder, or the best model of a run once that is through."""
+    """A checkpoint to evaluate: a folder, or the best model of a run once it is finished."""
 
     folder: Path
     run: RunFolder | None = None
-    """The run that it is a model of."""
+    """The run that makes it."""
     best: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> ChosenCheckpoint:
-        """A single checkpoint, with its run where it lies in one."""
+        """Choose a single checkpoint, with the run that contains it, if any."""
         models = folder.absolute().parent
         run = None
         if models.name == MODELS:
@@ -141,43 +141,43 @@ class ChosenCheckpoint:
 
     @property
     def step(self) -> int | None:
-        """The step of its run, which its folder is named after."""
+        """The training step in the name of its folder; None outside a run."""
         named = re.fullmatch(r"step_0*(\d+)", self.folder.name)
         return int(named[1]) if named and self.run is not None else None
 
     @property
     def name(self) -> str:
-        """It in words."""
+        """Its folder, or which model of a run it is."""
         return f"the best of {self.folder}" if self.best else str(self.folder)
 
     def find(self) -> Path | None:
-        """Its folder, once it is there."""
+        """Its folder, None as long as it does not exist."""
         if self.best and self.run is not None:
-            return self.run.model(self.run.best()) if _is_there(self.run.model(self.run.planned()[-1])) else None
-        return self.folder if _is_there(self.folder) else None
+            return self.run.model(self.run.best()) if _exists(self.run.model(self.run.planned()[-1])) else None
+        return self.folder if _exists(self.folder) else None
 
 
 def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> list[ChosenCheckpoint]:
-    """What ``folders`` and ``choice`` stand for; raises where something is missing that is not to be waited for."""
+    """The checkpoints that ``folders`` and ``choice`` name; unless ``wait``, raise if one is missing."""
     found: list[ChosenCheckpoint] = []
     for folder in folders:
-        if _is_there(folder):
+        if _exists(folder):
             found.append(ChosenCheckpoint.of(folder))
         elif (folder / CONFIG).is_file():
             run = RunFolder(folder, Config.read(folder, CONFIG))
-            found += _to_come(run, choice) if wait else _present(run, choice)
+            found += _planned(run, choice) if wait else _saved(run, choice)
         else:
             what = f"neither {checkpoint.INDEX} nor {CONFIG} in it" if folder.is_dir() else "no such folder"
-            raise UsageError(f"{folder} is no checkpoint and no training run: there is {what}")
+            raise UsageError(f"{folder} is neither a checkpoint nor a training run: there is {what}")
     return list({each.name: each for each in found}.values())
 
 
 def as_they_appear(
     chosen: Sequence[ChosenCheckpoint], seconds: float, processes: Processes, say: Callable[[str], None]
 ) -> Iterator[tuple[ChosenCheckpoint, Path | None]]:
-    """Each with its folder once it is there; None for those that do not come within ``seconds`` of the one before.
+    """Yield each with its folder once it exists, or with None if it does not appear within ``seconds`` of the last one.
 
-    Every process sees what the first one sees.
+    All processes follow process 0.
     """
     pending, since, said = list(chosen), time.monotonic(), ""
     while pending:
@@ -200,27 +200,27 @@ def as_they_appear(
         time.sleep(min(POLL_SECONDS, seconds))
 
 
-def _is_there(folder: Path) -> bool:
+def _exists(folder: Path) -> bool:
     return (folder / checkpoint.INDEX).exists()
 
 
-def _present(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
+def _saved(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
     saved = run.saved()
     listed = ", ".join(map(str, saved)) or "none so far"
     chosen = [run.best()] if choice.word == "best" and saved else choice.among(run, saved)
     missing = sorted(set(chosen) - set(saved))
     if missing or not chosen:
-        what = f"of step {missing[0]}" if missing else "that was asked for"
-        raise UsageError(f"{run.folder} has no model {what}: it has {listed} (--wait MINUTES waits for more)")
+        what = f"model of step {missing[0]}" if missing else "such model"
+        raise UsageError(f"{run.folder} has no {what}: it has {listed} (--wait MINUTES waits for more)")
     return [ChosenCheckpoint(run.model(step), run) for step in chosen]
 
 
-def _to_come(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
+def _planned(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
     planned = run.planned()
     never = [step for step in choice.steps if step not in planned and step not in run.saved()]
     if never:
         raise UsageError(
-            f"{run.folder} will have no model of step {never[0]}: it leaves one every "
+            f"{run.folder} will have no model of step {never[0]}: it saves one every "
             f"{run.config.training.snapshot_every} steps, and at {planned[-1]}"
         )
     if choice.word == "best":
@@ -231,5 +231,5 @@ def _to_come(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
         return [ChosenCheckpoint(run.folder, run, best=True)]
     chosen = choice.among(run, sorted({*planned, *run.saved()}))
     if not chosen:
-        raise UsageError(f"{run.folder} will have no model that was asked for: it leaves {planned[0]} to {planned[-1]}")
+        raise UsageError(f"{run.folder} will have no such model: it saves {planned[0]} to {planned[-1]}")
     return [ChosenCheckpoint(run.model(step), run) for step in chosen]

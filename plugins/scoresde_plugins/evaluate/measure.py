@@ -1,4 +1,4 @@
-"""What a measure is: batches, and what they make of a row. Batch k is a function of weights, settings and k alone."""
+"""Measures: computed in batches, then summarised in a row. Batch k is a function of weights, settings and k alone."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from .parts import Part, Parts
 
 @attrs.frozen(eq=False)
 class MeasuredModel:
-    """A model that is measured: its score on a device, all that it depends on, and the folder of its parts."""
+    """A model to measure: its score on a device, its dependencies, and the folder of its parts."""
 
     score: ScoreModel
     device: torch.device
     dtype: torch.dtype
     identity: Mapping[str, Any]
-    """Weights, network, SDE and what these depend on, as plain data."""
+    """Weights, network, SDE and their dependencies, as plain data."""
     folder: Path
     observe: Observer | None = None
 
     def parts_of(self, measure: Measure) -> Parts:
-        """The batches of ``measure``, those of a reference whatever the model."""
+        """The batches of ``measure``; those of a reference do not depend on the model."""
         about = dict(self.identity) if measure.of_model else {}
         about |= {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
         return Parts(self.folder, measure.name, {"model": about, "settings": measure.settings})
@@ -45,17 +45,17 @@ class MeasuredModel:
 
 @attrs.frozen(eq=False)
 class Measure(ABC):
-    """One thing that is measured of a model."""
+    """One quantity that is measured of a model."""
 
     name: ClassVar[str]
 
     fingerprint: Fingerprint = attrs.field(kw_only=True)
     parts: tuple[Any, ...] = attrs.field(kw_only=True)
-    """The components that it is made of, beside the model."""
+    """The components that it uses besides the model."""
 
     @property
     def title(self) -> str:
-        """What tells it from the others of a row."""
+        """Its unique name in a row."""
         return self.name
 
     @property
@@ -65,30 +65,30 @@ class Measure(ABC):
 
     @property
     def of_samples(self) -> bool:
-        """Whether its metrics say how good samples are: a row where none of these is a number is not done."""
+        """Whether its metrics are of samples: a row in which none of these is a number has failed."""
         return False
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
 
     @property
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """All that the numbers depend on beside the model and :attr:`parts`, as plain data."""
+        """What the numbers depend on besides the model and :attr:`parts`, as plain data."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The protocol, and what the components depend on: versions, source, files."""
+        """The protocol, and the versions, source and files of the components."""
         return {**self.protocol, **placeless(self.fingerprint.depends(self.parts))}
 
     def describe(self, component: Any) -> Any:
-        """A component as plain data."""
+        """Describe a component as plain data."""
         return self.fingerprint.describe(component)
 
     def compute(self, k: int, model: MeasuredModel) -> Part:
-        """Batch ``k``, with the seconds that it took."""
+        """Measure batch ``k`` and record its seconds."""
         started = time.perf_counter()
         part = self.measure(k, model)
         part.record.setdefault("seconds", time.perf_counter() - started)
@@ -96,21 +96,21 @@ class Measure(ABC):
 
     @abstractmethod
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """Batch ``k``."""
+        """Measure batch ``k``."""
 
     @abstractmethod
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """What all batches together add to a row."""
+        """What all batches add to a row."""
 
     def found(self, metrics: Sequence[Metric], records: Iterable[Mapping[str, Any]], **cost: Any) -> Row:
-        """Metrics as a row holds them, and what they cost."""
+        """Metrics in the form of a row, and their cost."""
         cost["seconds"] = sum(float(record["seconds"]) for record in records)
         return {"metrics": {m.name: m.plain() for m in metrics}, "costs": {self.title: cost}}
 
 
 @attrs.frozen(eq=False)
 class Share:
-    """The events that are measured, at ``indices`` of a split, in batches; ``source`` names them in the settings."""
+    """The measured events, at ``indices`` of a split, in batches; ``source`` names them in the settings."""
 
     events: Events
     indices: Sequence[int]
@@ -119,7 +119,7 @@ class Share:
 
     @classmethod
     def of(cls, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> Share:
-        """``count`` of ``events`` (None: all), spread evenly over them; their hash, where they are in memory."""
+        """Take ``count`` of ``events`` (None: all), spread evenly; they are hashed if they are in memory."""
         indices = subset(len(events), count)
         if isinstance(events, Tensor):
             chosen = events if len(indices) == len(events) else take(events, indices)
@@ -127,39 +127,39 @@ class Share:
         return cls(events, indices, batch_size, dict(source))
 
     def unread(self, dataset: Dataset | None) -> Dataset | None:
-        """The data set, where nothing but its source and its files says what the events are: there is no hash."""
+        """The data set if the events have no hash, so that its source and files identify them; else None."""
         return None if "hash" in self.source else dataset
 
     @property
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return -(-len(self.indices) // self.batch_size)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the events of a batch depend on."""
+        """What the events of each batch depend on."""
         return {**self.source, "of": len(self.events), "events": len(self.indices), "batch_size": self.batch_size}
 
     def batch(self, k: int) -> tuple[int, Tensor]:
-        """The position of its first event, and the events (n, ...) as stored."""
+        """The position of the first event of batch ``k``, and its events (n, ...) as stored."""
         first = k * self.batch_size
         return first, take(self.events, self.indices[first : first + self.batch_size])
 
 
 @attrs.frozen(eq=False)
 class OfEvents(Measure):
-    """A measure of the events in a share."""
+    """A measure of the events of a :class:`Share`."""
 
     share: Share
 
     @property
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return self.share.count
 
     @property
     def settings(self) -> dict[str, Any]:
-        """With the events."""
+        """The settings, with those of the events."""
         return {**super().settings, **self.share.settings}
 
 

@@ -1,12 +1,12 @@
-r"""Loss, likelihood and samples: what is measured of a model alone.
+r"""Measures of a model alone: loss, likelihood and samples.
 
-    loss        the configuration's training loss of every event, at times and noise keyed by (seed, batch, row): with
-                the seed and batch size of training, the numbers that training logs as evaluation_loss
+    loss        the configuration's training loss of every event, at times and noise keyed by (seed, batch, row); with
+                the seed and batch size of training, this is the evaluation_loss that training logs
     likelihood  bits per dimension of every event and repeat; noise and probes keyed by (seed, repeat, event)
     samples     draws of the sampler, keyed by (seed, index of the sample)
 
-A batch couples its events only through what couples any batch: an ODE's error norm, a corrector's mean norms. So the
-batch size is one of the settings, and the number of processes is not.
+Events of a batch are coupled only by an ODE's error norm or a corrector's mean norms. So the batch size is a setting,
+and the number of processes is not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .parts import Part
 
 @attrs.frozen(eq=False)
 class SplitLoss(OfEvents):
-    """The training loss of the events of a split, as it is evaluated during training."""
+    """The training loss of the events of a split, as evaluated during training."""
 
     name: ClassVar[str] = "loss"
 
@@ -73,7 +73,7 @@ class SplitLoss(OfEvents):
 
 @attrs.frozen(eq=False)
 class Likelihood(OfEvents):
-    """Bits per dimension by a density; of images with their dequantisation, of points as they are."""
+    """Bits per dimension under a density; images are dequantised, points are not."""
 
     name: ClassVar[str] = "likelihood"
 
@@ -83,15 +83,15 @@ class Likelihood(OfEvents):
     repeats: int
     seed: int
     units: Units
-    """What the model's numbers are: bits are those of the data."""
+    """The model's units, to convert its bits to those of the data."""
     target: Target | None = None
-    """An exact target on the CPU, whose own bits are found beside."""
+    """An exact target on the CPU, whose own bits are measured too."""
     latents: bool = False
-    """Whether the latents are kept."""
+    """Whether to keep the latents."""
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Density, noise, truth."""
+        """Density, dequantisation, repeats, seed and target."""
         how = {
             "density": self.describe(self.density),
             "dequantizer": self.describe(self.dequantizer),
@@ -119,11 +119,11 @@ class Likelihood(OfEvents):
         return lambda x: precise.log_prob(x.cpu().double()).to(x.device)
 
     def joined(self, parts: Iterable[Part]) -> Measurement:
-        """That of all events."""
+        """Concatenate the measurements of all batches."""
         return join([Measurement(**part.tensors) for part in parts])
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The mean over events and repeats, its standard error that over events."""
+        """The mean over events and repeats, with the standard error over events."""
         kept = list(parts)
         all_of_it = self.joined(kept)
         cost = {"events": all_of_it.nfe.shape[1], "nfe": float(all_of_it.nfe.double().mean())}
@@ -133,7 +133,7 @@ class Likelihood(OfEvents):
 
 @attrs.frozen(eq=False)
 class Draw(Measure):
-    """Samples; they are kept, so that another evaluator draws none anew."""
+    """Samples, kept for all evaluators."""
 
     name: ClassVar[str] = "samples"
 
@@ -143,11 +143,11 @@ class Draw(Measure):
     batch_size: int
     seed: int
     scale: Callable[[], float | None] = lambda: None
-    """The root mean square of true events, in the units of the data, if known."""
+    """Returns the root mean square of true events, in the units of the data, None if unknown."""
 
     @property
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return -(-self.n // self.batch_size)
 
     @property
@@ -156,7 +156,7 @@ class Draw(Measure):
         return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """Samples (n, *shape) as the model gives them."""
+        """Samples (n, *shape) in the model's units."""
         first = k * self.batch_size
         drawn = sample(
             model.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
@@ -165,7 +165,7 @@ class Draw(Measure):
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """What they cost; raises where the sampler diverged."""
+        """The cost; raises :class:`ScoreSDEError` if the sampler diverged."""
         kept = list(parts)
         records = [part.record for part in kept]
         nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)
@@ -180,9 +180,9 @@ class Draw(Measure):
         return {"nfe": nfe / self.n, **speed, **found, **warnings}
 
     def events(self, k: int, model: MeasuredModel) -> Tensor:
-        """Those of batch ``k``, in the numbers of the data."""
+        """The samples of batch ``k``, in the units of the data."""
         return self.plan.units.decode(model.parts_of(self).load(k).tensors["x"].to(model.device))
 
     def collect(self, model: MeasuredModel) -> Tensor:
-        """All of them (n, *shape), in the numbers of the data."""
+        """All samples (n, *shape), in the units of the data."""
         return torch.cat([self.events(k, model) for k in range(self.count)])

@@ -1,10 +1,10 @@
-"""Finished batches on the disk: a file each, which appears whole or not at all, so that a kill loses no other batch.
+"""Finished batches on disk: one file each, which appears whole or not at all.
 
-    parts/likelihood-3f2a...9c/about.json           what these are batches of: format, version, settings
+    parts/likelihood-3f2a...9c/about.json           format, version, settings of the measure
     parts/likelihood-3f2a...9c/000012.safetensors   tensors of batch 12, and its record as JSON in the header
 
-The name of a folder hashes everything that its numbers depend on: the weights, the model around them, the settings of
-the measure, device and versions. Another setting is another folder; nothing is mixed, and nothing replaced.
+The name of a folder has a hash of everything that its numbers depend on: weights, model, settings of the measure,
+device and versions. Other settings go to another folder; nothing is mixed or replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ABOUT = "about.json"
 
 @attrs.frozen(eq=False)
 class Part:
-    """What came out of a batch: tensors on the CPU, and plain data."""
+    """The result of a batch: tensors on the CPU, and plain data."""
 
     tensors: dict[str, Tensor] = attrs.field(factory=dict)
     record: dict[str, Any] = attrs.field(factory=dict)
@@ -46,7 +46,7 @@ class Parts:
         self._about = json.dumps(json.loads(text), indent=1) + "\n"
 
     def has(self, k: int) -> bool:
-        """Whether batch ``k`` is finished; a damaged file is not."""
+        """Whether batch ``k`` is finished, and its file readable."""
         try:
             with safetensors.safe_open(self._path(k), "pt") as file:
                 return _is_ours(file.metadata())
@@ -62,18 +62,18 @@ class Parts:
         files.write(self._path(k), save(contiguous, about))
 
     def load(self, k: int) -> Part:
-        """Batch ``k``, which is finished."""
+        """Read batch ``k``, which must be finished."""
         try:
             with safetensors.safe_open(self._path(k), "pt") as file:
                 if not _is_ours(file.metadata()):
-                    raise FileError(f"{self._path(k)} is no part of an evaluation, or of a newer version: remove it")
+                    raise FileError(f"{self._path(k)} is not part of an evaluation, or of a newer version: remove it")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
                 return Part(tensors, json.loads(file.metadata()["record"]))
         except (OSError, SafetensorError) as error:
-            raise FileError(f"cannot read {self._path(k)}: {error}; remove it and start again") from error
+            raise FileError(f"cannot read {self._path(k)}: {error}; remove it and repeat the command") from error
 
     def all(self, count: int) -> Iterator[Part]:
-        """The batches 0 .. ``count``, one after another."""
+        """Read the batches 0 .. ``count`` - 1, one after another."""
         return map(self.load, range(count))
 
     def _path(self, k: int) -> Path:

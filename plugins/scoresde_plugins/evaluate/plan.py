@@ -1,4 +1,4 @@
-"""From what is asked for and a model's configuration to what is measured, checked before anything is computed."""
+"""Plans: the measures of a request and a model's configuration, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from .sample_measures import FeatureBatches, Judgement, Key
 _PARTS = ("predictor", "corrector", "grid")
 """Parameters of a sampler that are axes of a row."""
 _TRUE_EVENTS = 256
-"""Events of a data set, to see its scale."""
+"""Number of events of a data set that determine its scale."""
 
 
 @attrs.frozen
 class Request:
-    """What is asked for; None is what the configuration says."""
+    """The options of an evaluation; None means the configuration's value."""
 
     loss: bool = False
     likelihood: bool = False
@@ -69,17 +69,17 @@ class Request:
 
     @property
     def ema(self) -> bool | None:
-        """Whether averaged weights are asked for, as :meth:`Checkpoint.load` takes it."""
+        """Which weights, as :meth:`Checkpoint.load` takes it."""
         return None if self.weights is None else self.weights == "ema"
 
     @property
     def lowered(self) -> dict[str, str]:
-        """The network's precision, where it is not that of its weights."""
+        """The network's precision, unless it is float32."""
         return {} if self.precision == "float32" else {"precision": self.precision}
 
     @property
     def plain(self) -> dict[str, Any]:
-        """It as plain data, that of requests from before there were precisions."""
+        """The request as plain data; float32 precision is left out, as in older requests."""
         data = attrs.asdict(self)
         del data["precision"]
         return {**data, **self.lowered}
@@ -92,62 +92,62 @@ class Request:
 
 @attrs.frozen(eq=False, slots=False)
 class Planned:
-    """What is measured of models of one configuration."""
+    """The measures of models of one configuration."""
 
     plan: Plan
     stages: list[Sequence[Measure]]
-    """Measures that need no other one's batches, then those that need these, and so on."""
+    """Measures by stage; those of a stage need batches of earlier stages only."""
     names: Row
     """The axes of its rows."""
     fingerprint: Fingerprint
 
     @property
     def measures(self) -> list[Measure]:
-        """All of them."""
+        """The measures of all stages."""
         return [measure for stage in self.stages for measure in stage]
 
     @property
     def draw(self) -> Draw | None:
-        """The samples, where there are any."""
+        """The measure that draws samples, if there is one."""
         return next((measure for measure in self.measures if isinstance(measure, Draw)), None)
 
     @cached_property
     def model(self) -> dict[str, Any]:
-        """What a number depends on beside weights and measure."""
+        """What a number depends on besides the weights and the measure."""
         parts = {"network": self.plan.network, "sde": self.plan.sde, "model": attrs.asdict(self.plan.config.model)}
         parts["units"] = attrs.asdict(self.plan.units)
         return {**self.fingerprint.describe(parts), **placeless(self.fingerprint.depends(parts))}
 
     @cached_property
     def depends(self) -> Depends:
-        """The versions, the source and the files behind all of it."""
+        """The versions, source and files of all components."""
         parts = [measure.parts for measure in self.measures]
         return self.fingerprint.depends(self.plan.network, self.plan.sde, parts)
 
 
 class Plans:
-    """What is measured of checkpoints; a configuration is planned once, for a run's models share theirs."""
+    """Plans the measures of checkpoints; equal configurations, such as those of one run, are planned once."""
 
     def __init__(self, registry: Registry, request: Request, device: torch.device, download: bool = False) -> None:
         self.registry, self.request, self.device, self.download = registry, request, device, download
         self._last: tuple[Config, Planned] | None = None
 
     def open(self, folder: Path) -> tuple[Checkpoint, Planned]:
-        """A checkpoint's index and what is measured of it; raises FileError where it cannot be read."""
+        """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
         found = checkpoint.read(folder).clear(self.registry, [OURS])
         found = attrs.evolve(found, config=found.config.override(self.request.changes))
         return found, self.of(found.config)
 
     def of(self, config: Config) -> Planned:
-        """What is measured of a model of this configuration; raises where that cannot be."""
+        """The measures of a model of this configuration; raises if they are impossible."""
         if self._last is None or self._last[0] != config:
             self._last = config, plan_measures(config, self.registry, self.request, self.device, self.download)
         return self._last[1]
 
     def expected(self, chosen: ChosenCheckpoint) -> Planned | None:
-        """What would be measured of ``chosen``; raises what :meth:`of` raises. None where nothing says what it is.
+        """The expected measures of ``chosen``; None if its configuration is unknown. Raises what :meth:`of` raises.
 
-        A checkpoint that is damaged or missing is what its run makes: its own row has to say what is wrong with it.
+        A damaged or missing checkpoint has the configuration of its run; its row will report the damage.
         """
         folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
         with suppress(FileError):
@@ -158,7 +158,7 @@ class Plans:
 def plan_measures(
     config: Config, registry: Registry, request: Request, device: torch.device, download: bool
 ) -> Planned:
-    """The measures that ``request`` names; without any name the loss, and what ``config.evaluation`` asks for."""
+    """Plan the measures that ``request`` names; if none, the loss and those of ``config.evaluation``."""
     planner = _Planner(config, registry, request, device, download)
     named = request.loss or request.likelihood or request.evaluators
     stages: list[Sequence[Measure]] = []
@@ -175,7 +175,7 @@ def plan_measures(
 
 
 class _Planner:
-    """One configuration's measures."""
+    """Makes the measures of one configuration."""
 
     def __init__(
         self, config: Config, registry: Registry, request: Request, device: torch.device, download: bool
@@ -188,13 +188,13 @@ class _Planner:
         self.sampler: sampling.Sampler = registry.create("samplers", self.spec)
 
     def loss(self) -> Measure:
-        """The training loss, on the batches that training makes."""
+        """The training loss, on batches as in training."""
         found = plan_training(self.config, self.registry, download=self.download)
         training = self.config.training
         if found.loss.needs:
             raise UsageError(
-                f"the loss {training.loss} needs {', '.join(found.loss.needs)} of the events, which is not read here: "
-                "the run's metrics.jsonl has its test loss"
+                f"the loss {training.loss} needs {', '.join(found.loss.needs)}, which is not read here: see the test "
+                "loss in the run's metrics.jsonl"
             )
         size = self.request.batch_size or training.batch_size
         share = self._share(found.dataset, self.request.split or "test", size)
@@ -216,7 +216,7 @@ class _Planner:
         )  # fmt: skip
 
     def quality(self) -> list[Sequence[Measure]]:
-        """The samples, unless all evaluators judge the model itself; the features of all; every judgement."""
+        """Samples (unless all evaluators judge the model itself), then features, then judgements."""
         request = self.request
         n = request.samples or self.config.evaluation.samples
         reference = self._reference(n)
@@ -225,7 +225,7 @@ class _Planner:
         draw = self._draw(n, partial(self._scale, reference)) if drawn else None
         features: dict[Key, FeatureBatches] = {}
         found = [self._judgement(spec, evaluator, n, draw, reference, features) for spec, evaluator in evaluators]
-        # Those of a set are a part of those of the whole that it is of, where that is asked for as well.
+        # The features of a subset are taken from those of the whole set, if these are read too.
         shared = {key: features.get((key[0], key[1].whole or key[1]), made) for key, made in features.items()}
         judgements = [attrs.evolve(each, features={key: shared[key] for key in each.features}) for each in found]
         extracted = [made for key, made in features.items() if shared[key] is made]
@@ -240,10 +240,10 @@ class _Planner:
         return Draw(self.plan, self.sampler, n, size, request.seed, cache(scale), **self._of(self.sampler))
 
     def _scale(self, reference: Reference | None) -> float | None:
-        """The root mean square of true events, in the units of the data: of the target, or of the model's data."""
+        """The root mean square of the target's or the model's true events, in the units of the data."""
         if reference is not None:
             return reference.once("scale", lambda: sampling.root_mean_square(reference.exact(0)))
-        with suppress(ScoreSDEError):  # the data need not be here
+        with suppress(ScoreSDEError):  # the data may be missing
             dataset, _ = plan_data(self.plan, self.registry)
             events, units = dataset.open("train"), self.plan.units
             stored = take(events, subset(len(events), _TRUE_EVENTS))
@@ -254,9 +254,9 @@ class _Planner:
         self, spec: Spec, evaluator: Evaluator, n: int, draw: Draw | None, reference: Reference | None,
         features: dict[Key, FeatureBatches],
     ) -> Judgement:  # fmt: skip
-        """An evaluator's judgement; the features that it reads are added to those of the others."""
+        """An evaluator's judgement; the features that it reads are added to ``features``."""
         if "target" in evaluator.needs and reference is None:
-            raise UsageError(f"the evaluator {spec} compares with an exact target: name it with --target")
+            raise UsageError(f"the evaluator {spec} compares with an exact target: give --target")
         evaluator.prepare()
         samples = draw if evaluator.judges == "samples" else None
         used = self._of(evaluator, None if reference is None else reference.target)
@@ -270,13 +270,13 @@ class _Planner:
         state = evaluator.depends_on(evidence)
         taken = state.keys() & (found.protocol | told).keys()
         if taken:
-            raise UsageError(f"depends_on of the evaluator {spec} uses a name that is taken, {min(taken)}: rename it")
+            raise UsageError(f"depends_on of the evaluator {spec} uses the reserved name {min(taken)}: rename it")
         return attrs.evolve(found, features=read, state={**state, **told})
 
     def _features(
         self, spec: Spec, evaluator: Evaluator, evidence: Evidence, draw: Draw | None, known: dict[Key, FeatureBatches]
     ) -> dict[Key, FeatureBatches]:
-        """The features that an evaluator reads: those already ``known``, and new ones, which are added to these."""
+        """The features that an evaluator reads; new ones are added to ``known``."""
         found: dict[Key, FeatureBatches] = {}
         of_samples = sample_set(evidence)
         for extraction, events in evaluator.reads(evidence):
@@ -290,7 +290,7 @@ class _Planner:
         return found
 
     def _reference(self, n: int) -> Reference | None:
-        """The truth, drawn once for all checkpoints of this configuration."""
+        """The reference samples, drawn once for all checkpoints of this configuration."""
         if self.request.target is None:
             return None
         target = self.registry.create("targets", self.request.target)
@@ -303,7 +303,7 @@ class _Planner:
         return Reference(target, n, self.request.seed, self.device)
 
     def axes(self, draw: Draw) -> Row:
-        """The sampler, its parts and the samples, as a row names them."""
+        """The row's axes of the sampler, its parts and the samples."""
         inside = self.spec.params
         rest = {name: value for name, value in inside.items() if name not in (*_PARTS, "steps")}
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
@@ -315,16 +315,16 @@ class _Planner:
         return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}
 
     def _of(self, *parts: Any) -> dict[str, Any]:
-        """What a measure is made of."""
+        """The components of a measure."""
         return {"parts": parts, "fingerprint": self.fingerprint}
 
     def _labelled(self) -> NetworkScore:
-        """A stand-in for the model, which knows its noise levels."""
+        """A stand-in for the model, with its noise levels."""
         network = self.plan.network
         return NetworkScore(nn.Identity(), self.plan.sde, label=network.label, scales=network.scales)
 
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
-        """The events of a split; fewer are spread evenly over it, for a stored order may be one class after another."""
+        """The events of a split, or some of them, spread evenly."""
         events = dataset.open(split)
         if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")

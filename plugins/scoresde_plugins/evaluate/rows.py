@@ -1,6 +1,6 @@
-"""One checkpoint after another, as rows: every process computes its batches, and the first one writes.
+"""Evaluations: one row for each checkpoint. Every process computes batches, and process 0 writes.
 
-Whatever happens to a checkpoint, the outcome is a row, and the processes agree on it at every stage.
+Every outcome, a failure too, is a row, and the processes agree on it at every stage.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Evaluation:
-    """Evaluates checkpoints as ``plans`` says, with parts and rows in ``folder``; all processes call it alike."""
+    """Evaluates checkpoints by ``plans``, with parts and rows in ``folder``; every process must make the same calls."""
 
     def __init__(self, plans: Plans, folder: Path, processes: Processes, progress: Progress, command: str = "") -> None:
         self.plans, self.folder, self.processes = plans, folder, processes
@@ -53,7 +53,7 @@ class Evaluation:
             self.results.repair()
 
     def run(self, chosen: ChosenCheckpoint, folder: Path | None) -> Row:
-        """The row of the checkpoint in ``folder`` (None: it did not come), with status done or failed."""
+        """Evaluate the checkpoint in ``folder`` (None: it did not appear); return a row, done or failed."""
         row = self._blank(chosen.name if folder is None else str(folder))
         try:
             if folder is None:
@@ -75,7 +75,7 @@ class Evaluation:
         return row
 
     def _names(self, chosen: ChosenCheckpoint, row: Row) -> Row:
-        """Those that ``row`` lacks, of a checkpoint that could not be opened: what its run says that it is."""
+        """The axes missing in ``row`` of a checkpoint that could not be opened, from its run's configuration."""
         try:
             planned = self.plans.expected(chosen)
         except ScoreSDEError:
@@ -84,7 +84,7 @@ class Evaluation:
         return {name: value for name, value in known.items() if row[name] is None}
 
     def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
-        """Adds to ``row`` what is measured. A measure that fails leaves what was found before it."""
+        """Add all measures to ``row``. If one fails, those before it remain."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
         network = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
@@ -114,7 +114,7 @@ class Evaluation:
             raise Failed(reason)
 
     def _summary(self, measure: Measure, model: MeasuredModel, row: Row) -> Row:
-        """What a measure adds to the row; the first process reads it off the parts of all."""
+        """What a measure adds to the row; process 0 reads the parts of all processes."""
         if not self.processes.first:
             return {}
         parts = model.parts_of(measure)
@@ -129,7 +129,7 @@ class Evaluation:
         return found
 
     def _blank(self, name: str) -> Row:
-        """What a row says of a checkpoint that nothing is known of but its name."""
+        """The row of a checkpoint of which only the name is known."""
         asked = json.dumps([name, self.request.plain, self.processes.device.type], sort_keys=True)
         return {
             "schema": SCHEMA,
@@ -157,7 +157,7 @@ class Evaluation:
         }
 
     def _about(self, found: Checkpoint, planned: Planned) -> Row:
-        """What a checkpoint's index adds."""
+        """What a checkpoint's index adds to its row."""
         which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
         parameters = {
             **which,
@@ -173,7 +173,7 @@ class Evaluation:
         }
 
     def _known(self, row: Row) -> Row | None:
-        """The row of a former command that measured the same of the same weights."""
+        """The row of an earlier command that measured the same of the same weights."""
         known = self.results.finished(row["cell"]) if self.results is not None else None
         if known is None or _text(known["parameters"]) == _text(row["parameters"]):
             return known
@@ -186,7 +186,7 @@ class Evaluation:
 
 
 def _joined(found: Row, more: Row, title: str) -> Row:
-    """Both; where two evaluators give a metric of one name, the second one's says whose it is."""
+    """Merge both; if two measures give a metric of one name, the second one's gets its title."""
     return found | {name if name not in found else f"{name} ({title})": value for name, value in more.items()}
 
 

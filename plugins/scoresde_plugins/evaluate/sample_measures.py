@@ -1,8 +1,8 @@
-"""What is measured of samples: their features, and what evaluators say of them.
+"""Measures of samples: their features, and evaluators' judgements.
 
-An evaluator sees all samples at once, so it is one batch, on one process. What is slow about most of them, the
-features, comes in batches of its own before that: of the samples, and of the true events that they are compared with,
-each set once for all evaluators that use the same extractor. True events are no model's: all checkpoints share theirs.
+An evaluator needs all samples at once, so its judgement is one batch on one process. The slow part of most evaluators,
+the features, is computed in batches before that: of the samples, and of the true events that they are compared with,
+once for all evaluators that use the same extractor. All checkpoints share the features of true events.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .model_measures import Draw
 from .parts import Part
 
 Key = tuple[Extraction, EventSet]
-"""What features are of, and how they come about."""
+"""How features are extracted, and from which events."""
 
 
 @attrs.frozen(eq=False)
 class FeatureBatches(Measure):
-    """The features of the samples that ``draw`` draws or, where it is None, of true ``events``."""
+    """The features of the samples of ``draw`` or, if it is None, of true ``events``."""
 
     name: ClassVar[str] = "features"
 
@@ -49,7 +49,7 @@ class FeatureBatches(Measure):
 
     @property
     def key(self) -> Key:
-        """What tells these features from others."""
+        """The identity of these features."""
         return self.extraction, self.events
 
     @property
@@ -59,7 +59,7 @@ class FeatureBatches(Measure):
 
     @property
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return -(-self.events.size // self.extraction.batch_size) if self.draw is None else self.draw.count
 
     @property
@@ -77,7 +77,7 @@ class FeatureBatches(Measure):
         events = self.events.once(("events", self.events), self.events.load)
         if len(events) != self.events.size:
             raise UsageError(
-                f"{self.title}: the set has {len(events)} events, and says {self.events.size}: correct that"
+                f"{self.title}: the set has {len(events)} events, but states {self.events.size}: correct its size"
             )
         return events
 
@@ -94,13 +94,13 @@ class FeatureBatches(Measure):
         return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """What they cost."""
+        """The cost."""
         return self.found([], [part.record for part in parts], events=self.events.size)
 
 
 @attrs.frozen(eq=False)
 class StoredFeatures:
-    """Features in their parts, batch by batch as often as they are asked for, or ``rows`` of them."""
+    """Stored features, read batch by batch at each iteration, or their ``rows`` at once."""
 
     batches: FeatureBatches
     model: MeasuredModel
@@ -118,22 +118,22 @@ class StoredFeatures:
 
 @attrs.frozen(eq=False)
 class Judgement(Measure):
-    """An evaluator's metrics of the samples, or of the model itself: then ``draw`` is None."""
+    """An evaluator's metrics of the samples or, if ``draw`` is None, of the model itself."""
 
     name: ClassVar[str] = "judgement"
 
     plan: Plan
     written: str
-    """The evaluator as it was typed."""
+    """The evaluator as typed."""
     evaluator: Evaluator
     draw: Draw | None
     n: int
     seed: int
     reference: Reference | None
     features: Mapping[Key, FeatureBatches] = attrs.field(factory=dict)
-    """Those that it asks for; of a set that is a part of another one, those of that one."""
+    """The features that it reads; for a subset, those of the whole set."""
     state: Mapping[str, Any] = attrs.field(factory=dict)
-    """What it says that it depends on, and the protocols of its features."""
+    """Its declared dependencies, and the protocols of its features."""
 
     @property
     def title(self) -> str:
@@ -142,29 +142,29 @@ class Judgement(Measure):
 
     @property
     def of_samples(self) -> bool:
-        """Unless it judges the model itself."""
+        """Whether it judges samples, not the model itself."""
         return self.draw is not None
 
     @property
     def count(self) -> int:
-        """One: it needs all samples at once."""
+        """1, because it needs all samples at once."""
         return 1
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The evaluator, its truth, and the samples."""
+        """The evaluator, its target, and the samples."""
         truth = None if self.reference is None else self.describe(self.reference.target)
         samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
         said = self.describe(self.state)
         return {"samples": samples, "evaluator": self.describe(self.evaluator), "target": truth, **said}
 
     def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
-        """What the evaluator sees; ``dtype`` is the model's."""
+        """The evidence for the evaluator; ``dtype`` is the model's."""
         about = {"sde": self.plan.sde, "model": score, "units": self.plan.units, "dtype": dtype}
         return Evidence(samples, self.seed, reference=self.reference, **about)  # type: ignore[arg-type]
 
     def blank(self, device: torch.device) -> Tensor:
-        """As many samples as there will be, all 0, in next to no memory."""
+        """A tensor of zeros in the shape of all samples, expanded from one."""
         return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
@@ -179,7 +179,7 @@ class Judgement(Measure):
         return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """They, or why there are none."""
+        """The metrics, or why there are none."""
         (part,) = parts
         row = self.found([Metric(**metric) for metric in part.record["metrics"]], [part.record])
         skipped = part.record["skipped"]
