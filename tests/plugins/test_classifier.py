@@ -198,8 +198,8 @@ class TestTraining:
         [
             (["data.dataset.target=gaussian"], "has no labels, which the loss needs"),
             (["model.network.classes=2"], "labels 0 to 2, the network classes 0 to 1: set model.network.classes=3"),
-            (["model.network=mlp"], "trains a NoisyClassifier, the network 'mlp' gives noise"),
-            (["training.loss=dsm"], "trains a ScoreModel, the network 'mlp_classifier' gives logits"),
+            (["model.network=mlp"], "trains a NoisyClassifier, but the network 'mlp' gives noise"),
+            (["training.loss=dsm"], "trains a ScoreModel, but the network 'mlp_classifier' gives logits"),
         ],
     )
     def test_what_cannot_work_is_one_line_before_any_work(self, tmp_path, capsys, changes, words):

@@ -230,7 +230,7 @@ class TestWrong:
         ("arguments", "words"),
         [
             (["--target", "mnist_mfa"], "name the images: --dataset cifar10"),
-            (["--target", "mixture2d", "--dataset", "exact[target=mixture2d]"], "for uint8 images"),
+            (["--target", "mixture2d", "--dataset", "exact[target=mixture2d]"], "needs uint8 images"),
             (["--target", "gaussian[shape=[1,3,5]]", "--dataset", "npz[path=odd.npz]"], "even and odd columns"),
             (["--preset", "vp_ddpm_cifar10", "--dataset", "cifar10"], "was trained at discrete ones"),
         ],

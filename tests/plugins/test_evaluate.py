@@ -757,7 +757,7 @@ WRONG = [
     (["{run}", "--evaluator", "moments", "--target", "mixture2d", "--samples", "1"], "cannot judge these samples: "),
     (["{run}", "--evaluator", "frechet[features=identity]"], "cannot judge these samples: frechet_identity needs"),
     (["{run}", "--evaluator", "frechet[features=identity,statistics=no.npz]"], "no.npz"),
-    (["{run}", "--set", "evaluation.samlpes=3"], "'samlpes' is unknown. Did you mean 'samples'"),
+    (["{run}", "--set", "evaluation.samlpes=3"], "there is no 'samlpes'. Did you mean 'samples'"),
     (["{run}", "--set", "data.dataset=npz[path=no.npz]"], "no.npz"),
     (["{run}", "--likelihood", "--set", "model.network.label=index"], "was trained at discrete ones"),
     (["{run}", "--likelihood", "--dequantizer", "nniform"], "Did you mean 'uniform'"),

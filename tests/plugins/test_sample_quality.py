@@ -327,7 +327,7 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["stats"], 2, "give a data set to make statistics of, or --show FILE"),
+        (["stats"], 2, "give either a data set or --show FILE"),
         (["stats", "mnist"], 2, "--out FILE is missing"),
         (["stats", "mnist", "--out", "x.npz"], 2, "--out x.npz must end in .safetensors"),
         (["stats", "mnist", "--out", "no/x.safetensors"], 1, "no to hold x.safetensors: make it first"),
