@@ -205,7 +205,7 @@ class TestDamage:
                 "is damaged: its sha256",
             ),
             (training_state.TENSORS, lambda data: data[: len(data) // 2], "is damaged: its sha256"),
-            (training_state.INDEX, lambda data: data.replace(b'"step": 8', b'"step": 9'), "not what its digest says"),
+            (training_state.INDEX, lambda data: data.replace(b'"step": 8', b'"step": 9'), "its digest does not match its content"),
             (training_state.INDEX, lambda data: data[:40], "cannot read"),
             (training_state.INDEX, None, "cannot read"),
         ],
@@ -245,7 +245,7 @@ class TestDamage:
 
         made = Trainer(plan_training(config, load_registry()), Elsewhere(torch.device("cpu")))
         run = TrainingRun(made, stopped, load_registry().hook)
-        with pytest.raises(FileError, match=r"of the steps \[8, 0\] in .*: they must share one folder"):
+        with pytest.raises(FileError, match=r"different steps \[8, 0\] in .*: they must share one folder"):
             next(iter(run))
 
     def test_lines_that_are_no_metrics(self, stopped, config, straight):
