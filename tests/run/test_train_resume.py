@@ -205,7 +205,7 @@ class TestDamage:
                 "is damaged: its sha256",
             ),
             (training_state.TENSORS, lambda data: data[: len(data) // 2], "is damaged: its sha256"),
-            (training_state.INDEX, lambda data: data.replace(b'"step": 8', b'"step": 9'), "its digest does not match its content"),
+            (training_state.INDEX, lambda data: data.replace(b'"step": 8', b'"step": 9'), "its digest does not match"),
             (training_state.INDEX, lambda data: data[:40], "cannot read"),
             (training_state.INDEX, None, "cannot read"),
         ],
