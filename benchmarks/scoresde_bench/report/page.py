@@ -282,11 +282,12 @@ def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str,
         found = [m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))]
         floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
         unit = f" {found[0].unit}" if found[0].unit else ""
+        said = meaning.get(metric, "").removesuffix(".")
         score = f"Exact samples of this size score {floors[0]}{unit}." if len(floors) == 1 else ""
         yield {
             "name": metric,
             "unit": found[0].unit,
-            "meaning": meaning.get(metric, ""),
+            "meaning": said and f"{said}.",
             "direction": DIRECTIONS.get(found[0].better, DIRECTIONS["lower"]),
             "floor": score,
         }
