@@ -1,10 +1,10 @@
-"""The conformance kit: what every component of a kind must do, checked against closed forms.
+"""The conformance suite: what every component of a kind must do, checked against closed forms.
 
     scoresde check                       everything that is installed
-    scoresde check sdes cosine_vp        one component; parameters go in place, 'vp[beta_max=10]'
+    scoresde check sdes cosine_vp        one component, with parameters as in 'vp[beta_max=10]'
     scoresde check --dist my_package     one installed package
     pytest --pyargs scoresde_conformance --scoresde-dist my_package
 
-The kit knows no plugin: its candidates come from a registry, and the truth it holds them against is its own
-(:mod:`.exact`). Each kind's checks are the functions of the module of that name.
+The suite depends on no plugin: its candidates come from a registry, and its ground truth is its own (:mod:`.exact`).
+The checks of a kind are the functions of the module with its name.
 """

@@ -1,4 +1,4 @@
-"""A component under test, and what became of its checks."""
+"""A component under test, and the results of its checks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,10 @@ from scoresde_core.kinds import KINDS
 from scoresde_core.registry import OURS, Entry, Registry
 
 SUITES = (
-    "sdes",
-    "predictors",
-    "correctors",
-    "samplers",
-    "grids",
-    "targets",
-    "evaluators",
-    "conditions",
-    "losses",
-    "extractors",
-    "networks",
-    "datasets",
-    "dequantizers",
-    "checkpoints",
-)
-"""The kinds with checks of their own, in the modules of this package that have their names."""
+    "sdes", "predictors", "correctors", "samplers", "grids", "targets", "evaluators", "conditions", "losses",
+    "extractors", "networks", "datasets", "dequantizers", "checkpoints",
+)  # fmt: skip
+"""The kinds with their own checks, in the modules of this package with their names."""
 
 Outcome = Literal["passed", "failed", "skipped", "exempt"]
 Depth = Literal["quick", "full"]
@@ -48,21 +36,21 @@ class Skip(Exception):
 
 @attrs.define(eq=False)
 class Candidate:
-    """A component under test, and the registry that its partners come from."""
+    """A component under test, and the registry of its counterparts."""
 
     registry: Registry
     entry: Entry
     params: Mapping[str, Any] = attrs.field(factory=dict)
     level: Depth = "full"
     outcomes: dict[str, Result] = attrs.field(factory=dict, init=False)
-    """The results of the checks that have run so far, by their names."""
+    """The results of the checks so far, by name."""
     trying: str = attrs.field(default="", init=False)
-    """The variant and the counterpart that a check is trying, for its failure to name; empty between trials."""
+    """The variant and the counterpart of the running check, which its failure names; empty between trials."""
     _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def full(self) -> bool:
-        """Whether every combination is to be tried."""
+        """Whether to try every combination."""
         return self.level == "full"
 
     @property
@@ -72,11 +60,11 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Its name as it would be typed: bare where that is enough, with its parameters."""
+        """Its name as typed: without the owner if that is unambiguous, with its parameters."""
         return str(Spec(self._called(self.entry), dict(self.params)))
 
     def _called(self, entry: Entry) -> str:
-        """The bare name of a component, or ``owner:name`` where two plugins use the name."""
+        """Return the bare name of a component, or ``owner:name`` if two plugins use the name."""
         try:
             alone = self.registry.find(entry.row.kind, entry.row.name) is entry
         except UsageError:
@@ -90,7 +78,7 @@ class Candidate:
 
     @cached_property
     def component(self) -> Any:
-        """It, built from its parameters; :class:`Skip` where it needs some that were not given."""
+        """The component, built from its parameters; :class:`Skip` if it needs some that were not given."""
         if self.needs:
             raise Skip(
                 f"{', '.join(self.needs)} is required: check '{self.entry.row.name}[{self.needs[0]}=...]', "
@@ -107,10 +95,11 @@ class Candidate:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The parameters it is built with: its class's ``example``, where it has one, then the caller's.
+        """Its parameters: its class's ``example``, if there is one, then the caller's.
 
         An example that needs files is a static method: it is called with an empty folder to write them to. It is not
-        used where the caller gives all that is required, and another one not where the two do not go together.
+        used if the caller gives all required parameters; other examples are not used if they conflict with the caller's
+        parameters.
         """
         return {**self._example, **self.params}
 
@@ -130,7 +119,6 @@ class Candidate:
         return example
 
     def _takes(self, params: Mapping[str, Any]) -> bool:
-        """Whether it can be built from these."""
         try:
             self.registry.create(self.kind, Spec(self.entry.qualified, dict(params)))
         except UsageError:
@@ -139,28 +127,29 @@ class Candidate:
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        """The checks that its class declares it exempt from, each with the reason."""
+        """The checks from which its class is exempt, each with the reason."""
         declared = getattr(self.cls, "exempt", {})
         return declared if isinstance(declared, Mapping) else {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """``compute()``, kept for the other checks that ask for ``key``."""
+        """Return ``compute()``, cached for other checks with the same ``key``."""
         if key not in self._kept:
             self._kept[key] = compute()
         return self._kept[key]  # type: ignore[no-any-return]
 
     def release(self) -> None:
-        """Drop what was kept: a run over everything would hold all data sets and networks at its end."""
+        """Empty the cache: a run over everything would hold all data sets and networks at its end."""
         self._kept.clear()
 
     def build(self, **changed: Any) -> Any:
-        """A new one, with some parameters changed."""
+        """Return a new component, with some parameters changed."""
         return self.registry.create(self.kind, Spec(self.entry.qualified, {**self.given, **changed}))
 
     def changes(self) -> list[Mapping[str, Any]]:
-        """The parameters that its variants change: every other value of a switch (bool) or of a choice (Literal).
+        """Return the parameter changes of its variants: every other value of a switch (bool) or a choice (Literal).
 
-        And those of the class attribute ``variants``, a tuple of dictionaries. Not those that the caller gave.
+        And those of the class attribute ``variants``, a tuple of dictionaries. Parameters that the caller gave do not
+        change.
         """
         found: list[Mapping[str, Any]] = []
         for parameter in parameters(self.cls):
@@ -172,7 +161,7 @@ class Candidate:
         return [change for change in (*found, *getattr(self.cls, "variants", ())) if not set(change) & set(self.params)]
 
     def variants(self) -> list[tuple[str, Any]]:
-        """It, and one more for each of :meth:`changes` that its other parameters do not rule out."""
+        """Return it, and a component for each of :meth:`changes` that its other parameters allow."""
         found = [(self.name, self.component)]
         for change in self.changes():
             with suppress(UsageError):
@@ -181,30 +170,42 @@ class Candidate:
         return found
 
     def counterpart(self, entry: Entry, *, shipped: bool = True) -> str | None:
-        """The name of an entry that this one may be tried with: of its own distribution, or ``shipped``; else None.
+        """Return the name of an entry to combine this one with: of its own distribution, or ``shipped``; else None.
 
-        Another third party's component is no counterpart: its faults would be blamed on this one.
+        Another third party's component is no counterpart: this one would be blamed for its faults.
         """
         known = shipped if entry.owner == OURS else entry.owner == self.entry.owner
         return self._called(entry) if known else None
 
     def partners(self, kind: str, *, shipped: bool = True) -> list[tuple[str, Any]]:
-        """The counterparts of a kind that build by name alone, each with its name."""
+        """Return the counterparts of a kind that build by name alone, each with its name."""
         found = []
         for entry in self.registry.entries(kind):
             name = self.counterpart(entry, shipped=shipped)
             if name is not None:
-                with suppress(Exception):  # its own checks say so
+                with suppress(Exception):  # its own checks report this
                     found.append((name, self.registry.create(kind, entry.qualified)))
         return found
 
 
 Check = Callable[[Candidate], None]
+Shape = tuple[int, ...]
+
+
+def first_accepted(shapes: Iterable[Shape], refusal: Callable[[Shape], str | None]) -> Shape:
+    """Return the first shape without a ``refusal``; :class:`Skip` if all are refused."""
+    reasons = []
+    for shape in shapes:
+        reason = refusal(shape)
+        if reason is None:
+            return shape
+        reasons.append(reason)
+    raise Skip(f"it refuses every shape tried: {reasons[0]}")
 
 
 @attrs.frozen
 class Result:
-    """What became of one check of one component."""
+    """The result of one check of one component."""
 
     kind: str
     name: str
@@ -217,5 +218,11 @@ class Result:
 
 
 def own_checks(kind: str) -> list[Check]:
-    """The checks that only this kind has."""
-    return list(import_module(f".{kind}", __package__).CHECKS) if kind in SUITES else []
+    """Return the checks that only this kind has: the public functions (candidate) -> None of its module."""
+    if kind not in SUITES:
+        return []
+    module = import_module(f".{kind}", __package__)
+    annotations = {"candidate": "Candidate", "return": "None"}
+    public = [value for name, value in vars(module).items() if not name.startswith("_")]
+    found = [value for value in public if getattr(value, "__annotations__", None) == annotations]
+    return sorted(found, key=lambda check: check.__module__ != module.__name__)  # those of other modules are last

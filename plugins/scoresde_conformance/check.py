@@ -21,43 +21,43 @@ if TYPE_CHECKING:
     from .suite import Case
 
 STATES = ("failed", "exempt", "passed", "skipped")
-"""In the order in which they are counted; a component's state is the worst that its checks have."""
+"""In the order of the counts; a component's state is the worst among its checks."""
 SLOWEST, WORTH_TELLING = 3, 0.5
 
 
 @attrs.frozen
 class CheckCommand(Command):
-    """The conformance suite on a component or an installed package: ``scoresde check KIND NAME``."""
+    """Checks a component or an installed package: ``scoresde check KIND NAME``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Which components, at which level, and how to print."""
+        """Add the arguments."""
         parser.add_argument("kind", nargs="?", metavar="KIND", help="check the components of this kind")
         parser.add_argument(
-            "name", nargs="?", metavar="NAME", help="check this one; parameters in place, 'vp[beta_max=10]'"
+            "name", nargs="?", metavar="NAME", help="check this component, with parameters as in 'vp[beta_max=10]'"
         )
         parser.add_argument("--dist", metavar="D", help="check the components of this installed package")
         parser.add_argument(
             "--level",
             default="quick",
             choices=("quick", "full"),
-            help="quick: seconds a component; full: with every bundled counterpart in every variant (default: quick)",
+            help="quick: seconds per component; full: all bundled counterparts in all variants (default: quick)",
         )
-        parser.add_argument("-v", "--verbose", action="store_true", help="a line a check on a terminal too")
+        parser.add_argument("-v", "--verbose", action="store_true", help="print a line per check on a terminal too")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Check; returns 1 where a check failed."""
+        """Run the checks; return 1 if one failed."""
         return _check(arguments, registry)
 
 
 def _check(arguments: argparse.Namespace, registry: Registry) -> int:
     if arguments.name is not None and arguments.dist is not None:
         raise UsageError(
-            f"give KIND NAME or --dist, not both; {arguments.dist}:{arguments.name} names a component of it"
+            f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
         )
     broken = _not_loaded(registry, arguments)
     results = _run(_cases(registry, arguments, bool(broken)))
-    # On a terminal many lines would scroll by: there a component has one, unless there is but one component.
+    # On a terminal each component has one line, unless there is only one component.
     one = arguments.name is not None
     if arguments.json:
         found = list(results)
@@ -75,7 +75,7 @@ def _check(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, str]:
-    """The plugins that failed among those that are checked, with their reasons."""
+    """Return the plugins to check that failed to load, with their reasons."""
     if arguments.kind is not None:
         return {}
     owners = [status.owner for status in registry.statuses]
@@ -83,7 +83,7 @@ def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, 
         raise UsageError(f"no plugin is called {arguments.dist!r}.{near_misses(arguments.dist, owners)}")
     wanted = {arguments.dist} if arguments.dist is not None else set(owners)
     found = [status for status in registry.statuses if status.owner in wanted]
-    # A plugin that was named must be there; among all of them, a disabled one was left out on purpose.
+    # A plugin that was named must be loaded; otherwise a disabled one was left out on purpose.
     passing = {"ok"} if arguments.dist is not None else {"ok", "disabled"}
     return {status.owner: status.detail for status in found if status.state not in passing}
 
@@ -97,7 +97,7 @@ def _cases(registry: Registry, arguments: argparse.Namespace, broken: bool) -> l
 
 
 def _run(cases: list[Case]) -> Iterator[Result]:
-    """The results, one by one; meanwhile a terminal is shown what is running."""
+    """Yield the results one by one; a terminal shows the running check."""
     shown = sys.stderr.isatty()
     for k, case in enumerate(cases):
         if shown:
@@ -110,7 +110,7 @@ def _run(cases: list[Case]) -> Iterator[Result]:
 
 
 def _print_checks(results: Iterable[Result]) -> list[Result]:
-    """A line for a component, and one below it for each check, as soon as it is done."""
+    """Print a line for each component, and a line below it for each finished check."""
     found: list[Result] = []
     for result in results:
         if not found or (found[-1].kind, found[-1].name) != (result.kind, result.name):
@@ -123,7 +123,7 @@ def _print_checks(results: Iterable[Result]) -> list[Result]:
 
 
 def _print_components(results: Iterable[Result]) -> list[Result]:
-    """A line for a component, and below it what is to be known of it: what failed, and its exemptions."""
+    """Print a line for each component, and its failures and exemptions below it."""
     found: list[Result] = []
     for _, group in groupby(results, key=lambda result: (result.kind, result.name)):
         part = list(group)
@@ -132,7 +132,7 @@ def _print_components(results: Iterable[Result]) -> list[Result]:
         seconds = sum(result.seconds for result in part)
         print(f"{state:8} {part[0].kind} {part[0].name}: {_counts(part)} in {_time(seconds)}")
         idle = states == {"skipped"}
-        # Of a component of which nothing could be checked, the reason is told once.
+        # If nothing could be checked, each reason is printed once.
         told = {result.reason: result for result in part if result.reason and (idle or result.state != "skipped")}
         for result in told.values():
             print(f"         {result.check}: {result.reason}")
@@ -153,7 +153,7 @@ def _time(seconds: float) -> str:
 
 
 def _print_summary(results: list[Result], broken: dict[str, str], level: str) -> None:
-    """What failed once more, where it has scrolled by; what took long; and the totals."""
+    """Print the failures again, which may have scrolled away, the slowest checks, and the totals."""
     components = len({(result.kind, result.name) for result in results})
     failed = [result for result in results if result.state == "failed"]
     if components > 1:

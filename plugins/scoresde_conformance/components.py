@@ -1,4 +1,4 @@
-"""What every component does, of whatever kind: it loads, builds, and says what it is and takes."""
+"""Checks of all components of any kind: loading, building and documentation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .candidate import Candidate, Skip, own_checks
 
 
 def loads_as_its_kind(candidate: Candidate) -> None:
-    """The target imports, and is a complete implementation of its kind's contract."""
+    """The target imports, and completely implements the contract of its kind."""
     assert issubclass(candidate.cls, KINDS[candidate.kind].load_contract())
 
 
 def is_an_attrs_class(candidate: Candidate) -> None:
-    """It is an attrs class of its own: its fields are its schema, its command line and its help."""
+    """The class itself is an attrs class: its fields are its schema, its command line and its help."""
     cls = candidate.cls
     assert "__attrs_attrs__" in vars(cls), f"{cls.__qualname__} is not an attrs class: decorate it with @attrs.frozen"
 
 
 def builds(candidate: Candidate) -> None:
-    """It is built from its defaults, and twice the same gives equal components."""
+    """It builds from its defaults, and building twice gives equal components."""
     built = candidate.component
     assert isinstance(built, candidate.cls), f"{candidate.name} built {built!r}, not a {candidate.cls.__qualname__}"
     assert repr(built) == repr(candidate.build()), (
@@ -35,19 +35,19 @@ def builds(candidate: Candidate) -> None:
 
 
 def is_documented(candidate: Candidate) -> None:
-    """Its row has a summary, its class a docstring of its own, and every parameter a help text."""
+    """Its row has a summary, its class its own docstring, and every parameter a help text."""
     cls = candidate.cls
     assert candidate.entry.row.summary, "its registry row has no summary"
-    # attrs and dataclasses write no docstring, but a class inherits none either: vars() sees its own.
+    # vars() sees the class's own docstring only.
     assert inspect.cleandoc(vars(cls).get("__doc__") or ""), f"{cls.__qualname__} has no docstring"
     silent = [p.name for p in parameters(cls) if not p.help]
     assert not silent, f'{", ".join(silent)} of {cls.__qualname__} has no help: write param(default, "help")'
 
 
 def defaults_are_of_their_types(candidate: Candidate) -> None:
-    """Every default may be given as a parameter too, so that what a result row records can be run again."""
+    """Every default is accepted as a parameter, so that the parameters in a result row can be run again."""
     if KINDS[candidate.kind].data:
-        raise Skip("a file takes no parameters")
+        raise Skip("a file has no parameters")
     plain = (bool, int, float, str, tuple, type(None))
     for parameter in parameters(candidate.cls):
         if parameter.name in candidate.given or candidate.needs:
@@ -57,12 +57,12 @@ def defaults_are_of_their_types(candidate: Candidate) -> None:
 
 
 def names_its_exemptions(candidate: Candidate) -> None:
-    """``exempt``, where the class has it, names checks of its kind, each with a reason."""
+    """``exempt``, if the class has it, maps names of checks of its kind to reasons."""
     declared = getattr(candidate.cls, "exempt", {})
     assert isinstance(declared, Mapping), f"exempt is {declared!r}, expected a dictionary of checks and reasons"
     known = [check.__name__ for check in own_checks(candidate.kind)]
     for name, reason in declared.items():
-        assert name in known, f"exempt names {name!r}, which is no check of {candidate.kind}.{near_misses(name, known)}"
+        assert name in known, f"exempt names {name!r}, not a check of {candidate.kind}.{near_misses(name, known)}"
         assert isinstance(reason, str) and reason.strip(), f"exempt gives no reason for {name}"  # noqa: PT018
 
 
@@ -77,11 +77,11 @@ CHECKS = (
 
 
 def something_was_checked(candidate: Candidate) -> None:
-    """At least one check of its own kind has run: all-skipped is a failure."""
+    """At least one check of its own kind has run; if all are skipped, this fails."""
     candidate.release()  # this check is the last
     own = [check.__name__ for check in own_checks(candidate.kind)]
     if not set(own) <= set(candidate.outcomes):
-        raise Skip("some of its checks were left out of this run")
+        raise Skip("some of its checks were not part of this run")
     results = [candidate.outcomes[name] for name in own]
     reasons = "; ".join(dict.fromkeys(result.reason for result in results))
     idle = all(result.state in ("skipped", "exempt") for result in results)

@@ -1,4 +1,4 @@
-"""Conditions: what is known comes out exact, nothing else of the events is used, and every step can be combined."""
+"""Conditions: the known part is exact, the rest of the events is not used, and every step can be combined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scoresde_core.score import ExactScore
 from scoresde_core.sde import DATA, SDE, Level
 from scoresde_core.target import Target
 
-from .candidate import Candidate, Skip
+from .candidate import Candidate, Skip, first_accepted
 from .exact import (
     ConstantRateSDE,
     PlainCorrector,
@@ -32,13 +32,7 @@ FEW, STEPS = 6, 4
 
 
 def _shape(candidate: Candidate) -> tuple[int, ...]:
-    """The smallest event shape that the condition does not refuse."""
-    condition: Condition = candidate.component
-    reasons = [condition.skip(shape) for shape in SHAPES]
-    for shape, reason in zip(SHAPES, reasons, strict=True):
-        if reason is None:
-            return shape
-    raise Skip(f"it refuses events of every shape tried: {reasons[0]}")
+    return first_accepted(SHAPES, candidate.component.skip)
 
 
 def _events(shape: tuple[int, ...], purpose: str = "events") -> Tensor:
@@ -50,16 +44,16 @@ def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | 
 
 
 def imposing_twice_changes_nothing(candidate: Candidate) -> None:
-    """The known part of clean data is set to a value of its own; the rest stays as it was."""
+    """The known part of clean data is set to a fixed value, and the rest is kept."""
     shape = _shape(candidate)
     observed = candidate.component.observe(_events(shape))
     x = _events(shape, "state")
     once = observed.impose(x, DATA)
     if not observed.acts_on_state:
         assert torch.equal(once, x), (
-            "it says acts_on_state = False, so samplers may leave out impose, which changes states"
+            "it declares acts_on_state = False, so samplers may omit impose, but impose changes states"
         )
-        raise Skip("it acts on the score alone")
+        raise Skip("it acts on the score only")
     gap = float((observed.impose(once, DATA) - once).abs().max())
     assert gap <= 1e-5, f"imposing the known part of clean data a second time changes it by {gap:.3g}"
     assert not torch.allclose(once, x), "impose changes nothing: nothing is known"
@@ -70,27 +64,24 @@ def imposing_twice_changes_nothing(candidate: Candidate) -> None:
 
 
 def imposes_the_law_of_the_level(candidate: Candidate) -> None:
-    """Of its own events, the mean at (alpha, sigma) is alpha times the known part, and noise adds to that alone."""
+    """At (alpha, sigma) the mean of its own events is alpha times the known part, and noise is added only there."""
     shape = _shape(candidate)
     observed = candidate.component.observe(_events(shape))
     if not observed.acts_on_state:
-        raise Skip("it acts on the score alone")
+        raise Skip("it acts on the score only")
     level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
-    # On an ideal state alpha x + sigma z, imposing alpha c + sigma z of the same z in coefficients changes no mean.
+    # On an ideal state alpha x + sigma z, imposing alpha c + sigma z with the same z does not change the mean.
     gap = float((observed.impose(0.6 * _events(shape), level) - 0.6 * _events(shape)).abs().max())
     assert gap <= 1e-5, f"at alpha = 0.6 the mean of the known part is off by {gap:.3g}"
-    added = observed.impose(torch.zeros_like(noise), level, lambda: noise) - observed.impose(
-        torch.zeros_like(noise), level
-    )
-    share = observed.impose(torch.zeros_like(noise), Level(0.5, 0.6, 1.0), lambda: noise) - observed.impose(
-        torch.zeros_like(noise), level
-    )
-    gap = float((added - 0.8 * share).abs().max())
+    zero = torch.zeros_like(noise)
+    quiet = observed.impose(zero, level)
+    added, unit = (observed.impose(zero, at, lambda: noise) - quiet for at in (level, Level(0.5, 0.6, 1.0)))
+    gap = float((added - 0.8 * unit).abs().max())
     assert gap <= 1e-5, f"noise of scale 0.8 is not 0.8 times the noise of scale 1: off by {gap:.3g}"
 
 
 def works_with_every_step(candidate: Candidate) -> None:
-    """With every predictor and corrector, samples are finite and hold the known part exactly."""
+    """With every predictor and corrector, samples are finite and have exactly the known part."""
     shape, sde = _shape(candidate), ConstantRateSDE()
     observed = candidate.component.observe(_events(shape))
     shipped = candidate.full
@@ -111,7 +102,7 @@ def works_with_every_step(candidate: Candidate) -> None:
 
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:
-    """Samples drawn in batches of 4 are those drawn at once."""
+    """Samples drawn in batches of 4 equal those drawn at once."""
     shape, sde = _shape(candidate), ConstantRateSDE()
     conditioned = ConditionedSampler(PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
     whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
@@ -120,11 +111,11 @@ def does_not_depend_on_the_batch(candidate: Candidate) -> None:
 
 
 def guides_by_bayes_rule(candidate: Candidate) -> None:
-    """A condition on a target alone: the guided score is that of the events with the same knowledge.
+    """For a condition by a target's components, the guided score is that of the events with the same labels.
 
-    Of x = alpha x_0 + sigma eps with x_0 of the target, and of the knowledge y that ``observe`` has, score(x | y) +
-    eps / sigma is uncorrelated with every function of x and y. Where all events share y, x_0 has to be drawn given y:
-    it is drawn with the responsibility of the component y for its weight.
+    For x = alpha x_0 + sigma eps with x_0 from the target, and the labels y of ``observe``, score(x | y) + eps / sigma
+    is uncorrelated with every function of x and y. Where all events share y, x_0 must be drawn given y: it is weighted
+    by the responsibility of component y.
     """
     observed = candidate.component.observe(_events(_shape(candidate)))
     target, labels = getattr(candidate.component, "target", None), getattr(observed, "labels", None)
@@ -147,7 +138,7 @@ def guides_by_bayes_rule(candidate: Candidate) -> None:
 
 
 def refuses_or_serves(candidate: Candidate) -> None:
-    """``skip`` tells beforehand what ``observe`` refuses, as a ValueError with the same sentence."""
+    """``skip`` gives in advance the reason of the ValueError that ``observe`` raises."""
     condition: Condition = candidate.component
     for shape in ((1,), (2,), (7,), (1, 7, 7), (3, 6, 6)):
         reason = condition.skip(shape)
@@ -160,13 +151,3 @@ def refuses_or_serves(candidate: Candidate) -> None:
         except ValueError as error:
             said = str(error)
         assert said == reason, f"of events of shape {shape} skip says {reason!r}, but observe raises {said!r}"
-
-
-CHECKS = (
-    imposing_twice_changes_nothing,
-    imposes_the_law_of_the_level,
-    works_with_every_step,
-    does_not_depend_on_the_batch,
-    guides_by_bayes_rule,
-    refuses_or_serves,
-)

@@ -1,11 +1,11 @@
-r"""Correctors: the exact marginal is invariant as the steps shrink, and bookkeeping is exact.
+"""Correctors: the exact marginal is invariant as the steps shrink, and the bookkeeping is exact.
 
-Any step, however wrong, changes nothing as its size goes to zero, so the change of the moments is measured against the
-distance moved. For Langevin steps of size e on N(mu, v I) the second moment changes by e^2/v and the squared distance
-is 2 e in a dimension: the ratio vanishes with e. A step with too little or too much noise has a ratio that stays.
+Any step, however wrong, changes nothing as its size goes to zero, so the change of the moments is measured relative to
+the distance moved. For Langevin steps of size e on N(mu, v I) the second moment changes by e^2/v and the squared
+distance is 2 e per dimension: the ratio vanishes with e. With too little or too much noise the ratio does not vanish.
 
-Every draw is used with both signs, which removes the largest part of the statistical error. There are few dimensions
-and many draws, since a step size that follows the norms of the sample itself changes the law by 1/D in D dimensions.
+Every draw is used with both signs, which removes most of the statistical error. There are few dimensions and many
+draws, since a step size that follows the norms of the sample itself changes the law by 1/D in D dimensions.
 """
 
 from __future__ import annotations
@@ -22,19 +22,16 @@ from scoresde_core.sde import SDE
 from scoresde_core.steps import Corrector
 
 from .candidate import Candidate, Skip
-from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
+from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
+from .counterparts import steps_split_alike as steps_split_alike
 from .exact import Silent, Watched, gaussian, times_between
-from .samplers import steps_split_alike
 
-SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
 PAIRS, DIMENSIONS = 8192, 8
 FACTOR = 1000.0
 
-Moved = tuple[Tensor, Tensor]
-
 
 class _BothSigns:
-    """Noise of which the second half of the rows hears the first half's with the other sign."""
+    """Noise whose second half of rows is the first half with the opposite sign."""
 
     def __init__(self, x: Tensor) -> None:
         self.half = x[: len(x) // 2]
@@ -45,7 +42,7 @@ class _BothSigns:
 
 
 def _steps(sde: SDE) -> list[Step]:
-    """Steps at high, middle and low noise."""
+    """Return steps at high, middle and low noise."""
     schedule = Schedule(sde, times_between(sde, 40, last=0.1))
     return [schedule[k] for k in (5, 20, 38)]
 
@@ -58,23 +55,23 @@ def leaves_the_marginal(candidate: Candidate) -> None:
         for step in _steps(sde):
             mean, variance = data.coordinate(step.now)
             draws = torch.randn(PAIRS, DIMENSIONS, dtype=torch.float64)
-            # Standardised, so that the draws have the moments of the marginal exactly.
+            # Standardised, so that the draws have exactly the moments of the marginal.
             draws = (draws - draws.mean()) / draws.std(correction=0)
             x = (mean + math.sqrt(variance) * draws).repeat(2, 1)
             moved, _ = (small or corrector).correct(x, step, Watched(data), _BothSigns(x))
             if small is None:
-                assert torch.equal(moved, x), "shrunk gives None, which means that no step is made, but correct moves x"
+                assert torch.equal(moved, x), "shrunk returns None, which means no step, but correct moves x"
             else:
                 _is_invariant(x - mean, moved - mean, math.sqrt(variance), step.now.t)
 
 
 def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
-    """The changes of mean and variance, a unit of squared distance, are 0 within 4 standard errors."""
+    """The changes of mean and variance per squared distance are 0 within 4 standard errors."""
     distance = float((after - before).square().mean())
     assert distance > 0, f"shrunk({FACTOR:g}) does not move the state at t = {t:.2g}"
     changes = {"mean": (after - before) * std, "variance": after.square() - before.square()}
     for name, change in changes.items():
-        # The two of a pair share their noise: their means are the independent values.
+        # Pairs share their noise, so the means of pairs are the independent values.
         values = change.reshape(2, -1).mean(0) / distance
         found, allowed = float(values.mean()), 4 * float(values.std()) / math.sqrt(values.numel())
         assert abs(found) <= allowed, (
@@ -84,7 +81,7 @@ def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
 
 
 def shrinks_its_steps(candidate: Candidate) -> None:
-    """``shrunk(f)`` divides step sizes by f: the squared distance falls by f, to 10 %."""
+    """``shrunk(f)`` divides step sizes by f: the squared distance falls by f, within 10 %."""
     smaller = [candidate.component.shrunk(factor) for factor in (100.0, 400.0)]
     if None in smaller:
         raise Skip("its steps cannot be shrunk")
@@ -101,7 +98,7 @@ def shrinks_its_steps(candidate: Candidate) -> None:
 
 
 def has_a_mean_without_noise(candidate: Candidate) -> None:
-    """The noise that is drawn after the last evaluation is in the state and not in the mean."""
+    """Noise drawn after the last evaluation is in the state and not in the mean."""
     found = False
     for corrector, sde in pairs(candidate):
         step, x = _steps(sde)[1], torch.randn(4, 6, dtype=torch.float64)
@@ -129,7 +126,7 @@ def counts_are_stable(candidate: Candidate) -> None:
 
 
 def keeps_shape_and_dtype(candidate: Candidate) -> None:
-    """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
+    """The state and its mean are finite and like x, for any rank and float dtype; x is not modified."""
     for corrector, sde in pairs(candidate):
         times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
         for step in Schedule(sde, times).steps:
@@ -142,7 +139,7 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
 
 
 def survives_a_silent_score(candidate: Candidate) -> None:
-    """A score of zero, as of a network before its training, leaves the state finite."""
+    """A score of zero, as of an untrained network, gives a finite state."""
     for corrector, sde in pairs(candidate):
         x = torch.randn(4, 6)
         moved = corrector.correct(x, _steps(sde)[1], Silent(), partial(torch.randn_like, x))
@@ -150,7 +147,7 @@ def survives_a_silent_score(candidate: Candidate) -> None:
 
 
 def takes_a_time_per_row(candidate: Candidate) -> None:
-    """Decoupled, a step whose numbers are tensors of one value a row is what each row's own step gives."""
+    """When decoupled, a step with one value per row gives what each row's own step gives."""
     for coupled, sde in pairs(candidate):
         corrector, data = coupled.decoupled(), gaussian(event=(3, 2))
         times = times_between(sde, 6)
@@ -162,15 +159,3 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
             for row, z, schedule in zip(x.split(1), z.split(1), schedules, strict=True)
         ]
         are_close(found, alone, "with a time a row, compared with each row's own step")
-
-
-CHECKS = (
-    leaves_the_marginal,
-    shrinks_its_steps,
-    has_a_mean_without_noise,
-    counts_are_stable,
-    keeps_shape_and_dtype,
-    survives_a_silent_score,
-    takes_a_time_per_row,
-    steps_split_alike,
-)

@@ -1,4 +1,4 @@
-"""Data sets: the same events each time, of the shape that is told, whether they are loaded or opened one by one."""
+"""Data sets: the same events each time, of the declared shape, loaded at once or opened one by one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .candidate import Candidate, Skip
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = {torch.uint8: 256, torch.int32: 65_536, torch.float32: None}
-"""The grey levels of events by their type."""
+"""The number of grey levels for each type of events."""
 MOST, MOST_QUICK = 100_000, 2_000
-"""Events of a split that are all loaded, where they are decoded one by one."""
+"""The largest split that is loaded completely if events are decoded one by one."""
 T = TypeVar("T")
 
 
 def _or_skip(read: Callable[[], T]) -> T:
-    """What ``read`` gives; a data set whose files are not on this machine cannot be tried."""
+    """Return ``read()``; skip a data set whose files are not on this machine."""
     try:
         return read()
     except FileError as error:
@@ -36,7 +36,7 @@ def _opened(candidate: Candidate, split: Split) -> Events:
 
 
 def _loaded(candidate: Candidate, split: Split) -> Tensor:
-    """All events of a split; :class:`Skip` where decoding them would take long."""
+    """Return all events of a split; :class:`Skip` if decoding them would take long."""
     events, most = _opened(candidate, split), MOST if candidate.full else MOST_QUICK
     if not isinstance(events, Tensor) and len(events) > most:
         raise Skip(f"its {split} split has {len(events)} events to decode, more than {most}")
@@ -45,7 +45,7 @@ def _loaded(candidate: Candidate, split: Split) -> Tensor:
 
 
 def tells_its_shape(candidate: Candidate) -> None:
-    """shape is a tuple of positive sizes."""
+    """``shape`` is a tuple of positive sizes."""
     dataset: Dataset = candidate.component
     shape = _or_skip(lambda: dataset.shape)
     assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
@@ -53,7 +53,7 @@ def tells_its_shape(candidate: Candidate) -> None:
 
 
 def has_events_of_its_shape(candidate: Candidate) -> None:
-    """Both splits have events of the shape: uint8 or, of 16 bits, int32 images, or finite float32."""
+    """Both splits have events of this shape: uint8, int32 (16 bits) or finite float32."""
     shape = _or_skip(lambda: candidate.component.shape)
     for split in SPLITS:
         events = _opened(candidate, split)
@@ -67,7 +67,7 @@ def has_events_of_its_shape(candidate: Candidate) -> None:
 
 
 def tells_its_levels(candidate: Candidate) -> None:
-    """levels, where they are told, are those of the events: 256, 65536 or None for floats."""
+    """``levels``, unless it is "auto", matches the events: 256, 65536, or None for floats."""
     dataset: Dataset = candidate.component
     told = _or_skip(lambda: dataset.levels)
     for split in SPLITS:
@@ -80,34 +80,34 @@ def tells_its_levels(candidate: Candidate) -> None:
 
 
 def opens_what_it_loads(candidate: Candidate) -> None:
-    """open gives the events of load, by their index, also after it was pickled."""
+    """``open`` gives the events of ``load`` by index, also after pickling."""
     for split in SPLITS:
         events, loaded = _opened(candidate, split), _loaded(candidate, split)
         assert len(events) == len(loaded), f"open has {len(events)} events of {split}, load {len(loaded)}"
         copy: Events = pickle.loads(pickle.dumps(events)) if len(loaded) <= MOST_QUICK else events
         for k in sorted({0, len(loaded) // 2, len(loaded) - 1}):
-            assert torch.equal(copy[k], loaded[k]), f"event {k} of {split} is another one by open than by load"
+            assert torch.equal(copy[k], loaded[k]), f"event {k} of {split} differs between open and load"
 
 
 def repeats_itself(candidate: Candidate) -> None:
-    """load gives the same events in the same order every time."""
+    """``load`` gives the same events in the same order every time."""
     for split in SPLITS:
-        _loaded(candidate, split)  # a reason to skip it, if there is one
+        _loaded(candidate, split)  # may raise Skip
         first = candidate.component.load(split)
-        torch.rand(1)  # another state of torch's generator
+        torch.rand(1)  # changes the state of torch's generator
         again = candidate.component.load(split)
         assert torch.equal(first, again), f"load gives other events of {split} the second time"
 
 
 def keeps_its_splits_apart(candidate: Candidate) -> None:
-    """At most half of the events of the test split are events of the train split as well."""
+    """At most half of the events of the test split are also in the train split."""
     train = {event.numpy().tobytes() for event in _loaded(candidate, "train")}
     test = [event.numpy().tobytes() in train for event in _loaded(candidate, "test")[:1000]]
-    assert sum(test) <= len(test) / 2, f"{sum(test)} of the first {len(test)} events of test are events of train"
+    assert sum(test) <= len(test) / 2, f"{sum(test)} of the first {len(test)} events of test are also in train"
 
 
 def knows_a_row_an_event(candidate: Candidate) -> None:
-    """What is known of a split has a row for each of its events; labels are whole numbers from 0."""
+    """``known`` has a row for each event of a split; labels are integers from 0."""
     for split in SPLITS:
         count = len(_opened(candidate, split))
         known = candidate.component.known(split)
@@ -117,14 +117,3 @@ def knows_a_row_an_event(candidate: Candidate) -> None:
         if labels is not None:
             assert labels.dtype == torch.int64, f"labels are {labels.dtype}, expected torch.int64"
             assert int(labels.min()) >= 0, f"labels begin at {int(labels.min())}, expected 0"
-
-
-CHECKS = (
-    tells_its_shape,
-    has_events_of_its_shape,
-    tells_its_levels,
-    opens_what_it_loads,
-    repeats_itself,
-    keeps_its_splits_apart,
-    knows_a_row_an_event,
-)

@@ -1,4 +1,4 @@
-r"""Dequantizers: the noise stays in the cell of its integer, and the density that is told is its own.
+"""Dequantizers: the noise stays in the cell of its integer, and the reported density is its density.
 
 For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the integral of h over the cube: 1, 1/2 and
 1/3 for h = 1, u_i and u_i^2.
@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
 
-from .candidate import Candidate, Skip
+from .candidate import Candidate, first_accepted
 from .exact import is_zero
 
 SHAPES = ((1, 1, 2), (1, 2, 2), (1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32))
@@ -20,19 +20,16 @@ ROWS, DRAWS = 6, 4000
 
 
 def _shape(candidate: Candidate) -> tuple[int, ...]:
-    """The smallest image shape that the dequantizer takes."""
-    return candidate.once("shape", lambda: _find_shape(candidate.component))
+    """Return the smallest image shape that the dequantizer accepts."""
 
-
-def _find_shape(dequantizer: Dequantizer) -> tuple[int, ...]:
-    reasons = []
-    for shape in SHAPES:
+    def refusal(shape: tuple[int, ...]) -> str | None:
         try:
-            dequantizer.dequantize(_images(shape, 2), lambda shape=shape: torch.zeros(2, *shape))  # type: ignore[misc]
-            return shape
+            candidate.component.dequantize(_images(shape, 2), lambda: torch.zeros(2, *shape))
         except (FileError, ValueError) as error:
-            reasons.append(str(error))
-    raise Skip(f"it refuses images of every shape tried: {reasons[0]}")
+            return str(error)
+        return None
+
+    return candidate.once("shape", lambda: first_accepted(SHAPES, refusal))
 
 
 def _images(shape: tuple[int, ...], rows: int) -> Tensor:
@@ -43,7 +40,7 @@ def _images(shape: tuple[int, ...], rows: int) -> Tensor:
 
 
 def _dequantized(candidate: Candidate, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """u, like the noise, and log q (B,)."""
+    """Return u, like the noise, and log q (B,)."""
     dequantizer: Dequantizer = candidate.component
     kept = images.clone()
     values, log_q = dequantizer.dequantize(images, noise.clone)
@@ -57,7 +54,7 @@ def _dequantized(candidate: Candidate, images: Tensor, noise: Tensor) -> tuple[T
 
 @torch.no_grad()
 def stays_in_the_cell(candidate: Candidate) -> None:
-    """images + u has u in [0, 1): rounding down gives the images back."""
+    """``images + u`` has u in [0, 1): rounding down gives the images."""
     shape = _shape(candidate)
     for dtype in (torch.float32, torch.float64):
         for scale in (1.0, 4.0):
@@ -81,7 +78,7 @@ def tells_its_density(candidate: Candidate) -> None:
 
 @torch.no_grad()
 def treats_every_row_by_itself(candidate: Candidate) -> None:
-    """An image's noise and density are the same alone and among others, and follow the noise that is handed in."""
+    """An image's noise and density do not depend on the batch, and follow the given noise."""
     shape = _shape(candidate)
     images, noise = _images(shape, ROWS), torch.randn(ROWS, *shape)
     u, log_q = _dequantized(candidate, images, noise)
@@ -94,6 +91,3 @@ def treats_every_row_by_itself(candidate: Candidate) -> None:
     )
     other, _ = _dequantized(candidate, images, torch.randn(ROWS, *shape))
     assert not torch.equal(u, other), "other noise gives the same u"
-
-
-CHECKS = (stays_in_the_cell, tells_its_density, treats_every_row_by_itself)

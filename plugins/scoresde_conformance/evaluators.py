@@ -1,7 +1,7 @@
-"""Evaluators: exact samples score as the floor says, worse samples score worse, and errors are those of the values.
+"""Evaluators: exact samples score at the floor, worse samples score worse, and the errors are those of the values.
 
-A standard error is what the value scatters by from one set of samples to the next, so it is held against the scatter
-of a number of sets. With K of them the standard deviation found has a relative error of 1 / sqrt(2 (K - 1)).
+A standard error is the scatter of the value between sets of samples, so it is compared with the scatter over a number
+of sets. With K of them the standard deviation found has a relative error of 1 / sqrt(2 (K - 1)).
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ FACTORS = (1.25, 1.5, 2.0)
 SETS = 16
 """Sets of samples for the scatter of a value."""
 CHANCE = 6.3e-5
-"""Of a normal value beyond 4 standard deviations."""
+"""The probability of a normal value beyond 4 standard deviations."""
 TOO_LARGE = 2.0
-"""Errors may be too large by this: many are by the square root of 2 where samples are exact, and some by more."""
+"""Errors may be too large by this factor: many are by the square root of 2 for exact samples, and some by more."""
 TOO_SMALL = 1.2
 SCALED = 3.0
 
 
 def _target(candidate: Candidate) -> Target:
-    """The first target that the evaluator can use: the suite's own two, then its counterparts by dimension."""
+    """Return the first target that the evaluator accepts: the suite's own two, then its counterparts by dimension."""
     candidate.trying, target = candidate.once("target", lambda: _find_target(candidate))
     return target
 
 
 def _find_target(candidate: Candidate) -> tuple[str, Target]:
-    """The target, and the evaluator with it in words."""
+    """Return a description and the target."""
     evaluator: Evaluator = candidate.component
     candidates: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
     candidates.append(("the suite's own mixture", Mixture()))
@@ -65,20 +65,19 @@ def _find_target(candidate: Candidate) -> tuple[str, Target]:
 
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
-    """Samples with all that an evaluator may ask for."""
+    """Return evidence with everything that an evaluator may ask for."""
     model = model or Watched(target)
     return Evidence(samples, seed, target=target, sde=ConstantRateSDE(), model=model, sampler=FlowSampler())
 
 
 class _Scaled(Watched):
-    """A score that is too large by a factor."""
+    """A score multiplied by a factor."""
 
     def __init__(self, target: Target, factor: float) -> None:
         super().__init__(target)
         self.factor = factor
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The factor times the target's score."""
         return self.factor * super().evaluate(x, level)
 
 
@@ -87,17 +86,17 @@ def _metrics(candidate: Candidate, target: Target, samples: Tensor, seed: int = 
     kept = samples.clone()
     metrics = evaluator.evaluate(_evidence(target, samples, seed))
     assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
-    assert metrics, "evaluate gave no metric"
+    assert metrics, "evaluate returned no metric"
     return metrics
 
 
 def _draws(target: Target, n: int | None = None) -> Tensor:
-    """Exact samples, of a seed that no reference uses."""
+    """Return exact samples, with a seed that no reference uses."""
     return target.sample(n or (SIZE if prod(target.shape) <= 16 else FEW), seed=987_654)
 
 
 def _at_exact(candidate: Candidate) -> list[Metric]:
-    """The metrics of exact samples and the exact model."""
+    """Return the metrics of exact samples and the exact model."""
     target = _target(candidate)
     return candidate.once("exact", lambda: _metrics(candidate, target, _draws(target)))
 
@@ -107,7 +106,7 @@ def _estimate(metric: Metric) -> Estimate:
 
 
 def _allowed(one: Estimate, other: Estimate) -> float:
-    """What two estimates of the same may differ by: 4 standard errors, more where these are known less well."""
+    """Return the allowed difference of two estimates: 4 standard errors, more if these are uncertain."""
     gap = difference(one, other)
     return quantile(CHANCE, gap.df) * gap.stderr if gap.stderr else 0.0
 
@@ -117,7 +116,7 @@ def _badness(metric: Metric) -> float:
 
 
 def describes_its_metrics(candidate: Candidate) -> None:
-    """Every metric has a name of its own, a finite value, a standard error and a direction."""
+    """Every metric has a unique name, a finite value, a standard error and a direction."""
     metrics = _at_exact(candidate)
     names = [metric.name for metric in metrics]
     assert all(names), f"a metric has no name among {names}"
@@ -149,7 +148,7 @@ def exact_samples_score_the_floor(candidate: Candidate) -> None:
 
 
 def _series(candidate: Candidate) -> dict[str, list[Metric]]:
-    """Metrics by name: of exact evidence, then of worse and worse evidence."""
+    """Return metrics by name: of exact evidence, then of increasingly worse evidence."""
 
     def compute() -> dict[str, list[Metric]]:
         target, evaluator = _target(candidate), candidate.component
@@ -169,9 +168,9 @@ def _series(candidate: Candidate) -> dict[str, list[Metric]]:
 
 
 def worse_evidence_scores_worse(candidate: Candidate) -> None:
-    """Samples moved by 1/2, 1 and 4 standard deviations, or scores times 1.25, 1.5 and 2, are worse and worse.
+    """Samples moved by 1/2, 1 and 4 standard deviations, or scores times 1.25, 1.5 and 2, score increasingly worse.
 
-    Within 4 standard errors; by one of the metrics at least the worst is worse than the truth by as much.
+    Within 4 standard errors; in at least one metric the worst is worse than the truth by more.
     """
     told_apart, all_told = False, []
     how = {
@@ -190,7 +189,7 @@ def worse_evidence_scores_worse(candidate: Candidate) -> None:
 
 
 def _repeats(candidate: Candidate) -> dict[str, list[Metric]]:
-    """Metrics by name, of independent sets of samples that are off by half a standard deviation, with other seeds."""
+    """Return metrics by name, of independent sets of samples shifted by half a standard deviation, with other seeds."""
 
     def compute() -> dict[str, list[Metric]]:
         target, found = _target(candidate), dict[str, list[Metric]]()
@@ -207,7 +206,7 @@ def _repeats(candidate: Candidate) -> dict[str, list[Metric]]:
 def errors_are_the_scatter(candidate: Candidate) -> None:
     """Over independent sets of samples and seeds, values and floors scatter by their standard errors."""
     if candidate.component.judges == "model" and not candidate.full:
-        raise Skip("the full level alone repeats the judgement of a model")
+        raise Skip("only the full level repeats the judgement of a model")
     for name, metrics in _repeats(candidate).items():
         pairs = {"": [(metric.value, metric.stderr) for metric in metrics]}
         if metrics[0].floor is not None:
@@ -245,7 +244,7 @@ def zero_is_the_truth(candidate: Candidate) -> None:
 
 
 def values_have_their_unit(candidate: Candidate) -> None:
-    """With the target and the samples three times as large, data units are three times as many, and nats stay."""
+    """With target and samples scaled by three, values in data units triple, and values in nats stay."""
     target, tried = _target(candidate), False
     if candidate.component.judges != "samples" or not isinstance(target, Mixture):
         raise Skip("it judges the model, or refuses the targets that the suite can scale")
@@ -258,22 +257,22 @@ def values_have_their_unit(candidate: Candidate) -> None:
             tried = True
             expected = factor * one.value
             assert math.isclose(other.value, expected, rel_tol=1e-3), (
-                f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} where the target and the samples are "
-                f"{SCALED:g} times as large, expected {expected:.5g}"
+                f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} with target and samples scaled by "
+                f"{SCALED:g}, expected {expected:.5g}"
             )
     if not tried:
         raise Skip("its unit is neither data units nor nats nor bits/dim")
 
 
 def repeats_with_the_seed(candidate: Candidate) -> None:
-    """The same samples and seed give the same value; the samples are left as they were."""
+    """The same samples and seed give the same value; the samples are not modified."""
     target = _target(candidate)
     first, again = ([m.value for m in _metrics(candidate, target, _draws(target, FEW), seed=4)] for _ in range(2))
     assert first == again, f"evaluate gives {first} and then {again} for the same samples and seed"
 
 
 class _Read:
-    """Batches that remember whether somebody looked at them."""
+    """Batches that record whether they were read."""
 
     def __init__(self, batches: list[Features]) -> None:
         self.batches, self.read = batches, False
@@ -284,7 +283,7 @@ class _Read:
 
 
 def tells_what_it_reads(candidate: Candidate) -> None:
-    """It says what it reads and depends on without a look at samples; other batches of features give the same value."""
+    """``reads`` and ``depends_on`` do not use the samples; other batches of features give the same value."""
     evaluator, target = candidate.component, _target(candidate)
     samples = _draws(target, FEW)
     evidence, blank = _evidence(target, samples), _evidence(target, torch.zeros_like(samples))
@@ -305,12 +304,12 @@ def tells_what_it_reads(candidate: Candidate) -> None:
     for metric, expected in zip(found, _metrics(candidate, target, samples), strict=True):
         off = abs(metric.value - expected.value)
         assert off <= 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0), (
-            f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} where its features come in three batches"
+            f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} with its features in three batches"
         )
 
 
 def survives_nan(candidate: Candidate) -> None:
-    """Samples of a sampler that diverged give metrics, of any value, and no error; they never score well."""
+    """Samples of a diverged sampler give metrics without error, and their values are not finite."""
     target = _target(candidate)
     if candidate.component.judges == "model":
         judged = _evidence(target, _draws(target, FEW), model=_Scaled(target, math.nan))
@@ -322,16 +321,3 @@ def survives_nan(candidate: Candidate) -> None:
         samples[0] = fill
         for metric in _metrics(candidate, target, samples):
             assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
-
-
-CHECKS = (
-    describes_its_metrics,
-    exact_samples_score_the_floor,
-    worse_evidence_scores_worse,
-    errors_are_the_scatter,
-    zero_is_the_truth,
-    values_have_their_unit,
-    repeats_with_the_seed,
-    tells_what_it_reads,
-    survives_nan,
-)

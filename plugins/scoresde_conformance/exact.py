@@ -1,11 +1,11 @@
-r"""The truth that the suite holds components against: a distribution in closed form, two SDEs, and steps and loops.
+"""Ground truth for the suite: a distribution in closed form, two SDEs, and simple steps and samplers.
 
-Written from the formulas alone, and never from a plugin's code. For data ``x_0 ~ sum_k w_k N(m_k, s^2 I)`` and
+Written from the formulas only, never from a plugin's code. For data ``x_0 ~ sum_k w_k N(m_k, s^2 I)`` and
 ``x = alpha x_0 + sigma eps``, with ``v = alpha^2 s^2 + sigma^2`` and ``r_k`` the posterior probabilities,
 
     p(x) = sum_k w_k N(x; alpha m_k, v I),        score(x) = (alpha sum_k r_k(x) m_k - x) / v
 
-:class:`Watched` is the score model of these: it counts what is evaluated beside the counter of the contract.
+:class:`Watched` is the score model of these; it counts evaluations besides the counter of the contract.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scoresde_core.target import Target
 
 @attrs.frozen
 class ConstantRateSDE(SDE):
-    """dx = -b x / 2 dt + sqrt(b) dw: alpha, sigma and their inverse, the rest as the contract derives it."""
+    """dx = -b x / 2 dt + sqrt(b) dw: alpha, sigma and their inverse; the contract derives the rest."""
 
     rate: float = param(12.0, "b")
 
@@ -44,7 +44,7 @@ class ConstantRateSDE(SDE):
         return torch.sqrt(-torch.expm1(-self.rate * t))
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """(sigma / alpha)^2 = e^{b t} - 1, inverted: by bisection it would be the slowest part of many a step."""
+        """The inverse of (sigma / alpha)^2 = e^{b t} - 1; bisection would be the slowest part of many steps."""
         t = torch.log1p((2 * log_noise_ratio.double()).exp()) / self.rate
         return t.clamp(t_min or self.t_min, 1)
 
@@ -72,7 +72,7 @@ class GrowingSDE(SDE):
 
 @attrs.frozen
 class Mixture(Target):
-    """``means`` (K,) are those of every coordinate of a component: its mean is m_k (1, 1, ..., 1)."""
+    """A mixture whose component k has the mean m_k (1, 1, ..., 1), with m_k in ``means`` (K,)."""
 
     weights: tuple[float, ...] = (0.3, 0.7)
     means: tuple[float, ...] = (-1.0, 1.0)
@@ -81,7 +81,7 @@ class Mixture(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The event's."""
+        """``event``."""
         return self.event
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -105,7 +105,7 @@ class Mixture(Target):
         return score
 
     def entropy(self) -> Estimate:
-        """By many draws."""
+        """-E log p_0(x), by many draws."""
         surprise = -self.log_prob(self.sample(2**15, seed=1).double())
         return Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(len(surprise)))
 
@@ -118,7 +118,7 @@ class Mixture(Target):
         return mean.expand(size), self.std**2 * torch.eye(size, dtype=torch.float64) + spread
 
     def modes(self) -> Tensor | None:
-        """The weights; a single Gaussian has no components."""
+        """The weights; None for a single Gaussian."""
         return torch.tensor(self.weights, dtype=torch.float64) if len(self.weights) > 1 else None
 
     def responsibilities(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Mixture(Target):
         return self._logits(x, DATA)[0].softmax(1)
 
     def coordinate(self, level: Level) -> tuple[float, float]:
-        """Mean and variance of one coordinate at a level of floats."""
+        """Return mean and variance of one coordinate at a level of floats."""
         mean, covariance = self.moments()
         return level.alpha * float(mean[0]), level.alpha**2 * float(covariance[0, 0]) + level.sigma**2
 
@@ -147,7 +147,7 @@ def gaussian(mean: float = 0.5, std: float = 0.5, event: tuple[int, ...] = (1,))
 
 
 class Watched(ScoreModel):
-    """The exact score of a target, with counts of its own: the contract's counter may be walked around."""
+    """The exact score of a target, with its own counts, since the contract's counter can be bypassed."""
 
     def __init__(self, target: Any) -> None:
         self.target, self.evaluations, self.evaluated = target, 0, 0
@@ -162,7 +162,7 @@ class Watched(ScoreModel):
 
 @attrs.frozen
 class FlowSampler(Sampler):
-    """Euler steps of the probability flow, evenly spaced in log(sigma / alpha), and a denoised end."""
+    """Euler steps of the probability flow, evenly spaced in log(sigma / alpha), and a final denoising."""
 
     steps: int = param(100, "number of steps")
 
@@ -199,7 +199,7 @@ class PlainCorrector(Corrector):
 
 @attrs.frozen
 class StillCorrector(Corrector):
-    """Leaves the state alone."""
+    """Returns the state unchanged."""
 
     idle = True
 
@@ -210,14 +210,14 @@ class StillCorrector(Corrector):
 
 @attrs.frozen
 class PlainSampler(Sampler):
-    """A corrector and a predictor at each of evenly spaced times from 1 to t_min, and the mean of the last step."""
+    """A corrector and a predictor at evenly spaced times from 1 to t_min; returns the mean of the last step."""
 
     predictor: Predictor = param(PlainPredictor(), "reverse-time step")
     corrector: Corrector = param(StillCorrector(), "MCMC at each level")
     steps: int = param(6, "number of steps")
 
     def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """The loop."""
+        """Correct and predict at each time."""
         times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
         mean = x
         for k, step in enumerate(Schedule(sde, times).steps):
@@ -228,16 +228,16 @@ class PlainSampler(Sampler):
         return mean
 
     def skip(self, sde: SDE) -> str | None:
-        """What the predictor or the corrector refuses."""
+        """Refuse what the predictor or the corrector refuses."""
         return self.predictor.skip(sde) or self.corrector.skip(sde)
 
     def decoupled(self) -> PlainSampler:
-        """With the decoupled corrector."""
+        """Return the sampler with the decoupled corrector."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
 class Silent(ScoreModel):
-    """A score of zero everywhere, as a network has it before its training."""
+    """A score of zero everywhere, as of an untrained network."""
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """0."""
@@ -245,21 +245,21 @@ class Silent(ScoreModel):
 
 
 def directions_of(target: Target, count: int = 8) -> Tensor:
-    """(count, D) random unit vectors, float64: the moments of all coordinates at once."""
+    """Return (count, D) random unit vectors, float64, for moments of all coordinates at once."""
     return torch.nn.functional.normalize(torch.randn(count, prod(target.shape), dtype=torch.float64))
 
 
 def is_zero(values: Tensor, what: str) -> None:
-    """The mean of independent values (n,) is 0 within 4 standard errors, or to rounding where all are the same."""
+    """The mean of independent values (n,) is 0 within 4 standard errors, or to rounding if all are equal."""
     error = float(values.std()) / math.sqrt(len(values))
     found = float(values.mean())
     assert abs(found) <= 4 * error + 1e-12, f"{what} is off by {found:+.4g}, with a standard error of {error:.2g}"
 
 
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
-    """(steps + 1,) times from 1 down to where sigma / alpha is ``last`` or least, evenly spaced in its logarithm.
+    """Return (steps + 1,) times from 1 to where sigma / alpha is ``last`` or least, evenly spaced in its logarithm.
 
-    A smooth grid on which an SDE with a wide range of noise is as well resolved as one without.
+    Such a grid resolves an SDE with a wide range of noise as well as one without.
     """
     ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64)
     first, lowest = _log_ratio(sde, ends).tolist()

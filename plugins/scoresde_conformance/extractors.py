@@ -1,4 +1,4 @@
-"""Extractors: every event has its features, whatever its batch, and they are described by plain data."""
+"""Extractors: an event's features do not depend on its batch, and plain data describe them."""
 
 from __future__ import annotations
 
@@ -13,40 +13,33 @@ from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.extractor import Extractor, Features
 
-from .candidate import Candidate, Skip
+from .candidate import Candidate, Skip, first_accepted
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
 
 
-def _shape(extractor: Extractor) -> tuple[int, ...]:
-    found = [shape for shape in SHAPES if extractor.skip(shape) is None]
-    if not found:
-        raise Skip(f"it reads none of the shapes {', '.join(map(str, SHAPES))}")
-    return found[0]
-
-
 def _opened(candidate: Candidate) -> tuple[Callable[[Tensor], Features], Tensor]:
-    """Ready to be called, and five events; an extractor without its weights cannot be tried."""
+    """Return the loaded extractor and five events; skip an extractor without its weights."""
     extractor: Extractor = candidate.component
     try:
         extract = extractor.load(torch.device("cpu"))
     except FileError as error:
         raise Skip(str(error)) from error
-    events = torch.randint(0, 256, (5, *_shape(extractor)), dtype=torch.uint8)
+    events = torch.randint(0, 256, (5, *first_accepted(SHAPES, extractor.skip)), dtype=torch.uint8)
     return extract, events if extractor.images else events / 127.5 - 1
 
 
 def says_what_it_reads(candidate: Candidate) -> None:
-    """It has a name, and gives a reason in words for every shape that it refuses."""
+    """It has a name, and gives a reason for every shape that it refuses."""
     extractor: Extractor = candidate.component
-    assert extractor.name, "it has no name, which the metrics on its features are called by"
+    assert extractor.name, "it has no name, which the names of metrics on its features need"
     for shape in SHAPES:
         reason = extractor.skip(shape)
         assert reason is None or reason.strip(), f"it refuses events of shape {shape} without a reason"
 
 
 def gives_a_row_for_every_event(candidate: Candidate) -> None:
-    """Features are finite float32 (B, D), and logits, where there are any, (B, K)."""
+    """Features are finite float32 (B, D), and logits, if any, (B, K)."""
     extract, events = _opened(candidate)
     found = extract(events)
     for what, values in (("features", found.pooled), ("logits", found.logits)):
@@ -58,7 +51,7 @@ def gives_a_row_for_every_event(candidate: Candidate) -> None:
 
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:
-    """An event has the same features alone and among others, up to rounding."""
+    """An event has the same features alone and in a batch, up to rounding."""
     extract, events = _opened(candidate)
     together, alone = extract(events).pooled, torch.cat([extract(event[None]).pooled for event in events])
     off = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
@@ -69,12 +62,12 @@ def is_described_by_plain_data(candidate: Candidate) -> None:
     """Its protocol is JSON and names it."""
     _opened(candidate)
     protocol = dict(candidate.component.protocol())
-    assert json.loads(json.dumps(protocol)) == protocol, f"the protocol {protocol} is no plain data"
+    assert json.loads(json.dumps(protocol)) == protocol, f"the protocol {protocol} is not plain data"
     assert protocol.get("extractor"), f"the protocol {protocol} does not say 'extractor'"
 
 
 def _others(candidate: Candidate) -> Iterator[tuple[str, Extractor]]:
-    """Its variants, and one for each parameter that is a number, with another number."""
+    """Yield its variants, and one for each numeric parameter with another value."""
     yield from candidate.variants()[1:]
     for parameter in parameters(candidate.cls):
         value = getattr(candidate.component, parameter.name)
@@ -85,7 +78,7 @@ def _others(candidate: Candidate) -> Iterator[tuple[str, Extractor]]:
 
 
 def protocol_tells_parameters(candidate: Candidate) -> None:
-    """Where another value of a parameter gives other features, it gives another protocol."""
+    """If another value of a parameter gives other features, it gives another protocol."""
     extract, events = _opened(candidate)
     own = extract(events).pooled
     for label, other in _others(candidate):
@@ -93,16 +86,7 @@ def protocol_tells_parameters(candidate: Candidate) -> None:
             continue
         try:
             found = other.load(torch.device("cpu"))(events).pooled
-        except FileError:  # weights that are not here
+        except FileError:  # missing weights
             continue
         same = found.shape == own.shape and torch.allclose(found, own, rtol=1e-5, atol=1e-7)
         assert same, f"{label} gives other features than {candidate.name}, and their protocols are the same"
-
-
-CHECKS = (
-    says_what_it_reads,
-    gives_a_row_for_every_event,
-    does_not_depend_on_the_batch,
-    is_described_by_plain_data,
-    protocol_tells_parameters,
-)

@@ -1,4 +1,4 @@
-"""Grids: N + 1 times, from the prior at 1 through the SDE's smallest time to clean data at 0."""
+"""Grids: N + 1 times, from the prior at 1 through the SDE's t_min to clean data at 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = (1, 2, 3, 10, 100)
 
 
 def _tried(candidate: Candidate) -> Iterator[tuple[Grid, SDE, int]]:
-    """The grid with every SDE and several numbers of steps; it costs next to nothing."""
+    """Yield the grid with every SDE and several numbers of steps, all of which are cheap."""
     for label, sde in sdes(candidate):
         for steps in COUNTS:
             candidate.trying = f"{candidate.name} of {steps} steps under {label}"
@@ -37,10 +37,10 @@ def runs_from_one_to_zero(candidate: Candidate) -> None:
 
 
 def decreases(candidate: Candidate) -> None:
-    """Every time is below the one before it."""
+    """Every time is below the previous one."""
     for grid, sde, steps in _tried(candidate):
         gaps = grid.times(sde, steps).diff()
-        assert bool((gaps < 0).all()), f"times do not fall: one is {float(gaps.max()):+g} from the one before it"
+        assert bool((gaps < 0).all()), f"times do not decrease: one is {float(gaps.max()):+g} from the previous one"
 
 
 def is_float64_on_the_cpu(candidate: Candidate) -> None:
@@ -52,7 +52,7 @@ def is_float64_on_the_cpu(candidate: Candidate) -> None:
 
 
 def refuses_no_steps(candidate: Candidate) -> None:
-    """Zero and negative step counts are a ValueError that names the number."""
+    """Zero and negative step counts raise a ValueError that names the number."""
     sde = sdes(candidate)[0][1]
     for steps in (0, -3):
         message = ""
@@ -62,6 +62,3 @@ def refuses_no_steps(candidate: Candidate) -> None:
             message = str(error) or "no message"
         assert message, f"times accepts {steps} steps, expected a ValueError"
         assert str(steps) in message, f"the ValueError for {steps} steps does not name the number: {message}"
-
-
-CHECKS = (runs_from_one_to_zero, decreases, is_float64_on_the_cpu, refuses_no_steps)

@@ -1,11 +1,11 @@
-"""Losses: the truth is the minimiser, and the random numbers are those that were handed in.
+"""Losses: the truth is the minimiser, and all randomness comes from the given draws.
 
-What is trained is the truth with an error e in one direction: the exact score of a Gaussian plus e (x + 1) in units of
-the noise, or the exact posterior of two components with e (x + 1) added to one of its logits. At e = 0 the derivative
-of an expected loss is zero, and it is higher on both sides.
+The trained model is the truth with an error e in one direction: the exact score of a Gaussian plus e (x + 1) in units
+of the noise, or the exact posterior of two components with e (x + 1) added to one of its logits. At e = 0 the
+derivative of an expected loss is zero, and the loss is higher on both sides.
 
-Expectations are means over points of a scrambled Sobol sequence (Owen 1997, doi:10.1214/aos/1031594731) in the place
-of random numbers: an error in the noise of 2 % is seen with a few thousand of them.
+Expectations are means over points of a scrambled Sobol sequence (Owen 1997, doi:10.1214/aos/1031594731) instead of
+random numbers: a few thousand points reveal an error of 2 % in the noise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .exact import Mixture, Silent, gaussian
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
 COLUMNS = 24
-"""Dimensions of the Sobol sequence; what is drawn beyond them is pseudo-random."""
+"""Dimensions of the Sobol sequence; further draws are pseudo-random."""
 
 
 class _ErringScore(ScoreModel):
@@ -40,14 +40,13 @@ class _ErringScore(ScoreModel):
         self.error, self.target = error, gaussian(event=(2,))
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The score, off by the error."""
         spread = (level.alpha**2 * self.target.std**2 + level.sigma**2) ** 0.5
         score: Tensor = self.target.score(x, level) + self.error * (x / spread + 1) / level.sigma
         return score
 
 
 class _ErringClassifier(NoisyClassifier):
-    """The exact posterior of the suite's two components, one logit off by e (m / std_t + 1), m the mean of x."""
+    """The exact posterior of the suite's two components, with one logit off by e (m / std_t + 1), m the mean of x."""
 
     classes = 2
 
@@ -55,7 +54,6 @@ class _ErringClassifier(NoisyClassifier):
         self.error, self.target = error, Mixture()
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """The log posterior, off by the error."""
         logits, variance = self.target._logits(x, level)
         off = self.error * (x.flatten(1).mean(1) / variance.sqrt() + 1)
         return (logits + torch.stack([off, torch.zeros_like(off)], 1)).log_softmax(1)
@@ -67,19 +65,18 @@ class _BySign(NoisyClassifier):
     classes = 2
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """log sigmoid of the mean, and of its negative."""
         mean = x.flatten(1).mean(1)
         return torch.stack([mean, -mean], 1).log_softmax(1)
 
 
 def _labels(target: Mixture, x: Tensor) -> Tensor:
-    """Components drawn from their posterior: with ``x`` from the target, the joint law."""
+    """Return components drawn from their posterior: with ``x`` from the target, their law is joint."""
     generator = torch.Generator().manual_seed(0)
     return torch.multinomial(target.responsibilities(x), 1, generator=generator).squeeze(1)
 
 
 class _Even(Draws):
-    """Draws that are points of a scrambled Sobol sequence, float64, each purpose with columns of its own."""
+    """Draws from a scrambled Sobol sequence, float64, with different columns for each purpose."""
 
     def __init__(self, scramble: int, count: int) -> None:
         super().__init__(scramble, "conformance", count)
@@ -88,12 +85,10 @@ class _Even(Draws):
         self.columns, self.used = points, 0
 
     def normal(self, like: Tensor, purpose: str = "noise") -> Tensor:
-        """Normal quantiles of the next columns."""
         found = self._next(tuple(like.shape[1:]))
         return super().normal(like, purpose) if found is None else torch.special.ndtri(found).to(like.dtype)
 
     def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
-        """The next columns."""
         found = self._next(shape)
         return super().uniform(purpose, shape=shape, stratified=stratified) if found is None else found
 
@@ -103,24 +98,22 @@ class _Even(Draws):
 
 
 class _Recorded(Draws):
-    """Draws that keep their purposes."""
+    """Draws that record their purposes."""
 
     purposes: list[str]
 
     def normal(self, like: Tensor, purpose: str = "noise") -> Tensor:
-        """The same numbers."""
         self.purposes.append(purpose)
         return super().normal(like, purpose)
 
     def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
-        """The same numbers."""
         self.purposes.append(purpose)
         return super().uniform(purpose, shape=shape, stratified=stratified)
 
 
 @attrs.frozen(eq=False)
 class _Trained:
-    """What a loss may train: the truth with an error, something for any shape, and the data of the truth."""
+    """What a loss can train: the truth with an error, a model for any shape, and the data of the truth."""
 
     what: str
     erring: Callable[[Tensor], Any]
@@ -128,15 +121,14 @@ class _Trained:
     target: Mixture
 
     def known(self, needs: tuple[str, ...], x: Tensor) -> dict[str, Tensor]:
-        """What the suite knows of events, of what is needed."""
         available = {"labels": _labels}
         missing = [name for name in needs if name not in available]
         if missing:
-            raise Skip(f"it needs {', '.join(missing)}, of which the suite has no truth")
+            raise Skip(f"it needs {', '.join(missing)}, for which the suite has no ground truth")
         return {name: available[name](self.target, x) for name in needs}
 
     def events(self, draws: Draws) -> Tensor:
-        """Events of the target, float64, made from draws."""
+        """Return events of the target, float64, made from draws."""
         u = draws.uniform("component").contiguous()
         component = torch.bucketize(u, torch.tensor(self.target.weights).double().cumsum(0)[:-1])
         means = torch.tensor(self.target.means, dtype=torch.float64)[component].unsqueeze(1)
@@ -151,20 +143,19 @@ _TRAINED: Mapping[type, _Trained] = {
 
 
 def _trained(loss: Loss) -> _Trained:
-    """What this loss trains."""
     if loss.trains not in _TRAINED:
-        raise Skip(f"it trains a {loss.trains.__name__}, of which the suite has no truth")
+        raise Skip(f"it trains a {loss.trains.__name__}, for which the suite has no ground truth")
     return _TRAINED[loss.trains]
 
 
 def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
-    """Every variant with every SDE that it does not refuse."""
+    """Yield every variant with every SDE that it accepts."""
     trained, tried = _trained(candidate.component), False
     for loss, sde in pairs(candidate, lambda loss, sde: loss.skip(trained.plain(), sde)):
         tried = True
         yield loss, trained, sde
     if not tried:
-        raise Skip("it refuses every SDE that it is tried with")
+        raise Skip("it refuses every SDE that was tried")
 
 
 def the_truth_is_the_minimiser(candidate: Candidate) -> None:
@@ -188,7 +179,7 @@ def the_truth_is_the_minimiser(candidate: Candidate) -> None:
         assert abs(found) <= bound, (
             f"the slope of per_sample at the exact {trained.what} is {found:.3g}, expected 0 within {bound:.2g}"
         )
-        # The mean over both signs, in which what is linear in the error cancels: its noise would hide the rise.
+        # The mean over both signs cancels the part that is linear in the error, whose noise would hide the rise.
         rise = float(torch.stack(rises).mean())
         assert rise > 0, (
             f"errors of -{ERROR} and {ERROR} in the {trained.what} change per_sample by {rise:.3g}, expected a rise"
@@ -207,7 +198,7 @@ def gives_one_number_an_event(candidate: Candidate) -> None:
 
 
 def draws_are_its_only_chance(candidate: Candidate) -> None:
-    """The same draws give the same loss, other steps another, and a batch in parts the losses of the whole.
+    """The same draws give the same loss, another step another loss, and parts of a batch the losses of the whole.
 
     No purpose is drawn twice: the numbers would be the same.
     """
@@ -222,7 +213,7 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
             rows = {name: values[first:last] for name, values in known.items()}
             value: Tensor = loss.per_sample(trained.plain(), sde, x[first:last], draws, **rows)
             twice = {purpose for purpose in draws.purposes if draws.purposes.count(purpose) > 1}
-            assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, and gets the same numbers again"
+            assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, which gives the same numbers"
             return value
 
         whole = of(0, 6)
@@ -230,6 +221,3 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
         assert not torch.equal(whole, of(0, 6, step=1)), "another step gives the same loss"
         gap = float((whole - torch.cat([of(0, 4), of(4, 6)])).abs().max())
         assert gap == 0, f"in parts of 4 and 2 the loss is off by {gap:.3g} from the whole batch's"
-
-
-CHECKS = (the_truth_is_the_minimiser, gives_one_number_an_event, draws_are_its_only_chance)

@@ -1,7 +1,8 @@
-"""Networks: their modules answer like the events, row by row, hear of the noise, and learn with every parameter.
+"""Networks: their modules answer like the events, row by row, depend on the noise, and learn with all parameters.
 
-A fresh network may answer with zeros, and a deep one may hardly hear its label, so the weights are moved at random
-first: what is asked must hold for any weights. Large networks are checked with the small sizes of their ``example``.
+A new network may answer with zeros, and a deep one may hardly depend on its label, so the weights are perturbed at
+random first: the checks must hold for any weights. Large networks are checked with the small sizes of their
+``example``.
 """
 
 from __future__ import annotations
@@ -10,45 +11,40 @@ import torch
 from torch import Tensor, nn
 
 from scoresde_core.classifier import NoisyClassifier
-from scoresde_core.network import Network
 from scoresde_core.score import ScoreModel, level_of
 
-from .candidate import Candidate, Skip
+from .candidate import Candidate, Skip, first_accepted
 from .exact import ConstantRateSDE
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 256, 256))
 ROWS, MOVED = 3, 0.05
 
 
-def _shape(candidate: Candidate) -> tuple[int, ...]:
-    """The first event shape that the network takes."""
-    return _built(candidate)[0]
-
-
 def _built(candidate: Candidate) -> tuple[tuple[int, ...], nn.Module]:
-    """An event shape and the module for it, its weights moved at random, in evaluation mode."""
+    """Return the first event shape that the network accepts and its module, with perturbed weights, to evaluate."""
 
     def compute() -> tuple[tuple[int, ...], nn.Module]:
-        network: Network = candidate.component
-        reasons = []
-        for shape in SHAPES:
+        modules: list[nn.Module] = []
+
+        def refusal(shape: tuple[int, ...]) -> str | None:
             try:
-                module = network.build(shape)
+                modules.append(candidate.component.build(shape))
             except ValueError as error:
-                reasons.append(str(error))
-                continue
-            generator = torch.Generator().manual_seed(0)
-            with torch.no_grad():
-                for value in module.parameters():
-                    value.add_(MOVED * torch.randn(value.shape, generator=generator))
-            return shape, module.eval()
-        raise Skip(f"build refuses events of every shape tried: {reasons[0]}")
+                return str(error)
+            return None
+
+        shape = first_accepted(SHAPES, refusal)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for value in modules[0].parameters():
+                value.add_(MOVED * torch.randn(value.shape, generator=generator))
+        return shape, modules[0].eval()
 
     return candidate.once("built", compute)
 
 
 def _ask(candidate: Candidate, x: Tensor, t: Tensor, module: nn.Module | None = None) -> Tensor:
-    """The score, or the log probabilities of the classes, at times (B,)."""
+    """Return the score, or the log probabilities of the classes, at times (B,)."""
     sde = ConstantRateSDE()
     view = candidate.component.view(module or _built(candidate)[1], sde)
     level = level_of(sde, t.double(), x)
@@ -56,18 +52,17 @@ def _ask(candidate: Candidate, x: Tensor, t: Tensor, module: nn.Module | None = 
         return view.score(x, level)
     if isinstance(view, NoisyClassifier):
         return view.log_probabilities(x, level)
-    raise Skip(f"view gives a {type(view).__name__}, of which the suite knows nothing")
+    raise Skip(f"view gives a {type(view).__name__}, which the suite cannot check")
 
 
 def _events(candidate: Candidate, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A few events and their times."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(ROWS, *_shape(candidate), generator=generator), torch.tensor([0.15, 0.4, 0.8])
+    return torch.randn(ROWS, *_built(candidate)[0], generator=generator), torch.tensor([0.15, 0.4, 0.8])
 
 
 def says_which_shapes_it_takes(candidate: Candidate) -> None:
-    """build gives a module, or a ValueError with the reason for events of a shape that it cannot take."""
-    taken = _shape(candidate)
+    """``build`` gives a module, or a ValueError with the reason why it refuses a shape."""
+    taken = _built(candidate)[0]
     for shape in ((), *SHAPES[: SHAPES.index(taken)]):
         try:
             candidate.component.build(shape)
@@ -78,7 +73,7 @@ def says_which_shapes_it_takes(candidate: Candidate) -> None:
 
 @torch.no_grad()
 def answers_like_the_events(candidate: Candidate) -> None:
-    """A score is finite and like x; a classifier's log probabilities are (B, classes) and sum to one."""
+    """A score is finite and like x; a classifier's log probabilities are (B, classes) and normalised."""
     x, t = _events(candidate)
     found = _ask(candidate, x, t)
     view = candidate.component.view(_built(candidate)[1], ConstantRateSDE())
@@ -95,18 +90,18 @@ def answers_like_the_events(candidate: Candidate) -> None:
 
 @torch.no_grad()
 def treats_every_row_by_itself(candidate: Candidate) -> None:
-    """In evaluation mode an event's answer is the same alone and among others, and the second time."""
+    """In evaluation mode an event's answer is the same alone, in a batch, and the second time."""
     x, t = _events(candidate)
     together, again = _ask(candidate, x, t), _ask(candidate, x, t)
     assert torch.equal(together, again), "the module gives another answer the second time in evaluation mode"
     alone = torch.cat([_ask(candidate, x[k : k + 1], t[k : k + 1]) for k in range(ROWS)])
     gap = float((together - alone).abs().max() / together.abs().max())
-    assert gap <= 1e-4, f"an event's answer alone and among others differs by {gap:.2g} of the largest value"
+    assert gap <= 1e-4, f"an event's answer alone and in a batch differs by {gap:.2g} of the largest value"
 
 
 @torch.no_grad()
 def hears_the_noise_level(candidate: Candidate) -> None:
-    """At another label the module answers something else."""
+    """Another label gives another answer."""
     _, module = _built(candidate)
     heard: list[Tensor] = []
     handle = module.register_forward_hook(lambda module, inputs, output: heard.append(output))
@@ -119,7 +114,7 @@ def hears_the_noise_level(candidate: Candidate) -> None:
 
 
 def learns_with_every_parameter(candidate: Candidate) -> None:
-    """In training mode a gradient reaches every parameter."""
+    """In training mode every parameter receives a gradient."""
     _, module = _built(candidate)
     x, t = _events(candidate)
     module.train()
@@ -136,20 +131,10 @@ def learns_with_every_parameter(candidate: Candidate) -> None:
 
 @torch.no_grad()
 def is_all_in_its_state(candidate: Candidate) -> None:
-    """A new module with this one's state_dict gives the same answers: random numbers of its making are buffers."""
+    """A new module with the same state_dict gives the same answers: its random numbers are buffers."""
     shape, module = _built(candidate)
     other = candidate.component.build(shape)
     other.load_state_dict(module.state_dict())
     x, t = _events(candidate)
     found, expected = _ask(candidate, x, t, other.eval()), _ask(candidate, x, t)
     assert torch.equal(found, expected), "a new module with the same state_dict gives other answers"
-
-
-CHECKS = (
-    says_which_shapes_it_takes,
-    answers_like_the_events,
-    treats_every_row_by_itself,
-    hears_the_noise_level,
-    learns_with_every_parameter,
-    is_all_in_its_state,
-)

@@ -1,8 +1,8 @@
-r"""Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping.
+"""Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping.
 
-With an affine score every linear solver is an affine map of the start and of its noises, so one run tells its law: row
-0 starts at 0 and row 1 at 1, both without noise, and every further row hears a single one of the noises. From N(m, v)
-at t = 1 the state at the end is normal with mean ``b + a m`` and variance ``a^2 v + sum_k c_k^2``: no sample is drawn.
+With an affine score every linear solver is an affine map of its start and its noises, so one run gives its law: row
+0 starts at 0 and row 1 at 1, both without noise, and each further row has a single one of the noises. From N(m, v)
+at t = 1 the final state is normal with mean ``b + a m`` and variance ``a^2 v + sum_k c_k^2``: no sample is drawn.
 """
 
 from __future__ import annotations
@@ -21,38 +21,33 @@ from scoresde_core.sde import SDE, Level
 from scoresde_core.steps import Predictor
 
 from .candidate import Candidate, Skip
-from .counterparts import are_close, are_like, by_row, has_a_noise_free_mean, pairs
+from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs
+from .counterparts import steps_split_alike as steps_split_alike
 from .exact import Mixture, Watched, gaussian, times_between
-from .samplers import steps_split_alike
 
 COUNTS = (48, 96, 192)
-"""The numbers of steps between which the error falls."""
+"""The numbers of steps over which the error falls."""
 
 AFTER = torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
 """Further times of these runs, as shares of the last one: a method that lowers its order at the end does so there."""
 
 ROUNDING = 1e-10
-"""Errors below this are of float64's arithmetic, and have no order."""
-
-Moved = tuple[Tensor, Tensor]
-
-SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
+"""Smaller errors are rounding errors of float64, and have no order."""
 
 
 class _Gaussians:
-    """Independent coordinates, each of a mean and std of its own, so that no error vanishes by luck in all of them."""
+    """Independent coordinates with different means and stds, so that no error vanishes by chance in all of them."""
 
     mean = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
     std = torch.tensor([0.5, 0.3, 1.4], dtype=torch.float64)
 
     def score(self, x: Tensor, level: Level) -> Tensor:
-        """(alpha mean - x) / (alpha^2 std^2 + sigma^2)."""
         score: Tensor = (level.alpha * self.mean - x) / ((level.alpha * self.std) ** 2 + level.sigma**2)
         return score
 
 
 class _Probe:
-    """Noise for probing: rows hear zeros, except that each draw is a 1 for a row of its own."""
+    """Noise for probing: zeros, except that each draw has a 1 in its own row."""
 
     def __init__(self, rows: int) -> None:
         self.drawn = 0
@@ -67,7 +62,7 @@ class _Probe:
 
 
 def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
-    """The states after ``steps``, and the number of draws."""
+    """Return the probe after ``steps``, with its states and number of draws."""
     probe, model = _Probe(rows), Watched(_Gaussians())
     for step in steps:
         probe.x, _ = predictor.step(probe.x, step, model, probe)
@@ -75,10 +70,10 @@ def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
 
 
 def error(predictor: Predictor, sde: SDE, steps: int) -> float:
-    """Error of mean and std after ``steps`` steps from the exact marginal, in units of the exact std, summed."""
+    """Return the errors of mean and std after ``steps`` steps from the exact marginal, summed, over the exact std."""
     between = times_between(sde, steps)
     run, data = Schedule(sde, torch.cat([between, between[-1] * AFTER])).steps[:steps], _Gaussians()
-    # One draw a step is the rule; where there were more, a second run has the rows for them.
+    # One draw per step is the rule; if there were more, a second run has rows for them.
     probe = _run(predictor, run, 2 + steps)
     ends = (probe if probe.drawn <= steps else _run(predictor, run, 2 + probe.drawn)).x
     first, last = run[0].now, run[-1].next
@@ -90,7 +85,7 @@ def error(predictor: Predictor, sde: SDE, steps: int) -> float:
 
 
 def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
-    """The slope of -log error over log steps, nan where the errors are rounding alone; and the errors."""
+    """Return the slope of -log error over log steps, nan if all errors are rounding errors; and the errors."""
     errors = [error(predictor, sde, steps) for steps in COUNTS]
     points = [(math.log(n), math.log(e)) for n, e in zip(COUNTS, errors, strict=True) if e > ROUNDING]
     if len(points) < 2:
@@ -101,7 +96,7 @@ def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
 
 
 def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
-    """The pairs that declare an order; :class:`Skip` where none does."""
+    """Yield the pairs that declare an order; :class:`Skip` if none does."""
     found = False
     for predictor, sde in pairs(candidate, crossed=crossed):
         if predictor.order is not None:
@@ -112,11 +107,11 @@ def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tupl
 
 
 def converges_in_its_order(candidate: Candidate) -> None:
-    """On Gaussian data, under every SDE, the law at the end converges in the declared order, within 0.3."""
+    """On Gaussian data, under every SDE, the final law converges in the declared order, within 0.3."""
     for predictor, sde in _converging(candidate, crossed=True):
         found, errors = observed_order(predictor, sde)
         assert all(map(math.isfinite, errors)), f"step has errors {errors} after {COUNTS} steps"
-        # No order is found where all errors are rounding: the steps are exact on Gaussian data.
+        # No order is found if all errors are rounding errors: the steps are exact on Gaussian data.
         assert math.isnan(found) or abs(found - (predictor.order or 0)) <= 0.3, (
             f"order is {predictor.order:g}, but step converges in order {found:.2f}: "
             f"errors {', '.join(f'{e:.2g}' for e in errors)} after {', '.join(map(str, COUNTS))} steps"
@@ -142,7 +137,7 @@ def finds_both_modes(candidate: Candidate) -> None:
 
 
 def _statistics(data: Mixture, level: Level, x: Tensor) -> list[tuple[str, Tensor, float]]:
-    """Name, value of every sample, and exact mean: of the first two moments, and of the weight of the right mode."""
+    """Return name, values of all samples, and exact mean of the first two moments and of the right mode's weight."""
     mean, variance = data.coordinate(level)
     width = math.sqrt((level.alpha * data.std) ** 2 + level.sigma**2)
     tails = [0.5 * math.erfc(-level.alpha * m / width / math.sqrt(2)) for m in data.means]
@@ -155,7 +150,7 @@ def _statistics(data: Mixture, level: Level, x: Tensor) -> list[tuple[str, Tenso
 
 
 def counts_are_stable(candidate: Candidate) -> None:
-    """Every run evaluates the model equally often, through its counter; at least once a step if it converges."""
+    """Every run evaluates the model equally often, through its counter; at least once per step if it converges."""
     for predictor, sde in pairs(candidate):
         counts = []
         for rows in (1, 7, 7):
@@ -173,7 +168,7 @@ def counts_are_stable(candidate: Candidate) -> None:
 
 
 def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
-    """``stochastic`` tells whether it draws noise; without noise, the state is its own mean."""
+    """``stochastic`` is whether it draws noise; without noise, the state is its own mean."""
     for predictor, sde in pairs(candidate):
         schedule = Schedule(sde, times_between(sde, 12))
         drawn = _run(predictor, schedule.steps).drawn
@@ -187,7 +182,7 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
 
 
 def has_a_mean_without_noise(candidate: Candidate) -> None:
-    """The noise that is drawn after the last evaluation is in the state and not in the mean."""
+    """Noise drawn after the last evaluation is in the state and not in the mean."""
     found = False
     for predictor, sde in pairs(candidate):
         step = Schedule(sde, times_between(sde, 12))[3]
@@ -202,7 +197,7 @@ def has_a_mean_without_noise(candidate: Candidate) -> None:
 
 
 def keeps_shape_and_dtype(candidate: Candidate) -> None:
-    """The state and its mean are finite and like x, for any rank and float dtype; x is left as it was."""
+    """The state and its mean are finite and like x, for any rank and float dtype; x is not modified."""
     for predictor, sde in pairs(candidate, crossed=True):
         for shape, dtype in SHAPES:
             times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
@@ -216,7 +211,7 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
 
 
 def ends_at_the_data(candidate: Candidate) -> None:
-    """From a little noise, a last step to clean data (alpha 1, sigma 0) leads near E[x_0 | x]."""
+    """From little noise, a last step to clean data (alpha 1, sigma 0) ends near E[x_0 | x]."""
     for predictor, sde in _converging(candidate, crossed=True):
         step = Schedule(sde, torch.tensor([max(sde.t_min, 1e-3), 0.0], dtype=torch.float64))[0]
         data = gaussian(0.5, 0.5, (4,))
@@ -229,14 +224,14 @@ def ends_at_the_data(candidate: Candidate) -> None:
 
 
 def forgets_between_runs(candidate: Candidate) -> None:
-    """What it remembers lives in the run: a run in between leaves no trace in the next."""
+    """Its memory belongs to the run: another run in between does not change the next one."""
     for predictor, sde in pairs(candidate, crossed=True):
         first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n)).steps).x for n in (7, 5, 7))
         assert torch.equal(first, again), "the same run gives another result the second time"
 
 
 def takes_a_time_per_row(candidate: Candidate) -> None:
-    """Several steps whose numbers are tensors of one value a row lead where each row's own steps lead."""
+    """Steps with one value per row lead where each row's own steps lead."""
     for predictor, sde in pairs(candidate):
         x, *noises = torch.randn(7, 4, 3, 2, dtype=torch.float64)
         times = [times_between(sde, len(noises), last) for last in (0.5, 0.3, 0.8, 1.5)]
@@ -250,22 +245,7 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
 
 
 def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> Moved:
-    """The state and its mean after several steps with these noises."""
     mean, model = x, Watched(gaussian(event=(3, 2)))
     for step, z in zip(steps, noises, strict=True):
         x, mean = predictor.step(x, step, model, z.clone)
     return x, mean
-
-
-CHECKS = (
-    converges_in_its_order,
-    finds_both_modes,
-    counts_are_stable,
-    is_as_stochastic_as_it_says,
-    has_a_mean_without_noise,
-    keeps_shape_and_dtype,
-    ends_at_the_data,
-    forgets_between_runs,
-    takes_a_time_per_row,
-    steps_split_alike,
-)

@@ -2,8 +2,8 @@
 
     pytest --pyargs scoresde_conformance --scoresde-dist my_package
 
-A package may hold them in a test file of its own: any test function with an argument ``scoresde_case`` is run for the
-cases that the options choose, and :func:`.test_components.test_component` is one to import. pytest loads this module
+A package may include them in its own test file: a test function with an argument ``scoresde_case`` runs for the
+cases that the options select, and :func:`.test_components.test_component` can be imported. pytest loads this module
 at every start, so it imports nothing but pytest.
 """
 
@@ -13,24 +13,24 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What to check; everything that is installed by default."""
+    """Add the options that select cases; by default everything that is installed."""
     group = parser.getgroup("scoresde", "conformance of scoresde components")
     group.addoption("--scoresde-dist", metavar="D", help="check the components of this installed package")
     group.addoption("--scoresde-registry", metavar="FILE", action="append", default=[], help="a local registry file")
     group.addoption("--scoresde-kind", metavar="KIND", help="check the components of this kind")
     group.addoption(
-        "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind: 'vp[beta_max=10]'"
+        "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind, as in 'vp[beta_max=10]'"
     )
     group.addoption(
         "--scoresde-level",
         default="full",
         choices=("quick", "full"),
-        help="quick: seconds a component; full: with every bundled counterpart in every variant (default: full)",
+        help="quick: seconds per component; full: all bundled counterparts in all variants (default: full)",
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One item for each case."""
+    """Generate one item for each case."""
     if "scoresde_case" not in metafunc.fixturenames:
         return
     from scoresde_core.errors import ScoreSDEError

@@ -1,11 +1,11 @@
-r"""SDEs: alpha, sigma, drift and diffusion describe one process, which ends in its prior.
+"""SDEs: alpha, sigma, drift and diffusion describe one process, which ends in its prior.
 
-The marginals are held against the moment equations of the SDE itself, integrated from t_min to t:
+The marginals are compared with the moment equations of the SDE itself, integrated from t_min to t:
 
     alpha(t) / alpha(t_min) = exp int f ds,        sigma^2/alpha^2 (t) - sigma^2/alpha^2 (t_min) = int g^2/alpha^2 ds
 
-Every other method of the contract follows from alpha and sigma, and is held against them whether it is overridden or
-not. A published discretisation need not be exact, so it is held against the SDE in the limit of many steps.
+All other methods of the contract follow from alpha and sigma, and are compared with them, overridden or not. A
+published discretisation need not be exact, so it is compared with the SDE in the limit of many steps.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from scoresde_core.sde import SDE
 from .candidate import Candidate
 
 STEPS, ENTRIES = 50_000, 10_000
-"""Steps of a chain and entries of a table at which both have to agree with the SDE."""
+"""Steps of a chain and entries of a table at which both must agree with the SDE."""
 CHAIN = 5e-3
-"""Relative error allowed to a chain of that many steps."""
+"""Allowed relative error of a chain of that many steps."""
 PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 
 
@@ -36,12 +36,12 @@ def _sde(candidate: Candidate) -> SDE:
 
 
 def _times(sde: SDE, count: int = 201) -> Tensor:
-    """Times from t_min to 1, denser towards t_min."""
+    """Return times from t_min to 1, denser towards t_min."""
     return torch.linspace(math.log(sde.t_min), 0, count, dtype=torch.float64).exp()
 
 
 def _panels(sde: SDE) -> Tensor:
-    """Ends of panels from t_min to 1 that shrink towards both ends, where rates may grow; the probes are among them."""
+    """Return ends of panels from t_min to 1, including the probes; panels shrink towards both ends."""
     rising = torch.linspace(math.log(sde.t_min), math.log(0.5), 60, dtype=torch.float64).exp()
     falling = 1 - torch.linspace(math.log(1e-7), math.log(0.5), 80, dtype=torch.float64).exp()
     probes = torch.tensor([t for t in PROBES if t > sde.t_min], dtype=torch.float64)
@@ -50,7 +50,7 @@ def _panels(sde: SDE) -> Tensor:
 
 
 def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
-    """Times (P,) and the integrals of f and of g^2/alpha^2 from t_min to them, by Gauss-Legendre quadrature."""
+    """Return times (P,) and the integrals of f and of g^2/alpha^2 from t_min to them, by Gauss-Legendre quadrature."""
     ends = _panels(sde)
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(16))
     half = 0.5 * ends.diff().unsqueeze(1)
@@ -87,7 +87,7 @@ def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, s
 
 
 def starts_at_the_data(candidate: Candidate) -> None:
-    """alpha(0) is 1 and sigma(0) below a tenth; alpha stays positive."""
+    """alpha(0) is 1 and sigma(0) at most a tenth; alpha stays positive."""
     sde, zero = _sde(candidate), torch.zeros((), dtype=torch.float64)
     alpha, sigma, lowest = float(sde.alpha(zero)), float(sde.sigma(zero)), float(sde.alpha(_times(sde)).min())
     assert abs(alpha - 1) <= 1e-6, f"alpha(0) is {alpha}, expected 1"
@@ -96,7 +96,7 @@ def starts_at_the_data(candidate: Candidate) -> None:
 
 
 def noise_grows(candidate: Candidate) -> None:
-    """sigma does not fall, and sigma / alpha rises, from t_min to 1."""
+    """sigma does not decrease, and sigma / alpha increases, from t_min to 1."""
     sde = _sde(candidate)
     t = _times(sde)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -120,7 +120,7 @@ def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
 
 
 def time_at_inverts_the_noise(candidate: Candidate) -> None:
-    """time_at gives back the time of log(sigma / alpha), to 1e-6, within [t_min, 1]; also for a t_min that is given."""
+    """time_at returns the time of log(sigma / alpha), to 1e-6, within [t_min, 1], also for a given t_min."""
     sde = _sde(candidate)
     for t_min in (None, 0.1 * sde.t_min):
         t = torch.linspace(math.log(t_min or sde.t_min), 0, 201, dtype=torch.float64).exp()
@@ -138,10 +138,10 @@ def time_at_inverts_the_noise(candidate: Candidate) -> None:
 
 
 def forgets_the_data(candidate: Candidate) -> None:
-    """At t = 1 less than 0.005 nats of unit-variance data are left in a dimension."""
+    """At t = 1 at most 0.005 nats per dimension of unit-variance data are left."""
     sde, one = _sde(candidate), torch.ones((), dtype=torch.float64)
     left = 0.5 * math.log1p(float(sde.alpha(one) / sde.sigma(one)) ** 2)
-    assert left <= 5e-3, f"x_1 still holds {left:.2g} nats of a dimension of the data, expected at most 0.005"
+    assert left <= 5e-3, f"x_1 still has {left:.2g} nats per dimension of the data, expected at most 0.005"
 
 
 def prior_is_the_marginal(candidate: Candidate) -> None:
@@ -156,7 +156,7 @@ def prior_is_the_marginal(candidate: Candidate) -> None:
     ratio, shift = spread**2 / std**2, sum(mean**2 for mean in means) / len(means) / std**2
     divergence = 0.5 * (ratio + shift - 1 - math.log(ratio))
     assert divergence <= 1e-3, (
-        f"the prior N({sde.prior.mean}, {std:.4g}^2) is {divergence:.2g} nats a dimension from x_1 of unit-variance "
+        f"the prior N({sde.prior.mean}, {std:.4g}^2) is {divergence:.2g} nats per dimension from x_1 of unit-variance "
         "data, expected at most 0.001"
     )
 
@@ -208,7 +208,7 @@ def is_accurate_in_float32(candidate: Candidate) -> None:
 
 
 def transition_composes(candidate: Candidate) -> None:
-    """Off a paper's own grid the transition is exact: marginals go over into marginals, and two steps into one."""
+    """Off a paper's own grid the transition is exact: it maps marginals to marginals, and two steps compose to one."""
     sde = _sde(candidate)
     times = torch.tensor([0.93, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
     alpha, sigma = sde.scales(times)
@@ -229,7 +229,7 @@ def _equal(name: str, found: Tensor, expected: Tensor) -> None:
 
 
 def chains_are_finite(candidate: Candidate) -> None:
-    """In 1 to 50 even steps chains are finite, with no negative noise, and backward_std is at most std."""
+    """In 1 to 50 even steps chains are finite, without negative noise, and backward_std is at most std."""
     sde = _sde(candidate)
     for steps in range(1, 51):
         times = _uniform(sde, steps)
@@ -243,7 +243,7 @@ def chains_are_finite(candidate: Candidate) -> None:
 
 
 def chain_tends_to_the_sde(candidate: Candidate) -> None:
-    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, but for the last, to clean data.
+    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data.
 
     At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
     """
@@ -290,25 +290,6 @@ def discrete_levels_tend_to_the_sde(candidate: Candidate) -> None:
 
 
 def _uniform(sde: SDE, steps: int) -> Tensor:
-    """The published grid: evenly spaced from 1 to t_min, then 0."""
+    """Return the published grid: evenly spaced from 1 to t_min, then 0."""
     times = torch.linspace(1, sde.t_min, steps, dtype=torch.float64)
     return torch.cat([times, times.new_zeros(1)])
-
-
-CHECKS = (
-    alpha_fits_the_drift,
-    sigma_fits_the_diffusion,
-    starts_at_the_data,
-    noise_grows,
-    log_noise_ratio_is_of_alpha_and_sigma,
-    time_at_inverts_the_noise,
-    forgets_the_data,
-    prior_is_the_marginal,
-    prior_density_is_normal,
-    keeps_dtype_and_device,
-    is_accurate_in_float32,
-    transition_composes,
-    chains_are_finite,
-    chain_tends_to_the_sde,
-    discrete_levels_tend_to_the_sde,
-)

@@ -1,12 +1,12 @@
-"""Candidates, checks and results: which components are checked, by what, and what came out.
+"""Candidates, checks and results: which components are checked, by what, and with what result.
 
-A check is a function of a :class:`Candidate` with one idea. Its name says the idea, the first line of its docstring
-states it. It raises ``AssertionError`` with a sentence that gives the value found and the value expected, or
-:class:`Skip` with the reason why it does not apply. If every check of a component's own kind is skipped, nothing is
-known about the component, and that is a failure.
+A check is a function of a :class:`Candidate` that tests one thing, which its name and the first line of its docstring
+state. It raises ``AssertionError`` with a sentence that gives the value found and the value expected, or :class:`Skip`
+with the reason why it does not apply. If all checks of a component's own kind are skipped, that is a failure, because
+nothing is known about the component.
 
-Both levels have the same checks; ``quick`` tries fewer combinations of variants and counterparts in them. A component
-that fails a check by definition says so in its class: ``exempt = {"check": "reason"}``.
+Both levels have the same checks; ``quick`` tries fewer combinations of variants and counterparts. A component
+that fails a check by definition declares this in its class: ``exempt = {"check": "reason"}``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Case:
         return f"{self.candidate.kind}:{self.candidate.name}:{self.check.__name__}"
 
     def run(self) -> Result:
-        """Run it, from a fixed state of torch's global generator, which is left as it was."""
+        """Run the check, with a fixed state of torch's global generator, which is restored."""
         import torch
 
         started = time.perf_counter()
@@ -59,7 +59,7 @@ class Case:
         except Skip as skip:
             state, reason = "skipped", str(skip)
         except AssertionError as raised:
-            # The first line is ours; pytest, where it rewrites assertions, adds the values below it.
+            # The first line is ours; pytest's assertion rewriting adds values below it.
             state, error = ("exempt", None) if reason else ("failed", raised)
             reason = reason or self._told(str(raised).partition("\n")[0] or type(raised).__name__)
         except Exception as raised:  # a component may raise anything
@@ -73,16 +73,16 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The check's."""
+        """The name of the check."""
         return self.check.__name__
 
     def _told(self, sentence: str) -> str:
-        """A failure with the component, and with the variant and the counterpart that it was tried with."""
+        """Return a failure message that names the component, the variant and the counterpart."""
         return f"{KINDS[self.candidate.kind].singular} {self.candidate.trying or self.candidate.name}: {sentence}"
 
 
 def checks(kind: str) -> list[Check]:
-    """Every check of a kind, in order: those of any component, the kind's own, and that one of its own has run."""
+    """Return all checks of a kind, in order: those of any component, the kind's own, and that one of these has run."""
     own = own_checks(kind)
     return [*components.CHECKS, *own, *([components.something_was_checked] if own else [])]
 
@@ -94,14 +94,14 @@ def candidates(
     dist: str | None = None,
     level: Depth = "full",
 ) -> list[Candidate]:
-    """The components to check: one by kind and name (which may hold parameters), or all of a kind or distribution."""
+    """Return the components to check: one by kind and name (with parameters), or all of a kind or distribution."""
     if name is not None:
         if kind is None:
-            raise UsageError(f"{name!r} is a name without its kind: say which kind of component it is")
+            raise UsageError(f"{name!r} is a name without a kind: give the kind of the component")
         spec = parse(name)
         candidate = Candidate(registry, registry.find(kind, spec.name), spec.params, level)
         if spec.params:
-            # A slip in them is the caller's, and no fault of the component, which every check would blame.
+            # An error in the parameters is the caller's, and not to be reported by every check.
             with suppress(PluginError, Skip):
                 candidate.component  # noqa: B018
         return [candidate]
@@ -119,10 +119,10 @@ def candidates(
 
 
 def cases(found: Iterable[Candidate]) -> list[Case]:
-    """All cases of some candidates."""
+    """Return all cases of some candidates."""
     return [Case(candidate, check) for candidate in found for check in checks(candidate.kind)]
 
 
 def run(registry: Registry, kind: str, name: str, level: Depth = "full") -> list[Result]:
-    """The results of one component."""
+    """Return the results of one component."""
     return [case.run() for case in cases(candidates(registry, find_kind(kind).name, name, level=level))]

@@ -1,7 +1,7 @@
-r"""Targets: samples, density, score and moments describe one distribution, at every noise level.
+"""Targets: samples, density, score and moments describe one distribution, at every noise level.
 
 At a level, ``x = alpha x_0 + sigma eps`` with exact ``x_0`` and known ``eps``, and ``score = -E[eps | x] / sigma``. So
-``score + eps / sigma`` is uncorrelated with every function of x: the score is held against the samples, in any
+``score + eps / sigma`` is uncorrelated with every function of x: the score is compared with the samples, in any
 dimension, without a density (denoising score matching: Vincent 2011, doi:10.1162/NECO_a_00142).
 """
 
@@ -20,10 +20,10 @@ from .candidate import Candidate, Skip
 from .exact import directions_of, is_zero
 
 FAR = 1e3
-"""Standard deviations of noise under which a target is as good as Gaussian."""
+"""Standard deviations of noise under which a target is effectively Gaussian."""
 LEVELS = (Level(0.01, 1.0, 0.05), Level(0.4, 0.8, 0.6), Level(0.9, 0.1, 0.995), Level(1.0, 1.0, 50.0))
 SAMPLES, FEW = 2000, 500
-"""Samples, and samples of more than 16 dimensions at the quick level."""
+"""The number of samples, and of samples of more than 16 dimensions at the quick level."""
 
 
 def _exact(candidate: Candidate) -> Target:
@@ -32,23 +32,22 @@ def _exact(candidate: Candidate) -> Target:
 
 
 def _count(candidate: Candidate) -> int:
-    """How many samples to take."""
     return SAMPLES if candidate.full or prod(candidate.component.shape) <= 16 else FEW
 
 
 def _perturbed(target: Target, level: Level, n: int) -> tuple[Tensor, Tensor]:
-    """Exact draws at a level, and their noise, float64."""
+    """Return exact draws at a level, and their noise, float64."""
     eps = torch.randn(n, *target.shape, dtype=torch.float64)
     return level.alpha * target.sample(n, seed=3).double() + level.sigma * eps, eps
 
 
 def _gap(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest value, or the difference itself where all values are about 0."""
+    """Return the largest difference over the largest value, or the difference itself if all values are about 0."""
     return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
 
 
 def samples_follow_the_seed(candidate: Candidate) -> None:
-    """n finite events of the shape; the same seed gives the same, another seed others."""
+    """``sample`` gives n finite events of the shape, the same for the same seed and others for another."""
     target: Target = candidate.component
     first, again, other = (target.sample(16, seed=seed) for seed in (1, 1, 2))
     assert first.shape == (16, *target.shape), f"sample(16) has shape {tuple(first.shape)}, events {target.shape}"
@@ -63,7 +62,7 @@ def score_is_the_gradient(candidate: Candidate) -> None:
     for level in (DATA, *LEVELS):
         x, _ = _perturbed(target, level, 8)
         x.requires_grad_(True)
-        # A density that is constant where the samples are knows no x, and has a gradient of 0.
+        # A density that is constant at the samples does not depend on x, and has a gradient of 0.
         density = target.log_prob(x, level).sum() + 0 * x.sum()
         (expected,) = torch.autograd.grad(density, x)
         found = target.score(x.detach(), level)
@@ -111,14 +110,14 @@ def moments_are_those_of_samples(candidate: Candidate) -> None:
 
 
 def moments_are_those_of_the_score(candidate: Candidate) -> None:
-    """Under noise of 1000 standard deviations the score is that of a Gaussian of the target's mean and covariance.
+    """Under noise of 1000 standard deviations the score is that of a Gaussian with the target's mean and covariance.
 
     There E[x_0 | x] = m + C (x - m) / sigma^2, up to a relative error of 1e-6.
     """
     target = _exact(candidate)
     mean, covariance = target.moments()
     directions = directions_of(target)
-    # The noise of the smallest entries' scale would leave large entries unlike a Gaussian: the largest scale counts.
+    # The largest scale counts: noise of the smallest entries' scale would leave large entries non-Gaussian.
     sigma = FAR * math.sqrt(float(torch.linalg.matrix_norm(covariance, 2)))
     level = Level(1.0, 1.0, sigma)
 
@@ -141,7 +140,7 @@ def density_is_normalised(candidate: Candidate) -> None:
     target = _exact(candidate)
     size = prod(target.shape)
     if size > 4:
-        raise Skip(f"events of {size} dimensions are too wide for the mean over samples; up to 4 are checked")
+        raise Skip(f"events of {size} dimensions are too large for the mean over samples; up to 4 are checked")
     centres = target.sample(20_000, seed=6).double().flatten(1)
     for level in LEVELS[1:]:
         x, _ = _perturbed(target, level, 16)
@@ -161,7 +160,7 @@ def entropy_is_the_mean_surprise(candidate: Candidate) -> None:
     entropy = target.entropy()
     surprise = -target.log_prob(target.sample(samples, seed=5).double())
     found = float(surprise.mean())
-    # A constant density leaves no statistical error, but float32 samples and float64 arithmetic round.
+    # A constant density has no statistical error, but float32 samples and float64 arithmetic round.
     error = math.hypot(float(surprise.std()) / math.sqrt(samples), entropy.stderr) + 1e-9 * (1 + abs(found))
     assert abs(found - entropy.value) <= 4 * error, (
         f"entropy is {entropy.value:.6g}, but the mean of -log_prob over samples is {found:.6g}, "
@@ -170,7 +169,7 @@ def entropy_is_the_mean_surprise(candidate: Candidate) -> None:
 
 
 def takes_a_level_per_row(candidate: Candidate) -> None:
-    """A level of tensors, 0-dim or one value a row, gives what floats give."""
+    """A level of tensors, 0-dim or with one value per row, gives the same as floats."""
     target = _exact(candidate)
     rows = LEVELS[:3]
     x = torch.cat([_perturbed(target, level, 1)[0] for level in rows])
@@ -199,7 +198,7 @@ def components_share_the_samples(candidate: Candidate) -> None:
     gap = float((shares.sum(1) - 1).abs().max())
     assert gap <= 1e-5, f"responsibilities sum to one only within {gap:.2g}"
     for k, weight in enumerate(weights.to(shares)):
-        # Few samples fall on a rare component: its error is that of the binomial law.
+        # A rare component receives few samples: its error is that of the binomial law.
         error = math.sqrt(float(weight * (1 - weight)) / samples) + 1e-9
         off = (float(shares[:, k].mean()) - float(weight)) / error
         assert abs(off) <= 4, (
@@ -209,9 +208,9 @@ def components_share_the_samples(candidate: Candidate) -> None:
 
 
 def components_are_told_from_noisy_events(candidate: Candidate) -> None:
-    """log_responsibilities are those of clean data at level DATA, and what is expected of these at the other levels.
+    """log_responsibilities are those of clean data at level DATA, and their conditional expectations at other levels.
 
-    r_k(x_t) = E[r_k(x_0) | x_t]: the difference is uncorrelated with r_k(x_t), and has the mean 0.
+    r_k(x_t) = E[r_k(x_0) | x_t]: the difference has the mean 0 and is uncorrelated with r_k(x_t).
     """
     target, samples = _exact(candidate), _count(candidate)
     weights = target.modes()
@@ -223,7 +222,7 @@ def components_are_told_from_noisy_events(candidate: Candidate) -> None:
     gap = float((target.log_responsibilities(data).exp() - target.responsibilities(data)).abs().max())
     assert gap <= 1e-9, f"exp(log_responsibilities) of clean data is off by {gap:.2g} from responsibilities"
     clean = target.responsibilities(target.sample(samples, seed=3).double())
-    for level in LEVELS[:2]:  # farther out, all events look alike
+    for level in LEVELS[:2]:  # at higher levels all events look alike
         x, _ = _perturbed(target, level, samples)
         noisy = target.log_responsibilities(x, level).exp()
         gap = float((noisy.sum(1) - 1).abs().max())
@@ -237,7 +236,7 @@ def components_are_told_from_noisy_events(candidate: Candidate) -> None:
 
 
 def answers_in_its_dtype(candidate: Candidate) -> None:
-    """Scores and densities of float32 states are float32, and near those in float64."""
+    """Scores and densities of float32 states are float32, and close to those in float64."""
     target, single = _exact(candidate), candidate.component.to("cpu", torch.float32)
     level = LEVELS[1]
     x, _ = _perturbed(target, level, 8)
@@ -246,18 +245,3 @@ def answers_in_its_dtype(candidate: Candidate) -> None:
         assert found.dtype == torch.float32, f"{name} of float32 is {found.dtype}"
         gap = _gap(found.double(), expected)
         assert gap <= 1e-3, f"{name} in float32 is off by {gap:.2g} of its size"
-
-
-CHECKS = (
-    samples_follow_the_seed,
-    score_is_the_gradient,
-    score_fits_the_samples,
-    moments_are_those_of_samples,
-    moments_are_those_of_the_score,
-    density_is_normalised,
-    entropy_is_the_mean_surprise,
-    takes_a_level_per_row,
-    components_share_the_samples,
-    components_are_told_from_noisy_events,
-    answers_in_its_dtype,
-)

@@ -121,7 +121,7 @@ class TestLabels:
         assert data.known("test")["labels"].tolist() == [9 % 7, 19 % 7]
         assert len(data.known("train")["labels"]) == len(data.load("train"))
         assert create("datasets", f"npz[path={tmp_path}/it.npz]").known() == {}
-        with pytest.raises(FileError, match=r"'halves' in .* must be whole numbers"):
+        with pytest.raises(FileError, match=r"'halves' in .* must be integers"):
             create("datasets", f"npz[path={tmp_path}/it.npz,labels=halves]").known()
         smaller = create("datasets", f"resized[data=npz[path={tmp_path}/it.npz,labels=labels],size=2]")
         assert smaller.known("test")["labels"].tolist() == [2, 5]

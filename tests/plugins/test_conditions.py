@@ -161,7 +161,7 @@ class TestMasks:
         with pytest.raises(ValueError, match=r"it needs that or \(8, 8\)"):
             small.observe(torch.zeros(1, 3, 8, 8))
         np.save(tmp_path / "all.npy", np.ones((8, 8)))
-        with pytest.raises(FileError, match="known and unknown places"):
+        with pytest.raises(FileError, match="must have zero and non-zero entries"):
             Inpaint(mask=str(tmp_path / "all.npy")).known(1, (3, 8, 8))
         (tmp_path / "broken.npy").write_bytes(b"no array")
         assert "cannot read the mask" in Inpaint(mask=str(tmp_path / "broken.npy")).skip((3, 8, 8))
@@ -324,10 +324,10 @@ class TestClass:
     @pytest.mark.parametrize(
         ("params", "problem"),
         [
-            ({}, "give a classifier"),
+            ({}, "give one classifier"),
             ({"target": CROSS, "label": 4}, "classes 0 to 3, got 4"),
             ({"target": GaussianTarget()}, "no components"),
-            ({"target": CROSS, "weights": "x"}, "needs its weights"),
+            ({"target": CROSS, "weights": "x"}, "must be given together"),
             ({"target": CROSS, "label": -1}, "count from 0, got -1"),
         ],
     )

@@ -55,7 +55,7 @@ def test_idx_files(tmp_path, name, folder):
     assert torch.equal(data.load("train"), torch.from_numpy(images).unsqueeze(1))
     assert len(data.load("test")) == 3
     (raw / "train-images-idx3-ubyte").write_bytes(gzip.compress(b"damaged"))
-    with pytest.raises(FileError, match=rf"or is damaged: name its folder, {name}\[root"):
+    with pytest.raises(FileError, match=rf"or is damaged: give its folder, {name}\[root"):
         data.load()
 
 
@@ -176,7 +176,7 @@ def test_lsun(tmp_path):
 def test_lsun_that_is_not_there_or_damaged(tmp_path):
     pytest.importorskip("lmdb")
     data = create("datasets", f"lsun[root={tmp_path},category=bedroom]")
-    with pytest.raises(FileError, match=r"no LSUN folder .*bedroom_train_lmdb: name its parent"):
+    with pytest.raises(FileError, match=r"LSUN folder .*bedroom_train_lmdb does not exist: give its parent"):
         data.load("train")
     (tmp_path / "bedroom_val_lmdb").mkdir()
     (tmp_path / "bedroom_val_lmdb" / "data.mdb").write_bytes(b"damaged" * 4096)
@@ -250,7 +250,7 @@ def test_damaged_tensorflow_records(records, tmp_path):
         with pytest.raises(FileError, match=rf"{name}\.tfrecords .*(records|empty)") as caught:
             create("datasets", f"image_folder[path={tmp_path}/{name}.tfrecords]").load()
         assert "\n" not in str(caught.value)
-    assert "damaged after 11 of them" in short_message(tmp_path)
+    assert "damaged after record 11" in short_message(tmp_path)
     foreign = whole.replace(b"shape", b"shope", 1)
     (tmp_path / "foreign.tfrecords").write_bytes(foreign)
     with pytest.raises(FileError, match=r"it has the features \['data', 'shope'\], not shape and data"):
@@ -334,7 +334,7 @@ def test_a_second_folder_is_the_test_split(tmp_path):
     assert (data.known()["labels"].tolist(), data.known("test")["labels"].tolist()) == ([0, 0, 1, 2], [1, 2])
     (tmp_path / "val" / "fox").mkdir()
     (tmp_path / "val" / "fox" / "z.png").write_bytes(encoded(gradient(4, 4)))
-    with pytest.raises(FileError, match=r"has a folder 'fox' that .*train' has not"):
+    with pytest.raises(FileError, match=r"has a folder 'fox' that .*train' does not have"):
         data.known("test")
 
 
@@ -393,7 +393,7 @@ def test_a_resident_set_leaves_broken_files_out(folder):
         ("image_folder[path={folder}/one,crop=9]", None),
         ("npz[path={folder}/a.zip]", "cannot read .*a.zip as an .npz file"),
         ("npz[path={folder}/floats.npz,key=infinite]", "not finite"),
-        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 or uint16 images, got float64"),
+        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 or uint16 images, or float .* got float64"),
         ("jpeg_archive[path={folder}]", "cannot read .*test.npz as packed images"),
         ("imagenet[root={folder}]", "no val_data"),
     ],
@@ -473,7 +473,7 @@ HIDDEN = [Attack(), {"data": Attack()}, np.array([Attack()], dtype=object)]
 def test_a_pickle_runs_nothing(tmp_path, monkeypatch, hidden):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train_data_batch_1").write_bytes(pickle.dumps({"data": hidden}))
-    with pytest.raises(FileError, match=r"it asks for builtins\.eval, which is no array"):
+    with pytest.raises(FileError, match=r"it asks for builtins\.eval, which is not an array"):
         create("datasets", f"imagenet[root={tmp_path}]").load()
     assert not (tmp_path / "owned").exists()
 
@@ -488,7 +488,7 @@ def test_packed_images(tmp_path):
     assert torch.equal(data.load("test"), expected)
     assert create("datasets", f"jpeg_archive[path={tmp_path},size=4,grey=true]").load("test").shape == (3, 1, 4, 4)
     np.savez(tmp_path / "train.npz", jpeg=np.zeros(5, np.uint8), offsets=offsets)
-    with pytest.raises(FileError, match="its offsets do not lie within its 5 bytes"):
+    with pytest.raises(FileError, match="its offsets exceed its 5 bytes"):
         data.load("train")
 
 
@@ -543,7 +543,7 @@ def test_resized_streams_what_streams(folder):
 
 def test_points_are_not_resized():
     data = create("datasets", "resized[data=exact[target=mixture2d,count=10],padding=1]")
-    with pytest.raises(ValueError, match="only images resize"):
+    with pytest.raises(ValueError, match="only 8-bit images can be resized"):
         data.load()
 
 

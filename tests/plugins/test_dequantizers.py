@@ -223,7 +223,7 @@ class TestWrong:
 
         config = Config(ModelConfig(Spec("mlp"), Spec("vp"), (2,)))
         checkpoint.save(tmp_path / "c", config, {"a": torch.zeros(1)})
-        with pytest.raises(UsageError, match="holds a mlp, no dequantiser"):
+        with pytest.raises(UsageError, match="contains a mlp, not a dequantiser"):
             create("dequantizers", f"variational[checkpoint={tmp_path / 'c'}]")
 
     @pytest.mark.parametrize(

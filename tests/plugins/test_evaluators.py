@@ -442,7 +442,7 @@ def test_reasons(metric: Comparison) -> None:
 
 def test_mode_weights_needs_components() -> None:
     reason = ModeWeights().skip(Evidence(gaussian().sample(20), target=gaussian()))
-    assert reason == "Gaussian has no components to weigh"
+    assert reason == "Gaussian has no components"
 
 
 def test_evidence_that_does_not_fit() -> None:

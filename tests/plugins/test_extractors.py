@@ -44,7 +44,7 @@ def test_images_of_another_shape_are_refused() -> None:
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(
-        FileError, match=r"there is no file gone: train one with benchmarks/studies/truth/train_classifier"
+        FileError, match=r"gone does not exist: train a classifier with benchmarks/studies/truth/train_classifier"
     ):
         Classifier("gone")
     (tmp_path / "broken").write_bytes(b"no")
@@ -54,7 +54,7 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     for name, metadata, words in (
         ("foreign", {"format": "x"}, "not a trained classifier: its format is 'x'"),
         ("new", {"format": "scoresde.classifier", "version": "2"}, "format version 2, this release reads up to 1"),
-        ("cut", {"format": "scoresde.classifier", "version": "1", "shape": "[3, 28, 28]"}, "not those of the network"),
+        ("cut", {"format": "scoresde.classifier", "version": "1", "shape": "[3, 28, 28]"}, "do not fit the network"),
     ):
         save_file(weights, tmp_path / name, metadata)
         with pytest.raises(FileError, match=words):
@@ -104,7 +104,7 @@ def test_inception_gives_torch_fidelitys_features(inception: Path) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("torch_fidelity")
     torch.save({"something": torch.zeros(2)}, tmp_path / "odd.pth")
-    with pytest.raises(FileError, match=r"odd\.pth are not those of InceptionV3"):
+    with pytest.raises(FileError, match=r"odd\.pth do not fit InceptionV3"):
         Inception(weights=str(tmp_path / "odd.pth")).load(CPU)
 
 
@@ -127,14 +127,14 @@ def test_missing_weights_name_the_path_and_the_remedy(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileError, match=rf"{extractor.name}\[download=true\], or get https://.*weights=FILE"):
         extractor().load(CPU)
-    with pytest.raises(FileError, match=r"there is no file gone\.pth of the weights"):
+    with pytest.raises(FileError, match=r"the file gone\.pth of the weights .* does not exist"):
         extractor(weights="gone.pth").load(CPU)
 
     def offline(*_, **__):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(FileError, match=r"cannot fetch https://.* \(no route to host\): get it elsewhere"):
+    with pytest.raises(FileError, match=r"cannot download https://.* \(no route to host\): get it elsewhere"):
         extractor(download=True).load(CPU)
 
 

@@ -18,13 +18,17 @@ from scoresde_core.errors import FileError
 from scoresde_core.evaluator import Evidence
 from scoresde_core.registry import create
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments, merged
-from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate, frechet_distance
+from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate
 from scoresde_plugins.evaluators.moments import gaussian_w2
 from scoresde_plugins.evaluators.statistics_file import read, write
 from scoresde_plugins.extractors.classifier import MNISTClassifier
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.machine.processes import Processes
+
+
+def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
+    return Centre(second).distance(first)
 
 
 def features(n: int, dim: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -170,9 +174,9 @@ def test_too_few_samples_are_warned_about_with_the_size_of_the_bias() -> None:
     metric = FrechetDistance(features=Identity())
     few = metric.evaluate(Evidence(target.sample(300, seed=7), target=target))
     bias = few[0].value - few[1].value
-    assert f"300 samples of 30 features put frechet_identity about {bias:.3g} too high" in few[0].details["warning"]
+    assert f"300 samples of 30 features frechet_identity is about {bias:.3g} too high" in few[0].details["warning"]
     fewer = metric.evaluate(Evidence(target.sample(299, seed=7), target=target))
-    assert fewer[1].details["warning"].startswith("59 samples a range are few for 30 features: frechet_identity_infin")
+    assert fewer[1].details["warning"].startswith("59 samples per range are too few for 30 features: frechet_identity_")
     many = metric.evaluate(Evidence(3 * target.sample(300, seed=7), target=target))
     assert "warning" not in many[0].details
     assert "warning" not in few[1].details
@@ -260,7 +264,7 @@ def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
     assert torch.equal(found.features, x)
     assert dict(found.report) == report
     found.check(Identity().protocol())
-    with pytest.raises(FileError, match=r"was made by identity, these features are mnist_classifier \(sha256"):
+    with pytest.raises(FileError, match=r"was made by identity, and these features are mnist_classifier \(sha256"):
         found.check(MNISTClassifier().protocol())
 
 
@@ -280,11 +284,11 @@ def test_both_published_formats_are_read(tmp_path: Path) -> None:
         values.append(value.value)
     for kind in ("frechet", "kernel", "precision_recall"):
         metric = create("evaluators", f"{kind}[features=identity,statistics={tmp_path / 'stats.npz'}]")
-        with pytest.raises(FileError, match=r"stats\.npz holds 4 features an event, identity gives 3"):
+        with pytest.raises(FileError, match=r"stats\.npz has 4 features per event, identity gives 3"):
             metric.evaluate(Evidence(torch.zeros(20, 3)))
     expected = frechet_distance(FeatureMoments.of(evidence.samples), FeatureMoments.of(x))
     assert values == pytest.approx([expected] * 2, rel=1e-6)
-    with pytest.raises(FileError, match=r"holds moments alone.*scoresde stats DATASET --raw"):
+    with pytest.raises(FileError, match=r"has moments only.*scoresde stats DATASET --raw"):
         read(tmp_path / "fid.npz").rows(2, 0)
     with pytest.raises(FileError, match="300 features, fewer than 301 samples"):
         read(tmp_path / "stats.npz").rows(301, 0)
@@ -293,9 +297,9 @@ def test_both_published_formats_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("gone.safetensors", None, "there is no file.*scoresde stats DATASET"),
-        ("broken.safetensors", b"nothing", "damaged, or no file of statistics"),
-        ("broken.npz", b"nothing", "damaged, or no file of statistics"),
+        ("gone.safetensors", None, "does not exist.*scoresde stats DATASET"),
+        ("broken.safetensors", b"nothing", "damaged, or not a file of statistics"),
+        ("broken.npz", b"nothing", "damaged, or not a file of statistics"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:
@@ -315,7 +319,7 @@ def test_a_newer_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="its format is 'x'"):
         read(tmp_path / "odd.safetensors")
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(FileError, match="it has images, and neither mu and sigma nor feats or pool_3"):
+    with pytest.raises(FileError, match="it has images, but neither mu and sigma nor feats or pool_3"):
         read(tmp_path / "other.npz")
 
 
@@ -340,26 +344,29 @@ ZERO, NAN = np.zeros(3), float("nan")
         ({"mu": np.array([0, NAN, NAN]), "sigma": eigen(1, 2, 3)}, "2 of the 3 numbers of mu are not finite"),
         ({"mu": ZERO, "sigma": np.full((3, 3), np.inf)}, "9 of the 9 numbers of sigma are not finite"),
         ({"mu": ZERO, "sigma": skewed()}, "sigma is not symmetric: entries differ by 0.1, the largest is"),
-        ({"mu": ZERO, "sigma": eigen(-0.01, 2, 3)}, "sigma has the eigenvalue -0.01, and a covariance has no negative"),
-        ({"mu": ZERO, "sigma": -eigen(1, 2, 3)}, "sigma has the eigenvalue -3,"),
+        (
+            {"mu": ZERO, "sigma": eigen(-0.01, 2, 3)},
+            "sigma has the negative eigenvalue -0.01, so it is not",
+        ),
+        ({"mu": ZERO, "sigma": -eigen(1, 2, 3)}, "sigma has the negative eigenvalue -3,"),
         ({"mu": ZERO, "sigma": eigen(1, 2)}, r"mu has shape \(3,\), sigma \(2, 2\), not \(D,\) and \(D, D\)"),
         ({"mu": np.zeros((3, 1)), "sigma": eigen(1, 2, 3)}, r"mu has shape \(3, 1\)"),
         ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, r"mu has shape \(0,\)"),
         ({"mu": ZERO, "sigma": eigen(1, 2, 3).astype(complex)}, "sigma has dtype complex128"),
         ({"mu": ZERO.astype(int), "sigma": eigen(1, 2, 3)}, "mu has dtype int64"),
         ({"mu": np.array([None] * 3), "sigma": eigen(1, 2, 3)}, "ValueError: Object arrays cannot be loaded"),
-        ({"mu": ZERO}, "it has mu, and neither mu and sigma nor feats"),
+        ({"mu": ZERO}, "it has mu, but neither mu and sigma nor feats"),
         ({"feats": np.full((20, 3), NAN)}, "60 of the 60 numbers of feats are not finite"),
         ({"feats": np.zeros(3)}, r"feats has shape \(3,\), not \(N, D\)"),
         ({"feats": np.zeros((1, 3))}, r"feats has shape \(1, 3\)"),
         ({"feats": np.zeros((9, 3), int)}, "feats has dtype int64"),
         ({"pool_3": np.full((20, 3), 1e300)}, "60 of the 60 numbers of pool_3 are not finite"),
-        ({"mu": ZERO, "sigma": eigen(1, 2, 3), "feats": np.ones((9, 2))}, "feats has 2 features an event, mu 3"),
+        ({"mu": ZERO, "sigma": eigen(1, 2, 3), "feats": np.ones((9, 2))}, "feats has 2 features per event, mu 3"),
     ],
 )
 def test_numbers_that_are_no_statistics_are_one_line(tmp_path: Path, arrays, words: str) -> None:
     np.savez(tmp_path / "s.npz", **arrays)
-    with pytest.raises(FileError, match=rf"s\.npz is damaged, or no file of statistics \({words}") as caught:
+    with pytest.raises(FileError, match=rf"s\.npz is damaged, or not a file of statistics \({words}") as caught:
         FrechetDistance(features=Identity(), statistics=str(tmp_path / "s.npz")).prepare()
     assert "\n" not in str(caught.value)
 
@@ -416,7 +423,7 @@ def test_a_flipped_bit_of_our_own_file_is_noticed(tmp_path: Path) -> None:
         damaged[place] ^= 1
         path.write_bytes(damaged)
         os.utime(path, ns=(abs(place), 1))
-        with pytest.raises(FileError, match="its content is not what was written"):
+        with pytest.raises(FileError, match="its digest does not match its content"):
             read(path)
     path.write_bytes(content)
     assert read(path).report == {"dataset": "those"}

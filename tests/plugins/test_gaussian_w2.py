@@ -88,7 +88,7 @@ def test_single_precision_is_a_part_of_the_sampler():
         ("ode", TARGET, "an adaptive one is not affine"),
         ("adaptive_sde", TARGET, "an adaptive one is not affine"),
         ("pc[predictor=ddim,steps=20]", "mixture2d", "needs a Gaussian target"),
-        ("pc[predictor=euler_maruyama,steps=50]", "gaussian[shape=[1,32,32]]", "too many to follow"),
+        ("pc[predictor=euler_maruyama,steps=50]", "gaussian[shape=[1,32,32]]", "dimensions are too many"),
     ],
 )
 def test_what_it_refuses(sampler, target, reason):

@@ -419,8 +419,8 @@ def test_compiled_code_agrees() -> None:
         ((1, 28, 28), r"28x28 do not fit 4 levels.*divisible by 8: pad them to 32x32"),
         ((3, 32, 36), r"32x36 do not fit 4 levels.*pad them to 32x40"),
         ((2,), r"needs images \(C, H, W\), got events of shape \(2,\)"),
-        ((3, 24, 24), r"attn_resolutions=\[16\] never meets 16: the levels of 24x24 images have 24, 12, 6, 3"),
-        ((3, 16, 8), r"never meets 16: the levels of 16x8 images have 8, 4, 2, 1; take some of these, or \[\]"),
+        ((3, 24, 24), r"attn_resolutions=\[16\]: no level has 16; the levels of 24x24 images have 24, 12, 6, 3"),
+        ((3, 16, 8), r"no level has 16; the levels of 16x8 images have 8, 4, 2, 1: choose among these, or \[\]"),
     ],
     ids=str,
 )
@@ -433,7 +433,7 @@ def test_unusable_shapes(kind: type[NCSNpp] | type[DDPM], shape: tuple[int, ...]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attn_resolutions": (8, 5, 3)}, r"attn_resolutions=\[8, 5, 3\] never meets 3, 5: the levels of 8x8 images"),
+        ({"attn_resolutions": (8, 5, 3)}, r"attn_resolutions=\[8, 5, 3\]: no level has 3, 5; the levels of 8x8 images"),
         ({"nf": 36}, "144 channels cannot be split into 32 groups"),
         ({"scale_by_sigma": True}, r"scale_by_sigma needs parameterisation=score \(here noise\)"),
         ({"scale_by_sigma": True, "parameterisation": "score"}, r"\(here time\)"),
@@ -461,7 +461,7 @@ def test_unusable_options(options: dict[str, Any], message: str) -> None:
         (lambda net, x, t: net(x[:, :, :7], t), r"7x8 do not fit 2 levels.*pad them to 8x8"),
         (lambda net, x, t: net(x, t[:1]), r"2 images need 2 labels, got labels of shape \(1,\)"),
         (lambda net, x, t: net(x, t[0]), r"got labels of shape \(\)"),
-        (lambda net, x, t: net(x, t, cond_image=x), "cond_image of 0 channels and got 3"),
+        (lambda net, x, t: net(x, t, cond_image=x), "cond_image of 0 channels, got 3"),
     ],
     ids=["size", "labels", "scalar label", "condition"],
 )
@@ -471,7 +471,7 @@ def test_unusable_calls(call: Any, message: str) -> None:
 
 
 def test_a_missing_condition_is_named() -> None:
-    with pytest.raises(ValueError, match="cond_image of 2 channels and got 0"):
+    with pytest.raises(ValueError, match="cond_image of 2 channels, got 0"):
         tiny(cond_channels=2)(*batch())
 
 
@@ -480,5 +480,5 @@ def test_one_condition_serves_all_and_any_other_number_is_refused() -> None:
     one = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(3))
     assert torch.equal(network(x, label, one), network(x, label, one.repeat(2, 1, 1, 1)))
     for wrong in (one.repeat(3, 1, 1, 1), one[..., :4]):
-        with pytest.raises(ValueError, match=r"does not go with x of shape \(2, 3, 8, 8\): give one of that size"):
+        with pytest.raises(ValueError, match=r"does not fit x of shape \(2, 3, 8, 8\): give one of that size"):
             network(x, label, wrong)

@@ -21,11 +21,11 @@ from scoresde_core.shell import main
 from scoresde_core.units import Units
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments
-from scoresde_plugins.evaluators.frechet import frechet_distance
+from scoresde_plugins.evaluators.frechet import Centre
 from scoresde_plugins.evaluators.inception_score import classifier_score, downward_bias
 from scoresde_plugins.evaluators.kernel_distance import by_subsets, polynomial_mmd
 from scoresde_plugins.evaluators.mmd import MMD
-from scoresde_plugins.evaluators.precision_recall import covered, radii
+from scoresde_plugins.evaluators.precision_recall import radii, shares
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
@@ -111,10 +111,12 @@ def test_the_error_of_mmd_is_the_scatter_of_repeated_draws() -> None:
 
 def test_radii_and_coverage_on_a_line() -> None:
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0]], dtype=torch.float64)
-    assert radii(points, 1).tolist() == [1, 1, 2, 4]
-    assert radii(points, 2).tolist() == [3, 2, 3, 6]
-    asked = torch.tensor([[-1.5], [-1.0], [5.5], [11.0], [11.1]], dtype=torch.float64)
-    assert covered(asked, points, radii(points, 1)).tolist() == [False, True, True, True, False]
+    everywhere = torch.ones(4, dtype=torch.bool)
+    assert radii(points, 1, [torch.arange(4)])[0].tolist() == [1, 1, 2, 4]
+    assert radii(points, 2, [torch.arange(4)])[0].tolist() == [3, 2, 3, 6]
+    for asked, precision in (([-1.5, -1.0, 5.5, 11.0], 0.75), ([-1.5, -1.0, 11.0, 11.1], 0.5)):
+        samples = torch.tensor(asked, dtype=torch.float64).unsqueeze(1)
+        assert shares(samples, points, 1, [everywhere])[0][0] == precision
 
 
 def points(tmp_path: Path, name: str, events: Tensor) -> str:
@@ -143,8 +145,8 @@ def test_torch_fidelity_has_the_same_precision_and_recall() -> None:
     metric_prc = pytest.importorskip("torch_fidelity.metric_prc")
     x, y = normal(150, 3, seed=1), 0.7 * normal(150, 3, seed=2) + 0.3
     precision, recall = metric_prc.calculate_precision_recall_full(x, y, 3)
-    assert float(covered(x, y, radii(y, 3)).double().mean()) == pytest.approx(precision)
-    assert float(covered(y, x, radii(x, 3)).double().mean()) == pytest.approx(recall)
+    everything = torch.ones(150, dtype=torch.bool)
+    assert shares(x, y, 3, [everything])[0] == pytest.approx((precision, recall))
 
 
 # --- Inception score ----------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def test_a_data_set_that_is_too_small_for_a_floor_has_none(data: str) -> None:
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
-        (torch.zeros(41, 1, 8, 8), "the reference has 40 events in its train split, fewer than 41 samples: take fewer"),
+        (torch.zeros(41, 1, 8, 8), "the train split of the reference has 40 events, fewer than 41 samples: draw fewer"),
         (torch.zeros(5, 1, 9, 9), r"events of shape \(1, 8, 8\), the samples \(1, 9, 9\): choose another data set"),
         (torch.zeros(2, 1, 8, 8), "needs 4 samples or more, got 2"),
     ],
@@ -277,7 +279,7 @@ def test_the_moments_of_a_data_set_are_those_of_all_its_events(data: str) -> Non
     samples = dataset.load("test").float()[:20] / 127.5 - 1
     found, _ = metric.evaluate(Evidence(samples))
     truth = FeatureMoments.of((dataset.load().float() / 127.5 - 1).flatten(1))
-    assert found.value == pytest.approx(frechet_distance(FeatureMoments.of(samples.flatten(1)), truth), rel=1e-9)
+    assert found.value == pytest.approx(Centre(truth).distance(FeatureMoments.of(samples.flatten(1))), rel=1e-9)
     assert found.floor is not None
     assert found.floor == pytest.approx(found.value, rel=0.3)
     assert found.details["reference"]["events"] == IMAGES
@@ -337,7 +339,7 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
         (
             ["stats", "--show", "x.safetensors"],
             1,
-            "there is no file x.safetensors: make reference statistics with 'scoresde stats",
+            "x.safetensors does not exist: make reference statistics with 'scoresde stats",
         ),
     ],
 )
@@ -362,7 +364,7 @@ def test_the_bench_writes_the_protocol_and_the_warning(tmp_path, monkeypatch, ca
     assert found["details"]["samples"] == 40
     assert len(found["details"]["curve"]) == 5
     assert "details" not in row["metrics"]["moments"]
-    assert ("warning: 40 samples of 96 features" in out) == ("warning" in found["details"])
+    assert ("warning: with 40 samples of 96 features" in out) == ("warning" in found["details"])
 
 
 def test_the_bench_refuses_before_any_work(tmp_path, monkeypatch, capsys) -> None:

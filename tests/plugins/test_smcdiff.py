@@ -283,7 +283,7 @@ class TestSamples:
 
 class TestBadInput:
     def test_a_condition_that_knows_no_part(self):
-        with pytest.raises(ValueError, match="such as inpaint, got ClassCondition"):
+        with pytest.raises(ValueError, match="as inpaint does, got ClassCondition"):
             SMCDiff(ClassCondition(target=CROSS))
         with pytest.raises(ValueError, match="such as inpaint, got SMCDiff"):
             SMCDiff(SMCDiff())

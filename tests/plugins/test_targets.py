@@ -316,7 +316,7 @@ def metadata(**changes):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        pytest.param(lambda path, tensors: path.unlink(), "there is no file", id="missing"),
+        pytest.param(lambda path, tensors: path.unlink(), "does not exist", id="missing"),
         pytest.param(lambda path, tensors: path.write_bytes(b"PNG and so on"), "damaged", id="not_safetensors"),
         pytest.param(lambda path, tensors: path.write_bytes(path.read_bytes()[:-9]), "damaged", id="cut"),
         pytest.param(lambda path, tensors: save_file(tensors, path), "is not a fitted mixture", id="foreign"),
@@ -358,7 +358,7 @@ def test_an_unusable_file_is_one_sentence(fitted, spoil, message):
         pytest.param(Mixture2DTarget, "m[layout=moons,components=5]", "even", id="moons"),
         pytest.param(Mixture2DTarget, "m[layout=rign]", "layout", id="layout"),
         pytest.param(Mixture2DTarget, "m[weights=[1,2]]", "8 positive numbers", id="weights"),
-        pytest.param(Mixture2DTarget, "m[components=2,weights=[1,2],imbalance=2]", "not both", id="both"),
+        pytest.param(Mixture2DTarget, "m[components=2,weights=[1,2],imbalance=2]", "are both given", id="both"),
         pytest.param(Mixture2DTarget, "m[std=-1]", "std", id="mixture_std"),
     ],
 )
@@ -370,7 +370,7 @@ def test_parameters_out_of_range_say_what_to_do(cls, spec, message):
 def test_a_batch_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"events of shape \(2,\), got a batch of shape \(4, 3\)"):
         SMALL["ring"].score(torch.zeros(4, 3))
-    with pytest.raises(ValueError, match="one value or one a row"):
+    with pytest.raises(ValueError, match="one value or one per row"):
         SMALL["ring"].score(torch.zeros(4, 2), Level(0.0, torch.ones(3), 1.0))
 
 

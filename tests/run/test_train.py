@@ -479,7 +479,7 @@ class TestBadData:
         (tmp_path / "empty").mkdir()
         code, out, err = scoresde("data.dataset=image_folder[path=empty,size=8,grey=true]", "--out", "run")
         assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "there is no image file in 'empty': name a folder" in err
+        assert "there is no image file in 'empty': give a folder" in err
 
     def test_an_empty_array(self, scoresde):
         np.savez("none.npz", images=np.zeros((0, 8, 8), np.uint8))

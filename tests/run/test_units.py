@@ -702,7 +702,7 @@ class TestArchives:
         ("index", "words"),
         [
             (INDEX[1:], "has no label for 00000/img00000000.png (1 of 4 lack one)"),
-            ([[name, [0.5, 0.5]] for name, _ in INDEX], "classes are whole numbers from 0"),
+            ([[name, [0.5, 0.5]] for name, _ in INDEX], "classes must be integers from 0"),
             ([[name, -1] for name, _ in INDEX], "has the label -1"),
             ("{", "cannot read the dataset.json"),
             ("[]", "cannot read the dataset.json"),

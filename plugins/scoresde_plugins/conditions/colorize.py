@@ -15,19 +15,19 @@ from .known import KnownCoefficients, observe
 
 @attrs.frozen
 class Colorize(Condition):
-    """The mean of the three channels is known at every pixel, two orthogonal channels of colour are generated.
+    """The mean of the three channels is known at every pixel; two orthogonal colour channels are generated.
 
-    Events are RGB images; observed are their greys, so an image of three equal channels will do.
+    Events are RGB images. Only their greys are observed, so an image of three equal channels is enough.
     """
 
     mixes_channels = True
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Other than three channels."""
+        """Refuse events without three channels."""
         return None if len(shape) == 3 and shape[0] == 3 else f"colorize needs images of 3 channels, not {shape}"
 
     def observe(self, x: Tensor) -> KnownCoefficients:
-        """The grey of ``x`` (n, 3, H, W)."""
+        """Return the grey of ``x`` (n, 3, H, W)."""
         reason = self.skip(tuple(x.shape[1:]))
         if reason:
             raise ValueError(reason)
@@ -37,7 +37,7 @@ class Colorize(Condition):
 
 
 def grey_basis() -> Tensor:
-    """An orthonormal (3, 3) matrix, float64, whose first row is (1, 1, 1) / sqrt(3): a Householder reflection."""
+    """Return an orthonormal (3, 3) matrix, float64, first row (1, 1, 1) / sqrt(3): a Householder reflection."""
     axis = torch.full((3,), 1 / math.sqrt(3), dtype=torch.float64)
     axis[0] -= 1
     return torch.eye(3, dtype=torch.float64) - 2 * torch.outer(axis, axis) / (axis @ axis)

@@ -24,15 +24,15 @@ NAMED = (*SIDES, "box", "random")
 
 @attrs.frozen
 class Inpaint(Condition):
-    """Entries under the mask are known, the rest is generated; a mask covers all channels of an image alike.
+    """Entries under the mask are known, and the rest is generated; a mask applies to all channels of an image.
 
     ``left``, ``right``, ``top``, ``bottom``: that half is known. ``box``: all but a centred box of half the size.
-    ``random``: a share of the positions, others for every sample. Else a file, .npy or an image: known where it is
-    not 0, of the event's shape or of its spatial one.
+    ``random``: a share of the positions, different for every sample. Otherwise a file, .npy or an image, non-zero where
+    known, of the event's shape or of its spatial one.
     """
 
-    mask: str = param("left", "what is known: left, right, top, bottom, box (all around it), random, or a file")
-    share: float = param(0.5, "share of the positions that a random mask keeps", and_(gt(0), lt(1)))
+    mask: str = param("left", "known part: left, right, top, bottom, box (all around it), random, or a file")
+    share: float = param(0.5, "share of known positions in a random mask", and_(gt(0), lt(1)))
     seed: int = param(0, "seed of random masks", ge(0))
 
     def __attrs_post_init__(self) -> None:
@@ -40,7 +40,7 @@ class Inpaint(Condition):
             raise ValueError(f"mask must be {', '.join(NAMED)} or a file, and there is no file {self.mask!r}")
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """A mask of another shape, or a top half of points."""
+        """Refuse a mask of another shape, or a top half of points."""
         spatial = _spatial(shape)
         if self.mask in ("top", "bottom") and len(spatial) < 2:
             return f"a mask of the {self.mask} half needs images, the events have shape {shape}"
@@ -57,14 +57,14 @@ class Inpaint(Condition):
         return None
 
     def observe(self, x: Tensor) -> KnownCoefficients:
-        """The known entries of ``x``; what lies under the rest may be anything, NaN included."""
+        """Return the known entries of ``x``; the others may be anything, including NaN."""
         reason = self.skip(tuple(x.shape[1:]))
         if reason:
             raise ValueError(reason)
         return observe(x, self.known(len(x), tuple(x.shape[1:])).expand(-1, *x.shape[1:]))
 
     def known(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """True where an event of ``shape`` is known, (n, ...) for random masks, else (1, ...), to be broadcast."""
+        """Return where an event of ``shape`` is known, (n, ...) for random masks, else (1, ...), to be broadcast."""
         spatial = _spatial(shape)
         if self.mask not in NAMED:
             mask = _read(Path(self.mask))
@@ -89,7 +89,7 @@ class Inpaint(Condition):
 
 
 def _spatial(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of positions: without the first of three, which holds channels."""
+    """Return the axes of positions: all but the first of three, which holds channels."""
     return shape[1:] if len(shape) == 3 else shape
 
 
@@ -106,5 +106,5 @@ def _read(path: Path) -> Tensor:
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read the mask {path} ({error}): give a .npy array or an image") from error
     if not prod(mask.shape) or bool(mask.all()) or not bool(mask.any()):
-        raise FileError(f"the mask {path} must have known and unknown places, zeros and others, in shape {mask.shape}")
+        raise FileError(f"the mask {path} of shape {tuple(mask.shape)} must have zero and non-zero entries")
     return mask

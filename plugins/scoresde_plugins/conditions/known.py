@@ -1,12 +1,12 @@
-r"""Knowing some coefficients of an event in an orthonormal basis: what inpainting, colorization and the like share.
+"""Known coefficients of an event in an orthonormal basis: the common part of inpainting, colorization and the like.
 
 With c = Q x, Q orthonormal, and a set of known coefficients, those of a noisy state x_t = alpha x_0 + sigma eps have
-the law N(alpha c, sigma^2 I) whatever the rest is. Imposing them replaces these coefficients and leaves the others
-as the sampler made them (Song et al. 2021, arXiv:2011.13456, Appendix I.2, Eq. 48-50).
+the law N(alpha c, sigma^2 I) whatever the rest is. Imposing them replaces these coefficients and keeps the others
+(Song et al. 2021, arXiv:2011.13456, Appendix I.2, Eq. 48-50).
 
-The replacement is approximate: the unknown part meets known parts with fresh noise at every level, and never hears
-of the exact conditional score. It is exact where the parts are independent; docs/conditions.md measures the bias, and
-``smcdiff`` removes it.
+The replacement is approximate: the unknown part is combined with known parts under fresh noise at every level, and
+never follows the exact conditional score. It is exact if the parts are independent; docs/conditions.md measures the
+bias, and ``smcdiff`` removes it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from ..numerics.rotation import Basis, rotate
 
 @attrs.frozen(eq=False)
 class KnownCoefficients(Observation):
-    """The coefficients where ``known`` (n or 1, *shape) is true have the values in ``values`` (n, *shape)."""
+    """The coefficients where ``known`` (n or 1, *shape) is true have the values ``values`` (n, *shape)."""
 
     values: Tensor
     known: Tensor
     basis: Basis = ()
 
     def rows(self, start: int, count: int) -> KnownCoefficients:
-        """Those of some samples."""
+        """Return the coefficients of ``count`` samples from ``start``."""
         if start + count > len(self.values):
             raise ValueError(
                 f"{len(self.values)} events were observed, too few for sample {start + count - 1}: "
-                "observe one event for every sample"
+                "observe one event per sample"
             )
         rows = slice(start, start + count)
         return attrs.evolve(
@@ -43,24 +43,24 @@ class KnownCoefficients(Observation):
         )
 
     def to(self, x: Tensor) -> KnownCoefficients:
-        """On the device of ``x`` and in its dtype."""
+        """Return the coefficients on the device of ``x`` and in its dtype."""
         basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)
         return attrs.evolve(self, values=self.values.to(x), known=self.known.to(x.device), basis=basis)
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
-        """Known coefficients at alpha c + sigma z, the others as they are."""
+        """Set the known coefficients to alpha c + sigma z, and keep the others."""
         known = self.values * level.alpha
         if noise is not None:
             known = known + level.sigma * noise()
         if not any(matrix is not None for matrix in self.basis):
             return torch.where(self.known, known, x)
-        # Only the difference is turned back: the unknown coefficients pass unrounded.
+        # Only the difference is rotated back, so the unknown coefficients are not rounded.
         change = torch.where(self.known, known - rotate(x, self.basis), 0.0)
         return x + rotate(change, self.basis, inverse=True)
 
 
 def observe(x: Tensor, known: Tensor, basis: Basis = ()) -> KnownCoefficients:
-    """The coefficients of ``x`` that ``known`` marks; the others are dropped, whatever they hold."""
+    """Return the coefficients of ``x`` where ``known`` is true; the others are dropped."""
     exact = tuple(matrix if matrix is None else matrix.to(x.device) for matrix in basis)
     coefficients = rotate(x.double(), exact).to(x) if any(matrix is not None for matrix in basis) else x
     known = known.to(x.device)

@@ -1,10 +1,10 @@
-r"""Class-conditional sampling (Song et al. 2021, arXiv:2011.13456, Section 4.4 and Appendix I.1, Eq. 14).
+"""Class-conditional sampling (Song et al. 2021, arXiv:2011.13456, Section 4.4 and Appendix I.1, Eq. 14).
 
     grad log p_t(x | y) = grad log p_t(x) + w grad log p_t(y | x)
 
 The second term is the gradient of a noise-conditional classifier; w = 1 is Bayes' rule, w > 1 sharpens it
 (Dhariwal & Nichol 2021, arXiv:2105.05233, Section 4.1). An exact target classifies by the posterior of its
-components; a network in the role sees x_t / alpha with noise of scale sigma / alpha, so that one classifier serves
+components. A network classifier receives x_t / alpha with noise of scale sigma / alpha, so one classifier serves
 every Gaussian-path SDE (for VE this is the published convention).
 """
 
@@ -32,14 +32,12 @@ from scoresde_run.models.model import plan_model
 
 from ..networks.classifier import NetworkClassifier
 
-_SCALED = (
-    "a classifier sees noise of one scale, and the model or the classifier has scaled each channel or column by itself"
-)
+_SCALED = "a classifier needs noise of one scale, and the model or the classifier scales channels or columns separately"
 
 
 @attrs.frozen(eq=False)
 class TargetClassifier(NoisyClassifier):
-    """The exact posterior of a target's components; ``scale`` and ``shift`` bring what is sampled to its numbers."""
+    """The exact posterior of a target's components; ``scale`` and ``shift`` convert the sampled events to its units."""
 
     target: Target
     scale: float = 1.0
@@ -61,7 +59,7 @@ class TargetClassifier(NoisyClassifier):
 class GuidedScore(ScoreModel):
     """A score plus ``scale`` times the gradient of a classifier's log probability of ``labels`` (B,).
 
-    Evaluations of the score are counted by the model that it wraps; the classifier's are its own.
+    Evaluations of the score are counted by the wrapped model; the classifier's are not counted.
     """
 
     def __init__(self, model: ScoreModel, classifier: NoisyClassifier, labels: Tensor, scale: float) -> None:
@@ -69,11 +67,11 @@ class GuidedScore(ScoreModel):
         self.continuous = model.continuous
 
     def select(self, index: Tensor) -> GuidedScore:
-        """With the labels of these samples."""
+        """Return the guided score with the labels of these samples."""
         return self.part(model=self.model.select(index), labels=self.labels[index.to(self.labels.device)])
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The guided score."""
+        """score(x) + w grad log p(y | x)."""
         score = self.model.score(x, level)
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
@@ -92,17 +90,17 @@ class ClassObservation(Observation):
     acts_on_state = False
 
     def rows(self, start: int, count: int) -> ClassObservation:
-        """Those of some samples."""
+        """Return the classes of ``count`` samples from ``start``."""
         if start + count > len(self.labels):
             raise ValueError(f"there are labels for {len(self.labels)} samples, too few for sample {start + count - 1}")
         return attrs.evolve(self, labels=self.labels[start : start + count])
 
     def to(self, x: Tensor) -> ClassObservation:
-        """Labels on the device of ``x``; the classifier is where its owner put it."""
+        """Return the labels on the device of ``x``; the classifier stays on its device."""
         return attrs.evolve(self, labels=self.labels.to(x.device))
 
     def guide(self, model: ScoreModel) -> ScoreModel:
-        """The score of the class."""
+        """Return the score of the class."""
         return GuidedScore(model, self.classifier, self.labels, self.scale)
 
 
@@ -111,37 +109,35 @@ class ClassCondition(Condition):
     """Samples of a class: one label for all, or a list that is cycled over the samples.
 
     The classifier is a ``target`` (its components are the classes), a ``checkpoint`` that ``scoresde train`` made with
-    the loss ``classification`` (``mnist_classifier`` ships), or a ``network`` with ``weights`` (safetensors). A
-    checkpoint knows in which units it saw events, and reads those of a model in others; a target has those of the
-    data. From Python, :class:`ClassObservation` takes any :class:`NoisyClassifier`.
+    the loss ``classification`` (``mnist_classifier`` is bundled), or a ``network`` with ``weights`` (safetensors). A
+    checkpoint records the units of its events, and converts those of a model in other units; a target has data units.
+    From Python, :class:`ClassObservation` takes any :class:`NoisyClassifier`.
     """
 
     needs_data = False
-    example = {"target": "mixture2d"}  # noqa: RUF012  # what the conformance suite checks it with
+    example = {"target": "mixture2d"}  # noqa: RUF012  # for the conformance suite
 
-    label: int | tuple[int, ...] = param(0, "class, or several to cycle over")
+    label: int | tuple[int, ...] = param(0, "class, or a list of classes to cycle over")
     scale: float = param(1.0, "guidance scale w", ge(0))
     target: Target | None = param(None, "exact target that classifies by its components")
-    checkpoint: str | None = param(None, "a trained noise-conditional classifier: its folder, or its name")
+    checkpoint: str | None = param(None, "trained noise-conditional classifier: folder or name")
     network: Network | None = param(None, "specification of a noise-conditional classifier")
-    weights: str | None = param(None, "its weights, a safetensors file")
-    centered: bool = param(
-        True, "the images that are sampled are on [-1, 1], else on [0, 1]: where units do not say it"
-    )
-    units: Units | None = param(None, "of what is sampled; 'scoresde sample' gives those of the model")
+    weights: str | None = param(None, "weights of the network, a safetensors file")
+    centered: bool = param(True, "sampled images are on [-1, 1]; false: on [0, 1]; used if units is null")
+    units: Units | None = param(None, "units of the samples; 'scoresde sample' passes those of the model")
     registry: Registry = handed_registry()
 
     def __attrs_post_init__(self) -> None:
         if [self.target, self.checkpoint, self.network].count(None) != 2:
-            raise ValueError("give a classifier: target=NAME, checkpoint=X, or network=classifier and weights=FILE")
+            raise ValueError("give one classifier: target=NAME, checkpoint=X, or network=classifier and weights=FILE")
         if (self.network is None) != (self.weights is None):
-            raise ValueError(f"a network needs its weights, and weights their network: got {self.weights!r}")
+            raise ValueError(f"network and weights must be given together, got weights={self.weights!r}")
         if min(self.labels) < 0:
             raise ValueError(f"labels count from 0, got {min(self.labels)}")
         if self.target is not None:
             modes = self.target.modes()
             if modes is None:
-                raise ValueError(f"{type(self.target).__name__} has no components to be classes: take a mixture")
+                raise ValueError(f"{type(self.target).__name__} has no components to use as classes: choose a mixture")
             if max(self.labels) >= len(modes):
                 raise ValueError(f"the target has classes 0 to {len(modes) - 1}, got {max(self.labels)}")
 
@@ -151,13 +147,13 @@ class ClassCondition(Condition):
         return (self.label,) if isinstance(self.label, int) else self.label
 
     def files(self) -> list[Path | str]:
-        """The weights, or the folder of the checkpoint: a name alone does not say which."""
+        """Return the weights, or the folder of the checkpoint, which its name does not determine."""
         if self.checkpoint is not None:
             return [checkpoints.find(self.checkpoint, self.registry).folder]
         return [] if self.weights is None else [self.weights]
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """A classifier of events of another shape, or without these classes; reads no weights."""
+        """Refuse a classifier of another event shape, or without these classes; reads no weights."""
         if self.target is not None:
             if self.target.shape != shape:
                 return f"the classifier is for events of shape {self.target.shape}, not {shape}"
@@ -174,7 +170,7 @@ class ClassCondition(Condition):
         return None
 
     def observe(self, x: Tensor) -> ClassObservation:
-        """The labels, for as many samples as there are rows in ``x``; its values are not used."""
+        """Return a label for each row of ``x``; its values are not used."""
         reason = self.skip(tuple(x.shape[1:]))
         if reason:
             raise ValueError(reason)
@@ -210,6 +206,6 @@ class ClassCondition(Condition):
         return attrs.evolve(view, scale=scale, shift=shift)
 
     def _onto(self, units: Units, shape: tuple[int, ...]) -> tuple[float, float] | None:
-        """Scale and shift from what is sampled to the classifier's ``units``; None where these are not two numbers."""
+        """Return the scale and shift from sampled events to the classifier's ``units``; None if not two numbers."""
         own = self.units or Units(self.centered, levels=256 if len(shape) == 3 else None)
         return own.onto(units)

@@ -1,8 +1,8 @@
-r"""Linear measurements y = A x without noise, for a separable A: averaging (super-resolution) and blur (deblurring).
+"""Linear measurements y = A x without noise, for a separable A: averaging (super-resolution) and blur (deblurring).
 
 With A = A_h (x) A_w and the singular value decompositions A_i = U_i S_i V_i^T, the measurement determines the
 coefficients of x in the basis V_h (x) V_w where s_h s_w > 0, as in Kawar et al. 2022 (arXiv:2201.11793). A blur
-has singular values near 0, which no measurement with any noise or rounding could be divided by: those below
+has singular values near 0, by which no measurement with noise or rounding can be divided: coefficients below
 ``smallest`` times the largest count as unknown and are generated.
 """
 
@@ -23,20 +23,20 @@ from .known import KnownCoefficients, observe
 
 @attrs.frozen
 class LinearMeasurement(Condition):
-    """Means of blocks, or a Gaussian blur with edges repeated, of every channel alike.
+    """Means of blocks, or a Gaussian blur with repeated edges, of each channel.
 
-    Known is the measurement, ``measure(x)``: the sample has it to rounding (of a blur, to ``smallest``).
+    The known part is the measurement, ``measure(x)``, which samples match to rounding (for a blur, to ``smallest``).
     """
 
     operator: Literal["average", "blur"] = param("average", "means of blocks of factor x factor, or a Gaussian blur")
-    factor: int = param(2, "side of the blocks, a divisor of the image's", ge(2))
+    factor: int = param(2, "side of the blocks, a divisor of the image's sides", ge(2))
     width: float = param(1.0, "standard deviation of the blur in pixels", gt(0))
     smallest: float = param(
-        0.1, "singular values of a blur below this share of the largest: unknown", and_(gt(0), lt(1))
+        0.1, "singular values of a blur below this share of the largest are unknown", and_(gt(0), lt(1))
     )
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """No image, or one that the blocks do not tile."""
+        """Refuse events that are not images, or that the blocks do not tile."""
         if len(shape) != 3:
             return f"linear measures images (channels, height, width), not events of shape {shape}"
         if self.operator == "average" and (shape[1] % self.factor or shape[2] % self.factor):
@@ -44,7 +44,7 @@ class LinearMeasurement(Condition):
         return None
 
     def observe(self, x: Tensor) -> KnownCoefficients:
-        """The coefficients of ``x`` (n, C, H, W) that its measurement determines."""
+        """Return the coefficients of ``x`` (n, C, H, W) that its measurement determines."""
         reason = self.skip(tuple(x.shape[1:]))
         if reason:
             raise ValueError(reason)
@@ -59,7 +59,7 @@ class LinearMeasurement(Condition):
         return down @ x @ across.T
 
     def matrix(self, size: int) -> Tensor:
-        """A along an axis of ``size``, float64: (size / factor, size), or (size, size)."""
+        """Return A along an axis of ``size``, float64: (size / factor, size), or (size, size)."""
         if self.operator == "average":
             blocks = torch.eye(size // self.factor, dtype=torch.float64)
             return blocks.repeat_interleave(self.factor, 1) / self.factor
@@ -73,6 +73,6 @@ class LinearMeasurement(Condition):
         return matrix
 
     def _decompose(self, size: int) -> tuple[Tensor, Tensor]:
-        """V^T (size, size) and the singular values, padded with zeros, (size,)."""
+        """Return V^T (size, size) and the singular values, padded with zeros, (size,)."""
         _, values, basis = torch.linalg.svd(self.matrix(size))
         return basis, torch.nn.functional.pad(values, (0, size - len(values)))

@@ -1,22 +1,23 @@
-r"""Particles for a known part: replacement made exact (SMCDiff, Trippe et al. 2022, arXiv:2206.04119, Algorithm 1).
+"""Particles, which make replacement exact (SMCDiff, Trippe et al. 2022, arXiv:2206.04119, Algorithm 1).
 
 With c the known coefficients of a sample and rho = alpha / sigma, the known part of a noisy state is y_t = alpha c +
-sigma eta_t. Replacement draws eta afresh at every level. Here a sample has one path of the forward process, drawn from
-the noisy end on, that its K particles share:
+sigma eta_t. Replacement draws a new eta at every level. Here each sample has one path of the forward process, drawn
+from the noisy end, that its K particles share:
 
     eta' = (rho / rho') eta + sqrt(1 - rho^2 / rho'^2) zeta,      zeta ~ N(0, I)
 
-Given x_t and the path so far, y_t' has the ancestral density with D, the model's denoised known part, in the place
-of c. Apart from what all particles share, its logarithm is
+Given x_t and the path so far, y_t' has the ancestral density with D, the model's denoised known part, in place of c.
+Apart from what all particles share, its logarithm is
 
     log w = -|lam (c - D) + zeta|^2 / 2,      lam^2 = rho'^2 - rho^2
 
-and particles are kept in proportion to their product of weights. As noise is added to every coefficient by itself,
-p(u_t | the path down to t) = p_t(u_t | y_t) for the unknown part u: this law the particles follow. Its score is the
-unknown part of the model's score, so a corrector that moves u alone leaves it invariant, and needs no weight.
+and particles are resampled in proportion to the product of their weights. As noise is added to each coefficient
+separately, p(u_t | the path down to t) = p_t(u_t | y_t) for the unknown part u, which is the law of the particles. Its
+score is the unknown part of the model's score, so a corrector that moves only u leaves it invariant, and needs no
+weight.
 
 **Any predictor.** Let u move by the probability flow, and y along the path, whose quadratic variation is g^2 |dt|. The
-change of log p_t(y, u), and of the volume that the flow of u fills, is then up to what all particles share
+change of log p_t(y, u), and of the volume filled by the flow of u, is then, up to what all particles share,
 
     score_y (dy - f y dt) - g^2 |score_y|^2 |dt| / 2
 
@@ -54,22 +55,22 @@ _NOTHING = Level(0.0, 0.0, 0.0)
 
 @attrs.frozen
 class SMCDiff(Condition):
-    """The exact conditional law for ``inpaint``, ``colorize``, ``linear`` and the like, by K particles a sample.
+    """The exact conditional law for ``inpaint``, ``colorize``, ``linear`` and the like, by K particles per sample.
 
-    Costs K times the evaluations; samples stay independent of each other. ``rounds`` moves the particles again after
-    they have been chosen from, which copies of each other need most where a predictor draws no noise.
+    It costs K times the evaluations; samples stay independent. ``rounds`` moves the particles again after resampling,
+    which separates copies; this matters most for predictors without noise.
     """
 
-    condition: Condition = param(attrs.Factory(Inpaint), "what is known: inpaint, colorize, linear, ...")
-    particles: int = param(16, "particles a sample, K", ge(1))
+    condition: Condition = param(attrs.Factory(Inpaint), "known part: inpaint, colorize, linear, ...")
+    particles: int = param(16, "particles per sample, K", ge(1))
     threshold: float = param(
-        0.5, "particles are chosen anew where their effective number falls below this share of K", and_(ge(0), le(1))
+        0.5, "resample the particles if their effective number falls below this share of K", and_(ge(0), le(1))
     )
 
     def __attrs_post_init__(self) -> None:
         if not self.condition.needs_data or isinstance(self.condition, SMCDiff):
             found = type(self.condition).__name__
-            raise ValueError(f"condition must be one that knows a part of a sample, such as inpaint, got {found}")
+            raise ValueError(f"condition must know a part of each sample, as inpaint does, got {found}")
 
     @property
     def mixes_channels(self) -> bool:  # type: ignore[override]
@@ -77,41 +78,41 @@ class SMCDiff(Condition):
         return self.condition.mixes_channels
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """What the condition refuses."""
+        """Refuse what the condition refuses."""
         return self.condition.skip(shape)
 
     def observe(self, x: Tensor) -> ParticleObservation:
-        """What the condition keeps of ``x``."""
+        """Return the condition's observation of ``x``, with particles."""
         known = self.condition.observe(x)
         if not known.acts_on_state:
-            raise ValueError(f"{type(self.condition).__name__} acts on the score alone: it needs no particles")
+            raise ValueError(f"{type(self.condition).__name__} changes the score only: it needs no particles")
         return ParticleObservation(known, self.particles, self.threshold)
 
 
 @attrs.frozen(eq=False)
 class ParticleObservation(Observation):
-    """What ``known`` says, of ``particles`` states a sample."""
+    """The observation ``known``, with ``particles`` states per sample."""
 
     known: Observation
     particles: int
     threshold: float = 0.5
 
     def rows(self, start: int, count: int) -> ParticleObservation:
-        """Those of some samples."""
+        """Return the observation of ``count`` samples from ``start``."""
         return attrs.evolve(self, known=self.known.rows(start, count))
 
     def to(self, x: Tensor) -> ParticleObservation:
-        """On the device of ``x`` and in its dtype."""
+        """Return the observation on the device of ``x`` and in its dtype."""
         return attrs.evolve(self, known=self.known.to(x))
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
-        """As without particles, on one state a sample."""
+        """As without particles, on one state per sample."""
         return self.known.impose(x, level, noise)
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise) -> Tensor:
-        """The loop on all particles, and one of each sample's in proportion to its weight.
+        """Run the loop on all particles, and return one per sample, in proportion to its weight.
 
-        The first particle of a sample starts at ``x``, the others at draws of their own.
+        The first particle of a sample starts at ``x``, the others at their own draws.
         """
         many = Noise(
             key(noise.seed, "particles"), noise.shape, noise.count * self.particles,
@@ -130,7 +131,7 @@ class ParticleObservation(Observation):
 
 
 class _Particles:
-    """The particles of a run: K rows of a state for each of B samples, their log weights (B, K), the path of each."""
+    """The particles of a run: K rows of a state for each of B samples, their log weights (B, K), and the paths."""
 
     def __init__(self, observation: ParticleObservation, noise: Noise) -> None:
         self.known, self.number, self.threshold = observation.known, observation.particles, observation.threshold
@@ -139,24 +140,22 @@ class _Particles:
         self.log_weights = torch.zeros(noise.count, self.number, device=noise.device, dtype=noise.dtype)
 
     def impose(self, x: Tensor, level: Level, noise: Tensor | None = None) -> Tensor:
-        """``x`` (B K, ...) with its known part at ``level``, under a noise (B, ...) that particles share or none."""
+        """Return ``x`` (B K, ...) with its known part at ``level``, under shared noise (B, ...), or none."""
         drawn = None if noise is None else lambda: noise
         every = torch.vmap(lambda state: self.known.impose(state, level, drawn), in_dims=1, out_dims=1)
         imposed: Tensor = every(self._parted(x)).flatten(0, 1)
         return imposed
 
     def free(self, x: Tensor) -> Tensor:
-        """``x`` without its known part."""
         return self.impose(x, _NOTHING)
 
     def advance(self, step: Step) -> None:
-        """The path from ``step.now`` to ``step.next``."""
         keep = noise_ratio(step.next) / noise_ratio(step.now)
         self.fresh = self.noise.draw(step.index, "condition")
         self.path = keep * self.path + (1 - keep**2) ** 0.5 * self.fresh
 
     def weigh(self, denoised: Tensor, step: Step) -> None:
-        """Each particle by the density of the path's next point, given its denoised state at ``step.now``."""
+        """Weigh each particle by the density of the path's next point, given its denoised state at ``step.now``."""
         rate = (noise_ratio(step.next) ** -2 - noise_ratio(step.now) ** -2) ** 0.5
         off = self.impose(denoised, DATA) - denoised
         fresh = self.known.impose(torch.zeros_like(self.fresh), Level(0.0, 0.0, 1.0), lambda: self.fresh)
@@ -165,7 +164,7 @@ class _Particles:
         self.log_weights = weights.log_softmax(1)
 
     def resample(self, step: int) -> Tensor:
-        """Rows to go on with, (B K,): systematic resampling where a sample's effective number is low."""
+        """Return the rows to keep, (B K,): systematic resampling where a sample's effective number is low."""
         weights = self.log_weights.softmax(1)
         poor = weights.square().sum(1, keepdim=True).reciprocal() < self.threshold * self.number
         order = torch.arange(self.number, device=weights.device)
@@ -174,15 +173,15 @@ class _Particles:
         return self._rows(torch.where(poor, picked, order))
 
     def chosen(self) -> Tensor:
-        """One row a sample, (B,), in proportion to the weights."""
+        """Return one row per sample, (B,), in proportion to the weights."""
         return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
 
     def _chance(self, step: int | str) -> Tensor:
-        """A number on [0, 1) a sample, (B, 1)."""
+        """Return a number on [0, 1) per sample, (B, 1)."""
         return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()
 
     def _parted(self, x: Tensor) -> Tensor:
-        """(B K, ...) as (B, K, ...)."""
+        """(B K, ...) -> (B, K, ...)."""
         return x.reshape(-1, self.number, *x.shape[1:])
 
     def _rows(self, index: Tensor) -> Tensor:
@@ -191,7 +190,7 @@ class _Particles:
 
 
 def _at(weights: Tensor, chance: Tensor) -> Tensor:
-    """The particles in whose share of [0, 1) the chances (B, n) fall, for weights (B, K)."""
+    """Return the particles in whose share of [0, 1) the chances (B, n) fall, for weights (B, K)."""
     return torch.searchsorted(weights.cumsum(1), chance, right=True).clamp_max(weights.shape[1] - 1)
 
 
@@ -206,7 +205,7 @@ def _picked(value: Any, rows: Tensor) -> Any:
 
 @attrs.frozen
 class _Move(Predictor):
-    """A predictor's step for all particles, after which those are chosen that foresaw the path."""
+    """A predictor's step for all particles, followed by resampling according to the path."""
 
     inner: Predictor
     run: _Particles
@@ -233,7 +232,7 @@ class _Move(Predictor):
 
 @attrs.frozen
 class _Correct(Corrector):
-    """A corrector of the unknown part alone, given the known one: it sees no other score, and no other noise."""
+    """A corrector of the unknown part given the known one: its score and noise are those of the unknown part."""
 
     inner: Corrector
     run: _Particles
@@ -247,7 +246,7 @@ class _Correct(Corrector):
 
 
 class _Seen(ScoreModel):
-    """A model that remembers its score at ``x`` and ``level``, so that asking again costs nothing."""
+    """A model that caches its score at ``x`` and ``level``."""
 
     def __init__(self, model: ScoreModel, x: Tensor, level: Level) -> None:
         self.model, self.x, self.level = model, x, level
@@ -255,11 +254,9 @@ class _Seen(ScoreModel):
         self.continuous = model.continuous
 
     def select(self, index: Tensor) -> ScoreModel:
-        """The model of these particles; a state of theirs is another one."""
         return self.model.select(index)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The model's score."""
         if x is not self.x or level is not self.level:
             return self.model.score(x, level)
         if self.remembered is None:
@@ -275,5 +272,4 @@ class _Unknown(ScoreModel):
         self.continuous = model.continuous
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """That of the score."""
         return self.free(self.model.score(x, level))

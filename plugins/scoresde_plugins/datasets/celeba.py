@@ -6,45 +6,37 @@ from pathlib import Path
 
 import attrs
 from attrs.validators import ge
-from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
+from scoresde_core.dataset import Split
 from scoresde_core.errors import FileError
 
-from .pictures import BROKEN_HELP, Broken, Fit, Pictures, decoded, source_at
-from .vision import torchvision_datasets
+from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded, source_at
+from .vision import DOWNLOAD_HELP, torchvision_datasets
 
 _PARTITION = {"train": "0", "test": "1"}
 
 
 @attrs.frozen
-class CelebADataset(Dataset):
+class CelebADataset(PictureDataset):
     """162,770 training faces, (3, size, size); the test split is the 19,867 validation faces, as published.
 
     Reads ``root/celeba/list_eval_partition.txt`` and the images in ``root/celeba/img_align_celeba``, a folder or .zip.
-    The published crop of 140 of the 178 x 218 pixels keeps the face; as published it is resized bilinearly.
+    The published crop of 140 of the 178 x 218 pixels keeps the face; it is resized bilinearly, as published.
     """
 
-    levels = 256
-
-    root: str = param("data", "folder that holds celeba/, or will after a download")
-    size: int = param(64, "pixels of a side", ge(1))
-    crop: int = param(140, "side of the central crop before that, in pixels", ge(1))
+    root: str = param("data", "folder that contains celeba/, or receives it")
+    size: int = param(64, "side in pixels", ge(1))
+    crop: int = param(140, "side of the central crop before resizing, in pixels", ge(1))
     broken: Broken = param("fail", BROKEN_HELP)
-    download: bool = param(False, "let torchvision download it where it is missing")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(3, size, size)."""
-        return (3, self.size, self.size)
+    download: bool = param(False, DOWNLOAD_HELP)
 
     def files(self) -> list[Path]:
-        """What ``celeba/`` holds."""
+        """``celeba/``."""
         return [Path(self.root) / "celeba"]
 
     def open(self, split: Split = "train") -> Pictures:
-        """The faces of a split, decoded one by one."""
+        """Return the faces of a split, decoded on access."""
         folder = Path(self.root) / "celeba"
         if self.download:
             try:
@@ -59,8 +51,8 @@ class CelebADataset(Dataset):
             names = [name for name, part in rows if part == _PARTITION[split]]
         except (OSError, ValueError) as error:
             raise FileError(
-                f"CelebA is not in {self.root!r} ({error}): name its folder, celeba[root=...], "
-                "or get it with celeba[download=true] (for scoresde train: --download)"
+                f"CelebA is not in {self.root!r} ({error}): give its folder, celeba[root=...], "
+                "or download it with celeba[download=true] (for scoresde train: --download)"
             ) from error
         if not where.exists():
             raise FileError(f"CelebA's images are neither in {images} nor in {where}: unpack them there")
@@ -68,7 +60,3 @@ class CelebADataset(Dataset):
         if where.suffix == ".zip":
             names = [f"img_align_celeba/{name}" for name in names]
         return decoded(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
-
-    def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, 3, size, size)."""
-        return self.open(split).all()

@@ -1,4 +1,4 @@
-"""Draws of an exact target as a data set: a network trained on them can be held against the exact score."""
+"""Draws of an exact target as a data set, so that a network trained on them can be compared with the exact score."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class ExactDataset(Dataset):
     levels = None
     example: ClassVar[dict[str, Any]] = {"target": "mixture2d", "count": 100, "test_count": 10}
 
-    target: Target = param(help="what to draw from, such as mixture2d[layout=moons]")
+    target: Target = param(help="target to draw from, such as mixture2d[layout=moons]")
     count: int = param(50_000, "draws in the train split", ge(1))
     test_count: int = param(10_000, "draws in the test split", ge(1))
     seed: int = param(0, "seed of the draws")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The target's."""
+        """The target's shape."""
         return self.target.shape
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` of a target with components, drawn from their posterior: the joint law of events and labels."""
+        """``labels`` of a target with components, drawn from their posterior, so that the law is joint."""
         if self.target.modes() is None:
             return {}
         parts = [self.target.responsibilities(x.double()) for x in torch.split(self.load(split), _CHUNK)]
@@ -44,6 +44,6 @@ class ExactDataset(Dataset):
         return {"labels": (sums[:, :-1] < u.unsqueeze(1)).sum(1)}
 
     def load(self, split: Split = "train") -> Tensor:
-        """The same draws each time."""
+        """Return the draws of a split, always the same."""
         draws = self.count if split == "train" else self.test_count
         return self.target.sample(draws, seed=key(self.seed, "dataset", split) % 2**31).float()

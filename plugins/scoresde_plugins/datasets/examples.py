@@ -1,4 +1,4 @@
-"""Small files that the conformance suite checks the data sets of one's own files with: noise, written to a folder."""
+"""Small files of noise, with which the conformance suite checks the data sets that read files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _encoded() -> list[bytes]:
 
 
 def image_folder(folder: Path) -> dict[str, Any]:
-    """Images in the folders of two classes."""
+    """Write images to the folders of two classes."""
     for k, data in enumerate(_encoded()):
         place = folder / "ab"[k % 2] / f"{k:02}.png"
         place.parent.mkdir(exist_ok=True)
@@ -39,13 +39,13 @@ def image_folder(folder: Path) -> dict[str, Any]:
 
 
 def npz(folder: Path) -> dict[str, Any]:
-    """An array of images, and their labels."""
+    """Write an array of images, and their labels."""
     np.savez(folder / "images.npz", images=_images(), classes=np.arange(COUNT) % 3)
     return {"path": str(folder / "images.npz"), "labels": "classes"}
 
 
 def jpeg_archive(folder: Path) -> dict[str, Any]:
-    """Both splits, with labels."""
+    """Write both splits, with labels."""
     encoded = _encoded()
     for split, part in (("train", encoded[5:]), ("test", encoded[:5])):
         offsets = np.cumsum([0, *map(len, part)])
@@ -55,5 +55,5 @@ def jpeg_archive(folder: Path) -> dict[str, Any]:
 
 
 def resized(folder: Path) -> dict[str, Any]:
-    """Images of an array, cropped, resized and padded."""
+    """Write an array of images, to crop, resize and pad."""
     return {"data": Spec("npz", npz(folder)), "crop": 6, "size": 4, "padding": 1}

@@ -13,7 +13,7 @@ from .pictures import SIZE_HELP, Size, positive
 
 @attrs.frozen
 class FFHQDataset(ImageFolderDataset):
-    """70,000 faces (Karras et al. 2019), stored at 1024 x 1024; get the images from github.com/NVlabs/ffhq-dataset."""
+    """70,000 faces (Karras et al. 2019), stored at 1024 x 1024; the images are at github.com/NVlabs/ffhq-dataset."""
 
     path: str = param("data/ffhq", "folder, .zip or .tfrecords of the images")
     size: Size = param(256, SIZE_HELP, positive)

@@ -1,11 +1,13 @@
-"""Images of one's own: a folder or zip of image files, TensorFlow records, or an array in an ``.npz`` file.
+"""Your own images: a folder or zip of image files, TensorFlow records, or an array in an ``.npz`` file.
 
-The test split is a place of its own, or every k-th image in the order of the names or of the array.
+The test split has a path of its own, or is every k-th image in the order of the names or of the array.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import attrs
@@ -25,6 +27,7 @@ from .pictures import (
     SIZE_HELP,
     Broken,
     Fit,
+    PictureDataset,
     Pictures,
     Size,
     check_labelled,
@@ -37,22 +40,20 @@ from .pictures import (
 
 @attrs.frozen
 class _HeldOut(Dataset):
-    """A path, and where its test split is: at a second path, or a share of the first."""
+    """A path and its test split: a second path, or a share of the first."""
 
-    path: str = param(help="where the images are")
-    test: str | None = param(None, "a second path that is the test split; null: hold out a share", kw_only=True)
+    path: str = param(help="path of the images")
+    test: str | None = param(None, "path of the test split; null: hold out a share", kw_only=True)
     test_share: float = param(0.1, "share of the images held out as the test split", and_(gt(0), lt(1)), kw_only=True)
 
     def files(self) -> list[str]:
-        """The paths of both splits."""
         return [self.path, *([] if self.test is None else [self.test])]
 
     def place(self, split: Split) -> str:
-        """The path that holds a split."""
         return self.path if split == "train" or self.test is None else self.test
 
     def rows(self, count: int, split: Split) -> Tensor:
-        """The indices of a split among the ``count`` events at its path."""
+        """Return the indices of a split among the ``count`` events at its path."""
         if self.test is not None:
             return torch.arange(count)
         every = max(2, round(1 / self.test_share))
@@ -61,21 +62,20 @@ class _HeldOut(Dataset):
 
 
 @attrs.frozen
-class ImageFolderDataset(_HeldOut):
-    """Every image file in a folder or a .zip, resized to ``size`` after the largest central crop of that shape.
+class ImageFolderDataset(_HeldOut, PictureDataset):
+    """All image files in a folder or a .zip, resized to ``size`` after the largest central crop of that shape.
 
-    Or every image in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords. Classes are those of a
-    ``dataset.json`` at the top, as the tools of StyleGAN and EDM write it, else the folders that the files lie in.
+    Or all images in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords. Classes are read from a
+    ``dataset.json`` at the top, as the tools of StyleGAN and EDM write it, else from the folders of the files.
     """
 
     example: ClassVar = staticmethod(examples.image_folder)
-    levels = 256
 
     size: Size = param(32, SIZE_HELP, positive)
     grey: bool = param(False, "one grey channel instead of three")
-    crop: int | None = param(None, "side of a central crop before that, in pixels", optional(ge(1)))
+    crop: int | None = param(None, "side of a central crop before resizing, in pixels", optional(ge(1)))
     broken: Broken = param("fail", BROKEN_HELP)
-    classes: Classes = param("auto", "of labels: dataset.json where there is one, else folders; or folders in any case")
+    classes: Classes = param("auto", "source of labels. auto: dataset.json if there is one, else folders")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class ImageFolderDataset(_HeldOut):
         return (1 if self.grey else 3, *sides(self.size))
 
     def open(self, split: Split = "train") -> Pictures:
-        """The images of a split, decoded one by one."""
+        """Return the images of a split, decoded on access."""
         place = self.place(split)
         source = source_at(place)
         names = source.names()
@@ -93,33 +93,30 @@ class ImageFolderDataset(_HeldOut):
         return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, place)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` as ``dataset.json`` has them, or the numbers of the folders by name; none for a single folder."""
+        """``labels`` from ``dataset.json``, or the numbers of the folders sorted by name; none for a single folder."""
         found = labels(self.place(split), self.path, self.classes)
         if found is None:
             return {}
         check_labelled(self.broken)
         return {"labels": found[self.rows(len(found), split)]}
 
-    def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, 1 or 3, height, width), in the order of the paths."""
-        return self.open(split).all()
-
 
 @attrs.frozen
 class NPZDataset(_HeldOut):
     """An array in an ``.npz`` file: images or floats.
 
-    Images are uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W); floats points (N, D) or fields (N, C, H, W).
+    Images are uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W). Floats are points (N, D) or fields (N, C, H,
+    W).
     """
 
     example: ClassVar = staticmethod(examples.npz)
 
     key: str = param("images", "name of the array in the file")
-    labels: str | None = param(None, "name of the array of their classes, whole numbers from 0; null: there is none")
+    labels: str | None = param(None, "name of the array of classes, integers from 0; null: none")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one event, from the file's header."""
+        """The shape of one event, from the file's header."""
         shape, dtype = _header(self.path, self.key)
         if _are_floats(self.path, self.key, shape, dtype):
             return shape[1:]
@@ -136,37 +133,43 @@ class NPZDataset(_HeldOut):
         return events if self.test is not None else events[self.rows(len(events), split)]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """The array of labels, where one is named."""
+        """``labels`` from the named array."""
         if self.labels is None:
             return {}
         labels = _read_labels(self.place(split), self.labels)
         return {"labels": labels[self.rows(len(labels), split)]}
 
 
-def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an array, without reading it."""
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Turn the errors of a file that cannot be read into FileError."""
     try:
-        with zipfile.ZipFile(path) as file:
-            names = [name.removesuffix(".npy") for name in file.namelist()]
-            if key not in names:
-                raise FileError(f"{path} has no array {key!r}, only {', '.join(names)}: npz[key=...]")
-            with file.open(f"{key}.npy") as member:
-                version = np.lib.format.read_magic(member)
-                read = np.lib.format.read_array_header_1_0 if version < (2, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(member)
+        yield
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+
+
+def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and dtype of an array, without reading it."""
+    with _reading(path), zipfile.ZipFile(path) as file:
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+        if key not in names:
+            raise FileError(f"{path} has no array {key!r}, only {', '.join(names)}: npz[key=...]")
+        with file.open(f"{key}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version < (2, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
     return shape, dtype
 
 
 def _are_floats(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether the events are floats, else images; raises where they are neither."""
+    """Whether the events are floats and not images; raise FileError if they are neither."""
     if dtype.kind == "f" and len(shape) in (2, 4):
         return True
     if dtype not in (np.uint8, np.uint16) or len(shape) not in (3, 4):
         raise FileError(
-            f"{key!r} in {path} must be uint8 or uint16 images, got {dtype} {shape}: npz[key=...] names another array, "
-            "and floats are points (N, D) or fields (N, C, H, W)"
+            f"{key!r} in {path} must be uint8 or uint16 images, or float points (N, D) or fields (N, C, H, W), got "
+            f"{dtype} {shape}: choose another array, npz[key=...]"
         )
     return False
 
@@ -187,7 +190,7 @@ def _read(path: str, key: str) -> Tensor:
 
 
 def _floats(path: str, key: str) -> Tensor:
-    """Float32 (N, ...), or float64 where rounding would move values by 1e-3 of a channel's or column's deviation."""
+    """Return float32 (N, ...), or float64 if rounding would move values by 1e-3 of a channel's or column's std."""
     exact = torch.from_numpy(_array(path, key).astype(np.float64))
     if not bool(exact.isfinite().all()):
         raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
@@ -200,14 +203,11 @@ def _floats(path: str, key: str) -> Tensor:
 def _read_labels(path: str, key: str) -> Tensor:
     shape, dtype = _header(path, key)
     if len(shape) != 1 or dtype.kind not in "iu":
-        raise FileError(f"{key!r} in {path} must be whole numbers (N,), one an event, got {dtype} {shape}")
+        raise FileError(f"{key!r} in {path} must be integers (N,), one per event, got {dtype} {shape}")
     return torch.from_numpy(_array(path, key).astype(np.int64))
 
 
 def _array(path: str, key: str) -> np.ndarray[Any, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found: np.ndarray[Any, Any] = file[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        found: np.ndarray[Any, Any] = file[key]
     return found

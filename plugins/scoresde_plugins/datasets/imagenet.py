@@ -1,8 +1,7 @@
 """Downsampled ImageNet (Chrabaszcz et al. 2017, arXiv:1707.08819), 32 x 32 or 64 x 64, as its authors distribute it.
 
 Files are ``train_data_batch_1`` .. ``_10`` and ``val_data``, each a dictionary whose ``data`` is uint8 (N, 3 S S), and
-``labels`` 1 .. 1000, pickled or as ``.npz``. A pickle can run code when it is read; here it may name NumPy's arrays and
-nothing else.
+``labels`` 1 .. 1000, pickled or as ``.npz``. Reading a pickle can run code; here it can only make NumPy arrays.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class ArrayUnpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """NumPy's own constructors of arrays, wherever its version keeps them, and the codec of Python 2's bytes."""
+        """Return NumPy's array constructors, in any version's module, and the codec of Python 2's bytes."""
         if module.partition(".")[0] == "numpy" and name in _BUILDERS:
             return _BUILDERS[name]
         if (module, name) == ("_codecs", "encode"):
             return _latin1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -61,8 +60,8 @@ class DownsampledImageNetDataset(Dataset):
 
     levels = 256
 
-    root: str = param("data", "folder that holds the files, at any depth")
-    size: Literal[32, 64] = param(32, "pixels of a side")
+    root: str = param("data", "folder that contains the files, at any depth")
+    size: Literal[32, 64] = param(32, "side in pixels")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,7 +69,7 @@ class DownsampledImageNetDataset(Dataset):
         return (3, self.size, self.size)
 
     def files(self) -> list[Path]:
-        """The batches of both splits."""
+        """Return the batches of both splits."""
         return [path for pattern in _PATTERNS.values() for path in self._matching(pattern)]
 
     def load(self, split: Split = "train") -> Tensor:
@@ -78,7 +77,7 @@ class DownsampledImageNetDataset(Dataset):
         return torch.cat([self._images(path) for path in self._files(split)])
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """The labels 0 to 999; the files count from 1."""
+        """``labels`` 0 to 999; the files count from 1."""
         return {"labels": torch.cat([torch.as_tensor(self._read(p, "labels")).long() - 1 for p in self._files(split)])}
 
     def _matching(self, pattern: str) -> list[Path]:
@@ -89,7 +88,7 @@ class DownsampledImageNetDataset(Dataset):
         files = self._matching(pattern)
         if not files:
             raise FileError(
-                f"there is no {pattern} below {self.root!r}: name the folder, imagenet[root=...]; the files come from "
+                f"there is no {pattern} below {self.root!r}: give the folder, imagenet[root=...]; the files are at "
                 "image-net.org (Download downsampled image data), after a login"
             )
         return sorted(files, key=_number)

@@ -1,7 +1,7 @@
 """Encoded images packed into one array: ``train.npz`` and ``test.npz`` with ``jpeg`` and ``offsets``.
 
 Image i is the bytes ``jpeg[offsets[i] : offsets[i + 1]]``, in any format that PIL reads: a tenth of the pixels' size.
-Its class is ``labels[i]``, where there is such an array.
+Its class is ``labels[i]``, if there is such an array.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
+from scoresde_core.dataset import Split
 from scoresde_core.errors import FileError
 
 from . import examples
-from .pictures import BROKEN_HELP, Broken, Fit, Pictures, check_labelled, decoded
+from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, check_labelled, decoded
 
 
 @attrs.frozen(eq=False)
@@ -36,45 +36,44 @@ class Packed:
         return list(range(len(self.offsets) - 1))
 
     def read(self, name: int) -> bytes:
-        """The encoded image."""
+        """Return the encoded image."""
         return self.data[self.offsets[name] : self.offsets[name + 1]].tobytes()
 
 
 @attrs.frozen
-class JPEGArchiveDataset(Dataset):
-    """Packed images, (1 or 3, H, W), kept as they are or resized after a central square crop."""
+class JPEGArchiveDataset(PictureDataset):
+    """Packed images, (1 or 3, H, W), as stored or resized after a central square crop."""
 
     example: ClassVar = staticmethod(examples.jpeg_archive)
-    levels = 256
 
-    path: str = param(help="folder that holds train.npz and test.npz")
-    size: int | None = param(None, "pixels of a side; null: as stored", optional(ge(1)))
+    path: str = param(help="folder that contains train.npz and test.npz")
+    size: int | None = param(None, "side in pixels; null: as stored", optional(ge(1)))
     grey: bool = param(False, "one grey channel instead of three")
     broken: Broken = param("fail", BROKEN_HELP)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1 or 3, H, W), of the first test image where none is asked for."""
+        """(1 or 3, H, W), by default that of the first test image."""
         if self.size is not None:
             return (1 if self.grey else 3, self.size, self.size)
         return tuple(self.open("test")[0].shape)
 
     def files(self) -> list[Path]:
-        """Those of both splits."""
+        """Return the files of both splits."""
         return [self._file("train"), self._file("test")]
 
     def open(self, split: Split = "train") -> Pictures:
-        """The images of a split, decoded one by one."""
+        """Return the images of a split, decoded on access."""
         file = self._file(split)
         arrays = self._arrays(split)
         packed = Packed(arrays["jpeg"], arrays["offsets"])
         steps = np.diff(packed.offsets)
         if packed.data.dtype != np.uint8 or (steps < 0).any() or packed.offsets[-1] > len(packed.data):
-            raise FileError(f"{file} is damaged: its offsets do not lie within its {len(packed.data)} bytes")
+            raise FileError(f"{file} is damaged: its offsets exceed its {len(packed.data)} bytes")
         return decoded(packed, packed.names(), Fit(self.size, grey=self.grey), self.broken, str(file))
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """The array ``labels``, where the file has one."""
+        """``labels`` from the array of that name, if there is one."""
         labels = self._arrays(split).get("labels")
         if labels is None:
             return {}
@@ -90,9 +89,5 @@ class JPEGArchiveDataset(Dataset):
             with np.load(file, allow_pickle=False) as arrays:
                 optional = {"labels"} & set(arrays.files)
                 return {name: arrays[name] for name in ("jpeg", "offsets", *optional)}
-        except Exception as error:  # missing, no zip, or without one of the arrays
+        except Exception as error:  # missing, not a zip, or without one of the arrays
             raise FileError(f"cannot read {file} as packed images (arrays jpeg and offsets): {error}") from error
-
-    def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, 1 or 3, H, W)."""
-        return self.open(split).all()

@@ -1,10 +1,10 @@
-"""Labels of image files: from a ``dataset.json``, as the tools of StyleGAN and EDM write it, or by their folders.
+"""Labels of image files: from a ``dataset.json``, as the tools of StyleGAN and EDM write it, or from their folders.
 
-These tools pack images into folders of a thousand, ``00000/img00000000.png``, which say nothing of classes. Beside them
+These tools pack images into folders of a thousand, ``00000/img00000000.png``, which are not classes. Beside them
 
     {"labels": [["00000/img00000000.png", 6], ["00000/img00000001.png", 9], ...]}
 
-holds the classes, or null where there are none.
+holds the classes, or null if there are none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Classes = Literal["auto", "folders"]
 
 
 def labels(place: str, path: str, classes: Classes) -> Tensor | None:
-    """The class of each image at ``place``, int64 (N,), or None; ``path`` holds the training images of all classes."""
+    """Return the class of each image at ``place``, int64 (N,), or None; ``path`` has the training images."""
     source = source_at(place)
     if classes == "auto" and isinstance(source, Folder | Archive):
         text = _index(source)
@@ -36,19 +36,19 @@ def labels(place: str, path: str, classes: Classes) -> Tensor | None:
 
 
 def _by_folder(source: Source, place: str, path: str, classes: Classes) -> Tensor | None:
-    """The number of each image's folder among those of ``path``, sorted by name; None where there is one alone."""
+    """Return the number of each image's folder among those of ``path``, sorted by name; None if there is only one."""
     known = sorted(set(_folders(source_at(path))))
     if len(known) < 2:
         return None
     if classes == "auto" and all(re.fullmatch(r"\d{5,}", name) for name in known):
         raise FileError(
-            f"{path!r} has the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without a "
-            f"meaning, and no {INDEX} that says the classes: add it, or set classes=folders where they are classes"
+            f"{path!r} has the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without "
+            f"meaning, and no {INDEX} with the classes: add it, or set classes=folders if they are classes"
         )
     folders = _folders(source)
     strange = sorted(set(folders) - set(known))
     if strange:
-        raise FileError(f"{place!r} has a folder {strange[0]!r} that {path!r} has not: it is no class")
+        raise FileError(f"{place!r} has a folder {strange[0]!r} that {path!r} does not have: it is not a class")
     number = {name: k for k, name in enumerate(known)}
     return torch.tensor([number[folder] for folder in folders])
 
@@ -58,7 +58,6 @@ def _folders(source: Source) -> list[str]:
 
 
 def _index(source: Folder | Archive) -> bytes | None:
-    """The index of a folder or archive, where it has one."""
     try:
         return source.read(INDEX)
     except (OSError, KeyError):
@@ -66,13 +65,13 @@ def _index(source: Folder | Archive) -> bytes | None:
 
 
 def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
-    """The classes of ``names`` by the index ``text``; None where it says that there are none."""
+    """Return the classes of ``names`` by the index ``text``; None if it says that there are none."""
     where = f"{INDEX} of {Path(place)}"
     try:
         found: Any = json.loads(text)["labels"]
         by_name = None if found is None else {str(name).replace("\\", "/"): label for name, label in found}
     except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f"cannot read the {where}: {error}; it holds {{'labels': [[name, class], ...]}}") from error
+        raise FileError(f"cannot read the {where}: {error}; expected {{'labels': [[name, class], ...]}}") from error
     if by_name is None:
         return None
     missing = [name for name in names if name not in by_name]
@@ -81,6 +80,6 @@ def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
     wrong = [name for name in names if type(by_name[name]) is not int or by_name[name] < 0]
     if wrong:
         raise FileError(
-            f"the {where} has the label {by_name[wrong[0]]!r} for {wrong[0]}: classes are whole numbers from 0"
+            f"the {where} has the label {by_name[wrong[0]]!r} for {wrong[0]}: classes must be integers from 0"
         )
     return torch.tensor([by_name[name] for name in names])

@@ -1,4 +1,4 @@
-"""Files that hold many pictures, such as zip archives and TensorFlow records."""
+"""Files that contain many pictures, such as zip archives and TensorFlow records."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Handle = TypeVar("Handle")
 
 @attrs.define(eq=False)
 class PictureFile(ABC, Generic[Handle]):
-    """One file of many pictures, which every process opens for itself when it first reads.
+    """A file of many pictures, which every process opens for itself on first use.
 
-    A forked worker would share its parent's position in the file; a pickled one gets the path alone.
+    A forked worker would share its parent's position in the file; pickling keeps only the path.
     """
 
     path: Path
@@ -24,11 +24,11 @@ class PictureFile(ABC, Generic[Handle]):
 
     @abstractmethod
     def opened(self) -> Handle:
-        """The file, opened."""
+        """Open the file."""
 
     @property
     def file(self) -> Handle:
-        """The file as this process has it open."""
+        """The file as opened by this process."""
         if self._open is None or self._open[0] != os.getpid():
             self._open = (os.getpid(), self.opened())
         return self._open[1]

@@ -1,4 +1,4 @@
-"""Pictures: image files, decoded when they are asked for, out of a folder, an archive, a database or a packed array."""
+"""Pictures: image files in a folder, an archive, a database or a packed array, decoded on access."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 import zipfile
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
 
 from .picture_file import PictureFile
@@ -24,45 +26,45 @@ from .tfrecords import Records
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 Broken = Literal["fail", "skip"]
-BROKEN_HELP = "a file that cannot be decoded ends the run, or is skipped with a warning"
+BROKEN_HELP = "what to do with a file that cannot be decoded: fail, or skip it with a warning"
 Size = int | tuple[int, int]
 """The side of a square in pixels, or height and width."""
-SIZE_HELP = "pixels of a side, or [height, width]"
+SIZE_HELP = "side in pixels, or [height, width]"
 
 
 def positive(instance: Any, attribute: attrs.Attribute[Any], value: Size) -> None:
-    """A validator of sizes."""
+    """Validate that a size is positive."""
     if min(sides(value)) < 1:
         raise ValueError(f"{attribute.name} must be at least 1, got {value}")
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """Height and width."""
+    """Return height and width."""
     return (size, size) if isinstance(size, int) else size
 
 
 Stored = bytes | NDArray[np.uint8]
-"""A picture as its source keeps it: an encoded file, or pixels (H, W, C)."""
+"""A picture as its source stores it: an encoded file, or pixels (H, W, C)."""
 
 
 class Source(Protocol):
-    """Where pictures are kept."""
+    """A collection of stored pictures."""
 
     def read(self, name: Any) -> Stored:
-        """The picture called ``name``."""
+        """Return the picture called ``name``."""
 
     def names(self) -> list[Any]:
-        """Every picture, in the stored order."""
+        """Return the names of all pictures, in the stored order."""
 
 
 @attrs.frozen
 class Folder:
-    """The image files below a folder and those linked there, in the order of their paths, without hidden ones."""
+    """The image files below a folder and linked folders, in the order of their paths, without hidden ones."""
 
     root: Path
 
     def names(self) -> list[str]:
-        """Paths relative to the folder."""
+        """Return paths relative to the folder."""
         found = []
         for folder, below, files in os.walk(self.root, followlinks=True):
             below[:] = [name for name in below if not name.startswith(".")]
@@ -71,7 +73,7 @@ class Folder:
         return [name for name in sorted(found) if _is_picture(name)]
 
     def read(self, name: str) -> bytes:
-        """The file's bytes."""
+        """Return the bytes of a file."""
         return (self.root / name).read_bytes()
 
 
@@ -80,11 +82,11 @@ class Archive(PictureFile[zipfile.ZipFile]):
     """The image files in a zip file, in the order of their paths."""
 
     def opened(self) -> zipfile.ZipFile:
-        """The archive."""
+        """Open the archive."""
         return zipfile.ZipFile(self.path)
 
     def names(self) -> list[str]:
-        """Paths within the archive, without the resource forks that some systems add."""
+        """Return paths within the archive, without the resource forks that some systems add."""
         try:
             listed = self.file.namelist()
         except (OSError, zipfile.BadZipFile) as error:
@@ -92,7 +94,7 @@ class Archive(PictureFile[zipfile.ZipFile]):
         return sorted(n for n in listed if _is_picture(n) and not n.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
-        """The file's bytes."""
+        """Return the bytes of a file."""
         return self.file.read(name)
 
 
@@ -100,8 +102,8 @@ class Archive(PictureFile[zipfile.ZipFile]):
 class Fit:
     """A central crop of ``crop`` pixels, then the largest central part of the shape of ``size``, resized to it.
 
-    RGB or grey. ``size=None`` keeps a picture as it is. Both filters are antialiased. A photograph is turned upright,
-    as its camera says it was held; what is transparent lies on white, not on the colours that nobody sees.
+    RGB or grey. ``size=None`` keeps a picture as it is. Both filters are antialiased. Photographs are rotated as their
+    EXIF data say. Transparent parts become white, not the colours stored there.
     """
 
     size: Size | None = None
@@ -110,11 +112,11 @@ class Fit:
     filter: Literal["bicubic", "bilinear"] = "bicubic"
 
     def decode(self, stored: Stored) -> Tensor:
-        """uint8 (1 or 3, H, W); a decoder may raise anything."""
+        """Return uint8 (1 or 3, H, W); a decoder may raise anything."""
         from PIL import Image, ImageOps
 
         with Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else Image.fromarray(stored) as opened:
-            if opened.mode.startswith(("I", "F")):  # PIL would cut their values off at 255
+            if opened.mode.startswith(("I", "F")):  # PIL would clip their values at 255
                 raise ValueError(f"its pixels have the format {opened.mode!r}, not 8 bits: convert it")
             try:
                 image: Image.Image = ImageOps.exif_transpose(opened)
@@ -140,8 +142,8 @@ class Fit:
 class Pictures:
     """The events behind some names of a source.
 
-    Asked for one by one, a broken picture that is to be skipped is replaced by the next one that can be read, so that
-    the order of a run does not depend on which files are broken; :meth:`all` leaves it out.
+    On access by index, a broken picture that is to be skipped is replaced by the next readable one, so that the order
+    of a run does not depend on which files are broken; :meth:`all` leaves it out.
     """
 
     source: Source
@@ -161,7 +163,7 @@ class Pictures:
         raise FileError(f"no picture in {self.where} can be read")
 
     def all(self) -> Tensor:
-        """uint8 (N, C, H, W) of every picture that can be read."""
+        """Return all readable pictures, uint8 (N, C, H, W)."""
         found: list[Tensor] = []
         for index, name in enumerate(self.names):
             picture = self._decode(index)
@@ -184,34 +186,55 @@ class Pictures:
             why = " ".join(str(error).partition(" <_io.BytesIO")[0].split())
             message = f"cannot read the image {self.names[index]} in {self.where}: {why}"
             if self.broken == "fail":
-                raise FileError(f"{message} (broken=skip leaves such files out)") from error
+                raise FileError(f"{message} (broken=skip skips such files)") from error
             warnings.warn(f"{message}; skipped", stacklevel=2)
             return None
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a path names an image file, and none of the forks (``._1.png``) that some systems add."""
+    """Whether a path is an image file, and not a resource fork (``._1.png``) that some systems add."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not name.endswith("/")
 
 
 def check_labelled(broken: Broken) -> None:
-    """Labels go with places in a list: a picture that is skipped would give its own to the next."""
+    """Raise UsageError if pictures may be skipped: labels go by position, and would shift."""
     if broken == "skip":
         raise UsageError("labels need every picture: set broken=fail, and remove the files that cannot be read")
 
 
 def source_at(path: str) -> Source:
-    """The folder, zip file or file of TensorFlow records at ``path``."""
+    """Return the folder, zip file or file of TensorFlow records at ``path``."""
     if path.lower().endswith((".tfrecords", ".tfrecord")):
         return Records(Path(path))
     return Archive(Path(path)) if path.lower().endswith(".zip") else Folder(Path(path))
 
 
 def decoded(source: Source, names: Sequence[Any], fit: Fit, broken: Broken, where: str) -> Pictures:
-    """Pictures, refused where there are none."""
+    """Return the pictures; raise FileError if there are none."""
     if not names:
         raise FileError(
-            f"there is no image file in {where!r}: name a folder, a zip file or a .tfrecords file of images"
+            f"there is no image file in {where!r}: give a folder, a zip file or a .tfrecords file of images"
         )
     return Pictures(source, names, fit, broken, where)
+
+
+class PictureDataset(Dataset):
+    """Base class of data sets of image files: define ``open``, and ``size`` or ``shape``."""
+
+    levels = 256
+    size: Size | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(3, height, width)."""
+        assert self.size is not None
+        return (3, *sides(self.size))
+
+    @abstractmethod
+    def open(self, split: Split = "train") -> Pictures:
+        """Return the pictures of a split, decoded on access."""
+
+    def load(self, split: Split = "train") -> Tensor:
+        """uint8 (N, C, H, W), in the order of the source."""
+        return self.open(split).all()

@@ -1,4 +1,4 @@
-"""Another size of the images of any data set: cropped, resized, padded, in this order."""
+"""The images of any data set in another size: cropped, resized and padded, in this order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 1024
 
 @attrs.frozen(eq=False)
 class Fitted:
-    """The events of another data set, fitted one by one."""
+    """The events of another data set, resized on access."""
 
     events: Events
     dataset: ResizedDataset
@@ -37,25 +37,25 @@ class Fitted:
 
 @attrs.frozen
 class ResizedDataset(Dataset):
-    """A central crop of ``crop`` pixels, antialiased bicubic to ``size``, then ``padding`` pixels of black all round.
+    """A central crop of ``crop`` pixels, antialiased bicubic to ``size``, then ``padding`` black pixels on every side.
 
     MNIST for a network that halves five times is ``resized[data=mnist,padding=2]``, or ``resized[data=mnist,size=32]``.
     """
 
     example: ClassVar = staticmethod(examples.resized)
 
-    data: Dataset = param(help="the data set, such as mnist")
-    size: Size | None = param(None, f"{SIZE_HELP}; null: as they are", optional(positive))
-    crop: int | None = param(None, "side of a central square crop before that, in pixels", optional(ge(1)))
-    padding: int = param(0, "black pixels on every side after that", ge(0))
+    data: Dataset = param(help="data set, such as mnist")
+    size: Size | None = param(None, f"{SIZE_HELP}; null: unchanged", optional(positive))
+    crop: int | None = param(None, "side of a central square crop before resizing, in pixels", optional(ge(1)))
+    padding: int = param(0, "black pixels to add on every side after resizing", ge(0))
 
     def __attrs_post_init__(self) -> None:
         if self.crop is not None and len(self.data.shape) == 3 and self.crop > min(self.data.shape[1:]):
-            raise ValueError(f"crop must be at most the {self.data.shape[1:]} pixels there are, got {self.crop}")
+            raise ValueError(f"crop must be at most the {self.data.shape[1:]} pixels of the image, got {self.crop}")
 
     @property
     def levels(self) -> Levels:
-        """The other data set's."""
+        """The levels of the other data set."""
         return self.data.levels
 
     @property
@@ -65,14 +65,14 @@ class ResizedDataset(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) after all that."""
+        """(C, H, W) after resizing and padding."""
         if len(self.data.shape) != 3:
-            raise ValueError(f"{self.data} has events of shape {self.data.shape}, which are no images to resize")
+            raise ValueError(f"{self.data} has events of shape {self.data.shape}: only images can be resized")
         found = sides(self.size) if self.size else [self.crop or side for side in self.data.shape[1:]]
         return (self.data.shape[0], *(side + 2 * self.padding for side in found))
 
     def open(self, split: Split = "train") -> Events:
-        """Fitted one by one where the data set gives them so."""
+        """Return the events of a split, resized on access if the data set gives them one by one."""
         events = self.data.open(split)
         return self.load(split) if isinstance(events, Tensor) else Fitted(events, self)
 
@@ -81,20 +81,22 @@ class ResizedDataset(Dataset):
         return torch.cat([self.fit(chunk) for chunk in torch.split(self.data.load(split), _CHUNK)])
 
     def known(self, split: Split = "train") -> Mapping[str, Tensor]:
-        """What is known of the other set's events; refused where it covers their pixels, for it is not resized."""
+        """What is known of the other set's events; raise UsageError for values per pixel, which are not resized."""
         known = self.data.known(split)
         for name, values in known.items():
             if values.ndim > 2 and values.shape[-2:] == self.data.shape[-2:]:
                 raise UsageError(
-                    f"resized changes the images of {self.data} and not their {name} {tuple(values.shape[1:])}: resize "
+                    f"resized changes the images of {self.data} but not their {name} {tuple(values.shape[1:])}: resize "
                     "both beforehand"
                 )
         return known
 
     def fit(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to the new size."""
+        """Resize uint8 (B, C, H, W)."""
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"{self.data} has {images.dtype} events of shape {self.data.shape}: only images resize")
+            raise ValueError(
+                f"{self.data} has {images.dtype} events of shape {self.data.shape}: only 8-bit images can be resized"
+            )
         if self.crop is not None:
             top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
             images = images[..., top : top + self.crop, left : left + self.crop]

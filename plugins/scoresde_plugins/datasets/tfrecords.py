@@ -1,4 +1,4 @@
-r"""TensorFlow records of images, as the tools of ProGAN and StyleGAN write them (``ffhq-r08.tfrecords``).
+"""TensorFlow records of images, as the tools of ProGAN and StyleGAN write them (``ffhq-r08.tfrecords``).
 
 A file is a sequence of records: length (8 bytes), checksum of the length, data, checksum of the data (4 bytes each),
 all little-endian; a checksum is CRC-32C, rotated by 15 bits, plus 0xa282ead8. The data of a record is a
@@ -7,7 +7,7 @@ all little-endian; a checksum is CRC-32C, rotated by 15 bits, plus 0xa282ead8. T
     shape   int64 (3,), channels, height, width
     data    the pixels, uint8, in that order
 
-Read here without TensorFlow. Checksums of lengths are verified, so that a file of another kind or one cut short is
+Reading needs no TensorFlow. Checksums of lengths are verified, so that a truncated file or one of another kind is
 found before any work; those of pixels are not.
 """
 
@@ -33,12 +33,12 @@ class Records(PictureFile[mmap.mmap]):
     """The images of one file, all of one size; StyleGAN's tool writes a file for each resolution."""
 
     def opened(self) -> mmap.mmap:
-        """The file in memory."""
+        """Map the file into memory."""
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def names(self) -> list[str]:
-        """``offset:length`` of the data of every record."""
+        """Return ``offset:length`` of the data of each record."""
         try:
             size = len(self.file)
         except (OSError, ValueError) as error:  # ValueError: an empty file
@@ -49,13 +49,15 @@ class Records(PictureFile[mmap.mmap]):
             head = self.file[at : at + 8]
             length = int.from_bytes(head, "little")
             if self.file[at + 8 : at + 12] != _masked(head) or at + length + 16 > size:
-                raise FileError(f"{self.path} is no file of TensorFlow records, or damaged after {len(found)} of them")
+                raise FileError(
+                    f"{self.path} is not a file of TensorFlow records, or is damaged after record {len(found)}"
+                )
             found.append(f"{at + 12}:{length}")
             at += length + 16
         return found
 
     def read(self, name: str) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3), or (H, W) of a grey image."""
+        """Return the pixels (H, W, 3), or (H, W) of a grey image."""
         start, length = map(int, name.split(":"))
         features = _features(memoryview(self.file[start : start + length]))
         if not {"shape", "data"} <= set(features):
@@ -66,7 +68,7 @@ class Records(PictureFile[mmap.mmap]):
 
 
 def _features(example: memoryview) -> dict[str, memoryview]:
-    """The features of an Example: a map, which is a sequence of entries with a key 1 and a value 2."""
+    """Return the features of an Example: a map, stored as entries with a key 1 and a value 2."""
     found = {}
     for _, entry in _fields(_only(example, 1)):
         key, value = (_only(_bytes(entry), number) for number in (1, 2))
@@ -75,7 +77,7 @@ def _features(example: memoryview) -> dict[str, memoryview]:
 
 
 def _integers(feature: memoryview) -> tuple[int, ...]:
-    """An int64 list, packed or one by one."""
+    """Return an int64 list, packed or not."""
     found: list[int] = []
     for _, value in _fields(_only(feature, 3)):
         if isinstance(value, int):
@@ -89,21 +91,21 @@ def _integers(feature: memoryview) -> tuple[int, ...]:
 
 
 def _only(message: memoryview, number: int) -> memoryview:
-    """The bytes of a message's field ``number``."""
+    """Return the bytes of a message's field ``number``."""
     for found, value in _fields(message):
         if found == number:
             return _bytes(value)
-    raise ValueError(f"a message lacks its field {number}")
+    raise ValueError(f"a message has no field {number}")
 
 
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise ValueError("a field that holds bytes is a number")
+        raise ValueError("a field has a number instead of bytes")
     return value
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a protocol buffer, in their order."""
+    """Yield the fields of a protocol buffer, in order."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -117,7 +119,7 @@ def _fields(message: memoryview) -> Iterator[Field]:
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
-            raise ValueError(f"a protocol buffer has no field of type {kind}")
+            raise ValueError(f"unknown wire type {kind} in a protocol buffer")
         if at + length > len(message):
             raise ValueError("a field is longer than its message")
         yield number, message[at : at + length]
@@ -125,7 +127,7 @@ def _fields(message: memoryview) -> Iterator[Field]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number in groups of 7 bits, and where it ends."""
+    """Return a number stored in groups of 7 bits, and where it ends."""
     number = shift = 0
     while True:
         byte = message[at]
@@ -136,7 +138,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 def _crc_table() -> list[int]:
-    """CRC-32C (Castagnoli), reflected, of every byte."""
+    """Return the reflected CRC-32C (Castagnoli) of each byte."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -149,7 +151,7 @@ _CRC = _crc_table()
 
 
 def _masked(data: bytes) -> bytes:
-    """The checksum of ``data`` as a record holds it."""
+    """Return the checksum of ``data`` as a record stores it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC[(crc ^ byte) & 0xFF] ^ crc >> 8

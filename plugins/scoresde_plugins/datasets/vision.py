@@ -1,11 +1,10 @@
-"""The small data sets of the literature, through torchvision: each a tensor of a few hundred megabytes at most.
+"""The small data sets of the literature, read by torchvision: each a tensor of at most a few hundred megabytes.
 
 MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747), CIFAR-10 (Krizhevsky 2009), SVHN (Netzer et al. 2011).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,9 +17,11 @@ from scoresde_core.components import param
 from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 
+DOWNLOAD_HELP = "let torchvision download it if it is missing"
+
 
 def torchvision_datasets() -> ModuleType:
-    """``torchvision.datasets``, or an error that says how to repair the installation."""
+    """Return ``torchvision.datasets``; raise FileError with the repair if it cannot be imported."""
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError, OSError) as error:
@@ -34,23 +35,26 @@ def torchvision_datasets() -> ModuleType:
 
 @attrs.frozen
 class VisionDataset(Dataset):
-    """What they share: a folder, and no download unless it is asked for."""
+    """Base class: data sets that torchvision reads, and downloads if requested."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     folder: ClassVar[str]
-    """Of its files, below ``root``."""
+    """The folder of its files, below ``root``."""
+    reader: ClassVar[str]
+    """Its class in torchvision."""
     levels = 256
 
-    root: str = param("data", "folder that holds it, or will after a download")
-    download: bool = param(False, "let torchvision download it where it is missing")
+    root: str = param("data", "folder that contains it, or receives it")
+    download: bool = param(False, DOWNLOAD_HELP)
 
-    @abstractmethod
-    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
-        """The images and their labels, from torchvision's class."""
+    def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
+        """Return the images and their labels, from torchvision's class."""
+        found = reader(self.root, train=split == "train", download=self.download)
+        return found.data.unsqueeze(1), found.targets
 
     def files(self) -> list[Path]:
-        """Its own folder: others lie beside it."""
+        """Return its own folder: ``root`` may contain others."""
         return [Path(self.root) / self.folder]
 
     def load(self, split: Split = "train") -> Tensor:
@@ -58,21 +62,21 @@ class VisionDataset(Dataset):
         return self._fetched(split)[0]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """The labels."""
+        """``labels``."""
         return {"labels": torch.as_tensor(self._fetched(split)[1], dtype=torch.int64)}
 
     def _fetched(self, split: Split) -> tuple[Tensor, Any]:
-        datasets = torchvision_datasets()
+        reader = getattr(torchvision_datasets(), self.reader)
         try:
-            return self.fetch(datasets, split)
+            return self.fetch(reader, split)
         except ImportError as error:
             raise FileError(f"{self.title} needs {error.name}: pip install {error.name}") from error
-        except Exception as error:  # torchvision's checks are of several kinds, and a damaged file fails in any way
+        except Exception as error:  # torchvision's checks raise several kinds, and a damaged file fails in any way
             if self.download:
                 raise FileError(f"{self.title} cannot be downloaded to {self.root!r}: {error}") from error
             raise FileError(
-                f"{self.title} is not in {self.root!r}, or is damaged: name its folder, {self.name}[root=...], "
-                f"or get it with {self.name}[download=true] (for scoresde train: --download)"
+                f"{self.title} is not in {self.root!r}, or is damaged: give its folder, {self.name}[root=...], "
+                f"or download it with {self.name}[download=true] (for scoresde train: --download)"
             ) from error
 
 
@@ -80,50 +84,28 @@ class VisionDataset(Dataset):
 class MNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of handwritten digits, (1, 28, 28)."""
 
-    name, title, folder = "mnist", "MNIST", "MNIST"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(1, 28, 28)."""
-        return (1, 28, 28)
-
-    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
-        """From ``root/MNIST/raw``."""
-        found = datasets.MNIST(self.root, train=split == "train", download=self.download)
-        return found.data.unsqueeze(1), found.targets
+    name, title, folder, reader = "mnist", "MNIST", "MNIST", "MNIST"
+    shape = (1, 28, 28)
 
 
 @attrs.frozen
 class FashionMNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of clothes, (1, 28, 28)."""
 
-    name, title, folder = "fashion_mnist", "Fashion-MNIST", "FashionMNIST"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(1, 28, 28)."""
-        return (1, 28, 28)
-
-    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
-        """From ``root/FashionMNIST/raw``."""
-        found = datasets.FashionMNIST(self.root, train=split == "train", download=self.download)
-        return found.data.unsqueeze(1), found.targets
+    name, title, folder, reader = "fashion_mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST"
+    shape = (1, 28, 28)
 
 
 @attrs.frozen
 class CIFAR10Dataset(VisionDataset):
     """50,000 training and 10,000 test images of ten classes, (3, 32, 32)."""
 
-    name, title, folder = "cifar10", "CIFAR-10", "cifar-10-batches-py"
+    name, title, folder, reader = "cifar10", "CIFAR-10", "cifar-10-batches-py", "CIFAR10"
+    shape = (3, 32, 32)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(3, 32, 32)."""
-        return (3, 32, 32)
-
-    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
-        """From ``root/cifar-10-batches-py``."""
-        found = datasets.CIFAR10(self.root, train=split == "train", download=self.download)
+    def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
+        """Return the images, with channels first, and their labels."""
+        found = reader(self.root, train=split == "train", download=self.download)
         return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), found.targets
 
 
@@ -131,14 +113,10 @@ class CIFAR10Dataset(VisionDataset):
 class SVHNDataset(VisionDataset):
     """73,257 training and 26,032 test crops of house numbers, (3, 32, 32)."""
 
-    name, title, folder = "svhn", "SVHN", "svhn"
+    name, title, folder, reader = "svhn", "SVHN", "svhn", "SVHN"
+    shape = (3, 32, 32)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(3, 32, 32)."""
-        return (3, 32, 32)
-
-    def fetch(self, datasets: Any, split: Split) -> tuple[Tensor, Any]:
-        """From ``root/svhn``."""
-        found = datasets.SVHN(str(Path(self.root) / "svhn"), split=split, download=self.download)
+    def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
+        """Return the images and their labels, from ``root/svhn``."""
+        found = reader(str(Path(self.root) / "svhn"), split=split, download=self.download)
         return torch.from_numpy(found.data).contiguous(), found.labels

@@ -1,9 +1,9 @@
-r"""Flow++'s dequantisation flow (Ho et al. 2019, arXiv:1902.00275, Section 3.1): noise u in (0, 1) given an image v.
+"""Flow++'s dequantiser (Ho et al. 2019, arXiv:1902.00275, Section 3.1): noise u in (0, 1) given an image v.
 
     eps ~ N(0, I)  ->  even, odd columns  ->  K x [scale and shift, 1 x 1 convolution, coupling, swap]  ->  sigmoid = u
     log q(u | v) = log N(eps; 0, I) - log |det du/deps|
 
-A coupling transforms one half by the other, h, and by features c of the image, entry by entry:
+A coupling transforms one half given the other, h, and features c of the image, entry by entry:
 
     y = logit(F(x; pi, mu, s)) exp(a) + b,   F = sum_k pi_k sigmoid((x - mu_k) / s_k),   (pi, mu, s, a, b) = net(h, c)
 
@@ -26,34 +26,34 @@ from scoresde_core.network import Network
 
 _BISECTIONS = 60
 _EDGE = 2.0**-16
-"""u stays this far from 0 and 1, where float32 grey levels would round into the next cell."""
+"""The distance of u from 0 and 1, where float32 grey levels would round into the next cell."""
 
 Halves = tuple[Tensor, Tensor]
 
 
 @attrs.frozen(kw_only=True)
 class FlowPP(Network):
-    """The flow's size; the defaults are those for CIFAR-10.
+    """The size of the flow; the defaults are those for CIFAR-10.
 
-    Its module answers ``forward(images, noise) -> (u, log q(u | images))``, no score: it is trained by
-    ``scoresde train-dequantizer`` alone.
+    Its module answers ``forward(images, noise) -> (u, log q(u | images))`` and gives no score: only
+    ``scoresde train-dequantizer`` trains it.
     """
 
-    filters: int = param(96, "channels of the couplings' nets", ge(1))
+    filters: int = param(96, "channels of the couplings' networks", ge(1))
     couplings: int = param(4, "coupling layers", ge(1))
-    blocks: int = param(2, "gated convolutions with attention in each net", ge(1))
+    blocks: int = param(2, "gated convolutions with attention in each coupling", ge(1))
     components: int = param(32, "logistics in each mixture", ge(1))
     heads: int = param(4, "heads of the attention", ge(1))
-    context: int = param(32, "channels of the features of the image", ge(1))
+    context: int = param(32, "channels of the image features", ge(1))
 
     def __attrs_post_init__(self) -> None:
         if self.filters % self.heads:
             raise ValueError(f"filters must be a multiple of heads, got {self.filters} and {self.heads}")
 
     def build(self, shape: tuple[int, ...]) -> FlowPPModule:
-        """The flow for images of ``shape``, of an even width."""
+        """Return the flow for images of ``shape``, of an even width."""
         if len(shape) != 3 or shape[2] % 2:
-            raise ValueError(f"flowpp splits images into even and odd columns, {tuple(shape)} has no even width")
+            raise ValueError(f"flowpp splits images into even and odd columns, and {tuple(shape)} has no even width")
         return FlowPPModule(self, shape)
 
 
@@ -82,20 +82,20 @@ class FlowPPModule(nn.Module):
         return u.clamp(_EDGE, 1 - _EDGE), _log_normal(noise) - log_det
 
     def inverse(self, images: Tensor, u: Tensor) -> Tensor:
-        """The noise that gives ``u``, by bisection."""
+        """Return the noise that gives ``u``, by bisection."""
         context, halves = self._context(images, u), split(u.logit())
         for layer in reversed(self.layers):
             halves = layer.inverse(halves, context)  # type: ignore[operator]
         return merge(halves)
 
     def _context(self, images: Tensor, like: Tensor) -> Tensor:
-        """Features of the image at the width of a half: neighbouring columns lie beside each other as channels."""
+        """Return features of the image at the width of a half: neighbouring columns become channels."""
         features: Tensor = self.context(images.to(like) / 127.5 - 1)
         return torch.cat(split(features), 1)
 
 
 class Layer(nn.Module):
-    """Scale, shift and 1 x 1 convolution of both halves, a coupling of the first by the second, and a swap."""
+    """Scale, shift and 1 x 1 convolution of both halves, a coupling of the first given the second, and a swap."""
 
     def __init__(self, spec: FlowPP, channels: int, half: tuple[int, int]) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Layer(nn.Module):
         self.pixels = half[0] * half[1]
 
     def forward(self, halves: Halves, context: Tensor) -> tuple[Halves, Tensor]:
-        """The halves transformed, and the log determinant (B,)."""
+        """Return the transformed halves and the log determinant (B,)."""
         first, second = (
             torch.einsum("oc,bchw->bohw", mix, x * scale.exp() + shift)
             for x, mix, scale, shift in zip(halves, self.mix, self.log_scale, self.shift, strict=True)
@@ -116,7 +116,7 @@ class Layer(nn.Module):
         return (second, first), change + linear
 
     def inverse(self, halves: Halves, context: Tensor) -> Halves:
-        """What :meth:`forward` made the halves from."""
+        """Invert :meth:`forward`."""
         second, first = halves
         first = self.coupling.inverse(first, second, context)
         back = torch.linalg.inv(self.mix)
@@ -139,8 +139,8 @@ class Coupling(nn.Module):
         for _ in range(spec.blocks):
             self.blocks += [Gated(spec.filters), Attention(spec.filters, spec.heads)]
         self.end = nn.Conv2d(spec.filters, channels * (2 + 3 * spec.components), 3, padding=1)
-        # A half meets every second coupling. Together they begin near logit(Phi(x)), and so u begins near uniform: the
-        # normal distribution function is about that of a logistic of scale 1/1.702.
+        # Each half passes every second coupling. Together they start near logit(Phi(x)), so u starts near uniform: the
+        # normal distribution function is approximately that of a logistic of scale 1/1.702.
         with torch.no_grad():
             self.end.weight.mul_(0.1)
             bias = self.end.bias.view(channels, -1)  # type: ignore[union-attr]
@@ -149,18 +149,18 @@ class Coupling(nn.Module):
             bias[:, 2 + 2 * spec.components :] = -math.log(1.702) / max(spec.couplings / 2, 1)
 
     def forward(self, x: Tensor, other: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """y like ``x``, and the log determinant (B,)."""
+        """Return y like ``x``, and the log determinant (B,)."""
         mixture, a, b = self._mixture(other, context)
         below, above, density = _mixture_logs(x, *mixture)
         logit = below - above
         return logit * a.exp() + b, _sum(density - below - above + a)
 
     def inverse(self, y: Tensor, other: Tensor, context: Tensor) -> Tensor:
-        """The x that gives ``y``."""
+        """Return the x that gives ``y``."""
         mixture, a, b = self._mixture(other, context)
         logit = (y - b) * (-a).exp()
         _, means, log_scales = mixture
-        # The mixture's quantile lies between those of its components.
+        # The mixture's quantile is between those of its components.
         ends = means + log_scales.exp() * logit.unsqueeze(0)
         low, high = ends.amin(0), ends.amax(0)
         for _ in range(_BISECTIONS):
@@ -171,7 +171,7 @@ class Coupling(nn.Module):
         return (low + high) / 2
 
     def _mixture(self, other: Tensor, context: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
-        """(log pi, mu, log s), each (K, *shape), then a and b like ``other``."""
+        """Return (log pi, mu, log s), each (K, *shape), then a and b like ``other``."""
         h = self.begin(torch.cat([other, context], 1)) + self.position
         for block in self.blocks:
             h = block(h)
@@ -218,17 +218,17 @@ class Attention(nn.Module):
 
 
 def split(x: Tensor) -> Halves:
-    """Even and odd columns of (B, C, H, W)."""
+    """Return even and odd columns of (B, C, H, W)."""
     return x[..., 0::2], x[..., 1::2]
 
 
 def merge(halves: Halves) -> Tensor:
-    """The inverse of :func:`split`."""
+    """Invert :func:`split`."""
     return torch.stack(halves, -1).flatten(-2)
 
 
 def _mixture_logs(x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log F(x), log(1 - F(x)) and the log density of a mixture of logistics."""
+    """Return log F(x), log(1 - F(x)) and the log density of a mixture of logistics."""
     z = (x - means) * (-log_scales).exp()
     low, high = F.logsigmoid(z), F.logsigmoid(-z)
     terms = (low, high, low + high - log_scales)
@@ -237,7 +237,7 @@ def _mixture_logs(x: Tensor, log_weights: Tensor, means: Tensor, log_scales: Ten
 
 
 def _both(x: Tensor) -> Tensor:
-    """ELU of x and of -x, as channels."""
+    """Return the ELU of x and of -x, as channels."""
     return F.elu(torch.cat([x, -x], 1))
 
 

@@ -13,8 +13,8 @@ class UniformDequantizer(Dequantizer):
     """v + u with u uniform on [0, 1): log q(u | v) = 0."""
 
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
-        """(B, ...) integers -> the same with noise, of the noise's dtype, and zeros (B,)."""
-        # The normal distribution function of normal noise; rounding to 1 would leave the cell of v.
+        """(B, ...) integers -> v + u, of the noise's dtype, and zeros (B,)."""
+        # The normal distribution function of normal noise; a u rounded to 1 would be outside the cell of v.
         uniform = torch.special.ndtr(noise())
         uniform = uniform.clamp_max(1 - 2.0**-16)
         return images.to(uniform) + uniform, uniform.new_zeros(len(images))

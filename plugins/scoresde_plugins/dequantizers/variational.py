@@ -20,11 +20,11 @@ from scoresde_run.models.config import Config, ModelConfig
 from .flowpp import FlowPP, FlowPPModule
 
 NAME = "flowpp"
-"""What the configuration of a trained dequantiser calls its network."""
+"""The network's name in the configuration of a trained dequantiser."""
 
 
 def _example(folder: Path) -> dict[str, Any]:
-    """A small flow as it is before its training, for the conformance suite."""
+    """Write a small untrained flow, for the conformance suite."""
     size: dict[str, Any] = {"filters": 4, "couplings": 2, "blocks": 1, "components": 2, "heads": 2, "context": 4}
     config = Config(ModelConfig(Spec(NAME, size), Spec("vp"), (1, 2, 2)))
     checkpoint.save(folder / "model", config, FlowPP(**size).build((1, 2, 2)).state_dict())
@@ -33,15 +33,15 @@ def _example(folder: Path) -> dict[str, Any]:
 
 @attrs.frozen
 class VariationalDequantizer(Dequantizer):
-    """v + u with u of a flow that was trained by ``scoresde train-dequantizer``, its averaged weights."""
+    """v + u with u from a flow trained by ``scoresde train-dequantizer``, with its averaged weights."""
 
     example: ClassVar = staticmethod(_example)
 
-    checkpoint: str = param(help="folder of a training run of train-dequantizer, or one of its models")
+    checkpoint: str = param(help="folder of a train-dequantizer run, or of one of its models")
     model: Path = attrs.field(init=False, repr=False)
-    """The model's own folder: of a run, the newest there was."""
+    """The model's own folder: for a run, the newest."""
     digest: str = attrs.field(init=False)
-    """Names its weights: the numbers depend on them, and not on where they lie."""
+    """The digest of its weights, which determine the results, unlike their path."""
 
     def __attrs_post_init__(self) -> None:
         found = checkpoint.read(Path(self.checkpoint))
@@ -49,13 +49,13 @@ class VariationalDequantizer(Dequantizer):
         object.__setattr__(self, "digest", found.digest())
         if found.config.model.network.name != NAME:
             raise ValueError(
-                f"{self.checkpoint} holds a {found.config.model.network.name}, no dequantiser: "
-                "train one by scoresde train-dequantizer"
+                f"{self.checkpoint} contains a {found.config.model.network.name}, not a dequantiser: "
+                "train one with scoresde train-dequantizer"
             )
 
     @torch.no_grad()
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) integers -> the same plus u, of the noise's dtype, and log q(u | images) in nats (B,)."""
+        """(B, C, H, W) integers -> v + u, of the noise's dtype, and log q(u | images) in nats (B,)."""
         eps = noise()
         module, shape = _load(self.model, self.digest, eps.device, eps.dtype)
         if tuple(images.shape[1:]) != shape:
@@ -70,12 +70,12 @@ class VariationalDequantizer(Dequantizer):
 def _load(folder: Path, digest: str, device: torch.device, dtype: torch.dtype) -> tuple[FlowPPModule, tuple[int, ...]]:
     found = checkpoint.read(folder)
     if found.digest() != digest:
-        raise FileError(f"the weights in {folder} were replaced while they were in use: start again")
+        raise FileError(f"the weights in {folder} were replaced while in use: start again")
     spec: FlowPP = build(FlowPP, dict(found.config.model.network.params), "the dequantiser")
     module = spec.build(found.config.model.shape)
     weights, averages = found.states()
     report = checkpoint.mismatches(module.state_dict(), weights | averages)
     if report:
-        raise FileError(f"{folder} does not fit its own configuration: {checkpoint.summary(report)}")
+        raise FileError(f"the weights in {folder} do not fit its configuration: {checkpoint.summary(report)}")
     module.load_state_dict(weights | averages)
     return module.eval().requires_grad_(False).to(device, dtype), found.config.model.shape

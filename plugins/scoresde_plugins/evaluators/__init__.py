@@ -1,18 +1,18 @@
 """Metrics of samples against an exact target or a data set, each with its standard error and its floor.
 
-What an author of such a metric needs is here; names are imported on first use.
+This module exports what the author of a metric needs; names are imported on first use.
 
 =====================  =================================================================================================
-`SetComparison`        base of a metric of two sets of events: give ``name`` and ``measure``
-`FeatureMetric`        base of a metric of features: give ``word``, ``fewest`` and ``judge``
-`TwoSetMetric`         base of a metric of two sets of features: give ``word``, ``fewest`` and ``compare``
+`SetComparison`        base class of metrics that compare two sets of events: define ``name`` and ``measure``
+`FeatureMetric`        base class of metrics of features: define ``word``, ``fewest`` and ``judge``
+`TwoSetMetric`         base class of metrics that compare two sets of features: define ``word``, ``fewest``, ``compare``
 `Extraction`           how events become features
 `EventSet`             events whose features are read; made by `samples`, `draws` and `Origin`
 `samples`              the samples as an `EventSet`
 `draws`                exact draws of a target as an `EventSet`
 `Origin`               a split of a data set: all or some of its events as an `EventSet`, or as a `Reference`
 `features`             the features of an `EventSet`, batch by batch, extracted once
-`pooled`               all batches of these in one tensor (n, D)
+`pooled`               all batches of features in one tensor (n, D)
 =====================  =================================================================================================
 """
 

@@ -1,4 +1,4 @@
-"""A data set in the place of an exact target: its events as the sets that samples are compared with."""
+"""Data sets as the truth: the sets of events that samples are compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scoresde_core.units import Units
 from scoresde_run.data.batches import order
 
 KEPT = 2
-"""How many splits, and how many sets of each of them beside the whole, are kept for the next cell or checkpoint."""
+"""How many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint."""
 
 
 def _identity(dataset: Dataset) -> tuple[type, str]:
@@ -26,33 +26,33 @@ def _identity(dataset: Dataset) -> tuple[type, str]:
 
 @attrs.frozen
 class Origin:
-    """A split of a data set; equal where both are written alike."""
+    """A split of a data set; equal if both are written alike."""
 
     dataset: Dataset = attrs.field(eq=_identity)
     split: Split
 
     def events(self) -> Tensor:
-        """All events in their stored order, read once; uint8 images or floats."""
+        """Return all events in their stored order, cached; uint8 images or floats."""
         return _events(self)
 
     def reference(self, size: int, seed: int, device: torch.device | str) -> EventReference:
-        """Sets of ``size`` events, shared by all who ask for the same."""
+        """Return disjoint sets of ``size`` events; equal arguments share one reference."""
         return _reference(self, size, seed, str(device))
 
     def whole(self, device: torch.device | str) -> EventSet:
-        """All events, in their stored order."""
+        """Return all events, in their stored order."""
         size, label = len(self.events()), (repr(self.dataset), self.split)
         return EventSet(label, size, self.events, self.reference(size, 0, device))
 
     def subset(self, size: int, seed: int, device: torch.device | str) -> EventSet:
-        """The first set of a reference."""
+        """Return the first set of a reference."""
         found, whole = self.reference(size, seed, device), self.whole(device)
         return EventSet((*whole.label, size, seed), size, found.stored, found, whole, found.rows)
 
 
 @attrs.define(eq=False)
 class EventReference(Reference):
-    """Disjoint sets of events, in a random order that depends on the seed; images on [-1, 1], where samples are."""
+    """Disjoint sets of events, in a random order that depends on the seed; images are on [-1, 1], as samples are."""
 
     events: Tensor = attrs.field(kw_only=True, repr=False)
 
@@ -63,22 +63,22 @@ class EventReference(Reference):
 
     @property
     def sets(self) -> float:
-        """As many as fit into the data set."""
+        """The number of disjoint sets in the data set."""
         return len(self.events) // self.size
 
     def stored(self, which: int = 0) -> Tensor:
-        """The events of a set as they are stored."""
+        """Return the events of a set as they are stored."""
         return self.events[self.rows(which)]
 
     def rows(self, which: int = 0) -> Tensor:
-        """Where they are among all."""
+        """Return the indices of the events of a set in the data set."""
         if which >= self.sets:
-            raise ValueError(f"{len(self.events)} events make no {which + 1} sets of {self.size}")
+            raise ValueError(f"{len(self.events)} events are too few for {which + 1} sets of {self.size}")
         rows = self.once("order", lambda: order(self.seed, 0, len(self.events)))
         return rows[which * self.size : (which + 1) * self.size]
 
     def draw(self, which: int) -> Tensor:
-        """The events of a set, in the numbers of the data."""
+        """Return the events of a set, scaled."""
         return Units().encode(self.stored(which))
 
 
@@ -94,7 +94,7 @@ def _reference(origin: Origin, size: int, seed: int, device: str) -> EventRefere
 
 @attrs.frozen
 class SetComparison(Comparison):
-    """A comparison that asks for sets of true events and nothing else: a data set will do for an exact target."""
+    """A comparison with sets of true events only, for which a data set can replace an exact target."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
@@ -104,18 +104,18 @@ class SetComparison(Comparison):
     split: Split = param("train", "which part of that data set", kw_only=True)
 
     def prepare(self) -> None:
-        """Read the data set."""
+        """Read the data set, if one is given."""
         if self.reference is not None:
             Origin(self.reference, self.split).events()
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
-        """The content of the data set."""
+        """Return the hash of the data set."""
         if self.reference is None:
             return {}
         return {"hash": content_hash(Origin(self.reference, self.split).events())}
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Without a truth; with a data set of other events, or of fewer than there are samples."""
+        """Return why there is no value: no truth, or a data set of another shape or with too few events."""
         if self.reference is None:
             if evidence.reference is None:
                 return f"{type(self).__name__} needs target, or a data set: {self.name}[reference=mnist[root=data]]"
@@ -123,14 +123,14 @@ class SetComparison(Comparison):
         return misfit(self.reference, self.split, evidence) or super().skip(evidence)
 
     def truth(self, evidence: Evidence) -> Reference | None:
-        """The data set where there is one, else what the evidence brings."""
+        """Return the data set if one is given, else the reference of the evidence."""
         if self.reference is None:
             return evidence.reference
         return Origin(self.reference, self.split).reference(evidence.count, evidence.seed, evidence.samples.device)
 
 
 def misfit(dataset: Dataset, split: Split, evidence: Evidence, equal: bool = True) -> str | None:
-    """Why samples cannot be compared with ``dataset``, or None; ``equal``: with as many of its events."""
+    """Return why samples cannot be compared with ``dataset``, or None; ``equal`` asks for as many of its events."""
     shape = tuple(evidence.samples.shape[1:])
     if dataset.shape != shape:
         return (
@@ -139,5 +139,5 @@ def misfit(dataset: Dataset, split: Split, evidence: Evidence, equal: bool = Tru
         )
     found = len(Origin(dataset, split).events()) if equal else evidence.count
     if found < evidence.count:
-        return f"the reference has {found} events in its {split} split, fewer than {evidence.count} samples: take fewer"
+        return f"the {split} split of the reference has {found} events, fewer than {evidence.count} samples: draw fewer"
     return None

@@ -1,7 +1,7 @@
-"""Features of sets of events, which metrics share: each set is extracted once, whoever asks.
+"""Features of sets of events, shared by metrics: each set is extracted once.
 
-What was extracted is kept with the samples or the reference that it follows from; where somebody has extracted it
-before, as ``scoresde evaluate`` does in batches of its own, the evidence brings it along.
+Features are cached with the samples or the reference that they belong to. Where they were extracted before, as
+``scoresde evaluate`` does in batches of its own, the evidence holds them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scoresde_core.evaluator import EventSet, Evidence, Reference
 from scoresde_core.extractor import Extraction, Features
 
 HELD_BYTES = 2**30
-"""Up to this size the features of a set are kept for the next metric; beyond, they are extracted again."""
+"""The largest size of the features of a set that are cached for the next metric; larger ones are extracted again."""
 _LOOKED_AT = 256
 
 
 @attrs.define(eq=False)
 class Extracted:
-    """Features, batch by batch; extracted once where there are at most ``held`` bytes of them."""
+    """Features, batch by batch; extracted once if they take at most ``held`` bytes."""
 
     extract: Callable[[], Iterator[Features]] | None
     held: int
@@ -45,19 +45,19 @@ class Extracted:
 
 
 def samples(evidence: Evidence) -> EventSet:
-    """The samples of this process."""
+    """Return the samples of this process."""
     x = evidence.samples
     return EventSet(("samples",), len(x), lambda: x)
 
 
 def draws(reference: Reference, which: int) -> EventSet:
-    """A set of the truth that the evidence brings."""
+    """Return the ``which``-th set of the reference."""
     label = ("draws", repr(reference.target), reference.size, reference.seed, which)
     return EventSet(label, reference.size, lambda: reference.exact(which), reference)
 
 
 def features(extraction: Extraction, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
-    """Those of ``events``: what the evidence brings, what was kept, or fresh ones."""
+    """Return the features of ``events``: those in the evidence, cached ones, or new ones."""
     key, device = (extraction, events), evidence.samples.device
 
     def fresh() -> Extracted:
@@ -67,13 +67,15 @@ def features(extraction: Extraction, events: EventSet, evidence: Evidence, keep:
 
 
 def pooled(batches: Iterable[Features]) -> Tensor:
-    """(n, D), float64."""
+    """Return all features in one tensor (n, D), float64."""
     return torch.cat([batch.pooled for batch in batches]).double()
 
 
 def no_images(x: Tensor) -> str | None:
-    """Why floats ``x`` cannot be images on [-1, 1], or None: by its first events, more than 1 in 100 numbers of which
-    lie far outside. Rounded to grey levels, they would be cut off.
+    """Return why floats ``x`` cannot be images on [-1, 1], or None.
+
+    They are not if more than 1 in 100 numbers of the first events lie far outside, where rounding to grey levels would
+    clip.
     """
     some = x[:_LOOKED_AT]
     if not some.is_floating_point() or float((some.abs() > 1.5).double().mean()) <= 0.01:

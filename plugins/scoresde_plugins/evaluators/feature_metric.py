@@ -1,18 +1,18 @@
-"""What the metrics on features share: images are rounded, seen by an extractor in batches, compared with a reference.
+"""Base classes of the metrics on features: images are rounded, an extractor reads them, a reference is compared.
 
-The reference is a data set, a file of statistics (``scoresde stats``), or the exact draws of a target. Everything that
-a number depends on is written into its row as ``details``: two values can be compared where these are equal.
+The reference is a data set, a file of statistics (``scoresde stats``), or exact draws of the target. Everything that
+a value depends on is written into its row as ``details``: two values can be compared where these are equal.
 
-Samples come on [-1, 1], as everywhere; an extractor that reads images gets them as uint8, rounded to the nearest grey
-level, because real images are. (The published score SDE code cuts: ``rounding=floor``.)
+Samples are on [-1, 1], as everywhere. An extractor that reads images receives them as uint8, rounded to the nearest
+grey level, because real images are. (The published score SDE code truncates: ``rounding=floor``.)
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from attrs.validators import ge
@@ -30,29 +30,31 @@ from .events import Origin, misfit
 from .extraction import draws, features, no_images, pooled, samples
 from .statistics_file import Statistics, read
 
+T = TypeVar("T")
+
 
 @attrs.frozen
 class FeatureMetric(Evaluator):
-    """A metric of the samples' features, and in most cases of those of a reference."""
+    """A metric of the samples' features and, in most cases, of those of a reference."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     word: ClassVar[str]
     equal: ClassVar[bool] = True
-    """Whether the samples are compared with as many true events, or with all that there are."""
+    """Whether the reference has as many events as there are samples, else all of its events."""
     example: ClassVar[dict[str, Any]] = {"features": "identity"}
 
-    features: Extractor = param(attrs.Factory(Inception), "what turns events into features")
+    features: Extractor = param(attrs.Factory(Inception), "extractor that turns events into features")
     reference: Dataset | None = param(
         None, "data set to compare with, such as mnist[root=data]; null: the exact target", eq=repr
     )
     split: Split = param("train", "which part of that data set")
-    statistics: str | None = param(None, "file of reference statistics, in the place of a data set")
-    rounding: Rounding = param("nearest", "to 8 bits: to the nearest grey level, or down as in score_sde")
+    statistics: str | None = param(None, "file of reference statistics, instead of a data set")
+    rounding: Rounding = param("nearest", "rounding to 8 bits: nearest, or down as in score_sde")
     batch_size: int = param(250, "events at a time", ge(1))
 
     def __attrs_post_init__(self) -> None:
         if self.reference is not None and self.statistics is not None:
-            raise ValueError("reference and statistics are both given: leave one of them out")
+            raise ValueError("reference and statistics are both given: omit one of them")
 
     @property
     def name(self) -> str:
@@ -70,10 +72,10 @@ class FeatureMetric(Evaluator):
     @property
     @abstractmethod
     def fewest(self) -> int:
-        """Fewer samples have no value, or none with an error."""
+        """The fewest samples that have a value with an error."""
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Without a reference that fits; with events that the extractor cannot read; with too few samples."""
+        """Return why there is no value: an unusable reference, unreadable events, or too few samples."""
         few = f"{self.name} needs {self.fewest} samples or more, got {evidence.count}"
         return (
             super().skip(evidence)
@@ -84,7 +86,7 @@ class FeatureMetric(Evaluator):
         )
 
     def unfit(self, evidence: Evidence) -> str | None:
-        """Why the reference will not do, or None."""
+        """Return why the reference cannot be used, or None."""
         if self.statistics is not None:
             return None
         if self.reference is not None:
@@ -97,7 +99,7 @@ class FeatureMetric(Evaluator):
         )
 
     def _no_images(self, evidence: Evidence) -> str | None:
-        """Why neither samples nor truth are the images that the extractor reads, or None."""
+        """Return why the samples or the true events are not images, where the extractor reads images, or None."""
         if not self.features.images:
             return None
         sets = [evidence.samples] if evidence.units is not None and evidence.units.levels is None else []
@@ -110,7 +112,7 @@ class FeatureMetric(Evaluator):
         return f"{self.features.name} reads images on [-1, 1], and these are {found}: {hint}" if found else None
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The metrics that :meth:`judge` finds; raises what :meth:`skip` says."""
+        """Return the metrics of :meth:`judge`; raise ValueError with the reason of :meth:`skip`."""
         reason = self.skip(evidence)
         if reason:
             raise ValueError(reason)
@@ -118,7 +120,7 @@ class FeatureMetric(Evaluator):
 
     @abstractmethod
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """The metrics of evidence that nothing speaks against."""
+        """Return the metrics of evidence that :meth:`skip` accepts."""
 
     # --- features -------------------------------------------------------------------------------------------------
 
@@ -128,47 +130,47 @@ class FeatureMetric(Evaluator):
         return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
     def wanted(self, evidence: Evidence) -> list[EventSet]:
-        """Every set whose features :meth:`evaluate` asks for."""
+        """Return every set whose features :meth:`evaluate` reads."""
         return [found for found in (samples(evidence), self.truth(evidence), self.floor(evidence)) if found is not None]
 
     def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
-        """The features of these sets."""
+        """Return the features of these sets."""
         return [(self.extraction, events) for events in self.wanted(evidence)]
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
-        """The protocol, with hashes of weights and statistics."""
+        """Return the protocol, with hashes of weights and statistics."""
         return {"protocol": self.protocol(evidence)}
 
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
-        """The features of a set, batch by batch."""
+        """Return the features of a set, batch by batch."""
         return features(self.extraction, events, evidence, keep)
 
     def check_width(self, width: int, of_reference: int) -> None:
-        """Raise where the reference has other features."""
+        """Raise FileError if the reference has another number of features."""
         if width != of_reference:
             raise FileError(
-                f"{self.statistics} holds {of_reference} features an event, {self.features.name} gives {width}: "
+                f"{self.statistics} has {of_reference} features per event, {self.features.name} gives {width}: "
                 "use the extractor that made it"
             )
 
     def finite(self, evidence: Evidence) -> bool:
-        """Whether every sample of every process is: else no metric has a value."""
+        """Whether all samples of all processes are finite; otherwise no metric has a value."""
         bad = (~evidence.samples.isfinite()).sum()
         return not int(bad if evidence.processes is None else evidence.processes.total(bad))
 
     # --- reference ------------------------------------------------------------------------------------------------
 
     def truth(self, evidence: Evidence) -> EventSet | None:
-        """As many true events as there are samples; None where a file stands for them."""
+        """Return as many true events as there are samples; None if a file is used instead."""
         if self.statistics is not None:
             return None
         if self.reference is not None:
             return Origin(self.reference, self.split).subset(evidence.count, evidence.seed, evidence.samples.device)
-        assert evidence.reference is not None  # skip() has seen to it
+        assert evidence.reference is not None  # checked by skip()
         return draws(evidence.reference, 0)
 
     def floor(self, evidence: Evidence) -> EventSet | None:
-        """True events that play the samples: of the data set's other split where it has enough, or exact draws."""
+        """Return true events for the floor: from the data set's other split, if it has enough, or exact draws."""
         if self.statistics is not None:
             return None
         if self.reference is None:
@@ -182,6 +184,11 @@ class FeatureMetric(Evaluator):
             return None
         return origin.subset(evidence.count, evidence.seed, evidence.samples.device) if enough else None
 
+    def of_floor(self, evidence: Evidence, compute: Callable[[EventSet], T]) -> T | None:
+        """Return ``compute`` of the true events of the floor, cached; None without a floor."""
+        found = self.floor(evidence)
+        return None if found is None else found.once((type(self), repr(self), "floor"), lambda: compute(found))
+
     def _file(self) -> Statistics:
         assert self.statistics is not None
         found = read(self.statistics)
@@ -189,7 +196,7 @@ class FeatureMetric(Evaluator):
         return found
 
     def protocol(self, evidence: Evidence, **more: Any) -> dict[str, Any]:
-        """What the value depends on, for the row."""
+        """Return everything that the value depends on, for the row."""
         reference: dict[str, Any] | None
         if self.statistics is not None:
             reference = self._file().described()
@@ -203,23 +210,23 @@ class FeatureMetric(Evaluator):
 
 @attrs.frozen
 class TwoSetMetric(FeatureMetric):
-    """A metric of the samples' features and those of as many true events."""
+    """A metric that compares the samples' features with those of as many true events."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the values that :meth:`compare` finds."""
+        """The names of the values of :meth:`compare`."""
         return (self.name,)
 
     @abstractmethod
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        """The values of features ``samples`` and ``truth``, both (n, D), float64."""
+        """Return the values for features ``samples`` and ``truth``, both (n, D), float64."""
 
     def details(self, evidence: Evidence) -> dict[str, Any]:
-        """What is said of the values."""
+        """Return the details of the values."""
         return self.protocol(evidence)
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """The values; the floor is that of true events which play the samples."""
+        """Return the values; the floor is that of true events in place of the samples."""
         asked, others = self.truth(evidence), self.floor(evidence)
         if asked is None:
             truth = self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()

@@ -1,10 +1,10 @@
-r"""Mean and covariance of features that are seen once and never held.
+"""Streaming mean and covariance of features, which are never held together in memory.
 
 Each batch is centred by itself and merged (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115):
 
     n = n_a + n_b,    d = m_b - m_a,    m = m_a + d n_b / n,    M2 = M2_a + M2_b + d d' n_a n_b / n
 
-in float64, so that no large sums are ever subtracted. Parts may come from different batches, files or processes.
+in float64, so that no large sums are subtracted. Parts may come from different batches, files or processes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from scoresde_core.evaluator import Processes
 
 @attrs.frozen(eq=False)
 class FeatureMoments:
-    """``count`` features with their ``mean`` (D,) and sum of centred outer products ``m2`` (D, D), float64.
+    """The moments of ``count`` features: their ``mean`` (D,) and sum of centred outer products ``m2`` (D, D), float64.
 
-    ``count=None`` says that nobody knows how many there were, as in published files.
+    ``count=None`` means that the number of features is unknown, as in published files.
     """
 
     count: int | None
     mean: Tensor
     m2: Tensor
-    """With ``count=None``: the covariance."""
+    """With ``count=None``, the covariance."""
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureMoments:
-        """Those of a batch (n, D)."""
+        """Return the moments of a batch (n, D)."""
         x = features.double()
         mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
         centred = x - mean
@@ -38,16 +38,16 @@ class FeatureMoments:
 
     @classmethod
     def none(cls, dimensions: int, device: torch.device | str = "cpu") -> FeatureMoments:
-        """Those of no feature at all: what a sum starts from."""
+        """Return the moments of no features, from which a sum starts."""
         return cls.of(torch.zeros(0, dimensions, dtype=torch.float64, device=device))
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance (D, D), that is M2 / (n - 1)."""
+        """The unbiased covariance (D, D), M2 / (n - 1)."""
         return self.m2 if self.count is None else self.m2 / (self.count - 1)
 
     def merge(self, other: FeatureMoments) -> FeatureMoments:
-        """The moments of both together."""
+        """Return the moments of both sets together."""
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown number of features cannot be merged")
         n = self.count + other.count
@@ -59,7 +59,7 @@ class FeatureMoments:
         return FeatureMoments(n, mean, m2)
 
     def over(self, processes: Processes | None) -> FeatureMoments:
-        """The moments of what all processes have seen, by two reductions; every process must ask."""
+        """Return the moments of the features of all processes, by two reductions that every process must call."""
         if processes is None or processes.count == 1:
             return self
         if self.count is None:

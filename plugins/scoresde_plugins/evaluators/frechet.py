@@ -1,14 +1,14 @@
-r"""Frechet distance on features (Heusel et al. 2017, arXiv:1706.08500; FID with InceptionV3's).
+"""Frechet distance on features (Heusel et al. 2017, arXiv:1706.08500; FID with InceptionV3's).
 
     d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (R S1 R)^1/2,        R = S2^1/2
 
 The squared Wasserstein distance of the Gaussians with the features' moments. R S1 R is symmetric, so the last term is
-the sum of the roots of its eigenvalues: real, and no less than 0 up to rounding, where the root of the product S1 S2 by
-a Schur form is complex and slower. (``moments.gaussian_w2`` keeps the digits of small distances, at twice the time.)
+the sum of the roots of its eigenvalues: real, and non-negative up to rounding, where the root of the product S1 S2 by
+a Schur form is complex and slower. (``moments.gaussian_w2`` keeps the digits of small distances, in twice the time.)
 
-It is biased: d^2 of n samples is above that of infinitely many by about c / n, with a c that depends on the model, so
-that models compared at one n can change places at another. The line through d^2 against 1 / n, over disjoint ranges of
-the samples, leads to the value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
+It is biased: d^2 of n samples exceeds that of infinitely many by about c / n, with a c that depends on the model, so
+the order of models can change with n. A line through d^2 against 1 / n, over disjoint ranges of the samples, gives the
+value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from .feature_moments import FeatureMoments, merged
 from .statistics_file import Statistics
 
 NOTABLE = 0.1
-"""From this share of the value on, the bias is worth a warning."""
+"""The share of the value from which the bias causes a warning."""
 
 
 FEWEST_A_FEATURE = 2
-"""With fewer samples than this times the features in a range, the bias is no line in 1 / n."""
+"""With fewer samples per range than this times the number of features, the bias is not linear in 1 / n."""
 
 
 class Centre:
-    """A Gaussian that distances are taken to: the root of its covariance is computed once."""
+    """A Gaussian to which distances are taken; the root of its covariance is computed once."""
 
     def __init__(self, moments: FeatureMoments, without: Sequence[FeatureMoments] = ()) -> None:
         values, vectors = torch.linalg.eigh(_symmetric(moments.covariance.double()))
@@ -54,21 +54,16 @@ class Centre:
         """Where it is of random draws: the same without each range of them in turn."""
 
     def distance(self, moments: FeatureMoments) -> float:
-        """d^2 to the Gaussian with these moments."""
+        """Return d^2 to the Gaussian with these moments, in float64; covariances may be singular."""
         covariance = moments.covariance.double().to(self.root.device)
         values = torch.linalg.eigvalsh(_symmetric(self.root @ covariance @ self.root)).clamp_min(0)
         offset = (moments.mean.double().to(self.mean.device) - self.mean).square().sum()
         return float(offset + covariance.trace() + self.trace - 2 * values.sqrt().sum())
 
 
-def frechet_distance(first: FeatureMoments, second: FeatureMoments) -> float:
-    """d^2 of the Gaussians with these moments, in float64; covariances may be singular."""
-    return Centre(second).distance(first)
-
-
 @attrs.frozen
 class Extrapolation:
-    """d^2 against the number of samples, with all of them, and where that leads."""
+    """d^2 against the number of samples, for all samples, and extrapolated."""
 
     sizes: tuple[int, ...]
     values: tuple[float, ...]
@@ -77,12 +72,12 @@ class Extrapolation:
 
     @property
     def bias(self) -> float:
-        """How far all samples are above infinitely many."""
+        """The difference between all samples and infinitely many."""
         return self.finite.value - self.infinity.value
 
 
 def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolation:
-    """d^2 for 1, 2, ... of ``parts`` together, each a mean over disjoint groups of parts, and its line in 1 / n."""
+    """Return d^2 for 1, 2, ... of ``parts`` together, as means over disjoint groups of parts, and its line in 1 / n."""
     k, whole = len(parts), sum(part.count or 0 for part in parts)
     values, forms = [], []
     for size in range(1, k + 1):
@@ -92,7 +87,7 @@ def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolatio
         forms.append(_form(groups, k))
     sizes = [round(whole * size / k) for size in range(1, k + 1)]
     line = torch.tensor([[1.0, 1 / n] for n in sizes], dtype=torch.float64)
-    # Columns scaled alike: 1 / n is small.
+    # Both columns are of order 1.
     line[:, 1] *= whole
     weights = torch.linalg.pinv(line)[0]
     infinity = float(weights @ torch.tensor(values, dtype=torch.float64))
@@ -103,7 +98,7 @@ def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolatio
 
 
 def _form(groups: Sequence[Sequence[int]], k: int) -> Tensor:
-    """b and M side by side, (k, 1 + k), of the mean distance of ``groups`` of k parts: see :func:`_errors`."""
+    """Return b and M side by side, (k, 1 + k), of the mean distance of ``groups`` of k parts: see :func:`_errors`."""
     shares = torch.zeros(len(groups), k, dtype=torch.float64)
     for share, group in zip(shares, groups, strict=True):
         share[list(group)] = 1 / len(group)
@@ -111,12 +106,12 @@ def _form(groups: Sequence[Sequence[int]], k: int) -> Tensor:
 
 
 def _errors(parts: Sequence[FeatureMoments], centre: Centre, whole: tuple[float, float], asked: Tensor) -> list[float]:
-    """The standard errors of ``asked`` forms; ``whole`` is the value of all parts and its bias.
+    """Return the standard errors of the ``asked`` forms; ``whole`` is the value of all parts and its bias.
 
     In the deviations z_i of the parts, a distance is the sum of a linear part b.z and a quadratic one z'Mz, and so are
-    means of distances and intercepts of lines. Their variance is l |b|^2 + q |M|^2, and so is that of the distances
-    without each part in turn (of a random centre as well), from which l and q are found. It is all quadratic where the
-    value is bias alone, as with samples as good as the truth, and all linear where the bias does not count.
+    means of distances and intercepts of lines. Their variance is l |b|^2 + q |M|^2. So is that of the distances without
+    each part in turn (of a random centre as well), which determines l and q. All of it is quadratic where the value is
+    bias alone, as with samples as good as the truth, and all linear where the bias is negligible.
     """
     k, (value, bias) = len(parts), whole
     others = [[i for i in range(k) if i != left_out] for left_out in range(k)]
@@ -131,7 +126,7 @@ def _errors(parts: Sequence[FeatureMoments], centre: Centre, whole: tuple[float,
 
 
 def _squares(forms: Tensor) -> Tensor:
-    """|b|^2 and |M|^2 (m, 2) of forms (m, k, 1 + k)."""
+    """Return |b|^2 and |M|^2 (m, 2) of forms (m, k, 1 + k)."""
     squares = forms.square().sum(1)
     return torch.stack([squares[:, 0], squares[:, 1:].sum(1)], 1)
 
@@ -141,23 +136,23 @@ class FrechetDistance(FeatureMetric):
     """d^2 of the samples' features from the reference's, and its extrapolation to infinitely many samples.
 
     With ``features=inception`` it is FID, with ``dinov2`` FD-DINOv2 (arXiv:2306.04675). The reference is the whole
-    split of a data set, a file of moments, or ``draws`` exact draws. Features are summed up as they come, by ranges of
-    the samples, and need not be held; processes add their sums.
+    split of a data set, a file of moments, or ``draws`` exact draws. Features are summed as they are extracted, by
+    ranges of the samples, and need not fit into memory; processes add their sums.
     """
 
     word: ClassVar[str] = "frechet"
     equal: ClassVar[bool] = False
 
     ranges: int = param(5, "disjoint ranges of the samples, for the error and the extrapolation", ge(3))
-    draws: int = param(10_000, "exact draws that stand for a target, where that is the reference", ge(2))
+    draws: int = param(10_000, "exact draws, where the reference is a target", ge(2))
 
     @property
     def fewest(self) -> int:
-        """Two a range."""
+        """2 per range."""
         return 2 * self.ranges
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """d^2 with all samples, and extrapolated; the floor is that of true events."""
+        """Return d^2 of all samples, and extrapolated; the floor is that of true events."""
         centre = self._centre(evidence)
         if not self.finite(evidence):
             nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
@@ -173,7 +168,7 @@ class FrechetDistance(FeatureMetric):
             details["reference"]["draws"] = self.draws
         if found.bias > NOTABLE * abs(found.finite.value):
             details["warning"] = (
-                f"{evidence.count} samples of {width} features put {self.name} about {found.bias:.3g} too high: "
+                f"with {evidence.count} samples of {width} features {self.name} is about {found.bias:.3g} too high: "
                 f"draw more, or compare {self.name}_infinity"
             )
         return self._metrics(found, self._floor(evidence, centre), details)
@@ -185,7 +180,7 @@ class FrechetDistance(FeatureMetric):
         a_range = samples // self.ranges
         if a_range < FEWEST_A_FEATURE * width:
             plain["warning"] = (
-                f"{a_range} samples a range are few for {width} features: {self.name}_infinity is a guess"
+                f"{a_range} samples per range are too few for {width} features: {self.name}_infinity is unreliable"
             )
         return [
             self.metric(self.name, found.finite, low[0], **details),
@@ -193,7 +188,7 @@ class FrechetDistance(FeatureMetric):
         ]
 
     def _parts(self, batches: Iterable[Features], total: int, start: int = 0) -> list[FeatureMoments]:
-        """The moments of each range of ``total`` events, of which these begin with number ``start``."""
+        """Return the moments of each range of ``total`` events; these batches start at event ``start``."""
         parts: list[FeatureMoments] = []
         for batch in batches:
             pooled = batch.pooled
@@ -205,18 +200,13 @@ class FrechetDistance(FeatureMetric):
         return parts
 
     def _floor(self, evidence: Evidence, centre: Centre) -> Extrapolation | None:
-        """What as many true events score."""
-        found = self.floor(evidence)
-        if found is None:
-            return None
+        def compute(events: EventSet) -> Extrapolation:
+            return extrapolate(self._parts(self.seen(events, evidence), events.size), centre)
 
-        def compute() -> Extrapolation:
-            return extrapolate(self._parts(self.seen(found, evidence), found.size), centre)
-
-        return found.once((type(self), repr(self), "floor"), compute)
+        return self.of_floor(evidence, compute)
 
     def truth(self, evidence: Evidence) -> EventSet | None:
-        """Everything in the data set, or ``draws`` of the target."""
+        """Return all events of the data set, or ``draws`` of the target."""
         found, reference = super().truth(evidence), evidence.reference
         if found is None or found.whole is not None or reference is None or reference.target is None:
             return found and (found.whole or found)
@@ -227,7 +217,7 @@ class FrechetDistance(FeatureMetric):
         return EventSet(("moments", repr(reference.target), self.draws, reference.seed), self.draws, load, reference)
 
     def _centre(self, evidence: Evidence) -> Centre:
-        """The reference's moments; what follows from the same is computed once."""
+        """Return the reference's moments, cached."""
         truth, device = self.truth(evidence), evidence.samples.device
         if truth is None:
             return _centre_of_file(self._file(), str(device))
@@ -235,7 +225,7 @@ class FrechetDistance(FeatureMetric):
 
         def compute() -> Centre:
             batches = self.seen(own, evidence, keep=False)
-            if self.reference is not None:  # the same for all: no noise of a comparison
+            if self.reference is not None:  # the same for all comparisons, so without error
                 return Centre(merged([FeatureMoments.of(batch.pooled) for batch in batches]).over(evidence.processes))
             parts = [part.over(evidence.processes) for part in self._parts(batches, own.size)]
             return Centre(merged(parts), [merged([part for part in parts if part is not one]) for one in parts])
@@ -250,7 +240,7 @@ def _centre_of_file(file: Statistics, device: str) -> Centre:
 
 
 def _place(evidence: Evidence) -> int:
-    """How many samples the processes before this one hold."""
+    """Return the number of samples of the processes before this one."""
     if evidence.processes is None:
         return 0
     counts = torch.zeros(evidence.processes.count, dtype=torch.int64, device=evidence.processes.device)

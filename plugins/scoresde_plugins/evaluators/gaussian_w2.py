@@ -1,11 +1,11 @@
-r"""The distance of a sampler's law from a Gaussian target, exact: no sample is drawn, and there is no noise in it.
+"""The exact distance of a sampler's law from a Gaussian target, without samples and without noise.
 
 On Gaussian data an affine sampler's law is a Gaussian (:mod:`.affine_law`), and
 
     W2^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-is the distance of two Gaussians. It has three parts (Pierret & Galerne 2025, arXiv:2405.14250): the prior in the place
-of the true marginal at t = 1, the steps, and the end at t_min. ``start=marginal`` takes away the first.
+is the distance of two Gaussians. It has three parts (Pierret & Galerne 2025, arXiv:2405.14250): the prior in place of
+the true marginal at t = 1, the steps, and the end at t_min. ``start=marginal`` removes the first.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _ASKED = 8
 
 @attrs.frozen
 class GaussianW2(Evaluator):
-    """W2 between the law of the sampler, at the precision of the samples, and the target; refused where it has none.
+    """W2 between the law of the sampler, at the precision of the samples, and the target; refused if there is no law.
 
-    Needs a fixed number of steps, a linear score (that of a Gaussian target), and steps that do not depend on the
-    state: no adaptive sampler, and no Langevin corrector that sets its step size by norms. All of it is tried out.
+    It needs a fixed number of steps, a linear score (that of a Gaussian target), and steps that do not depend on the
+    state: no adaptive sampler, and no Langevin corrector that sets its step size by norms. All of this is tested.
     """
 
     judges: ClassVar[Literal["samples", "model"]] = "model"
@@ -42,15 +42,15 @@ class GaussianW2(Evaluator):
     unit: ClassVar[str] = "data units"
     name: ClassVar[str] = "gaussian_w2"
 
-    start: Literal["prior", "marginal"] = param("prior", "law at t = 1: the SDE's prior, or the target's own marginal")
+    start: Literal["prior", "marginal"] = param("prior", "law at t = 1: the SDE's prior, or the target's marginal")
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Where the target is no Gaussian or the sampler not affine, or what it needs is not known."""
+        """Return why there is no value: no Gaussian target, a sampler that is not affine, or missing evidence."""
         found = self._law(evidence)
         return found if isinstance(found, str) else None
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The distance, with no error; NaN where the sampler diverges."""
+        """Return the distance, without error; NaN where the sampler diverges."""
         found, reference = self._law(evidence), evidence.reference
         if isinstance(found, str) or reference is None:
             raise ValueError(found)
@@ -60,7 +60,6 @@ class GaussianW2(Evaluator):
         return [self.metric(self.name, Estimate(gaussian_w2(found.mean, found.covariance, mean, cov)))]
 
     def _law(self, evidence: Evidence) -> GaussianLaw | str:
-        """The law of the sampler, or why it has none."""
         return evidence.once(self, lambda: self._find(evidence))
 
     @torch.no_grad()
@@ -69,9 +68,9 @@ class GaussianW2(Evaluator):
         if sampler is None or model is None or sde is None or reference is None:
             return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
         if evidence.units is not None and evidence.units.onto(Units()) != (1.0, 0.0):
-            return f"{self.name} needs a model in the numbers of its data, this one has scaled them"
+            return f"{self.name} needs a model in data units, and this one scales the data"
         if "steps" not in sampler.uses:
-            return f"{self.name} needs a sampler with a number of steps: an adaptive one is not affine"
+            return f"{self.name} needs a sampler with a fixed number of steps: an adaptive one is not affine"
         if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):
             return f"{self.name} needs a Gaussian target"
         start = sde.prior.from_noise if self.start == "prior" else _marginal(sde, reference)
@@ -80,7 +79,7 @@ class GaussianW2(Evaluator):
 
 
 def _marginal(sde: SDE, reference: Reference) -> Start:
-    """Standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
+    """Return the map from standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
     mean, cov = reference.once("moments", reference.precise.moments)
     level = sde.level(torch.ones((), dtype=torch.float64))
     alpha, sigma = float(level.alpha), float(level.sigma)

@@ -1,9 +1,9 @@
-r"""Inception score (Salimans et al. 2016, arXiv:1606.03498): confident about each sample, and varied over all.
+"""Inception score (Salimans et al. 2016, arXiv:1606.03498): confident about each sample, and varied over all.
 
     exp( E_x KL( p(y | x) || E_x p(y | x) ) )
 
-Between 1 and the number of classes. It never looks at real data: a generator of one perfect image a class has the best
-score there is. Finite sets are biased downwards, by about (K - 1) / 2n in the exponent.
+It lies between 1 and the number of classes. It never sees real data: a generator of one perfect image per class has the
+best possible score. Finite sets are biased downwards, by about (K - 1) / 2n in the exponent.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from .extraction import samples
 from .feature_metric import FeatureMetric
 
 NOTABLE = 0.02
-"""From this share of the score on, the bias is worth a warning."""
+"""The share of the score from which the bias causes a warning."""
 
 
 def downward_bias(logits: Tensor, splits: int) -> float:
-    """By which share the mean score of ``splits`` parts of ``logits`` (n, K) is too low, to second order."""
+    """Return the relative bias of the mean score of ``splits`` parts of ``logits`` (n, K), to second order."""
     p = logits.double().softmax(1)
     return float((p.var(0) / p.mean(0)).nansum()) * splits / (2 * len(p))
 
 
 def classifier_score(logits: Tensor, splits: int) -> Estimate:
-    """The mean score of ``splits`` disjoint parts of ``logits`` (n, K), and its standard error over them."""
+    """Return the mean score of ``splits`` disjoint parts of ``logits`` (n, K), and its standard error over them."""
     scores = []
     for part in logits.double().tensor_split(splits):
         log_p = part.log_softmax(1)
@@ -47,17 +47,17 @@ def classifier_score(logits: Tensor, splits: int) -> Estimate:
 
 @attrs.frozen
 class InceptionScore(FeatureMetric):
-    """The mean score over disjoint parts of the samples, higher is better, with the standard error over them.
+    """The mean score over disjoint parts of the samples, higher is better, with its standard error over the parts.
 
-    It takes the class probabilities of ``features``, InceptionV3's or any classifier's; a reference is used for its
-    floor alone: what real images score.
+    It uses the class probabilities of ``features``, InceptionV3's or any classifier's. A reference is used only for the
+    floor: the score of real images.
     """
 
     example: ClassVar[dict[str, str]] = {"features": "mnist_classifier"}
     word: ClassVar[str] = "score"
     better: ClassVar[Better] = "higher"
 
-    splits: int = param(10, "disjoint parts", ge(2))
+    splits: int = param(10, "number of disjoint parts", ge(2))
 
     @property
     def name(self) -> str:
@@ -66,15 +66,15 @@ class InceptionScore(FeatureMetric):
 
     @property
     def fewest(self) -> int:
-        """Two a part."""
+        """2 per part."""
         return 2 * self.splits
 
     def unfit(self, evidence: Evidence) -> str | None:
-        """None: it can do without a reference."""
+        """None: it works without a reference."""
         return None
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """The score of the samples; the floor is that of true events, where there are any."""
+        """Return the score of the samples; the floor is that of true events, if there are any."""
         found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
         if self.finite(evidence):
             own = self._logits(samples(evidence), evidence)
@@ -83,23 +83,15 @@ class InceptionScore(FeatureMetric):
             details["bias"] = -bias * found.value
             if bias > NOTABLE:
                 details["warning"] = (
-                    f"{evidence.count} samples in {self.splits} parts put {self.name} about {bias * found.value:.2g} "
-                    "too low: draw more, or set splits= lower"
+                    f"with {evidence.count} samples in {self.splits} parts {self.name} is about "
+                    f"{bias * found.value:.2g} too low: draw more, or lower splits="
                 )
-        return [self.metric(self.name, found, self._floor(evidence), **details)]
+        floor = self.of_floor(evidence, lambda events: classifier_score(self._logits(events, evidence), self.splits))
+        return [self.metric(self.name, found, floor, **details)]
 
     def truth(self, evidence: Evidence) -> EventSet | None:
-        """None: the score looks at no data."""
+        """None: the score uses no data."""
         return None
-
-    def _floor(self, evidence: Evidence) -> Estimate | None:
-        """The score of as many true events, where a reference has them."""
-        found = self.floor(evidence)
-        if found is None:
-            return None
-        return found.once(
-            (type(self), repr(self), "floor"), lambda: classifier_score(self._logits(found, evidence), self.splits)
-        )
 
     def _logits(self, events: EventSet, evidence: Evidence) -> Tensor:
         batches = [batch.logits for batch in self.seen(events, evidence)]

@@ -1,9 +1,9 @@
-r"""Kernel distance on features (Binkowski et al. 2018, arXiv:1801.01401; KID with InceptionV3's).
+"""Kernel distance on features (Binkowski et al. 2018, arXiv:1801.01401; KID with InceptionV3's).
 
     MMD^2 = E k(X, X') + E k(Y, Y') - 2 E k(X, Y),        k(x, y) = (x.y / D + 1)^3
 
-the unbiased estimate (pairs i != j within a set), so unlike the Frechet distance it can be compared between numbers of
-samples, and needs far fewer. A polynomial kernel compares the first three moments and nothing beyond.
+This is the unbiased estimate (pairs i != j within a set), so unlike the Frechet distance its values can be compared
+between sample sizes, and it needs far fewer samples. A cubic kernel compares the first three moments only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from scoresde_core.evaluator import Better, Evidence
 from .feature_metric import TwoSetMetric
 
 FEWEST = 10
-"""Subsets, below which their scatter is no good measure of the error."""
+"""The fewest subsets whose scatter gives a usable error."""
 
 
 def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased MMD^2 of features ``x`` and ``y``, both (n, D) or (blocks, n, D), with the cubic kernel."""
+    """Return the unbiased MMD^2 of features ``x`` and ``y``, both (n, D) or (blocks, n, D), with the cubic kernel."""
     n, width = x.shape[-2], x.shape[-1]
 
     def total(a: Tensor, b: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
-    """The mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over them.
+    """Return the mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over the subsets.
 
-    Too few rows for ten such subsets make smaller ones: the estimate is unbiased at any size.
+    With fewer than ten subsets of this size the subsets are made smaller: the estimate is unbiased at any size.
     """
     size = min(size, len(x) // FEWEST)
     count = len(x) // size
@@ -54,26 +54,26 @@ def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
 
 @attrs.frozen
 class KernelDistance(TwoSetMetric):
-    """The mean over disjoint subsets, best at 0, with the standard error over them.
+    """The mean over disjoint subsets, best at 0, with its standard error over them.
 
-    The published estimate draws a hundred subsets that overlap and quotes their standard deviation, which is no error
-    of the mean; its expectation is the same. The reference is as many events as there are samples.
+    The published estimate draws a hundred overlapping subsets and quotes their standard deviation, which is not the
+    error of the mean; its expectation is the same. The reference has as many events as there are samples.
     """
 
     word: ClassVar[str] = "kernel"
     better: ClassVar[Better] = "zero"
 
-    subset_size: int = param(1000, "events a subset; fewer where the samples make no ten of them", ge(2))
+    subset_size: int = param(1000, "events in a subset; fewer if the samples do not make ten subsets", ge(2))
 
     @property
     def fewest(self) -> int:
-        """Two in each of ten subsets."""
+        """2 in each of 10 subsets."""
         return 2 * FEWEST
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        """MMD^2 of features (n, D)."""
+        """Return MMD^2 of features (n, D)."""
         return (by_subsets(samples, truth, self.subset_size),)
 
     def details(self, evidence: Evidence) -> dict[str, Any]:
-        """With the size of a subset."""
+        """Return the protocol with the subset size."""
         return self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))

@@ -1,11 +1,11 @@
-r"""How far a model's likelihood is from the truth, on exact draws of a target.
+"""The difference between a model's likelihood and the true one, on exact draws of a target.
 
     log_likelihood     mean of log2 p_ODE(x) - log2 p(x), over D
     likelihood_bound   mean of bound(x) + log2 p(x), over D
 
-Both in bits/dim, over the same x ~ p. For a perfect score the first measures what the ODE adds: the solver, the place
-of the data at t_min, the prior in the place of p_1. Its mean is minus the divergence KL(p || p_ODE) per dimension: the
-likelihood of another law is lower on average. The second is KL(p || p_SDE) and the slack of the bound.
+Both are in bits/dim, over the same x ~ p. For a perfect score the first measures the effect of the ODE: the solver,
+the start at t_min instead of 0, and the prior in place of p_1. Its mean is minus the divergence KL(p || p_ODE) per
+dimension. The second is KL(p || p_SDE) plus the slack of the bound.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ..numerics.divergence import Trace
 from ..numerics.flow import Diverged
 
 EXACT_UP_TO = 64
-"""Dimensions up to which ``trace=auto`` is exact: one batched backward pass."""
+"""The largest dimension for which ``trace=auto`` is exact: one batched backward pass."""
 
 
 class _AgainstTruth(Evaluator):
-    """A likelihood of the model on exact draws of the target, against the target's own."""
+    """Base class: a likelihood of the model on exact draws of the target, compared with the target's own."""
 
     judges: ClassVar[Literal["samples", "model"]] = "model"
     needs: ClassVar[frozenset[str]] = frozenset({"target", "sde", "model"})
@@ -44,18 +44,18 @@ class _AgainstTruth(Evaluator):
     samples: int
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Without target, SDE and model; a model of discrete noise scales; a single draw."""
+        """Return why there is no value: a model of discrete noise scales, a single draw, or missing evidence."""
         if evidence.model is not None and not evidence.model.continuous:
-            return f"{self.name} needs a model of continuous time, this one knows discrete noise scales alone"
+            return f"{self.name} needs a model of continuous time, and this one has discrete noise scales"
         few = len(evidence.samples) < 2
         return super().skip(evidence) or (f"{self.name} needs 2 samples or more" if few else None)
 
     @abstractmethod
     def density(self, x: Tensor) -> Density:
-        """The way to the log density of ``x`` (n, *shape), or to its bound."""
+        """Return the method for the log density of ``x`` (n, *shape), or for its bound."""
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The mean gap in bits/dim and its standard error over draws; NaN where the ODE has no solution."""
+        """Return the mean difference in bits/dim and its standard error over draws; NaN where the ODE diverges."""
         reason, reference = self.skip(evidence), evidence.reference
         if reason or reference is None or evidence.model is None or evidence.sde is None:
             raise ValueError(reason or f"{self.name} needs target, sde and model")
@@ -77,8 +77,8 @@ class _AgainstTruth(Evaluator):
 class LogLikelihoodError(_AgainstTruth):
     """Mean error of the log-likelihood by the probability flow ODE, in bits/dim, best at 0.
 
-    The standard error is that over draws, probes and all: with an estimated trace in many dimensions it is far above
-    the solver's error, and falls with samples times probes.
+    The standard error is over draws and includes the probes. With an estimated trace in many dimensions it is far above
+    the solver's error; it falls with samples times probes.
     """
 
     name: ClassVar[str] = "log_likelihood_error"
@@ -88,13 +88,13 @@ class LogLikelihoodError(_AgainstTruth):
     trace: Literal["auto", "exact", "rademacher", "gaussian"] = param(
         "auto", "divergence: exact, or by probes; auto is exact for up to 64 dimensions, else rademacher"
     )
-    probes: int = param(4, "probes for every draw", ge(1))
+    probes: int = param(4, "probes for each draw", ge(1))
     rtol: float = param(1e-5, "relative tolerance of the ODE", gt(0))
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
-    t_min: float = param(1e-5, "where data are placed", gt(0))
+    t_min: float = param(1e-5, "time at which the data are placed", gt(0))
 
     def density(self, x: Tensor) -> Density:
-        """The flow's."""
+        """Return the probability flow, with ``auto`` resolved by the size of ``x``."""
         by_size: Trace = "exact" if x[0].numel() <= EXACT_UP_TO else "rademacher"
         trace: Trace = by_size if self.trace == "auto" else self.trace
         return FlowDensity(trace, self.probes, self.t_min, rtol=self.rtol, atol=self.atol)
@@ -102,16 +102,16 @@ class LogLikelihoodError(_AgainstTruth):
 
 @attrs.frozen
 class LikelihoodBoundGap(_AgainstTruth):
-    """Mean of the variational bound minus the true negative log-likelihood, in bits/dim: 0 is tight, never below."""
+    """Mean of the variational bound minus the true negative log-likelihood, in bits/dim: 0 if tight, never negative."""
 
     name: ClassVar[str] = "likelihood_bound_gap"
     sign: ClassVar[int] = -1
 
     samples: int = param(128, "number of exact draws", ge(2))
-    times: int = param(200, "times for every draw", ge(FEWEST_TIMES))
+    times: int = param(200, "times for each draw", ge(FEWEST_TIMES))
     form: Literal["dsm", "ssm"] = param("dsm", "denoising or sliced score matching")
     t_min: float = param(1e-5, "where the integral starts", gt(0))
 
     def density(self, x: Tensor) -> Density:
-        """The bound."""
+        """Return the bound."""
         return BoundDensity(self.form, self.times, t_min=self.t_min)

@@ -1,7 +1,7 @@
-r"""Mode weights: whether each component of a mixture receives its share of the samples.
+"""Mode weights: whether each component of a mixture receives its share of the samples.
 
-The posterior responsibilities r_k(x) = w_k p_k(x) / p(x) average to the weights under the true mixture, with no
-threshold and no clustering: E_p r_k(x) = w_k exactly.
+The posterior responsibilities r_k(x) = w_k p_k(x) / p(x) average to the weights under the true mixture, without any
+threshold or clustering: E_p r_k(x) = w_k exactly.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from scoresde_core.evaluator import Comparison, Evidence, Reference
 from .moments import root
 
 _DRAWS = 1024
-"""Of the noise: they leave 2 % of the error open."""
+"""Draws of the noise: they estimate the error to 2 %."""
 
 
 @attrs.frozen
 class ModeWeights(Comparison):
     """Total variation 1/2 sum_k |mean_i r_k(x_i) - w_k|, between 0 and 1.
 
-    With d the differences and C their covariance, half of the samples and the other half would give d + e and d - e,
-    e ~ N(0, C), so the standard error is that of half-samples (``halves``):
+    With d the differences and C their covariance, the two halves of the samples would give d + e and d - e, e ~ N(0,
+    C), so the standard error is that of half-samples (``halves``):
 
         s^2 = E (TV(d + e) - TV(d - e))^2 / 4
 
-    It is right where chance alone sets the signs, as it does in the floor, and where the differences are clear of 0.
+    It is right where chance alone determines the signs, as in the floor, and where the differences are clearly not 0.
     """
 
     name: ClassVar[str] = "mode_weights"
 
     def skip(self, evidence: Evidence) -> str | None:
-        """A reason where the target has no components."""
+        """Return why there is no value, as for a target without components."""
         if evidence.target is not None and evidence.target.modes() is None:
-            return f"{type(evidence.target).__name__} has no components to weigh"
+            return f"{type(evidence.target).__name__} has no components"
         return super().skip(evidence)
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """The total variation of ``samples`` (n, *shape)."""
+        """Return the total variation of ``samples`` (n, *shape)."""
         weights = reference.precise.modes()
-        assert weights is not None  # skip() has seen to it
+        assert weights is not None  # checked by skip()
         shares = reference.precise.responsibilities(samples).double()
         if not bool(shares.isfinite().all()):
             return Estimate(math.nan, math.nan)
@@ -58,6 +58,6 @@ class ModeWeights(Comparison):
 
 @lru_cache(maxsize=4)
 def _normal(modes: int) -> Tensor:
-    """Independent standard normal numbers (draws, modes), always the same."""
+    """Return independent standard normal numbers (draws, modes), the same at every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(_DRAWS, modes, generator=generator, dtype=torch.float64)

@@ -1,14 +1,13 @@
-r"""Distance of the first two moments: the Wasserstein distance of the Gaussians that share them.
+"""Distance of the first two moments: the Wasserstein distance of the Gaussians that have them.
 
     W2^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-(Dowson & Landau 1982, doi:10.1016/0047-259X(82)90077-X; the "Frechet distance" of FID, taken here in data space.)
-Between Gaussians it is their distance. An affine sampler on a Gaussian target stays Gaussian, so there
-:func:`gaussian_w2` measures its bias without a sample.
+(Dowson & Landau 1982, doi:10.1016/0047-259X(82)90077-X; the "Frechet distance" of FID, here in data space.) An affine
+sampler on a Gaussian target stays Gaussian, so :func:`gaussian_w2` measures its bias without samples.
 
-The trace is a squared distance itself, min over orthogonal U of |S1^1/2 - S2^1/2 U|^2 (Frobenius), reached at the
-polar factor of S2^1/2 S1^1/2. In that form close covariances lose no digits: their difference is taken before it
-is squared.
+The trace is itself a squared distance, min over orthogonal U of |S1^1/2 - S2^1/2 U|^2 (Frobenius), attained at the
+polar factor of S2^1/2 S1^1/2. This form keeps the digits of close covariances: their difference is taken before it is
+squared.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from scoresde_core.evaluator import Comparison, Reference
 from .halves import balanced_halves, root_error
 
 _ROUNDING = 1e-7
-"""Relative size below which a root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
+"""Relative size below which the root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
 
 
 def gaussian_w2(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """W2 between N(mean1, cov1) and N(mean2, cov2), in data units; means (D,), covariances (D, D), may be singular."""
+    """Return W2 of N(mean1, cov1) and N(mean2, cov2) in data units; means (D,), covariances (D, D), may be singular."""
     root1, root2 = root(cov1.double()), root(cov2.double())
     left, _, right = torch.linalg.svd(root2 @ root1)
     shapes = torch.linalg.matrix_norm(root1 - root2 @ (left @ right))
@@ -43,8 +42,8 @@ class Moments(Comparison):
 
     Its square has the influence function psi(x) = 2 (m - mu).(x - m) + (x - m)' (I - T) (x - m), with (m, S) the
     samples' moments, mu the target's mean and T the optimal map from N(m, S) to N(mu, S'). The standard error of the
-    root follows with the distance of half of the samples (``halves``). At equal moments the value is its floor, noise
-    alone, and not zero.
+    root follows from the distance of half of the samples (``halves``). At equal moments the value is its floor, which
+    is noise and not zero.
     """
 
     name: ClassVar[str] = "moments"
@@ -52,7 +51,7 @@ class Moments(Comparison):
     smallest: ClassVar[int] = 4
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """W2 of the moments of ``samples`` (n, *shape)."""
+        """Return W2 of the moments of ``samples`` (n, *shape)."""
         mean, cov = (part.to(samples) for part in reference.once("moments", reference.precise.moments))
         half = reference.once("root of the covariance", lambda: root(cov))
         x, n = samples.flatten(1), len(samples)
@@ -62,8 +61,8 @@ class Moments(Comparison):
         product = mapped.T @ mapped
         if not bool(product.isfinite().all()):
             return Estimate(math.inf, math.nan)
-        # With product = R S R, where R R = S', the map is T = R (R S R)^-1/2 R. Its inverse root is taken on the range,
-        # where the samples are: fewer samples than dimensions leave a null space, known here by its rounding errors.
+        # With product = R S R, where R R = S', the map is T = R (R S R)^-1/2 R. The inverse root is taken on the range:
+        # fewer samples than dimensions leave a null space, recognised by its rounding errors.
         values, vectors = torch.linalg.eigh(product)
         sizes = values.clamp_min(0).sqrt()
         sizes = torch.where(sizes > _ROUNDING * sizes[-1], sizes, 0.0)
@@ -77,7 +76,7 @@ class Moments(Comparison):
 
 
 def _squared(x: Tensor, mean: Tensor, half: Tensor) -> float:
-    """W2^2 of the moments of ``x`` (n, D) and those of N(mean, half^2)."""
+    """Return W2^2 of the moments of ``x`` (n, D) and those of N(mean, half^2)."""
     n, offset = len(x), x.mean(0) - mean
     mapped = (x - x.mean(0)) @ half / math.sqrt(n - 1)
     sizes = torch.linalg.eigvalsh(mapped.T @ mapped).clamp_min(0).sqrt()
@@ -86,7 +85,7 @@ def _squared(x: Tensor, mean: Tensor, half: Tensor) -> float:
 
 
 def root(cov: Tensor) -> Tensor:
-    """The symmetric root of a covariance (D, D); rounding may have left eigenvalues just below 0."""
+    """Return the symmetric root of a covariance (D, D), whose eigenvalues may be slightly negative by rounding."""
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
     return half

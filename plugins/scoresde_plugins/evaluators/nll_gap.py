@@ -1,9 +1,9 @@
-r"""Excess negative log-likelihood: how far from typical the samples are under the true density.
+"""Excess negative log-likelihood: how far from typical the samples are under the true density.
 
     gap = E_q[-log p(x)] - H(p) = KL(q || p) + H(q) - H(p)
 
-It is 0 for q = p, positive where samples stray to where p is small, and negative where they are too typical
-(collapsed on the modes, or denoised too far): a sampler should bring it to zero, not below.
+It is 0 for q = p, positive where samples lie where p is small, and negative where they are too typical (collapsed onto
+the modes, or denoised too far). A good sampler brings it to zero, not below.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scoresde_run.results.certainty import difference
 
 @attrs.frozen
 class NLLGap(Comparison):
-    """Mean of -log p(x_i) minus the entropy of p, in nats for a whole event; best at 0.
+    """Mean of -log p(x_i) minus the entropy of p, in nats per event; best at 0.
 
     The standard error adds those of the sample mean and of the entropy in quadrature.
     """
@@ -31,7 +31,7 @@ class NLLGap(Comparison):
     better: ClassVar[Better] = "zero"
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """The gap of ``samples`` (n, *shape)."""
+        """Return the gap of ``samples`` (n, *shape)."""
         surprise = -reference.precise.log_prob(samples).double()
         entropy = reference.once("entropy", reference.precise.entropy)
         n = len(samples)

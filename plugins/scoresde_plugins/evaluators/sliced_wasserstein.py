@@ -1,4 +1,4 @@
-r"""Sliced Wasserstein distance (Rabin et al. 2012, doi:10.1007/978-3-642-24785-9_37; Bonneel et al. 2015).
+"""Sliced Wasserstein distance (Rabin et al. 2012, doi:10.1007/978-3-642-24785-9_37; Bonneel et al. 2015).
 
     SW2^2(q, p) = mean over unit vectors u of W2^2(u.X, u.Y)
 
@@ -31,18 +31,18 @@ from .halves import balanced_halves, root_error
 
 @attrs.frozen(eq=False)
 class _Sorted:
-    """Projections (directions, n) of n events in ascending order, and which event each one is of."""
+    """Projections (directions, n) of n events in ascending order, and the event that each belongs to."""
 
     values: Tensor
     order: Tensor
 
     def part(self, chosen: Tensor) -> Tensor:
-        """The projections of the events that the mask (m,) of the first m chooses."""
+        """Return the projections of the events selected by the mask (m,) over the first m."""
         chosen = torch.nn.functional.pad(chosen, (0, self.order.shape[1] - len(chosen))).to(self.order.device)
         return self.values[chosen[self.order]].view(len(self.values), -1)
 
     def potential(self, other: _Sorted) -> Tensor:
-        """That of W2^2 to the ``other`` set at each event (n,), averaged over the directions, up to a constant.
+        """Return the potential of W2^2 to ``other`` at each event (n,), averaged over directions, up to a constant.
 
         Between neighbours it grows by the integral of 2 (x - T(x)), by the trapezoid rule.
         """
@@ -53,17 +53,17 @@ class _Sorted:
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """W2^2 along each direction, of sorted projections (directions, n)."""
+    """Return W2^2 along each direction, of sorted projections (directions, n)."""
     return (x - y).square().mean(1)
 
 
 @attrs.frozen
 class SlicedWasserstein(SetComparison):
-    """SW2 to a set of the truth of the same size, over random directions that depend on the seed alone.
+    """SW2 to an equally large set of true events, over random directions that depend on the seed only.
 
-    The standard error covers the samples, the exact set and the directions: what another seed would scatter by. That
-    of SW2^2 comes from the potentials and from the directions, less the noise that both know; that of its root from the
-    distance of half of the events (``halves``), and is right where q and p are equal, too.
+    The standard error covers the samples, the exact set and the directions: the scatter over seeds. The error of SW2^2
+    comes from the potentials and from the directions, without the noise common to both; that of its root follows from
+    the distance of half of the events (``halves``), and is right where q and p are equal, too.
     """
 
     name: ClassVar[str] = "sliced_wasserstein"
@@ -73,13 +73,13 @@ class SlicedWasserstein(SetComparison):
     projections: int = param(256, "number of random directions", attrs.validators.ge(2))
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """SW2 between ``samples`` (n, *shape) and the reference set."""
+        """Return SW2 between ``samples`` (n, *shape) and the reference set."""
         x = self._project(samples, reference)
         y = reference.once((self, "sorted"), lambda: self._project(reference.exact(0).double(), reference))
         squared, n = _squared(x.values, y.values), len(samples)
         halves = torch.stack([_squared(x.part(half), y.part(half)) for half in balanced_halves(n // 4 * 4, 4)])
         events = [Estimate(0, float(of.std()) / math.sqrt(n), n - 1) for of in (x.potential(y), y.potential(x))]
-        # The potentials know the noise of the events that differs between directions.
+        # The potentials already include the noise of the events, which differs between directions.
         known = (halves[::2] - halves[1::2]).var(1).mean() / 8
         others = float((squared.var() - known).clamp_min(0) / self.projections)
         error, df = spread([*events, Estimate(0, math.sqrt(others), self.projections - 1)])
@@ -87,14 +87,14 @@ class SlicedWasserstein(SetComparison):
         return Estimate(distance, root_error(error, float(halves.mean())), df)
 
     def _project(self, x: Tensor, reference: Reference) -> _Sorted:
-        """The projections of ``x`` (n, *shape)."""
+        """Return the sorted projections of ``x`` (n, *shape)."""
         x = x.flatten(1)
         directions = reference.once((self, "directions"), lambda: self._directions(reference.seed, x.shape[1]).to(x))
         projected: Tensor = directions @ x.T
         return _Sorted(*projected.sort(1))
 
     def _directions(self, seed: int, dimensions: int) -> Tensor:
-        """Random unit vectors (projections, dimensions), drawn on the CPU so that every device slices alike."""
+        """Return random unit vectors (projections, dimensions), drawn on the CPU so that all devices use the same."""
         generator = torch.Generator().manual_seed(key(seed, "directions") % 2**31)
         normal = torch.randn(self.projections, dimensions, generator=generator, dtype=torch.float64)
         return torch.nn.functional.normalize(normal, dim=1)

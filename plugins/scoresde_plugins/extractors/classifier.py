@@ -1,11 +1,11 @@
-"""``classifier`` and ``mnist_classifier``: features of a small classifier that was trained on the data themselves.
+"""``classifier`` and ``mnist_classifier``: features of a small classifier trained on the data themselves.
 
-The published networks were trained on photographs of ImageNet; what they see in digits, or in any other kind of
-picture, is an accident. A classifier of the data set itself knows what tells its images apart, needs no download and
-costs a thousandth. Its numbers compare samplers and models of one data set, and nothing else.
+The published networks were trained on photographs of ImageNet, so what they see in digits, or in any other kind of
+image, is arbitrary. A classifier of the data set itself separates its images, needs no download and costs a thousandth.
+Its values compare samplers and models of one data set, and nothing else.
 
-The network is five 3 x 3 convolutions with batch normalisation, of 16, 32, 48, 64 and 96 channels, the second and the
-fourth of stride 2; the features are the 96 means over the last map, and the logits a linear function of them.
+The network has five 3 x 3 convolutions with batch normalisation, of 16, 32, 48, 64 and 96 channels, the second and
+fourth of stride 2. The features are the 96 means over the last map, and the logits a linear function of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_core.extractor import Extractor, Features
 
-FORMAT, VERSION = "scoresde.classifier", 1
+from ..tensor_file import Format
+
+FORMAT = Format("scoresde.classifier", 1, "a trained classifier")
 MNIST_FILE = Path(__file__).with_name("mnist_classifier.safetensors")
 LAYERS = ((16, 1), (32, 2), (48, 1), (64, 2), (96, 1))
 """Channels and stride of each convolution."""
@@ -56,7 +57,7 @@ class ConvolutionalClassifier(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor) -> Features:
-        """Features (B, 96) and logits (B, classes)."""
+        """Return features (B, 96) and logits (B, classes)."""
         pooled = self.layers((images.float() - self.mean) / self.std).mean((2, 3))
         return Features(pooled, self.head(pooled))
 
@@ -65,16 +66,16 @@ class ConvolutionalClassifier(nn.Module):
 class Classifier(Extractor):
     """The trained classifier in ``file``, as ``benchmarks/studies/truth/train_classifier.py`` writes it.
 
-    A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
+    A file that is missing, damaged, of another format or of a newer version raises ``FileError``.
     """
 
-    example: ClassVar = {"file": str(MNIST_FILE)}  # what the conformance suite checks it with
+    example: ClassVar = {"file": str(MNIST_FILE)}  # for the conformance suite
     name: ClassVar[str] = "classifier"
 
     file: str = param(help="path of a trained classifier (safetensors)")
 
     def __attrs_post_init__(self) -> None:
-        self._stored  # noqa: B018  # a file that cannot be used is refused here, before any work starts
+        self._stored  # noqa: B018  # refuse an unusable file before any work starts
 
     @cached_property
     def _stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -82,7 +83,7 @@ class Classifier(Extractor):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the images that it was trained on."""
+        """The shape of the training images."""
         return tuple(json.loads(self._stored[1]["shape"]))
 
     @property
@@ -98,7 +99,7 @@ class Classifier(Extractor):
         return f"{self.name} reads images of shape {self.shape}, these have {tuple(shape)}"
 
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
-        """The network on ``device``, in evaluation mode."""
+        """Return the network on ``device``, in evaluation mode."""
         weights = self._stored[0]
         network = ConvolutionalClassifier(self.shape[0], len(weights["head.bias"]))
         network.load_state_dict(weights)
@@ -106,14 +107,14 @@ class Classifier(Extractor):
         return lambda images: network(images.to(device))
 
     def protocol(self) -> Mapping[str, Any]:
-        """Its hash and its training data; there is no resize."""
+        """Return its hash and its training data; there is no resize."""
         digest = hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
         return {"extractor": self.name, "sha256": digest, "resize": None, "trained_on": self.report["dataset"]}
 
 
 @attrs.frozen
 class MNISTClassifier(Classifier):
-    """The classifier of handwritten digits that ships here: 99.4 % of the test images right, 96 features."""
+    """The bundled classifier of handwritten digits: 99.4 % correct on the test images, 96 features."""
 
     name: ClassVar[str] = "mnist_classifier"
 
@@ -121,34 +122,21 @@ class MNISTClassifier(Classifier):
 
 
 def write(path: Path, network: ConvolutionalClassifier, shape: tuple[int, ...], report: Mapping[str, Any]) -> None:
-    """Write a trained ``network`` for images of ``shape`` to ``path``, with what is known about it."""
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "shape": json.dumps(shape), "report": json.dumps(report)}
-    try:
-        save_file(weights, path, metadata)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {path} ({error}): choose a folder that exists and can be written") from error
+    """Write a trained ``network`` for images of ``shape`` to ``path``, with its ``report``."""
+    FORMAT.write(path, network.state_dict(), {"shape": json.dumps(shape), "report": json.dumps(report)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise FileError(
-            f"there is no file {path}: train one with benchmarks/studies/truth/train_classifier.py --out {path}"
+            f"{path} does not exist: train a classifier with benchmarks/studies/truth/train_classifier.py {path}"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
-            raise FileError(f"{path} is not a trained classifier: its format is {metadata.get('format')!r}")
-        if int(metadata["version"]) > VERSION:
-            raise FileError(
-                f"{path} has format version {metadata['version']}, this release reads up to {VERSION}: update scoresde"
-            )
+        weights, metadata = FORMAT.read(path)
         shape, classes = json.loads(metadata["shape"]), len(weights["head.bias"])
         expected = {k: v.shape for k, v in ConvolutionalClassifier(shape[0], classes).state_dict().items()}
         if {k: v.shape for k, v in weights.items()} != expected:
-            raise ValueError("its weights are not those of the network")
+            raise ValueError("its weights do not fit the network")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): train it again or restore it from its source") from error
     return weights, metadata

@@ -1,8 +1,8 @@
 """``inception``, ``vgg16`` and ``dinov2``: the published networks, as torch-fidelity builds them.
 
 torch-fidelity's InceptionV3 is TensorFlow's of 2015, with its resize, so that values compare with published FIDs. The
-weights are not part of this project. They come from a file, are downloaded where that is asked for, or lie in torch's
-cache from an earlier time; whichever it is, only tensors are read from the file, and their hash is in the result.
+weights are not part of this project. They come from a file, a download if requested, or torch's cache. In all cases
+only tensors are read from the file, and the result records their hash.
 
 Grey images are repeated into three channels.
 """
@@ -27,44 +27,44 @@ from scoresde_run.models.checkpoint import file_hash
 
 @attrs.frozen
 class PublishedNetwork(Extractor):
-    """What they share: weights from a file, the cache or, where it is asked for, the network."""
+    """Base class: weights from a file, torch's cache or, if requested, a download."""
 
     title: ClassVar[str]
     resize: ClassVar[str] = "bilinear to 224 as in TensorFlow 1"
     address: ClassVar[str] = ""
     network: ClassVar[tuple[str, ...]] = ()
-    """torch-fidelity's module and class, and the outputs that are asked for: features, and logits if there are any."""
+    """torch-fidelity's module and class, and the requested outputs: features, and logits if there are any."""
 
     weights: str | None = param(None, "file of the weights; null: torch's cache")
-    download: bool = param(False, "fetch them into torch's cache where they are missing")
+    download: bool = param(False, "download missing weights into torch's cache")
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Events that are no images in grey or colour."""
+        """Refuse events that are not grey or colour images."""
         if len(shape) == 3 and shape[0] in (1, 3):
             return None
-        return f"{self.name} reads images of 1 or 3 channels, these events have shape {tuple(shape)}"
+        return f"{self.name} reads images of 1 or 3 channels, and these events have shape {tuple(shape)}"
 
     def url(self) -> str:
-        """Where the weights are published."""
+        """Return the address of the weights."""
         return self.address
 
     def build(self, state: io.BytesIO) -> Any:
-        """torch-fidelity's network with the weights in a file."""
+        """Return torch-fidelity's network with the weights in a file."""
         module, name, *outputs = self.network
         made = getattr(import_module(f"torch_fidelity.{module}"), name)
         return made(self.name, outputs, feature_extractor_weights_path=state)
 
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
-        """The network on ``device``. Missing weights, or torch-fidelity itself, are an error that says what to do."""
+        """Return the network on ``device``; raise FileError if the weights or torch-fidelity are missing."""
         file = io.BytesIO()
-        torch.save(self._state(), file)  # read as tensors alone; torch-fidelity would unpickle whatever there is
+        torch.save(self._state(), file)  # tensors only: torch-fidelity would unpickle anything
         file.seek(0)
         try:
             network = self.build(file).to(device)
         except ImportError as error:
             raise FileError(f"{self.title} needs torch-fidelity: pip install 'scoresde[metrics]' ({error})") from error
         except (RuntimeError, KeyError) as error:
-            raise FileError(f"the weights {self.path()} are not those of {self.title}: {_first(error)}") from error
+            raise FileError(f"the weights {self.path()} do not fit {self.title}: {_first(error)}") from error
 
         def features(images: Tensor) -> Features:
             images = images.to(device)
@@ -74,11 +74,11 @@ class PublishedNetwork(Extractor):
         return features
 
     def path(self) -> Path:
-        """The file of the weights, fetched where that is asked for; a missing one is an error."""
+        """Return the file of the weights, downloaded if requested; raise FileError if it is missing."""
         if self.weights is not None:
             if not Path(self.weights).is_file():
                 raise FileError(
-                    f"there is no file {self.weights} of the weights of {self.title}: get it from {self.url()}"
+                    f"the file {self.weights} of the weights of {self.title} does not exist: get it from {self.url()}"
                 )
             return Path(self.weights)
         cached = self._place()
@@ -86,7 +86,7 @@ class PublishedNetwork(Extractor):
             return cached
         if not self.download:
             raise FileError(
-                f"the weights of {self.title} are not in {cached}: let them be fetched with "
+                f"the weights of {self.title} are not in {cached}: download them with "
                 f"{self.name}[download=true], or get {self.url()} and give its path, {self.name}[weights=FILE]"
             )
         try:
@@ -96,17 +96,17 @@ class PublishedNetwork(Extractor):
             torch.hub.download_url_to_file(self.url(), str(cached), digest, progress=False)
         except (OSError, RuntimeError) as error:
             raise FileError(
-                f"cannot fetch {self.url()} ({_first(error)}): get it elsewhere and give its path, "
+                f"cannot download {self.url()} ({_first(error)}): get it elsewhere and give its path, "
                 f"{self.name}[weights=FILE]"
             ) from error
         return cached
 
     def files(self) -> list[Path]:
-        """The weights."""
+        """Return the file of the weights."""
         return [self._place()]
 
     def _place(self) -> Path:
-        """Where the weights lie, or will."""
+        """Return where the weights are, or will be."""
         if self.weights is not None:
             return Path(self.weights)
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url().rsplit("/", 1)[1]
@@ -120,7 +120,7 @@ class PublishedNetwork(Extractor):
         return state
 
     def protocol(self) -> Mapping[str, Any]:
-        """The hash of the weights and the resize."""
+        """Return the hash of the weights and the resize."""
         return {"extractor": self.name, "sha256": file_hash(self.path()), "resize": self.resize}
 
 
@@ -153,8 +153,8 @@ class VGG16(PublishedNetwork):
 class DINOv2(PublishedNetwork):
     """DINOv2 of FD-DINOv2 (arXiv:2306.04675): the class token, 1024 features for ``vitl14`` (torch-fidelity 0.4).
 
-    Its code is a repository of its own, facebookresearch/dinov2: ``checkout`` is a folder that holds it, and without
-    one it is torch.hub's copy, which ``download=true`` makes. Code that is fetched is run: fetch it once, and look.
+    Its code is a separate repository, facebookresearch/dinov2: ``checkout`` is a folder that holds it, by default
+    torch.hub's copy, which ``download=true`` makes. Downloaded code is executed: download it once, and review it.
     """
 
     name: ClassVar[str] = "dinov2"
@@ -164,11 +164,11 @@ class DINOv2(PublishedNetwork):
     checkout: str | None = param(None, "folder of a checkout of facebookresearch/dinov2; null: torch.hub's copy")
 
     def url(self) -> str:
-        """Meta's."""
+        """Return the address of Meta's weights."""
         return f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{self.model}/dinov2_{self.model}_pretrain.pth"
 
     def build(self, state: io.BytesIO) -> Any:
-        """torch-fidelity's resize and normalisation around the transformer."""
+        """Return torch-fidelity's resize and normalisation around the transformer."""
         from torch_fidelity.feature_extractor_base import FeatureExtractorBase
         from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
@@ -176,7 +176,7 @@ class DINOv2(PublishedNetwork):
         transformer.load_state_dict(torch.load(state, weights_only=True))
 
         class Network(FeatureExtractorDinoV2):  # type: ignore[misc]
-            """Built around a transformer that is here already: the original would fetch one."""
+            """Built around a loaded transformer: the original would download one."""
 
             def __init__(self) -> None:
                 FeatureExtractorBase.__init__(self, "dinov2", ["dinov2"])
@@ -186,7 +186,7 @@ class DINOv2(PublishedNetwork):
         return Network().eval().requires_grad_(False)
 
     def files(self) -> list[Path]:
-        """The transformer's code as well."""
+        """Return the weights and the transformer's code."""
         return [*super().files(), self._code()]
 
     def _code(self) -> Path:
@@ -201,13 +201,13 @@ class DINOv2(PublishedNetwork):
         if not (copy / "hubconf.py").is_file():
             raise FileError(
                 f"the code of DINOv2 is not in {copy}: clone https://github.com/facebookresearch/dinov2 and give its "
-                "folder, dinov2[checkout=FOLDER,weights=FILE], or let both be fetched with dinov2[download=true]"
+                "folder, dinov2[checkout=FOLDER,weights=FILE], or download both with dinov2[download=true]"
             )
         found: torch.nn.Module = hub_load(str(copy), name, source="local", pretrained=False)
         return found
 
     def protocol(self) -> Mapping[str, Any]:
-        """With the size of the transformer."""
+        """Return the protocol with the size of the transformer."""
         return {**super().protocol(), "model": self.model}
 
 

@@ -13,23 +13,23 @@ from torch import Tensor
 from scoresde_core.extractor import Extractor, Features
 
 MOST = 16_384
-"""Features whose covariance still fits into memory (2 GiB in float64)."""
+"""The largest number of features whose covariance fits into memory (2 GiB in float64)."""
 
 
 @attrs.frozen
 class Identity(Extractor):
-    """The event itself, flattened: distances in data space, for points and for any other event. Nothing is rounded."""
+    """The event itself, flattened: distances in data space, for points and any other events. Nothing is rounded."""
 
     name: ClassVar[str] = "identity"
     images: ClassVar[bool] = False
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """A reason for events too large for a covariance."""
+        """Refuse events too large for a covariance."""
         size = prod(shape)
         return f"an event has {size} entries, too many for features (at most {MOST})" if size > MOST else None
 
     def load(self, device: torch.device) -> Any:
-        """Flattens."""
+        """Return a function that flattens events."""
 
         def flatten(x: Tensor) -> Features:
             return Features(x.to(device).float().flatten(1))
@@ -37,5 +37,5 @@ class Identity(Extractor):
         return flatten
 
     def protocol(self) -> Mapping[str, Any]:
-        """There is nothing to say but its name."""
+        """Return its name."""
         return {"extractor": self.name}

@@ -1,4 +1,4 @@
-"""What every network that classifies noisy events has in common; none of them gives a score."""
+"""Base classes of the networks that classify noisy events; none of them gives a score."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from scoresde_core.shapes import per_row
 class NetworkClassifier(NoisyClassifier):
     """A module ``forward(x, sigma)`` -> logits (B, classes), for x_0 + sigma eps.
 
-    It sees x_t / alpha with noise of scale sigma / alpha, so that one network serves every Gaussian-path SDE. Where it
-    was trained on scale x + shift in place of x, it sees that, with scale times the noise.
+    It receives x_t / alpha with noise of scale sigma / alpha, so one network serves every Gaussian-path SDE. If it was
+    trained on scale x + shift instead of x, it receives that, with scale times the noise.
     """
 
     network: nn.Module
@@ -31,7 +31,7 @@ class NetworkClassifier(NoisyClassifier):
     autocast: torch.dtype | None = None
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """Its log softmax."""
+        """The log softmax of the logits."""
         ratio = per_row(level.sigma / level.alpha, x) * self.scale
         seen = x / level.alpha * self.scale + self.shift
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
@@ -39,15 +39,15 @@ class NetworkClassifier(NoisyClassifier):
         return logits.to(x.dtype).log_softmax(1)
 
 
-@attrs.frozen(kw_only=True, slots=False)  # no slots: it is mixed into networks that have theirs
+@attrs.frozen(kw_only=True, slots=False)  # no slots: it is mixed into networks that have slots
 class ClassifierNetwork(Network):
-    """A network whose output is logits: a guide for other networks and never a score model."""
+    """A network whose output is logits: a guide for other networks, never a score model."""
 
     parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)  # type: ignore[assignment]
     label: Literal["sigma"] = param("sigma", "the noise scale", in_(("sigma",)))
-    scales: int = param(1000, "not used: the noise scale is continuous", ge(2))
+    scales: int = param(1000, "unused: the noise scale is continuous", ge(2))
     classes: int = param(10, "number of classes", ge(2))
 
     def view(self, module: nn.Module, sde: SDE, autocast: torch.dtype | None = None, **how: Any) -> NetworkClassifier:
-        """The classifier that ``module`` is, whatever the SDE."""
+        """Return ``module`` as a classifier, for any SDE."""
         return NetworkClassifier(module, self.classes, autocast=autocast)

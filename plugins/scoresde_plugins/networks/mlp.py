@@ -1,13 +1,13 @@
-r"""A residual perceptron for points in the plane and other small events.
+"""A residual perceptron for points in the plane and other small events.
 
     h_0 = W x,    h_{k+1} = h_k + V_k act((1 + a_k(u)) * (U_k h_k) + b_k(u)),    output = V act(h_depth)
 
-``u`` is the label brought to order one: t itself, a step number over the largest one, or log(sigma) / 4. Sinusoidal
+``u`` is the label scaled to order one: t itself, a step number over the largest one, or log(sigma) / 4. Sinusoidal
 (Vaswani et al. 2017, arXiv:1706.03762, Section 3.5) or random Fourier features (Tancik et al. 2020, arXiv:2006.10739)
-of u go through one hidden layer and set the gain a_k and the shift b_k of every block: the score of a Gaussian is x
-times a function of time, and a product wants a gain. Told the noise scale (``label=sigma``), the network also divides
-its input by sqrt(data_std^2 + sigma^2), as in Karras et al. 2022 (arXiv:2206.00364, Table 1): a variance-exploding
-process needs that.
+of u pass through one hidden layer and set the gain a_k and the shift b_k of every block: the score of a Gaussian is x
+times a function of time, which needs a gain. With the noise scale as its label (``label=sigma``), the network also
+divides its input by sqrt(data_std^2 + sigma^2), as in Karras et al. 2022 (arXiv:2206.00364, Table 1), which a
+variance-exploding process needs.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ class MLP(Network):
     embedding: Literal["sinusoidal", "fourier"] = param("sinusoidal", "features of the label", in_(EMBEDDINGS))
     features: int = param(64, "number of features of the label, even", ge(4))
     fourier_scale: float = param(1.0, "standard deviation of the frequencies of Fourier features, in turns", gt(0))
-    data_std: float = param(1.0, "standard deviation of the data, read with label=sigma alone", gt(0))
+    data_std: float = param(1.0, "standard deviation of the data, used with label=sigma only", gt(0))
 
     def __attrs_post_init__(self) -> None:
         if self.features % 2:
             raise ValueError(f"features must be even, half sines and half cosines, got {self.features}")
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for events of ``shape``."""
+        """Return the module for events of ``shape``."""
         return MLPModule(self, shape, shape)
 
 
 @attrs.frozen(kw_only=True)
 class MLPClassifier(ClassifierNetwork, MLP):
-    """The same perceptron with logits (B, classes) for its output, told the noise scale."""
+    """The same perceptron with logits (B, classes) as its output and the noise scale as its label."""
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for events of ``shape``."""
+        """Return the module for events of ``shape``."""
         return MLPModule(self, shape, (self.classes,))
 
 
@@ -90,7 +90,7 @@ class MLPModule(nn.Module):
         self.end = nn.Sequential(act(), nn.Linear(spec.width, math.prod(outputs)))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """A tensor like ``x`` (B, ...) for labels (B,); logits (B, classes) of a classifier."""
+        """A tensor like ``x`` (B, ...) for labels (B,), or the logits (B, classes) of a classifier."""
         flat = x.flatten(1)
         if self.label == "sigma":
             flat = flat * torch.rsqrt(self.data_variance + label.square())[:, None]

@@ -1,6 +1,6 @@
-r"""NCSN: the noise-conditional score network (Song & Ermon 2019, arXiv:1907.05600, Section 4.1 and Appendix A).
+"""NCSN: the noise-conditional score network (Song & Ermon 2019, arXiv:1907.05600, Section 4.1 and Appendix A).
 
-A dilated RefineNet whose every norm is a conditional InstanceNorm++, with a row of coefficients for each noise level:
+A dilated RefineNet whose norms are conditional InstanceNorm++, with a row of coefficients for each noise level:
 
     s(x, i) ~ grad log p_{sigma_i}(x),    i = 0 the highest noise
 
@@ -22,7 +22,7 @@ from scoresde_core.components import param
 from scoresde_core.network import Network
 
 from .instance_norm import ConditionalInstanceNormPlus
-from .layers import ACTIVATIONS, NONLINEARITIES
+from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP
 from .ncsnv2 import STAGES, NCSNv2
 from .refinenet import RefineNet, check_image, level_index
 
@@ -41,7 +41,7 @@ REFERENCE: Mapping[str, Variant | None] = {
     "NCSNv2Deepest": 256,
     "NCSNv2_256": 256,
 }
-"""The published names, and the variant of NCSNv2 that each means; None is NCSN."""
+"""The published names, and the variant of NCSNv2 for each; None is NCSN."""
 
 REFERENCE_NORMS: Mapping[str, Literal["instance_plus", "variance", "none"]] = {
     "InstanceNorm++": "instance_plus",
@@ -56,24 +56,22 @@ LABELS = ("reverse_index", "index")
 class NCSN(Network):
     """The conditional RefineNet of NCSN, for images (C, H, W) of any channels and any size above 2 x 2 pixels.
 
-    ``scales`` noise levels are classes: a label is the number of a level, 0 the highest noise, and there is no level
-    in between. nf = 128, the published CIFAR-10 model, has 30.1 M parameters with 10 levels.
+    ``scales`` noise levels are classes: a label is the number of a level, 0 the highest noise, with no level in
+    between. nf = 128, the published CIFAR-10 model, has 30.1 M parameters with 10 levels.
     """
 
     example: ClassVar = {"nf": 8}
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "what the raw output means")
-    label: Literal["reverse_index", "index"] = param("reverse_index", "labels number the noise levels", in_(LABELS))
-    scales: int = param(10, "number of noise levels, each with norm coefficients of its own", ge(2))
+    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
+    label: Literal["reverse_index", "index"] = param("reverse_index", "labels are numbers of noise levels", in_(LABELS))
+    scales: int = param(10, "number of noise levels, each with its own norm coefficients", ge(2))
     nf: int = param(128, "channels of the first stage; the others have twice as many", ge(2))
     nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
-    centered: bool = param(False, "data are in [-1, 1]; else they are in [0, 1] and mapped to [-1, 1]")
-    recompute: bool = param(
-        False, "training keeps the inputs of the blocks alone, and computes the blocks again going back: saves memory"
-    )
+    centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
+    recompute: bool = param(False, RECOMPUTE_HELP)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for images of ``shape``."""
+        """Return the module for images of ``shape``."""
         return NCSNModule(self, check_image("ncsn", shape, STAGES[64]))
 
 
@@ -100,14 +98,14 @@ class NCSNModule(RefineNet):
 
 
 def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:
-    """The module that a published checkpoint's state dict loads into, strictly.
+    """Return the module that loads the state dict of a published checkpoint strictly.
 
     ``model`` is a class or registered name of the published code (:data:`REFERENCE`); ``config`` its nested
-    configuration, with the field names of ermongroup/ncsn and ncsnv2 or those of yang-song/score_sde_pytorch. Where
-    that has nothing to say (the activation of NCSN), the published code's constant holds.
+    configuration, with the field names of ermongroup/ncsn and ncsnv2 or those of yang-song/score_sde_pytorch. Where it
+    lacks a setting (the activation of NCSN), the published code's constant is used.
     """
     if model not in REFERENCE:
-        raise ValueError(f"no network of the NCSN family is called {model!r}; there are {', '.join(REFERENCE)}")
+        raise ValueError(f"unknown network {model!r} of the NCSN family: choose from {', '.join(REFERENCE)}")
     variant, settings, data = REFERENCE[model], config["model"], config["data"]
     # The code of NCSN never reads ``rescaled``.
     centering = ("centered", "logit_transform", "rescaled") if variant else ("centered", "logit_transform")
@@ -123,9 +121,9 @@ def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:
         return NCSN(**common).build(shape)
     norm = settings.get("normalization", "InstanceNorm++")
     if norm not in REFERENCE_NORMS:
-        raise ValueError(f"ncsnv2 has no {norm!r} normalisation; there are {', '.join(REFERENCE_NORMS)}")
+        raise ValueError(f"unknown normalisation {norm!r} of ncsnv2: choose from {', '.join(REFERENCE_NORMS)}")
     if settings.get("sigma_dist", "geometric") != "geometric":
-        raise ValueError(f"ncsnv2 has geometric noise scales, not {settings['sigma_dist']!r} ones")
+        raise ValueError(f"ncsnv2 has geometric noise scales, not {settings['sigma_dist']!r}")
     network = NCSNv2(
         **common,
         norm=REFERENCE_NORMS[norm],
@@ -137,7 +135,7 @@ def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _field(fields: Mapping[str, Any], *names: str) -> Any:
-    """The first of ``names`` that ``fields`` has."""
+    """Return the first of ``names`` that ``fields`` has."""
     for name in names:
         if name in fields:
             return fields[name]

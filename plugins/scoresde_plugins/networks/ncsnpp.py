@@ -1,4 +1,4 @@
-"""NCSN++ and DDPM++: the U-Net of Song et al. 2021, arXiv:2011.13456, Appendix H, with every option of its search."""
+"""NCSN++ and DDPM++: the U-Net of Song et al. 2021, arXiv:2011.13456, Appendix H, with all options of its search."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class NCSNpp(UNetSpec):
     example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 
     def build(self, shape: tuple[int, ...]) -> UNet:
-        """The U-Net for images (C, H, W), H and W divisible by 2^(levels - 1)."""
+        """Return the U-Net for images (C, H, W), H and W divisible by 2^(levels - 1)."""
         return UNet(self, self._image_shape(shape))

@@ -1,19 +1,17 @@
-r"""NCSNv2: a score network that learns of noise by a division alone (Song & Ermon 2020, arXiv:2006.09011, Section 3.3).
+"""NCSNv2: a score network that depends on noise by a division only (Song & Ermon 2020, arXiv:2006.09011, Section 3.3).
 
     s(x, sigma) = f(x) / sigma
 
-with f an unconditional dilated RefineNet: the norm of a score goes as 1 / sigma, and f need not learn that ("Technique
-3"). Three depths serve three ranges of resolution. Noise levels follow a geometric progression from ``sigma_max``
-down to ``sigma_min``; a label is the number of a level, or the noise scale itself.
+with f an unconditional dilated RefineNet: the norm of a score is proportional to 1 / sigma, which f need not learn
+("Technique 3"). Three depths serve three ranges of resolution. Noise levels follow a geometric progression from
+``sigma_max`` down to ``sigma_min``; a label is the number of a level, or the noise scale itself.
 """
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import attrs
-import torch
 from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
@@ -21,7 +19,7 @@ from scoresde_core.components import param
 from scoresde_core.network import Network
 
 from .instance_norm import InstanceNormPlus, NoNorm, Norm, VarianceNorm
-from .layers import ACTIVATIONS, NONLINEARITIES
+from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, geometric
 from .refinenet import RefineNet, Stage, check_image, level_index
 
 STAGES: dict[int, tuple[Stage, ...]] = {
@@ -47,7 +45,7 @@ STAGES: dict[int, tuple[Stage, ...]] = {
         Stage("res5", "refine1", 4, dilation=4),
     ),
 }
-"""The published networks by the resolution that they are for; NCSN has the first of them."""
+"""The published networks by resolution; NCSN has the first."""
 
 NORMS: dict[str, Norm] = {"instance_plus": InstanceNormPlus, "variance": VarianceNorm, "none": NoNorm}
 LABELS = ("reverse_index", "sigma")
@@ -58,29 +56,27 @@ VARIANTS = ("auto", *STAGES)
 class NCSNv2(Network):
     """The RefineNet of NCSNv2, for images (C, H, W) of any channels and sides that leave more than one coarse pixel.
 
-    ``variant`` auto takes the published network for the longer side: 64 below 96 pixels, 128 up to 128, 256 up to 256.
+    ``variant`` auto is the published network for the longer side: 64 below 96 pixels, 128 up to 128, 256 up to 256.
     With nf = 128 they have 29.7, 83.4 and 94.1 M parameters. With label ``sigma`` the output is divided by the label
-    itself, which trains and samples at any noise scale; then ``scales``, ``sigma_max`` and ``sigma_min`` play no part.
+    itself, for training and sampling at any noise scale; ``scales``, ``sigma_max`` and ``sigma_min`` are then unused.
     """
 
     example: ClassVar = {"nf": 8}
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "what the raw output means")
+    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
     label: Literal["reverse_index", "sigma"] = param(
         "reverse_index", "number of a noise level, or its scale", in_(LABELS)
     )
     scales: int = param(232, "number of noise levels", ge(2))
-    sigma_max: float = param(50.0, "noise scale of level 0; that of the SDE", gt(0))
-    sigma_min: float = param(0.01, "noise scale of the last level; that of the SDE", gt(0))
-    variant: Literal["auto", 64, 128, 256] = param("auto", "depth, by the resolution that it is for", in_(VARIANTS))
+    sigma_max: float = param(50.0, "noise scale of level 0, as in the SDE", gt(0))
+    sigma_min: float = param(0.01, "noise scale of the last level, as in the SDE", gt(0))
+    variant: Literal["auto", 64, 128, 256] = param("auto", "depth, named by resolution", in_(VARIANTS))
     nf: int = param(128, "channels of the first stage", ge(2))
     nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
     norm: Literal["instance_plus", "variance", "none"] = param("instance_plus", "normalisation", in_(NORMS))
     scale_by_sigma: bool = param(True, "divide the output by the noise scale")
-    centered: bool = param(False, "data are in [-1, 1]; else they are in [0, 1] and mapped to [-1, 1]")
-    recompute: bool = param(
-        False, "training keeps the inputs of the blocks alone, and computes the blocks again going back: saves memory"
-    )
+    centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
+    recompute: bool = param(False, RECOMPUTE_HELP)
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_min >= self.sigma_max:
@@ -89,7 +85,7 @@ class NCSNv2(Network):
             )
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for images of ``shape``."""
+        """Return the module for images of ``shape``."""
         stages = STAGES[64 if len(shape) != 3 else self._variant(max(shape[1:]))]
         return NCSNv2Module(self, check_image("ncsnv2", shape, stages), stages)
 
@@ -97,7 +93,7 @@ class NCSNv2(Network):
         if self.variant != "auto":
             return self.variant
         if side > 256:
-            raise ValueError(f"no ncsnv2 was published for {side} pixels: choose one, such as variant=256")
+            raise ValueError(f"no ncsnv2 was published for {side} pixels: choose a variant, such as variant=256")
         return 64 if side < 96 else 128 if side <= 128 else 256
 
 
@@ -118,7 +114,7 @@ class NCSNv2Module(RefineNet):
             recompute=spec.recompute,
         )
         self.labels_are_sigmas, self.scale_by_sigma = spec.label == "sigma", spec.scale_by_sigma
-        # Kept even where it is not read: the published state dicts hold it.
+        # Always present, because the published state dicts contain it.
         self.register_buffer("sigmas", geometric(spec.sigma_max, spec.sigma_min, spec.scales))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
@@ -128,8 +124,3 @@ class NCSNv2Module(RefineNet):
             sigma = label if self.labels_are_sigmas else self.sigmas[level_index(label)]
             h = h / sigma.reshape(-1, 1, 1, 1)
         return h
-
-
-def geometric(first: float, last: float, count: int) -> Tensor:
-    """``count`` values in geometric progression, float32; computed in float64, as in the published code."""
-    return torch.linspace(math.log(first), math.log(last), count, dtype=torch.float64).exp().float()

@@ -1,15 +1,15 @@
-r"""The dilated RefineNet behind NCSN and NCSNv2 (Lin et al. 2017, arXiv:1611.06612; Song & Ermon 2019, 1907.05600).
+"""The dilated RefineNet of NCSN and NCSNv2 (Lin et al. 2017, arXiv:1611.06612; Song & Ermon 2019, 1907.05600).
 
-A chain of residual stages reads the image at falling resolution; below a point, dilation widens the receptive field
-in place of more pooling, so that few pixels are lost. A chain of refinement blocks then walks back from the coarsest
-stage: each fuses its stage with the refined coarser one. One block is
+A chain of residual stages reads the image at falling resolution; below some resolution, dilation widens the receptive
+field instead of pooling. A chain of refinement blocks then returns from the coarsest stage: each fuses its stage with
+the refined coarser one. One block is
 
     adapt      residual convolution units (RCU) on every input
     fuse       multi-resolution fusion (MSF): convolve, enlarge bilinearly to the finest input, add
     pool       chained residual pooling (CRP): x + pool-conv(x) + pool-conv(pool-conv(x)) + ...
     output     more RCUs
 
-Parameter names and their order are those of the published checkpoints; a norm without parameters leaves no trace.
+Parameter names and their order are those of the published checkpoints; a norm without parameters has no entry.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .layers import recomputed
 class Stage:
     """Two residual blocks at one resolution, called ``name``, and the block ``refine`` that reads them on the way back.
 
-    ``width`` counts channels in units of ``nf``. With ``pool`` the stage halves the image; else ``dilation`` spaces
-    the taps of its convolutions.
+    ``width`` counts channels in units of ``nf``. With ``pool`` the stage halves the image; otherwise ``dilation``
+    spaces the taps of its convolutions.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Stage:
 
 
 def conv3x3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size of the image."""
+    """Return a 3x3 convolution that keeps the size of the image."""
     return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
 
 
 class PooledConv(nn.Module):
-    """A convolution, then the mean over 2x2 pixels; an odd side gains a row of zeros at its start."""
+    """A convolution, then the mean over 2x2 pixels; an odd side is padded with a row of zeros at its start."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class PooledConv(nn.Module):
         height, width = x.shape[2:]
         if height % 2 or width % 2:
             x = F.pad(x, (width % 2, 0, height % 2, 0))
-        if self.conv.kernel_size == (1, 1):  # commutes with the mean, and sees a quarter of the pixels after it
+        if self.conv.kernel_size == (1, 1):  # commutes with the mean, after which there are a quarter of the pixels
             return F.conv2d(F.avg_pool2d(x, 2), self.conv.weight, self.conv.bias)
         return F.avg_pool2d(self.conv(x), 2)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x)))))), where ``entry`` blocks change the width or the resolution of a stage."""
+    """x + conv(act(norm(conv(act(norm(x)))))); ``entry`` blocks change the width or the resolution of a stage."""
 
     def __init__(self, inputs: int, stage: Stage, outputs: int, norm: Norm, act: nn.Module, *, entry: bool) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Fusion(nn.Module):
 
 
 class WindowPool(nn.Module):
-    """The maximum, or with zeros outside the image the mean, over the 5x5 pixels around every pixel."""
+    """The maximum, or with zeros outside the image the mean, over the 5x5 pixels around each pixel."""
 
     def __init__(self, kind: Literal["max", "mean"]) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class WindowPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A tensor like ``x``."""
-        if x.device.type == "cpu":  # pooling is several times faster there with channels last, two copies included
+        if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
             x = x.contiguous(memory_format=torch.channels_last)
         pooled = F.max_pool2d(x, 5, 1, 2) if self.kind == "max" else F.avg_pool2d(x, 5, 1, 2)
         return pooled.contiguous()
@@ -161,7 +161,7 @@ class ChainedPooling(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """Adapt every input, fuse them, pool, and finish with ``units`` residual units."""
+    """Adapt all inputs, fuse them, pool, and apply ``units`` residual units."""
 
     def __init__(
         self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: nn.Module, units: int
@@ -183,9 +183,9 @@ class RefineBlock(nn.Module):
 class RefineNet(nn.Module):
     """The whole network, from images to raw scores.
 
-    ``norm`` serves the residual stages and the output, ``refine_norm`` the refinement blocks; ``pool`` is the 5x5
-    pooling in their chains. With ``centered`` the data lie in [-1, 1] already; else [0, 1] is mapped there first. With
-    ``recompute`` training keeps nothing inside the blocks.
+    ``norm`` is for the residual stages and the output, ``refine_norm`` for the refinement blocks; ``pool`` is the 5x5
+    pooling in their chains. With ``centered`` the data are in [-1, 1]; otherwise [0, 1] is mapped there first. With
+    ``recompute`` training stores nothing inside the blocks.
     """
 
     def __init__(
@@ -211,8 +211,8 @@ class RefineNet(nn.Module):
             first = ResidualBlock(inputs, stage, outputs, norm, act, entry=stage is not stages[0])
             second = ResidualBlock(outputs, stage, outputs, norm, act, entry=False)
             self.add_module(stage.name, nn.ModuleList([first, second]))
-        # Every refinement block answers in the width of the next finer stage; the published parameters, and the
-        # ordered EMA lists made of them, have the blocks in the order of their names.
+        # The output of a refinement block has the width of the next finer stage. The published parameters, and the
+        # ordered EMA lists made from them, have the blocks in the order of their names.
         finer = [widths[0], *widths[:-1]]
         for k in sorted(range(len(stages)), key=lambda k: stages[k].refine):
             sources = [widths[k]] if k == len(stages) - 1 else [widths[k], finer[k + 1]]
@@ -221,7 +221,7 @@ class RefineNet(nn.Module):
             self.add_module(stages[k].refine, block)
 
     def raw(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """The last convolution's output for images ``x`` (B, C, H, W) at integer noise levels ``index`` (B,)."""
+        """Return the last convolution's output for images ``x`` (B, C, H, W) at integer noise levels ``index`` (B,)."""
         h = self.begin_conv(x if self.centered else 2 * x - 1)
         found = []
         for stage in self.stages:
@@ -235,7 +235,7 @@ class RefineNet(nn.Module):
         return result
 
     def _run(self, block: nn.Module, features: Tensor | list[Tensor], index: Tensor | None) -> Tensor:
-        """A block's answer, with ``recompute`` without anything kept inside it while training."""
+        """Apply a block; with ``recompute``, training stores nothing inside it."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return recomputed(block, features, index)
         out: Tensor = block(features, index)
@@ -243,12 +243,12 @@ class RefineNet(nn.Module):
 
 
 def level_index(label: Tensor) -> Tensor:
-    """Integer noise levels from labels, which may be whole numbers in a float tensor."""
+    """Return integer noise levels from labels, which may be whole numbers in a float tensor."""
     return label.round().long() if label.is_floating_point() else label.long()
 
 
 def check_image(name: str, shape: tuple[int, ...], stages: Sequence[Stage]) -> int:
-    """The channels of images of ``shape`` (C, H, W), or a ``ValueError`` where the network cannot read them."""
+    """Return the channels of images of ``shape`` (C, H, W); raise ``ValueError`` if the network cannot read them."""
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{name} reads images of shape (channels, height, width), not events of shape {tuple(shape)}")
     halvings = sum(stage.pool for stage in stages)

@@ -1,6 +1,6 @@
-r"""Halving and doubling images: FIR filters, means and nearest neighbours, alone or joined to a convolution.
+"""Halving and doubling of images: FIR filters, means and nearest neighbours, alone or joined to a convolution.
 
-A FIR filter with taps k (here the binomial [1, 3, 3, 1]) removes the frequencies that the coarser grid cannot hold
+A FIR filter with taps k (here the binomial [1, 3, 3, 1]) removes the frequencies that the coarser grid cannot represent
 (Zhang 2019, arXiv:1904.11486; StyleGAN2, Karras et al. 2020, arXiv:1912.04958; NCSN++, Song et al. 2021,
 arXiv:2011.13456, Appendix H). With K = k k^T / (sum k)^2, zeros outside the image, n = len(k), p = n - 2:
 
@@ -9,8 +9,8 @@ arXiv:2011.13456, Appendix H). With K = k k^T / (sum k)^2, zeros outside the ima
     conv_down:  y = conv(w, stride 2)(K * pad(x; ceil(n/2), floor(n/2)))
     conv_up:    y = 4 K * pad(conv(w)(zeros inserted between the pixels of x); ceil(n/2) - 1, floor(n/2) - 1)
 
-The factor 4 makes up for the inserted zeros. K is the same for each channel, so ``down`` is one depthwise convolution
-of stride 2 and ``up`` its transpose: neither the zeros nor the discarded pixels are ever computed. Every tap is
+The factor 4 compensates for the inserted zeros. K is the same for each channel, so ``down`` is one depthwise
+convolution of stride 2 and ``up`` its transpose: neither the zeros nor the discarded pixels are computed. Taps are
 convolved as written (mirrored before PyTorch's cross-correlation), which matters for kernels that are not symmetric.
 """
 
@@ -26,14 +26,14 @@ from .layers import conv
 
 
 def fir_kernel(taps: Sequence[float], gain: float = 1.0) -> Tensor:
-    """The filter K, times ``gain``, in float32 (n, n)."""
+    """Return the filter K, times ``gain``, float32 (n, n)."""
     line = torch.tensor(taps, dtype=torch.float64)
     square = torch.outer(line, line)
     return (square * (gain / square.sum())).float()
 
 
 class FIR(nn.Module):
-    """Base of the filters: holds a kernel that follows the module's device and dtype and stays out of checkpoints."""
+    """Base class of the filters: a kernel that follows the module's device and dtype and is not in checkpoints."""
 
     kernel: Tensor
 
@@ -42,7 +42,7 @@ class FIR(nn.Module):
         self.register_buffer("kernel", kernel[None, None], persistent=False)
 
     def depthwise(self, channels: int) -> Tensor:
-        """The kernel as the weight of a convolution with one group a channel."""
+        """Return the kernel as the weight of a convolution with one group per channel."""
         return self.kernel.expand(channels, -1, -1, -1)
 
 
@@ -54,7 +54,7 @@ class Blur(FIR):
         self.pad, self.stride = pad, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """(B, C, H, W) -> (B, C, H', W')."""
         before, after = self.pad
         if before != after:
             # Only taps of odd length pad unevenly.
@@ -79,7 +79,7 @@ class FIRUp(FIR):
         self.cut, self.odd = (len(taps) - 2) // 2, len(taps) % 2 == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
         _, channels, height, width = x.shape
         # The full transpose has 2(H - 1) + n rows; the image is the 2H of them that start at floor(p/2).
         y = F.conv_transpose2d(x, self.depthwise(channels), stride=2, padding=self.cut, groups=channels)
@@ -87,18 +87,18 @@ class FIRUp(FIR):
 
 
 class MeanDown(nn.Module):
-    """The mean of each 2x2 square: (B, C, 2H, 2W) -> (B, C, H, W)."""
+    """The mean of each 2x2 square."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """(B, C, 2H, 2W) -> (B, C, H, W)."""
         return F.avg_pool2d(x, 2)
 
 
 class NearestUp(nn.Module):
-    """Each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Each pixel four times."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 

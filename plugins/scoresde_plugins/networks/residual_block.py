@@ -1,12 +1,12 @@
-r"""The residual block of the U-Nets, in its two published forms.
+"""The residual block of the U-Nets, in its two published forms.
 
     h   = Conv_0(resample(act(GroupNorm_0(x)))) + Dense_0(act(embedding))
     h   = Conv_1(Dropout(act(GroupNorm_1(h))))
     out = (shortcut(resample(x)) + h) [/ sqrt(2)]
 
-``ddpm`` (Ho et al. 2020, arXiv:2006.11239) never resamples, and its shortcut is a NIN where the number of channels
+``ddpm`` (Ho et al. 2020, arXiv:2006.11239) never resamples, and its shortcut is a NIN if the number of channels
 changes. ``biggan`` (Brock et al. 2019, arXiv:1809.11096; Song et al. 2021, arXiv:2011.13456, Appendix H) may resample
-both paths inside the block, and its shortcut is a 1x1 convolution where anything changes.
+both paths inside the block, and its shortcut is a 1x1 convolution if anything changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .layers import NIN, Activation, conv, dense, group_norm, merge
 
 @attrs.frozen
 class BlockStyle:
-    """What all blocks of one network have in common; ``embedding`` is the embedding's length, None for none."""
+    """The options that all blocks of a network share; ``embedding`` is the embedding's length, None for none."""
 
     activation: Activation
     embedding: int | None
@@ -34,7 +34,7 @@ class BlockStyle:
 
 
 class ResidualBlock(nn.Module):
-    """(B, in, H, W) and the activated embedding (B, E) or None -> (B, out, H', W'), H' as ``resample`` makes it."""
+    """(B, in, H, W) and the activated embedding (B, E) or None -> (B, out, H', W'), H' by ``resample``."""
 
     def __init__(
         self, in_channels: int, out_channels: int, style: BlockStyle, resample: nn.Module | None = None
@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
             self.NIN_0 = NIN(in_channels, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor | None, skip: Tensor | None = None) -> Tensor:
-        """See the class; ``skip`` holds the last of the ``in`` channels, where they come in two parts."""
+        """Return (B, out, H', W'); ``skip`` holds the last of the ``in`` channels, if they come in two parts."""
         if skip is not None:
             x = torch.cat([x, skip], 1)
         activation = self.style.activation
@@ -74,6 +74,6 @@ class ResidualBlock(nn.Module):
 
 
 def _drop_dense(module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
-    """Published checkpoints of unconditional networks hold the layer that would have read the label."""
+    """Drop the label's layer, which published checkpoints of unconditional networks contain."""
     for name in ("weight", "bias"):
         state.pop(f"{prefix}Dense_0.{name}", None)

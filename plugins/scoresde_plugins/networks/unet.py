@@ -1,15 +1,15 @@
 """The U-Net of NCSN++, DDPM++ and DDPM (Song et al. 2021, arXiv:2011.13456, Appendix H; Ho et al. 2020, 2006.11239).
 
-A level is one resolution, half that of the level before. Going down, every residual block leaves its output for the
-block that faces it on the way up; attention stands behind the blocks of chosen levels and in the middle. Two image
+A level is one resolution, half that of the level before. Going down, the output of every residual block is kept for
+the opposite block on the way up; attention follows the blocks of chosen levels and is in the middle. Two image
 pyramids may run beside the blocks (StyleGAN2, Karras et al. 2020, arXiv:1912.04958):
 
     progressive_input   input_skip: the halved input joins each level     residual: halved features are the next level
     progressive         output_skip: the output is a sum over levels      residual: doubled features join each level
 
-All layers stand in one list, ``all_modules``, in the order in which they run, under the names of the published
-PyTorch checkpoints (``all_modules.7.Conv_0.weight``): those load strictly. A :class:`Stage` says which entries of the
-list make up one level; the list is built and walked by these stages, never by counting along.
+All layers are in one list, ``all_modules``, in the order in which they run, with the names of the published PyTorch
+checkpoints (``all_modules.7.Conv_0.weight``), which load strictly. A :class:`Stage` holds the indices of the layers of
+one level; the list is built and read by these stages, never by counting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .unet_spec import UNetSpec
 
 Way = Literal["down", "up"]
 Places = tuple[int, ...]
-"""Where layers stand in ``all_modules``, in the order in which they run."""
+"""Indices of layers in ``all_modules``, in the order in which they run."""
 
 NONE: Places = ()
 
@@ -59,10 +59,10 @@ class Combine(nn.Module):
 
 
 class UNet(nn.Module):
-    """The module behind ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
+    """The module of ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
 
-    ``cond_image`` (B, spec.cond_channels, H, W), or (1, ...) for all, where the specification asks for it, is seen
-    beside ``x`` at every place where the network sees its input.
+    ``cond_image`` (B, spec.cond_channels, H, W), or (1, ...) for all, is concatenated with ``x`` wherever the network
+    reads its input, if the specification asks for it.
     """
 
     sigmas: Tensor
@@ -72,7 +72,7 @@ class UNet(nn.Module):
         self.spec = spec
         channels, height, width = shape
         self.attends = spec.attended(height, width)
-        self.activation = Overwrite(spec.nonlinearity)  # every input is a layer's output, made for it alone
+        self.activation = Overwrite(spec.nonlinearity)  # every input is a layer's output that nothing else reads
         self.style = BlockStyle(
             activation=self.activation,
             embedding=4 * spec.nf if spec.conditional else None,
@@ -100,7 +100,7 @@ class UNet(nn.Module):
             self._lay_out(torch.channels_last)
 
     def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None) -> Tensor:
-        """See the class; ``ValueError`` for a size that the levels cannot halve, a missing or a surplus condition."""
+        """Return (B, C, H, W); raise ``ValueError`` for a size that the levels cannot halve or a wrong condition."""
         self.spec.check_size(x.shape[2], x.shape[3])
         if label.shape != x.shape[:1]:
             raise ValueError(f"{len(x)} images need {len(x)} labels, got labels of shape {tuple(label.shape)}")
@@ -140,7 +140,7 @@ class UNet(nn.Module):
         return image if image.device.type != "cpu" else image.contiguous()
 
     def _run(self, place: int, *inputs: Tensor | None) -> Tensor:
-        """A layer's answer, with ``recompute`` without anything kept inside it while training."""
+        """Apply a layer; with ``recompute``, training stores nothing inside it."""
         layer = self.all_modules[place]
         if self.spec.recompute and self.training and torch.is_grad_enabled():
             return recomputed(layer, *inputs, random=self.spec.dropout > 0)
@@ -148,22 +148,22 @@ class UNet(nn.Module):
         return out
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """On a CPU kernels have the layout of :meth:`_see`; elsewhere they arrive in the usual one."""
-        here, there = self.sigmas.device.type, fn(self.sigmas).device.type
-        if here == "cpu" != there:
+        """Kernels have the layout of :meth:`_see` on a CPU, and the usual one elsewhere."""
+        before, after = self.sigmas.device.type, fn(self.sigmas).device.type
+        if before == "cpu" != after:
             self._lay_out(torch.contiguous_format)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if there == "cpu" != here:
+        if after == "cpu" != before:
             self._lay_out(torch.channels_last)
         return self
 
     def _lay_out(self, layout: torch.memory_format) -> None:
         super()._apply(lambda v: v.contiguous(memory_format=layout) if v.ndim == 4 else v)  # type: ignore[no-untyped-call]
 
-    # The input: what the label says, and what is seen.
+    # The label and the input.
 
     def _embed(self, label: Tensor) -> Tensor | None:
-        """The activated embedding that every block receives, (B, 4 nf)."""
+        """Return the activated embedding for all blocks, (B, 4 nf)."""
         if not self.embedding:
             return None
         inner, outer = (self.all_modules[place] for place in self.embedding)
@@ -175,26 +175,25 @@ class UNet(nn.Module):
         return out
 
     def _sigma(self, label: Tensor) -> Tensor:
-        """The noise scale behind ``label`` (B,)."""
         return label if self.spec.label == "sigma" else self.sigmas[label.round().long()]
 
     def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
-        """``x`` in [-1, 1], with the condition's channels behind it."""
+        """Return ``x`` in [-1, 1], followed by the condition's channels."""
         given, wanted = 0 if cond_image is None else cond_image.shape[1], self.spec.cond_channels
         if given != wanted:
             raise ValueError(
-                f"this network was built for a cond_image of {wanted} channels and got {given}: "
+                f"this network needs a cond_image of {wanted} channels, got {given}: "
                 f"build it with cond_channels={given} or pass cond_image with {wanted} channels"
             )
         x = x if self.spec.centered else 2 * x - 1
         if cond_image is not None:
             if cond_image.shape[2:] != x.shape[2:] or len(cond_image) not in (1, len(x)):
                 raise ValueError(
-                    f"a cond_image of shape {tuple(cond_image.shape)} does not go with x of shape {tuple(x.shape)}: "
-                    "give one of that size for each, or one for all"
+                    f"a cond_image of shape {tuple(cond_image.shape)} does not fit x of shape {tuple(x.shape)}: "
+                    "give one of that size per image, or one for all"
                 )
             x = torch.cat([x, cond_image.to(x.dtype).expand(len(x), -1, -1, -1)], 1)
-        # A CPU convolves images in this layout a tenth faster, and every layer hands it on; its kernels have it too.
+        # CPU convolutions are a tenth faster in this layout, and every layer keeps it; the kernels have it too.
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
     # The two pyramids.
@@ -203,7 +202,7 @@ class UNet(nn.Module):
         return self._run(stage.resample[0], h, *([embedding] if self.style.biggan else []))
 
     def _join_input(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The features after halving, and the input pyramid at their size."""
+        """Return the features after halving, and the input pyramid at their size."""
         if not stage.pyramid:
             return h, image
         layer = self.all_modules[stage.pyramid[0]]
@@ -214,7 +213,7 @@ class UNet(nn.Module):
         return h, h
 
     def _join_output(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The features of a level on the way up, and the output pyramid with what they add to it."""
+        """Return the features of a level on the way up, and the output pyramid with their contribution."""
         if not stage.pyramid:
             return h, image
         if image is None:
@@ -229,10 +228,10 @@ class UNet(nn.Module):
         out: Tensor = project(self.activation(norm(h)))
         return out
 
-    # Construction: each layer is appended to the list as it is made.
+    # Construction, in the order of the list.
 
     def _add(self, *modules: nn.Module) -> Places:
-        """Append to ``all_modules`` and say where."""
+        """Append to ``all_modules`` and return the indices."""
         start = len(self.all_modules)
         self.all_modules.extend(modules)
         return tuple(range(start, len(self.all_modules)))
@@ -242,14 +241,14 @@ class UNet(nn.Module):
         self.fourier: Places = ()
         self.embedding: Places = ()
         if spec.embedding == "fourier":
-            # The published list holds it even where nothing is conditioned on it.
+            # The published list contains it even if nothing uses it.
             self.fourier = self._add(FourierEmbedding(spec.nf, spec.fourier_scale, spec.trainable_embedding))
         if spec.conditional:
             size = 2 * spec.nf if self.fourier else spec.nf
             self.embedding = self._add(dense(size, 4 * spec.nf), dense(4 * spec.nf, 4 * spec.nf))
 
     def _build_down(self, seen: int, kept: list[int]) -> list[Stage]:
-        """The way down; ``kept`` collects the channels of every output that waits for the way up."""
+        """Build the way down; ``kept`` collects the channels of every output that is kept for the way up."""
         spec, stages = self.spec, []
         image, width = seen, spec.nf
         for level, multiple in enumerate(spec.ch_mult):
@@ -274,7 +273,7 @@ class UNet(nn.Module):
         return stages
 
     def _build_up(self, channels: int, kept: list[int]) -> tuple[list[Stage], int]:
-        """The way up, coarsest level first, and the channels that it ends with; empties ``kept``."""
+        """Build the way up, coarsest level first; return it with its final channels, and empty ``kept``."""
         spec, stages = self.spec, []
         image, width = 0, kept[-1]
         for level, multiple in reversed(list(enumerate(spec.ch_mult))):
@@ -302,11 +301,11 @@ class UNet(nn.Module):
         return AttentionBlock(channels, min_group=style.min_group, scale=style.scale, rescale=style.rescale)
 
     def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
-        """GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
+        """Return GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
         return group_norm(channels, self.spec.min_group), conv(channels, out_channels, scale=scale)
 
     def _resize(self, way: Way, channels: int) -> nn.Module:
-        """What leads to the next level: a block that resamples inside, or a layer of its own."""
+        """Return the way to the next level: a block that resamples inside, or a separate layer."""
         if self.style.biggan:
             return ResidualBlock(channels, channels, self.style, self._filter(way))
         return self._filtered_conv(way, channels, channels) if self.spec.resamp_with_conv else self._filter(way)

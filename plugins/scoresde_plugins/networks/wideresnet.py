@@ -1,20 +1,20 @@
-r"""The noise-conditional classifier of class-conditional sampling (Song et al. 2021, arXiv:2011.13456, Appendix I).
+"""The noise-conditional classifier of class-conditional sampling (Song et al. 2021, arXiv:2011.13456, Appendix I).
 
     log p(y | x, sigma),    x = x_0 + sigma eps
 
-A Wide ResNet (Zagoruyko & Komodakis 2016, arXiv:1605.07146) with group in place of batch normalisation. Images are
+A Wide ResNet (Zagoruyko & Komodakis 2016, arXiv:1605.07146) with group instead of batch normalisation. Images are
 standardised by the channel statistics of the data, then each by its own mean and standard deviation. Noise enters as
 random Fourier features of log sigma, through two dense layers, as a shift in every block:
 
     sin(2 pi w log sigma), cos(2 pi w log sigma),    w ~ N(0, 16^2), 128 of them, fixed
 
-Shortcuts carry no parameters: where a group widens, the input is mean-pooled and filled up with zero channels. An image
-of a process with alpha != 1 has to come as x / alpha with sigma / alpha.
+Shortcuts have no parameters: where a group widens, the input is mean-pooled and padded with zero channels. An image
+of a process with alpha != 1 must be given as x / alpha with sigma / alpha.
 
 The logits read the mean of the last features over all positions, as published. Under noise far larger than the strokes
-what tells classes apart is where they are: the exact posterior compares x with whole templates, and a mean of local
-features knows no place, unless a deep network makes features of the whole image. With ``pooling=none`` the mean has
-weights of its own at every position, which is what a small network needs (docs/classifiers.md has the figures).
+classes differ by position: the exact posterior compares x with whole templates, and a mean of local features has no
+position, unless a deep network makes features of the whole image. With ``pooling=none`` the mean has its own weights
+at every position, which a small network needs (docs/classifiers.md has the figures).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Classifier(ClassifierNetwork):
     """A noise-conditional Wide ResNet; its module gives logits (B, classes), not a tensor like ``x``.
 
     The defaults are WRN-28-10 for CIFAR-10, for images (C, H, W) of any size: 38.9 M parameters. Without pooling the
-    module reads images of the size it is built for, and no other.
+    module reads images only of the size it is built for.
     """
 
     example: ClassVar = {"blocks_per_group": 1, "multiplier": 1, "embedding": 16}
@@ -53,7 +53,9 @@ class Classifier(ClassifierNetwork):
     multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))
     embedding: int = param(512, "units of the two layers that read the noise scale", ge(1))
     pooling: Literal["mean", "none"] = param(
-        "mean", "what logits read: the mean over positions, or every position, for small networks", in_(POOLINGS)
+        "mean",
+        "input of the logits: the mean over positions, or all positions, for small networks",
+        in_(POOLINGS),
     )
     mean: tuple[float, ...] | None = param(
         None, "channel means; null: CIFAR-10's for 3 channels, else 0", converter=optional_tuple
@@ -69,11 +71,11 @@ class Classifier(ClassifierNetwork):
         if self.multiplier > 8 and self.multiplier % 2:
             raise ValueError(
                 f"multiplier {self.multiplier} gives {16 * self.multiplier} channels, which 32 norm groups do not "
-                "divide: take an even number, or at most 8"
+                "divide: choose an even number, or at most 8"
             )
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The module for images of ``shape``, in [0, 1] unless ``mean`` and ``std`` say otherwise."""
+        """Return the module for images of ``shape``, in [0, 1] unless ``mean`` and ``std`` are given."""
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"classifier reads images of shape (channels, height, width), not {tuple(shape)}")
         color = shape[0] == 3
@@ -82,7 +84,7 @@ class Classifier(ClassifierNetwork):
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != shape[0]:
                 raise ValueError(
-                    f"{name} has {len(values)} values for images of {shape[0]} channels: give one a channel"
+                    f"{name} has {len(values)} values for images of {shape[0]} channels: give one per channel"
                 )
         return ClassifierModule(self, mean, std, shape[1:])
 
@@ -139,7 +141,7 @@ class ClassifierModule(nn.Module):
 class WideBlock(nn.Module):
     """shortcut(x) + conv(relu(norm(conv(relu(norm(x))) + dense(noise)))).
 
-    With ``share_norm`` the shortcut starts from relu(norm(x)) too.
+    With ``share_norm`` the shortcut also starts from relu(norm(x)).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, embedding: int = 512, *, share_norm: bool) -> None:
@@ -152,11 +154,11 @@ class WideBlock(nn.Module):
         self.stride, self.fill, self.share_norm = stride, outputs - inputs, share_norm
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """(B, inputs, H, W), told of ``noise`` (B, embedding), to (B, outputs, H / s, W / s), rounded up."""
+        """(B, inputs, H, W) with ``noise`` (B, embedding) -> (B, outputs, H / s, W / s), rounded up."""
         h = F.relu(self.normalize1(x))
         if self.share_norm:
             x = h
-        if self.stride == 2:  # "same" padding: what is missing goes to the end of each side first
+        if self.stride == 2:  # "same" padding, which pads the end of each side first
             height, width = h.shape[2:]
             h = F.pad(h, (width % 2, 1, height % 2, 1))
             x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
@@ -171,14 +173,14 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias; at stride 2 the caller pads."""
+    """Return a 3x3 convolution without bias; at stride 2 the caller pads."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1 if stride == 1 else 0, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 
 def _dense(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with LeCun's truncated normal weights, of variance 1 / inputs, and no bias at the start."""
+    """Return a linear layer with LeCun's truncated normal weights, of variance 1 / inputs, and zero bias."""
     dense = nn.Linear(inputs, outputs)
     std = 1 / math.sqrt(inputs) / 0.87962566  # the standard deviation of N(0, 1) cut at two
     nn.init.trunc_normal_(dense.weight, std=std, a=-2 * std, b=2 * std)

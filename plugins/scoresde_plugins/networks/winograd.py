@@ -1,4 +1,4 @@
-r"""3x3 convolutions on a CPU by Winograd's minimal filtering (Lavin and Gray 2016, arXiv:1509.09308, section 4).
+"""3x3 convolutions on a CPU by Winograd's minimal filtering (Lavin and Gray 2016, arXiv:1509.09308, section 4).
 
 F(2x2, 3x3): the padded image is cut into tiles d of 4x4 pixels that overlap by two, and each gives 2x2 pixels of the
 output, with the kernel g,
@@ -10,11 +10,11 @@ output, with the kernel g,
           [0 -1  1  0]         [1/2 -1/2  1/2]           [0  1 -1 -1]
           [0  1  0 -1]         [ 0    0    1 ]
 
-with * elementwise. These are 16 products where the definition has 36, and each is summed over the input channels: 16
-products of matrices. All around them only moves memory, so it pays where channels are many. It rounds no more
-than the definition does, whose sums are longer.
+with * elementwise. This takes 16 products where the definition has 36, and sums each over the input channels: 16
+matrix products. The rest only moves memory, so it pays if there are many channels. Its rounding errors are no larger
+than those of the definition, whose sums are longer.
 
-No gradient passes through here, and a layer keeps its transformed kernel, 16/9 of its size.
+It has no gradient, and a layer caches its transformed kernel, 16/9 of the kernel's size.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST_WIDTH = 96
-"""of in x out / (in + out) channels: products grow with in x out, the memory around them with in + out."""
+"""Of in x out / (in + out) channels: products grow with in x out, memory traffic with in + out."""
 
 SMALLEST_IMAGE = 64
-"""Pixels; fewer do not pay for reading 16 / 9 as many numbers of a kernel. How many images there are decides nothing,
-or an image's numbers would depend on its company."""
+"""Pixels; fewer do not justify reading 16 / 9 as many numbers of a kernel. The number of images does not count, or an
+image's result would depend on its batch.
+"""
 
 PIECE = 2**22
-"""Numbers before and behind the products at a time, so that they stay in the processor's cache."""
+"""Numbers before and after the products at a time, so that they stay in the processor's cache."""
 
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
 @attrs.frozen(eq=False)
 class Kernel:
-    """G g G^T of a layer's weight, and what that weight was known by."""
+    """G g G^T of a layer's weight, with the version and fingerprint of the weight."""
 
     version: int
     fingerprint: Tensor
@@ -50,7 +51,7 @@ class Kernel:
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d(in, out, 3, padding=1)``, which without a gradient on a CPU goes the fast way where that pays."""
+    """``nn.Conv2d(in, out, 3, padding=1)``, by Winograd's method without a gradient on a CPU where that is faster."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
@@ -66,13 +67,14 @@ class Conv3x3(nn.Conv2d):
         return super().forward(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the transformed kernel: a copy or a file of this layer has its weight and makes the rest again."""
+        """Return the state without the transformed kernel, which follows from the weight."""
         return {**self.__dict__, "_kernel": None}
 
     def _transformed(self) -> Tensor:
-        """The transformed kernel, made anew when the weight has changed.
+        """Return the transformed kernel, computed again if the weight has changed.
 
-        Its version counts changes in place, but not those through ``weight.data``, which its fingerprint gives away.
+        The weight's version counts changes in place, except those through ``weight.data``, which change its
+        fingerprint.
         """
         weight = self.weight
         version = 0 if weight.is_inference() else weight._version
@@ -100,7 +102,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def fingerprint(weight: Tensor) -> Tensor:
-    """(out, in, 3, 3) -> (out,): sums in which every place counts differently, so that none can stand for another."""
+    """(out, in, 3, 3) -> (out,): sums in which every place has a different weight."""
     rows = weight.permute(0, 2, 3, 1).flatten(1)
     return rows @ torch.arange(1.0, 1.0 + rows.shape[1], dtype=weight.dtype, device=weight.device).cos()
 
@@ -121,22 +123,22 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     padded[:, :, :: width + 1] = 0
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     out = padded.new_empty(images, rows, 2, columns, 2, outputs)
-    for some, band in _pieces(images, rows, 16 * columns * (inputs + outputs)):
-        _convolve(padded[some, 2 * band.start : 2 * band.stop + 2], kernel, bias, out[some, band])
+    for part, band in _pieces(images, rows, 16 * columns * (inputs + outputs)):
+        _convolve(padded[part, 2 * band.start : 2 * band.stop + 2], kernel, bias, out[part, band])
     return out.view(images, height, width, outputs).permute(0, 3, 1, 2)
 
 
 def _pieces(images: int, rows: int, row_size: int) -> Iterator[tuple[slice, slice]]:
-    """Whole images as many as fit into a piece, or bands of rows of one."""
+    """Yield pieces of as many whole images as fit, or bands of rows of one image."""
     fitting = max(PIECE // row_size, 1)
-    band, some = min(fitting, rows), max(fitting // rows, 1)
-    for image in range(0, images, some):
+    band, count = min(fitting, rows), max(fitting // rows, 1)
+    for image in range(0, images, count):
         for row in range(0, rows, band):
-            yield slice(image, min(image + some, images)), slice(row, min(row + band, rows))
+            yield slice(image, min(image + count, images)), slice(row, min(row + band, rows))
 
 
 def _convolve(padded: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """A padded piece (B, H + 2, W + 2, in) into ``out`` (B, H / 2, 2, W / 2, 2, out)."""
+    """Convolve a padded piece (B, H + 2, W + 2, in) into ``out`` (B, H / 2, 2, W / 2, 2, out)."""
     images, rows, _, columns, _, outputs = out.shape
     inputs = padded.shape[-1]
     half = padded.new_empty(4, images, rows, 2 * columns + 2, inputs)
@@ -145,7 +147,7 @@ def _convolve(padded: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) 
     _spread(half, 3, tiles.transpose(0, 1))
     products = torch.bmm(tiles.view(16, -1, inputs), kernel).view(4, 4, images, rows, columns, outputs)
     if bias is not None:
-        products[1, 1] += bias  # which A^T . A hands to each of the 2x2
+        products[1, 1] += bias  # A^T . A adds it to each of the 2x2
     halved = padded.new_empty(2, 4, images, rows, columns, outputs)
     _gather(products, halved)
     for row, part in enumerate(halved):
@@ -153,7 +155,7 @@ def _convolve(padded: Tensor, kernel: Tensor, bias: Tensor | None, out: Tensor) 
 
 
 def _spread(x: Tensor, dim: int, out: Tensor) -> None:
-    """B^T along ``dim``, whose tiles of 4 overlap by 2; its rows are ``out[0]`` to ``out[3]``."""
+    """Apply B^T along ``dim``, in tiles of 4 that overlap by 2; its rows are ``out[0]`` to ``out[3]``."""
     d0, d1, d2, d3 = x.unfold(dim, 4, 2).unbind(-1)
     torch.sub(d0, d2, out=out[0])
     torch.add(d1, d2, out=out[1])
@@ -162,7 +164,7 @@ def _spread(x: Tensor, dim: int, out: Tensor) -> None:
 
 
 def _gather(m: Tensor, out: Tensor) -> None:
-    """A^T along the first axis of ``m``, of length 4, and of ``out``, of length 2."""
+    """Apply A^T along the first axis, from length 4 in ``m`` to length 2 in ``out``."""
     m0, m1, m2, m3 = m
     torch.add(m1, m2, out=out[0]).add_(m0)
     torch.sub(m1, m2, out=out[1]).sub_(m3)

@@ -1,4 +1,4 @@
-r"""The exact law of a mixture's unknown coefficients, given known ones: what controllable generation is held to.
+"""The exact law of a mixture's unknown coefficients given known ones: the truth for controllable generation.
 
 With c = Q x, Q orthonormal, component k of a mixture is N(m, C) in coefficients, and for known c_a = y
 
@@ -6,7 +6,7 @@ With c = Q x, Q orthonormal, component k of a mixture is N(m, C) in coefficients
     mean          m_u + C_ua C_aa^-1 (y - m_a)
     covariance    C_uu - C_ua C_aa^-1 C_au
 
-so that the conditional law is a mixture again, in the unknown coefficients alone.
+so the conditional law is a mixture again, of the unknown coefficients only.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .mixture import MixtureOfFactorAnalysers
 
 @attrs.frozen(eq=False)
 class Conditional:
-    """The law of events of a mixture, given one observation; float64."""
+    """The law of a mixture's events given one observation; float64."""
 
     law: MixtureOfFactorAnalysers = attrs.field()
-    """Of the unknown coefficients (d,), in row-major order, with the exact weights, means and covariances."""
+    """The law of the unknown coefficients (d,), in row-major order, with exact weights, means and covariances."""
     observed: KnownCoefficients = attrs.field(repr=False)
 
     def unknown(self, x: Tensor) -> Tensor:
-        """The unknown coefficients (n, d) of events (n, *shape)."""
+        """Return the unknown coefficients (n, d) of events (n, *shape)."""
         return rotate(x.double(), self.observed.basis).flatten(1)[:, self._free]
 
     def events(self, unknown: Tensor) -> Tensor:
-        """Events (n, *shape) that have unknown coefficients (n, d) and the observed ones."""
+        """Return events (n, *shape) with unknown coefficients (n, d) and the observed ones."""
         values = self.observed.values.double()
         coefficients = values.flatten(1).repeat(len(unknown), 1)
         coefficients[:, self._free] = unknown.double()
@@ -45,7 +45,7 @@ class Conditional:
 
 
 def given(target: MixtureOfFactorAnalysers, observed: KnownCoefficients) -> Conditional:
-    """The conditional law of ``target`` given the first event of ``observed``; dense, for D up to about 1,000."""
+    """Return the law of ``target`` given the first event of ``observed``; dense, for D up to about 1,000."""
     observed = observed.rows(0, 1)
     known = observed.known[0].flatten()
     y = observed.values.double().flatten()[known]
@@ -67,7 +67,7 @@ def given(target: MixtureOfFactorAnalysers, observed: KnownCoefficients) -> Cond
 
 
 def _mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> MixtureOfFactorAnalysers:
-    """A mixture of Gaussians with any covariances (K, d, d): half of the smallest eigenvalue of all is its noise."""
+    """Return a Gaussian mixture with any covariances (K, d, d); its noise is half of the smallest eigenvalue of all."""
     noise = 0.5 * torch.linalg.eigvalsh(covariances).min()
     dim = means.shape[1]
     factors = torch.linalg.cholesky(covariances - noise * torch.eye(dim, dtype=torch.float64)).mT

@@ -1,12 +1,12 @@
-r"""A Gaussian with any covariance: the one target whose sampling error is known without a sample.
+"""A Gaussian with any covariance: the one target whose sampling error is known without samples.
 
     x_0 ~ N(mu, Q diag(lam) Q^T)   =>   x = alpha x_0 + sigma eps ~ N(alpha mu, Q diag(alpha^2 lam + sigma^2) Q^T)
     score = -Q diag(alpha^2 lam + sigma^2)^-1 Q^T (x - alpha mu)
 
 Every sampler here is an affine map of such data, mode by mode (Pierret & Galerne 2025, arXiv:2405.14250). The
 eigenbasis Q comes from a matrix, is the identity for standard deviations, or is the cosine basis of an image-like
-covariance whose spectrum falls as a power of frequency, as that of natural images does with an exponent near 2
-(Field 1987): there Q is a product of one small matrix an axis, so that 3 x 64 x 64 costs next to nothing.
+covariance whose spectrum is a power law of frequency, as for natural images with an exponent near 2 (Field 1987).
+There Q is a product of one small matrix per axis, so 3 x 64 x 64 is cheap.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Law:
     dtype: torch.dtype = torch.float32
 
     def rotate(self, x: Tensor, inverse: bool = False) -> Tensor:
-        """Q^T x, or Q x with ``inverse``, for rows (B, D)."""
+        """Return Q^T x, or Q x with ``inverse``, for rows (B, D)."""
         return rotate(x.reshape(-1, *self.view), self.axes, inverse).flatten(1)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> _Law:
@@ -55,12 +55,12 @@ class _Law:
 
 @attrs.frozen
 class GaussianTarget(Target):
-    """N(mean, covariance) over events of ``shape``; D is the number of their entries.
+    """N(mean, covariance) over events of ``shape``, with D entries.
 
     The covariance is ``std`` squared times the identity (or the diagonal of D standard deviations), or a full
     ``covariance`` (D, D), or, with ``decay``, a power-law spectrum: the cosine mode with frequencies f (cycles per
-    event along each axis) has variance in proportion to (1 + |f|^2)^(-decay/2), scaled so that the mean variance of
-    an entry is std^2. The first of three axes holds channels, which are independent and alike.
+    event along each axis) has a variance proportional to (1 + |f|^2)^(-decay/2), scaled so that the mean variance of
+    an entry is std^2. The first of three axes holds channels, which are independent and identical.
     """
 
     shape: tuple[int, ...] = param((2,), "event shape", validators.min_len(1))
@@ -71,10 +71,10 @@ class GaussianTarget(Target):
 
     def __attrs_post_init__(self) -> None:
         self._check()
-        self._law  # noqa: B018  # a covariance that is none is refused here, before any work starts
+        self._law  # noqa: B018  # refuse an invalid covariance before any work starts
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """``n`` draws (n, *shape) in float32 on the CPU; the first m of them are the draws of ``sample(m, seed)``."""
+        """Return ``n`` draws (n, *shape), float32 on the CPU; the first m are the draws of ``sample(m, seed)``."""
         law = self._law.to("cpu", torch.float64)
         drawn = torch.empty(n, prod(self.shape))
         for start in range(0, n, _CHUNK):
@@ -106,7 +106,7 @@ class GaussianTarget(Target):
         return law.mean.clone(), half.T @ half
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """The same Gaussian on ``device``, answering in ``dtype`` (float64 for float64 input)."""
+        """Return the same Gaussian on ``device``, with results in ``dtype`` (float64 for float64 input)."""
         clone = attrs.evolve(self)
         object.__setattr__(clone, "_law", self._law.to(device, dtype))
         return clone
@@ -131,7 +131,7 @@ class GaussianTarget(Target):
         return _Law(mean, spectrum.expand(*channels, *spatial).flatten().clone(), self.shape, axes)
 
     def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Q^T (x - alpha mu) in the working dtype, (B, D), and its variances in float64, (1, D) or (B, D)."""
+        """Return Q^T (x - alpha mu) in the working dtype, (B, D), and its variances in float64, (1, D) or (B, D)."""
         law, flat = self._law, events(x, self.shape)
         flat = flat.to(torch.promote_types(flat.dtype, law.dtype))
         alpha, sigma = coefficients(level, flat)
@@ -149,7 +149,7 @@ class GaussianTarget(Target):
         if min(_numbers(self.std)) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.covariance is not None and self.decay is not None:
-            raise ValueError("give a covariance or a decay, not both")
+            raise ValueError("covariance and decay are both given: omit one of them")
         if self.covariance is not None and [len(row) for row in self.covariance] != [dim] * dim:
             raise ValueError(f"covariance needs {dim} rows of {dim} for shape {self.shape}")
         if self.decay is not None and (isinstance(self.std, tuple) or self.decay < 0):
@@ -175,7 +175,7 @@ def _eigen(covariance: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
 
 
 def _cosines(size: int) -> Tensor:
-    """The orthonormal cosine basis (DCT-II), column k with k/2 cycles per event."""
+    """Return the orthonormal cosine basis (DCT-II); column k has k/2 cycles per event."""
     position = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     basis = (math.pi * position[:, None] * torch.arange(size, dtype=torch.float64)).cos() * math.sqrt(2 / size)
     basis[:, 0] /= math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Reading a noise level: two floats where the whole batch shares it, two columns where every row has its own."""
+"""Noise levels as two floats, if the whole batch shares one, or as two columns, if each row has its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Coefficient = float | Tensor
 
 
 def coefficients(level: Level, x: Tensor) -> tuple[Coefficient, Coefficient]:
-    """``(alpha, sigma)`` of ``level`` for a batch ``x`` (B, ...): two floats, or two float64 columns (B, 1).
+    """Return ``(alpha, sigma)`` of ``level`` for a batch ``x`` (B, ...): two floats, or two float64 columns (B, 1).
 
-    A level's entries are numbers, tensors of one element, or tensors of one value a row, (B,) or (B, 1, ...). A tensor
-    of one element is read once, so that a cache can be keyed by its value.
+    The entries of a level are numbers, tensors of one element, or tensors of one value per row, (B,) or (B, 1, ...). A
+    tensor of one element is read once, so that a cache can be keyed by its value.
     """
     alpha, sigma = _read(level.alpha, x), _read(level.sigma, x)
     if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
@@ -26,7 +26,7 @@ def coefficients(level: Level, x: Tensor) -> tuple[Coefficient, Coefficient]:
 
 
 def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``x`` (B, *shape) as (B, D); any other shape is an error that names both."""
+    """Return ``x`` (B, *shape) as (B, D); raise ValueError for any other shape."""
     if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
         raise ValueError(f"this target has events of shape {shape}, got a batch of shape {tuple(x.shape)}")
     return x.reshape(x.shape[0], prod(shape))
@@ -39,7 +39,7 @@ def _read(value: Scalar, x: Tensor) -> Coefficient:
         return value.item()
     if value.numel() != len(x) or value.shape[0] != len(x):
         raise ValueError(
-            f"a noise level holds one value or one a row: got shape {tuple(value.shape)} for a batch of {len(x)}"
+            f"a noise level has one value or one per row: got shape {tuple(value.shape)} for a batch of {len(x)}"
         )
     return value.reshape(-1, 1).to(x.device, torch.float64)
 

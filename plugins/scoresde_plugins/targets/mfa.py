@@ -1,7 +1,7 @@
-"""``mfa`` and ``mnist_mfa``: mixtures of factor analysers that were fitted to data, read from their file.
+"""``mfa`` and ``mnist_mfa``: mixtures of factor analysers that were fitted to data, read from a file.
 
-The shipped file was fitted to the 60,000 training images of MNIST (LeCun et al. 1998); docs/targets.md has its
-settings, its held-out likelihood and the command that makes it again.
+The bundled file was fitted to the 60,000 training images of MNIST (LeCun et al. 1998); docs/targets.md has its
+settings, its held-out likelihood and the command that reproduces it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MNIST_FILE = Path(__file__).with_name("mnist_mfa.safetensors")
 class MFATarget(MixtureTarget):
     """The mixture of factor analysers in ``file``, as ``scoresde_plugins.targets.mfa_fit.save`` writes it.
 
-    A file that is missing, damaged, foreign or of a newer format is a ``FileError``.
+    A file that is missing, damaged, of another format or of a newer version raises ``FileError``.
     """
 
-    example: ClassVar = {"file": str(MNIST_FILE)}  # what the conformance suite checks it with
+    example: ClassVar = {"file": str(MNIST_FILE)}  # for the conformance suite
 
     file: str = param(help="path of a fitted mixture (safetensors)")
 
     def __attrs_post_init__(self) -> None:
-        self.mixture  # noqa: B018  # a file that cannot be used is refused here, before any work starts
+        self.mixture  # noqa: B018  # refuse an unusable file before any work starts
 
     @cached_property
     def _loaded(self) -> tuple[MixtureOfFactorAnalysers, dict[str, Any]]:
@@ -40,16 +40,16 @@ class MFATarget(MixtureTarget):
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was fitted, how, and how well: settings, data set, held-out likelihood in nats per image."""
+        """The settings of the fit, its data set, and its held-out likelihood in nats per image."""
         return self._loaded[1]
 
     @property
     def images(self) -> bool:
-        """Whether it was fitted to images, which are put on [-1, 1] for that."""
+        """Whether it was fitted to images, which are scaled to [-1, 1]."""
         return len(self.shape) == 3
 
     def build(self) -> MixtureOfFactorAnalysers:
-        """The mixture in the file."""
+        """Return the mixture in the file."""
         return self._loaded[0]
 
 

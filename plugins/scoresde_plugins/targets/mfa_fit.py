@@ -1,14 +1,14 @@
-r"""Fitting a mixture of factor analysers to images by expectation maximisation (Ghahramani & Hinton 1996, CRG-TR-96-1).
+"""Fits a mixture of factor analysers to images by expectation maximisation (Ghahramani & Hinton 1996, CRG-TR-96-1).
 
-With z~ = [z; 1] and W~_k = [W_k, mu_k], one pass over the data collects, for every component,
+With z~ = [z; 1] and W~_k = [W_k, mu_k], one pass over the data collects, for each component,
 
     N_k = sum_n r_nk,    A_k = sum_n r_nk x_n E[z~ | x_n, k]^T,    B_k = sum_n r_nk E[z~ z~^T | x_n, k]
 
 and the maximisation is W~_k = A_k B_k^-1, pi_k = N_k / N, psi = diag(sum_n x_n x_n^T - sum_k W~_k A_k^T) / N.
-The objective rises up to this value of each entry of psi and falls beyond it, so that psi clamped to bounds is the
-exact step under these bounds, and the likelihood still never decreases. The products are those of a score call.
+The objective rises up to this value of each entry of psi and falls beyond it, so clamping psi to bounds is the exact
+step under these bounds, and the likelihood still never decreases. The products are those of a score call.
 
-uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, one draw of u for the
+uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 256 - 1, with one draw of u for the
 whole fit. The likelihood of such a density bounds that of the grey levels (Theis et al. 2016, arXiv:1511.01844).
 """
 
@@ -29,17 +29,17 @@ from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers
 
 AfterPass = Callable[[int, int, float], None]
-"""Called after each pass with (pass, of, mean log-likelihood of the parameters before it, in nats per image)."""
+"""Called after each pass with (pass, passes, mean log-likelihood of the parameters before it, in nats per image)."""
 
 _CHUNK = 4096
 _KMEANS_PASSES = 10
 _STARVED = 0.05  # a component with less than this share of N / K events is re-seeded
-_RIDGE = 1e-10  # in events: keeps B_k invertible where N_k underflows
+_RIDGE = 1e-10  # in events: keeps B_k invertible if N_k underflows
 
 
 @attrs.frozen
 class Report:
-    """How a fit was made, and how well it did; likelihoods are in nats per image."""
+    """The settings of a fit and its quality; likelihoods are in nats per image."""
 
     components: int
     factors: int
@@ -57,7 +57,7 @@ class Report:
 
 
 def dequantized(images: Tensor, seed: int) -> Tensor:
-    """uint8 (N, *shape) -> 2 (v + u) / 256 - 1 in float32, u uniform on [0, 1) by ``seed``."""
+    """uint8 (N, *shape) -> 2 (v + u) / 256 - 1 in float32, u uniform on [0, 1), seeded by ``seed``."""
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}: convert them to integers of 0 to 255")
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
@@ -76,12 +76,12 @@ def fit_mfa(
     progress: AfterPass | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[MixtureOfFactorAnalysers, Report]:
-    """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); returns the target and its report.
+    """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); return the target and its report.
 
-    ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in units of data on [-1, 1], where no
-    entry's exceeds 1. The fit starts from k-means++ and a few passes of k-means; the target is rounded to what its file
-    keeps. The same arguments give the same target on the same machine. Products are in ``dtype``, sums and solves in
-    float64. Errors: ``ValueError`` for settings out of range and images that are not uint8.
+    ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in data units on [-1, 1], where no
+    entry's exceeds 1. The fit starts from k-means++ and a few passes of k-means; the target is rounded to the precision
+    of its file. The same arguments give the same target on the same machine. Products are in ``dtype``, sums and solves
+    in float64. Settings out of range and images that are not uint8 raise ``ValueError``.
     """
     _check(images, held_out, components, factors, iterations, floor, ceiling)
     shape = tuple(images.shape[1:])
@@ -109,23 +109,23 @@ def fit_mfa(
 
 
 def save(path: str | Path, target: MixtureOfFactorAnalysers, report: Report, data: str = "") -> None:
-    """Write a fit with its report, its entropy and a line that names the data; ``FileError`` where ``path`` exists."""
+    """Write a fit with its report, its entropy and the name of the data; raise FileError if ``path`` exists."""
     write(path, target, {"data": data, **attrs.asdict(report)})
 
 
 def log_likelihoods(target: MixtureOfFactorAnalysers, x: Tensor) -> Tensor:
-    """log p(x) of a data set of any size in float64, (N, *shape) -> (N,)."""
+    """Return log p(x) of a data set of any size in float64, (N, *shape) -> (N,)."""
     return torch.cat([target.log_prob(x[i : i + _CHUNK].double()) for i in range(0, len(x), _CHUNK)])
 
 
 def bits_per_dim(log_likelihood: float, dim: int) -> float:
-    """Nats of an image on [-1, 1] -> bits per dimension of its 256 grey levels, each 1/128 wide."""
+    """Convert nats of an image on [-1, 1] to bits per dimension of its 256 grey levels, each 1/128 wide."""
     return -log_likelihood / (dim * math.log(2)) + math.log2(256 / 2)
 
 
 @attrs.frozen
 class _Statistics:
-    """Sums over the data in float64, about the centre of the mixture that expected them."""
+    """Sums over the data in float64, about the centre of the mixture in the expectation step."""
 
     count: Tensor
     """N_k, (K,)."""
@@ -165,7 +165,7 @@ def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
 def _maximise(
     statistics: _Statistics, x: Tensor, bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
 ) -> tuple[MixtureOfFactorAnalysers, int]:
-    """The next mixture, and how many starved components were re-seeded in it."""
+    """Return the next mixture, and how many starved components were re-seeded in it."""
     ridge = _RIDGE * torch.eye(statistics.second.shape[-1], dtype=torch.float64)
     stack = torch.linalg.solve(statistics.second + ridge, statistics.cross)
     explained = (stack * statistics.cross).sum((0, 1))
@@ -173,7 +173,7 @@ def _maximise(
     weights, factors, means = statistics.count / len(x), stack[:, :-1], stack[:, -1] + statistics.center
     starved = weights < _STARVED / len(weights)
     for k in starved.nonzero().flatten().tolist():
-        # Half of the largest component moves here, a little aside: the two part company within a few passes.
+        # Half of the largest component moves here, slightly displaced: the two separate within a few passes.
         donor = int(weights.argmax())
         aside = torch.randn(noise.shape, generator=generator, dtype=torch.float64) * noise.sqrt()
         means[k], factors[k] = means[donor] + aside, factors[donor]
@@ -189,7 +189,7 @@ def _start(
     shape: tuple[int, ...],
     generator: torch.Generator,
 ) -> MixtureOfFactorAnalysers:
-    """k-means, then the principal axes of every cluster; what they leave is the noise."""
+    """Return a mixture from k-means and the principal axes of each cluster; the noise is the residual variance."""
     nearest = _kmeans(x, _plus_plus(x, components, generator))
     means, axes, left = [], [], torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(components):
@@ -197,7 +197,7 @@ def _start(
         mean = members.mean(0)
         values, vectors = torch.linalg.eigh((members - mean).T @ (members - mean) / len(members))
         top, directions = values[-factors:].clamp_min(0), vectors[:, -factors:]
-        # A zero column would be a fixed point of EM: every axis has at least the floor's length.
+        # A zero column would be a fixed point of EM, so every axis has at least the floor's length.
         axes.append(directions.T * (top + bounds[0]).sqrt()[:, None])
         residual = (members - mean) - (members - mean) @ directions @ directions.T
         left += residual.square().sum(0)
@@ -208,7 +208,7 @@ def _start(
 
 
 def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k-means++ centres (k, D): each is drawn in proportion to the squared distance to those before it."""
+    """Return k-means++ centres (k, D): each is drawn in proportion to the squared distance to the previous ones."""
     first = int(torch.randint(len(x), (), generator=generator))
     centers, distance = [x[first]], _squared_distance(x, x[first : first + 1]).squeeze(1)
     while len(centers) < k:
@@ -221,7 +221,7 @@ def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _kmeans(x: Tensor, centers: Tensor) -> Tensor:
-    """The cluster of every event after a few passes of Lloyd's algorithm, (N,); no cluster is empty."""
+    """Return the cluster of each event after a few passes of Lloyd's algorithm, (N,); no cluster is empty."""
     for _ in range(_KMEANS_PASSES):
         gap, nearest = _squared_distance(x, centers).min(1)
         for k in (nearest.bincount(minlength=len(centers)) == 0).nonzero().flatten().tolist():
@@ -233,12 +233,12 @@ def _kmeans(x: Tensor, centers: Tensor) -> Tensor:
 
 
 def _squared_distance(x: Tensor, centers: Tensor) -> Tensor:
-    """|x - c|^2, (N, K), without a tensor of differences."""
+    """Return |x - c|^2, (N, K), without a tensor of differences."""
     return (x.square().sum(1, keepdim=True) - 2 * x @ centers.T + centers.square().sum(1)).clamp_min(0)
 
 
 def _canonical(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
-    """The same density with W_k^T diag(psi)^-1 W_k diagonal and components by falling weight: a unique, stable form."""
+    """Return the same density with W_k^T diag(psi)^-1 W_k diagonal and components by falling weight: a unique form."""
     order = target.weights.argsort(descending=True)
     factors = target.factors[order]
     _, vectors = torch.linalg.eigh((factors / target.noise) @ factors.mT)

@@ -1,8 +1,8 @@
-r"""Mixtures of factor analysers: Gaussian mixtures with low-rank covariances, exact at every noise level.
+"""Mixtures of factor analysers: Gaussian mixtures with low-rank covariances, exact at every noise level.
 
     x_0 | k ~ N(mu_k, W_k W_k^T + diag(psi)),   p(k) = pi_k          (Ghahramani & Hinton 1996, CRG-TR-96-1)
 
-W_k is (D, q); psi (D,) belongs to all K components. With x = alpha x_0 + sigma eps, component k becomes
+W_k is (D, q); psi (D,) is shared by all K components. With x = alpha x_0 + sigma eps, component k becomes
 N(alpha mu_k, alpha^2 W_k W_k^T + S) with the diagonal S = alpha^2 psi + sigma^2. The matrix inversion lemma leaves
 q x q matrices, M_k = I + alpha^2 W_k^T S^-1 W_k:
 
@@ -12,9 +12,9 @@ q x q matrices, M_k = I + alpha^2 W_k^T S^-1 W_k:
     score    = S^-1 (sum_k r_k [alpha mu_k + alpha^2 W_k M_k^-1 p_k] - x)
 
 With the rows of all W_k and mu_k stacked into one matrix, a call is a product (B, D) x (D, K(q+1)) and one back; no
-tensor has a batch, a component and a data dimension. S^-1 multiplies the data rather than the stack, so a new noise
-level costs the K Gram matrices of the stack alone, in float64. Data and means are centred at the mixture's mean:
-the squares that cancel in log N_k are then as small as they can be.
+tensor has a batch, a component and a data dimension. S^-1 multiplies the data and not the stack, so a new noise level
+costs only the K Gram matrices of the stack, in float64. Data and means are centred at the mixture's mean, which keeps
+the squares that cancel in log N_k as small as possible.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .level import Coefficient, coefficients, events
 
 ENTROPY_DRAWS = 2**15
 _CACHED_LEVELS = 8
-_CHUNK = 4096  # rows a pass where a batch may be of any size
+_CHUNK = 4096  # rows per pass over batches of any size
 
 
 @attrs.frozen
@@ -55,10 +55,10 @@ class Components:
     offset: Tensor
     """alpha W_k^T S^-1 mu_k, (n, K, q)."""
     constant: Tensor
-    """What log pi_k + log N_k holds apart from x, (n, K)."""
+    """The part of log pi_k + log N_k that does not depend on x, (n, K)."""
 
     def to(self, dtype: torch.dtype) -> Components:
-        """The same numbers in a working dtype."""
+        """Return the same numbers in a working dtype."""
         alpha = self.alpha.to(dtype) if isinstance(self.alpha, Tensor) else self.alpha
         tensors = (self.precision, self.gain, self.offset, self.constant)
         return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
@@ -66,7 +66,7 @@ class Components:
 
 @attrs.frozen
 class Posterior:
-    """What a batch says about the components: joint log densities (B, K) and alpha^2 M_k^-1 p_k (B, K, q)."""
+    """The components given a batch: joint log densities (B, K) and alpha^2 M_k^-1 p_k (B, K, q)."""
 
     joint: Tensor
     factors: Tensor
@@ -76,11 +76,11 @@ class Posterior:
 
 @attrs.frozen(eq=False)
 class MixtureOfFactorAnalysers(Target):
-    """K Gaussians with q factors each and one diagonal noise, over events of any shape with D entries in all.
+    """K Gaussians with q factors each and one diagonal noise, over events of any shape with D entries.
 
     ``weights`` (K,), ``means`` (K, D), ``factors`` (K, q, D) and ``noise`` (D,), the variances psi, are float64; q = 0
-    is a mixture of Gaussians with one diagonal covariance. Answers are in ``dtype``, or in float64 for float64 input.
-    ``known_entropy`` saves its Monte Carlo estimate. Errors: ``ValueError`` for shapes or values out of range.
+    is a mixture of Gaussians with one diagonal covariance. Results are in ``dtype``, or in float64 for float64 input.
+    ``known_entropy`` saves its Monte Carlo estimate. Shapes or values out of range raise ``ValueError``.
     """
 
     weights: Tensor = attrs.field(repr=False)
@@ -114,7 +114,7 @@ class MixtureOfFactorAnalysers(Target):
         object.__setattr__(self, "weights", self.weights / self.weights.sum())
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """``n`` draws (n, *shape) in float32 on the CPU; the first m of them are the draws of ``sample(m, seed)``."""
+        """Return ``n`` draws (n, *shape), float32 on the CPU; the first m are the draws of ``sample(m, seed)``."""
         drawn = torch.empty(n, len(self.noise))
         for start in range(0, n, _CHUNK):
             count = min(_CHUNK, n - start)
@@ -160,13 +160,13 @@ class MixtureOfFactorAnalysers(Target):
         return self.weights.clone()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """The same mixture on ``device``, answering in ``dtype``; the parameters stay float64."""
+        """Return the same mixture on ``device``, with results in ``dtype``; the parameters stay float64."""
         moved = {name: getattr(self, name).to(device) for name in ("weights", "means", "factors", "noise")}
         return attrs.evolve(self, **moved, dtype=dtype)
 
     @cached_property
     def center(self) -> Tensor:
-        """The mixture's mean (D,), about which everything is computed."""
+        """The mixture's mean (D,), the origin of all computations."""
         return self.weights @ self.means
 
     @cached_property
@@ -179,14 +179,14 @@ class MixtureOfFactorAnalysers(Target):
         return {}
 
     def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The stack (K(q + 1), D) and the centre (D,) in a working dtype."""
+        """Return the stack (K(q + 1), D) and the centre (D,) in a working dtype."""
         if dtype not in self._casts:
             self._casts[dtype] = self._centred.flatten(0, 1).to(dtype), self.center.to(dtype)
         return self._casts[dtype]
 
     @cached_property
     def _pairs(self) -> Tensor:
-        """Products of two stack rows of a component, (D, K(q + 1)^2): a batch of diagonals times this is its Grams."""
+        """Products of two stack rows of a component, (D, K(q + 1)^2): diagonals times this are the Gram matrices."""
         products = self._centred.unsqueeze(1) * self._centred.unsqueeze(2)
         return products.flatten(0, 2).T
 
@@ -203,13 +203,13 @@ class MixtureOfFactorAnalysers(Target):
             log_r = self.infer(x.reshape(-1, *self.shape), DATA).joint.log_softmax(1)
             entropies.append(torch.special.entr(log_r.exp()).sum(1))
         ambiguity = torch.cat(entropies)
-        # Draws cannot see an overlap rarer than one in their number, which would count log K at most.
+        # The draws miss any overlap rarer than one in their number, which contributes at most log K.
         unseen = math.log(len(self.weights)) / ENTROPY_DRAWS
         stderr = max(float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS), unseen)
         return Estimate(known - float(ambiguity.mean()), stderr)
 
     def _draw(self, n: int, seed: int, start: int = 0) -> Tensor:
-        """Draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""
+        """Return draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""
 
         def normal(dim: int, purpose: str) -> Tensor:
             return Noise(seed, (dim,), n, start=start, dtype=torch.float64).draw("target", purpose)
@@ -225,7 +225,7 @@ class MixtureOfFactorAnalysers(Target):
         return x
 
     def infer(self, x: Tensor, level: Level = DATA) -> Posterior:
-        """What ``x`` (B, *shape) at ``level`` says about component and factors; all else follows from it."""
+        """Return the posterior of component and factors given ``x`` (B, *shape) at ``level``."""
         flat = events(x, self.shape)
         flat = flat.to(torch.promote_types(flat.dtype, self.dtype))
         stack, center = self._cast(flat.dtype)
@@ -252,7 +252,7 @@ class MixtureOfFactorAnalysers(Target):
         return self._levels[key]
 
     def _components(self, alpha: Coefficient, sigma: Coefficient) -> Components:
-        """The components at one level or at one a row, in float64; no value is read back from a device."""
+        """Return the components at one level or at one per row, in float64, without reading from a device."""
         variance = (alpha**2 * self.noise + sigma**2).reshape(-1, len(self.noise))
         precision = variance.reciprocal()
         stack, size = self._centred, self._centred.shape[1]
@@ -279,15 +279,15 @@ class MixtureOfFactorAnalysers(Target):
 
 
 class MixtureTarget(Target):
-    """A component whose parameters describe a mixture: a subclass gives :meth:`build`, the mixture does the rest."""
+    """Base class of targets whose parameters describe a mixture: define :meth:`build`."""
 
     @abstractmethod
     def build(self) -> MixtureOfFactorAnalysers:
-        """The mixture that the parameters describe, on the CPU; called once."""
+        """Return the mixture that the parameters describe, on the CPU; called once."""
 
     @cached_property
     def mixture(self) -> MixtureOfFactorAnalysers:
-        """The mixture itself, where this target lives."""
+        """The mixture, on this target's device."""
         return self.build()
 
     @property
@@ -296,39 +296,39 @@ class MixtureTarget(Target):
         return self.mixture.shape
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.sample`."""
+        """Draw from the mixture."""
         return self.mixture.sample(n, seed)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.log_prob`."""
+        """log p_{alpha, sigma}(x)."""
         return self.mixture.log_prob(x, level)
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.score`."""
+        """grad_x log p_{alpha, sigma}(x)."""
         return self.mixture.score(x, level)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.responsibilities`."""
+        """p(k | x) of clean data."""
         return self.mixture.responsibilities(x)
 
     def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.log_responsibilities`."""
+        """log p(k | x) at a noise level."""
         return self.mixture.log_responsibilities(x, level)
 
     def entropy(self) -> Estimate:
-        """See :meth:`MixtureOfFactorAnalysers.entropy`."""
+        """-E log p_0(x) in nats."""
         return self.mixture.entropy()
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """See :meth:`MixtureOfFactorAnalysers.moments`."""
+        """Mean (D,) and covariance (D, D)."""
         return self.mixture.moments()
 
     def modes(self) -> Tensor:
-        """See :meth:`MixtureOfFactorAnalysers.modes`."""
+        """The weights (K,)."""
         return self.mixture.modes()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """The same target on ``device``, answering in ``dtype``."""
+        """Return the same target on ``device``, with results in ``dtype``."""
         clone = copy.copy(self)
         clone.__dict__["mixture"] = self.mixture.to(device, dtype)
         return clone

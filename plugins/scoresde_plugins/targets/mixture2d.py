@@ -1,13 +1,13 @@
-r"""Gaussian mixtures in the plane: the toy targets of the literature, with their exact score.
+"""Gaussian mixtures in the plane: the toy targets of the literature, with their exact score.
 
-All components share the covariance std^2 I, so that p_{alpha, sigma} has means alpha mu_k and covariance
+All components share the covariance std^2 I, so p_{alpha, sigma} has means alpha mu_k and covariance
 (alpha^2 std^2 + sigma^2) I. Layouts of K means within the circle of ``radius``:
 
     ring      equal angles on the circle (eight are the usual test of mode coverage)
     grid      a square lattice of side sqrt(K) whose corners lie on the circle
     moons     two interleaved half circles, K/2 means each
     spiral    two arms of an Archimedean spiral, K/2 means each, equally spaced along the arm
-    pinwheel  five arms that bend, K/5 means each, as in Johnson et al. 2016 (arXiv:1603.06277)
+    pinwheel  five curved arms, K/5 means each, as in Johnson et al. 2016 (arXiv:1603.06277)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _moons(k: int) -> Tensor:
 
 
 def _spiral(k: int) -> Tensor:
-    # Along r = a theta the arc length grows as theta^2 / 2: equal steps of theta^2 are equal steps along the arm.
+    # Along r = a theta the arc length grows as theta^2 / 2, so equal steps of theta^2 are equal steps along the arm.
     turn = torch.linspace(0.15, 1, k // 2, dtype=torch.float64).sqrt()
     arm = _polar(turn, 3 * math.pi * turn)
     return torch.cat([arm, -arm])
@@ -70,7 +70,7 @@ LAYOUTS: Mapping[str, tuple[Callable[[int], Tensor], Callable[[int], bool], str]
     "spiral": (_spiral, lambda k: k >= 4 and k % 2 == 0, "an even number of at least 4"),
     "pinwheel": (_pinwheel, lambda k: k >= 10 and k % 5 == 0, "a multiple of 5 of at least 10"),
 }
-"""Layout: (means within the unit circle for K components, whether K is possible, which K are)."""
+"""For each layout: the means within the unit circle for K components, whether K is allowed, and which K are."""
 
 
 @attrs.frozen
@@ -78,25 +78,25 @@ class Mixture2DTarget(MixtureTarget):
     """K isotropic Gaussians in the plane, events of shape (2,)."""
 
     layout: Literal["ring", "grid", "moons", "spiral", "pinwheel"] = param(
-        "ring", "how the means lie in the plane", validators.in_(tuple(LAYOUTS))
+        "ring", "layout of the means in the plane", validators.in_(tuple(LAYOUTS))
     )
     components: int = param(8, "number of Gaussians K", validators.ge(1))
-    radius: float = param(2.0, "radius of the circle that holds the means", validators.gt(0))
+    radius: float = param(2.0, "radius of the circle that contains the means", validators.gt(0))
     std: float = param(0.2, "standard deviation of every Gaussian", validators.gt(0))
-    weights: tuple[float, ...] | None = param(None, "K positive weights, of any sum; null: by imbalance")
-    imbalance: float = param(1.0, "weight of the first over the last Gaussian, geometric between", validators.gt(0))
+    weights: tuple[float, ...] | None = param(None, "K positive weights with any sum; null: by imbalance")
+    imbalance: float = param(1.0, "ratio of the first to the last weight, geometric in between", validators.gt(0))
 
     def __attrs_post_init__(self) -> None:
         _, possible, which = LAYOUTS[self.layout]
         if not possible(self.components):
             raise ValueError(f"layout {self.layout} needs {which} for components, got {self.components}")
         if self.weights is not None and self.imbalance != 1:
-            raise ValueError(f"give weights or imbalance, not both: got {self.weights} and {self.imbalance}")
+            raise ValueError(f"weights {self.weights} and imbalance {self.imbalance} are both given: omit one of them")
         if self.weights is not None and (len(self.weights) != self.components or min(self.weights) <= 0):
             raise ValueError(f"weights must be {self.components} positive numbers, got {self.weights}")
 
     def build(self) -> MixtureOfFactorAnalysers:
-        """The mixture, with no factors."""
+        """Return the mixture, without factors."""
         k = self.components
         means = self.radius * LAYOUTS[self.layout][0](k)
         if self.weights is None:

@@ -1,0 +1,51 @@
+"""Safetensors files with a format name and a version in their metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scoresde_core.errors import FileError
+
+
+@attrs.frozen
+class Format:
+    """A format: its name and newest version, and the phrase that messages use for such a file."""
+
+    name: str
+    version: int
+    what: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The entries that identify the format."""
+        return {"format": self.name, "version": str(self.version)}
+
+    def write(self, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write ``tensors`` and ``metadata``; raise FileError if the file cannot be written."""
+        ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(ready, path, {**self.metadata, **metadata})
+        except (OSError, SafetensorError) as error:
+            raise FileError(f"cannot write {path} ({error}): choose an existing, writable folder") from error
+
+    def read(self, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the tensors and the metadata; raise FileError for another format or a newer version.
+
+        A damaged file raises SafetensorError, OSError, KeyError or ValueError.
+        """
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            if metadata.get("format") != self.name:
+                raise FileError(f"{path} is not {self.what}: its format is {metadata.get('format')!r}")
+            if int(metadata["version"]) > self.version:
+                raise FileError(
+                    f"{path} has format version {metadata['version']}, this release reads up to {self.version}: "
+                    "update scoresde"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
