@@ -47,31 +47,24 @@ class CheckCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Run the checks; return 1 if one failed."""
-        return _check(arguments, registry)
-
-
-def _check(arguments: argparse.Namespace, registry: Registry) -> int:
-    if arguments.name is not None and arguments.dist is not None:
-        raise UsageError(
-            f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
-        )
-    broken = _not_loaded(registry, arguments)
-    results = _run(_cases(registry, arguments, bool(broken)))
-    # On a terminal each component has one line, unless there is only one component.
-    one = arguments.name is not None
-    if arguments.json:
-        found = list(results)
-    else:
-        lines = arguments.verbose or one or not sys.stdout.isatty()
-        found = _print_checks(results) if lines else _print_components(results)
-    if arguments.json:
-        records = [attrs.asdict(result, filter=lambda field, _: field.name != "error") for result in found]
-        print(json.dumps({"level": arguments.level, "checks": records, "not_loaded": broken}, indent=2))
-    else:
-        for owner, reason in broken.items():
-            print(f"failed   plugin {owner}: {reason}")
-        _print_summary(found, broken, arguments.level)
-    return 1 if broken or any(result.state == "failed" for result in found) else 0
+        if arguments.name is not None and arguments.dist is not None:
+            raise UsageError(
+                f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
+            )
+        broken = _not_loaded(registry, arguments)
+        results = _run(_cases(registry, arguments, bool(broken)))
+        if arguments.json:
+            found = list(results)
+            records = [attrs.asdict(result, filter=lambda field, _: field.name != "error") for result in found]
+            print(json.dumps({"level": arguments.level, "checks": records, "not_loaded": broken}, indent=2))
+        else:
+            # On a terminal each component has one line, unless there is only one component.
+            by_check = arguments.verbose or arguments.name is not None or not sys.stdout.isatty()
+            found = _print_checks(results) if by_check else _print_components(results)
+            for owner, reason in broken.items():
+                print(f"failed   plugin {owner}: {reason}")
+            _print_summary(found, broken, arguments.level)
+        return 1 if broken or any(result.state == "failed" for result in found) else 0
 
 
 def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, str]:

@@ -84,10 +84,8 @@ def treats_every_row_by_itself(candidate: Candidate) -> None:
     u, log_q = _dequantized(candidate, images, noise)
     rows = [_dequantized(candidate, images[k : k + 1], noise[k : k + 1]) for k in range(ROWS)]
     gap = float((u - torch.cat([row for row, _ in rows])).abs().max())
-    assert gap <= 1e-3, f"u of an image alone and among others differs by {gap:.2g}"
+    assert gap <= 1e-3, f"u of an image alone and in a batch differs by {gap:.2g}"
     gap = float((log_q - torch.cat([row for _, row in rows])).abs().max())
-    assert gap <= 1e-3 * (1 + float(log_q.abs().max())), (
-        f"log q of an image alone and among others differs by {gap:.2g}"
-    )
+    assert gap <= 1e-3 * (1 + float(log_q.abs().max())), f"log q of an image alone and in a batch differs by {gap:.2g}"
     other, _ = _dequantized(candidate, images, torch.randn(ROWS, *shape))
     assert not torch.equal(u, other), "other noise gives the same u"

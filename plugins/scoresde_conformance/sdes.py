@@ -77,10 +77,16 @@ def sigma_fits_the_diffusion(candidate: Candidate) -> None:
     _close("sigma", t, sde.sigma(t), sde.alpha(t) * (ratio + growth).sqrt(), "diffusion", "the moment equation")
 
 
-def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, source: str) -> None:
-    error = (found / expected - 1).abs().nan_to_num(math.inf)
+def _worst(error: Tensor) -> tuple[int, float]:
+    """Return the index and the value of the largest error; NaN counts as infinite."""
+    error = error.nan_to_num(math.inf)
     k = int(error.argmax())
-    assert float(error[k]) <= 1e-6, (
+    return k, float(error[k])
+
+
+def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, source: str) -> None:
+    k, error = _worst((found / expected - 1).abs())
+    assert error <= 1e-6, (
         f"{method} disagrees with {name}: at t = {float(t[k]):.4g} {name} is {float(found[k]):.8g}, "
         f"but {source} gives {float(expected[k]):.8g}"
     )
@@ -111,9 +117,8 @@ def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
     sde = _sde(candidate)
     t = _times(sde)
     found, expected = sde.log_noise_ratio(t), sde.sigma(t).log() - sde.alpha(t).log()
-    error = (found - expected).abs().nan_to_num(math.inf)
-    k = int(error.argmax())
-    assert float(error[k]) <= 1e-9 * (1 + float(expected.abs().max())), (
+    k, error = _worst((found - expected).abs())
+    assert error <= 1e-9 * (1 + float(expected.abs().max())), (
         f"log_noise_ratio disagrees with alpha and sigma: at t = {float(t[k]):.4g} it is {float(found[k]):.8g}, "
         f"but log(sigma / alpha) is {float(expected[k]):.8g}"
     )
@@ -126,9 +131,8 @@ def time_at_inverts_the_noise(candidate: Candidate) -> None:
         t = torch.linspace(math.log(t_min or sde.t_min), 0, 201, dtype=torch.float64).exp()
         given = f", t_min={t_min:.3g}" if t_min else ""
         found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log(), t_min)
-        error = (found / t - 1).abs().nan_to_num(math.inf)
-        k = int(error.argmax())
-        assert float(error[k]) <= 1e-6, (
+        k, error = _worst((found / t - 1).abs())
+        assert error <= 1e-6, (
             f"time_at disagrees with alpha and sigma: at log(sigma / alpha) of t = {float(t[k]):.8g}{given} "
             f"it is {float(found[k]):.8g}"
         )
@@ -199,10 +203,8 @@ def is_accurate_in_float32(candidate: Candidate) -> None:
     t = _times(sde).float()
     for name in ("alpha", "sigma", "drift_rate", "diffusion"):
         found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
-        scale = expected.abs().clamp_min(1e-12)
-        error = ((found - expected).abs() / scale).nan_to_num(math.inf)
-        k = int(error.argmax())
-        assert float(error[k]) <= 2e-5, (
+        k, error = _worst((found - expected).abs() / expected.abs().clamp_min(1e-12))
+        assert error <= 2e-5, (
             f"{name}({float(t[k]):.3g}) is {float(found[k]):.7g} in float32, {float(expected[k]):.7g} in float64"
         )
 
@@ -265,9 +267,8 @@ def chain_tends_to_the_sde(candidate: Candidate) -> None:
         ("the backward_std of transition", exact.backward_std[inner] / dt.sqrt(), diffusions),
     ):
         slack = CHAIN * (largest if allowed is drifts else diffusions[1])
-        beyond = torch.maximum(allowed.amin(0) - slack - values, values - allowed.amax(0) - slack)
-        k = int(beyond.nan_to_num(math.inf).argmax())
-        assert float(beyond[k]) <= 1e-9, (
+        k, beyond = _worst(torch.maximum(allowed.amin(0) - slack - values, values - allowed.amax(0) - slack))
+        assert beyond <= 1e-9, (
             f"{name} disagrees with {'drift_rate' if allowed is drifts else 'diffusion'}: in {STEPS} steps it gives "
             f"{float(values[k]):.6g} at t = {float(now[k]):.4g}, expected {float(allowed[1, k]):.6g}"
         )
@@ -281,9 +282,8 @@ def discrete_levels_tend_to_the_sde(candidate: Candidate) -> None:
     for name in ("alpha", "sigma"):
         value = getattr(table, name)
         around = torch.stack([getattr(sde, name)(t + side * 5 / ENTRIES) for side in (-1, 0, 1)])
-        beyond = torch.maximum(around.amin(0) - value, value - around.amax(0)).nan_to_num(math.inf)
-        k = int(beyond.argmax())
-        assert float(beyond[k]) <= 1e-9, (
+        k, beyond = _worst(torch.maximum(around.amin(0) - value, value - around.amax(0)))
+        assert beyond <= 1e-9, (
             f"discrete_level disagrees with {name}: at t = {float(t[k]):.2g} of {ENTRIES} scales it is "
             f"{float(value[k]):.6g}, more than 5 entries away from {float(around[1, k]):.6g}"
         )

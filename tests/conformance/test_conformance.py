@@ -428,7 +428,7 @@ class TestCommand:
             (["sdes", "vq"], "no sde is called 'vq'. Did you mean"),
             (["sdess"], "no kind of component is called 'sdess'"),
             (["--dist", "scoresd"], "no plugin is called 'scoresd'. Did you mean 'scoresde'?"),
-            (["sdes", "vp", "--dist", "scoresde"], "give KIND NAME or --dist, not both"),
+            (["sdes", "vp", "--dist", "scoresde"], "NAME and --dist are both given"),
             (["sdes", "vp[beta_mx=3]"], "has no parameter 'beta_mx'"),
         ],
         ids=["name", "kind", "distribution", "both", "parameter"],

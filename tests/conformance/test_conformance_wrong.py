@@ -151,7 +151,7 @@ class OffLevelsSDE(ConstantRateSDE):
     (LossySDE, "is_accurate_in_float32", "in float32"),
     (OtherPriorSDE, "prior_is_the_marginal", "the prior's std is 1.1, but at t = 1 sigma is 0.99"),
     (WidePriorSDE, "prior_is_the_marginal", "the prior's std is 1.005"),
-    (ShiftedPriorSDE, "prior_is_the_marginal", "the prior N(0.3, 1^2) is 0.045 nats a dimension from x_1"),
+    (ShiftedPriorSDE, "prior_is_the_marginal", "the prior N(0.3, 1^2) is 0.045 nats per dimension from x_1"),
     (OffTimeSDE, "time_at_inverts_the_noise", "time_at disagrees with alpha and sigma"),
     (StubbornTimeSDE, "time_at_inverts_the_noise", ", t_min=0.0001 it is 0.001"),
     (OffRatioSDE, "log_noise_ratio_is_of_alpha_and_sigma", "log_noise_ratio disagrees with alpha and sigma"),

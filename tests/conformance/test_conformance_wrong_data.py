@@ -285,12 +285,12 @@ class IdleShift(Shift):
 @wrong(
     (LookingShift, "tells_what_it_reads", "reads depends on the samples"),
     (SampleShift, "tells_what_it_reads", "depends_on depends on the samples"),
-    (BatchShift, "tells_what_it_reads", "where its features come in three batches"),
+    (BatchShift, "tells_what_it_reads", "with its features in three batches"),
     (IdleShift, "tells_what_it_reads", "evaluate does not read the features of ('draws'"),
     (SureGap, "errors_are_the_scatter", "16 values of gap scatter by"),
     (UnsureGap, "errors_are_the_scatter", "16 values of gap scatter by"),
     (OffsetGap, "zero_is_the_truth", "gap of the truth is 1"),
-    (SquaredDistance, "values_have_their_unit", "3 times as large, expected"),
+    (SquaredDistance, "values_have_their_unit", "with target and samples scaled by 3, expected"),
 )
 def test_wrong_evaluator(cls, check, words):
     names_it("evaluators", cls, check, words)
@@ -410,7 +410,7 @@ class NetOfOneLayer(Network):
     ("fault", "check", "words"),
     [
         ("short", "answers_like_the_events", "shapes must be equal"),
-        ("couples", "treats_every_row_by_itself", "alone and among others differs"),
+        ("couples", "treats_every_row_by_itself", "alone and in a batch differs"),
         ("drops", "treats_every_row_by_itself", "another answer the second time"),
         ("deaf", "hears_the_noise_level", "it ignores them"),
         ("idle", "learns_with_every_parameter", "no gradient reaches spare.weight, spare.bias"),
@@ -461,9 +461,9 @@ class Points(Dataset):
         ("shape", "has_events_of_its_shape", "has shape (2,), but shape is (3,)"),
         ("dtype", "has_events_of_its_shape", "events are torch.float64, expected uint8, int32 or float32"),
         ("levels", "tells_its_levels", "levels is 256, but events of train are torch.float32"),
-        ("order", "opens_what_it_loads", "event 0 of train is another one by open than by load"),
+        ("order", "opens_what_it_loads", "event 0 of train differs between open and load"),
         ("chance", "repeats_itself", "load gives other events of train the second time"),
-        ("splits", "keeps_its_splits_apart", "8 of the first 8 events of test are events of train"),
+        ("splits", "keeps_its_splits_apart", "8 of the first 8 events of test are also in train"),
         ("known", "knows_a_row_an_event", "known has 12 labels of test, which has 8 events"),
         ("labels", "knows_a_row_an_event", "labels are torch.float32, expected torch.int64"),
     ],
@@ -501,7 +501,7 @@ class Squared(Dequantizer):
         ("cell", "stays_in_the_cell", "expected in [0, 1)"),
         ("density", "tells_its_density", "1 / q, averaged over u of density q"),
         ("other density", "tells_its_density", "u / q, averaged over u of density q"),
-        ("couples", "treats_every_row_by_itself", "alone and among others differs"),
+        ("couples", "treats_every_row_by_itself", "alone and in a batch differs"),
     ],
 )
 def test_wrong_dequantizer(fault, check, words):

@@ -161,14 +161,14 @@ WRONG = {
     "blocks": (["--condition", "linear[factor=3]", "--observe", "a.npz"], "choose a divisor"),
     "particles of a class": (
         ["--condition", "smcdiff[condition=class[target=mixture2d]]", "--observe", "a.npz"],
-        "such as inpaint",
+        "as inpaint does",
     ),
     "index": (["--condition", "colorize", "--observe", "a.npz", "--index", "2"], "there are 2, 0 to 1"),
     "shape": (["--condition", "colorize", "--observe", "b.npz"], "b.npz has events of shape [9, 8, 3]"),
     "range": (["--condition", "colorize", "--observe", "c.npz"], "c.npz has values from 0 to 255"),
     "data of a class": (
         ["--condition", f"class[target={IMAGES}]", "--observe", "a.npz"],
-        "no components to be classes",
+        "no components to use as classes",
     ),
     "classifier of other events": (
         ["--condition", "class[checkpoint=mnist_classifier]"],

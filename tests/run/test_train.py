@@ -497,7 +497,7 @@ class TestBadData:
         code, out, err = scoresde(pictures.format(""), "--out", "run")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "cannot read the image 07.png in pictures" in err
-        assert "(broken=skip leaves such files out)" in err
+        assert "(broken=skip skips such files)" in err
         assert "0x" not in err
 
     @pytest.mark.filterwarnings("default:cannot read the image")

@@ -516,7 +516,7 @@ class TestScale:
         expected = target.log_responsibilities(level.alpha * data + same.sigma * noise, same)
         assert torch.allclose(found, expected, atol=1e-4)
         apart = attrs.evolve(units, scale=(3.0, 1.0))
-        assert "scaled each channel or column by itself" in ClassCondition(target=target, units=apart).skip((2,))
+        assert "scales channels or columns separately" in ClassCondition(target=target, units=apart).skip((2,))
 
 
 class TestOlderFiles:
@@ -652,7 +652,7 @@ class TestMirrors:
             assert torch.equal(mirrored(torch.arange(5.0).expand(shape), draws).flatten(1)[:, 0] == 4, flipped)
 
     def test_resized_images_leave_no_known_pixels_behind(self):
-        with pytest.raises(UsageError, match=r"resized changes the images of .* and not their depth \(1, 3, 5\)"):
+        with pytest.raises(UsageError, match=r"resized changes the images of .* but not their depth \(1, 3, 5\)"):
             create("datasets", "resized[size=4]", data=Known()).known()
 
 
