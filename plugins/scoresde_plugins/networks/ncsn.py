@@ -19,12 +19,10 @@ from attrs.validators import ge, in_
 from torch import Tensor, nn
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
 
 from .instance_norm import ConditionalInstanceNormPlus
-from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP
 from .ncsnv2 import STAGES, NCSNv2
-from .refinenet import RefineNet, check_image, level_index
+from .refinenet import RefineNet, RefineNetSpec, check_image, level_index
 
 Variant = Literal[64, 128, 256]
 
@@ -53,7 +51,7 @@ LABELS = ("reverse_index", "index")
 
 
 @attrs.frozen(kw_only=True)
-class NCSN(Network):
+class NCSN(RefineNetSpec):
     """The conditional RefineNet of NCSN, for images (C, H, W) of any channels and any size above 2 x 2 pixels.
 
     ``scales`` noise levels are classes: a label is the number of a level, 0 the highest noise, with no level in
@@ -62,13 +60,8 @@ class NCSN(Network):
 
     example: ClassVar = {"nf": 8}
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
     label: Literal["reverse_index", "index"] = param("reverse_index", "labels are numbers of noise levels", in_(LABELS))
     scales: int = param(10, "number of noise levels, each with its own norm coefficients", ge(2))
-    nf: int = param(128, "channels of the first stage; the others have twice as many", ge(2))
-    nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
-    centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
-    recompute: bool = param(False, RECOMPUTE_HELP)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """Return the module for images of ``shape``."""
@@ -80,17 +73,7 @@ class NCSNModule(RefineNet):
 
     def __init__(self, spec: NCSN, channels: int) -> None:
         norm = partial(ConditionalInstanceNormPlus, scales=spec.scales)
-        super().__init__(
-            channels,
-            spec.nf,
-            STAGES[64],
-            norm=norm,
-            refine_norm=norm,
-            pool="mean",
-            act=ACTIVATIONS[spec.nonlinearity](),
-            centered=spec.centered,
-            recompute=spec.recompute,
-        )
+        super().__init__(spec, channels, STAGES[64], norm=norm, refine_norm=norm, pool="mean")
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """The score of ``x`` (B, C, H, W) at levels ``label`` (B,), whole numbers in any dtype."""

@@ -16,11 +16,10 @@ from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
 
 from .instance_norm import InstanceNormPlus, NoNorm, Norm, VarianceNorm
-from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, geometric
-from .refinenet import RefineNet, Stage, check_image, level_index
+from .layers import geometric
+from .refinenet import RefineNet, RefineNetSpec, Stage, check_image, level_index
 
 STAGES: dict[int, tuple[Stage, ...]] = {
     64: (
@@ -53,7 +52,7 @@ VARIANTS = ("auto", *STAGES)
 
 
 @attrs.frozen(kw_only=True)
-class NCSNv2(Network):
+class NCSNv2(RefineNetSpec):
     """The RefineNet of NCSNv2, for images (C, H, W) of any channels and sides that leave more than one coarse pixel.
 
     ``variant`` auto is the published network for the longer side: 64 below 96 pixels, 128 up to 128, 256 up to 256.
@@ -63,7 +62,6 @@ class NCSNv2(Network):
 
     example: ClassVar = {"nf": 8}
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
     label: Literal["reverse_index", "sigma"] = param(
         "reverse_index", "number of a noise level, or its scale", in_(LABELS)
     )
@@ -71,12 +69,8 @@ class NCSNv2(Network):
     sigma_max: float = param(50.0, "noise scale of level 0, as in the SDE", gt(0))
     sigma_min: float = param(0.01, "noise scale of the last level, as in the SDE", gt(0))
     variant: Literal["auto", 64, 128, 256] = param("auto", "depth, named by resolution", in_(VARIANTS))
-    nf: int = param(128, "channels of the first stage", ge(2))
-    nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
     norm: Literal["instance_plus", "variance", "none"] = param("instance_plus", "normalisation", in_(NORMS))
     scale_by_sigma: bool = param(True, "divide the output by the noise scale")
-    centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
-    recompute: bool = param(False, RECOMPUTE_HELP)
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_min >= self.sigma_max:
@@ -103,16 +97,7 @@ class NCSNv2Module(RefineNet):
     sigmas: Tensor
 
     def __init__(self, spec: NCSNv2, channels: int, stages: tuple[Stage, ...]) -> None:
-        super().__init__(
-            channels,
-            spec.nf,
-            stages,
-            norm=NORMS[spec.norm],
-            pool="max",
-            act=ACTIVATIONS[spec.nonlinearity](),
-            centered=spec.centered,
-            recompute=spec.recompute,
-        )
+        super().__init__(spec, channels, stages, norm=NORMS[spec.norm], pool="max")
         self.labels_are_sigmas, self.scale_by_sigma = spec.label == "sigma", spec.scale_by_sigma
         # Always present, because the published state dicts contain it.
         self.register_buffer("sigmas", geometric(spec.sigma_max, spec.sigma_min, spec.scales))

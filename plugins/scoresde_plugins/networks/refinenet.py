@@ -19,11 +19,15 @@ from typing import Literal
 
 import attrs
 import torch
+from attrs.validators import ge, in_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scoresde_core.components import param
+from scoresde_core.network import Network
+
 from .instance_norm import NoNorm, Norm
-from .layers import recomputed
+from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, recomputed
 
 
 @attrs.frozen
@@ -180,29 +184,38 @@ class RefineBlock(nn.Module):
         return result
 
 
+@attrs.frozen(kw_only=True)
+class RefineNetSpec(Network):
+    """The options that ``ncsn`` and ``ncsnv2`` share."""
+
+    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
+    nf: int = param(128, "channels of the first stage", ge(2))
+    nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
+    centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
+    recompute: bool = param(False, RECOMPUTE_HELP)
+
+
 class RefineNet(nn.Module):
     """The whole network, from images to raw scores.
 
     ``norm`` is for the residual stages and the output, ``refine_norm`` for the refinement blocks; ``pool`` is the 5x5
-    pooling in their chains. With ``centered`` the data are in [-1, 1]; otherwise [0, 1] is mapped there first. With
-    ``recompute`` training stores nothing inside the blocks.
+    pooling in their chains.
     """
 
     def __init__(
         self,
+        spec: RefineNetSpec,
         channels: int,
-        nf: int,
         stages: Sequence[Stage],
         *,
         norm: Norm,
         refine_norm: Norm = NoNorm,
         pool: Literal["max", "mean"],
-        act: nn.Module,
-        centered: bool,
-        recompute: bool,
     ) -> None:
         super().__init__()
-        self.stages, self.centered, self.act, self.recompute = tuple(stages), centered, act, recompute
+        self.stages, self.centered, self.recompute = tuple(stages), spec.centered, spec.recompute
+        self.act = act = ACTIVATIONS[spec.nonlinearity]()
+        nf = spec.nf
         self.begin_conv = conv3x3(channels, nf)
         self.normalizer = norm(nf)
         self.end_conv = conv3x3(nf, channels)
