@@ -207,7 +207,7 @@ class TestExemptions:
     def test_an_unknown_check_lists_near_misses(self):
         cls = attrs.frozen(type("Slip", (ConstantRateSDE,), {"exempt": {"forget_the_data": "?"}, "__doc__": "A slip."}))
         reason = self.results(cls)["names_its_exemptions"].reason
-        assert "exempt names 'forget_the_data', which is no check of sdes. Did you mean" in reason
+        assert "exempt names 'forget_the_data', not a check of sdes. Did you mean" in reason
         assert "'forgets_the_data'" in reason
 
     def test_a_reason_is_required(self):

@@ -285,7 +285,7 @@ class TestBadInput:
     def test_a_condition_that_knows_no_part(self):
         with pytest.raises(ValueError, match="as inpaint does, got ClassCondition"):
             SMCDiff(ClassCondition(target=CROSS))
-        with pytest.raises(ValueError, match="such as inpaint, got SMCDiff"):
+        with pytest.raises(ValueError, match="as inpaint does, got SMCDiff"):
             SMCDiff(SMCDiff())
         with pytest.raises(UsageError, match="'particles' must be >= 1: 0"):
             create("conditions", "smcdiff[particles=0]")
