@@ -450,7 +450,7 @@ class TestDivergence:
         run = TrainingRun(made, tmp_path, REGISTRY.hook)
         next(made.steps())
         made.gradient_norm = torch.tensor(math.inf)
-        assert "gradient_norm" not in run._logged().numbers
+        assert "gradient_norm" not in run._log_loss().numbers
         assert "Infinity" not in (tmp_path / "metrics.jsonl").read_text()
 
     def test_the_last_good_state_is_of_no_later_step(self, trainer, tmp_path):
@@ -458,7 +458,7 @@ class TestDivergence:
         (tmp_path / "run/checkpoints" / training_state.name_of(30)).mkdir(parents=True)
         run = TrainingRun(made, tmp_path / "run", REGISTRY.hook)
         made.state.step = 9
-        assert "no state was saved before" in str(run._lost("the loss is nan"))
+        assert "no state was saved before" in str(run._divergence("the loss is nan"))
 
 
 class TestBadData:

@@ -56,11 +56,7 @@ class EvaluateCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the options of checkpoints and measures."""
         parser.add_argument(
-            "folders",
-            type=Path,
-            nargs="+",
-            metavar="DIR",
-            help="a checkpoint by folder or name, or a run",
+            "folders", type=Path, nargs="+", metavar="DIR", help="a checkpoint by folder or name, or a run"
         )
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; existing ones are kept")
         parser.add_argument(

@@ -56,12 +56,7 @@ class TrainDequantizerCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Train, or resume a run."""
         arguments.seed = 0  # of a preset's random weights
-        return run_training(
-            arguments,
-            registry,
-            lambda processes: plan_dequantizer(arguments, registry, processes),
-            DequantizerTrainer,
-        )
+        return run_training(arguments, registry, lambda processes: plan_dequantizer(arguments, registry, processes))
 
 
 @attrs.frozen(eq=False)
@@ -112,6 +107,14 @@ class DequantizerTrainer(Trainer):
         return drawn.cpu()
 
 
+class DequantizerPlan(TrainingPlan):
+    """A plan that builds a :class:`DequantizerTrainer`."""
+
+    def build(self, processes: Processes) -> Trainer:
+        """Build the trainer on ``processes.device``."""
+        return DequantizerTrainer(self, processes)
+
+
 def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
     """The plan of a run, with the model's score in its loss."""
     opened = open_model(arguments, registry, processes.device, torch.float32)
@@ -127,7 +130,7 @@ def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processe
     loss = DequantizationLoss(opened.score, opened.units, trained_t_min(opened.plan, registry))
     plan = Plan(config, network, opened.sde, opened.sampler)
     units = attrs.asdict(plan.units, recurse=False)
-    return TrainingPlan(plan, loss, dataset, StoredImages(**units, flip=config.data.random_flip))
+    return DequantizerPlan(plan, loss, dataset, StoredImages(**units, flip=config.data.random_flip))
 
 
 def _config(arguments: argparse.Namespace, opened: OpenedModel) -> Config:

@@ -27,7 +27,7 @@ from .options import add_device, add_download
 if TYPE_CHECKING:
     from ..machine.processes import Processes
     from ..training.run import Event, TrainingRun
-    from ..training.trainer import Trainer, TrainingPlan
+    from ..training.trainer import TrainingPlan
 
 _LEVELS = ("error", "warning", "info", "debug")
 _INTERRUPTED = 130
@@ -46,7 +46,23 @@ class TrainCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         """Train until the run is complete or interrupted."""
-        return _train(arguments, registry)
+        from .presets import find_preset
+
+        if "=" in arguments.preset:
+            raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
+        config = find_preset(registry, arguments.preset).override(arguments.changes)
+        _check_changes(arguments.changes)
+        if arguments.tensorboard:
+            _tensorboard_or_raise()
+
+        # Imports torch, so not before the options are checked.
+        from ..training.run import with_recorded_units
+        from ..training.trainer import plan_training
+
+        config = with_recorded_units(config, arguments.out, arguments.fresh)
+        return run_training(
+            arguments, registry, lambda processes: plan_training(config, registry, download=arguments.download)
+        )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -85,29 +101,6 @@ def _intermix(parser: argparse.ArgumentParser) -> None:
     parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
 
 
-def _train(arguments: argparse.Namespace, registry: Registry) -> int:
-    from .presets import find_preset
-
-    if "=" in arguments.preset:
-        raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
-    config = find_preset(registry, arguments.preset).override(arguments.changes)
-    _check_changes(arguments.changes)
-    if arguments.tensorboard:
-        _tensorboard_or_raise()
-
-    # Imports torch, so not before the options are checked.
-    from ..training.run import begun
-    from ..training.trainer import Trainer, plan_training
-
-    config = begun(config, arguments.out, arguments.fresh)
-    return run_training(
-        arguments,
-        registry,
-        lambda processes: plan_training(config, registry, download=arguments.download),
-        Trainer,
-    )
-
-
 def _check_changes(changes: list[str]) -> None:
     """Refuse changes of keys that training records."""
     for name in RECORDED:
@@ -116,12 +109,7 @@ def _check_changes(changes: list[str]) -> None:
             raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
 
 
-def run_training(
-    arguments: argparse.Namespace,
-    registry: Registry,
-    plan: Callable[[Processes], TrainingPlan],
-    kind: type[Trainer],
-) -> int:
+def run_training(arguments: argparse.Namespace, registry: Registry, plan: Callable[[Processes], TrainingPlan]) -> int:
     """Train ``plan`` in the folder ``arguments.out``, or resume the run there; return the exit code.
 
     ``arguments`` are the options of :func:`add_run`.
@@ -132,67 +120,50 @@ def run_training(
         stack.enter_context(_warnings_as_lines())
         try:
             processes = stack.enter_context(joined(arguments.device))
-            asked = stack.enter_context(_asked_to_stop())
-            run = _prepare(arguments, registry, plan(processes), kind, processes, stack, lambda: bool(asked))
+            signals = stack.enter_context(_stop_signals())
+            run = _prepare(arguments, registry, plan(processes), processes, stack)
         except (UsageError, FileError) as error:
             # All processes of a machine raise the same error, which may differ from another machine's.
             if os.environ.get("LOCAL_RANK", "0") == "0":
                 raise
             raise SystemExit(error.exit_code) from error
-        _follow(run, arguments, stack)
-    return _INTERRUPTED if signal.SIGINT in asked else 0
+        run.stop = lambda: bool(signals)
+        _train(run, arguments, stack)
+    return _INTERRUPTED if signal.SIGINT in signals else 0
 
 
 def _prepare(
-    arguments: argparse.Namespace,
-    registry: Registry,
-    plan: TrainingPlan,
-    kind: type[Trainer],
-    processes: Processes,
-    stack: ExitStack,
-    stop: Callable[[], bool],
+    arguments: argparse.Namespace, registry: Registry, plan: TrainingPlan, processes: Processes, stack: ExitStack
 ) -> TrainingRun:
-    """Check everything, cheap things first, and build the run."""
+    """Check everything, cheap things first, and build the run with its initial weights."""
     from ..machine.device import slow_precision
-    from ..training.run import check_resumable
+    from ..models import checkpoint
+    from ..training.run import CHECKPOINTS, TrainingRun, check_resumable
+    from ..training.state import latest_step
+
+    def build() -> TrainingRun:
+        run = TrainingRun(plan.build(processes), arguments.out, registry.hook)
+        if arguments.source is not None and (arguments.fresh or latest_step(arguments.out / CHECKPOINTS) is None):
+            source = Path(arguments.source)
+            run.start_from(source if source.exists() else checkpoint.find(arguments.source, registry).folder)
+        return run
 
     slow = slow_precision(processes.device, plan.config.training.precision)
     if slow and processes.first:
         print(f"warning: {slow}", file=sys.stderr)
     # An existing run is moved only after the new one has been built.
-    ready = _built(arguments, registry, plan, kind, processes, stop) if arguments.fresh else None
+    fresh = build() if arguments.fresh else None
     processes.wait()  # until all have read the initial weights, which may be in the run that is moved
     if processes.first:
         if arguments.fresh:
-            _set_aside(arguments.out)
-        stack.enter_context(_sole_owner(arguments.out))
+            _move_away(arguments.out)
+        stack.enter_context(_locked_run(arguments.out))
     processes.wait()
     check_resumable(arguments.out, plan.config)
-    return ready or _built(arguments, registry, plan, kind, processes, stop)
+    return fresh or build()
 
 
-def _built(
-    arguments: argparse.Namespace,
-    registry: Registry,
-    plan: TrainingPlan,
-    kind: type[Trainer],
-    processes: Processes,
-    stop: Callable[[], bool],
-) -> TrainingRun:
-    """Build the run, with its initial weights."""
-    from ..models import checkpoint
-    from ..training.run import CHECKPOINTS, TrainingRun
-    from ..training.state import latest_step
-
-    run = TrainingRun(kind(plan, processes), arguments.out, registry.hook, stop)
-    begins = arguments.fresh or latest_step(arguments.out / CHECKPOINTS) is None
-    if arguments.source is not None and begins:
-        here = Path(arguments.source)
-        run.start_from(here if here.exists() else checkpoint.find(arguments.source, registry).folder)
-    return run
-
-
-def _follow(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
+def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
     """Train, and show the events."""
     shown = run.first and arguments.log_level in ("info", "debug")
     stack.enter_context(_logging(arguments.log_level if run.first else "error"))
@@ -269,27 +240,27 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
+def _stop_signals() -> Iterator[list[int]]:
     """Yield a list of the stop signals so far: SIGTERM, or the first Ctrl-C (the second has its usual effect)."""
-    asked: list[int] = []
+    signals: list[int] = []
     before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
-        asked.append(number)
+        signals.append(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, note)
     try:
-        yield asked
+        yield signals
     finally:
         for known, handler in before.items():
             signal.signal(known, handler)
 
 
 @contextmanager
-def _sole_owner(folder: Path) -> Iterator[None]:
+def _locked_run(folder: Path) -> Iterator[None]:
     """Make the run's folder if it is missing, and lock it."""
     from ..training.run import CONFIG
 
@@ -299,14 +270,14 @@ def _sole_owner(folder: Path) -> Iterator[None]:
         yield
 
 
-def _set_aside(folder: Path) -> None:
+def _move_away(folder: Path) -> None:
     """Move a run to the first free DIR.1, DIR.2, ..."""
     if not folder.exists():
         return
     number = 1
     while (place := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
-    with _sole_owner(folder):
+    with _locked_run(folder):
         folder.rename(place)
     print(f"moved the run in {folder} to {place}", file=sys.stderr)
 

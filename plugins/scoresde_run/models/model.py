@@ -103,11 +103,7 @@ class Model:
 
 
 def plan_model(
-    config: Config,
-    registry: Registry,
-    outputs: Collection[str] | None = tuple(PARAMETERISATIONS),
-    *,
-    read: bool = True,
+    config: Config, registry: Registry, outputs: Collection[str] | None = tuple(PARAMETERISATIONS), *, read: bool = True
 ) -> Plan:
     """Create the components that ``config`` names. The network must give one of ``outputs``, unless that is None.
 

@@ -7,7 +7,7 @@ independent pieces it was computed from. The difference of two independent estim
 
 (Welch 1947, doi:10.1093/biomet/34.1-2.28; Satterthwaite 1946, doi:10.2307/3002019), and t = difference / s follows
 Student's distribution if the true difference is 0. An error from few pieces has long tails: with 4 degrees of freedom
-it is 2.8, not 2, that |t| exceeds once in twenty times.
+|t| exceeds 2.8, not 2, once in twenty times.
 
 Of many true hypotheses, some would be rejected at the 5 % level. Holm's step-down procedure (Scand. J. Statist. 6,
 1979) holds the chance of any false rejection to 5 % and needs no independence. No torch here, and no scipy.

@@ -76,7 +76,7 @@ class TrainingRun:
         if self.state.step >= self.training.iterations:
             # A run that was stopped at this step, and is asked for no more, has not written its model yet.
             if self.trainer.processes.any(not (self.folder / MODELS / name_of(self.state.step)).exists()):
-                yield self._modelled()
+                yield self._save_model()
             yield Event("done", self.state.step)
             return
         self._since, self._steps_since = time.perf_counter(), 0
@@ -86,14 +86,14 @@ class TrainingRun:
             if self._on_step is not None:
                 self._on_step(step=step, loss=loss, state=self.state)
             if step % self.training.log_every == 0 or last:
-                yield self._logged()
-            stopped = not last and self._stopped(step)
+                yield self._log_loss()
+            stopped = not last and self._must_stop(step)
             if self._due(self.training.evaluate_every, last):
-                yield self._evaluated()
+                yield self._evaluate()
             if self._due(self.training.snapshot_every, last):
-                yield self._modelled()
+                yield self._save_model()
             if stopped or self._due(self.training.resume_every, last):
-                yield self._saved()
+                yield self._save_state()
             if stopped or last:
                 yield Event("stopped" if stopped else "done", step)
                 return
@@ -136,19 +136,19 @@ class TrainingRun:
             raise FileError(f"the processes see different steps {steps} in {folder}: they must share one folder")
         if self.first:
             files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
-            _cut(self.folder / METRICS, self.state.step)
+            _drop_after(self.folder / METRICS, self.state.step)
 
     def _due(self, every: int | None, last: bool) -> bool:
         return every is not None and (last or self.state.step % every == 0)
 
-    def _stopped(self, step: int) -> bool:
+    def _must_stop(self, step: int) -> bool:
         """Whether to stop here. Several processes agree on it only when they log, because agreeing costs a message."""
         processes = self.trainer.processes
         if processes.count > 1 and step % self.training.log_every:
             return False
         return processes.any(self.stop())
 
-    def _logged(self) -> Event:
+    def _log_loss(self) -> Event:
         rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
         loss = self.trainer.read_loss()
         seconds = time.perf_counter() - self._since
@@ -158,16 +158,16 @@ class TrainingRun:
             numbers["gradient_norm"] = value
         self._restart_clock()
         if not math.isfinite(loss):
-            raise self._lost(f"the loss is {loss}")
+            raise self._divergence(f"the loss is {loss}")
         return self._record(Event("loss", self.state.step, numbers))
 
-    def _evaluated(self) -> Event:
+    def _evaluate(self) -> Event:
         event = self._record(Event("evaluation", self.state.step, {"evaluation_loss": self.trainer.evaluate()}))
         self._restart_clock()
         return event
 
-    def _saved(self) -> Event:
-        self._check()
+    def _save_state(self) -> Event:
+        self._check_finite()
         # Process 0 saves its state, which any number of processes may resume, so its loss sum is the mean of all.
         self.state.losses = self.trainer.processes.total(self.state.losses) / self.trainer.processes.count
         path = self.folder / CHECKPOINTS / name_of(self.state.step)
@@ -179,9 +179,9 @@ class TrainingRun:
         self._restart_clock()
         return Event("checkpoint", self.state.step, path=path)
 
-    def _modelled(self) -> Event:
+    def _save_model(self) -> Event:
         """Save a model and a picture of its samples, unless an earlier life of this run has done so."""
-        self._check()
+        self._check_finite()
         name = name_of(self.state.step)
         path = self.folder / MODELS / name
         if self.first and not path.exists():
@@ -192,23 +192,23 @@ class TrainingRun:
             if self._on_checkpoint is not None:
                 self._on_checkpoint(path=path, state=self.state)
         if self.first:
-            self._draw(self.folder / SAMPLES / f"{name}.png")
+            self._save_picture(self.folder / SAMPLES / f"{name}.png")
         self.trainer.processes.wait()
         self._restart_clock()
         return Event("model", self.state.step, path=path)
 
-    def _draw(self, path: Path) -> None:
+    def _save_picture(self, path: Path) -> None:
         if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
         with files.replacing(path) as temporary:
             picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
 
-    def _check(self) -> None:
+    def _check_finite(self) -> None:
         # The losses differ between processes: all must end together, or the others would wait for one that is gone.
         if self.trainer.processes.any(not self.state.finite()):
-            raise self._lost("a parameter or the loss is not finite")
+            raise self._divergence("a parameter or the loss is not finite")
 
-    def _lost(self, what: str) -> ScoreSDEError:
+    def _divergence(self, what: str) -> ScoreSDEError:
         """The error of a run that diverged; the states on disk are older."""
         step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
@@ -233,8 +233,8 @@ class TrainingRun:
 
 def difference(old: Config, new: Config) -> list[str]:
     """The differences of two configurations that change a training step, as ``key: old -> new``; see :data:`FREE`."""
-    before, after = ({key: _bare(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
-    before, after = _spelt(before, after), _spelt(after, before)
+    before, after = ({key: _bare_name(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
+    before, after = _aligned(before, after), _aligned(after, before)
     if before.get("model.levels") == "auto":  # the run is older than this key
         before["model.levels"] = after.get("model.levels")
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -242,7 +242,7 @@ def difference(old: Config, new: Config) -> list[str]:
     return [f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}" for key in parts]
 
 
-def begun(config: Config, folder: Path, fresh: bool = False) -> Config:
+def with_recorded_units(config: Config, folder: Path, fresh: bool = False) -> Config:
     """``config`` with the data facts that the run in ``folder`` recorded; cleared of them if a new run is to begin.
 
     A resumed run keeps its shift and scale. A new run finds its own, even if ``config`` is a copy of another run's.
@@ -276,17 +276,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _bare(value: Any) -> Any:
+def _bare_name(value: Any) -> Any:
     """A bundled component's name without its owner, which is present only if another plugin has the same name."""
     return value.removeprefix(f"{OURS}:") if isinstance(value, str) else value
 
 
-def _spelt(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _aligned(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """``flat`` with bare component names under the key ``.name``, where the component has parameters in ``other``."""
     return {f"{key}.name" if f"{key}.name" in other else key: value for key, value in flat.items()}
 
 
-def _cut(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int) -> None:
     """Drop the lines after ``step``, and incomplete lines that a kill left."""
     if not path.exists():
         return

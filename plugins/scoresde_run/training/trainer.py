@@ -57,6 +57,10 @@ class TrainingPlan:
         """The whole configuration."""
         return self.model.config
 
+    def build(self, processes: Processes) -> Trainer:
+        """Build the trainer, with its network, on ``processes.device``."""
+        return Trainer(self, processes)
+
 
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
     """Create the components of ``config``; raise :class:`UsageError` with the reason if they cannot be trained.
