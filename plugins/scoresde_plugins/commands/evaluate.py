@@ -152,16 +152,16 @@ def _prepare(
     from scoresde_run.machine.progress import Progress
 
     from ..evaluate.checkpoints import Choice, chosen_checkpoints
-    from ..evaluate.plan import Plans
+    from ..evaluate.plan import Planner
     from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
     # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [_folder(given, registry) for given in arguments.folders]
     asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]
-    plans = Plans(registry, _request(arguments), processes.device, arguments.download)
+    planner = Planner(registry, _request(arguments), processes.device, arguments.download)
     for each in asked:
-        plans.expected(each)
+        planner.expected(each)
     if processes.first:
         stack.enter_context(locked(arguments.out, "evaluating"))
         clean(arguments.out)
@@ -170,7 +170,7 @@ def _prepare(
         print(f"warning: {slow}", file=sys.stderr)
     progress = stack.enter_context(Progress(processes.first))
     command = shlex.join(["scoresde", *sys.argv[1:]])
-    return Evaluation(plans, arguments.out, processes, progress, command), asked
+    return Evaluation(planner, arguments.out, processes, progress, command), asked
 
 
 def _folder(given: Path, registry: Registry) -> Path:

@@ -147,7 +147,7 @@ class Share:
 
 
 @attrs.frozen(eq=False)
-class OfEvents(Measure):
+class EventMeasure(Measure):
     """A measure of the events of a :class:`Share`."""
 
     share: Share

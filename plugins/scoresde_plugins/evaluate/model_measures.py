@@ -31,12 +31,12 @@ from scoresde_run.results.results import Row
 
 from ..likelihood.bits_per_dim import Measurement, join, measure
 from ..likelihood.density import Density
-from .measure import Measure, MeasuredModel, OfEvents, mean
+from .measure import EventMeasure, Measure, MeasuredModel, mean
 from .parts import Part
 
 
 @attrs.frozen(eq=False)
-class SplitLoss(OfEvents):
+class SplitLoss(EventMeasure):
     """The training loss of the events of a split, as evaluated during training."""
 
     name: ClassVar[str] = "loss"
@@ -72,7 +72,7 @@ class SplitLoss(OfEvents):
 
 
 @attrs.frozen(eq=False)
-class Likelihood(OfEvents):
+class Likelihood(EventMeasure):
     """Bits per dimension under a density; images are dequantised, points are not."""
 
     name: ClassVar[str] = "likelihood"

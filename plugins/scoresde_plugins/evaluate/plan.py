@@ -91,7 +91,7 @@ class Request:
 
 
 @attrs.frozen(eq=False, slots=False)
-class Planned:
+class EvaluationPlan:
     """The measures of models of one configuration."""
 
     plan: Plan
@@ -125,26 +125,26 @@ class Planned:
         return self.fingerprint.depends(self.plan.network, self.plan.sde, parts)
 
 
-class Plans:
+class Planner:
     """Plans the measures of checkpoints; equal configurations, such as those of one run, are planned once."""
 
     def __init__(self, registry: Registry, request: Request, device: torch.device, download: bool = False) -> None:
         self.registry, self.request, self.device, self.download = registry, request, device, download
-        self._last: tuple[Config, Planned] | None = None
+        self._last: tuple[Config, EvaluationPlan] | None = None
 
-    def open(self, folder: Path) -> tuple[Checkpoint, Planned]:
+    def open(self, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
         """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
         found = checkpoint.read(folder).clear(self.registry, [OURS])
         found = attrs.evolve(found, config=found.config.override(self.request.changes))
         return found, self.of(found.config)
 
-    def of(self, config: Config) -> Planned:
+    def of(self, config: Config) -> EvaluationPlan:
         """The measures of a model of this configuration; raises if they are impossible."""
         if self._last is None or self._last[0] != config:
             self._last = config, plan_measures(config, self.registry, self.request, self.device, self.download)
         return self._last[1]
 
-    def expected(self, chosen: ChosenCheckpoint) -> Planned | None:
+    def expected(self, chosen: ChosenCheckpoint) -> EvaluationPlan | None:
         """The expected measures of ``chosen``; None if its configuration is unknown. Raises what :meth:`of` raises.
 
         A damaged or missing checkpoint has the configuration of its run; its row will report the damage.
@@ -157,24 +157,24 @@ class Plans:
 
 def plan_measures(
     config: Config, registry: Registry, request: Request, device: torch.device, download: bool
-) -> Planned:
+) -> EvaluationPlan:
     """Plan the measures that ``request`` names; if none, the loss and those of ``config.evaluation``."""
-    planner = _Planner(config, registry, request, device, download)
+    builder = _Builder(config, registry, request, device, download)
     named = request.loss or request.likelihood or request.evaluators
     stages: list[Sequence[Measure]] = []
     if request.loss or not named:
-        stages.append([planner.loss()])
+        stages.append([builder.loss()])
     if request.likelihood or (not named and config.evaluation.likelihood):
-        stages.append([planner.likelihood()])
+        stages.append([builder.likelihood()])
     if request.evaluators:
-        stages += planner.quality()
+        stages += builder.quality()
     model = config.model
     names: Row = {"target": request.target, "network": model.network.name, "sde": str(model.sde)}
-    found = Planned(planner.plan, stages, names, planner.fingerprint)
-    return found if found.draw is None else attrs.evolve(found, names=names | planner.axes(found.draw))
+    found = EvaluationPlan(builder.plan, stages, names, builder.fingerprint)
+    return found if found.draw is None else attrs.evolve(found, names=names | builder.axes(found.draw))
 
 
-class _Planner:
+class _Builder:
     """Makes the measures of one configuration."""
 
     def __init__(

@@ -29,7 +29,7 @@ from .batches import Failed, compute, together
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, MeasuredModel
 from .model_measures import Draw
-from .plan import Planned, Plans
+from .plan import EvaluationPlan, Planner
 from .texts import found_texts
 
 PARTS = "parts"
@@ -42,12 +42,12 @@ T = TypeVar("T")
 
 
 class Evaluation:
-    """Evaluates checkpoints by ``plans``, with parts and rows in ``folder``; every process must make the same calls."""
+    """Evaluates checkpoints by ``planner``, with parts and rows in ``folder``; all processes make the same calls."""
 
-    def __init__(self, plans: Plans, folder: Path, processes: Processes, progress: Progress, command: str = "") -> None:
-        self.plans, self.folder, self.processes = plans, folder, processes
+    def __init__(self, planner: Planner, folder: Path, processes: Processes, progress: Progress, command: str) -> None:
+        self.planner, self.folder, self.processes = planner, folder, processes
         self.progress, self.command = progress, command
-        self.registry, self.request = plans.registry, plans.request
+        self.registry, self.request = planner.registry, planner.request
         self.results = Results(folder) if processes.first else None
         if self.results:
             self.results.repair()
@@ -58,7 +58,7 @@ class Evaluation:
         try:
             if folder is None:
                 raise Failed("it did not appear in time: is the training still running?")
-            found, planned = self._together(lambda: self.plans.open(folder))
+            found, planned = self._together(lambda: self.planner.open(folder))
             row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
             row |= self._together(partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]
@@ -77,26 +77,21 @@ class Evaluation:
     def _names(self, chosen: ChosenCheckpoint, row: Row) -> Row:
         """The axes missing in ``row`` of a checkpoint that could not be opened, from its run's configuration."""
         try:
-            planned = self.plans.expected(chosen)
+            planned = self.planner.expected(chosen)
         except ScoreSDEError:
             planned = None
         known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": chosen.step}
         return {name: value for name, value in known.items() if row[name] is None}
 
-    def _measure(self, row: Row, found: Checkpoint, planned: Planned) -> None:
+    def _measure(self, row: Row, found: Checkpoint, planned: EvaluationPlan) -> None:
         """Add all measures to ``row``. If one fails, those before it remain."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
         network = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
-        model = MeasuredModel(
-            network.score(autocast=PRECISIONS[self.request.precision]),
-            device,
-            dtype,
-            identity,
-            self.folder / PARTS,
-            step_observer(self.registry, self.progress.step if self.progress.live else None),
-        )
+        score = network.score(autocast=PRECISIONS[self.request.precision])
+        observe = step_observer(self.registry, self.progress.step if self.progress.live else None)
+        model = MeasuredModel(score, device, dtype, identity, self.folder / PARTS, observe)
         judged: Row = {}
         for stage in planned.stages:
             failed = compute(stage, model, self.processes, self.progress, row["checkpoint"])
@@ -105,7 +100,7 @@ class Evaluation:
                 add = self.processes.exchange(add)[0]
                 judged |= add["metrics"] if measure.of_samples else {}
                 for key, value in add.items():
-                    row[key] = _joined(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
+                    row[key] = _merged(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
             for failure in failed.values():
                 raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)
@@ -156,21 +151,12 @@ class Evaluation:
             "costs": {},
         }
 
-    def _about(self, found: Checkpoint, planned: Planned) -> Row:
+    def _about(self, found: Checkpoint, planned: EvaluationPlan) -> Row:
         """What a checkpoint's index adds to its row."""
-        which = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
-        parameters = {
-            **which,
-            **planned.model,
-            **self.request.lowered,
-            **{m.title: m.settings for m in planned.measures},
-        }
-        depends = planned.depends
-        return {
-            "parameters": parameters,
-            "plugins": depends["versions"],
-            **{k: depends[k] for k in ("sources", "files")},
-        }
+        parameters = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
+        parameters |= {**planned.model, **self.request.lowered, **{m.title: m.settings for m in planned.measures}}
+        depends = {name: planned.depends[name] for name in ("sources", "files")}
+        return {"parameters": parameters, "plugins": planned.depends["versions"], **depends}
 
     def _known(self, row: Row) -> Row | None:
         """The row of an earlier command that measured the same of the same weights."""
@@ -185,7 +171,7 @@ class Evaluation:
         return together(self.processes, work)
 
 
-def _joined(found: Row, more: Row, title: str) -> Row:
+def _merged(found: Row, more: Row, title: str) -> Row:
     """Merge both; if two measures give a metric of one name, the second one's gets its title."""
     return found | {name if name not in found else f"{name} ({title})": value for name, value in more.items()}
 
