@@ -158,4 +158,4 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
             corrector.correct(row, schedule[0], Watched(data), z.clone)
             for row, z, schedule in zip(x.split(1), z.split(1), schedules, strict=True)
         ]
-        are_close(found, alone, "with a time a row, compared with each row's own step")
+        are_close(found, alone, "with one time per row, compared with each row's own step")

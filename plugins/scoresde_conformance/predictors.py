@@ -241,7 +241,7 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
             for r, t in enumerate(times)
         ]
         found = _several(predictor, x, by_row([Schedule(sde, t) for t in times], 2), noises)
-        are_close(found, alone, f"after {len(noises)} steps with a time a row, compared with each row's own steps")
+        are_close(found, alone, f"after {len(noises)} steps with one time per row, compared with each row's own steps")
 
 
 def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> Moved:

@@ -148,7 +148,7 @@ def _with_steps(candidate: Candidate) -> Iterator[tuple[Sampler, SDE, list[tuple
     places = _places(candidate)
     for change in ({}, *(candidate.changes() if places else ())):
         heard: list[tuple[str, Step]] = []
-        parts: dict[str, Any] = {"predictor": _Heard(heard), "corrector": _HeardCorrector(heard)}
+        parts: dict[str, Any] = {"predictor": _RecordedPredictor(heard), "corrector": _RecordedCorrector(heard)}
         try:
             sampler = short(candidate, **{name: parts[name] for name in places}, **change)
         except UsageError:  # the other parameters exclude this value
@@ -160,7 +160,7 @@ def _with_steps(candidate: Candidate) -> Iterator[tuple[Sampler, SDE, list[tuple
 
 
 @attrs.frozen(eq=False)
-class _Heard(Predictor):
+class _RecordedPredictor(Predictor):
     """The suite's own predictor, recording its steps."""
 
     heard: list[tuple[str, Step]]
@@ -171,7 +171,7 @@ class _Heard(Predictor):
 
 
 @attrs.frozen(eq=False)
-class _HeardCorrector(Corrector):
+class _RecordedCorrector(Corrector):
     """The suite's own corrector, recording its steps."""
 
     heard: list[tuple[str, Step]]

@@ -181,7 +181,7 @@ def takes_a_level_per_row(candidate: Candidate) -> None:
         expected = torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(rows)])
         zero_dim = [Level(*(torch.tensor(v, dtype=torch.float64) for v in (u.t, u.alpha, u.sigma))) for u in rows]
         each = torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(zero_dim)])
-        for how, found in (("one value a row", ask(x, stacked)), ("0-dim tensors", each)):
+        for how, found in (("one value per row", ask(x, stacked)), ("0-dim tensors", each)):
             gap = _gap(found, expected)
             assert gap <= 1e-9, f"{name} at levels of {how} is off by {gap:.2g} from that at floats"
 

@@ -1,4 +1,4 @@
-"""Every bundled component passes the suite that third parties run; how the suite chooses, tells and counts."""
+"""Every bundled component passes the suite that third parties run; how the suite selects, reports and counts."""
 
 import json
 import math
@@ -115,7 +115,7 @@ def faulty(tmp_path, monkeypatch):
 
 
 class TestCounterparts:
-    """Components are tried with those that ship and with those of their own distribution; a failure names its own."""
+    """Components are combined with bundled ones and those of their own distribution, which a failure names."""
 
     def test_the_faults_of_a_third_party_are_not_those_of_a_bundled_component(self, faulty):
         registry = load_registry(local=[faulty])
@@ -254,7 +254,7 @@ def test_required_parameters_come_from_the_name_or_an_example(tmp_path):
 
 @attrs.frozen
 class Fitted(Flow):
-    """Takes a table, or a file and the name of what is in it."""
+    """Takes a table, or a file and the name of its content."""
 
     table: str | None = param(None, "a table")
     file: str | None = param(None, "a file")
@@ -326,7 +326,7 @@ def test_a_check_leaves_the_global_generator_alone():
 
 
 class TestExact:
-    """The kit's own truth, against torch.distributions."""
+    """The suite's ground truth, against torch.distributions."""
 
     LEVEL = Level(0.4, 0.8, 0.6)
 

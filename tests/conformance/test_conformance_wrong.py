@@ -1,4 +1,4 @@
-"""The conformance suite tells wrong SDEs, steps, samplers and grids from right ones: a check names the fault."""
+"""The conformance suite finds wrong SDEs, steps, samplers and grids: a check names the fault."""
 
 import math
 import re
@@ -76,7 +76,7 @@ class OffRatioSDE(ConstantRateSDE):
 
 @attrs.frozen
 class OffTableSDE(ConstantRateSDE):
-    """Wrong on the published grid alone, where many steps are evenly spaced."""
+    """Wrong only on the published grid, where many steps are evenly spaced."""
 
     def transition(self, times):
         exact = SDE.transition(self, times)
@@ -213,7 +213,7 @@ class RightPredictor(Flow):
 
 @attrs.frozen
 class BoastingPredictor(Flow):
-    """First order, but declared second."""
+    """First order, but declares second."""
 
     order = 2.0
 
@@ -229,7 +229,7 @@ class BiasedPredictor(Flow):
 
 @attrs.frozen
 class UncountedPredictor(Flow):
-    """Walks around the counter."""
+    """Bypasses the counter."""
 
     def step(self, x, step, model, noise):
         extra = model.evaluate(x, step.now)
@@ -238,7 +238,7 @@ class UncountedPredictor(Flow):
 
 @attrs.frozen
 class SecretlyStochasticPredictor(Flow):
-    """Draws noise, and says that it does not."""
+    """Draws noise, but declares that it does not."""
 
     def step(self, x, step, model, noise):
         moved, _ = Flow.step(self, x, step, model, noise)
@@ -268,7 +268,7 @@ class InPlacePredictor(Flow):
 
 @attrs.frozen
 class CoupledPredictor(Flow):
-    """A sample sees its batch."""
+    """A sample depends on its batch."""
 
     def step(self, x, step, model, noise):
         x, _ = Flow.step(self, x, step, model, noise)
@@ -277,7 +277,7 @@ class CoupledPredictor(Flow):
 
 @attrs.frozen
 class FloatsOnlyPredictor(Flow):
-    """Takes the numbers of a step for Python floats."""
+    """Assumes that the numbers of a step are Python floats."""
 
     def step(self, x, step, model, noise):
         return Flow.step(self, x * math.exp(0 * step.dt), step, model, noise)
@@ -285,7 +285,7 @@ class FloatsOnlyPredictor(Flow):
 
 @attrs.frozen
 class NoisyMeanPredictor(PlainPredictor):
-    """Calls the state its mean, noise and all."""
+    """Returns the noisy state as its mean."""
 
     def step(self, x, step, model, noise):
         x, _ = PlainPredictor.step(self, x, step, model, noise)
@@ -294,7 +294,7 @@ class NoisyMeanPredictor(PlainPredictor):
 
 @attrs.frozen
 class OneOptionPredictor(Flow):
-    """Right as it is, and wrong with one of its options."""
+    """Right by default, and wrong with one of its options."""
 
     variants = ({"speed": 2.0},)
     speed: float = param(1.0, "1, or wrong")
@@ -306,7 +306,7 @@ class OneOptionPredictor(Flow):
 
 @attrs.frozen
 class FirstStepPredictor(Predictor):
-    """Takes a time a row in its first step, and Python floats from its second on."""
+    """Accepts one time per row in its first step only."""
 
     stochastic = False
 
@@ -367,7 +367,7 @@ class RightCorrector(Langevin):
 
 @attrs.frozen
 class QuietCorrector(Langevin):
-    """Too little noise by a tenth."""
+    """Its noise is too small by a tenth."""
 
     size: float = param(0.05, "step size", gt(0))
     noise_power = 1.8
@@ -401,7 +401,7 @@ class UnshrinkableCorrector(Langevin):
 
 @attrs.frozen
 class NoisyMeanCorrector(Langevin):
-    """Calls the state its mean, noise and all."""
+    """Returns the noisy state as its mean."""
 
     size: float = param(0.05, "step size", gt(0))
 
@@ -441,7 +441,7 @@ def test_right_corrector():
 
 @attrs.frozen
 class CarelessSampler(PlainSampler):
-    """Draws from torch's global generator, stops early, and asks the model behind the counter's back."""
+    """Draws from torch's global generator, stops early, and bypasses the counter."""
 
     def run(self, x, model, sde, noise, observe=None):
         model.evaluate(x, sde.level(torch.ones((), dtype=torch.float64)))
@@ -475,7 +475,7 @@ class Loop(PlainSampler):
 
 @attrs.frozen
 class SharedNoiseSampler(Loop):
-    """Predictor and corrector hear the same noise."""
+    """Predictor and corrector use the same noise."""
 
     def heard(self, noise, k, purpose):
         return noise.at(k, "step")
@@ -483,7 +483,7 @@ class SharedNoiseSampler(Loop):
 
 @attrs.frozen
 class LateSampler(Loop):
-    """Leaves out the first step of the predictor."""
+    """Omits the first step of the predictor."""
 
     late = True
 
@@ -498,7 +498,7 @@ class WrongLevelSampler(Loop):
 
 @attrs.frozen
 class ShrinkingSampler(PlainSampler):
-    """Its samples have too small a variance by 4 %, and there is no noise in them."""
+    """The variance of its samples is too small by 4 %, without noise."""
 
     predictor: Predictor = param(attrs.Factory(RightPredictor), "reverse-time step")
 
@@ -535,7 +535,7 @@ def test_right_sampler():
 
 @attrs.frozen
 class ShortGrid(Grid):
-    """Forgets clean data, and goes backwards."""
+    """Omits clean data, and increases."""
 
     def times(self, sde, steps):
         return torch.linspace(sde.t_min, 1, steps + 1)

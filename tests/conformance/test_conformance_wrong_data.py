@@ -1,4 +1,4 @@
-"""The conformance suite tells wrong targets, evaluators, networks and data from right ones: a check names the fault."""
+"""The conformance suite finds wrong targets, evaluators, networks and data: a check names the fault."""
 
 import math
 
@@ -22,7 +22,7 @@ from scoresde_plugins.extractors.identity import Identity
 
 @attrs.frozen
 class RightTarget(Mixture):
-    """The kit's own mixture, with help."""
+    """The suite's own mixture, with help."""
 
     weights: tuple[float, ...] = param((0.3, 0.7), "weights")
     means: tuple[float, ...] = param((-1.0, 1.0), "means")
@@ -57,7 +57,7 @@ class GuessingTarget(RightTarget):
 
 @attrs.frozen
 class OffCovarianceTarget(RightTarget):
-    """The variance that it tells is off by a percent, which 2000 samples do not show."""
+    """The variance that it reports is off by a percent, which 2000 samples do not show."""
 
     def moments(self):
         mean, covariance = Mixture.moments(self)
@@ -134,7 +134,7 @@ class FlatEvaluator(Evaluator):
 
 @attrs.frozen
 class RightScaled(Identity):
-    """Features times a number, which its protocol tells."""
+    """Features times a number, which its protocol includes."""
 
     scale: float = param(2.0, "factor")
     shifted: bool = param(False, "add 1")
@@ -149,7 +149,7 @@ class RightScaled(Identity):
 
 @attrs.frozen
 class SilentScaled(RightScaled):
-    """Its protocol does not tell the number."""
+    """Its protocol omits the number."""
 
     def protocol(self):
         return {**Identity().protocol(), "shifted": self.shifted}
@@ -157,7 +157,7 @@ class SilentScaled(RightScaled):
 
 @attrs.frozen
 class SilentSwitch(RightScaled):
-    """Its protocol does not tell the switch."""
+    """Its protocol omits the switch."""
 
     def protocol(self):
         return {**Identity().protocol(), "scale": self.scale}
@@ -176,7 +176,7 @@ def test_right_extractor():
 
 
 class OffGap(Comparison):
-    """The mean of -log p less the entropy, in nats: the base of wrong ones."""
+    """The mean of -log p minus the entropy, in nats: the base of wrong ones."""
 
     name = "gap"
     unit = "nats"
@@ -229,7 +229,7 @@ class SquaredDistance(Comparison):
 
 
 class Shift(Evaluator):
-    """The mean feature less that of the truth: the base of wrong ones."""
+    """The mean feature minus that of the truth: the base of wrong ones."""
 
     better = "zero"
 
@@ -248,7 +248,7 @@ class RightShift(Shift):
 
 @attrs.frozen
 class LookingShift(Shift):
-    """It says what it reads by looking at samples that are not there."""
+    """Its ``reads`` depends on blank samples."""
 
     def reads(self, evidence):
         return super().reads(evidence) if float(evidence.samples.std()) else []
@@ -256,7 +256,7 @@ class LookingShift(Shift):
 
 @attrs.frozen
 class SampleShift(Shift):
-    """It depends on samples that are not there."""
+    """Its ``depends_on`` depends on blank samples."""
 
     def depends_on(self, evidence):
         return {"first": float(evidence.samples.flatten()[0])}
@@ -264,7 +264,7 @@ class SampleShift(Shift):
 
 @attrs.frozen
 class BatchShift(Shift):
-    """It takes the first batch for all."""
+    """It uses the first batch only."""
 
     def evaluate(self, evidence):
         x, y = (next(iter(features(*pair, evidence))).pooled.mean(1) for pair in self.reads(evidence))
@@ -273,7 +273,7 @@ class BatchShift(Shift):
 
 @attrs.frozen
 class IdleShift(Shift):
-    """It reads less than it says."""
+    """It reads less than it declares."""
 
     def reads(self, evidence):
         return [*super().reads(evidence), (Extraction(Identity()), draws(evidence.reference, 1))]
@@ -372,7 +372,7 @@ def test_right_guidance():
 
 
 class Net(nn.Module):
-    """A layer that is told the label: the base of wrong ones."""
+    """A layer that receives the label: the base of wrong ones."""
 
     def __init__(self, size, spec):
         super().__init__()

@@ -86,7 +86,7 @@ def test_errors_are_the_scatter_of_repeated_draws(name: str, kind: str) -> None:
 
 
 def test_chance_alone_is_no_finding() -> None:
-    """Two runs of equal cells, 60 times: any finding in 5 % of them at most, 5 % of single values below p = 0.05."""
+    """Two runs of equal cells, 60 times: at most 5 % findings, and at most 5 % of single values below p = 0.05."""
     names = [name for name in EVALUATORS if name not in FEWER]
     rows = {
         ("law", kind): [

@@ -1,4 +1,4 @@
-"""Classifiers of noisy events: labels reach the loss, training finds the exact posterior, and conditions take it up."""
+"""Classifiers of noisy events: the loss receives labels, training finds the exact posterior, and conditions use it."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def run(tmp_path_factory):
 
 @attrs.frozen
 class Marked(Dataset):
-    """Grey levels 0 .. 9, and twice the level for a label."""
+    """Grey levels 0 .. 9, with twice the level as the label."""
 
     labels: int = 10
 

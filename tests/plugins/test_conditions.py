@@ -1,4 +1,4 @@
-"""Controllable generation: what is known is exact and nothing else is used; masks, measurements, colours, classes."""
+"""Controllable generation: the known part is exact and nothing else is used; masks, measurements, colours, classes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Data sets: what is read is what was written, in the format that each set is distributed in."""
+"""Data sets: events are read as they were written, in the format of each set's distribution."""
 
 import gzip
 import io
@@ -313,7 +313,7 @@ def test_linked_folders_are_followed_and_hidden_files_are_none(folder, tmp_path_
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twenty pictures, of which number 7 is cut short."""
+    """Twenty pictures, of which number 7 is truncated."""
     for number in range(20):
         data = encoded(np.full((8, 8, 3), 5 * number, np.uint8))
         (tmp_path / f"{number:02}.png").write_bytes(data[:40] if number == 7 else data)

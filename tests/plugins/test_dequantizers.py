@@ -27,7 +27,7 @@ TINY = {"filters": 6, "couplings": 2, "blocks": 1, "components": 3, "heads": 2, 
 
 
 def flow(shape, seed=0, **options):
-    """A flow away from its beginning, in float64, and some images."""
+    """A flow away from its initial state, in float64, and some images."""
     generator = torch.Generator().manual_seed(seed)
     module = FlowPP(**{**TINY, **options}).build(shape).double()
     with torch.no_grad():

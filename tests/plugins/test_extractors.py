@@ -1,4 +1,4 @@
-"""Extractors: the shipped classifier, and the published networks with random weights and small stand-ins."""
+"""Extractors: the bundled classifier, and the published networks with random weights and small stand-ins."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_events_that_are_no_images_are_refused() -> None:
 
 
 class TinyVGG(nn.Module):
-    """Five outputs in the place of 4096."""
+    """Five outputs instead of 4096."""
 
     def __init__(self) -> None:
         super().__init__()

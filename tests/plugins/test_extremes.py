@@ -1,4 +1,4 @@
-"""Extreme parameters: the result is finite, or an error names the parameter before or while it works; nothing loops."""
+"""Extreme parameters: the result is finite, or an error names the parameter; nothing loops forever."""
 
 import math
 

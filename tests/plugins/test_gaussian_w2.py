@@ -1,4 +1,4 @@
-"""The exact distance of a sampler's law: against recursions by hand and samples, and what it refuses to judge."""
+"""The exact distance of a sampler's law: against recursions by hand and samples, and what it refuses."""
 
 import math
 from itertools import pairwise

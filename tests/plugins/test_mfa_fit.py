@@ -1,4 +1,4 @@
-"""Expectation maximisation: it climbs, it finds what is there, and it repairs its bad starts."""
+"""Expectation maximisation: the likelihood rises, known mixtures are found, and bad starts are repaired."""
 
 from itertools import pairwise
 

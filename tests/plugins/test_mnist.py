@@ -1,4 +1,4 @@
-"""The MNIST presets learn, and the models that ship are what they say: small, of the committed presets, of digits."""
+"""The MNIST presets learn, and the bundled models match their description: size, presets, samples of digits."""
 
 import json
 from itertools import islice
@@ -29,7 +29,7 @@ REDUCED = ["model.network.nf=8", "model.network.ch_mult=[1,2]", "model.network.n
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Images like digits: 700 draws of the mixture that is fitted to MNIST."""
+    """Images like digits: 700 draws of the mixture fitted to MNIST."""
     path = tmp_path_factory.mktemp("data") / "digits.npz"
     drawn = REGISTRY.create("targets", "mnist_mfa").sample(700, seed=3)
     np.savez(path, images=to_pixels(drawn))

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same bits, from less memory, and only while training."""
+"""Gradient checkpointing: bitwise the same results, with less memory, in training only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pair(spec: Network) -> tuple[nn.Module, nn.Module]:
 
 
 def slopes(module: nn.Module, **context: Any) -> tuple[list[Tensor], int]:
-    """Output and gradients of the input and of every parameter, and the bytes that were kept to compute them."""
+    """Output and gradients of the input and of every parameter, and the bytes stored to compute them."""
     x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1)).requires_grad_(True)
     kept: dict[int, int] = {}
 

@@ -29,7 +29,7 @@ SECOND_ORDER = "pc[predictor=dpmpp_2m_sde,grid=logsnr,steps={}]"
 
 
 class TestExactConditional:
-    """The closed form that the rest is held to."""
+    """The closed form that the other tests compare with."""
 
     @pytest.mark.parametrize(
         "known", [Inpaint(mask="top"), Colorize(), LinearMeasurement()], ids=lambda c: type(c).__name__

@@ -61,7 +61,7 @@ class _Probe(Noise):
         return self.unit(self.keys.setdefault((step, purpose, draw), len(self.keys)))
 
 
-class _Heard(Noise):
+class _Recorded(Noise):
     """Random noise that records its draws."""
 
     def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
@@ -105,7 +105,7 @@ class Affine:
 
     def _deviation(self, offset: Tensor, images: Tensor, keys: dict[object, int]) -> str | None:
         """Return the reason why the map is not the sampler's, or None; a map that is not finite is accepted."""
-        noise = _Heard(self.shape, self.like)
+        noise = _Recorded(self.shape, self.like)
         z = noise.draw("start", "start")
         noise.given.clear()
         end = self._run(z, noise)

@@ -39,6 +39,19 @@ class Origin:
         """Return disjoint sets of ``size`` events; equal arguments share one reference."""
         return _reference(self, size, seed, str(device))
 
+    def misfit(self, evidence: Evidence, equal: bool = True) -> str | None:
+        """Return why samples cannot be compared with these events, or None; ``equal`` asks for as many of them."""
+        own, shape = self.dataset.shape, tuple(evidence.samples.shape[1:])
+        if own != shape:
+            return (
+                f"the reference has events of shape {own}, the samples {shape}: choose another data set, or resize it "
+                "with reference=resized[data=...,size=...]"
+            )
+        size, count = len(self.events()) if equal else evidence.count, evidence.count
+        if size < count:
+            return f"the {self.split} split of the reference has {size} events, fewer than {count} samples: draw fewer"
+        return None
+
     def whole(self, device: torch.device | str) -> EventSet:
         """Return all events, in their stored order."""
         size, label = len(self.events()), (repr(self.dataset), self.split)
@@ -92,8 +105,20 @@ def _reference(origin: Origin, size: int, seed: int, device: str) -> EventRefere
     return EventReference(None, size, seed, device, events=origin.events())
 
 
+class DataReference:
+    """Base class of metrics whose reference may be a data set."""
+
+    reference: Dataset | None
+    split: Split
+
+    @property
+    def origin(self) -> Origin | None:
+        """The split of the data set, if one is given."""
+        return None if self.reference is None else Origin(self.reference, self.split)
+
+
 @attrs.frozen
-class SetComparison(Comparison):
+class SetComparison(DataReference, Comparison):
     """A comparison with sets of true events only, for which a data set can replace an exact target."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -105,39 +130,21 @@ class SetComparison(Comparison):
 
     def prepare(self) -> None:
         """Read the data set, if one is given."""
-        if self.reference is not None:
-            Origin(self.reference, self.split).events()
+        if self.origin is not None:
+            self.origin.events()
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
         """Return the hash of the data set."""
-        if self.reference is None:
-            return {}
-        return {"hash": content_hash(Origin(self.reference, self.split).events())}
+        return {} if self.origin is None else {"hash": content_hash(self.origin.events())}
 
     def skip(self, evidence: Evidence) -> str | None:
         """Return why there is no value: no truth, or a data set of another shape or with too few events."""
-        if self.reference is None:
-            if evidence.reference is None:
-                return f"{type(self).__name__} needs target, or a data set: {self.name}[reference=mnist[root=data]]"
-            return super().skip(evidence)
-        return misfit(self.reference, self.split, evidence) or super().skip(evidence)
+        if self.origin is None and evidence.reference is None:
+            return f"{type(self).__name__} needs target, or a data set: {self.name}[reference=mnist[root=data]]"
+        return (self.origin and self.origin.misfit(evidence)) or super().skip(evidence)
 
     def truth(self, evidence: Evidence) -> Reference | None:
         """Return the data set if one is given, else the reference of the evidence."""
-        if self.reference is None:
+        if self.origin is None:
             return evidence.reference
-        return Origin(self.reference, self.split).reference(evidence.count, evidence.seed, evidence.samples.device)
-
-
-def misfit(dataset: Dataset, split: Split, evidence: Evidence, equal: bool = True) -> str | None:
-    """Return why samples cannot be compared with ``dataset``, or None; ``equal`` asks for as many of its events."""
-    shape = tuple(evidence.samples.shape[1:])
-    if dataset.shape != shape:
-        return (
-            f"the reference has events of shape {dataset.shape}, the samples {shape}: choose another data set, "
-            "or resize it with reference=resized[data=...,size=...]"
-        )
-    found = len(Origin(dataset, split).events()) if equal else evidence.count
-    if found < evidence.count:
-        return f"the {split} split of the reference has {found} events, fewer than {evidence.count} samples: draw fewer"
-    return None
+        return self.origin.reference(evidence.count, evidence.seed, evidence.samples.device)

@@ -26,7 +26,7 @@ from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
 from scoresde_core.extractor import Extraction, Extractor, Features, Rounding
 
 from ..extractors.fidelity import Inception
-from .events import Origin, misfit
+from .events import DataReference, Origin
 from .extraction import draws, features, no_images, pooled, samples
 from .statistics_file import Statistics, read
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class FeatureMetric(Evaluator):
+class FeatureMetric(DataReference, Evaluator):
     """A metric of the samples' features and, in most cases, of those of a reference."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -66,8 +66,8 @@ class FeatureMetric(Evaluator):
         self.extraction.prepare()
         if self.statistics is not None:
             self._file()
-        if self.reference is not None:
-            Origin(self.reference, self.split).events()
+        if self.origin is not None:
+            self.origin.events()
 
     @property
     @abstractmethod
@@ -89,8 +89,8 @@ class FeatureMetric(Evaluator):
         """Return why the reference cannot be used, or None."""
         if self.statistics is not None:
             return None
-        if self.reference is not None:
-            return misfit(self.reference, self.split, evidence, self.equal)
+        if self.origin is not None:
+            return self.origin.misfit(evidence, self.equal)
         if evidence.reference is not None:
             return None
         return (
@@ -103,8 +103,8 @@ class FeatureMetric(Evaluator):
         if not self.features.images:
             return None
         sets = [evidence.samples] if evidence.units is not None and evidence.units.levels is None else []
-        if self.reference is not None:
-            sets.append(Origin(self.reference, self.split).events())
+        if self.origin is not None:
+            sets.append(self.origin.events())
         elif self.statistics is None and evidence.target is not None and not evidence.target.images:
             sets.append(evidence.exact())
         found = next(filter(None, map(no_images, sets)), None)
@@ -129,13 +129,10 @@ class FeatureMetric(Evaluator):
         """How events become features."""
         return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
-    def wanted(self, evidence: Evidence) -> list[EventSet]:
-        """Return every set whose features :meth:`evaluate` reads."""
-        return [found for found in (samples(evidence), self.truth(evidence), self.floor(evidence)) if found is not None]
-
     def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
-        """Return the features of these sets."""
-        return [(self.extraction, events) for events in self.wanted(evidence)]
+        """Return the features of the samples, the truth and the floor."""
+        sets = (samples(evidence), self.truth(evidence), self.floor(evidence))
+        return [(self.extraction, events) for events in sets if events is not None]
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
         """Return the protocol, with hashes of weights and statistics."""
@@ -164,8 +161,8 @@ class FeatureMetric(Evaluator):
         """Return as many true events as there are samples; None if a file is used instead."""
         if self.statistics is not None:
             return None
-        if self.reference is not None:
-            return Origin(self.reference, self.split).subset(evidence.count, evidence.seed, evidence.samples.device)
+        if self.origin is not None:
+            return self.origin.subset(evidence.count, evidence.seed, evidence.samples.device)
         assert evidence.reference is not None  # checked by skip()
         return draws(evidence.reference, 0)
 
@@ -200,8 +197,8 @@ class FeatureMetric(Evaluator):
         reference: dict[str, Any] | None
         if self.statistics is not None:
             reference = self._file().described()
-        elif self.reference is not None:
-            size = len(Origin(self.reference, self.split).events())
+        elif self.origin is not None:
+            size = len(self.origin.events())
             reference = {"dataset": repr(self.reference), "split": self.split, "events": size}
         else:
             reference = None if evidence.reference is None else {"target": repr(evidence.target)}
