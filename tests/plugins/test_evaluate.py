@@ -1,4 +1,4 @@
-"""``scoresde evaluate``: the numbers are those that the parts give by themselves, and every outcome is a row."""
+"""``scoresde evaluate``: the numbers equal those of its parts, and every outcome is a row."""
 
 import json
 import math
@@ -223,7 +223,7 @@ class TestNumbers:
         assert values[0] == values[2] != values[1]
 
     def test_edited_source_measures_anew(self, points, tmp_path, monkeypatch, capsys):
-        """Nothing of before is used: neither the row nor a batch."""
+        """Neither the old row nor an old batch is reused."""
         common = (points, "--loss", "--evaluator", "moments", "--target", "mixture2d", "--out", tmp_path / "it")
         assert evaluate(*common) == 0
         before = files(tmp_path / "it")
@@ -357,7 +357,7 @@ class TestRows:
         assert {row["status"] for row in Results(tmp_path / "it").rows.values()} == {"done"}
 
     def test_what_fails_is_compared_with_what_it_was(self, points, tmp_path, monkeypatch):
-        """Damaged index, damaged weights, a model that does not come: broken, and not missing."""
+        """A damaged index, damaged weights or a missing model is compared as failed, not as missing."""
         monkeypatch.setattr(choice, "POLL_SECONDS", 0.02)
         run = tmp_path / "run"
         shutil.copytree(points, run)
@@ -462,7 +462,7 @@ class TestRows:
 
 
 class Counted(Measure):
-    """Batches that say who computed them; that of ``bad`` fails."""
+    """Batches that record who computed them; that of ``bad`` fails."""
 
     def __init__(self, name, count, done, bad=None):
         object.__setattr__(self, "parts", ())
@@ -530,10 +530,10 @@ def no_truth(folder: Path) -> Path:
 
 
 class TestThirdParty:
-    """What another package's evaluators say of themselves counts as what ours say."""
+    """Declarations of another package's evaluators are treated like ours."""
 
     def test_features_are_extracted_once_with_ours(self, points, tmp_path, monkeypatch):
-        """Theirs alone, in batches of another size, give the values that they give beside ours."""
+        """Alone, in batches of another size, they give the same values as with ours."""
         seen, load = [], Identity.load
 
         def counting(self, device):

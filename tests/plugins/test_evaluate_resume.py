@@ -1,4 +1,4 @@
-"""An evaluation that is killed goes on to the same bits; two processes give the bits of one."""
+"""A killed evaluation is resumed to the same bits; two processes give the bits of one."""
 
 import contextlib
 import json

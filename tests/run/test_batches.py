@@ -1,4 +1,4 @@
-"""Batches: batch k depends on (seed, k) alone, whatever the processes and workers; and what becomes of an event."""
+"""Batches: batch k depends on (seed, k) alone, for any number of processes and workers; preprocessing of events."""
 
 import itertools
 import multiprocessing
@@ -17,7 +17,7 @@ from scoresde_run.data.batches import order
 
 @attrs.frozen
 class Counted(Dataset):
-    """Images whose every pixel is their index, one by one unless they are loaded."""
+    """Images whose pixels all equal their index; read one by one unless loaded."""
 
     count: int = 10
 
@@ -103,7 +103,7 @@ def test_workers_outlive_a_signal_to_the_whole_group(number):
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "decoded"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_one_pass_meets_every_event_in_order(world, resident):
-    """For evaluation: three batches of 4, the last one short, shared among processes, the same at each call."""
+    """In evaluation: three batches of 4, the last one short, shared among processes, the same in each call."""
     preprocessing = Preprocessing(centered=False, dequantise=True)
     options = dict(preprocessing=preprocessing, world=world, resident=resident, workers=0)
     passes = [[batch.x for batch in Batches(Counted(), 4, rank=rank, **options).once()] for rank in range(world)]

@@ -47,7 +47,7 @@ def test_holm_stops_at_the_first_that_fails():
 
 
 def test_the_level_is_kept_with_few_pieces():
-    """Of equal laws, judged by means of 4 pieces, 5 % differ; read with a normal tail it would be twice as many."""
+    """For equal distributions, means of 4 pieces differ significantly in 5 %; with a normal tail, in twice as many."""
     rng = np.random.default_rng(3)
     sets = rng.normal(size=(4000, 2, 4)).tolist()
     found = [difference(mean(a), mean(b)) for a, b in sets]

@@ -1,4 +1,4 @@
-"""Checkpoints: our folder format, and published files turned into it."""
+"""Checkpoints: our folder format, and the import of published files."""
 
 import contextlib
 import hashlib
@@ -128,11 +128,11 @@ class TestFormat:
 
 
 class TestFind:
-    """A checkpoint by its folder, or by the name under which a plugin ships it."""
+    """Checkpoints by folder, or by the name of a plugin's checkpoint."""
 
     @pytest.fixture
     def registry(self, folder, monkeypatch):
-        """One with the checkpoint ``small``, which a package ships as data."""
+        """A registry with the checkpoint ``small``, shipped as data of a package."""
         package = folder.parent / "zoo"
         package.mkdir()
         (package / "__init__.py").touch()
@@ -427,7 +427,7 @@ def test_a_file_of_another_model_is_reported_and_writes_nothing(importer, model,
 
 
 class Evil:
-    """Would run code when it is unpickled in full."""
+    """Runs code if it is unpickled without restrictions."""
 
     def __reduce__(self):
         return (os.mkdir, ("pwned",))
@@ -449,7 +449,7 @@ def as_unread(content, network):
 
 
 class TestVariants:
-    """What people keep and share besides the files as they were released."""
+    """Variants of the released files that people share."""
 
     def test_layers_that_an_unconditional_network_never_calls_are_left_out(self, importer):
         network = (built := small("model.network.conditional=false").build(seed=1)).network
@@ -510,7 +510,7 @@ class TestBadFiles:
         assert "file.pth is damaged or not a PyTorch file" in err
 
     def test_any_byte_of_an_old_file_changed(self, tmp_path):
-        """Neither format has a checksum of the names: a reader of pickles may meet anything."""
+        """Neither format has a checksum of the names, so a reader must handle any content."""
         torch.save(
             {"model": {"module.w": torch.ones(2)}, "step": 1}, tmp_path / "f", _use_new_zipfile_serialization=False
         )

@@ -25,7 +25,7 @@ def names(kind):
 
 @torch.no_grad()
 def draw(sampler, model, sde="vp", shape=(2,), device=None):
-    """Four samples on the CPU, or on the pretended device with what was waited for after the latents were drawn."""
+    """Four samples on the CPU, or on the pretended device with the waits after the latents were drawn."""
     process, noise = create("sdes", sde), Noise(3, shape, 4, device=device.name if device else "cpu")
     x = process.prior.from_noise(noise.draw("prior", "prior"))
     if device is not None:
@@ -35,7 +35,7 @@ def draw(sampler, model, sde="vp", shape=(2,), device=None):
 
 
 def check(text, sde="vp", target="mixture2d"):
-    """No wait in the loop, and the samples of the CPU."""
+    """The loop has no waits, and the samples equal those of the CPU."""
     sampler, exact = create("samplers", text), create("targets", target)
     expected = draw(sampler, ExactScore(exact), sde, exact.shape)
     with Pretended() as device:
@@ -180,7 +180,7 @@ def test_a_network_guides_without_a_wait():
 
 
 def waits(observe, shape, steps):
-    """What is waited for while four samples are drawn under an observation."""
+    """The waits while four samples are drawn under an observation."""
     sampler = create("samplers", f"pc[corrector=langevin,steps={steps}]")
     with Pretended() as device:
         conditioned = ConditionedSampler(sampler, observe(device), 2)

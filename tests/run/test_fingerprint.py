@@ -1,4 +1,4 @@
-"""Results are used again only where nothing that they depend on has changed: source, files, versions."""
+"""Results are reused only if their dependencies (source, files, versions) have not changed."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ class Mine(Predictor):
 
 @pytest.fixture
 def again(bench, tmp_path, monkeypatch):
-    """Runs the bench as a process of its own would: with every module of the folder imported anew."""
+    """Runs the bench as a new process would: every module of the folder is imported again."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def forget():
@@ -55,7 +55,7 @@ def again(bench, tmp_path, monkeypatch):
 
 @pytest.fixture
 def plugin(tmp_path):
-    """A local file of a predictor whose module imports another one."""
+    """A local registry file of a predictor whose module imports another one."""
     (tmp_path / "mine_parts.py").write_text(PREDICTOR)
     (tmp_path / "mine_helper.py").write_text("def half(x):\n    return 0.5 * x\n")
     (tmp_path / "mine.yaml").write_text("api: 1\npredictors:\n  mine: {target: 'mine_parts:Mine'}\n")
@@ -146,7 +146,7 @@ class TestBench:
         assert "with an earlier scoresde" in again("report", "here", "--format", "markdown")[1]
 
     def test_a_source_that_changes_under_a_run_fails_its_cells(self, again, plugin, tmp_path):
-        """A worker that starts after an edit must not give its numbers out for those of the key."""
+        """A worker that starts after an edit must not store its results under the old key."""
         code, _, _ = again(*plugin, "--executor", "edited", "--registry", edited(tmp_path))
         assert code == 1
         assert "edited since" in rows_in(tmp_path / "here")[0]["reason"]
@@ -284,7 +284,7 @@ class TestFiles:
 
         @attrs.frozen
         class Reads(Holder):
-            """Reads what no parameter names."""
+            """Reads a file that no parameter names."""
 
             def files(self):
                 return [tmp_path / "b"]
@@ -292,7 +292,7 @@ class TestFiles:
         assert list(files(Reads(path=str(tmp_path / "a")))) == [str(tmp_path / "b")]
 
     def test_data_sets_share_a_folder(self, files, tmp_path):
-        """A download beside a data set changes nothing of it."""
+        """A download next to a data set does not change it."""
         registry = load_registry()
         mnist = registry.create("datasets", f"mnist[root={tmp_path}]")
         (tmp_path / "MNIST").mkdir()

@@ -1,4 +1,4 @@
-"""``--precision``: the network computes in it, rows record it, slow CPUs are told; refused where it does nothing."""
+"""``--precision``: used by the network, recorded in rows, with a warning on slow CPUs; refused if it has no effect."""
 
 import json
 import shlex
@@ -131,7 +131,7 @@ class TestSample:
 
 
 def test_evaluate_keeps_what_it_measured_apart(tmp_path, monkeypatch, capsys, slow):
-    """Rows and batches of one precision never stand for those of another; float32's are those of before."""
+    """Rows and batches of one precision are not reused for another; those of float32 are as in earlier versions."""
     save_models(tmp_path, "one", network=DENOISER)
     monkeypatch.chdir(tmp_path)
     common = ["evaluate", "one", "--evaluator", "moments", "--target", "mixture2d", "--samples", 16, "--device", "cpu"]

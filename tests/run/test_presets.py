@@ -1,4 +1,4 @@
-"""Presets: the published numbers, every one of them built and run, and the rules of their files."""
+"""Presets: the published numbers, building and running each preset, and the rules of their files."""
 
 import json
 import math
@@ -96,7 +96,7 @@ class TestNumbers:
         assert {"mnist_classifier", "cifar10_noise_classifier", "lesson_one_scale", "lesson_many_scales"} <= set(NAMES)
 
     def test_published_samplers_step_evenly_in_time(self):
-        """No published configuration names a grid, and none may take another one than the published code's."""
+        """No published configuration names a grid, and all must use that of the published code."""
         for name in NAMES:
             sampler = REGISTRY.create("samplers", preset(name).sampling.sampler)
             assert sampler.grid == REGISTRY.create("grids", "uniform"), name
@@ -132,7 +132,7 @@ class TestRun:
 
     @pytest.mark.parametrize("name", CLASSIFIERS)
     def test_forward_and_loss_of_a_classifier(self, name):
-        """An untrained one is about as good as a guess; every weight hears of the loss."""
+        """An untrained classifier is about as good as a guess; every weight has a gradient."""
         plan = plan_model(reduced(name), REGISTRY, outputs=("logits",))
         model, loss = plan.build(seed=0), plan_loss(plan, REGISTRY)
         x = torch.rand(8, *plan.shape, generator=torch.Generator().manual_seed(0))

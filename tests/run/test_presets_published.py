@@ -165,7 +165,7 @@ def test_every_field_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_the_fields_decide(name):
-    """The meaning of the output, the loss, the steps, and the range of the data follow from them."""
+    """They determine the parameterisation, the loss, the steps, and the range of the data."""
     config = REGISTRY.create("presets", name)
     plan = plan_model(config, REGISTRY)
     sde, continuous = config.model.sde.name, plan.network.label in ("time", "sigma")

@@ -1,4 +1,4 @@
-"""Who takes part in a run, and on which device; two processes that meet are in test_train_distributed.py."""
+"""Ranks and devices of processes; test_train_distributed.py has two connected processes."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def test_a_device_that_is_not_there(name):
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "auto"])
 def test_a_gpu_that_cannot_be_used(name, monkeypatch):
-    """It is full, another's alone, or too old for this torch."""
+    """The device is full, used exclusively by another process, or too old for this torch."""
 
     def ones(*_, **__):
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nSearch for ...")
@@ -65,7 +65,7 @@ def test_what_is_sampled_as_float32_is_float32(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
 def test_more_processes_than_gpus(monkeypatch, device):
-    """Every process says so before it waits for the others, those that have a GPU too."""
+    """Every process, with a GPU or without, raises this before it waits for the others."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in {"RANK": 0, "WORLD_SIZE": 3, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3}.items():
@@ -135,7 +135,7 @@ def test_a_process_that_failed_waits_for_no_other_to_part(two):
 
 @pytest.mark.parametrize(("words", "code"), [(["list", "sdes"], 0), (["list", "sdess"], 2)])
 def test_one_of_several_ends_with_its_words_and_its_code(words, code):
-    """Into a pipe, which holds words back until they are flushed."""
+    """Output to a pipe is buffered until it is flushed."""
     command = [sys.executable, "-m", "scoresde_core", *words]
     done = subprocess.run(command, env={**os.environ, "WORLD_SIZE": "2"}, capture_output=True, text=True, check=False)
     assert done.returncode == code

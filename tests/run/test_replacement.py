@@ -1,4 +1,4 @@
-"""What replacement generates: the law of its own chain, in closed form, which is the conditional one in some cases."""
+"""The distribution that replacement samples, in closed form; in some cases it is the conditional one."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""``scoresde sample``: pictures and numbers of a checkpoint, reproducible, never over something else."""
+"""``scoresde sample``: pictures and arrays of a checkpoint, reproducible, never overwriting anything."""
 
 import subprocess
 import sys
@@ -214,7 +214,7 @@ def test_nothing_is_overwritten(scoresde, tmp_path):
 
 
 def test_samples_of_another_shape_are_not_written(scoresde, tmp_path):
-    """A predictor that loses a coordinate broadcasts its way to the end."""
+    """A predictor that drops a coordinate runs to the end by broadcasting."""
     (tmp_path / "losing_parts.py").write_text(
         "import attrs\n"
         "from scoresde_core import Predictor\n"

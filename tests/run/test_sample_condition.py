@@ -1,4 +1,4 @@
-"""``scoresde sample --condition``: every condition from the command line, what was known beside what was made of it."""
+"""``scoresde sample --condition``: every condition on the command line, and the known part next to the samples."""
 
 from pathlib import Path
 

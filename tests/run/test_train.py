@@ -367,6 +367,15 @@ class TestRun:
         assert quiet == ""
         assert all(text in everything for text in ("step 4 of 12: loss", "test loss", "checkpoints/step_000000008"))
 
+    def test_a_damaged_state_is_a_warning_at_its_level(self, scoresde):
+        scoresde("--out", "run")
+        for level, told in (("error", False), ("warning", True)):
+            newest = max(Path("run/checkpoints").glob("step_*"))
+            (newest / "state.safetensors").write_bytes(b"")
+            code, _, err = scoresde("--log-level", level, "--out", "run")
+            line = f"warning: run/checkpoints/{newest.name}/state.safetensors is damaged: "
+            assert (code, err.startswith(line) and err.count("\n") == 1) == (0, told), err
+
     def test_plugins_hear_of_steps_and_checkpoints(self, config, tmp_path):
         class Listener:
             def __init__(self):
@@ -462,7 +471,7 @@ class TestDivergence:
 
 
 class TestBadData:
-    """What is wrong with the data, or with the disk, is one line with its name; what was saved before is intact."""
+    """Errors of data and disk are one line that names the file; earlier states are intact."""
 
     @pytest.fixture
     def pictures(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes under torchrun make the steps of one; and what only the first of them does."""
+"""Two processes under torchrun make the same steps as one; only process 0 writes."""
 
 import contextlib
 import json
@@ -63,7 +63,7 @@ def two(folder):
 
 
 def until(folder: Path, name: str, step: int) -> Path:
-    """A copy of the run ``two`` as it was after ``step``, for another to go on from there."""
+    """A copy of the run ``two`` as it was after ``step``, to be resumed."""
     copy = Path(shutil.copytree(folder / "two", folder / name))
     for path in [*copy.glob("checkpoints/step_*"), *copy.glob("models/step_*")]:
         if int(path.name.removeprefix("step_")) > step:

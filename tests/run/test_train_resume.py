@@ -1,4 +1,4 @@
-"""A run that is killed goes on as if it had not been: to the bit, whenever it is killed, whatever it was writing."""
+"""A killed run is resumed to the same bits, whenever it is killed and whatever it was writing."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ CHANGES = ["model.network=ncsnpp[nf=4,num_res_blocks=1,ch_mult=[1],attn_resoluti
 
 
 def train(config: Config, folder: Path, stop_after: int | None = None) -> TrainingRun:
-    """A run in ``folder``, to its end or as if asked to stop after some steps of it."""
+    """Run in ``folder`` to the end, or stop after some steps."""
     torch.set_num_threads(1)
     registry = load_registry()
     made = Trainer(plan_training(config, registry), Processes(torch.device("cpu")))
@@ -57,7 +57,7 @@ def train(config: Config, folder: Path, stop_after: int | None = None) -> Traini
 
 
 def train_until(config: Config, folder: Path, step: int, victim: str) -> None:
-    """Train, and be killed when the state of ``step`` is being written: in the middle of, or before, ``victim``."""
+    """Train, and be killed while the state of ``step`` is written: in the middle of, or before, ``victim``."""
     name = training_state.name_of(step)
     original = getattr(training_state, victim)
 
@@ -83,7 +83,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(config, tmp_path_factory):
-    """The folder of a run that nobody stopped."""
+    """The folder of an unbroken run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train(config, folder)
     return folder
@@ -231,7 +231,7 @@ class TestDamage:
             assert torch.equal(value, whole[name]), name
 
     def test_a_damaged_state_takes_no_other_ones_place(self, stopped, config):
-        """Of several kept states the damaged one is the last in name alone: what is saved before it stays."""
+        """A damaged newest state does not count among the kept ones, so that earlier states remain."""
         (stopped / "checkpoints" / training_state.name_of(8) / training_state.INDEX).write_text("{")
         changed = config.override(["training.keep=1", "training.resume_every=1000"])
         assert train(changed, stopped, stop_after=1).state.step == 7

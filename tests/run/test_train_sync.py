@@ -1,4 +1,4 @@
-"""Between two logs a training step never waits for the device: on CUDA by its own watch, anywhere by the operations."""
+"""Training steps between two logs never wait for the device: checked by CUDA, and without it by the operations."""
 
 from itertools import islice
 
@@ -50,11 +50,11 @@ def trainer(case, data, device):
 
 
 class Waiting(AssertionError):
-    """Something asked for a value that the device has."""
+    """A value on the device was read."""
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what makes the host wait on CUDA: reading a value, a shape that depends on values, a scalar sent over."""
+    """Refuses operations that make the host wait on CUDA: reads, shapes that depend on values, scalar copies."""
 
     names = frozenset({
         "_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "_unique2",

@@ -1,4 +1,4 @@
-"""Units: one scale for data, models, files and pictures, from the data set to whoever converts."""
+"""Units: one scale for data, models, files and pictures."""
 
 import json
 import math
@@ -120,7 +120,7 @@ class TestUnits:
 
 
 class TestLikelihood:
-    """The density is that of the data, in whatever units a model sees them."""
+    """The density is that of the data, for any units of the model."""
 
     MEAN, STD = 300.0, 40.0
     TARGET = GaussianTarget((2,), mean=MEAN, std=STD)
@@ -197,7 +197,7 @@ def runs(request, tmp_path_factory):
 
 
 class TestFloatsAndCentered:
-    """``centered`` is about images: of floats nothing may depend on it."""
+    """``centered`` concerns images; it must have no effect on floats."""
 
     EVALUATORS = ("sliced_wasserstein", "nll_gap", "moments")
 
@@ -343,7 +343,7 @@ class TestFloatEvents:
 
 
 class TestScale:
-    """Data far from unit scale: told, or brought to it and back."""
+    """Data far from unit scale: a warning, or rescaling and back."""
 
     @pytest.fixture
     def table(self, tmp_path):
@@ -374,7 +374,7 @@ class TestScale:
         np.testing.assert_allclose(found, x * model.units.scale + model.units.shift, rtol=1e-12)
 
     def test_a_run_goes_on_with_the_scale_that_it_began_with(self, table, tmp_path):
-        """Even where its data are others by now; another run finds its own, from a copy of the configuration too."""
+        """A resumed run keeps its units even if its data change; a new one finds its own, from a copied config too."""
         rows, data = table
         run = train(tmp_path / "run", data, "data.standardise=true")
         before = recorded(run)
@@ -520,7 +520,7 @@ class TestScale:
 
 
 class TestOlderFiles:
-    """Configurations without the keys mean what they meant."""
+    """Configurations without these keys keep their meaning."""
 
     @staticmethod
     def units(*changes, preset="moons_vp"):
@@ -551,7 +551,7 @@ class TestOlderFiles:
             assert (plan.config.model.levels, plan.units) == ("auto", Units(True, levels=256))
 
     def test_a_run_without_the_record_goes_on(self, tmp_path):
-        """As runs of former versions are: their configuration and states do not know the keys."""
+        """Runs of earlier versions have configurations and states without these keys."""
         data = "data.dataset=exact[target=mixture2d,count=64]"
         run = train(tmp_path / "run", data)
         text = (run / "config.yaml").read_text()

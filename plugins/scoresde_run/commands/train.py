@@ -220,7 +220,7 @@ class _Handler(logging.Handler):
 @contextmanager
 def _logging(level: str) -> Iterator[None]:
     """Print the library's log from ``level`` on to stderr."""
-    logger, handler = logging.getLogger("scoresde_core"), _Handler()
+    logger, handler = logging.getLogger("scoresde_run"), _Handler()
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level.upper())

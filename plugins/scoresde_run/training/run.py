@@ -12,7 +12,6 @@ Every run begins at the newest state in its folder, or at step 0: resuming is no
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,8 +39,6 @@ FREE = ("training.iterations", "training.log_every", "training.evaluate_every", 
         "training.resume_every", "training.keep", "training.snapshot_every", "data.workers", "data.dataset.root",
         "data.dataset.download", "sampling", "evaluation", "source", "quirks")  # fmt: skip
 """Keys that may differ in a resumed run, because they change no training step."""
-
-log = logging.getLogger(__name__)
 
 
 @attrs.frozen
