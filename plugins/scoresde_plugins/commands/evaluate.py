@@ -92,7 +92,7 @@ class EvaluateCommand(Command):
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("measures", "Default: the loss, and what evaluation.likelihood says.")
+    group = parser.add_argument_group("measures", "Default: the loss, and the likelihood if evaluation.likelihood.")
     group.add_argument("--loss", action="store_true", help="the training loss of the test split, on fixed noise")
     group.add_argument("--likelihood", action="store_true", help="bits/dim by the probability flow ODE")
     group.add_argument(
