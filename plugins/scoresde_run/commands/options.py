@@ -17,7 +17,8 @@ def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add ``--dtype`` and ``--precision``."""
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="precision of state and network")
+    text = "precision of state and network (default: float32)"
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help=text)
     text = "precision of the network (autocast); the state keeps --dtype (default: float32)"
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help=text)
 
