@@ -89,9 +89,7 @@ class Checkpoint:
         state = self._read(WEIGHTS)
         if averaged:
             state |= self._read(EMA)
-        report = mismatches(model.network.state_dict(), state)
-        if report:
-            raise FileError(f"{self.folder} does not fit its own configuration: {summary(report)}")
+        check_fit(model.network.state_dict(), state, self.folder, "its own configuration")
         model.network.load_state_dict(state)
         return model
 
@@ -199,6 +197,13 @@ def mismatches(own: Weights, found: Weights) -> list[str]:
             shapes = f"{tuple(found[name].shape)} in the file, {tuple(own[name].shape)} in the network"
             lines.append(f"wrong shape: {name}, {shapes}")
     return lines
+
+
+def check_fit(own: Weights, found: Weights, source: Path, whose: str = "this configuration") -> None:
+    """Raise :class:`FileError` if ``found``, which is from ``source``, cannot replace ``own``."""
+    report = mismatches(own, found)
+    if report:
+        raise FileError(f"{source} does not fit {whose}: {summary(report)}")
 
 
 def summary(report: list[str]) -> str:

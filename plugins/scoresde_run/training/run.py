@@ -103,17 +103,12 @@ class TrainingRun:
             return
         found = checkpoint.read(source)
         weights, averages = found.states()
-        self._load(weights, source)
+        checkpoint.check_fit(self.state.network.state_dict(), weights, source)
+        self.state.network.load_state_dict(weights)
         if self.state.average is not None:
             with torch.no_grad():
                 for name, value in self.state.average.parameters.items():
                     value.copy_(averages.get(name, weights[name]))
-
-    def _load(self, weights: checkpoint.Weights, source: Path) -> None:
-        report = checkpoint.mismatches(self.state.network.state_dict(), weights)
-        if report:
-            raise FileError(f"{source} does not fit this configuration: {checkpoint.summary(report)}")
-        self.state.network.load_state_dict(weights)
 
     def _resume(self) -> None:
         """Restore the newest state, and drop the metrics of the steps after it, which will be repeated."""

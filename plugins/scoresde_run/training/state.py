@@ -26,7 +26,7 @@ from torch import Tensor
 from scoresde_core.errors import FileError
 
 from ..machine.files import discard, new_folder
-from ..models.checkpoint import file_hash, mismatches, summary
+from ..models.checkpoint import check_fit, file_hash
 from ..models.config import Config
 from .trainer import TrainingState
 
@@ -139,9 +139,7 @@ def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -
     """Copy a saved state into ``state``, on its device and in its memory layout."""
     own = _collect(state, optimizer=False)
     found = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
-    report = mismatches(own, found)
-    if report:
-        raise FileError(f"{saved.folder} does not fit this configuration: {summary(report)}")
+    check_fit(own, found, saved.folder)
     with torch.no_grad():
         for name, value in _places(state):
             value.copy_(tensors[name])
