@@ -19,6 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks/studies/speed/predictor_speed.p
 def lines(tmp_path, monkeypatch, capsys):
     """The lines of JSON and the table of a run with these options, on a small network."""
     save_models(tmp_path)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
 
     def run(*options):
         preset = ("--network", str(tmp_path / "points.yaml"), "--device", "cpu")

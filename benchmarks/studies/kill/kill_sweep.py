@@ -1,9 +1,9 @@
-"""Kills a sweep at random moments, the command itself or one of its workers, and counts what that did to its rows.
+"""Kills a sweep or one of its workers at random times, and counts lost and changed rows.
 
     python benchmarks/studies/kill/kill_sweep.py [--kills 20] [--jobs 2] [--steps 50] [--folder DIR]
 
-After every kill of the command the same one is started again, as a user would. In the end every cell must have one row,
-equal to that of a sweep that nobody disturbed apart from its timings; no worker may outlive its command.
+After every kill the command is repeated, as a user would do. In the end every cell must have one row, equal to that of
+an undisturbed sweep except for its timings; no worker may outlive its command.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def start(words):
 
 
 def workers_of(pid):
-    """The worker processes of a command, by their parent in /proc."""
+    """The worker processes of a command, found by their parent in /proc."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -56,7 +56,7 @@ def alive(pid):
 
 
 def outlived(pids, patience=10.0):
-    """Those of ``pids`` that still run after ``patience`` seconds."""
+    """The ``pids`` that still run after ``patience`` seconds."""
     end = time.monotonic() + patience
     while time.monotonic() < end and any(map(alive, pids)):
         time.sleep(0.05)
@@ -64,7 +64,7 @@ def outlived(pids, patience=10.0):
 
 
 def content(folder):
-    """Every line of the results as (cell, what does not depend on time, the picture)."""
+    """Every row as (cell, entries that do not depend on time, picture)."""
     found = []
     for line in (folder / "results.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -74,12 +74,12 @@ def content(folder):
 
 
 def disturb(arguments, folder, rng, longest):
-    """Kill ``arguments.kills`` times; returns how many hit the command and a worker, and how many workers outlived."""
+    """Kill ``arguments.kills`` times; returns the kills of the command and of workers, and the orphaned workers."""
     hits = {"command": 0, "worker": 0, "orphans": 0}
     process, begun = start(command(arguments, folder)), time.monotonic()
     while sum(hits[key] for key in ("command", "worker")) < arguments.kills:
         time.sleep(rng.uniform(0, longest))
-        if process.poll() is not None:  # it had come to its end: begin a new one, on fewer rows
+        if process.poll() is not None:  # it has finished: start a new one with fewer rows
             lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
             (folder / "results.jsonl").write_text("".join(lines[: len(lines) // 2]))
             process = start(command(arguments, folder))
@@ -95,7 +95,7 @@ def disturb(arguments, folder, rng, longest):
         hits["orphans"] += len(outlived(workers))
         process = start(command(arguments, folder))
     output, _ = process.communicate()
-    if process.returncode == 1 and "failed" in output:  # a cell whose workers were killed twice: once more
+    if process.returncode == 1 and "failed" in output:  # a cell whose workers were killed twice: run again
         output = subprocess.run(command(arguments, folder), capture_output=True, text=True, check=True).stdout
     return {**hits, "seconds": round(time.monotonic() - begun, 1)}
 
@@ -104,9 +104,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=50, help="predictor steps of a cell")
-    parser.add_argument("--seeds", type=int, default=5, help="eight cells a seed")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--steps", type=int, default=50, help="predictor steps per cell")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds; eight cells each")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp())

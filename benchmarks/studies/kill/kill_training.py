@@ -1,14 +1,14 @@
-"""Kills a training run with SIGKILL again and again, lets it go on each time, and compares its end with a straight run.
+"""Kills a training run with SIGKILL again and again, resumes it each time, and compares its end with an unkilled run.
 
     python benchmarks/studies/kill/kill_training.py
     python benchmarks/studies/kill/kill_training.py --kills 100 --seed 1
 
 A small network on 8 x 8 pixels, with everything that draws random numbers (dropout, flips, dequantisation, parts of a
-batch), saves its state after every step. One life in five ends at a random moment of its start, three at a random
-moment of a save, from the making of its folder on, and one at a random moment after a save. What is compared, bit by
-bit: weights, averages, the optimiser's moments, the models that were kept, and the metrics.
+batch), saves its state after every step. Of five lives (processes), one is killed at a random time of its start, three
+during a save, from the creation of its folder on, and one after a save. Compared bit by bit: weights, averages, the
+optimiser's moments, saved models, and metrics.
 
-Exit code 0: all equal; 1: something differs, or a life ended by itself.
+Exit code 0: all equal; 1: something differs, or a life failed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CHANGES = ["model.network=ncsnpp[nf=32,num_res_blocks=1,ch_mult=[1],attn_resolut
 
 
 def train(config, folder):
-    """A life: from the newest state to the end, unless it is killed."""
+    """A life: train from the newest state to the end, unless killed."""
     torch.set_num_threads(1)
     registry = load_registry()
     for _ in TrainingRun(
@@ -52,15 +52,15 @@ def train(config, folder):
 
 
 def life(config, folder, processes):
-    """A process that trains."""
+    """Start a process that trains."""
     child = processes.Process(target=train, args=(config, folder))
     child.start()
     return child
 
 
 def kill_at_random(child, folder, rng):
-    """End ``child`` at a random moment; what was being written then, or None. :class:`TooLate` if it was over."""
-    left = half_done(folder)  # by the life before, until this one clears it away
+    """Kill ``child`` at a random time; returns what was being written, or None. :class:`TooLate` if it had ended."""
+    left = half_done(folder)  # from the previous life, until this one removes it
     manner = rng.choice(["start", "save", "save", "save", "after"])
     if manner == "start":
         child.join(rng.uniform(0, 2))
@@ -80,23 +80,23 @@ def kill_at_random(child, folder, rng):
 
 
 class TooLate(Exception):
-    """The life had ended by itself."""
+    """The process ended before it was killed."""
 
 
 def wait_until(child, happened):
-    """Until something happened in the run's folder, or the child has ended by itself."""
+    """Wait until ``happened()``, or the child has ended."""
     while child.is_alive() and not happened():
         time.sleep(0.0002)
 
 
 def half_done(folder):
-    """What is being written or removed, by its path: a scratch folder lies there until it is renamed, or is gone."""
+    """What is being written or removed, by path: a scratch folder exists until it is renamed or removed."""
     places = {"a state": CHECKPOINTS, "a model": MODELS}
     return {path: what for what, place in places.items() for path in (folder / place).glob(".step_*")}
 
 
 def differences(folder, other):
-    """What two finished runs do not have in common, bit by bit; speeds aside."""
+    """Names of everything in which two finished runs differ, except speeds."""
     ends = [max((f / CHECKPOINTS).glob("step_*")) / training_state.TENSORS for f in (folder, other)]
     first, second = (load_file(end) for end in ends)
     found = sorted(first.keys() ^ second.keys())
@@ -114,7 +114,7 @@ def main():
     options = _options()
     rng, hit, kills, runs, seconds = random.Random(options.seed), [], 0, 0, time.monotonic()
     processes = multiprocessing.get_context("forkserver")
-    # Children of a server that has imported everything: a life is training and writing, not importing.
+    # The fork server has imported everything, so that lives spend no time on imports.
     processes.set_forkserver_preload(["scoresde_run.training.run", "scoresde_plugins.song2021.losses"])
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
@@ -136,15 +136,15 @@ def main():
     writing = {name: hit.count(name) for name in ("a state", "a model")}
     print(
         f"{kills} kills in {runs} runs of {config.training.iterations} steps, seed {options.seed}: "
-        f"{writing['a state']} in the middle of writing a state, {writing['a model']} of writing a model, "
-        f"{hit.count(None)} elsewhere; all ends are those of an undisturbed run, bit by bit "
+        f"{writing['a state']} while writing a state, {writing['a model']} while writing a model, "
+        f"{hit.count(None)} elsewhere; all ends equal that of an undisturbed run bit by bit "
         f"({time.monotonic() - seconds:.0f} s)"
     )
     return 0
 
 
 def one_run(config, folder, processes, kills, rng, hit):
-    """A run that is killed up to ``kills`` times, to its end; what went wrong."""
+    """Kill a run up to ``kills`` times and let it end; returns its failures."""
     while True:
         child = life(config, folder, processes)
         if kills > 0:
@@ -159,7 +159,7 @@ def one_run(config, folder, processes, kills, rng, hit):
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The picture of docs/conditions.md on the shipped model of MNIST: test digits completed from their left half.
+"""Draws the picture of docs/conditions.md with the bundled MNIST model: test digits completed from their left half.
 
 python benchmarks/studies/pictures/completion_picture.py docs/pictures/completions.png --root data
 """
@@ -18,7 +18,7 @@ METHODS += [("16 particles", "smcdiff[particles=16]", 1)] * 2
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out")
-    parser.add_argument("--root", default="data", help="where MNIST lies")
+    parser.add_argument("--root", default="data", help="folder of MNIST")
     parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m_sde,grid=logsnr,steps=40]")
     options = parser.parse_args()
     model = checkpoint.find("mnist_vp", default_registry()).load(default_registry())

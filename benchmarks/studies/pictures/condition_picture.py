@@ -1,9 +1,9 @@
-"""The pictures of docs/conditions.md and docs/likelihood.md, on mnist_mfa with its exact score.
+"""Draws the pictures of docs/conditions.md and docs/likelihood.md, for mnist_mfa with its exact score.
 
 python benchmarks/studies/pictures/condition_picture.py docs/pictures
 python benchmarks/studies/pictures/condition_picture.py docs/pictures COLOURS.safetensors  colorization, RGB images
 
-A target of RGB images comes from, for example,
+A target of RGB images can be made with, for example,
 scoresde fit-target 'image_folder[path=photos,size=16]' --components 8 --factors 20 --iterations 15 --out ...
 """
 
@@ -23,7 +23,7 @@ STEPS = "pc[steps=150,grid=logsnr,predictor=ddim[eta=1]]"
 
 
 def save(path, rows, labels):
-    """Rows of N digits with a label each, as one PNG."""
+    """Save rows of N digits with a label each as one PNG."""
     figure, axes = plt.subplots(len(rows), 1, figsize=(8, 1.02 * len(rows)))
     for axis, row, label in zip(axes, rows, labels, strict=True):
         axis.imshow(row.squeeze(1).permute(1, 0, 2).reshape(28, -1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
@@ -33,12 +33,16 @@ def save(path, rows, labels):
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=72, bbox_inches="tight")
     plt.close(figure)
-    # 32 greys are as many as a digit needs, and a fifth of the bytes.
+    reduce(path)
+
+
+def reduce(path):
+    """Save a picture with 32 greys, which are enough for digits, with a fifth of the bytes."""
     Image.open(path).convert("L").quantize(32).save(path, optimize=True)
 
 
 def colours(folder, file):
-    """Draws of an RGB target, their grey, and three colorizations of it, enlarged."""
+    """Draw an RGB target, its grey images, and three colorizations of these, enlarged."""
     target, sde, zoom = create("targets", f"mfa[file={file}]"), create("sdes", "vp"), 3
     x = target.sample(N, seed=3)
     sampler = ConditionedSampler(create("samplers", STEPS), create("conditions", "colorize").observe(x), 5)

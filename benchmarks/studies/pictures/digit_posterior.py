@@ -1,10 +1,10 @@
-"""The ceiling in docs/classifiers.md: how well the exact posterior of the training digits knows noisy test digits.
+"""Measures the upper bound in docs/classifiers.md: how well the exact posterior classifies noisy test digits.
 
     python benchmarks/studies/pictures/digit_posterior.py 'mnist[root=data]' --events 2000
 
-Of x = x_0 + sigma z, with x_0 one of the N training digits, p(y | x) is closed form: the sum of exp(-|x - x_i|^2 /
-(2 sigma^2)) over digits of the class, over that of all. Where sigma is at least the distance of neighbours that is what
-a classifier can learn from these data; below, it is the nearest neighbour, and too sure of itself.
+For x = x_0 + sigma z, with x_0 one of the N training digits, p(y | x) is closed form: the sum of exp(-|x - x_i|^2 /
+(2 sigma^2)) over digits of the class, divided by the sum over all. If sigma is at least the distance of neighbours,
+this is what a classifier can learn from the data; below, it is the nearest neighbour, and overconfident.
 """
 
 import argparse
@@ -19,21 +19,21 @@ SIGMAS = torch.logspace(math.log10(0.01), math.log10(160), 11).tolist()
 
 
 def events(dataset, split):
-    """Digits on [-1, 1], (N, D), and their labels."""
+    """Digits in [-1, 1], (N, D), and their labels."""
     return dataset.load(split).flatten(1).float() / 127.5 - 1, dataset.known(split)["labels"]
 
 
 def log_posterior(x, sigma, known, classes):
-    """(B, K) of ``x`` (B, D); ``known`` (N, D), one of ``classes`` (N, K) each."""
+    """Return (B, K) for ``x`` (B, D); ``known`` (N, D) has the one-hot ``classes`` (N, K)."""
     exponent = (x @ known.T - 0.5 * known.square().sum(1)) / sigma**2
     weight = (exponent - exponent.amax(1, keepdim=True)).exp() @ classes
     return (weight / weight.sum(1, keepdim=True)).clamp_min(1e-12).log()
 
 
 class DigitPosterior(NoisyClassifier):
-    """The same as a classifier that guides, for guided_digits.py; never told of less noise than 1.
+    """The posterior as a classifier for guidance, for guided_digits.py, with sigma of at least 1.
 
-    (With less it is the nearest neighbour: at most places without a gradient, and elsewhere with an enormous one.)
+    (With less it is the nearest neighbour: its gradient is zero in most places, and elsewhere enormous.)
     """
 
     classes = 10
@@ -50,7 +50,7 @@ class DigitPosterior(NoisyClassifier):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", default="mnist")
-    parser.add_argument("--events", type=int, default=2000, help="test digits, the first of them")
+    parser.add_argument("--events", type=int, default=2000, help="number of test digits")
     options = parser.parse_args()
     dataset = create("datasets", options.dataset)
     (known, own), (x, labels) = events(dataset, "train"), events(dataset, "test")

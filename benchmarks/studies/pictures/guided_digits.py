@@ -1,12 +1,12 @@
-"""How many digits come out as asked, by guidance scale, and the picture of docs/classifiers.md.
+"""Measures how many guided digits have the requested class, by scale; draws the picture of docs/classifiers.md.
 
     python benchmarks/studies/pictures/guided_digits.py mnist_classifier docs/pictures/digits_by_class.png \\
         --dataset 'mnist[root=data]'
 
-Digits of a model, as many of each class, from the same noise at every scale. They are judged by the extractor
-mnist_classifier, which has seen clean digits alone and has no part in the guidance (99.4 % of the test digits right),
-and those that are as asked are compared with test digits in its features: ``spread`` is the root mean square distance
-from the mean of the class, over that of test digits; 1 is as various as they are.
+Draws equally many digits of each class, from the same noise at every scale. The extractor mnist_classifier, which was
+trained on clean digits and has no part in the guidance (99.4 % accuracy on test digits), classifies them. Those of the
+requested class are compared with test digits in its features: ``spread`` is the root mean square distance from the
+mean of the class, over that of test digits; 1 means the same variety.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CLASSES = 10
 
 
 def judged(images):
-    """Features (N, 96) and answers (N,) of the judge on uint8 images."""
+    """Features (N, 96) and classes (N,) of uint8 images by the extractor."""
     judge = create("extractors", "mnist_classifier").load(torch.device("cpu"))
     with torch.no_grad():
         found = [judge(part) for part in images.split(500)]
@@ -34,7 +34,7 @@ def judged(images):
 
 
 def spread(features, answers, labels):
-    """Root mean square distance from the mean of the class, of the images that are taken for their label."""
+    """Root mean square distance from the mean of the class, over correctly classified images."""
     classes = [features[(labels == k) & (answers == k)] for k in range(CLASSES)]
     own = [x - x.mean(0) for x in classes if len(x) > 1]
     free = sum(len(x) - 1 for x in own)
@@ -44,15 +44,15 @@ def spread(features, answers, labels):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "classifier", help="what guides: a checkpoint's folder or name, or 'posterior', of the training digits"
+        "classifier", help="guiding classifier: folder or name of a checkpoint, or 'posterior' of the training digits"
     )
-    parser.add_argument("out", nargs="?", help="the picture")
-    parser.add_argument("--checkpoint", default="mnist_vp", help="the model that is guided")
+    parser.add_argument("out", nargs="?", help="picture to write")
+    parser.add_argument("--checkpoint", default="mnist_vp", help="model to guide")
     parser.add_argument("--sampler", help="default: the model's own")
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
-    parser.add_argument("--shown", type=float, default=4, help="which of them the picture shows")
-    parser.add_argument("--each", type=int, default=40, help="digits of each class")
-    parser.add_argument("--dataset", default="mnist", help="where test digits are")
+    parser.add_argument("--shown", type=float, default=4, help="scale shown in the picture")
+    parser.add_argument("--each", type=int, default=40, help="digits per class")
+    parser.add_argument("--dataset", default="mnist", help="data set of test digits")
     options = parser.parse_args()
     keep_freed_memory()
     dataset = create("datasets", options.dataset)

@@ -1,4 +1,4 @@
-"""Pictures of docs/lessons_mnist.md: what runs of ``scoresde train`` drew, side by side.
+"""Draws the pictures of docs/lessons_mnist.md: samples of runs of ``scoresde train`` side by side.
 
 python benchmarks/studies/pictures/mnist_lessons.py docs/pictures/lesson.png 'predicts v=v/samples/step_1000.png' ...
 """
@@ -6,6 +6,7 @@ python benchmarks/studies/pictures/mnist_lessons.py docs/pictures/lesson.png 'pr
 import sys
 
 import matplotlib
+from condition_picture import reduce
 from PIL import Image
 
 matplotlib.use("agg")
@@ -21,8 +22,7 @@ def main():
         axis.set_title(title, fontsize=9)
         axis.set_axis_off()
     figure.savefig(out, dpi=80)
-    # 32 greys are as many as a digit needs, and a fifth of the bytes.
-    Image.open(out).convert("L").quantize(32).save(out, optimize=True)
+    reduce(out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of a folder of results with 16 colours, for committing: about a third of the size, alike to the eye.
+"""Reduces the pictures of a folder of results to 16 colours for committing: a third of the size, hardly visible.
 
 python benchmarks/studies/pictures/shrink_pictures.py scoresde-runs/1a2b3c4d
 """
@@ -13,7 +13,7 @@ COLOURS = 16
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a folder of results")
+    parser.add_argument("folder", type=Path, help="folder of results")
     pictures = sorted((parser.parse_args().folder / "pictures").glob("*.png"))
     before = sum(path.stat().st_size for path in pictures)
     for path in pictures:

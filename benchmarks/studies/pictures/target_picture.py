@@ -1,4 +1,4 @@
-"""The picture in docs/targets.md: exact samples of a fitted target beside the test images it was fitted to.
+"""Draws the picture in docs/targets.md: exact samples of a fitted target beside test images.
 
 python benchmarks/studies/pictures/target_picture.py mnist_mfa 'mnist[root=data]' docs/pictures/mnist_mfa.png
 """
@@ -17,7 +17,7 @@ ROWS, COLUMNS = 8, 10
 
 
 def mosaic(images):
-    """(N, 1, H, W) as one picture, row by row."""
+    """Arrange (N, 1, H, W) as one picture, row by row."""
     _, _, height, width = images.shape
     tiles = images.reshape(ROWS, COLUMNS, height, width).permute(0, 2, 1, 3)
     return tiles.reshape(ROWS * height, COLUMNS * width).clamp(-1, 1)

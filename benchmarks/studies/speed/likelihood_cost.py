@@ -1,28 +1,26 @@
-"""What a likelihood costs an image: ours, ours in two forward passes, and the published code, in one run.
+"""Measures the cost of a likelihood per image: ours, ours in two forward passes, and the published code.
 
     python benchmarks/studies/speed/likelihood_cost.py [--network ncsnpp] [--images 8] [--device cuda]
     python benchmarks/studies/speed/likelihood_cost.py --network ncsnpp --threads 2 --published ~/score_sde_pytorch
 
 All solve the same ODE (VP, t from 1e-5) to the same tolerances with the same weights, data and probes, so their numbers
-agree. ``one pass`` is ours; ``two passes`` computes drift and divergence by a forward pass each; ``published code`` is
-likelihood.py of a checkout (published.py; needs scipy) with its own network, or for the MLP with ours. They take turns,
-so that a busy machine slows all of them alike.
+agree. ``one pass`` is ours; ``two passes`` computes drift and divergence in a forward pass each; ``published code`` is
+likelihood.py of a checkout (published.py; needs scipy) with its own network, or for the MLP with ours. They run in
+turn, so that a busy machine slows all alike.
 """
 
-import argparse
 import math
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from published import Published
-from side_by_side import in_turn
+from side_by_side import in_turn, options_of, prepare
 
 from scoresde_core import NetworkScore, create
 from scoresde_plugins.likelihood import likelihood
 from scoresde_plugins.numerics.divergence import score_and_divergence
 from scoresde_plugins.numerics.flow import Solver
-from scoresde_run.machine.device import find_device, keep_freed_memory, use_tf32
+from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
 
 SMALL = {"nf": 32, "ch_mult": [1, 2], "num_res_blocks": 2, "attn_resolutions": [14]}
@@ -43,7 +41,7 @@ def probes_of(x):
 
 @contextmanager
 def replaced(**functions):
-    """The parts of our likelihood by those names, exchanged for the time being."""
+    """Replace functions of our likelihood during the body."""
     before = {name: getattr(likelihood, name) for name in functions}
     for name, function in functions.items():
         setattr(likelihood, name, function)
@@ -78,18 +76,18 @@ def published_run(published, name, module, x, tolerance):
         return (
             bits - 7,
             2 * evaluations,
-        )  # 7: from density to 8-bit images; a pass for the drift, one for its divergence
+        )  # 7: from density to 8-bit images; 2: passes for drift and divergence
 
     return run
 
 
 def cases_of(arguments, device):
-    """Every way to compute it: a function to (bits/dim of every image, forward passes)."""
+    """The ways to compute it: functions that return (bits/dim of every image, forward passes)."""
     kind, parameters, shape = NETWORKS[arguments.network]
     sde, spec = create("sdes", "vp"), create("networks", kind, **parameters)
     torch.manual_seed(0)
     module = spec.build(shape).eval().requires_grad_(False)
-    for weight in module.parameters():  # so that layers that start at zero count
+    for weight in module.parameters():  # so that layers initialised with zeros count
         weight.add_(torch.randn_like(weight), alpha=0.01)
     model = NetworkScore(module.to(device), sde, parameterisation=spec.parameterisation, label=spec.label)
     x = torch.rand(arguments.images, *shape, device=device) * 2 - 1
@@ -108,20 +106,14 @@ def cases_of(arguments, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, published=True)
     parser.add_argument("--network", default="mlp", choices=NETWORKS)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
     arguments = parser.parse_args()
-    device = find_device(arguments.device)
-    keep_freed_memory()  # as the command line does
-    use_tf32(False)  # so too, and the published code with it: to 10 bits an ODE has no solution to 1e-5
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    device = prepare(arguments)
+    use_tf32(False)  # for the published code too: with 10 bits an ODE has no solution to 1e-5
     found = {}
 
     def keeping(name, case):
@@ -141,7 +133,7 @@ def main():
             continue
         bits, passes = found[name]
         print(
-            f"{name:16} {case.fastest / arguments.images:8.3f} s an image, {slowest / case.fastest:5.2f}x, "
+            f"{name:16} {case.fastest / arguments.images:8.3f} s per image, {slowest / case.fastest:5.2f}x, "
             f"{passes:5d} forward passes, {float(bits.mean()):.4f} bits/dim"
         )
 

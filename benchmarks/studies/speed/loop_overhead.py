@@ -1,22 +1,19 @@
-"""What the loops cost beside the network: milliseconds a step with a trivial score, state (64, 3, 32, 32).
+"""Measures the sampling loops without a network: milliseconds per step with a trivial score, state (64, 3, 32, 32).
 
     python benchmarks/studies/speed/loop_overhead.py [--device cuda] [--published CHECKOUT]
 
-Prints the median, and the quartiles, over repeated runs of 50 steps; the ODE's figure is for one evaluation. The cases
-take turns, so that a busy machine slows all of them alike. ``--published`` takes a checkout of score_sde_pytorch, whose
-samplers then run beside ours (their ODE needs SciPy).
+Prints median and quartiles over repeated runs of 50 steps; for the ODE, per evaluation. The cases run in turn, so that
+a busy machine slows all alike. ``--published`` also times the samplers of a checkout of score_sde_pytorch (its ODE
+needs SciPy).
 """
 
-import argparse
 import statistics
 import sys
-import time
-from pathlib import Path
 
 import torch
+from side_by_side import options_of, prepare, seconds
 
 from scoresde_core import Noise, ScoreModel, create
-from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device
 
 SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15
@@ -30,21 +27,19 @@ class TrivialScore(ScoreModel):
 
 
 def milliseconds(cases, device):
-    """Quartiles of the milliseconds a unit of work of each case, which returns how many units it did."""
+    """Quartiles of the milliseconds per unit of work of each case, which returns its number of units."""
     times = {name: [] for name in cases}
     for repeat in range(1 + REPEATS):
         for name, run in cases.items():
-            started = time.perf_counter()
-            units = run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            units = []
+            taken = seconds(lambda run=run, units=units: units.append(run()), device)
             if repeat:  # the first turn warms up
-                times[name].append((time.perf_counter() - started) / units * 1e3)
+                times[name].append(taken / units[0] * 1e3)
     return {name: statistics.quantiles(values, n=4) for name, values in times.items()}
 
 
 def published(checkout, device):
-    """The published samplers on the same score, as cases."""
+    """The published samplers on the same score."""
     sys.path.insert(0, str(checkout))
     import sampling
     import sde_lib
@@ -73,12 +68,8 @@ def published(checkout, device):
 
 @torch.no_grad()
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--published", type=Path, metavar="CHECKOUT")
-    options = parser.parse_args()
-    device = find_device(options.device)
-    keep_freed_memory()  # as the command line does
+    options = options_of(__doc__, published=True).parse_args()
+    device = prepare(options)
     sde, model = create("sdes", "vp"), TrivialScore()
 
     def pc(text):
@@ -107,7 +98,7 @@ def main():
 
     cases = {
         "reverse diffusion + Langevin, a step": pc(f"pc[steps={STEPS},corrector=langevin]"),
-        "  of which its two draws of noise": two_draws,
+        "  of which two draws of noise": two_draws,
         "reverse diffusion, a step": pc(f"pc[steps={STEPS}]"),
         "ddim, a step": pc(f"pc[steps={STEPS},predictor=ddim]"),
         "ode (dopri5), an evaluation": ode,

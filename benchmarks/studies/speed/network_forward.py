@@ -1,14 +1,14 @@
-"""Times one forward pass of a network in each precision and layout, and optionally the published code beside it.
+"""Measures a forward pass of a network in each precision and layout, and optionally that of the published code.
 
     python benchmarks/studies/speed/network_forward.py
     python benchmarks/studies/speed/network_forward.py --preset ddpm --batch 32 --threads 2 --compile
     python benchmarks/studies/speed/network_forward.py --published ~/score_sde_pytorch
     python benchmarks/studies/speed/network_forward.py --device cuda --compile --batch 64 256 --published CHECKOUT
 
-The variants take turns, so that a busy machine slows all of them alike; the table gives the fastest pass and the
-median, on CUDA the memory that a pass takes beside the weights, and the share of the matrix-product peak: operations a
-second, counted in convolutions, products and attention, over those of one large product in the same precision.
-``published code`` (published.py) holds the same weights; every output is compared with eager float32.
+The variants run in turn, so that a busy machine slows all alike. The table has the fastest pass and the median, on CUDA
+the memory of a pass besides the weights, and the share of the matrix-product peak: operations per second, counted in
+convolutions, products and attention, over those of one large product in the same precision. ``published code``
+(published.py) has the same weights; every output is compared with eager float32.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ import argparse
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from published import Published
-from side_by_side import Measured, in_turn, matmul_peak, tf32
+from side_by_side import Measured, in_turn, matmul_peak, options_of, prepare, tf32
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde_core.network import Network
 from scoresde_plugins.networks.ddpm import DDPM
 from scoresde_plugins.networks.ncsnpp import NCSNpp
-from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device
 
 
@@ -67,7 +65,7 @@ PRESETS: Mapping[str, Preset] = {
 
 @attrs.frozen
 class Variant:
-    """A way to run the network, and the precision that its products have."""
+    """A way to run the network, and the precision of its products."""
 
     network: Callable[[Tensor, Tensor], Tensor]
     products: str = "float32"
@@ -84,10 +82,7 @@ class Variant:
 
 def main() -> None:
     options = _options()
-    preset, device = PRESETS[options.preset], find_device(options.device)
-    keep_freed_memory()  # as the command line does
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    preset, device = PRESETS[options.preset], prepare(options)
     torch.manual_seed(0)
     network = _randomised(preset.spec.build((3, preset.size, preset.size))).to(device).eval().requires_grad_(False)
     ways = variants(network, device, compiled=options.compile, mode=options.mode)
@@ -131,7 +126,7 @@ def variants(network: nn.Module, device: torch.device, *, compiled: bool, mode: 
 
 
 def matmul_peak_of(products: str, device: torch.device) -> float:
-    """Operations a second of a large product in one of the precisions of a :class:`Variant`."""
+    """Operations per second of a large product in a precision of :class:`Variant`."""
     with tf32(products == "tf32"):
         return matmul_peak(device, torch.bfloat16 if products == "bfloat16" else torch.float32)
 
@@ -144,7 +139,7 @@ def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
 
 
 def _answer(way: Variant, x: Tensor, label: Tensor) -> Tensor | None:
-    """What it makes of a batch; None where that does not fit into memory."""
+    """The output for a batch; None if out of memory."""
     try:
         return way(x, label)
     except torch.OutOfMemoryError:
@@ -181,7 +176,7 @@ def _print_table(
 
 
 def _randomised(network: nn.Module) -> nn.Module:
-    """With noise on every trained weight, so that the layers that start at zero count in the comparison."""
+    """Add noise to every trained weight, so that layers initialised with zeros count in the comparison."""
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
@@ -189,17 +184,12 @@ def _randomised(network: nn.Module) -> nn.Module:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__ or "", published=True)
     parser.add_argument("--preset", choices=PRESETS, default="ncsnpp")
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--repeat", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--compile", action="store_true", help="time torch.compile too (its compilation is not counted)"
-    )
-    parser.add_argument("--mode", default="default", help="of torch.compile on a GPU, such as max-autotune")
-    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile, without compiling")
+    parser.add_argument("--mode", default="default", help="mode of torch.compile on a GPU, such as max-autotune")
     return parser.parse_args()
 
 

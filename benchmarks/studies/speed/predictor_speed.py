@@ -1,26 +1,26 @@
-"""Samples a second of every predictor behind a network, and the share of the time that the network does not take.
+"""Measures samples per second of every predictor with a network, and the share of time outside the network.
 
     python benchmarks/studies/speed/predictor_speed.py [--network vp_cifar10_ddpmpp_continuous] [--device cuda]
         [--compile] [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16] [--tf32]
 
-A line of JSON for every predictor and batch size, then a table. Weights are random: the speed is that of trained ones.
-Every figure is of the fastest of three runs. On a CPU the network is timed by its calls within the very run. A GPU
-works while the loop goes on: there it is that of as many evaluations in a row of the same batch, with nothing between
-them, and a share of 0 means that the loop always prepares a step while the network computes the last one. ``--compile``
-compiles the network for each size of batch before the clock runs (``first_call_seconds``).
+Prints a line of JSON for every predictor and batch size, then a table. Weights are random, as fast as trained ones.
+Times are those of the fastest of three runs. On a CPU the network's time is that of its calls within the run. A GPU
+works while the loop continues: there it is the time of as many evaluations in a row of the same batch, and a share of 0
+means that the loop always prepares a step while the network computes the previous one. ``--compile`` compiles the
+network for each batch size before timing (``first_call_seconds``).
 """
 
-import argparse
 import json
 import time
 
 import torch
+from side_by_side import options_of, prepare, seconds
 
 from scoresde_bench.report.labels import plain
 from scoresde_bench.run.compiler import missing
 from scoresde_core import Noise, default_registry
 from scoresde_run.commands.presets import find_preset
-from scoresde_run.machine.device import find_device, keep_freed_memory, use_tf32
+from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
 from scoresde_run.models.model import plan_model
 
@@ -28,7 +28,7 @@ REPEATS = 3
 
 
 class Stopwatch:
-    """A network that knows how long its calls took."""
+    """A network that records the time of its calls."""
 
     def __init__(self, network):
         self.network, self.seconds = network, 0.0
@@ -42,12 +42,12 @@ class Stopwatch:
 
 @torch.no_grad()
 def measure(model, names, size, steps, device, autocast, registry):
-    """A line for every predictor at one batch size."""
+    """Yield a line for every predictor at one batch size."""
     score, sde = model.score(autocast=autocast), model.sde
     watch = score.network = Stopwatch(score.network)
     noise = Noise(0, model.shape, size, device=device)
     latent, level = noise.draw("prior", "prior"), sde.level(torch.ones(()))
-    first = seconds(lambda: score.score(latent, level), device)  # compiles, where it was asked for
+    first = seconds(lambda: score.score(latent, level), device)  # compiles, if requested
     for name in names:
         sampler = registry.create("samplers", f"pc[predictor={name},steps={steps}]")
         if reason := sampler.skip(sde):
@@ -66,19 +66,8 @@ def measure(model, names, size, steps, device, autocast, registry):
         yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 
 
-def seconds(run, device):
-    """What it takes until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
-
-
 def table(lines, names, sizes):
-    """Markdown: a row a predictor, a column a batch size."""
+    """Yield a Markdown table: a row per predictor, a column per batch size."""
     yield f"| predictor | NFE | {' | '.join(f'batch {size}' for size in sizes)} |"
     yield f"|---|---:|{'---:|' * len(sizes)}"
     for name in names:
@@ -93,19 +82,18 @@ def table(lines, names, sizes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__)
+    parser.set_defaults(device="auto")
     parser.add_argument("--network", default="vp_cifar10_ddpmpp_continuous", help="preset")
-    parser.add_argument("--predictor", nargs="+", help="default: every one that is registered")
+    parser.add_argument("--predictor", nargs="+", help="default: all registered ones")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU")
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
     arguments = parser.parse_args()
-    keep_freed_memory()  # as the command line does
+    device, registry = prepare(arguments), default_registry()
     use_tf32(arguments.tf32)
-    device, registry = find_device(arguments.device), default_registry()
     model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
     if arguments.compile:
         if reason := missing(device):

@@ -1,11 +1,10 @@
-"""A checkout of score_sde_pytorch, imported as it is, to be timed beside ours.
+"""Imports an unchanged checkout of score_sde_pytorch, to time it beside our code.
 
     git clone https://github.com/yang-song/score_sde_pytorch ~/score_sde_pytorch
 
-Three things of it do not work on every machine, and each is met outside the checkout: on import it compiles CUDA
-extensions, which without a CUDA compiler fail, so that its own plain PyTorch form of the same filter takes over (it
-does so on a CPU anyway); its configurations want ``ml_collections``, of which they use a dictionary with attributes;
-and they choose a device.
+Three parts of it do not work on every machine and are replaced from outside: on import it compiles CUDA extensions; if
+that fails without a CUDA compiler, its own plain PyTorch version of the filter is used (as always on a CPU). Its
+configurations import ``ml_collections``, of which they use a dictionary with attributes; and they choose a device.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ class Published:
             ) from error
 
     def module(self, name: str) -> Any:
-        """One of its modules."""
+        """Import a module of the checkout."""
         return import_module(name)
 
     def config(self, name: str, changes: Mapping[str, Any]) -> Any:
-        """What ``configs/...`` says, with ``section.key`` changed."""
+        """Return the configuration ``name`` with ``section.key`` changed."""
         if "ml_collections" not in sys.modules and find_spec("ml_collections") is None:
             sys.modules["ml_collections"] = types.ModuleType("ml_collections")
             sys.modules["ml_collections"].ConfigDict = _Fields  # type: ignore[attr-defined]
@@ -52,7 +51,7 @@ class Published:
         return config
 
     def network(self, config: Any, ours: nn.Module) -> nn.Module:
-        """Its network, with the weights of ``ours``."""
+        """Return the network of ``config`` with the weights of ``ours``."""
         network: nn.Module = self.module("models.utils").get_model(config.model.name)(config)
         network.load_state_dict(ours.state_dict())
         return network.to(self.device).eval()
@@ -64,9 +63,9 @@ class Published:
             extensions.load = lambda *arguments, **more: None
         try:
             op = import_module("op")
-        except Exception as error:  # no compiler for CUDA, or one that refuses the code, in whatever words
+        except Exception as error:  # no CUDA compiler, or one that rejects the code
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
-            print(f"the published CUDA extensions do not compile ({reason}); its plain PyTorch form is timed")
+            print(f"the published CUDA extensions do not compile ({reason}); timing its plain PyTorch version")
             for name in [name for name in sys.modules if name == "op" or name.startswith("op.")]:
                 del sys.modules[name]
             plain = True

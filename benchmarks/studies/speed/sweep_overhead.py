@@ -1,9 +1,9 @@
-"""What a sweep costs beside sampling and judging: seconds a cell, and a thousand small cells as a whole.
+"""Measures the overhead of a sweep beyond sampling and evaluation, with a thousand small cells.
 
     python benchmarks/studies/speed/sweep_overhead.py [--cells 1000] [--jobs 2]
 
-Cells of 64 points in the plane, 5 to 14 steps, one metric. Prints seconds as a whole and a cell, the share of them that
-is neither sampling nor judging, and the memory of the largest process.
+The cells sample 64 points in the plane with 5 to 14 steps and one metric. Prints total seconds and seconds per cell,
+the time per cell besides sampling and evaluation, and the memory of the largest process.
 """
 
 import argparse

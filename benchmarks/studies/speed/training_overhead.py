@@ -1,26 +1,25 @@
-"""What a training step costs beside the network's forward and backward pass, on random images of a preset's shape.
+"""Measures a training step without the network's forward and backward pass, on random images of a preset's shape.
 
     python benchmarks/studies/speed/training_overhead.py
     python benchmarks/studies/speed/training_overhead.py --preset mnist_vp --set training.batch_size=32 --steps 10
     python benchmarks/studies/speed/training_overhead.py --device cuda --preset vp_cifar10_ddpmpp_continuous \\
         --set training.precision=bfloat16 training.compile=true
 
-Whole steps and the network alone take turns, so that a busy machine slows both alike; figures are the fastest of all
-turns, which other work on the machine disturbs least. The parts are timed one by one after that, each synchronised with
-the device, so they are an upper bound: in a step on a GPU they overlap.
+Whole steps and the network alone run in turn, so that a busy machine slows both alike; times are the fastest of all
+turns. The parts are timed one by one afterwards, each synchronised with the device, so they are upper bounds: in a step
+on a GPU they overlap.
 """
 
-import argparse
-import time
+from functools import partial
 
 import attrs
 import torch
+from side_by_side import options_of, prepare, seconds
 
 from scoresde_core import Dataset, load_registry
 from scoresde_core.loss import Draws
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.data.batches import Batch
-from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device
 from scoresde_run.machine.processes import Processes
 from scoresde_run.training.trainer import Trainer, plan_training
@@ -28,7 +27,7 @@ from scoresde_run.training.trainer import Trainer, plan_training
 
 @attrs.frozen
 class RandomEvents(Dataset):
-    """Grey levels without meaning, or points; labels without meaning."""
+    """Random images or points with arbitrary labels."""
 
     shape: tuple = ()
     count: int = 2048
@@ -44,26 +43,8 @@ class RandomEvents(Dataset):
         return {"labels": torch.arange(self.count) % 10}
 
 
-class Clock:
-    """Seconds of a call, synchronised with the device."""
-
-    def __init__(self, device):
-        self.device = device
-
-    def wait(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def __call__(self, call):
-        self.wait()
-        start = time.perf_counter()
-        call()
-        self.wait()
-        return time.perf_counter() - start
-
-
 def network_alone(trainer, x):
-    """The forward and backward pass of the same network as a step's, in its precision, on a loss of one operation."""
+    """Forward and backward pass of the network of a step, in its precision, with a trivial loss."""
     label = torch.full((len(x),), 0.5, device=x.device)
     dtype = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[trainer.config.precision]
 
@@ -79,7 +60,7 @@ def network_alone(trainer, x):
 
 
 def parts(trainer, batch):
-    """What else there is in a step, by name."""
+    """The other parts of a step, by name."""
     state, plan, batches = trainer.state, trainer.plan, trainer.batches
     count = len(batch.x)
     draws = Draws(0, 1, count, device=trainer.device)
@@ -119,13 +100,12 @@ def parts(trainer, batch):
 
 def main():
     options = _options()
-    device = find_device(options.device)
-    keep_freed_memory()  # as the command line does
+    device = prepare(options)
     registry = load_registry()
     changes = ["training.evaluate_every=null", *options.set]
     plan = plan_training(find_preset(registry, options.preset).override(changes), registry)
     plan = attrs.evolve(plan, dataset=RandomEvents(plan.model.shape))
-    trainer, clock = Trainer(plan, Processes(device)), Clock(device)
+    trainer, clock = Trainer(plan, Processes(device)), partial(seconds, device=device)
     trainer.state.network.train()
     steps = trainer.steps()
     batch: Batch = next(trainer.batches.stream(0))
@@ -143,7 +123,7 @@ def main():
     print(f"{describe_device(device)}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print(f"{'a step':<42} {step * 1e3:9.2f} ms  {trainer.config.batch_size / step:.0f} events/s")
     print(f"{'the network, forward and backward':<42} {inner * 1e3:9.2f} ms")
-    print(f"{'beside it':<42} {(step - inner) * 1e3:9.2f} ms  {1 - inner / step:.1%} of the step\n")
+    print(f"{'the rest':<42} {(step - inner) * 1e3:9.2f} ms  {1 - inner / step:.1%} of the step\n")
     for name, call in parts(trainer, batch).items():
         call()
         fastest = min(clock(call) for _ in range(options.steps))
@@ -151,10 +131,9 @@ def main():
 
 
 def _options():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--preset", default="mnist_vp")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
     return parser.parse_args()

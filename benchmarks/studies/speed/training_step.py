@@ -1,14 +1,13 @@
-"""Times one training step, whole: forward, loss, backward, clipping, Adam, averaging; and what it takes of memory.
+"""Measures time and memory of a whole training step: forward, loss, backward, clipping, Adam, averaging.
 
     python benchmarks/studies/speed/training_step.py --threads 2 --published ~/score_sde_pytorch
     python benchmarks/studies/speed/training_step.py --nf 32 --memory 128
     python benchmarks/studies/speed/training_step.py --device cuda --nf 128 --batch 128 --memory 128 --published DIR
 
-NCSN++ of continuous time on random images of 32x32, as in ve_cifar10_ncsnpp_continuous, with ``--nf`` channels. Ours is
-the step of ``scoresde train``; the published one that of a checkout (published.py), from the same weights.
-The steps take turns, so that a busy machine slows all of them alike. The averaging of the weights is timed by itself
-too. ``--memory BATCH`` makes one step each in a process of its own and prints the peak: what CUDA allocated, or on a
-CPU what the process held at most.
+NCSN++ of continuous time on random 32x32 images, as in ve_cifar10_ncsnpp_continuous, with ``--nf`` channels. Ours is
+the step of ``scoresde train``; the published step is that of a checkout (published.py), with the same weights. The
+steps run in turn, so that a busy machine slows all alike. Averaging the weights is also timed by itself. ``--memory
+BATCH`` runs each step in its own process and prints the peak memory, allocated by CUDA or, on a CPU, held by the process.
 """
 
 from __future__ import annotations
@@ -19,20 +18,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from published import Published
-from side_by_side import Measured, in_turn
+from side_by_side import Measured, in_turn, options_of, prepare
 from torch import Tensor, nn
 
 from scoresde import Processes, Trainer
 from scoresde_core import default_registry
 from scoresde_core.dataset import Dataset, Split
 from scoresde_run.data.batches import Preprocessing
-from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device, peak_memory
 from scoresde_run.models.model import plan_loss, plan_model
 from scoresde_run.training.trainer import Average, TrainingPlan
@@ -45,7 +42,7 @@ RECOMPUTE = "model.network.recompute=true"
 
 @attrs.frozen
 class RandomImages(Dataset):
-    """Noise of the size of CIFAR-10's images."""
+    """Noise images of the size of CIFAR-10."""
 
     number: int
 
@@ -69,13 +66,13 @@ def our_trainer(nf: int, batch: int, device: torch.device, changes: tuple[str, .
 
 
 def our_step(trainer: Trainer) -> Callable[[], object]:
-    """One step after another."""
+    """A function that runs the next step."""
     steps = trainer.steps()
     return lambda: next(steps)
 
 
 def published_step(published: Published, nf: int, batch: int, ours: nn.Module) -> Callable[[], object]:
-    """The published step of the same network, beginning with the weights of ``ours``."""
+    """A function that runs the published step, starting with the weights of ``ours``."""
     config = published.config(PUBLISHED, {"model.nf": nf, "training.batch_size": batch})
     losses, sdes = published.module("losses"), published.module("sde_lib")
     network = published.network(config, ours)
@@ -101,7 +98,7 @@ def published_step(published: Published, nf: int, batch: int, ours: nn.Module) -
 def steps_of(
     options: argparse.Namespace, device: torch.device, published: Published | None
 ) -> dict[str, Callable[[], object]]:
-    """Every step that is compared."""
+    """The steps to compare."""
     plain = our_trainer(options.nf, options.batch, device)
     steps = {"float32": our_step(plain)}
     if published is not None:
@@ -113,7 +110,7 @@ def steps_of(
 
 
 def averages_of(network: nn.Module, rate: float, published: Published | None) -> dict[str, Callable[[], object]]:
-    """One update of the averaged weights, ours and published."""
+    """Updates of the averaged weights, ours and published."""
     number, average = count(1), Average(network, rate)
     updates: dict[str, Callable[[], object]] = {"ours": lambda: average.update(next(number))}
     if published is None:
@@ -123,9 +120,8 @@ def averages_of(network: nn.Module, rate: float, published: Published | None) ->
 
 
 def step_memory(name: str, options: argparse.Namespace) -> tuple[int, int]:
-    """Peak bytes before and after two steps of ``name``; call it in a process of its own."""
-    device = find_device(options.device)
-    torch.set_num_threads(options.threads or torch.get_num_threads())
+    """Peak bytes before and after two steps of ``name``; call it in a new process."""
+    device = prepare(options, keep_memory=False)
     published = Published(options.published, device) if name == "published code" else None
     changes = {"recompute": (RECOMPUTE,), "bf16 compiled": FAST, "bf16, recompute": (*FAST[:2], RECOMPUTE)}
     trainer = our_trainer(options.nf, options.memory, device, changes.get(name, ()))
@@ -135,27 +131,24 @@ def step_memory(name: str, options: argparse.Namespace) -> tuple[int, int]:
         step = published_step(published, options.nf, options.memory, trainer.state.network)
         del trainer
     before = peak_memory(device)
-    for _ in range(2):  # the first makes Adam's state
+    for _ in range(2):  # the first creates Adam's state
         step()
     return before, peak_memory(device)
 
 
 def main() -> None:
     options = _options()
-    device = find_device(options.device)
-    keep_freed_memory()  # as the command line does
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    device = prepare(options)
     published = None if options.published is None else Published(options.published, device)
     print(f"NCSN++ with nf={options.nf}, 32x32, torch {torch.__version__}, {describe_device(device)}")
     if options.memory:
         _print_memory(options, device)
         return
     measured = in_turn(steps_of(options, device, published), device, options.repeat, warm_up=2)
-    _print_times(f"a step, batch {options.batch}", measured, options.batch)
+    _print_times(f"step, batch {options.batch}", measured, options.batch)
     network = our_trainer(options.nf, options.batch, device).state.network
     measured = in_turn(averages_of(network, 0.999, published), device, 10 * options.repeat, warm_up=2)
-    _print_times("an update of the averages", measured)
+    _print_times("update of the averages", measured)
 
 
 def _print_times(title: str, measured: Mapping[str, Measured], images: int | None = None) -> None:
@@ -187,15 +180,12 @@ def _print_memory(options: argparse.Namespace, device: torch.device) -> None:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__ or "", published=True)
     parser.add_argument("--nf", type=int, default=32, help="channels of the finest level; 128 is the published model")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0 leaves the default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="time bf16 with torch.compile on a CPU too")
-    parser.add_argument("--memory", type=int, metavar="BATCH", help="peak memory of a step at this batch size, alone")
-    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of score_sde_pytorch")
+    parser.add_argument("--compile", action="store_true", help="also time bf16 with torch.compile on a CPU")
+    parser.add_argument("--memory", type=int, metavar="BATCH", help="measure only peak memory, at this batch size")
     return parser.parse_args()
 
 

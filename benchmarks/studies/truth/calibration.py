@@ -1,11 +1,11 @@
-"""Whether every evaluator's standard error is the scatter of its value over repeated draws.
+"""Checks whether the standard error of every evaluator equals the scatter of its value over repeated draws.
 
     python benchmarks/studies/truth/calibration.py [--repetitions 200] [--samples 200] [--evaluator X ...]
 
-Each repetition draws samples and reference afresh: samples of the target itself, and of another law, which is also the
-one whose score the model knows. A cell holds the root mean square of the reported errors over the standard deviation
-of the values: 1 is right, below 1 means false findings, above 1 missed ones. The last lines pair the repetitions as
-two runs, whose differences are chance alone, and count what ``scoresde-bench compare`` calls worse or better.
+Each repetition draws new samples and a new reference: samples of the target itself, and of another law, whose score
+the model has. A cell is the root mean square of the reported errors over the standard deviation of the values: 1 is
+right, below 1 means false findings, above 1 missed ones. The last lines pair the repetitions as two runs, which differ
+only by chance, and count what ``scoresde-bench compare`` calls worse or better.
 """
 
 import argparse
@@ -27,34 +27,34 @@ LAWS = {
     "mixture2d": "mixture2d[imbalance=4]",
     "gaussian[shape=[12],decay=1]": "gaussian[shape=[12],decay=1,mean=0.3]",
 }
-"""Targets, and the laws that samples of another kind have."""
+"""Targets, and the laws of shifted samples."""
 KINDS = ("exact", "shifted")
 CHEAP = {
     "log_likelihood": {"samples": 20, "rtol": 1e-3},
     "likelihood_bound": {"samples": 20, "times": 100},
     "frechet": {"draws": 2000},
 }
-"""Parameters that save time."""
+"""Parameters that reduce the time."""
 SILENT = 1e-9
-"""Scatter, relative to the value or to 1, that is rounding."""
+"""Scatter, relative to the value or to 1, that counts as rounding."""
 
 
 @attrs.frozen
 class Answers(Identity):
-    """The entries of an event as its features and as the logits of a classifier."""
+    """Uses the entries of an event as features and as logits of a classifier."""
 
     def load(self, device):
-        """The network."""
+        """Return the extractor."""
         return lambda x: Features(x.float().flatten(1), x.float().flatten(1))
 
 
 @attrs.define(eq=False)
 class WithoutFloor(Reference):
-    """A truth of one set: a floor would only take time."""
+    """A reference with one set, without a floor, which would take time."""
 
     @property
     def sets(self):
-        """One."""
+        """Number of sets."""
         return 1
 
 
@@ -66,7 +66,7 @@ def example(name):
 
 
 def repeat(name, law, kind, repetitions, n):
-    """The metrics (repetitions, metrics) of an evaluator; none where it refuses."""
+    """Return the metrics (repetitions, metrics) of an evaluator; empty if it is skipped."""
     target = create("targets", law)
     other = target if kind == "exact" else create("targets", LAWS[law])
     sde, sampler = create("sdes", "vp"), create("samplers", "pc[steps=3]")
@@ -84,7 +84,7 @@ def repeat(name, law, kind, repetitions, n):
 
 
 def ratios(found):
-    """Reported error over scatter by metric; None where there is no noise but rounding."""
+    """Return reported error over scatter by metric; None if there is only rounding."""
     result = {}
     for metrics in zip(*found, strict=True):
         values, errors = torch.tensor([[m.value, m.stderr] for m in metrics], dtype=torch.float64).T
@@ -94,9 +94,9 @@ def ratios(found):
 
 
 def false_alarms(cells):
-    """Of pairs of repetitions: the share with any alarm, the share of values with p < 0.05, and the number of both.
+    """Return the share of pairs of repetitions with an alarm, their number, the share of p < 0.05, and its number.
 
-    ``cells`` are by (law, kind) the metrics (repetitions, metrics) of one row each.
+    ``cells`` has the metrics (repetitions, metrics) by (law, kind).
     """
     count = min(map(len, cells.values()))
     runs = [

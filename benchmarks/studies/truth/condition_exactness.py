@@ -1,11 +1,11 @@
-"""Each condition's samples against the exact conditional law of a mixture, with replacement and with particles.
+"""Compares samples of every condition with the exact conditional law of a mixture, with replacement and particles.
 
     python benchmarks/studies/truth/condition_exactness.py [--samples 2000] [--target mnist_mfa] [--sampler X] \\
         [--condition X ...]
 
-Without a target: a mixture of four factor analysers over 3 x 2 x 2 images, whose known and unknown parts tell of each
-other. A cell holds the total variation of the mode weights, and the Wasserstein-2 distance between Gaussians with the
-same mean and covariance; bold: as good as as many exact samples, by the rule of the bench's tables.
+Without a target: a mixture of four factor analysers over 3 x 2 x 2 images, whose known and unknown parts are
+correlated. A cell has the total variation of the mode weights, and the Wasserstein-2 distance between Gaussians with the same mean
+and covariance; bold: as good as as many exact samples, by the rule of the bench's tables.
 """
 
 import argparse
@@ -26,7 +26,7 @@ METHODS += [("64 particles", PARTICLES % 64, 1, 3)]
 
 
 def correlated(seed=4, std=0.2):
-    """Four components of two factors over 3 x 2 x 2 images, that grey, block means and the left half tell little of."""
+    """Four components of two factors over 3 x 2 x 2 images, little determined by grey, block means or the left half."""
     generator = torch.Generator().manual_seed(seed)
     means = torch.randn(4, 3, 2, 2, generator=generator, dtype=torch.float64)
     means -= 0.6 * means.mean(1, keepdim=True)
@@ -38,7 +38,7 @@ def correlated(seed=4, std=0.2):
 
 
 def cell(samples, exact):
-    """``value ± stderr`` of each metric, bold where it is as good as exact samples."""
+    """``value ± stderr`` of each metric, bold if as good as exact samples."""
     texts, evidence = [], Evidence(exact.unknown(samples), target=exact.law, seed=1)
     for name in METRICS:
         (metric,) = create("evaluators", name).evaluate(evidence)
@@ -54,7 +54,7 @@ def main():
     parser.add_argument("--sde", default="vp")
     parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m_sde,grid=logsnr,steps=50]")
     parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--event", type=int, default=1, help="which draw of the target is observed")
+    parser.add_argument("--event", type=int, default=1, help="index of the draw of the target that is observed")
     parser.add_argument("--condition", nargs="+", default=["inpaint[mask=left]", "colorize", "linear[factor=2]"])
     arguments = parser.parse_args()
     target = create("targets", arguments.target).mixture if arguments.target else correlated()

@@ -1,8 +1,8 @@
-"""What stopping at t_min costs by itself: the nll_gap of exact samples noised to t_min, and of their denoised mean.
+"""Measures the cost of stopping at t_min: the nll_gap of exact samples noised to t_min, and of their denoised mean.
 
     python benchmarks/studies/truth/endpoint_bias.py [--target mnist_mfa] [--samples 8192]
 
-Every sampler that ends with a noise-free mean tends to the last column as its steps grow.
+Every sampler that returns a noise-free mean converges to the last column with more steps.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The fewest function evaluations at which a predictor, on its best grid, is as good as exact samples by every metric.
+"""Prints the fewest evaluations at which a predictor, on its best grid, is as good as exact samples by every metric.
 
 python benchmarks/studies/truth/fewest_evaluations.py few_step sliced_wasserstein moments energy_distance mode_weights
 """

@@ -1,9 +1,9 @@
-"""Two networks of different size, trained from different seeds, encode alike (arXiv:2011.13456, Section 4.3).
+"""Compares the encodings of two networks of different size and seed (arXiv:2011.13456, Section 4.3).
 
 python benchmarks/studies/truth/identifiable_encoding.py WORK docs/pictures [KEY=VALUE ...]
 
-Trains the preset moons_vp twice in the folder WORK (once, if the runs are there), encodes the same 2000 events with
-both and with the exact score, and prints the correlation of the codes and their root mean square difference.
+Trains the preset moons_vp twice in the folder WORK (unless the runs exist), encodes the same 2000 events with both and
+with the exact score, and prints the correlation of the codes and their root mean square difference.
 """
 
 import sys
@@ -29,11 +29,11 @@ def run(*arguments):
         sys.exit(code)
 
 
-def codes(folder, *subject):
-    """Latents of the test draws under a subject, and the draws."""
+def codes(folder, *source):
+    """Latents of the test draws, and the draws."""
     if not folder.exists():
         data = f"exact[target={TARGET}]"
-        run("encode", *subject, "--dataset", data, "--images", EVENTS, "--batch-size", EVENTS, "--out", folder)
+        run("encode", *source, "--dataset", data, "--images", EVENTS, "--batch-size", EVENTS, "--out", folder)
     with np.load(folder / "latents.npz") as file:
         return file["latents"], file["events"]
 
@@ -46,7 +46,7 @@ def compare(name, first, second):
 
 
 def draw(path, events, latents):
-    """The events and every set of codes, coloured by the angle of the event."""
+    """Plot the events and every set of codes, coloured by the angle of the event."""
     figure, axes = plt.subplots(1, 1 + len(latents), figsize=(2.6 * (1 + len(latents)), 2.7))
     colour = np.arctan2(events[:, 1], events[:, 0])
     for axis, (name, points) in zip(axes, {"data": events, **latents}.items(), strict=True):

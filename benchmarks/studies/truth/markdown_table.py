@@ -1,4 +1,4 @@
-"""A Markdown table of one metric from a results file: a row a combination, a column a step count.
+"""Prints one metric of a results file as a Markdown table: a row per combination, a column per step count.
 
 python benchmarks/studies/truth/markdown_table.py benchmarks/results/exact_scores/results.jsonl nll_gap
 """
@@ -13,7 +13,7 @@ AXES = ("sde", "predictor", "corrector")
 
 
 def cell(found):
-    """``value ± stderr``, bold where it is as good as exact samples."""
+    """``value ± stderr``, bold if as good as exact samples."""
     text = f"{found.value:.1f} ± {found.stderr:.1f}"
     return f"**{text}**" if found.as_good else text
 

@@ -1,4 +1,4 @@
-"""The pictures and numbers of docs/mnist_model.md: the digits that ship, beside real ones.
+"""Makes the pictures and numbers of docs/mnist_model.md: digits of the bundled model beside real ones.
 
 python benchmarks/studies/truth/mnist_model.py mnist_vp --dataset 'mnist[root=data]' \\
     --metrics RUN/metrics.jsonl --out docs/pictures
@@ -26,7 +26,7 @@ STEPS = (10, 20, 50, 100)
 
 
 class Digits:
-    """Real images in the place of an exact target: what evaluators ask one for when they compare sets."""
+    """Real images in place of an exact target, for evaluators that compare sets."""
 
     shape = (1, 28, 28)
 
@@ -48,7 +48,7 @@ def with_steps(sampler, steps):
 
 
 def tiles(images, columns):
-    """(N, 1, H, W) as one picture, row by row."""
+    """Arrange (N, 1, H, W) as one picture, row by row."""
     rows = images[: len(images) // columns * columns].squeeze(1).reshape(-1, columns, 28, 28)
     return rows.permute(0, 2, 1, 3).reshape(len(rows) * 28, columns * 28).clamp(-1, 1)
 
@@ -56,7 +56,7 @@ def tiles(images, columns):
 def save(figure, path):
     figure.savefig(path, dpi=80, bbox_inches="tight")
     plt.close(figure)
-    # 32 greys are as many as a digit needs, and a fifth of the bytes.
+    # 32 greys are enough for digits, with a fifth of the bytes.
     Image.open(path).convert("L").quantize(32).save(path, optimize=True)
 
 
@@ -102,7 +102,7 @@ def loss_curve(metrics, batch_size, path):
 
 @torch.no_grad()
 def loss_over(model, images, size=500):
-    """The training loss over all test images, each at one time and one noise."""
+    """The training loss over all test images, each with one time and one noise."""
     loss, sums = plan_loss(model.plan, default_registry()), 0.0
     for number, x in enumerate(images.split(size)):
         sums += float(loss.per_sample(model.score(), model.sde, x, Draws(0, f"test {number}", len(x))).sum())
@@ -110,7 +110,7 @@ def loss_over(model, images, size=500):
 
 
 def distances(model, real, n):
-    """Samples and real digits held against other real digits, and against the exact target fitted to digits."""
+    """Compare samples and real digits with other real digits, and with the exact target fitted to digits."""
     truths = {"digits": Reference(Digits(real), n), "mnist_mfa": Reference(create("targets", "mnist_mfa"), n)}
     kinds = [("digits", "energy_distance"), ("digits", "sliced_wasserstein"), ("mnist_mfa", "mode_weights")]
 
@@ -121,7 +121,7 @@ def distances(model, real, n):
             cells.append(f"{metric.value:.3f} ± {metric.stderr:.3f}")
         return [label, nfe, *cells]
 
-    digits = truths["digits"].exact(1)  # at random: the first half of the test set is of neater writers
+    digits = truths["digits"].exact(1)  # at random: the first half of the test set has neater writers
     rows = [row("real digits", "", digits)]
     for name, text in SAMPLERS.items():
         for steps in STEPS[:3]:
@@ -138,8 +138,8 @@ def main():
     parser.add_argument("checkpoint")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--metrics", type=Path, help="metrics.jsonl of the run, for the loss curve")
-    parser.add_argument("--samples", type=int, default=0, help="samples behind the table of distances; 0: no table")
-    parser.add_argument("--test", type=int, default=0, help="test images behind the test loss; 0: none")
+    parser.add_argument("--samples", type=int, default=0, help="samples for the table of distances; 0: no table")
+    parser.add_argument("--test", type=int, default=0, help="test images for the test loss; 0: none")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     model = checkpoint.find(arguments.checkpoint, default_registry()).load(default_registry())

@@ -3,8 +3,8 @@
     python benchmarks/studies/truth/train_classifier.py mnist data \\
         plugins/scoresde_plugins/extractors/mnist_classifier.safetensors
 
-makes the shipped file in a few minutes on one CPU core. ``mnist``, ``fashion_mnist``, ``cifar10`` and ``svhn`` are read
-through torchvision from the folder given second. Nothing is augmented but by shifts of up to two pixels.
+makes the bundled file in a few minutes on one CPU core. ``mnist``, ``fashion_mnist``, ``cifar10`` and ``svhn`` are read
+through torchvision from the folder of the second argument. The only augmentation is shifts of up to two pixels.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def labelled(name, root, train):
 
 
 def shifted(images, generator):
-    """Each image moved by up to two pixels in both directions, the border repeated."""
+    """Shift each image by up to two pixels in both directions, with the border repeated."""
     height, width = images.shape[2:]
     padded = F.pad(images.float(), (SHIFT,) * 4, mode="replicate")
     down, right = torch.randint(0, 2 * SHIFT + 1, (2, len(images)), generator=generator)
@@ -46,7 +46,7 @@ def shifted(images, generator):
 
 @torch.no_grad()
 def accuracy(network, images, labels):
-    """The share of images that are given their label."""
+    """The share of images classified correctly."""
     network.eval()
     right = [(network(x).logits.argmax(1) == y) for x, y in zip(images.split(500), labels.split(500), strict=True)]
     return float(torch.cat(right).float().mean())
@@ -55,7 +55,7 @@ def accuracy(network, images, labels):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=sorted(CLASSES))
-    parser.add_argument("root", help="folder that holds it")
+    parser.add_argument("root", help="folder of the data set")
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
