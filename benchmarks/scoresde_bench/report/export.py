@@ -13,7 +13,7 @@ from typing import Any
 
 from . import published
 from .compare import Comparison
-from .labels import AXES, NOTHING, TITLES, ResultRow, as_float, axis_text, columns, is_done, plain
+from .labels import AXES, NOTHING, TITLES, ResultRow, axis_text, columns, is_done, number_text
 from .ranking import Ranking
 from .repeat import command
 from .result_sets import ResultSet
@@ -107,10 +107,10 @@ def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
         "|" + "---|" * len(axes) + "---:|" * (len(heads) - len(axes)),
     ]
     for position, row in zip(done, rows, strict=True):
-        cells = [axis_text(row, axis) for axis in axes] + [_number(as_float(row.get("nfe")), 4)]
+        cells = [axis_text(row, axis) for axis in axes] + [number_text(row, "nfe")]
         cells += [_value(ranking, position, metric) for metric in ranking.metrics]
         cells += [published.text(row, metric) or NOTHING for metric in printed]
-        cells.append(_number(as_float(row.get("samples_per_second")), 3))
+        cells.append(number_text(row, "samples_per_second", 3))
         table.append("| " + " | ".join(map(_plain, cells)) + " |")
     return table
 
@@ -129,10 +129,6 @@ def _cell(row: ResultRow, axis: str) -> Any:
     if axis == "seeds" and row.get("seeds"):
         return " ".join(map(str, row["seeds"]))
     return axis_text(row, axis) if axis == "seed" else row.get(axis)
-
-
-def _number(value: float, digits: int) -> str:
-    return plain(value, digits) if value == value else NOTHING
 
 
 def _plain(text: str) -> str:

@@ -104,6 +104,12 @@ def seed_text(row: ResultRow) -> str | None:
     return ",".join(map(str, seeds)) or None
 
 
+def number_text(row: ResultRow, key: str, digits: int = 4) -> str:
+    """Return a number of a row as text, or a dash."""
+    value = as_float(row.get(key))
+    return plain(value, digits) if value == value else NOTHING
+
+
 def _word(axis: str, value: Any) -> str:
     if value is None or (axis == "corrector" and value == "none"):
         return ""

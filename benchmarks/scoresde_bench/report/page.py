@@ -33,6 +33,7 @@ from .labels import (
     columns,
     count,
     is_done,
+    number_text,
     plain,
     varying,
 )
@@ -118,7 +119,6 @@ def page(
         table=list(_table(ranking)),
         published=published.metrics(ranking.rows),
         sources=published.sources(ranking.rows),
-        unfinished=list(_unfinished(ranking)),
         metrics=list(_metrics(ranking, meaning)),
         tally=_tally(ranking),
         environment=facts(ranking.rows),
@@ -198,8 +198,8 @@ def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
             yield {
                 "position": position,
                 "axes": [(axis_text(row, axis), _kind(axis)) for axis in axes],
-                "nfe": _number(row, "nfe"),
-                "speed": _number(row, "samples_per_second", 3),
+                "nfe": number_text(row, "nfe"),
+                "speed": number_text(row, "samples_per_second", 3),
                 "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
                 "published": [published.text(row, metric) or NOTHING for metric in printed],
             }
@@ -265,17 +265,6 @@ def _embedded(folder: Path, relative: str) -> str | None:
     return "data:image/png;base64," + base64.b64encode(content).decode() if content.startswith(PNG) else None
 
 
-def _unfinished(ranking: Ranking) -> Iterable[dict[str, Any]]:
-    """Failed and skipped cells by reason, failed ones first."""
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for row, label in zip(ranking.rows, ranking.labels, strict=True):
-        if not is_done(row):
-            status = "skipped" if row.get("status") == "skip" else "failed"
-            grouped.setdefault((status, str(row.get("reason") or "no reason was recorded")), []).append(label)
-    for (status, reason), names in sorted(grouped.items(), key=lambda item: item[0][0]):
-        yield {"status": status, "reason": reason, "names": names}
-
-
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
     """How to read each metric: its meaning, direction, and the score of exact samples."""
     for metric in ranking.metrics:
@@ -327,8 +316,3 @@ def _distinct(rows: Sequence[ResultRow], key: str) -> str:
     texts = (", ".join(map(str, row[key])) if isinstance(row[key], list) else axis_text(row, key) for row in known)
     values = list(dict.fromkeys(texts))
     return ", ".join(values[:8]) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
-
-
-def _number(row: ResultRow, key: str, digits: int = 4) -> str:
-    value = as_float(row.get(key))
-    return plain(value, digits) if value == value else NOTHING

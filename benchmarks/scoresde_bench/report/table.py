@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import published
-from .labels import NOTHING, TITLES, ResultRow, as_float, axis_text, columns, count, is_done, labels, listing, plain
+from .labels import (
+    NOTHING,
+    TITLES,
+    ResultRow,
+    axis_text,
+    columns,
+    count,
+    is_done,
+    labels,
+    listing,
+    number_text,
+)
 from .ranking import Ranking, metric_value, rank
 
 if TYPE_CHECKING:
@@ -46,10 +57,10 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
             show(_directions(ranking, metrics))
     for sentence in ranking.unjudged:
         show(sentence, "dim")
-    for status, style in (("skip", "yellow"), ("failed", "red")):
-        for reason, names in _reasons(ranking, status).items():
-            word = "skipped" if status == "skip" else "failed"
-            show(f"{count(len(names), 'cell')} {word}: {reason}  [{listing(names)}]", style)
+    for group in sorted(ranking.unfinished, key=lambda group: group.status, reverse=True):
+        style = "yellow" if group.status == "skipped" else "red"
+        reason = " ".join(group.reason.split())
+        show(f"{count(len(group.labels), 'cell')} {group.status}: {reason}  [{listing(group.labels)}]", style)
 
 
 class _Uncut:
@@ -68,8 +79,8 @@ def _identity(ranking: Ranking, done: Sequence[int]) -> dict[str, list[str]]:
     """The columns that name a cell and its cost, as text: axes that vary, NFE, and last the throughput."""
     rows = [ranking.rows[position] for position in done]
     cells = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
-    cells["NFE"] = [_number(row, "nfe") for row in rows]
-    cells["samples/s"] = [_number(row, "samples_per_second", 3) for row in rows]
+    cells["NFE"] = [number_text(row, "nfe") for row in rows]
+    cells["samples/s"] = [number_text(row, "samples_per_second", 3) for row in rows]
     return cells
 
 
@@ -186,21 +197,6 @@ def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
         first = next(m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric)))
         grouped.setdefault(words.get(first.better, "lower is better"), []).append(metric)
     return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
-
-
-def _reasons(ranking: Ranking, status: str) -> dict[str, list[str]]:
-    """Cells that did not run, by reason; rows neither done nor skipped count as failed."""
-    grouped: dict[str, list[str]] = {}
-    for row, label in zip(ranking.rows, ranking.labels, strict=True):
-        if not is_done(row) and (row.get("status") == "skip") == (status == "skip"):
-            reason = " ".join(str(row.get("reason") or "no reason was recorded").split())
-            grouped.setdefault(reason, []).append(label)
-    return grouped
-
-
-def _number(row: ResultRow, key: str, digits: int = 4) -> str:
-    value = as_float(row.get(key))
-    return plain(value, digits) if value == value else NOTHING
 
 
 def _ascii(text: str) -> str:

@@ -7,7 +7,8 @@
 NCSN++ of continuous time on random 32x32 images, as in ve_cifar10_ncsnpp_continuous, with ``--nf`` channels. Ours is
 the step of ``scoresde train``; the published step is that of a checkout (published.py), with the same weights. The
 steps run in turn, so that a busy machine slows all alike. Averaging the weights is also timed by itself. ``--memory
-BATCH`` runs each step in its own process and prints the peak memory, allocated by CUDA or, on a CPU, held by the process.
+BATCH`` runs each step in its own process and prints the peak memory, allocated by CUDA or, on a CPU,
+held by the process.
 """
 
 from __future__ import annotations

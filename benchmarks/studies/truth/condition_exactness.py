@@ -4,8 +4,8 @@
         [--condition X ...]
 
 Without a target: a mixture of four factor analysers over 3 x 2 x 2 images, whose known and unknown parts are
-correlated. A cell has the total variation of the mode weights, and the Wasserstein-2 distance between Gaussians with the same mean
-and covariance; bold: as good as as many exact samples, by the rule of the bench's tables.
+correlated. A cell has the total variation of the mode weights, and the Wasserstein-2 distance between Gaussians
+with the same mean and covariance; bold: as good as as many exact samples, by the rule of the bench's tables.
 """
 
 import argparse
