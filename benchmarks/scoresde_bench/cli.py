@@ -33,6 +33,7 @@ import attrs
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
 from scoresde_core.shell import Parser, add_global_options, guarded, open_registry, own_version
+from scoresde_run.commands.options import check_counts
 
 from .commands import COMMANDS
 from .plan import axes
@@ -50,9 +51,8 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 if a cell failed, 2 for a usage error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
-        return guarded(lambda: COMMANDS[given[0]](given[1:]), "--debug" in given)
-    return guarded(lambda: _run(given), "--debug" in given)
+    command = COMMANDS.get(given[0]) if given else None
+    return guarded(lambda: command(given[1:]) if command else _run(given), "--debug" in given)
 
 
 def _parser() -> Parser:
@@ -126,9 +126,7 @@ def _run(given: list[str]) -> int:
 
 def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[PublishedValue]]:
     """The blocks to run, with the command line's axes over those of suites, and the suites' published values."""
-    for name, value in (("samples", arguments.samples), ("batch-size", arguments.batch_size)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}")
+    check_counts(arguments, "samples", "batch_size", "jobs")
     given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
     if "sde" in given and any(axis in given for axis in axes.LEARNED_AXES):
         raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
@@ -157,8 +155,6 @@ def find_suite(registry: Registry, text: str) -> Suite:
 
 def _executor(arguments: argparse.Namespace) -> tuple[str, dict[str, int]]:
     """Return the executor as typed, and the parameter that ``--jobs`` adds to it."""
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {arguments.jobs}")
     jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
     if arguments.executor is not None:
         return arguments.executor, jobs
@@ -263,8 +259,7 @@ def _warn_slow(cells: list[Cell], device: str) -> None:
     from scoresde_run.machine.device import slow_precision
 
     for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
-        slow = slow_precision(torch.device(device), precision)
-        if slow:
+        if slow := slow_precision(torch.device(device), precision):
             print(f"warning: {slow}", file=sys.stderr)
 
 

@@ -58,9 +58,7 @@ class ScoreSource(ABC):
         """Shape of one event."""
 
     @abstractmethod
-    def load(
-        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
-    ) -> ScoreModel:
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
         """Return the score model on ``device``, its network in ``precision``.
 
         Unless ``compile`` is ``none``, the network compiles at the first call.
@@ -103,9 +101,7 @@ class Exact(ScoreSource):
     def units(self) -> Units:
         return Units(levels=256 if self.target.images else None)
 
-    def load(
-        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
-    ) -> ScoreModel:
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
         return ExactScore(self.target.to(device, dtype))
 
 
@@ -155,9 +151,7 @@ class Learned(ScoreSource):
     def units(self) -> Units:
         return self.plan.units
 
-    def load(
-        self, device: torch.device, dtype: torch.dtype, compile: str = "none", precision: str = "float32"
-    ) -> ScoreModel:
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
         model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
         model.to(device, dtype)
         if compile != "none":

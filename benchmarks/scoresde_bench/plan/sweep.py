@@ -142,12 +142,10 @@ class Sweep:
         truths = specs["target"] if not block.learned or "target" in block.axes else []
         sdes = [] if block.learned else specs["sde"]
         key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
-        if key not in self._sources:
-            self._sources[key] = (
-                learned_sources(self.registry, checkpoints, networks, truths)
-                if block.learned
-                else exact_sources(self.registry, truths, sdes)
-            )
+        if key not in self._sources and block.learned:
+            self._sources[key] = learned_sources(self.registry, checkpoints, networks, truths)
+        elif key not in self._sources:
+            self._sources[key] = exact_sources(self.registry, truths, sdes)
         found = self._sources[key]
         return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
 

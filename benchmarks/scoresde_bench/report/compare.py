@@ -112,13 +112,8 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The outcome in one sentence."""
-        words = [
-            f"{len(found)} {word}"
-            for found, word in (
-                (self.worse, "worse"), (self.broken, "broken"), (self.better, "better"), (self.fixed, "fixed"),
-            )
-            if found
-        ]  # fmt: skip
+        counts = {word: len(getattr(self, word)) for word in ("worse", "broken", "better", "fixed")}
+        words = [f"{number} {word}" for word, number in counts.items() if number]
         changes = ", ".join(words) or "nothing worse or better beyond the noise"
         held = f"{count(len(self.changes), 'value')} of {count(self.matched, 'cell')}"
         return f"{self.after} against {self.before}: {changes} ({held})"

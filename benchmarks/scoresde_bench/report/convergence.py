@@ -165,12 +165,8 @@ def _convergence(
         axis=up.scale.kind,
         x_ticks=cost_ticks([STEPS.of(ranking.rows[position]) for position in errors], across),
         y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
-        band=None,
-        zero=None,
-        front="",
         series=series,
         beyond=[point.title for one in series for point in one.points if point.off],
-        undrawn=[],
     )
     return Convergence(plot, slopes)
 

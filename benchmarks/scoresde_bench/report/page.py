@@ -285,11 +285,9 @@ def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str,
 def _tally(ranking: Ranking) -> list[str]:
     """Counts in words: ``12 cells done``, ``2 skipped``, ``1 failed``."""
     statuses = [row.get("status") if row.get("status") in ("done", "skip") else "failed" for row in ranking.rows]
-    words = [f"{count(statuses.count('done'), 'cell')} done"]
-    words += [
-        f"{statuses.count(key)} {word}" for key, word in (("skip", "skipped"), ("failed", "failed")) if key in statuses
-    ]
-    return words
+    others = [("skip", "skipped"), ("failed", "failed")]
+    words = [f"{statuses.count(key)} {word}" for key, word in others if key in statuses]
+    return [f"{count(statuses.count('done'), 'cell')} done", *words]
 
 
 def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:

@@ -79,12 +79,12 @@ class Plot:
     axis: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    band: tuple[float, float] | None
-    zero: float | None
-    front: str
     series: list[Series]
     beyond: list[str]
-    undrawn: list[str]
+    undrawn: Sequence[str] = ()
+    band: tuple[float, float] | None = None
+    zero: float | None = None
+    front: str = ""
 
 
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:

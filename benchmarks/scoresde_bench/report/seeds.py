@@ -22,19 +22,8 @@ from scoresde_run.results.certainty import spread
 from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
 SETTING = (
-    "run",
-    *COMPONENT_AXES,
-    "parameters",
-    "plugins",
-    "sources",
-    "files",
-    "steps",
-    "training_step",
-    "dtype",
-    "tf32",
-    "samples",
-    "batch_size",
-    "timing",
+    *("run", *COMPONENT_AXES, "parameters", "plugins", "sources", "files"),
+    *("steps", "training_step", "dtype", "tf32", "samples", "batch_size", "timing"),
 )
 """Keys that, with the kind of device, identify a setting."""
 MEASURED = {

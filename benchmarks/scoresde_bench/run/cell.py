@@ -106,8 +106,7 @@ class Bench:
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
         }
-        warnings = _warnings(cell, size)
-        if warnings:
+        if warnings := _warnings(cell, size):
             found["warnings"] = warnings
         shown, _ = cell.source.units.shown(drawn.x)
         picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
@@ -115,8 +114,7 @@ class Bench:
         x = cell.source.units.decode(drawn.x)
         reference = self._reference(cell, x)
         scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
-        lost = diverged(x, scale)
-        if lost:
+        if lost := diverged(x, scale):
             return {**found, "status": "failed", "reason": lost}
         return {**found, **self._judge(cell, x, model, reference)}
 
@@ -202,8 +200,7 @@ class Bench:
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name, evaluator in cell.judges.items():
-            reason = evaluator.skip(evidence)
-            if reason:
+            if reason := evaluator.skip(evidence):
                 skipped[name] = reason
                 continue
             try:

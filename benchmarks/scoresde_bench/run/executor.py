@@ -3,15 +3,8 @@
 An executor takes tasks, runs each with :func:`~scoresde_bench.run.worker.perform` (in this process, in another, or on
 another machine), and yields the rows as they arrive. The caller writes them, so that results have one writer. In this
 process a task holds its cell; a task that leaves the process becomes text.
-
-    @attrs.frozen
-    class PoolExecutor(Executor):
-        def run(self, tasks, *, alone, started):
-            with ProcessPoolExecutor(1 if alone else 4, get_context("spawn")) as pool:
-                yield from pool.map(perform, tasks)
-
 ``perform`` keeps models and exact samples from one task to the next, so a process runs one task at a time, not several
-in threads.
+in threads. docs/bench.md has an example.
 """
 
 from __future__ import annotations

@@ -38,17 +38,12 @@ def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int =
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if shape == (2,):
-            _scatter(_array(samples[:POINTS]), path)
+            _scatter(samples[:POINTS].detach().float().cpu().numpy(), path)
         else:
             _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
     except OSError as error:
         raise FileError(f"cannot write picture {path}: {error.strerror or error}") from error
     return path
-
-
-def _array(samples: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = samples.detach().float().cpu().numpy()
-    return array
 
 
 def _tiles(images: Tensor, path: Path, columns: int) -> None:

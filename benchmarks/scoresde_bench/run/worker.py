@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from scoresde_core.registry import Registry, load_registry
+from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import facts
 from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
@@ -27,8 +28,6 @@ def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench
         _benches.clear()
         os.chdir(settings.directory)
         loaded = registry or load_registry(local=settings.registry)
-        from scoresde_run.machine.device import use_tf32
-
         use_tf32(settings.tf32)
         _benches[settings] = (
             Bench(loaded, Path(settings.folder), settings.command, settings.tf32, settings.timeout),
