@@ -14,7 +14,7 @@ ONE = [*SMALL, "--sde", "vp", "--steps", "5"]
 
 @pytest.fixture
 def local(tmp_path, monkeypatch):
-    """A local registry file whose components live in a module beside it."""
+    """A local registry file with components in a module beside it."""
     (tmp_path / "broken_parts.py").write_text(
         "import attrs, torch\n"
         "from scoresde_core import Evaluator, Predictor\n"
@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on(bench, tmp_path, monkeypatch):
 
 
 def test_in_one_process_the_runner_gets_what_the_plan_built(bench, tmp_path, monkeypatch):
-    """One sampler a cell, beside one that tells which axes it uses; every other component once."""
+    """One sampler per cell, plus one that says which axes it uses; every other component once."""
     from scoresde_bench.run import cell as run
     from scoresde_core.registry import Registry
 
@@ -132,7 +132,7 @@ def test_in_one_process_the_runner_gets_what_the_plan_built(bench, tmp_path, mon
 
 
 def test_a_pickled_task_is_text(tmp_path):
-    """What another process builds from it is the same cell."""
+    """Another process builds the same cell from it."""
     import pickle
 
     from scoresde_bench.plan.suite import Block, read_block
@@ -334,7 +334,7 @@ class TestLearned:
         assert "mnist_vp" in out
 
     def test_a_checkpoint_is_what_its_network_says(self, bench, tmp_path):
-        """The bench judges the very samples that the library draws."""
+        """The bench evaluates the same samples that the library draws."""
         from scoresde_core.evaluator import Evidence, Reference
         from scoresde_core.registry import load_registry
         from scoresde_core.sampler import sample
@@ -399,7 +399,7 @@ class TestLearned:
 
 
 def far_rows(tmp_path: Path) -> list[str]:
-    """A predictor whose samples are finite, and far beyond any scale; and a metric that is never a number."""
+    """A predictor whose samples are finite but huge, and a metric that is always nan."""
     (tmp_path / "far_steps.py").write_text(
         "import math\n"
         "import attrs\n"

@@ -1,4 +1,4 @@
-"""The report in a real browser: its script, its policy, its widths, paper and darkness. Skipped where there is none."""
+"""The report in a real browser: script, security policy, widths, print, dark mode. Skipped without a browser."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory):
 
 
 def centre(tab: browser.Page, selector: str) -> tuple[float, float]:
-    """The middle of an element in the window, scrolled there."""
+    """Scroll to an element; returns its centre in the window."""
     found = tab.run(
         f"(() => {{ const one = document.querySelector({selector!r}); one.scrollIntoView({{block: 'center'}});"
         " return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {"
@@ -69,7 +69,7 @@ def centre(tab: browser.Page, selector: str) -> tuple[float, float]:
 
 
 def column(tab: browser.Page, title: str) -> list[str]:
-    """The text of a column, of the rows that are shown."""
+    """The texts of a column in the visible rows."""
     place = tab.run(COLUMNS).index(title)
     return tab.run(f"{SHOWN}.map(row => row.cells[{place}].innerText.trim())")
 
@@ -199,7 +199,7 @@ def test_labels_of_a_plot_do_not_overlap(chromium: browser.Browser, report: Path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_light_and_dark(chromium: browser.Browser, report: Path, scheme: str) -> None:
-    """At least 4.5 to 1 for text and 3 to 1 for lines, as WCAG 2 asks (1.4.3, 1.4.11)."""
+    """At least 4.5 to 1 for text and 3 to 1 for lines, as WCAG 2 requires (1.4.3, 1.4.11)."""
     tab = chromium.open(report, scheme=scheme)
     ratio = (
         "(name => { const style = getComputedStyle(document.documentElement);"

@@ -70,7 +70,7 @@ def test_holm_against_its_textbook_example() -> None:
 
 
 def test_false_alarms_are_rare_whatever_the_number_of_cells() -> None:
-    """100 comparisons of 60 unchanged cells: two standard errors alarm nearly always, Holm about once in twenty."""
+    """Of 60 unchanged cells: false alarms nearly always with two standard errors, about 5 % with Holm."""
     noise = random.Random(0)
     alarms = {None: 0, 2.0: 0}
     for _ in range(100):
@@ -206,7 +206,7 @@ def test_usage_errors_are_two_and_one_line(
 
 
 def test_errors_from_few_pieces_raise_no_more_alarms() -> None:
-    """Of unchanged cells with errors from 5 pieces at most 5 % of comparisons say otherwise, with pooled seeds too."""
+    """Unchanged cells with errors from 5 pieces alarm in at most 5 % of comparisons, also with pooled seeds."""
     draw = random.Random(1)
 
     def entry() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The axis ``--compile``: compiling is timed by itself, and what cannot be compiled is refused with the reason."""
+"""The axis ``--compile``: compiling is timed separately, and cells that cannot compile are skipped with the reason."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ DELAY = 0.2
 
 @pytest.fixture
 def slow_compiler(monkeypatch):
-    """A backend that takes its time and changes nothing, in place of the real one; the sizes that it was asked for."""
+    """A slow backend that changes nothing, in place of the real one; returns the batch sizes it compiled."""
     asked = []
 
     def backend(graph, inputs):

@@ -1,4 +1,4 @@
-"""docs/report.md runs as it stands, and the tables of docs/which_sampler.md are those of the committed rows."""
+"""The commands of docs/report.md run, and the tables of docs/which_sampler.md are those of the committed rows."""
 
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""Where cells run: worker processes, submitit's jobs, Slurm itself, executors of third parties; and what kills do."""
+"""Executors: worker processes, submitit, Slurm, third parties; and the effects of kills."""
 
 import argparse
 import importlib.util
@@ -74,7 +74,7 @@ executors:
 
 
 def cells_in(folder: Path) -> dict[str, dict]:
-    """The row of every cell, each of which has one."""
+    """The row of every cell; each has exactly one."""
     rows = rows_in(folder)
     found = {row["cell"]: row for row in rows}
     assert len(found) == len(rows)
@@ -82,7 +82,7 @@ def cells_in(folder: Path) -> dict[str, dict]:
 
 
 def lasting(rows: dict[str, dict]) -> dict[str, dict]:
-    """What does not depend on time."""
+    """The entries that do not depend on time."""
     return {key: {name: value for name, value in row.items() if name not in PASSING} for key, row in rows.items()}
 
 
@@ -133,7 +133,7 @@ class TestProcesses:
         assert "did not stop at its --timeout of 5 s" in row["reason"]
 
     def test_cells_that_measure_speed_run_alone(self, monkeypatch):
-        """On a CPU one at a time; on GPUs one each, whatever ``jobs`` says."""
+        """One at a time on a CPU, one per GPU otherwise, for any ``jobs``."""
         from scoresde_bench.run.executors import processes
 
         many = ProcessesExecutor(jobs=5)
@@ -173,7 +173,7 @@ class TestSubmitit:
     WHERE = ("--executor", "slurm[cluster=local,cells=2,poll=0.2]")
 
     def test_jobs_outlive_the_command_and_are_collected_by_the_next(self, bench, tmp_path):
-        """The rows are those of one process."""
+        """The rows equal those of one process."""
         assert bench(*CELLS, "--out", "one")[0] == 0
         words = [*CELLS, *self.WHERE, "--registry", "odd.yaml", "--out", "here"]
         first = subprocess.Popen([sys.executable, "-m", "scoresde_bench", *words], stdout=subprocess.DEVNULL)
@@ -197,7 +197,7 @@ class TestSubmitit:
         assert "ended without a row" in row["reason"]
 
     def test_a_preempted_job_goes_on_where_it_was(self, tmp_path):
-        """What submitit resubmits at a checkpoint holds the cells that are left."""
+        """The resubmitted job has the remaining cells."""
         import pickle
 
         from scoresde_bench.run.executor import Settings, Task
@@ -211,7 +211,7 @@ class TestSubmitit:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A Slurm cluster of this machine."""
+    """A Slurm cluster on this machine."""
     if shutil.which("sbatch") is None or importlib.util.find_spec("submitit") is None or os.getuid() != 0:
         pytest.skip("needs sbatch (Debian: slurm-wlm, munge), submitit and root")
     folder, script = tmp_path_factory.mktemp("slurm"), str(Path(__file__).with_name("single_node_slurm.sh"))
@@ -231,7 +231,7 @@ def slurm(tmp_path_factory):
 
 @pytest.mark.usefixtures("slurm")
 def test_a_real_slurm(bench, tmp_path):
-    """An array of two jobs, one of which dies: its rows in the end, and the reason."""
+    """An array of two jobs, one of which dies: a row for each, with the reason."""
     cells = [*CELLS[:-1], "5"]
     assert bench(*cells, "--out", "one")[0] == 0
     words = ["--predictor", "reverse_diffusion", "deadly", "--executor", "slurm[poll=0.5,jobs=2]"]
@@ -244,7 +244,7 @@ def test_a_real_slurm(bench, tmp_path):
 
 
 def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path, monkeypatch):
-    """The command is killed with its workers at work, and given again; ``kill_sweep.py`` kills at random."""
+    """The command is killed while its workers run, and repeated; ``kill_sweep.py`` kills at random times."""
     monkeypatch.chdir(tmp_path)  # in a checkout -m imports the packages that lie there, whose source has other keys
     sweep = load_kill_sweep()
     arguments = argparse.Namespace(steps=50, seeds=1, jobs=2)
@@ -275,7 +275,7 @@ def load_kill_sweep():
 
 
 def test_a_worker_ends_with_the_one_who_feeds_it():
-    """In the middle of a cell: its stdin ends when its parent does."""
+    """Its stdin ends with its parent, even in the middle of a cell."""
     worker = subprocess.Popen([sys.executable, "-m", "scoresde_bench.run.serve"], stdin=subprocess.PIPE)
     assert worker.stdin is not None
     worker.stdin.close()
@@ -284,7 +284,7 @@ def test_a_worker_ends_with_the_one_who_feeds_it():
 
 
 class TestWorkingFolder:
-    """Files there are results and notes, never modules in the place of those that Python or a package brings."""
+    """Files in the working folder never replace modules of Python or a package."""
 
     TRAP = "raise SystemExit('imported from the working folder')\n"
     NAMES = ("code", "queue", "socket", "statistics", "uuid", "yaml", "torchdiffeq")
@@ -309,7 +309,7 @@ class TestWorkingFolder:
         assert [row["status"] for row in rows_in(trapped / "here")] == ["done", "done"]
 
     def test_the_folder_is_left_out_unless_a_package_is_in_it(self, trapped):
-        """Where a program of one's own is started by ``python -c``, as in a checkout that nobody installed."""
+        """For a program started by ``python -c``, as in a checkout that is not installed."""
         program = (
             "import sys; here = sys.path.pop(0); from scoresde_bench.run.importable import environment; "
             "sys.path.insert(0, here); print(environment()['PYTHONPATH'])"

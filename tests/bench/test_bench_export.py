@@ -1,4 +1,4 @@
-"""Reading runs and writing what they say: seeds, merged runs, the command of a cell, Markdown, CSV, convergence."""
+"""Reading and exporting runs: seeds, merged runs, the command of a cell, Markdown, CSV, convergence."""
 
 import csv
 import io
@@ -76,7 +76,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_rows_of_an_evaluation_during_training_load(tmp_path: Path) -> None:
-    """One run at several training steps: quality against training, in one line."""
+    """One run at several training steps: quality against training is one line."""
     rows = [
         row(str(n), 9.0 / n, checkpoint=f"runs/a/models/step_{1000 * n:09d}", network="mlp", training_step=1000 * n)
         for n in (1, 2, 3)
@@ -315,7 +315,7 @@ def test_power_is_recovered_with_its_error(order: float) -> None:
 
 
 def test_a_power_may_hold_from_some_number_of_steps_on() -> None:
-    """Without noise, a term of higher order bends the line at its start: the order is that of its end."""
+    """Without noise, a higher-order term bends the start of the line: the order is that of its end."""
     points = [(n, measured(1 / n**2 + 300 / n**4, 0.0)) for n in (4, 8, 16, 32, 64, 128, 256)]
     slopes = [math.log2(a.value / b.value) for (_, a), (_, b) in pairwise(points)]
     assert slopes[0] > 3.3

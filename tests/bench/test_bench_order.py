@@ -1,4 +1,4 @@
-"""The suite ``order``: its committed rows have the declared orders, are what it gives today, and are quoted rightly."""
+"""The suite ``order``: its committed rows have the declared orders, are reproduced today, and are quoted correctly."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ PREDICTORS = (
     *("unipc", "deis", "ipndm", "dpm_solver_2", "heun"),
 )
 BETTER = {("euler_maruyama", SDES[0]): 2.0, ("deis", SDES[0]): 3.5}
-"""Where the leading error vanishes on this target."""
+"""Samplers whose leading error vanishes on this target."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_page_shows_every_order():
 
 
 def test_today_gives_the_committed_numbers(rows, bench, tmp_path):
-    """To rounding; a machine whose last digits differ moves an error of 1e-7 by less than 1e-12."""
+    """Up to rounding: different last digits move an error of 1e-7 by less than 1e-12."""
     chosen = ("--sde", "vp[t_min=1e-6]", "--predictor", "unipc", "heun", "reverse_diffusion", "--steps", "16,64")
     assert bench("--suite", "order", *chosen, "--out", "here")[0] == 0
     known = {(row["predictor"], row["steps"], row["sde"]): row["metrics"]["gaussian_w2"]["value"] for row in rows}

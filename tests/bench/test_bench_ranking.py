@@ -1,4 +1,4 @@
-"""What scoresde-bench says about rows: numbers as text, the ranking, the terminal table."""
+"""Numbers as text, the ranking, and the terminal table."""
 
 import io
 import math
@@ -147,7 +147,7 @@ def test_ties_are_within_the_noise_of_the_difference(better: str, values: tuple[
     ],
 )
 def test_as_good_as_exact_is_an_upper_confidence_limit(better: str, value: float, reached: bool) -> None:
-    """The margin is 5 x 0.4, the limit 1.645 x 0.5 above the difference: reached up to a difference of 1.178."""
+    """The margin is 5 x 0.4, the limit 1.645 x 0.5 above the difference: met up to a difference of 1.178."""
     ranking = rank([floored(value, floor=1.0, better=better)])
     assert ranking.standings[0].as_good == ((0,) if reached else ())
     assert ranking.as_good(0, "m") == reached
@@ -175,7 +175,7 @@ def test_a_difference_that_noise_hides_is_not_as_good() -> None:
 
 
 def test_an_error_from_few_pieces_tells_less_apart() -> None:
-    """3.4 standard errors are a difference to errors of many pieces, and none where one has four degrees of freedom."""
+    """3.4 standard errors are significant for errors from many pieces, but not with four degrees of freedom."""
     entry = {"stderr": 0.3, "floor": None, "floor_stderr": None, "unit": "", "better": "lower"}
 
     def tied(df: float | None) -> tuple[int, ...]:

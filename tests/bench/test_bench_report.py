@@ -1,4 +1,4 @@
-"""The report and the pictures: self-contained, complete, safe, and unbroken by odd numbers."""
+"""The report and the pictures: self-contained, complete, safe, and robust to unusual numbers."""
 
 import base64
 import errno
@@ -74,7 +74,7 @@ def report(rows: list[dict[str, Any]], folder: Path, command: str = COMMAND) -> 
 
 
 def sweep(count: int) -> list[dict[str, Any]]:
-    """So many done rows, over SDEs, correctors and steps."""
+    """This many done rows, over SDEs, correctors and steps."""
     sdes, correctors = ("vp", "subvp", "ve", "cosine"), tuple(f"langevin[snr=0.{n}]" for n in range(1, 11))
     rows = []
     for n in range(count):

@@ -1,4 +1,4 @@
-"""Sweeps: suites as data, the grammar of axes, costs and budgets, seeds, limits; wrong requests in one line."""
+"""Sweeps: suites as data, the syntax of axes, costs and budgets, seeds, limits; usage errors in one line."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ SUITES = [entry.row.name for entry in default_registry().entries("suites")]
 
 @pytest.fixture
 def parts(tmp_path):
-    """A local registry file with predictors that fail in ways of their own."""
+    """A local registry file with predictors that fail in various ways."""
     (tmp_path / "failing_parts.py").write_text(
         "import time, attrs, torch\n"
         "from scoresde_core import Predictor\n"
@@ -106,7 +106,7 @@ class TestGrammar:
             assert [twin.key for twin in other.cells([block])] == [cell.key]
 
     def test_a_cell_keeps_its_key_and_its_noise_among_any_others(self, registry):
-        """Keys and seeds depend on what a cell is, not on what it runs with."""
+        """Keys and seeds do not depend on the other cells of a run."""
         maker = Sweep(registry, "cpu")
         (alone,) = maker.cells([Block({"target": ("mixture2d",), "sde": ("vp",), "steps": ("5",)})])
         many = {"target": ("gaussian", "mixture2d"), "sde": ("ve", "vp"), "steps": ("4", "5"), "seed": ("1", "0")}
@@ -114,7 +114,7 @@ class TestGrammar:
         assert (twin.title, twin.seed) == (alone.title, alone.seed)
 
     def test_samplers_share_their_random_numbers(self, registry):
-        """With one seed two samplers start from one latent: two good solvers of the flow end at the same points."""
+        """With one seed two samplers have the same latents: two good solvers of the flow end at the same points."""
         from scoresde_core import ExactScore, create
         from scoresde_core.sampler import sample
 
@@ -130,7 +130,7 @@ class TestGrammar:
 
 
 class TestGrids:
-    """Unless one is named every predictor has its own, which names, titles, keys and parameters of the cell say."""
+    """By default every predictor has its own grid, recorded in names, titles, keys and parameters of the cell."""
 
     @pytest.fixture
     def cells(self):
@@ -192,7 +192,7 @@ class TestSuites:
         assert cells_of("--suite", "quick", bench=bench) == main_job
 
     def test_table_1_holds_every_published_number(self):
-        """Twenty cells of the paper's table, each with its figure: 18 of predictors, and the corrector alone twice."""
+        """Twenty cells of the paper's table, each with its value: 18 of predictors, and the corrector alone twice."""
         suite = default_registry().create("suites", "table1")
         cells = Sweep(default_registry(), "cpu").cells(suite.blocks)
         rows = [{**cell.names, "steps": cell.steps} for cell in cells]
@@ -362,7 +362,7 @@ class TestCosts:
 
     @pytest.mark.parametrize("call", [1e-5, 5e-3, 0.03])
     def test_what_a_call_costs_is_not_what_a_sample_costs(self, call, monkeypatch):
-        """A model that takes ``call`` seconds a batch and 20 us a sample; a busy machine is late at times."""
+        """A model that takes ``call`` seconds per batch and 20 us per sample; a busy machine is late at times."""
         from scoresde_bench.run import costs
 
         (cell,) = Sweep(default_registry(), "cpu").cells(
@@ -381,7 +381,7 @@ class TestCosts:
         assert now[0] < 10  # what the answer costs, were each evaluation as late as a third of them are
 
     def test_threads_that_wait_for_each_other_are_no_measure(self, monkeypatch):
-        """With more than one thread every evaluation takes a second: others have the cores."""
+        """With more than one thread every evaluation takes a second: the cores are busy."""
         from scoresde_bench.run import costs
 
         axes = {"target": ("mixture2d",), "sde": ("vp",), "predictor": ("ddim",), "steps": ("50",)}
@@ -418,7 +418,7 @@ class TestCosts:
         assert set(sizes) == {1}
 
     def test_known_rows_are_predicted_from_others(self):
-        """The committed rows of few_step: each from those of the other predictors, though a machine was shared."""
+        """On the committed rows of few_step, each predicted from those of the other predictors on a shared machine."""
         from scoresde_bench.run.costs import Costs
 
         known = rows_in(Path(__file__).parents[2] / "benchmarks" / "results" / "few_step")
@@ -524,7 +524,7 @@ class TestFailures:
         assert (tmp_path / "here" / "results.jsonl").read_text() == before
 
     def test_a_row_that_arrived_is_taken_over_once(self, bench, tmp_path):
-        """Killed between writing a row down and removing its file, the next command finds both."""
+        """After a kill between writing a row and removing its file, the next command finds both."""
         from scoresde_run.results.results import Results, leave
 
         bench(*ONE, "--out", "here")
@@ -559,7 +559,7 @@ class TestSeeds:
         assert len(re.findall(r"^ vp +[56] ", out, re.M)) == 2
 
     def test_the_error_is_that_of_independent_runs(self):
-        """Over many groups of four draws the pooled error is, in the mean of squares, sigma / 2."""
+        """Over many groups of four draws the root mean square of the pooled error is sigma / 2."""
         generator = torch.Generator().manual_seed(0)
         draws = torch.randn(4000, 4, generator=generator, dtype=torch.float64)
         squares = []
@@ -598,7 +598,7 @@ class TestSeeds:
 
 
 class TestDocs:
-    """Every command of docs/bench.md, on the files that the page itself has; the sweeps are listed, not run."""
+    """Every command of docs/bench.md, on the files shown in the page; sweeps are listed, not run."""
 
     BLOCKS = re.findall(
         r"^```(\w+)\n(.*?)^```",

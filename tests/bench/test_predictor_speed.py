@@ -1,4 +1,4 @@
-"""benchmarks/studies/speed/predictor_speed.py runs, for every predictor, and counts what it should."""
+"""benchmarks/studies/speed/predictor_speed.py runs for every predictor and counts evaluations correctly."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks/studies/speed/predictor_speed.p
 
 @pytest.fixture
 def lines(tmp_path, monkeypatch, capsys):
-    """The lines of JSON and the table of a run with these options, on a small network."""
+    """Runs the script with given options on a small network; returns its lines of JSON and its table."""
     save_models(tmp_path)
     monkeypatch.syspath_prepend(SCRIPT.parent)
 

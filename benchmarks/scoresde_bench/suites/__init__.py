@@ -1,1 +1,1 @@
-"""The bundled suites of ``scoresde-bench``. Data alone; see docs/bench.md."""
+"""The bundled suites of ``scoresde-bench``. Only data; see docs/bench.md."""

@@ -25,11 +25,11 @@ from scoresde_run.results.picture import to_pixels
 CLASSES = 10
 
 
-def judged(images):
+def classified(images):
     """Features (N, 96) and classes (N,) of uint8 images by the extractor."""
-    judge = create("extractors", "mnist_classifier").load(torch.device("cpu"))
+    network = create("extractors", "mnist_classifier").load(torch.device("cpu"))
     with torch.no_grad():
-        found = [judge(part) for part in images.split(500)]
+        found = [network(part) for part in images.split(500)]
     return torch.cat([f.pooled for f in found]), torch.cat([f.logits for f in found]).argmax(1)
 
 
@@ -56,7 +56,7 @@ def main():
     options = parser.parse_args()
     keep_freed_memory()
     dataset = create("datasets", options.dataset)
-    real, n = spread(*judged(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
+    real, n = spread(*classified(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
     model = checkpoint.find(options.checkpoint, default_registry()).load(default_registry())
     sampler = create("samplers", options.sampler) if options.sampler else model.plan.sampler
     labels = torch.arange(n) % CLASSES
@@ -69,7 +69,7 @@ def main():
     for scale in options.scales:
         observed = ClassObservation(labels, classifier, scale)
         x = sample(model.score(), model.sde, ConditionedSampler(sampler, observed), model.shape, n, seed=2).x
-        features, answers = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
+        features, answers = classified(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
         share = float((answers == labels).double().mean())
         error = math.sqrt(share * (1 - share) / n)
         various = spread(features, answers, labels) / real
