@@ -3,10 +3,10 @@
 What a user needs, from the packages that have it. Names are imported on first use, so ``import scoresde`` is cheap.
 
 >>> import scoresde
->>> vp = scoresde.create("sdes", "vp[beta_max=20]")
+>>> sde = scoresde.create("sdes", "vp[beta_max=20]")
 >>> sampler = scoresde.create("samplers", "pc[predictor=reverse_diffusion,corrector=langevin,steps=100]")
->>> score = scoresde.ExactScore(scoresde.create("targets", "mixture2d"))
->>> scoresde.sample(score, vp, sampler, (2,), 64, seed=0).x.shape
+>>> model = scoresde.ExactScore(scoresde.create("targets", "mixture2d"), sde)
+>>> scoresde.sample(model, sampler, n=64, seed=0).x.shape
 torch.Size([64, 2])
 """
 

@@ -12,7 +12,7 @@ moved.install()
 _HOME = {
     "sde": ("SDE", "Level", "GaussianPrior", "Transition", "Discretization", "DATA"),
     "schedule": ("Grid", "Schedule", "Step"),
-    "steps": ("Predictor", "Corrector"),
+    "steps": ("Predictor", "MultistepPredictor", "Corrector"),
     "score": ("ScoreModel", "ExactScore", "NetworkScore", "level_of"),
     "network": ("Network",),
     "sampler": ("Sampler", "Samples", "sample"),

@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from .sde import Level
+from .sde import SDE, Level
 
 
 class NoisyClassifier(ABC):
-    """p_t(y | x) at every noise level."""
+    """p_t(y | x) at every noise level of the process ``sde``."""
+
+    sde: SDE
 
     @property
     @abstractmethod

@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import attrs
-import torch
 from torch import Tensor
 
 from .components import param, parameters
@@ -24,7 +23,7 @@ from .sampler import Observer, Sampler
 from .schedule import Step
 from .score import ScoreModel
 from .sde import SDE, Level
-from .steps import Corrector, Predictor
+from .steps import Corrector, MultistepPredictor, Past, Predictor
 
 
 class Observation(ABC):
@@ -49,17 +48,17 @@ class Observation(ABC):
         """The state with its known part set to its law at ``level``; to the mean of that law without ``noise``."""
         return x
 
-    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise) -> Tensor:
+    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
         """Samples like ``x``, the latent at t = 1: by ``loop``, with the known part imposed before it and in it.
 
         A method that needs more than a state a sample, such as particles, replaces this.
         """
-        x = self.impose(x, start_of(sde), noise.at("prior", "condition"))
+        x = self.impose(x, model.sde.float_level(1.0), noise.at("prior", "condition"))
         sampler = loop.wrapped(
             lambda inner: _ConditionedPredictor(inner, self, loop.rounds),
             lambda inner: _ConditionedCorrector(inner, self),
         )
-        return sampler.run(x, self.guide(model), sde, noise, loop.observe)
+        return sampler.run(x, self.guide(model), noise, loop.observe)
 
 
 class Condition(ABC):
@@ -80,21 +79,21 @@ class Condition(ABC):
 
 
 @attrs.frozen
-class _ConditionedPredictor(Predictor):
+class _ConditionedPredictor(MultistepPredictor):
     """A predictor after whose step the known part is imposed; ``rounds`` > 1 goes back and repeats it."""
 
     inner: Predictor
     observation: Observation
     rounds: int
 
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         for round_ in range(self.rounds):
-            x, mean = self.inner.step(x, step, model, noise)
+            x, mean, past = self.inner.advance(x, step, model, noise, past)
             x = self.observation.impose(x, step.next, noise)
             if round_ + 1 < self.rounds:
                 x = step.transition_scale * x + step.transition_std * noise()
-                step.memory.clear()  # a state that was noised again has no past
-        return x, self.observation.impose(mean, step.next)
+                past = ()  # a state that was noised again has none
+        return x, self.observation.impose(mean, step.next), past
 
 
 @attrs.frozen
@@ -133,12 +132,6 @@ class Loop:
         return attrs.evolve(self.sampler, **steps)  # type: ignore[misc]
 
 
-def start_of(sde: SDE) -> Level:
-    """The level at t = 1, as floats."""
-    level = sde.level(torch.ones((), dtype=torch.float64))
-    return Level(1.0, float(level.alpha), float(level.sigma))
-
-
 @attrs.frozen
 class ConditionedSampler(Sampler):
     """Any sampler under an observation: its predictor and corrector are wrapped, its loop stays what it is.
@@ -151,10 +144,10 @@ class ConditionedSampler(Sampler):
     observation: Observation = param(help="what is known")
     rounds: int = param(1, "how often each predictor step is taken", attrs.validators.ge(1))
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """The sampler's own loop, driven by what is known of these samples."""
         known = self.observation.rows(noise.start, noise.count).to(x)
-        return known.drive(Loop(self.sampler, self.rounds, observe), x, model, sde, noise)
+        return known.drive(Loop(self.sampler, self.rounds, observe), x, model, noise)
 
     def skip(self, sde: SDE) -> str | None:
         """Where the sampler has no steps to act after, or refuses the SDE itself."""

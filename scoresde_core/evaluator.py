@@ -190,7 +190,6 @@ class Evidence(_Keeping):
     samples: Tensor
     seed: int = 0
     target: Target | None = None
-    sde: SDE | None = None
     model: ScoreModel | None = None
     sampler: Sampler | None = None
     reference: Reference | None = None
@@ -215,6 +214,11 @@ class Evidence(_Keeping):
         found, expected = (self.count, *self.samples.shape[1:]), (self.reference.size, *self.reference.shape)
         if found != expected:
             raise ValueError(f"the samples have shape {found}, the reference has {expected}")
+
+    @property
+    def sde(self) -> SDE | None:
+        """The process of the model, where there is one."""
+        return None if self.model is None else self.model.sde
 
     def seen(self, x: Tensor) -> Tensor:
         """Events ``x`` of the data as the model sees them."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .noise import Noise
 from .score import ScoreModel
-from .sde import SDE, Level
+from .sde import Level
 from .shapes import combine
 
 Reduction = Literal["mean", "half_sum"]
@@ -79,8 +79,8 @@ class Loss(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """What it has to know of the events beside themselves: names in :meth:`scoresde_core.dataset.Dataset.known`."""
 
-    def skip(self, model: Any, sde: SDE) -> str | None:
-        """Why this loss cannot train ``model`` under ``sde``, or None; asked once, before any work."""
+    def skip(self, model: Any) -> str | None:
+        """Why this loss cannot train ``model``, or None; asked once, before any work."""
         return None
 
     def skip_data(self, model: Any, known: Mapping[str, Tensor]) -> str | None:
@@ -88,7 +88,7 @@ class Loss(ABC):
         return None
 
     @abstractmethod
-    def per_sample(self, model: Any, sde: SDE, x: Tensor, draws: Draws, *_: Any, **known: Any) -> Tensor:
+    def per_sample(self, model: Any, x: Tensor, draws: Draws, *_: Any, **known: Any) -> Tensor:
         """The loss of every event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``.
 
         ``known`` holds what ``needs`` names, a row an event. A loss that needs nothing leaves it out of its signature.

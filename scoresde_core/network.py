@@ -31,11 +31,11 @@ class Network(ABC):
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
 
-    def view(self, module: nn.Module, sde: SDE, **how: Any) -> Any:
+    def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> Any:
         """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is.
 
         ``how`` may hold ``cond`` and ``autocast``, as for :class:`~scoresde_core.score.NetworkScore`.
         """
         return NetworkScore(
-            module, sde, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how
+            module, sde, shape, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how
         )

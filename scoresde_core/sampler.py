@@ -25,8 +25,8 @@ class Sampler(ABC):
     """A loop. Its parameters that are components (predictor, corrector, grid, ...) are what it can be combined with."""
 
     @abstractmethod
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """A latent ``x`` (B, ...) at t = 1 -> samples like ``x``. Calls ``observe`` after each step it counts.
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
+        """A latent ``x`` (B, ...) of ``model.sde`` at t = 1 -> samples like ``x``; calls ``observe`` after each step.
 
         Evaluations of a part of the samples are asked of that part of the model, :meth:`ScoreModel.select`.
         """
@@ -75,9 +75,7 @@ class Samples:
 @torch.no_grad()
 def sample(
     model: ScoreModel,
-    sde: SDE,
     sampler: Sampler,
-    shape: tuple[int, ...],
     n: int,
     *,
     seed: int = 0,
@@ -88,7 +86,7 @@ def sample(
     latent: Tensor | None = None,
     observe: Observer | None = None,
 ) -> Samples:
-    """``n`` samples of events of ``shape``, from ``latent`` (n, *shape) at t = 1 or from the prior.
+    """``n`` samples of a model's process, from ``latent`` (n, *model.shape) at t = 1 or from the prior.
 
     A model that knows something of each sample, such as its class, knows it of these ``n``, in their order.
     They are the samples ``first .. first + n`` of the run with this ``seed``: the same whatever ``batch_size`` and
@@ -98,20 +96,25 @@ def sample(
     for what, value in (("number of samples", n), ("batch size", batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {what} must be at least 1, got {value}")
-    reason = skip(sampler, sde, shape)
+    missing = [name for name in ("sde", "shape") if not hasattr(model, name)]
+    if missing:
+        raise UsageError(
+            f"this {type(model).__name__} has no {' and no '.join(missing)}: give it when you make the model"
+        )
+    reason = skip(sampler, model.sde, model.shape)
     if reason:
         raise UsageError(reason)
     size, parts = min(batch_size or n, n), []
     before, started = model.rows, _now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
-        noise = Noise(seed, shape, count, start=first + start, device=device, dtype=dtype)
+        noise = Noise(seed, model.shape, count, start=first + start, device=device, dtype=dtype)
         if latent is None:
-            x = sde.prior.from_noise(noise.draw("prior", "prior"))
+            x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
         else:
             x = latent[start : start + count].to(device=device, dtype=dtype)
         known = model if count == n else model.select(torch.arange(start, start + count))
-        parts.append(sampler.run(x, known, sde, noise, observe))
+        parts.append(sampler.run(x, known, noise, observe))
     return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
 
 

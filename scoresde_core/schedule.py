@@ -7,7 +7,6 @@ The last step leads from ``t_min`` to clean data, as in the papers' loops, whose
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import attrs
 import torch
@@ -22,19 +21,6 @@ class Grid(ABC):
     @abstractmethod
     def times(self, sde: SDE, steps: int) -> Tensor:
         """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; one step goes from 1 to 0."""
-
-
-class _Memory(dict[str, Any]):
-    """What the steps of a schedule remember, for one run at a time."""
-
-    latest: int | None = None
-
-    def of(self, index: int) -> _Memory:
-        """Itself, emptied where step ``index`` begins another run: it is neither the latest step nor the next."""
-        if self.latest is not None and index not in (self.latest, self.latest + 1):
-            self.clear()
-        self.latest = index
-        return self
 
 
 @attrs.frozen
@@ -57,34 +43,23 @@ class Step:
     transition_std: Scalar
     backward_std: Scalar
     sde: SDE = attrs.field(repr=False)
-    _memory: dict[str, Any] = attrs.field(factory=_Memory, eq=False, repr=False)
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What multistep methods remember of the run, shared by all steps of a schedule.
-
-        It holds lists, tuples and dictionaries of tensors with a row a sample, which a condition may choose rows from.
-        A schedule may be used for one run after another: where a step asks that does not follow the one that asked
-        last, another run has begun, and the memory is empty. Runs that take turns need a schedule each. A dictionary
-        that was given to the step is its giver's, who empties it.
-        """
-        return self._memory.of(self.index) if isinstance(self._memory, _Memory) else self._memory
 
     @property
     def dt(self) -> Scalar:
         """Length of the step, positive."""
         return self.now.t - self.next.t
 
-    def level_at(self, noise_ratio: Scalar) -> Level:
+    def at_noise_ratio(self, noise_ratio: Scalar) -> Level:
         """The level where sigma / alpha is ``noise_ratio``, at most that of t = 1; see :meth:`level`."""
         return self.level(self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log()))
 
     def level(self, t: Scalar) -> Level:
         """The level at ``t``; floats, or tensors like the step's."""
-        found, like = self.sde.level(torch.as_tensor(t, dtype=torch.float64)), self.now.alpha
-        if isinstance(like, Tensor):
-            return Level(found.t, found.alpha.to(like), found.sigma.to(like))
-        return Level(float(found.t), float(found.alpha), float(found.sigma))
+        like = self.now.alpha
+        if not isinstance(like, Tensor):
+            return self.sde.float_level(float(t))
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return Level(t, self.sde.alpha(t).to(like), self.sde.sigma(t).to(like))
 
 
 class Schedule:
@@ -109,9 +84,9 @@ class Schedule:
             "backward_std": exact.backward_std,
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        last, memory = len(levels) - 1, _Memory()
+        last = len(levels) - 1
         self.steps = [
-            Step(k, last, levels[k], levels[k + 1], **dict(zip(columns, row, strict=True)), sde=sde, memory=memory)
+            Step(k, last, levels[k], levels[k + 1], **dict(zip(columns, row, strict=True)), sde=sde)
             for k, row in enumerate(rows)
         ]
 

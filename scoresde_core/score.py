@@ -30,8 +30,13 @@ _EVALUATE = "samplers ask for a score, noise or denoised state as their formula 
 
 
 class ScoreModel(Contract):
-    """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``."""
+    """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``.
 
+    It belongs to one process, ``sde``, and to events of one ``shape``. Whoever asks it at levels alone needs neither.
+    """
+
+    sde: SDE
+    shape: tuple[int, ...]
     calls: int = 0
     continuous: bool = True
     """Whether it was made for every level, and so varies smoothly from one to the next."""
@@ -86,14 +91,27 @@ class HasScore(Protocol):
 
 
 class ExactScore(ScoreModel):
-    """The exact score of a target."""
+    """The exact score of a target, under a process where it is given one."""
 
-    def __init__(self, target: HasScore) -> None:
+    def __init__(self, target: HasScore, sde: SDE | None = None) -> None:
         self.target = target
+        for name, value in {"sde": sde, "shape": getattr(target, "shape", None)}.items():
+            if value is not None:
+                setattr(self, name, value)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The target's score."""
         return self.target.score(x, level)
+
+
+class WrappedScore(ScoreModel):
+    """A score model made from another: of the same process, for the same events."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        self.model, self.continuous = model, model.continuous
+        for name in ("sde", "shape"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
 
 
 Conversion = Callable[[Tensor, Tensor, Level], Tensor]
@@ -134,9 +152,9 @@ PRECISIONS: Mapping[str, torch.dtype | None] = {
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 
-    ``network(x, label, **cond)`` returns a tensor like ``x``; ``label`` has shape (B,). Tensors in ``cond`` have a row
-    a sample, or a single one for all; the rows follow the samples (:meth:`select`). With a discrete label rule the
-    level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
+    ``network(x, label, **cond)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). Tensors in ``cond``
+    have a row a sample, or a single one for all; the rows follow the samples (:meth:`select`). With a discrete label
+    rule the level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
     ``UsageError`` for a ``parameterisation`` or ``label`` that is none of :data:`PARAMETERISATIONS`, :data:`LABELS`.
     """
 
@@ -144,6 +162,7 @@ class NetworkScore(ScoreModel):
         self,
         network: nn.Module,
         sde: SDE,
+        shape: tuple[int, ...] | None = None,
         *,
         parameterisation: str = "score",
         label: str = "t",
@@ -153,8 +172,10 @@ class NetworkScore(ScoreModel):
     ) -> None:
         for what, name, known in ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS):
             if name not in known:
-                raise UsageError(f"{what} {name!r} is none that a network can have.{near_misses(name, list(known))}")
+                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(known))}")
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
+        if shape is not None:
+            self.shape = tuple(shape)
         self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
         self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
         self.continuous = not self.discrete
@@ -189,7 +210,8 @@ class NetworkScore(ScoreModel):
         table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
         if t.ndim == 0:
             return Level(float(t), float(table.alpha), float(table.sigma))
-        return Level(t, table.alpha.to(x.dtype), table.sigma.to(x.dtype))
+        alpha, sigma = (torch.as_tensor(value).to(x.dtype) for value in (table.alpha, table.sigma))
+        return Level(t, alpha, sigma)
 
 
 def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:
@@ -211,7 +233,8 @@ def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
 
 def spread(level: Level, x: Tensor) -> Level:
     """A level of one value a row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
-    return Level(expand(level.t, x), expand(level.alpha, x).to(x.dtype), expand(level.sigma, x).to(x.dtype))
+    t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
+    return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
 
 
 def _round(value: Scalar) -> Scalar:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from .contract import Contract, derived
 from .shapes import expand
 
-Scalar = Any
+Scalar = float | Tensor
 """A float, or a tensor that broadcasts against the state (a 0-dim tensor, or one value a row)."""
 
 
@@ -129,6 +128,12 @@ class SDE(Contract):
     def level(self, t: Tensor) -> Level:
         """The noise level at ``t``; its entries have the shape of ``t``."""
         return Level(t, self.alpha(t), self.sigma(t))
+
+    @derived(_PATH)
+    def float_level(self, t: float) -> Level:
+        """The noise level at ``t``, in floats."""
+        level = self.level(torch.tensor(t, dtype=torch.float64))
+        return Level(t, float(level.alpha), float(level.sigma))
 
     @derived(_PATH)
     def perturb(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:

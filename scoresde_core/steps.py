@@ -7,7 +7,7 @@ Both see time only through a :class:`~scoresde_core.schedule.Step`, and the scor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -17,6 +17,10 @@ from .schedule import Grid, Step
 if TYPE_CHECKING:
     from .score import ScoreModel
     from .sde import SDE
+
+
+Past = tuple[Any, ...]
+"""What a multistep method keeps of the steps before."""
 
 
 class Predictor(ABC):
@@ -31,10 +35,8 @@ class Predictor(ABC):
     grid: Grid | None = None
     """The grid that suits it, which a sampler takes unless told another; None leaves the choice to the sampler."""
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether the step draws noise."""
-        return True
+    stochastic: bool = True
+    """Whether the step draws noise."""
 
     def skip(self, sde: SDE) -> str | None:
         """Why this predictor cannot serve ``sde``, or None."""
@@ -47,6 +49,34 @@ class Predictor(ABC):
     @abstractmethod
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """``x`` (B, ...) at ``step.now`` -> the state at ``step.next`` and its mean, both like ``x``."""
+
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
+        """:meth:`step` in a run: takes the ``past`` that the step before returned, () at first, and returns its own."""
+        return *self.step(x, step, model, noise), ()
+
+
+class MultistepPredictor(Predictor):
+    """A predictor that uses what it found in the steps before. A loop calls :meth:`advance`, with the past.
+
+    The past belongs to a run: whoever noises the state again, or begins anew, hands over (); whoever chooses rows of
+    the state chooses them of the past (:func:`rows_of_past`).
+    """
+
+    @abstractmethod
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
+        """``x`` at ``step.now`` and the past -> the state at ``step.next``, its mean, and the new past."""
+
+    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+        """The step without a past, as at the beginning of a run."""
+        state, mean, _ = self.advance(x, step, model, noise, ())
+        return state, mean
+
+
+def rows_of_past(past: Any, rows: Tensor) -> Any:
+    """``rows`` of every tensor in a past, which is made of tuples, lists and tensors with a row a sample."""
+    if isinstance(past, Tensor):
+        return past[rows]
+    return type(past)(rows_of_past(part, rows) for part in past) if isinstance(past, list | tuple) else past
 
 
 class Corrector(ABC):

@@ -19,7 +19,7 @@ POINT = torch.tensor([[0.25, math.nan]])
 def draw(target, condition, x, sampler, sde=None, rounds=1, **more):
     """One sample of ``condition`` on each of ``x``, with the exact score."""
     conditioned = ConditionedSampler(create("samplers", sampler), condition.observe(x), rounds)
-    return sample(ExactScore(target), sde or VPSDE(), conditioned, target.shape, len(x), **more)
+    return sample(ExactScore(target, sde or VPSDE()), conditioned, len(x), **more)
 
 
 def deviations(x, law):

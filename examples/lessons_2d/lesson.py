@@ -73,8 +73,11 @@ def drawn(one, many, n):
     """Samples of 1000 Langevin steps each: at one scale from points anywhere, at many from the prior of the largest."""
     sampler, found = create("samplers", SAMPLER), {}
     for name, learned, latent in (("one scale", one, anywhere(n, 3)), ("many scales", many, None)):
-        for which, score in (("exact", ExactScore(learned.target)), ("learned", learned.model.score())):
-            found[f"{name}, {which} score"] = sample(score, learned.model.sde, sampler, (2,), n, latent=latent).x
+        for which, score in (
+            ("exact", ExactScore(learned.target, learned.model.sde)),
+            ("learned", learned.model.score()),
+        ):
+            found[f"{name}, {which} score"] = sample(score, sampler, n, latent=latent).x
     return found
 
 

@@ -40,7 +40,7 @@ def _events(shape: tuple[int, ...], purpose: str = "events") -> Tensor:
 
 
 def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | None = None) -> Tensor:
-    return sample(Watched(gaussian(event=shape)), sde, sampler, shape, FEW, seed=5, batch_size=batch_size).x
+    return sample(Watched(gaussian(event=shape), sde), sampler, FEW, seed=5, batch_size=batch_size).x
 
 
 def imposing_twice_changes_nothing(candidate: Candidate) -> None:
@@ -129,7 +129,7 @@ def guides_by_bayes_rule(candidate: Candidate) -> None:
     for level in LEVELS:
         eps = torch.randn(SAMPLES, *exact.shape, dtype=torch.float64)
         x = level.alpha * clean + level.sigma * eps
-        score = given.guide(ExactScore(exact)).score(x, level).flatten(1)
+        score = given.guide(ExactScore(exact, ConstantRateSDE())).score(x, level).flatten(1)
         rest = (score + eps.flatten(1) / level.sigma) * weights.unsqueeze(1)
         where = f"of guide at sigma = {level.sigma}"
         is_zero((rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product")

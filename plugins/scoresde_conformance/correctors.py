@@ -62,7 +62,7 @@ def leaves_the_marginal(candidate: Candidate) -> None:
             if small is None:
                 assert torch.equal(moved, x), "shrunk returns None, which means no step, but correct moves x"
             else:
-                _is_invariant(x - mean, moved - mean, math.sqrt(variance), step.now.t)
+                _is_invariant(x - mean, moved - mean, math.sqrt(variance), float(step.now.t))
 
 
 def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
@@ -142,7 +142,7 @@ def survives_a_silent_score(candidate: Candidate) -> None:
     """A score of zero, as of an untrained network, gives a finite state."""
     for corrector, sde in pairs(candidate):
         x = torch.randn(4, 6)
-        moved = corrector.correct(x, _steps(sde)[1], Silent(), partial(torch.randn_like, x))
+        moved = corrector.correct(x, _steps(sde)[1], Silent(sde), partial(torch.randn_like, x))
         are_like(x, moved, "where the score is zero")
 
 

@@ -69,10 +69,7 @@ def served(candidate: Candidate) -> Iterator[SDE]:
 
 
 def by_row(schedules: list[Schedule], rank: int) -> list[Step]:
-    """Return steps with columns (rows, 1, ...) of ``rank`` + 1 axes: row r makes the steps of ``schedules[r]``.
-
-    They share the memory of the first schedule.
-    """
+    """Return steps with columns (rows, 1, ...) of ``rank`` + 1 axes: row r makes the steps of ``schedules[r]``."""
 
     def stacked(steps: tuple[Step, ...]) -> Step:
         def column(values: list[Any]) -> Tensor:
@@ -82,7 +79,7 @@ def by_row(schedules: list[Schedule], rank: int) -> list[Step]:
             levels = [getattr(step, which) for step in steps]
             return Level(*(column([getattr(level, name) for level in levels]) for name in ("t", "alpha", "sigma")))
 
-        apart = ("index", "count", "now", "next", "sde", "_memory")
+        apart = ("index", "count", "now", "next", "sde")
         numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
         columns: dict[str, Any] = {name: column([getattr(step, name) for step in steps]) for name in numbers}
         return attrs.evolve(steps[0], now=level("now"), next=level("next"), **columns)
@@ -181,4 +178,4 @@ def steps_split_alike(candidate: Candidate) -> None:
 
 def samples_of(sampler: Sampler, sde: SDE, shape: tuple[int, ...], n: int, **options: Any) -> Tensor:
     """Return ``n`` samples of the suite's mixture."""
-    return sample(Watched(Mixture(event=shape)), sde, sampler, shape, n, **options).x
+    return sample(Watched(Mixture(event=shape), sde), sampler, n, **options).x

@@ -25,7 +25,7 @@ from scoresde_core.target import Target
 from scoresde_run.results.certainty import difference, quantile
 
 from .candidate import Candidate, Skip
-from .exact import ConstantRateSDE, FlowSampler, Mixture, Watched, gaussian
+from .exact import FlowSampler, Mixture, Watched, gaussian
 
 SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
@@ -67,7 +67,7 @@ def _find_target(candidate: Candidate) -> tuple[str, Target]:
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
     """Return evidence with everything that an evaluator may ask for."""
     model = model or Watched(target)
-    return Evidence(samples, seed, target=target, sde=ConstantRateSDE(), model=model, sampler=FlowSampler())
+    return Evidence(samples, seed, target=target, model=model, sampler=FlowSampler())
 
 
 class _Scaled(Watched):

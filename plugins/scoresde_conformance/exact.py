@@ -23,9 +23,9 @@ from scoresde_core.estimate import Estimate
 from scoresde_core.noise import Draw, Noise
 from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Schedule, Step
-from scoresde_core.score import ScoreModel
+from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.sde import DATA, SDE, Level
-from scoresde_core.steps import Corrector, Predictor
+from scoresde_core.steps import Corrector, Past, Predictor
 from scoresde_core.target import Target
 
 
@@ -128,7 +128,8 @@ class Mixture(Target):
     def coordinate(self, level: Level) -> tuple[float, float]:
         """Return mean and variance of one coordinate at a level of floats."""
         mean, covariance = self.moments()
-        return level.alpha * float(mean[0]), level.alpha**2 * float(covariance[0, 0]) + level.sigma**2
+        alpha, sigma = float(level.alpha), float(level.sigma)
+        return alpha * float(mean[0]), alpha**2 * float(covariance[0, 0]) + sigma**2
 
     def _logits(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """log w_k - |x - alpha m_k|^2 / 2v, (B, K), and v (B,) or ()."""
@@ -146,18 +147,18 @@ def gaussian(mean: float = 0.5, std: float = 0.5, event: tuple[int, ...] = (1,))
     return Mixture((1.0,), (mean,), std, event)
 
 
-class Watched(ScoreModel):
+class Watched(ExactScore):
     """The exact score of a target, with its own counts, since the contract's counter can be bypassed."""
 
-    def __init__(self, target: Any) -> None:
-        self.target, self.evaluations, self.evaluated = target, 0, 0
+    def __init__(self, target: Any, sde: SDE | None = None) -> None:
+        super().__init__(target, sde or ConstantRateSDE())
+        self.evaluations, self.evaluated = 0, 0
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The target's score."""
         self.evaluations += 1
         self.evaluated += len(x)
-        score: Tensor = self.target.score(x, level)
-        return score
+        return super().evaluate(x, level)
 
 
 @attrs.frozen
@@ -166,8 +167,9 @@ class FlowSampler(Sampler):
 
     steps: int = param(100, "number of steps")
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """dx = (f x - g^2 score / 2) dt."""
+        sde = model.sde
         schedule = Schedule(sde, times_between(sde, self.steps, last=0.0))
         for step in schedule.steps:
             x = x - (step.drift_rate * x - 0.5 * step.diffusion**2 * model.score(x, step.now)) * step.dt
@@ -216,13 +218,14 @@ class PlainSampler(Sampler):
     corrector: Corrector = param(StillCorrector(), "MCMC at each level")
     steps: int = param(6, "number of steps")
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Correct and predict at each time."""
+        sde = model.sde
         times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
-        mean = x
+        mean, past = x, Past()
         for k, step in enumerate(Schedule(sde, times).steps):
             x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
-            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            x, mean, past = self.predictor.advance(x, step, model, noise.at(k, "predictor"), past)
             if observe is not None:
                 observe(k + 1, self.steps, x)
         return mean
@@ -238,6 +241,9 @@ class PlainSampler(Sampler):
 
 class Silent(ScoreModel):
     """A score of zero everywhere, as of an untrained network."""
+
+    def __init__(self, sde: SDE, shape: tuple[int, ...] = ()) -> None:
+        self.sde, self.shape = sde, shape
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """0."""

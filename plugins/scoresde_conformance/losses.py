@@ -36,8 +36,8 @@ COLUMNS = 24
 class _ErringScore(ScoreModel):
     """The exact score of the suite's Gaussian plus e (x / std_t + 1) / sigma."""
 
-    def __init__(self, error: Tensor) -> None:
-        self.error, self.target = error, gaussian(event=(2,))
+    def __init__(self, error: Tensor, sde: SDE) -> None:
+        self.error, self.target, self.sde, self.shape = error, gaussian(event=(2,)), sde, (2,)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         spread = (level.alpha**2 * self.target.std**2 + level.sigma**2) ** 0.5
@@ -50,8 +50,8 @@ class _ErringClassifier(NoisyClassifier):
 
     classes = 2
 
-    def __init__(self, error: Tensor) -> None:
-        self.error, self.target = error, Mixture()
+    def __init__(self, error: Tensor, sde: SDE) -> None:
+        self.error, self.target, self.sde = error, Mixture(), sde
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         logits, variance = self.target._logits(x, level)
@@ -63,6 +63,9 @@ class _BySign(NoisyClassifier):
     """Two classes by the sign of the mean, for any shape."""
 
     classes = 2
+
+    def __init__(self, sde: SDE) -> None:
+        self.sde = sde
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         mean = x.flatten(1).mean(1)
@@ -116,8 +119,8 @@ class _Trained:
     """What a loss can train: the truth with an error, a model for any shape, and the data of the truth."""
 
     what: str
-    erring: Callable[[Tensor], Any]
-    plain: Callable[[], Any]
+    erring: Callable[[Tensor, SDE], Any]
+    plain: Callable[[SDE], Any]
     target: Mixture
 
     def known(self, needs: tuple[str, ...], x: Tensor) -> dict[str, Tensor]:
@@ -151,7 +154,7 @@ def _trained(loss: Loss) -> _Trained:
 def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
     """Yield every variant with every SDE that it accepts."""
     trained, tried = _trained(candidate.component), False
-    for loss, sde in pairs(candidate, lambda loss, sde: loss.skip(trained.plain(), sde)):
+    for loss, sde in pairs(candidate, lambda loss, sde: loss.skip(trained.plain(sde))):
         tried = True
         yield loss, trained, sde
     if not tried:
@@ -167,12 +170,12 @@ def the_truth_is_the_minimiser(candidate: Candidate) -> None:
             x = trained.events(draws)
             first, known = draws.used, trained.known(loss.needs, x)
             error = torch.zeros((), dtype=torch.float64, requires_grad=True)
-            least = loss.per_sample(trained.erring(error), sde, x, draws, **known).mean()
+            least = loss.per_sample(trained.erring(error, sde), x, draws, **known).mean()
             slopes.append(torch.autograd.grad(least, error)[0])
             for sign in (-ERROR, ERROR) if scramble < 2 else ():
                 draws.used = first
-                wrong = trained.erring(torch.tensor(sign, dtype=torch.float64))
-                rises.append(loss.per_sample(wrong, sde, x, draws, **known).mean() - least.detach())
+                wrong = trained.erring(torch.tensor(sign, dtype=torch.float64), sde)
+                rises.append(loss.per_sample(wrong, x, draws, **known).mean() - least.detach())
         slope = torch.stack(slopes)
         bound = 5 * float(slope.std()) / math.sqrt(BATCHES) + 1e-9
         found = float(slope.mean())
@@ -191,7 +194,7 @@ def gives_one_number_an_event(candidate: Candidate) -> None:
     for loss, trained, sde in _served(candidate):
         for shape in SHAPES:
             x = torch.randn(*shape)
-            value = loss.per_sample(trained.plain(), sde, x, Draws(0, 0, len(x)), **trained.known(loss.needs, x))
+            value = loss.per_sample(trained.plain(sde), x, Draws(0, 0, len(x)), **trained.known(loss.needs, x))
             found, expected = (tuple(value.shape), value.dtype), ((len(x),), x.dtype)
             assert found == expected, f"per_sample of {shape} is {found}, expected {expected}"
             assert bool(value.isfinite().all()), f"per_sample of {shape} is not finite"
@@ -211,7 +214,7 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
             draws = _Recorded(0, step, last - first, start=first, total=6)
             draws.purposes = []
             rows = {name: values[first:last] for name, values in known.items()}
-            value: Tensor = loss.per_sample(trained.plain(), sde, x[first:last], draws, **rows)
+            value: Tensor = loss.per_sample(trained.plain(sde), x[first:last], draws, **rows)
             twice = {purpose for purpose in draws.purposes if draws.purposes.count(purpose) > 1}
             assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, which gives the same numbers"
             return value

@@ -46,7 +46,7 @@ def _built(candidate: Candidate) -> tuple[tuple[int, ...], nn.Module]:
 def _ask(candidate: Candidate, x: Tensor, t: Tensor, module: nn.Module | None = None) -> Tensor:
     """Return the score, or the log probabilities of the classes, at times (B,)."""
     sde = ConstantRateSDE()
-    view = candidate.component.view(module or _built(candidate)[1], sde)
+    view = candidate.component.view(module or _built(candidate)[1], sde, tuple(x.shape[1:]))
     level = level_of(sde, t.double(), x)
     if isinstance(view, ScoreModel):
         return view.score(x, level)
@@ -76,7 +76,7 @@ def answers_like_the_events(candidate: Candidate) -> None:
     """A score is finite and like x; a classifier's log probabilities are (B, classes) and normalised."""
     x, t = _events(candidate)
     found = _ask(candidate, x, t)
-    view = candidate.component.view(_built(candidate)[1], ConstantRateSDE())
+    view = candidate.component.view(_built(candidate)[1], ConstantRateSDE(), tuple(x.shape[1:]))
     assert bool(found.isfinite().all()), f"the answer for events of shape {tuple(x.shape[1:])} is not finite"
     assert found.dtype == x.dtype, f"the answer is {found.dtype}, expected {x.dtype}, as x is"
     if isinstance(view, NoisyClassifier):

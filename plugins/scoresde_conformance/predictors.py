@@ -11,14 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import attrs
 import torch
 from torch import Tensor
 
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Predictor
+from scoresde_core.steps import Past, Predictor
 
 from .candidate import Candidate, Skip
 from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs
@@ -64,8 +63,9 @@ class _Probe:
 def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
     """Return the probe after ``steps``, with its states and number of draws."""
     probe, model = _Probe(rows), Watched(_Gaussians())
+    past = Past()
     for step in steps:
-        probe.x, _ = predictor.step(probe.x, step, model, probe)
+        probe.x, _, past = predictor.advance(probe.x, step, model, probe, past)
     return probe
 
 
@@ -126,8 +126,9 @@ def finds_both_modes(candidate: Candidate) -> None:
         schedule, model = Schedule(sde, times_between(sde, steps)), Watched(data)
         first, last = schedule[0].now, schedule[-1].next
         x = first.alpha * data.sample(n).double() + first.sigma * torch.randn(n, 1, dtype=torch.float64)
+        past = Past()
         for step in schedule.steps:
-            x, _ = predictor.step(x, step, model, partial(torch.randn_like, x))
+            x, _, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
         for name, found, expected in _statistics(data, last, x.flatten()):
             off = float((found.mean() - expected) / (found.std() / math.sqrt(n)))
             assert abs(off) <= 4, (
@@ -154,9 +155,9 @@ def counts_are_stable(candidate: Candidate) -> None:
     for predictor, sde in pairs(candidate):
         counts = []
         for rows in (1, 7, 7):
-            model, x = Watched(gaussian()), torch.randn(rows, 1)
+            model, x, past = Watched(gaussian()), torch.randn(rows, 1), Past()
             for step in Schedule(sde, times_between(sde, 12)).steps:
-                x, _ = predictor.step(x, step, model, partial(torch.randn_like, x))
+                x, _, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
             assert model.calls == model.evaluations, (
                 f"step ran the model {model.evaluations} times, but {model.calls} were counted"
             )
@@ -176,7 +177,7 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
             f"stochastic is {predictor.stochastic}, but 12 steps draw noise {drawn} times"
         )
         x = torch.randn(6, 2)
-        step = attrs.evolve(schedule[3], memory={})
+        step = schedule[3]
         moved, mean = predictor.step(x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x))
         assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
 
@@ -189,7 +190,7 @@ def has_a_mean_without_noise(candidate: Candidate) -> None:
         x = torch.randn(4, 2, dtype=torch.float64)
 
         def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Predictor = predictor) -> Moved:
-            return of.step(x, attrs.evolve(step, memory={}), model, noise)
+            return of.step(x, step, model, noise)
 
         found |= has_a_noise_free_mean(take, x, gaussian(event=(2,)))
     if not found:
@@ -202,12 +203,13 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
         for shape, dtype in SHAPES:
             times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
             x, model = torch.randn(shape, dtype=dtype), Watched(gaussian(event=shape[1:]))
+            past = Past()
             for step in Schedule(sde, times).steps:
                 kept = x.clone()
-                moved = predictor.step(x, step, model, partial(torch.randn_like, x))
+                state, mean, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
                 assert torch.equal(x, kept), "step changed x in place"
-                are_like(x, moved, f"after step from t = {step.now.t:g} to {step.next.t:g}")
-                x = moved[0]
+                are_like(x, (state, mean), f"after step from t = {step.now.t:g} to {step.next.t:g}")
+                x = state
 
 
 def ends_at_the_data(candidate: Candidate) -> None:
@@ -246,6 +248,7 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
 
 def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> Moved:
     mean, model = x, Watched(gaussian(event=(3, 2)))
+    past = Past()
     for step, z in zip(steps, noises, strict=True):
-        x, mean = predictor.step(x, step, model, z.clone)
+        x, mean, past = predictor.advance(x, step, model, z.clone, past)
     return x, mean

@@ -18,7 +18,7 @@ from scoresde_core.noise import Draw, Noise
 from scoresde_core.sampler import Sampler, sample
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
+from scoresde_core.sde import SDE, Scalar
 from scoresde_core.steps import Corrector, Predictor
 
 from .candidate import Candidate, Skip
@@ -87,8 +87,8 @@ def starts_from_the_latent(candidate: Candidate) -> None:
 def counts_evaluations(candidate: Candidate) -> None:
     """The reported NFE is the average number of evaluations per sample: all go through the model's counter."""
     for sde in _served(candidate):
-        model = Watched(Mixture(event=(3,)))
-        found, expected = sample(model, sde, short(candidate), (3,), 4).nfe, model.evaluated / 4
+        model = Watched(Mixture(event=(3,)), sde)
+        found, expected = sample(model, short(candidate), 4).nfe, model.evaluated / 4
         assert found == expected > 0, f"the NFE is {found}, but the model was run {expected:g} times on a sample"
 
 
@@ -96,7 +96,7 @@ def tells_of_its_steps(candidate: Candidate) -> None:
     """An observer is called at least once, and the step count does not decrease."""
     heard: list[int] = []
     sample(
-        Watched(gaussian(event=(3,))), next(_served(candidate)), short(candidate), (3,), 4,
+        Watched(gaussian(event=(3,)), next(_served(candidate))), short(candidate), 4,
         observe=lambda done, total, x: heard.append(done),
     )  # fmt: skip
     assert heard, "observe was never called"
@@ -118,7 +118,7 @@ def draws_no_number_twice(candidate: Candidate) -> None:
     for sampler, sde, _ in _with_steps(candidate):
         noise = _Recorded(0, (3,), 4)
         noise.keys = []
-        sampler.run(sde.prior.from_noise(torch.randn(4, 3)), Watched(gaussian(event=(3,))), sde, noise)
+        sampler.run(sde.prior.from_noise(torch.randn(4, 3)), Watched(gaussian(event=(3,)), sde), noise)
         again = [key for key, times in Counter(noise.keys).items() if times > 1]
         assert not again, f"the noise (step, purpose, draw) = {again[0]} is drawn more than once"
 
@@ -128,8 +128,8 @@ def steps_meet_the_state(candidate: Candidate) -> None:
     if "predictor" not in _places(candidate):
         raise Skip("it has no place for a predictor")
     for sampler, sde, heard in _with_steps(candidate):
-        sample(Watched(gaussian(event=(3,))), sde, sampler, (3,), 4)
-        level = 1.0
+        sample(Watched(gaussian(event=(3,)), sde), sampler, 4)
+        level: Scalar = 1.0
         for part, step in heard:
             now = step.now.t
             assert now == level, f"the {part} gets a step from t = {now:.4g}, but the state is at t = {level:.4g}"
@@ -193,7 +193,7 @@ def finds_the_moments(candidate: Candidate) -> None:
         takes_steps = "steps" in {p.name for p in parameters(candidate.cls)} - set(candidate.params)
         sampler: Sampler = candidate.build(**({"steps": MANY} if takes_steps else {}))
         latent = _spread(sde, data, n)
-        x = sample(Watched(data), sde, sampler, (2,), n, seed=5, latent=latent).x.double()
+        x = sample(Watched(data, sde), sampler, n, seed=5, latent=latent).x.double()
         first, second = (samples_of(short(candidate), sde, (2,), 4, seed=seed, latent=latent[:4]) for seed in (1, 2))
         noisy = not torch.equal(first, second)
         left = float(sde.sigma(torch.tensor(sde.t_min, dtype=torch.float64))) ** 2
@@ -210,8 +210,7 @@ def finds_the_moments(candidate: Candidate) -> None:
 
 def _spread(sde: SDE, data: Mixture, n: int) -> Tensor:
     """Return (n, 2) latents: a rank-one lattice of quantiles of the exact marginal at t = 1."""
-    level = sde.level(torch.ones((), dtype=torch.float64))
-    mean, variance = data.coordinate(Level(1.0, float(level.alpha), float(level.sigma)))
+    mean, variance = data.coordinate(sde.float_level(1.0))
     k = torch.arange(n, dtype=torch.float64)
     u = torch.stack([(k + 0.5) / n, ((k * (math.sqrt(5) - 1) / 2) % 1 + 0.5 / n) % 1], 1)
     latents: Tensor = mean + math.sqrt(variance) * torch.special.ndtri(u)

@@ -27,6 +27,7 @@ from torch import Tensor
 from scoresde_core.schedule import Step
 from scoresde_core.sde import Level, Scalar
 from scoresde_core.shapes import combine
+from scoresde_core.steps import Past
 
 
 def noise_ratio(level: Level) -> Scalar:
@@ -113,24 +114,14 @@ def noise_step_to(x: Tensor, step: Step, ahead: Level, *terms: tuple[Scalar, Ten
     return blend(ahead.alpha / step.now.alpha, x, first, noise, *more)
 
 
-def remember(step: Step, value: Tensor, length: int) -> list[tuple[Level, Tensor]]:
-    """Adds ``value`` at ``step.now`` to the run's past, and returns the latest ``length`` entries, newest first.
+def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:
+    """``past`` with ``value`` at ``step.now`` before it: the latest ``length`` entries (level, tensor), newest first.
 
     Entries are model outputs at the levels that the run has visited, and so survive a corrector that moves the state
     between two steps: the extrapolation then holds the corrector's move as well, and stays consistent, because its
-    weights sum to those of the first-order step. ``ValueError`` where the same step is taken twice.
+    weights sum to those of the first-order step.
     """
-    past: list[tuple[Level, Tensor]] = step.memory.setdefault("past", [])
-    if step.index == 0:
-        past.clear()
-    if past and past[0][0] is step.now:
-        raise ValueError(
-            f"step {step.index} was taken twice in one run, so its past is that of another state: "
-            "give runs that take turns a Schedule each, or call step.memory.clear() before you repeat a step"
-        )
-    past.insert(0, (step.now, value))
-    del past[length:]
-    return past
+    return ((step.now, value), *past)[:length]
 
 
 def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:

@@ -344,7 +344,7 @@ class TestLearned:
         registry = load_registry()
         model = checkpoint.read(tmp_path / "one").load(registry)
         sampler = registry.create("samplers", "pc[predictor=ddim,steps=5]")
-        x = sample(model.score(), model.sde, sampler, (2,), 64, seed=3).x
+        x = sample(model.score(), sampler, 64, seed=3).x
         evidence = Evidence(x, reference=Reference(registry.create("targets", "mixture2d"), 64, 3))
         (metric,) = registry.create("evaluators", "nll_gap").evaluate(evidence)
         assert rows_in(tmp_path / "here")[0]["metrics"]["nll_gap"]["value"] == pytest.approx(metric.value, rel=1e-6)

@@ -120,7 +120,7 @@ class TestGrammar:
 
         target, sde = create("targets", "mixture2d"), create("sdes", "vp")
         ends = {
-            (name, seed): sample(ExactScore(target), sde, create("samplers", text), (2,), 200, seed=seed).x
+            (name, seed): sample(ExactScore(target, sde), create("samplers", text), 200, seed=seed).x
             for name, text in (("ddim", "pc[predictor=ddim,steps=400,grid=logsnr]"), ("ode", "ode"))
             for seed in (0, 1)
         }

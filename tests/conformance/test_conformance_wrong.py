@@ -10,7 +10,7 @@ from attrs.validators import gt
 from registries import failures, names_it, wrong
 
 from scoresde_conformance.exact import ConstantRateSDE, PlainPredictor, PlainSampler, Watched
-from scoresde_core import SDE, Corrector, Evaluator, Grid, Predictor, ScoreModel, param
+from scoresde_core import SDE, Corrector, Evaluator, Grid, MultistepPredictor, Predictor, ScoreModel, param
 
 
 @attrs.frozen
@@ -305,19 +305,17 @@ class OneOptionPredictor(Flow):
 
 
 @attrs.frozen
-class FirstStepPredictor(Predictor):
+class FirstStepPredictor(MultistepPredictor):
     """Accepts one time per row in its first step only."""
 
     stochastic = False
 
-    def step(self, x, step, model, noise):
+    def advance(self, x, step, model, noise, past):
         rise = step.next.sigma / step.next.alpha - step.now.sigma / step.now.alpha
-        past = step.memory.setdefault("past", [])
         eps = model.noise(x, step.now)
-        weight = 0.0 * math.exp(step.dt) if past else 0.0
-        past.append(eps)
+        weight, past = 0.0 * math.exp(step.dt) if past else 0.0, (*past, eps)
         x = (x / step.now.alpha + rise * ((1 + weight) * eps - weight * past[0])) * step.next.alpha
-        return x, x
+        return x, x, past
 
 
 @wrong(
@@ -443,23 +441,24 @@ def test_right_corrector():
 class CarelessSampler(PlainSampler):
     """Draws from torch's global generator, stops early, and bypasses the counter."""
 
-    def run(self, x, model, sde, noise, observe=None):
-        model.evaluate(x, sde.level(torch.ones((), dtype=torch.float64)))
-        return PlainSampler.run(self, x, model, sde, noise, None) + 0.3 + 1e-3 * torch.randn_like(x)
+    def run(self, x, model, noise, observe=None):
+        model.evaluate(x, model.sde.level(torch.ones((), dtype=torch.float64)))
+        return PlainSampler.run(self, x, model, noise, None) + 0.3 + 1e-3 * torch.randn_like(x)
 
 
 class Loop(PlainSampler):
     """The suite's own loop with a place for a fault: which noise a part hears, and which step."""
 
-    def run(self, x, model, sde, noise, observe=None):
+    def run(self, x, model, noise, observe=None):
+        sde = model.sde
         from scoresde_core import Schedule
 
         times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
-        steps = Schedule(sde, times).steps
+        steps, past = Schedule(sde, times).steps, ()
         for k, step in enumerate(steps):
             x, _ = self.corrector.correct(x, self.level(steps, k), model, self.heard(noise, k, "corrector"))
             if k or not self.late:
-                x, mean = self.predictor.step(x, step, model, self.heard(noise, k, "predictor"))
+                x, mean, past = self.predictor.advance(x, step, model, self.heard(noise, k, "predictor"), past)
             if observe is not None:
                 observe(k + 1, self.steps, x)
         return mean
@@ -502,8 +501,8 @@ class ShrinkingSampler(PlainSampler):
 
     predictor: Predictor = param(attrs.Factory(RightPredictor), "reverse-time step")
 
-    def run(self, x, model, sde, noise, observe=None):
-        return 0.5 + (PlainSampler.run(self, x, model, sde, noise, observe) - 0.5) * 0.98
+    def run(self, x, model, noise, observe=None):
+        return 0.5 + (PlainSampler.run(self, x, model, noise, observe) - 0.5) * 0.98
 
 
 def test_careless_sampler():

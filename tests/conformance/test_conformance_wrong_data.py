@@ -9,13 +9,14 @@ from registries import failures, names_it, wrong
 from torch import nn
 
 from scoresde_conformance.exact import Mixture
-from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, ScoreModel, param
+from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, param
 from scoresde_core.condition import Condition, Observation
 from scoresde_core.dataset import Dataset
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Comparison, Evidence
 from scoresde_core.network import Network
 from scoresde_core.noise import key
+from scoresde_core.score import WrappedScore
 from scoresde_plugins.evaluators import draws, features, pooled, samples
 from scoresde_plugins.extractors.identity import Identity
 
@@ -306,11 +307,12 @@ def test_right_evaluator(cls):
     assert failures("evaluators", cls, level="full", only=None if cls is RightGap else "tells_what_it_reads") == {}
 
 
-class Guided(ScoreModel):
+class Guided(WrappedScore):
     """A score plus ``scale`` times the gradient of the log responsibility of ``labels``."""
 
     def __init__(self, model, target, labels, scale):
-        self.model, self.target, self.labels, self.scale = model, target, labels, scale
+        super().__init__(model)
+        self.target, self.labels, self.scale = target, labels, scale
 
     def evaluate(self, x, level):
         with torch.enable_grad():

@@ -28,11 +28,11 @@ class Centred(torch.nn.Module):
 
 
 def model(centres=CENTRES):
-    return NetworkScore(Centred(), SDE, cond={"centre": centres, "scale": torch.ones(1, 1), "note": "plain"})
+    return NetworkScore(Centred(), SDE, (2,), cond={"centre": centres, "scale": torch.ones(1, 1), "note": "plain"})
 
 
 def draw(score, sampler, n=6, **more):
-    return sample(score, SDE, create("samplers", sampler), (2,), n, seed=3, dtype=torch.float64, **more)
+    return sample(score, create("samplers", sampler), n, seed=3, dtype=torch.float64, **more)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -62,7 +62,7 @@ def test_too_few_rows_are_an_error():
 
 
 def test_a_row_for_all_serves_every_batch():
-    one = NetworkScore(Centred(), SDE, cond={"centre": CENTRES[:1], "scale": 1.0})
+    one = NetworkScore(Centred(), SDE, (2,), cond={"centre": CENTRES[:1], "scale": 1.0})
     torch.testing.assert_close(draw(one, SAMPLERS[1], batch_size=4).x, draw(one, SAMPLERS[1]).x)
 
 
@@ -70,12 +70,12 @@ def test_a_row_for_all_serves_every_batch():
 def test_guidance_keeps_its_labels(sampler):
     """Each sample is the one that a run with its class for all gives."""
     target = create("targets", "mixture2d[layout=ring]").to("cpu", torch.float64)
-    labels, score = torch.tensor([0, 3, 1, 7, 2, 5]), ExactScore(target)
+    labels, score = torch.tensor([0, 3, 1, 7, 2, 5]), ExactScore(target, SDE)
 
     def guided(classes):
         observed = ClassObservation(classes, TargetClassifier(target), scale=2.0)
         sampler_ = ConditionedSampler(create("samplers", sampler), observed)
-        return sample(score, SDE, sampler_, (2,), 6, seed=1, batch_size=4, dtype=torch.float64).x
+        return sample(score, sampler_, 6, seed=1, batch_size=4, dtype=torch.float64).x
 
     mixed = guided(labels)
     for k in (1, 3):
@@ -90,7 +90,7 @@ def test_particles_have_the_row_of_their_sample():
     )
     sampler = ConditionedSampler(create("samplers", "pc[steps=30,grid=logsnr,predictor=ddim]"), observed)
     counted = model()
-    drawn = sample(counted, SDE, sampler, (2,), 6, seed=2, dtype=torch.float64, batch_size=4)
+    drawn = sample(counted, sampler, 6, seed=2, dtype=torch.float64, batch_size=4)
     assert float((drawn.x[:, 1] - CENTRES).abs().max()) < 4 * 0.5
     assert float((drawn.x[:, 1] - CENTRES.flip(0)).abs().max()) > 2
     assert drawn.nfe == counted.rows / 6 == 8 * 30
@@ -100,10 +100,10 @@ def test_likelihoods_and_encodings_in_batches():
     x = CENTRES[:, None] + 0.1
     x = torch.cat([x, x], 1)
     for measure in (
-        lambda size: likelihood(model(), SDE, x, trace="exact", t_min=0.05, batch_size=size).log_prob,
-        lambda size: likelihood_bound(model(), SDE, x, times=100, t_min=0.05, batch_size=size).nats,
-        lambda size: encode(model(), SDE, x, batch_size=size),
-        lambda size: decode(model(), SDE, x, batch_size=size, denoise=True),
+        lambda size: likelihood(model(), x, trace="exact", t_min=0.05, batch_size=size).log_prob,
+        lambda size: likelihood_bound(model(), x, times=100, t_min=0.05, batch_size=size).nats,
+        lambda size: encode(model(), x, batch_size=size),
+        lambda size: decode(model(), x, batch_size=size, denoise=True),
     ):
         torch.testing.assert_close(measure(4), measure(None), rtol=1e-3, atol=2e-3)
 

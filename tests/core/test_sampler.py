@@ -11,6 +11,7 @@ from scoresde_core.registry import create, default_registry
 from scoresde_core.sampler import diverged, sample, skip
 from scoresde_core.schedule import Schedule
 from scoresde_core.score import ExactScore, ScoreModel
+from scoresde_core.steps import rows_of_past
 from scoresde_plugins.ddpm.predictors import AncestralSamplingPredictor, DDIMPredictor
 from scoresde_plugins.grids import LogSNRGrid, QuadraticGrid, UniformGrid
 from scoresde_plugins.ncsn.correctors import AnnealedLangevinCorrector
@@ -32,6 +33,9 @@ MEAN, STD = 0.5, 0.2
 class Gaussian:
     """N(0.5, 0.2^2 I): the toy of the reference notes."""
 
+    def __init__(self, shape=(3,)):
+        self.shape = shape
+
     def score(self, x, level):
         return -(x - MEAN * level.alpha) / (STD**2 * level.alpha**2 + level.sigma**2)
 
@@ -42,8 +46,8 @@ class Gaussian:
 class Recorder(ScoreModel):
     """The Gaussian's score; remembers the time of every evaluation."""
 
-    def __init__(self):
-        self.times = []
+    def __init__(self, sde):
+        self.times, self.sde, self.shape = [], sde, (3,)
 
     def evaluate(self, x, level):
         self.times.append(float(level.t))
@@ -77,8 +81,8 @@ def flow_solution(sde, latent, t):
 
 
 def solve(sampler, sde, latent):
-    model = ExactScore(Gaussian())
-    return sample(model, sde, sampler, (3,), 16, latent=latent, dtype=torch.float64).x
+    model = ExactScore(Gaussian(), sde)
+    return sample(model, sampler, 16, latent=latent, dtype=torch.float64).x
 
 
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3"])
@@ -114,7 +118,7 @@ def test_ode_denoises_by_tweedie(sde, latent):
 def test_a_thousand_steps_recover_the_data(name, predictor):
     """Mean 0.5, standard deviation 0.2 with exact scores: within 0.01, and 4 standard errors."""
     sampler = PredictorCorrectorSampler(predictor, steps=1000)
-    x = sample(ExactScore(Gaussian()), SDES[name], sampler, (4,), 4000, seed=3).x.double()
+    x = sample(ExactScore(Gaussian((4,)), SDES[name]), sampler, 4000, seed=3).x.double()
     n = x.numel()
     assert abs(x.mean() - MEAN) < 4 * STD / n**0.5 + 0.002
     assert abs(x.std() - STD) < 4 * STD / (2 * n) ** 0.5 + 0.01
@@ -123,7 +127,7 @@ def test_a_thousand_steps_recover_the_data(name, predictor):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_keeps_the_gaussian_for_any_eta(eta):
     sampler = PredictorCorrectorSampler(DDIMPredictor(eta=eta), grid=LogSNRGrid(), steps=300)
-    x = sample(ExactScore(Gaussian()), VPSDE(), sampler, (4,), 4000, seed=3).x.double()
+    x = sample(ExactScore(Gaussian((4,)), VPSDE()), sampler, 4000, seed=3).x.double()
     assert abs(x.std() - STD) < 4 * STD / (2 * x.numel()) ** 0.5 + 0.005
 
 
@@ -131,11 +135,13 @@ def test_ddim_is_exact_for_a_point(sde):
     """With data in one point the denoised state is that point: any number of steps lands on it."""
 
     class Point:
+        shape = (3,)
+
         def score(self, x, level):
             return -(x - 0.7 * level.alpha) / level.sigma**2
 
     sampler = PredictorCorrectorSampler(DDIMPredictor(), steps=3)
-    x = sample(ExactScore(Point()), sde, sampler, (3,), 8, dtype=torch.float64).x
+    x = sample(ExactScore(Point(), sde), sampler, 8, dtype=torch.float64).x
     torch.testing.assert_close(x, torch.full_like(x, 0.7), rtol=1e-6, atol=1e-8)
 
 
@@ -150,9 +156,9 @@ def test_ddim_is_exact_for_a_point(sde):
     ids=["p", "cp", "pc", "c"],
 )
 def test_function_evaluations_are_counted(predictor, corrector, order, nfe):
-    model = Recorder()
+    model = Recorder(VPSDE())
     sampler = PredictorCorrectorSampler(predictor, corrector, steps=10, order=order)
-    drawn = sample(model, VPSDE(), sampler, (3,), 7, batch_size=3)
+    drawn = sample(model, sampler, 7, batch_size=3)
     assert drawn.nfe == nfe
     assert len(model.times) == 3 * nfe  # three batches
 
@@ -162,19 +168,17 @@ def test_function_evaluations_are_counted(predictor, corrector, order, nfe):
 )
 def test_order_of_predictor_and_corrector(order, expected):
     """Corrector first is the published code's order; predictor first is the paper's Algorithm 1."""
-    model = Recorder()
+    model = Recorder(VPSDE(t_min=0.5))
     sampler = PredictorCorrectorSampler(ReverseDiffusionPredictor(), LangevinCorrector(), steps=2, order=order)
-    sample(model, VPSDE(t_min=0.5), sampler, (3,), 4)
+    sample(model, sampler, 4)
     assert model.times == pytest.approx(expected)
 
 
 def test_the_last_mean_is_returned_unless_told_otherwise():
     noisy, clean = (
         sample(
-            ExactScore(Gaussian()),
-            VESDE(),
+            ExactScore(Gaussian(), VESDE()),
             PredictorCorrectorSampler(ReverseDiffusionPredictor(), steps=20, denoise=denoise),
-            (3,),
             500,
             dtype=torch.float64,
         ).x
@@ -188,13 +192,13 @@ def test_the_last_mean_is_returned_unless_told_otherwise():
 @pytest.mark.parametrize("norm", ["level", "batch"])
 def test_any_event_shape(shape, norm):
     sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), grid=QuadraticGrid(), steps=3)
-    assert sample(ExactScore(Gaussian()), SubVPSDE(), sampler, shape, 4).x.shape == (4, *shape)
+    assert sample(ExactScore(Gaussian(shape), SubVPSDE()), sampler, 4).x.shape == (4, *shape)
 
 
 def test_batch_mean_norms_couple_the_batch_and_levels_do_not():
     def run(norm, batch):
         sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(norm=norm), steps=5)
-        return sample(ExactScore(Gaussian()), VPSDE(), sampler, (6,), 9, seed=1, batch_size=batch).x
+        return sample(ExactScore(Gaussian((6,)), VPSDE()), sampler, 9, seed=1, batch_size=batch).x
 
     assert torch.equal(run("level", 9), run("level", 4))
     assert not torch.allclose(run("batch", 9), run("batch", 4), rtol=1e-3)
@@ -204,16 +208,18 @@ def test_a_vanishing_score_leaves_langevin_finite():
     """A zero-initialised network sends the published code to infinity."""
 
     class Zero(ScoreModel):
+        sde, shape = VPSDE(), (3,)
+
         def evaluate(self, x, level):
             return torch.zeros_like(x)
 
     sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(), steps=20)
-    assert sample(Zero(), VPSDE(), sampler, (3,), 4).x.isfinite().all()
+    assert sample(Zero(), sampler, 4).x.isfinite().all()
 
 
 def test_ode_decodes_a_given_latent_and_needs_no_noise(sde, latent):
     first, second = (
-        sample(ExactScore(Gaussian()), sde, ODESampler(), (3,), 16, seed=s, latent=latent, dtype=torch.float64).x
+        sample(ExactScore(Gaussian(), sde), ODESampler(), 16, seed=s, latent=latent, dtype=torch.float64).x
         for s in (0, 1)
     )
     assert torch.equal(first, second)
@@ -222,7 +228,7 @@ def test_ode_decodes_a_given_latent_and_needs_no_noise(sde, latent):
 def test_probability_flow_option_of_reverse_diffusion_is_the_flow_component():
     flows = [ReverseDiffusionPredictor(probability_flow=True), ProbabilityFlowPredictor()]
     first, second = (
-        sample(ExactScore(Gaussian()), VPSDE(), PredictorCorrectorSampler(p, steps=50), (3,), 8).x for p in flows
+        sample(ExactScore(Gaussian(), VPSDE()), PredictorCorrectorSampler(p, steps=50), 8).x for p in flows
     )
     assert torch.equal(first, second)
 
@@ -246,7 +252,7 @@ def test_deterministic_predictors_converge_to_the_closed_form_flow(predictor):
 @pytest.mark.parametrize(("n", "batch"), [(0, None), (-3, None), (4, 0)])
 def test_sizes_are_checked(n, batch):
     with pytest.raises(UsageError, match="at least 1"):
-        sample(ExactScore(Gaussian()), VPSDE(), ODESampler(), (3,), n, batch_size=batch)
+        sample(ExactScore(Gaussian(), VPSDE()), ODESampler(), n, batch_size=batch)
 
 
 def test_one_sample_far_from_all_true_events_is_a_divergence():
@@ -269,15 +275,16 @@ def test_combinations_that_cannot_work_say_why():
     assert skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0, 0.0)), (3, 8, 8)) is None
 
 
-class TestReuse:
-    """A schedule serves one run after another: none of them sees what another one remembered."""
+class TestPast:
+    """A run's past is what its steps return: a schedule serves any number of runs, one after another or in turns."""
 
     MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm")
     GIVEN = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
 
     def run(self, name, steps, x=GIVEN):
+        past = ()
         for step in steps:
-            x, _ = create("predictors", name).step(x, step, ExactScore(Gaussian()), self.GIVEN.clone)
+            x, _, past = create("predictors", name).advance(x, step, ExactScore(Gaussian()), self.GIVEN.clone, past)
         return x
 
     @pytest.fixture
@@ -285,48 +292,58 @@ class TestReuse:
         return Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
 
     @pytest.mark.parametrize("name", MULTISTEP)
-    def test_by_runs_in_a_row(self, name, schedule):
-        expected = self.run(name, schedule.steps)
+    def test_runs_in_a_row_and_from_the_middle(self, name, schedule):
+        fresh = Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
+        expected, middle = self.run(name, fresh.steps), self.run(name, fresh.steps[4:])
         for before in (8, 5, 2, 1):  # whole, and broken off
             self.run(name, schedule.steps[:before], 3 * self.GIVEN)
             assert torch.equal(self.run(name, schedule.steps), expected)
-            assert torch.equal(self.run(name, (schedule[k] for k in range(8))), expected)
+            assert torch.equal(self.run(name, schedule.steps[4:]), middle)
 
     @pytest.mark.parametrize("name", MULTISTEP)
-    def test_from_the_middle(self, name, schedule):
-        """A run that starts behind the end of the one before has no past either."""
-        fresh = Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
-        self.run(name, schedule.steps[:3])
-        assert torch.equal(self.run(name, schedule.steps[4:]), self.run(name, fresh.steps[4:]))
+    def test_runs_that_take_turns(self, name, schedule):
+        predictor, runs = create("predictors", name), [(self.GIVEN, ()), (3 * self.GIVEN, ())]
+        for step in schedule.steps:
+            for k, (x, past) in enumerate(runs):
+                x, _, past = predictor.advance(x, step, ExactScore(Gaussian()), self.GIVEN.clone, past)
+                runs[k] = x, past
+        assert torch.equal(runs[0][0], self.run(name, schedule.steps))
+        assert torch.equal(runs[1][0], self.run(name, schedule.steps, 3 * self.GIVEN))
 
     @pytest.mark.parametrize("name", MULTISTEP)
-    def test_runs_that_take_turns_are_refused(self, name, schedule):
-        def take_turns():
-            for step in schedule.steps:
-                self.run(name, [step])
-                self.run(name, [step])
+    def test_a_step_alone_has_no_past(self, name, schedule):
+        """And the past matters: from the third step on it leads elsewhere."""
+        predictor, model = create("predictors", name), ExactScore(Gaussian())
+        alone, _ = predictor.step(self.GIVEN, schedule[3], model, self.GIVEN.clone)
+        first, _, _ = predictor.advance(self.GIVEN, schedule[3], model, self.GIVEN.clone, ())
+        x, past = self.GIVEN, ()
+        for step in schedule.steps[:3]:
+            x, _, past = predictor.advance(x, step, model, self.GIVEN.clone, past)
+        later, _, _ = predictor.advance(self.GIVEN, schedule[3], model, self.GIVEN.clone, past)
+        assert torch.equal(alone, first)
+        assert not torch.allclose(alone, later, rtol=1e-6)
 
-        with pytest.raises(ValueError, match=r"step 1 was taken twice in one run.* a Schedule each"):
-            take_turns()
-
-    def test_what_a_predictor_of_another_package_keeps(self, schedule):
-        schedule[5].memory["mine"] = self.GIVEN
-        assert "mine" in schedule[6].memory
-        assert "mine" not in schedule[0].memory
+    def test_rows_of_a_past(self):
+        """Of a tuple in a tuple, of a list, and of numbers, which have no rows."""
+        x, rows = torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0, 0])
+        found = rows_of_past(((x, 0.5), [x, None]), rows)
+        assert found[0][1] == 0.5
+        assert found[1][1] is None
+        assert all(torch.equal(part, x[rows]) for part in (found[0][0], found[1][0]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_loop_never_waits_for_the_gpu():
     sampler = PredictorCorrectorSampler(corrector=LangevinCorrector(), steps=5)
-    model = ExactScore(Gaussian())
-    sample(model, VPSDE(), sampler, (3, 8, 8), 4, device="cuda")
+    model = ExactScore(Gaussian((3, 8, 8)), VPSDE())
+    sample(model, sampler, 4, device="cuda")
     from scoresde_core.noise import Noise
 
     noise = Noise(0, (3, 8, 8), 4, device="cuda")
     x = noise.draw("prior", "prior")
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sampler.run(x, model, VPSDE(), noise)
+        sampler.run(x, model, noise)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -373,7 +390,7 @@ class TestTheGridOfAPredictor:
 
         def gap(grid):
             sampler = create("samplers", f"pc[predictor={name},steps=10{grid}]")
-            x = sample(ExactScore(target), VPSDE(), sampler, (2,), 2048, seed=2).x
+            x = sample(ExactScore(target, VPSDE()), sampler, 2048, seed=2).x
             return abs(-float(target.log_prob(x).mean()) - target.entropy().value)
 
         assert gap("") < 1.2

@@ -69,7 +69,7 @@ def test_an_answer_that_would_broadcast_is_refused(answer, x):
 @pytest.mark.parametrize("slip", [{"parameterisation": "eps"}, {"label": "tme"}], ids=lambda slip: next(iter(slip)))
 def test_a_view_that_there_is_not(slip):
     ((what, name),) = slip.items()
-    with pytest.raises(UsageError, match=f"{what} '{name}' is none that a network can have. (Known|Did you mean)"):
+    with pytest.raises(UsageError, match=f"unknown {what} '{name}'. (Known|Did you mean)"):
         NetworkScore(nn.Identity(), VPSDE(), **slip)
 
 

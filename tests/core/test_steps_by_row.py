@@ -17,7 +17,7 @@ VARIANTS = (
 )
 COUNT = 8
 LEVELS = ("now", "next")
-NUMBERS = [f.name for f in attrs.fields(Step) if f.name not in ("index", "count", *LEVELS, "sde", "_memory")]
+NUMBERS = [f.name for f in attrs.fields(Step) if f.name not in ("index", "count", *LEVELS, "sde")]
 DRAWS = torch.randn(COUNT, len(GRIDS), 1, 3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
@@ -32,7 +32,7 @@ def column(values, dtype):
     return torch.tensor(values, dtype=dtype).reshape(-1, 1, 1, 1)
 
 
-def stack(steps, memory, dtype=torch.float64):
+def stack(steps, dtype=torch.float64):
     """The steps of several schedules as one: row r has the numbers of the r-th; times are kept in float64."""
     levels = {
         which: Level(
@@ -42,15 +42,15 @@ def stack(steps, memory, dtype=torch.float64):
         for which in LEVELS
     }
     numbers = {name: column([getattr(step, name) for step in steps], dtype) for name in NUMBERS}
-    return Step(steps[0].index, steps[0].count, **levels, **numbers, sde=steps[0].sde, memory=memory)
+    return Step(steps[0].index, steps[0].count, **levels, **numbers, sde=steps[0].sde)
 
 
 def together(name, schedules, x):
     """States and means after each step of one run for all rows."""
-    predictor, memory, states = create("predictors", name), {}, []
+    predictor, past, states = create("predictors", name), (), []
     for k, steps in enumerate(zip(*(schedule.steps for schedule in schedules), strict=True)):
         draw = DRAWS[k].to(x.dtype).clone
-        x, mean = predictor.step(x, stack(steps, memory, x.dtype), ExactScore(Gaussian()), draw)
+        x, mean, past = predictor.advance(x, stack(steps, x.dtype), ExactScore(Gaussian()), draw, past)
         states.append((x, mean))
     return states
 
@@ -59,11 +59,11 @@ def apart(name, schedules, x):
     """The same, each row by itself."""
     states = []
     for row, schedule in enumerate(schedules):
-        predictor, alone = create("predictors", name), x[row : row + 1]
+        predictor, alone, past = create("predictors", name), x[row : row + 1], ()
         states.append([])
         for k, step in enumerate(schedule.steps):
             draw = DRAWS[k, row : row + 1].to(x.dtype).clone
-            alone, mean = predictor.step(alone, step, ExactScore(Gaussian()), draw)
+            alone, mean, past = predictor.advance(alone, step, ExactScore(Gaussian()), draw, past)
             states[-1].append((alone, mean))
     return [tuple(torch.cat(parts) for parts in zip(*rows, strict=True)) for rows in zip(*states, strict=True)]
 

@@ -23,7 +23,8 @@ PAGES = {
 def of_a_gaussian(*shape):
     """A target, its exact score, and some events."""
     target = create("targets", f"gaussian[shape=[{','.join(map(str, shape))}],std=0.5]")
-    return {"target": target, "model": ExactScore(target), "sde": create("sdes", "vp"), "torch": torch}
+    sde = create("sdes", "vp")
+    return {"target": target, "model": ExactScore(target, sde), "sde": sde, "torch": torch}
 
 
 def for_checkpoints(folder):

@@ -19,10 +19,11 @@ SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVE
 GAUSSIAN = GaussianTarget((2,), mean=0.3, std=0.5)
 
 
-def gap(target, sde, n=64, model=None, **options):
+def gap(target, n=64, model=None, **options):
     """Mean excess over the exact value in bits/dim, and its standard error."""
+    sde = model.sde
     x = target.sample(n).double()
-    found = likelihood_bound(model or ExactScore(target), sde, x, **options)
+    found = likelihood_bound(model or ExactScore(target, sde), x, **options)
     excess = (found.nats + target.log_prob(x)) / (2 * math.log(2))
     return float(excess.mean()), float(excess.std()) / math.sqrt(n)
 
@@ -90,7 +91,7 @@ def test_above_for_a_wrong_score(form, importance):
     variance = sde.alpha(t).square() * 0.25 + sde.sigma(t).square()
     path = 0.5 * torch.trapezoid(sde.diffusion(t).square() * (1 - factor) ** 2 * 2 / variance, t)
     excess, error = gap(
-        GAUSSIAN, sde, n=256, model=TooSmall(GAUSSIAN), form=form, times=200, importance=importance, t_min=1e-3
+        GAUSSIAN, sde, n=256, model=TooSmall(GAUSSIAN, sde), form=form, times=200, importance=importance, t_min=1e-3
     )
     assert error < 0.03
     assert abs(excess - float(path) / (2 * math.log(2))) < 4 * error
@@ -113,33 +114,33 @@ def test_offset_in_closed_form(t_min):
     assert abs(excess - slack) < 4 * error
 
     x = GAUSSIAN.sample(256).double()
-    bare = likelihood_bound(ExactScore(GAUSSIAN), sde, x, times=200, t_min=t_min, offset=False).nats
+    bare = likelihood_bound(ExactScore(GAUSSIAN, sde), x, times=200, t_min=t_min, offset=False).nats
     noisy = math.log(2 * math.pi * math.e * (alpha**2 * std**2 + sigma**2))
     assert abs(float(bare.mean()) - noisy) < 4 * float(bare.std()) / 16
 
 
 def test_standard_error_is_the_scatter_of_seeds():
     x = GAUSSIAN.sample(1).double().expand(200, 2)
-    found = likelihood_bound(ExactScore(GAUSSIAN), VPSDE(), x, times=200)
+    found = likelihood_bound(ExactScore(GAUSSIAN, VPSDE()), x, times=200)
     assert float(found.nats.std()) == pytest.approx(float(found.stderr.square().mean().sqrt()), rel=0.25)
 
 
 def test_any_split_gives_the_same():
-    x, model = GAUSSIAN.sample(9).double(), ExactScore(GAUSSIAN)
-    whole = likelihood_bound(model, VPSDE(), x, times=100, seed=2)
-    parts = likelihood_bound(model, VPSDE(), x, times=100, seed=2, batch_size=4)
+    x, model = GAUSSIAN.sample(9).double(), ExactScore(GAUSSIAN, VPSDE())
+    whole = likelihood_bound(model, x, times=100, seed=2)
+    parts = likelihood_bound(model, x, times=100, seed=2, batch_size=4)
     torch.testing.assert_close(whole.nats, parts.nats)
-    tail = likelihood_bound(model, VPSDE(), x[5:], times=100, seed=2, first=5)
+    tail = likelihood_bound(model, x[5:], times=100, seed=2, first=5)
     torch.testing.assert_close(whole.nats[5:], tail.nats)
 
 
 def test_nfe_is_counted_per_sample():
     model = Watched(GAUSSIAN)
-    found = likelihood_bound(model, VPSDE(), GAUSSIAN.sample(4), times=100, batch_size=2)
+    found = likelihood_bound(model, GAUSSIAN.sample(4), times=100, batch_size=2)
     assert found.nfe * 2 == model.evaluations
 
 
 @pytest.mark.parametrize(("options", "problem"), [({"times": 10}, "100 times"), ({"t_min": 0.0}, "between 0 and 1")])
 def test_bad_options(options, problem):
     with pytest.raises(ValueError, match=problem):
-        likelihood_bound(ExactScore(GAUSSIAN), VPSDE(), GAUSSIAN.sample(2), **options)
+        likelihood_bound(ExactScore(GAUSSIAN, VPSDE()), GAUSSIAN.sample(2), **options)

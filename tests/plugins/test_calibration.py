@@ -41,7 +41,7 @@ PIECES = {
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_an_error_says_how_many_pieces_it_was_found_from(name):
     target = create("targets", "mixture2d" if name == "mode_weights" else "gaussian[shape=[2]]")
-    parts = {"sde": create("sdes", "vp"), "model": ExactScore(target), "sampler": create("samplers", "pc[steps=3]")}
+    parts = {"model": ExactScore(target, create("sdes", "vp")), "sampler": create("samplers", "pc[steps=3]")}
     found = create("evaluators", name, **STUDY["example"](name)).evaluate(
         Evidence(target.sample(N, seed=1) + 0.2, target=target, **parts)
     )

@@ -158,11 +158,11 @@ class TestTraining:
         plan = plan_training(config(), REGISTRY)
         evaluated = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         found = [row["evaluation_loss"] for row in evaluated if "evaluation_loss" in row][-1]
-        truth, best, target = TargetClassifier(plan.dataset.target), [], plan.dataset.target
+        truth, best, target = TargetClassifier(plan.dataset.target, sde=plan.model.sde), [], plan.dataset.target
         batches = Batches(plan.dataset, 256, split="test", seed=42, needs=("labels",))
         for number, batch in enumerate(batches.once()):
             draws = Draws(42, f"evaluation {number}", 256)
-            best.append(plan.loss.per_sample(truth, plan.model.sde, batch.x, draws, **batch.known))
+            best.append(plan.loss.per_sample(truth, batch.x, draws, **batch.known))
         least = float(torch.cat(best).mean())
         assert least - 0.01 < found < least + 0.03
         trained = create("conditions", f"class[checkpoint={run}]").observe(torch.zeros(1, 2)).classifier

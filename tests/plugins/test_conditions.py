@@ -42,7 +42,7 @@ def draw(target, sde, observed, n, *, rounds=1, sampler="pc[steps=100,predictor=
     if isinstance(sampler, str):
         sampler = create("samplers", sampler)
     conditioned = ConditionedSampler(sampler, observed, rounds)
-    return sample(ExactScore(target), sde, conditioned, target.shape, n, **more).x
+    return sample(ExactScore(target, sde), conditioned, n, **more).x
 
 
 class TestKnownPart:
@@ -107,7 +107,7 @@ class TestKnownPart:
 
         x, sde = IMAGES.sample(1).expand(400, 3, 8, 8), VESDE(sigma_max=5.0)
         sampler = ConditionedSampler(create("samplers", "pc[steps=2]"), Inpaint(mask="left").observe(x))
-        sample(Spy(IMAGES), sde, sampler, (3, 8, 8), 400)
+        sample(Spy(IMAGES, sde), sampler, 400)
         assert float((seen[0] - x)[..., :4].std()) == pytest.approx(5.0, rel=0.01)
 
 
@@ -289,8 +289,8 @@ class TestClass:
         torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4)
 
     def test_only_the_score_model_is_counted(self):
-        model, observed = ExactScore(CROSS), ClassCondition(target=CROSS).observe(torch.zeros(3, 2))
-        found = sample(model, VPSDE(), ConditionedSampler(create("samplers", "pc[steps=9]"), observed), (2,), 3)
+        model, observed = ExactScore(CROSS, VPSDE()), ClassCondition(target=CROSS).observe(torch.zeros(3, 2))
+        found = sample(model, ConditionedSampler(create("samplers", "pc[steps=9]"), observed), 3)
         assert found.nfe == model.calls == 9
 
     def test_network_sees_the_ve_form_of_the_state(self):
@@ -341,7 +341,7 @@ class TestCombinations:
         conditioned = ConditionedSampler(ODESampler(), Inpaint().observe(torch.zeros(2, 2)))
         assert "take pc" in conditioned.skip(VPSDE())
         with pytest.raises(UsageError, match="take pc"):
-            sample(ExactScore(CROSS), VPSDE(), conditioned, (2,), 2)
+            sample(ExactScore(CROSS, VPSDE()), conditioned, 2)
 
     def test_too_few_events_say_so(self):
         with pytest.raises(ValueError, match="2 events were observed, too few for sample 4"):

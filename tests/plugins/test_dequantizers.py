@@ -111,11 +111,11 @@ def test_the_loss_is_the_bound_in_bits_per_dimension(units):
     target, sde = GaussianTarget((1, 2, 4), mean=(low + high) / 2, std=0.3 * (high - low)), create("sdes", "vp")
     module = flow((1, 2, 4))[0].float()
     images = torch.randint(90, 166, (1, 1, 2, 4), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
-    score, many = ExactScore(target), images.expand(40_000, -1, -1, -1)
+    score, many = ExactScore(target, sde), images.expand(40_000, -1, -1, -1)
     with torch.no_grad():
-        losses = DequantizationLoss(score, units).per_sample(NetworkScore(module, sde), sde, many, Draws(0, 0, 40_000))
+        losses = DequantizationLoss(score, units).per_sample(NetworkScore(module, sde), many, Draws(0, 0, 40_000))
     bound = bits_per_dim(
-        lambda x, seed: -likelihood_bound(score, sde, x, times=100, offset=False, seed=seed).nats,
+        lambda x, seed: -likelihood_bound(score, x, times=100, offset=False, seed=seed).nats,
         images.expand(200, -1, -1, -1), low=low, high=high, dequantizer=Fixed(module),
     )  # fmt: skip
     error = math.hypot(float(losses.std()) / math.sqrt(40_000), bound.stderr)

@@ -29,7 +29,7 @@ def test_encoding_of_a_gaussian_is_affine(sde):
     alpha, sigma = sde.alpha(ends), sde.sigma(ends)
     spread = (alpha**2 * 0.25 + sigma**2).sqrt()
     expected = alpha[1] * 0.4 + (x - alpha[0] * 0.4) * spread[1] / spread[0]
-    found = encode(ExactScore(target), sde, x, solver=Solver(rtol=1e-8, atol=1e-8))
+    found = encode(ExactScore(target, sde), x, solver=Solver(rtol=1e-8, atol=1e-8))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -37,8 +37,8 @@ def test_encoding_of_a_gaussian_is_affine(sde):
 def test_round_trip_is_at_solver_accuracy(sde):
     """Root mean square below 1e-4 at the default tolerance of 1e-5, and a hundred times lower at 1e-8."""
     x = MIXTURE.sample(32).double()
-    rough = round_trip(ExactScore(MIXTURE), sde, x)
-    fine = round_trip(ExactScore(MIXTURE), sde, x, solver=Solver(rtol=1e-8, atol=1e-8))
+    rough = round_trip(ExactScore(MIXTURE, sde), x)
+    fine = round_trip(ExactScore(MIXTURE, sde), x, solver=Solver(rtol=1e-8, atol=1e-8))
     assert float(rough.error.square().mean().sqrt()) < 1e-3
     assert float(fine.error.max()) < 1e-5
     torch.testing.assert_close(rough.error, (rough.decoded - x).square().mean(1).sqrt())
@@ -46,22 +46,22 @@ def test_round_trip_is_at_solver_accuracy(sde):
 
 def test_round_trip_of_digits():
     target = MNISTMFATarget()
-    found = round_trip(ExactScore(target), VPSDE(), target.sample(4))
+    found = round_trip(ExactScore(target, VPSDE()), target.sample(4))
     assert float(found.error.max()) < 1e-3
     assert float(found.latent.std()) == pytest.approx(1, abs=0.1)
 
 
 def test_decode_is_the_ode_sampler():
-    sde, model = VPSDE(), ExactScore(MIXTURE)
+    model = ExactScore(MIXTURE, VPSDE())
     latent = torch.randn(8, 2, dtype=torch.float64)
     for denoise in (True, False):
-        sampled = sample(model, sde, ODESampler(denoise=denoise), (2,), 8, latent=latent, dtype=torch.float64).x
-        torch.testing.assert_close(decode(model, sde, latent, denoise=denoise), sampled, rtol=0, atol=1e-6)
+        sampled = sample(model, ODESampler(denoise=denoise), 8, latent=latent, dtype=torch.float64).x
+        torch.testing.assert_close(decode(model, latent, denoise=denoise), sampled, rtol=0, atol=1e-6)
 
 
 def test_batches_agree():
-    sde, model, x = VPSDE(), ExactScore(MIXTURE), MIXTURE.sample(9)
-    whole, parts = encode(model, sde, x), encode(model, sde, x, batch_size=4)
+    model, x = ExactScore(MIXTURE, VPSDE()), MIXTURE.sample(9)
+    whole, parts = encode(model, x), encode(model, x, batch_size=4)
     torch.testing.assert_close(whole, parts, rtol=0, atol=1e-3)
 
 
@@ -115,6 +115,6 @@ def test_low_temperature_is_more_typical():
     """On a Gaussian decoding is affine: temperature T scales the standard deviation of the samples by T."""
     target, sde = GaussianTarget((2,), mean=0.4, std=0.5), VPSDE()
     z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    x = decode(ExactScore(target), sde, temper(z, 0.6))
+    x = decode(ExactScore(target, sde), temper(z, 0.6))
     assert float(x.std() / 0.5) == pytest.approx(0.6, abs=0.02)
     assert float(x.mean()) == pytest.approx(0.4, abs=0.02)

@@ -154,9 +154,7 @@ class TestNumbers:
         data = registry.create("datasets", stored(images).config.data.dataset).load("test")
         solver = Solver(rtol=1e-3, atol=1e-3)
         whole = bits_per_dim(
-            lambda x, seed: (
-                log_likelihood(model.score(), model.sde, x, seed=seed, solver=solver, batch_size=3).log_prob
-            ),
+            lambda x, seed: log_likelihood(model.score(), x, seed=seed, solver=solver, batch_size=3).log_prob,
             data[[n * 20 // 8 for n in range(8)]],
             repeats=2,
         )
@@ -169,8 +167,8 @@ class TestNumbers:
         asked = ["--evaluator", "nll_gap", "moments", "log_likelihood[samples=8]", "--target", "mixture2d"]
         assert evaluate(points, *asked, "--seed", 3, "--out", tmp_path / "it") == 0
         model, target = stored(points).load(registry), registry.create("targets", "mixture2d")
-        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, seed=3, batch_size=10)
-        evidence = Evidence(drawn.x, 3, target=target, sde=model.sde, model=model.score())
+        drawn = sample(model.score(), model.plan.sampler, 24, seed=3, batch_size=10)
+        evidence = Evidence(drawn.x, 3, target=target, model=model.score())
         (row,) = rows(tmp_path / "it")
         for name in ("nll_gap", "moments"):
             (metric,) = registry.create("evaluators", name).evaluate(evidence)
@@ -202,7 +200,7 @@ class TestNumbers:
         monkeypatch.undo()
         extractor._loaded.cache_clear()
         model = stored(points).load(registry)
-        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, seed=3, batch_size=10)
+        drawn = sample(model.score(), model.plan.sampler, 24, seed=3, batch_size=10)
         for text in texts:
             for metric in registry.create("evaluators", text).evaluate(Evidence(drawn.x, 3)):
                 for key in ("value", "stderr", "floor"):
@@ -558,7 +556,7 @@ class TestThirdParty:
         assert row["plugins"][DIST] == "1.2"
         loaded = load_registry()
         model = stored(points).load(loaded)
-        drawn = sample(model.score(), model.sde, model.plan.sampler, (2,), 24, batch_size=10)
+        drawn = sample(model.score(), model.plan.sampler, 24, batch_size=10)
         for text in THEIRS:
             evidence = Evidence(drawn.x, target=loaded.create("targets", "mixture2d"))
             (metric,) = loaded.create("evaluators", text).evaluate(evidence)

@@ -14,6 +14,8 @@ VP = create("sdes", "vp")
 class Gaussian:
     """N(0, 1), or a score ``steepness`` times as steep."""
 
+    shape = (2,)
+
     def __init__(self, steepness=1.0):
         self.steepness = steepness
 
@@ -71,7 +73,7 @@ def test_values_beyond_any_use_are_refused_by_name(kind, name, value, words):
 )
 def test_the_largest_that_are_taken_work(sde, sampler):
     target = create("targets", "mixture2d")
-    drawn = sample(ExactScore(target), create("sdes", sde), create("samplers", sampler), (2,), 3)
+    drawn = sample(ExactScore(target, create("sdes", sde)), create("samplers", sampler), 3)
     assert drawn.x.isfinite().all()
 
 
@@ -79,14 +81,14 @@ def test_the_largest_that_are_taken_work(sde, sampler):
 def test_a_stiff_score_ends_with_one_line(method):
     """Its steps shrink for stability and never vanish: without a limit the solver went on for hours."""
     sampler = create("samplers", f"ode[method={method},max_evaluations=500]")
-    model = ExactScore(Gaussian(steepness=-1e6))
+    model = ExactScore(Gaussian(steepness=-1e6), VP)
     with pytest.raises(
         Diverged, match=r"took 500 evaluations \(max_evaluations\) and came from t = 1 to .* only"
     ) as told:
-        sample(model, VP, sampler, (2,), 4)
+        sample(model, sampler, 4)
     assert model.calls == 500
     assert "\n" not in str(told.value)
-    assert sample(ExactScore(Gaussian()), VP, sampler, (2,), 4).x.isfinite().all()
+    assert sample(ExactScore(Gaussian(), VP), sampler, 4).x.isfinite().all()
 
 
 def test_the_limit_counts_one_solution():

@@ -16,7 +16,7 @@ TARGET = "gaussian[shape=[2],mean=[0.5,-1],covariance=[[0.4,0.25],[0.25,0.3]]]"
 
 def evidence(sampler, target=TARGET, sde="vp", dtype=torch.float64):
     target = create("targets", target).to("cpu", dtype)
-    parts = {"sde": create("sdes", sde), "model": ExactScore(target), "sampler": create("samplers", sampler)}
+    parts = {"model": ExactScore(target, create("sdes", sde)), "sampler": create("samplers", sampler)}
     return Evidence(torch.zeros(8, *target.shape, dtype=dtype), target=target, **parts)
 
 
@@ -53,9 +53,9 @@ def test_the_law_is_that_of_many_samples():
     )
     target = create("targets", TARGET).to("cpu", torch.float64)
     like = torch.zeros(0, dtype=torch.float64)
-    found = Affine(sampler, ExactScore(target), sde, sde.prior.from_noise, (2,), like).law()
+    found = Affine(sampler, ExactScore(target, sde), sde.prior.from_noise, like).law()
     n = 40_000
-    x = sample(ExactScore(target), sde, sampler, (2,), n, dtype=torch.float64).x
+    x = sample(ExactScore(target, sde), sampler, n, dtype=torch.float64).x
     off = gaussian_w2(x.mean(0), x.T.cov(), found.mean, found.covariance)
     scale = float(found.covariance.trace()) ** 0.5
     assert off < 4 * scale / math.sqrt(n)
@@ -104,9 +104,9 @@ def test_a_network_and_a_missing_sampler_are_refused():
             return super().evaluate(x, level).tanh()
 
     found = evidence("pc[predictor=ddim,steps=20]")
-    found.model = Bent(found.target)
+    found.model = Bent(found.target, found.sde)
     assert "its score is not linear" in create("evaluators", "gaussian_w2").skip(found)
-    bare = Evidence(found.samples, target=found.target, sde=found.sde, model=found.model)
+    bare = Evidence(found.samples, target=found.target, model=found.model)
     assert create("evaluators", "gaussian_w2").skip(bare) == "GaussianW2 needs sampler"
 
 

@@ -42,6 +42,8 @@ class LinearScore(ScoreModel):
 
 
 class ZeroScore(ScoreModel):
+    sde = VPSDE()
+
     def evaluate(self, x, level):
         return torch.zeros_like(x)
 
@@ -102,7 +104,7 @@ class TestLogLikelihood:
     def test_mean_is_the_closed_form(self, target, sde):
         """Below 2e-3 bits/dim, prior in the place of p_1 and all."""
         x = target.sample(256)
-        found = log_likelihood(ExactScore(target), sde, x, trace="exact")
+        found = log_likelihood(ExactScore(target, sde), x, trace="exact")
         error = bits(found.log_prob - target.log_prob(x.double()), x)
         assert abs(float(error.mean())) < 2e-3
 
@@ -117,14 +119,14 @@ class TestLogLikelihood:
         latent = alpha[1] * mean + (x - alpha[0] * mean) * spread[1] / spread[0]
         expected = sde.prior.log_prob(latent) + 3 * (spread[1] / spread[0]).log()
         found = log_likelihood(
-            ExactScore(target), sde, x, trace="exact", t_min=t_min, solver=Solver(rtol=1e-8, atol=1e-8)
+            ExactScore(target, sde), x, trace="exact", t_min=t_min, solver=Solver(rtol=1e-8, atol=1e-8)
         )
         torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=2e-6)
         torch.testing.assert_close(found.latent, latent, rtol=1e-6, atol=1e-6)
 
     def test_a_standard_normal_under_vp_is_its_own_latent(self):
         x = GaussianTarget((2,)).sample(8)
-        found = log_likelihood(ExactScore(GaussianTarget((2,))), VPSDE(), x, trace="rademacher")
+        found = log_likelihood(ExactScore(GaussianTarget((2,)), VPSDE()), x, trace="rademacher")
         torch.testing.assert_close(found.latent, x, rtol=0, atol=1e-4)
         torch.testing.assert_close(found.log_prob, GaussianTarget((2,)).log_prob(x.double()), rtol=0, atol=1e-4)
 
@@ -132,8 +134,8 @@ class TestLogLikelihood:
     def test_probes_are_unbiased(self, trace):
         target = TARGETS["gaussian"]
         x = target.sample(1)
-        exact = log_likelihood(ExactScore(target), VPSDE(), x, trace="exact").log_prob
-        drawn = log_likelihood(ExactScore(target), VPSDE(), x.expand(2000, 2), trace=trace, probes=2).log_prob
+        exact = log_likelihood(ExactScore(target, VPSDE()), x, trace="exact").log_prob
+        drawn = log_likelihood(ExactScore(target, VPSDE()), x.expand(2000, 2), trace=trace, probes=2).log_prob
         assert abs(float(drawn.mean() - exact)) < 4 * float(drawn.std()) / math.sqrt(2000)
         assert float(drawn.std()) > 0.01
 
@@ -141,7 +143,7 @@ class TestLogLikelihood:
         """784 dimensions: within 4 standard errors, which are below 0.005 bits/dim."""
         target = MNISTMFATarget()
         x = target.sample(24)
-        found = log_likelihood(ExactScore(target), VPSDE(), x, probes=8, solver=Solver(rtol=1e-4, atol=1e-4))
+        found = log_likelihood(ExactScore(target, VPSDE()), x, probes=8, solver=Solver(rtol=1e-4, atol=1e-4))
         error = bits(found.log_prob - target.log_prob(x.double()), x)
         stderr = float(error.std()) / math.sqrt(len(x))
         assert stderr < 5e-3
@@ -149,29 +151,31 @@ class TestLogLikelihood:
 
     def test_any_split_gives_the_same(self):
         target, sde = TARGETS["mixture"], VPSDE()
-        x, model = target.sample(12), ExactScore(target)
+        x, model = target.sample(12), ExactScore(target, sde)
         tight = Solver(rtol=1e-7, atol=1e-7)
-        whole = log_likelihood(model, sde, x, solver=tight, seed=3)
-        parts = log_likelihood(model, sde, x, solver=tight, seed=3, batch_size=5)
+        whole = log_likelihood(model, x, solver=tight, seed=3)
+        parts = log_likelihood(model, x, solver=tight, seed=3, batch_size=5)
         torch.testing.assert_close(whole.log_prob, parts.log_prob, rtol=0, atol=1e-4)
-        tail = log_likelihood(model, sde, x[7:], solver=tight, seed=3, first=7)
+        tail = log_likelihood(model, x[7:], solver=tight, seed=3, first=7)
         torch.testing.assert_close(whole.log_prob[7:], tail.log_prob, rtol=0, atol=1e-4)
-        other = log_likelihood(model, sde, x, solver=tight, seed=4)
+        other = log_likelihood(model, x, solver=tight, seed=4)
         assert float((whole.log_prob - other.log_prob).abs().max()) > 1e-2
 
     def test_nfe_is_the_count_of_its_batch(self):
         model = Watched(TARGETS["gaussian"])
-        found = log_likelihood(model, VPSDE(), TARGETS["gaussian"].sample(5), batch_size=4)
+        found = log_likelihood(model, TARGETS["gaussian"].sample(5), batch_size=4)
         assert found.nfe.shape == (5,)
         assert int(found.nfe[0] + found.nfe[4]) == model.evaluations
 
     def test_a_score_of_nan_says_so(self):
         class Broken(ScoreModel):
+            sde = VPSDE()
+
             def evaluate(self, x, level):
                 return x * math.nan
 
         with pytest.raises(Diverged, match="could not be solved"):
-            log_likelihood(Broken(), VPSDE(), torch.zeros(2, 2))
+            log_likelihood(Broken(), torch.zeros(2, 2))
 
     def test_discrete_models_are_refused_with_the_reason(self):
         class Network(torch.nn.Module):
@@ -180,12 +184,12 @@ class TestLogLikelihood:
 
         model = NetworkScore(Network(), VPSDE(), parameterisation="noise", label="index")
         with pytest.raises(UsageError, match="discrete=True"):
-            log_likelihood(model, VPSDE(), torch.zeros(2, 2))
+            log_likelihood(model, torch.zeros(2, 2))
 
     @pytest.mark.parametrize("t_min", [0.0, 1.0, -1.0])
     def test_t_min_is_checked(self, t_min):
         with pytest.raises(ValueError, match="between 0 and 1"):
-            log_likelihood(ZeroScore(), VPSDE(), torch.zeros(2, 2), t_min=t_min)
+            log_likelihood(ZeroScore(), torch.zeros(2, 2), t_min=t_min)
 
 
 class TestBitsPerDim:
@@ -245,8 +249,8 @@ class TestEvaluators:
 
         target = TARGETS["gaussian"]
         right, wrong = (
-            evaluator.evaluate(Evidence(torch.zeros(256, 2), target=target, sde=VPSDE(), model=model))[0]
-            for model in (ExactScore(target), TooLarge(target))
+            evaluator.evaluate(Evidence(torch.zeros(256, 2), target=target, model=model))[0]
+            for model in (ExactScore(target, VPSDE()), TooLarge(target, VPSDE()))
         )
         assert abs(right.value) < max(2e-3, 4 * right.stderr)
         assert abs(wrong.value) > 0.03

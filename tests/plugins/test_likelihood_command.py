@@ -73,7 +73,7 @@ class TestMeasure:
         edges = (low + (high - low) * torch.stack([grey, grey.int() + 1]) / 256 - (low + high) / 2) / std
         mass = torch.special.ndtr(edges.double()).diff(dim=0)[0]
         truth = -mass.log2().mean((1, 2, 3))
-        found = measure(FlowDensity(trace="exact"), ExactScore(target), VP, grey, low=low, high=high, repeats=2)
+        found = measure(FlowDensity(trace="exact"), ExactScore(target, VP), grey, low=low, high=high, repeats=2)
         # Uniform dequantisation costs (cell / std)^2 / 24 nats a dimension and scatters: 4e-4 bits/dim together.
         torch.testing.assert_close(found.bits.per_image, truth, rtol=0, atol=8e-3)
         assert abs(found.bits.mean - float(truth.mean())) < 2e-3
@@ -84,7 +84,7 @@ class TestMeasure:
         x = target.sample(1)
         density = FlowDensity(trace="exact", rtol=1e-4, atol=1e-4)
         exact = target.to("cpu", torch.float64)
-        found = measure(density, ExactScore(target), VP, x, exact=lambda x: exact.log_prob(x.double()))
+        found = measure(density, ExactScore(target, VP), x, exact=lambda x: exact.log_prob(x.double()))
         assert abs(found.gap.mean) < 2e-3
 
     @pytest.mark.parametrize("form", ["dsm", "ssm"])
@@ -92,7 +92,7 @@ class TestMeasure:
         target = MNISTMFATarget()
         exact = target.to("cpu", torch.float64)
         found = measure(
-            BoundDensity(form=form, times=100), ExactScore(target), VP, target.sample(8),
+            BoundDensity(form=form, times=100), ExactScore(target, VP), target.sample(8),
             exact=lambda x: exact.log_prob(x.double()),
         )  # fmt: skip
         assert found.gap.stderr < 0.03
@@ -102,12 +102,12 @@ class TestMeasure:
     def test_parts_join_to_the_whole(self):
         target = GaussianTarget((1, 2, 2), std=0.5)
         grey = torch.randint(0, 256, (7, 1, 2, 2), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-        density, model = FlowDensity(rtol=1e-8, atol=1e-8), ExactScore(target)
+        density, model = FlowDensity(rtol=1e-8, atol=1e-8), ExactScore(target, VP)
         exact = target.to("cpu", torch.float64)
 
         def found(events, first=0):
             return measure(
-                density, model, VP, events, repeats=2, seed=5, first=first, exact=lambda x: exact.log_prob(x.double())
+                density, model, events, repeats=2, seed=5, first=first, exact=lambda x: exact.log_prob(x.double())
             )
 
         whole, parts = found(grey), join([found(grey[:3]), found(grey[3:], 3)])
@@ -118,7 +118,7 @@ class TestMeasure:
 
     def test_repeats_have_probes_of_their_own(self):
         target = GaussianTarget((2,), covariance=((1.0, 0.9), (0.9, 1.0)))
-        found = measure(FlowDensity(), ExactScore(target), VP, target.sample(5), repeats=3)
+        found = measure(FlowDensity(), ExactScore(target, VP), target.sample(5), repeats=3)
         assert len({float(value) for value in found.bits.values[:, 0]}) == 3
 
 

@@ -69,9 +69,9 @@ def stopped(place, monkeypatch):
                 raise KeyboardInterrupt
             write(path, content)
 
-        def counting(self, model, sde, x, seed=0, first=0):
+        def counting(self, model, x, seed=0, first=0):
             measured.append((first, seed))
-            return measure(self, model, sde, x, seed, first)
+            return measure(self, model, x, seed, first)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files, "write", stop)

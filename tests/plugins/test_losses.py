@@ -40,7 +40,8 @@ class Cosine(SDE):
 class Affine(ScoreModel):
     """The exact score of N(MEAN, STD^2 I) plus scale_error x + shift_error, in units of the noise level."""
 
-    def __init__(self, scale_error=0.0, shift_error=0.0):
+    def __init__(self, scale_error=0.0, shift_error=0.0, sde=None):
+        self.sde = sde
         self.errors = torch.tensor([scale_error, shift_error], dtype=torch.float64, requires_grad=True)
 
     def evaluate(self, x, level):
@@ -75,17 +76,17 @@ def test_the_exact_score_is_the_minimiser(loss, sde):
     sde = Cosine() if sde == "cosine" else SDES[sde]
     loss = create("losses", loss)
     n, rows = 2048, 12
-    assert loss.skip(Affine(), sde) is None
+    assert loss.skip(Affine(sde=sde)) is None
     gradients, raised = [], {errors: [] for errors in ((0.2, 0), (-0.2, 0), (0, 0.2), (0, -0.2))}
     for step in range(rows):
         noise = torch.randn(n, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         x, draws = MEAN + STD * noise, Draws(0, step, n)
-        model = Affine()
-        value = loss.per_sample(model, sde, x, draws)
+        model = Affine(sde=sde)
+        value = loss.per_sample(model, x, draws)
         assert value.shape == (n,)
         gradients.append(torch.autograd.grad(value.mean(), model.errors)[0])
         for errors, found in raised.items():
-            found.append((loss.per_sample(Affine(*errors), sde, x, draws).mean() - value.mean()).detach())
+            found.append((loss.per_sample(Affine(*errors, sde), x, draws).mean() - value.mean()).detach())
     gradients = torch.stack(gradients)
     off = gradients.mean(0) / (gradients.std(0) / math.sqrt(rows))
     assert off.abs().max() < 4, f"the gradient at the exact score is {off.tolist()} standard errors from zero"
@@ -114,8 +115,8 @@ def test_the_minimum_is_that_of_theory(name):
         loss, found, halves = create("losses", text), [], []
         for step in range(10):
             x = MEAN + STD * torch.randn(4000, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-            found.append(loss.per_sample(Affine(), sde, x, Draws(1, step, 4000)).mean())
-            half = attrs.evolve(loss, reduction="half_sum").per_sample(Affine(), sde, x, Draws(1, step, 4000))
+            found.append(loss.per_sample(Affine(sde=sde), x, Draws(1, step, 4000)).mean())
+            half = attrs.evolve(loss, reduction="half_sum").per_sample(Affine(sde=sde), x, Draws(1, step, 4000))
             halves.append(half.mean())
         found = torch.stack(found).detach()
         assert abs(found.mean() - value) < 4 * found.std() / math.sqrt(10) + 1e-4 * value, text
@@ -168,11 +169,11 @@ def test_ve_has_the_closed_forms():
 
 
 def test_importance_sampling_has_a_tenth_of_the_variance():
-    sde, x = VPSDE(), torch.full((4096, 8), MEAN, dtype=torch.float64)
+    x = torch.full((4096, 8), MEAN, dtype=torch.float64)
 
     def variance(text):
-        model = Affine(0.3, 0.3)
-        return create("losses", text).per_sample(model, sde, x, Draws(0, 0, len(x))).var()
+        model = Affine(0.3, 0.3, VPSDE())
+        return create("losses", text).per_sample(model, x, Draws(0, 0, len(x))).var()
 
     assert variance("importance[unbiased=true]") < 0.1 * variance("dsm[weighting=likelihood]")
 
@@ -186,16 +187,15 @@ def test_stratified_times_take_one_from_each_share():
 @pytest.mark.parametrize("stratified", [False, True], ids=["independent", "stratified"])
 @pytest.mark.parametrize("loss", ["dsm", "importance", "smld"])
 def test_the_split_of_a_batch_changes_nothing(loss, stratified):
-    loss, sde = create("losses", f"{loss}[stratified={str(stratified).lower()}]"), VESDE()
+    loss, model = create("losses", f"{loss}[stratified={str(stratified).lower()}]"), Affine(sde=VESDE())
     x = torch.rand(12, 1, 5, 4, generator=torch.Generator().manual_seed(0))
-    whole = loss.per_sample(Affine(), sde, x, Draws(5, 9, 12))
+    whole = loss.per_sample(model, x, Draws(5, 9, 12))
     parts = [
-        loss.per_sample(Affine(), sde, x[a:b], Draws(5, 9, b - a, start=a, total=12))
-        for a, b in ((0, 4), (4, 5), (5, 12))
+        loss.per_sample(model, x[a:b], Draws(5, 9, b - a, start=a, total=12)) for a, b in ((0, 4), (4, 5), (5, 12))
     ]
     assert torch.equal(whole, torch.cat(parts))
-    assert not torch.equal(whole, loss.per_sample(Affine(), sde, x, Draws(5, 10, 12)))
-    assert not torch.equal(whole, loss.per_sample(Affine(), sde, x, Draws(6, 9, 12)))
+    assert not torch.equal(whole, loss.per_sample(model, x, Draws(5, 10, 12)))
+    assert not torch.equal(whole, loss.per_sample(model, x, Draws(6, 9, 12)))
 
 
 class Recorder(nn.Module):
@@ -225,7 +225,7 @@ def test_discrete_losses_perturb_and_label_by_the_published_tables(loss, sde, la
     model = NetworkScore(network, sde, parameterisation="noise", label=label, scales=1000)
     x, draws = torch.ones(1000, 6), Draws(0, 0, 1000)
     stratified = create("losses", f"{loss}[stratified=true]")
-    value = stratified.per_sample(model, sde, x, draws)
+    value = stratified.per_sample(model, x, draws)
     index = index_of(network.label)
     assert index.tolist() == list(range(1000))
     assert network.x.dtype == value.dtype == torch.float32
@@ -240,7 +240,7 @@ def test_times_reach_the_label_in_full_and_the_state_keeps_its_dtype():
     network = Recorder()
     model = NetworkScore(network, VPSDE(), label="time", parameterisation="noise")
     loss = create("losses", "dsm[stratified=true]")
-    loss.per_sample(model, VPSDE(), torch.zeros(256, 2), Draws(0, 0, 256))
+    loss.per_sample(model, torch.zeros(256, 2), Draws(0, 0, 256))
     assert network.x.dtype == network.label.dtype == torch.float32
     u = Draws(0, 0, 256).uniform(stratified=True)
     torch.testing.assert_close(network.label.double(), (1e-5 + u * (1 - 1e-5)) * 999, rtol=1e-6, atol=0)
@@ -273,21 +273,21 @@ class Dip(SDE):
 
 
 @pytest.mark.parametrize(
-    ("loss", "model", "sde", "reason"),
+    ("loss", "model", "reason"),
     [
-        ("dsm", network("index"), VPSDE(), "use the loss ddpm"),
-        ("importance", network("reverse_index"), VESDE(), "1000 noise scales"),
-        ("importance", Affine(), Dip(), "to grow from t_min = 1e-05"),
-        ("smld", Affine(), VPSDE(), "alpha = 1"),
-        ("ddpm", Affine(), VESDE(), "variance-preserving"),
-        ("ddpm", Affine(), SubVPSDE(), "use dsm"),
-        ("smld", Affine(), LinearVESDE(), "none at t = 0"),
-        ("ddpm", network("index", 500), VPSDE(), "set scales=500"),
+        ("dsm", network("index"), "use the loss ddpm"),
+        ("importance", network("reverse_index"), "1000 noise scales"),
+        ("importance", Affine(sde=Dip()), "to grow from t_min = 1e-05"),
+        ("smld", Affine(sde=VPSDE()), "alpha = 1"),
+        ("ddpm", Affine(sde=VESDE()), "variance-preserving"),
+        ("ddpm", Affine(sde=SubVPSDE()), "use dsm"),
+        ("smld", Affine(sde=LinearVESDE()), "none at t = 0"),
+        ("ddpm", network("index", 500), "set scales=500"),
     ],
     ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
-def test_what_cannot_be_trained_is_said_before(loss, model, sde, reason):
-    found = create("losses", loss).skip(model, sde)
+def test_what_cannot_be_trained_is_said_before(loss, model, reason):
+    found = create("losses", loss).skip(model)
     assert found is not None
     assert reason in found
 
@@ -341,7 +341,8 @@ def test_a_discrete_network_is_refused_continuous_times():
 class OffCentre(Loss):
     """Compares with a tenth more noise than was added."""
 
-    def per_sample(self, model, sde, x, draws):
+    def per_sample(self, model, x, draws):
+        sde = model.sde
         level, z = level_of(sde, 0.1 + 0.9 * draws.uniform(), x), draws.normal(x)
         return (1.1 * z - model.noise(level.alpha * x + level.sigma * z, level)).square().flatten(1).mean(1)
 
@@ -350,7 +351,8 @@ class OffCentre(Loss):
 class OneNumber(Loss):
     """Forgets that losses are per sample."""
 
-    def per_sample(self, model, sde, x, draws):
+    def per_sample(self, model, x, draws):
+        sde = model.sde
         level = level_of(sde, 0.1 + 0.9 * draws.uniform(), x)
         return denoising_error(model, level, x, draws.normal(x), "mean").mean()
 
@@ -359,7 +361,8 @@ class OneNumber(Loss):
 class OwnChance(Loss):
     """Draws its noise from torch's global generator."""
 
-    def per_sample(self, model, sde, x, draws):
+    def per_sample(self, model, x, draws):
+        sde = model.sde
         level = level_of(sde, 0.1 + 0.9 * draws.uniform(), x)
         return denoising_error(model, level, x, torch.randn_like(x), "mean")
 

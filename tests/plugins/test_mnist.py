@@ -69,7 +69,7 @@ class TestShipped:
         """By the mixture fitted to MNIST, under which real digits have 290 nats, upside down -540, shuffled -24,000."""
         model, target = found.load(REGISTRY), REGISTRY.create("targets", "mnist_mfa")
         sampler = REGISTRY.create("samplers", "pc[predictor=dpmpp_2m,grid=logsnr,steps=10]")
-        x = sample(model.score(), model.sde, sampler, model.shape, 64, seed=0).x.clamp(-1, 1)
+        x = sample(model.score(), sampler, 64, seed=0).x.clamp(-1, 1)
         assert float(target.log_prob(x).mean()) > -300
         assert len(set(target.responsibilities(x).argmax(1).tolist())) >= 15  # of 64 real ones: 26
         assert 0.09 < float((x > 0).float().mean()) < 0.15  # the share of ink: 0.12 or 0.13

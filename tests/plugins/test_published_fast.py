@@ -261,6 +261,6 @@ def test_a_whole_run_is_the_published_method(name, sde):
             run = Run(process, create("grids", grid).times(process, steps))
             expected = METHODS[name](run, x / run.alpha[0])
             sampler = create("samplers", f"pc[predictor={name},grid={grid},steps={steps}]")
-            found = sampler.run(x, ExactScore(Mixture()), process, Draws())
+            found = sampler.run(x, ExactScore(Mixture(), process), Draws())
             scale = max(1.0, float(expected.abs().max()))
             assert float((found - expected).abs().max()) < 1e-6 * scale, (grid, steps)

@@ -40,6 +40,8 @@ PREDICTORS = {
 class Mixture:
     """N(-1, 0.2^2) and N(0.8, 0.2^2), one to two, in every coordinate."""
 
+    shape = EVENT
+
     def score(self, x, level):
         return score(x, level.alpha, level.sigma)
 
@@ -189,7 +191,7 @@ def test_score_sde(name, predictor, corrector):
             parts = f"predictor={PREDICTORS[predictor]},corrector={CORRECTORS[corrector]}"
             sampler = create("samplers", f"pc[{parts},grid=uniform,steps={steps},denoise={denoise}]")
             assert skip(sampler, sde, EVENT) is None
-            assert_close(sampler.run(x, ExactScore(Mixture()), sde, noise), theirs)
+            assert_close(sampler.run(x, ExactScore(Mixture(), sde), noise), theirs)
 
 
 @pytest.mark.parametrize(("sigma", "levels", "step", "rounds"), [(1.0, 10, 2e-5, 5), (50.0, 232, 6.2e-6, 1)])
@@ -210,7 +212,7 @@ def test_ncsn_and_ncsnv2(sigma, levels, step, rounds):
     corrector = f"ald[snr={snr!r},n_steps={rounds}]"
     sampler = create("samplers", f"pc[predictor=none,corrector={corrector},grid=uniform,steps={levels}]")
     sde = create("sdes", f"ve[sigma_max={sigma},t_min=1e-12]")
-    assert_close(sampler.run(x, ExactScore(Mixture()), sde, noise), expected)
+    assert_close(sampler.run(x, ExactScore(Mixture(), sde), noise), expected)
 
 
 class OfTheTable(ScoreModel):
@@ -244,7 +246,7 @@ def test_ddpm(large):
     sde = create("sdes", "vp")
     if large:
         sampler = create("samplers", f"pc[predictor=ancestral_sampling,grid=uniform,steps={n}]")
-        assert_close(sampler.run(x, OfTheTable(sde, n), sde, noise), expected)
+        assert_close(sampler.run(x, OfTheTable(sde, n), noise), expected)
         return
     step = create("predictors", "ddim[eta=1]")
     y, levels = x, [(math.sqrt(p), math.sqrt(1 - p)) for p in reversed(products)] + [(1.0, 0.0)]
@@ -270,10 +272,10 @@ def test_steps_of_one_nth_are_the_grids_own_where_t_min_is_one_nth(spec):
     ours, published = (
         create("samplers", f"pc[predictor=euler_maruyama[dt={dt}],steps=1000]") for dt in ("grid", "published")
     )
-    same = [sampler.run(x, ExactScore(Mixture()), sde, Noise()) for sampler in (ours, published)]
+    same = [sampler.run(x, ExactScore(Mixture(), sde), Noise()) for sampler in (ours, published)]
     assert_close(*same)
     few = [create("samplers", f"pc[predictor=euler_maruyama[dt={dt}],steps=50]") for dt in ("grid", "published")]
-    apart = [sampler.run(x, ExactScore(Mixture()), sde, Noise()) for sampler in few]
+    apart = [sampler.run(x, ExactScore(Mixture(), sde), Noise()) for sampler in few]
     assert float((apart[0] - apart[1]).abs().max()) > 1e-3
 
 
@@ -284,6 +286,6 @@ def test_steps_of_one_nth_are_refused_where_they_do_not_fit():
     assert "euler_maruyama[dt=published]" in reason
     assert "take the grid uniform" in reason
     with pytest.raises(UsageError, match="1/N"):
-        sample(ExactScore(Mixture()), create("sdes", "vp"), sampler, EVENT, 2)
+        sample(ExactScore(Mixture(), create("sdes", "vp")), sampler, 2)
     everywhere = create("samplers", "pc[predictor=euler_maruyama[dt=published],grid=logsnr,steps=9]")
     assert skip(everywhere, create("sdes", "ve"), EVENT) is None  # under VE the grid is the same

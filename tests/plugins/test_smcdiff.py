@@ -9,7 +9,16 @@ import torch
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
 
 from scoresde_conformance.exact import Watched
-from scoresde_core import ConditionedSampler, ExactScore, Noise, Predictor, Schedule, create, default_registry, sample
+from scoresde_core import (
+    ConditionedSampler,
+    ExactScore,
+    MultistepPredictor,
+    Noise,
+    Schedule,
+    create,
+    default_registry,
+    sample,
+)
 from scoresde_core.errors import UsageError
 from scoresde_plugins.conditions.colorize import Colorize
 from scoresde_plugins.conditions.inpaint import Inpaint
@@ -142,7 +151,7 @@ class TestParticles:
                 return super().evaluate(x, level)
 
         conditioned = ConditionedSampler(create("samplers", "pc[steps=6]"), SMCDiff(particles=4).observe(x))
-        sample(Spy(IMAGES), sde, conditioned, (3, 8, 8), 50)
+        sample(Spy(IMAGES, sde), conditioned, 50)
         etas = [(state - level.alpha * x[:, None, ..., :4]) / level.sigma for state, level in seen]
         chance = 1 / math.sqrt(50 * 3 * 8 * 4)
         for (now, (_, level)), (later, (_, ahead)) in pairwise(zip(etas, seen, strict=True)):
@@ -185,19 +194,17 @@ class TestParticles:
         """What a multistep predictor remembers belongs to the particle that goes on."""
 
         @attrs.frozen
-        class Remembering(Predictor):
-            def step(self, x, step, model, noise):
-                past = step.memory.get("past")
-                if past is not None:
+        class Remembering(MultistepPredictor):
+            def advance(self, x, step, model, noise, past):
+                if past:
                     torch.testing.assert_close(past[0][1][:, 1], x[:, 1])
                 score = model.score(x, step.now)
                 x = (x + step.transition_std**2 * score) / step.transition_scale + step.backward_std * noise()
-                step.memory["past"] = [(step.now, x)]
-                return x, x
+                return x, x, ((step.now, x),)
 
         sampler = attrs.evolve(create("samplers", "pc[grid=logsnr,steps=20]"), predictor=Remembering())
         observed = SMCDiff(threshold=1.0).observe(POINT.expand(20, 2))
-        sample(ExactScore(CROSS), VPSDE(), ConditionedSampler(sampler, observed), (2,), 20)
+        sample(ExactScore(CROSS, VPSDE()), ConditionedSampler(sampler, observed), 20)
 
     @pytest.mark.parametrize(
         ("sampler", "rounds", "cost"),
@@ -270,13 +277,9 @@ class TestSamples:
         condition = SMCDiff(Inpaint(mask="random"), 4, threshold=0.9)
         observed = condition.observe(IMAGES.sample(7))
         conditioned = ConditionedSampler(create("samplers", "pc[predictor=dpmpp_2m_sde,steps=6]"), observed, 2)
-        whole, parts = (
-            sample(ExactScore(IMAGES), VPSDE(), conditioned, (3, 8, 8), 7, batch_size=size).x for size in (None, 3)
-        )
+        whole, parts = (sample(ExactScore(IMAGES, VPSDE()), conditioned, 7, batch_size=size).x for size in (None, 3))
         torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
-        later = sample(
-            ExactScore(IMAGES), VPSDE(), ConditionedSampler(conditioned.sampler, observed, 2), (3, 8, 8), 2, first=5
-        )
+        later = sample(ExactScore(IMAGES, VPSDE()), ConditionedSampler(conditioned.sampler, observed, 2), 2, first=5)
         torch.testing.assert_close(whole[5:], later.x, rtol=0, atol=1e-5)
         assert not torch.isclose(whole[0], whole[1]).all()
 
@@ -294,8 +297,6 @@ class TestBadInput:
         assert "3 channels" in create("conditions", "smcdiff[condition=colorize]").skip((1, 8, 8))
         with pytest.raises(UsageError, match="take pc"):
             draw(CROSS, SMCDiff(), torch.zeros(2, 2), "ode")
+        observed = SMCDiff().observe(torch.zeros(2, 2))
         with pytest.raises(ValueError, match="2 events were observed, too few for sample 4"):
-            sample(
-                ExactScore(CROSS), VPSDE(),
-                ConditionedSampler(create("samplers", "pc[steps=2]"), SMCDiff().observe(torch.zeros(2, 2))), (2,), 5
-            )  # fmt: skip
+            sample(ExactScore(CROSS, VPSDE()), ConditionedSampler(create("samplers", "pc[steps=2]"), observed), 5)

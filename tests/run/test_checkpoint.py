@@ -38,7 +38,7 @@ def averages_of(network):
 
 
 def samples_of(model):
-    return sample(model.score(), model.sde, model.plan.sampler, model.shape, 2, seed=4).x
+    return sample(model.score(), model.plan.sampler, 2, seed=4).x
 
 
 @pytest.fixture

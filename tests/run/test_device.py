@@ -24,22 +24,22 @@ def names(kind):
 
 
 @torch.no_grad()
-def draw(sampler, model, sde="vp", shape=(2,), device=None):
+def draw(sampler, model, shape=(2,), device=None):
     """Four samples on the CPU, or on the pretended device with the waits after the latents were drawn."""
-    process, noise = create("sdes", sde), Noise(3, shape, 4, device=device.name if device else "cpu")
-    x = process.prior.from_noise(noise.draw("prior", "prior"))
+    noise = Noise(3, shape, 4, device=device.name if device else "cpu")
+    x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
     if device is not None:
         device.waits.clear()
-    assert sampler.skip(process) is None
-    return sampler.run(x, model, process, noise)
+    assert sampler.skip(model.sde) is None
+    return sampler.run(x, model, noise)
 
 
 def check(text, sde="vp", target="mixture2d"):
     """The loop has no waits, and the samples equal those of the CPU."""
     sampler, exact = create("samplers", text), create("targets", target)
-    expected = draw(sampler, ExactScore(exact), sde, exact.shape)
+    expected = draw(sampler, ExactScore(exact, create("sdes", sde)), exact.shape)
     with Pretended() as device:
-        found = draw(sampler, ExactScore(exact.to(device.name)), sde, exact.shape, device)
+        found = draw(sampler, ExactScore(exact.to(device.name), create("sdes", sde)), exact.shape, device)
     assert device.waits == []
     assert torch.equal(found.held, expected)
 
@@ -75,9 +75,9 @@ def test_every_target(target):
 @pytest.mark.parametrize("text", ["ode[method=bosh3,rtol=1e-3,atol=1e-3]", "adaptive_sde[rel_tol=1,abs_tol=0.2]"])
 def test_adaptive_samplers_stay_on_the_device(text):
     sampler, exact = create("samplers", text), create("targets", "mixture2d")
-    expected = draw(sampler, ExactScore(exact))
+    expected = draw(sampler, ExactScore(exact, create("sdes", "vp")))
     with Pretended() as device:
-        found = draw(sampler, ExactScore(exact.to(device.name)), device=device)
+        found = draw(sampler, ExactScore(exact.to(device.name), create("sdes", "vp")), device=device)
     assert torch.equal(found.held, expected)
 
 
@@ -98,11 +98,11 @@ def test_every_network_is_sampled_without_a_wait(case):
     text, name = NETWORKS[case]
     sde, spec = create("sdes", name), create("networks", text)
     sampler, built = create("samplers", "pc[corrector=langevin,steps=3]"), spec.build(IMAGE).eval()
-    expected = draw(sampler, spec.view(built, sde), name, IMAGE)
+    expected = draw(sampler, spec.view(built, sde, IMAGE), IMAGE)
     with Pretended() as device:
-        model = spec.view(built.to(device.name), sde)
-        draw(sampler, model, name, IMAGE, device)  # which brings a table of noise scales to the device, once
-        found = draw(sampler, model, name, IMAGE, device)
+        model = spec.view(built.to(device.name), sde, IMAGE)
+        draw(sampler, model, IMAGE, device)  # which brings a table of noise scales to the device, once
+        found = draw(sampler, model, IMAGE, device)
     assert device.waits == []
     torch.testing.assert_close(found.held, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))  # attention rounds
 
@@ -129,16 +129,16 @@ def test_every_loss_and_its_gradient(name):
     for process in ("vp", "subvp", "ve"):
         sde, network = create("sdes", process), Denoiser()
         model = NetworkScore(network, sde, parameterisation="noise")
-        if loss.skip(model, sde) is not None:
+        if loss.skip(model) is not None:
             continue
         x = torch.rand(4, *IMAGE)
-        loss.per_sample(model, sde, x, Draws(0, 1, 4)).sum().backward()
+        loss.per_sample(model, x, Draws(0, 1, 4)).sum().backward()
         with Pretended() as device:
             there, x = network.to(device.name), x.to(device.name)
             expected, there.weight.grad = network.weight.grad, None
             for _ in range(2):
                 device.waits.clear()  # those of the first step: a table is brought to the device
-                losses = loss.per_sample(model, sde, x, Draws(0, 1, 4, device=device.name))
+                losses = loss.per_sample(model, x, Draws(0, 1, 4, device=device.name))
             losses.sum().backward()
         assert device.waits == []
         assert isinstance(there.weight.grad, There)
@@ -174,7 +174,7 @@ def test_a_network_guides_without_a_wait():
 
     def observe(device):
         labels = torch.ones(4, dtype=torch.int64, device=device.name)
-        return ClassObservation(labels, spec.view(built.to(device.name), create("sdes", "vp")))
+        return ClassObservation(labels, spec.view(built.to(device.name), create("sdes", "vp"), IMAGE))
 
     assert waits(observe, (2,), steps=2) == []
 
@@ -184,7 +184,7 @@ def waits(observe, shape, steps):
     sampler = create("samplers", f"pc[corrector=langevin,steps={steps}]")
     with Pretended() as device:
         conditioned = ConditionedSampler(sampler, observe(device), 2)
-        found = draw(conditioned, ExactScore(Plain()), shape=shape, device=device)
+        found = draw(conditioned, ExactScore(Plain(), create("sdes", "vp")), shape=shape, device=device)
     assert isinstance(found, There)
     return device.waits
 
@@ -195,7 +195,7 @@ DENSITIES = [FlowDensity(rtol=1e-3, atol=1e-3), BoundDensity(times=100), BoundDe
 @pytest.mark.parametrize("density", DENSITIES)
 def test_densities(density):
     events = torch.arange(3 * 48, dtype=torch.uint8).reshape(3, 3, 4, 4)
-    how = (density, ExactScore(Plain()), create("sdes", "vp"))
+    how = (density, ExactScore(Plain(), create("sdes", "vp")))
     expected = measure(*how, events)
     with Pretended() as device:
         found = measure(*how, events.to(device.name))
@@ -203,11 +203,11 @@ def test_densities(density):
 
 
 def test_encoding():
-    x, how = torch.randn(3, 2), (ExactScore(Plain()), create("sdes", "vp"))
-    expected = encode(*how, x)
+    x, model = torch.randn(3, 2), ExactScore(Plain(), create("sdes", "vp"))
+    expected = encode(model, x)
     with Pretended() as device:
-        found = encode(*how, x.to(device.name))
-        back = decode(*how, found, denoise=True)
+        found = encode(model, x.to(device.name))
+        back = decode(model, found, denoise=True)
     assert torch.equal(found.held, expected)
     assert isinstance(back, There)
 

@@ -30,9 +30,9 @@ def draw(text, name="vp"):
     reason = sampler.skip(sde)
     assert reason is None, reason
     with gpu() as device:
-        model = NetworkScore(Half(), sde, parameterisation="noise", label="time", autocast=torch.bfloat16)
+        model = NetworkScore(Half(), sde, IMAGE, parameterisation="noise", label="time", autocast=torch.bfloat16)
         device.watching = True
-        found = sample(model, sde, sampler, IMAGE, 4, batch_size=3, device=DEVICE)
+        found = sample(model, sampler, 4, batch_size=3, device=DEVICE)
     assert isinstance(found.x, FakeTensor)
     assert (found.x.shape, found.x.dtype, str(found.x.device)) == ((4, *IMAGE), torch.float32, DEVICE)
 
@@ -76,7 +76,7 @@ def test_every_network(case, precision):
     sde, spec = create("sdes", name), create("networks", text)
     module = spec.build(IMAGE)
     with gpu() as device:
-        model = spec.view(module.to(DEVICE), sde, autocast=PRECISIONS[precision])
+        model = spec.view(module.to(DEVICE), sde, IMAGE, autocast=PRECISIONS[precision])
         x = torch.randn(2, *IMAGE, device=DEVICE)
         for training in (True, False):
             module.train(training)

@@ -125,7 +125,7 @@ class TestRun:
         assert slopes
         assert all(slope.isfinite().all() for slope in slopes)
         assert any(slope.abs().max() > 0 for slope in slopes)
-        drawn = sample(score, plan.sde, plan.sampler, plan.shape, 1)
+        drawn = sample(score, plan.sampler, 1)
         assert drawn.x.shape == (1, *plan.shape)
         assert drawn.x.isfinite().all()
         assert drawn.nfe >= 1
@@ -136,7 +136,7 @@ class TestRun:
         plan = plan_model(reduced(name), REGISTRY, outputs=("logits",))
         model, loss = plan.build(seed=0), plan_loss(plan, REGISTRY)
         x = torch.rand(8, *plan.shape, generator=torch.Generator().manual_seed(0))
-        value = loss.per_sample(model.view(), plan.sde, x, Draws(0, 0, 8), labels=torch.arange(8)).mean()
+        value = loss.per_sample(model.view(), x, Draws(0, 0, 8), labels=torch.arange(8)).mean()
         value.backward()
         assert abs(value.item() - math.log(10)) < 0.5
         assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in model.network.parameters())

@@ -96,7 +96,7 @@ def by_hand(trainer: Trainer, steps: int) -> tuple[list[float], dict[str, torch.
     for step in range(steps):
         draws = Draws(config.seed, step, config.batch_size)
         x = next(trainer.batches.stream(step)).x
-        loss = plan.loss.per_sample(model, plan.model.sde, x, draws).mean()
+        loss = plan.loss.per_sample(model, x, draws).mean()
         losses.append(loss.item())
         gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
         norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients.values()))
@@ -203,7 +203,7 @@ class TestSteps:
         made = trainer("model.network=mlp[width=64]", "model.shape=[2]", points, *quick)
         target, plan = made.plan.dataset.target, made.plan
         draws = Draws(42, "evaluation 0", 256)
-        best = plan.loss.per_sample(ExactScore(target), plan.model.sde, made._test[0].x, draws).mean().item()
+        best = plan.loss.per_sample(ExactScore(target, plan.model.sde), made._test[0].x, draws).mean().item()
         before = made.evaluate()
         take(made, 150)
         assert best * 0.98 < made.evaluate() < best + 0.25 * (before - best)
@@ -215,7 +215,7 @@ class TestSteps:
         assert len(x) == 6
         score = made.averaged().score()
         draws = Draws(42, "evaluation 0", 6, total=16)
-        expected = made.plan.loss.per_sample(score, made.plan.model.sde, x, draws).mean()
+        expected = made.plan.loss.per_sample(score, x, draws).mean()
         assert made.evaluate() == pytest.approx(expected.item(), rel=1e-6)
 
     def test_the_logged_loss_is_the_mean_since_the_last(self, trainer):

@@ -128,22 +128,22 @@ class TestLikelihood:
     def seen(self, units):
         """The score of the target, as a model in ``units`` has it."""
         (a, b) = Units().onto(units)
-        return ExactScore(GaussianTarget((2,), mean=a * self.MEAN + b, std=a * self.STD))
+        return ExactScore(GaussianTarget((2,), mean=a * self.MEAN + b, std=a * self.STD), create("sdes", "vp"))
 
     @pytest.mark.parametrize(
         "units", [Units(shift=(290.0,), scale=(50.0,)), Units(shift=(0.0,), scale=(400.0,))], ids=str
     )
     def test_bits_of_floats(self, units):
-        x, sde = self.TARGET.sample(6, seed=1).double(), create("sdes", "vp")
+        x = self.TARGET.sample(6, seed=1).double()
         density = FlowDensity(trace="exact", rtol=1e-7, atol=1e-7)
         found = measure(
-            density, self.seen(units), sde, x, units=units,
+            density, self.seen(units), x, units=units,
             exact=self.TARGET.log_prob, dtype=torch.float64,
         )  # fmt: skip
         truth = -self.TARGET.log_prob(x) / (2 * math.log(2))
         assert torch.allclose(found.truth[0], truth, atol=1e-9)
         assert torch.allclose(found.values[0], truth, atol=0.02)  # the flow ends near the prior, and not at it
-        apart = measure(density, self.seen(units), sde, units.encode(x), dtype=torch.float64)
+        apart = measure(density, self.seen(units), units.encode(x), dtype=torch.float64)
         assert torch.allclose(found.values, apart.values + math.log2(units.scale[0]), atol=1e-9)
 
     def test_bits_of_images_do_not_depend_on_the_units(self):
@@ -153,13 +153,13 @@ class TestLikelihood:
         class Law(FlowDensity):
             """The model's density, independent in every number."""
 
-            def measure(self, model, sde, x, seed=0, first=0):
+            def measure(self, model, x, seed=0, first=0):
                 data = model.decode(x.double())
                 nats = -0.5 * (data / 0.6).square().flatten(1).sum(1) - 12 * math.log(0.6 * math.sqrt(2 * math.pi))
                 found = attrs.evolve(TestLikelihood.found, nats=nats + model.log_volume((3, 2, 2)))
                 return found
 
-        values = [measure(Law(), units, None, grey, units=units).values for units in ALL if units.levels == 256]
+        values = [measure(Law(), units, grey, units=units).values for units in ALL if units.levels == 256]
         assert len(values) == 4
         for other in values[1:]:
             assert torch.allclose(other, values[0], atol=1e-5)
@@ -170,10 +170,8 @@ class TestLikelihood:
 
     @pytest.mark.parametrize("units", [Units(shift=(290.0,), scale=(50.0,)), None], ids=["scaled", "not said"])
     def test_evaluators_ask_the_model_about_what_it_sees(self, units):
-        model = ExactScore(self.TARGET) if units is None else self.seen(units)
-        evidence = Evidence(
-            self.TARGET.sample(40).double(), target=self.TARGET, sde=create("sdes", "vp"), model=model, units=units
-        )
+        model = ExactScore(self.TARGET, create("sdes", "vp")) if units is None else self.seen(units)
+        evidence = Evidence(self.TARGET.sample(40).double(), target=self.TARGET, model=model, units=units)
         (metric,) = LogLikelihoodError(samples=20).evaluate(evidence)
         assert abs(metric.value) < (0.05 if units else 50)
 
@@ -370,7 +368,7 @@ class TestScale:
         command = ["sample", "--checkpoint", str(run), "--n", "500", "--device", "cpu", "--out", str(tmp_path / "out")]
         assert main(command) == 0
         found, model = samples(tmp_path / "out")["floats"], checkpoint.read(run).load(REGISTRY)
-        x = sample(model.score(), model.sde, model.plan.sampler, (2,), 500).x.double().numpy()
+        x = sample(model.score(), model.plan.sampler, 500).x.double().numpy()
         np.testing.assert_allclose(found, x * model.units.scale + model.units.shift, rtol=1e-12)
 
     def test_a_run_goes_on_with_the_scale_that_it_began_with(self, table, tmp_path):

@@ -102,7 +102,7 @@ class Exact(ScoreSource):
         return Units(levels=256 if self.target.images else None)
 
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
-        return ExactScore(self.target.to(device, dtype))
+        return ExactScore(self.target.to(device, dtype), self.sde)
 
 
 @attrs.frozen(eq=False)

@@ -137,9 +137,7 @@ class Bench:
                     self._compile(cell, model, device, size)
                 drawn = sample(
                     model,
-                    cell.source.sde,
                     cell.sampler,
-                    cell.source.shape,
                     cell.samples,
                     seed=cell.seed,
                     batch_size=size,
@@ -194,9 +192,10 @@ class Bench:
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
         started = time.perf_counter()
-        about = {"sde": cell.source.sde, "model": model, "sampler": cell.sampler}
-        units = {"units": cell.source.units, "dtype": getattr(torch, cell.dtype)}
-        evidence = Evidence(x, cell.seed, reference=reference, **about, **units)  # type: ignore[arg-type]
+        evidence = Evidence(
+            x, cell.seed, model=model, sampler=cell.sampler, reference=reference,
+            units=cell.source.units, dtype=getattr(torch, cell.dtype),
+        )  # fmt: skip
         metrics: dict[str, Any] = {}
         skipped: dict[str, str] = {}
         for name, evaluator in cell.judges.items():

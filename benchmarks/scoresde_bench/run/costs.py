@@ -42,6 +42,9 @@ PATIENCE = 0.5
 class _FreeScore(ScoreModel):
     """A score that costs nothing: -x."""
 
+    def __init__(self, sde: SDE, shape: tuple[int, ...]) -> None:
+        self.sde, self.shape = sde, shape
+
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         return -x
 
@@ -103,7 +106,7 @@ class Costs:
             return None
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         model = self.bench.load(cell)
-        return sample(model, sde, sampler, cell.source.shape, 2, device=device, dtype=dtype).nfe
+        return sample(model, sampler, 2, device=device, dtype=dtype).nfe
 
     def _rate(self, cell: Cell) -> float | None:
         """Seconds per evaluation and sample."""
@@ -171,7 +174,7 @@ def _threads(count: int) -> Iterator[None]:
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
     """Evaluations for one sample of a small event with as many axes."""
     small = (shape[0], *(min(side, 2) for side in shape[1:])) if shape else shape
-    return sample(_FreeScore(), sde, sampler, small, 1).nfe
+    return sample(_FreeScore(sde, small), sampler, 1).nfe
 
 
 def _rate_key(cell: Cell) -> Any:

@@ -29,7 +29,7 @@ def main():
     for seed, (label, condition, rounds) in enumerate(METHODS):
         observed = create("conditions", condition).observe(x)
         sampler = ConditionedSampler(create("samplers", options.sampler), observed, rounds)
-        drawn = sample(model.score(), model.sde, sampler, model.shape, N, seed=seed)
+        drawn = sample(model.score(), sampler, N, seed=seed)
         rows, labels = [*rows, drawn.x], [*labels, f"{label}, {drawn.nfe:g}"]
     save(options.out, rows, labels)
 

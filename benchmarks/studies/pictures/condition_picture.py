@@ -46,7 +46,7 @@ def colours(folder, file):
     target, sde, zoom = create("targets", f"mfa[file={file}]"), create("sdes", "vp"), 3
     x = target.sample(N, seed=3)
     sampler = ConditionedSampler(create("samplers", STEPS), create("conditions", "colorize").observe(x), 5)
-    drawn = [sample(ExactScore(target), sde, sampler, target.shape, N, seed=seed).x for seed in range(3)]
+    drawn = [sample(ExactScore(target, sde), sampler, N, seed=seed).x for seed in range(3)]
     rows = [x, x.mean(1, keepdim=True).expand_as(x), *drawn]
     large = torch.cat(rows).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     picture.write(picture.to_pixels(large), folder / "colorize.png", N)
@@ -58,13 +58,13 @@ def main():
     if len(sys.argv) > 2:
         colours(folder, sys.argv[2])
         return
-    target, sde = create("targets", "mnist_mfa"), create("sdes", "vp")
-    model, x = ExactScore(target), target.sample(N, seed=5)
+    target = create("targets", "mnist_mfa")
+    model, x = ExactScore(target, create("sdes", "vp")), target.sample(N, seed=5)
 
     def conditioned(text, rounds=1, data=x):
         condition = create("conditions", text)
         sampler = ConditionedSampler(create("samplers", STEPS), condition.observe(data), rounds)
-        return condition, sample(model, sde, sampler, target.shape, N, seed=2).x
+        return condition, sample(model, sampler, N, seed=2).x
 
     rows, labels = [x], ["exact samples"]
     for text in ("inpaint[mask=left]", "inpaint[mask=box]", "inpaint[mask=random,share=0.1]"):
@@ -86,12 +86,12 @@ def main():
         labels.append(f"component {label}")
     save(folder / "class_conditional.png", rows, labels)
 
-    latent = encode(model, sde, x)
+    latent = encode(model, x)
     arc = interpolate(latent[:1], latent[1:2], torch.linspace(0, 1, N)).squeeze(1)
-    rows = [x, decode(model, sde, latent), decode(model, sde, arc)]
+    rows = [x, decode(model, latent), decode(model, arc)]
     labels = ["exact samples", "encoded, decoded", "first to second"]
     for temperature in (0.5, 0.8):
-        rows.append(decode(model, sde, temper(latent, temperature)))
+        rows.append(decode(model, temper(latent, temperature)))
         labels.append(f"temperature {temperature}")
     save(folder / "encoding.png", rows, labels)
 

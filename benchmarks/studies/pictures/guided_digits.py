@@ -68,7 +68,7 @@ def main():
     print("| scale | as asked | spread |\n|---:|---:|---:|")
     for scale in options.scales:
         observed = ClassObservation(labels, classifier, scale)
-        x = sample(model.score(), model.sde, ConditionedSampler(sampler, observed), model.shape, n, seed=2).x
+        x = sample(model.score(), ConditionedSampler(sampler, observed), n, seed=2).x
         features, answers = classified(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
         share = float((answers == labels).double().mean())
         error = math.sqrt(share * (1 - share) / n)

@@ -89,13 +89,13 @@ def cases_of(arguments, device):
     module = spec.build(shape).eval().requires_grad_(False)
     for weight in module.parameters():  # so that layers initialised with zeros count
         weight.add_(torch.randn_like(weight), alpha=0.01)
-    model = NetworkScore(module.to(device), sde, parameterisation=spec.parameterisation, label=spec.label)
+    model = NetworkScore(module.to(device), sde, shape, parameterisation=spec.parameterisation, label=spec.label)
     x = torch.rand(arguments.images, *shape, device=device) * 2 - 1
     solver, probes = Solver(rtol=arguments.tolerance, atol=arguments.tolerance), probes_of(x)
 
     def ours(**exchanged):
         with replaced(draw_probes=lambda *_: probes, **exchanged):
-            found = likelihood.log_likelihood(model, sde, x, solver=solver)
+            found = likelihood.log_likelihood(model, x, solver=solver)
         return -found.log_prob / (x[0].numel() * math.log(2)), int(found.nfe[0])
 
     cases = {"one pass": ours, "two passes": lambda: ours(score_and_divergence=two_passes)}

@@ -22,6 +22,9 @@ SHAPE, BATCH, STEPS, REPEATS = (3, 32, 32), 64, 50, 15
 class TrivialScore(ScoreModel):
     """-x: one kernel."""
 
+    def __init__(self, sde):
+        self.sde, self.shape = sde, SHAPE
+
     def evaluate(self, x, level):
         return -x
 
@@ -70,14 +73,14 @@ def published(checkout, device):
 def main():
     options = options_of(__doc__, published=True).parse_args()
     device = prepare(options)
-    sde, model = create("sdes", "vp"), TrivialScore()
+    model = TrivialScore(create("sdes", "vp"))
 
     def pc(text):
         sampler = create("samplers", text)
 
         def run():
             noise = Noise(0, SHAPE, BATCH, device=device)
-            sampler.run(noise.draw("prior", "prior"), model, sde, noise)
+            sampler.run(noise.draw("prior", "prior"), model, noise)
             return STEPS
 
         return run
@@ -85,7 +88,7 @@ def main():
     def ode():
         noise = Noise(0, SHAPE, BATCH, device=device)
         before = model.calls
-        create("samplers", "ode").run(noise.draw("prior", "prior"), model, sde, noise)
+        create("samplers", "ode").run(noise.draw("prior", "prior"), model, noise)
         return model.calls - before
 
     noise = Noise(0, SHAPE, BATCH, device=device)

@@ -56,7 +56,7 @@ def measure(model, names, size, steps, device, autocast, registry):
         calls, runs = 0, []
         for _ in range(1 + REPEATS):  # the first warms up
             before, watch.seconds = score.calls, 0.0
-            total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, sde, noise), device)
+            total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, noise), device)
             calls, inside = score.calls - before, watch.seconds
             if device.type == "cuda":
                 inside = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)

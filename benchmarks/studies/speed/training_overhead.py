@@ -85,7 +85,7 @@ def parts(trainer, batch):
     step = iter(range(10**9))
 
     def loss():
-        plan.loss.per_sample(Echo(), plan.model.sde, batch.x, draws, **batch.known).mean()
+        plan.loss.per_sample(Echo(), batch.x, draws, **batch.known).mean()
 
     found = {
         "batch: indices, copy, scaling, flips": lambda: next(batches.stream(next(step))),

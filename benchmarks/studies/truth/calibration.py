@@ -75,7 +75,7 @@ def repeat(name, law, kind, repetitions, n):
     for r in range(repetitions):
         evidence = Evidence(
             other.sample(n, seed=100_000 + r), reference=WithoutFloor(target, n, seed=r),
-            sde=sde, sampler=sampler, model=ExactScore(other),
+            sampler=sampler, model=ExactScore(other, sde),
         )  # fmt: skip
         if judge.skip(evidence):
             return []

@@ -71,7 +71,7 @@ def main():
         cells, steps = [], attrs.evolve(sampler, steps=finer * sampler.steps)
         for condition, law in zip(arguments.condition, laws, strict=True):
             observed = create("conditions", text.format(condition)).observe(x)
-            drawn = sample(ExactScore(target), sde, ConditionedSampler(steps, observed, rounds), target.shape, len(x))
+            drawn = sample(ExactScore(target, sde), ConditionedSampler(steps, observed, rounds), len(x))
             cells.append(cell(drawn.x, law))
         label = name + (f", `rounds={rounds}`" if rounds > 1 else "") + (f", {steps.steps} steps" if finer > 1 else "")
         print(f"| {label} | {drawn.nfe:g} | {' | '.join(cells)} |", flush=True)

@@ -26,7 +26,7 @@ def main():
         level = Level(*(float(v) for v in (sde.t_min, *sde.scales(torch.tensor([sde.t_min], dtype=torch.float64)))))
         noisy = level.alpha * exact + level.sigma * z
         gaps = []
-        for samples in (noisy, ExactScore(target).denoised(noisy, level)):
+        for samples in (noisy, ExactScore(target, sde).denoised(noisy, level)):
             (metric,) = evaluator.evaluate(Evidence(samples, target=target, seed=1))
             gaps.append(f"{metric.value:8.2f} ± {metric.stderr:.2f}")
         print(f"{name:10} {sde.t_min:8g} {level.sigma:9.2g} {gaps[0]:>16} {gaps[1]:>16}")

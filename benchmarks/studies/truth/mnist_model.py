@@ -39,7 +39,7 @@ class Digits:
 
 
 def draw(model, sampler, n, seed=0):
-    found = sample(model.score(), model.sde, create("samplers", sampler), model.shape, n, seed=seed)
+    found = sample(model.score(), create("samplers", sampler), n, seed=seed)
     return found, model.units.decode(found.x).clamp(-1, 1)
 
 
@@ -105,7 +105,7 @@ def loss_over(model, images, size=500):
     """The training loss over all test images, each with one time and one noise."""
     loss, sums = plan_loss(model.plan, default_registry()), 0.0
     for number, x in enumerate(images.split(size)):
-        sums += float(loss.per_sample(model.score(), model.sde, x, Draws(0, f"test {number}", len(x))).sum())
+        sums += float(loss.per_sample(model.score(), x, Draws(0, f"test {number}", len(x))).sum())
     return sums / len(images)
 
 

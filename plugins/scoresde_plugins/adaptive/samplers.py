@@ -29,7 +29,7 @@ from scoresde_core.components import param
 from scoresde_core.noise import Noise
 from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
+from scoresde_core.sde import Level
 from scoresde_core.shapes import expand
 
 from .path import Path
@@ -66,17 +66,16 @@ class AdaptiveSDESampler(Sampler):
     max_attempts: int = param(10_000, "attempts after which a sample is given up", ge(1))
     denoise: bool = param(True, "return the denoised state at t_min")
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """All samples at their own pace; ``observe`` hears of every attempt."""
+        sde = model.sde
         x, previous = x.clone(), x.clone()
         t = torch.ones(len(x), dtype=torch.float64, device=x.device)
         h = torch.full_like(t, min(self.first_step, 1 - sde.t_min))
         rows, path = torch.arange(len(x), device=x.device), Path(x, ARRIVED)
         for attempt in range(self.max_attempts):
             step, path_step = path.propose(rows, h[rows], noise.draw(attempt, "adaptive")[rows])
-            kept, other, error = self._attempt(
-                x[rows], previous[rows], t[rows], step, path_step, model.select(rows), sde
-            )
+            kept, other, error = self._attempt(x[rows], previous[rows], t[rows], step, path_step, model.select(rows))
             yes, no = error <= 1, ~(error <= 1)
             moved = rows[yes]
             x[moved], previous[moved] = kept[yes], other[yes]
@@ -95,23 +94,24 @@ class AdaptiveSDESampler(Sampler):
             if not len(rows):
                 break
         x[rows] = torch.nan
-        return model.denoised(x, _end(sde)) if self.denoise else x
+        return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
 
     def _attempt(
-        self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel, sde: SDE
+        self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The proposal to go on from and the other one (B, ...), for steps ``h`` (B,) from times ``t`` (B,).
 
         And their scaled distance (B,).
         """
-        drift, noise = _parts(x, t, h, dw, model, sde)
+        sde = model.sde
+        drift, noise = _parts(x, t, h, dw, model)
         mean = x + drift
         low, ahead = mean + noise, (t - h).clamp_min(sde.t_min)
         if self.error == "sde":
-            next_drift, next_noise = _parts(low, ahead, h, dw, model, sde)
+            next_drift, next_noise = _parts(low, ahead, h, dw, model)
             change = next_drift.add_(next_noise).sub_(drift).sub_(noise).mul_(0.5)
         else:
-            change = _parts(mean, ahead, h, dw, model, sde)[0].sub_(drift).mul_(0.5)
+            change = _parts(mean, ahead, h, dw, model)[0].sub_(drift).mul_(0.5)
         high = low + change
         kept, other = (high, low) if self.extrapolate else (low, high)
         scale = torch.maximum(other.abs(), previous.abs()) if self.use_previous else other.abs()
@@ -120,18 +120,13 @@ class AdaptiveSDESampler(Sampler):
         return kept, other, error
 
 
-def _parts(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel, sde: SDE) -> tuple[Tensor, Tensor]:
+def _parts(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel) -> tuple[Tensor, Tensor]:
     """-h f(x, t) with f = f(t) x - g^2 score, and g(t) dw; coefficients in float64 until they meet the state."""
-    level, g, rate = sde.level(t), sde.diffusion(t), sde.drift_rate(t)
+    sde = model.sde
+    g, rate = sde.diffusion(t), sde.drift_rate(t)
 
     def column(value: Tensor) -> Tensor:
         return expand(value.to(x.dtype), x)
 
-    score = model.score(x, Level(column(level.t), column(level.alpha), column(level.sigma)))
+    score = model.score(x, Level(column(t), column(sde.alpha(t)), column(sde.sigma(t))))
     return score.mul(column(g.square() * h)).sub_(column(rate * h) * x), column(g) * dw
-
-
-def _end(sde: SDE) -> Level:
-    """The level at t_min, in floats."""
-    level = sde.level(torch.tensor(sde.t_min, dtype=torch.float64))
-    return Level(sde.t_min, float(level.alpha), float(level.sigma))

@@ -120,7 +120,7 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccu
             logs = model.view().log_probabilities(combine(level.alpha, x, level.sigma, noise), level)
             right.append((logs.argmax(1) == labels).double())
             surprise.append(-logs.gather(1, labels.unsqueeze(1)).squeeze(1).double())
-    return LevelAccuracy(level.sigma / level.alpha, *_mean(right), *_mean(surprise))
+    return LevelAccuracy(float(level.sigma / level.alpha), *_mean(right), *_mean(surprise))
 
 
 def _mean(parts: list[Any]) -> tuple[float, float]:

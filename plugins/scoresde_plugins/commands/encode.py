@@ -61,16 +61,16 @@ class _Coder:
     def encode(self, x: Tensor) -> Tensor:
         from ..numerics.encoding import encode
 
-        return self._batched("encoding", x, lambda part: encode(*self._of(part), **self._how))
+        return self._batched(
+            "encoding", x, lambda part: encode(self.opened.score, part.to(self.opened.device), **self._how)
+        )
 
     def decode(self, latent: Tensor, what: str = "decoding", denoise: bool | None = None) -> Tensor:
         from ..numerics.encoding import decode
 
         clean = self.denoise if denoise is None else denoise
-        return self._batched(what, latent, lambda part: decode(*self._of(part), **self._how, denoise=clean))
-
-    def _of(self, part: Tensor) -> tuple[Any, Any, Tensor]:
-        return self.opened.score, self.opened.sde, part.to(self.opened.device)
+        score, device = self.opened.score, self.opened.device
+        return self._batched(what, latent, lambda part: decode(score, part.to(device), **self._how, denoise=clean))
 
     @property
     def _how(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from scoresde_core.errors import UsageError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore, ScoreModel
-from scoresde_core.sde import SDE
 from scoresde_core.units import Units
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.train import add_run, run_training
@@ -67,14 +66,14 @@ class DequantizationLoss(Loss):
     units: Units
     t_min: float = PUBLISHED_T_MIN
 
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         """(B,) for uint8 ``x`` (B, C, H, W)."""
         assert isinstance(model, NetworkScore)
         eps = draws.normal(x.float(), "dequantise")
         u, log_q = model.network(x, eps)
         events = self.units.encode(x, u)
         share = draws.uniform("time", stratified=True)
-        nats = bound_draw(self.score, sde, events, share, draws.normal(events, "noise"), self.t_min) + log_q
+        nats = bound_draw(self.score, events, share, draws.normal(events, "noise"), self.t_min) + log_q
         # Convert the model's density to one on [-1, 1], and to the probability of a cell of width 2/256.
         shape, numbers = tuple(x.shape[1:]), x[0].numel()
         bits: Tensor = (nats + self.units.log_volume(shape)) / (numbers * math.log(2)) + math.log2(256 / 2)

@@ -11,6 +11,7 @@ every Gaussian-path SDE (for VE this is the published convention).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -23,7 +24,7 @@ from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
 from scoresde_core.network import Network
 from scoresde_core.registry import Registry, handed_registry
-from scoresde_core.score import ScoreModel
+from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
 from scoresde_core.units import Units
@@ -42,6 +43,7 @@ class TargetClassifier(NoisyClassifier):
     target: Target
     scale: float = 1.0
     shift: float = 0.0
+    sde: Any = None
 
     @property
     def classes(self) -> int:
@@ -56,15 +58,15 @@ class TargetClassifier(NoisyClassifier):
         return self.target.log_responsibilities(seen, Level(level.t, level.alpha, self.scale * level.sigma))
 
 
-class GuidedScore(ScoreModel):
+class GuidedScore(WrappedScore):
     """A score plus ``scale`` times the gradient of a classifier's log probability of ``labels`` (B,).
 
     Evaluations of the score are counted by the wrapped model; the classifier's are not counted.
     """
 
     def __init__(self, model: ScoreModel, classifier: NoisyClassifier, labels: Tensor, scale: float) -> None:
-        self.model, self.classifier, self.labels, self.scale = model, classifier, labels, scale
-        self.continuous = model.continuous
+        super().__init__(model)
+        self.classifier, self.labels, self.scale = classifier, labels, scale
 
     def select(self, index: Tensor) -> GuidedScore:
         """Return the guided score with the labels of these samples."""
@@ -163,7 +165,7 @@ class ClassCondition(Condition):
             plan = plan_model(config, self.registry, outputs=("logits",))
             if plan.shape != shape:
                 return f"the classifier {self.checkpoint} is for events of shape {plan.shape}, not {shape}"
-            classes = plan.network.view(nn.Identity(), plan.sde).classes
+            classes = plan.network.view(nn.Identity(), plan.sde, shape).classes
             if max(self.labels) >= classes:
                 return f"the classifier {self.checkpoint} has classes 0 to {classes - 1}, got {max(self.labels)}"
             return None if self._onto(plan.units, shape) else _SCALED

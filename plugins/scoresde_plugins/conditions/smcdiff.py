@@ -31,7 +31,6 @@ As K and the number of steps grow, samples have the exact conditional law of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import torch
@@ -39,12 +38,12 @@ from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.condition import Condition, Loop, Observation, start_of
+from scoresde_core.condition import Condition, Loop, Observation
 from scoresde_core.noise import Draw, Noise, key
 from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import DATA, SDE, Level
-from scoresde_core.steps import Corrector, Predictor
+from scoresde_core.score import ScoreModel, WrappedScore
+from scoresde_core.sde import DATA, Level
+from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, rows_of_past
 
 from ..coordinates import noise_ratio, reaches_data
 from .inpaint import Inpaint
@@ -109,11 +108,12 @@ class ParticleObservation(Observation):
         """As without particles, on one state per sample."""
         return self.known.impose(x, level, noise)
 
-    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise) -> Tensor:
+    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
         """Run the loop on all particles, and return one per sample, in proportion to its weight.
 
         The first particle of a sample starts at ``x``, the others at their own draws.
         """
+        sde = model.sde
         many = Noise(
             key(noise.seed, "particles"), noise.shape, noise.count * self.particles,
             start=noise.start * self.particles, device=noise.device, dtype=noise.dtype,
@@ -126,7 +126,7 @@ class ParticleObservation(Observation):
         observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
         sample = torch.arange(len(x), device=x.device).repeat_interleave(self.particles)
         model = self.known.guide(model).select(sample)
-        states = sampler.run(run.impose(states, start_of(sde), run.path), model, sde, many, observe)
+        states = sampler.run(run.impose(states, sde.float_level(1.0), run.path), model, many, observe)
         return states[run.chosen()]
 
 
@@ -194,40 +194,29 @@ def _at(weights: Tensor, chance: Tensor) -> Tensor:
     return torch.searchsorted(weights.cumsum(1), chance, right=True).clamp_max(weights.shape[1] - 1)
 
 
-def _picked(value: Any, rows: Tensor) -> Any:
-    """``rows`` of every tensor in the memory of a run."""
-    if isinstance(value, Tensor):
-        return value[rows]
-    if isinstance(value, dict):
-        return {name: _picked(part, rows) for name, part in value.items()}
-    return type(value)(_picked(part, rows) for part in value) if isinstance(value, list | tuple) else value
-
-
 @attrs.frozen
-class _Move(Predictor):
+class _Move(MultistepPredictor):
     """A predictor's step for all particles, followed by resampling according to the path."""
 
     inner: Predictor
     run: _Particles
     rounds: int
 
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
-        x, mean = self.inner.step(x, step, seen, noise)
+        x, mean, past = self.inner.advance(x, step, seen, noise, past)
         if not reaches_data(step):
             run.advance(step)
             if not self.inner.idle:
                 run.weigh(seen.denoised(seen.x, seen.level), step)
                 rows = run.resample(step.index)
-                x, mean = x[rows], mean[rows]
-                step.memory.update(_picked(step.memory, rows))
+                x, mean, past = x[rows], mean[rows], rows_of_past(past, rows)
         x = run.impose(x, step.next, run.path)
         for _ in range(self.rounds - 1):
             x = run.impose(step.transition_scale * x + step.transition_std * noise(), step.now, before)
-            step.memory.clear()  # a state that was noised again has no past
-            x, mean = self.inner.step(x, step, model, noise)
+            x, mean, past = self.inner.advance(x, step, model, noise, ())  # a state that was noised again has no past
             x = run.impose(x, step.next, run.path)
-        return x, run.impose(mean, step.next)
+        return x, run.impose(mean, step.next), past
 
 
 @attrs.frozen
@@ -245,13 +234,13 @@ class _Correct(Corrector):
         return self.run.impose(x, step.now, self.run.path), self.run.impose(mean, step.now)
 
 
-class _Seen(ScoreModel):
+class _Seen(WrappedScore):
     """A model that caches its score at ``x`` and ``level``."""
 
     def __init__(self, model: ScoreModel, x: Tensor, level: Level) -> None:
-        self.model, self.x, self.level = model, x, level
+        super().__init__(model)
+        self.x, self.level = x, level
         self.remembered: Tensor | None = None
-        self.continuous = model.continuous
 
     def select(self, index: Tensor) -> ScoreModel:
         return self.model.select(index)
@@ -264,12 +253,12 @@ class _Seen(ScoreModel):
         return self.remembered
 
 
-class _Unknown(ScoreModel):
+class _Unknown(WrappedScore):
     """The unknown part of a model's score."""
 
     def __init__(self, model: ScoreModel, free: Callable[[Tensor], Tensor]) -> None:
-        self.model, self.free = model, free
-        self.continuous = model.continuous
+        super().__init__(model)
+        self.free = free
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         return self.free(self.model.score(x, level))

@@ -2,10 +2,10 @@
 
 import attrs
 import torch
+from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.loss import Reduction
-from scoresde_core.sde import Level
 
 from ..ncsn.losses import DiscreteLoss
 from ..song2021.losses import REDUCTION_HELP
@@ -17,8 +17,8 @@ class DDPMLoss(DiscreteLoss):
 
     reduction: Reduction = param("mean", REDUCTION_HELP)
 
-    def misfit(self, table: Level) -> str | None:
+    def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
         """The variance is preserved."""
-        variance = table.alpha.square() + table.sigma.square()
+        variance = alpha.square() + sigma.square()
         kept = torch.allclose(variance, torch.ones_like(variance), rtol=0, atol=1e-6)
         return None if kept else "a variance-preserving chain (alpha^2 + sigma^2 = 1)"

@@ -56,7 +56,7 @@ class DDIMPredictor(Predictor):
             raise ValueError(f"eta must be at most 1, got {self.eta}")
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # type: ignore[override]
         """Draws noise when eta > 0."""
         return self.eta > 0
 

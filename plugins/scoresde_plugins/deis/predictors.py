@@ -23,7 +23,7 @@ from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level, Scalar
-from scoresde_core.steps import Predictor
+from scoresde_core.steps import MultistepPredictor, Past
 
 from ..coordinates import noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid
@@ -35,7 +35,7 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 """Weights for equal steps, newest first, of orders 1 to 4."""
 
 
-class NoiseMultistep(Predictor):
+class NoiseMultistep(MultistepPredictor):
     """y' = y + sum_k w_k eps_k over the noises of the last levels, one evaluation a step.
 
     The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
@@ -44,17 +44,14 @@ class NoiseMultistep(Predictor):
 
     max_order: int
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
+    stochastic = False
 
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """One step from up to ``max_order`` noises."""
-        past = remember(step, model.noise(x, step.now), self.max_order)
+        past = remember(past, step, model.noise(x, step.now), self.max_order)
         levels = [level for level, _ in past[: usable_order(step, len(past), self.max_order)]]
         x = noise_step(x, step, *((w, eps) for w, (_, eps) in zip(self.weights(step, levels), past, strict=False)))
-        return x, x
+        return x, x, past
 
     @abstractmethod
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:

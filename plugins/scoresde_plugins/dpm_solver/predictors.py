@@ -6,7 +6,7 @@ With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambd
     c_0 = 1 - e^{-h},      c_1 = h - c_0,      c_2 = h^2 / 2 - c_1
 
 The multistep methods estimate the derivatives from denoised states of earlier levels, one evaluation a step. Of their
-past they keep these alone (``step.memory``), so a corrector may move the state between two steps.
+past they keep these alone as the past of the run, so a corrector may move the state between two steps.
 """
 
 from typing import ClassVar
@@ -19,9 +19,9 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level, Scalar
+from scoresde_core.sde import Scalar
 from scoresde_core.shapes import combine, shift
-from scoresde_core.steps import Predictor
+from scoresde_core.steps import MultistepPredictor, Past, Predictor
 
 from ..coordinates import (
     denoised_step,
@@ -56,18 +56,14 @@ class DPMSolver2Predictor(Predictor):
 
     order = 2.0
     grid = LogSNRGrid()
-
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
+    stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One step through the middle."""
         now, ahead = noise_ratio(step.now), noise_ratio(step.next)
         eps = model.noise(x, step.now)
         if not reaches_data(step):
-            middle = step.level_at((now * ahead) ** 0.5)
+            middle = step.at_noise_ratio((now * ahead) ** 0.5)
             halfway = noise_step_to(x, step, middle, (noise_ratio(middle) - now, eps))
             eps = settle(step, model.noise(halfway, middle), eps)
         x = noise_step(x, step, (ahead - now, eps))
@@ -75,7 +71,7 @@ class DPMSolver2Predictor(Predictor):
 
 
 @attrs.frozen
-class DPMSolverPP2MPredictor(Predictor):
+class DPMSolverPP2MPredictor(MultistepPredictor):
     """x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) [D + h (D - D_prev) / (2 h_prev)] (arXiv:2211.01095, Algorithm 2).
 
     One evaluation a step; the first step is of first order, and so is the last to the data.
@@ -85,22 +81,18 @@ class DPMSolverPP2MPredictor(Predictor):
 
     order = 2.0
     grid = LogSNRGrid()
+    stochastic = False
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """One step from two denoised states."""
-        past = remember(step, model.denoised(x, step.now), 2)
+        past = remember(past, step, model.denoised(x, step.now), 2)
         order = usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT)
         x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
-        return x, x
+        return x, x, past
 
 
 @attrs.frozen
-class DPMSolverPP3MPredictor(Predictor):
+class DPMSolverPP3MPredictor(MultistepPredictor):
     """2M with a term of second differences: alpha' c_2 D'' for the exact one (arXiv:2211.01095).
 
     The published code (and every copy of it) puts the second divided difference, an estimate of D''/2, where D''
@@ -112,28 +104,24 @@ class DPMSolverPP3MPredictor(Predictor):
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
     grid = LogSNRGrid()
+    stochastic = False
 
     @property
     def order(self) -> float:  # type: ignore[override]
         """2 as published, 3 corrected."""
         return 3.0 if self.corrected else 2.0
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """One step from three denoised states."""
-        past = remember(step, model.denoised(x, step.now), 3)
+        past = remember(past, step, model.denoised(x, step.now), 3)
         order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
         more: Terms = ()
         if order > 1:
             more = _slope(step, past) if order == 2 else self._curve(step, past)
         x = denoised_step(x, step, past[0][1], *more)
-        return x, x
+        return x, x, past
 
-    def _curve(self, step: Step, past: list[tuple[Level, Tensor]]) -> Terms:
+    def _curve(self, step: Step, past: Past) -> Terms:
         """The terms of first and second differences, as weights of the three states."""
         (now, latest), (before, middle), (first, oldest) = past
         h = log_snr(step.next) - log_snr(now)
@@ -148,7 +136,7 @@ class DPMSolverPP3MPredictor(Predictor):
 
 
 @attrs.frozen
-class DPMSolverPP2MSDEPredictor(Predictor):
+class DPMSolverPP2MSDEPredictor(MultistepPredictor):
     """2M for the reverse SDE, midpoint form, with the share ``eta`` of its noise (arXiv:2211.01095, Section 5).
 
     x' = (sigma'/sigma) e^{-eta h} x + alpha' (1 - e^{-(1 + eta) h}) [D + h (D - D_prev) / (2 h_prev)]
@@ -165,13 +153,13 @@ class DPMSolverPP2MSDEPredictor(Predictor):
     grid = LogSNRGrid()
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # type: ignore[override]
         """Draws noise when eta > 0."""
         return self.eta > 0
 
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """One step from two denoised states."""
-        past = remember(step, model.denoised(x, step.now), 2)
+        past = remember(past, step, model.denoised(x, step.now), 2)
         denoised, ahead = past[0][1], step.next
         if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:
             (now, latest), (before, oldest) = past
@@ -183,11 +171,11 @@ class DPMSolverPP2MSDEPredictor(Predictor):
         keep = decay**self.eta if self.eta else 1.0
         mean = combine(ahead.sigma / step.now.sigma * keep, x, ahead.alpha * (1 - decay * keep), denoised)
         if not self.stochastic:
-            return mean, mean
-        return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean
+            return mean, mean, past
+        return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean, past
 
 
-def _slope(step: Step, past: list[tuple[Level, Tensor]]) -> Terms:
+def _slope(step: Step, past: Past) -> Terms:
     """The term (1 - e^{-h}) h (D - D_prev) / (2 h_prev), as weights of the two states."""
     (now, latest), (before, previous) = past[:2]
     h = log_snr(step.next) - log_snr(now)

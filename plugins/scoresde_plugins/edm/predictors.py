@@ -48,7 +48,7 @@ class HeunPredictor(Predictor):
             raise ValueError(f"s_max must be at least s_min = {self.s_min}, got {self.s_max}")
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # type: ignore[override]
         """Draws noise when s_churn > 0."""
         return self.s_churn > 0
 
@@ -70,7 +70,7 @@ class HeunPredictor(Predictor):
         """The state with more noise, and its level."""
         now = noise_ratio(step.now)
         inside = (now >= self.s_min) & (now <= self.s_max if self.s_max is not None else True)
-        raised = step.level_at(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
+        raised = step.at_noise_ratio(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
         growth = (noise_ratio(raised) / now) ** 2 - 1
         # Where nothing was raised, the root of a rounding error would still be noise of 1e-8.
         added = now * (growth * (growth > 1e-12)) ** 0.5

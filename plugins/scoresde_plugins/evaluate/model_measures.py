@@ -60,7 +60,7 @@ class SplitLoss(EventMeasure):
             return Draws(self.seed, step, len(events), total=self.share.batch_size, device=model.device)
 
         x = self.preprocessing(events.to(model.device), draws(f"pass {k}")).to(model.dtype)
-        losses = self.loss.per_sample(model.score, self.sde, x, draws(f"evaluation {k}"))
+        losses = self.loss.per_sample(model.score, x, draws(f"evaluation {k}"))
         return Part({"loss": losses.double().cpu()})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
@@ -104,7 +104,7 @@ class Likelihood(EventMeasure):
         """The tensors of a :class:`Measurement`."""
         first, events = self.share.batch(k)
         found = measure(
-            self.density, model.score, self.sde, events.to(model.device), repeats=self.repeats, seed=self.seed,
+            self.density, model.score, events.to(model.device), repeats=self.repeats, seed=self.seed,
             first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=model.dtype,
         ).tensors  # fmt: skip
         if not bool(found["values"].isfinite().all()):
@@ -159,7 +159,7 @@ class Draw(Measure):
         """Samples (n, *shape) in the model's units."""
         first = k * self.batch_size
         drawn = sample(
-            model.score, self.plan.sde, self.sampler, self.plan.shape, min(self.batch_size, self.n - first),
+            model.score, self.sampler, min(self.batch_size, self.n - first),
             seed=self.seed, first=first, device=model.device, dtype=model.dtype, observe=model.observe,
         )  # fmt: skip
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})

@@ -160,8 +160,8 @@ class Judgement(Measure):
 
     def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
         """The evidence for the evaluator; ``dtype`` is the model's."""
-        about = {"sde": self.plan.sde, "model": score, "units": self.plan.units, "dtype": dtype}
-        return Evidence(samples, self.seed, reference=self.reference, **about)  # type: ignore[arg-type]
+        units = self.plan.units
+        return Evidence(samples, self.seed, model=score, reference=self.reference, units=units, dtype=dtype)
 
     def blank(self, device: torch.device) -> Tensor:
         """A tensor of zeros in the shape of all samples, expanded from one."""

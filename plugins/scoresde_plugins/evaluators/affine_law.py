@@ -22,7 +22,6 @@ from torch import Tensor
 from scoresde_core.noise import Noise
 from scoresde_core.sampler import Sampler
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
 
 LARGEST = 2**24
 """The largest number of entries that all rows may have together: 128 MiB in float64."""
@@ -80,9 +79,7 @@ class Affine:
 
     sampler: Sampler
     model: ScoreModel
-    sde: SDE
     start: Start
-    shape: tuple[int, ...]
     like: Tensor
 
     def law(self) -> GaussianLaw | str:
@@ -90,10 +87,10 @@ class Affine:
 
         This takes 1 + D (K + 1) rows for K draws, and a few more for the test.
         """
-        size, keys = prod(self.shape), dict[object, int]()
+        size, keys = prod(self.model.shape), dict[object, int]()
         found, rows = [], range(1 + size)
         while rows:
-            probe = _Probe(keys, self.shape, rows, self.like)
+            probe = _Probe(keys, self.model.shape, rows, self.like)
             found.append(self._run(probe.unit(-1), probe))
             total = 1 + size * (1 + len(keys))
             if total * size > LARGEST:
@@ -105,7 +102,7 @@ class Affine:
 
     def _deviation(self, offset: Tensor, images: Tensor, keys: dict[object, int]) -> str | None:
         """Return the reason why the map is not the sampler's, or None; a map that is not finite is accepted."""
-        noise = _Recorded(self.shape, self.like)
+        noise = _Recorded(self.model.shape, self.like)
         z = noise.draw("start", "start")
         noise.given.clear()
         end = self._run(z, noise)
@@ -121,4 +118,4 @@ class Affine:
 
     def _run(self, z: Tensor, noise: Noise) -> Tensor:
         """Return the final states (B, D) of the rows that start at ``z``."""
-        return self.sampler.run(self.start(z), self.model, self.sde, noise).flatten(1).double()
+        return self.sampler.run(self.start(z), self.model, noise).flatten(1).double()

@@ -38,7 +38,7 @@ class GaussianW2(Evaluator):
     """
 
     judges: ClassVar[Literal["samples", "model"]] = "model"
-    needs: ClassVar[frozenset[str]] = frozenset({"target", "sde", "model", "sampler"})
+    needs: ClassVar[frozenset[str]] = frozenset({"target", "model", "sampler"})
     unit: ClassVar[str] = "data units"
     name: ClassVar[str] = "gaussian_w2"
 
@@ -74,14 +74,14 @@ class GaussianW2(Evaluator):
         if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):
             return f"{self.name} needs a Gaussian target"
         start = sde.prior.from_noise if self.start == "prior" else _marginal(sde, reference)
-        found = Affine(sampler, model, sde, start, reference.shape, evidence.samples).law()
+        found = Affine(sampler, model, start, evidence.samples).law()
         return f"{self.name} cannot follow the sampler: {found}" if isinstance(found, str) else found
 
 
 def _marginal(sde: SDE, reference: Reference) -> Start:
     """Return the map from standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
     mean, cov = reference.once("moments", reference.precise.moments)
-    level = sde.level(torch.ones((), dtype=torch.float64))
+    level = sde.float_level(1.0)
     alpha, sigma = float(level.alpha), float(level.sigma)
     half = root(alpha**2 * cov + sigma**2 * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
 

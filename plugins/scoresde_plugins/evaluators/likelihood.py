@@ -36,7 +36,7 @@ class _AgainstTruth(Evaluator):
     """Base class: a likelihood of the model on exact draws of the target, compared with the target's own."""
 
     judges: ClassVar[Literal["samples", "model"]] = "model"
-    needs: ClassVar[frozenset[str]] = frozenset({"target", "sde", "model"})
+    needs: ClassVar[frozenset[str]] = frozenset({"target", "model"})
     unit: ClassVar[str] = "bits/dim"
     better: ClassVar[Better] = "zero"
     name: ClassVar[str]
@@ -63,7 +63,7 @@ class _AgainstTruth(Evaluator):
         truth = reference.precise.log_prob(x.to(reference.device, torch.float64)).to(x.device)
         try:
             seen = evidence.seen(x)
-            found = self.density(seen).measure(evidence.model, evidence.sde, seen, evidence.seed).nats.double()
+            found = self.density(seen).measure(evidence.model, seen, evidence.seed).nats.double()
         except Diverged:
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
         if evidence.units is not None:

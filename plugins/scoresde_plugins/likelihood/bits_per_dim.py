@@ -26,7 +26,6 @@ from torch import Tensor
 from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.noise import Noise
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
 from scoresde_core.units import Units, stored_levels
 
 from ..dequantizers.uniform import UniformDequantizer
@@ -146,7 +145,6 @@ class Measurement:
 def measure(
     density: Density,
     model: ScoreModel,
-    sde: SDE,
     events: Tensor,
     *,
     repeats: int = 1,
@@ -174,7 +172,7 @@ def measure(
 
     def log_prob(x: Tensor, pass_seed: int) -> Tensor:
         seen = x if units is None else units.encode(x)
-        found.append(density.measure(model, sde, seen.to(dtype), pass_seed, first))
+        found.append(density.measure(model, seen.to(dtype), pass_seed, first))
         if exact is not None:
             truths.append(exact(x).double())
         return found[-1].nats.double() - volume

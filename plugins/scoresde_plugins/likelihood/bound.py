@@ -50,7 +50,6 @@ class Bound:
 @torch.no_grad()
 def likelihood_bound(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     *,
     form: Literal["dsm", "ssm"] = "dsm",
@@ -67,6 +66,7 @@ def likelihood_bound(
     Times have density g^2/sigma^2 with ``importance``, else they are uniform. Times, noise and probes are keyed by
     ``seed`` and the index of the sample, ``first`` onwards. The standard error is that of the draws alone.
     """
+    sde = model.sde
     check_t_min(t_min)
     size = batch_size or len(x)
     if times < FEWEST_TIMES or size < 1 or len(x) < 1:
@@ -78,10 +78,10 @@ def likelihood_bound(
     for start, known, part in in_batches(model, x, size):
         before = known.calls
         noise = Noise(seed, tuple(x.shape[1:]), len(part), start=first + start, device=x.device, dtype=x.dtype)
-        value, variance = _integral(known, sde, part, form, times, importance, t_min, noise)
+        value, variance = _integral(known, part, form, times, importance, t_min, noise)
         value = value + _ends(sde, part, t_min)
         if offset:
-            steps = torch.stack([_offset(known, sde, part, t_min, noise, k) for k in range(OFFSET_DRAWS)])
+            steps = torch.stack([_offset(known, part, t_min, noise, k) for k in range(OFFSET_DRAWS)])
             value, variance = value + steps.mean(0), variance + steps.var(0) / OFFSET_DRAWS
         parts.append((value, variance.sqrt()))
         evaluations += (known.calls - before) * len(part)
@@ -89,20 +89,20 @@ def likelihood_bound(
     return Bound(nats, stderr, evaluations // len(x))
 
 
-def bound_draw(model: ScoreModel, sde: SDE, x: Tensor, share: Tensor, eps: Tensor, t_min: float = 1e-5) -> Tensor:
+def bound_draw(model: ScoreModel, x: Tensor, share: Tensor, eps: Tensor, t_min: float = 1e-5) -> Tensor:
     """One unbiased draw (B,) of the bound on -log p(x) of :func:`likelihood_bound`, without its offset, in nats.
 
     ``share`` (B,), uniform on [0, 1), picks importance-sampled times; ``eps`` like ``x`` is standard normal. It is for
     training: gradients reach ``x`` and the model.
     """
+    sde = model.sde
     t = importance_times(sde, share, t_min)
     weight = total_weight(sde, t_min) * sde.sigma(t).square()
-    return 0.5 * weight * _loss(model, sde, x, t, eps, None) + _ends(sde, x, t_min)
+    return 0.5 * weight * _loss(model, x, t, eps, None) + _ends(sde, x, t_min)
 
 
 def _integral(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     form: Literal["dsm", "ssm"],
     count: int,
@@ -111,6 +111,7 @@ def _integral(
     noise: Noise,
 ) -> tuple[Tensor, Tensor]:
     """The integral of h / 2 without its D f, and the variance of the estimate, both (B,)."""
+    sde = model.sde
     scalars = Noise(noise.seed, (count,), noise.count, start=noise.start, dtype=torch.float64)
     within = torch.special.ndtr(scalars.draw("bound", "time")).T.to(x.device)
     share = (torch.arange(count, dtype=torch.float64, device=x.device).unsqueeze(1) + within) / count
@@ -124,14 +125,15 @@ def _integral(
     for k in range(count):
         eps = noise.draw(k, "bound")
         sign = torch.where(noise.draw(k, "probe") >= 0, 1.0, -1.0).to(x).unsqueeze(0) if form == "ssm" else None
-        values.append(0.5 * weight[k] * _loss(model, sde, x, t[k], eps, sign))
+        values.append(0.5 * weight[k] * _loss(model, x, t[k], eps, sign))
         flat = eps.flatten(1).double()
         controls.append(torch.stack([flat.square().sum(1) - flat.shape[1], (flat * x.flatten(1)).sum(1)], 1))
     return _average(torch.stack(values, 1), torch.stack(controls, 1), share.T)
 
 
-def _loss(model: ScoreModel, sde: SDE, x: Tensor, t: Tensor, eps: Tensor, probe: Tensor | None) -> Tensor:
+def _loss(model: ScoreModel, x: Tensor, t: Tensor, eps: Tensor, probe: Tensor | None) -> Tensor:
     """h / g^2 without its D f at times ``t`` (B,), (B,) float64: of SSM with a probe, else of DSM."""
+    sde = model.sde
     level = level_of(sde, t, x)
     at = (level.alpha * x + level.sigma * eps).to(x.dtype)
     if probe is None:
@@ -175,12 +177,13 @@ def _ends(sde: SDE, x: Tensor, t_min: float) -> Tensor:
     return -prior.log_prob(end * x.double()) + 0.5 * dim * (std / prior.std) ** 2 - drift
 
 
-def _offset(model: ScoreModel, sde: SDE, x: Tensor, t_min: float, noise: Noise, k: int) -> Tensor:
+def _offset(model: ScoreModel, x: Tensor, t_min: float, noise: Noise, k: int) -> Tensor:
     """One draw (B,) of -log p(x | x_{t_min}) minus the entropy of x_{t_min} given x."""
-    level, eps = sde.level(torch.tensor(t_min, dtype=torch.float64, device=x.device)), noise.draw(k, "offset")
+    sde = model.sde
+    level, eps = sde.float_level(t_min), noise.draw(k, "offset")
     at = (level.alpha * x.double() + level.sigma * eps).to(x.dtype)
     # The decoder misses x by (sigma/alpha) (eps + sigma s): |eps + sigma s|^2 / 2, with |eps|^2 at its mean D, which
     # the entropy D (1 + log 2 pi sigma^2) / 2 takes off again; what is left of the logarithms is -D log alpha.
     pull = level.sigma * model.score(at, level).double()
-    cost: Tensor = (pull * (eps + 0.5 * pull)).flatten(1).sum(1) - x[0].numel() * level.alpha.log()
+    cost: Tensor = (pull * (eps + 0.5 * pull)).flatten(1).sum(1) - x[0].numel() * math.log(level.alpha)
     return cost

@@ -19,7 +19,6 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
 
 from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
@@ -69,7 +68,7 @@ class Density(ABC):
     discrete: bool
 
     @abstractmethod
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
         """Of events ``x`` (n, ...) on the model's scale; random numbers by (seed, index), ``first`` onwards."""
 
     def check(self, model: ScoreModel) -> None:
@@ -93,11 +92,10 @@ class FlowDensity(Density):
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
     discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
 
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
         """log p(x), the latents, function evaluations."""
         found = log_likelihood(
             model,
-            sde,
             x,
             trace=self.trace,
             probes=self.probes,
@@ -124,11 +122,10 @@ class BoundDensity(Density):
     t_min: float = param(PUBLISHED_T_MIN, "where the integral starts", and_(gt(0), lt(1)))
     discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
 
-    def measure(self, model: ScoreModel, sde: SDE, x: Tensor, seed: int = 0, first: int = 0) -> Found:
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
         """The lower bound on log p(x) and the standard error of its draws."""
         found = likelihood_bound(
             model,
-            sde,
             x,
             form=self.form,
             times=self.times,

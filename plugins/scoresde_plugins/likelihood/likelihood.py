@@ -16,10 +16,9 @@ from torch import Tensor
 
 from scoresde_core.noise import Noise
 from scoresde_core.score import ScoreModel, in_batches
-from scoresde_core.sde import SDE
 
 from ..numerics.divergence import Trace, draw_probes, score_and_divergence
-from ..numerics.flow import Solver, check_t_min, coefficients, level_at, require_continuous, velocity
+from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +33,6 @@ class Likelihood:
 @torch.no_grad()
 def log_likelihood(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     *,
     trace: Trace = "rademacher",
@@ -60,7 +58,7 @@ def log_likelihood(
     if size < 1 or len(x) < 1:
         raise ValueError(f"there must be at least one event and a batch size of at least 1, got {len(x)} and {size}")
     parts = [
-        _solve(known, sde, part, trace, probes, t_min, solver, seed, first + start)
+        _solve(known, part, trace, probes, t_min, solver, seed, first + start)
         for start, known, part in in_batches(model, x, size)
     ]
     return Likelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in ("log_prob", "latent", "nfe")))
@@ -68,7 +66,6 @@ def log_likelihood(
 
 def _solve(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     trace: Trace,
     probes: int,
@@ -78,13 +75,14 @@ def _solve(
     first: int,
 ) -> Likelihood:
     """One batch, whose first sample has the index ``first``."""
+    sde = model.sde
     dim, dtype, before = x[0].numel(), x.dtype, model.calls
     noise = Noise(seed, tuple(x.shape[1:]), len(x), start=first, device=x.device, dtype=dtype)
     vectors = draw_probes(noise, trace, probes)
 
     def along(t: float, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         at = state[0].to(dtype)
-        score, divergence = score_and_divergence(model, at, level_at(sde, t), vectors)
+        score, divergence = score_and_divergence(model, at, sde.float_level(t), vectors)
         drift_rate, pull = coefficients(sde, t)
         return velocity(sde, t, state[0], score), drift_rate - pull * divergence / dim
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
 from scoresde_core.score import NetworkScore, ScoreModel, spread
-from scoresde_core.sde import SDE, Level
 
 from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 
@@ -32,24 +31,27 @@ class DiscreteLoss(Loss):
     stratified: bool = param(False, STRATIFIED_HELP)
 
     @abstractmethod
-    def misfit(self, table: Level) -> str | None:
+    def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
         """What keeps a table (float64, smallest noise first) from being this loss's, or None."""
 
-    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+    def skip(self, model: ScoreModel) -> str | None:
         """The table must be of this loss's family, without an entry of no noise, and as long as the network's."""
+        sde = model.sde
         name = type(self).__name__
         table = sde.discrete_level(torch.linspace(0, 1, self.scales, dtype=torch.float64), self.scales)
-        if not bool((table.sigma > 0).all()):
+        alpha, sigma = torch.as_tensor(table.alpha), torch.as_tensor(table.sigma)
+        if not bool((sigma > 0).all()):
             return f"{name} needs noise at every one of {self.scales} scales, {sde} has none at t = 0: use dsm"
-        reason = self.misfit(table)
+        reason = self.misfit(alpha, sigma)
         if reason:
             return f"{name} needs {reason}, {sde} has another table: use dsm"
         if isinstance(model, NetworkScore) and model.discrete and model.scales != self.scales:
             return f"{name} has {self.scales} scales, the network {model.scales}: set scales={model.scales}"
         return None
 
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         """(B,)."""
+        sde = model.sde
         u = draws.uniform(stratified=self.stratified)
         t = (u * self.scales).floor().clamp_max(self.scales - 1) / (self.scales - 1)
         level = spread(sde.discrete_level(t, self.scales), x)
@@ -60,7 +62,7 @@ class DiscreteLoss(Loss):
 class SMLDLoss(DiscreteLoss):
     """|sigma_i s(x + sigma_i z, i) + z|^2 over N noise scales; published: half the sum over dimensions."""
 
-    def misfit(self, table: Level) -> str | None:
+    def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
         """The signal keeps its scale."""
-        kept = torch.allclose(table.alpha, torch.ones_like(table.alpha), rtol=0, atol=1e-6)
+        kept = torch.allclose(alpha, torch.ones_like(alpha), rtol=0, atol=1e-6)
         return None if kept else "noise on unscaled data (alpha = 1)"

@@ -29,6 +29,8 @@ class NetworkClassifier(NoisyClassifier):
     scale: float = 1.0
     shift: float = 0.0
     autocast: torch.dtype | None = None
+    sde: Any = None
+    """The process that it is trained under; a guide needs none."""
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         """The log softmax of the logits."""
@@ -48,6 +50,6 @@ class ClassifierNetwork(Network):
     scales: int = param(1000, "unused: the noise scale is continuous", ge(2))
     classes: int = param(10, "number of classes", ge(2))
 
-    def view(self, module: nn.Module, sde: SDE, autocast: torch.dtype | None = None, **how: Any) -> NetworkClassifier:
-        """Return ``module`` as a classifier, for any SDE."""
-        return NetworkClassifier(module, self.classes, autocast=autocast)
+    def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> NetworkClassifier:
+        """Return ``module`` as a classifier; ``how`` may hold ``autocast``."""
+        return NetworkClassifier(module, self.classes, autocast=how.get("autocast"), sde=sde)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from scoresde_core.score import ScoreModel, in_batches
-from scoresde_core.sde import SDE, GaussianPrior
+from scoresde_core.sde import GaussianPrior
 from scoresde_core.shapes import expand
 
-from .flow import Solver, check_t_min, level_at, require_continuous, velocity
+from .flow import Solver, check_t_min, require_continuous, velocity
 
 
 @attrs.frozen(eq=False)
@@ -29,7 +29,6 @@ class RoundTrip:
 
 def encode(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     *,
     t_min: float | None = None,
@@ -38,12 +37,11 @@ def encode(
     discrete: bool = False,
 ) -> Tensor:
     """Latents at t = 1 of events ``x`` (n, ...) placed at ``t_min`` (the SDE's own unless given), like ``x``."""
-    return _follow(model, sde, x, t_min, solver, batch_size, discrete, encoding=True)
+    return _follow(model, x, t_min, solver, batch_size, discrete, encoding=True)
 
 
 def decode(
     model: ScoreModel,
-    sde: SDE,
     latent: Tensor,
     *,
     t_min: float | None = None,
@@ -53,17 +51,17 @@ def decode(
     denoise: bool = False,
 ) -> Tensor:
     """Events at ``t_min`` of latents (n, ...) at t = 1; without ``denoise`` the inverse of :func:`encode`."""
-    found = _follow(model, sde, latent, t_min, solver, batch_size, discrete, encoding=False)
+    sde = model.sde
+    found = _follow(model, latent, t_min, solver, batch_size, discrete, encoding=False)
     if not denoise:
         return found
-    level = level_at(sde, sde.t_min if t_min is None else t_min)
+    level = sde.float_level(sde.t_min if t_min is None else t_min)
     with torch.no_grad():
         return torch.cat([known.denoised(part, level) for _, known, part in in_batches(model, found, batch_size)])
 
 
 def round_trip(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     *,
     t_min: float | None = None,
@@ -72,8 +70,8 @@ def round_trip(
     discrete: bool = False,
 ) -> RoundTrip:
     """Encode and decode ``x``; the error is the solver's, some times its tolerance, whatever the model."""
-    latent = encode(model, sde, x, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
-    back = decode(model, sde, latent, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
+    latent = encode(model, x, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
+    back = decode(model, latent, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
     return RoundTrip(latent, back, (back - x).flatten(1).square().mean(1).sqrt())
 
 
@@ -117,7 +115,6 @@ def temper(latent: Tensor, temperature: float, prior: GaussianPrior | None = Non
 @torch.no_grad()
 def _follow(
     model: ScoreModel,
-    sde: SDE,
     x: Tensor,
     t_min: float | None,
     solver: Solver | None,
@@ -127,6 +124,7 @@ def _follow(
     encoding: bool,
 ) -> Tensor:
     """``x`` from one end of the ODE to the other, with the state in float64 and the model in the dtype of ``x``."""
+    sde = model.sde
     t_min, solver = sde.t_min if t_min is None else t_min, solver or Solver()
     check_t_min(t_min)
     if not discrete:
@@ -134,7 +132,7 @@ def _follow(
 
     def solve(known: ScoreModel, part: Tensor) -> Tensor:
         def along(t: float, state: Tensor) -> Tensor:
-            return velocity(sde, t, state, known.score(state.to(x.dtype), level_at(sde, t)))
+            return velocity(sde, t, state, known.score(state.to(x.dtype), sde.float_level(t)))
 
         return solver.solve(along, part.double(), start, end).to(x)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
+from scoresde_core.sde import SDE
 
 from .runge_kutta import ADAPTIVE, adapt, pair
 
@@ -85,12 +85,6 @@ def check_t_min(t_min: float) -> None:
     """An error unless 0 < ``t_min`` < 1."""
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie between 0 and 1, got {t_min}")
-
-
-def level_at(sde: SDE, t: float) -> Level:
-    """The noise level at ``t``, in floats."""
-    level = sde.level(torch.tensor(t, dtype=torch.float64))
-    return Level(t, float(level.alpha), float(level.sigma))
 
 
 def coefficients(sde: SDE, t: float) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.steps import Predictor
+from scoresde_core.steps import MultistepPredictor, Past
 
 from ..coordinates import level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH
@@ -25,7 +25,7 @@ from ..grids import UniformGrid
 
 
 @attrs.frozen
-class PNDMPredictor(Predictor):
+class PNDMPredictor(MultistepPredictor):
     """Four evaluations in each of the first three steps, one in every other: 9 more than steps.
 
     Published for equal steps in t (``grid=uniform``). The last step to the data is DDIM's.
@@ -33,15 +33,11 @@ class PNDMPredictor(Predictor):
 
     order = 2.0
     grid = UniformGrid()
+    stochastic = False
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """One step with the noise of the multistep method or, as long as its past is short, of Runge-Kutta."""
-        past = remember(step, model.noise(x, step.now), 4)
+        past = remember(past, step, model.noise(x, step.now), 4)
         length = noise_ratio(step.next) - noise_ratio(step.now)
         noises = [eps for _, eps in past]
         if reaches_data(step):
@@ -51,7 +47,7 @@ class PNDMPredictor(Predictor):
         else:
             noises, shares = self._stages(x, step, model, noises[0]), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
         x = noise_step(x, step, *((length * share, eps) for share, eps in zip(shares, noises, strict=False)))
-        return x, x
+        return x, x, past
 
     def _stages(self, x: Tensor, step: Step, model: ScoreModel, first: Tensor) -> list[Tensor]:
         """The four noises of a Runge-Kutta step."""

@@ -8,7 +8,6 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, denoising_error
 from scoresde_core.score import ScoreModel, level_of
-from scoresde_core.sde import SDE
 
 from ..song2021.losses import ContinuousLoss
 from .importance import importance_times, total_weight
@@ -25,16 +24,18 @@ class ImportanceLoss(ContinuousLoss):
 
     unbiased: bool = param(False, "multiply by Z / (1 - t_min), to estimate the loss under uniform times", kw_only=True)
 
-    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+    def skip(self, model: ScoreModel) -> str | None:
         """An SDE whose noise falls relative to its signal has no such law."""
+        sde = model.sde
         try:
             total_weight(sde, self.t_min)
         except ValueError as error:
             return str(error)
-        return super().skip(model, sde)
+        return super().skip(model)
 
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         """(B,)."""
+        sde = model.sde
         t = importance_times(sde, draws.uniform(stratified=self.stratified), self.t_min)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
         return error * (total_weight(sde, self.t_min) / (1 - self.t_min)) if self.unbiased else error

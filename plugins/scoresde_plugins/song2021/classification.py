@@ -19,7 +19,6 @@ from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.score import level_of
-from scoresde_core.sde import SDE
 from scoresde_core.shapes import combine
 
 from .losses import STRATIFIED_HELP
@@ -45,8 +44,9 @@ class ClassificationLoss(Loss):
             )
         return None
 
-    def per_sample(self, model: NoisyClassifier, sde: SDE, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
+    def per_sample(self, model: NoisyClassifier, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
         """(B,), for ``labels`` (B,)."""
+        sde = model.sde
         level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min), x)
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
         chosen = model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1))

@@ -21,7 +21,6 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
 from scoresde_core.score import NetworkScore, ScoreModel, level_of
-from scoresde_core.sde import SDE
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
 STRATIFIED_HELP = "one time from each of B equal shares of their law, in place of B independent times"
@@ -35,7 +34,7 @@ class ContinuousLoss(Loss):
     reduction: Reduction = param("mean", REDUCTION_HELP)
     stratified: bool = param(False, STRATIFIED_HELP)
 
-    def skip(self, model: ScoreModel, sde: SDE) -> str | None:
+    def skip(self, model: ScoreModel) -> str | None:
         """A network that knows N noise scales alone has no score between them."""
         if isinstance(model, NetworkScore) and model.discrete:
             return (
@@ -53,8 +52,9 @@ class DenoisingScoreMatchingLoss(ContinuousLoss):
         "sigma", "lambda(t): sigma^2, or g^2 for likelihood", kw_only=True
     )
 
-    def per_sample(self, model: ScoreModel, sde: SDE, x: Tensor, draws: Draws) -> Tensor:
+    def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         """(B,)."""
+        sde = model.sde
         t = self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
         if self.weighting == "sigma":

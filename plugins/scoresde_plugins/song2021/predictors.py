@@ -48,7 +48,7 @@ class EulerMaruyamaPredictor(Predictor):
         return 1.0 if self.dt == "grid" else None
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # type: ignore[override]
         """Draws noise unless it solves the flow."""
         return not self.probability_flow
 
@@ -79,7 +79,7 @@ class ReverseDiffusionPredictor(Predictor):
     grid = UniformGrid()
 
     @property
-    def stochastic(self) -> bool:
+    def stochastic(self) -> bool:  # type: ignore[override]
         """Draws noise unless it solves the flow."""
         return not self.probability_flow
 
@@ -97,11 +97,7 @@ class ProbabilityFlowPredictor(Predictor):
     """x - phi x + G^2 score / 2: the predictor that the paper's Table 1 calls probability flow (Appendix D.1)."""
 
     grid = UniformGrid()
-
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
+    stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One deterministic step on the SDE's own chain."""
@@ -117,11 +113,7 @@ class NonePredictor(Predictor):
     order = None
     idle = True
     grid = UniformGrid()
-
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
+    stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """The state as it is."""

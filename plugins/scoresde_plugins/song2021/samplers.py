@@ -12,10 +12,10 @@ from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Grid, Schedule
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
-from scoresde_core.steps import Corrector, Predictor
+from scoresde_core.steps import Corrector, Past, Predictor
 
 from ..grids import UniformGrid
-from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, level_at, velocity
+from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, velocity
 from ..numerics.runge_kutta import FIXED, integrate
 from .correctors import NoneCorrector
 from .predictors import ReverseDiffusionPredictor
@@ -44,14 +44,15 @@ class PredictorCorrectorSampler(Sampler):
     order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first at each step")
     denoise: bool = param(True, "return the noise-free mean of the last step")
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """The loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
+        sde = model.sde
         schedule = Schedule(sde, self.grid.times(sde, self.steps))
-        mean = x
+        mean, past = x, Past()
         for k, step in enumerate(schedule.steps):
             if self.order == "corrector_first":
                 x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
-            x, mean = self.predictor.step(x, step, model, noise.at(k, "predictor"))
+            x, mean, past = self.predictor.advance(x, step, model, noise.at(k, "predictor"), past)
             if self.order == "predictor_first" and k + 1 < len(schedule):
                 x, _ = self.corrector.correct(x, schedule[k + 1], model, noise.at(k, "corrector"))
             if observe is not None:
@@ -101,14 +102,15 @@ class ODESampler(Sampler):
         """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
         return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
 
-    def run(self, x: Tensor, model: ScoreModel, sde: SDE, noise: Noise, observe: Observer | None = None) -> Tensor:
+    def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
+        sde = model.sde
         before = model.calls
 
         def along(t: float, state: Tensor) -> Tensor:
             if observe is not None:
                 observe(model.calls - before, 0, state)
-            return velocity(sde, t, state, model.score(state, level_at(sde, t)))
+            return velocity(sde, t, state, model.score(state, sde.float_level(t)))
 
         if self.method in FIXED:
             # The grid's last time is clean data, which the ODE itself never reaches.
@@ -116,7 +118,7 @@ class ODESampler(Sampler):
             x = integrate(along, x, times, FIXED[self.method])
         else:
             x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, 1.0, sde.t_min)
-        return model.denoised(x, level_at(sde, sde.t_min)) if self.denoise else x
+        return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:
         """With a fixed-step method, whose steps do not depend on the state."""

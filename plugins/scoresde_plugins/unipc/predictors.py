@@ -23,7 +23,7 @@ from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level, Scalar
-from scoresde_core.steps import Predictor
+from scoresde_core.steps import MultistepPredictor, Past
 
 from ..coordinates import (
     blend,
@@ -38,16 +38,16 @@ from ..coordinates import (
 )
 from ..grids import LogSNRGrid
 
-Past = list[tuple[Level, Tensor]]
+Entries = tuple[tuple[Level, Tensor], ...]
 Terms = tuple[tuple[Scalar, Tensor], ...]
 
 
 @attrs.frozen
-class UniPCPredictor(Predictor):
+class UniPCPredictor(MultistepPredictor):
     """UniP of up to ``max_order``, each step corrected by UniC once its end is evaluated; one evaluation a step.
 
-    The order starts at 1 and rises with the past. ``step.memory`` keeps the denoised states of the last levels, and
-    the weights with which the last step used them. UniC is added as its difference to UniP, in which the state that
+    The order starts at 1 and rises with the past, which holds the denoised states of the last levels, and the weights
+    with which the last step used them. UniC is added as its difference to UniP, in which the state that
     the last step began from cancels: nothing else needs keeping, and the move of a corrector between the two steps is
     kept as well. The last step to the data is of first order and has no evaluation at its end to be corrected by.
 
@@ -64,47 +64,45 @@ class UniPCPredictor(Predictor):
     lower_order_final: bool = param(True, "lower the order at the end to the number of steps that are left")
 
     grid = LogSNRGrid()
+    stochastic = False
 
     @property
     def order(self) -> float:  # type: ignore[override]
         """Of UniP, and one more with UniC, before the end. Lowered there, it shows as 2 where a run ends in noise."""
         return float(self.max_order + self.correct)
 
-    @property
-    def stochastic(self) -> bool:
-        """Never draws noise."""
-        return False
-
-    def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """Correct the step that led here, then predict the next."""
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
+        """Correct the step that led here, then predict the next; the past is (entries, UniC's difference)."""
         denoised = model.denoised(x, step.now)
-        owed = step.memory.pop("owed", None)
-        if owed is not None and step.index:  # what is left at the first step is of a run that was broken off there
-            weight, terms = owed
+        entries, correction = past or ((), None)
+        if correction is not None:
+            weight, terms = correction
             x = blend(1.0, x, weight, denoised, *terms)
-        past = remember(step, denoised, self.max_order)
-        order = usable_order(step, len(past), self.max_order, lower_final=self.lower_order_final)
+        entries = remember(entries, step, denoised, self.max_order)
+        order = usable_order(step, len(entries), self.max_order, lower_final=self.lower_order_final)
         if reaches_data(step):
-            return denoised, denoised
-        x = denoised_step(x, step, denoised, *self._update(step, past[:order]))
-        return x, x
+            return denoised, denoised, (entries, None)
+        update, correction = self._update(step, entries[:order])
+        x = denoised_step(x, step, denoised, *update)
+        return x, x, (entries, correction)
 
-    def _update(self, step: Step, past: Past) -> Terms:
-        """UniP's terms beside the first-order step, divided by alpha'; leaves UniC's difference in the memory."""
-        if len(past) == 1 and not self.correct:
-            return ()
-        start, h = log_snr(past[0][0]), log_snr(step.next) - log_snr(past[0][0])
-        ratios = [(log_snr(level) - start) / h for level, _ in past[1:]]
+    def _update(self, step: Step, entries: Entries) -> tuple[Terms, tuple[Scalar, Terms] | None]:
+        """UniP's terms beside the first-order step, divided by alpha', and UniC's difference to it."""
+        if len(entries) == 1 and not self.correct:
+            return (), None
+        start, h = log_snr(entries[0][0]), log_snr(step.next) - log_snr(entries[0][0])
+        ratios = [(log_snr(level) - start) / h for level, _ in entries[1:]]
         scale = -h if self.variant == "bh1" else noise_ratio(step.next) / noise_ratio(step.now) - 1
         predict = [-scale * rho for rho in _weights(ratios, h, scale)]
-        if self.correct:
-            *correct, last = (-scale * rho for rho in _weights([*ratios, 1.0], h, scale))
-            moved = _terms([c - p for c, p in zip(correct, predict, strict=True)], ratios, past)
-            # The new state's difference is D_new - D: its other half goes to D.
-            ahead = step.next.alpha
-            terms = [(ahead * c, tensor) for c, tensor in (*moved, (-last, past[0][1]))]
-            step.memory["owed"] = (ahead * last, terms)
-        return _terms(predict, ratios, past)
+        update = _terms(predict, ratios, entries)
+        if not self.correct:
+            return update, None
+        *correct, last = (-scale * rho for rho in _weights([*ratios, 1.0], h, scale))
+        moved = _terms([c - p for c, p in zip(correct, predict, strict=True)], ratios, entries)
+        # The new state's difference is D_new - D: its other half goes to D.
+        ahead = step.next.alpha
+        terms = tuple((ahead * c, tensor) for c, tensor in (*moved, (-last, entries[0][1])))
+        return update, (ahead * last, terms)
 
 
 def _weights(ratios: list[Scalar], h: Scalar, scale: Scalar) -> list[Scalar]:
@@ -119,9 +117,9 @@ def _weights(ratios: list[Scalar], h: Scalar, scale: Scalar) -> list[Scalar]:
     return power_weights(ratios, right)
 
 
-def _terms(weights: list[Scalar], ratios: list[Scalar], past: Past) -> Terms:
+def _terms(weights: list[Scalar], ratios: list[Scalar], entries: Entries) -> Terms:
     """sum_k w_k (D_k - D) / r_k as terms in the states themselves."""
     shares = [w / r for w, r in zip(weights, ratios, strict=True)]
     if not shares:
         return ()
-    return (-sum(shares), past[0][1]), *((c, tensor) for c, (_, tensor) in zip(shares, past[1:], strict=True))
+    return (-sum(shares), entries[0][1]), *((c, tensor) for c, (_, tensor) in zip(shares, entries[1:], strict=True))

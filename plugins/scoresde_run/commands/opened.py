@@ -33,8 +33,6 @@ class OpenedModel:
     """A score model on a device, with its SDE, default sampler and units."""
 
     score: ScoreModel
-    sde: SDE
-    shape: tuple[int, ...]
     units: Units
     sampler: Sampler
     n: int
@@ -45,6 +43,16 @@ class OpenedModel:
     """The configuration's components; None for a target."""
     target: Target | None = None
     """The exact target, on the CPU; None for a network."""
+
+    @property
+    def sde(self) -> SDE:
+        """The score's process."""
+        return self.score.sde
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an event."""
+        return self.score.shape
 
     @property
     def data(self) -> str:
@@ -100,8 +108,6 @@ def open_model(
     model, origin = _model(arguments, registry)
     return OpenedModel(
         model.to(device, dtype).score(autocast=PRECISIONS[precision]),
-        model.sde,
-        model.shape,
         model.units,
         model.plan.sampler,
         model.config.sampling.n,
@@ -122,9 +128,9 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     sde = registry.create("sdes", arguments.sde or f"{OURS}:vp")
     sampler = registry.create("samplers", f"{OURS}:pc")
     origin = {"target": arguments.target, "weights": "exact score"}
-    score = ExactScore(target.to(device, dtype))
+    score = ExactScore(target.to(device, dtype), sde)
     units = Units(levels=256 if target.images else None)
-    return OpenedModel(score, sde, target.shape, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+    return OpenedModel(score, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:

@@ -132,9 +132,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
         drawn = sampling.sample(
             opened.score,
-            opened.sde,
             sampler,
-            opened.shape,
             n,
             seed=arguments.seed,
             batch_size=arguments.batch_size,

@@ -2,7 +2,7 @@
 
 >>> plan = plan_model(registry.create("presets", "vp_cifar10_ddpmpp_continuous"), registry)
 >>> model = plan.build(seed=0)
->>> model.units.decode(sample(model.score(), model.sde, plan.sampler, model.shape, n=16).x)
+>>> model.units.decode(sample(model.score(), plan.sampler, n=16).x)
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Model:
 
     def view(self, **how: Any) -> Any:
         """View the network as a score model with its own counter, or as a classifier (:meth:`Network.view`)."""
-        return self.plan.network.view(self.network, self.sde, **how)
+        return self.plan.network.view(self.network, self.sde, self.shape, **how)
 
     def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
         """:meth:`view` of a network that gives scores, which :func:`plan_model` requires by default."""
@@ -176,13 +176,13 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
     """
     network = plan.network
     loss: Loss = registry.create("losses", plan.config.training.loss, scales=network.scales)
-    model = network.view(nn.Identity(), plan.sde)
+    model = network.view(nn.Identity(), plan.sde, plan.shape)
     if not isinstance(model, loss.trains):
         raise UsageError(
             f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
             f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
         )
-    reason = loss.skip(model, plan.sde)
+    reason = loss.skip(model)
     if reason:
         raise UsageError(reason)
     return loss

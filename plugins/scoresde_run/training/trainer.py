@@ -214,10 +214,9 @@ class Trainer:
     def sample(self) -> Tensor:
         """Draw samples of :meth:`averaged` with the configuration's sampler, from the same noise in every call."""
         model, n = self.averaged(), self.plan.config.sampling.n
-        shape, seed = self.plan.model.shape, self.config.seed
         with torch.no_grad():
             drawn = sampling.sample(
-                model.score(), model.sde, self.plan.model.sampler, shape, n, seed=seed, device=self.device
+                model.score(), self.plan.model.sampler, n, seed=self.config.seed, device=self.device
             )
         return drawn.x.cpu()
 
@@ -253,7 +252,7 @@ class Trainer:
         x = batch.x
         if self.config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.plan.loss.per_sample(model, self.plan.model.sde, x, draws, **batch.known)
+        return self.plan.loss.per_sample(model, x, draws, **batch.known)
 
     def _draws(self, step: int | str, count: int, row: int = 0) -> Draws:
         """The random numbers of ``count`` rows of this process's share, from ``row`` on."""
@@ -313,7 +312,7 @@ class Trainer:
             workers=self.plan.config.data.workers,
             needs=self.plan.loss.needs,
         )
-        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde)
+        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde, self.plan.model.shape)
         reason = self.plan.loss.skip_data(model, batches.known)
         if reason:
             raise UsageError(reason)
