@@ -19,9 +19,8 @@ SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVE
 GAUSSIAN = GaussianTarget((2,), mean=0.3, std=0.5)
 
 
-def gap(target, n=64, model=None, **options):
+def gap(target, sde, n=64, model=None, **options):
     """Mean excess over the exact value in bits/dim, and its standard error."""
-    sde = model.sde
     x = target.sample(n).double()
     found = likelihood_bound(model or ExactScore(target, sde), x, **options)
     excess = (found.nats + target.log_prob(x)) / (2 * math.log(2))

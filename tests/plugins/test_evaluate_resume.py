@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -108,16 +109,7 @@ def rows(folder: Path) -> list[dict]:
 
 
 def child(*arguments) -> multiprocessing.Process:
-    """A child of a server that has imported everything: most of its life is work.
-
-    The server starts in the folder of the run, because it finds modules in the folder that it starts in: in a checkout
-    these would be others than those that are installed and tested.
-    """
-    processes = multiprocessing.get_context("forkserver")
-    started = processes.Process(target=evaluate, args=arguments)
-    with contextlib.chdir(arguments[0]):
-        started.start()
-    return started
+    return children.start(evaluate, *arguments, folder=arguments[0])
 
 
 class TestKilled:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import multiprocessing
 import os
 import random
 import resource
@@ -13,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -110,11 +110,8 @@ def same(folder: Path, other: Path) -> None:
 class TestKilled:
     def test_at_random_moments(self, config, straight, tmp_path):
         folder, kills, torn, rng = tmp_path / "run", 0, 0, random.Random(KILLS)
-        # Children of a server that has imported everything: most of a life is training and writing, not importing.
-        processes = multiprocessing.get_context("forkserver")
         while True:
-            child = processes.Process(target=train, args=(config, folder))
-            child.start()
+            child = children.start(train, config, folder, folder=tmp_path)
             if kills < KILLS:
                 if rng.random() < 0.7:  # after it has saved something, so that the run gets somewhere
                     self.wait_for_progress(child, folder / "checkpoints")
@@ -139,9 +136,7 @@ class TestKilled:
 
     def test_in_the_middle_of_writing_a_state(self, config, straight, tmp_path):
         for step, victim in ((6, "save_file"), (9, "_digest"), (12, "discard")):
-            processes = multiprocessing.get_context("forkserver")
-            child = processes.Process(target=train_until, args=(config, tmp_path / "run", step, victim))
-            child.start()
+            child = children.start(train_until, config, tmp_path / "run", step, victim, folder=tmp_path)
             child.join(60)
             assert child.exitcode == -signal.SIGKILL
             # A state is there whole or not at all: before the rename it is not, after it, it is.

@@ -76,6 +76,8 @@ def parts(trainer, batch):
         return run
 
     class Echo:
+        sde = plan.model.sde
+
         def noise(self, x, level):
             return x
 
