@@ -1,4 +1,4 @@
-"""``python -m scoresde``: the same as ``scoresde``, and what ``torchrun`` starts."""
+"""``python -m scoresde`` runs ``scoresde``; ``torchrun`` starts this module."""
 
 from scoresde_core.shell import run
 

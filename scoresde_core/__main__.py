@@ -1,4 +1,4 @@
-"""``python -m scoresde_core``: the same as ``scoresde``, and what ``torchrun`` starts."""
+"""``python -m scoresde_core`` runs ``scoresde``; ``torchrun`` starts this module."""
 
 from .shell import run
 

@@ -1,4 +1,4 @@
-"""Noise-conditional classifiers: what guides sampling to a class, and what a classification loss trains."""
+"""Noise-conditional classifiers, which guide sampling to a class and which a classification loss trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NoisyClassifier(ABC):
     @property
     @abstractmethod
     def classes(self) -> int:
-        """How many classes there are; labels are 0 to ``classes`` - 1."""
+        """The number of classes; labels are 0 to ``classes`` - 1."""
 
     @abstractmethod
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:

@@ -1,4 +1,4 @@
-"""Commands: what ``scoresde NAME`` runs. A plugin adds one as it adds any other component."""
+"""Commands: the subcommands of ``scoresde``, which plugins add like any other component."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class Command(ABC):
 
     @abstractmethod
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Do it; returns the exit code. Raise a :class:`~scoresde_core.errors.ScoreSDEError` for one clear line."""
+        """Run the command and return its exit code; a :class:`~scoresde_core.errors.ScoreSDEError` is one line."""

@@ -1,12 +1,11 @@
 """Components are attrs classes: their fields, validators and docstrings are their schema, command line and help.
 
-    langevin[snr=0.16,n_steps=2]        a component with parameters, as it is typed anywhere
-    pc[predictor=ddim[eta=0.5]]         a parameter may be a component itself
-    npz[path='a,b[1].npz']              in quotes, single or double, is text as it is; a quote in it is written twice
+    langevin[snr=0.16,n_steps=2]        a component with parameters
+    pc[predictor=ddim[eta=0.5]]         a parameter may itself be a component
+    npz[path='a,b[1].npz']              text in single or double quotes is literal; double a quote inside it
 
-Text that reads as another value needs quotes too: ``key='12'``, ``key='true'``, ``key='inf'``.
-
-Values are checked strictly (no 2.7 for an integer, no "yes" for a number); unknown parameters list near misses.
+Text that would be read as another value needs quotes too: ``key='12'``, ``key='true'``, ``key='inf'``.
+Values are checked strictly (no 2.7 for an integer, no "yes" for a number).
 """
 
 from __future__ import annotations
@@ -28,14 +27,12 @@ _QUOTED = re.compile(r"'((?:[^']|'')*)'|\"((?:[^\"]|\"\")*)\"", re.DOTALL)
 _WORDS = {word: value for value, words in
           ((True, "true yes on"), (False, "false no off"), (None, "null")) for each in words.split()
           for word in (each, each.capitalize(), each.upper())} | {"~": None, "": None}  # fmt: skip
-"""As YAML reads them."""
-
+"""The constants of YAML."""
 _NONE: Mapping[str, str] = {}
-
 HANDED = "handed"
-"""Marks a field that is filled in by whoever makes the component: nobody types it."""
+"""Marks a field that the maker of the component fills in, which is no parameter."""
 Convert = Callable[[type, Any], Any]
-"""Turns a value into an instance of a contract class (a parameter that is itself a component)."""
+"""Turns a value into an instance of a contract class, for a parameter that is itself a component."""
 
 
 def param(
@@ -43,11 +40,10 @@ def param(
 ) -> Any:
     """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``.
 
-    ``gone`` holds words that were values once, with the reason why they are refused and what to write instead.
+    ``gone`` maps former values to the reason why they are refused and what to write instead.
     """
     given = check if isinstance(check, list | tuple) else [check] if check else []
-    checks = [*([_refuse_gone] if gone else []), *given]
-    return attrs.field(default=default, validator=checks or None, metadata={"help": help, "gone": gone}, **more)
+    return attrs.field(default=default, validator=[_refuse_gone, *given], metadata={"help": help, "gone": gone}, **more)
 
 
 def _refuse_gone(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -57,7 +53,7 @@ def _refuse_gone(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 @attrs.frozen
 class Spec:
-    """A component as it was typed: its name and its parameters, not yet checked."""
+    """A component as typed: its name and its unchecked parameters."""
 
     name: str
     params: dict[str, Any] = attrs.field(factory=dict)
@@ -69,7 +65,7 @@ class Spec:
 
 @attrs.frozen
 class Parameter:
-    """One parameter of a component, for people and for sweeps; ``default`` is ... where it follows from the others."""
+    """A parameter of a component; ``default`` is ... if it follows from the other parameters."""
 
     name: str
     type: Any
@@ -78,18 +74,18 @@ class Parameter:
 
     @property
     def type_name(self) -> str:
-        """The type as it is written in a signature."""
+        """The type as text."""
         return _type_name(self.type)
 
     @property
     def takes_list(self) -> bool:
-        """Whether a list is one value of this parameter, rather than several to sweep over."""
+        """Whether a list is one value of this parameter rather than several values to sweep over."""
         members = get_args(self.type) if _is_union(self.type) else (self.type,)
         return any((get_origin(m) or m) in (list, tuple, Sequence) for m in members)
 
 
 def parse(text: str) -> Spec:
-    """``name[key=value,...]`` as a :class:`Spec`; values are numbers, booleans, ``null``, lists or words."""
+    """Parse ``name[key=value,...]``; see :func:`parse_value` for the values."""
     match = _SPEC.fullmatch(text)
     if not match:
         raise UsageError(f"cannot read {text!r}: write name or name[key=value,key=value]")
@@ -105,9 +101,9 @@ def parse(text: str) -> Spec:
 
 
 def split(text: str) -> list[str]:
-    """``text`` at its commas outside brackets and quotes; empty text gives no part."""
+    """Split ``text`` at the commas outside brackets and quotes; empty text has no parts."""
     parts, depth, start, at = [], 0, 0, 0
-    opens = True  # a quote opens a value, and is a letter within one
+    opens = True  # whether a quote here opens a quoted value; inside a word it is a letter
     while at < len(text) and depth >= 0:
         character = text[at]
         if opens and (quoted := _QUOTED.match(text, at)):
@@ -122,12 +118,12 @@ def split(text: str) -> list[str]:
         opens = character in "[(=," or (opens and character.isspace())
         at += 1
     if depth:
-        raise UsageError(f"unbalanced brackets in {text!r}: put quotes around a value that has some")
+        raise UsageError(f"unbalanced brackets in {text!r}: quote a value that contains brackets")
     return [*parts, text[start:]] if parts or text[start:].strip() else []
 
 
 def parse_value(text: str) -> Any:
-    """A number, boolean, ``null``, list ``[a,b]``, quoted text or word, as typed."""
+    """Parse a number, boolean, ``null``, list ``[a,b]``, quoted text or word."""
     if text in _WORDS:
         return _WORDS[text]
     if _NUMBER.fullmatch(text):
@@ -139,9 +135,7 @@ def parse_value(text: str) -> Any:
     if not text.startswith(("'", '"')):
         return text
     if not _QUOTED.fullmatch(text):
-        raise UsageError(
-            f"cannot read {text!r}: a quoted value ends with its quote, and a quote in it is written twice"
-        )
+        raise UsageError(f"cannot read {text!r}: end a quoted value with its quote, and double a quote inside it")
     return text[1:-1].replace(text[0] * 2, text[0])
 
 
@@ -150,27 +144,21 @@ def parameters(cls: type) -> list[Parameter]:
     if not attrs.has(cls):
         return []
     hints = get_type_hints(cls)
-    return [
-        Parameter(
-            field.alias or field.name,
-            hints.get(field.name, Any),
-            _default(field.default),
-            field.metadata.get("help", ""),
-        )
-        for field in attrs.fields(cls)
-        if field.init and HANDED not in field.metadata
-    ]
-
-
-def _default(given: Any) -> Any:
-    made = given.factory if isinstance(given, attrs.Factory) else lambda: given  # type: ignore[arg-type]
-    return ... if getattr(given, "takes_self", False) else made()
+    found = []
+    for field in attrs.fields(cls):
+        if field.init and HANDED not in field.metadata:
+            default: Any = field.default
+            if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+                default = ... if default.takes_self else default.factory()
+            kind, help = hints.get(field.name, Any), field.metadata.get("help", "")
+            found.append(Parameter(field.alias or field.name, kind, default, help))
+    return found
 
 
 def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None, **handed: Any) -> Any:
-    """An instance of ``cls``; ``label`` names it in errors; ``convert`` builds parameters that are components.
+    """Make an instance of ``cls``; ``label`` names it in errors, ``convert`` makes parameters that are components.
 
-    ``handed`` are its fields that nobody types.
+    ``handed`` are its fields that are no parameters.
     """
     known = {parameter.name: parameter for parameter in parameters(cls)}
     fields = {field.alias: field for field in attrs.fields(cls)} if known else {}
@@ -185,20 +173,19 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
         try:
             values[name] = _structure(known[name].type, value, convert)
         except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"{label}: {name} must be {known[name].type_name}, got {value!r}{_because(error)}"
-            ) from error
+            why = f" ({_message(error)})" if _message(error) else ""
+            raise UsageError(f"{label}: {name} must be {known[name].type_name}, got {value!r}{why}") from error
     missing = [p.name for p in known.values() if p.default is attrs.NOTHING and p.name not in values]
     if missing:
         raise UsageError(f"{label} needs {', '.join(missing)}: write {label}[{missing[0]}=...]")
     try:
         return cls(**values, **handed)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{label}: {_plain(error)}") from error
+        raise UsageError(f"{label}: {_message(error)}") from error
 
 
 def _structure(kind: Any, value: Any, convert: Convert | None) -> Any:
-    """``value`` as an instance of ``kind``, strictly."""
+    """Convert ``value`` to the type ``kind``, strictly."""
     if kind is Any:
         return value
     if _is_union(kind):
@@ -247,12 +234,7 @@ def _type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _because(error: Exception) -> str:
-    text = _plain(error)
-    return f" ({text})" if text else ""
-
-
-def _plain(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """The message of an error; attrs' validators put it first among several arguments."""
     return str(error.args[0]) if error.args else ""
 
@@ -270,7 +252,7 @@ def _text(value: Any) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text is read as it is without quotes."""
+    """Whether text needs no quotes."""
     try:
         return text == text.strip() and split(text) == [text] and parse_value(text) == text
     except UsageError:

@@ -1,12 +1,12 @@
 """Conditions: controllable generation, with any sampler that is made of predictor and corrector steps.
 
-A :class:`Condition` is a component: it describes a kind of knowledge, such as a mask. Given events to take the known
-part from, it becomes an :class:`Observation`, which acts on sampling in two ways: on the score (``guide``), and on the
-state (``impose``), whose known part is set to its law at the noise level at hand, after every step.
+A :class:`Condition` is a component that describes a kind of knowledge, such as a mask. Its :class:`Observation` of
+given events acts on the score (``guide``) and on the state (``impose``), whose known part is set to its law at the
+current noise level after every step.
 
-A step returns a state and its noise-free mean. The mean gets the known part without noise, so that the final sample
-is denoised where it was generated and exact where it was known. (The published code builds the mean from the state
-that already holds noise, and so never denoises the unknown part.)
+The known part of a step's noise-free mean gets no noise, so that the final sample is denoised where it was generated
+and exact where it was known. (The published code builds the mean from the noisy state, and so never denoises the
+unknown part.)
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from .steps import Corrector, MultistepPredictor, Past, Predictor
 
 
 class Observation(ABC):
-    """What is known of samples 0 .. n-1, an entry a sample."""
+    """What is known of samples 0 .. n-1."""
 
     acts_on_state: bool = True
-    """Whether :meth:`impose` does anything; if not, the condition works with every sampler."""
+    """Whether :meth:`impose` changes the state; if not, the condition works with every sampler."""
 
     @abstractmethod
     def rows(self, start: int, count: int) -> Observation:
-        """What is known of samples ``start .. start + count``."""
+        """The observation of samples ``start .. start + count``."""
 
     def to(self, x: Tensor) -> Observation:
-        """The same on the device and in the dtype of ``x``."""
+        """The observation on the device and in the dtype of ``x``."""
         return self
 
     def guide(self, model: ScoreModel) -> ScoreModel:
-        """The conditional score model; the unconditional one where the condition acts on the state alone."""
+        """The conditional score model; ``model`` itself if the condition only acts on the state."""
         return model
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
-        """The state with its known part set to its law at ``level``; to the mean of that law without ``noise``."""
+        """The state with its known part drawn from its law at ``level``, or set to the mean without ``noise``."""
         return x
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
-        """Samples like ``x``, the latent at t = 1: by ``loop``, with the known part imposed before it and in it.
+        """Run ``loop`` from the latent ``x`` at t = 1, with the known part imposed; returns samples like ``x``.
 
-        A method that needs more than a state a sample, such as particles, replaces this.
+        A method that needs several states per sample, such as particles, overrides this.
         """
         x = self.impose(x, model.sde.float_level(1.0), noise.at("prior", "condition"))
         sampler = loop.wrapped(
@@ -67,20 +67,20 @@ class Condition(ABC):
     needs_data: bool = True
     """Whether :meth:`observe` takes the known part from events."""
     mixes_channels: bool = False
-    """Whether it knows sums over channels or columns, which a model must not have scaled one by one."""
+    """Whether it knows sums over channels or columns, so that a model must not scale them separately."""
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Why this condition makes no sense for events of ``shape``, or None."""
+        """Why this condition cannot apply to events of ``shape``, or None."""
         return None
 
     @abstractmethod
     def observe(self, x: Tensor) -> Observation:
-        """What this condition keeps of events ``x`` (n, *shape), for n samples; nothing else of them is used."""
+        """The known part of events ``x`` (n, *shape), for n samples."""
 
 
 @attrs.frozen
 class _ConditionedPredictor(MultistepPredictor):
-    """A predictor after whose step the known part is imposed; ``rounds`` > 1 goes back and repeats it."""
+    """A predictor that imposes the known part after its step; with ``rounds`` > 1 it goes back and repeats it."""
 
     inner: Predictor
     observation: Observation
@@ -92,13 +92,13 @@ class _ConditionedPredictor(MultistepPredictor):
             x = self.observation.impose(x, step.next, noise)
             if round_ + 1 < self.rounds:
                 x = step.transition_scale * x + step.transition_std * noise()
-                past = ()  # a state that was noised again has none
+                past = ()  # noise was added to the state
         return x, self.observation.impose(mean, step.next), past
 
 
 @attrs.frozen
 class _ConditionedCorrector(Corrector):
-    """A corrector after which the known part is imposed."""
+    """A corrector that imposes the known part after its step."""
 
     inner: Corrector
     observation: Observation
@@ -112,7 +112,7 @@ class _ConditionedCorrector(Corrector):
 
 @attrs.frozen
 class Loop:
-    """A sampler that an observation drives: how often to take each predictor step, and who hears of the steps."""
+    """A sampler for an observation to drive, with the repetitions of each predictor step and an observer of steps."""
 
     sampler: Sampler
     rounds: int = 1
@@ -134,31 +134,31 @@ class Loop:
 
 @attrs.frozen
 class ConditionedSampler(Sampler):
-    """Any sampler under an observation: its predictor and corrector are wrapped, its loop stays what it is.
+    """Any sampler under an observation: its predictor and corrector are wrapped, its loop is unchanged.
 
     With ``rounds`` r > 1 every predictor step is taken r times, with the forward transition in between (RePaint,
-    Lugmayr et al. 2022, arXiv:2201.09865, jumps of length one): the unknown part then hears of the known one r times.
+    Lugmayr et al. 2022, arXiv:2201.09865, jumps of length one), so the unknown part adapts to the known one r times.
     """
 
-    sampler: Sampler = param(help="the sampler that does the work")
+    sampler: Sampler = param(help="the sampler to condition")
     observation: Observation = param(help="what is known")
-    rounds: int = param(1, "how often each predictor step is taken", attrs.validators.ge(1))
+    rounds: int = param(1, "repetitions of each predictor step", attrs.validators.ge(1))
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """The sampler's own loop, driven by what is known of these samples."""
+        """Run the sampler's loop, driven by the observation of these samples."""
         known = self.observation.rows(noise.start, noise.count).to(x)
         return known.drive(Loop(self.sampler, self.rounds, observe), x, model, noise)
 
     def skip(self, sde: SDE) -> str | None:
-        """Where the sampler has no steps to act after, or refuses the SDE itself."""
+        """Why the sampler has no steps to act after, or does not support ``sde``; or None."""
         if not Loop(self.sampler).steps and (self.observation.acts_on_state or self.rounds > 1):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return self.sampler.skip(sde)
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """What the sampler says."""
+        """The caveat of the sampler."""
         return self.sampler.caveat(shape, count)
 
     def decoupled(self) -> ConditionedSampler:
-        """With the sampler that treats every sample by itself."""
+        """The conditioned sampler with a decoupled sampler inside."""
         return attrs.evolve(self, sampler=self.sampler.decoupled())

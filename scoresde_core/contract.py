@@ -1,4 +1,4 @@
-"""What contracts share: methods that follow from others, and so may not be overridden."""
+"""The base of contracts, with methods that follow from others and must not be overridden."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def derived(instead: str) -> Callable[[F], F]:
-    """Marks a method of a :class:`Contract` that no subclass may override; ``instead`` says why, and what to override.
+    """Mark a method of a :class:`Contract` that no subclass may override; ``instead`` says why and what to override.
 
-    Samplers and losses do not call such a method, or do not all call it: they use what it follows from. An override
-    would change nothing, or one of them and not another, and the numbers would be those of another component.
+    Not all samplers and losses call such a method: some use what it follows from. An override would change the results
+    of some and not of others.
     """
 
     def mark(method: F) -> F:
@@ -25,7 +25,7 @@ def derived(instead: str) -> Callable[[F], F]:
 
 
 class Contract(ABC):  # noqa: B024  # its subclasses have the abstract methods
-    """Base of a contract: a class that overrides a :func:`derived` method is a ``TypeError`` when it is made."""
+    """Base of a contract: defining a class that overrides a :func:`derived` method is a ``TypeError``."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

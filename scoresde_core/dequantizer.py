@@ -1,4 +1,4 @@
-"""Dequantizers: from discrete values to a density."""
+"""Dequantizers turn discrete values into samples of a density."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .noise import Draw
 
 
 class Dequantizer(ABC):
-    """Adds noise u in [0, 1) to integer images, and knows its density."""
+    """Adds noise u in [0, 1) of known density to integer images."""
 
     @abstractmethod
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:

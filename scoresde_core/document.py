@@ -1,4 +1,4 @@
-"""YAML as this project reads and writes it: safe, no key given twice, ``2e-4`` a number, short lists on one line."""
+"""YAML as this project reads and writes it: safe, no duplicate keys, ``2e-4`` is a number, short lists on one line."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ _LINE = 90
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses a key given twice, instead of keeping the last."""
+    """Safe YAML that refuses duplicate keys instead of keeping the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
 
-# YAML 1.1 wants a dot in every float, and would read 2e-4 as a word.
+# YAML 1.1 requires a dot in a float, and would read 2e-4 as a word.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
 class _Dumper(yaml.SafeDumper):
-    """Safe YAML with collections of scalars on one line where they fit."""
+    """Safe YAML with collections of scalars on one line if they fit."""
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         node: yaml.SequenceNode = super().represent_sequence(tag, sequence, flow_style)
@@ -48,7 +47,7 @@ def _fits(nodes: list[yaml.Node]) -> bool:
 
 
 def load(text: str) -> Any:
-    """The document in ``text``; a :class:`yaml.YAMLError` says in one line what is wrong with it."""
+    """Load the document ``text``; a :class:`yaml.YAMLError` states the problem in one line."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -56,6 +55,5 @@ def load(text: str) -> Any:
 
 
 def dump(data: Any) -> str:
-    """``data`` as a document that :func:`load` reads back, keys in their order."""
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
-    return text
+    """``data`` as a document that :func:`load` reads back, with the order of keys kept."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)  # type: ignore[no-any-return]

@@ -1,31 +1,31 @@
-"""The errors that reach a user. Each carries one sentence: what is wrong, its value, and the remedy.
+"""The errors shown to a user. Each message is one sentence: what is wrong, the value, and the remedy.
 
-The command line prints the sentence alone (``--debug`` adds the traceback) and exits with ``exit_code``.
+The command line prints the sentence (``--debug`` adds the traceback) and exits with ``exit_code``.
 """
 
 
 class ScoreSDEError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of all errors that this project raises on purpose."""
 
     exit_code = 1
 
 
 class UsageError(ScoreSDEError):
-    """The request itself is wrong: an unknown name, a parameter out of range, a combination that cannot work."""
+    """A wrong request: an unknown name, a parameter out of range, a combination that cannot work."""
 
     exit_code = 2
 
 
 class UnknownName(UsageError):
-    """A name that no component has; the message lists near misses."""
+    """An unknown name; the message lists near misses."""
 
 
 class AmbiguousName(UsageError):
-    """A bare name that two plugins claim; the message names both owners."""
+    """A name that two plugins register; the message names both owners."""
 
 
 class ManifestError(UsageError):
-    """A registry file that does not follow the schema; ``problems`` holds every fault found."""
+    """A registry file that violates the schema; ``problems`` lists every violation."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
         self.source, self.problems = source, problems
@@ -33,7 +33,7 @@ class ManifestError(UsageError):
 
 
 class PluginError(ScoreSDEError):
-    """A plugin broke while it was loaded or while a component of it was resolved."""
+    """A plugin, or one of its components, could not be loaded."""
 
 
 class FileError(ScoreSDEError):
@@ -41,7 +41,7 @@ class FileError(ScoreSDEError):
 
 
 def near_misses(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """``" Did you mean 'a' or 'b'?"`` for close names, else the list of what there is."""
+    """``" Did you mean 'a' or 'b'?"`` if there are close names, else the list of known names."""
     from difflib import get_close_matches
 
     close = get_close_matches(str(name).lower(), known, n=3, cutoff=0.5)

@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen
 class Estimate:
-    """A number, its standard error (0 for a closed form, nan where unknown), and the error's degrees of freedom."""
+    """A number, its standard error (0 for a closed form, nan if unknown) and the error's degrees of freedom."""
 
     value: float
     stderr: float = 0.0
@@ -17,5 +17,5 @@ class Estimate:
 
     @property
     def known(self) -> bool:
-        """Whether the value and its error are numbers."""
+        """Whether the value and its error are finite."""
         return math.isfinite(self.value) and math.isfinite(self.stderr)

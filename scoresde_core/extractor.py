@@ -1,6 +1,6 @@
-"""Extractors: what turns events into the feature vectors that distances between sets of images are measured on.
+"""Extractors turn events into feature vectors, between which distances of sets of images are measured.
 
-An :class:`Extraction` is an extractor and how it is used: metrics with equal extractions share their features.
+An :class:`Extraction` is an extractor with its settings: metrics with equal extractions share their features.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Rounding = Literal["nearest", "floor"]
 
 @attrs.frozen(eq=False)
 class Features:
-    """Features (B, D) of a batch and, from a classifier, its logits (B, K); both float32."""
+    """The float32 features (B, D) of a batch and, for a classifier, logits (B, K)."""
 
     pooled: Tensor
     logits: Tensor | None = None
 
 
 class Extractor(ABC):
-    """A fixed map from events to features. Metrics on them are named after it.
+    """A fixed map from events to features; its metrics are named after it.
 
-    Images come as uint8 (B, C, H, W); an extractor with ``images = False`` takes floats (B, *shape) as they are.
+    It takes images as uint8 (B, C, H, W), or floats (B, *shape) with ``images = False``.
     """
 
     name: ClassVar[str]
@@ -42,33 +42,28 @@ class Extractor(ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
-        """The map, ready to be called on ``device``. Missing weights are an error that says how to get them."""
+        """The map, ready to be called on ``device``; the error for missing weights says how to get them."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, Any]:
-        """All that a feature depends on, as plain data: the hash of the weights, the resize, the range of the input."""
-
-
-def _identity(extractor: Extractor) -> tuple[type, str]:
-    return type(extractor), repr(extractor)
+        """All inputs of a feature as plain data: the hash of the weights, the resize, the range of the input."""
 
 
 @attrs.frozen
 class Extraction:
-    """How events become features; metrics that agree in it share them."""
+    """How events become features."""
 
-    extractor: Extractor = attrs.field(eq=_identity)
+    extractor: Extractor = attrs.field(eq=lambda extractor: (type(extractor), repr(extractor)))
     rounding: Rounding | None = attrs.field()
-    """How floats become grey levels; None where the extractor reads floats."""
+    """How floats become grey levels; None if the extractor reads floats."""
     batch_size: int = attrs.field(default=250, eq=False)
-    """Events at a time."""
 
     @rounding.default
     def _usual(self) -> Rounding | None:
         return "nearest" if self.extractor.images else None
 
     def __call__(self, events: Tensor, device: torch.device) -> Iterator[Features]:
-        """The features of ``events``, uint8 images or floats, batch by batch."""
+        """Yield the features of ``events``, uint8 images or floats, batch by batch."""
         network = _loaded(self, str(device))
         with torch.no_grad():
             for batch in torch.split(events, self.batch_size):
@@ -81,12 +76,12 @@ class Extraction:
         return seen if self.rounding is None else Units().images(seen, self.rounding)
 
     def prepare(self) -> None:
-        """Load the extractor: missing weights are an error here."""
+        """Load the extractor, so that missing weights are an error here."""
         _loaded(self, "cpu")
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """All that its features depend on, as plain data."""
+        """All inputs of its features as plain data."""
         return {"features": _protocol(self), "rounding": self.rounding}
 
 

@@ -1,6 +1,6 @@
-"""The hook specifications: one ``scoresde_register_<kind>`` for each kind, and the lifecycle.
+"""The hook specifications: one ``scoresde_register_<kind>`` for each kind, and the lifecycle hooks.
 
-A plugin implements any of them with :data:`hookimpl`; an implementation may take fewer arguments than its spec.
+A plugin implements any of them with :data:`hookimpl`; an implementation may take fewer arguments than its hook.
 
     from scoresde_core import hookimpl
 
@@ -16,7 +16,7 @@ import pluggy
 from .kinds import KINDS
 
 API = 1
-"""Version of this interface. A plugin or manifest that asks for a newer one is incompatible, not broken."""
+"""Version of this interface. A plugin or manifest that needs a newer one is incompatible."""
 
 PREFIX = "scoresde_"
 hookspec = pluggy.HookspecMarker("scoresde")
@@ -24,7 +24,7 @@ hookimpl = pluggy.HookimplMarker("scoresde")
 
 
 class Lifecycle:
-    """Called while something runs. An implementation that raises is reported once and ends the run."""
+    """Hooks called during a run. An exception in an implementation is reported once and ends the run."""
 
     @hookspec
     def scoresde_on_training_step(self, step: int, loss: Any, state: Any) -> None:
@@ -32,7 +32,7 @@ class Lifecycle:
 
     @hookspec
     def scoresde_on_sampling_step(self, done: int, total: int, x: Any) -> None:
-        """After step ``done`` of ``total`` (0: not known) of a sampler; ``x`` (B, ...) is the state, not a copy."""
+        """After step ``done`` of ``total`` (0: unknown) of a sampler; ``x`` (B, ...) is the state, not a copy."""
 
     @hookspec
     def scoresde_on_checkpoint(self, path: Any, state: Any) -> None:
@@ -43,82 +43,53 @@ class Lifecycle:
         """Before a result row is written; the row may be amended."""
 
 
-class Registration:
-    """One hook a kind: ``register(name, target, *, summary, paper, aliases, requires)`` adds one component.
+class _Registration:
+    """One hook for each kind; ``register(name, target, *, summary, paper, aliases, requires)`` adds one component.
 
     ``target`` is a class, or a string ``"package.module:Class"`` that is resolved on first use.
     """
 
     @hookspec
-    def scoresde_register_sdes(self, register: Any) -> None:
-        """Register forward processes."""
-
+    def scoresde_register_sdes(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_networks(self, register: Any) -> None:
-        """Register networks."""
-
+    def scoresde_register_networks(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_predictors(self, register: Any) -> None:
-        """Register predictors."""
-
+    def scoresde_register_predictors(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_correctors(self, register: Any) -> None:
-        """Register correctors."""
-
+    def scoresde_register_correctors(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_losses(self, register: Any) -> None:
-        """Register training losses."""
-
+    def scoresde_register_losses(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_evaluators(self, register: Any) -> None:
-        """Register metrics."""
-
+    def scoresde_register_evaluators(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_extractors(self, register: Any) -> None:
-        """Register feature extractors."""
-
+    def scoresde_register_extractors(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_samplers(self, register: Any) -> None:
-        """Register samplers."""
-
+    def scoresde_register_samplers(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_grids(self, register: Any) -> None:
-        """Register time grids."""
-
+    def scoresde_register_grids(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_targets(self, register: Any) -> None:
-        """Register exact distributions."""
-
+    def scoresde_register_targets(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_datasets(self, register: Any) -> None:
-        """Register data sets."""
-
+    def scoresde_register_datasets(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_conditions(self, register: Any) -> None:
-        """Register kinds of controllable generation."""
-
+    def scoresde_register_conditions(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_dequantizers(self, register: Any) -> None:
-        """Register dequantisers."""
-
+    def scoresde_register_dequantizers(self, register: Any) -> None: ...
     @hookspec
-    def scoresde_register_commands(self, register: Any) -> None:
-        """Register subcommands of ``scoresde``."""
+    def scoresde_register_commands(self, register: Any) -> None: ...
 
 
 def add_hooks(manager: pluggy.PluginManager) -> None:
-    """Add the hooks of our lifecycle and of every kind in the table, also of those that other packages declare."""
+    """Add the lifecycle hooks and those of every kind in the table, including kinds that other packages declare."""
 
     def specification() -> Any:
         def register(self: Any, register: Any) -> None: ...
 
         return hookspec(register)
 
-    known = {name for name in dir(manager.hook) if name.startswith(PREFIX)}
-    if not known:
-        manager.add_hookspecs(Registration)
+    if not hasattr(manager.hook, "scoresde_on_result"):
+        manager.add_hookspecs(_Registration)
         manager.add_hookspecs(Lifecycle)
-        known = {name for name in dir(manager.hook) if name.startswith(PREFIX)}
-    missing = {f"{PREFIX}register_{kind}" for kind in KINDS} - known
+    missing = [name for name in (f"{PREFIX}register_{kind}" for kind in KINDS) if not hasattr(manager.hook, name)]
     if missing:
         manager.add_hookspecs(type("Registration", (), {name: specification() for name in missing}))

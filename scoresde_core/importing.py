@@ -1,4 +1,4 @@
-"""Around the import of a plugin: what it prints, and what is known of it without importing it."""
+"""Importing a plugin: redirects what it prints, and reads what can be known without the import."""
 
 from __future__ import annotations
 
@@ -20,58 +20,54 @@ FILE = "registry.yaml"
 _HOOKS = re.compile(rf"\bhookimpl\b|\b{PREFIX}(register_|on_|api\b)|^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
 
 
-class _Voice(io.RawIOBase):
-    """Says lines on stderr for a plugin."""
+class _Prefixed(io.RawIOBase):
+    """Writes lines to stderr, prefixed with the plugin's name."""
 
     def __init__(self, owner: str) -> None:
-        self._owner, self._line = owner, b""
+        self.owner, self.pending = owner, b""
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        *lines, self._line = (self._line + bytes(data)).split(b"\n")
+        *lines, self.pending = (self.pending + bytes(data)).split(b"\n")
         for line in lines:
-            print(f"{self._owner}: {line.decode(errors='replace')}", file=sys.stderr)
+            print(f"{self.owner}: {line.decode(errors='replace')}", file=sys.stderr)
         return len(bytes(data))
-
-    def end(self) -> None:
-        """Say what has no end of line."""
-        if self._line:
-            self.write(b"\n")
 
 
 @contextmanager
 def importing(owner: str) -> Iterator[None]:
-    """A plugin is imported: what it prints is no output of ours, and an interrupt names it."""
-    voice = _Voice(owner)
+    """Around the import of a plugin: what it prints goes to stderr, and an interrupt names it."""
+    lines = _Prefixed(owner)
     try:
-        with redirect_stdout(io.TextIOWrapper(voice, "utf-8", write_through=True)):  # type: ignore[type-var]
+        with redirect_stdout(io.TextIOWrapper(lines, "utf-8", write_through=True)):  # type: ignore[type-var]
             yield
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"while the plugin {owner} was imported")
         raise
     finally:
-        voice.end()
+        if lines.pending:
+            lines.write(b"\n")
 
 
 def find_spec(name: str) -> ModuleSpec | None:
-    """Where a module would be imported from, found without importing it or the packages that it is in; else None."""
+    """The spec of a module, found without importing it or its parent packages; None where that is impossible."""
     spec, path = None, None
     for inner in accumulate(name.split("."), "{}.{}".format):
         try:
             known = sys.modules[inner].__spec__ if inner in sys.modules else None
             spec = known or next(filter(None, (finder.find_spec(inner, path) for finder in sys.meta_path)))
             path = list(spec.submodule_search_locations or [])
-        except (ImportError, AttributeError, KeyError, ValueError, StopIteration):  # some want the package imported
+        except (ImportError, AttributeError, KeyError, ValueError, StopIteration):  # some finders need the package
             return None
     return spec
 
 
 def manifest_of(spec: ModuleSpec) -> manifest.Manifest | None:
-    """The ``registry.yaml`` in a package, or beside a module in one, also in a zip; None without one.
+    """The ``registry.yaml`` in a package or beside a module of one, also in a zip file; None if there is none.
 
-    A module outside any package shares its folder with others: a file there is not its own.
+    A module outside any package shares its folder with others, so a file there is not its own.
     """
     loader: Any = spec.loader
     beside = [os.path.dirname(spec.origin)] if spec.origin and spec.parent else []
@@ -88,7 +84,7 @@ def manifest_of(spec: ModuleSpec) -> manifest.Manifest | None:
 
 
 def may_have_hooks(spec: ModuleSpec) -> bool:
-    """Whether the source of a module mentions hooks, or may bring in some; so does source that cannot be read."""
+    """Whether the source of a module mentions hooks or a star import; True if the source cannot be read."""
     if spec.origin is None:
         return False  # a package without __init__.py
     loader: Any = spec.loader

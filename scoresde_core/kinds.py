@@ -1,7 +1,6 @@
 """The table of kinds. A new kind of component is one row and one contract class.
 
-The kinds of the core are written here. Others are declared by the package that has their contract, in its registry
-file (:mod:`.manifest`), and join the table when that is loaded.
+The core's own kinds are listed here. Other packages declare theirs in a registry file (:mod:`.manifest`).
 """
 
 from importlib import import_module
@@ -16,7 +15,7 @@ from .errors import PluginError, UnknownName, near_misses
 class Kind:
     """A kind of component: its plural name (the registry's key), its singular, its contract and one line of help.
 
-    The components of a kind that is ``data`` are files; its contract reads them: ``contract.read(folder, name)``.
+    The components of a ``data`` kind are files, which its contract reads: ``contract.read(folder, name)``.
     """
 
     name: str
@@ -25,11 +24,10 @@ class Kind:
     summary: str
     data: bool = False
 
-    def load_contract(self) -> type:
-        """The contract class; imports torch, so listing never calls this."""
+    def load_contract(self) -> Any:
+        """Return the contract class. This imports torch, so listing never calls it."""
         module, _, attribute = self.contract.partition(":")
-        loaded: type = getattr(import_module(module), attribute)
-        return loaded
+        return getattr(import_module(module), attribute)
 
 
 KINDS: dict[str, Kind] = {
@@ -54,22 +52,24 @@ KINDS: dict[str, Kind] = {
 
 
 def declare(kind: Kind) -> None:
-    """Add a kind to the table; :class:`PluginError` for a name or a singular that another kind has."""
+    """Add a kind to the table; :class:`PluginError` if its plural or singular name is taken."""
     for known in KINDS.values():
         if known != kind and {known.name, known.singular} & {kind.name, kind.singular}:
-            raise PluginError(f"the kind {kind.name!r} of {kind.contract} has a name of {known.contract}")
+            raise PluginError(
+                f"the kind {kind.name!r} of {kind.contract} has the same name as that of {known.contract}"
+            )
     KINDS[kind.name] = kind
 
 
 def kind_of(annotation: Any) -> str | None:
-    """The kind of component that a parameter of this type is, or None."""
+    """The kind of component that a parameter of this type takes, or None."""
     classes = [member for member in (annotation, *get_args(annotation)) if isinstance(member, type)]
     paths = {f"{cls.__module__}:{cls.__qualname__}" for cls in classes}
     return next((kind.name for kind in KINDS.values() if kind.contract in paths), None)
 
 
 def find_kind(name: str) -> Kind:
-    """The kind called ``name`` in the plural or the singular; an unknown name lists near misses."""
+    """The kind called ``name`` in the plural or the singular; the error for an unknown name lists near misses."""
     for kind in KINDS.values():
         if name in (kind.name, kind.singular):
             return kind

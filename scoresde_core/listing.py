@@ -1,7 +1,4 @@
-"""``scoresde list``, ``show`` and ``plugins``: what there is, what it takes, and what did not load.
-
-Listing imports no component, and so no torch.
-"""
+"""The commands ``scoresde list``, ``show`` and ``plugins``. Listing imports no component, and so no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from .registry import Entry, Registry
 
 
 def configure(commands: Any) -> None:
-    """Add the three commands."""
+    """Add the parsers of the three commands."""
     listed = commands.add_parser("list", help="components, with plugin, summary and paper")
     listed.add_argument("kind", nargs="?", metavar="KIND", help=f"one of: {', '.join(KINDS)}")
     shown = commands.add_parser("show", help="parameters, formula, paper and source of a component")
@@ -35,7 +32,7 @@ def configure(commands: Any) -> None:
 
 
 def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
-    """``scoresde list``, of one kind or of all."""
+    """``scoresde list``: the components of one kind or of all."""
     entries = registry.entries(arguments.kind)
     if arguments.json:
         print(json.dumps([_record(entry) for entry in entries], indent=2))
@@ -64,23 +61,20 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
         return _show_file(entry, registry.create(arguments.kind, arguments.name), arguments.json)
     cls = registry.load(arguments.kind, arguments.name)
     record = _record(entry)
-    record["grid"] = _suited(cls, registry)
+    record["grid"] = _grid_of(cls, registry)
     record["source"] = inspect.getsourcefile(cls)
     record["doc"] = inspect.getdoc(cls) or ""
-    record["parameters"] = [
-        {"name": p.name, "type": p.type_name, "default": None if p.default is attrs.NOTHING else _plain(p.default),
-         "required": p.default is attrs.NOTHING, "help": p.help}
-        for p in parameters(cls)
-    ]  # fmt: skip
+    record["parameters"], rows = [], []
+    for p in parameters(cls):
+        required = p.default is attrs.NOTHING
+        default = None if required else _plain(p.default)
+        facts = {"name": p.name, "type": p.type_name, "default": default, "required": required, "help": p.help}
+        record["parameters"].append(facts)
+        rows.append((p.name, p.type_name, "required" if required else str(default), p.help))
     if arguments.json:
         print(json.dumps(record, indent=2))
         return 0
-    print(f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}\n")
-    print(f"{record['doc']}\n")
-    rows = [
-        (p["name"], p["type"], "required" if p["required"] else f"{p['default']}", p["help"])
-        for p in record["parameters"]
-    ]
+    print(f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}\n\n{record['doc']}\n")
     print("parameters:" if rows else "no parameters")
     print_table(rows, indent="  ")
     for label in ("grid", "paper", "plugin", "target", "source"):
@@ -90,7 +84,7 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
-    """Print a component that is a file, as such a file; of a checkpoint, its configuration."""
+    """Print a component that is a file in the format of that file; for a checkpoint, its configuration."""
     row = entry.row
     document = getattr(found, "config", found)
     made = {} if document is found else {"step": found.step, **found.provenance}
@@ -108,8 +102,8 @@ def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
     return 0
 
 
-def _suited(cls: type, registry: Registry) -> str | None:
-    """The grid that a predictor names for all its parameters."""
+def _grid_of(cls: type, registry: Registry) -> str | None:
+    """The grid of a predictor class, as it would be typed."""
     from .schedule import Grid
 
     grid = getattr(cls, "grid", None)
@@ -117,23 +111,22 @@ def _suited(cls: type, registry: Registry) -> str | None:
 
 
 def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
+    statuses = registry.statuses
     if arguments.json:
         records = [
             {"plugin": s.owner, "version": s.version, "status": s.state, "reason": s.detail, "components": len(s.rows)}
-            for s in registry.statuses
+            for s in statuses
         ]
         print(json.dumps(records, indent=2))
         return 0
-    if not registry.statuses:
+    if not statuses:
         raise UsageError("no plugin is installed, not even the bundled one: reinstall scoresde")
-    print_table([
-        (s.owner, s.version, s.state, s.detail or f"{len(s.rows)} components") for s in registry.statuses
-    ])  # fmt: skip
+    print_table([(s.owner, s.version, s.state, s.detail or f"{len(s.rows)} components") for s in statuses])
     return 0
 
 
 def _plain(value: Any) -> Any:
-    """A default as JSON and as text; a component is shown by its class."""
+    """A default for JSON; a component is shown as its class."""
     if value is ...:
         return "follows from others"
     if attrs.has(type(value)):
@@ -142,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
-    """Aligned columns; the widest text is cut only on a terminal that is too narrow for it."""
+    """Print aligned columns; lines are only cut on a terminal that is too narrow for them."""
     if not rows:
         return
     columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]

@@ -1,12 +1,11 @@
-r"""Losses: what training minimises, as a function of a batch and of the random numbers that it is handed.
+r"""Losses: what training minimises, as a function of a batch and of given random numbers.
 
 Every denoising loss is a weighted sum of one quantity. With x_t = alpha x_0 + sigma z, the error
 
     e(x_t, t) = sigma s(x_t, t) + z = z - eps(x_t, t)
 
 has a minimiser of E|e|^2 at every t: E[-z / sigma | x_t], the exact score (Vincent 2011; Song et al. 2021,
-arXiv:2011.13456, Eq. 7). Losses differ in the law of t, in the weight of |e|^2 and in how a sample's dimensions are
-reduced to one number.
+arXiv:2011.13456, Eq. 7). Losses differ in the law of t, the weight of |e|^2 and the reduction over dimensions.
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ from .sde import Level
 from .shapes import combine
 
 Reduction = Literal["mean", "half_sum"]
-"""A sample's squared error as the mean over its dimensions, or as half their sum (the published VE configurations)."""
+"""The squared error of a sample as the mean over its dimensions, or half their sum (published VE configurations)."""
 
 
 class Draws:
     """The random numbers of rows ``start .. start + count`` of a batch of ``total``, at one step of a run.
 
-    They depend on (seed, step, row, purpose) alone: on no generator's past, so a resumed run draws what it would have
-    drawn, and not on how a batch is split over processes or accumulation steps. A step may be a word: evaluation draws
-    the same numbers each time with ``Draws(seed, "evaluation", count)``.
+    They depend only on (seed, step, row, purpose), so they are the same in a resumed run, and however a batch is split
+    over processes or accumulation steps. A step may be a word, as in ``Draws(seed, "evaluation", count)``.
     """
 
     def __init__(
@@ -58,8 +56,8 @@ class Draws:
     def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
         """(count, *shape) float64 numbers on [0, 1).
 
-        ``stratified`` puts row i of the whole batch uniformly in [i, i + 1) / total: a mean over the batch varies less,
-        and an event still meets every time, for its row changes from epoch to epoch.
+        ``stratified`` draws row i of the whole batch from [i, i + 1) / total, which reduces the variance of a mean over
+        the batch. An event still gets every time, as its row changes between epochs.
         """
         u = self._noise(shape, torch.float64).uniform(self.step, purpose)
         if not stratified:
@@ -75,28 +73,28 @@ class Loss(ABC):
     """A per-sample training loss whose minimiser is the truth: the exact score, unless ``trains`` says otherwise."""
 
     trains: ClassVar[type] = ScoreModel
-    """What it trains, as a contract; the network has to be one (:meth:`scoresde_core.network.Network.view`)."""
+    """The contract of what it trains (:meth:`scoresde_core.network.Network.view`)."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What it has to know of the events beside themselves: names in :meth:`scoresde_core.dataset.Dataset.known`."""
+    """The other data of events that it needs: names in :meth:`scoresde_core.dataset.Dataset.known`."""
 
     def skip(self, model: Any) -> str | None:
-        """Why this loss cannot train ``model``, or None; asked once, before any work."""
+        """Why this loss cannot train ``model``, or None; called once, before any work."""
         return None
 
     def skip_data(self, model: Any, known: Mapping[str, Tensor]) -> str | None:
-        """Why it cannot train ``model`` on events of which this is known, or None; asked once a split."""
+        """Why this loss cannot train ``model`` on events with this ``known`` data, or None; called once per split."""
         return None
 
     @abstractmethod
     def per_sample(self, model: Any, x: Tensor, draws: Draws, *_: Any, **known: Any) -> Tensor:
-        """The loss of every event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``.
+        """The loss of each event in ``x`` (B, ...), as (B,); a deterministic function of ``draws``.
 
-        ``known`` holds what ``needs`` names, a row an event. A loss that needs nothing leaves it out of its signature.
+        ``known`` holds the data named in ``needs``, one row per event; a loss that needs none may omit it.
         """
 
 
 def denoising_error(model: ScoreModel, level: Level, x: Tensor, noise: Tensor, reduction: Reduction) -> Tensor:
-    """|sigma s(x_t, t) + z|^2 reduced to (B,), for clean ``x`` and ``noise`` z (B, ...) at one level a row."""
+    """|sigma s(x_t, t) + z|^2 reduced to (B,), for clean ``x`` and ``noise`` z (B, ...) at one level per row."""
     perturbed = combine(level.alpha, x, level.sigma, noise)
     squared = (noise - model.noise(perturbed, level)).square().flatten(1)
     return squared.mean(1) if reduction == "mean" else 0.5 * squared.sum(1)

@@ -4,14 +4,14 @@
     sdes:
       cosine_vp: {target: "my_package.sdes:CosineVP", summary: cosine schedule, paper: "arXiv:2102.09672"}
 
-Keys of a row: ``target`` (required), ``summary``, ``paper``, ``aliases`` and ``requires`` (lists; the latter names
-distributions that must be installed before the target can be used). A file may declare kinds of its own:
+Keys of a row: ``target`` (required), ``summary``, ``paper``, and the lists ``aliases`` and ``requires`` (distributions
+that must be installed before the target can be used). A file may declare kinds of its own:
 
     kinds:
       optimisers: {singular: optimiser, contract: "my_package.optimiser:Optimiser", summary: turns gradients into steps}
 
-The components of a kind with ``data: true`` are files, read by its contract: ``my_package.presets:mnist.yaml``. Every
-fault in a file is reported at once.
+The components of a kind with ``data: true`` are files, read by its contract: ``my_package.presets:mnist.yaml``. All
+errors in a file are reported at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILE_TARGET = re.compile(rf"{_MODULE}:(\w[\w.-]*/)*\w[\w.-]*\.yaml")
 
 @attrs.frozen
 class Row:
-    """One component as it was declared; ``target`` is ``"package.module:Class"`` or the class itself, or a file."""
+    """A component as declared; ``target`` is ``"package.module:Class"``, the class itself, or a file."""
 
     kind: str
     name: str
@@ -49,7 +49,7 @@ class Row:
 
 @attrs.frozen
 class Manifest:
-    """What a plugin declares: components, and kinds of its own."""
+    """What a plugin declares: components and kinds."""
 
     rows: list[Row] = attrs.field(factory=list)
     kinds: list[Kind] = attrs.field(factory=list)
@@ -60,7 +60,7 @@ class NewerAPI(ManifestError):
 
 
 def read(path: Path) -> Manifest:
-    """The registry file at ``path``."""
+    """Read the registry file at ``path``."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -69,13 +69,13 @@ def read(path: Path) -> Manifest:
 
 
 def parse(text: str, source: str) -> Manifest:
-    """The registry file ``text``; all faults at once as one :class:`ManifestError` that names ``source``."""
+    """Read the registry file ``text``; one :class:`ManifestError` holds every problem and names ``source``."""
     try:
         data = document.load(text)
     except yaml.YAMLError as error:
         raise ManifestError(source, [f"not valid YAML: {error}"]) from error
     if not isinstance(data, dict):
-        raise ManifestError(source, ["a registry file is a mapping with 'api: 1' at the top"])
+        raise ManifestError(source, ["a registry file must be a mapping with 'api: 1' at the top"])
     api = data.pop("api", None)
     if not isinstance(api, int) or isinstance(api, bool) or api < 1:
         raise ManifestError(source, [f"'api' must be {API}, got {api!r}"])
@@ -91,17 +91,15 @@ def parse(text: str, source: str) -> Manifest:
         elif not isinstance(table, dict):
             problems.append(f"{kind} must map names to rows")
         else:
-            for name, fields in table.items():
-                row = check_row(kinds[kind], name, fields, problems)
-                if row is not None:
-                    rows.append(row)
+            checked = [check_row(kinds[kind], name, fields, problems) for name, fields in table.items()]
+            rows += [row for row in checked if row is not None]
     if problems:
         raise ManifestError(source, problems)
     return Manifest(rows, own)
 
 
 def _own_kinds(table: Any, problems: list[str]) -> list[Kind]:
-    """The kinds that a file declares; faults are added to ``problems``."""
+    """The kinds that a file declares; errors are added to ``problems``."""
     if not isinstance(table, dict):
         problems.append("kinds must map names to rows")
         return []
@@ -109,26 +107,26 @@ def _own_kinds(table: Any, problems: list[str]) -> list[Kind]:
     for name, fields in table.items():
         try:
             kind = Kind(name, **fields)
+            if not all(isinstance(text, str) for text in (name, kind.singular, kind.summary)):
+                raise TypeError
+            if not TARGET.fullmatch(kind.contract):
+                raise TypeError
+            found.append(kind)
         except TypeError:
-            kind = None
-        texts = [] if kind is None else [kind.name, kind.singular, kind.contract, kind.summary]
-        if kind is None or not all(isinstance(text, str) for text in texts) or not TARGET.fullmatch(kind.contract):
             problems.append(
                 f"kinds.{name} must have a singular, a contract such as 'package.module:Class', a summary and, "
-                f"where its components are files, data: true; got {fields!r}"
+                f"if its components are files, data: true; got {fields!r}"
             )
-        else:
-            found.append(kind)
     return found
 
 
 def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | None:
-    """The row, or None with its faults added to ``problems``."""
+    """The row; or None, with its errors added to ``problems``."""
     where, before = f"{kind.name}.{name}", len(problems)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        problems.append(f"{where}: a name is lower-case letters, digits and underscores")
+        problems.append(f"{where}: a name must be lower-case letters, digits and underscores")
     if not isinstance(fields, dict):
-        problems.append(f"{where}: a row is a mapping with a target")
+        problems.append(f"{where}: a row must be a mapping with a target")
         return None
     known = [field.name for field in attrs.fields(Row) if field.name not in ("kind", "name")]
     problems += [f"{where}: unknown key {key!r}.{near_misses(str(key), known)}" for key in fields if key not in known]
@@ -147,7 +145,7 @@ def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | 
 
 
 def _check_target(kind: Kind, target: Any) -> list[str]:
-    """What is wrong with a target of this kind: nothing, or one sentence."""
+    """The problem with a target of this kind, if any."""
     data = kind.data
     pattern, example = (FILE_TARGET, "package.module:folder/file.yaml") if data else (TARGET, "package.module:Class")
     if isinstance(target, str):

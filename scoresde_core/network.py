@@ -15,16 +15,14 @@ from .sde import SDE
 
 @attrs.frozen(kw_only=True)
 class Network(ABC):
-    """A network's hyper-parameters; its module answers ``forward(x, label, **cond)`` with a tensor like ``x``.
+    """A network's hyper-parameters; its module maps ``forward(x, label, **cond)`` to a tensor like ``x``.
 
-    ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` says what the output means, ``label`` what the network is
-    told about time (:data:`scoresde_core.score.LABELS`), ``scales`` how many noise scales discrete labels count.
+    ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` is the meaning of the output, ``label`` the rule of the
+    time label (:data:`scoresde_core.score.LABELS`), ``scales`` the number of noise scales of discrete labels.
     """
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("noise", "what the raw output means")
-    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param(
-        "time", "what the network is told about time"
-    )
+    parameterisation: Literal["score", "noise", "denoised", "v"] = param("noise", "meaning of the raw output")
+    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param("time", "rule of the time label")
     scales: int = param(1000, "number of training noise scales behind discrete labels", attrs.validators.ge(2))
 
     @abstractmethod
@@ -32,9 +30,9 @@ class Network(ABC):
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
 
     def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> Any:
-        """``module`` as losses and samplers see it: a score model. A network that gives no score says what it is.
+        """``module`` as a score model, for losses and samplers; a network that gives no score overrides this.
 
-        ``how`` may hold ``cond`` and ``autocast``, as for :class:`~scoresde_core.score.NetworkScore`.
+        ``how`` may hold ``cond`` and ``autocast`` of :class:`~scoresde_core.score.NetworkScore`.
         """
         return NetworkScore(
             module, sde, shape, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how

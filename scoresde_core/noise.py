@@ -1,15 +1,15 @@
 """Gaussian noise keyed by (seed, sample index, step, purpose), so that a sample never depends on its batch.
 
-Samples are numbered. Consecutive samples form blocks of a fixed size, which depends on the event shape and the
-kind of device alone; the noise of a block at one step for one purpose comes from a generator seeded with a hash of
-that key, and a batch takes its rows. A batch that cuts a block draws the whole block and keeps its part.
-The same seed therefore gives the same samples for any batch size and any number of processes on one kind of
-device. (Torch's CPU generator keeps 32 bits of its seed; its CUDA generator keeps all 64.)
+Consecutive samples form blocks whose size depends only on the event shape and the kind of device. The noise of a block
+at one step for one purpose comes from a generator seeded with a hash of that key; a batch that contains part of a block
+draws the whole block and keeps its part. The same seed therefore gives the same samples for any batch size and number
+of processes on one kind of device. (Torch's CPU generator keeps 32 bits of its seed, its CUDA generator all 64.)
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from math import prod
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 Draw = Callable[[], Tensor]
-"""Returns a fresh standard normal tensor of the state's shape at each call; the caller may overwrite it."""
+"""Returns a fresh standard normal tensor of the state's shape on each call; the caller may overwrite it."""
 
 _BLOCK_NUMBERS = {"cpu": 2**16, "cuda": 2**20}
 
@@ -71,12 +71,6 @@ class Noise:
         return out
 
     def at(self, step: int | str, purpose: str) -> Draw:
-        """A callable that returns the first, second, ... draw of this step and purpose."""
-        drawn = 0
-
-        def next_draw() -> Tensor:
-            nonlocal drawn
-            drawn += 1
-            return self.draw(step, purpose, drawn - 1)
-
-        return next_draw
+        """A function that returns the first, second, ... draw for this step and purpose."""
+        numbers = itertools.count()
+        return lambda: self.draw(step, purpose, next(numbers))

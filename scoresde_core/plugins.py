@@ -1,18 +1,18 @@
-"""Finding and loading plugins, each by itself: one that fails leaves a status with its reason, and no residue.
+"""Finding and loading plugins, each in isolation: a failed one leaves a status with the reason, and nothing else.
 
 A plugin is an entry point of the group ``scoresde.plugins`` that names a module. The module may implement hooks
 (:mod:`scoresde_core.hookspecs`), have a ``registry.yaml`` beside it (:mod:`scoresde_core.manifest`), or both. Its rows
-are staged, and taken over only when all of it has loaded. A module with such a file and without hooks is not imported
-before one of its components is used. What a plugin prints while it is imported goes to stderr, under its name.
+are staged and only registered once all of it has loaded. A module that has such a file and no hooks is not imported
+until one of its components is used. What a plugin prints on import goes to stderr, prefixed with its name.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -28,30 +28,22 @@ from .importing import find_spec, importing, manifest_of, may_have_hooks
 from .kinds import KINDS, declare
 
 GROUP = "scoresde.plugins"
-State = Literal["ok", "failed", "disabled", "incompatible"]
 
 
 @attrs.define
 class Status:
-    """What became of a plugin: ``owner`` is its distribution, ``detail`` the reason in one line."""
+    """The outcome of loading a plugin: ``owner`` is its distribution, ``detail`` the reason in one line."""
 
     owner: str
     version: str
-    state: State
+    state: Literal["ok", "failed", "disabled", "incompatible"] = "ok"
     detail: str = ""
     rows: list[manifest.Row] = attrs.field(factory=list)
     error: BaseException | None = None
 
 
-def new_manager() -> pluggy.PluginManager:
-    """A pluggy manager that knows our hooks and has discovered nothing."""
-    manager = pluggy.PluginManager("scoresde")
-    add_hooks(manager)
-    return manager
-
-
 def discover() -> list[EntryPoint]:
-    """Every installed plugin's entry point; in a plain checkout also those its own pyproject.toml declares."""
+    """The entry points of all installed plugins; in a plain checkout also those that its pyproject.toml declares."""
     found = list(importlib.metadata.entry_points(group=GROUP))
     return found if any(point.dist and point.dist.name == "scoresde" for point in found) else [*_checkout(), *found]
 
@@ -73,47 +65,52 @@ def _checkout() -> list[EntryPoint]:
 
 
 def load_all(
-    manager: pluggy.PluginManager,
-    points: Iterable[EntryPoint],
-    local: Iterable[Path],
-    disabled: Iterable[str],
-    imports: bool = True,
-) -> list[Status]:
-    """Load every plugin and local registry file; the order is that of their names, ours first.
+    points: Iterable[EntryPoint], local: Iterable[Path], disabled: Iterable[str], imports: bool = True
+) -> tuple[list[Status], pluggy.PluginManager]:
+    """Load every plugin and local registry file, in order of name with ours first; their statuses and the hooks.
 
-    Without ``imports`` rows of files are read, and nothing is imported.
+    Without ``imports`` the rows of files are read, and nothing is imported.
     """
+    manager = pluggy.PluginManager("scoresde")
+    add_hooks(manager)
     ordered = sorted(points, key=lambda point: (_owner(point) != "scoresde", _owner(point), point.name))
     blocked = {_normal(name): name.strip() for name in disabled if name.strip()}
     names = {_normal(name): name for point in ordered for name in (point.name, _owner(point))}
     for unknown in (name for key, name in blocked.items() if key not in names):
         near = near_misses(unknown, list(dict.fromkeys(names.values())))
-        print(f"warning: no plugin that could be disabled is called {unknown!r}.{near}", file=sys.stderr)
+        print(f"warning: cannot disable the unknown plugin {unknown!r}.{near}", file=sys.stderr)
     found = [_load(manager, point, set(blocked), imports) for point in ordered]
-    return found + [_load_file(manager, path) for path in local]
+    return found + [_load_file(manager, path) for path in local], manager
 
 
 def _normal(name: str) -> str:
-    """A name as indexes compare it: case, and which of -, _ and . it has, do not matter."""
+    """A distribution's name as package indexes compare it: case does not matter, and -, _ and . are the same."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def disabled_by_environment() -> list[str]:
-    """The names in ``SCORESDE_DISABLE_PLUGINS``, separated by commas."""
-    return os.environ.get("SCORESDE_DISABLE_PLUGINS", "").split(",")
 
 
 def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.name
 
 
+@contextmanager
+def _recorded(status: Status) -> Iterator[None]:
+    """Records an error in ``status``. A plugin may raise anything, SystemExit too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        status.state = "incompatible" if isinstance(error, manifest.NewerAPI) else "failed"
+        status.detail, status.error = one_line(error), error
+
+
 def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], imports: bool) -> Status:
-    status = Status(_owner(point), point.dist.version if point.dist else "checkout", "ok")
+    status = Status(_owner(point), point.dist.version if point.dist else "checkout")
     if blocked & {_normal(status.owner), _normal(point.name)}:
         status.state, status.detail = "disabled", "named in SCORESDE_DISABLE_PLUGINS"
         return status
     plugin: Any = None
-    try:
+    with _recorded(status):
         spec = None if ":" in point.value else find_spec(point.value)
         file = manifest_of(spec) if spec else None
         if not imports or (file is not None and spec and not may_have_hooks(spec)):
@@ -122,40 +119,35 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint, blocked: set[str], i
         with importing(status.owner):
             loaded = point.load()
         if manager.is_registered(loaded):
-            raise PluginError(f"{point.value} is loaded already: another entry point names it too")
-        plugin = loaded  # ours to take out again
+            raise PluginError(f"{point.value} is already loaded: another entry point names it too")
+        plugin = loaded  # ours to unregister
         with importing(status.owner):
             _take(status, manager, _manifest_of(manager, plugin, file), point.value)
-    except KeyboardInterrupt:
-        raise
-    except manifest.NewerAPI as error:
-        status.state, status.detail, status.error = "incompatible", str(error), error
-    except BaseException as error:  # a plugin may raise anything, SystemExit too
-        status.state, status.detail, status.error = "failed", one_line(error), error
     if status.state != "ok" and plugin is not None and manager.is_registered(plugin):
         manager.unregister(plugin)
     return status
 
 
 def _load_file(manager: pluggy.PluginManager, path: Path) -> Status:
-    status = Status(path.stem, "local file", "ok")
+    status = Status(path.stem, "local file")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # so that a module beside the file can be named as a target
-    try:
+        sys.path.append(folder)  # so that a target can name a module beside the file
+    with _recorded(status):
         _take(status, manager, manifest.read(path), str(path))
-    except Exception as error:
-        status.state, status.detail, status.error = "failed", one_line(error), error
     return status
 
 
 def _take(status: Status, manager: pluggy.PluginManager, found: manifest.Manifest, source: str) -> None:
-    """Take over what a plugin declares, once all of it has loaded."""
-    rows = _distinct(found.rows, source)
+    """Register what a plugin declares, once all of it has loaded."""
+    names = [f"{row.kind}.{name}" for row in found.rows for name in (row.name, *row.aliases)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PluginError(f"{source} registers {', '.join(twice)} twice")
     for kind in found.kinds:
         declare(kind)
     add_hooks(manager)
-    status.rows = rows
+    status.rows = found.rows
 
 
 def _manifest_of(manager: pluggy.PluginManager, plugin: Any, of_file: manifest.Manifest | None) -> manifest.Manifest:
@@ -169,54 +161,44 @@ def _manifest_of(manager: pluggy.PluginManager, plugin: Any, of_file: manifest.M
     rows = list(file.rows)
     _check_hook_names(manager, plugin)
     manager.register(plugin)
-    hooks = [h for h in manager.get_hookcallers(plugin) or [] if h.name.startswith(f"{PREFIX}register_")]
-    for hook in hooks:
+    hooks = manager.get_hookcallers(plugin) or []
+    for hook in (hook for hook in hooks if hook.name.startswith(f"{PREFIX}register_")):
+        register = _staging(hook.name, rows)
         for implementation in hook.get_hookimpls():
             if implementation.plugin is plugin:
-                register = _Register(hook.name.removeprefix(f"{PREFIX}register_"), rows)
                 implementation.function(*[register] * len(implementation.argnames))
-    if not rows and not manager.get_hookcallers(plugin):
+    if not rows and not hooks:
         raise PluginError(f"{source} registers nothing: add a registry.yaml beside it or a {PREFIX}register_... hook")
     return manifest.Manifest(rows, file.kinds)
 
 
-def _distinct(rows: list[manifest.Row], source: str) -> list[manifest.Row]:
-    names = [(row.kind, name) for row in rows for name in (row.name, *row.aliases)]
-    twice = sorted({f"{kind}.{name}" for kind, name in names if names.count((kind, name)) > 1})
-    if twice:
-        raise PluginError(f"{source} registers {', '.join(twice)} twice")
-    return rows
-
-
 def _check_hook_names(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """A name that looks like a hook but is none, or lacks its marker, would be silently ignored by pluggy."""
+    """Refuse functions that look like a hook but have an unknown name or no marker: pluggy would ignore them."""
     specs = [name for name in dir(manager.hook) if name.startswith(PREFIX)]
     for name in dir(plugin):
         marked = manager.parse_hookimpl_opts(plugin, name) is not None
         named = name.startswith((f"{PREFIX}register_", f"{PREFIX}on_")) and callable(getattr(plugin, name))
         if (marked or named) and name not in specs:
-            raise PluginError(f"there is no hook {name!r}.{near_misses(name, specs)}")
+            raise PluginError(f"unknown hook {name!r}.{near_misses(name, specs)}")
         if named and not marked:
             raise PluginError(f"{name} lacks the @hookimpl marker of scoresde_core")
 
 
-@attrs.frozen
-class _Register:
-    """The callback that a registration hook receives; rows go to a staging list."""
+def _staging(hook: str, rows: list[manifest.Row]) -> Callable[..., None]:
+    """The callback for a registration hook: adds one component to ``rows``, checked like a row of a file."""
 
-    kind: str
-    rows: list[manifest.Row]
-
-    def __call__(self, name: str, target: Any, **fields: Any) -> None:
-        """Stage one component; faults are reported as for a manifest row."""
+    def register(name: str, target: Any, **fields: Any) -> None:
         problems: list[str] = []
-        row = manifest.check_row(KINDS[self.kind], name, {"target": target, **fields}, problems)
+        kind = KINDS[hook.removeprefix(f"{PREFIX}register_")]
+        row = manifest.check_row(kind, name, {"target": target, **fields}, problems)
         if row is None:
-            raise ManifestError(f"{PREFIX}register_{self.kind}", problems)
-        self.rows.append(row)
+            raise ManifestError(hook, problems)
+        rows.append(row)
+
+    return register
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line: our own errors say it all, others need their type."""
+    """An exception as one line; one that is not ours starts with its type."""
     text = " ".join(str(error).split()) or "no message"
     return text if isinstance(error, ScoreSDEError) else f"{type(error).__name__}: {text}"

@@ -11,7 +11,8 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -32,74 +33,69 @@ OURS = "scoresde"
 
 @attrs.frozen
 class Entry:
-    """A registered component and its owner, the distribution (or local file) it came from."""
+    """A registered component and its owner: the distribution or local file that it came from."""
 
     row: Row
     owner: str
 
     @property
     def qualified(self) -> str:
-        """``owner:name``, which is unique."""
+        """The unique name, ``owner:name``."""
         return f"{self.owner}:{self.row.name}"
 
 
 class Registry:
-    """The components of all plugins that loaded, and the status of every plugin."""
+    """The components of all loaded plugins, and the status of every plugin."""
 
     def __init__(self, statuses: list[plugins.Status], hook: Any) -> None:
         self.statuses, self.hook = statuses, hook
         self._names: dict[str, dict[str, list[Entry]]] = {kind: {} for kind in KINDS}
         self._classes: dict[tuple[str, str], type] = {}
         self._entries: dict[type, Entry | None] = {}
-        for status in statuses:
-            if status.state == "ok":
-                for row in status.rows:
-                    self._add(Entry(row, status.owner))
-
-    def _add(self, entry: Entry) -> None:
-        names = self._names[entry.row.kind]
-        for name in {entry.row.name, *entry.row.aliases}:
-            names.setdefault(name, []).append(entry)
-            names.setdefault(f"{entry.owner}:{name}", []).append(entry)
+        for entry in (Entry(row, status.owner) for status in statuses for row in status.rows):
+            names = self._names[entry.row.kind]
+            for name in {entry.row.name, *entry.row.aliases}:
+                names.setdefault(name, []).append(entry)
+                names.setdefault(f"{entry.owner}:{name}", []).append(entry)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
-        """The components of one kind (plural or singular), or of all, in their order of registration."""
+        """The components of one kind (plural or singular) or of all kinds, in order of registration."""
         kinds = [find_kind(kind).name] if kind else list(KINDS)
         found = {id(e): e for k in kinds for name, es in self._names[k].items() if ":" not in name for e in es}
         return list(found.values())
 
     def find(self, kind: str, name: str) -> Entry:
-        """The component called ``name``, ``owner:name`` or by an alias."""
+        """The component with this name, ``owner:name`` or alias."""
         singular, table = find_kind(kind).singular, self._names[find_kind(kind).name]
         claims = table.get(name, [])
-        if len(claims) > 1 and len({entry.owner for entry in claims}) == 1:
+        if len(claims) == 1:
+            return claims[0]
+        if claims and len({entry.owner for entry in claims}) == 1:
             raise AmbiguousName(f"{claims[0].owner} registers the {singular} {claims[0].row.name!r} twice: rename one")
-        if len(claims) > 1:
+        if claims:
             qualified = " or ".join(repr(entry.qualified) for entry in claims)
             owners = " and ".join(entry.owner for entry in claims)
             raise AmbiguousName(f"{owners} both register the {singular} {name!r}: write {qualified}")
-        if claims:
-            return claims[0]
         failed = [status.owner for status in self.statuses if status.state in ("failed", "incompatible")]
         also = f" ({', '.join(failed)} did not load: see 'scoresde plugins')" if failed else ""
         names = [known for known in table if ":" not in known]
         raise UnknownName(f"no {singular} is called {name!r}.{near_misses(name, names)}{also}")
 
     def shown_name(self, entry: Entry) -> str:
-        """The bare name where it is enough, else ``owner:name``."""
+        """The bare name if it is unambiguous, else ``owner:name``."""
         try:
             return entry.row.name if self.find(entry.row.kind, entry.row.name) is entry else entry.qualified
         except AmbiguousName:
             return entry.qualified
 
     def entry_of(self, cls: type) -> Entry | None:
-        """The entry that a class is registered as; None for a class that is not registered."""
+        """The entry under which a class is registered, or None."""
         if cls not in self._entries:
             self._entries[cls] = next((entry for entry in self.entries() if self._is(entry, cls)), None)
         return self._entries[cls]
 
     def _is(self, entry: Entry, cls: type) -> bool:
-        """Whether ``entry`` means ``cls``. The module that it names may have the class from another one."""
+        """Whether ``entry`` refers to ``cls``, whose module may differ from the one that the entry names."""
         target = entry.row.target
         module, _, name = target.partition(":") if isinstance(target, str) else (None, "", "")
         if target is cls or (module, name) == (cls.__module__, cls.__qualname__):
@@ -114,10 +110,11 @@ class Registry:
         entry = self.entry_of(type(component))
         if entry is None:
             return None
-        changed = {p.name: getattr(component, p.name) for p in parameters(type(component))
-                   if getattr(component, p.name) != p.default}  # fmt: skip
-        inside = {name: str(self.typed(value) or value) if attrs.has(type(value)) else value
-                  for name, value in changed.items()}  # fmt: skip
+        inside = {}
+        for parameter in parameters(type(component)):
+            value = getattr(component, parameter.name)
+            if value != parameter.default:
+                inside[parameter.name] = str(self.typed(value) or value) if attrs.has(type(value)) else value
         return Spec(self.shown_name(entry), inside)
 
     @cached_property
@@ -125,9 +122,9 @@ class Registry:
         return any(len(found) > 1 for names in self._names.values() for name, found in names.items() if ":" not in name)
 
     def clear(self, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:
-        """``spec`` with its owner where several plugins have the name: the first of ``owners`` that has it.
+        """``spec`` and the components in it, with ambiguous names resolved to the first of ``owners`` that has them.
 
-        So with the components inside. It is for what a plugin has written; what somebody types must be clear itself.
+        For text that a plugin contains; a name that a user types must be unambiguous itself.
         """
         if not self._clashes:
             return spec
@@ -136,7 +133,7 @@ class Registry:
         name = own[0] if own and len(claims) > 1 else spec.name
         try:
             inner = {p.name: kind_of(p.type) for p in parameters(self.load(kind, name))} if spec.params else {}
-        except ScoreSDEError:  # whoever makes the component says so
+        except ScoreSDEError:  # reported when the component is made
             return Spec(name, spec.params)
 
         def cleared(kind: str | None, value: Any) -> Any:
@@ -153,100 +150,90 @@ class Registry:
         """The class of a component, imported on first use and checked against its contract."""
         entry = self.find(kind, name)
         if KINDS[entry.row.kind].data:
-            return KINDS[entry.row.kind].load_contract()
+            return KINDS[entry.row.kind].load_contract()  # type: ignore[no-any-return]
         key = (entry.row.kind, entry.qualified)
         if key not in self._classes:
             self._classes[key] = _resolve(entry)
         return self._classes[key]
 
     def create(self, kind: str, component: Any, **defaults: Any) -> Any:
-        """A component from ``"name[key=value]"``, a :class:`~scoresde_core.components.Spec`, or an instance as it is.
+        """Make a component from ``"name[key=value]"`` or a :class:`~scoresde_core.components.Spec`; keep an instance.
 
-        ``defaults`` are parameters used where the text does not give them and the component has them.
+        ``defaults`` are parameters for those that the text omits; ones that the component does not have are ignored.
         """
+        singular, data = find_kind(kind).singular, find_kind(kind).data
         if not isinstance(component, str | Spec):
-            contract = find_kind(kind).load_contract()
-            if not isinstance(component, contract):
-                raise UsageError(f"expected a {find_kind(kind).singular} or its name, got {component!r}")
+            if not isinstance(component, find_kind(kind).load_contract()):
+                raise UsageError(f"expected a {singular} or its name, got {component!r}")
             return component
         spec = parse(component) if isinstance(component, str) else component
-        if find_kind(kind).data:
+        if data:
             entry = self.find(kind, spec.name)
             return _read(entry, spec).clear(self, (entry.owner, OURS))
         cls = self.load(kind, spec.name)
         known = {field.alias or field.name: field for field in attrs.fields(cls)} if attrs.has(cls) else {}
         params = {**{k: v for k, v in defaults.items() if k in known}, **spec.params}
         handed = {name: self for name, field in known.items() if HANDED in field.metadata}
-        return build(cls, params, f"{find_kind(kind).singular} {spec.name!r}", self._convert, **handed)
+        return build(cls, params, f"{singular} {spec.name!r}", self._convert, **handed)
 
     def _convert(self, contract: type, value: Any) -> Any:
-        """A parameter that is itself a component, from its text."""
-        path = f"{contract.__module__}:{contract.__qualname__}"
-        for kind in KINDS.values():
-            if kind.contract == path:
-                return self.create(kind.name, value)
-        raise TypeError
+        """Make a parameter that is itself a component from its text."""
+        kind = kind_of(contract)
+        if kind is None:
+            raise TypeError
+        return self.create(kind, value)
 
 
-def _read(entry: Entry, spec: Spec) -> Any:
-    """A component that is a file in a package."""
-    if spec.params:
-        kind = KINDS[entry.row.kind].singular
-        raise UsageError(f"the {kind} {spec.name!r} takes no parameters in brackets, got {spec}: use --set or a file")
-    _require(entry)
-    module, _, path = entry.row.target.partition(":")
-    folder, _, name = path.rpartition("/")
-    try:
-        with importing(entry.owner):
-            place = importlib.resources.files(module)
-        place = place.joinpath(folder) if folder else place
-    except Exception as error:  # a plugin may raise anything
-        why = plugins.one_line(error)
-        raise PluginError(f"{entry.qualified} ({entry.row.target}) cannot be read: {why}") from error
-    return KINDS[entry.row.kind].load_contract().read(place, name)  # type: ignore[attr-defined]
-
-
-def _require(entry: Entry) -> None:
+@contextmanager
+def _using(entry: Entry, verb: str) -> Iterator[None]:
+    """Around the use of an entry's target: checks its requirements, and turns any error into a PluginError."""
     missing = missing_requirements(entry.row)
     if missing:
         raise PluginError(f"{entry.qualified} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    try:
+        with importing(entry.owner):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything
+        why = plugins.one_line(error)
+        raise PluginError(f"{entry.qualified} ({entry.row.target}) cannot be {verb}: {why}") from error
+
+
+def _read(entry: Entry, spec: Spec) -> Any:
+    """Read a component that is a file in a package."""
+    kind = KINDS[entry.row.kind]
+    if spec.params:
+        got = f"the {kind.singular} {spec.name!r} takes no parameters in brackets, got {spec}"
+        raise UsageError(f"{got}: use --set or a file")
+    module, _, path = entry.row.target.partition(":")
+    folder, _, name = path.rpartition("/")
+    with _using(entry, "read"):
+        place = importlib.resources.files(module)
+        place = place.joinpath(folder) if folder else place
+    return kind.load_contract().read(place, name)
 
 
 def _resolve(entry: Entry) -> type:
-    row = entry.row
-    _require(entry)
+    """Import the class of an entry and check it against the contract of its kind."""
+    row, kind = entry.row, KINDS[entry.row.kind]
     cls = row.target
-    if isinstance(cls, str):
-        module, _, attribute = cls.partition(":")
-        try:
-            with importing(entry.owner):
-                cls = getattr(importlib.import_module(module), attribute)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin may raise anything
-            raise PluginError(
-                f"{entry.qualified} ({row.target}) cannot be loaded: {plugins.one_line(error)}"
-            ) from error
-    contract = KINDS[row.kind].load_contract()
+    with _using(entry, "loaded"):
+        if isinstance(cls, str):
+            module, _, attribute = cls.partition(":")
+            cls = getattr(importlib.import_module(module), attribute)
+    contract = kind.load_contract()
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         raise PluginError(f"{entry.qualified} ({row.target}) is not a {contract.__module__}.{contract.__qualname__}")
     abstract = sorted(getattr(cls, "__abstractmethods__", ()))
     if abstract:
-        raise PluginError(f"{entry.qualified} lacks {', '.join(abstract)}, which every {KINDS[row.kind].singular} has")
+        raise PluginError(f"{entry.qualified} lacks {', '.join(abstract)}, which every {kind.singular} needs")
     return cls
 
 
 def missing_requirements(row: Row) -> list[str]:
     """The distributions that a component requires and that are not installed."""
-    return [name for name in row.requires if not _installed(name)]
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return [name for name in row.requires if not list(importlib.metadata.distributions(name=name))]
 
 
 def load_registry(
@@ -257,15 +244,14 @@ def load_registry(
 ) -> Registry:
     """A registry of the given entry points (all installed ones by default) and local registry files.
 
-    A local file that cannot be used is an error: it was asked for by name. ``SCORESDE_REGISTRY`` names more of them.
-    Without ``imports`` no plugin is imported, and components that are registered by hooks are missing.
+    ``SCORESDE_REGISTRY`` names more local files; one that cannot be used is an error. ``SCORESDE_DISABLE_PLUGINS`` is
+    the default of ``disabled``. Without ``imports`` no plugin is imported, and components from hooks are missing.
     """
-    manager = plugins.new_manager()
     named = [*map(Path, local), *(Path(p) for p in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if p)]
     files = {path.resolve(): path for path in reversed(named)}.values()  # each once
-    blocked = plugins.disabled_by_environment() if disabled is None else disabled
+    blocked = os.environ.get("SCORESDE_DISABLE_PLUGINS", "").split(",") if disabled is None else disabled
     found = plugins.discover() if points is None else points
-    statuses = plugins.load_all(manager, found, reversed(files), blocked, imports)
+    statuses, manager = plugins.load_all(found, reversed(files), blocked, imports)
     for status in statuses:
         if status.version == "local file" and isinstance(status.error, ScoreSDEError):
             raise status.error
@@ -279,7 +265,7 @@ def default_registry() -> Registry:
 
 
 def handed_registry() -> Any:
-    """The field of a component that looks names up: the registry that makes it, or without one the default.
+    """A field for a component that looks names up: the registry that makes the component, else the default one.
 
     registry: Registry = handed_registry()
     """

@@ -18,54 +18,54 @@ from .score import ScoreModel
 from .sde import SDE
 
 Observer = Callable[[int, int, Tensor], Any]
-"""Called after every step with (steps done, steps in all, state)."""
+"""Called after every step with (steps done, total steps, state)."""
 
 
 class Sampler(ABC):
-    """A loop. Its parameters that are components (predictor, corrector, grid, ...) are what it can be combined with."""
+    """A loop, whose parameters may be components (predictor, corrector, grid, ...)."""
 
     @abstractmethod
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """A latent ``x`` (B, ...) of ``model.sde`` at t = 1 -> samples like ``x``; calls ``observe`` after each step.
 
-        Evaluations of a part of the samples are asked of that part of the model, :meth:`ScoreModel.select`.
+        To evaluate some of the samples, use :meth:`ScoreModel.select`.
         """
 
     @property
     def uses(self) -> frozenset[str]:
-        """Which of its component and step parameters have an effect as it is configured."""
+        """The names of the parameters that have an effect in this configuration."""
         return frozenset(parameter.name for parameter in parameters(type(self)))
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """What is off in batches of ``count`` events of ``shape``, and the remedy; None where nothing is."""
+        """A problem with batches of ``count`` events of ``shape`` and its remedy, or None."""
         return None
 
     def decoupled(self) -> Self:
-        """This sampler in the variant that treats every sample by itself; itself where it always does."""
+        """The variant that treats each sample independently; by default the sampler itself."""
         return self
 
     def skip(self, sde: SDE) -> str | None:
-        """Why this sampler, as it is combined, cannot serve ``sde``, or None."""
+        """Why this sampler, with its components, does not support ``sde``, or None."""
         return None
 
 
 def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
-    """Why this combination cannot work on events of ``shape``, or None: the one place that decides."""
+    """Why this combination cannot work on events of ``shape``, or None."""
     mean = sde.prior.mean
     if isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
-        return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean a channel"
+        return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean per channel"
     return sampler.skip(sde)
 
 
 def smallest_batch(n: int, batch_size: int | None) -> int:
-    """The size of the smallest batch that ``n`` samples in batches of ``batch_size`` (None: all at once) make."""
+    """The size of the smallest batch of ``n`` samples in batches of ``batch_size`` (None: all at once)."""
     size = min(batch_size or n, n)
     return n % size or size
 
 
 @attrs.frozen
 class Samples:
-    """What a run gave: the samples (n, *shape), function evaluations per sample, and synchronised seconds."""
+    """The samples (n, *shape) of a run, function evaluations per sample, and synchronised seconds."""
 
     x: Tensor
     nfe: float
@@ -86,23 +86,20 @@ def sample(
     latent: Tensor | None = None,
     observe: Observer | None = None,
 ) -> Samples:
-    """``n`` samples of a model's process, from ``latent`` (n, *model.shape) at t = 1 or from the prior.
+    """Draw ``n`` samples of a model's process, from ``latent`` (n, *model.shape) at t = 1 or from the prior.
 
-    A model that knows something of each sample, such as its class, knows it of these ``n``, in their order.
-    They are the samples ``first .. first + n`` of the run with this ``seed``: the same whatever ``batch_size`` and
-    ``first`` they are drawn with, unless a corrector couples the batch by choice: then :meth:`Sampler.caveat` says what
-    small batches do, and :meth:`Sampler.decoupled` gives a sampler in which none does.
+    Data of each sample in the model, such as its class, are those of these ``n`` in order. The result is samples
+    ``first .. first + n`` of the run with this ``seed``, for any ``batch_size`` and ``first``, unless a corrector
+    couples the batch: :meth:`Sampler.caveat` says what small batches do then, :meth:`Sampler.decoupled` avoids it.
     """
     for what, value in (("number of samples", n), ("batch size", batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"the {what} must be at least 1, got {value}")
     missing = [name for name in ("sde", "shape") if not hasattr(model, name)]
     if missing:
-        raise UsageError(
-            f"this {type(model).__name__} has no {' and no '.join(missing)}: give it when you make the model"
-        )
-    reason = skip(sampler, model.sde, model.shape)
-    if reason:
+        lacking = " and no ".join(missing)
+        raise UsageError(f"this {type(model).__name__} has no {lacking}: give it when you make the model")
+    if reason := skip(sampler, model.sde, model.shape):
         raise UsageError(reason)
     size, parts = min(batch_size or n, n), []
     before, started = model.rows, _now(device)
@@ -119,7 +116,7 @@ def sample(
 
 
 FAR, STRAY = 100.0, 1000.0
-"""How many times as large as true events all samples, and one sample, may be by their root mean square."""
+"""The largest root mean square, over that of true events, of all samples and of one sample."""
 
 
 def diverged(x: Tensor, scale: float | None = None) -> str | None:
@@ -131,13 +128,13 @@ def diverged(x: Tensor, scale: float | None = None) -> str | None:
     if scale is None or (size <= FAR * scale and largest <= STRAY * scale):
         return None
     return (
-        f"the sampler diverged: the root mean square of its samples is {size:.3g}, of the largest one {largest:.3g}, "
-        f"that of true ones {scale:.3g}; try more steps"
+        f"the sampler diverged: the root mean square of its samples is {size:.3g}, that of the largest {largest:.3g}, "
+        f"that of true events {scale:.3g}; try more steps"
     )
 
 
 def root_mean_square(x: Tensor) -> float:
-    """Of all entries of ``x``, in float64."""
+    """The root mean square of all entries of ``x``, in float64."""
     return float(x.double().square().mean().sqrt())
 
 

@@ -1,4 +1,4 @@
-"""A sampler's times, and everything that depends on time alone, computed once in float64 before the loop.
+"""The times of a sampler and all that depends on time alone, computed once in float64 before the loop.
 
 N steps visit N noise levels: ``times`` holds N + 1 values, 1 = times[0] > ... > times[N-1] = t_min > times[N] = 0.
 The last step leads from ``t_min`` to clean data, as in the papers' loops, whose final mean is the denoised sample.
@@ -20,15 +20,15 @@ class Grid(ABC):
 
     @abstractmethod
     def times(self, sde: SDE, steps: int) -> Tensor:
-        """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; one step goes from 1 to 0."""
+        """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; a single step goes from 1 to 0."""
 
 
 @attrs.frozen
 class Step:
     """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
 
-    ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` the SDE's own chain (``SDE.discretize``);
-    ``transition_*`` its transition (``SDE.transition``). ``sde`` is for methods that evaluate between the two ends.
+    ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` is the SDE's chain (``SDE.discretize``),
+    ``transition_*`` its transition (``SDE.transition``). ``sde`` is for methods that evaluate between the ends.
     """
 
     index: int
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def dt(self) -> Scalar:
-        """Length of the step, positive."""
+        """The length of the step, positive."""
         return self.now.t - self.next.t
 
     def at_noise_ratio(self, noise_ratio: Scalar) -> Level:
@@ -54,7 +54,7 @@ class Step:
         return self.level(self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log()))
 
     def level(self, t: Scalar) -> Level:
-        """The level at ``t``; floats, or tensors like the step's."""
+        """The level at ``t``, as floats or tensors like those of the step."""
         like = self.now.alpha
         if not isinstance(like, Tensor):
             return self.sde.float_level(float(t))
@@ -63,7 +63,7 @@ class Step:
 
 
 class Schedule:
-    """The steps of an SDE over decreasing ``times`` (N + 1,), as Python floats: no device is touched in the loop."""
+    """The steps of an SDE over decreasing ``times`` (N + 1,), as Python floats, so the loop needs no device."""
 
     def __init__(self, sde: SDE, times: Tensor) -> None:
         times = torch.as_tensor(times, dtype=torch.float64, device="cpu")

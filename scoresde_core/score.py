@@ -1,4 +1,4 @@
-r"""Score models: what samplers, losses and likelihoods see of a network or of an exact target.
+r"""Score models: the interface of networks and exact targets to samplers, losses and likelihoods.
 
 At a level (t, alpha, sigma), with x = alpha x_0 + sigma eps, three views of one quantity (Efron 2011; Song et al.
 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364):
@@ -7,8 +7,8 @@ At a level (t, alpha, sigma), with x = alpha x_0 + sigma eps, three views of one
     noise    = E[eps | x] = -sigma score
     denoised = E[x_0 | x] = (x + sigma^2 score) / alpha          (Tweedie)
 
-Every evaluation goes through one counter: ``calls`` counts them, ``rows`` the samples that they evaluated. The reported
-NFE is rows over samples, so that samples which need no further evaluation cost none.
+Every evaluation is counted: ``calls`` is their number, ``rows`` the number of samples that they evaluated. The reported
+NFE is ``rows`` over samples, so a sample that needs no further evaluation costs none.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _EVALUATE = "samplers ask for a score, noise or denoised state as their formula 
 class ScoreModel(Contract):
     """Gives ``score``, ``noise`` and ``denoised`` at a noise level; counts evaluations in ``calls`` and ``rows``.
 
-    It belongs to one process, ``sde``, and to events of one ``shape``. Whoever asks it at levels alone needs neither.
+    It belongs to one process ``sde`` and to events of one ``shape``, which evaluation at given levels does not need.
     """
 
     sde: SDE
     shape: tuple[int, ...]
     calls: int = 0
     continuous: bool = True
-    """Whether it was made for every level, and so varies smoothly from one to the next."""
+    """Whether it is defined at every level, and so varies smoothly between levels."""
     rows: int = 0
     _whole: ScoreModel | None = None
 
@@ -48,11 +48,10 @@ class ScoreModel(Contract):
         """The score at ``x`` (B, ...), uncounted; implement this, call :meth:`score`."""
 
     def select(self, index: Tensor) -> ScoreModel:
-        """The model of the samples ``index`` (N,) among those that it was made for; counted by this one as well.
+        """The model of the samples ``index`` (N,) among its samples; this model counts its evaluations too.
 
-        Whoever hands a model a part of the samples (a batch, particles, samples that have not arrived) hands it to this
-        selection. The same model unless it knows something of each sample, such as its class: then override this, with
-        :meth:`part`.
+        Use it to evaluate some of the samples: a batch, particles, samples that have not arrived. A model with data of
+        each sample, such as its class, overrides it with :meth:`part`.
         """
         return self
 
@@ -65,7 +64,7 @@ class ScoreModel(Contract):
         return self.evaluate(x, level)
 
     def part(self, **known: Any) -> Self:
-        """A copy with other attributes, whose evaluations are counted by this model too."""
+        """A copy with changed attributes, whose evaluations this model counts too."""
         part = copy(self)
         for name, value in {**known, "calls": 0, "rows": 0, "_whole": self}.items():
             setattr(part, name, value)
@@ -91,7 +90,7 @@ class HasScore(Protocol):
 
 
 class ExactScore(ScoreModel):
-    """The exact score of a target, under a process where it is given one."""
+    """The exact score of a target, under a process if one is given."""
 
     def __init__(self, target: HasScore, sde: SDE | None = None) -> None:
         self.target = target
@@ -100,12 +99,12 @@ class ExactScore(ScoreModel):
                 setattr(self, name, value)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The target's score."""
+        """The score of the target."""
         return self.target.score(x, level)
 
 
 class WrappedScore(ScoreModel):
-    """A score model made from another: of the same process, for the same events."""
+    """Base of a score model made from another, with the same process and events."""
 
     def __init__(self, model: ScoreModel) -> None:
         self.model, self.continuous = model, model.continuous
@@ -125,7 +124,7 @@ PARAMETERISATIONS: Mapping[str, Conversion] = {
         (level.sigma * x + level.alpha * raw) / (-level.sigma * (level.alpha**2 + level.sigma**2))
     ),
 }
-"""How to read a network's raw output: (raw, x, level) -> score."""
+"""The meaning of a network's raw output: (raw, x, level) -> score."""
 
 LABELS: Mapping[str, Callable[[Level, int], Scalar]] = {
     "time": lambda level, scales: level.t * 999,
@@ -134,28 +133,23 @@ LABELS: Mapping[str, Callable[[Level, int], Scalar]] = {
     "reverse_index": lambda level, scales: _round((1 - level.t) * (scales - 1)),
     "t": lambda level, scales: level.t,
 }
-"""What a network receives beside ``x``: (level, number of training scales) -> label. The published rules are
-``time`` (VP and sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous) and ``reverse_index``
-(VE, discrete: an integer, 0 the highest noise)."""
+"""The time label of a network: (level, number of training scales) -> label. The published rules are ``time`` (VP and
+sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous) and ``reverse_index`` (VE, discrete: an
+integer, 0 the highest noise)."""
 
 DISCRETE_LABELS = frozenset({"index", "reverse_index"})
 
-
-PRECISIONS: Mapping[str, torch.dtype | None] = {
-    "float32": None,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""What a network computes in, by name, as ``autocast`` takes it; the state stays as it is."""
+PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The ``autocast`` type of a network by name; the state keeps its own."""
 
 
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 
     ``network(x, label, **cond)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). Tensors in ``cond``
-    have a row a sample, or a single one for all; the rows follow the samples (:meth:`select`). With a discrete label
-    rule the level is that of the ``scales`` training scales (``SDE.discrete_level``), as in the published code.
-    ``UsageError`` for a ``parameterisation`` or ``label`` that is none of :data:`PARAMETERISATIONS`, :data:`LABELS`.
+    have one row per sample, or one for all; :meth:`select` selects them. With a discrete label rule the level is that
+    of the ``scales`` training scales (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown
+    ``parameterisation`` (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
     """
 
     def __init__(
@@ -181,18 +175,20 @@ class NetworkScore(ScoreModel):
         self.continuous = not self.discrete
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """One forward pass, read as a score; ``ValueError`` where the answer is not like ``x``: it would broadcast."""
+        """One forward pass, read as a score; ``ValueError`` if its shape is not that of ``x``: it would broadcast."""
         if self.discrete:
             level = self._training_level(level, x)
         label = per_row(self.to_label(level, self.scales), x)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         if raw.shape != x.shape:
-            raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
+            raise ValueError(
+                f"the network returns {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal"
+            )
         return self.to_score(raw.to(x.dtype), x, level)
 
     def select(self, index: Tensor) -> NetworkScore:
-        """With the rows of ``cond`` that are of these samples; ``ValueError`` where it has too few."""
+        """The model with the rows of ``cond`` of these samples; ``ValueError`` if it has too few."""
         rows = {name: v for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
         if not rows:
             return self
@@ -201,7 +197,7 @@ class NetworkScore(ScoreModel):
             if last >= len(value):
                 raise ValueError(
                     f"cond {name!r} has {len(value)} rows, too few for sample {last}: "
-                    "give a row for every sample, or one row for all of them"
+                    "give one row per sample, or one row for all"
                 )
         return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
 
@@ -215,7 +211,7 @@ class NetworkScore(ScoreModel):
 
 
 def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:
-    """Batches of ``size`` (None: all) of ``x`` (n, ...): the index of the first event, its model, the events."""
+    """Batches of ``size`` (None: all) of ``x`` (n, ...): the index of the first event, the model, the events."""
     for start in range(0, len(x), size or len(x)):
         part = x[start : start + (size or len(x))]
         whole = len(part) == len(x)
@@ -223,16 +219,15 @@ def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple
 
 
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
-    """The level at one time a row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...).
+    """The level at one time per row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...).
 
-    Float64 times stay as they are, for labels to the last index; alpha and sigma are computed from them and rounded
-    to the dtype of ``x``.
+    Times stay float64, so that labels are exact to the last index; alpha and sigma are rounded to the dtype of ``x``.
     """
     return spread(sde.level(t), x)
 
 
 def spread(level: Level, x: Tensor) -> Level:
-    """A level of one value a row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
+    """A level of one value per row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
     t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
     return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
 

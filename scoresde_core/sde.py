@@ -27,12 +27,12 @@ from .contract import Contract, derived
 from .shapes import expand
 
 Scalar = float | Tensor
-"""A float, or a tensor that broadcasts against the state (a 0-dim tensor, or one value a row)."""
+"""A float, or a tensor that broadcasts against the state (0-dim, or one value per row)."""
 
 
 @attrs.frozen
 class Level:
-    """A noise level: time, and the coefficients of ``x_t = alpha x_0 + sigma eps``; floats or broadcasting tensors."""
+    """A noise level: the time and the coefficients of ``x_t = alpha x_0 + sigma eps``."""
 
     t: Scalar
     alpha: Scalar
@@ -40,12 +40,12 @@ class Level:
 
 
 DATA = Level(0.0, 1.0, 0.0)
-"""Clean data: where the last step of a sampler leads."""
+"""The level of clean data, where the last step of a sampler ends."""
 
 
 @attrs.frozen
 class GaussianPrior:
-    """N(mean, std^2 I) over events of any shape; a tuple of means holds one per channel (dimension 1)."""
+    """N(mean, std^2 I) over events of any shape; a tuple holds one mean per channel (dimension 1)."""
 
     mean: float | tuple[float, ...] = 0.0
     std: float = 1.0
@@ -59,18 +59,18 @@ class GaussianPrior:
         return like.new_tensor(self.mean).reshape(1, -1, *[1] * (like.ndim - 2))
 
     def from_noise(self, z: Tensor) -> Tensor:
-        """Standard normal ``z`` to a draw from the prior, same shape."""
+        """Map standard normal ``z`` to a draw from the prior, same shape."""
         return z * self.std + self.shift(z)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density in nats, (B, ...) -> (B,)."""
+        """The log density in nats, (B, ...) -> (B,)."""
         squared = ((x - self.shift(x)) / self.std).square().flatten(1).sum(1)
         return -0.5 * squared - x[0].numel() * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
 
 
 @attrs.frozen
 class Discretization:
-    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; k + 1 is nearer the data."""
+    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry per step; k + 1 is nearer the data."""
 
     drift: Tensor
     diffusion: Tensor
@@ -89,25 +89,25 @@ _PATH = "samplers and losses read alpha and sigma; override those"
 
 
 class SDE(Contract):
-    """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override the rest where a paper states its own form.
+    """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override other methods where a paper has its own form.
 
-    ``drift``, ``perturb``, ``level`` and ``scales`` are the same for every SDE: a class that overrides one of them is a
-    ``TypeError``. ``t_min`` is the smallest time at which a score is asked for (the papers' sampling eps).
+    ``drift``, ``perturb``, ``level`` and ``scales`` cannot be overridden: they follow from the rest. ``t_min`` is the
+    smallest time at which a score is evaluated (the papers' sampling eps).
     """
 
     t_min: float = 1e-3
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale, positive, 1 at t = 0."""
+        """The signal scale, positive, 1 at t = 0."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale: the standard deviation of x_t given x_0."""
+        """The noise scale: the standard deviation of x_t given x_0."""
 
     @property
     def prior(self) -> GaussianPrior:
-        """The distribution that sampling starts from: N(0, sigma(1)^2) unless overridden."""
+        """The distribution at the start of sampling: N(0, sigma(1)^2) unless overridden."""
         return GaussianPrior(std=float(self.sigma(torch.ones((), dtype=torch.float64))))
 
     def drift_rate(self, t: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class SDE(Contract):
 
     @derived(_PATH)
     def float_level(self, t: float) -> Level:
-        """The noise level at ``t``, in floats."""
+        """The noise level at ``t`` as floats."""
         level = self.level(torch.tensor(t, dtype=torch.float64))
         return Level(t, float(level.alpha), float(level.sigma))
 
@@ -147,8 +147,8 @@ class SDE(Contract):
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """The times in [t_min, 1] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
 
-        By bisection on log t, to float64's rounding, unless an SDE overrides it in closed form (and then, wherever
-        it overrides ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
+        By bisection on log t to float64 precision, unless overridden in closed form (which must then follow any
+        override of ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
         """
         low = torch.full_like(log_noise_ratio, t_min or self.t_min, dtype=torch.float64).log()
         high = torch.zeros_like(low)
@@ -170,8 +170,8 @@ class SDE(Contract):
     def discretize(self, times: Tensor) -> Discretization:
         """The chain that ``reverse_diffusion`` inverts: Euler-Maruyama unless a paper has its own.
 
-        Where a step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), the
-        whole grid uses the exact transition instead, so that the chain is finite for any number of steps.
+        If any step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), the whole
+        grid uses the exact transition instead, so that the chain is finite for any number of steps.
         """
         dt = times[:-1] - times[1:]
         drift = self.drift_rate(times[:-1]) * dt
@@ -181,7 +181,7 @@ class SDE(Contract):
         return Discretization(drift, self.diffusion(times[:-1]) * dt.sqrt())
 
     def discrete_level(self, t: Tensor, n: int) -> Level:
-        """The level that a model trained on ``n`` discrete scales means by ``t``: the continuous one by default."""
+        """The level of ``t`` for a model trained on ``n`` discrete scales: the continuous one by default."""
         return self.level(t)
 
     @derived(_PATH)

@@ -1,6 +1,6 @@
-"""The broadcasting rule, a value a row against a batch of any rank, and the two updates that every loop is made of.
+"""Broadcasting of one value per row against a batch of any rank, and the updates that sampling loops use.
 
-Coefficients are floats, or tensors that broadcast against the state; the updates allocate once and leave it alone.
+Coefficients are floats, or tensors that broadcast against the state; an update allocates at most once.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
 
 
 def per_row(value: Any, x: Tensor) -> Tensor:
-    """``value``, a number for the batch or one a row, as (B,) of the dtype and device of ``x`` (B, ...).
+    """``value``, one for the batch or one per row, as (B,) of the dtype and device of ``x`` (B, ...).
 
-    A number is written by the device itself: as a tensor of its own it would be copied there, and the host would wait.
-    The rows lie one after another whatever ``value`` is: compiled code is made anew for another layout.
+    A number is filled in on the device, as copying it would make the host wait. The result is always contiguous, as
+    another layout would trigger recompilation.
     """
     if isinstance(value, Tensor) and (value.ndim or value.device == x.device):
         return value.to(x).reshape(-1).expand(len(x)).contiguous()
@@ -31,7 +31,7 @@ def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
 
 
 def diffuse(mean: Tensor, std: Any, z: Tensor) -> Tensor:
-    """mean + std z, in the memory of the fresh noise ``z``: at these sizes an allocation costs more than the sum."""
+    """mean + std z, in place in the fresh noise ``z``: at these sizes an allocation costs more than the sum."""
     return z.mul_(std).add_(mean)
 
 

@@ -1,6 +1,6 @@
 """The command line: ``scoresde list | show | plugins``, and the commands of plugins.
 
-Exit codes: 0 done, 1 something failed, 2 the request was wrong. One line says what; ``--debug`` adds the traceback.
+Exit codes: 0 done, 1 failed, 2 usage error. An error is one line; ``--debug`` adds the traceback.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _HELP = {"-h", "--help"}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors that are one line and name near misses."""
+    """An argument parser whose errors are one line that lists near misses."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; what is left over is an error of the command that was asked for (``asked``)."""
+        """Parse the arguments; unknown ones are an error of the subcommand's parser (``asked``)."""
         parsed, left = self.parse_known_args(args, namespace)
         if left:
             asked = getattr(parsed, "asked", self)
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Raise instead of printing the usage."""
+        """Raise an error instead of printing the usage."""
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
@@ -56,7 +56,7 @@ def own_version() -> str:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, for a command that does not handle it: as at Ctrl-C, nothing half written stays behind."""
+    """Raised on SIGTERM, so that a command cleans up as it does on Ctrl-C."""
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def _terminable() -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
+    if threading.current_thread() is not threading.main_thread():  # which alone can handle signals
         yield
         return
     before = signal.signal(signal.SIGTERM, end)
@@ -75,7 +75,7 @@ def _terminable() -> Iterator[None]:
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
-    """``run()``, with errors as one line on stderr and their exit code; what a terminal has no sign for is a ``?``."""
+    """``run()``, with errors as one line on stderr and their exit code; stdout shows ``?`` if it cannot encode text."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -91,45 +91,42 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        expected = isinstance(error, ScoreSDEError)
-        text = str(error) if expected else _in_one_line(error)
-        where = "" if debug or expected else f" ({_place_of(error)}; --debug shows the way there)"
-        print(f"error: {text}{where}", file=sys.stderr)
-        return error.exit_code if isinstance(error, ScoreSDEError) else 1
+        if isinstance(error, ScoreSDEError):
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
+        where = "" if debug else f" ({place}; --debug shows the traceback)"
+        print(f"error: {_unexpected(error)}{where}", file=sys.stderr)
+        return 1
 
 
-def _place_of(error: Exception) -> str:
-    """Whose code raised it: ``package/module.py, line 3``."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
-
-
-def _in_one_line(error: Exception) -> str:
-    """An error that nobody foresaw; that memory ran out, which torch says in its own ways, with the remedy."""
+def _unexpected(error: Exception) -> str:
+    """An unexpected error in one line; with the remedy if memory ran out, which torch reports in several ways."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     scarce = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
-    return f"there is not enough memory for this: take a smaller batch or fewer steps ({text})" if scarce else text
+    return f"out of memory: use a smaller batch or fewer steps ({text})" if scarce else text
 
 
 def add_global_options(parser: argparse.ArgumentParser) -> None:
-    """What every command understands."""
+    """Add the options that every command has."""
     parser.add_argument("--registry", metavar="FILE", action="append", default=[], help="a local file of components")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
 
 
 def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
-    """Everything installed and the local files; one that is not there is a usage error."""
+    """The registry of everything installed and the local files; a missing file is a usage error."""
     missing = [path for path in local if not Path(path).is_file()]
     if missing:
-        raise UsageError(f"there is no registry file {missing[0]}")
+        raise UsageError(f"there is no registry file {missing[0]}: check --registry")
     return load_registry(local=local) if imports else load_registry(local=local, imports=False)
 
 
 def run() -> NoReturn:
-    """:func:`main`, and the end of this process.
+    """Run :func:`main` and exit.
 
-    One of several processes ends without taking Python apart: threads of the process group may still hold tensors, and
-    one that lets go of its tensor while the interpreter is going aborts the process, whose work was done.
+    One of several processes exits without finalising Python: a thread of the process group that frees a tensor during
+    finalisation would abort the process after its work is done.
     """
     code = main()
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -141,7 +138,7 @@ def run() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     return guarded(lambda: _dispatch(arguments), "--debug" in arguments)
 
@@ -157,7 +154,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if before & _HELP:
         word = None
-    # Help needs the names and summaries that files hold, and only a command that is in no file imports plugins.
+    # Help only needs the names and summaries in files; plugins are imported only for a command that is in no file.
     registry = open_registry(known.registry, imports=word is not None and not _HELP & set(arguments))
     commands = _commands(registry)
     if word is not None and word not in (*_OWN, *commands) and _HELP & set(arguments):
@@ -175,8 +172,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _command_at(arguments: list[str]) -> int:
-    """The position of the command, behind the options of all commands; the end where there is none."""
-    takes = False  # whether an option takes what follows
+    """The position of the command after the global options; the number of arguments if there is none."""
+    takes = False  # whether the argument before takes a value
     for position, argument in enumerate(arguments):
         if not takes and not argument.startswith("-"):
             return position
@@ -185,7 +182,7 @@ def _command_at(arguments: list[str]) -> int:
 
 
 def _commands(registry: Registry) -> dict[str, Entry]:
-    """The commands of plugins, by what is typed: ``owner:name`` where we have the name, or two plugins do."""
+    """The commands of plugins as typed: ``owner:name`` where the name is a core command or ambiguous."""
     entries = registry.entries("commands")
     words = [entry.row.name.replace("_", "-") for entry in entries]
     taken = {word for word in words if word in _OWN or words.count(word) > 1}
@@ -193,7 +190,7 @@ def _commands(registry: Registry) -> dict[str, Entry]:
 
 
 def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None) -> Parser:
-    """The parser of the command ``asked``, whose module alone is imported; None: that of all, for their help."""
+    """The parser of the command ``asked``, the only one that is imported; None: a parser for the help of all."""
     parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="show program's version number and exit")
     add_global_options(parser)
@@ -201,7 +198,7 @@ def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None)
     if asked is None or asked in _OWN:
         listing.configure(commands)
     for name, entry in plugins.items() if asked not in _OWN else ():
-        summary = entry.row.summary.replace("%", "%%")  # argparse fills in what a % asks for
+        summary = entry.row.summary.replace("%", "%%")  # argparse would format it
         command = commands.add_parser(name, help=summary, description=summary)
         if name == asked:
             component = registry.create("commands", parse(entry.qualified))

@@ -1,7 +1,7 @@
 """Predictors and correctors: one update of the state, written once for every SDE.
 
-Both see time only through a :class:`~scoresde_core.schedule.Step`, and the score only through a
-:class:`~scoresde_core.score.ScoreModel`. They return the new state and its noise-free mean.
+Both get the time from a :class:`~scoresde_core.schedule.Step` and the score from a
+:class:`~scoresde_core.score.ScoreModel`, and return the new state and its noise-free mean.
 """
 
 from __future__ import annotations
@@ -18,32 +18,30 @@ if TYPE_CHECKING:
     from .score import ScoreModel
     from .sde import SDE
 
-
 Past = tuple[Any, ...]
-"""What a multistep method keeps of the steps before."""
+"""What a multistep method keeps of previous steps."""
 
 
 class Predictor(ABC):
     """One reverse-time step ``step.now -> step.next``.
 
     ``order`` is the declared order of convergence: of the final state for a deterministic step, of the final
-    distribution (weak order) for a stochastic one; ``None`` where the step does not converge by itself.
+    distribution (weak order) for a stochastic one; ``None`` if the step does not converge by itself.
     """
 
     order: float | None = 1.0
-    idle: bool = False  # whether it leaves the state as it is
+    idle: bool = False  # whether it leaves the state unchanged
     grid: Grid | None = None
-    """The grid that suits it, which a sampler takes unless told another; None leaves the choice to the sampler."""
-
+    """The default grid of a sampler with this predictor; None leaves the choice to the sampler."""
     stochastic: bool = True
     """Whether the step draws noise."""
 
     def skip(self, sde: SDE) -> str | None:
-        """Why this predictor cannot serve ``sde``, or None."""
+        """Why this predictor does not support ``sde``, or None."""
         return None
 
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
-        """Why this predictor cannot take ``steps`` steps on ``grid`` with an ``sde`` that it serves, or None."""
+        """Why this predictor cannot take ``steps`` steps on ``grid`` with a supported ``sde``, or None."""
         return None
 
     @abstractmethod
@@ -51,15 +49,15 @@ class Predictor(ABC):
         """``x`` (B, ...) at ``step.now`` -> the state at ``step.next`` and its mean, both like ``x``."""
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """:meth:`step` in a run: takes the ``past`` that the step before returned, () at first, and returns its own."""
+        """:meth:`step` within a run: takes the ``past`` of the previous step, () at first, and returns its own."""
         return *self.step(x, step, model, noise), ()
 
 
 class MultistepPredictor(Predictor):
-    """A predictor that uses what it found in the steps before. A loop calls :meth:`advance`, with the past.
+    """A predictor that uses values of previous steps, its past, which a loop passes to :meth:`advance`.
 
-    The past belongs to a run: whoever noises the state again, or begins anew, hands over (); whoever chooses rows of
-    the state chooses them of the past (:func:`rows_of_past`).
+    Pass () at the start of a run and after adding noise to the state; when selecting rows of the state, select those of
+    the past (:func:`rows_of_past`).
     """
 
     @abstractmethod
@@ -67,13 +65,13 @@ class MultistepPredictor(Predictor):
         """``x`` at ``step.now`` and the past -> the state at ``step.next``, its mean, and the new past."""
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """The step without a past, as at the beginning of a run."""
+        """The first step of a run, which has no past."""
         state, mean, _ = self.advance(x, step, model, noise, ())
         return state, mean
 
 
 def rows_of_past(past: Any, rows: Tensor) -> Any:
-    """``rows`` of every tensor in a past, which is made of tuples, lists and tensors with a row a sample."""
+    """``rows`` of every tensor in a past, which is made of tuples, lists and tensors with one row per sample."""
     if isinstance(past, Tensor):
         return past[rows]
     return type(past)(rows_of_past(part, rows) for part in past) if isinstance(past, list | tuple) else past
@@ -82,10 +80,10 @@ def rows_of_past(past: Any, rows: Tensor) -> Any:
 class Corrector(ABC):
     """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
 
-    idle: bool = False  # whether it leaves the state as it is
+    idle: bool = False  # whether it leaves the state unchanged
 
     def skip(self, sde: SDE) -> str | None:
-        """Why this corrector cannot serve ``sde``, or None."""
+        """Why this corrector does not support ``sde``, or None."""
         return None
 
     @abstractmethod
@@ -93,13 +91,13 @@ class Corrector(ABC):
         """``x`` (B, ...) at ``step.now`` -> the corrected state and its mean, both like ``x``."""
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """What is off in batches of ``count`` events of ``shape``, and the remedy; None where nothing is."""
+        """A problem with batches of ``count`` events of ``shape`` and its remedy, or None."""
         return None
 
     def decoupled(self) -> Self:
-        """This corrector in the variant that treats every sample by itself; itself where it always does."""
+        """The variant that treats each sample independently; by default the corrector itself."""
         return self
 
     def shrunk(self, factor: float) -> Self | None:
-        """The same corrector with its step sizes divided by ``factor``, or None where it makes no step."""
+        """The corrector with its step sizes divided by ``factor``, or None if it makes no step."""
         return None

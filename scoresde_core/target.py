@@ -1,7 +1,7 @@
 r"""Exact targets: distributions whose density and score are closed form at every noise level.
 
-If x_0 ~ p_0 and x = alpha x_0 + sigma eps, then x ~ p_{alpha, sigma}. A target answers for the whole family, so that
-any Gaussian-path SDE has an exact score and a sampler's error is seen apart from a network's.
+If x_0 ~ p_0 and x = alpha x_0 + sigma eps, then x ~ p_{alpha, sigma}. A target covers the whole family, so that every
+Gaussian-path SDE has an exact score, which separates the error of a sampler from that of a network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .sde import DATA, Level
 
 
 class Target(ABC):
-    """An exact distribution over events of shape ``shape``. Densities are in nats."""
+    """An exact distribution over events of one ``shape``. Densities are in nats."""
 
     @property
     @abstractmethod
@@ -46,11 +46,11 @@ class Target(ABC):
 
     @property
     def images(self) -> bool:
-        """Whether its events stand for images, black at -1 and white at 1; else they are floats of any meaning."""
+        """Whether the events are images, black at -1 and white at 1, rather than arbitrary floats."""
         return False
 
     def modes(self) -> Tensor | None:
-        """The weights (K,) of the components, float64, or None for a target without components."""
+        """The weights (K,) of the components, float64; None for a target without components."""
         return None
 
     def responsibilities(self, x: Tensor) -> Tensor:
@@ -62,5 +62,5 @@ class Target(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no components")
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """This target with its parameters on ``device``, answering in ``dtype``."""
+        """This target on ``device``, computing in ``dtype``."""
         return self

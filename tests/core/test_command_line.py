@@ -109,10 +109,10 @@ class TestOneLine:
     @pytest.mark.parametrize(
         ("error", "words"),
         [
-            (MemoryError("no"), "error: there is not enough memory for this: take a smaller batch"),
+            (MemoryError("no"), "error: out of memory: use a smaller batch"),
             (
                 RuntimeError("DefaultCPUAllocator: can't allocate memory:\n 9 bytes"),
-                "take a smaller batch or fewer steps",
+                "use a smaller batch or fewer steps",
             ),
             (
                 RuntimeError("one\ntwo\n  three"),

@@ -162,8 +162,8 @@ def test_spaces_do_not_matter():
         ("langevin[snr=1,]", "write key=value"),
         ("langevin[,snr=1]", "write key=value"),
         ("npz[path='a]", "a quote is not closed"),
-        ("npz[path='a'b]", "ends with its quote"),
-        ("npz[path=a)]", "put quotes around a value that has some"),
+        ("npz[path='a'b]", "end a quoted value with its quote"),
+        ("npz[path=a)]", "quote a value that contains brackets"),
     ],
 )
 def test_unreadable_text(text, words):

@@ -55,9 +55,7 @@ def test_parts_are_counted_by_the_whole(sampler):
 
 
 def test_too_few_rows_are_an_error():
-    with pytest.raises(
-        ValueError, match="cond 'centre' has 6 rows, too few for sample 11: give a row for every sample"
-    ):
+    with pytest.raises(ValueError, match="cond 'centre' has 6 rows, too few for sample 11: give one row per sample"):
         draw(model(), SAMPLERS[1], n=12, batch_size=6)
 
 

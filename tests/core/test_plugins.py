@@ -87,13 +87,13 @@ FAULTS = {
         HOOK.replace("_grids", "_girds") + "    pass",
         None,
         "failed",
-        "there is no hook 'scoresde_register_girds'. Did you mean 'scoresde_register_grids'",
+        "unknown hook 'scoresde_register_girds'. Did you mean 'scoresde_register_grids'",
     ),
     "mistyped prefix": (
         HOOK.replace("_register_", "_registr_") + "    pass",
         None,
         "failed",
-        "there is no hook 'scoresde_registr_grids'. Did you mean 'scoresde_register_grids'",
+        "unknown hook 'scoresde_registr_grids'. Did you mean 'scoresde_register_grids'",
     ),
     "missing marker": (
         HOOK.replace("@hookimpl\n", "") + "    pass",
@@ -120,7 +120,7 @@ FAULTS = {
         HOOK + "    register('Halving', 'fake_plugin.Halving', sumary='x')",
         None,
         "failed",
-        "a name is lower-case letters, digits and underscores",
+        "a name must be lower-case letters, digits and underscores",
     ),
     "same name twice": (
         HOOK + "    register('halving', 'a:B')\n    register('other', 'a:B', aliases=['halving'])",
@@ -129,7 +129,7 @@ FAULTS = {
         "registers grids.halving twice",
     ),
     "not yaml": ("", "api: 1\ngrids: [", "failed", "not valid YAML"),
-    "not a mapping": ("", "- grids\n", "failed", "a registry file is a mapping with 'api: 1' at the top"),
+    "not a mapping": ("", "- grids\n", "failed", "a registry file must be a mapping with 'api: 1' at the top"),
     "no api": ("", "grids: {}\n", "failed", "'api' must be 1, got None"),
     "duplicate key": ("", "api: 1\ngrids:\n  a: {target: 'a:B'}\n  a: {target: 'a:C'}\n", "failed", "a given twice"),
     "unknown kind": ("", "api: 1\ngirds: {}\n", "failed", "unknown kind 'girds'. Did you mean 'grids'?"),
@@ -181,14 +181,14 @@ def test_all_faults_of_a_manifest_at_once(install):
     assert error.problems == [
         "unknown kind 'girds'. Did you mean 'grids'?",
         "sdes must map names to rows",
-        "grids.Upper: a name is lower-case letters, digits and underscores",
+        "grids.Upper: a name must be lower-case letters, digits and underscores",
         "grids.no_target: needs a target such as 'package.module:Class'",
         "grids.no_colon: target must look like 'package.module:Class', got 'a.b.C'",
         "grids.bad_lists: aliases must be a list of names, got 'x'",
         "grids.bad_lists: requires must be a list of names, got [1]",
         "grids.typo: unknown key 'sumary'. Did you mean 'summary'?",
         "grids.number: paper must be text, got 2011.13456",
-        "grids.flat: a row is a mapping with a target",
+        "grids.flat: a row must be a mapping with a target",
     ]
 
 
@@ -197,7 +197,7 @@ TARGETS = {
     "attribute that is not there": ("fake_plugin:Thing", "AttributeError"),
     "wrong kind": ("fake_plugin:Halving", "is not a scoresde_core.sde.SDE"),
     "no class": ("fake_plugin:VALUE", "is not a scoresde_core.sde.SDE"),
-    "abstract": ("fake_plugin:Half", "lacks sigma, which every sde has"),
+    "abstract": ("fake_plugin:Half", "lacks sigma, which every sde needs"),
     "raises": ("fake_plugin.broken:Thing", "RuntimeError: torn"),
     "exits": ("fake_plugin.exits:Thing", "SystemExit: 4"),
 }
@@ -369,7 +369,7 @@ def test_names_are_compared_as_indexes_do(install, monkeypatch, name, capsys):
     install("fake-plugin", "raise SystemExit('imported')")
     monkeypatch.setenv("SCORESDE_DISABLE_PLUGINS", f"{name},fake-plugim")
     assert status_of(load_registry(), "fake-plugin").state == "disabled"
-    warning = "warning: no plugin that could be disabled is called 'fake-plugim'. Did you mean 'fake-plugin'"
+    warning = "warning: cannot disable the unknown plugin 'fake-plugim'. Did you mean 'fake-plugin'"
     assert capsys.readouterr().err.startswith(warning)
 
 
@@ -513,7 +513,7 @@ def test_one_module_by_two_entry_points_stays_loaded_once():
     points = [_Point("first", one), _Point("second", one)]
     registry, row = load_registry(points, disabled=()), {}
     assert [status.state for status in registry.statuses] == ["ok", "failed"]
-    assert "loaded already" in registry.statuses[1].detail
+    assert "is already loaded" in registry.statuses[1].detail
     registry.hook.scoresde_on_result(row=row)
     assert row == {"heard": 1}
 

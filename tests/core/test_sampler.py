@@ -259,7 +259,7 @@ def test_one_sample_far_from_all_true_events_is_a_divergence():
     x = torch.randn(10_000, 3, generator=torch.Generator().manual_seed(0))
     assert diverged(x, 1.0) is None
     x[17] = 1001.0
-    assert "the root mean square of its samples is 10.1, of the largest one 1e+03, that of true ones 1" in diverged(
+    assert "the root mean square of its samples is 10.1, that of the largest 1e+03, that of true events 1" in diverged(
         x, 1.0
     )
     assert diverged(x) is None
