@@ -1,6 +1,6 @@
 """scoresde: score-based generative models through SDEs, as plugins, measured against exact truth.
 
-What a user needs, from the packages that have it. Names are imported on first use, so ``import scoresde`` is cheap.
+The names that a user needs, imported on first use, so that ``import scoresde`` is cheap.
 
 >>> import scoresde
 >>> sde = scoresde.create("sdes", "vp[beta_max=20]")

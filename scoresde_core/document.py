@@ -56,4 +56,4 @@ def load(text: str) -> Any:
 
 def dump(data: Any) -> str:
     """``data`` as a document that :func:`load` reads back, with the order of keys kept."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)  # type: ignore[no-any-return]
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

@@ -150,7 +150,7 @@ class EventSet:
     """What the events are, as unique plain data."""
     size: int = attrs.field(eq=False)
     load: Callable[[], Tensor] = attrs.field(eq=False, repr=False)
-    cache: Reference | None = attrs.field(default=None, eq=False, repr=False)
+    keeper: Reference | None = attrs.field(default=None, eq=False, repr=False)
     """Holds values derived from the events."""
     whole: EventSet | None = attrs.field(default=None, eq=False, repr=False)
     """The set that the events are part of, if any."""
@@ -162,8 +162,8 @@ class EventSet:
             raise ValueError(f"whole and rows of the events {self.label} belong together: give both or neither")
 
     def once(self, name: Hashable, compute: Callable[[], T]) -> T:
-        """``compute()``, cached if there is a ``cache``."""
-        return compute() if self.cache is None else self.cache.once(name, compute)
+        """``compute()``, cached by the ``keeper`` if there is one."""
+        return compute() if self.keeper is None else self.keeper.once(name, compute)
 
     def share(self, processes: Processes | None) -> EventSet:
         """The events of this process: every n-th for n processes."""
@@ -171,7 +171,7 @@ class EventSet:
             return self
         rank, count = processes.rank, processes.count
         size = len(range(rank, self.size, count))
-        return EventSet((*self.label, rank, count), size, lambda: self.load()[rank::count], self.cache)
+        return EventSet((*self.label, rank, count), size, lambda: self.load()[rank::count], self.keeper)
 
 
 @attrs.define(eq=False)

@@ -81,15 +81,9 @@ class _Registration:
 
 def add_hooks(manager: pluggy.PluginManager) -> None:
     """Add the lifecycle hooks and those of every kind in the table, including kinds that other packages declare."""
-
-    def specification() -> Any:
-        def register(self: Any, register: Any) -> None: ...
-
-        return hookspec(register)
-
     if not hasattr(manager.hook, "scoresde_on_result"):
         manager.add_hookspecs(_Registration)
         manager.add_hookspecs(Lifecycle)
     missing = [name for name in (f"{PREFIX}register_{kind}" for kind in KINDS) if not hasattr(manager.hook, name)]
     if missing:
-        manager.add_hookspecs(type("Registration", (), {name: specification() for name in missing}))
+        manager.add_hookspecs(type("Registration", (), {n: hookspec(lambda self, register: None) for n in missing}))

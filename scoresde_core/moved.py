@@ -69,31 +69,31 @@ MODULES = {
     "scoresde_bench.sources": "scoresde_bench.report.result_sets",
     "scoresde_plugins.evaluate.progress": "scoresde_run.machine.progress",
 }
-"""The old name of every module that moved, and the new one."""
+"""The old and the new name of every module that moved."""
 
 NAMES = dict.fromkeys(
     ("Batch", "Batches", "Config", "Model", "Preprocessing", "Processes", "Trainer", "TrainingRun", "plan_training"),
     "scoresde",
 )
-"""What ``scoresde_core`` exported before, and the module that exports it now."""
+"""Former exports of ``scoresde_core``, and the module that exports them now."""
 
 
 class _Alias(ModuleType):
-    """An old package: its names are those of the new module, its modules those of :data:`MODULES`."""
+    """An old module or package, whose names come from the new module and whose modules from :data:`MODULES`."""
 
-    __path__: list[str] = []  # noqa: RUF012  # what Python asks of a package
+    __path__: list[str] = []  # noqa: RUF012  # makes it a package
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(MODULES[self.__name__]), name)
 
 
 class Moved(MetaPathFinder, Loader):
-    """Imports a module by its old name; asked last, so that it costs nothing else anything."""
+    """Imports a module by its old name; it is the last finder, so other imports cost nothing more."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for the old names alone."""
+        """A spec for an old name, else None."""
         return spec_from_loader(fullname, self) if fullname in MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -102,11 +102,11 @@ class Moved(MetaPathFinder, Loader):
         return _Alias(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to run; the new module is imported when something of it is asked for."""
+        """Do nothing; the new module is imported on first use of a name."""
 
 
 def warn(old: str, new: str) -> None:
-    """Warn at the line that used the old name."""
+    """Warn at the line that uses the old name."""
     frame = sys._getframe()
     while frame.f_back and str(frame.f_globals.get("__name__")) in (__name__, __package__, "importlib._bootstrap"):
         frame = frame.f_back
@@ -116,6 +116,6 @@ def warn(old: str, new: str) -> None:
 
 
 def install() -> None:
-    """Let old names be imported."""
+    """Make old names importable."""
     if not any(isinstance(finder, Moved) for finder in sys.meta_path):
         sys.meta_path.append(Moved())

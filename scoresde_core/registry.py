@@ -61,8 +61,7 @@ class Registry:
     def entries(self, kind: str | None = None) -> list[Entry]:
         """The components of one kind (plural or singular) or of all kinds, in order of registration."""
         kinds = [find_kind(kind).name] if kind else list(KINDS)
-        found = {id(e): e for k in kinds for name, es in self._names[k].items() if ":" not in name for e in es}
-        return list(found.values())
+        return list({id(e): e for k in kinds for entries in self._names[k].values() for e in entries}.values())
 
     def find(self, kind: str, name: str) -> Entry:
         """The component with this name, ``owner:name`` or alias."""
@@ -204,8 +203,9 @@ def _read(entry: Entry, spec: Spec) -> Any:
     """Read a component that is a file in a package."""
     kind = KINDS[entry.row.kind]
     if spec.params:
-        got = f"the {kind.singular} {spec.name!r} takes no parameters in brackets, got {spec}"
-        raise UsageError(f"{got}: use --set or a file")
+        raise UsageError(
+            f"the {kind.singular} {spec.name!r} takes no parameters in brackets, got {spec}: use --set or a file"
+        )
     module, _, path = entry.row.target.partition(":")
     folder, _, name = path.rpartition("/")
     with _using(entry, "read"):

@@ -148,18 +148,16 @@ def _dispatch(arguments: list[str]) -> int:
     add_global_options(early)
     known, _ = early.parse_known_args(arguments)
     at = _command_at(arguments)
-    word, before = (arguments[at] if at < len(arguments) else None), set(arguments[:at])
+    before, helps = set(arguments[:at]), bool(_HELP & set(arguments))
+    word = arguments[at] if at < len(arguments) and not before & _HELP else None
     if "--version" in before:
         print(f"scoresde {own_version()}")
         return 0
-    if before & _HELP:
-        word = None
     # Help only needs the names and summaries in files; plugins are imported only for a command that is in no file.
-    registry = open_registry(known.registry, imports=word is not None and not _HELP & set(arguments))
-    commands = _commands(registry)
-    if word is not None and word not in (*_OWN, *commands) and _HELP & set(arguments):
+    registry = open_registry(known.registry, imports=word is not None and not helps)
+    if helps and word is not None and word not in (*_OWN, *_commands(registry)):
         registry = open_registry(known.registry)
-        commands = _commands(registry)
+    commands = _commands(registry)
     if word is not None and word not in (*_OWN, *commands):
         raise UsageError(f"no command is called {word!r}.{near_misses(word, [*_OWN, *commands])}")
     parser = _parser(registry, commands, word)
@@ -167,8 +165,7 @@ def _dispatch(arguments: list[str]) -> int:
     if word is None:
         parser.print_help()
         return 0
-    code: int = parsed.run(parsed, registry)
-    return code
+    return parsed.run(parsed, registry)  # type: ignore[no-any-return]
 
 
 def _command_at(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The command line as a whole: plugins cannot break it, errors are one line, and signals leave nothing half written."""
+"""The command line: plugins cannot break it, errors are one line, and signals leave no partial files."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ from scoresde_run.results.rows import SCHEMA
 
 @pytest.fixture
 def scoresde(tmp_path, monkeypatch, capsys):
-    """Runs ``scoresde`` in an empty folder; returns (exit code, stdout, stderr)."""
+    """Run ``scoresde`` in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -35,7 +35,7 @@ def scoresde(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def plugin(scoresde, tmp_path):
-    """A file of commands by the name ``mine``."""
+    """Write a registry file ``mine.yaml`` of commands."""
 
     def write(**commands):
         rows = [f"  {name}: {{target: 'nowhere:Command', summary: '{summary}'}}" for name, summary in commands.items()]
@@ -46,7 +46,7 @@ def plugin(scoresde, tmp_path):
 
 
 class TestCommandsOfPlugins:
-    def test_one_by_the_name_of_ours(self, scoresde, plugin):
+    def test_a_name_of_the_core_needs_its_owner(self, scoresde, plugin):
         local = plugin(show="mine")
         assert scoresde("list", "sdes", *local)[0] == 0
         code, _, err = scoresde(*local, "show")
@@ -54,7 +54,7 @@ class TestCommandsOfPlugins:
         code, _, err = scoresde(*local, "mine:show")
         assert (code, "mine:show (nowhere:Command) cannot be loaded" in err) == (1, True)
 
-    def test_two_of_one_name(self, scoresde, plugin):
+    def test_two_with_the_same_name(self, scoresde, plugin):
         local = plugin(evaluate="mine")
         assert scoresde("list", "sdes", *local)[0] == 0
         code, _, err = scoresde(*local, "evaluate")
@@ -86,11 +86,11 @@ class TestOneLine:
             (["show", "sde", "VP"], "no sde is called 'VP'. Did you mean 'vp'"),
         ],
     )
-    def test_a_slip_of_the_pen(self, scoresde, arguments, words):
+    def test_a_typo_lists_near_misses(self, scoresde, arguments, words):
         code, out, err = scoresde(*arguments)
         assert (code, out, err.count("\n"), words in err) == (2, "", 1, True), err
 
-    def test_a_place_that_cannot_be_written_is_named_before_the_work(self, scoresde, monkeypatch):
+    def test_an_unwritable_output_is_an_error_before_any_work(self, scoresde, monkeypatch):
         def refuse(*_, **__):
             raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -120,7 +120,7 @@ class TestOneLine:
             ),
         ],
     )
-    def test_what_nobody_foresaw(self, scoresde, monkeypatch, error, words):
+    def test_an_unexpected_error(self, scoresde, monkeypatch, error, words):
         def fail(*_):
             raise error
 
@@ -128,13 +128,13 @@ class TestOneLine:
         code, _, err = scoresde("list")
         assert (code, err.count("\n"), words in err) == (1, 1, True)
 
-    def test_a_seed_that_no_generator_takes(self, scoresde):
+    def test_a_seed_out_of_range(self, scoresde):
         code, _, err = scoresde("sample", "--preset", "mnist_vp", "--seed", "9" * 25, "--out", "o", "--device", "cpu")
         assert (code, "--seed must fit into 64 bits" in err) == (2, True)
 
 
 class TestFiles:
-    def test_a_folder_that_cannot_be_written_is_known_before_any_work(self, scoresde, monkeypatch):
+    def test_an_unwritable_folder_is_an_error_before_any_work(self, scoresde, monkeypatch):
         def refuse(*_, **__):
             raise OSError(errno.EROFS, "Read-only file system")
 
@@ -143,7 +143,7 @@ class TestFiles:
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "Read-only file system; choose another --out" in err
 
-    def test_asking_leaves_nothing(self, tmp_path):
+    def test_the_check_leaves_no_file(self, tmp_path):
         check_new(tmp_path / "o")
         assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +185,7 @@ class TestResults:
         results.append(self.row("a"))
         size = results.path.stat().st_size
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # no file may grow beyond this
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # the largest size of a file
         try:
             with pytest.raises(FileError, match=r"cannot write .*results\.jsonl: .*too large; earlier rows are kept"):
                 results.append(self.row("b"))
@@ -195,14 +195,14 @@ class TestResults:
         results.append(self.row("c"))
         assert list(Results.peek(tmp_path)) == ["a", "c"]
 
-    def test_a_look_makes_nothing(self, tmp_path):
+    def test_reading_creates_nothing(self, tmp_path):
         assert Results.peek(tmp_path) == {}
         assert list(tmp_path.iterdir()) == []
 
 
 class TestLocks:
     @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-    def test_a_file_system_without_locks_is_no_other_process(self, tmp_path, monkeypatch, number):
+    def test_a_file_system_without_locks_is_not_reported_as_locked(self, tmp_path, monkeypatch, number):
         def fail(*_):
             raise OSError(number, "no locks available")
 
@@ -226,8 +226,8 @@ class TestLocks:
 
 
 @pytest.fixture
-def python_hears():
-    """Ctrl-C as a terminal's: a shell starts what runs in its background deaf to it."""
+def default_sigint():
+    """Handle SIGINT as in a terminal: a shell starts background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -236,14 +236,14 @@ def python_hears():
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, python_hears, number, code, word):
+def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, default_sigint, number, code, word):
     before = signal.getsignal(number)
 
     def struck(*_):
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    # In the middle of writing: what is half written goes away.
+    # Interrupted while writing: the partial file is removed.
     monkeypatch.setattr("scoresde_run.commands.sample._write", struck)
     found, _, err = scoresde(
         "sample", "--target", "mixture2d", "--n", "2", "--steps", "2", "--out", "o", "--device", "cpu"

@@ -1,4 +1,4 @@
-"""The grammar of components: what is written comes back, values are strict, errors name the value and the remedy."""
+"""The grammar of components: text round-trips, values are strict, errors name the value and the remedy."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Inner:
 
 @attrs.frozen
 class Part:
-    """One parameter of every sort."""
+    """One parameter of each type."""
 
     count: int = param(3, "a whole number", gt(0))
     ratio: float = param(0.5, "a number")
@@ -42,7 +42,7 @@ class Part:
 
 @attrs.frozen
 class Needy:
-    """Requires something."""
+    """Has a required parameter."""
 
     path: str = param(help="where")
     size: int = param(help="how many")
@@ -77,7 +77,7 @@ keys = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 
 
 @given(name=words, params=st.dictionaries(keys, values, max_size=4))
-def test_what_is_written_comes_back(name, params):
+def test_text_round_trips(name, params):
     spec = Spec(name, params)
     assert parse(str(spec)) == spec
     assert [type(value) for value in parse(str(spec)).params.values()] == [type(value) for value in params.values()]
@@ -91,7 +91,7 @@ def test_nested_components_stay_whole(outer, inner, value):
 
 @given(name=words, params=st.dictionaries(keys, texts, max_size=4))
 def test_text_of_any_kind_passes_through_sweeps_and_files(name, params):
-    """A component is text again and again: on a command line, in a suite, in a list of components."""
+    """A component is parsed and printed repeatedly: on a command line, in a suite, in a list of components."""
     spec = Spec(name, params)
     assert [parse(part) for part in split(f"{spec},{spec}")] == [spec, spec]
     assert parse(parse(f"outer[inner={spec}]").params["inner"]) == spec
@@ -241,7 +241,7 @@ def test_values_are_strict(given_value, expected):
     assert str(caught.value).startswith(f"part: {name} must be {expected}, got {value!r}")
 
 
-def test_validators_speak_in_one_line():
+def test_validators_give_one_line():
     with pytest.raises(UsageError) as caught:
         made(count=0)
     assert str(caught.value) == "part: 'count' must be > 0: 0"
@@ -263,7 +263,7 @@ def test_without_a_converter_text_is_no_component():
 
 
 class TestParameters:
-    """What people and sweeps see of a class."""
+    """The parameters of a class as shown to users and sweeps."""
 
     FOUND: ClassVar = {parameter.name: parameter for parameter in parameters(Part)}
 

@@ -1,4 +1,4 @@
-"""Models that know something of each sample: whoever takes a part of the samples takes their rows of the model too."""
+"""Models with data of each sample: selecting samples selects their rows of the model too."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SAMPLERS = [
 
 
 class Centred(torch.nn.Module):
-    """The score of N(centre, 0.5^2 I) where ``centre`` is given a row a sample; ``scale`` is one for all."""
+    """The score of N(centre, 0.5^2 I), with one ``centre`` per sample and one ``scale`` for all."""
 
     def forward(self, x, t, centre, scale, note=""):
         alpha, sigma = (f(t)[:, None] for f in (SDE.alpha, SDE.sigma))
@@ -37,7 +37,7 @@ def draw(score, sampler, n=6, **more):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sample_has_its_own_row(sampler):
-    """Whatever the batch, and whoever has arrived before it: it is the sample that its row gives alone."""
+    """A sample is the same as with its row alone, whatever the batch and whichever samples finished before."""
     whole = draw(model(), sampler).x
     torch.testing.assert_close(draw(model(), sampler, batch_size=4).x, whole)
     alone = draw(model(CENTRES[:1].expand(6)), sampler).x[0]
@@ -66,7 +66,7 @@ def test_a_row_for_all_serves_every_batch():
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, "adaptive_sde[error=drift,rel_tol=0.3,abs_tol=0.1]"])
 def test_guidance_keeps_its_labels(sampler):
-    """Each sample is the one that a run with its class for all gives."""
+    """Each sample equals that of a run in which all samples have its class."""
     target = create("targets", "mixture2d[layout=ring]").to("cpu", torch.float64)
     labels, score = torch.tensor([0, 3, 1, 7, 2, 5]), ExactScore(target, SDE)
 
@@ -82,7 +82,7 @@ def test_guidance_keeps_its_labels(sampler):
 
 
 def test_particles_have_the_row_of_their_sample():
-    """A condition on the first coordinate, and a model whose second is centred elsewhere for every sample."""
+    """A condition on the first coordinate, with a model whose second coordinate has another centre for each sample."""
     observed = create("conditions", "smcdiff[condition=inpaint[mask=left],particles=8]").observe(
         CENTRES[:, None].expand(6, 2).clone()
     )

@@ -1,4 +1,4 @@
-"""Noise is a function of (seed, sample index, step, purpose), however the samples are cut into batches."""
+"""Noise is a function of (seed, sample index, step, purpose), however the samples are batched."""
 
 import sys
 

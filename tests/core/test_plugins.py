@@ -1,4 +1,4 @@
-"""The failure table of plugins: each fault leaves a status with its reason, no residue, and the others working."""
+"""Failures of plugins: each leaves a status with its reason and nothing else, and the other plugins work."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def scoresde_register_grids(register):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Puts a fake distribution on the import path: a package with its code and manifest, and an entry point to it."""
+    """Put a fake distribution on the import path: a package with code and manifest, and an entry point to it."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
@@ -145,13 +145,13 @@ def test_fault(install, code, manifest, state, reason, capsys):
     assert (status.state, status.version) == (state, "1.2")
     assert reason in status.detail
     assert "\n" not in status.detail
-    # No residue, and nobody else is taken down.
+    # Nothing is left of it, and the other plugins work.
     assert rows_of("fake-plugin", registry) == []
     assert status_of(registry, "scoresde").state == status_of(registry, "fake-witness").state == "ok"
     assert registry.load("grids", "witness").__name__ == "Halving"
     with pytest.raises(UnknownName, match="fake-plugin did not load: see 'scoresde plugins'"):
         registry.find("grids", "halving")
-    # The command line goes on, and says it in one line.
+    # The command line works, and reports it in one line.
     assert main(["plugins"]) == 0
     assert reason in capsys.readouterr().out
     assert main(["list", "grids"]) == 0
@@ -205,7 +205,7 @@ TARGETS = {
 
 @pytest.mark.parametrize(("target", "reason"), TARGETS.values(), ids=TARGETS)
 def test_target_that_cannot_be_used(install, tmp_path, target, reason, capsys):
-    """Listing is not disturbed; using it is one clear line that names the component and its target."""
+    """Listing works; using it is one line that names the component and its target."""
     code = GRID + "from scoresde_core import SDE\nVALUE = 3\nclass Half(SDE):\n    def alpha(self, t): return t\n"
     install("fake-plugin", code, f"api: 1\nsdes:\n  odd: {{target: '{target}'}}\n")
     (tmp_path / "fake_plugin" / "broken.py").write_text("raise RuntimeError('torn')")
@@ -253,7 +253,7 @@ def test_clash_of_two_plugins(install, capsys):
 
 
 class TestEveryNameTwice:
-    """A plugin that has every name of ours takes nothing from what refers to ours: its own classes cannot be loaded."""
+    """A plugin with every bundled name, whose classes cannot be loaded, breaks no reference to a bundled one."""
 
     @pytest.fixture
     def registry(self, install):
@@ -290,7 +290,7 @@ class TestEveryNameTwice:
             assert counts[0] == counts[1]
         cells = Sweep(registry, "cpu").cells([Block({"steps": ("2",)})])
         assert len(cells) == 3
-        for cell in cells:  # a worker finds the same cell
+        for cell in cells:  # a worker makes the same cell
             (twin,) = Sweep(registry, "cpu").cells([read_block(cell.request, "here", [])])
             assert twin.key == cell.key
 
@@ -348,7 +348,7 @@ def test_a_plugin_may_not_replace_a_bundled_component(install):
 
 @pytest.mark.parametrize("name", ["fake-plugin", "FAKE-Plugin", "fake_plugin"])
 def test_disabled(install, monkeypatch, name, capsys):
-    """By distribution or entry point, whatever the case; a disabled plugin is not even imported."""
+    """By distribution or entry point, in any case; a disabled plugin is not imported."""
     install("fake-plugin", "raise SystemExit('imported')")
     monkeypatch.setenv("SCORESDE_DISABLE_PLUGINS", f"other, {name}")
     registry = load_registry()
@@ -374,7 +374,7 @@ def test_names_are_compared_as_indexes_do(install, monkeypatch, name, capsys):
 
 
 class TestUnimported:
-    """Rows in a file are read as data: the package is imported when a component of it is used."""
+    """Rows in a file are read as data: the package is imported when one of its components is used."""
 
     ROWS = "api: 1\ngrids:\n  halving: {target: 'fake_plugin.parts:Halving', summary: halves}\n"
 
@@ -519,7 +519,7 @@ def test_one_module_by_two_entry_points_stays_loaded_once():
 
 
 class _Point(EntryPoint):
-    """An entry point to an object in hand."""
+    """An entry point to a given object."""
 
     def __init__(self, name, plugin):
         super().__init__(name, "in.hand", plugins.GROUP)
@@ -555,7 +555,7 @@ def test_a_file_that_is_given_twice_counts_once(tmp_path, monkeypatch, capsys):
 
 
 class TestDocs:
-    """Every file in docs/plugins.md is written down and used."""
+    """Every file in docs/plugins.md, written and used."""
 
     @pytest.fixture
     def files(self, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The registry: names, aliases, near misses, nested components, local files; and that the bundled rows hold up."""
+"""The registry: names, aliases, near misses, nested components, local files, and the bundled rows."""
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_unknown_name(name, words):
 
 
 @pytest.mark.parametrize("name", ["subvp", "sub_vp", "scoresde:subvp", "scoresde:sub_vp"])
-def test_names_aliases_and_owners_lead_to_one_class(registry, name):
+def test_names_aliases_and_owners_give_the_same_class(registry, name):
     assert registry.load("sdes", name) is registry.load("sde", "subvp")
     assert registry.find("sdes", name).qualified == "scoresde:subvp"
 

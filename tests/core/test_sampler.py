@@ -1,4 +1,4 @@
-"""The loops: what they evaluate, in which order, and closed-form solutions on Gaussian data."""
+"""The loops: what they evaluate, in what order, and closed-form solutions on Gaussian data."""
 
 import math
 
@@ -31,7 +31,7 @@ MEAN, STD = 0.5, 0.2
 
 
 class Gaussian:
-    """N(0.5, 0.2^2 I): the toy of the reference notes."""
+    """N(0.5, 0.2^2 I), as in the reference notes."""
 
     def __init__(self, shape=(3,)):
         self.shape = shape
@@ -44,7 +44,7 @@ class Gaussian:
 
 
 class Recorder(ScoreModel):
-    """The Gaussian's score; remembers the time of every evaluation."""
+    """The score of the Gaussian; records the time of every evaluation."""
 
     def __init__(self, sde):
         self.times, self.sde, self.shape = [], sde, (3,)
@@ -132,7 +132,7 @@ def test_ddim_keeps_the_gaussian_for_any_eta(eta):
 
 
 def test_ddim_is_exact_for_a_point(sde):
-    """With data in one point the denoised state is that point: any number of steps lands on it."""
+    """For data at one point the denoised state is that point, for any number of steps."""
 
     class Point:
         shape = (3,)
@@ -167,14 +167,14 @@ def test_function_evaluations_are_counted(predictor, corrector, order, nfe):
     ("order", "expected"), [("corrector_first", [1.0, 1.0, 0.5, 0.5]), ("predictor_first", [1.0, 0.5, 0.5])]
 )
 def test_order_of_predictor_and_corrector(order, expected):
-    """Corrector first is the published code's order; predictor first is the paper's Algorithm 1."""
+    """The published code runs the corrector first, Algorithm 1 of the paper the predictor."""
     model = Recorder(VPSDE(t_min=0.5))
     sampler = PredictorCorrectorSampler(ReverseDiffusionPredictor(), LangevinCorrector(), steps=2, order=order)
     sample(model, sampler, 4)
     assert model.times == pytest.approx(expected)
 
 
-def test_the_last_mean_is_returned_unless_told_otherwise():
+def test_the_last_mean_is_returned_by_default():
     noisy, clean = (
         sample(
             ExactScore(Gaussian(), VESDE()),
@@ -205,7 +205,7 @@ def test_batch_mean_norms_couple_the_batch_and_levels_do_not():
 
 
 def test_a_vanishing_score_leaves_langevin_finite():
-    """A zero-initialised network sends the published code to infinity."""
+    """A zero-initialised network gives infinities in the published code."""
 
     class Zero(ScoreModel):
         sde, shape = VPSDE(), (3,)
@@ -268,7 +268,7 @@ def test_one_sample_far_from_all_true_events_is_a_divergence():
     assert "the root mean square of its samples is 101" in diverged(torch.full((2, 3), 101.0), 1.0)
 
 
-def test_combinations_that_cannot_work_say_why():
+def test_impossible_combinations_give_the_reason():
     idle = PredictorCorrectorSampler(NonePredictor(), NoneCorrector())
     assert "move nothing" in skip(idle, VPSDE(), (3,))
     assert "2 channel means" in skip(ODESampler(), VESDE(prior_mean=(0.0, 0.0)), (3, 8, 8))
@@ -276,7 +276,7 @@ def test_combinations_that_cannot_work_say_why():
 
 
 class TestPast:
-    """A run's past is what its steps return: a schedule serves any number of runs, one after another or in turns."""
+    """The past of a run is what its steps return, so one schedule serves many runs, consecutive or interleaved."""
 
     MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm")
     GIVEN = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
@@ -292,16 +292,16 @@ class TestPast:
         return Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
 
     @pytest.mark.parametrize("name", MULTISTEP)
-    def test_runs_in_a_row_and_from_the_middle(self, name, schedule):
+    def test_consecutive_runs_and_runs_from_the_middle(self, name, schedule):
         fresh = Schedule(VPSDE(), LogSNRGrid().times(VPSDE(), 8))
         expected, middle = self.run(name, fresh.steps), self.run(name, fresh.steps[4:])
-        for before in (8, 5, 2, 1):  # whole, and broken off
+        for before in (8, 5, 2, 1):  # complete and interrupted
             self.run(name, schedule.steps[:before], 3 * self.GIVEN)
             assert torch.equal(self.run(name, schedule.steps), expected)
             assert torch.equal(self.run(name, schedule.steps[4:]), middle)
 
     @pytest.mark.parametrize("name", MULTISTEP)
-    def test_runs_that_take_turns(self, name, schedule):
+    def test_interleaved_runs(self, name, schedule):
         predictor, runs = create("predictors", name), [(self.GIVEN, ()), (3 * self.GIVEN, ())]
         for step in schedule.steps:
             for k, (x, past) in enumerate(runs):
@@ -312,7 +312,7 @@ class TestPast:
 
     @pytest.mark.parametrize("name", MULTISTEP)
     def test_a_step_alone_has_no_past(self, name, schedule):
-        """And the past matters: from the third step on it leads elsewhere."""
+        """It equals a first step, and differs from a later one with its past."""
         predictor, model = create("predictors", name), ExactScore(Gaussian())
         alone, _ = predictor.step(self.GIVEN, schedule[3], model, self.GIVEN.clone)
         first, _, _ = predictor.advance(self.GIVEN, schedule[3], model, self.GIVEN.clone, ())
@@ -324,7 +324,7 @@ class TestPast:
         assert not torch.allclose(alone, later, rtol=1e-6)
 
     def test_rows_of_a_past(self):
-        """Of a tuple in a tuple, of a list, and of numbers, which have no rows."""
+        """Nested tuples, lists, and numbers, which have no rows."""
         x, rows = torch.arange(6.0).reshape(3, 2), torch.tensor([2, 0, 0])
         found = rows_of_past(((x, 0.5), [x, None]), rows)
         assert found[0][1] == 0.5
@@ -349,7 +349,7 @@ def test_the_loop_never_waits_for_the_gpu():
 
 
 class TestTheGridOfAPredictor:
-    """``pc`` takes the grid that the predictor names, unless told another."""
+    """``pc`` uses the grid of the predictor unless given another."""
 
     NAMED = dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "dpm_solver_2"), "logsnr")
     NAMED |= dict.fromkeys(("deis", "ipndm", "heun"), "karras")
@@ -362,7 +362,7 @@ class TestTheGridOfAPredictor:
             assert create("predictors", name).grid == expected
             assert create("samplers", f"pc[predictor={name}]").grid == expected
 
-    def test_another_one_that_is_named(self):
+    def test_a_given_grid_replaces_it(self):
         assert create("samplers", "pc[predictor=dpmpp_2m,grid=uniform]").grid == UniformGrid()
         assert PredictorCorrectorSampler(DDIMPredictor(), grid=LogSNRGrid()).grid == LogSNRGrid()
 
@@ -372,7 +372,7 @@ class TestTheGridOfAPredictor:
 
         assert PredictorCorrectorSampler(Still()).grid == UniformGrid()
 
-    def test_what_a_condition_wraps_keeps_it(self):
+    def test_a_conditioned_predictor_keeps_it(self):
         sampler = create("samplers", "pc[predictor=dpmpp_2m]")
         assert attrs.evolve(sampler, predictor=NonePredictor(), steps=3).grid == LogSNRGrid()
 
@@ -385,7 +385,7 @@ class TestTheGridOfAPredictor:
 
     @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"])
     def test_logsnr_is_better_than_uniform(self, name):
-        """Ten steps under VP on a mixture in the plane: nats of the samples beyond the target's entropy."""
+        """Ten steps under VP on a mixture in the plane: nats of the samples above the entropy of the target."""
         target = create("targets", "mixture2d")
 
         def gap(grid):

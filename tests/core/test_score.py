@@ -22,7 +22,7 @@ class Gaussian:
 
 
 class Oracle(nn.Module):
-    """A network that answers with the true quantity, and remembers its labels."""
+    """A network that returns the true quantity and records its labels."""
 
     def __init__(self, kind, level):
         super().__init__()
@@ -59,7 +59,7 @@ def test_every_parameterisation_gives_the_same_score(sde, kind, x):
 
 @pytest.mark.parametrize("answer", [lambda x, label: x[:, :1], lambda x, label: label], ids=["one channel", "a number"])
 def test_an_answer_that_would_broadcast_is_refused(answer, x):
-    """(6, 1, 4, 5) and (6,) go with (6, 3, 4, 5), or nearly: a wrong network would sample without a word."""
+    """(6, 1, 4, 5) and (6,) would broadcast against (6, 3, 4, 5), so a wrong network would sample silently."""
     network = nn.Module()
     network.forward = answer
     with pytest.raises(ValueError, match=r"the network returns \(6,.*\) for a state \(6, 3, 4, 5\)"):
@@ -67,7 +67,7 @@ def test_an_answer_that_would_broadcast_is_refused(answer, x):
 
 
 @pytest.mark.parametrize("slip", [{"parameterisation": "eps"}, {"label": "tme"}], ids=lambda slip: next(iter(slip)))
-def test_a_view_that_there_is_not(slip):
+def test_an_unknown_parameterisation_or_label(slip):
     ((what, name),) = slip.items()
     with pytest.raises(UsageError, match=f"unknown {what} '{name}'. (Known|Did you mean)"):
         NetworkScore(nn.Identity(), VPSDE(), **slip)
@@ -109,15 +109,15 @@ def test_discrete_vp_divides_by_the_table_not_by_the_continuous_noise(x):
     torch.testing.assert_close(score, network(x, None) / -std)
 
 
-def test_one_time_a_row(x):
-    """Training times: every row at its own level equals the rows one by one."""
+def test_one_time_per_row(x):
+    """Training times: a batch with one level per row equals its rows one by one."""
     sde, t = VPSDE(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     together = ExactScore(Gaussian()).score(x, level_of(sde, t, x))
     apart = [ExactScore(Gaussian()).score(x[i : i + 1], level_of(sde, t[i : i + 1], x[i : i + 1])) for i in range(6)]
     torch.testing.assert_close(together, torch.cat(apart))
 
 
-def test_discrete_labels_one_time_a_row(x):
+def test_discrete_labels_at_one_time_per_row(x):
     sde, t = VPSDE(), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     level = level_of(sde, t, x)
     network = Oracle("noise", level)

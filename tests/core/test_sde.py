@@ -1,4 +1,4 @@
-"""SDEs against closed forms, ScoreFlow's published numbers, and the few-step chains that break the published code."""
+"""SDEs against closed forms, the published numbers of ScoreFlow, and few-step chains that break the published code."""
 
 import math
 
@@ -24,7 +24,7 @@ def sde(request):
 
 
 class OnlyThePath(SDE):
-    """Another SDE stripped to alpha and sigma, so that everything else is derived."""
+    """An SDE reduced to alpha and sigma, so that everything else is derived."""
 
     def __init__(self, sde):
         self.sde, self.t_min = sde, sde.t_min
@@ -82,7 +82,7 @@ def test_published_values_at_the_ends():
 @pytest.mark.parametrize(
     ("mean", "nats"), [((0.4914, 0.4822, 0.4465), 0.14), (0.0, 0.0), ((1.0, 1.0, 1.0), 3072 / 5000)]
 )
-def test_what_the_mean_of_the_prior_is_worth(mean, nats):
+def test_the_divergence_of_a_shifted_prior(mean, nats):
     """KL(N(mean, 50^2) | N(0, 50^2)) = D mean^2 / (2 50^2): 0.14 nats in all for the channel means of CIFAR-10."""
     moved, plain = VESDE(prior_mean=mean).prior, VESDE().prior
     z = torch.randn(4096, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -180,12 +180,12 @@ def test_parameters_out_of_range_are_refused(bad):
 
 
 @pytest.mark.parametrize("times", [[1.0], [0.5, 0.7], [1.0, 0.5, -0.1]], ids=str)
-def test_times_that_are_no_grid_are_refused(times):
+def test_invalid_times_are_refused(times):
     with pytest.raises(ValueError, match="decreasing"):
         Schedule(VPSDE(), torch.tensor(times))
 
 
-def test_grids_spread_as_they_say():
+def test_the_spacing_of_grids():
     sde = VESDE()
     log_ratio = sde.sigma(LogSNRGrid().times(sde, 11)[:-1]).log()
     torch.testing.assert_close(log_ratio.diff(), log_ratio.diff().mean().expand(10), rtol=1e-9, atol=0)

@@ -1,4 +1,4 @@
-"""Steps whose numbers are tensors with a value a row: every row goes the way of its own schedule of floats."""
+"""Steps of tensors with one value per row: every row follows its own schedule of floats."""
 
 import attrs
 import pytest
@@ -33,7 +33,7 @@ def column(values, dtype):
 
 
 def stack(steps, dtype=torch.float64):
-    """The steps of several schedules as one: row r has the numbers of the r-th; times are kept in float64."""
+    """The steps of several schedules as one: row r has the numbers of the r-th; times stay float64."""
     levels = {
         which: Level(
             column([getattr(step, which).t for step in steps], torch.float64),
@@ -46,7 +46,7 @@ def stack(steps, dtype=torch.float64):
 
 
 def together(name, schedules, x):
-    """States and means after each step of one run for all rows."""
+    """States and means after each step of one run of all rows."""
     predictor, past, states = create("predictors", name), (), []
     for k, steps in enumerate(zip(*(schedule.steps for schedule in schedules), strict=True)):
         draw = DRAWS[k].to(x.dtype).clone
@@ -56,7 +56,7 @@ def together(name, schedules, x):
 
 
 def apart(name, schedules, x):
-    """The same, each row by itself."""
+    """States and means of a run of each row by itself."""
     states = []
     for row, schedule in enumerate(schedules):
         predictor, alone, past = create("predictors", name), x[row : row + 1], ()
@@ -79,8 +79,8 @@ def compare(name, schedules, tolerance, dtype=torch.float64):
 
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
-def test_a_whole_run_with_a_grid_a_row(name, sde):
-    """From t = 1 to the data, where all rows arrive in the last step."""
+def test_a_whole_run_with_one_grid_per_row(name, sde):
+    """From t = 1 to the data, which all rows reach in the last step."""
     process = create("sdes", sde)
     schedules = [Schedule(process, create("grids", grid).times(process, COUNT)) for grid in GRIDS]
     compare(name, schedules, 1e-9)
@@ -96,7 +96,7 @@ def test_rows_that_reach_the_data_beside_rows_that_do_not(name):
 
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_numbers_in_the_precision_of_the_state(name):
-    """alpha and sigma in float32, as :func:`scoresde_core.score.level_of` gives them: only their rounding shows."""
+    """alpha and sigma in float32, as from :func:`scoresde_core.score.level_of`: only their rounding differs."""
     process = create("sdes", "vp[t_min=0.1]")
     schedules = [Schedule(process, create("grids", grid).times(process, COUNT)) for grid in GRIDS]
     compare(name, schedules, 1e-4, torch.float32)
