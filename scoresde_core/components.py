@@ -42,8 +42,9 @@ def param(
 
     ``gone`` maps former values to the reason why they are refused and what to write instead.
     """
-    given = check if isinstance(check, list | tuple) else [check] if check else []
-    return attrs.field(default=default, validator=[_refuse_gone, *given], metadata={"help": help, "gone": gone}, **more)
+    checks = list(check) if isinstance(check, list | tuple) else [check] if check else []
+    checks = [_refuse_gone, *checks] if gone else checks
+    return attrs.field(default=default, validator=checks or None, metadata={"help": help, "gone": gone}, **more)
 
 
 def _refuse_gone(_: Any, field: attrs.Attribute[Any], value: Any) -> None:

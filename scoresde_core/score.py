@@ -39,7 +39,7 @@ class ScoreModel(Contract):
     shape: tuple[int, ...]
     calls: int = 0
     continuous: bool = True
-    """Whether it is defined at every level, and so varies smoothly between levels."""
+    """Whether it was made for all levels, and so varies smoothly between them."""
     rows: int = 0
     _whole: ScoreModel | None = None
 

@@ -130,7 +130,7 @@ def lines(*folders):
 def test_the_core_stays_small():
     """The aim is 3,000 lines. What moved out in this version, and is named in moved.py, does not count: it goes."""
     moved = len((PACKAGES["scoresde_core"] / "moved.py").read_text().splitlines())
-    assert 2000 < lines("scoresde_core") - moved <= 3850
+    assert 2000 < lines("scoresde_core") - moved <= 3700
 
 
 def test_the_whole_stays_small():
