@@ -56,7 +56,7 @@ def declare(kind: Kind) -> None:
     for known in KINDS.values():
         if known != kind and {known.name, known.singular} & {kind.name, kind.singular}:
             raise PluginError(
-                f"the kind {kind.name!r} of {kind.contract} has the same name as that of {known.contract}"
+                f"the kind {kind.name!r} of {kind.contract} has a name that {known.contract} has: rename it"
             )
     KINDS[kind.name] = kind
 

@@ -88,13 +88,12 @@ def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
     row = entry.row
     document = getattr(found, "config", found)
     made = {} if document is found else {"step": found.step, **found.provenance}
+    facts = {"paper": row.paper, "plugin": entry.owner, "target": row.target, **made}
     if as_json:
-        about = {"name": row.name, "summary": row.summary, "paper": row.paper, "plugin": entry.owner}
         key = type(document).__name__.lower()
-        print(json.dumps({**about, "target": row.target, **made, key: document.plain()}, indent=2))
+        print(json.dumps({"name": row.name, "summary": row.summary, **facts, key: document.plain()}, indent=2))
         return 0
     print(f"# {row.name}: {row.summary}")
-    facts = {"paper": row.paper, "plugin": entry.owner, "target": row.target, **made}
     for label, value in facts.items():
         if value:
             print(f"# {label + ':':8} {value}")

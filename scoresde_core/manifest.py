@@ -107,9 +107,8 @@ def _own_kinds(table: Any, problems: list[str]) -> list[Kind]:
     for name, fields in table.items():
         try:
             kind = Kind(name, **fields)
-            if not all(isinstance(text, str) for text in (name, kind.singular, kind.summary)):
-                raise TypeError
-            if not TARGET.fullmatch(kind.contract):
+            texts = all(isinstance(text, str) for text in (name, kind.singular, kind.summary))
+            if not (texts and TARGET.fullmatch(kind.contract)):
                 raise TypeError
             found.append(kind)
         except TypeError:

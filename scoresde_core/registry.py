@@ -203,9 +203,8 @@ def _read(entry: Entry, spec: Spec) -> Any:
     """Read a component that is a file in a package."""
     kind = KINDS[entry.row.kind]
     if spec.params:
-        raise UsageError(
-            f"the {kind.singular} {spec.name!r} takes no parameters in brackets, got {spec}: use --set or a file"
-        )
+        label = f"{kind.singular} {spec.name!r}"
+        raise UsageError(f"{label} takes no parameters in brackets, got {spec}: use --set or a file")
     module, _, path = entry.row.target.partition(":")
     folder, _, name = path.rpartition("/")
     with _using(entry, "read"):

@@ -182,9 +182,7 @@ class NetworkScore(ScoreModel):
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             raw = self.network(x, label, **self.cond)
         if raw.shape != x.shape:
-            raise ValueError(
-                f"the network returns {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal"
-            )
+            raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
         return self.to_score(raw.to(x.dtype), x, level)
 
     def select(self, index: Tensor) -> NetworkScore:
@@ -195,10 +193,8 @@ class NetworkScore(ScoreModel):
         last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
         for name, value in rows.items():
             if last >= len(value):
-                raise ValueError(
-                    f"cond {name!r} has {len(value)} rows, too few for sample {last}: "
-                    "give one row per sample, or one row for all"
-                )
+                few = f"cond {name!r} has {len(value)} rows, too few for sample {last}"
+                raise ValueError(f"{few}: give one row per sample, or one row for all")
         return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
 
     def _training_level(self, level: Level, x: Tensor) -> Level:

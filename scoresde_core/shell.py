@@ -203,8 +203,7 @@ def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None)
             command.set_defaults(run=component.run)
     for command in commands.choices.values():
         command.set_defaults(asked=command)
-        command.add_argument(
-            "--registry", metavar="FILE", action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        command.add_argument("--registry", metavar="FILE", action="append", **hidden)
+        command.add_argument("--debug", action="store_true", **hidden)
     return parser

@@ -62,7 +62,7 @@ def test_an_answer_that_would_broadcast_is_refused(answer, x):
     """(6, 1, 4, 5) and (6,) would broadcast against (6, 3, 4, 5), so a wrong network would sample silently."""
     network = nn.Module()
     network.forward = answer
-    with pytest.raises(ValueError, match=r"the network returns \(6,.*\) for a state \(6, 3, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"the network gives \(6,.*\) for a state \(6, 3, 4, 5\)"):
         NetworkScore(network, VPSDE()).score(x, Level(0.4, 0.8, 0.6))
 
 
