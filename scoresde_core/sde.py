@@ -70,7 +70,7 @@ class GaussianPrior:
 
 @attrs.frozen
 class Discretization:
-    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry per step; k + 1 is nearer the data."""
+    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; k + 1 is nearer the data."""
 
     drift: Tensor
     diffusion: Tensor
