@@ -78,7 +78,7 @@ class Schedule:
             "drift_rate": sde.drift_rate(times[:-1]),
             "diffusion": sde.diffusion(times[:-1]),
             "discrete_drift": chain.drift,
-            "discrete_diffusion": chain.diffusion,
+            "discrete_diffusion": chain.std,
             "transition_scale": exact.scale,
             "transition_std": exact.std,
             "backward_std": exact.backward_std,

@@ -69,20 +69,32 @@ class GaussianPrior:
 
 
 @attrs.frozen
-class Discretization:
-    """A forward chain ``x_k = (1 + drift_k) x_{k+1} + diffusion_k z``, one entry a step; k + 1 is nearer the data."""
-
-    drift: Tensor
-    diffusion: Tensor
-
-
-@attrs.frozen
 class Transition:
-    """p(x_k | x_{k+1}) = N(scale x_{k+1}, std^2 I), and the noise that ancestral sampling adds on the way back."""
+    """The forward steps p(x_k | x_{k+1}) = N(scale x_{k+1}, std^2 I), one entry a step; k + 1 is nearer the data.
+
+    ``backward_std`` is the noise that ancestral sampling adds on the way back: ``std`` unless given, the larger choice
+    of Ho et al. 2020 (arXiv:2006.11239). ``drift`` is scale - 1, kept beside it because neither gives the other's last
+    bits in float64.
+    """
 
     scale: Tensor
     std: Tensor
-    backward_std: Tensor
+    backward_std: Tensor = attrs.field(default=attrs.Factory(lambda self: self.std, takes_self=True))
+    drift: Tensor = attrs.field(default=attrs.Factory(lambda self: self.scale - 1, takes_self=True))
+
+    @classmethod
+    def from_drift(cls, drift: Tensor, diffusion: Tensor) -> Transition:
+        """The steps ``x_k = (1 + drift) x_{k+1} + diffusion z``."""
+        return cls(1 + drift, diffusion, drift=drift)
+
+    @property
+    def diffusion(self) -> Tensor:
+        """``std``, by the name that it had in ``Discretization``."""
+        return self.std
+
+
+Discretization = Transition.from_drift
+"""The old name of a chain made from its drift and diffusion."""
 
 
 _PATH = "samplers and losses read alpha and sigma; override those"
@@ -167,7 +179,7 @@ class SDE(Contract):
         std = ((sigma[:-1] - ahead) * (sigma[:-1] + ahead)).clamp_min(0).sqrt()
         return Transition(scale, std, std * sigma[1:] / sigma[:-1])
 
-    def discretize(self, times: Tensor) -> Discretization:
+    def discretize(self, times: Tensor) -> Transition:
         """The chain that ``reverse_diffusion`` inverts: Euler-Maruyama unless a paper has its own.
 
         If any step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), the whole
@@ -176,9 +188,8 @@ class SDE(Contract):
         dt = times[:-1] - times[1:]
         drift = self.drift_rate(times[:-1]) * dt
         if bool((drift <= -1).any()):
-            exact = self.transition(times)
-            return Discretization(exact.scale - 1, exact.std)
-        return Discretization(drift, self.diffusion(times[:-1]) * dt.sqrt())
+            return self.transition(times)
+        return Transition.from_drift(drift, self.diffusion(times[:-1]) * dt.sqrt())
 
     def discrete_level(self, t: Tensor, n: int) -> Level:
         """The level of ``t`` for a model trained on ``n`` discrete scales: the continuous one by default."""

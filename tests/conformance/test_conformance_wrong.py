@@ -124,7 +124,7 @@ class OffChainSDE(ConstantRateSDE):
 
     def discretize(self, times):
         chain = SDE.discretize(self, times)
-        return attrs.evolve(chain, diffusion=1.02 * chain.diffusion)
+        return attrs.evolve(chain, std=1.02 * chain.std)
 
 
 @attrs.frozen
@@ -156,7 +156,7 @@ class OffLevelsSDE(ConstantRateSDE):
     (StubbornTimeSDE, "time_at_inverts_the_noise", ", t_min=0.0001 it is 0.001"),
     (OffRatioSDE, "log_noise_ratio_is_of_alpha_and_sigma", "log_noise_ratio disagrees with alpha and sigma"),
     (OffTableSDE, "chain_tends_to_the_sde", "the backward_std of transition disagrees with diffusion"),
-    (OffChainSDE, "chain_tends_to_the_sde", "the diffusion of discretize disagrees with diffusion"),
+    (OffChainSDE, "chain_tends_to_the_sde", "the std of discretize disagrees with diffusion"),
     (OffDriftChainSDE, "chain_tends_to_the_sde", "the drift of discretize disagrees with drift_rate"),
     (OffLevelsSDE, "discrete_levels_tend_to_the_sde", "discrete_level disagrees with alpha"),
     (LossyTransitionSDE, "transition_composes", "of the transition is"),

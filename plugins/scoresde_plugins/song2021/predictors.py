@@ -21,7 +21,7 @@ from scoresde_core.shapes import combine, diffuse
 from scoresde_core.steps import Predictor
 
 from ..grids import UniformGrid
-from .sdes import evenly_spaced
+from .chains import evenly_spaced
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
 

@@ -8,15 +8,10 @@ With B(t) = int_0^t beta(s) ds = beta_min t + (beta_max - beta_min) t^2 / 2:
 
 Every ``1 - e^{-B}`` goes through ``expm1``: near t = 0 the plain form loses a percent in float32.
 
-The discrete chains, SMLD for VE and DDPM for VP, are tables over N noise scales. The published sampler visits
-N evenly spaced times from 1 to t_min but reads entry i of the table at the i-th of them, that is at i/(N-1), not
-at the time itself. On that grid :func:`table_times` gives those arguments, so that the published numbers come out;
-any other grid has no table, and there the chain is the exact transition. So is it for VP with N <= beta_max, where
-the table would hold variances above one (NaN in the published code).
+Their published discrete chains are in :mod:`.chains`.
 """
 
 import math
-from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -25,25 +20,9 @@ from attrs.validators import and_, gt, le
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.sde import SDE, Discretization, GaussianPrior, Level, Transition
+from scoresde_core.sde import SDE, GaussianPrior, Transition
 
-Chain = Literal["published", "exact"]
-_CHAIN_HELP = "discrete chain: the published table, or the exact transitions between the grid's times"
-
-
-def table_times(times: Tensor) -> Tensor | None:
-    """The arguments i/(N-1), largest first, of a published table over ``times`` (N + 1,); None off its grid."""
-    steps = len(times) - 1
-    return torch.linspace(1, 0, steps, dtype=times.dtype) if steps > 1 and evenly_spaced(times) else None
-
-
-def evenly_spaced(times: Tensor) -> bool:
-    """Whether ``times`` (N + 1,) are the published ones: evenly spaced from 1 to the last but one, then 0."""
-    if float(times[0]) != 1 or float(times[-1]) != 0:
-        return False
-    spacing = times[:-1].diff()
-    return torch.allclose(spacing, spacing.mean().expand_as(spacing), rtol=1e-6, atol=1e-12)
-
+from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, TabulatedSDE
 
 LARGEST = 1e15
 """Scales up to which squares of the state are finite in float32."""
@@ -55,7 +34,7 @@ def _positive(help_text: str, default: float) -> float:
 
 
 @attrs.frozen
-class VESDE(SDE):
+class VESDE(TabulatedSDE):
     r"""Variance exploding: ``alpha = 1``, ``sigma(t) = sigma_min (sigma_max / sigma_min)^t`` (Eq. 30-31).
 
     The continuous limit of NCSN's noise scales. ``prior_mean`` moves the prior N(prior_mean, sigma_max^2 I): zero as
@@ -65,7 +44,7 @@ class VESDE(SDE):
 
     sigma_min: float = _positive("smallest noise scale", 0.01)
     sigma_max: float = _positive("largest noise scale; about the largest distance between two data points", 50.0)
-    chain: Chain = param("published", _CHAIN_HELP)
+    chain: ChainName = param("published", CHAIN_HELP)
     prior_mean: float | tuple[float, ...] = param(0.0, "mean of the prior, or one mean per channel")
     t_min: float = _positive("smallest time at which the score is evaluated", 1e-5)
 
@@ -76,6 +55,11 @@ class VESDE(SDE):
             raise ValueError(f"prior_mean must lie between -{LARGEST:g} and {LARGEST:g}, got {self.prior_mean}")
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max must be above sigma_min, got {self.sigma_max} and {self.sigma_min}")
+
+    @property
+    def table(self) -> SMLDChain:
+        """SMLD's."""
+        return SMLDChain(self)
 
     @property
     def log_ratio(self) -> float:
@@ -107,23 +91,6 @@ class VESDE(SDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
-
-    def transition(self, times: Tensor) -> Transition:
-        """SMLD (Eq. 8 and 46): variance sigma_i^2 - sigma_{i-1}^2, with sigma_{-1} = 0 for clean data."""
-        table = table_times(times)
-        if table is None or self.chain == "exact":
-            return SDE.transition(self, times)
-        sigma = torch.cat([self.sigma(table), table.new_zeros(1)])
-        std = ((sigma[:-1] - sigma[1:]) * (sigma[:-1] + sigma[1:])).sqrt()
-        return Transition(torch.ones_like(std), std, std * sigma[1:] / sigma[:-1])
-
-    def discretize(self, times: Tensor) -> Discretization:
-        """The SMLD chain."""
-        return _chain(self.transition(times))
-
-    def discrete_level(self, t: Tensor, n: int) -> Level:
-        """Entry round((n - 1) t) of the table of ``n`` noise scales."""
-        return self.level((t * (n - 1)).round() / (n - 1))
 
 
 _LARGEST_BETAS = 340
@@ -173,7 +140,7 @@ class LinearBetaSDE(SDE):
 
 
 @attrs.frozen
-class VPSDE(LinearBetaSDE):
+class VPSDE(TabulatedSDE, LinearBetaSDE):
     """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM.
 
     The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1/t_min, the
@@ -181,7 +148,12 @@ class VPSDE(LinearBetaSDE):
     ``chain=exact`` takes the transitions between the times of the grid (docs/exact_scores.md compares the two).
     """
 
-    chain: Chain = param("published", _CHAIN_HELP, kw_only=True)
+    chain: ChainName = param("published", CHAIN_HELP, kw_only=True)
+
+    @property
+    def table(self) -> DDPMChain:
+        """DDPM's."""
+        return DDPMChain(self.beta_min, self.beta_max)
 
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 - e^{-B})."""
@@ -194,29 +166,6 @@ class VPSDE(LinearBetaSDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta(t))."""
         return self.beta(t).sqrt()
-
-    def betas(self, n: int) -> Tensor:
-        """DDPM's table, beta_i = beta(i / (n - 1)) / n for i = 0 .. n-1, smallest first."""
-        return self.beta(torch.linspace(0, 1, n, dtype=torch.float64)) / n
-
-    def transition(self, times: Tensor) -> Transition:
-        """DDPM (Eq. 10): scale sqrt(1 - beta_i), variance beta_i both ways (the larger of Ho et al.'s two choices)."""
-        steps = len(times) - 1
-        if table_times(times) is None or steps <= self.beta_max or self.chain == "exact":
-            return SDE.transition(self, times)
-        beta = self.betas(steps).flip(0)
-        return Transition((1 - beta).sqrt(), beta.sqrt(), beta.sqrt())
-
-    def discretize(self, times: Tensor) -> Discretization:
-        """The DDPM chain."""
-        return _chain(self.transition(times))
-
-    def discrete_level(self, t: Tensor, n: int) -> Level:
-        """Entry floor((n - 1) t) of the table: alpha_bar_i is the product of 1 - beta_j up to i."""
-        log_signal = _log_signal(self, n, t.device, t.dtype)
-        # A hair above the floor: on the published grid t (n - 1) is an integer up to rounding.
-        entry = log_signal[(t * (n - 1) + 1e-6).long().clamp(0, n - 1)]
-        return Level(t, torch.exp(0.5 * entry), torch.sqrt(-torch.expm1(entry)))
 
 
 @attrs.frozen
@@ -243,22 +192,10 @@ class SubVPSDE(LinearBetaSDE):
         """sqrt(beta (1 - e^{-2B}))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
 
-    def discretize(self, times: Tensor) -> Discretization:
+    def discretize(self, times: Tensor) -> Transition:
         """Euler-Maruyama."""
-        if self.chain == "grid" or not evenly_spaced(times):
-            return SDE.discretize(self, times)
-        now, steps = times[:-1], len(times) - 1
-        return Discretization(self.drift_rate(now) / steps, self.diffusion(now) / math.sqrt(steps))
-
-
-@lru_cache(maxsize=8)
-def _log_signal(sde: VPSDE, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """log alpha_bar_i of the table; kept, for training asks at every step and a copy to the device waits for it."""
-    return torch.log1p(-sde.betas(n)).cumsum(0).to(device=device, dtype=dtype)
-
-
-def _chain(transition: Transition) -> Discretization:
-    return Discretization(transition.scale - 1, transition.std)
+        published = EulerChain(self).transition(times) if self.chain == "published" else None
+        return published or SDE.discretize(self, times)
 
 
 def _check_t_min(t_min: float) -> None:
