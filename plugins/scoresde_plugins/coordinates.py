@@ -1,20 +1,20 @@
-r"""The coordinates in which fast samplers are written once for every SDE, and the past that multistep methods keep.
+r"""Coordinates in which a fast sampler is written once for every SDE, and the past of multistep methods.
 
 With ``y = x / alpha`` and ``s = sigma / alpha`` the probability flow of any Gaussian path is that of a VE process
 (Karras et al. 2022, arXiv:2206.00364, Eq. 4; Zhang & Chen 2022, arXiv:2204.13902):
 
     dy/ds = eps(x),        dy/dlambda = D(x) - y,        lambda = -log s = log(alpha / sigma)
 
-with eps = E[eps | x] and D = E[x_0 | x]. A method that extrapolates eps as a polynomial in s (or t) and one that
-extrapolates D as a polynomial in lambda differ; both agree with DDIM in first order. Going from ``now`` to ``next``,
-h = lambda' - lambda > 0, and freezing D or eps gives that first-order step, exact where D does not change:
+with eps = E[eps | x] and D = E[x_0 | x]. Methods that extrapolate eps as a polynomial in s (or t) differ from those
+that extrapolate D as a polynomial in lambda; both agree with DDIM in first order. From ``now`` to ``next`` with
+h = lambda' - lambda > 0, constant D or eps gives that first-order step, exact where D does not change:
 
     x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) D = (alpha'/alpha) x + (sigma' - sigma alpha'/alpha) eps
 
 The last step leads to clean data, where lambda is infinite and e^{-h} = 0: x' = D, the denoised state. Polynomials in
 lambda have no limit there, so every method takes this first-order step, which is exact in the limit sigma -> 0.
 
-A step's numbers are floats, or tensors with a value a row; the methods are written once for both.
+A step's numbers are floats, or tensors with one value per row; the methods are written once for both.
 """
 
 import math
@@ -31,12 +31,12 @@ from scoresde_core.steps import Past
 
 
 def noise_ratio(level: Level) -> Scalar:
-    """s = sigma / alpha; of tensors in float64, for the weights that are made from it are small differences."""
+    """s = sigma / alpha; tensors in float64, because weights are small differences of such values."""
     return _double(level.sigma) / _double(level.alpha)
 
 
 def log_snr(level: Level) -> Scalar:
-    """lambda = log(alpha / sigma), of a level with noise; of tensors in float64."""
+    """lambda = log(alpha / sigma) of a level with noise; tensors in float64."""
     snr = _double(level.alpha) / _double(level.sigma)
     return snr.log() if isinstance(snr, Tensor) else math.log(snr)
 
@@ -47,19 +47,19 @@ def expm1(value: Scalar) -> Scalar:
 
 
 def reaches_data(step: Step) -> bool:
-    """Whether the step leads to clean data, all rows where they have levels of their own."""
+    """Whether the step leads to clean data, in all rows if they have levels of their own."""
     sigma = step.next.sigma
     return bool((sigma == 0).all()) if isinstance(sigma, Tensor) else sigma == 0
 
 
 def settle(step: Step, value: Any, instead: Any) -> Any:
-    """``value``, but ``instead`` in rows that reach clean data while others do not (see :func:`reaches_data`)."""
+    """Return ``value``, but ``instead`` in rows that reach clean data while others do not."""
     sigma = step.next.sigma
     return torch.where(sigma == 0, instead, value) if isinstance(sigma, Tensor) else value
 
 
 def level_ahead(step: Step) -> Level:
-    """``step.next``, but ``step.now`` in rows that reach clean data, where no model is asked."""
+    """Return ``step.next``, but ``step.now`` in rows that reach clean data, where no model is evaluated."""
     now, ahead = step.now, step.next
     if not isinstance(ahead.sigma, Tensor):
         return ahead
@@ -69,7 +69,7 @@ def level_ahead(step: Step) -> Level:
 
 
 def power_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar]) -> list[Scalar]:
-    """The weights w with sum_k w_k nodes_k^q = moments_q for q = 0, 1, ... (Bjorck and Pereyra 1970)."""
+    """Return weights w with sum_k w_k nodes_k^q = moments_q for q = 0, 1, ... (Bjorck and Pereyra 1970)."""
     weights, last = list(moments), len(nodes) - 1
     for k in range(last):
         for i in range(last, k, -1):
@@ -83,7 +83,7 @@ def power_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar]) -> list[Sc
 
 
 def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tensor]) -> Tensor:
-    """a x + b y + the further terms (coefficient, tensor), in one allocation."""
+    """Return a x + b y + further terms (coefficient, tensor), in one allocation."""
     out = combine(a, x, b, y)
     for c, z in more:
         out = out.addcmul_(z, c.to(out.dtype)) if isinstance(c, Tensor) else out.add_(z, alpha=c)
@@ -91,7 +91,7 @@ def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tenso
 
 
 def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[Scalar, Tensor]) -> Tensor:
-    """(sigma'/sigma) x + alpha' (1 - e^{-h}) D, and further terms alpha' c T as pairs (c, T), none to the data."""
+    """Return (sigma'/sigma) x + alpha' (1 - e^{-h}) D + alpha' sum c T for pairs (c, T), without these to the data."""
     now, ahead = step.now, step.next
     keep = ahead.sigma / now.sigma
     terms = ((ahead.alpha * settle(step, c, 0.0), tensor) for c, tensor in more)
@@ -99,9 +99,9 @@ def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[Scalar, 
 
 
 def noise_step(x: Tensor, step: Step, *terms: tuple[Scalar, Tensor]) -> Tensor:
-    """(alpha'/alpha) x + alpha' sum_k c_k eps_k for pairs (c_k, eps_k); rows that reach clean data take the first eps.
+    """Return (alpha'/alpha) x + alpha' sum_k c_k eps_k for pairs (c_k, eps_k) whose c_k add up to s' - s.
 
-    The c_k add up to s' - s.
+    Rows that reach clean data use only the first eps.
     """
     (c, first), *more = terms
     rest = ((settle(step, c, 0.0), eps) for c, eps in more)
@@ -109,26 +109,26 @@ def noise_step(x: Tensor, step: Step, *terms: tuple[Scalar, Tensor]) -> Tensor:
 
 
 def noise_step_to(x: Tensor, step: Step, ahead: Level, *terms: tuple[Scalar, Tensor]) -> Tensor:
-    """The same to a level ``ahead`` with noise."""
+    """Return the step of :func:`noise_step` to a level ``ahead`` with noise."""
     (first, noise), *more = ((ahead.alpha * c, tensor) for c, tensor in terms)
     return blend(ahead.alpha / step.now.alpha, x, first, noise, *more)
 
 
 def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:
-    """``past`` with ``value`` at ``step.now`` before it: the latest ``length`` entries (level, tensor), newest first.
+    """Prepend ``value`` at ``step.now`` to ``past``, and keep ``length`` entries (level, tensor), newest first.
 
-    Entries are model outputs at the levels that the run has visited, and so survive a corrector that moves the state
-    between two steps: the extrapolation then holds the corrector's move as well, and stays consistent, because its
-    weights sum to those of the first-order step.
+    Entries are model outputs at visited levels, so they stay valid when a corrector moves the state between two steps:
+    the extrapolation then contains the corrector's move, and stays consistent, because its weights sum to those of the
+    first-order step.
     """
     return ((step.now, value), *past)[:length]
 
 
 def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:
-    """The order of this step: at most ``wanted`` and what the past allows, and 1 in a step to the data.
+    """Return the order of this step: at most ``wanted`` and the length of the past, and 1 in a step to the data.
 
-    With ``lower_final`` it is also at most the number of steps that are left, this one included: the last step is of
-    order 1, the one before it of order 2. Whether and when a method does so is part of the method.
+    With ``lower_final`` it is also at most the number of steps left, this one included: the last step is of order 1,
+    the one before it of order 2. Whether and when to do so is part of each method.
     """
     order = min(wanted, past)
     if lower_final:

@@ -1,6 +1,6 @@
-r"""Grids: where a sampler's N steps lie between t = 1 and the SDE's t_min. A last step leads from t_min to the data.
+r"""Grids: the times of a sampler's N steps, from t = 1 to the SDE's t_min. The last step leads from t_min to the data.
 
-A grid is a map of the unit interval; the step counts and the ends are the sampler's and the SDE's.
+A grid maps the unit interval to times; the sampler gives the number of steps, the SDE the ends.
 """
 
 import math
@@ -26,24 +26,24 @@ class _Spread(Grid):
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
         inner = self.place(sde, torch.linspace(0, 1, steps, dtype=torch.float64))
         if steps > 1:
-            inner[-1] = sde.t_min  # no rounding at the ends
+            inner[-1] = sde.t_min  # exact at the ends
         inner[0] = 1.0
         times = torch.cat([inner, inner.new_zeros(1)])
         if not bool((times.diff() < 0).all()):
             raise ValueError(
                 f"{self!r} does not give {steps} different times between 1 and {sde.t_min:g} under {sde!r}: "
-                "choose parameters that are less extreme, or fewer steps"
+                "use less extreme parameters, or fewer steps"
             )
         return times
 
     @abstractmethod
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """Times for ``u`` from 0 (t = 1) to 1 (t = t_min)."""
+        """Return times for ``u`` from 0 (t = 1) to 1 (t = t_min)."""
 
 
 @attrs.frozen
 class UniformGrid(_Spread):
-    """Evenly spaced in t: the published code's grid."""
+    """Evenly spaced in t: the grid of the published code."""
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """1 + u (t_min - 1)."""
@@ -64,7 +64,7 @@ class LogSNRGrid(_Spread):
     """Evenly spaced in log(alpha / sigma) (DPM-Solver, arXiv:2206.00927, Section 3.4)."""
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """The times at which log(sigma / alpha) falls linearly."""
+        """The times at which log(sigma / alpha) falls linearly in u."""
         first, last = _ends(sde)
         return sde.time_at(first + u * (last - first))
 
@@ -76,9 +76,9 @@ class KarrasGrid(_Spread):
     rho: float = param(7.0, "larger puts more steps near the data", gt(0))
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """The times at which (sigma / alpha)^(1/rho) falls linearly."""
+        """The times at which (sigma / alpha)^(1/rho) falls linearly in u."""
         first, last = _ends(sde)
-        # The logarithm of (first^(1/rho) + u (last^(1/rho) - first^(1/rho)))^rho, without powers that overflow.
+        # The logarithm of (first^(1/rho) + u (last^(1/rho) - first^(1/rho)))^rho, without overflow.
         return sde.time_at(first + self.rho * torch.log1p(u * torch.expm1((last - first) / self.rho)))
 
 

@@ -82,9 +82,7 @@ def test_a_stiff_score_ends_with_one_line(method):
     """Its steps shrink for stability and never vanish: without a limit the solver went on for hours."""
     sampler = create("samplers", f"ode[method={method},max_evaluations=500]")
     model = ExactScore(Gaussian(steepness=-1e6), VP)
-    with pytest.raises(
-        Diverged, match=r"took 500 evaluations \(max_evaluations\) and came from t = 1 to .* only"
-    ) as told:
+    with pytest.raises(Diverged, match=r"took 500 evaluations \(max_evaluations\) and only got from t = 1 to ") as told:
         sample(model, sampler, 4)
     assert model.calls == 500
     assert "\n" not in str(told.value)

@@ -1,9 +1,9 @@
-r"""The Brownian path ahead of every sample, as far as its rejected attempts have revealed it.
+r"""The Brownian path ahead of every sample, as far as rejected attempts have revealed it.
 
-A rejected attempt has seen the increment W of the path over its step. Drawing another one in its place would favour
-increments that are accepted, and bias the samples however small the tolerance. Instead the shorter step that follows
-is a Brownian bridge under W, and what is left of W is used up before anything new is drawn (rejection sampling with
-memory: Rackauckas & Nie 2017, doi:10.3934/dcdsb.2017133). For a known increment V over a length L, and h <= L,
+A rejected attempt has seen the increment W of the path over its step. To draw a new one in its place would favour
+increments that are accepted, and bias the samples at any tolerance. Instead the increment of the shorter step that
+follows comes from the Brownian bridge given W, and the rest of W is used before anything new is drawn (rejection
+sampling with memory: Rackauckas & Nie 2017, doi:10.3934/dcdsb.2017133). For an increment V over a length L, and h <= L,
 
     W(h) | V ~ N(h V / L, h (1 - h / L) I)
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from scoresde_core.shapes import expand
 
 SEGMENTS = 4
-"""Segments kept for a sample; of more, which takes as many rejections in a row, the two farthest become one."""
+"""Segments kept per sample; beyond this many, after as many rejections in a row, the two farthest are merged."""
 
 
 class Path:
-    """The known segments of a batch of samples; ``shortest`` is the length below which a rest is dropped."""
+    """The known segments of a batch of samples; the rest of a segment shorter than ``shortest`` is dropped."""
 
     def __init__(self, x: Tensor, shortest: float) -> None:
         self.lengths = torch.zeros(len(x), SEGMENTS, dtype=torch.float64, device=x.device)
@@ -28,7 +28,7 @@ class Path:
         self.shortest = shortest
 
     def propose(self, rows: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps of at most ``h`` (R,), and the path's increments over them (R, ...), from standard normal ``z``."""
+        """Return steps of at most ``h`` (R,) and the path's increments over them (R, ...), from normal ``z``."""
         length = self.lengths[rows, 0]
         known = length > 0
         h = torch.where(known, torch.minimum(h, length), h)
@@ -38,7 +38,7 @@ class Path:
         return h, bridge.add_(expand(std.to(z.dtype), z) * z)
 
     def walk(self, rows: Tensor, h: Tensor, increment: Tensor) -> None:
-        """The steps were accepted: what they used of the nearest segment is over."""
+        """Remove accepted steps from the nearest segment."""
         lengths, increments = self.lengths[rows], self.increments[rows]
         lengths[:, 0] -= h
         increments[:, 0] -= increment
@@ -48,7 +48,7 @@ class Path:
         self.lengths[rows], self.increments[rows] = lengths, increments
 
     def reveal(self, rows: Tensor, h: Tensor, increment: Tensor) -> None:
-        """The steps were rejected: their increments are known from now on."""
+        """Store the increments of rejected steps."""
         lengths, increments = self.lengths[rows], self.increments[rows]
         rest = lengths[:, 0] - h
         new, inside = lengths[:, 0] == 0, rest > self.shortest
@@ -60,6 +60,6 @@ class Path:
 
 
 def _push(segments: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """(R, SEGMENTS, ...) with the nearest segment split in two, and the last two made one."""
+    """Split the nearest of the segments (R, SEGMENTS, ...) in two, and merge the last two."""
     last = segments[:, -2:].sum(1)
     return torch.cat([torch.stack([first, second], 1), segments[:, 1:-2], last.unsqueeze(1)], 1)

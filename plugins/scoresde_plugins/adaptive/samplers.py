@@ -6,16 +6,16 @@ Stochastic improved Euler and Euler-Maruyama share their noise; their difference
     x1 = x + K1,     x2 = x + (K1 + K2) / 2,     E = (K2 - K1) / 2,
     tol = max(abs_tol, rel_tol max(|x1_prev|, |x1|)),     e = sqrt(mean((E / tol)^2)) over a sample's coordinates
 
-with sqrt(h) z the increment of the Brownian path over the step, and f the drift of the reverse SDE. Where e <= 1 the
-sample moves on to x2 at t - h; in any case its next step is h <- min(t - t_min, safety h e^{-exponent}).
+with sqrt(h) z the increment of the Brownian path over the step, and f the drift of the reverse SDE. If e <= 1 the
+sample moves to x2 at t - h; in either case its next step is h <- min(t - t_min, safety h e^{-exponent}).
 
-The paper's ablations are options: the largest scaled error in place of the root mean square (``norm=max``), x1 as the
+The paper's ablations are options: the largest scaled error instead of the root mean square (``norm=max``), x1 as the
 next state, with |x2| in the tolerance (``extrapolate=false``), a tolerance without |x1_prev| (``use_previous=false``),
-and Lamba's scheme (2003), in which the noise is that of t and Heun's rule is for the drift alone (``error=drift``),
+and Lamba's scheme (2003), where the noise is that of t and Heun's rule applies to the drift only (``error=drift``),
 
     K1 = -h f(x, t),     K2 = -h f(x + K1, t - h),     x1 = x + K1 + sqrt(h) g(t) z,     x2 = x1 + E,
 
-so that nothing controls the error of the noise: its bias falls but slowly with the tolerance.
+so that the error of the noise is not controlled, and its bias falls slowly with the tolerance.
 """
 
 from typing import ClassVar, Literal
@@ -35,39 +35,39 @@ from scoresde_core.shapes import expand
 from .path import Path
 
 ARRIVED = 1e-9
-"""A sample whose time is this close to t_min has arrived; a step this short makes no progress any more."""
+"""A sample whose time is this close to t_min has arrived; a sample whose step is this short is lost."""
 
 
 @attrs.frozen
 class AdaptiveSDESampler(Sampler):
-    """Two evaluations an attempted step, and one for the denoised state at the end, for each sample by itself.
+    """Steps of each sample's own size: two evaluations per attempted step, and one for the denoised state at the end.
 
-    Samples that have arrived are evaluated no more; the reported NFE is the mean over samples. Every sample uses the
+    Samples that have arrived are not evaluated again; the reported NFE is the mean over samples. Every sample uses the
     noise of its own 1st, 2nd, ... attempt, so it does not depend on its batch. The published code draws new noise after
     a rejected attempt (``redraw``), which favours noise that is accepted: a bias that no tolerance removes, small in
-    the thousands of dimensions of an image, but a std of 0.87 for 0.5 in two. By default the noise is kept: the next
-    attempt follows the same Brownian path. Published: ``abs_tol`` one grey level (0.0078 for data in [-1, 1], 0.0039
-    in [0, 1]); ``rel_tol`` 0.01, 0.02, 0.05 and 0.1. Which samples are left is read back from the device in every
-    attempt. A sample whose score is not finite, or that has not arrived after ``max_attempts``, becomes NaN.
+    the thousands of dimensions of an image, but a std of 0.87 instead of 0.5 in two. By default the noise is kept: the
+    next attempt follows the same Brownian path. Published: ``abs_tol`` one grey level (0.0078 for data in [-1, 1],
+    0.0039 in [0, 1]); ``rel_tol`` 0.01, 0.02, 0.05 and 0.1. Every attempt waits for the device, to see which samples
+    are left. A sample whose score is not finite, or that has not arrived after ``max_attempts``, becomes NaN.
     """
 
-    coarse: ClassVar = {"rel_tol": 0.5, "abs_tol": 0.5}  # what the conformance suite checks bookkeeping with
+    coarse: ClassVar = {"rel_tol": 0.5, "abs_tol": 0.5}  # for the conformance suite's checks of bookkeeping
 
     rel_tol: float = param(0.02, "tolerance relative to the state", and_(ge(0), le(1e6)))
     abs_tol: float = param(0.0078, "absolute tolerance, in units of the data", and_(gt(0), le(1e15)))
     first_step: float = param(0.01, "first step size in t", and_(gt(0), le(1)))
     safety: float = param(0.9, "factor on the proposed step size", and_(gt(0), le(1)))
     exponent: float = param(0.9, "how strongly the error sets the step size", and_(gt(0), le(1)))
-    norm: Literal["rms", "max"] = param("rms", "of the scaled error over a sample's coordinates")
-    error: Literal["sde", "drift"] = param("sde", "what Heun's rule is for: the whole step, or its drift (Lamba)")
-    extrapolate: bool = param(True, "go on from Heun's proposal x2, not from Euler-Maruyama's x1")
-    use_previous: bool = param(True, "scale the tolerance by the proposal before as well, where that is larger")
-    redraw: bool = param(False, "draw new noise after a rejected attempt, as published, rather than keep the path")
-    max_attempts: int = param(10_000, "attempts after which a sample is given up", ge(1))
+    norm: Literal["rms", "max"] = param("rms", "norm of the scaled error over a sample's coordinates")
+    error: Literal["sde", "drift"] = param("sde", "what Heun's rule applies to: the whole step, or its drift (Lamba)")
+    extrapolate: bool = param(True, "continue from Heun's proposal x2, not from Euler-Maruyama's x1")
+    use_previous: bool = param(True, "also scale the tolerance by the previous proposal, where that is larger")
+    redraw: bool = param(False, "draw new noise after a rejected attempt, as published, instead of keeping the path")
+    max_attempts: int = param(10_000, "attempts after which a sample becomes NaN", ge(1))
     denoise: bool = param(True, "return the denoised state at t_min")
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """All samples at their own pace; ``observe`` hears of every attempt."""
+        """Run the loop; ``observe`` is called after every attempt."""
         sde = model.sde
         x, previous = x.clone(), x.clone()
         t = torch.ones(len(x), dtype=torch.float64, device=x.device)
@@ -84,7 +84,7 @@ class AdaptiveSDESampler(Sampler):
                 path.walk(moved, step[yes], path_step[yes])
                 path.reveal(rows[no], step[no], path_step[no])
             left = t[rows] - sde.t_min
-            # An error of 0 proposes an infinite step, one that is not finite none.
+            # An error of 0 proposes an infinite step, an infinite error a step of 0.
             h[rows] = torch.minimum(self.safety * step * error**-self.exponent, left)
             lost = ~(h[rows] > ARRIVED) & (left > ARRIVED)
             x[rows[lost]] = torch.nan
@@ -99,9 +99,9 @@ class AdaptiveSDESampler(Sampler):
     def _attempt(
         self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The proposal to go on from and the other one (B, ...), for steps ``h`` (B,) from times ``t`` (B,).
+        """Return the proposal to continue from, the other one (B, ...), and their scaled distance (B,).
 
-        And their scaled distance (B,).
+        ``h`` (B,) are the steps from times ``t`` (B,), ``dw`` the path's increments over them.
         """
         sde = model.sde
         drift, noise = _parts(x, t, h, dw, model)
@@ -121,7 +121,7 @@ class AdaptiveSDESampler(Sampler):
 
 
 def _parts(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel) -> tuple[Tensor, Tensor]:
-    """-h f(x, t) with f = f(t) x - g^2 score, and g(t) dw; coefficients in float64 until they meet the state."""
+    """Return -h f(x, t) with f = f(t) x - g^2 score, and g(t) dw; the coefficients are computed in float64."""
     sde = model.sde
     g, rate = sde.diffusion(t), sde.drift_rate(t)
 

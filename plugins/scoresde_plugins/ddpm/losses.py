@@ -1,4 +1,4 @@
-"""The loss of DDPM (Ho et al. 2020, arXiv:2006.11239, Eq. 14): the noise, predicted at a random step of the chain."""
+"""The loss of DDPM (Ho et al. 2020, arXiv:2006.11239, Eq. 14): predict the noise at a random step of the chain."""
 
 import attrs
 import torch
@@ -18,7 +18,7 @@ class DDPMLoss(DiscreteLoss):
     reduction: Reduction = param("mean", REDUCTION_HELP)
 
     def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
-        """The variance is preserved."""
+        """Needs alpha^2 + sigma^2 = 1."""
         variance = alpha.square() + sigma.square()
         kept = torch.allclose(variance, torch.ones_like(variance), rtol=0, atol=1e-6)
         return None if kept else "a variance-preserving chain (alpha^2 + sigma^2 = 1)"

@@ -24,14 +24,14 @@ from ..grids import UniformGrid
 class AncestralSamplingPredictor(Predictor):
     """mean = (x + G^2 score) / a, x = mean + b z (arXiv:2006.11239, Eq. 11; arXiv:2011.13456, Eq. 4 and 47).
 
-    ``b`` is the SDE's backward standard deviation: as published, ``sqrt(beta_i)`` for VP and the posterior's for VE;
-    any other SDE uses the exact posterior. The posterior variance for VP is ``ddim[eta=1]``.
+    ``b`` is the SDE's ``backward_std``: as published, ``sqrt(beta_i)`` for VP and that of the posterior for VE; other
+    SDEs use the exact posterior. ``ddim[eta=1]`` is ancestral sampling with the posterior variance for VP.
     """
 
     grid = UniformGrid()
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One draw from the posterior of the forward chain."""
+        """Draw from the posterior of the forward chain."""
         scale, variance = step.transition_scale, step.transition_std**2
         mean = combine(1 / scale, x, variance / scale, model.score(x, step.now))
         return diffuse(mean, step.backward_std, noise()), mean
@@ -67,7 +67,7 @@ class DDIMPredictor(Predictor):
         share = (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
         std = self.eta * ahead.sigma * share
         direction = (ahead.sigma**2 - std**2) ** 0.5
-        # alpha' D = (alpha' / alpha) (x - sigma eps), gathered into one update of x and eps.
+        # alpha' D = (alpha' / alpha) (x - sigma eps), combined into one update of x and eps.
         ratio = ahead.alpha / now.alpha
         mean = combine(ratio, x, direction - ratio * now.sigma, eps)
         return (diffuse(mean, std, noise()), mean) if self.stochastic else (mean, mean)

@@ -1,12 +1,12 @@
-r"""DEIS (arXiv:2204.13902): Adams-Bashforth on the predicted noise, with exactly integrated polynomials; and iPNDM.
+r"""DEIS and iPNDM (arXiv:2204.13902): Adams-Bashforth on the predicted noise, with exactly integrated polynomials.
 
 In ``y = x / alpha`` and ``s = sigma / alpha`` the probability flow is dy/ds = eps. The noise at the last k levels is
 interpolated by a polynomial, which is integrated over the step:
 
     y' = y + sum_j w_j eps_j,      w_j = int_s^s' l_j ds
 
-with l_j the Lagrange polynomials in s (variant rhoab) or in t (variant tab). One evaluation a step.
-Of their past these methods keep the noises alone, so a corrector may move the state between two steps.
+with l_j the Lagrange polynomials in s (variant rhoab) or in t (variant tab). One evaluation per step.
+The past of these methods holds noises only, so a corrector may move the state between two steps.
 """
 
 from abc import abstractmethod
@@ -36,10 +36,9 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 
 
 class NoiseMultistep(MultistepPredictor):
-    """y' = y + sum_k w_k eps_k over the noises of the last levels, one evaluation a step.
+    """y' = y + sum_k w_k eps_k over the noises of the last levels, with one evaluation per step.
 
-    The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
-    order.
+    The order starts at 1, a step of DDIM, and rises with the past; the last step, to the data, is of first order.
     """
 
     max_order: int
@@ -47,7 +46,7 @@ class NoiseMultistep(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """One step from up to ``max_order`` noises."""
+        """Take a step with up to ``max_order`` noises."""
         past = remember(past, step, model.noise(x, step.now), self.max_order)
         levels = [level for level, _ in past[: usable_order(step, len(past), self.max_order)]]
         x = noise_step(x, step, *((w, eps) for w, (_, eps) in zip(self.weights(step, levels), past, strict=False)))
@@ -55,16 +54,16 @@ class NoiseMultistep(MultistepPredictor):
 
     @abstractmethod
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
-        """The weights of the noises at ``levels``, the newest first; they add up to s' - s."""
+        """Return the weights of the noises at ``levels``, newest first; their sum is s' - s."""
 
 
 @attrs.frozen
 class DEISPredictor(NoiseMultistep):
-    """Noises of the last ``max_order`` levels; one more than in the paper's names: 4 is tAB3 or rhoAB3.
+    """Adams-Bashforth over the noises of the last ``max_order`` levels, with exact integrals: 4 is tAB3 or rhoAB3.
 
-    The order starts at 1, where the step is DDIM's, and rises with the past; the last step to the data is of first
-    order. Order 4 shows only in long runs. The authors' own choice for VP is tAB3, ``max_order=4``, on the grid
-    ``quadratic``; on ``mnist_mfa`` the distances of few evaluations are smaller on ``karras``, most of all under VE.
+    The order starts at 1, a step of DDIM, and rises with the past; the last step, to the data, is of first order. Order
+    4 shows only in long runs. The authors use tAB3 for VP, ``max_order=4``, on the grid ``quadratic``; on ``mnist_mfa``
+    with few evaluations ``karras`` gives smaller distances, most of all under VE.
     """
 
     variants: ClassVar = ({"max_order": 1}, {"max_order": 2})
@@ -76,11 +75,11 @@ class DEISPredictor(NoiseMultistep):
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        """One for each level used."""
+        """Equal to ``max_order``."""
         return float(self.max_order)
 
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
-        """The integrals of the Lagrange polynomials."""
+        """Return the integrals of the Lagrange polynomials."""
         if len(levels) == 1:
             return [noise_ratio(step.next) - noise_ratio(step.now)]
         return _weights_in_t(step, levels) if self.variant == "tab" else _weights_in_ratio(step, levels)
@@ -91,9 +90,9 @@ class IPNDMPredictor(NoiseMultistep):
     """Adams-Bashforth's weights for equal steps on the predicted noise, on any grid (improved PNDM).
 
     y' = y + (s' - s) (55 eps - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24 for ``max_order = 4``. No useful grid has equal
-    steps in s = sigma / alpha, so the order of convergence is 2 from ``max_order = 2`` on; at 3 to 10 evaluations it is
-    nevertheless among the best on trained networks. One evaluation a step. The order starts at 1 and rises with the
-    past; the last step to the data is of first order.
+    steps in s = sigma / alpha, so the order of convergence is 2 for ``max_order`` 2 to 4; at 3 to 10 evaluations it is
+    still among the best on trained networks. One evaluation per step. The order starts at 1 and rises with the past;
+    the last step, to the data, is of first order.
     """
 
     variants: ClassVar = ({"max_order": 1}, {"max_order": 2})
@@ -104,30 +103,30 @@ class IPNDMPredictor(NoiseMultistep):
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        """2, whatever the number of levels, and 1 for one level."""
+        """2, or 1 for a single level."""
         return float(min(self.max_order, 2))
 
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
-        """Those of equal steps, times the length of this one."""
+        """Return the weights of equal steps, times the length of this one."""
         length = noise_ratio(step.next) - noise_ratio(step.now)
         return [length * w for w in ADAMS_BASHFORTH[len(levels) - 1]]
 
 
 def _weights_in_ratio(step: Step, levels: list[Level]) -> list[Scalar]:
-    """The integrals over s of the Lagrange polynomials in s."""
+    """Return the integrals over s of the Lagrange polynomials in s."""
     now, length = noise_ratio(step.now), noise_ratio(step.next) - noise_ratio(step.now)
     nodes = [(noise_ratio(level) - now) / length for level in levels]
     return power_weights(nodes, [length / (q + 1) for q in range(len(nodes))])
 
 
 def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:
-    """The integrals over s of the Lagrange polynomials in t, with s(t) between the ends from the SDE."""
+    """Return the integrals over s of the Lagrange polynomials in t, with s(t) from the SDE."""
     nodes = [(step.now.t - level.t) / step.dt for level in levels]
     length = noise_ratio(step.next) - noise_ratio(step.now)
-    # The quadrature has a dimension of its own, before those of a step whose numbers are tensors.
+    # The quadrature nodes are the first dimension, before those of a step whose numbers are tensors.
     dt = torch.as_tensor(step.dt, dtype=torch.float64)
     u, share = (part.to(dt.device).reshape(-1, *[1] * dt.ndim) for part in (0.5 * (_NODES + 1), 0.5 * _SHARES))
     above = share * (noise_ratio(step.sde.level(step.now.t - u * dt)) - noise_ratio(step.next))
-    # By parts: int u^q ds = -q int u^(q-1) (s - s') du, with u from 0 to 1.
+    # Integration by parts: int u^q ds = -q int u^(q-1) (s - s') du, with u from 0 to 1.
     inner = [-q * (above * u ** (q - 1)).sum(0) for q in range(1, len(nodes))]
     return power_weights(nodes, [length, *(inner if dt.ndim else map(float, inner))])

@@ -5,8 +5,8 @@ With D = E[x_0 | x] expanded around ``now`` as a polynomial in lambda, h = lambd
     x' = (sigma'/sigma) x + alpha' sum_n c_n D^(n),      c_n = int_0^h e^{u - h} u^n / n! du,
     c_0 = 1 - e^{-h},      c_1 = h - c_0,      c_2 = h^2 / 2 - c_1
 
-The multistep methods estimate the derivatives from denoised states of earlier levels, one evaluation a step. Of their
-past they keep these alone as the past of the run, so a corrector may move the state between two steps.
+The multistep methods estimate the derivatives from denoised states of earlier levels, with one evaluation per step.
+Their past holds denoised states only, so a corrector may move the state between two steps.
 """
 
 from typing import ClassVar
@@ -40,10 +40,10 @@ from ..grids import LogSNRGrid
 Terms = tuple[tuple[Scalar, Tensor], ...]
 
 SHORT = 15
-"""DPM-Solver++ lowers its order at the end of runs below this many steps, as the paper's code documents it and as other
-libraries do. The line that does it says 15 in earlier versions of that code and 10 in later ones."""
+"""DPM-Solver++ lowers its order at the end of runs of fewer steps, as its code documents and other libraries do. The
+condition in that code says 15 in earlier versions and 10 in later ones."""
 
-LOWER_FINAL_HELP = f"in runs below {SHORT} steps, lower the order at the end to the number of steps that are left"
+LOWER_FINAL_HELP = f"in runs of fewer than {SHORT} steps, lower the order at the end to the number of steps left"
 
 
 @attrs.frozen
@@ -51,7 +51,7 @@ class DPMSolver2Predictor(Predictor):
     """The midpoint rule in lambda: eps is evaluated again at s_m = sqrt(s s') (arXiv:2206.00927, Algorithm 1, r = 1/2).
 
     y_m = y + (s_m - s) eps(x),  y' = y + (s' - s) eps(x_m), in y = x / alpha and s = sigma / alpha.
-    Two evaluations a step; one in the step to the data.
+    Two evaluations per step; one in the step to the data.
     """
 
     order = 2.0
@@ -59,7 +59,7 @@ class DPMSolver2Predictor(Predictor):
     stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One step through the middle."""
+        """Take a step through the midpoint."""
         now, ahead = noise_ratio(step.now), noise_ratio(step.next)
         eps = model.noise(x, step.now)
         if not reaches_data(step):
@@ -74,7 +74,7 @@ class DPMSolver2Predictor(Predictor):
 class DPMSolverPP2MPredictor(MultistepPredictor):
     """x' = (sigma'/sigma) x + alpha' (1 - e^{-h}) [D + h (D - D_prev) / (2 h_prev)] (arXiv:2211.01095, Algorithm 2).
 
-    One evaluation a step; the first step is of first order, and so is the last to the data.
+    One evaluation per step; the first step and the last, to the data, are of first order.
     """
 
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
@@ -84,7 +84,7 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """One step from two denoised states."""
+        """Take a step with two denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 2)
         order = usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT)
         x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
@@ -93,14 +93,14 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
 
 @attrs.frozen
 class DPMSolverPP3MPredictor(MultistepPredictor):
-    """2M with a term of second differences: alpha' c_2 D'' for the exact one (arXiv:2211.01095).
+    """2M with a term of second differences, which is alpha' c_2 D'' when exact (arXiv:2211.01095).
 
-    The published code (and every copy of it) puts the second divided difference, an estimate of D''/2, where D''
-    belongs, and so adds half of the term: it is of order 2, with a small constant. ``corrected`` adds all of it, and is
-    of order 3 (it is UniP-3); the published form is the more accurate one up to about 40 steps.
+    The published code (and every copy of it) uses the second divided difference, an estimate of D''/2, in place of D'',
+    and so adds half of the term: it is of order 2, with a small constant. ``corrected`` adds the whole term and is of
+    order 3 (it is UniP-3); the published form is more accurate up to about 40 steps.
     """
 
-    corrected: bool = param(False, "the full second-order term, rather than the published half of it")
+    corrected: bool = param(False, "add the full second-order term instead of the published half")
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
     grid = LogSNRGrid()
@@ -112,7 +112,7 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
         return 3.0 if self.corrected else 2.0
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """One step from three denoised states."""
+        """Take a step with three denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 3)
         order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
         more: Terms = ()
@@ -122,7 +122,7 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
         return x, x, past
 
     def _curve(self, step: Step, past: Past) -> Terms:
-        """The terms of first and second differences, as weights of the three states."""
+        """Return the terms of first and second differences as weights of the three states."""
         (now, latest), (before, middle), (first, oldest) = past
         h = log_snr(step.next) - log_snr(now)
         r0 = (log_snr(now) - log_snr(before)) / h
@@ -137,11 +137,11 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
 
 @attrs.frozen
 class DPMSolverPP2MSDEPredictor(MultistepPredictor):
-    """2M for the reverse SDE, midpoint form, with the share ``eta`` of its noise (arXiv:2211.01095, Section 5).
+    """2M for the reverse SDE, midpoint form, with a share ``eta`` of its noise (arXiv:2211.01095, Section 5).
 
     x' = (sigma'/sigma) e^{-eta h} x + alpha' (1 - e^{-(1 + eta) h}) [D + h (D - D_prev) / (2 h_prev)]
-    + sigma' sqrt(1 - e^{-2 eta h}) z. One evaluation a step. ``eta = 0`` is ``dpmpp_2m``, ``eta = 1`` the reverse SDE.
-    The first step, of first order, is ancestral sampling with the posterior's variance at ``eta = 1``.
+    + sigma' sqrt(1 - e^{-2 eta h}) z. One evaluation per step. ``eta = 0`` is ``dpmpp_2m``, ``eta = 1`` the reverse
+    SDE. The first step is of first order: with ``eta = 1``, ancestral sampling with the variance of the posterior.
     """
 
     variants: ClassVar = ({"eta": 0.0}, {"eta": 0.5})
@@ -158,7 +158,7 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
         return self.eta > 0
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """One step from two denoised states."""
+        """Take a step with two denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 2)
         denoised, ahead = past[0][1], step.next
         if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:
@@ -166,7 +166,7 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
             weight = 0.5 * (log_snr(ahead) - log_snr(now)) / (log_snr(now) - log_snr(before))
             weight = settle(step, weight, 0.0)
             denoised = combine(1 + weight, latest, -weight, oldest)
-        # e^{-h} = s' / s has no logarithm in it, and is 0 at the data.
+        # e^{-h} = s' / s needs no logarithm, and is 0 at the data.
         decay = noise_ratio(ahead) / noise_ratio(step.now)
         keep = decay**self.eta if self.eta else 1.0
         mean = combine(ahead.sigma / step.now.sigma * keep, x, ahead.alpha * (1 - decay * keep), denoised)
@@ -176,7 +176,7 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
 
 
 def _slope(step: Step, past: Past) -> Terms:
-    """The term (1 - e^{-h}) h (D - D_prev) / (2 h_prev), as weights of the two states."""
+    """Return the term (1 - e^{-h}) h (D - D_prev) / (2 h_prev) as weights of the two states."""
     (now, latest), (before, previous) = past[:2]
     h = log_snr(step.next) - log_snr(now)
     weight = -0.5 * expm1(-h) * h / (log_snr(now) - log_snr(before))

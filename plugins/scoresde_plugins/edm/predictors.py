@@ -24,21 +24,21 @@ from ..grids import KarrasGrid
 
 @attrs.frozen
 class HeunPredictor(Predictor):
-    """The trapezoidal rule in s, after noise has been raised from s to s^ = (1 + gamma) s where churn is asked for.
+    """The trapezoidal rule in s, after churn has raised the noise from s to s^ = (1 + gamma) s.
 
     gamma = min(s_churn / steps, sqrt(2) - 1) for s_min <= s <= s_max, else 0;  y^ = y + s_noise sqrt(s^^2 - s^2) z;
     y_e = y^ + (s' - s^) eps(y^),  y' = y^ + (s' - s^) (eps(y^) + eps(y_e)) / 2.
-    Two evaluations a step; one in the step to the data. s^ is held at the level of t = 1, beyond which no model was
+    Two evaluations per step; one in the step to the data. s^ is at most the level of t = 1, beyond which no model was
     trained: the first step adds no noise. Published: s_churn 0 (CIFAR-10), or 40 with s in [0.05, 50] and s_noise 1.003
-    over 256 steps (ImageNet-64), on the ``karras`` grid. Raising the noise keeps the marginals exact for s_noise = 1.
+    over 256 steps (ImageNet-64), on the ``karras`` grid. For s_noise = 1 churn keeps the marginals exact.
     """
 
     variants: ClassVar = ({"s_churn": 4.0},)
 
-    s_churn: float = param(0.0, "amount of noise raised and removed again over the run; 0 is deterministic", ge(0))
-    s_min: float = param(0.0, "smallest sigma / alpha at which noise is raised", ge(0))
-    s_max: float | None = param(None, "largest sigma / alpha at which noise is raised, or null for no limit")
-    s_noise: float = param(1.0, "factor on the raised noise's standard deviation", gt(0))
+    s_churn: float = param(0.0, "amount of noise added and removed over the run; 0 is deterministic", ge(0))
+    s_min: float = param(0.0, "smallest sigma / alpha at which noise is added", ge(0))
+    s_max: float | None = param(None, "largest sigma / alpha at which noise is added, or null for no limit")
+    s_noise: float = param(1.0, "factor on the standard deviation of the added noise", gt(0))
 
     order = 2.0
     grid = KarrasGrid()
@@ -53,7 +53,7 @@ class HeunPredictor(Predictor):
         return self.s_churn > 0
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One step; its mean is its state, for all noise comes before the evaluations."""
+        """Take a step; its mean is its state, because all noise is added before the evaluations."""
         start = step.now
         if self.stochastic:
             x, start = self._raise(x, step, noise())
@@ -67,11 +67,11 @@ class HeunPredictor(Predictor):
         return ahead, ahead
 
     def _raise(self, x: Tensor, step: Step, z: Tensor) -> tuple[Tensor, Level]:
-        """The state with more noise, and its level."""
+        """Return the state with added noise, and its level."""
         now = noise_ratio(step.now)
         inside = (now >= self.s_min) & (now <= self.s_max if self.s_max is not None else True)
         raised = step.at_noise_ratio(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
         growth = (noise_ratio(raised) / now) ** 2 - 1
-        # Where nothing was raised, the root of a rounding error would still be noise of 1e-8.
+        # Where no noise is added, the root of a rounding error would give noise of 1e-8.
         added = now * (growth * (growth > 1e-12)) ** 0.5
         return shift(x * (raised.alpha / step.now.alpha), raised.alpha * self.s_noise * added, z), raised

@@ -1,1 +1,1 @@
-"""Log-densities of a model: exact, by the probability flow, and the bounds of Song et al. 2021."""
+"""Log densities of a model: by the probability flow ODE, and ScoreFlow's bound (Song et al. 2021)."""

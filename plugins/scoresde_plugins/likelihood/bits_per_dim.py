@@ -5,12 +5,12 @@ probability of v (Theis et al. 2016, arXiv:1511.01844; Ho et al. 2019, arXiv:190
 
     -log P(v) <= E_q[-log p_x(x) - D log((high - low) / 256) + log q(u | v)]
 
-In bits a dimension the middle term is log2(256 / (high - low)): 7 for data in [-1, 1], 8 for [0, 1]. Images of L grey
-levels have L in the place of 256.
+In bits per dimension the middle term is log2(256 / (high - low)): 7 for data in [-1, 1], 8 for [0, 1]. For images of L
+grey levels 256 becomes L.
 
-:func:`bits_per_dim` does this for any log density; :func:`measure` for a score model's, with what it cost, on events of
-either kind: images, or floats. The density is that of the data, log p_data(x) = log p_model(encode(x)) - log |d data /
-d model|, whatever shift and scale the model has: in another unit of the same data, bits differ by the logarithm of it.
+:func:`bits_per_dim` computes this for any log density of images; :func:`measure` for a score model, on images or
+floats, with function evaluations. The density is that of the data, whatever the model's shift and scale:
+log p_data(x) = log p_model(encode(x)) - log |d data / d model|. In another unit bits differ by the unit's logarithm.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.units import Units, stored_levels
 
 from ..dequantizers.uniform import UniformDequantizer
-from .density import Density, Found
+from .density import Density, LogDensities
 
 LogProb = Callable[[Tensor, int], Tensor]
-"""(events (n, ...) in the density's range, seed) -> log density or a lower bound of it, (n,) in nats."""
+"""(events (n, ...) in the density's range, seed) -> log density or a lower bound on it, (n,) in nats."""
 
 
 @attrs.frozen(eq=False)
 class BitsPerDim:
-    """``values`` (repeats, n): one for every image and every draw of the dequantisation noise."""
+    """``values`` (repeats, n), for every image and every draw of the dequantisation noise."""
 
     values: Tensor
 
     @property
     def per_image(self) -> Tensor:
-        """(n,), averaged over the repeats."""
+        """Averages over the repeats, (n,)."""
         return self.values.mean(0)
 
     @property
@@ -53,7 +53,7 @@ class BitsPerDim:
 
     @property
     def stderr(self) -> float:
-        """Its standard error over images; NaN for a single one."""
+        """The standard error of :attr:`mean` over images; NaN for a single image."""
         images = self.values.shape[1]
         return float(self.per_image.std()) / math.sqrt(images) if images > 1 else math.nan
 
@@ -72,20 +72,20 @@ def bits_per_dim(
     dtype: torch.dtype = torch.float32,
     levels: int = 256,
 ) -> BitsPerDim:
-    """Bits per dimension of uint8 ``images`` (n, C, H, W) under a model of data between ``low`` and ``high``.
+    """Return bits per dimension of uint8 ``images`` (n, C, H, W) under a model of data between ``low`` and ``high``.
 
-    Images of more than 256 ``levels`` are int32. Each of ``repeats`` passes has noise of its own, keyed by ``seed`` and
-    the images' indices, ``first`` onwards.
+    Images of more than 256 ``levels`` are int32. Each of ``repeats`` passes has its own noise, keyed by ``seed`` and
+    the images' indices, from ``first``.
     """
     if images.dtype != (torch.uint8 if levels <= 256 else torch.int32):
         raise ValueError(
-            f"images must be uint8 values 0 to 255, got {images.dtype}: pass them as they are on disk, "
-            "scaling and dequantisation are done here"
+            f"images must be uint8 values 0 to 255, got {images.dtype}: pass the stored values, without scaling "
+            "or dequantisation"
         )
     if not high > low:
-        raise ValueError(f"the range of the data needs high above low, got {low} to {high}")
+        raise ValueError(f"high must be above low, got the range {low} to {high}")
     if repeats < 1 or not len(images):
-        raise ValueError(f"there must be at least one image and one repeat, got {len(images)} and {repeats}")
+        raise ValueError(f"bits_per_dim needs at least one image and one repeat, got {len(images)} and {repeats}")
     dequantizer, scale, values = dequantizer or UniformDequantizer(), (high - low) / levels, []
     noise = Noise(seed, tuple(images.shape[1:]), len(images), start=first, device=images.device, dtype=dtype)
     dim = images[0].numel()
@@ -98,7 +98,7 @@ def bits_per_dim(
 
 
 class Grey(TypedDict, total=False):
-    """How :func:`bits_per_dim` takes grey levels: the range of the data, the noise, the type of what is evaluated."""
+    """Options of :func:`bits_per_dim`: range of the data, dequantisation, and dtype of the evaluation."""
 
     low: float
     high: float
@@ -109,10 +109,10 @@ class Grey(TypedDict, total=False):
 
 @attrs.frozen(eq=False)
 class Measurement:
-    """Bits a dimension ``values`` and function evaluations ``nfe`` of every event, (repeats, n).
+    """Bits per dimension ``values`` and function evaluations ``nfe`` of every event, (repeats, n).
 
-    ``stderr`` (repeats, n) is a bound's own, ``latent`` (n, ...) a flow's, of the first repeat; ``truth``
-    (repeats, n) the true bits of the same dequantised events, where they are known.
+    ``stderr`` (repeats, n) is that of a bound; ``latent`` (n, ...) that of a flow, in the first repeat; ``truth``
+    (repeats, n) the true bits of the same dequantised events, where known.
     """
 
     values: Tensor
@@ -123,22 +123,22 @@ class Measurement:
 
     @property
     def bits(self) -> BitsPerDim:
-        """The bits, to be averaged."""
+        """The measured bits."""
         return BitsPerDim(self.values)
 
     @property
     def exact(self) -> BitsPerDim | None:
-        """The truth, to be averaged."""
+        """The true bits."""
         return None if self.truth is None else BitsPerDim(self.truth)
 
     @property
     def gap(self) -> BitsPerDim | None:
-        """Bits above the truth, event by event: its error bars are far below those of the two."""
+        """Bits above the truth, event by event; its standard error is far below those of the two."""
         return None if self.truth is None else BitsPerDim(self.values - self.truth)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What there is of it, by name: ``Measurement(**tensors)`` is the same again."""
+        """The tensors that are present, by name: ``Measurement(**tensors)`` is equal to this one."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
@@ -154,15 +154,15 @@ def measure(
     units: Units | None = None,
     **grey: Unpack[Grey],
 ) -> Measurement:
-    """Bits per dimension of ``events`` (n, ...), as they are stored, in the units of their data, under ``model``.
+    """Return bits per dimension of stored ``events`` (n, ...) under ``model``, in the units of their data.
 
-    ``units`` say how the model sees data; without them ``low`` and ``high`` are its range, and floats are on its scale.
-    Repeats differ in dequantisation and in the density's own random numbers, all keyed by ``seed`` and the index,
-    ``first`` onwards: parts of a data set measured apart join to what the whole would have given. Of floats it is the
-    density's own bits, without a grey level's log2(256 / (high - low)). ``exact`` gives a log density of the data to
+    ``units`` convert events to the model's scale; without them ``low`` and ``high`` are its range, and floats are on
+    its scale. Repeats differ in dequantisation and in the density's random numbers, all keyed by ``seed`` and the
+    index, from ``first``: :func:`join` of parts of a data set gives the result of the whole. For floats the bits are
+    those of the density, without the log2(256 / (high - low)) of grey levels. ``exact`` is a log density of the data to
     compare with.
     """
-    found: list[Found] = []
+    densities: list[LogDensities] = []
     truths: list[Tensor] = []
     to_bits = events[0].numel() * math.log(2)
     volume = 0.0 if units is None else units.log_volume(tuple(events.shape[1:]))
@@ -172,10 +172,10 @@ def measure(
 
     def log_prob(x: Tensor, pass_seed: int) -> Tensor:
         seen = x if units is None else units.encode(x)
-        found.append(density.measure(model, seen.to(dtype), pass_seed, first))
+        densities.append(density.measure(model, seen.to(dtype), pass_seed, first))
         if exact is not None:
             truths.append(exact(x).double())
-        return found[-1].nats.double() - volume
+        return densities[-1].nats.double() - volume
 
     def bits(values: LogProb) -> Tensor:
         if levels is None:
@@ -184,19 +184,19 @@ def measure(
         return bits_per_dim(values, events, repeats=repeats, seed=seed, first=first, **grey).values
 
     measured = bits(log_prob)
-    errors = [part.stderr for part in found if part.stderr is not None]
+    errors = [part.stderr for part in densities if part.stderr is not None]
     return Measurement(
         measured,
-        torch.stack([part.nfe for part in found]),
+        torch.stack([part.nfe for part in densities]),
         torch.stack(errors) / to_bits if errors else None,
-        found[0].latent,
-        # The same events once more, and so the same noise: only the density differs.
+        densities[0].latent,
+        # The same events with the same noise: only the density differs.
         bits(lambda x, pass_seed: truths[pass_seed - seed]) if truths else None,
     )
 
 
 def join(parts: Sequence[Measurement]) -> Measurement:
-    """Measurements of parts of a data set, in their order, as that of the whole."""
+    """Join measurements of parts of a data set, in order, to that of the whole."""
     kept = [part.tensors for part in parts]
     return Measurement(
         **{name: torch.cat([part[name].cpu() for part in kept], 0 if name == "latent" else 1) for name in kept[0]}

@@ -5,14 +5,14 @@ r"""ScoreFlow's variational bound on the likelihood of a score model (Song et al
     DSM   h = g^2 (|s - q|^2 - |q|^2) - 2 D f,     q = grad log p(x_t | x_0) = -eps / sigma
     SSM   h = g^2 (|s|^2 + 2 div s) - 2 D f
 
-p is the law that the reverse-time SDE samples from. The first term and the integral of D f are closed form for
-a Gaussian path; the rest is an average over times and noise. Times drawn with density g^2 / sigma^2 have by far the
+p is the distribution that the reverse-time SDE samples from. The first term and the integral of D f have a closed form
+for a Gaussian path; the rest is an average over times and noise. Times of density g^2 / sigma^2 have by far the
 smallest variance. Since g^2 / sigma^2 = d/dt log(sigma^2 / alpha^2) for every Gaussian path, they are uniform in the
 log signal-to-noise ratio, and the normalisation Z is its range.
 
-Without the offset the bound is that of noisy data x_{t_min}. The offset (Appendix B) is the cost of a last step
-x_{t_min} -> x through the Gaussian of Tweedie's mean: -log N(x; (x_t + sigma^2 s)/alpha, (sigma/alpha)^2) minus the
-entropy of x_{t_min} given x. The entropy term is negative and large; leaving it out makes any number look good.
+Without the offset the bound is one for noisy data x_{t_min}. The offset (Appendix B) is the cost of a last step
+x_{t_min} -> x through a Gaussian about Tweedie's mean: -log N(x; (x_t + sigma^2 s)/alpha, (sigma/alpha)^2) minus the
+entropy of x_{t_min} given x. The entropy term is negative and large; without it any number looks good.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from ..numerics.flow import check_t_min
 from ..score_flow.importance import importance_times, total_weight
 
 FEWEST_TIMES = 100
-"""What the fit of the control variates needs at least."""
+"""The fewest times for which control variates can be fitted."""
 OFFSET_DRAWS = 10
 _WAVES, _RIDGE = 8, 1e-9
 
 
 @attrs.frozen(eq=False)
 class Bound:
-    """An estimate of the bound, ``nats`` (n,) on -log p(x), float64, its standard error (n,), and ``nfe`` a sample."""
+    """An estimate of the bound on -log p(x): ``nats`` (n,) in float64, standard error (n,), and ``nfe`` per sample."""
 
     nats: Tensor
     stderr: Tensor
@@ -61,17 +61,17 @@ def likelihood_bound(
     batch_size: int | None = None,
     first: int = 0,
 ) -> Bound:
-    """The bound for events ``x`` (n, ...), from ``times`` times a sample, one in each of as many equal strata.
+    """Estimate the bound for events ``x`` (n, ...) from ``times`` times per sample, one in each of equal strata.
 
     Times have density g^2/sigma^2 with ``importance``, else they are uniform. Times, noise and probes are keyed by
-    ``seed`` and the index of the sample, ``first`` onwards. The standard error is that of the draws alone.
+    ``seed`` and the index of the sample, from ``first``. The standard error covers these draws only.
     """
     sde = model.sde
     check_t_min(t_min)
     size = batch_size or len(x)
     if times < FEWEST_TIMES or size < 1 or len(x) < 1:
         raise ValueError(
-            f"the bound takes at least {FEWEST_TIMES} times, one event and a batch size of 1, "
+            f"the bound needs at least {FEWEST_TIMES} times, one event and a batch size of 1, "
             f"got {times}, {len(x)} and {size}"
         )
     parts, evaluations = [], 0
@@ -90,9 +90,9 @@ def likelihood_bound(
 
 
 def bound_draw(model: ScoreModel, x: Tensor, share: Tensor, eps: Tensor, t_min: float = 1e-5) -> Tensor:
-    """One unbiased draw (B,) of the bound on -log p(x) of :func:`likelihood_bound`, without its offset, in nats.
+    """Return one unbiased draw (B,) of the bound of :func:`likelihood_bound`, without its offset, in nats.
 
-    ``share`` (B,), uniform on [0, 1), picks importance-sampled times; ``eps`` like ``x`` is standard normal. It is for
+    ``share`` (B,), uniform on [0, 1), chooses importance-sampled times; ``eps`` like ``x`` is standard normal. For
     training: gradients reach ``x`` and the model.
     """
     sde = model.sde
@@ -110,7 +110,7 @@ def _integral(
     t_min: float,
     noise: Noise,
 ) -> tuple[Tensor, Tensor]:
-    """The integral of h / 2 without its D f, and the variance of the estimate, both (B,)."""
+    """Return the integral of h / 2 without D f, and the variance of the estimate, both (B,)."""
     sde = model.sde
     scalars = Noise(noise.seed, (count,), noise.count, start=noise.start, dtype=torch.float64)
     within = torch.special.ndtr(scalars.draw("bound", "time")).T.to(x.device)
@@ -132,13 +132,13 @@ def _integral(
 
 
 def _loss(model: ScoreModel, x: Tensor, t: Tensor, eps: Tensor, probe: Tensor | None) -> Tensor:
-    """h / g^2 without its D f at times ``t`` (B,), (B,) float64: of SSM with a probe, else of DSM."""
+    """Return h / g^2 without D f at times ``t`` (B,), (B,) float64: SSM with a probe, else DSM."""
     sde = model.sde
     level = level_of(sde, t, x)
     at = (level.alpha * x + level.sigma * eps).to(x.dtype)
     if probe is None:
         score = model.score(at, level).double()
-        # |s - q|^2 - |q|^2 = s . (s - 2 q): no large squares to cancel.
+        # |s - q|^2 - |q|^2 = s . (s - 2 q), without cancellation of large squares.
         loss: Tensor = (score * (score + 2 * eps / level.sigma)).flatten(1).sum(1)
         return loss
     score, divergence = score_and_divergence(model, at, level, probe)
@@ -146,12 +146,12 @@ def _loss(model: ScoreModel, x: Tensor, t: Tensor, eps: Tensor, probe: Tensor | 
 
 
 def _average(values: Tensor, controls: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the draws of each sample, and its variance, (B, K) -> (B,), with control variates.
+    """Average the draws of each sample with control variates, (B, K) -> (B,); return mean and variance.
 
-    What noise does to h is for the most part |eps|^2 - D and eps . x, whose means are 0 at every time, multiplied by
-    functions of time. Those are fitted, as cosine series, to one half of a sample's draws and taken off the other
-    half: the mean stays exactly as it is, the error falls several times. Draws k and k + 1 lie in neighbouring
-    strata, so the variance is that of their differences.
+    Most of the noise in h is |eps|^2 - D and eps . x, whose means are 0 at every time, multiplied by functions of time.
+    These functions are fitted, as cosine series, to one half of a sample's draws and subtracted from the other half:
+    the expectation does not change, the error falls several times. Draws k and k + 1 lie in neighbouring strata, so the
+    variance comes from their differences.
     """
     waves = (math.pi * share.unsqueeze(2) * torch.arange(_WAVES, device=share.device)).cos()
     noise = (controls.unsqueeze(3) * waves.unsqueeze(2)).flatten(2)
@@ -160,7 +160,7 @@ def _average(values: Tensor, controls: Tensor, share: Tensor) -> tuple[Tensor, T
     left = torch.empty_like(values)
     for half, other in ((0, 1), (1, 0)):
         basis = design[:, other::2]
-        # Any fit leaves the mean alone: a ridge, for columns that are alike, and no error where a value is NaN.
+        # Any fit is unbiased, so a ridge is allowed, for similar columns; cholesky_ex raises no error for NaN.
         ridge = _RIDGE * basis.shape[1] * torch.eye(basis.shape[2]).to(basis)
         root = torch.linalg.cholesky_ex(basis.mT @ basis + ridge).L
         fit = torch.cholesky_solve(basis.mT @ values[:, other::2].unsqueeze(2), root)
@@ -169,7 +169,7 @@ def _average(values: Tensor, controls: Tensor, share: Tensor) -> tuple[Tensor, T
 
 
 def _ends(sde: SDE, x: Tensor, t_min: float) -> Tensor:
-    """E[-log pi(x_1) | x] minus the integral of D f, (B,), closed form."""
+    """Return E[-log pi(x_1) | x] minus the integral of D f, (B,), in closed form."""
     ends = torch.tensor([t_min, 1.0], dtype=torch.float64)
     (start, end), std = sde.alpha(ends).tolist(), float(sde.sigma(ends)[1])
     dim, prior = x[0].numel(), sde.prior
@@ -178,12 +178,12 @@ def _ends(sde: SDE, x: Tensor, t_min: float) -> Tensor:
 
 
 def _offset(model: ScoreModel, x: Tensor, t_min: float, noise: Noise, k: int) -> Tensor:
-    """One draw (B,) of -log p(x | x_{t_min}) minus the entropy of x_{t_min} given x."""
+    """Return one draw (B,) of -log p(x | x_{t_min}) minus the entropy of x_{t_min} given x."""
     sde = model.sde
     level, eps = sde.float_level(t_min), noise.draw(k, "offset")
     at = (level.alpha * x.double() + level.sigma * eps).to(x.dtype)
-    # The decoder misses x by (sigma/alpha) (eps + sigma s): |eps + sigma s|^2 / 2, with |eps|^2 at its mean D, which
-    # the entropy D (1 + log 2 pi sigma^2) / 2 takes off again; what is left of the logarithms is -D log alpha.
+    # The decoder misses x by (sigma/alpha) (eps + sigma s), which costs |eps + sigma s|^2 / 2. With |eps|^2 at its mean
+    # D that term cancels in the entropy D (1 + log 2 pi sigma^2) / 2; of the logarithms -D log alpha remains.
     pull = level.sigma * model.score(at, level).double()
     cost: Tensor = (pull * (eps + 0.5 * pull)).flatten(1).sum(1) - x[0].numel() * math.log(level.alpha)
     return cost

@@ -1,9 +1,9 @@
-r"""Two densities of a score model, each with all that its value depends on: what ``scoresde likelihood`` measures.
+r"""The two densities of a score model that ``scoresde likelihood`` measures, with all their parameters.
 
     FlowDensity     log p(x) by the change of variables along the probability flow ODE (arXiv:2011.13456, Eq. 39)
     BoundDensity    ScoreFlow's lower bound on log p(x) of the reverse-time SDE (arXiv:2101.09258, Theorem 3)
 
-These are densities of two different laws, which agree for an exact score alone.
+They belong to two different distributions, which agree only for an exact score.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PUBLISHED_T_MIN = 1e-5
 
 
 def trained_t_min(plan: Plan | None, registry: Registry) -> float:
-    """Where to place data: the smallest time of a model's loss, below which it knows nothing; 1e-5 where none is said.
+    """Return the time to place data at: the smallest time that the model's loss trains; 1e-5 if it states none.
 
-    Published: 1e-5, and 1e-2 for ScoreFlow's sub-VP models, whose likelihoods are measured from there as well.
+    Published: 1e-5, and 1e-2 for ScoreFlow's sub-VP models, for training and for likelihoods.
     """
     if plan is None:
         return PUBLISHED_T_MIN
@@ -48,10 +48,10 @@ def trained_t_min(plan: Plan | None, registry: Registry) -> float:
 
 
 @attrs.frozen(eq=False)
-class Found:
+class LogDensities:
     """Log densities or lower bounds ``nats`` (n,), float64, and function evaluations ``nfe`` (n,).
 
-    ``latent`` (n, ...) at t = 1 is the flow's; ``stderr`` (n,) in nats is that of the bound's own draws.
+    ``latent`` (n, ...) at t = 1 comes from the flow; ``stderr`` (n,), in nats, from the random draws of the bound.
     """
 
     nats: Tensor
@@ -60,19 +60,26 @@ class Found:
     stderr: Tensor | None = None
 
 
+Found = LogDensities
+"""The old name."""
+
+
 class Density(ABC):
-    """A way to a model's log density."""
+    """A way to compute a model's log density."""
 
     name: ClassVar[str]
     follows: ClassVar[str]
     discrete: bool
 
     @abstractmethod
-    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
-        """Of events ``x`` (n, ...) on the model's scale; random numbers by (seed, index), ``first`` onwards."""
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
+        """Return log densities of events ``x`` (n, ...) on the model's scale.
+
+        Random numbers are keyed by (seed, index), with indices from ``first``.
+        """
 
     def check(self, model: ScoreModel) -> None:
-        """Raise where ``model`` knows discrete noise scales alone, unless ``discrete`` takes the nearest of them."""
+        """Raise if ``model`` knows only discrete noise scales, unless ``discrete`` takes the nearest of them."""
         if not self.discrete:
             require_continuous(model, "the likelihood", self.follows)
 
@@ -90,11 +97,11 @@ class FlowDensity(Density):
     method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
     rtol: float = param(1e-5, "relative tolerance of the ODE", gt(0))
     atol: float = param(1e-5, "absolute tolerance of the ODE", gt(0))
-    discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
+    discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
-    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
-        """log p(x), the latents, function evaluations."""
-        found = log_likelihood(
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
+        """Return log p(x), the latents and function evaluations."""
+        likelihood = log_likelihood(
             model,
             x,
             trace=self.trace,
@@ -105,12 +112,12 @@ class FlowDensity(Density):
             first=first,
             discrete=self.discrete,
         )
-        return Found(found.log_prob, found.nfe, latent=found.latent)
+        return LogDensities(likelihood.log_prob, likelihood.nfe, latent=likelihood.latent)
 
 
 @attrs.frozen
 class BoundDensity(Density):
-    """ScoreFlow's variational bound; with ``offset`` one on clean data, else on data with the noise of t_min."""
+    """ScoreFlow's variational bound: of clean data with ``offset``, else of data with the noise of t_min."""
 
     name: ClassVar[str] = "bound"
     follows: ClassVar[str] = "an integral over"
@@ -118,13 +125,13 @@ class BoundDensity(Density):
     form: Literal["dsm", "ssm"] = param("dsm", "denoising or sliced score matching")
     times: int = param(1000, "times for every event", ge(FEWEST_TIMES))
     importance: bool = param(True, "times of density g^2 / sigma^2, else uniform ones")
-    offset: bool = param(True, "count the step from t_min to the data")
+    offset: bool = param(True, "include the step from t_min to the data")
     t_min: float = param(PUBLISHED_T_MIN, "where the integral starts", and_(gt(0), lt(1)))
-    discrete: bool = param(False, "of a model of discrete noise scales, take the nearest trained one at every time")
+    discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
-    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> Found:
-        """The lower bound on log p(x) and the standard error of its draws."""
-        found = likelihood_bound(
+    def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
+        """Return the lower bound on log p(x) and its standard error."""
+        bound = likelihood_bound(
             model,
             x,
             form=self.form,
@@ -135,4 +142,4 @@ class BoundDensity(Density):
             seed=seed,
             first=first,
         )
-        return Found(-found.nats, torch.full((len(x),), found.nfe), stderr=found.stderr)
+        return LogDensities(-bound.nats, torch.full((len(x),), bound.nfe), stderr=bound.stderr)

@@ -4,8 +4,8 @@ r"""Log-likelihood by the change of variables along the probability flow ODE.
     div v    = D f - g^2 div score / 2
 
 (Song et al. 2021, arXiv:2011.13456, Eq. 39; Grathwohl et al. 2019, arXiv:1810.01367.) The drift and its divergence
-come from one forward pass. The ODE carries the state and the log density a dimension, both in float64, with a
-tolerance for each: the error in bits/dim is about the tolerance. The model sees the dtype of the data.
+come from one forward pass. The ODE's state is x and the log density per dimension, both in float64 and with the same
+tolerance: the error in bits/dim is about the tolerance. The model sees the dtype of the data.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ def log_likelihood(
     first: int = 0,
     discrete: bool = False,
 ) -> Likelihood:
-    """The model's log density of events ``x`` (n, ...) in the units of the model's data.
+    """Return the model's log density of events ``x`` (n, ...) in the units of the model's data.
 
-    ``trace`` estimates the divergence with ``probes`` Rademacher or Gaussian probes, which stay fixed along the
-    path, or takes it exactly. ``x`` is placed at ``t_min``; the published value is 1e-5 for every SDE. Probes are
-    keyed by ``seed`` and the index of the sample, ``first`` onwards, so that any split into batches and processes
-    gives the same numbers to within the solver's tolerance.
+    ``trace`` estimates the divergence with ``probes`` Rademacher or Gaussian probes, fixed along the path, or computes
+    it exactly. ``x`` is placed at ``t_min``; the published value is 1e-5 for every SDE. Probes are keyed by ``seed``
+    and the index of the sample, from ``first``, so any split into batches and processes gives the same numbers to
+    within the solver's tolerance.
     """
     check_t_min(t_min)
     if not discrete:
         require_continuous(model, "the likelihood")
     solver, size = solver or Solver(), batch_size or len(x)
     if size < 1 or len(x) < 1:
-        raise ValueError(f"there must be at least one event and a batch size of at least 1, got {len(x)} and {size}")
+        raise ValueError(
+            f"log_likelihood needs at least one event and a batch size of at least 1, got {len(x)} and {size}"
+        )
     parts = [
         _solve(known, part, trace, probes, t_min, solver, seed, first + start)
         for start, known, part in in_batches(model, x, size)
@@ -74,7 +76,7 @@ def _solve(
     seed: int,
     first: int,
 ) -> Likelihood:
-    """One batch, whose first sample has the index ``first``."""
+    """Solve one batch, whose first sample has the index ``first``."""
     sde = model.sde
     dim, dtype, before = x[0].numel(), x.dtype, model.calls
     noise = Noise(seed, tuple(x.shape[1:]), len(x), start=first, device=x.device, dtype=dtype)

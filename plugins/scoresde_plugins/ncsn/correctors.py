@@ -16,7 +16,9 @@ from scoresde_core.steps import Corrector
 
 @attrs.frozen
 class AnnealedLangevinCorrector(Corrector):
-    """eps = 2 a (snr sigma(t))^2, x + eps score + sqrt(2 eps) z: the step size follows the noise level alone.
+    """x + eps score + sqrt(2 eps) z with eps = 2 a (snr sigma(t))^2: the step size depends on the noise level alone.
+
+    ``a`` is the squared scale of the SDE's chain over the step, as in ``langevin``.
 
     Published settings with ``predictor=none``: snr 0.316 and 100 steps (NCSN), 0.176 and 5 steps (NCSNv2, CIFAR-10).
     """
@@ -36,5 +38,5 @@ class AnnealedLangevinCorrector(Corrector):
         return x, mean
 
     def shrunk(self, factor: float) -> Self:
-        """The step size goes with the square of snr."""
+        """Divide snr by sqrt(factor): the step size is proportional to snr^2."""
         return attrs.evolve(self, snr=self.snr / factor**0.5)

@@ -24,7 +24,7 @@ from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 
 @attrs.frozen
 class DiscreteLoss(Loss):
-    """|sigma_i s + z|^2 at a uniform entry of the SDE's table."""
+    """Base of losses |sigma_i s + z|^2 at a uniformly drawn entry of the SDE's table."""
 
     scales: int = param(1000, "number of noise scales N", ge(2))
     reduction: Reduction = param("half_sum", REDUCTION_HELP)
@@ -32,21 +32,21 @@ class DiscreteLoss(Loss):
 
     @abstractmethod
     def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
-        """What keeps a table (float64, smallest noise first) from being this loss's, or None."""
+        """Return what this loss needs that a table (float64, smallest noise first) lacks, or None."""
 
     def skip(self, model: ScoreModel) -> str | None:
-        """The table must be of this loss's family, without an entry of no noise, and as long as the network's."""
+        """Refuse tables of another family, with an entry without noise, or of another length than the network's."""
         sde = model.sde
         name = type(self).__name__
         table = sde.discrete_level(torch.linspace(0, 1, self.scales, dtype=torch.float64), self.scales)
         alpha, sigma = torch.as_tensor(table.alpha), torch.as_tensor(table.sigma)
         if not bool((sigma > 0).all()):
-            return f"{name} needs noise at every one of {self.scales} scales, {sde} has none at t = 0: use dsm"
+            return f"{name} needs noise at all {self.scales} scales, but {sde} has none at t = 0: use dsm"
         reason = self.misfit(alpha, sigma)
         if reason:
-            return f"{name} needs {reason}, {sde} has another table: use dsm"
+            return f"{name} needs {reason}, but {sde} has another table: use dsm"
         if isinstance(model, NetworkScore) and model.discrete and model.scales != self.scales:
-            return f"{name} has {self.scales} scales, the network {model.scales}: set scales={model.scales}"
+            return f"{name} has {self.scales} scales, but the network has {model.scales}: set scales={model.scales}"
         return None
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
@@ -63,6 +63,6 @@ class SMLDLoss(DiscreteLoss):
     """|sigma_i s(x + sigma_i z, i) + z|^2 over N noise scales; published: half the sum over dimensions."""
 
     def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
-        """The signal keeps its scale."""
+        """Needs alpha = 1."""
         kept = torch.allclose(alpha, torch.ones_like(alpha), rtol=0, atol=1e-6)
         return None if kept else "noise on unscaled data (alpha = 1)"

@@ -1,16 +1,16 @@
 r"""How to choose noise scales and Langevin steps (Song & Ermon 2020, arXiv:2006.09011).
 
-Technique 1   sigma_max: as large as the largest distance between two data points, so that at the first scale every
-              point of the data is within reach of every other.
+Technique 1   sigma_max: the largest distance between two data points, so that at the first scale every data point can
+              be reached from every other.
 Technique 2   sigma_i a geometric progression of ratio gamma, with gamma from
 
                   Phi(sqrt(2 D) (gamma - 1) + 3 gamma) - Phi(sqrt(2 D) (gamma - 1) - 3 gamma) = 1/2:
 
               in D dimensions noise of scale sigma lies on a shell of radius about sigma sqrt(D) and width
               sigma / sqrt(2), and half of each shell is within three widths of the next. The published counts, 232,
-              500 and 1086 scales for D = 3072, 12288 and 49152, have an overlap of 0.567 in place of 1/2.
-Technique 4   step size eps (sigma_i / sigma_min)^2 with T steps a scale: T by the budget, then eps so that the variance
-              at the end of a scale is nearest to that of the next,
+              500 and 1086 scales for D = 3072, 12288 and 49152, have an overlap of 0.567 instead of 1/2.
+Technique 4   step size eps (sigma_i / sigma_min)^2 with T steps per scale: T from the budget, then eps such that the
+              variance at the end of a scale is nearest to that of the scale,
 
                   s_T^2 / sigma_i^2 = (1 - a)^(2T) (gamma^2 - b) + b,   a = eps / sigma_min^2,   b = 2a / (1 - (1-a)^2).
 
@@ -34,10 +34,10 @@ _CHUNK = 2048
 
 @attrs.frozen
 class Langevin:
-    """Annealed Langevin dynamics: ``steps`` a scale, ``step_size`` at the smallest scale, and what they lead to.
+    """Parameters of annealed Langevin dynamics: ``steps`` per scale and ``step_size`` at the smallest scale.
 
-    ``variance_ratio`` is s_T^2 / sigma_i^2, 1 at best; ``snr`` is the parameter of the corrector ``ald`` for the same
-    step size, eps = 2 (snr sigma_min)^2.
+    ``variance_ratio`` is the resulting s_T^2 / sigma_i^2, 1 at best; ``snr`` is the parameter of the corrector ``ald``
+    for the same step size, eps = 2 (snr sigma_min)^2.
     """
 
     steps: int
@@ -47,10 +47,10 @@ class Langevin:
 
 
 def largest_distance(x: Tensor, chunk: int = _CHUNK) -> float:
-    """The largest Euclidean distance between two events of ``x`` (N, ...), N at least 2; memory chunk^2."""
+    """Return the largest Euclidean distance between two events of ``x`` (N, ...), N >= 2; memory chunk^2."""
     if len(x) < 2:
         raise ValueError(f"a largest distance needs two events or more, got {len(x)}")
-    # The distance does not depend on the origin; centred data lose less to rounding in |a|^2 + |b|^2 - 2ab.
+    # Centred data have the same distances and lose less to rounding in |a|^2 + |b|^2 - 2ab.
     flat = x.flatten(1).float()
     flat = flat - flat.mean(0)
     chunks, largest = flat.split(chunk), flat.new_zeros(())  # type: ignore[no-untyped-call]
@@ -63,19 +63,19 @@ def largest_distance(x: Tensor, chunk: int = _CHUNK) -> float:
 
 
 def shell_overlap(gamma: float, dimensions: int) -> float:
-    """The share of one shell of noise that lies within three widths of the next, gamma times as large."""
+    """Return the share of one shell of noise that lies within three widths of the next, gamma times as large."""
     shift, width = math.sqrt(2 * dimensions) * (gamma - 1), 3 * gamma
     return _normal_cdf(shift + width) - _normal_cdf(shift - width)
 
 
 def scale_ratio(dimensions: int, overlap: float = 0.5) -> float:
-    """gamma of technique 2 for events of ``dimensions`` numbers."""
+    """Return gamma of technique 2 for events of ``dimensions`` numbers."""
     if not 0 < overlap < 0.99:
         raise ValueError(f"the overlap of two scales must lie between 0 and 0.99, got {overlap}")
-    # The shells' distance grows as sqrt(2 D) gamma, what counts as near as 3 gamma: in few dimensions they never part.
+    # The distance between shells grows as sqrt(2 D) gamma, three widths as 3 gamma: for 2 D <= 9 they always overlap.
     if 2 * dimensions <= 9:
         raise ValueError(
-            f"technique 2 needs 5 dimensions or more, got {dimensions}: shells of fewer overlap at any ratio, "
+            f"technique 2 needs 5 dimensions or more, got {dimensions}, where shells overlap at any ratio: "
             "choose the number of scales yourself"
         )
     high = 2.0
@@ -85,14 +85,14 @@ def scale_ratio(dimensions: int, overlap: float = 0.5) -> float:
 
 
 def number_of_scales(dimensions: int, sigma_min: float, sigma_max: float, overlap: float = 0.5) -> int:
-    """The least number of geometric scales, both ends included, whose ratio is at most technique 2's."""
+    """Return the least number of geometric scales, both ends included, whose ratio is at most that of technique 2."""
     _check_scales(sigma_min, sigma_max)
     ratio = scale_ratio(dimensions, overlap)
     return 1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(ratio))
 
 
 def geometric_ratio(sigma_min: float, sigma_max: float, scales: int) -> float:
-    """The ratio of ``scales`` geometric scales, both ends included."""
+    """Return the ratio of ``scales`` geometric scales, both ends included."""
     _check_scales(sigma_min, sigma_max)
     if scales < 2:
         raise ValueError(f"the number of noise scales must be at least 2, got {scales}")
@@ -100,13 +100,13 @@ def geometric_ratio(sigma_min: float, sigma_max: float, scales: int) -> float:
 
 
 def variance_ratio(a: float, steps: int, gamma: float) -> float:
-    """s_T^2 / sigma_i^2 after ``steps`` steps of relative size ``a``; the scale before was gamma times as large."""
+    """Return s_T^2 / sigma_i^2 after ``steps`` steps of relative size ``a``, from a scale gamma times as large."""
     b = 1 / (1 - a / 2)
     return float((1 - a) ** (2 * steps) * (gamma**2 - b) + b)
 
 
 def langevin_steps(gamma: float, sigma_min: float, steps: int) -> Langevin:
-    """Technique 4: the step size for ``steps`` a scale. The ratio is above 1 for every size, and has one minimum."""
+    """Choose the step size for ``steps`` per scale (technique 4): the variance ratio is above 1 and has one minimum."""
     if steps < 1:
         raise ValueError(f"the number of Langevin steps a scale must be at least 1, got {steps}")
     if gamma <= 1:
@@ -132,7 +132,7 @@ def _normal_cdf(x: float) -> float:
 
 
 def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
-    """The root of a decreasing function."""
+    """Return the root of a decreasing function."""
     for _ in range(200):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if function(middle) > 0 else (low, middle)

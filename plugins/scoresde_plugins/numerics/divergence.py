@@ -3,9 +3,9 @@ r"""The divergence of a score, from the forward pass that gives the score itself
     div s = tr J,   J = ds/dx          exact: D products e_i^T J
                                        estimated: mean_k v_k^T J v_k,  E[v v^T] = I     (Hutchinson 1990)
 
-Products v^T J come from reverse-mode differentiation of the graph that the forward pass leaves behind, so a
-divergence costs no forward pass of its own: one probe is one forward and one backward. The variance of one probe is
-2 (|S|^2 - sum_i S_ii^2) with entries +-1 (Rademacher) and 2 |S|^2 with Gaussian ones, S the symmetric part of J.
+Products v^T J come from reverse-mode differentiation of the graph of the forward pass, so a divergence costs no forward
+pass of its own: one probe is one forward and one backward pass. With S the symmetric part of J, the variance of one
+probe is 2 (|S|^2 - sum_i S_ii^2) with entries +-1 (Rademacher) and 2 |S|^2 with Gaussian entries.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK = 64
 
 
 def draw_probes(noise: Noise, trace: Trace, count: int) -> Tensor | None:
-    """``count`` probes for every sample, (count, B, ...), or None for an exact trace."""
+    """Draw ``count`` probes for every sample, (count, B, ...), or None for an exact trace."""
     if trace == "exact":
         return None
     if count < 1:
@@ -37,10 +37,10 @@ def draw_probes(noise: Noise, trace: Trace, count: int) -> Tensor | None:
 def score_and_divergence(
     model: ScoreModel, x: Tensor, level: Level, probes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The score, like ``x`` (B, ...), and its divergence (B,) in float64, from one function evaluation.
+    """Return the score, like ``x`` (B, ...), and its divergence (B,) in float64, from one function evaluation.
 
-    ``probes`` (P, B, ...) estimate it; None is exact, at the cost of as many backward passes as an event has entries
-    (batched, 64 at a time): cheap for points, not for images. Neither result carries gradients.
+    ``probes`` (P, B, ...) estimate the divergence; with None it is exact and takes as many backward passes as an event
+    has entries (batched, 64 at a time): cheap for points, not for images. Neither result carries gradients.
     """
     with torch.enable_grad():
         at = x.detach().requires_grad_(True)

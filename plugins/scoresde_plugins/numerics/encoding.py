@@ -1,8 +1,8 @@
 r"""Encoding by the probability flow ODE: latents, their interpolation, temperature, and the round trip.
 
-The ODE maps data at t_min one to one to latents at t = 1, whose law is nearly the prior. It depends on the marginal
-laws p_t alone, not on the network: two models of the same data with exact scores encode alike (Song et al. 2021,
-arXiv:2011.13456, Section 4.3 and Appendix D.5). Latents have the scale of the prior: 1 for VP, sigma_max for VE.
+The ODE maps data at t_min one to one to latents at t = 1, whose distribution is nearly the prior. The map depends on
+the marginals p_t alone, not on the network: two models of the same data with exact scores encode alike (Song et al.
+2021, arXiv:2011.13456, Section 4.3 and Appendix D.5). Latents have the scale of the prior: 1 for VP, sigma_max for VE.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .flow import Solver, check_t_min, require_continuous, velocity
 
 @attrs.frozen(eq=False)
 class RoundTrip:
-    """Events ``x`` (n, ...) encoded, decoded again, and how far off they are, root mean square (n,)."""
+    """Events ``x`` (n, ...) encoded, decoded again, and the root mean square error (n,)."""
 
     latent: Tensor
     decoded: Tensor
@@ -36,7 +36,7 @@ def encode(
     batch_size: int | None = None,
     discrete: bool = False,
 ) -> Tensor:
-    """Latents at t = 1 of events ``x`` (n, ...) placed at ``t_min`` (the SDE's own unless given), like ``x``."""
+    """Return latents at t = 1 of events ``x`` (n, ...) placed at ``t_min`` (by default the SDE's), like ``x``."""
     return _follow(model, x, t_min, solver, batch_size, discrete, encoding=True)
 
 
@@ -50,7 +50,7 @@ def decode(
     discrete: bool = False,
     denoise: bool = False,
 ) -> Tensor:
-    """Events at ``t_min`` of latents (n, ...) at t = 1; without ``denoise`` the inverse of :func:`encode`."""
+    """Return events at ``t_min`` of latents (n, ...) at t = 1; without ``denoise`` the inverse of :func:`encode`."""
     sde = model.sde
     found = _follow(model, latent, t_min, solver, batch_size, discrete, encoding=False)
     if not denoise:
@@ -69,22 +69,22 @@ def round_trip(
     batch_size: int | None = None,
     discrete: bool = False,
 ) -> RoundTrip:
-    """Encode and decode ``x``; the error is the solver's, some times its tolerance, whatever the model."""
+    """Encode and decode ``x``; the error is the solver's, a few times its tolerance, for any model."""
     latent = encode(model, x, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
     back = decode(model, latent, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
     return RoundTrip(latent, back, (back - x).flatten(1).square().mean(1).sqrt())
 
 
 def interpolate(first: Tensor, last: Tensor, weights: Tensor, prior: GaussianPrior | None = None) -> Tensor:
-    """Latents on the great arc between ``first`` and ``last``, both (n, ...), as (W, n, ...) for ``weights`` (W,).
+    """Interpolate between ``first`` and ``last``, both (n, ...), on the great arc: (W, n, ...) for ``weights`` (W,).
 
-    A straight line would leave the shell where a Gaussian in many dimensions has its mass. About the mean of
-    ``prior``; with w from 0 to 1 and the angle a between the two,
+    A straight line would leave the shell where a Gaussian in many dimensions has its mass. For weights w from 0 to 1
+    and the angle a between the two latents, seen from the mean of ``prior``,
 
         z = (sin((1 - w) a) z_0 + sin(w a) z_1) / sin a
 
-    (Shoemake 1985, doi:10.1145/325334.325242). Along one line (a = 0) the arc is that line; opposite latents have no
-    arc of their own, which is an error.
+    (Shoemake 1985, doi:10.1145/325334.325242). For a = 0 the arc is a straight line; opposite latents are an error,
+    because the arc between them is not unique.
     """
     if first.shape != last.shape:
         raise ValueError(f"the latents must have one shape, got {tuple(first.shape)} and {tuple(last.shape)}")
@@ -94,7 +94,9 @@ def interpolate(first: Tensor, last: Tensor, weights: Tensor, prior: GaussianPri
     # The angle from half the chord of sum and difference: exact for small angles, where a cosine is not.
     apart, along = ((unit_a - unit_b).flatten(1).norm(dim=1), (unit_a + unit_b).flatten(1).norm(dim=1))
     if bool((along < 1e-9).any()):
-        raise ValueError("two latents are opposite to each other, no arc between them is shortest: change one of them")
+        raise ValueError(
+            "two latents are opposite to each other, so no arc between them is shortest: change one of them"
+        )
     angle = expand(2 * torch.atan2(apart, along), a)
     w = weights.to(a).reshape(-1, *[1] * a.ndim)
     straight = angle < 1e-7
@@ -105,7 +107,7 @@ def interpolate(first: Tensor, last: Tensor, weights: Tensor, prior: GaussianPri
 
 
 def temper(latent: Tensor, temperature: float, prior: GaussianPrior | None = None) -> Tensor:
-    """Latents drawn towards the prior's mean: mean + T (z - mean); T below 1 gives more typical events."""
+    """Scale latents about the prior's mean: mean + T (z - mean); T below 1 gives more typical events."""
     if not temperature > 0:
         raise ValueError(f"the temperature must be positive, got {temperature}")
     centre = prior.shift(latent) if prior else 0.0
@@ -123,7 +125,7 @@ def _follow(
     *,
     encoding: bool,
 ) -> Tensor:
-    """``x`` from one end of the ODE to the other, with the state in float64 and the model in the dtype of ``x``."""
+    """Solve the ODE from one end to the other, with the state in float64 and the model in the dtype of ``x``."""
     sde = model.sde
     t_min, solver = sde.t_min if t_min is None else t_min, solver or Solver()
     check_t_min(t_min)

@@ -2,8 +2,8 @@ r"""The probability flow ODE and its solver.
 
     dx/dt = f(t) x - g(t)^2 score(x, t) / 2           (Song et al. 2021, arXiv:2011.13456, Eq. 13)
 
-Data are placed at t_min, where the score is still defined, and the prior at t = 1. Solving towards 1 encodes, towards
-t_min decodes; the two are inverse to each other, and the change of variables along the way is the likelihood.
+Data are placed at t_min, where the score is still defined, and the prior at t = 1. Solving towards 1 encodes, solving
+towards t_min decodes; the two are inverse to each other, and the change of variables along the way is the likelihood.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from .runge_kutta import ADAPTIVE, adapt, pair
 State = TypeVar("State", Tensor, tuple[Tensor, ...])
 
 MAX_EVALUATIONS = 10_000
-MAX_EVALUATIONS_HELP = "evaluations of adaptive methods after which the solution is given up with an error"
+MAX_EVALUATIONS_HELP = "evaluations of an adaptive method after which it stops with an error"
 
 
 class Diverged(ScoreSDEError, ArithmeticError):
-    """An ODE that has no solution to the tolerance asked for."""
+    """The ODE could not be solved to the given tolerance."""
 
 
 @attrs.frozen
 class Solver:
     """An adaptive Runge-Kutta method and its tolerances.
 
-    The error is a root mean square over the batch, and of several states the largest: a sample depends on the batch
-    that it is solved with, to within the tolerance.
+    The error is a root mean square over the batch, the largest of them for several states: a sample depends on its
+    batch to within the tolerance.
     """
 
     method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))
@@ -47,15 +47,15 @@ class Solver:
     max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
 
     def solve(self, velocity: Callable[[float, State], State], state: State, start: float, end: float) -> State:
-        """The state at time ``end``, from ``state`` at ``start``; :class:`Diverged` where there is none."""
+        """Return the state at ``end``, from ``state`` at ``start``; :class:`Diverged` if there is no solution."""
         left = self.max_evaluations
 
         def counted(t: float, at: State) -> State:
             nonlocal left
             if left == 0:
                 raise Diverged(
-                    f"the probability flow ODE took {self.max_evaluations} evaluations (max_evaluations) and came from "
-                    f"t = {start:g} to {t:.3g} only: the score is too steep for rtol {self.rtol:g}, "
+                    f"the probability flow ODE took {self.max_evaluations} evaluations (max_evaluations) and only got "
+                    f"from t = {start:g} to {t:.3g}: the score is too steep for rtol {self.rtol:g}, "
                     f"atol {self.atol:g}; try larger ones, a larger t_min, or a method with fixed steps"
                 )
             left -= 1
@@ -73,27 +73,27 @@ class Solver:
 
 
 def require_continuous(model: ScoreModel, what: str, how: str = "an ODE through") -> None:
-    """An error where ``model`` knows a few noise scales alone, and nothing in between to follow."""
+    """Raise if ``model`` knows only discrete noise scales, between which there is nothing to follow."""
     if not model.continuous:
         raise UsageError(
-            f"{what} follows {how} all noise levels, but this model was trained at discrete ones: take a model trained "
-            "in continuous time, or each level's nearest trained one by discrete=True (--discrete)"
+            f"{what} follows {how} all noise levels, but this model was trained at discrete ones: use a model trained "
+            "in continuous time, or discrete=True (--discrete) for the nearest trained level"
         )
 
 
 def check_t_min(t_min: float) -> None:
-    """An error unless 0 < ``t_min`` < 1."""
+    """Raise unless 0 < ``t_min`` < 1."""
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie between 0 and 1, got {t_min}")
 
 
 def coefficients(sde: SDE, t: float) -> tuple[float, float]:
-    """f and g^2 / 2 at ``t``."""
+    """Return f and g^2 / 2 at ``t``."""
     time = torch.tensor(t, dtype=torch.float64)
     return float(sde.drift_rate(time)), 0.5 * float(sde.diffusion(time)) ** 2
 
 
 def velocity(sde: SDE, t: float, x: Tensor, score: Tensor) -> Tensor:
-    """f x - g^2 score / 2, like ``x``."""
+    """Return f x - g^2 score / 2, like ``x``."""
     drift_rate, pull = coefficients(sde, t)
     return torch.add(x * drift_rate, score, alpha=-pull)

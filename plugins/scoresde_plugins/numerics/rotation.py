@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 Basis = Sequence[Tensor | None]
-"""Orthonormal matrices over the axes of an event, whose rows are the basis; None leaves an axis as it is. Q is their
-Kronecker product."""
+"""One orthonormal matrix for each axis of an event, with the basis as its rows; None leaves the axis unchanged. Q is
+their Kronecker product."""
 
 
 def rotate(x: Tensor, basis: Basis, inverse: bool = False) -> Tensor:

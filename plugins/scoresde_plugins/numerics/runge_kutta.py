@@ -1,18 +1,18 @@
 r"""Explicit Runge-Kutta methods for dy/dt = v(t, y), with fixed steps and with steps chosen by an embedded pair.
 
-A method is the rows a of its Butcher tableau, the last of which is the solution:
+A method is given by the rows a of its Butcher tableau, the last of which is the solution:
 
     k_0 = v(t, y),   k_i = v(t + c_i h, y + h sum_j a_ij k_j),   c_i = sum_j a_ij,   y_next = y + h sum_j a_sj k_j
 
-A pair has a second solution of lower order in the same slopes. Their difference e estimates the error, and a step of
-a pair of order p is taken where the ratio below is at most 1 (Hairer, Norsett & Wanner 1993, Section II.4):
+A pair has a second solution of lower order from the same slopes. Their difference e estimates the error; a step of a
+pair of order p is accepted if the ratio below is at most 1 (Hairer, Norsett & Wanner 1993, Section II.4):
 
     ratio = rms(e / (atol + rtol max(|y|, |y_next|))),   h_next = h min(10, max(0.2, 0.9 ratio^(-1/p)))
 
-The pairs' coefficients, the rule and the first step are those of torchdiffeq, and so are the results, to rounding. Its
-arithmetic is not: there slopes lie innermost in memory, and times on the device, where every step waits for them. Here
-times are floats, fixed steps never wait for the device, and a step of a pair waits once, for its ratio.
-(``adaptive_heun`` opens each step with the slope at the solution; torchdiffeq takes the one at Euler's point.)
+The pairs' coefficients, the rule and the first step are those of torchdiffeq, and the results agree to rounding. In
+torchdiffeq times are tensors on the device, and every step waits for them. Here times are floats, fixed steps never
+wait for the device, and a step of a pair waits once, for its ratio. (``adaptive_heun`` starts each step with the slope
+at the solution; torchdiffeq uses the one at Euler's point.)
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 
 @attrs.frozen
 class Pair:
-    """An embedded pair: the slope at its solution opens the next step; ``error`` weighs all slopes, that one last."""
+    """An embedded pair; ``error`` has the weights of all slopes, the slope at the solution last.
+
+    That slope is also the first of the next step.
+    """
 
     rows: Rows
     error: tuple[float, ...]
@@ -55,7 +58,7 @@ class Pair:
 
 @lru_cache
 def pair(method: str) -> Pair:
-    """The pair of torchdiffeq's ``method``."""
+    """Return the pair of torchdiffeq's ``method``."""
     from torchdiffeq._impl.odeint import SOLVERS
 
     solver = SOLVERS[method]
@@ -68,7 +71,7 @@ def pair(method: str) -> Pair:
 
 
 def integrate(velocity: Callable[[float, State], State], state: State, times: Sequence[float], rows: Rows) -> State:
-    """The state at the last of ``times``, from ``state`` at the first, by one step between each and the next."""
+    """Return the state at the last of ``times``, from ``state`` at the first, with one step between neighbours."""
     along, parts = _in_parts(velocity, state)
     for start, end in pairwise(times):
         parts, _ = _step(along, parts, along(start, parts), start, end, rows)
@@ -84,16 +87,16 @@ def adapt(
     rtol: float,
     atol: float,
 ) -> State:
-    """The state at ``end``, from ``state`` at ``start``, by steps of ``pair``, the last of which lands on ``end``.
+    """Return the state at ``end``, from ``state`` at ``start``, by steps of ``pair``; the last one lands on ``end``.
 
-    Of several tensors the largest ratio counts. ArithmeticError where the steps that the tolerances ask for vanish,
-    which is where values that are not finite lead, too.
+    For several tensors the largest ratio counts. ArithmeticError if the step size vanishes, as it does where values are
+    not finite.
     """
     along, parts = _in_parts(velocity, state)
     t, slope = start, along(start, parts)
     size = _first_step(along, parts, slope, start, end, pair.order, rtol, atol)
     while t != end:
-        if not size > 10 * math.ulp(t):  # as it is where it is not a number
+        if not size > 10 * math.ulp(t):  # also true for NaN
             raise ArithmeticError(f"the step size vanished at t = {t:.6g}")
         arrival = end if size >= abs(end - t) else t + math.copysign(size, end - start)
         ahead, slopes = _step(along, parts, slope, t, arrival, pair.rows)
@@ -108,7 +111,7 @@ def adapt(
 
 
 def _in_parts(velocity: Callable[[float, State], State], state: State) -> tuple[Velocity, Parts]:
-    """A velocity and a state of several tensors from those of one."""
+    """Return velocity and state in terms of tuples of tensors."""
     if isinstance(state, tuple):
         return velocity, state
     return lambda t, parts: (velocity(t, parts[0]),), (state,)
@@ -121,18 +124,18 @@ def _like(parts: Parts, state: State) -> State:
 def _step(
     velocity: Velocity, state: Parts, slope: Parts, start: float, end: float, rows: Rows
 ) -> tuple[Parts, list[Parts]]:
-    """The solution of one step that begins with ``slope``, and the slopes that led to it."""
+    """Return the solution of one step whose first slope is ``slope``, and all its slopes."""
     slopes, step = [slope], end - start
     for row in rows[:-1]:
         node = sum(row)
-        # Never past the end by a rounding: the velocity may not be defined there.
+        # Rounding must not go past the end, where the velocity may be undefined.
         t = end if math.isclose(node, 1) else start + node * step
         slopes.append(velocity(t, _advance(state, slopes, row, step)))
     return _advance(state, slopes, rows[-1], step), slopes
 
 
 def _advance(state: Parts, slopes: list[Parts], weights: tuple[float, ...], step: float) -> Parts:
-    """``state`` + ``step`` times the weighted sum of ``slopes``."""
+    """Return ``state`` + ``step`` times the weighted sum of ``slopes``."""
     parts = []
     for index, part in enumerate(state):
         terms = [(slope[index], step * weight) for slope, weight in zip(slopes, weights, strict=True) if weight]
@@ -144,7 +147,7 @@ def _advance(state: Parts, slopes: list[Parts], weights: tuple[float, ...], step
 
 
 def _combine(slopes: list[Parts], weights: tuple[float, ...]) -> Parts:
-    """The weighted sum of ``slopes``."""
+    """Return the weighted sum of ``slopes``."""
     first = tuple(weights[0] * part for part in slopes[0])
     return _advance(first, slopes[1:], weights[1:], 1.0)
 
@@ -152,11 +155,11 @@ def _combine(slopes: list[Parts], weights: tuple[float, ...]) -> Parts:
 def _first_step(
     velocity: Velocity, state: Parts, slope: Parts, start: float, end: float, order: int, rtol: float, atol: float
 ) -> float:
-    """A step whose error is about a hundredth of the tolerance, from the slope and its change (Section II.4)."""
+    """Return a step whose error is about a hundredth of the tolerance, from the slope and its change (Section II.4)."""
     scales = [_scale(part.abs(), rtol, atol) for part in state]
     d0, d1 = _norm(state, scales), _norm(slope, scales)
     h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and 1e-5 <= d1 < math.inf else 1e-6
-    h0 = min(h0, abs(end - start))  # a slow start asks for more, and the velocity may not be defined there
+    h0 = min(h0, abs(end - start))  # beyond the end the velocity may be undefined
     step = math.copysign(h0, end - start)
     moved = velocity(end if h0 == abs(end - start) else start + step, _advance(state, [slope], (1.0,), step))
     d2 = _norm([b - a for a, b in zip(slope, moved, strict=True)], scales) / h0
@@ -170,13 +173,13 @@ def _scale(size: Tensor, rtol: float, atol: float) -> Tensor:
 
 
 def _norm(parts: Sequence[Tensor], scales: Sequence[Tensor]) -> float:
-    """The largest root mean square of a part in units of its scale; one wait for the device."""
+    """Return the largest root mean square of a part in units of its scale; waits once for the device."""
     squares = [(part / scale).square_().mean() for part, scale in zip(parts, scales, strict=True)]
     return math.sqrt(torch.stack(squares).max().item())
 
 
 def _growth(ratio: float, order: int) -> float:
-    """What the next step is to this one, whose error ratio was ``ratio``; a fifth where it is not finite."""
+    """Return the next step size over this one for an error ratio; a fifth if the ratio is not finite."""
     if ratio == 0:
         return 10.0
     if not math.isfinite(ratio):

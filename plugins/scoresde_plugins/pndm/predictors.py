@@ -1,4 +1,4 @@
-r"""PNDM (arXiv:2202.09778): classical methods for equal steps in t, whose steps are DDIM's in place of straight lines.
+r"""PNDM (arXiv:2202.09778): classical methods for equal steps in t, with DDIM's steps instead of straight lines.
 
 With DDIM's map phi(x, e, t, t') = (alpha'/alpha) x + (sigma' - sigma alpha'/alpha) e for a noise e (Eq. 11), the first
 three steps are a pseudo Runge-Kutta method (Eq. 13), with m halfway between t and t',
@@ -6,9 +6,9 @@ three steps are a pseudo Runge-Kutta method (Eq. 13), with m halfway between t a
     e1 = eps(x, t)                      e2 = eps(phi(x, e1, t, m), m)
     e3 = eps(phi(x, e2, t, m), m)       e4 = eps(phi(x, e3, t, t'), t')       e = (e1 + 2 e2 + 2 e3 + e4) / 6
 
-and the others the pseudo linear multistep method of the four last e1 (Eq. 12), e = (55 e1 - 59 .. + 37 .. - 9 ..) / 24,
-each followed by x' = phi(x, e, t, t'). In y = x / alpha and s = sigma / alpha phi is y + (s' - s) e: the multistep part
-is ``ipndm``, which starts with steps of lower order instead.
+and the others a pseudo linear multistep method with the last four e1 (Eq. 12), e = (55 e1 - 59 .. + 37 .. - 9 ..) / 24,
+each followed by x' = phi(x, e, t, t'). In y = x / alpha and s = sigma / alpha, phi is y + (s' - s) e: the multistep
+part is ``ipndm``, which starts with steps of lower order instead.
 """
 
 import attrs
@@ -26,9 +26,9 @@ from ..grids import UniformGrid
 
 @attrs.frozen
 class PNDMPredictor(MultistepPredictor):
-    """Four evaluations in each of the first three steps, one in every other: 9 more than steps.
+    """Pseudo Runge-Kutta steps, then linear multistep: N + 9 evaluations in N steps, four in each of the first three.
 
-    Published for equal steps in t (``grid=uniform``). The last step to the data is DDIM's.
+    Published for equal steps in t (``grid=uniform``). The last step, to the data, is DDIM's.
     """
 
     order = 2.0
@@ -36,7 +36,7 @@ class PNDMPredictor(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """One step with the noise of the multistep method or, as long as its past is short, of Runge-Kutta."""
+        """Take a step with the noise of the multistep method or, while the past is short, of Runge-Kutta."""
         past = remember(past, step, model.noise(x, step.now), 4)
         length = noise_ratio(step.next) - noise_ratio(step.now)
         noises = [eps for _, eps in past]
@@ -50,7 +50,7 @@ class PNDMPredictor(MultistepPredictor):
         return x, x, past
 
     def _stages(self, x: Tensor, step: Step, model: ScoreModel, first: Tensor) -> list[Tensor]:
-        """The four noises of a Runge-Kutta step."""
+        """Return the four noises of a Runge-Kutta step."""
         middle, now = step.level(step.now.t - 0.5 * step.dt), noise_ratio(step.now)
         half = noise_ratio(middle) - now
         second = model.noise(noise_step_to(x, step, middle, (half, first)), middle)

@@ -4,11 +4,10 @@ Since g^2 = d sigma^2/dt - 2 f sigma^2 and f = d log alpha / dt,
 
     g^2 / sigma^2 = d/dt 2 log(sigma / alpha),
 
-so the weight up to t has a closed form, 2 log(sigma / alpha) less its value at t_min, and these times are those whose
-log signal-to-noise ratio is uniform: ``SDE.time_at`` of an even spread. With B = int_0^t beta the weight is
-log(e^B - 1) for VP and 2 log(e^B - 1) - B for sub-VP, as in ScoreFlow's published code, 2 t log(sigma_max / sigma_min)
-for VE (uniform times) and 2 log t for linear VE. (Near t = 0 all is well as long as the SDE computes sigma without
-cancellation.)
+the weight up to t is 2 log(sigma / alpha) minus its value at t_min, and the log signal-to-noise ratio of these times is
+uniform: they are ``SDE.time_at`` of evenly spread values. With B = int_0^t beta the weight is log(e^B - 1) for VP and 2
+log(e^B - 1) - B for sub-VP, as in ScoreFlow's published code, 2 t log(sigma_max / sigma_min) for VE (uniform times) and
+2 log t for linear VE. Near t = 0 this is accurate if the SDE computes sigma without cancellation.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from scoresde_core.sde import SDE
 
 
 def importance_times(sde: SDE, u: Tensor, t_min: float) -> Tensor:
-    """The times at which a share ``u`` in [0, 1] (any shape) of the weight has passed, float64."""
+    """Return the times, float64, below which lies a share ``u`` in [0, 1] (any shape) of the weight."""
     first, last = _ends(sde, t_min)
     return sde.time_at(first + u.double() * (last - first), t_min)
 
 
 def total_weight(sde: SDE, t_min: float) -> float:
-    """Z, the integral of g^2 / sigma^2 over [t_min, 1]; ``ValueError`` where the noise does not grow with time."""
+    """Return Z, the integral of g^2 / sigma^2 over [t_min, 1]; ``ValueError`` if sigma / alpha does not grow."""
     first, last = _ends(sde, t_min)
     return 2 * (last - first)
 
 
 @lru_cache(maxsize=16)
 def _ends(sde: SDE, t_min: float) -> tuple[float, float]:
-    """log(sigma / alpha) at t_min and at 1."""
+    """Return log(sigma / alpha) at t_min and at 1."""
     probe = sde.log_noise_ratio(torch.logspace(0, 1, 1025, base=t_min, dtype=torch.float64).flip(0))
     growth = probe.diff()
     if not bool((growth >= 0).all()) or not bool(growth.isfinite().all()):
         raise ValueError(
-            f"importance-sampled times need sigma / alpha to grow from t_min = {t_min} to 1, {sde} does not: use dsm"
+            f"importance-sampled times need sigma / alpha to grow from t_min = {t_min} to 1, but not for {sde}: use dsm"
         )
     first, last = sde.log_noise_ratio(torch.tensor([t_min, 1.0], dtype=torch.float64)).tolist()
     return first, last

@@ -17,15 +17,16 @@ from .importance import importance_times, total_weight
 class ImportanceLoss(ContinuousLoss):
     r"""|sigma s + z|^2 at times of density p(t) = g^2 / (sigma^2 Z), for any Gaussian-path SDE.
 
-    Its expectation is (1 - t_min) / Z times that of ``dsm[weighting=likelihood]``, with far less variance. As published
-    the constant is left off; ``unbiased`` puts it back, so that losses under the two laws of t compare. Published
-    t_min: 1e-5 for VP, 1e-2 for sub-VP. (Z grows as log(1 / t_min), twice as fast for sub-VP: the draws follow t_min.)
+    Its expectation is (1 - t_min) / Z times that of ``dsm[weighting=likelihood]``, with far less variance. As
+    published, the constant is left out; ``unbiased`` puts it back, so that the two losses can be compared. Published
+    t_min: 1e-5 for VP, 1e-2 for sub-VP. (Z grows as log(1 / t_min), twice as fast for sub-VP, so the draws depend on
+    t_min.)
     """
 
-    unbiased: bool = param(False, "multiply by Z / (1 - t_min), to estimate the loss under uniform times", kw_only=True)
+    unbiased: bool = param(False, "multiply by Z / (1 - t_min), to estimate the loss at uniform times", kw_only=True)
 
     def skip(self, model: ScoreModel) -> str | None:
-        """An SDE whose noise falls relative to its signal has no such law."""
+        """Refuse SDEs whose noise falls relative to the signal: they have no such density."""
         sde = model.sde
         try:
             total_weight(sde, self.t_min)

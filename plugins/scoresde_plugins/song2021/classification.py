@@ -2,9 +2,9 @@ r"""Training a noise-conditional classifier (Song et al. 2021, arXiv:2011.13456,
 
     L = E_{t ~ U[t_min, 1]} -log q(y | x_t, t),    x_t = alpha x_0 + sigma z
 
-At every t the expected cross entropy is least for the exact posterior p_t(y | x), and exceeds that minimum, the
-conditional entropy H(y | x_t), by the mean KL divergence of q from it. Under ``ve`` log sigma is uniform: the plain sum
-over geometric noise scales of the paper.
+At every t the exact posterior p_t(y | x) minimises the expected cross entropy. The minimum is the conditional entropy
+H(y | x_t); any other q exceeds it by its mean KL divergence from the posterior. Under ``ve`` log sigma is uniform, as
+in the paper's sum over geometric noise scales.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .losses import STRATIFIED_HELP
 
 @attrs.frozen
 class ClassificationLoss(Loss):
-    """-log q(y | x_t, t) at uniform times, in nats; the data set has to have labels."""
+    """-log q(y | x_t, t) at uniform times, in nats; the data set must have labels."""
 
     trains = NoisyClassifier
     needs = ("labels",)
@@ -35,7 +35,7 @@ class ClassificationLoss(Loss):
     stratified: bool = param(False, STRATIFIED_HELP)
 
     def skip_data(self, model: NoisyClassifier, known: Mapping[str, Tensor]) -> str | None:
-        """Labels that are no class."""
+        """Refuse labels outside the network's classes."""
         low, high = (int(value) for value in known["labels"].aminmax())
         if low < 0 or high >= model.classes:
             return (

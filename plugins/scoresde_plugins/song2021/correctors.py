@@ -2,15 +2,15 @@ r"""Langevin dynamics with a step size set by a signal-to-noise ratio (Song et a
 
     eps = 2 a (snr r)^2,      mean = x + eps score,      x = mean + sqrt(2 eps) z
 
-``a`` is the squared signal kept by the SDE's chain over the step, (1 + phi)^2: 1 for VE, 1 - beta_i for VP, and what
-the same rule gives for any other SDE (the published code has no sub-VP corrector). ``r`` is |z| / |score|:
+``a`` is the squared scale (1 + phi)^2 of the SDE's chain over the step: 1 for VE, 1 - beta_i for VP, and the same
+formula for any other SDE (the published code has no sub-VP corrector). ``r`` is |z| / |score|:
 
     norm=batch    mean |z| over the batch / mean |score| over the batch, as published
-    norm=level    sigma(t): sqrt(D) for |z| and sqrt(D) / sigma for |score|, the norm of a score of pure noise
+    norm=level    sigma(t): sqrt(D) for |z| and sqrt(D) / sigma for |score|, the norm of the score of pure noise
 
-Small Langevin steps leave a law invariant if their size depends neither on the state nor on their own noise. Norms of a
-batch depend on both, the less the more numbers it has: near the middle of a law scores are small, so steps are long and
-lead away from there, and large noise gets a long step. For N(0, s^2 I) in D dimensions and batches of B the standard
+Small Langevin steps leave a distribution invariant if their size depends neither on the state nor on their own noise.
+Norms over a batch depend on both, most of all in small batches: near the centre scores are small, so steps are long and
+lead away from it, and large noise makes a step long. For N(0, s^2 I) in D dimensions and batches of B the standard
 deviation becomes about (1 + 2 / (B D)) s, however small snr is. The paper's formula for one sample is the case B = 1.
 """
 
@@ -29,12 +29,12 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.shapes import diffuse, shift
 from scoresde_core.steps import Corrector
 
-# Where the score vanishes (a zero-initialised network), the ratio |z| / |score| has no meaning: it is held below this
-# many times what noise of the state's own scale would give.
+# The ratio |z| / |score| diverges where the score vanishes (a zero-initialised network): it is at most this many times
+# its value for pure noise of the state's scale.
 _LARGEST_RATIO = 1e3
 
 _NOTABLE = 0.01
-"""The excess of the standard deviation from which on it is worth a word."""
+"""Excess of the standard deviation above which :meth:`LangevinCorrector.caveat` warns."""
 
 _SAMPLE = (
     "a step that follows the norms of its own sample and noise changes the law, however small it is (the standard "
@@ -45,12 +45,12 @@ _SAMPLE = (
 
 @attrs.frozen
 class LangevinCorrector(Corrector):
-    """``n_steps`` Langevin steps of a size that follows mean norms over the batch, as published, or the noise level.
+    """``n_steps`` Langevin steps sized by mean norms over the batch, as published, or by the noise level.
 
     With ``norm=batch`` samples depend on their batch, and in small batches they spread too far: the standard deviation
-    grows by about 2 / (batch size x dimensions) of itself, 13 % for 8 points in the plane, 0.01 % for 8 images of
-    3 x 32 x 32. ``norm=level`` treats every sample by itself: its steps are those of ``ald``, and shorter than those of
-    the batch where the data are wider than the noise.
+    is too large by about 2 / (batch size x dimensions), 13 % for 8 points in the plane, 0.01 % for 8 images of
+    3 x 32 x 32. With ``norm=level`` samples are independent; the steps are those of ``ald``, shorter than with
+    ``norm=batch`` where the data are wider than the noise.
     Published settings, with ``norm=batch``: snr 0.16 (VE, CIFAR-10), 0.075 (256 pixels), 0.01 (VP).
     """
 
@@ -81,7 +81,7 @@ class LangevinCorrector(Corrector):
         return x, mean
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """Where norms are means over too few numbers."""
+        """Warn where the batch is too small for its norms."""
         excess = 2 / (count * prod(shape))
         if self.norm != "batch" or excess <= _NOTABLE:
             return None
@@ -92,11 +92,11 @@ class LangevinCorrector(Corrector):
         )
 
     def decoupled(self) -> Self:
-        """With steps that follow the noise level."""
+        """Return this corrector with ``norm=level``."""
         return attrs.evolve(self, norm="level")
 
     def shrunk(self, factor: float) -> Self:
-        """The step size goes with the square of snr."""
+        """Divide snr by sqrt(factor): the step size is proportional to snr^2."""
         return attrs.evolve(self, snr=self.snr / factor**0.5)
 
 
@@ -107,10 +107,10 @@ def _mean_norm(values: Tensor) -> Tensor:
 
 @attrs.frozen
 class NoneCorrector(Corrector):
-    """x, unchanged: leaves the work to the predictor."""
+    """Leaves x unchanged: the predictor does all the work."""
 
     idle = True
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """The state as it is."""
+        """Return x twice."""
         return x, x

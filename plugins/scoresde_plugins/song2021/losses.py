@@ -2,12 +2,12 @@ r"""Continuous denoising score matching (Song et al. 2021, arXiv:2011.13456, Eq.
 
     L = E_{t ~ U[t_min, 1]} lambda(t) |s(x_t, t) + z / sigma|^2
 
-    lambda = sigma^2   the papers' weighting: |sigma s + z|^2, of one size at every t
+    lambda = sigma^2   the papers' weighting: |sigma s + z|^2, of similar size at every t
     lambda = g^2       likelihood weighting (arXiv:2101.09258, Theorem 1): with a half sum over dimensions the expected
                        loss bounds the KL divergence from the data, up to a constant of the data
 
-Under the first weighting a model's gradients have one scale at all times; under the second those near t_min dominate,
-for g^2 / sigma^2 grows as 1/t: see ``importance`` for the same loss with less variance.
+Under the first weighting gradients have a similar scale at all times; under the second those near t_min dominate,
+because g^2 / sigma^2 grows as 1/t: ``importance`` is the same loss with less variance.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
 from scoresde_core.score import NetworkScore, ScoreModel, level_of
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
-STRATIFIED_HELP = "one time from each of B equal shares of their law, in place of B independent times"
+STRATIFIED_HELP = "draw one time from each of B equally likely intervals, instead of B independent times"
 
 
 @attrs.frozen
 class ContinuousLoss(Loss):
-    """What losses over continuous times share: their parameters, and the models that they cannot train."""
+    """Base of losses over continuous times."""
 
     t_min: float = param(1e-5, "smallest time that the model is trained at", and_(gt(0), lt(1)))
     reduction: Reduction = param("mean", REDUCTION_HELP)
     stratified: bool = param(False, STRATIFIED_HELP)
 
     def skip(self, model: ScoreModel) -> str | None:
-        """A network that knows N noise scales alone has no score between them."""
+        """Refuse networks of N noise scales: they have no score between the scales."""
         if isinstance(model, NetworkScore) and model.discrete:
             return (
-                f"{type(self).__name__} draws continuous times, the network knows {model.scales} noise scales: "
+                f"{type(self).__name__} draws continuous times, but the network knows {model.scales} noise scales: "
                 "use the loss ddpm (VP) or smld (VE), or the network's label time or sigma"
             )
         return None

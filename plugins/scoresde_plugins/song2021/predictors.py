@@ -4,7 +4,7 @@ r"""Predictors of Song et al. 2021 (arXiv:2011.13456): numerical solvers of the 
     probability flow   dx = [f x - g^2 score / 2] dt                           (Eq. 13)
 
 Euler-Maruyama discretises the continuous equations; reverse diffusion inverts the SDE's own discrete forward chain
-``x_{i+1} = (1 + phi_i) x_i + G_i z`` (Appendix E), and so uses the same discretisation as the forward process.
+``x_{i+1} = (1 + phi_i) x_i + G_i z`` (Appendix E).
 """
 
 from typing import Literal
@@ -30,21 +30,21 @@ _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead 
 class EulerMaruyamaPredictor(Predictor):
     """mean = x - [f x - g^2 score] dt, x = mean + g sqrt(dt) z: Euler-Maruyama on the reverse SDE.
 
-    ``dt`` is the grid's own spacing; or, as in the published code, 1/N in all N steps, the last included, at the times
-    1 + k (t_min - 1) / (N - 1) of the ``uniform`` grid. The two agree where N = 1 / t_min, as in the published runs of
+    ``dt`` is the grid's spacing or, as in the published code, 1/N in all N steps, the last included, at the times
+    1 + k (t_min - 1) / (N - 1) of the ``uniform`` grid. The two agree for N = 1 / t_min, as in the published runs of
     VP and sub-VP with 1000 steps. With fewer steps, or under VE, the published last step is longer than the time left.
     """
 
     probability_flow: bool = param(False, _FLOW_HELP)
     dt: Literal["grid", "published"] = param(
-        "grid", "length of a step: the grid's spacing, or 1/N for all as published"
+        "grid", "length of a step: the grid's spacing, or 1/N for every step, as published"
     )
 
     grid = UniformGrid()
 
     @property
     def order(self) -> float | None:  # type: ignore[override]
-        """1, or None with steps of 1/N, which converge on evenly spaced times alone."""
+        """1, or None with steps of 1/N, which converge only on evenly spaced times."""
         return 1.0 if self.dt == "grid" else None
 
     @property
@@ -53,12 +53,10 @@ class EulerMaruyamaPredictor(Predictor):
         return not self.probability_flow
 
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
-        """Steps of 1/N fit evenly spaced times alone."""
+        """Refuse steps of 1/N on times that are not evenly spaced."""
         if self.dt == "grid" or evenly_spaced(grid.times(sde, steps)):
             return None
-        return (
-            f"euler_maruyama[dt=published] takes steps of 1/N, and {grid} spaces them otherwise: take the grid uniform"
-        )
+        return f"euler_maruyama[dt=published] takes steps of 1/N, but {grid} is not evenly spaced: use the grid uniform"
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One Euler step."""
@@ -94,7 +92,7 @@ class ReverseDiffusionPredictor(Predictor):
 
 @attrs.frozen
 class ProbabilityFlowPredictor(Predictor):
-    """x - phi x + G^2 score / 2: the predictor that the paper's Table 1 calls probability flow (Appendix D.1)."""
+    """x - phi x + G^2 score / 2: probability flow in the paper's Table 1 (Appendix D.1)."""
 
     grid = UniformGrid()
     stochastic = False
@@ -108,7 +106,7 @@ class ProbabilityFlowPredictor(Predictor):
 
 @attrs.frozen
 class NonePredictor(Predictor):
-    """x, unchanged: leaves the work to the corrector."""
+    """Leaves x unchanged: the corrector does all the work."""
 
     order = None
     idle = True
@@ -116,5 +114,5 @@ class NonePredictor(Predictor):
     stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """The state as it is."""
+        """Return x twice."""
         return x, x

@@ -6,10 +6,9 @@
     anything else       a state dict
 
 Names may have a prefix, such as the ``module.`` of DataParallel or the attribute of a class that held the network: it
-is found from the network's names and taken off. ``shadow_params`` is a list without names: the averages of the
-parameters that are trained, in the order in which the model holds them, which is that of
-its state dict. A parameter that is frozen (the Fourier frequencies) has none.
-Files are pickles; they are read with ``weights_only``, which runs no code of theirs.
+is found by comparison with the network's names and removed. ``shadow_params`` is a list without names: the averages of
+the trained parameters, in the order of the model's state dict. Frozen parameters (the Fourier frequencies) have none.
+Files are pickles; they are read with ``weights_only``, which runs no code from them.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from scoresde_core.errors import FileError
 from scoresde_run.models.checkpoint import mismatches, summary
 
 _STATES = ("state_dict", "model_state_dict")
-"""Under which names other trainers keep a state dict."""
+"""Keys under which other trainers store a state dict."""
 
 
 @attrs.frozen
 class Published:
-    """A published file: which layout it has, its tensors by name, its averages by name or in order, its step."""
+    """The content of a published file: its layout, tensors by name, averages by name or in order, and step."""
 
     layout: str
     weights: dict[str, Tensor]
@@ -44,7 +43,7 @@ class Published:
 
 @attrs.frozen
 class Converted:
-    """The same for a network of ours: all of its tensors, the averaged ones, and what was changed on the way."""
+    """Tensors converted for one of our networks: all weights, the averages, and notes on what was changed."""
 
     weights: dict[str, Tensor]
     ema: dict[str, Tensor] | None
@@ -52,7 +51,7 @@ class Converted:
 
 
 class Misfit(FileError):
-    """A file that is not of this network; ``report`` has a line for every tensor that does not match."""
+    """The file does not fit the network; ``report`` has a line for every tensor that does not match."""
 
     def __init__(self, message: str, report: list[str]) -> None:
         self.report = report
@@ -60,7 +59,7 @@ class Misfit(FileError):
 
 
 def read_published(path: Path) -> Published:
-    """The tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
+    """Read the tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
     content = _unpickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         averages = None if content.get("ema") is None else _shadow(path, content["ema"])
@@ -80,10 +79,10 @@ def read_published(path: Path) -> Published:
 
 
 def convert(published: Published, network: nn.Module, table: bool = False, prefix: str | None = None) -> Converted:
-    """The tensors of ``published`` for ``network``, whose names and shapes they must have; :class:`Misfit` otherwise.
+    """Convert the tensors of ``published`` for ``network``; :class:`Misfit` unless names and shapes match.
 
-    Their names may have a ``prefix`` (None: found), which is taken off; tensors without it are left out, with a note.
-    With ``table`` the noise scales that the file keeps (``sigmas``) must also be the network's.
+    ``prefix`` (None: found) is removed from their names; tensors without it are left out, with a note. With ``table``
+    the noise scales in the file (``sigmas``) must also be those of the network.
     """
     own = network.state_dict()
     stored, notes = _without_prefix(published.weights, own, prefix)
@@ -107,7 +106,7 @@ def convert(published: Published, network: nn.Module, table: bool = False, prefi
 def _without_prefix(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """``weights`` without the prefix (None: to be found) that names in ``own`` have there, and what to say of it."""
+    """Remove the prefix (None: to be found) from the names of ``weights``; return them with notes."""
     prefix = _prefix(weights, own) if prefix is None else prefix
     kept = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     if not kept:
@@ -120,7 +119,7 @@ def _without_prefix(
 
 
 def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """The prefix under which all of ``own`` is there in its shapes, else the one under which most names are."""
+    """Return the prefix under which all of ``own`` has its shapes, else the one under which most names occur."""
     found: Counter[str] = Counter()
     for name in weights:
         parts = name.split(".")
@@ -138,15 +137,15 @@ def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _unread(weights: Mapping[str, Tensor], network: nn.Module) -> set[str]:
-    """Names in the file that the network knows and does without, such as layers that would have read a label."""
+    """Return names in the file that the network accepts but has no use for, such as layers that would read a label."""
     surplus = {name: value for name, value in weights.items() if name not in network.state_dict()}
     return set(surplus) - set(network.load_state_dict(surplus, strict=False).unexpected_keys)
 
 
 def _table(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Weights of one shape fit models of several noise ranges: only the table tells them apart.
+    """Check the noise scales: weights of one shape fit models of several noise ranges, only the table differs.
 
-    Gives their table, or ours where a file in half precision has it rounded.
+    Return the file's table, or ours where a file in half precision has it rounded.
     """
     spacing = torch.finfo(theirs.dtype).eps
     if torch.allclose(theirs.to(ours), ours, rtol=max(1e-4, spacing)):
@@ -159,9 +158,9 @@ def _table(theirs: Tensor, ours: Tensor) -> Tensor:
 def _averages(
     found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str], unread: set[str]
 ) -> dict[str, Tensor]:
-    """The averages of the ``trained`` parameters by name; those without names are in the ``order`` of the file.
+    """Return the averages of the ``trained`` parameters by name; a list is in the ``order`` of the file.
 
-    The file averaged what is ``unread`` as well.
+    The file also has averages of ``unread`` names.
     """
     if isinstance(found, list):
         if len(found) != len(order):
@@ -192,12 +191,12 @@ def _unpickle(path: Path) -> Any:
             f"{path} holds a pickled {names[1]} besides tensors, which could run code and is not read: "
             "save its state dict again, with tensors and numbers alone"
         ) from error
-    except Exception as error:  # whatever a reader of pickles meets in bytes that are not what they were
+    except Exception as error:  # damaged bytes may raise anything in the reader of pickles
         raise FileError(f"{path} is damaged or not a PyTorch file") from error
 
 
 def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """A state dict, of tensors alone."""
+    """Return a state dict; :class:`FileError` if it holds anything but tensors."""
     odd = [str(name) for name, value in mapping.items() if not isinstance(value, Tensor)]
     if odd or not mapping:
         raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
@@ -205,7 +204,7 @@ def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _shadow(path: Path, ema: Any) -> list[Tensor]:
-    """The averages that score_sde_pytorch keeps."""
+    """Return the averages of score_sde_pytorch."""
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
         raise FileError(f"{path} has averages in an unknown form: 'ema' holds no list of tensors, 'shadow_params'")
@@ -213,7 +212,7 @@ def _shadow(path: Path, ema: Any) -> list[Tensor]:
 
 
 def _step(value: Any) -> int:
-    """A step count, which some files keep as a tensor; 0 for anything else."""
+    """Return a step count, which some files store as a tensor; 0 for anything else."""
     try:
         return int(value) if isinstance(value, int | float | Tensor) else 0
     except (ValueError, OverflowError, RuntimeError):  # no finite number, or several

@@ -1,4 +1,4 @@
-"""The networks of the published PyTorch code (score_sde_pytorch), from its nested configurations.
+"""Builds the networks of the published PyTorch code (score_sde_pytorch) from its nested configurations.
 
 A configuration is a mapping with ``model``, ``data`` and ``training``, in the published field names. The module that
 :func:`build_network` returns has the published parameter names, so that a published state dict loads strictly.
@@ -23,7 +23,7 @@ Config = Mapping[str, Any]
 
 
 def build_network(model: str, config: Config) -> nn.Module:
-    """The module of the published network ``model`` with the fields of ``config``."""
+    """Build the published network ``model`` with the fields of ``config``."""
     if model in SPECIFICATIONS:
         data = config["data"]
         return SPECIFICATIONS[model](config).build((data["num_channels"], data["image_size"], data["image_size"]))
@@ -47,14 +47,14 @@ def ddpm(config: Config) -> DDPM:
 
 
 SPECIFICATIONS: Mapping[str, Callable[[Config], Network]] = {"ncsnpp": ncsnpp, "ddpm": ddpm}
-"""Published model name: from a configuration to our specification."""
+"""From the published model name to the function that makes our specification."""
 
 
 def _fields(spec: type[ImageUNet], config: Config) -> dict[str, Any]:
-    """The configuration's model fields that ``spec`` has (published files carry unused ones too), and what follows."""
+    """Return the model fields that ``spec`` has (published files have unused ones too), and those derived from them."""
     names = {field.name for field in attrs.fields(spec)}
     fields = {name: value for name, value in config["model"].items() if name in names}
-    # The published code has no attention where a level that was asked for does not occur.
+    # The published code ignores attention at a resolution that does not occur.
     sides = [config["data"]["image_size"] >> level for level in range(len(fields["ch_mult"]))]
     fields["attn_resolutions"] = [side for side in fields["attn_resolutions"] if side in sides]
     sde, continuous = config["training"]["sde"].lower(), config["training"]["continuous"]

@@ -26,26 +26,25 @@ class PredictorCorrectorSampler(Sampler):
     """A predictor step and a corrector at each of ``steps`` noise levels.
 
     ``corrector_first`` corrects at the level where the predictor starts, as in the published code; ``predictor_first``
-    corrects at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data).
-    With ``denoise`` the noise-free mean of the last predictor step is returned, as published. ``none`` makes no step:
-    with it the corrector's last state is returned, as published too.
-    Unless told otherwise the steps lie on the grid that the predictor names (``Predictor.grid``): ``uniform`` for those
-    of the papers on SDEs, as published. A sampler that is evolved to another predictor keeps its grid.
+    at the level where it arrives, as in the paper's Algorithm 1 (and never at clean data). With ``denoise`` the
+    noise-free mean of the last predictor step is returned, as published; with the predictor ``none`` it is the
+    corrector's last state. The default grid is the predictor's own (``Predictor.grid``): ``uniform`` for those of the
+    papers on SDEs, as published. A sampler that is evolved to another predictor keeps its grid.
     """
 
     predictor: Predictor = param(attrs.Factory(ReverseDiffusionPredictor), "reverse-time step")
     corrector: Corrector = param(attrs.Factory(NoneCorrector), "MCMC at each level")
     grid: Grid = param(
         attrs.Factory(lambda self: self.predictor.grid or UniformGrid(), takes_self=True),
-        "where the steps lie; by default on the predictor's own grid, and on uniform where it has none",
+        "times of the steps; by default the predictor's own grid, or uniform where it has none",
         instance_of(Grid),
     )
     steps: int = param(1000, "number of predictor steps", ge(1))
-    order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first at each step")
+    order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first in each step")
     denoise: bool = param(True, "return the noise-free mean of the last step")
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """The loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
+        """Run the loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
         sde = model.sde
         schedule = Schedule(sde, self.grid.times(sde, self.steps))
         mean, past = x, Past()
@@ -60,9 +59,9 @@ class PredictorCorrectorSampler(Sampler):
         return mean if self.denoise else x
 
     def skip(self, sde: SDE) -> str | None:
-        """Where neither predictor nor corrector moves the state, or one of them refuses the SDE or the grid."""
+        """Refuse where neither predictor nor corrector moves the state, or one refuses the SDE or the grid."""
         if self.predictor.idle and self.corrector.idle:
-            return "a predictor and a corrector that both do nothing move nothing: give at least one of them"
+            return "predictor and corrector are both none and move nothing: give at least one of them"
         return (
             self.predictor.skip(sde)
             or self.corrector.skip(sde)
@@ -70,11 +69,11 @@ class PredictorCorrectorSampler(Sampler):
         )
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """What the corrector says."""
+        """Return the corrector's warning."""
         return self.corrector.caveat(shape, count)
 
     def decoupled(self) -> Self:
-        """With the corrector that treats every sample by itself."""
+        """Return this sampler with the decoupled corrector."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
@@ -84,7 +83,7 @@ class ODESampler(Sampler):
 
     Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
     depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
-    With ``denoise`` a last evaluation returns E[x_0 | x(t_min)]. Without it, ``run`` inverts the encoding exactly.
+    With ``denoise`` a last evaluation returns E[x_0 | x(t_min)]. Without it, ``run`` is the inverse of encoding.
     """
 
     method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"] = param(
@@ -93,17 +92,17 @@ class ODESampler(Sampler):
     rtol: float = param(1e-5, "relative tolerance of adaptive methods", gt(0))
     atol: float = param(1e-5, "absolute tolerance of adaptive methods", gt(0))
     steps: int = param(100, "number of steps of fixed-step methods", ge(1))
-    grid: Grid = param(attrs.Factory(UniformGrid), "where the steps of fixed-step methods lie")
+    grid: Grid = param(attrs.Factory(UniformGrid), "times of the steps of fixed-step methods")
     denoise: bool = param(True, "return the denoised state at t_min")
     max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
 
     @property
     def uses(self) -> frozenset[str]:
-        """Steps and grid belong to the fixed-step methods, tolerances to the adaptive ones."""
+        """Steps and grid for fixed-step methods, tolerances for adaptive ones."""
         return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """Solve the ODE from the latent ``x``; ``observe`` hears of every function evaluation."""
+        """Solve the ODE from the latent ``x``; ``observe`` is called at every function evaluation."""
         sde = model.sde
         before = model.calls
 
@@ -121,5 +120,5 @@ class ODESampler(Sampler):
         return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:
-        """With a fixed-step method, whose steps do not depend on the state."""
+        """Return the sampler with a fixed-step method, whose steps do not depend on the state."""
         return self if self.method in FIXED else attrs.evolve(self, method="rk4")

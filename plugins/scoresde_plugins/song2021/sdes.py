@@ -25,7 +25,7 @@ from scoresde_core.sde import SDE, GaussianPrior, Transition
 from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, TabulatedSDE
 
 LARGEST = 1e15
-"""Scales up to which squares of the state are finite in float32."""
+"""The largest scale allowed: squares of the state stay finite in float32."""
 
 
 def _positive(help_text: str, default: float) -> float:
@@ -98,7 +98,7 @@ _LARGEST_BETAS = 340
 
 @attrs.frozen
 class LinearBetaSDE(SDE):
-    """What VP and sub-VP share: drift -beta(t) x / 2 with beta linear in t, and the prior N(0, I)."""
+    """Base of VP and sub-VP: drift -beta(t) x / 2 with beta linear in t, and the prior N(0, I)."""
 
     beta_min: float = _positive("beta at t = 0", 0.1)
     beta_max: float = _positive("beta at t = 1", 20.0)
@@ -109,7 +109,7 @@ class LinearBetaSDE(SDE):
         if self.beta_min + self.beta_max > _LARGEST_BETAS:
             raise ValueError(
                 f"beta_min + beta_max must be at most {_LARGEST_BETAS}, got {self.beta_min} and {self.beta_max}: "
-                "beyond, float32 cannot hold the signal at t = 1, exp(-(beta_min + beta_max) / 4)"
+                "above that, the signal at t = 1, exp(-(beta_min + beta_max) / 4), underflows in float32"
             )
 
     @property
@@ -130,7 +130,7 @@ class LinearBetaSDE(SDE):
         return torch.exp(-0.5 * self.integral(t))
 
     def time_of(self, integral: Tensor, t_min: float | None = None) -> Tensor:
-        """The time in [t_min, 1] at which B(t) has a value: the root of its quadratic, free of cancellation."""
+        """The time in [t_min, 1] at which B(t) equals ``integral``: the root of a quadratic, without cancellation."""
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).clamp_min(0).sqrt()
         return (2 * integral / (self.beta_min + root)).clamp(t_min or self.t_min, 1)
 
@@ -143,9 +143,9 @@ class LinearBetaSDE(SDE):
 class VPSDE(TabulatedSDE, LinearBetaSDE):
     """Variance preserving: ``alpha = e^{-B/2}``, ``sigma = sqrt(1 - e^{-B})`` (Eq. 32-33), the limit of DDPM.
 
-    The published table spends 1/N of time on its last step, whatever ``t_min`` is. The two agree for N = 1/t_min, the
-    published 1000; with fewer steps the table's last denoising step is longer than what is left of the noise.
-    ``chain=exact`` takes the transitions between the times of the grid (docs/exact_scores.md compares the two).
+    The last step of the published table covers 1/N of time, whatever ``t_min`` is. That equals t_min for the published
+    N = 1000; with fewer steps it removes more noise than is left. ``chain=exact`` takes the exact transitions between
+    the grid's times instead (docs/exact_scores.md compares the two).
     """
 
     chain: ChainName = param("published", CHAIN_HELP, kw_only=True)
@@ -170,10 +170,10 @@ class VPSDE(TabulatedSDE, LinearBetaSDE):
 
 @attrs.frozen
 class SubVPSDE(LinearBetaSDE):
-    """Sub-VP: ``alpha = e^{-B/2}``, ``sigma = 1 - e^{-B}``, below the VP's noise at every time (Eq. 34-35).
+    """Sub-VP: ``alpha = e^{-B/2}``, ``sigma = 1 - e^{-B}``, less noise than VP at every time (Eq. 34-35).
 
-    Its discrete chain is Euler-Maruyama: over the steps of the grid; or over steps of 1/N, the last included, as in the
-    published code, which agrees for N = 1/t_min (``chain=published``; off the published grid it is the grid's again).
+    Its discrete chain is Euler-Maruyama over the grid's steps. With ``chain=published`` all steps have length 1/N, the
+    last included, as in the published code; the two agree for N = 1/t_min, and on grids other than ``uniform``.
     """
 
     chain: Literal["grid", "published"] = param(
@@ -181,7 +181,7 @@ class SubVPSDE(LinearBetaSDE):
     )
 
     def sigma(self, t: Tensor) -> Tensor:
-        """1 - e^{-B}: the standard deviation itself, not its square."""
+        """1 - e^{-B}, the standard deviation, not the variance."""
         return -torch.expm1(-self.integral(t))
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:

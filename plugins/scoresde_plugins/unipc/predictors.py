@@ -1,4 +1,4 @@
-r"""UniPC (arXiv:2302.04867, data prediction): a multistep predictor and a corrector that is free.
+r"""UniPC (arXiv:2302.04867, data prediction): a multistep predictor, and a corrector without evaluations of its own.
 
 With h = lambda' - lambda, differences d_k = (D_k - D) / r_k of denoised states at lambda + r_k h, and B(h) either
 -h (bh1) or e^{-h} - 1 (bh2), both steps are
@@ -7,9 +7,9 @@ With h = lambda' - lambda, differences d_k = (D_k - D) / r_k of denoised states 
 
     b_q = q! psi_{q+1} / B(h),   psi_1 = e^{-h} - 1,   psi_{q+1} = -psi_q / h - 1 / q!
 
-A single rho is 1/2, for either B; several solve the system, in which B cancels: bh1 and bh2 differ in orders 1 and 2.
-The predictor UniP uses the past alone (r_k < 0), the corrector UniC the new denoised state at ``next`` as well (r = 1).
-That state is what the following step needs anyway, so the correction is made when it has been evaluated.
+A single rho is 1/2 for either B; several solve the system, in which B cancels: bh1 and bh2 differ in orders 1 and 2.
+The predictor UniP uses only the past (r_k < 0), the corrector UniC also the new denoised state at ``next`` (r = 1). The
+following step needs that state anyway, so the correction is made once it has been evaluated.
 """
 
 from typing import ClassVar, Literal
@@ -44,16 +44,16 @@ Terms = tuple[tuple[Scalar, Tensor], ...]
 
 @attrs.frozen
 class UniPCPredictor(MultistepPredictor):
-    """UniP of up to ``max_order``, each step corrected by UniC once its end is evaluated; one evaluation a step.
+    """UniP of up to ``max_order``, each step corrected by UniC once its end is evaluated; one evaluation per step.
 
-    The order starts at 1 and rises with the past, which holds the denoised states of the last levels, and the weights
-    with which the last step used them. UniC is added as its difference to UniP, in which the state that
-    the last step began from cancels: nothing else needs keeping, and the move of a corrector between the two steps is
-    kept as well. The last step to the data is of first order and has no evaluation at its end to be corrected by.
+    The order starts at 1 and rises with the past, which holds the denoised states of the last levels and the weights
+    with which the last step used them. UniC is added as its difference to UniP, in which the state before the last step
+    cancels: that state is not stored, and a move by a corrector between the two steps is kept. The last step, to the
+    data, is of first order and has no evaluation at its end to correct it.
 
-    As published, the order falls at the end of a run of any length: it is 2 in the last step but one, 1 in the last.
-    (Where the authors' code denoises, N - 1 such steps are followed by the denoising, so that its step to ``t_min`` is
-    of order 1.) Their code takes ``bh1`` unless told, later libraries take ``bh2``.
+    As published, the order falls at the end of a run of any length: 2 in the last step but one, 1 in the last. (Where
+    the authors' code denoises, it does so after N - 1 such steps, so that its step to ``t_min`` is of order 1.) Their
+    default is ``bh1``, that of later libraries ``bh2``.
     """
 
     variants: ClassVar = ({"max_order": 1}, {"max_order": 2}, {"max_order": 2, "variant": "bh1"})
@@ -61,14 +61,14 @@ class UniPCPredictor(MultistepPredictor):
     max_order: int = param(3, "highest order of the predictor; UniC adds one", and_(ge(1), le(3)))
     variant: Literal["bh1", "bh2"] = param("bh2", "B(h) = -h, or e^-h - 1")
     correct: bool = param(True, "apply UniC")
-    lower_order_final: bool = param(True, "lower the order at the end to the number of steps that are left")
+    lower_order_final: bool = param(True, "lower the order at the end to the number of steps left")
 
     grid = LogSNRGrid()
     stochastic = False
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        """Of UniP, and one more with UniC, before the end. Lowered there, it shows as 2 where a run ends in noise."""
+        """``max_order``, plus one with UniC; where the order is lowered at the end, 2 for a run that ends in noise."""
         return float(self.max_order + self.correct)
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
@@ -87,7 +87,7 @@ class UniPCPredictor(MultistepPredictor):
         return x, x, (entries, correction)
 
     def _update(self, step: Step, entries: Entries) -> tuple[Terms, tuple[Scalar, Terms] | None]:
-        """UniP's terms beside the first-order step, divided by alpha', and UniC's difference to it."""
+        """Return UniP's terms beyond the first-order step, divided by alpha', and UniC's difference to UniP."""
         if len(entries) == 1 and not self.correct:
             return (), None
         start, h = log_snr(entries[0][0]), log_snr(step.next) - log_snr(entries[0][0])
@@ -99,14 +99,14 @@ class UniPCPredictor(MultistepPredictor):
             return update, None
         *correct, last = (-scale * rho for rho in _weights([*ratios, 1.0], h, scale))
         moved = _terms([c - p for c, p in zip(correct, predict, strict=True)], ratios, entries)
-        # The new state's difference is D_new - D: its other half goes to D.
+        # The difference of the new state is D_new - D: its second term is added to the weight of D.
         ahead = step.next.alpha
         terms = tuple((ahead * c, tensor) for c, tensor in (*moved, (-last, entries[0][1])))
         return update, (ahead * last, terms)
 
 
 def _weights(ratios: list[Scalar], h: Scalar, scale: Scalar) -> list[Scalar]:
-    """rho_k for nodes r_k. With a single node the paper takes 1/2, whose order is the same for any B(h) ~ h."""
+    """Return rho_k for nodes r_k; 1/2 for a single node, as in the paper, of the same order for any B(h) ~ h."""
     if len(ratios) < 2:
         return [0.5] * len(ratios)
     right, psi, factorial = [], expm1(-h), 1
@@ -118,7 +118,7 @@ def _weights(ratios: list[Scalar], h: Scalar, scale: Scalar) -> list[Scalar]:
 
 
 def _terms(weights: list[Scalar], ratios: list[Scalar], entries: Entries) -> Terms:
-    """sum_k w_k (D_k - D) / r_k as terms in the states themselves."""
+    """Return sum_k w_k (D_k - D) / r_k as weights of the states."""
     shares = [w / r for w, r in zip(weights, ratios, strict=True)]
     if not shares:
         return ()
