@@ -61,7 +61,7 @@ def test_times_have_the_density_g2_over_sigma2(sde):
 @pytest.mark.parametrize("form", ["dsm", "ssm"])
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 def test_tight_for_the_exact_score(sde, form):
-    """0 within 4 standard errors, which are a few hundredths of a bit; nowhere below."""
+    """0 within 4 standard errors of a few hundredths of a bit, never below."""
     excess, error = gap(GAUSSIAN, sde, form=form, times=200)
     assert error < 0.05
     assert abs(excess) < 4 * error

@@ -1,4 +1,4 @@
-"""Fast samplers on exact scores: orders and errors, the formulas that they share, and what each of them keeps.
+"""Fast samplers on exact scores: orders and errors, common formulas, and what each method keeps.
 
 The reference errors are those of independent implementations on a mixture of three normals in one dimension, with VP
 and steps evenly spaced in log(alpha / sigma) down to t_min, without the last step to the data.
@@ -91,7 +91,7 @@ def errors(name, sde_name, grid, evaluations):
     """Mean |x - reference| / alpha at t_min, without the last step."""
     sde = create("sdes", sde_name)
     if name == "reference":
-        # Of order 4, on six times as many steps as the longest run.
+        # Order 4, with six times as many steps as the longest run.
         return integrate(
             create("predictors", "deis[max_order=4]"), sde, times(sde, "logsnr", 2000), start(sde), Mixture()
         )[0]
@@ -307,7 +307,7 @@ def test_dpmpp_3m_is_the_published_update(corrected):
 
 
 def test_pndm_is_the_published_update():
-    """With DDPM's table of products in place of alpha and sigma, and the transfer as its Eq. 11 has it."""
+    """With DDPM's table of products instead of alpha and sigma, and the transfer of Eq. 11."""
     sde, x = create("sdes", "vp"), start(create("sdes", "vp"))
     grid = torch.linspace(1, 0.01, 12, dtype=torch.float64)
 
@@ -341,7 +341,7 @@ def test_pndm_is_the_published_update():
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize("name", ALL)
 def test_data_in_one_point_is_found_exactly(name, sde):
-    """The denoised state is the point wherever it is asked for, so that any number of steps lands on it."""
+    """The denoised state is the point at every level, so any number of steps ends there."""
     for grid in ("logsnr", "uniform"):
         sampler = PredictorCorrectorSampler(create("predictors", name), grid=create("grids", grid), steps=6)
         x = sample(ExactScore(Point(), create("sdes", sde)), sampler, 8, dtype=torch.float64).x
@@ -382,7 +382,7 @@ def test_the_past_survives_a_corrector(name):
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm"])
 def test_the_move_of_a_corrector_is_kept(name):
-    """Where D does not depend on the state, a move by delta between two steps is carried on as (sigma'/sigma) delta."""
+    """Where D does not depend on the state, a move by delta between two steps becomes (sigma'/sigma) delta."""
     sde, predictor = create("sdes", "vp"), create("predictors", name)
     first, second = Schedule(sde, torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)).steps
     ends = []
@@ -466,7 +466,7 @@ def test_adaptive_samples_do_not_depend_on_their_batch(redraw):
 
 
 def test_one_attempt_is_the_published_one():
-    """Both proposals, the scaled error and every option, in numbers of one coordinate worked out apart."""
+    """Both proposals, the scaled error and every option, against numbers of one coordinate computed separately."""
     sde, data, rel, absolute = create("sdes", "vp"), Gaussian(), 0.05, 0.01
     x, before, dw = (torch.tensor([[v]], dtype=torch.float64) for v in (1.3, 2.0, 0.05))
     t, h = (torch.tensor([v], dtype=torch.float64) for v in (0.6, 0.02))
@@ -513,7 +513,7 @@ def test_the_paper_s_ablations_find_the_data(options):
 
 
 def test_an_error_of_the_drift_alone_does_not_see_that_of_the_noise():
-    """A bias that falls with the tolerance, and is far above that of the whole step's error at the same tolerance."""
+    """Its bias falls with the tolerance, and is far above that of ``error=sde`` at the same tolerance."""
     loose, tight = (
         float(adaptive(f"rel_tol={tol},abs_tol={tol},error=drift", sde="subvp", n=1000).x.std())
         for tol in (0.02, 0.002)
@@ -524,7 +524,7 @@ def test_an_error_of_the_drift_alone_does_not_see_that_of_the_noise():
 
 
 def test_samples_that_have_arrived_cost_nothing():
-    """The mean over samples of each one's own count: fewer than the batch's calls, and odd for an even count each."""
+    """NFE is the mean of the samples' own counts: fewer than the batch's calls, and odd for every single sample."""
     alone = [adaptive("rel_tol=0.1", n=1, latent=z) for z in torch.randn(6, 1, 2, generator=torch.Generator())]
     assert all(drawn.nfe % 2 == 1 for drawn in alone)  # two an attempt, and the last
     model = ExactScore(Gaussian(), create("sdes", "vp"))
@@ -546,7 +546,7 @@ def test_a_sample_that_never_arrives_is_not_a_number():
 
 
 def test_the_path_keeps_what_rejections_reveal():
-    """Attempts with large increments are rejected: kept, the path is Brownian still; drawn anew, its variance falls."""
+    """Attempts with large increments are rejected: a kept path stays Brownian, a redrawn one loses variance."""
     n, generator = 20_000, torch.Generator().manual_seed(3)
     path, rows = BrownianPath(torch.zeros(n, 1, dtype=torch.float64), 1e-9), torch.arange(n)
     position, at_half = torch.zeros(n, dtype=torch.float64), torch.full((n,), torch.nan, dtype=torch.float64)

@@ -117,7 +117,7 @@ def test_reverse_drift(golden, flow):
 
 @pytest.mark.parametrize("flow", [0, 1])
 def test_reverse_discrete_drift(golden, flow):
-    """For VP the published f is sqrt(1 - beta) x - x in float32: of its own it is as far off as one rounding of x.
+    """For VP the published f is sqrt(1 - beta) x - x in float32, whose own error is one rounding of x.
 
     Which way that rounding goes depends on the machine (the published code itself, run on another one, is 3e-5 off the
     file), so it is allowed for; everything else holds to 1e-5.

@@ -1,4 +1,4 @@
-"""The law that Langevin correctors leave behind, at one noise level of Gaussian data, against closed forms."""
+"""The stationary distribution of Langevin correctors at one noise level of Gaussian data, against closed forms."""
 
 import math
 
@@ -35,7 +35,7 @@ def spread(corrector, dimensions, batches, steps, std):
 @pytest.mark.parametrize("dimensions", [2, 8])
 @pytest.mark.parametrize("name", ["langevin[norm=level,snr=0.3]", "langevin[norm=batch,snr=0.3]", "ald[snr=0.3]"])
 def test_the_law_is_that_of_steps_of_a_fixed_size(name, dimensions):
-    """x' = x - h x / v + sqrt(2 h) z has the variance v / (1 - h / 2v), in any dimension; a large batch is one size."""
+    """x' = x - h x / v + sqrt(2 h) z has the variance v / (1 - h / 2v); step sizes vary little in large batches."""
     size = 2 * (0.3 * STEP.now.sigma) ** 2
     if "batch" in name:  # mean |z| / mean |x| times the variance: the ratio of the two standard deviations
         size = _solve(lambda h: 2 * 0.3**2 * VARIANCE**2 / _stationary(h), size)
@@ -58,7 +58,7 @@ def _solve(next_size, size):
 
 @pytest.mark.parametrize(("rows", "dimensions"), [(8, 2), (4, 8), (2, 8)])
 def test_norms_of_a_small_batch_widen_the_law_by_as_much_as_they_say(rows, dimensions):
-    """About 2 / (B D) of the standard deviation, however small the steps are: what the caveat names, and the docs."""
+    """By about 2 / (B D) of the standard deviation, however small the steps, as the caveat and the docs say."""
     corrector = LangevinCorrector(snr=0.1)
     excess = spread(corrector, dimensions, (6000 // (rows * dimensions), rows), 250, math.sqrt(VARIANCE)) - 1
     assert excess == pytest.approx(2 / (rows * dimensions), rel=0.3)
@@ -88,7 +88,7 @@ def test_steps_that_follow_the_level_are_those_of_ald():
 
 
 class TestCaveat:
-    """Who says that a batch is too small for its norms."""
+    """The warnings about batches that are too small for their norms."""
 
     SMALL, LARGE = ((2,), 8), ((2,), 100)
 

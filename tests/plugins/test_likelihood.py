@@ -102,7 +102,7 @@ class TestLogLikelihood:
     @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
     @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
     def test_mean_is_the_closed_form(self, target, sde):
-        """Below 2e-3 bits/dim, prior in the place of p_1 and all."""
+        """To 2e-3 bits/dim, including the error of the prior in place of p_1."""
         x = target.sample(256)
         found = log_likelihood(ExactScore(target, sde), x, trace="exact")
         error = bits(found.log_prob - target.log_prob(x.double()), x)
@@ -206,7 +206,7 @@ class TestBitsPerDim:
         torch.testing.assert_close(found.values, torch.full((2, 64), 8.0, dtype=torch.float64), rtol=0, atol=1e-6)
 
     def test_a_known_density(self):
-        """Density 2 y on [0, 1]: -log2 of the mass of a grey level is bounded, and nearly reached away from 0."""
+        """Density 2 y on [0, 1]: a bound on -log2 of the mass of a grey level, nearly tight away from 0."""
         images = torch.full((4000, 1, 1, 1), 100, dtype=torch.uint8)
         found = bits_per_dim(lambda x, seed: (2 * x.flatten()).log(), images, low=0, high=1)
         mass = (101**2 - 100**2) / 256**2

@@ -1,4 +1,4 @@
-"""Losses: each is minimised by the exact score, and draws its times from the law that it states."""
+"""Losses: each is minimised by the exact score, and draws its times from its stated distribution."""
 
 import math
 
@@ -72,7 +72,7 @@ CASES = [
 
 @pytest.mark.parametrize(("loss", "sde"), CASES, ids=[f"{loss}-{sde}" for loss, sde in CASES])
 def test_the_exact_score_is_the_minimiser(loss, sde):
-    """At the exact score the expected gradient is zero, and the loss is above that minimum on either side of it."""
+    """At the exact score the expected gradient is zero, and the loss is larger on either side."""
     sde = Cosine() if sde == "cosine" else SDES[sde]
     loss = create("losses", loss)
     n, rows = 2048, 12
@@ -138,14 +138,14 @@ def test_importance_times_are_those_of_the_published_code(shared, name):
 
 @pytest.mark.parametrize(("name", "t_min", "z"), [("vp", 1e-5, 23.864), ("vp", 5e-5, 22.251), ("subvp", 1e-2, 22.484)])
 def test_the_normalisation_is_that_of_the_published_code(name, t_min, z):
-    """As its functions give it, at the smallest times of its configurations."""
+    """By its own functions, at the smallest times of its configurations."""
     assert total_weight(SDES[name], t_min) == pytest.approx(z, abs=6e-4)
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 1e-3, 0.1])
 @pytest.mark.parametrize("sde", [*SDES.values(), Cosine()], ids=[*SDES, "cosine"])
 def test_importance_times_against_quadrature(sde, t_min):
-    """The weight that quadrature finds up to each time is the share that was asked for."""
+    """The weight up to each time, by quadrature, is the requested share."""
     u = torch.tensor([0.0, 1e-6, 0.01, 0.3, 0.5, 0.77, 0.99, 1.0], dtype=torch.float64)
     times = importance_times(sde, u, t_min)
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(400))
@@ -215,7 +215,7 @@ class Recorder(nn.Module):
     ids=["ddpm", "smld"],
 )
 def test_discrete_losses_perturb_and_label_by_the_published_tables(loss, sde, label, index_of):
-    """Every entry i comes with the x of the table's i and with its label, in float32 too."""
+    """Every entry i comes with its own x and label, in float32 too."""
     if loss == "ddpm":
         signal = np.cumprod(1 - np.linspace(0.1 / 1000, 20 / 1000, 1000))
         alpha, sigma = np.sqrt(signal), np.sqrt(1 - signal)
@@ -339,7 +339,7 @@ def test_a_discrete_network_is_refused_continuous_times():
 
 @attrs.frozen
 class OffCentre(Loss):
-    """Compares with a tenth more noise than was added."""
+    """Compares with 10 % more noise than was added."""
 
     def per_sample(self, model, x, draws):
         sde = model.sde

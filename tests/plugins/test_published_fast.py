@@ -48,7 +48,7 @@ def noise(y, s):
 
 
 class Draws:
-    """The noise of a run: the same numbers for a step whichever code asks for them."""
+    """The noise of a run: the same numbers for a step in both codes."""
 
     def at(self, step, purpose):
         return DRAWS[step].clone

@@ -1,4 +1,4 @@
-"""Whole runs of the papers' samplers, against their loops written once more from their formulas, with the same noise.
+"""Whole runs of the papers' samplers, against loops written again from their formulas, with the same noise.
 
 ``Published`` is the sampling of score_sde_pytorch (arXiv:2011.13456): times linspace(1, eps, N), at each of them first
 the corrector, then the predictor; tables read at floor(t (N - 1)); everything else at t itself, with steps of 1/N. The
@@ -54,7 +54,7 @@ def score(x, alpha, sigma):
 
 
 class Noise:
-    """The draws of a run, by step, purpose and number, whichever code asks for them."""
+    """The draws of a run, by step, purpose and number, the same for both codes."""
 
     def __init__(self):
         self.seen = {}
@@ -256,7 +256,7 @@ def test_ddpm(large):
 
 
 def between(sde, k, n, now, ahead):
-    """A step between two levels that no grid has."""
+    """A step between two levels that are on no grid."""
     from scoresde_core.schedule import Step
     from scoresde_core.sde import Level
 
@@ -284,7 +284,7 @@ def test_steps_of_one_nth_are_refused_where_they_do_not_fit():
     reason = skip(sampler, create("sdes", "vp"), EVENT)
     assert reason is not None
     assert "euler_maruyama[dt=published]" in reason
-    assert "take the grid uniform" in reason
+    assert "use the grid uniform" in reason
     with pytest.raises(UsageError, match="1/N"):
         sample(ExactScore(Mixture(), create("sdes", "vp")), sampler, 2)
     everywhere = create("samplers", "pc[predictor=euler_maruyama[dt=published],grid=logsnr,steps=9]")

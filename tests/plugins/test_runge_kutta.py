@@ -1,4 +1,4 @@
-"""Runge-Kutta methods: torchdiffeq's numbers, the orders that they claim, and what they say without a solution."""
+"""Runge-Kutta methods: torchdiffeq's numbers, orders of convergence, and errors without a solution."""
 
 import math
 
@@ -105,7 +105,7 @@ def test_a_slow_flow_is_asked_for_no_time_beyond_its_ends(method, ends):
 
 
 def test_several_tensors_move_together():
-    """A state of two tensors goes where each goes alone, to within the tolerance, and keeps its shapes."""
+    """A state of two tensors has the solutions of each alone, to within the tolerance, with its shapes."""
     first, second = torch.ones(3, dtype=torch.float64), torch.full((2, 2), 2.0, dtype=torch.float64)
     a, b = adapt(lambda t, y: (-y[0], y[1] * t), (first, second), 0.0, 1.0, pair("dopri5"), 1e-9, 1e-9)
     assert torch.allclose(a, first * math.exp(-1), rtol=1e-8)
@@ -119,6 +119,6 @@ def test_values_that_are_not_finite_end_the_run(value):
 
 
 def test_a_singularity_ends_the_run():
-    """dy/dt = y^2 from 1 is 1 / (1 - t): there is nothing at t = 1 and beyond."""
+    """dy/dt = y^2 from 1 is 1 / (1 - t), which has no value from t = 1 on."""
     with pytest.raises(ArithmeticError, match=r"vanished at t = (1|0\.9999)"):
         adapt(lambda t, y: y**2, torch.ones(1, dtype=torch.float64), 0.0, 2.0, pair("dopri5"), 1e-5, 1e-5)

@@ -32,6 +32,8 @@ from ..numerics.divergence import score_and_divergence
 from ..numerics.flow import check_t_min
 from ..score_flow.importance import importance_times, total_weight
 
+Form = Literal["dsm", "ssm"]
+
 FEWEST_TIMES = 100
 """The fewest times for which control variates can be fitted."""
 OFFSET_DRAWS = 10
@@ -52,7 +54,7 @@ def likelihood_bound(
     model: ScoreModel,
     x: Tensor,
     *,
-    form: Literal["dsm", "ssm"] = "dsm",
+    form: Form = "dsm",
     times: int = 1000,
     importance: bool = True,
     offset: bool = True,
@@ -102,13 +104,7 @@ def bound_draw(model: ScoreModel, x: Tensor, share: Tensor, eps: Tensor, t_min: 
 
 
 def _integral(
-    model: ScoreModel,
-    x: Tensor,
-    form: Literal["dsm", "ssm"],
-    count: int,
-    importance: bool,
-    t_min: float,
-    noise: Noise,
+    model: ScoreModel, x: Tensor, form: Form, count: int, importance: bool, t_min: float, noise: Noise
 ) -> tuple[Tensor, Tensor]:
     """Return the integral of h / 2 without D f, and the variance of the estimate, both (B,)."""
     sde = model.sde

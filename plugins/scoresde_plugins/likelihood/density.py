@@ -9,7 +9,7 @@ They belong to two different distributions, which agree only for an exact score.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import torch
@@ -23,7 +23,7 @@ from scoresde_core.score import ScoreModel
 from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
 from ..numerics.runge_kutta import ADAPTIVE
-from .bound import FEWEST_TIMES, likelihood_bound
+from .bound import FEWEST_TIMES, Form, likelihood_bound
 from .likelihood import log_likelihood
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class BoundDensity(Density):
     name: ClassVar[str] = "bound"
     follows: ClassVar[str] = "an integral over"
 
-    form: Literal["dsm", "ssm"] = param("dsm", "denoising or sliced score matching")
+    form: Form = param("dsm", "denoising or sliced score matching")
     times: int = param(1000, "times for every event", ge(FEWEST_TIMES))
     importance: bool = param(True, "times of density g^2 / sigma^2, else uniform ones")
     offset: bool = param(True, "include the step from t_min to the data")

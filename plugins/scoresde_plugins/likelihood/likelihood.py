@@ -67,14 +67,7 @@ def log_likelihood(
 
 
 def _solve(
-    model: ScoreModel,
-    x: Tensor,
-    trace: Trace,
-    probes: int,
-    t_min: float,
-    solver: Solver,
-    seed: int,
-    first: int,
+    model: ScoreModel, x: Tensor, trace: Trace, probes: int, t_min: float, solver: Solver, seed: int, first: int
 ) -> Likelihood:
     """Solve one batch, whose first sample has the index ``first``."""
     sde = model.sde

@@ -7,6 +7,8 @@ the marginals p_t alone, not on the network: two models of the same data with ex
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import attrs
 import torch
 from torch import Tensor
@@ -27,51 +29,35 @@ class RoundTrip:
     error: Tensor
 
 
-def encode(
-    model: ScoreModel,
-    x: Tensor,
-    *,
-    t_min: float | None = None,
-    solver: Solver | None = None,
-    batch_size: int | None = None,
-    discrete: bool = False,
-) -> Tensor:
-    """Return latents at t = 1 of events ``x`` (n, ...) placed at ``t_min`` (by default the SDE's), like ``x``."""
-    return _follow(model, x, t_min, solver, batch_size, discrete, encoding=True)
+class Path(TypedDict, total=False):
+    """Options of the ODE: ``t_min`` of the data (the SDE's by default), solver, batch size, and ``discrete`` models."""
+
+    t_min: float | None
+    solver: Solver | None
+    batch_size: int | None
+    discrete: bool
 
 
-def decode(
-    model: ScoreModel,
-    latent: Tensor,
-    *,
-    t_min: float | None = None,
-    solver: Solver | None = None,
-    batch_size: int | None = None,
-    discrete: bool = False,
-    denoise: bool = False,
-) -> Tensor:
+def encode(model: ScoreModel, x: Tensor, **path: Unpack[Path]) -> Tensor:
+    """Return latents at t = 1 of events ``x`` (n, ...) placed at ``t_min``, like ``x``."""
+    return _follow(model, x, encoding=True, **path)
+
+
+def decode(model: ScoreModel, latent: Tensor, *, denoise: bool = False, **path: Unpack[Path]) -> Tensor:
     """Return events at ``t_min`` of latents (n, ...) at t = 1; without ``denoise`` the inverse of :func:`encode`."""
-    sde = model.sde
-    found = _follow(model, latent, t_min, solver, batch_size, discrete, encoding=False)
+    events = _follow(model, latent, encoding=False, **path)
     if not denoise:
-        return found
-    level = sde.float_level(sde.t_min if t_min is None else t_min)
+        return events
+    t_min, batches = path.get("t_min"), in_batches(model, events, path.get("batch_size"))
+    level = model.sde.float_level(model.sde.t_min if t_min is None else t_min)
     with torch.no_grad():
-        return torch.cat([known.denoised(part, level) for _, known, part in in_batches(model, found, batch_size)])
+        return torch.cat([known.denoised(part, level) for _, known, part in batches])
 
 
-def round_trip(
-    model: ScoreModel,
-    x: Tensor,
-    *,
-    t_min: float | None = None,
-    solver: Solver | None = None,
-    batch_size: int | None = None,
-    discrete: bool = False,
-) -> RoundTrip:
+def round_trip(model: ScoreModel, x: Tensor, **path: Unpack[Path]) -> RoundTrip:
     """Encode and decode ``x``; the error is the solver's, a few times its tolerance, for any model."""
-    latent = encode(model, x, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
-    back = decode(model, latent, t_min=t_min, solver=solver, batch_size=batch_size, discrete=discrete)
+    latent = encode(model, x, **path)
+    back = decode(model, latent, **path)
     return RoundTrip(latent, back, (back - x).flatten(1).square().mean(1).sqrt())
 
 
@@ -118,12 +104,12 @@ def temper(latent: Tensor, temperature: float, prior: GaussianPrior | None = Non
 def _follow(
     model: ScoreModel,
     x: Tensor,
-    t_min: float | None,
-    solver: Solver | None,
-    batch_size: int | None,
-    discrete: bool,
     *,
     encoding: bool,
+    t_min: float | None = None,
+    solver: Solver | None = None,
+    batch_size: int | None = None,
+    discrete: bool = False,
 ) -> Tensor:
     """Solve the ODE from one end to the other, with the state in float64 and the model in the dtype of ``x``."""
     sde = model.sde

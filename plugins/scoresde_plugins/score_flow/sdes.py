@@ -10,7 +10,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.sde import SDE, GaussianPrior
 
-from ..song2021.sdes import LARGEST
+from ..song2021.sdes import LARGEST, T_MIN_HELP
 
 
 @attrs.frozen
@@ -18,7 +18,7 @@ class LinearVESDE(SDE):
     """dx = sigma_max sqrt(2 t) dw, so ``alpha = 1`` and ``sigma = sigma_max t``; its chain is Euler-Maruyama."""
 
     sigma_max: float = param(50.0, "noise scale at t = 1", and_(gt(0), le(LARGEST)))
-    t_min: float = param(1e-5, "smallest time at which the score is evaluated", and_(gt(0), lt(1)))
+    t_min: float = param(1e-5, T_MIN_HELP, and_(gt(0), lt(1)))
 
     @property
     def prior(self) -> GaussianPrior:

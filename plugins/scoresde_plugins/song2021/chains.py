@@ -8,7 +8,7 @@ published chain, and an SDE takes its own transitions between the grid's times.
 
 from abc import abstractmethod
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal
 
 import attrs
 import torch
@@ -18,40 +18,6 @@ from scoresde_core.sde import SDE, Level, Transition
 
 ChainName = Literal["published", "exact"]
 CHAIN_HELP = "discrete chain: the published table, or the exact transitions between the grid's times"
-
-
-class Chain(Protocol):
-    """A published chain over N noise scales."""
-
-    def transition(self, times: Tensor) -> Transition | None:
-        """The steps of the chain over ``times`` (N + 1,); None where nothing was published for them."""
-
-    def level(self, t: Tensor, n: int) -> Level:
-        """The level that a network trained on ``n`` scales of the table means by ``t``."""
-
-
-class TabulatedSDE(SDE):
-    """An SDE with a published table, used on the published grid unless ``chain`` is "exact"."""
-
-    chain: ChainName
-
-    @property
-    @abstractmethod
-    def table(self) -> Chain:
-        """The published table."""
-
-    def transition(self, times: Tensor) -> Transition:
-        """The table's steps on the published grid, else the exact ones."""
-        published = self.table.transition(times) if self.chain == "published" else None
-        return published or SDE.transition(self, times)
-
-    def discretize(self, times: Tensor) -> Transition:
-        """The same chain as :meth:`transition`."""
-        return self.transition(times)
-
-    def discrete_level(self, t: Tensor, n: int) -> Level:
-        """The table's entry at ``t``."""
-        return self.table.level(t, n)
 
 
 def evenly_spaced(times: Tensor) -> bool:
@@ -111,6 +77,30 @@ class DDPMChain:
         # On the published grid t (n - 1) is an integer up to rounding, so the floor is taken slightly above it.
         entry = log_signal[(t * (n - 1) + 1e-6).long().clamp(0, n - 1)]
         return Level(t, torch.exp(0.5 * entry), torch.sqrt(-torch.expm1(entry)))
+
+
+class TabulatedSDE(SDE):
+    """An SDE with a published table, used on the published grid unless ``chain`` is "exact"."""
+
+    chain: ChainName
+
+    @property
+    @abstractmethod
+    def table(self) -> SMLDChain | DDPMChain:
+        """The published table."""
+
+    def transition(self, times: Tensor) -> Transition:
+        """The table's steps on the published grid, else the exact ones."""
+        published = self.table.transition(times) if self.chain == "published" else None
+        return published or SDE.transition(self, times)
+
+    def discretize(self, times: Tensor) -> Transition:
+        """The same chain as :meth:`transition`."""
+        return self.transition(times)
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """The table's entry at ``t``, also with ``chain`` "exact": networks of N scales are trained at the table's."""
+        return self.table.level(t, n)
 
 
 @lru_cache(maxsize=8)

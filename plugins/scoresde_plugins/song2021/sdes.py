@@ -16,7 +16,7 @@ from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import and_, gt, le
+from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -26,6 +26,7 @@ from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, Tab
 
 LARGEST = 1e15
 """The largest scale allowed: squares of the state stay finite in float32."""
+T_MIN_HELP = "smallest time at which the score is evaluated"
 
 
 def _positive(help_text: str, default: float) -> float:
@@ -46,10 +47,9 @@ class VESDE(TabulatedSDE):
     sigma_max: float = _positive("largest noise scale; about the largest distance between two data points", 50.0)
     chain: ChainName = param("published", CHAIN_HELP)
     prior_mean: float | tuple[float, ...] = param(0.0, "mean of the prior, or one mean per channel")
-    t_min: float = _positive("smallest time at which the score is evaluated", 1e-5)
+    t_min: float = param(1e-5, T_MIN_HELP, and_(gt(0), lt(1)))
 
     def __attrs_post_init__(self) -> None:
-        _check_t_min(self.t_min)
         means = self.prior_mean if isinstance(self.prior_mean, tuple) else (self.prior_mean,)
         if not all(abs(mean) <= LARGEST for mean in means):
             raise ValueError(f"prior_mean must lie between -{LARGEST:g} and {LARGEST:g}, got {self.prior_mean}")
@@ -102,10 +102,9 @@ class LinearBetaSDE(SDE):
 
     beta_min: float = _positive("beta at t = 0", 0.1)
     beta_max: float = _positive("beta at t = 1", 20.0)
-    t_min: float = _positive("smallest time at which the score is evaluated", 1e-3)
+    t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(1)))
 
     def __attrs_post_init__(self) -> None:
-        _check_t_min(self.t_min)
         if self.beta_min + self.beta_max > _LARGEST_BETAS:
             raise ValueError(
                 f"beta_min + beta_max must be at most {_LARGEST_BETAS}, got {self.beta_min} and {self.beta_max}: "
@@ -196,8 +195,3 @@ class SubVPSDE(LinearBetaSDE):
         """Euler-Maruyama."""
         published = EulerChain(self).transition(times) if self.chain == "published" else None
         return published or SDE.discretize(self, times)
-
-
-def _check_t_min(t_min: float) -> None:
-    if t_min >= 1:
-        raise ValueError(f"t_min must be below 1, got {t_min}")
