@@ -441,7 +441,7 @@ def test_finite_samples_far_from_the_target_have_diverged(bench, tmp_path):
     (row,) = (json.loads(line) for line in Path("x/results.jsonl").read_text().splitlines())
     assert (code, row["status"]) == (1, "failed")
     assert row["reason"].startswith(
-        "the sampler diverged: the root mean square of its samples is 1.42e+19, of the largest"
+        "the sampler diverged: the root mean square of its samples is 1.42e+19, that of the largest"
     )
     assert "metrics" not in row
 

@@ -631,7 +631,7 @@ class Clash(Mine):
     def test_a_part_of_a_set_has_its_rows(self):
         """Else the features of the whole set would be taken for its own."""
         whole = EventSet(("whole",), 3, lambda: torch.zeros(3, 2))
-        with pytest.raises(ValueError, match="give both whole and rows"):
+        with pytest.raises(ValueError, match="give both or neither"):
             EventSet(("part",), 2, lambda: torch.zeros(2, 2), whole=whole)
 
     def test_an_extractor_that_does_not_tell_its_parameters(self, points, tmp_path):
