@@ -17,6 +17,14 @@ import scoresde_core
 
 _HOME = {
     "scoresde_run.data.batches": ("Batch", "Batches", "Preprocessing"),
+    "scoresde_run.data.dataset": ("Dataset",),
+    "scoresde_run.data.dequantizer": ("Dequantizer",),
+    "scoresde_run.data.units": ("Units",),
+    "scoresde_run.features.extraction": ("EventSet", "Extraction"),
+    "scoresde_run.features.extractor": ("Extractor", "Features"),
+    "scoresde_run.models.classifier": ("NoisyClassifier",),
+    "scoresde_run.sampling.condition": ("Condition", "ConditionedSampler", "Observation"),
+    "scoresde_plugins.evaluators.comparison": ("Comparison",),
     "scoresde_run.models.config": ("Config",),
     "scoresde_run.models.model": ("Model",),
     "scoresde_run.models.checkpoint": ("Checkpoint",),

@@ -1,4 +1,4 @@
-"""YAML as this project reads and writes it: safe, no duplicate keys, ``2e-4`` is a number, short lists on one line."""
+"""YAML as this project reads it: safe, no duplicate keys, ``2e-4`` is a number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 from typing import Any
 
 import yaml
-
-_LINE = 90
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -27,33 +25,9 @@ _Loader.add_implicit_resolver(
 )
 
 
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML with collections of scalars on one line if they fit."""
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        node: yaml.SequenceNode = super().represent_sequence(tag, sequence, flow_style)
-        node.flow_style = _fits(node.value)
-        return node
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().represent_mapping(tag, mapping, flow_style)
-        node.flow_style = _fits([part for pair in node.value for part in pair])
-        return node
-
-
-def _fits(nodes: list[yaml.Node]) -> bool:
-    scalars = all(isinstance(node, yaml.ScalarNode) or not node.value for node in nodes)
-    return scalars and sum(len(str(node.value)) + 2 for node in nodes) < _LINE
-
-
 def load(text: str) -> Any:
     """Load the document ``text``; a :class:`yaml.YAMLError` states the problem in one line."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise yaml.YAMLError(" ".join(str(error).split())) from error
-
-
-def dump(data: Any) -> str:
-    """``data`` as a document that :func:`load` reads back, with the order of keys kept."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from .estimate import Estimate
-from .extractor import Extraction
 from .noise import key
 from .sampler import Sampler
 from .score import ScoreModel
 from .sde import SDE
 from .target import Target
-from .units import Units
 
 Better = Literal["lower", "higher", "zero"]
 T = TypeVar("T")
@@ -52,13 +50,6 @@ class Metric:
         return {key: value for key, value in attrs.asdict(self).items() if key != "name" and value != {}}
 
 
-def valueless(metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Why ``metrics`` of finite samples, as a row holds them, are no result (none is finite), or None."""
-    if not metrics or any(math.isfinite(metric["value"]) for metric in metrics.values()):
-        return None
-    return f"no metric of finite samples has a finite value: {', '.join(metrics)}"
-
-
 class Processes(Protocol):
     """The processes that share the samples, each with a part of them; every process must call each method."""
 
@@ -79,6 +70,24 @@ class Processes(Protocol):
 
     def gather(self, value: Tensor) -> Tensor:
         """The rows of ``value`` from all processes, in order of rank."""
+
+
+class ModelUnits(Protocol):
+    """The units of a model's input, as metrics of a model see them."""
+
+    @property
+    def levels(self) -> int | None:
+        """Grey levels of an image; None for floats."""
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether the model takes data as they are."""
+
+    def encode(self, events: Tensor) -> Tensor:
+        """Model values of data ``events`` (B, ...)."""
+
+    def log_volume(self, shape: tuple[int, ...]) -> float:
+        """log |d data / d model| of an event in nats."""
 
 
 @attrs.define(eq=False)
@@ -139,41 +148,6 @@ class Reference(_Cache):
         return self.once("precise", lambda: self.exact_target.to(self.device, torch.float64))
 
 
-@attrs.frozen
-class EventSet:
-    """Events whose features a metric reads, identified by ``label`` alone.
-
-    Metrics that read the same set make it with the same function: for samples, a target's exact draws, a data set.
-    """
-
-    label: tuple[Any, ...]
-    """What the events are, as unique plain data."""
-    size: int = attrs.field(eq=False)
-    load: Callable[[], Tensor] = attrs.field(eq=False, repr=False)
-    keeper: Reference | None = attrs.field(default=None, eq=False, repr=False)
-    """Holds values derived from the events."""
-    whole: EventSet | None = attrs.field(default=None, eq=False, repr=False)
-    """The set that the events are part of, if any."""
-    rows: Callable[[], Tensor] | None = attrs.field(default=None, eq=False, repr=False)
-    """Their indices in ``whole``."""
-
-    def __attrs_post_init__(self) -> None:
-        if (self.whole is None) != (self.rows is None):
-            raise ValueError(f"whole and rows of the events {self.label} belong together: give both or neither")
-
-    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
-        """``compute()``, cached by the ``keeper`` if there is one."""
-        return compute() if self.keeper is None else self.keeper.once(name, compute)
-
-    def share(self, processes: Processes | None) -> EventSet:
-        """The events of this process: every n-th for n processes."""
-        if processes is None or processes.count == 1:
-            return self
-        rank, count = processes.rank, processes.count
-        size = len(range(rank, self.size, count))
-        return EventSet((*self.label, rank, count), size, lambda: self.load()[rank::count], self.keeper)
-
-
 @attrs.define(eq=False)
 class Evidence(_Cache):
     """What to evaluate: samples (B, *shape) and, if known, their truth, model and sampler.
@@ -191,7 +165,7 @@ class Evidence(_Cache):
     sampler: Sampler | None = None
     reference: Reference | None = None
     processes: Processes | None = None
-    units: Units | None = None
+    units: ModelUnits | None = None
     dtype: torch.dtype | None = None
     count: int = attrs.field(default=0, init=False)
     """The number of all samples."""
@@ -219,7 +193,7 @@ class Evidence(_Cache):
 
     def seen(self, x: Tensor) -> Tensor:
         """Data events ``x`` in the units and dtype of the model."""
-        return (self.units or Units()).encode(x).to(self.dtype or self.samples.dtype)
+        return (x if self.units is None else self.units.encode(x)).to(self.dtype or self.samples.dtype)
 
     def exact(self, which: int = 0) -> Tensor:
         """The ``which``-th independent exact sample set, like ``samples``."""
@@ -255,8 +229,8 @@ class Evaluator(ABC):
         """Open other inputs before any work starts, so that a missing file is an error here."""
         return
 
-    def reads(self, evidence: Evidence) -> Sequence[tuple[Extraction, EventSet]]:
-        """The features that :meth:`evaluate` reads, as extractions of events.
+    def reads(self, evidence: Evidence) -> Sequence[tuple[Any, Any]]:
+        """The features that :meth:`evaluate` reads, as pairs of an extraction and a set of events.
 
         ``scoresde evaluate`` extracts them beforehand, in batches that survive a kill, are divided among processes and
         are shared between evaluators. It calls this after :meth:`skip` and before sampling: the samples are blank.
@@ -273,43 +247,3 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """The metrics of ``evidence.samples``, usually one."""
-
-
-class Comparison(Evaluator):
-    """A metric of samples against an exact target: give ``name`` and :meth:`measure`, the floor follows.
-
-    If any sample is NaN or infinite, the sampler diverged and the value and its error are NaN, as the finite samples
-    alone would flatter it; the floor is still given. Finite samples that overflow float64 give inf or NaN.
-    """
-
-    name: ClassVar[str]
-    smallest: ClassVar[int] = 3
-    """The fewest samples with a standard error."""
-
-    def skip(self, evidence: Evidence) -> str | None:
-        """Why this metric cannot be computed from ``evidence``, or None."""
-        if reason := super().skip(evidence):
-            return reason
-        few = f"{type(self).__name__} needs {self.smallest} samples or more, got {evidence.count}"
-        return few if evidence.count < self.smallest else None
-
-    def truth(self, evidence: Evidence) -> Reference | None:
-        """The reference to compare the samples with."""
-        return evidence.reference
-
-    @abstractmethod
-    def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """The metric of finite float64 ``samples`` (n, *shape) against ``reference``."""
-
-    def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The metric of ``evidence.samples``, with that of as many exact samples as its floor."""
-        reason, reference = self.skip(evidence), self.truth(evidence)
-        if reason or reference is None:
-            raise ValueError(reason or f"{type(self).__name__} needs target")
-        samples = evidence.gathered().to(reference.device, torch.float64)
-        finite = bool(samples.isfinite().all())
-        found = self.measure(samples, reference) if finite else Estimate(math.nan, math.nan)
-        floor = None
-        if reference.sets > 1:
-            floor = reference.once((self, "floor"), lambda: self.measure(reference.exact(1).double(), reference))
-        return [self.metric(self.name, found, floor)]

@@ -20,35 +20,19 @@ FILE = "registry.yaml"
 _HOOKS = re.compile(rf"\bhookimpl\b|\b{PREFIX}(register_|on_|api\b)|^\s*from\s+\S+\s+import\s+\*", re.MULTILINE)
 
 
-class _Prefixed(io.RawIOBase):
-    """Writes lines to stderr, prefixed with the plugin's name."""
-
-    def __init__(self, owner: str) -> None:
-        self.owner, self.pending = owner, b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        *lines, self.pending = (self.pending + bytes(data)).split(b"\n")
-        for line in lines:
-            print(f"{self.owner}: {line.decode(errors='replace')}", file=sys.stderr)
-        return len(bytes(data))
-
-
 @contextmanager
 def importing(owner: str) -> Iterator[None]:
-    """Around the import of a plugin: what it prints goes to stderr, and an interrupt names it."""
-    lines = _Prefixed(owner)
+    """Around the import of a plugin: what it prints goes to stderr at the end, and an interrupt names it."""
+    printed = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     try:
-        with redirect_stdout(io.TextIOWrapper(lines, "utf-8", write_through=True)):  # type: ignore[type-var]
+        with redirect_stdout(printed):
             yield
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"while the plugin {owner} was imported")
         raise
     finally:
-        if lines.pending:
-            lines.write(b"\n")
+        for line in printed.buffer.getvalue().decode(errors="replace").splitlines():
+            print(f"{owner}: {line}", file=sys.stderr)
 
 
 def find_spec(name: str) -> ModuleSpec | None:

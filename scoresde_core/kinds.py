@@ -39,13 +39,9 @@ KINDS: dict[str, Kind] = {
         Kind("correctors", "corrector", "scoresde_core.steps:Corrector", "MCMC steps at fixed t"),
         Kind("losses", "loss", "scoresde_core.loss:Loss", "per-sample training loss of a score model"),
         Kind("evaluators", "evaluator", "scoresde_core.evaluator:Evaluator", "a metric with its error and floor"),
-        Kind("extractors", "extractor", "scoresde_core.extractor:Extractor", "events to features for metrics"),
         Kind("samplers", "sampler", "scoresde_core.sampler:Sampler", "the loop from the prior to a sample"),
         Kind("grids", "grid", "scoresde_core.schedule:Grid", "the times of N steps for an SDE"),
         Kind("targets", "target", "scoresde_core.target:Target", "a distribution with closed-form score and density"),
-        Kind("datasets", "dataset", "scoresde_core.dataset:Dataset", "images or points with shape and splits"),
-        Kind("conditions", "condition", "scoresde_core.condition:Condition", "controllable generation"),
-        Kind("dequantizers", "dequantizer", "scoresde_core.dequantizer:Dequantizer", "discrete data to a density"),
         Kind("commands", "command", "scoresde_core.command:Command", "a subcommand of scoresde"),
     )
 }

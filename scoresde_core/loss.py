@@ -75,7 +75,7 @@ class Loss(ABC):
     trains: ClassVar[type] = ScoreModel
     """The contract of what it trains (:meth:`scoresde_core.network.Network.view`)."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """The other data of events that it needs: names in :meth:`scoresde_core.dataset.Dataset.known`."""
+    """The other data of events that it needs: names that a data set gives."""
 
     def skip(self, model: Any) -> str | None:
         """Why this loss cannot train ``model``, or None; called once, before any work."""

@@ -15,8 +15,12 @@ from typing import Any
 _KEPT_NAME = {
     ("scoresde_core", "scoresde_run.machine"): "device processes",
     ("scoresde_core", "scoresde_run.results"): "certainty picture",
-    ("scoresde_core.models", "scoresde_core"): "document",
+    ("scoresde_core", "scoresde_run.data"): "dataset dequantizer units",
+    ("scoresde_core", "scoresde_run.features"): "extractor",
+    ("scoresde_core", "scoresde_run.models"): "classifier",
+    ("scoresde_core", "scoresde_run.sampling"): "condition",
     ("scoresde_core.models", "scoresde_run.models"): "checkpoint config model",
+    ("scoresde_core.models", "scoresde_run.machine"): "document",
     ("scoresde_core.training", "scoresde_run.data"): "batches scale",
     ("scoresde_core.training", "scoresde_run.training"): "run state trainer",
     ("scoresde_core.cli", "scoresde_conformance"): "check",
@@ -71,10 +75,11 @@ MODULES = {
 }
 """The old and the new name of every module that moved."""
 
-NAMES = dict.fromkeys(
-    ("Batch", "Batches", "Config", "Model", "Preprocessing", "Processes", "Trainer", "TrainingRun", "plan_training"),
-    "scoresde",
+_FORMER = (
+    "Batch Batches Comparison Condition ConditionedSampler Config Dataset Dequantizer EventSet Extraction Extractor",
+    "Features Model NoisyClassifier Observation Preprocessing Processes Trainer TrainingRun plan_training",
 )
+NAMES = dict.fromkeys(" ".join(_FORMER).split(), "scoresde")
 """Former exports of ``scoresde_core``, and the module that exports them now."""
 
 

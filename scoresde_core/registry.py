@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint
@@ -63,10 +63,18 @@ class Registry:
         kinds = [find_kind(kind).name] if kind else list(KINDS)
         return list({id(e): e for k in kinds for entries in self._names[k].values() for e in entries}.values())
 
+    @cached_property
+    def clashes(self) -> bool:
+        """Whether any bare name belongs to several components."""
+        return any(len(found) > 1 for names in self._names.values() for name, found in names.items() if ":" not in name)
+
+    def claims(self, kind: str, name: str) -> list[Entry]:
+        """The components with this name, ``owner:name`` or alias; several if plugins clash."""
+        return self._names[find_kind(kind).name].get(name, [])
+
     def find(self, kind: str, name: str) -> Entry:
         """The component with this name, ``owner:name`` or alias."""
-        singular, table = find_kind(kind).singular, self._names[find_kind(kind).name]
-        claims = table.get(name, [])
+        singular, claims = find_kind(kind).singular, self.claims(kind, name)
         if len(claims) == 1:
             return claims[0]
         if claims and len({entry.owner for entry in claims}) == 1:
@@ -77,7 +85,7 @@ class Registry:
             raise AmbiguousName(f"{owners} both register the {singular} {name!r}: write {qualified}")
         failed = [status.owner for status in self.statuses if status.state in ("failed", "incompatible")]
         also = f" ({', '.join(failed)} did not load: see 'scoresde plugins')" if failed else ""
-        names = [known for known in table if ":" not in known]
+        names = [known for known in self._names[find_kind(kind).name] if ":" not in known]
         raise UnknownName(f"no {singular} is called {name!r}.{near_misses(name, names)}{also}")
 
     def shown_name(self, entry: Entry) -> str:
@@ -115,35 +123,6 @@ class Registry:
             if value != parameter.default:
                 inside[parameter.name] = str(self.typed(value) or value) if attrs.has(type(value)) else value
         return Spec(self.shown_name(entry), inside)
-
-    @cached_property
-    def _clashes(self) -> bool:
-        return any(len(found) > 1 for names in self._names.values() for name, found in names.items() if ":" not in name)
-
-    def clear(self, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:
-        """``spec`` and the components in it, with ambiguous names resolved to the first of ``owners`` that has them.
-
-        For text that a plugin contains; a name that a user types must be unambiguous itself.
-        """
-        if not self._clashes:
-            return spec
-        claims = self._names[kind].get(spec.name, [])
-        own = [entry.qualified for owner in owners for entry in claims if entry.owner == owner]
-        name = own[0] if own and len(claims) > 1 else spec.name
-        try:
-            inner = {p.name: kind_of(p.type) for p in parameters(self.load(kind, name))} if spec.params else {}
-        except ScoreSDEError:  # reported when the component is made
-            return Spec(name, spec.params)
-
-        def cleared(kind: str | None, value: Any) -> Any:
-            if isinstance(value, list | tuple):
-                return [cleared(kind, item) for item in value]
-            if kind is None or not isinstance(value, str | Spec):
-                return value
-            found = self.clear(kind, value if isinstance(value, Spec) else parse(value), owners)
-            return found if isinstance(value, Spec) else str(found)
-
-        return Spec(name, {key: cleared(inner.get(key), value) for key, value in spec.params.items()})
 
     def load(self, kind: str, name: str) -> type:
         """The class of a component, imported on first use and checked against its contract."""

@@ -57,12 +57,6 @@ def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
     return sampler.skip(sde)
 
 
-def smallest_batch(n: int, batch_size: int | None) -> int:
-    """The size of the smallest batch of ``n`` samples in batches of ``batch_size`` (None: all at once)."""
-    size = min(batch_size or n, n)
-    return n % size or size
-
-
 @attrs.frozen
 class Samples:
     """The samples (n, *shape) of a run, function evaluations per sample, and synchronised seconds."""
@@ -113,29 +107,6 @@ def sample(
         known = model if count == n else model.select(torch.arange(start, start + count))
         parts.append(sampler.run(x, known, noise, observe))
     return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
-
-
-FAR, STRAY = 100.0, 1000.0
-"""The largest root mean square, over that of true events, of all samples and of one sample."""
-
-
-def diverged(x: Tensor, scale: float | None = None) -> str | None:
-    """Why samples ``x`` (n, ...) are no result, or None; ``scale`` is the root mean square of true events, if known."""
-    bad = int((~x.flatten(1).isfinite().all(1)).sum())
-    if bad:
-        return f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps"
-    size, largest = root_mean_square(x), float(x.flatten(1).double().square().mean(1).sqrt().max())
-    if scale is None or (size <= FAR * scale and largest <= STRAY * scale):
-        return None
-    return (
-        f"the sampler diverged: the root mean square of its samples is {size:.3g}, that of the largest {largest:.3g}, "
-        f"that of true events {scale:.3g}; try more steps"
-    )
-
-
-def root_mean_square(x: Tensor) -> float:
-    """The root mean square of all entries of ``x``, in float64."""
-    return float(x.double().square().mean().sqrt())
 
 
 def _now(device: torch.device | str) -> float:

@@ -14,7 +14,7 @@ NFE is ``rows`` over samples, so a sample that needs no further evaluation costs
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Protocol, Self
 
@@ -86,7 +86,8 @@ class ScoreModel(Contract):
 class HasScore(Protocol):
     """Anything with a closed-form score at a noise level, such as a target."""
 
-    def score(self, x: Tensor, level: Level) -> Tensor: ...  # noqa: D102
+    def score(self, x: Tensor, level: Level) -> Tensor:
+        """grad log p(x) at ``level``, like ``x``."""
 
 
 class ExactScore(ScoreModel):
@@ -99,7 +100,6 @@ class ExactScore(ScoreModel):
                 setattr(self, name, value)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The score of the target."""
         return self.target.score(x, level)
 
 
@@ -138,9 +138,6 @@ sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous) and ``
 integer, 0 the highest noise)."""
 
 DISCRETE_LABELS = frozenset({"index", "reverse_index"})
-
-PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The ``autocast`` type of a network by name; the state keeps its own."""
 
 
 class NetworkScore(ScoreModel):
@@ -204,14 +201,6 @@ class NetworkScore(ScoreModel):
             return Level(float(t), float(table.alpha), float(table.sigma))
         alpha, sigma = (torch.as_tensor(value).to(x.dtype) for value in (table.alpha, table.sigma))
         return Level(t, alpha, sigma)
-
-
-def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:
-    """Batches of ``size`` (None: all) of ``x`` (n, ...): the index of the first event, the model, the events."""
-    for start in range(0, len(x), size or len(x)):
-        part = x[start : start + (size or len(x))]
-        whole = len(part) == len(x)
-        yield start, model if whole else model.select(torch.arange(start, start + len(part))), part
 
 
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from scoresde_core import ConditionedSampler, ExactScore, create, sample
+from scoresde import ConditionedSampler, ExactScore, create, sample
 from scoresde_plugins.song2021.sdes import VPSDE
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget

@@ -30,7 +30,6 @@ class CheckCommand(Command):
     """Checks a component or an installed package: ``scoresde check KIND NAME``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the arguments."""
         parser.add_argument("kind", nargs="?", metavar="KIND", help="check the components of this kind")
         parser.add_argument(
             "name", nargs="?", metavar="NAME", help="check this component, with parameters as in 'vp[beta_max=10]'"
@@ -46,7 +45,6 @@ class CheckCommand(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Run the checks; return 1 if one failed."""
         if arguments.name is not None and arguments.dist is not None:
             raise UsageError(
                 f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
+from scoresde_run.data.dequantizer import Dequantizer
 
 from .candidate import Candidate, first_accepted
 from .exact import is_zero

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Evaluator, Evidence, Metric
-from scoresde_core.extractor import Features
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
+from scoresde_run.features.extractor import Features
 from scoresde_run.results.certainty import difference, quantile
 
 from .candidate import Candidate, Skip

@@ -57,7 +57,6 @@ class GrowingSDE(SDE):
     ratio: float = param(400.0, "r")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -81,23 +80,19 @@ class Mixture(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``event``."""
         return self.event
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Exact draws."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.multinomial(torch.tensor(self.weights), n, replacement=True, generator=generator)
         means = torch.tensor(self.means)[chosen].reshape(n, *[1] * len(self.event))
         return means + self.std * torch.randn(n, *self.event, generator=generator)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """log p."""
         logits, variance = self._logits(x, level)
         return torch.logsumexp(logits, 1) - 0.5 * prod(self.event) * torch.log(2 * math.pi * variance)
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """grad log p."""
         logits, variance = self._logits(x, level)
         centre = logits.softmax(1) @ x.new_tensor(self.means)
         column = (-1, *[1] * (x.ndim - 1))
@@ -110,7 +105,6 @@ class Mixture(Target):
         return Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(len(surprise)))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and covariance."""
         size = prod(self.event)
         weights, means = torch.tensor(self.weights).double(), torch.tensor(self.means).double()
         mean = (weights * means).sum()
@@ -122,7 +116,6 @@ class Mixture(Target):
         return torch.tensor(self.weights, dtype=torch.float64) if len(self.weights) > 1 else None
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """r_k of clean data."""
         return self._logits(x, DATA)[0].softmax(1)
 
     def coordinate(self, level: Level) -> tuple[float, float]:
@@ -155,7 +148,6 @@ class Watched(ExactScore):
         self.evaluations, self.evaluated = 0, 0
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """The target's score."""
         self.evaluations += 1
         self.evaluated += len(x)
         return super().evaluate(x, level)
@@ -206,7 +198,6 @@ class StillCorrector(Corrector):
     idle = True
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """x."""
         return x, x
 
 
@@ -219,7 +210,6 @@ class PlainSampler(Sampler):
     steps: int = param(6, "number of steps")
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """Correct and predict at each time."""
         sde = model.sde
         times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
         mean, past = x, Past()
@@ -231,11 +221,9 @@ class PlainSampler(Sampler):
         return mean
 
     def skip(self, sde: SDE) -> str | None:
-        """Refuse what the predictor or the corrector refuses."""
         return self.predictor.skip(sde) or self.corrector.skip(sde)
 
     def decoupled(self) -> PlainSampler:
-        """Return the sampler with the decoupled corrector."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
@@ -246,7 +234,6 @@ class Silent(ScoreModel):
         self.sde, self.shape = sde, shape
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """0."""
         return torch.zeros_like(x)
 
 

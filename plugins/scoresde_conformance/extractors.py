@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.extractor import Extractor, Features
+from scoresde_run.features.extractor import Extractor, Features
 
 from .candidate import Candidate, Skip, first_accepted
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.score import ScoreModel, level_of
+from scoresde_run.models.classifier import NoisyClassifier
 
 from .candidate import Candidate, Skip, first_accepted
 from .exact import ConstantRateSDE

@@ -21,7 +21,6 @@ class _Spread(Grid):
     """N times from 1 to t_min, spread by :meth:`place`, then 0."""
 
     def times(self, sde: SDE, steps: int) -> Tensor:
-        """(steps + 1,) float64."""
         if steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
         inner = self.place(sde, torch.linspace(0, 1, steps, dtype=torch.float64))

@@ -403,7 +403,7 @@ def far_rows(tmp_path: Path) -> list[str]:
     (tmp_path / "far_steps.py").write_text(
         "import math\n"
         "import attrs\n"
-        "from scoresde_core import Comparison, Estimate, Predictor\n"
+        "from scoresde import Comparison, Estimate, Predictor\n"
         "@attrs.frozen\n"
         "class Far(Predictor):\n"
         "    stretch: float = 1e21\n"

@@ -8,17 +8,18 @@ import torch
 from registries import failures, names_it, wrong
 from torch import nn
 
+from scoresde import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, param
 from scoresde_conformance.exact import Mixture
-from scoresde_core import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, param
-from scoresde_core.condition import Condition, Observation
-from scoresde_core.dataset import Dataset
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Comparison, Evidence
+from scoresde_core.evaluator import Evidence
 from scoresde_core.network import Network
 from scoresde_core.noise import key
 from scoresde_core.score import WrappedScore
 from scoresde_plugins.evaluators import draws, features, pooled, samples
+from scoresde_plugins.evaluators.comparison import Comparison
 from scoresde_plugins.extractors.identity import Identity
+from scoresde_run.data.dataset import Dataset
+from scoresde_run.sampling.condition import Condition, Observation
 
 
 @attrs.frozen

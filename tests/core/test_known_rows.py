@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoresde_core import ConditionedSampler, ExactScore, NetworkScore, create, sample
+from scoresde import ConditionedSampler, ExactScore, NetworkScore, create, sample
 from scoresde_plugins.conditions.label import ClassObservation, GuidedScore, TargetClassifier
 from scoresde_plugins.likelihood.bound import likelihood_bound
 from scoresde_plugins.likelihood.likelihood import log_likelihood as likelihood

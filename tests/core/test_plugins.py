@@ -296,12 +296,13 @@ class TestEveryNameTwice:
 
     def test_names_inside_components_are_ours_too(self, registry):
         from scoresde_core.components import parse
+        from scoresde_run.models.names import clear
 
         bare = "pc[predictor=ddim[eta=0.5],corrector=[langevin,none],grid=uniform,steps=9]"
-        found = registry.clear("samplers", parse(bare), ["scoresde"])
+        found = clear(registry, "samplers", parse(bare), ["scoresde"])
         words = re.sub(r"\b(pc|ddim|langevin|none|uniform)\b", r"scoresde:\1", bare)
         assert str(found) == words
-        assert str(load_registry([]).clear("samplers", parse(bare), ["scoresde"])) == bare
+        assert str(clear(load_registry([]), "samplers", parse(bare), ["scoresde"])) == bare
 
     def test_checkpoints_of_before_load_and_runs_go_on(self, registry, tmp_path, monkeypatch):
         from scoresde_run.models import checkpoint

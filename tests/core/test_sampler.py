@@ -8,7 +8,7 @@ import torch
 
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import create, default_registry
-from scoresde_core.sampler import diverged, sample, skip
+from scoresde_core.sampler import sample, skip
 from scoresde_core.schedule import Schedule
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.steps import rows_of_past
@@ -25,6 +25,7 @@ from scoresde_plugins.song2021.predictors import (
 )
 from scoresde_plugins.song2021.samplers import ODESampler, PredictorCorrectorSampler
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
+from scoresde_run.sampling.samples import diverged
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 MEAN, STD = 0.5, 0.2

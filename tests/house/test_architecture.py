@@ -1,12 +1,15 @@
 """The shape of the house: who imports whom, how large it is, and what may be asked of a component."""
 
 import ast
+import importlib
+import inspect
 import resource
 import statistics
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -128,9 +131,9 @@ def lines(*folders):
 
 
 def test_the_core_stays_small():
-    """The aim is 3,000 lines. What moved out in this version, and is named in moved.py, does not count: it goes."""
+    """What moved out in this version, and is named in moved.py, does not count: it goes in the next."""
     moved = len((PACKAGES["scoresde_core"] / "moved.py").read_text().splitlines())
-    assert 2000 < lines("scoresde_core") - moved <= 3700
+    assert 2000 < lines("scoresde_core") - moved <= 3000
 
 
 def test_the_whole_stays_small():
@@ -217,3 +220,21 @@ def test_listing_imports_no_torch(words, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_method_is_documented(package):
+    """A method has a docstring, its own or that of the contract which it implements."""
+    silent = []
+    for name in (name for name in module_names() if name.split(".")[0] == package and "__main__" not in name):
+        for cls in vars(importlib.import_module(name)).values():
+            if inspect.isclass(cls) and cls.__module__ == name and not cls.__name__.startswith("_"):
+                members = [member for member in vars(cls) if not member.startswith("_")]
+                methods = {member: inspect.getattr_static(cls, member) for member in members}
+                silent += [
+                    f"{name}.{cls.__name__}.{member}"
+                    for member, found in methods.items()
+                    if isinstance(found, FunctionType | property | classmethod | staticmethod)
+                    and not inspect.getdoc(getattr(cls, member))
+                ]
+    assert silent == []

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde import Batches, Preprocessing
-from scoresde_core import Dataset, Draws, ExactScore, create, load_registry
+from scoresde import Batches, Dataset, Draws, ExactScore, Preprocessing, create, load_registry
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level

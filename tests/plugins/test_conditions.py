@@ -8,8 +8,8 @@ import torch
 from exact_conditional import CROSS
 from safetensors.torch import save_file
 
+from scoresde import ConditionedSampler, ExactScore, Noise, Schedule, create, sample
 from scoresde_conformance.exact import Watched
-from scoresde_core import ConditionedSampler, ExactScore, Noise, Schedule, create, sample
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level
 from scoresde_plugins.conditions.colorize import Colorize, grey_basis

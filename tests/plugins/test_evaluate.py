@@ -18,8 +18,8 @@ from third_party import DIST, distribution_of_the_page, rows_of
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import write_report
 from scoresde_bench.report.result_sets import identity, read_result_sets
-from scoresde_core import extractor, sample
-from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
+from scoresde_core import sample
+from scoresde_core.evaluator import Evaluator, Evidence, Metric
 from scoresde_core.registry import load_registry
 from scoresde_core.shell import main
 from scoresde_plugins.evaluate import checkpoints as choice
@@ -31,6 +31,8 @@ from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.flow import Solver
+from scoresde_run.features import extraction
+from scoresde_run.features.extraction import EventSet
 from scoresde_run.machine.progress import Progress
 from scoresde_run.models import checkpoint
 from scoresde_run.results import fingerprint
@@ -188,7 +190,7 @@ class TestNumbers:
             return lambda x: (seen.append(len(x)), extract(x))[1]
 
         monkeypatch.setattr(Identity, "load", counting)
-        extractor._loaded.cache_clear()
+        extraction._loaded.cache_clear()
         inside = f"features=identity,reference={POINTS[1].partition('=')[2]}"
         texts = [f"{kind}[{inside}]" for kind in ("kernel", "frechet", "precision_recall")]
         asked = ["--seed", 3, "--out", tmp_path / "it", "--evaluator"]
@@ -198,7 +200,7 @@ class TestNumbers:
         assert evaluate(points, *asked, *texts[:2], f"frechet[ranges=3,{inside}]") == 0
         assert sum(seen) == 2 * 24 + 64 + 24
         monkeypatch.undo()
-        extractor._loaded.cache_clear()
+        extraction._loaded.cache_clear()
         model = stored(points).load(registry)
         drawn = sample(model.score(), model.plan.sampler, 24, seed=3, batch_size=10)
         for text in texts:
@@ -539,7 +541,7 @@ class TestThirdParty:
             return lambda x: (seen.append(len(x)), extract(x))[1]
 
         monkeypatch.setattr(Identity, "load", counting)
-        extractor._loaded.cache_clear()
+        extraction._loaded.cache_clear()
         distribution_of_the_page(tmp_path)
         monkeypatch.syspath_prepend(tmp_path)
         common = (points, "--target", "mixture2d", "--evaluator")
@@ -549,7 +551,7 @@ class TestThirdParty:
         assert folders == {"samples", "features", "judgement"}
         small = ("brightness", "feature_shift[features=identity,batch_size=5]", "feature_size")
         assert evaluate(*common, *small, "--batch-size", 7, "--out", tmp_path / "small") == 0
-        extractor._loaded.cache_clear()
+        extraction._loaded.cache_clear()
         (row,), (other,) = rows(tmp_path / "it"), rows(tmp_path / "small")
         for name in ("brightness", "feature_shift_identity", "feature_size"):
             assert other["metrics"][name]["value"] == pytest.approx(row["metrics"][name]["value"], rel=1e-6)
@@ -565,7 +567,7 @@ class TestThirdParty:
 
     CODE = """
 import os, attrs, torch
-from scoresde_core import Estimate, Evaluator, EventSet, Extraction, Features, param
+from scoresde import Estimate, Evaluator, EventSet, Extraction, Features, param
 from scoresde_plugins.evaluators import features, pooled, samples
 from scoresde_plugins.extractors.identity import Identity
 

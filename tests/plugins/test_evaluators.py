@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Comparison, Evidence, Metric, Reference
+from scoresde_core.evaluator import Evidence, Metric, Reference
 from scoresde_core.target import Target
 from scoresde_plugins.evaluators import pairs
+from scoresde_plugins.evaluators.comparison import Comparison
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.mode_weights import ModeWeights
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from scoresde_bench.cli import main as bench_main
-from scoresde_core import extractor
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Evidence, Metric
 from scoresde_core.registry import create
 from scoresde_core.shell import main
-from scoresde_core.units import Units
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import Centre
@@ -29,6 +27,8 @@ from scoresde_plugins.evaluators.precision_recall import radii, shares
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.data.units import Units
+from scoresde_run.features import extraction
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -295,12 +295,12 @@ def test_the_networks_features_are_computed_once_for_all_metrics(monkeypatch: py
         return lambda x: (seen.append(len(x)), extract(x))[1]
 
     monkeypatch.setattr(Identity, "load", counting)
-    extractor._loaded.cache_clear()
+    extraction._loaded.cache_clear()
     target = GaussianTarget(shape=(3,))
     evidence = Evidence(target.sample(111, seed=1), target=target)
     for text in ("frechet[features=identity]", "kernel[features=identity]", "precision_recall[features=identity]"):
         create("evaluators", text).evaluate(evidence)
-    extractor._loaded.cache_clear()
+    extraction._loaded.cache_clear()
     assert seen.count(111) == 3  # samples, the reference's set and the floor's set
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
 
-from scoresde_conformance.exact import Watched
-from scoresde_core import (
+from scoresde import (
     ConditionedSampler,
     ExactScore,
     MultistepPredictor,
@@ -19,6 +18,7 @@ from scoresde_core import (
     default_registry,
     sample,
 )
+from scoresde_conformance.exact import Watched
 from scoresde_core.errors import UsageError
 from scoresde_plugins.conditions.colorize import Colorize
 from scoresde_plugins.conditions.inpaint import Inpaint

@@ -9,8 +9,7 @@ import attrs
 import pytest
 import torch
 
-from scoresde import Batches, Preprocessing
-from scoresde_core import Dataset, Draws
+from scoresde import Batches, Dataset, Draws, Preprocessing
 from scoresde_core.errors import UsageError
 from scoresde_run.data.batches import order
 

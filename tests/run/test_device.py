@@ -7,7 +7,7 @@ import pytest
 import torch
 from pretended_device import Pretended, There
 
-from scoresde_core import ConditionedSampler, Evidence, ExactScore, NetworkScore, create, default_registry
+from scoresde import ConditionedSampler, Evidence, ExactScore, NetworkScore, create, default_registry
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
 from scoresde_plugins.conditions.label import ClassObservation

@@ -11,9 +11,9 @@ import yaml
 from runs import DENOISER, rows_in, save_models
 
 from scoresde_core import Level, NetworkScore, create
-from scoresde_core.score import PRECISIONS
 from scoresde_core.shell import main
 from scoresde_run.machine import device
+from scoresde_run.machine.device import PRECISIONS
 
 ONE = ("--network", "points.yaml", "--predictor", "ddim", "--steps", "4", "--samples", "16", "--evaluator", "nll_gap")
 JUDGED = ("--checkpoint", "one", "--target", "mixture2d", "--predictor", "ddim", "--steps", "5", "--samples", "64")

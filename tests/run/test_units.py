@@ -12,13 +12,22 @@ import torch
 import yaml
 from PIL import Image
 
-from scoresde import Batches, Preprocessing, Processes
+from scoresde import (
+    Batches,
+    Dataset,
+    Draws,
+    Evidence,
+    ExactScore,
+    Preprocessing,
+    Processes,
+    create,
+    load_registry,
+    sample,
+)
 from scoresde_bench.cli import main as bench
-from scoresde_core import Dataset, Draws, Evidence, ExactScore, create, load_registry, sample
 from scoresde_core.components import parse
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.shell import main
-from scoresde_core.units import Units
 from scoresde_plugins.conditions.label import ClassCondition
 from scoresde_plugins.evaluators.frechet import FrechetDistance
 from scoresde_plugins.evaluators.likelihood import LogLikelihoodError
@@ -27,6 +36,7 @@ from scoresde_plugins.likelihood.density import FlowDensity
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.data.batches import mirrored
 from scoresde_run.data.scale import Moments, mismatch
+from scoresde_run.data.units import Units
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import find_dataset, plan_model
@@ -563,7 +573,7 @@ class TestOlderFiles:
     def test_a_data_set_of_a_plugin_says_it_by_its_events(self, tmp_path, monkeypatch):
         (tmp_path / "plain_sets.py").write_text(
             "import attrs, torch\n"
-            "from scoresde_core import Dataset\n"
+            "from scoresde import Dataset\n"
             "@attrs.frozen\n"
             "class Maps(Dataset):\n"
             "    shape = (1, 4, 4)\n"

@@ -17,11 +17,12 @@ import torch
 from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
-from scoresde_core.score import PRECISIONS, ExactScore, ScoreModel
+from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
-from scoresde_core.units import Units
 from scoresde_run.commands.presets import find_preset
+from scoresde_run.data.units import Units
+from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import Plan, plan_model
 
@@ -120,6 +121,7 @@ class Learned(ScoreSource):
 
     @property
     def sde(self) -> SDE:  # type: ignore[override]
+        """The process of the model."""
         return self.plan.sde
 
     @property

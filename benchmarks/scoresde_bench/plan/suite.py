@@ -28,10 +28,11 @@ from typing import Any, Self
 import attrs
 import yaml
 
-from scoresde_core import document
 from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
 from scoresde_core.registry import Registry
+from scoresde_run.machine import document
+from scoresde_run.models import names
 
 from ..report.published import PublishedValue
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, NUMBERS, SAMPLES, numbers
@@ -143,7 +144,7 @@ class Suite:
         return found
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
-        """Return this suite with ambiguous names qualified by one of ``owners`` (:meth:`Registry.clear`)."""
+        """Return this suite with ambiguous names qualified by one of ``owners`` (:mod:`.names`)."""
         return attrs.evolve(self, blocks=tuple(block.clear(registry, owners) for block in self.blocks))
 
     def to_yaml(self) -> str:
@@ -154,11 +155,11 @@ class Suite:
 def clear(axis: str, texts: Sequence[Any], registry: Registry, owners: Sequence[str]) -> tuple[Any, ...]:
     """Return the values of an axis, ambiguous names qualified by one of ``owners``; paths are unchanged."""
     if axis in LEARNED_AXES:
-        return tuple(registry.clear(LEARNED_AXES[axis], Spec(text), owners).name for text in texts)
+        return tuple(names.clear(registry, LEARNED_AXES[axis], Spec(text), owners).name for text in texts)
     kind = {**COMPONENT_AXES, "evaluator": "evaluators"}.get(axis)
     if kind is None:
         return tuple(texts)
-    return tuple(str(registry.clear(kind, parse(part), owners)) for text in texts for part in split(text))
+    return tuple(str(names.clear(registry, kind, parse(part), owners)) for text in texts for part in split(text))
 
 
 def read_block(data: Any, where: str, problems: list[str]) -> Block:

@@ -77,6 +77,7 @@ class Across:
 
     @classmethod
     def over(cls, costs: Sequence[float]) -> Across:
+        """Return the scale and range for positive costs."""
         least, most = min(costs), max(costs)
         scale = Scale("logarithmic" if most / least >= 4 else "linear")
         return cls(scale, scale(least), scale(most))

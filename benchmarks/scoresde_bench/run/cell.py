@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import ScoreSDEError
-from scoresde_core.evaluator import Evidence, Reference, valueless
+from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
-from scoresde_core.sampler import Samples, diverged, root_mean_square, sample, smallest_batch
+from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
 from scoresde_run.machine import environment
 from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
+from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
 
 from ..plan.cells import Cell
 from .compiler import missing

@@ -8,7 +8,7 @@ import argparse
 import torch
 from condition_picture import N, save
 
-from scoresde_core import ConditionedSampler, create, default_registry, sample
+from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_run.models import checkpoint
 
 METHODS = [("replacement", "inpaint", 1), ("rounds=10", "inpaint", 10)]

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from scoresde_core import ConditionedSampler, ExactScore, create, sample
+from scoresde import ConditionedSampler, ExactScore, create, sample
 from scoresde_plugins.numerics.encoding import decode, encode, interpolate, temper
 from scoresde_run.results import picture
 

@@ -13,7 +13,7 @@ import math
 import torch
 
 from scoresde_core import create
-from scoresde_core.classifier import NoisyClassifier
+from scoresde_run.models.classifier import NoisyClassifier
 
 SIGMAS = torch.logspace(math.log10(0.01), math.log10(160), 11).tolist()
 

@@ -16,7 +16,7 @@ import torch
 from condition_picture import save
 from digit_posterior import DigitPosterior
 
-from scoresde_core import ConditionedSampler, create, default_registry, sample
+from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_plugins.conditions.label import ClassObservation
 from scoresde_run.machine.device import keep_freed_memory
 from scoresde_run.models import checkpoint

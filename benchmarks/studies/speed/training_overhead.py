@@ -16,7 +16,7 @@ import attrs
 import torch
 from side_by_side import options_of, prepare, seconds
 
-from scoresde_core import Dataset, load_registry
+from scoresde import Dataset, load_registry
 from scoresde_core.loss import Draws
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.data.batches import Batch

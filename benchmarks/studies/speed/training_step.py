@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from scoresde import Processes, Trainer
 from scoresde_core import default_registry
-from scoresde_core.dataset import Dataset, Split
 from scoresde_run.data.batches import Preprocessing
+from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine.environment import describe_device, peak_memory
 from scoresde_run.models.model import plan_loss, plan_model
 from scoresde_run.training.trainer import Average, TrainingPlan

@@ -19,8 +19,8 @@ from scoresde_bench.report.compare import compare
 from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.evaluator import Evidence, Reference
-from scoresde_core.extractor import Features
 from scoresde_plugins.extractors.identity import Identity
+from scoresde_run.features.extractor import Features
 
 LAWS = {
     "gaussian[shape=[2]]": "gaussian[shape=[2],mean=0.7,std=1.2]",

@@ -13,8 +13,8 @@ import argparse
 import attrs
 import torch
 
+from scoresde import ConditionedSampler, Evidence, ExactScore, create, sample
 from scoresde_bench.report.ranking import metric_value
-from scoresde_core import ConditionedSampler, Evidence, ExactScore, create, sample
 from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 

@@ -48,7 +48,6 @@ class ClassifierAccuracyCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add checkpoint, numbers and device."""
         parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run, a model, or a name")
         add_changes(parser, "data.dataset.root=elsewhere")
         add_device(parser)
@@ -58,7 +57,6 @@ class ClassifierAccuracyCommand(Command):
             parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Load, measure, print."""
         check_counts(arguments, "levels", "events", "batch_size")
         rows = list(_measured(arguments, registry))
         if arguments.json:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core import document
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
@@ -27,6 +26,7 @@ from scoresde_core.registry import Registry
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import add_device, check_counts, check_fractions
+from scoresde_run.machine import document
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class EncodeCommand(Command):
     """Encodes events and decodes them; on request also interpolates and rescales their latents."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add model, events, and what to decode."""
         add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -118,7 +117,6 @@ class EncodeCommand(Command):
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Encode, decode, write, print."""
         _check(arguments)
 
         import torch

@@ -54,7 +54,6 @@ class EvaluateCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options of checkpoints and measures."""
         parser.add_argument(
             "folders", type=Path, nargs="+", metavar="DIR", help="a checkpoint by folder or name, or a run"
         )
@@ -78,7 +77,6 @@ class EvaluateCommand(Command):
         add_changes(parser, "data.dataset.root=here", dest="changes")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Evaluate; return 1 if a checkpoint failed."""
         _check(arguments)
 
         # Imports torch, so not before the options are checked.

@@ -33,7 +33,6 @@ class ExportCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add checkpoint, folder, weights and dtype."""
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         parser.add_argument(
@@ -45,12 +44,11 @@ class ExportCommand(Command):
         add_weights(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Load, convert, write; print the size."""
         import torch
 
-        from scoresde_core.classifier import NoisyClassifier
         from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
+        from scoresde_run.models.classifier import NoisyClassifier
 
         check_new(arguments.out)
         found = checkpoint.find(arguments.checkpoint, registry)

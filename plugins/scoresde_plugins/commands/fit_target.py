@@ -32,7 +32,6 @@ class FitTargetCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add data set, numbers and output."""
         parser.add_argument(
             "dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'"
         )
@@ -44,7 +43,6 @@ class FitTargetCommand(Command):
             )
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Fit, report the held-out likelihood, save."""
         from scoresde_run.machine.files import check_new
 
         from ..targets.mfa_fit import fit_mfa, save

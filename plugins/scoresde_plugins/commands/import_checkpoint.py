@@ -18,7 +18,6 @@ class ImportCheckpointCommand(Command):
     """Imports files of score_sde_pytorch, ncsn and ncsnv2; every tensor must have its place in the preset's network."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add file, preset and output."""
         parser.add_argument("file", type=Path, metavar="FILE", help="the published file, such as checkpoint_24.pth")
         parser.add_argument("--preset", required=True, metavar="NAME", help="its preset: see 'scoresde presets'")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
@@ -29,7 +28,6 @@ class ImportCheckpointCommand(Command):
         )  # fmt: skip
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Read, compare, write; print a summary."""
         from scoresde_run.commands.presets import find_preset
         from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint

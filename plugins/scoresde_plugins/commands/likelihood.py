@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core import document
 from scoresde_core.command import Command
 from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
@@ -28,6 +27,7 @@ from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.machine import document
 from scoresde_run.machine.lock import locked
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class LikelihoodCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add model, data and protocol."""
         add_model(parser)
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -85,7 +84,6 @@ class LikelihoodCommand(Command):
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Measure, write, print."""
         check_counts(arguments, "images", "repeats", "batch_size")
 
         from ..evaluate.batches import run_together

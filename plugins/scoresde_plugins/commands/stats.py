@@ -18,7 +18,7 @@ from scoresde_run.commands.options import add_device, check_counts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.extractor import Extraction
+    from scoresde_run.features.extraction import Extraction
 
 
 @attrs.frozen
@@ -30,7 +30,6 @@ class StatsCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add data set, extractor and output."""
         parser.add_argument("dataset", metavar="DATASET", nargs="?", help="such as 'mnist[root=data]'")
         parser.add_argument("--out", type=Path, metavar="FILE", help="the .safetensors file to write")
         parser.add_argument("--show", type=Path, metavar="FILE", help="print what a file of statistics holds")
@@ -42,7 +41,6 @@ class StatsCommand(Command):
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Extract features and save their statistics; or show a file."""
         if (arguments.dataset is None) == (arguments.show is None):
             raise UsageError("give either a data set or --show FILE")
         if arguments.show is not None:
@@ -62,7 +60,7 @@ class StatsCommand(Command):
 def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
-    from scoresde_core.extractor import Extraction
+    from scoresde_run.features.extraction import Extraction
     from scoresde_run.machine.device import find_device, use_tf32
 
     from ..evaluators.statistics_file import write

@@ -23,10 +23,10 @@ from scoresde_core.errors import UsageError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.registry import Registry
 from scoresde_core.score import NetworkScore, ScoreModel
-from scoresde_core.units import Units
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.train import add_run, run_training
 from scoresde_run.data.batches import Preprocessing
+from scoresde_run.data.units import Units
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
 from scoresde_run.models.model import Plan, find_dataset
@@ -47,13 +47,11 @@ class TrainDequantizerCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add model, images, and the options of a training run."""
         add_model(parser)
         parser.add_argument("--dataset", metavar="X", help="uint8 images (default: the configuration's)")
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Train, or resume a run."""
         arguments.seed = 0  # of a preset's random weights
         return run_training(arguments, registry, lambda processes: plan_dequantizer(arguments, registry, processes))
 

@@ -18,7 +18,7 @@ from scoresde_run.commands.options import add_device, check_counts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.dataset import Dataset
+    from scoresde_run.data.dataset import Dataset
 
 _NUMBERS: dict[str, tuple[type, Any, str]] = {
     "images": (int, 10_000, "training images, drawn at random, whose distances are computed"),
@@ -94,7 +94,6 @@ class TuneNoiseCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add data set, scaling and numbers."""
         parser.add_argument("dataset", metavar="DATASET", help="such as cifar10, or 'image_folder[path=here,size=64]'")
         parser.add_argument("--centered", action="store_true", help="images in [-1, 1] instead of [0, 1]")
         add_device(parser, default="cpu")
@@ -104,7 +103,6 @@ class TuneNoiseCommand(Command):
             parser.add_argument(f"--{name}", type=kind, default=default, metavar="X", help=text + shown)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Measure, compute, print."""
         check_counts(arguments, "images", least=2)
         check_counts(arguments, "budget")
         dataset = registry.create("datasets", arguments.dataset)

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.condition import Condition
+from scoresde_run.sampling.condition import Condition
 
 from .known import KnownCoefficients, observe
 

@@ -12,9 +12,9 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.condition import Condition
 from scoresde_core.errors import FileError
 from scoresde_core.noise import Noise
+from scoresde_run.sampling.condition import Condition
 
 from .known import KnownCoefficients, observe
 

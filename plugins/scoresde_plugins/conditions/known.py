@@ -15,9 +15,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.condition import Observation
 from scoresde_core.noise import Draw
 from scoresde_core.sde import Level
+from scoresde_run.sampling.condition import Observation
 
 from ..numerics.rotation import Basis, rotate
 
@@ -31,7 +31,6 @@ class KnownCoefficients(Observation):
     basis: Basis = ()
 
     def rows(self, start: int, count: int) -> KnownCoefficients:
-        """Return the coefficients of ``count`` samples from ``start``."""
         if start + count > len(self.values):
             raise ValueError(
                 f"{len(self.values)} events were observed, too few for sample {start + count - 1}: "
@@ -43,7 +42,6 @@ class KnownCoefficients(Observation):
         )
 
     def to(self, x: Tensor) -> KnownCoefficients:
-        """Return the coefficients on the device of ``x`` and in its dtype."""
         basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)
         return attrs.evolve(self, values=self.values.to(x), known=self.known.to(x.device), basis=basis)
 

@@ -18,18 +18,18 @@ import torch
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
-from scoresde_core.condition import Condition, Observation
 from scoresde_core.errors import FileError
 from scoresde_core.network import Network
 from scoresde_core.registry import Registry, handed_registry
 from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
-from scoresde_core.units import Units
+from scoresde_run.data.units import Units
 from scoresde_run.models import checkpoint as checkpoints
+from scoresde_run.models.classifier import NoisyClassifier
 from scoresde_run.models.model import plan_model
+from scoresde_run.sampling.condition import Condition, Observation
 
 from ..networks.classifier import NetworkClassifier
 
@@ -53,7 +53,6 @@ class TargetClassifier(NoisyClassifier):
         return len(modes)
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """log r_k(x)."""
         seen = self.scale * x + self.shift * level.alpha
         return self.target.log_responsibilities(seen, Level(level.t, level.alpha, self.scale * level.sigma))
 
@@ -69,7 +68,6 @@ class GuidedScore(WrappedScore):
         self.classifier, self.labels, self.scale = classifier, labels, scale
 
     def select(self, index: Tensor) -> GuidedScore:
-        """Return the guided score with the labels of these samples."""
         return self.part(model=self.model.select(index), labels=self.labels[index.to(self.labels.device)])
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
@@ -92,17 +90,14 @@ class ClassObservation(Observation):
     acts_on_state = False
 
     def rows(self, start: int, count: int) -> ClassObservation:
-        """Return the classes of ``count`` samples from ``start``."""
         if start + count > len(self.labels):
             raise ValueError(f"there are labels for {len(self.labels)} samples, too few for sample {start + count - 1}")
         return attrs.evolve(self, labels=self.labels[start : start + count])
 
     def to(self, x: Tensor) -> ClassObservation:
-        """Return the labels on the device of ``x``; the classifier stays on its device."""
         return attrs.evolve(self, labels=self.labels.to(x.device))
 
     def guide(self, model: ScoreModel) -> ScoreModel:
-        """Return the score of the class."""
         return GuidedScore(model, self.classifier, self.labels, self.scale)
 
 

@@ -16,7 +16,7 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.condition import Condition
+from scoresde_run.sampling.condition import Condition
 
 from .known import KnownCoefficients, observe
 

@@ -38,12 +38,12 @@ from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.condition import Condition, Loop, Observation
 from scoresde_core.noise import Draw, Noise, key
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import DATA, Level
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, rows_of_past
+from scoresde_run.sampling.condition import Condition, Loop, Observation
 
 from ..coordinates import noise_ratio, reaches_data
 from .inpaint import Inpaint
@@ -73,15 +73,12 @@ class SMCDiff(Condition):
 
     @property
     def mixes_channels(self) -> bool:  # type: ignore[override]
-        """Whether the condition does."""
         return self.condition.mixes_channels
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse what the condition refuses."""
         return self.condition.skip(shape)
 
     def observe(self, x: Tensor) -> ParticleObservation:
-        """Return the condition's observation of ``x``, with particles."""
         known = self.condition.observe(x)
         if not known.acts_on_state:
             raise ValueError(f"{type(self.condition).__name__} changes the score only: it needs no particles")
@@ -97,11 +94,9 @@ class ParticleObservation(Observation):
     threshold: float = 0.5
 
     def rows(self, start: int, count: int) -> ParticleObservation:
-        """Return the observation of ``count`` samples from ``start``."""
         return attrs.evolve(self, known=self.known.rows(start, count))
 
     def to(self, x: Tensor) -> ParticleObservation:
-        """Return the observation on the device of ``x`` and in its dtype."""
         return attrs.evolve(self, known=self.known.to(x))
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:

@@ -8,8 +8,8 @@ import attrs
 from attrs.validators import ge
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Split
 
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded, source_at
 from .vision import DOWNLOAD_HELP, torchvision_datasets

@@ -10,9 +10,9 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.noise import Noise, key
 from scoresde_core.target import Target
+from scoresde_run.data.dataset import Dataset, Split
 
 _CHUNK = 4096
 
@@ -31,7 +31,6 @@ class ExactDataset(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The target's shape."""
         return self.target.shape
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:

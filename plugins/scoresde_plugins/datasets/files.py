@@ -17,8 +17,8 @@ from attrs.validators import and_, ge, gt, lt, optional
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Dataset, Split
 
 from . import examples
 from .labels import Classes, labels
@@ -83,7 +83,6 @@ class ImageFolderDataset(_HeldOut, PictureDataset):
         return (1 if self.grey else 3, *sides(self.size))
 
     def open(self, split: Split = "train") -> Pictures:
-        """Return the images of a split, decoded on access."""
         place = self.place(split)
         source = source_at(place)
         names = source.names()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Dataset, Split
 
 _MAKERS: tuple[Any, ...] = (
     np.zeros(1).__reduce__()[0],  # _reconstruct

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Split
 
 from . import examples
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, check_labelled, decoded
@@ -63,7 +63,6 @@ class JPEGArchiveDataset(PictureDataset):
         return [self._file("train"), self._file("test")]
 
     def open(self, split: Split = "train") -> Pictures:
-        """Return the images of a split, decoded on access."""
         file = self._file(split)
         arrays = self._arrays(split)
         packed = Packed(arrays["jpeg"], arrays["offsets"])

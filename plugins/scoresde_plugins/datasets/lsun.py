@@ -10,8 +10,8 @@ import attrs
 from attrs.validators import ge
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Split
 
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded
 
@@ -70,7 +70,6 @@ class LSUNDataset(PictureDataset):
         return Path(self.root) / f"{self.category}_{'train' if split == 'train' else 'val'}_lmdb"
 
     def open(self, split: Split = "train") -> Pictures:
-        """Return the images of a split, decoded on access."""
         path = self._folder(split)
         if not path.is_dir():
             raise FileError(

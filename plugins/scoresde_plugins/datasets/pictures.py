@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
+from scoresde_run.data.dataset import Dataset, Split
 
 from .picture_file import PictureFile
 from .tfrecords import Records
@@ -82,7 +82,6 @@ class Archive(PictureFile[zipfile.ZipFile]):
     """The image files in a zip file, in the order of their paths."""
 
     def opened(self) -> zipfile.ZipFile:
-        """Open the archive."""
         return zipfile.ZipFile(self.path)
 
     def names(self) -> list[str]:
@@ -233,7 +232,7 @@ class PictureDataset(Dataset):
 
     @abstractmethod
     def open(self, split: Split = "train") -> Pictures:
-        """Return the pictures of a split, decoded on access."""
+        """The pictures of a split, decoded on access."""
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, C, H, W), in the order of the source."""

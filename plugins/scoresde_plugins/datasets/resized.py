@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Events, Levels, Split
 from scoresde_core.errors import UsageError
+from scoresde_run.data.dataset import Dataset, Events, Levels, Split
 
 from . import examples
 from .pictures import SIZE_HELP, Size, positive, sides
@@ -55,12 +55,10 @@ class ResizedDataset(Dataset):
 
     @property
     def levels(self) -> Levels:
-        """The levels of the other data set."""
         return self.data.levels
 
     @property
     def mirrors(self) -> Mapping[str, bool]:
-        """As in the other data set."""
         return self.data.mirrors
 
     @property

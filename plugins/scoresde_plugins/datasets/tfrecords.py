@@ -33,7 +33,6 @@ class Records(PictureFile[mmap.mmap]):
     """The images of one file, all of one size; StyleGAN's tool writes a file for each resolution."""
 
     def opened(self) -> mmap.mmap:
-        """Map the file into memory."""
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

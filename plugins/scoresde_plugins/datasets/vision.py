@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
+from scoresde_run.data.dataset import Dataset, Split
 
 DOWNLOAD_HELP = "let torchvision download it if it is missing"
 
@@ -62,7 +62,6 @@ class VisionDataset(Dataset):
         return self._fetched(split)[0]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels``."""
         return {"labels": torch.as_tensor(self._fetched(split)[1], dtype=torch.int64)}
 
     def _fetched(self, split: Split) -> tuple[Tensor, Any]:
@@ -104,7 +103,6 @@ class CIFAR10Dataset(VisionDataset):
     shape = (3, 32, 32)
 
     def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
-        """Return the images, with channels first, and their labels."""
         found = reader(self.root, train=split == "train", download=self.download)
         return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), found.targets
 

@@ -61,7 +61,6 @@ class DDIMPredictor(Predictor):
         return self.eta > 0
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One implicit step."""
         now, ahead = step.now, step.next
         eps = model.noise(x, now)
         share = (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5

@@ -46,7 +46,6 @@ class NoiseMultistep(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """Take a step with up to ``max_order`` noises."""
         past = remember(past, step, model.noise(x, step.now), self.max_order)
         levels = [level for level, _ in past[: usable_order(step, len(past), self.max_order)]]
         x = noise_step(x, step, *((w, eps) for w, (_, eps) in zip(self.weights(step, levels), past, strict=False)))

@@ -190,7 +190,6 @@ class Gated(nn.Module):
         self.norm = nn.GroupNorm(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor like ``x``."""
         value, gate = self.second(_both(self.first(_both(x)))).chunk(2, 1)
         result: Tensor = self.norm(x + value * gate.sigmoid())
         return result
@@ -207,7 +206,6 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor like ``x``."""
         query, key, value = (
             part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in self.project(x).chunk(3, 1)
         )

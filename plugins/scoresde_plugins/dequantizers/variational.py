@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import Spec, build, param
-from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import FileError
 from scoresde_core.noise import Draw
+from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config, ModelConfig
 

@@ -59,7 +59,6 @@ class DPMSolver2Predictor(Predictor):
     stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """Take a step through the midpoint."""
         now, ahead = noise_ratio(step.now), noise_ratio(step.next)
         eps = model.noise(x, step.now)
         if not reaches_data(step):
@@ -84,7 +83,6 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """Take a step with two denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 2)
         order = usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT)
         x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
@@ -112,7 +110,6 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
         return 3.0 if self.corrected else 2.0
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """Take a step with three denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 3)
         order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
         more: Terms = ()
@@ -158,7 +155,6 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
         return self.eta > 0
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """Take a step with two denoised states."""
         past = remember(past, step, model.denoised(x, step.now), 2)
         denoised, ahead = past[0][1], step.next
         if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:

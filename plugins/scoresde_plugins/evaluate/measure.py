@@ -13,11 +13,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.dataset import Dataset, Events, content_hash
 from scoresde_core.evaluator import Metric
 from scoresde_core.sampler import Observer
 from scoresde_core.score import ScoreModel
 from scoresde_run.commands.events import subset, take
+from scoresde_run.data.dataset import Dataset, Events, content_hash
 from scoresde_run.results.fingerprint import Fingerprint, placeless
 from scoresde_run.results.results import Row
 
@@ -154,12 +154,10 @@ class EventMeasure(Measure):
 
     @property
     def count(self) -> int:
-        """Number of batches."""
         return self.share.count
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings, with those of the events."""
         return {**super().settings, **self.share.settings}
 
 

@@ -18,16 +18,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.errors import ScoreSDEError
 from scoresde_core.loss import Draws, Loss
-from scoresde_core.sampler import Sampler, diverged, sample, smallest_batch
+from scoresde_core.sampler import Sampler, sample
 from scoresde_core.sde import SDE
 from scoresde_core.target import Target
-from scoresde_core.units import Units
 from scoresde_run.data.batches import Preprocessing
+from scoresde_run.data.dequantizer import Dequantizer
+from scoresde_run.data.units import Units
 from scoresde_run.models.model import Plan
 from scoresde_run.results.results import Row
+from scoresde_run.sampling.samples import diverged, smallest_batch
 
 from ..likelihood.bits_per_dim import Measurement, join, measure
 from ..likelihood.density import Density
@@ -48,7 +49,6 @@ class SplitLoss(EventMeasure):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Loss, preprocessing and seed."""
         return {"loss": self.describe(self.loss), "preprocessing": self.describe(self.preprocessing), "seed": self.seed}
 
     @torch.no_grad()
@@ -64,7 +64,6 @@ class SplitLoss(EventMeasure):
         return Part({"loss": losses.double().cpu()})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The mean over events."""
         kept = list(parts)
         losses = torch.cat([part.tensors["loss"] for part in kept])
         metric = mean(f"{self.share.source['split']}_loss", losses)
@@ -91,7 +90,6 @@ class Likelihood(EventMeasure):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Density, dequantisation, repeats, seed and target."""
         how = {
             "density": self.describe(self.density),
             "dequantizer": self.describe(self.dequantizer),
@@ -123,7 +121,6 @@ class Likelihood(EventMeasure):
         return join([Measurement(**part.tensors) for part in parts])
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The mean over events and repeats, with the standard error over events."""
         kept = list(parts)
         all_of_it = self.joined(kept)
         cost = {"events": all_of_it.nfe.shape[1], "nfe": float(all_of_it.nfe.double().mean())}
@@ -147,12 +144,10 @@ class Draw(Measure):
 
     @property
     def count(self) -> int:
-        """Number of batches."""
         return -(-self.n // self.batch_size)
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Sampler, number, batch size and seed."""
         return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
@@ -165,7 +160,6 @@ class Draw(Measure):
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The cost; raises :class:`ScoreSDEError` if the sampler diverged."""
         kept = list(parts)
         records = [part.record for part in kept]
         nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)

@@ -12,20 +12,21 @@ import attrs
 import torch
 from torch import nn
 
-from scoresde_core import sampler as sampling
 from scoresde_core.components import Spec, build, parse
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.evaluator import Evaluator, Evidence, Reference
 from scoresde_core.registry import OURS, Registry
+from scoresde_core.sampler import Sampler, skip
 from scoresde_core.score import NetworkScore
 from scoresde_run.commands.events import subset, take
+from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.models import checkpoint
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import Plan, plan_data, plan_model
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.results.results import Row
+from scoresde_run.sampling.samples import root_mean_square
 from scoresde_run.training.trainer import plan_training
 
 from ..evaluators.extraction import samples as sample_set
@@ -185,7 +186,7 @@ class _Builder:
         self.fingerprint = Fingerprint(registry)
         self.plan = plan_model(config, registry)
         self.spec = parse(request.sampler) if request.sampler else config.sampling.sampler
-        self.sampler: sampling.Sampler = registry.create("samplers", self.spec)
+        self.sampler: Sampler = registry.create("samplers", self.spec)
 
     def loss(self) -> Measure:
         """The training loss, on batches as in training."""
@@ -233,7 +234,7 @@ class _Builder:
 
     def _draw(self, n: int, scale: Callable[[], float | None]) -> Draw:
         request, chosen = self.request, self.config.evaluation
-        reason = sampling.skip(self.sampler, self.plan.sde, self.plan.shape)
+        reason = skip(self.sampler, self.plan.sde, self.plan.shape)
         if reason:
             raise UsageError(reason)
         size = min(request.batch_size or chosen.batch_size, n)
@@ -242,12 +243,12 @@ class _Builder:
     def _scale(self, reference: Reference | None) -> float | None:
         """The root mean square of the target's or the model's true events, in the units of the data."""
         if reference is not None:
-            return reference.once("scale", lambda: sampling.root_mean_square(reference.exact(0)))
+            return reference.once("scale", lambda: root_mean_square(reference.exact(0)))
         with suppress(ScoreSDEError):  # the data may be missing
             dataset, _ = plan_data(self.plan, self.registry)
             events, units = dataset.open("train"), self.plan.units
             stored = take(events, subset(len(events), _TRUE_EVENTS))
-            return sampling.root_mean_square(units.decode(units.encode(stored)))
+            return root_mean_square(units.decode(units.encode(stored)))
         return None
 
     def _judgement(

@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 import torch
 
 from scoresde_core.errors import ScoreSDEError
-from scoresde_core.evaluator import valueless
-from scoresde_core.score import PRECISIONS
 from scoresde_run.machine import environment, files
+from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.processes import Processes
 from scoresde_run.machine.progress import Progress, step_observer
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.results import picture
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import SCHEMA, changed
+from scoresde_run.sampling.samples import valueless
 
 from .batches import Failed, compute, together
 from .checkpoints import ChosenCheckpoint

@@ -15,11 +15,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.dataset import content_hash
 from scoresde_core.errors import UsageError
-from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric, Reference
-from scoresde_core.extractor import Extraction, Features
+from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.score import ScoreModel
+from scoresde_run.data.dataset import content_hash
+from scoresde_run.features.extraction import EventSet, Extraction
+from scoresde_run.features.extractor import Features
 from scoresde_run.models.model import Plan
 from scoresde_run.results.results import Row
 
@@ -54,17 +55,14 @@ class FeatureBatches(Measure):
 
     @property
     def of_model(self) -> bool:
-        """Whether they are of samples."""
         return self.draw is not None
 
     @property
     def count(self) -> int:
-        """Number of batches."""
         return -(-self.events.size // self.extraction.batch_size) if self.draw is None else self.draw.count
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The extractor with its parameters and the hash of its weights, the events, the batch size."""
         if self.draw is not None:
             events = self.draw.settings
         else:
@@ -94,7 +92,6 @@ class FeatureBatches(Measure):
         return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The cost."""
         return self.found([], [part.record for part in parts], events=self.events.size)
 
 
@@ -142,7 +139,6 @@ class Judgement(Measure):
 
     @property
     def of_samples(self) -> bool:
-        """Whether it judges samples, not the model itself."""
         return self.draw is not None
 
     @property
@@ -152,7 +148,6 @@ class Judgement(Measure):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The evaluator, its target, and the samples."""
         truth = None if self.reference is None else self.describe(self.reference.target)
         samples = {"n": self.n, "seed": self.seed} if self.draw is None else self.draw.settings
         said = self.describe(self.state)
@@ -179,7 +174,6 @@ class Judgement(Measure):
         return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})
 
     def summarise(self, parts: Iterable[Part]) -> Row:
-        """The metrics, or why there are none."""
         (part,) = parts
         row = self.found([Metric(**metric) for metric in part.record["metrics"]], [part.record])
         skipped = part.record["skipped"]

@@ -34,7 +34,6 @@ class EnergyDistance(PairComparison):
     unit: ClassVar[str] = "data units"
 
     def distance(self, truth: Tensor, reference: Reference) -> Distance:
-        """|x - y|."""
         return _same
 
 

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split, content_hash
-from scoresde_core.evaluator import Comparison, EventSet, Evidence, Reference
-from scoresde_core.units import Units
+from scoresde_core.evaluator import Evidence, Reference
 from scoresde_run.data.batches import order
+from scoresde_run.data.dataset import Dataset, Split, content_hash
+from scoresde_run.data.units import Units
+from scoresde_run.features.extraction import EventSet
+
+from .comparison import Comparison
 
 KEPT = 2
 """How many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint."""
@@ -71,12 +74,10 @@ class EventReference(Reference):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
         return tuple(self.events.shape[1:])
 
     @property
     def sets(self) -> float:
-        """The number of disjoint sets in the data set."""
         return len(self.events) // self.size
 
     def stored(self, which: int = 0) -> Tensor:
@@ -129,7 +130,6 @@ class SetComparison(DataReference, Comparison):
     split: Split = param("train", "which part of that data set", kw_only=True)
 
     def prepare(self) -> None:
-        """Read the data set, if one is given."""
         if self.origin is not None:
             self.origin.events()
 

@@ -12,8 +12,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import EventSet, Evidence, Reference
-from scoresde_core.extractor import Extraction, Features
+from scoresde_core.evaluator import Evidence, Reference
+from scoresde_run.features.extraction import EventSet, Extraction
+from scoresde_run.features.extractor import Features
 
 HELD_BYTES = 2**30
 """The largest size of the features of a set that are cached for the next metric; larger ones are extracted again."""

@@ -19,11 +19,12 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, EventSet, Evidence, Metric
-from scoresde_core.extractor import Extraction, Extractor, Features, Rounding
+from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.features.extraction import EventSet, Extraction, Rounding
+from scoresde_run.features.extractor import Extractor, Features
 
 from ..extractors.fidelity import Inception
 from .events import DataReference, Origin
@@ -62,7 +63,6 @@ class FeatureMetric(DataReference, Evaluator):
         return f"{self.word}_{self.features.name}"
 
     def prepare(self) -> None:
-        """Load the extractor and the reference."""
         self.extraction.prepare()
         if self.statistics is not None:
             self._file()

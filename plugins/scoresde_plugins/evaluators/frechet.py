@@ -25,9 +25,10 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import EventSet, Evidence, Metric
-from scoresde_core.extractor import Features
+from scoresde_core.evaluator import Evidence, Metric
 from scoresde_core.noise import key
+from scoresde_run.features.extraction import EventSet
+from scoresde_run.features.extractor import Features
 
 from .extraction import samples
 from .feature_metric import FeatureMetric

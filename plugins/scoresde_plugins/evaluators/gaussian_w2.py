@@ -21,7 +21,6 @@ from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
 from scoresde_core.sde import SDE
-from scoresde_core.units import Units
 
 from .affine_law import Affine, GaussianLaw, Start
 from .moments import gaussian_w2, root
@@ -67,7 +66,7 @@ class GaussianW2(Evaluator):
         sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
         if sampler is None or model is None or sde is None or reference is None:
             return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
-        if evidence.units is not None and evidence.units.onto(Units()) != (1.0, 0.0):
+        if evidence.units is not None and not evidence.units.unscaled:
             return f"{self.name} needs a model in data units, and this one scales the data"
         if "steps" not in sampler.uses:
             return f"{self.name} needs a sampler with a fixed number of steps: an adaptive one is not affine"

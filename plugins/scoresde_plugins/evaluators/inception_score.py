@@ -19,7 +19,8 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import UsageError
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, EventSet, Evidence, Metric
+from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_run.features.extraction import EventSet
 
 from .extraction import samples
 from .feature_metric import FeatureMetric
@@ -70,7 +71,6 @@ class InceptionScore(FeatureMetric):
         return 2 * self.splits
 
     def unfit(self, evidence: Evidence) -> str | None:
-        """None: it works without a reference."""
         return None
 
     def judge(self, evidence: Evidence) -> list[Metric]:

@@ -71,9 +71,7 @@ class KernelDistance(TwoSetMetric):
         return 2 * FEWEST
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        """Return MMD^2 of features (n, D)."""
         return (by_subsets(samples, truth, self.subset_size),)
 
     def details(self, evidence: Evidence) -> dict[str, Any]:
-        """Return the protocol with the subset size."""
         return self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))

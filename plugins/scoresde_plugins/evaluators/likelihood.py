@@ -113,5 +113,4 @@ class LikelihoodBoundGap(_AgainstTruth):
     t_min: float = param(1e-5, "where the integral starts", gt(0))
 
     def density(self, x: Tensor) -> Density:
-        """Return the bound."""
         return BoundDensity(self.form, self.times, t_min=self.t_min)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Comparison, Evidence, Reference
+from scoresde_core.evaluator import Evidence, Reference
 
+from .comparison import Comparison
 from .moments import root
 
 _DRAWS = 1024
@@ -44,7 +45,6 @@ class ModeWeights(Comparison):
         return super().skip(evidence)
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """Return the total variation of ``samples`` (n, *shape)."""
         weights = reference.precise.modes()
         assert weights is not None  # checked by skip()
         shares = reference.precise.responsibilities(samples).double()

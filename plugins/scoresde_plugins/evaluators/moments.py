@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Comparison, Reference
+from scoresde_core.evaluator import Reference
 
+from .comparison import Comparison
 from .halves import balanced_halves, root_error
 
 _ROUNDING = 1e-7
@@ -51,7 +52,6 @@ class Moments(Comparison):
     smallest: ClassVar[int] = 4
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """Return W2 of the moments of ``samples`` (n, *shape)."""
         mean, cov = (part.to(samples) for part in reference.once("moments", reference.precise.moments))
         half = reference.once("root of the covariance", lambda: root(cov))
         x, n = samples.flatten(1), len(samples)

@@ -15,8 +15,10 @@ import attrs
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Comparison, Reference
+from scoresde_core.evaluator import Better, Reference
 from scoresde_run.results.certainty import difference
+
+from .comparison import Comparison
 
 
 @attrs.frozen
@@ -31,7 +33,6 @@ class NLLGap(Comparison):
     better: ClassVar[Better] = "zero"
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """Return the gap of ``samples`` (n, *shape)."""
         surprise = -reference.precise.log_prob(samples).double()
         entropy = reference.once("entropy", reference.precise.entropy)
         n = len(samples)

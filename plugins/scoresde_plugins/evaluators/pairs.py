@@ -103,7 +103,6 @@ class PairComparison(SetComparison):
         """Return d for the true events ``truth`` (n, D)."""
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """Return the statistic of ``samples`` (n, *shape) and the reference set."""
         exact = reference.exact(0).double().flatten(1)
         # Distances do not depend on a common shift; without it the products inside cdist keep their digits.
         origin = exact.mean(0)

@@ -73,7 +73,6 @@ class SlicedWasserstein(SetComparison):
     projections: int = param(256, "number of random directions", attrs.validators.ge(2))
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
-        """Return SW2 between ``samples`` (n, *shape) and the reference set."""
         x = self._project(samples, reference)
         y = reference.once((self, "sorted"), lambda: self._project(reference.exact(0).double(), reference))
         squared, n = _squared(x.values, y.values), len(samples)

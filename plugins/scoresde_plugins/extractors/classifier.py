@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
-from scoresde_core.extractor import Extractor, Features
+from scoresde_run.features.extractor import Extractor, Features
 
 from ..tensor_file import Format
 
@@ -99,7 +99,6 @@ class Classifier(Extractor):
         return f"{self.name} reads images of shape {self.shape}, these have {tuple(shape)}"
 
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
-        """Return the network on ``device``, in evaluation mode."""
         weights = self._stored[0]
         network = ConvolutionalClassifier(self.shape[0], len(weights["head.bias"]))
         network.load_state_dict(weights)
@@ -107,7 +106,6 @@ class Classifier(Extractor):
         return lambda images: network(images.to(device))
 
     def protocol(self) -> Mapping[str, Any]:
-        """Return its hash and its training data; there is no resize."""
         digest = hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
         return {"extractor": self.name, "sha256": digest, "resize": None, "trained_on": self.report["dataset"]}
 

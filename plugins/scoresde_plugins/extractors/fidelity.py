@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
-from scoresde_core.extractor import Extractor, Features
+from scoresde_run.features.extractor import Extractor, Features
 from scoresde_run.models.checkpoint import file_hash
 
 
@@ -120,7 +120,6 @@ class PublishedNetwork(Extractor):
         return state
 
     def protocol(self) -> Mapping[str, Any]:
-        """Return the hash of the weights and the resize."""
         return {"extractor": self.name, "sha256": file_hash(self.path()), "resize": self.resize}
 
 
@@ -164,7 +163,6 @@ class DINOv2(PublishedNetwork):
     checkout: str | None = param(None, "folder of a checkout of facebookresearch/dinov2; null: torch.hub's copy")
 
     def url(self) -> str:
-        """Return the address of Meta's weights."""
         return f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{self.model}/dinov2_{self.model}_pretrain.pth"
 
     def build(self, state: io.BytesIO) -> Any:
@@ -207,7 +205,6 @@ class DINOv2(PublishedNetwork):
         return found
 
     def protocol(self) -> Mapping[str, Any]:
-        """Return the protocol with the size of the transformer."""
         return {**super().protocol(), "model": self.model}
 
 

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.extractor import Extractor, Features
+from scoresde_run.features.extractor import Extractor, Features
 
 MOST = 16_384
 """The largest number of features whose covariance fits into memory (2 GiB in float64)."""
@@ -29,13 +29,10 @@ class Identity(Extractor):
         return f"an event has {size} entries, too many for features (at most {MOST})" if size > MOST else None
 
     def load(self, device: torch.device) -> Any:
-        """Return a function that flattens events."""
-
         def flatten(x: Tensor) -> Features:
             return Features(x.to(device).float().flatten(1))
 
         return flatten
 
     def protocol(self) -> Mapping[str, Any]:
-        """Return its name."""
         return {"extractor": self.name}

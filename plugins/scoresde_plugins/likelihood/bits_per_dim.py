@@ -23,10 +23,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.dequantizer import Dequantizer
 from scoresde_core.noise import Noise
 from scoresde_core.score import ScoreModel
-from scoresde_core.units import Units, stored_levels
+from scoresde_run.data.dequantizer import Dequantizer
+from scoresde_run.data.units import Units, stored_levels
 
 from ..dequantizers.uniform import UniformDequantizer
 from .density import Density, LogDensities

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel, in_batches, level_of
+from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
 
+from ..numerics.batches import in_batches
 from ..numerics.divergence import score_and_divergence
 from ..numerics.flow import check_t_min
 from ..score_flow.importance import importance_times, total_weight

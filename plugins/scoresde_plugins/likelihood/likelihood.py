@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel, in_batches
+from scoresde_core.score import ScoreModel
 
+from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, score_and_divergence
 from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity
 

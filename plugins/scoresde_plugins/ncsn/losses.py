@@ -50,7 +50,6 @@ class DiscreteLoss(Loss):
         return None
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
-        """(B,)."""
         sde = model.sde
         u = draws.uniform(stratified=self.stratified)
         t = (u * self.scales).floor().clamp_max(self.scales - 1) / (self.scales - 1)

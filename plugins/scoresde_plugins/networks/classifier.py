@@ -9,11 +9,11 @@ import torch
 from attrs.validators import ge, in_
 from torch import Tensor, nn
 
-from scoresde_core.classifier import NoisyClassifier
 from scoresde_core.components import param
 from scoresde_core.network import Network
 from scoresde_core.sde import SDE, Level
 from scoresde_core.shapes import per_row
+from scoresde_run.models.classifier import NoisyClassifier
 
 
 @attrs.frozen(eq=False)

@@ -93,5 +93,4 @@ class NoNorm(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return ``x``."""
         return x

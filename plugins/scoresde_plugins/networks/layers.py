@@ -46,7 +46,6 @@ class Overwrite(nn.Module):
         self.fresh, self.inplace = ACTIVATIONS[name](), ACTIVATIONS[name](inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor like ``x``."""
         out: Tensor = self.fresh(x) if torch.is_grad_enabled() else self.inplace(x)
         return out
 

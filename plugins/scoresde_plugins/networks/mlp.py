@@ -52,7 +52,6 @@ class MLP(Network):
             raise ValueError(f"features must be even, half sines and half cosines, got {self.features}")
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the module for events of ``shape``."""
         return MLPModule(self, shape, shape)
 
 
@@ -61,7 +60,6 @@ class MLPClassifier(ClassifierNetwork, MLP):
     """The same perceptron with logits (B, classes) as its output and the noise scale as its label."""
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the module for events of ``shape``."""
         return MLPModule(self, shape, (self.classes,))
 
 

@@ -64,7 +64,6 @@ class NCSN(RefineNetSpec):
     scales: int = param(10, "number of noise levels, each with its own norm coefficients", ge(2))
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the module for images of ``shape``."""
         return NCSNModule(self, check_image("ncsn", shape, STAGES[64]))
 
 

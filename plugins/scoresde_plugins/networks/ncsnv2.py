@@ -79,7 +79,6 @@ class NCSNv2(RefineNetSpec):
             )
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the module for images of ``shape``."""
         stages = STAGES[64 if len(shape) != 3 else self._variant(max(shape[1:]))]
         return NCSNv2Module(self, check_image("ncsnv2", shape, stages), stages)
 

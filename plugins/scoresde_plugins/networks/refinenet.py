@@ -103,7 +103,6 @@ class ResidualUnits(nn.ModuleDict):
         self.act = act
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """A tensor like ``x``."""
         for unit in range(1, self.units + 1):
             h = x
             for place in (1, 2):
@@ -138,7 +137,6 @@ class WindowPool(nn.Module):
         self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor like ``x``."""
         if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
             x = x.contiguous(memory_format=torch.channels_last)
         pooled = F.max_pool2d(x, 5, 1, 2) if self.kind == "max" else F.avg_pool2d(x, 5, 1, 2)
@@ -155,7 +153,6 @@ class ChainedPooling(nn.Module):
         self.act, self.pool = act, pool
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """A tensor like ``x``."""
         total: Tensor = self.act(x)
         path = total
         for conv, norm in zip(self.convs, self.norms, strict=True):

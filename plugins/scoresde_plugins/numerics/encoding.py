@@ -13,10 +13,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.score import ScoreModel, in_batches
+from scoresde_core.score import ScoreModel
 from scoresde_core.sde import GaussianPrior
 from scoresde_core.shapes import expand
 
+from .batches import in_batches
 from .flow import Solver, check_t_min, require_continuous, velocity
 
 

@@ -36,7 +36,6 @@ class PNDMPredictor(MultistepPredictor):
     stochastic = False
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        """Take a step with the noise of the multistep method or, while the past is short, of Runge-Kutta."""
         past = remember(past, step, model.noise(x, step.now), 4)
         length = noise_ratio(step.next) - noise_ratio(step.now)
         noises = [eps for _, eps in past]

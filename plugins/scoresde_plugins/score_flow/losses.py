@@ -35,7 +35,6 @@ class ImportanceLoss(ContinuousLoss):
         return super().skip(model)
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
-        """(B,)."""
         sde = model.sde
         t = importance_times(sde, draws.uniform(stratified=self.stratified), self.t_min)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)

@@ -26,11 +26,9 @@ class LinearVESDE(SDE):
         return GaussianPrior(std=self.sigma_max)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sigma_max t."""
         return self.sigma_max * t
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
@@ -38,7 +36,6 @@ class LinearVESDE(SDE):
         return (log_noise_ratio.double().exp() / self.sigma_max).clamp(t_min or self.t_min, 1)
 
     def drift_rate(self, t: Tensor) -> Tensor:
-        """0."""
         return torch.zeros_like(t)
 
     def diffusion(self, t: Tensor) -> Tensor:

@@ -92,7 +92,6 @@ class LangevinCorrector(Corrector):
         )
 
     def decoupled(self) -> Self:
-        """Return this corrector with ``norm=level``."""
         return attrs.evolve(self, norm="level")
 
     def shrunk(self, factor: float) -> Self:
@@ -112,5 +111,4 @@ class NoneCorrector(Corrector):
     idle = True
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """Return x twice."""
         return x, x

@@ -53,7 +53,6 @@ class DenoisingScoreMatchingLoss(ContinuousLoss):
     )
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
-        """(B,)."""
         sde = model.sde
         t = self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)

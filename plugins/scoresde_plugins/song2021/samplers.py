@@ -73,7 +73,6 @@ class PredictorCorrectorSampler(Sampler):
         return self.corrector.caveat(shape, count)
 
     def decoupled(self) -> Self:
-        """Return this sampler with the decoupled corrector."""
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
@@ -120,5 +119,4 @@ class ODESampler(Sampler):
         return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:
-        """Return the sampler with a fixed-step method, whose steps do not depend on the state."""
         return self if self.method in FIXED else attrs.evolve(self, method="rk4")

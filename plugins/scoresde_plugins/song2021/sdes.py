@@ -72,7 +72,6 @@ class VESDE(TabulatedSDE):
         return GaussianPrior(self.prior_mean, self.sigma_max)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -85,7 +84,6 @@ class VESDE(TabulatedSDE):
         return t.clamp(t_min or self.t_min, 1)
 
     def drift_rate(self, t: Tensor) -> Tensor:
-        """0."""
         return torch.zeros_like(t)
 
     def diffusion(self, t: Tensor) -> Tensor:

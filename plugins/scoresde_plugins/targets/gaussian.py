@@ -100,13 +100,11 @@ class GaussianTarget(Target):
         return Estimate(0.5 * float(spectrum.log().sum() + len(spectrum) * math.log(2 * math.pi * math.e)))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D), float64."""
         law = self._law
         half = law.rotate(law.spectrum.sqrt().diag(), inverse=True)
         return law.mean.clone(), half.T @ half
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """Return the same Gaussian on ``device``, with results in ``dtype`` (float64 for float64 input)."""
         clone = attrs.evolve(self)
         object.__setattr__(clone, "_law", self._law.to(device, dtype))
         return clone

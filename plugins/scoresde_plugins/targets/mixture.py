@@ -122,11 +122,9 @@ class MixtureOfFactorAnalysers(Target):
         return drawn.reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """log p_{alpha, sigma}(x) in nats, (B, *shape) -> (B,)."""
         return self.infer(x, level).joint.logsumexp(1)
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """grad_x log p_{alpha, sigma}(x), like ``x``."""
         posterior = self.infer(x, level)
         at, r = posterior.components, posterior.joint.softmax(1)
         pull = torch.cat([posterior.factors * r.unsqueeze(2), (at.alpha * r).unsqueeze(2)], 2)
@@ -134,11 +132,9 @@ class MixtureOfFactorAnalysers(Target):
         return (toward * at.precision).reshape(x.shape)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """p(k | x) of clean data, (B, *shape) -> (B, K)."""
         return self.infer(x, DATA).joint.softmax(1)
 
     def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """log p(k | x) at a noise level, (B, *shape) -> (B, K)."""
         return self.infer(x, level).joint.log_softmax(1)
 
     def entropy(self) -> Estimate:
@@ -156,11 +152,9 @@ class MixtureOfFactorAnalysers(Target):
         return self.center.clone(), rows.T @ rows + self.noise.diag()
 
     def modes(self) -> Tensor:
-        """The weights (K,), float64."""
         return self.weights.clone()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """Return the same mixture on ``device``, with results in ``dtype``; the parameters stay float64."""
         moved = {name: getattr(self, name).to(device) for name in ("weights", "means", "factors", "noise")}
         return attrs.evolve(self, **moved, dtype=dtype)
 
@@ -292,43 +286,33 @@ class MixtureTarget(Target):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
         return self.mixture.shape
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Draw from the mixture."""
         return self.mixture.sample(n, seed)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """log p_{alpha, sigma}(x)."""
         return self.mixture.log_prob(x, level)
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """grad_x log p_{alpha, sigma}(x)."""
         return self.mixture.score(x, level)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """p(k | x) of clean data."""
         return self.mixture.responsibilities(x)
 
     def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """log p(k | x) at a noise level."""
         return self.mixture.log_responsibilities(x, level)
 
     def entropy(self) -> Estimate:
-        """-E log p_0(x) in nats."""
         return self.mixture.entropy()
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D)."""
         return self.mixture.moments()
 
     def modes(self) -> Tensor:
-        """The weights (K,)."""
         return self.mixture.modes()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
-        """Return the same target on ``device``, with results in ``dtype``."""
         clone = copy.copy(self)
         clone.__dict__["mixture"] = self.mixture.to(device, dtype)
         return clone

@@ -25,7 +25,7 @@ from .options import add_download
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.dataset import Dataset, Events, Split
+    from ..data.dataset import Dataset, Events, Split
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _ARRAYS = ("images", "samples", "floats", "decoded")

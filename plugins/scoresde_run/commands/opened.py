@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from scoresde_core.score import ScoreModel
     from scoresde_core.sde import SDE
     from scoresde_core.target import Target
-    from scoresde_core.units import Units
 
+    from ..data.units import Units
     from ..models.model import Model, Plan
 
 _SAMPLES_OF_A_TARGET = 64
@@ -96,9 +96,7 @@ def open_model(
 
     Float32 is not rounded to TF32.
     """
-    from scoresde_core.score import PRECISIONS
-
-    from ..machine.device import use_tf32
+    from ..machine.device import PRECISIONS, use_tf32
 
     use_tf32(False)
     if arguments.target is not None:
@@ -119,7 +117,8 @@ def open_model(
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
     from scoresde_core.score import ExactScore
-    from scoresde_core.units import Units
+
+    from ..data.units import Units
 
     if arguments.set or arguments.weights:
         option = "--set" if arguments.set else "--weights"

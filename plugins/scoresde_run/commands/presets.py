@@ -22,11 +22,9 @@ class PresetsCommand(Command):
     """Lists the presets: short for ``scoresde list presets``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add ``--json``."""
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Print the list."""
         arguments.kind = "presets"
         return list_components(arguments, registry)
 

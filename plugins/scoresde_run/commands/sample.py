@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core import document
 from scoresde_core.command import Command
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import Registry
 
+from ..machine import document
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scoresde_core.condition import Condition, Observation
     from scoresde_core.sampler import Sampler, Samples
-    from scoresde_core.units import Units
 
+    from ..data.units import Units
+    from ..sampling.condition import Condition, Observation
     from .opened import OpenedModel
 
 _TILES = 256
@@ -51,7 +51,6 @@ class SampleCommand(Command):
     """Draws samples of a model or an exact target: ``scoresde sample --checkpoint RUN --out DIR``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options of model, sampler and condition."""
         add_model(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
@@ -81,7 +80,6 @@ class SampleCommand(Command):
         )
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Sample, and write the folder."""
         return _sample(arguments, registry)
 
 
@@ -105,10 +103,11 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch  # takes time, so not before the options are checked
 
     from scoresde_core import sampler as sampling
-    from scoresde_core.condition import ConditionedSampler
 
     from ..machine.device import find_device, keep_freed_memory, slow_precision
     from ..machine.files import check_new
+    from ..sampling.condition import ConditionedSampler
+    from ..sampling.samples import smallest_batch
 
     check_new(arguments.out)
     keep_freed_memory()
@@ -125,7 +124,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     reason = sampling.skip(sampler, opened.sde, opened.shape)
     if reason:
         raise UsageError(reason)
-    caveat = sampler.caveat(opened.shape, sampling.smallest_batch(n, arguments.batch_size))
+    caveat = sampler.caveat(opened.shape, smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
     with Progress() as progress:
@@ -154,12 +153,12 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def _check_samples(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
     """Raise :class:`ScoreSDEError` for samples of a wrong shape or scale."""
-    from scoresde_core import sampler as sampling
+    from ..sampling.samples import diverged, root_mean_square
 
     if x.shape[1:] != opened.shape:
         raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {opened.shape}")
-    scale = None if opened.target is None else sampling.root_mean_square(opened.target.sample(_TRUE_EVENTS))
-    lost = sampling.diverged(x, scale)
+    scale = None if opened.target is None else root_mean_square(opened.target.sample(_TRUE_EVENTS))
+    lost = diverged(x, scale)
     if lost:
         raise ScoreSDEError(f"{lost}; nothing was written")
 

@@ -38,14 +38,12 @@ class TrainCommand(Command):
     """Trains a preset in a folder: ``scoresde train PRESET KEY=VALUE --out DIR``; an existing run is resumed."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the preset, changes of its configuration, and the options of a run."""
         parser.add_argument(
             "preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml"
         )
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        """Train until the run is complete or interrupted."""
         from .presets import find_preset
 
         if "=" in arguments.preset:
@@ -213,7 +211,6 @@ class _Handler(logging.Handler):
     """Writes to the current stderr, which a progress bar replaces."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
         print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
 
 

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.dataset import Dataset, Events, Split
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import key
-from scoresde_core.units import Units
+
+from .dataset import Dataset, Events, Split
+from .units import Units
 
 RESIDENT_BYTES = 2**30
 """The largest split that is kept on the device by default; CIFAR-10 takes 0.15 of it."""
@@ -123,7 +124,7 @@ class Batches:
     and ``batches.once()`` yields every event once, in the stored order, for evaluation.
 
     ``batch_size`` is that of all processes together; this process, ``rank`` of ``world``, gets its share of each batch.
-    ``needs`` names the known values that batches contain (:meth:`~scoresde_core.dataset.Dataset.known`).
+    ``needs`` names the known values that batches contain (:meth:`~scoresde_run.data.dataset.Dataset.known`).
     ``resident=None`` decides by size; ``workers`` processes decode data that are not resident (0: this process does).
     """
 

@@ -9,10 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.dataset import Dataset, Events
 from scoresde_core.errors import UsageError
 from scoresde_core.sde import SDE
-from scoresde_core.units import Units
+
+from .dataset import Dataset, Events
+from .units import Units
 
 _CHUNK = 1024
 _LOOKED_AT = 4096

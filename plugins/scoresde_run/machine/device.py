@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Mapping
 
 import torch
 
 from scoresde_core.errors import UsageError
+
+PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The ``autocast`` type of a network by name; the state keeps its own."""
 
 
 def find_device(name: str) -> torch.device:

@@ -27,12 +27,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scoresde_core import document
 from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError, UnknownName
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import PARAMETERISATIONS
 
+from ..machine import document
 from ..machine.files import check_new, new_folder
 from .config import Config
 from .model import Model, plan_model

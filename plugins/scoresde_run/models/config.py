@@ -28,9 +28,11 @@ import attrs
 import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 
-from scoresde_core import document
 from scoresde_core.components import Spec, build, param, parameters, parse, parse_value
 from scoresde_core.errors import FileError, UsageError, near_misses
+
+from ..machine import document
+from . import names
 
 if TYPE_CHECKING:
     from scoresde_core.registry import Registry
@@ -46,7 +48,8 @@ Numbers = float | tuple[float, ...]
 class ModelConfig:
     """A network, its SDE, and the shape and units of the data.
 
-    Training determines ``levels``, ``shift`` and ``scale`` (:class:`~scoresde_core.units.Units`) and records them here.
+    Training determines ``levels``, ``shift`` and ``scale`` (:class:`~scoresde_run.data.units.Units`) and records them
+    here.
     """
 
     network: Spec = param(help="the network")
@@ -173,11 +176,11 @@ class Config:
         return config
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
-        """Add the owner to each component name that several plugins have (:meth:`Registry.clear`)."""
+        """Add the owner to each component name that several plugins have (:func:`.names.clear`)."""
 
         def cleared(section: Any) -> Any:
             named = {name: getattr(section, name) for name in _KINDS if isinstance(getattr(section, name, None), Spec)}
-            specs = {name: registry.clear(_KINDS[name], spec, owners) for name, spec in named.items()}
+            specs = {name: names.clear(registry, _KINDS[name], spec, owners) for name, spec in named.items()}
             return attrs.evolve(section, **specs)
 
         return attrs.evolve(self, **{name: cleared(getattr(self, name)) for name in _SECTIONS.values()})

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from scoresde_core.components import Spec, parameters
-from scoresde_core.dataset import Dataset, Levels
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Loss
 from scoresde_core.network import Network
@@ -23,10 +22,11 @@ from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
 from scoresde_core.score import PARAMETERISATIONS, NetworkScore
 from scoresde_core.sde import SDE
-from scoresde_core.units import Units, columns, stored_levels
 
 from ..data.batches import Preprocessing
+from ..data.dataset import Dataset, Levels
 from ..data.scale import standardising
+from ..data.units import Units, columns, stored_levels
 from .config import Config, ModelConfig
 
 _SHARED = ("sigma_min", "sigma_max")

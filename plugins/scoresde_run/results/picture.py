@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scoresde_core.units import Units
+    from ..data.units import Units
 
 _GAP = 2
 
@@ -22,7 +22,7 @@ def drawable(shape: tuple[int, ...]) -> bool:
 
 def to_pixels(x: Tensor, units: Units | None = None) -> NDArray[Any]:
     """Convert images (n, C, H, W), in a model's units or on [-1, 1], to uint8 or uint16 (n, H, W, C), rounded."""
-    from scoresde_core.units import Units
+    from ..data.units import Units
 
     pixels: NDArray[Any] = (units or Units()).images(x).permute(0, 2, 3, 1).contiguous().numpy()
     return pixels if pixels.dtype == "uint8" else pixels.astype("uint16")

@@ -29,15 +29,16 @@ from torch import Tensor, nn
 
 from scoresde_core import sampler as sampling
 from scoresde_core.components import Spec
-from scoresde_core.dataset import Dataset, Split
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.noise import key
 from scoresde_core.registry import OURS, Registry
-from scoresde_core.score import PRECISIONS, ScoreModel
+from scoresde_core.score import ScoreModel
 
 from ..data.batches import Batch, Batches, Preprocessing
+from ..data.dataset import Dataset, Split
 from ..data.scale import mismatch
+from ..machine.device import PRECISIONS
 from ..machine.processes import Processes
 from ..models.config import Config, TrainingConfig
 from ..models.model import Model, Plan, plan_data, plan_loss, plan_model, preprocessing, record_units

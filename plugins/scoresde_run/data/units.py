@@ -20,7 +20,7 @@ import torch
 from attrs.validators import deep_iterable, ge, gt, min_len, optional
 from torch import Tensor
 
-from .components import param
+from scoresde_core.components import param
 
 Rounding = Literal["nearest", "floor", "bins"]
 
@@ -38,6 +38,11 @@ class Units:
     def plain(self) -> bool:
         """Whether nothing is shifted or scaled."""
         return set(self.shift) == {0.0} and set(self.scale) == {1.0}
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether model values are the data."""
+        return self.plain and not self._halved
 
     @property
     def range(self) -> tuple[float, float]:

@@ -17,13 +17,13 @@ from collections.abc import Callable
 import attrs
 from torch import Tensor
 
-from .components import param, parameters
-from .noise import Draw, Noise
-from .sampler import Observer, Sampler
-from .schedule import Step
-from .score import ScoreModel
-from .sde import SDE, Level
-from .steps import Corrector, MultistepPredictor, Past, Predictor
+from scoresde_core.components import param, parameters
+from scoresde_core.noise import Draw, Noise
+from scoresde_core.sampler import Observer, Sampler
+from scoresde_core.schedule import Step
+from scoresde_core.score import ScoreModel
+from scoresde_core.sde import SDE, Level
+from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 
 
 class Observation(ABC):
@@ -145,7 +145,6 @@ class ConditionedSampler(Sampler):
     rounds: int = param(1, "repetitions of each predictor step", attrs.validators.ge(1))
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """Run the sampler's loop, driven by the observation of these samples."""
         known = self.observation.rows(noise.start, noise.count).to(x)
         return known.drive(Loop(self.sampler, self.rounds, observe), x, model, noise)
 
@@ -156,9 +155,7 @@ class ConditionedSampler(Sampler):
         return self.sampler.skip(sde)
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """The caveat of the sampler."""
         return self.sampler.caveat(shape, count)
 
     def decoupled(self) -> ConditionedSampler:
-        """The conditioned sampler with a decoupled sampler inside."""
         return attrs.evolve(self, sampler=self.sampler.decoupled())

@@ -1,0 +1,1 @@
+"""Features of events: extractors, and what they read."""

@@ -1,0 +1,37 @@
+"""Names of components in text that a plugin contains, such as a preset, a suite or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scoresde_core.components import Spec, parameters, parse
+from scoresde_core.errors import ScoreSDEError
+from scoresde_core.kinds import kind_of
+from scoresde_core.registry import Registry
+
+
+def clear(registry: Registry, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:
+    """``spec`` and the components in it, with ambiguous names resolved to the first of ``owners`` that has them.
+
+    A name that a user types must be unambiguous itself.
+    """
+    if not registry.clashes:
+        return spec
+    claims = registry.claims(kind, spec.name)
+    own = [entry.qualified for owner in owners for entry in claims if entry.owner == owner]
+    name = own[0] if own and len(claims) > 1 else spec.name
+    try:
+        inner = {p.name: kind_of(p.type) for p in parameters(registry.load(kind, name))} if spec.params else {}
+    except ScoreSDEError:  # reported when the component is made
+        return Spec(name, spec.params)
+
+    def cleared(kind: str | None, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [cleared(kind, item) for item in value]
+        if kind is None or not isinstance(value, str | Spec):
+            return value
+        found = clear(registry, kind, value if isinstance(value, Spec) else parse(value), owners)
+        return found if isinstance(value, Spec) else str(found)
+
+    return Spec(name, {key: cleared(inner.get(key), value) for key, value in spec.params.items()})

@@ -1,0 +1,1 @@
+"""Sampling under conditions, and checks of the samples."""
