@@ -19,8 +19,8 @@ from scoresde_core.sampler import Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
 
+from .axes import COMPONENT_AXES, LEARNED_AXES
 from .score_sources import ScoreSource
-from .suite import Block
 
 TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
 
@@ -48,8 +48,6 @@ class Cell:
     device: str
     fingerprint: Fingerprint
     timing: bool
-    block: Block
-    """The block that describes this cell alone."""
     files: tuple[str, ...] | None = None
     """Files that count for the key; None: all that exist."""
 
@@ -66,7 +64,13 @@ class Cell:
     @property
     def request(self) -> dict[str, Any]:
         """The cell as plain data (a block of a suite), from which another process builds it."""
-        return self.block.plain()
+        learned = self.source.has_network  # which defines its SDE; a checkpoint also its network
+        implied = {"sde": learned, "network": self.names.get("checkpoint") is not None}
+        found = {axis: self.names.get(axis) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if not implied.get(axis)}
+        found |= {axis: getattr(self, axis) for axis in ("steps", "seed", "dtype", "precision", "compile")}
+        numbers = {"samples": self.samples, "batch_size": self.batch_size, "timing": self.timing}
+        single = {axis: [value] for axis, value in found.items() if value is not None}
+        return {**single, "evaluator": [*self.judges], **numbers}
 
     @property
     def _parts(self) -> dict[str, Any]:

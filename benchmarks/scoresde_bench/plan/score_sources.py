@@ -29,34 +29,27 @@ from scoresde_run.models.model import Plan, plan_model
 WEIGHTS_SEED = 0
 
 
+@attrs.frozen(eq=False)
 class ScoreSource(ABC):
     """A score, its SDE, its names as shown, and everything that its results depend on."""
 
     has_network: ClassVar[bool]
     """Whether the score is a network, which can be compiled or run in lower precision."""
+
+    names: dict[str, str | None]
+    """Its axes, by the keys of a result row."""
     sde: SDE
+    shape: tuple[int, ...]
+    """Shape of one event."""
+    units: Units
+    """Units of its samples; targets and pictures are in data units."""
     target: Target | None
     """The exact distribution that samples are compared with, or None."""
 
     @property
-    @abstractmethod
-    def names(self) -> dict[str, str | None]:
-        """Its axes, by the keys of a result row."""
-
-    @property
-    @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """The components and plain data that it consists of."""
-
-    @property
-    @abstractmethod
-    def sde_name(self) -> str:
-        """Name of the SDE, without parameters."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
+        return {"target": self.target, "sde": self.sde}
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
@@ -65,11 +58,6 @@ class ScoreSource(ABC):
         Unless ``compile`` is ``none``, the network compiles at the first call.
         """
 
-    @property
-    @abstractmethod
-    def units(self) -> Units:
-        """Units of its samples; targets and pictures are in data units."""
-
 
 @attrs.frozen(eq=False)
 class Exact(ScoreSource):
@@ -77,32 +65,8 @@ class Exact(ScoreSource):
 
     has_network: ClassVar[bool] = False
 
-    target_spec: Spec
-    sde_spec: Spec
-    target: Target
-    sde: SDE
-
-    @property
-    def names(self) -> dict[str, str | None]:
-        return {"target": str(self.target_spec), "sde": str(self.sde_spec)}
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {"target": self.target, "sde": self.sde}
-
-    @property
-    def sde_name(self) -> str:
-        return self.sde_spec.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.target.shape
-
-    @property
-    def units(self) -> Units:
-        return Units(levels=256 if self.target.images else None)
-
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
+        assert self.target is not None
         return ExactScore(self.target.to(device, dtype), self.sde)
 
 
@@ -112,46 +76,16 @@ class Learned(ScoreSource):
 
     has_network: ClassVar[bool] = True
 
-    network: str
     plan: Plan
     registry: Registry
-    stored: checkpoint.Checkpoint | None = None
-    target_spec: Spec | None = None
-    target: Target | None = None
-
-    @property
-    def sde(self) -> SDE:  # type: ignore[override]
-        """The process of the model."""
-        return self.plan.sde
-
-    @property
-    def names(self) -> dict[str, str | None]:
-        return {
-            "target": None if self.target_spec is None else str(self.target_spec),
-            "checkpoint": None if self.stored is None else self.stored.name,
-            "network": self.network,
-            "sde": str(self.plan.config.model.sde),
-        }
+    stored: checkpoint.Checkpoint | None
 
     @property
     def parameters(self) -> dict[str, Any]:
         weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
-        parts = {"target": self.target, "sde": self.sde, "network": self.plan.network}
         ema = None if self.stored is None else self.stored.uses_ema()
         model = {"model": attrs.asdict(self.plan.config.model), "units": attrs.asdict(self.units)}
-        return {**parts, **model, "weights": weights, "ema": ema}
-
-    @property
-    def sde_name(self) -> str:
-        return self.plan.config.model.sde.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.plan.shape
-
-    @property
-    def units(self) -> Units:
-        return self.plan.units
+        return {**super().parameters, "network": self.plan.network, **model, "weights": weights, "ema": ema}
 
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
         model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
@@ -163,11 +97,18 @@ class Learned(ScoreSource):
 
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Return every target under every SDE."""
-    built = [(spec, registry.create("sdes", spec)) for spec in sdes]
+    built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
+    truths = [(str(spec), registry.create("targets", spec)) for spec in targets]
     return [
-        Exact(target, sde, truth, process)
-        for target, truth in [(spec, registry.create("targets", spec)) for spec in targets]
-        for sde, process in built
+        Exact(
+            {"target": name, "sde": process},
+            sde,
+            target.shape,
+            Units(levels=256 if target.images else None),
+            target,
+        )
+        for name, target in truths
+        for process, sde in built
     ]
 
 
@@ -180,17 +121,26 @@ def learned_sources(
     """
     if targets and not checkpoints:
         raise UsageError("--target has no effect on random weights; remove --target")
-    found: list[ScoreSource] = []
+
+    def learned(network: str, plan: Plan, stored: checkpoint.Checkpoint | None, spec: Spec | None) -> ScoreSource:
+        target: Target | None = None if spec is None else registry.create("targets", spec)
+        if stored is not None and target is not None and target.shape != plan.shape:
+            raise UsageError(
+                f"checkpoint {stored.name} samples events of shape {list(plan.shape)}, "
+                f"but target {spec} has shape {list(target.shape)}"
+            )
+        names = {
+            "target": None if spec is None else str(spec),
+            "checkpoint": None if stored is None else stored.name,
+            "network": network,
+            "sde": str(plan.config.model.sde),
+        }
+        return Learned(names, plan.sde, plan.shape, plan.units, target, plan, registry, stored)
+
     truths: list[Spec | None] = [*targets] or [None]
-    for name in checkpoints:
-        stored = checkpoint.find(name, registry)
-        plan = plan_model(stored.config, registry)
-        for spec in truths:
-            target = None if spec is None else registry.create("targets", spec)
-            if target is not None and target.shape != plan.shape:
-                raise UsageError(
-                    f"checkpoint {name} samples events of shape {list(plan.shape)}, "
-                    f"but target {spec} has shape {list(target.shape)}"
-                )
-            found.append(Learned(stored.config.model.network.name, plan, registry, stored, spec, target))
-    return found + [Learned(name, plan_model(find_preset(registry, name), registry), registry) for name in presets]
+    found = [checkpoint.find(name, registry) for name in checkpoints]
+    plans = [(stored, plan_model(stored.config, registry)) for stored in found]
+    return [
+        *(learned(s.config.model.network.name, plan, s, spec) for s, plan in plans for spec in truths),
+        *(learned(name, plan_model(find_preset(registry, name), registry), None, None) for name in presets),
+    ]

@@ -21,7 +21,7 @@ from scoresde_core.sampler import Sampler
 from scoresde_run.results.fingerprint import Fingerprint
 
 from . import axes
-from .axes import COMPONENT_AXES, LEARNED_AXES, SAMPLER_AXES
+from .axes import COMPONENT_AXES, SAMPLER_AXES
 from .cells import Cell
 from .score_sources import ScoreSource, exact_sources, learned_sources
 from .suite import Block, clear
@@ -106,21 +106,23 @@ class Sweep:
         chosen["grid"] = specs["grid"] or [None]  # None: the sampler takes its predictor's grid
         seeds, dtypes = block["seed"], axes.words("dtype", block["dtype"])
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
-        judges = self._evaluators(block)
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
                 self.registry.create(COMPONENT_AXES[axis], spec)
         sources = self._sources_of(block, specs)
-        samplers = [
-            self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
-            for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES))
-        ]
-        unique = {(str(spec), *map(str, given.values())): (spec, sampler, given) for spec, sampler, given in samplers}
+        samplers = {}
+        for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)):
+            sampler, names = self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
+            samplers[tuple(names.values())] = sampler, {axis: names[axis] for axis in names if axis != "steps"}
+        size = min(block.batch_size or block.samples, block.samples)
+        shared: dict[str, Any] = {"samples": block.samples, "batch_size": size, "timing": block.timing}
+        shared |= {"judges": self._evaluators(block), "device": self.device, "fingerprint": self._fingerprint}
         # Cells that share a model, and then those that share exact samples, run in sequence.
-        for source, *how, seed, dtype, made in itertools.product(
-            sources, modes, precisions, seeds, dtypes, unique.values()
+        for source, mode, precision, seed, dtype, (sampler, names) in itertools.product(
+            sources, modes, precisions, seeds, dtypes, samplers.values()
         ):
-            yield self._cell(block, source, made, seed, dtype, how, judges)
+            how: dict[str, Any] = {"seed": seed, "dtype": dtype, "precision": precision, "compile": mode}
+            yield Cell(names={**source.names, **names}, source=source, sampler=sampler, **how, **shared)
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; default names always mean our components."""
@@ -146,11 +148,11 @@ class Sweep:
             self._sources[key] = learned_sources(self.registry, checkpoints, networks, truths)
         elif key not in self._sources:
             self._sources[key] = exact_sources(self.registry, truths, sdes)
-        found = self._sources[key]
-        return [s for s in found if not block.for_sdes or s.sde_name.removeprefix(f"{OURS}:") in block.for_sdes]
+        named = [(parse(str(one.names["sde"])).name.removeprefix(f"{OURS}:"), one) for one in self._sources[key]]
+        return [one for name, one in named if not block.for_sdes or name in block.for_sdes]
 
-    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Spec, Sampler, dict[str, Any]]:
-        """Build the sampler with the values of ``given`` that it uses; returns these, with the name of its grid."""
+    def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Sampler, dict[str, str | None]]:
+        """Return the sampler with the values of ``given`` that it uses, and these and its own name as text."""
         if str(spec) not in self._plain_samplers:
             self._plain_samplers[str(spec)] = self.registry.create("samplers", spec)
         sampler = self._plain_samplers[str(spec)]
@@ -165,46 +167,4 @@ class Sweep:
                 raise UsageError(
                     f"the grid of {sampler!r} is not registered: register it, or choose another with --grid"
                 )
-        return spec, sampler, {name: used.get(name) for name in given}
-
-    def _cell(
-        self,
-        block: Block,
-        source: ScoreSource,
-        made: tuple[Spec, Sampler, dict[str, Any]],
-        seed: int,
-        dtype: str,
-        how: Sequence[str],
-        judges: dict[str, Evaluator],
-    ) -> Cell:
-        (spec, sampler, given), (mode, precision) = made, how
-        shown = {axis: None if value is None else str(value) for axis, value in given.items() if axis != "steps"}
-        names = {**source.names, "sampler": str(spec), **shown}
-        single = {axis: (text,) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if (text := names.get(axis)) is not None}
-        if block.learned:
-            single.pop("sde")
-        if "checkpoint" in single:
-            single.pop("network", None)  # its network is part of it
-        chosen: dict[str, tuple[Any, ...]] = {"seed": (seed,), "dtype": (dtype,), "evaluator": tuple(judges)}
-        if mode != "none":
-            chosen["compile"] = (mode,)
-        if precision != "float32":
-            chosen["precision"] = (precision,)
-        if given["steps"] is not None:
-            chosen["steps"] = (given["steps"],)
-        return Cell(
-            names=names,
-            source=source,
-            sampler=sampler,
-            judges=judges,
-            seed=seed,
-            dtype=dtype,
-            precision=precision,
-            compile=mode,
-            samples=block.samples,
-            batch_size=min(block.batch_size or block.samples, block.samples),
-            device=self.device,
-            fingerprint=self._fingerprint,
-            timing=block.timing,
-            block=attrs.evolve(block, axes={**single, **chosen}, for_sdes=()),
-        )
+        return sampler, {"sampler": str(spec), **{axis: str(used[axis]) if axis in used else None for axis in given}}

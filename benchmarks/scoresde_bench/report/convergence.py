@@ -19,7 +19,7 @@ and error add in squares, exceeds the floor by the square of the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -28,15 +28,17 @@ from scoresde_run.results.certainty import spread
 
 from .labels import as_float, quantity
 from .lines import CROWD, Layout, Line
-from .plot import Cost, Plot, Point, Series
+from .plot import Cost, Frame, Plot, Point, Series
 from .ranking import MetricValue, Ranking
-from .scales import HUGE, TINY, Across, Tick, Up, cost_ticks, tick_text
+from .scales import HUGE, TINY, Across, Up
 
 STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
 FEWEST = 3
 """Step counts with resolved errors that a fit needs."""
 MODEL = 0.05
 """Relative deviation from a power that is allowed."""
+NOISE = "noise"
+"""The mark of a point within its noise."""
 EXPLAINED = 0.97
 """Share of the variance of log e that a power must explain to be shown."""
 
@@ -114,79 +116,51 @@ def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
 def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
     """Return a plot for every metric, target and panel with a line of three resolved errors."""
     pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
-    return [one for metric, target in pairs for one in _panels(ranking, drawn, metric, target)]
+    return [one for metric, target in pairs for one in _convergences(ranking, drawn, metric, target)]
 
 
-def _panels(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
-    errors: dict[int, MetricValue] = {}
-    for position in drawn.lines:
-        row, found = ranking.rows[position], ranking.value(position, metric)
-        if row.get("target") == target and found and math.isfinite(found.value) and STEPS.of(row) > 0:
-            errors[position] = error(found)
+def _convergences(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
+    found = ranking.measured(metric, target)
+    steps = {position: STEPS.of(ranking.rows[position]) for position in found}
+    errors = {p: error(value) for p, value in found.items() if math.isfinite(value.value) and steps[p] > 0}
     clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}
-    lines: dict[tuple[str, Line], set[float]] = {}
+    counts: dict[tuple[str, Line], set[float]] = {}
     for position in clear:
-        key = drawn.panels[position], drawn.lines[position]
-        lines.setdefault(key, set()).add(STEPS.of(ranking.rows[position]))
-    if not any(len(counts) >= FEWEST for counts in lines.values()):
+        counts.setdefault((drawn.panels[position], drawn.lines[position]), set()).add(steps[position])
+    if not any(len(several) >= FEWEST for several in counts.values()):
         return []
-    across = Across.over([STEPS.of(ranking.rows[position]) for position in errors])
-    up = Up.over(list(clear.values()))
-    plots = []
-    for panel in drawn.titles:
-        here = {position: e for position, e in errors.items() if drawn.panels[position] == panel}
-        if any(position in clear for position in here):
-            plots.append(_convergence(ranking, drawn, metric, here, across, up))
-    return plots
+    across = Across.over([steps[position] for position in errors])
+    frame = Frame(ranking, drawn, STEPS, metric, errors, steps, across, Up.over(list(clear.values())))
+    return [_convergence(frame, here) for here in frame.panels(clear)]
 
 
-def _convergence(
-    ranking: Ranking, drawn: Layout, metric: str, errors: Mapping[int, MetricValue], across: Across, up: Up
-) -> Convergence:
-    series, slopes = [], []
-    order = list(dict.fromkeys(drawn.lines[position] for position in errors))
-    for line in order:
-        members = sorted((p for p in errors if drawn.lines[p] == line), key=lambda p: STEPS.of(ranking.rows[p]))
-        fit = _fit(ranking, metric, errors, members)
+def _convergence(frame: Frame, here: Sequence[int]) -> Convergence:
+    series, slopes, lines = [], [], frame.lines(here)
+    for line, members in lines:
+        fit = _fit(frame, members)
         if fit:
             slopes.append(Slope(line, quantity(*fit)))
-        points = [_point(ranking, p, errors[p], across, up) for p in members]
-        shown = [point for point, p in zip(points, members, strict=True) if resolved(errors[p])]
+        points = [_point(frame, position) for position in members]
+        shown = [point for point in points if point.mark != NOISE]
         path = "M" + "L".join(f"{point.x:.1f} {point.y:.1f}" for point in shown) if len(shown) > 1 else ""
-        series.append(Series(line, points, path, len(order) > CROWD and not fit))
-    first = next(iter(errors))
-    plot = Plot(
-        metric=metric,
-        target=ranking.rows[first].get("target"),
-        panel=drawn.panels[first],
-        cost=STEPS,
-        unit=errors[first].unit,
-        better="lower",
-        axis=up.scale.kind,
-        x_ticks=cost_ticks([STEPS.of(ranking.rows[position]) for position in errors], across),
-        y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
-        series=series,
-        beyond=[point.title for one in series for point in one.points if point.off],
-    )
-    return Convergence(plot, slopes)
+        series.append(Series(line, points, path, len(lines) > CROWD and not fit))
+    return Convergence(frame.plot(here, series), slopes)
 
 
-def _fit(
-    ranking: Ranking, metric: str, errors: Mapping[int, MetricValue], members: Sequence[int]
-) -> tuple[float, float] | None:
+def _fit(frame: Frame, members: Sequence[int]) -> tuple[float, float] | None:
     """The power of one line; None if its values change sign, which is not convergence."""
-    clear = [p for p in members if resolved(errors[p])]
-    raw = [found for p in clear if (found := ranking.value(p, metric))]
-    if len({found.value > 0 for found in raw if found.better == "zero"}) > 1:
+    clear = [position for position in members if resolved(frame.found[position])]
+    raw = [value for position in clear if (value := frame.ranking.value(position, frame.metric))]
+    if len({value.value > 0 for value in raw if value.better == "zero"}) > 1:
         return None
-    return power([(STEPS.of(ranking.rows[p]), errors[p]) for p in clear])
+    return power([(frame.costs[position], frame.found[position]) for position in clear])
 
 
-def _point(ranking: Ranking, position: int, found: MetricValue, across: Across, up: Up) -> Point:
-    row, clear = ranking.rows[position], resolved(found)
-    x, bar = across(STEPS.of(row)), found.bar
-    title = f"{ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")
-    y = up(found.value)
+def _point(frame: Frame, position: int) -> Point:
+    up, found = frame.up, frame.found[position]
+    clear, y, bar = resolved(found), up(found.value), found.bar
+    title = f"{frame.ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")
     upper, lower = (up(found.value + bar), up(max(found.value - bar, up.low))) if clear else (y, y)
     off = "above" if found.value > up.high else ""
-    return Point(x, y, upper, lower, title, "" if clear else "noise", off, position, front=False)
+    x = frame.across(frame.costs[position])
+    return Point(x, y, upper, lower, title, "" if clear else NOISE, off, position, front=False)

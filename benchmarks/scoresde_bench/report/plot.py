@@ -8,7 +8,8 @@ ignores the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -87,86 +88,91 @@ class Plot:
     front: str = ""
 
 
+@attrs.frozen
+class Frame:
+    """The values of one metric on one target with their costs, and the scales that its panels share."""
+
+    ranking: Ranking
+    drawn: Layout
+    cost: Cost
+    metric: str
+    found: Mapping[int, MetricValue]
+    """Values by the position of their row among the ranked rows."""
+    costs: Mapping[int, float]
+    across: Across
+    up: Up
+
+    def panels(self, needed: Collection[int]) -> Iterator[list[int]]:
+        """Yield the positions in each panel that has one of ``needed``."""
+        for title in self.drawn.titles:
+            here = [position for position in self.found if self.drawn.panels[position] == title]
+            if any(position in needed for position in here):
+                yield here
+
+    def lines(self, positions: Sequence[int]) -> list[tuple[Line, list[int]]]:
+        """Return the lines through ``positions``, each with its members by cost."""
+        members: dict[Line, list[int]] = {}
+        for position in positions:
+            members.setdefault(self.drawn.lines[position], []).append(position)
+        return [(line, sorted(those, key=self.costs.__getitem__)) for line, those in members.items()]
+
+    def plot(self, shown: Sequence[int], series: list[Series], **more: Any) -> Plot:
+        """Return the plot of the panel that has the points ``shown``."""
+        first, up = shown[0], self.up
+        return Plot(
+            metric=self.metric,
+            target=self.ranking.rows[first].get("target"),
+            panel=self.drawn.panels[first],
+            cost=self.cost,
+            unit=self.found[first].unit,
+            better=self.found[first].better,
+            axis=up.scale.kind,
+            x_ticks=cost_ticks([self.costs[position] for position in shown], self.across, self.cost.counted),
+            y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
+            series=series,
+            beyond=[point.title.partition("\n")[0] for one in series for point in one.points if point.off],
+            **more,
+        )
+
+
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:
     """Return a plot for every metric, target and panel with a finite value."""
     drawn = drawn or layout(ranking, cost.joined)
-    return [
-        plot
-        for target in ranking.targets
-        for metric in ranking.metrics
-        for plot in _panels(ranking, drawn, cost, metric, target)
-    ]
+    pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
+    return [plot for metric, target in pairs for plot in _plots(ranking, drawn, cost, metric, target)]
 
 
-@attrs.frozen
-class _Frame:
-    """The scales and the front, shared by the panels of a metric."""
-
-    across: Across
-    up: Up
-    front: set[int]
-    stairs: str
-
-
-def _panels(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: str | None) -> list[Plot]:
-    judged = {
-        position: found
-        for position in drawn.lines
-        if ranking.rows[position].get("target") == target and (found := ranking.value(position, metric))
-    }
-    costs = {position: cost.of(ranking.rows[position]) for position in judged}
-    shown = [p for p, found in judged.items() if abs(found.value) < HUGE and 0 < costs[p] < HUGE]
+def _plots(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: str | None) -> list[Plot]:
+    found = ranking.measured(metric, target)
+    costs = {position: cost.of(ranking.rows[position]) for position in found}
+    shown = [p for p, value in found.items() if abs(value.value) < HUGE and 0 < costs[p] < HUGE]
     if not shown:
         return []
-    across, up = Across.over([costs[p] for p in shown]), Up.over([judged[p] for p in shown])
-    front = pareto({p: (costs[p], judged[p].badness) for p in shown})
-    frame = _Frame(across, up, set(front), _stairs([(costs[p], judged[p]) for p in front], across, up))
-    plots = []
-    for panel in drawn.titles:
-        here = {position: found for position, found in judged.items() if drawn.panels[position] == panel}
-        if any(position in here for position in shown):
-            plots.append(_plot(ranking, drawn, cost, metric, here, costs, frame))
-    return plots
+    across, up = Across.over([costs[p] for p in shown]), Up.over([found[p] for p in shown])
+    front = pareto({p: (costs[p], found[p].badness) for p in shown})
+    stairs = _stairs([(costs[p], found[p]) for p in front], across, up)
+    frame = Frame(ranking, drawn, cost, metric, found, costs, across, up)
+    return [_plot(frame, here, shown, front, stairs) for here in frame.panels(shown)]
 
 
-def _plot(
-    ranking: Ranking,
-    drawn: Layout,
-    cost: Cost,
-    metric: str,
-    judged: Mapping[int, MetricValue],
-    costs: Mapping[int, float],
-    frame: _Frame,
-) -> Plot:
-    across, up = frame.across, frame.up
-    shown = [p for p, found in judged.items() if abs(found.value) < HUGE and 0 < costs[p] < HUGE]
-    order = list(dict.fromkeys(drawn.lines[position] for position in shown))
+def _plot(frame: Frame, here: Sequence[int], drawable: Sequence[int], front: Sequence[int], stairs: str) -> Plot:
+    up, cost, able = frame.up, frame.cost, set(drawable)
+    shown = [position for position in here if position in able]
+    lines, single = frame.lines(shown), len({frame.costs[position] for position in shown}) == 1
     series = []
-    for rank, line in enumerate(order):
-        members = sorted((p for p in shown if drawn.lines[p] == line), key=lambda p: costs[p])
-        single = len({costs[p] for p in shown}) == 1
-        shift = _dodge(rank, len(order), single) if cost.counted else 0.0
-        points = [_point(ranking, metric, p, judged[p], cost, across(costs[p]) + shift, frame) for p in members]
-        faint = len(order) > CROWD and not any(point.mark or point.front for point in points)
+    for rank, (line, members) in enumerate(lines):
+        shift = _dodge(rank, len(lines), single) if cost.counted else 0.0
+        points = [_point(frame, position, shift, position in front) for position in members]
+        faint = len(lines) > CROWD and not any(point.mark or point.front for point in points)
         series.append(Series(line, points, _path(points), faint))
     series.sort(key=lambda one: not one.faint)  # faint lines are drawn first
-    first = shown[0]
-    return Plot(
-        metric=metric,
-        target=ranking.rows[first].get("target"),
-        panel=drawn.panels[first],
-        cost=cost,
-        unit=judged[first].unit,
-        better=judged[first].better,
-        axis=up.scale.kind,
-        x_ticks=cost_ticks([costs[position] for position in shown], across, cost.counted),
-        y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
-        band=_band([judged[position] for position in shown], up),
+    return frame.plot(
+        shown,
+        series,
+        band=_band([frame.found[position] for position in shown], up),
         zero=up(0.0) if up.low < 0 < up.high else None,
-        front=frame.stairs,
-        series=series,
-        beyond=[point.title.partition("\n")[0] for one in series for point in one.points if point.off],
-        undrawn=[ranking.labels[position] for position in judged if position not in shown],
+        front=stairs,
+        undrawn=[frame.ranking.labels[position] for position in here if position not in able],
     )
 
 
@@ -190,15 +196,12 @@ def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) 
     return path + f"H{RIGHT:.1f}"
 
 
-def _point(
-    ranking: Ranking, metric: str, position: int, found: MetricValue, cost: Cost, x: float, frame: _Frame
-) -> Point:
-    up, row = frame.up, ranking.rows[position]
-    bar = found.bar
+def _point(frame: Frame, position: int, shift: float, front: bool) -> Point:
+    up, found, cost, bar = frame.up, frame.found[position], frame.costs[position], frame.found[position].bar
     off = "above" if found.value > up.high else "below" if found.value < up.low else ""
-    title = f"{ranking.labels[position]}: {found.text_with_unit}\n{cost.of(row):,.4g} {cost.words}"
-    upper, lower, mark = up(found.value + bar), up(found.value - bar), ranking.mark(position, metric)
-    return Point(x, up(found.value), upper, lower, title, mark, off, position, position in frame.front)
+    title = f"{frame.ranking.labels[position]}: {found.text_with_unit}\n{cost:,.4g} {frame.cost.words}"
+    upper, lower, mark = up(found.value + bar), up(found.value - bar), frame.ranking.mark(position, frame.metric)
+    return Point(frame.across(cost) + shift, up(found.value), upper, lower, title, mark, off, position, front)
 
 
 def _path(points: Sequence[Point]) -> str:

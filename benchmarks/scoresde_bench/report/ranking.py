@@ -179,9 +179,14 @@ class Ranking:
         return self.metrics[0] if self.metrics else None
 
     @property
+    def done(self) -> dict[int, ResultRow]:
+        """The done rows, by position."""
+        return {position: row for position, row in enumerate(self.rows) if is_done(row)}
+
+    @property
     def targets(self) -> list[str | None]:
         """The targets of the done rows, in order of appearance."""
-        return list(dict.fromkeys(row.get("target") for row in self.rows if is_done(row)))
+        return list(dict.fromkeys(row.get("target") for row in self.done.values()))
 
     @property
     def sentences(self) -> list[str]:
@@ -195,18 +200,16 @@ class Ranking:
         clauses = [_clause(standing) for standing in won if standing.best is not None]
         if clauses:
             return f"Best by {self.primary}: {listing(clauses)}"
-        done = sum(map(is_done, self.rows))
-        if not done:
+        if not self.done:
             return "No cell is done"
-        return f"{count(done, 'cell')} done, none with a finite value to rank by"
+        return f"{count(len(self.done), 'cell')} done, none with a finite value to rank by"
 
     @property
     def unjudged(self) -> list[str]:
         """Why metrics are missing from done cells, one sentence per metric and reason."""
         reasons = [
             f"{metric} was skipped: {' '.join(str(reason).split())}"
-            for row in self.rows
-            if is_done(row)
+            for row in self.done.values()
             for metric, reason in (row.get("metrics_skipped") or {}).items()
         ]
         return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
@@ -238,6 +241,16 @@ class Ranking:
         """Return one value, or None."""
         return metric_value(self.rows[position], metric)
 
+    def measured(self, metric: str, *target: str | None) -> dict[int, MetricValue]:
+        """Return the values of a metric by position, those of one ``target`` if it is given."""
+        those = (position for position, row in self.done.items() if not target or row.get("target") in target)
+        return {position: found for position in those if (found := self.value(position, metric))}
+
+    def heading(self, metric: str, unit: str = "{} ({})") -> str:
+        """Return the metric with its unit."""
+        known = next((found.unit for found in self.measured(metric).values()), "")
+        return unit.format(metric, known) if known else metric
+
 
 def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     """Rank the done rows by every metric, ``metric`` first (default: the first metric of the first done row).
@@ -259,7 +272,7 @@ def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | N
     """Compare the rows of ``target`` by ``metric``; None if none of them has it."""
     positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
     names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
-    measured = {position: found for position in positions if (found := ranking.value(position, metric))}
+    measured = ranking.measured(metric, target)
     finite = {position: found for position, found in measured.items() if math.isfinite(found.value)}
     subject = f"{metric} on {target}" if len(ranking.targets) > 1 else metric
     if not finite:
