@@ -26,14 +26,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
 from scoresde_core.shell import Parser, add_global_options, guarded, open_registry, own_version
-from scoresde_run.commands.options import check_counts
+from scoresde_run.commands.options import add_device, check_counts
 
 from .commands import COMMANDS
 from .plan import axes
@@ -41,9 +41,8 @@ from .plan.suite import Block, Suite
 
 if TYPE_CHECKING:
     from .plan.cells import Cell
-    from .report.labels import ResultRow
     from .report.published import PublishedValue
-    from .run.executor import Executor, Settings
+    from .run.executor import Executor
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -72,7 +71,7 @@ def _parser() -> Parser:
     run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="suites to run, by name or as YAML files")
     run.add_argument("--samples", type=int, metavar="N", help=f"samples per cell (default: {axes.SAMPLES})")
     run.add_argument("--batch-size", type=int, metavar="N", help="samples drawn at a time (default: all)")
-    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add_device(run)
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
     run.add_argument("--timing", action="store_true", help="measure speed: run one cell per device at a time")
     run.add_argument(
@@ -103,6 +102,7 @@ def _run(given: list[str]) -> int:
 
     from .plan.sweep import Sweep
     from .run.executor import Settings
+    from .run.work import Work
 
     keep_freed_memory()
     executor: Executor = registry.create("executors", executor_text, **jobs)
@@ -119,9 +119,8 @@ def _run(given: list[str]) -> int:
         timeout=durations["timeout"],
         device=device,
     )
-    if arguments.dry_run:
-        return _preview(registry, cells, executor, settings)
-    return _work(registry, cells, executor, settings, published, durations["time_budget"], folder, arguments.debug)
+    work = Work(registry, cells, executor, settings, folder, published, durations["time_budget"], arguments.debug)
+    return work.preview() if arguments.dry_run else work.run()
 
 
 def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[PublishedValue]]:
@@ -169,119 +168,6 @@ def _duration(option: str, text: str | None) -> float | None:
     if not match or float(match[1]) <= 0:
         raise UsageError(f"--{option.replace('_', '-')} must be a time above 0 such as 90, 30m or 2h, got {text!r}")
     return float(match[1]) * UNITS[match[2]]
-
-
-def _preview(registry: Registry, cells: list[Cell], executor: Executor, settings: Settings) -> int:
-    """Print the cells with their predicted cost."""
-    from scoresde_run.results.results import Results
-
-    from .run.costs import in_words
-
-    costs = _costs(registry, executor, settings)
-    done = Results.peek(Path(settings.folder))
-    costs.learn(cells, done)
-    total, unknown = 0.0, 0
-    for cell in cells:
-        seconds, nfe = costs.seconds(cell), None if cell.skip else costs.nfe(cell)
-        if cell.skip:
-            note = f"skipped: {cell.skip}"
-        elif cell.key in done and done[cell.key]["status"] != "failed":
-            note = "already done"
-        else:
-            unknown += seconds is None
-            total += seconds or 0.0
-            cost = "cost unknown" if seconds is None else f"about {in_words(seconds)}"
-            note = cost if nfe is None else f"NFE {nfe:g}, {cost}"
-        print(f"{cell.key}  {cell.title}  ({note})")
-    count = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
-    print(f"{count}, about {in_words(total)} left" + (f", plus {unknown} of unknown cost" if unknown else ""))
-    return 0
-
-
-def _costs(registry: Registry, executor: Executor, settings: Settings) -> Any:
-    from .run.costs import Costs
-    from .run.worker import prepare
-
-    return Costs(prepare(settings, registry)[0], executor.here)
-
-
-def _work(
-    registry: Registry,
-    cells: list[Cell],
-    executor: Executor,
-    settings: Settings,
-    published: list[PublishedValue],
-    budget: float | None,
-    folder: Path,
-    debug: bool,
-) -> int:
-    from rich.console import Console
-
-    from scoresde_run.results.results import Results
-
-    from .report.earlier import earlier, summary, tell_apart
-    from .run.progress import Meter
-    from .run.work import Work
-
-    console = Console(soft_wrap=True)
-    results = Results(folder)
-    with results.claim():
-        todo = [cell for cell in cells if not results.finished(cell.key)]
-        if len(todo) < len(cells):
-            console.print(f"{len(cells) - len(todo)} of {len(cells)} cells are already done in {folder}")
-        costs = _costs(registry, executor, settings)
-        costs.learn(cells, results.rows)
-        others = set(results.rows) - {cell.key for cell in cells}
-        known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
-        if known:
-            console.print(f"in {folder}: {summary(known)}", markup=False, highlight=False)
-        if executor.here:
-            _warn_slow(todo, settings.device)
-        work = Work(results, executor, settings, costs, published, budget, debug)
-        with Meter(console, len(todo)) as meter:
-            left = work.run(todo, meter)
-        missing = {cell.key for cell in left}
-        rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
-        shown = tell_apart([*(row for row, _ in known), *rows], {row["cell"] for row in rows})
-        _show(shown, registry, folder, settings.command, console)
-    if left:
-        console.print(
-            f"time budget exhausted: {len(left)} of {len(cells)} cells were not run; repeat the command to continue",
-            highlight=False,
-        )
-    return 1 if any(row["status"] == "failed" for row in rows) else 0
-
-
-def _warn_slow(cells: list[Cell], device: str) -> None:
-    """Warn about each precision that is slow on the CPU, before any cell runs."""
-    import torch
-
-    from scoresde_run.machine.device import slow_precision
-
-    for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
-        if slow := slow_precision(torch.device(device), precision):
-            print(f"warning: {slow}", file=sys.stderr)
-
-
-def _show(rows: Sequence[ResultRow], registry: Registry, folder: Path, command: str, console: Any) -> None:
-    """Print the table and the best cells, and write the report."""
-    from scoresde_run.results.rows import warnings_of
-
-    from .report.page import write_report
-    from .report.ranking import rank
-    from .report.seeds import pool
-    from .report.table import print_published, print_table
-
-    pooled = pool(rows)
-    print_table(pooled, console)
-    print_published(pooled, console)
-    for warning in warnings_of(rows):
-        console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
-    for sentence in rank(pooled).sentences:
-        console.print(sentence, markup=False, highlight=False)
-    meaning = {entry.row.name: entry.row.summary for entry in registry.entries("evaluators")}
-    write_report(rows, folder / "report.html", command, meaning)
-    console.print(f"rows:    {folder / 'results.jsonl'}\nreport:  {folder / 'report.html'}", highlight=False)
 
 
 def _job(cells: list[Cell]) -> str:

@@ -28,7 +28,6 @@ PLACES = "folder of results, file of rows, or name of committed results"
 
 
 def report(given: Sequence[str]) -> int:
-    """Run ``scoresde-bench report`` and return the exit code."""
     parser = Parser(prog="scoresde-bench report", description="Write results as HTML, Markdown or CSV.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help=PLACES)
     parser.add_argument("--format", choices=sorted(OURS), help="default: from the suffix of --out, else html")
@@ -62,7 +61,6 @@ def report(given: Sequence[str]) -> int:
 
 
 def compare_runs(given: Sequence[str]) -> int:
-    """Run ``scoresde-bench compare`` and return the exit code."""
     parser = Parser(
         prog="scoresde-bench compare",
         description="List what became better or worse beyond the noise. Runs that share seeds are correlated, "

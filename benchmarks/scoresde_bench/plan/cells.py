@@ -58,7 +58,6 @@ class Cell:
 
     @property
     def evaluators(self) -> tuple[str, ...]:
-        """The texts of its evaluators."""
         return tuple(self.judges)
 
     @property

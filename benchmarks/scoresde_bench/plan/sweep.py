@@ -64,10 +64,9 @@ class Sweep:
     prepare: bool = False
     """Whether evaluators prepare (perhaps download) what they need before cells get their keys."""
     _sources: dict[Any, list[ScoreSource]] = attrs.field(factory=dict, init=False)
-    _plain_samplers: dict[str, Sampler] = attrs.field(factory=dict, init=False)
-    """Samplers without the values of axes, by their text; each says which axes it uses."""
+    _built: dict[tuple[str, str], Any] = attrs.field(factory=dict, init=False)
+    """Evaluators, and samplers without the values of axes, by kind and text."""
     _used: set[str] = attrs.field(factory=set, init=False)
-    _judges: dict[str, Evaluator] = attrs.field(factory=dict, init=False)
     _fingerprint: Fingerprint = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -108,7 +107,7 @@ class Sweep:
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
-                self.registry.create(COMPONENT_AXES[axis], spec)
+                self._once(COMPONENT_AXES[axis], spec)
         sources = self._sources_of(block, specs)
         samplers = {}
         for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)):
@@ -130,11 +129,14 @@ class Sweep:
 
     def _evaluators(self, block: Block) -> dict[str, Evaluator]:
         """The evaluators of a block by their text, each built once."""
-        specs = {str(spec): spec for spec in sweep(self.registry, "evaluators", self._texts(block, "evaluator"))}
-        for text, spec in specs.items():
-            if text not in self._judges:
-                self._judges[text] = self.registry.create("evaluators", spec)
-        return {text: self._judges[text] for text in specs}
+        specs = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
+        return {str(spec): self._once("evaluators", spec) for spec in specs}
+
+    def _once(self, kind: str, spec: Spec) -> Any:
+        """The component ``spec``, built at the first request."""
+        if (kind, str(spec)) not in self._built:
+            self._built[kind, str(spec)] = self.registry.create(kind, spec)
+        return self._built[kind, str(spec)]
 
     def _sources_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[ScoreSource]:
         """The score sources of a block, built once for all blocks with the same axes."""
@@ -153,9 +155,7 @@ class Sweep:
 
     def _sampler(self, spec: Spec, given: dict[str, Any]) -> tuple[Sampler, dict[str, str | None]]:
         """Return the sampler with the values of ``given`` that it uses, and these and its own name as text."""
-        if str(spec) not in self._plain_samplers:
-            self._plain_samplers[str(spec)] = self.registry.create("samplers", spec)
-        sampler = self._plain_samplers[str(spec)]
+        sampler: Sampler = self._once("samplers", spec)  # which says what axes it uses
         uses = sampler.uses & (set(given) - set(spec.params))
         used = {name: value for name, value in given.items() if name in uses and value is not None}
         self._used |= uses

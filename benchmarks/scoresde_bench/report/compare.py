@@ -111,7 +111,6 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """The outcome in one sentence."""
         counts = {word: len(getattr(self, word)) for word in ("worse", "broken", "better", "fixed")}
         words = [f"{number} {word}" for word, number in counts.items() if number]
         changes = ", ".join(words) or "nothing worse or better beyond the noise"
@@ -300,5 +299,4 @@ def _plain(change: Change) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """None for nan and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

@@ -28,35 +28,21 @@ def as_csv(ranking: Ranking) -> str:
     rows = ranking.rows
     axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in rows)]
     printed = published.metrics(rows)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    ends = ("cell", "status", "reason")
     metrics = [f"{metric}_{part}" if part != "value" else metric for metric in ranking.metrics for part in PARTS]
     source = ["published_source"] * bool(printed)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        [
-            "cell",
-            "status",
-            "reason",
-            *axes,
-            *COSTS,
-            *metrics,
-            *(f"published_{metric}" for metric in printed),
-            *source,
-            *FACTS,
-            "command",
-        ]
+        [*ends, *axes, *COSTS, *metrics, *(f"published_{name}" for name in printed), *source, *FACTS, "command"]
     )
     for row in rows:
-        values = []
-        for metric in ranking.metrics:
-            entry = (row.get("metrics") or {}).get(metric) or {}
-            values += [entry.get(part) for part in PARTS]
-        known = row.get("published") or {}
-        values += [published.value(row, name) for name in printed] + [known.get("source")] * bool(printed)
-        names = [_cell(row, axis) for axis in axes]
-        facts = [row.get(key) for key in FACTS]
-        ends = [row.get("cell"), row.get("status"), row.get("reason")]
-        line = [*ends, *names, *(row.get(key) for key in COSTS), *values, *facts, command(row)]
+        known = row.get("metrics") or {}
+        values = [(known.get(metric) or {}).get(part) for metric in ranking.metrics for part in PARTS]
+        values += [published.value(row, name) for name in printed]
+        values += [(row.get("published") or {}).get("source")] * bool(printed)
+        names, numbers, facts = ([row.get(key) for key in keys] for keys in (ends, COSTS, FACTS))
+        line = [*names, *(_cell(row, axis) for axis in axes), *numbers, *values, *facts, command(row)]
         writer.writerow(["" if item is None or item != item else item for item in line])
     return out.getvalue()
 
@@ -70,9 +56,8 @@ def as_markdown(
     """Return findings, values, unfinished cells, changes, environment and commands as Markdown."""
     lines = ["<!-- scoresde-bench report -->", f"# {_plain(ranking.headline)}", ""]
     lines += [f"- **{_plain(found.subject)}**: {_plain(found.verdict)}" for found in ranking.standings]
-    done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
-    if done:
-        lines += ["", *_table(ranking, done), "", LEGEND]
+    if ranking.done:
+        lines += ["", *_table(ranking), "", LEGEND]
     for comparison in compared:
         lines += ["", f"## {_plain(comparison.headline)}", "", f"Beyond the noise: {comparison.rule}."]
         for title, entries in comparison.sections:
@@ -85,8 +70,8 @@ def as_markdown(
     lines += ["", "## Commands", ""]
     for run in runs:
         lines += _block(run.commands)
-    if done:
-        lines += ["Commands of single cells:", "", *_block([command(ranking.rows[position]) for position in done])]
+    if ranking.done:
+        lines += ["Commands of single cells:", "", *_block([command(row) for row in ranking.done.values()])]
     return "\n".join(lines)
 
 
@@ -94,25 +79,18 @@ def _block(commands: Sequence[str]) -> list[str]:
     return ["```", *commands, "```", ""] if commands else []
 
 
-def _table(ranking: Ranking, done: Sequence[int]) -> list[str]:
-    rows = [ranking.rows[position] for position in done]
-    axes = columns(rows)
-    printed = published.metrics(rows)
-    units = {metric: next(m.unit for p in done if (m := ranking.value(p, metric))) for metric in ranking.metrics}
-    heads = [TITLES.get(axis, axis) for axis in axes] + ["NFE"]
-    heads += [f"{metric} ({unit})" if unit else metric for metric, unit in units.items()]
+def _table(ranking: Ranking) -> list[str]:
+    axes, printed = columns([*ranking.done.values()]), published.metrics([*ranking.done.values()])
+    heads = [TITLES.get(axis, axis) for axis in axes] + ["NFE", *map(ranking.heading, ranking.metrics)]
     heads += [f"published {metric}" for metric in printed] + ["samples/s"]
-    table = [
-        "| " + " | ".join(map(_plain, heads)) + " |",
-        "|" + "---|" * len(axes) + "---:|" * (len(heads) - len(axes)),
-    ]
-    for position, row in zip(done, rows, strict=True):
+    lines = [heads]
+    for position, row in ranking.done.items():
         cells = [axis_text(row, axis) for axis in axes] + [number_text(row, "nfe")]
         cells += [_value(ranking, position, metric) for metric in ranking.metrics]
         cells += [published.text(row, metric) or NOTHING for metric in printed]
-        cells.append(number_text(row, "samples_per_second", 3))
-        table.append("| " + " | ".join(map(_plain, cells)) + " |")
-    return table
+        lines.append([*cells, number_text(row, "samples_per_second", 3)])
+    table = ["| " + " | ".join(map(_plain, line)) + " |" for line in lines]
+    return [table[0], "|" + "---|" * len(axes) + "---:|" * (len(heads) - len(axes)), *table[1:]]
 
 
 def _value(ranking: Ranking, position: int, metric: str) -> str:

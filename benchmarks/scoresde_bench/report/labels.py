@@ -33,7 +33,6 @@ those of precision and recall were not valid."""
 
 
 def is_done(row: ResultRow) -> bool:
-    """Whether the cell is done."""
     return row.get("status") == "done"
 
 

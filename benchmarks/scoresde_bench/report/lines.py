@@ -48,7 +48,6 @@ class Layout:
 
     @property
     def legend(self) -> list[Line]:
-        """Every line once."""
         return list(dict.fromkeys(self.lines.values()))
 
     @property

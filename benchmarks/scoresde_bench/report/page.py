@@ -32,7 +32,6 @@ from .labels import (
     axis_text,
     columns,
     count,
-    is_done,
     number_text,
     plain,
     varying,
@@ -122,7 +121,7 @@ def page(
         metrics=list(_metrics(ranking, meaning)),
         tally=_tally(ranking),
         environment=facts(ranking.rows),
-        commands={position: repeat.command(row) for position, row in enumerate(ranking.rows) if is_done(row)},
+        commands={position: repeat.command(row) for position, row in ranking.done.items()},
     )
 
 
@@ -172,37 +171,34 @@ def _figures(ranking: Ranking, drawn: Layout) -> Iterable[MetricPlots]:
 
 def _training(ranking: Ranking) -> dict[str, Any] | None:
     """The plots against the training steps of checkpoints, if these vary."""
-    if "training_step" not in varying([row for row in ranking.rows if is_done(row)]):
+    if "training_step" not in varying([*ranking.done.values()]):
         return None
     drawn = layout(ranking, TRAINING.joined)
     return {"drawn": drawn, "plots": plots(ranking, TRAINING, drawn)}
 
 
 def _grouped(found: Sequence[Convergence]) -> list[tuple[str, list[Convergence]]]:
-    """Convergence plots grouped by metric."""
     names = dict.fromkeys(one.plot.metric for one in found)
     return [(name, [one for one in found if one.plot.metric == name]) for name in names]
 
 
 def _columns(ranking: Ranking) -> list[str]:
-    return columns([row for row in ranking.rows if is_done(row)])
+    return columns([*ranking.done.values()])
 
 
 def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
     """The done rows: their axes, cost, and every metric with its mark."""
-    axes = _columns(ranking)
+    axes, printed = _columns(ranking), published.metrics(ranking.rows)
     widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
-    printed = published.metrics(ranking.rows)
-    for position, row in enumerate(ranking.rows):
-        if is_done(row):
-            yield {
-                "position": position,
-                "axes": [(axis_text(row, axis), _kind(axis)) for axis in axes],
-                "nfe": number_text(row, "nfe"),
-                "speed": number_text(row, "samples_per_second", 3),
-                "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
-                "published": [published.text(row, metric) or NOTHING for metric in printed],
-            }
+    for position, row in ranking.done.items():
+        yield {
+            "position": position,
+            "axes": [(axis_text(row, axis), _kind(axis)) for axis in axes],
+            "nfe": number_text(row, "nfe"),
+            "speed": number_text(row, "samples_per_second", 3),
+            "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
+            "published": [published.text(row, metric) or NOTHING for metric in printed],
+        }
 
 
 def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str, Any] | None:
@@ -211,21 +207,15 @@ def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str
     if found is None:
         return None
     value, _, stderr = found.text.partition(" ± ")
-    return {
-        "value": value,
-        "stderr": stderr,
-        "width": min(width, 24),
-        "mark": ranking.mark(position, metric),
-        "floor": ranking.as_good(position, metric),
-        "order": f"{found.badness:.9g}",
-    }
+    mark, floor = ranking.mark(position, metric), ranking.as_good(position, metric)
+    order = f"{found.badness:.9g}"
+    return {"value": value, "stderr": stderr, "width": width, "mark": mark, "floor": floor, "order": order}
 
 
 def _stderr_width(ranking: Ranking, metric: str) -> int:
     """Width in characters of a column's errors with their sign, without the widest 5 %."""
-    texts = [found.text for p in range(len(ranking.rows)) if (found := ranking.value(p, metric))]
-    widths = sorted(len(text.partition(" ± ")[2]) for text in texts)
-    return widths[(len(widths) - 1) * 19 // 20] + 3
+    widths = sorted(len(found.text.partition(" ± ")[2]) for found in ranking.measured(metric).values())
+    return min(24, widths[(len(widths) - 1) * 19 // 20] + 3)
 
 
 def _kind(axis: str) -> str:
@@ -238,11 +228,10 @@ def _pictures(ranking: Ranking) -> list[Picture]:
 
     Empty if no picture exists: committed results may come without them.
     """
-    found, ids = [], _ids(ranking.rows)
-    for position, row in enumerate(ranking.rows):
-        if not is_done(row) or not row.get("picture"):
+    found, ids, primary = [], _ids(ranking.rows), ranking.primary or ""
+    for position, row in ranking.done.items():
+        if not row.get("picture"):
             continue
-        primary = ranking.primary or ""
         measured = ranking.value(position, primary)
         caption = f"{primary} {measured.text_with_unit}" if measured else ""
         data = _embedded(Path(str(row.get("folder", "."))), str(row["picture"]))
@@ -268,16 +257,16 @@ def _embedded(folder: Path, relative: str) -> str | None:
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
     """How to read each metric: its meaning, direction, and the score of exact samples."""
     for metric in ranking.metrics:
-        found = [m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))]
+        first, *_ = found = [*ranking.measured(metric).values()]
         floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
-        unit = f" {found[0].unit}" if found[0].unit else ""
         said = meaning.get(metric, "").removesuffix(".")
-        score = f"Exact samples of this size score {floors[0]}{unit}." if len(floors) == 1 else ""
+        score = f"Exact samples of this size score {floors[0]} {first.unit}".rstrip() + "." if len(floors) == 1 else ""
+        direction = DIRECTIONS.get(first.better, DIRECTIONS["lower"])
         yield {
             "name": metric,
-            "unit": found[0].unit,
+            "unit": first.unit,
             "meaning": said and f"{said}.",
-            "direction": DIRECTIONS.get(found[0].better, DIRECTIONS["lower"]),
+            "direction": direction,
             "floor": score,
         }
 

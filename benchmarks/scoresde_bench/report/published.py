@@ -28,7 +28,6 @@ class PublishedValue:
     where: Mapping[str, str]
 
     def fits(self, row: ResultRow) -> bool:
-        """Return whether the value is for this row."""
         return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
 
 
@@ -45,7 +44,6 @@ def metrics(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def value(row: ResultRow, metric: str) -> float | None:
-    """Return a published value, or None."""
     found = _entry(row, metric)[0]
     return found if math.isfinite(found) else None
 
@@ -59,7 +57,6 @@ def text(row: ResultRow, metric: str) -> str:
 
 
 def sources(rows: Sequence[ResultRow]) -> list[str]:
-    """Return the sources of the published values."""
     found = ((row.get("published") or {}).get("source") for row in rows)
     return list(dict.fromkeys(str(source) for source in found if source))
 

@@ -15,6 +15,11 @@ from .labels import ResultRow
 EVALUATORS = ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance")
 """Evaluators of old rows that do not record them, unless their command names others."""
 PROGRAM = "scoresde-bench"
+OPTIONS = (
+    *("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps", "seed"),
+    *("dtype", "precision", "compile", "samples", "batch_size"),
+)
+"""The options of a command, by the keys of a row."""
 
 
 def command(row: ResultRow) -> str:
@@ -38,27 +43,12 @@ def command(row: ResultRow) -> str:
 def _options(row: ResultRow) -> dict[str, list[object]]:
     """The options of a row, by name: only those that its score source and its sampler use."""
     learned = row.get("checkpoint") or row.get("network")
-    options: dict[str, list[object]] = {}
-    if row.get("target"):
-        options["target"] = [row["target"]]
-    if row.get("checkpoint"):
-        options["checkpoint"] = [row["checkpoint"]]
-    elif row.get("network"):
-        options["network"] = [row["network"]]
-    if not learned:
-        options["sde"] = [row.get("sde")]
-    for axis in ("sampler", "predictor", "corrector", "grid"):
-        if row.get(axis) is not None:
-            options[axis] = [row[axis]]
-    if row.get("steps") is not None and not _fixes_steps(str(row.get("sampler"))):
-        options["steps"] = [row["steps"]]
-    options["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
-    for axis in ("dtype", "precision", "compile", "samples", "batch_size"):
-        if row.get(axis) is not None:
-            options[axis.replace("_", "-")] = [row[axis]]
+    implied = {"sde": learned, "network": row.get("checkpoint"), "steps": _fixes_steps(str(row.get("sampler")))}
+    found = {axis: [row[axis]] for axis in OPTIONS if row.get(axis) is not None and not implied.get(axis)}
+    found["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
     if row.get("device"):
-        options["device"] = [str(row["device"]).split(" ")[0]]
-    return options
+        found["device"] = [str(row["device"]).split(" ")[0]]
+    return {axis.replace("_", "-"): values for axis, values in found.items()}
 
 
 def _fixes_steps(sampler: str) -> bool:

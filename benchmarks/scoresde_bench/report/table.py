@@ -17,7 +17,6 @@ from .labels import (
     axis_text,
     columns,
     count,
-    is_done,
     labels,
     listing,
     number_text,
@@ -39,20 +38,19 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
     from rich.text import Text
 
     ranking = rank(rows, metric)
-    done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
     ascii_only = console.options.ascii_only
 
     def show(line: str, style: str = "") -> None:
         console.print(Text(_ascii(line) if ascii_only else line, style), soft_wrap=not console.is_terminal)
 
-    if done:
-        cells, floors = _identity(ranking, done), _floors(ranking)
-        for names in _fit(ranking, done, cells, floors, console):
-            table = _table(ranking, done, names, cells, floors, ascii_only)
+    if ranking.done:
+        shown = _Listing(ranking, ascii_only)
+        for metrics in shown.fit(console):
+            table = shown.table(metrics)
             console.print(_Uncut(table) if not console.is_terminal else table, crop=False)
         if metrics := ranking.metrics:
             show("* best   ~ not told apart from the best (95 %, Student's t, Holm)")
-            if any(ranking.as_good(position, metric) for position in done for metric in metrics):
+            if any(ranking.as_good(position, metric) for position in ranking.done for metric in metrics):
                 show("° as good as exact samples (95 %)")
             show(_directions(ranking, metrics))
     for sentence in ranking.unjudged:
@@ -75,118 +73,97 @@ class _Uncut:
         yield from console.render(self.table, wide.update(width=width))
 
 
-def _identity(ranking: Ranking, done: Sequence[int]) -> dict[str, list[str]]:
-    """The columns that name a cell and its cost, as text: axes that vary, NFE, and last the throughput."""
-    rows = [ranking.rows[position] for position in done]
-    cells = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
-    cells["NFE"] = [number_text(row, "nfe") for row in rows]
-    cells["samples/s"] = [number_text(row, "samples_per_second", 3) for row in rows]
-    return cells
+class _Listing:
+    """The columns of the done rows as text, and below them the scores of exact samples."""
 
+    def __init__(self, ranking: Ranking, ascii_only: bool) -> None:
+        self.ranking, self.ascii_only = ranking, ascii_only
+        rows = list(ranking.done.values())
+        self.names = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
+        self.names["NFE"] = [number_text(row, "nfe") for row in rows]
+        self.speeds = [number_text(row, "samples_per_second", 3) for row in rows]
+        self.floors = {target: found for target in ranking.targets if (found := self._floors(target))}
+        self.values = {metric: self._column(metric) for metric in ranking.metrics}
 
-def _floors(ranking: Ranking) -> dict[str | None, dict[str, str]]:
-    """The score of exact samples by target and metric; both extremes if it differs (by seed or size)."""
-    found: dict[str | None, dict[str, str]] = {}
-    for target in ranking.targets:
-        for metric in ranking.metrics:
-            entries = {
-                m.floor: m.floor_text
-                for position, row in enumerate(ranking.rows)
-                if row.get("target") == target and (m := ranking.value(position, metric)) and m.floor_text
-            }
-            if entries:
-                ends = list(dict.fromkeys((entries[min(entries)], entries[max(entries)])))
-                found.setdefault(target, {})[metric] = " to ".join(ends)
-    return found
+    def _floors(self, target: str | None) -> dict[str, str]:
+        """The score of exact samples by metric; both extremes if it differs (by seed or size)."""
+        found = {}
+        for metric in self.ranking.metrics:
+            texts = {m.floor: m.floor_text for m in self.ranking.measured(metric, target).values() if m.floor_text}
+            if texts:
+                found[metric] = " to ".join(dict.fromkeys((texts[min(texts)], texts[max(texts)])))
+        return found
 
+    def _column(self, metric: str) -> list[str]:
+        """The values of a metric with their marks, then the floors, padded to one width.
 
-def _value(ranking: Ranking, position: int, metric: str) -> str:
-    found = ranking.value(position, metric)
-    if found is None:
-        return f"{NOTHING}{BLANK}"
-    return f"{found.text} {MARKS[ranking.mark(position, metric)]}{'°' if ranking.as_good(position, metric) else ' '}"
+        Rich would strip the trailing spaces of right-aligned text, which would misalign the column.
+        """
+        found = [self._value(position, metric) for position in self.ranking.done]
+        found += [f"{floor.get(metric, NOTHING)}{BLANK}" for floor in self.floors.values()]
+        width = max(map(len, found))
+        return [text.rjust(width) for text in found]
 
+    def _value(self, position: int, metric: str) -> str:
+        found = self.ranking.value(position, metric)
+        if found is None:
+            return f"{NOTHING}{BLANK}"
+        as_good = "°" if self.ranking.as_good(position, metric) else " "
+        return f"{found.text} {MARKS[self.ranking.mark(position, metric)]}{as_good}"
 
-def _fit(
-    ranking: Ranking,
-    done: Sequence[int],
-    cells: dict[str, list[str]],
-    floors: dict[str | None, dict[str, str]],
-    console: Console,
-) -> list[list[str]]:
-    """The metrics in groups that fit the console beside the columns that name a cell."""
-    if not console.is_terminal or not ranking.metrics:
-        return [ranking.metrics]
-    padding = 3  # between columns
-    columns = [[title, *texts] for title, texts in cells.items()]
-    columns[0] += [_floor_name(ranking, target) for target in floors]
-    room = free = console.width - sum(max(map(len, column)) + padding for column in columns)
-    groups: list[list[str]] = [[]]
-    for metric in ranking.metrics:
-        texts = [_value(ranking, position, metric) for position in done]
-        texts += [f"{floor[metric]}{BLANK}" for floor in floors.values() if metric in floor]
-        needed = max(map(len, [*_heading(ranking, metric).split("\n"), *texts])) + padding
-        if groups[-1] and needed > room:
-            groups.append([])
-            room = free
-        groups[-1].append(metric)
-        room -= needed
-    return groups
+    def _heading(self, metric: str) -> str:
+        return self.ranking.heading(metric, "{}\n({})")
 
+    @property
+    def _floor_names(self) -> list[str]:
+        many = len(self.ranking.targets) > 1
+        return [f"{FLOOR} of {target}" if many else FLOOR for target in self.floors]
 
-def _floor_name(ranking: Ranking, target: str | None) -> str:
-    return f"{FLOOR} of {target}" if len(ranking.targets) > 1 else FLOOR
+    def fit(self, console: Console) -> list[list[str]]:
+        """Return the metrics in groups that fit the console beside the columns that name a cell."""
+        if not console.is_terminal or not self.ranking.metrics:
+            return [self.ranking.metrics]
+        padding = 3  # between columns
+        beside = [[title, *texts] for title, texts in {**self.names, "samples/s": self.speeds}.items()]
+        beside[0] += self._floor_names
+        room = free = console.width - sum(max(map(len, column)) + padding for column in beside)
+        groups: list[list[str]] = [[]]
+        for metric, texts in self.values.items():
+            needed = max(map(len, [*self._heading(metric).split("\n"), *texts])) + padding
+            if groups[-1] and needed > room:
+                groups.append([])
+                room = free
+            groups[-1].append(metric)
+            room -= needed
+        return groups
 
+    def table(self, metrics: Sequence[str]) -> Table:
+        """Return a table of these metrics; its last rows are the floors of the targets."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
 
-def _heading(ranking: Ranking, metric: str) -> str:
-    unit = next((m.unit for p in range(len(ranking.rows)) if (m := ranking.value(p, metric))), "")
-    return f"{metric}\n({unit})" if unit else metric
+        def text(content: str, style: str = "") -> Text:
+            return Text(_ascii(content) if self.ascii_only else content, style)
 
-
-def _table(
-    ranking: Ranking,
-    done: Sequence[int],
-    metrics: Sequence[str],
-    cells: dict[str, list[str]],
-    floors: dict[str | None, dict[str, str]],
-    ascii_only: bool,
-) -> Table:
-    """A table of these metrics; its last rows are the floors of the targets."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    def text(content: str, style: str = "") -> Text:
-        return Text(_ascii(content) if ascii_only else content, style)
-
-    table = Table(box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    *names, speed = cells
-    for title in names:
-        right = title == "NFE" or all(content.replace(".", "").isdigit() for content in cells[title])
-        table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
-    width = {}
-    for metric in metrics:
-        # Pad here: Rich strips the trailing spaces of right-aligned text, which would misalign the column.
-        width[metric] = max(len(_value(ranking, position, metric)) for position in done)
-        width[metric] = max(width[metric], *(len(floor.get(metric, "")) + len(BLANK) for floor in floors.values()), 0)
-        table.add_column(Text.assemble(text(_heading(ranking, metric)), justify="right"), no_wrap=True)
-    table.add_column(speed, justify="right", no_wrap=True)
-    for line, position in enumerate(done):
-        values = []
+        shape = box.ASCII2 if self.ascii_only else box.SIMPLE_HEAD
+        table = Table(box=shape, header_style="bold", pad_edge=False)
+        for title, texts in self.names.items():
+            right = title == "NFE" or all(content.replace(".", "").isdigit() for content in texts)
+            table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for metric in metrics:
-            style = "bold green" if ranking.mark(position, metric) == "best" else ""
-            values.append(text(_value(ranking, position, metric).rjust(width[metric]), style))
-        table.add_row(
-            *(text(cells[title][line]) for title in names),
-            *values,
-            text(cells[speed][line]),
-            end_section=position == done[-1],
-        )
-    for target, floor in floors.items():
-        blank = [""] * (len(names) - 1)
-        numbers = [f"{floor.get(metric, NOTHING)}{BLANK}".rjust(width[metric]) for metric in metrics]
-        table.add_row(*map(text, [_floor_name(ranking, target), *blank, *numbers, ""]), style="dim")
-    return table
+            table.add_column(Text.assemble(text(self._heading(metric)), justify="right"), no_wrap=True)
+        table.add_column("samples/s", justify="right", no_wrap=True)
+        last = len(self.speeds) - 1
+        for line, position in enumerate(self.ranking.done):
+            styles = ["bold green" if self.ranking.mark(position, metric) == "best" else "" for metric in metrics]
+            values = [text(self.values[metric][line], style) for metric, style in zip(metrics, styles, strict=True)]
+            names = [text(texts[line]) for texts in self.names.values()]
+            table.add_row(*names, *values, text(self.speeds[line]), end_section=line == last)
+        for line, name in enumerate(self._floor_names, last + 1):
+            blank, numbers = [""] * (len(self.names) - 1), [self.values[metric][line] for metric in metrics]
+            table.add_row(*map(text, [name, *blank, *numbers, ""]), style="dim")
+        return table
 
 
 def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
@@ -194,7 +171,7 @@ def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
     words = {"zero": "nearest to 0 is best", "higher": "higher is better"}
     grouped: dict[str, list[str]] = {}
     for metric in metrics:
-        first = next(m for p in range(len(ranking.rows)) if (m := ranking.value(p, metric)))
+        first = next(iter(ranking.measured(metric).values()))
         grouped.setdefault(words.get(first.better, "lower is better"), []).append(metric)
     return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
 

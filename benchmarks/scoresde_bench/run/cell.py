@@ -18,6 +18,7 @@ from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
 from scoresde_run.machine import environment
+from scoresde_run.machine.progress import step_observer
 from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
 from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
@@ -67,27 +68,15 @@ class Bench:
     def blank(self, cell: Cell) -> Row:
         """Return the row of ``cell`` without measurements."""
         return {
-            "schema": SCHEMA,
-            "cell": cell.key,
-            "status": "done",
-            "reason": None,
-            "checkpoint": None,
-            "network": None,
-            **cell.names,
-            "steps": cell.steps,
-            "parameters": cell.parameters,
-            "seed": cell.seed,
-            "samples": cell.samples,
-            "batch_size": cell.batch_size,
-            "timing": cell.timing,
+            **{"schema": SCHEMA, "cell": cell.key, "status": "done", "reason": None},
+            **{"checkpoint": None, "network": None, **cell.names},
+            **{key: getattr(cell, key) for key in ("steps", "parameters", "seed", "samples", "batch_size", "timing")},
             "device": environment.describe_device(torch.device(cell.device)),
             "dtype": cell.dtype,
             "precision": None if cell.precision == "float32" else cell.precision,
             "compile": None if cell.compile == "none" else cell.compile,
             "tf32": self.tf32,
-            "plugins": cell.depends["versions"],
-            "sources": cell.depends["sources"],
-            "files": cell.depends["files"],
+            **{"plugins" if key == "versions" else key: found for key, found in cell.depends.items()},
             **environment.facts(),
             "command": self.command,
             "evaluators": list(cell.evaluators),
@@ -123,30 +112,19 @@ class Bench:
         self, cell: Cell, model: ScoreModel, device: torch.device, progress: OnStep | None
     ) -> tuple[Samples, int]:
         """Return the samples and the batch size, which is halved until they fit into memory."""
-        listeners = self.registry.hook.scoresde_on_sampling_step.get_hookimpls()
-
-        def observe(done: int, total: int, x: Tensor) -> None:
-            if progress is not None:
-                progress(done, total)
-            if listeners:
-                self.registry.hook.scoresde_on_sampling_step(done=done, total=total, x=x)
-
+        observe = step_observer(self.registry, progress)
+        how: dict[str, Any] = {
+            "seed": cell.seed,
+            "device": device,
+            "dtype": getattr(torch, cell.dtype),
+            "observe": observe,
+        }
         size = cell.batch_size
         while True:
             try:
                 if cell.compile != "none":
                     self._compile(cell, model, device, size)
-                drawn = sample(
-                    model,
-                    cell.sampler,
-                    cell.samples,
-                    seed=cell.seed,
-                    batch_size=size,
-                    device=device,
-                    dtype=getattr(torch, cell.dtype),
-                    observe=observe if progress or listeners else None,
-                )
-                return drawn, size
+                return sample(model, cell.sampler, cell.samples, batch_size=size, **how), size
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
                     raise

@@ -1,4 +1,4 @@
-"""Runs the cells of a command: hands tasks to the executor within the time budget, and writes rows to disk.
+"""The work of a command: previews its cells, or runs them within the time budget, writes rows, and shows them.
 
 Cells that measure speed run last, each with its device to itself.
 """
@@ -8,66 +8,151 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import attrs
+import torch
+from rich.console import Console
 
-from scoresde_run.results.results import Results
+from scoresde_core.registry import Registry
+from scoresde_run.machine.device import slow_precision
+from scoresde_run.results.results import Results, Row
+from scoresde_run.results.rows import warnings_of
 
 from ..plan.cells import Cell
+from ..report.earlier import earlier, summary, tell_apart
+from ..report.labels import ResultRow, count
+from ..report.page import write_report
 from ..report.published import PublishedValue, attach
-from .costs import Costs
+from ..report.ranking import rank
+from ..report.seeds import pool
+from ..report.table import print_published, print_table
+from .costs import Costs, in_words
 from .executor import Executor, OnStep, Settings, Task
 from .progress import Meter
+from .worker import prepare
 
 
 @attrs.define
 class Work:
-    """Runs the unfinished cells of one command."""
+    """The cells of a command, and how and where they are run."""
 
-    results: Results
+    registry: Registry
+    cells: Sequence[Cell]
     executor: Executor
     settings: Settings
-    costs: Costs
+    folder: Path
+    """The folder of results as typed."""
     published: Sequence[PublishedValue] = ()
     """Published values; each is stored in the rows that it is for."""
     budget: float | None = None
     """Seconds within which every started cell must end by its predicted cost; None: no limit."""
     debug: bool = False
-    _end: float = attrs.field(default=0.0, init=False)
     _warned: set[str] = attrs.field(factory=set, init=False)
     """Warnings already printed."""
 
-    def run(self, cells: Sequence[Cell], meter: Meter) -> list[Cell]:
-        """Run ``cells`` and return those that the time budget left out."""
-        self._end = time.monotonic() + (self.budget or 0.0)
+    def preview(self) -> int:
+        """Print the cells with their predicted cost."""
+        done = Results.peek(self.folder)
+        costs = self._costs(done)
+        total, unknown = 0.0, 0
+        for cell in self.cells:
+            seconds, nfe = costs.seconds(cell), None if cell.skip else costs.nfe(cell)
+            if cell.skip:
+                note = f"skipped: {cell.skip}"
+            elif cell.key in done and done[cell.key]["status"] != "failed":
+                note = "already done"
+            else:
+                unknown += seconds is None
+                total += seconds or 0.0
+                cost = "cost unknown" if seconds is None else f"about {in_words(seconds)}"
+                note = cost if nfe is None else f"NFE {nfe:g}, {cost}"
+            print(f"{cell.key}  {cell.title}  ({note})")
+        more = f", plus {unknown} of unknown cost" if unknown else ""
+        print(f"{count(len(self.cells), 'cell')}, about {in_words(total)} left{more}")
+        return 0
+
+    def _costs(self, done: dict[str, Row]) -> Costs:
+        costs = Costs(prepare(self.settings, self.registry)[0], self.executor.here)
+        costs.learn(self.cells, done)
+        return costs
+
+    def run(self) -> int:
+        """Run the cells that are not done, show all rows, and return the exit code."""
+        console, cells, results = Console(soft_wrap=True), self.cells, Results(self.folder)
+        with results.claim():
+            todo = [cell for cell in cells if not results.finished(cell.key)]
+            if len(todo) < len(cells):
+                console.print(f"{len(cells) - len(todo)} of {len(cells)} cells are already done in {self.folder}")
+            costs = self._costs(results.rows)
+            others = set(results.rows) - {cell.key for cell in cells}
+            known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
+            if known:
+                console.print(f"in {self.folder}: {summary(known)}", markup=False, highlight=False)
+            if self.executor.here:
+                self._warn_slow(todo)
+            with Meter(console, len(todo)) as meter:
+                left = self._perform(todo, results, costs, meter)
+            missing = {cell.key for cell in left}
+            rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
+            self._show(tell_apart([*(row for row, _ in known), *rows], {row["cell"] for row in rows}), console)
+        if left:
+            text = (
+                f"time budget exhausted: {len(left)} of {len(cells)} cells were not run; repeat the command to continue"
+            )
+            console.print(text, highlight=False)
+        return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+    def _warn_slow(self, cells: Sequence[Cell]) -> None:
+        """Warn about each precision that is slow on the CPU, before any cell runs."""
+        for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
+            if slow := slow_precision(torch.device(self.settings.device), precision):
+                print(f"warning: {slow}", file=sys.stderr)
+
+    def _perform(self, cells: Sequence[Cell], results: Results, costs: Costs, meter: Meter) -> list[Cell]:
+        """Run ``cells``, write their rows, and return the cells that the time budget left out."""
+        end = time.monotonic() + (self.budget or 0.0)
         known = {cell.key: cell for cell in cells}
         left: list[Cell] = []
+
+        def tasks(chosen: Sequence[Cell]) -> Iterator[Task]:
+            for cell in chosen:
+                if self.budget is not None and time.monotonic() + (costs.seconds(cell) or 0.0) > end:
+                    left.append(cell)
+                else:
+                    yield Task.of(cell, self.settings)
 
         def started(task: Task) -> OnStep | None:
             return meter.start(task.title)
 
         for alone in (False, True):
             chosen = [cell for cell in cells if cell.timing == alone]
-            if not chosen:
-                continue
-            for row in self.executor.run(self._tasks(chosen, left), alone=alone, started=started):
-                self.results.append(attach(row, self.published))
+            for row in self.executor.run(tasks(chosen), alone=alone, started=started) if chosen else ():
+                results.append(attach(row, self.published))
                 cell = known[row["cell"]]
                 if self.budget is not None:
-                    self.costs.learn([cell], self.results.rows)
+                    costs.learn([cell], results.rows)
                 meter.finish(row, cell.title)
-                for warning in (row.get("warnings") or {}).values():
-                    if warning not in self._warned:
-                        self._warned.add(warning)
-                        print(f"warning: {cell.title}: {warning}", file=sys.stderr)
-                if row["status"] == "failed" and self.debug:
-                    print(row.get("traceback", ""), file=sys.stderr)
+                self._warn(cell, row)
         return left
 
-    def _tasks(self, cells: Sequence[Cell], left: list[Cell]) -> Iterator[Task]:
-        """Yield the tasks in order; a cell that does not fit the time budget goes to ``left``."""
-        for cell in cells:
-            if self.budget is not None and time.monotonic() + (self.costs.seconds(cell) or 0.0) > self._end:
-                left.append(cell)
-            else:
-                yield Task.of(cell, self.settings)
+    def _warn(self, cell: Cell, row: ResultRow) -> None:
+        for warning in (row.get("warnings") or {}).values():
+            if warning not in self._warned:
+                self._warned.add(warning)
+                print(f"warning: {cell.title}: {warning}", file=sys.stderr)
+        if row["status"] == "failed" and self.debug:
+            print(row.get("traceback", ""), file=sys.stderr)
+
+    def _show(self, rows: Sequence[ResultRow], console: Console) -> None:
+        """Print the table and the best cells, and write the report."""
+        pooled = pool(rows)
+        print_table(pooled, console)
+        print_published(pooled, console)
+        for warning in warnings_of(rows):
+            console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
+        for sentence in rank(pooled).sentences:
+            console.print(sentence, markup=False, highlight=False)
+        meaning = {entry.row.name: entry.row.summary for entry in self.registry.entries("evaluators")}
+        page = write_report(rows, self.folder / "report.html", self.settings.command, meaning)
+        console.print(f"rows:    {self.folder / 'results.jsonl'}\nreport:  {page}", highlight=False)

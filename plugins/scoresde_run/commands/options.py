@@ -9,7 +9,7 @@ from scoresde_core.errors import UsageError
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+def add_device(parser: argparse._ActionsContainer, default: str = "auto") -> None:
     """Add ``--device``."""
     shown = "a GPU if there is one" if default == "auto" else default
     parser.add_argument("--device", default=default, help=f"cpu, cuda, cuda:1, ... (default: {shown})")

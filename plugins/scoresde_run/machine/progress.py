@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, plain lines in a pipe."""
+"""Progress: a bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from scoresde_core.registry import Registry
     from scoresde_core.sampler import Observer
 
@@ -15,13 +17,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """The progress of one task after another; silent unless ``shown``. A context manager."""
+    """The progress of one task after another, on stderr or ``console``; silent unless ``shown``. A context manager."""
 
-    def __init__(self, shown: bool = True) -> None:
+    def __init__(self, shown: bool = True, console: Console | None = None) -> None:
         from rich import progress
         from rich.console import Console
 
-        console = Console(stderr=True)
+        console = console or Console(stderr=True)
         self.shown, self.live = shown, shown and console.is_terminal
         times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
         columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(), *times

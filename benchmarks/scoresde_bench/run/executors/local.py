@@ -17,6 +17,5 @@ class LocalExecutor(Executor):
     """Runs cells one after another in this process, with their steps on the progress bar."""
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """Run every task as it is requested."""
         for task in tasks:
             yield perform(task, started(task))

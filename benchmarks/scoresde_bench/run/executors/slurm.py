@@ -117,7 +117,6 @@ class Chunk:
         self.tasks = [task.plain() for task in tasks]
 
     def __call__(self) -> None:
-        """Write a row for each task."""
         from scoresde_run.machine.device import keep_freed_memory
 
         keep_freed_memory()
