@@ -58,6 +58,7 @@ class Cell:
 
     @property
     def evaluators(self) -> tuple[str, ...]:
+        """The texts of its evaluators."""
         return tuple(self.judges)
 
     @property

@@ -98,16 +98,11 @@ class Learned(ScoreSource):
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Return every target under every SDE."""
     built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
-    truths = [(str(spec), registry.create("targets", spec)) for spec in targets]
+    made = [(str(spec), registry.create("targets", spec)) for spec in targets]
+    truths = [(name, target, 256 if target.images else None) for name, target in made]
     return [
-        Exact(
-            {"target": name, "sde": process},
-            sde,
-            target.shape,
-            Units(levels=256 if target.images else None),
-            target,
-        )
-        for name, target in truths
+        Exact({"target": name, "sde": process}, sde, target.shape, Units(levels=levels), target)
+        for name, target, levels in truths
         for process, sde in built
     ]
 

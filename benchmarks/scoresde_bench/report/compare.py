@@ -111,6 +111,7 @@ class Comparison:
 
     @property
     def headline(self) -> str:
+        """The outcome in one sentence."""
         counts = {word: len(getattr(self, word)) for word in ("worse", "broken", "better", "fixed")}
         words = [f"{number} {word}" for word, number in counts.items() if number]
         changes = ", ".join(words) or "nothing worse or better beyond the noise"

@@ -27,6 +27,16 @@ AXES = ("run", "measured", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
 TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
 """Column headings that differ from the name of the axis."""
 NOTHING = "–"
+_WORDS = {
+    **{("corrector", "none"): "", ("predictor", "none"): "no predictor", ("measured", "now"): ""},
+    **{("compile", "default"): "compiled", ("tf32", "True"): "TF32", ("tf32", "False"): "no TF32"},
+    ("steps", "1"): "1 step",
+}
+_PATTERNS = {
+    **{"steps": "{} steps", "training_step": "after {} training steps", "seed": "seed {}", "samples": "{} samples"},
+    **{"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}", "measured": "({})"},
+    **{"precision": "network in {}", "compile": "compiled by {}"},
+}
 _EARLIER_FREEDOM = {"frechet": 4.0, "kernel": 9.0, "precision": 0.0, "recall": 0.0}
 """Degrees of freedom for rows without them, by the first word of the metric: errors came from 5 ranges and 10 subsets;
 those of precision and recall were not valid."""
@@ -102,24 +112,10 @@ def number_text(row: ResultRow, key: str, digits: int = 4) -> str:
 
 
 def _word(axis: str, value: Any) -> str:
-    if value is None or (axis == "corrector" and value == "none"):
-        return ""
-    if axis == "predictor" and value == "none":
-        return "no predictor"
-    if axis == "measured":
-        return "" if value == "now" else f"({value})"
-    if axis == "precision":
-        return f"network in {value}"
-    if axis == "compile":
-        return "compiled" if value == "default" else f"compiled by {value}"
-    if axis == "tf32":
-        return "TF32" if value else "no TF32"
-    if axis == "seeds":
+    if axis == "seeds" and value:
         return count(len(value), "seed")
-    patterns = {"steps": "{} step" if value == 1 else "{} steps", "seed": "seed {}", "samples": "{} samples"}
-    patterns |= {"training_step": "after {} training steps"}
-    patterns |= {"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}"}
-    return patterns.get(axis, "{}").format(value)
+    known = _WORDS.get((axis, str(value)))
+    return "" if value is None else _PATTERNS.get(axis, "{}").format(value) if known is None else known
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:

@@ -48,6 +48,7 @@ class Layout:
 
     @property
     def legend(self) -> list[Line]:
+        """Every line once."""
         return list(dict.fromkeys(self.lines.values()))
 
     @property

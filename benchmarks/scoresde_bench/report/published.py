@@ -28,6 +28,7 @@ class PublishedValue:
     where: Mapping[str, str]
 
     def fits(self, row: ResultRow) -> bool:
+        """Whether the row has all names in ``where``."""
         return all(str(row.get(axis)).removeprefix(f"{OURS}:") == value for axis, value in self.where.items())
 
 

@@ -238,6 +238,7 @@ class Ranking:
         return any(standing.metric == metric and position in standing.as_good for standing in self.standings)
 
     def value(self, position: int, metric: str) -> MetricValue | None:
+        """Return one value, or None."""
         return metric_value(self.rows[position], metric)
 
     def measured(self, metric: str, *target: str | None) -> dict[int, MetricValue]:

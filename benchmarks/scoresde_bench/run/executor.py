@@ -56,6 +56,7 @@ class Task:
 
     @classmethod
     def of(cls, cell: Cell, settings: Settings) -> Task:
+        """Return the task to run ``cell``."""
         return cls(cell.key, cell.title, None, settings, tuple(cell.depends["files"]), cell)
 
     @property
@@ -73,6 +74,7 @@ class Task:
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Task:
+        """Return the task from the data of :meth:`plain`."""
         settings = {**data["settings"], "registry": tuple(data["settings"]["registry"])}
         files = None if data.get("files") is None else tuple(data["files"])
         return cls(data["key"], data["title"], data["request"], Settings(**settings), files)

@@ -31,6 +31,7 @@ class Meter(Progress):
         return lambda k, n: self.show(f"{shown}, step {k}{f' of {n}' if n else ''}", self.done, self.total)
 
     def finish(self, row: dict[str, Any], title: str) -> None:
+        """Count a cell and show its outcome."""
         self.done += 1
         self.show("", self.done, self.total)
         outcome = f"{row['seconds']:.1f} s" if row["status"] == "done" else f"{row['status']}: {row['reason']}"
