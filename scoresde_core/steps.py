@@ -65,9 +65,8 @@ class MultistepPredictor(Predictor):
         """``x`` at ``step.now`` and the past -> the state at ``step.next``, its mean, and the new past."""
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """The first step of a run, which has no past."""
-        state, mean, _ = self.advance(x, step, model, noise, ())
-        return state, mean
+        """Not available: without its past every step would be a first one, of a lower order."""
+        raise TypeError(f"{type(self).__name__} uses previous steps: call advance and pass on the past that it returns")
 
 
 def rows_of_past(past: Any, rows: Tensor) -> Any:

@@ -178,7 +178,7 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
         )
         x = torch.randn(6, 2)
         step = schedule[3]
-        moved, mean = predictor.step(x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x))
+        moved, mean, _ = predictor.advance(x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x), ())
         assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
 
 
@@ -190,7 +190,7 @@ def has_a_mean_without_noise(candidate: Candidate) -> None:
         x = torch.randn(4, 2, dtype=torch.float64)
 
         def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Predictor = predictor) -> Moved:
-            return of.step(x, step, model, noise)
+            return of.advance(x, step, model, noise, ())[:2]
 
         found |= has_a_noise_free_mean(take, x, gaussian(event=(2,)))
     if not found:
@@ -219,7 +219,7 @@ def ends_at_the_data(candidate: Candidate) -> None:
         data = gaussian(0.5, 0.5, (4,))
         x0 = data.sample(64).double()
         x = step.now.alpha * x0 + step.now.sigma * torch.randn_like(x0)
-        _, mean = predictor.step(x, step, Watched(data), partial(torch.zeros_like, x))
+        _, mean, _ = predictor.advance(x, step, Watched(data), partial(torch.zeros_like, x), ())
         far = float((mean - Watched(data).denoised(x, step.now)).abs().max())
         near = 3 * step.now.sigma + 1e-3
         assert far <= near, f"the mean at the data is {far:.3g} from E[x_0 | x], expected at most {near:.3g}"

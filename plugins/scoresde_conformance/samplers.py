@@ -19,7 +19,7 @@ from scoresde_core.sampler import Sampler, sample
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Scalar
-from scoresde_core.steps import Corrector, Predictor
+from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 
 from .candidate import Candidate, Skip
 from .counterparts import FEW, samples_of, served, splits_alike
@@ -137,6 +137,14 @@ def steps_meet_the_state(candidate: Candidate) -> None:
         assert level == 0, f"the last step of the predictor leads to t = {level:.4g}, expected 0"
 
 
+def passes_on_the_past(candidate: Candidate) -> None:
+    """A multistep predictor gets at each step the past that it returned at the step before."""
+    if "predictor" not in _places(candidate):
+        raise Skip("it has no place for a predictor")
+    for sde in _served(candidate):
+        sample(Watched(gaussian(event=(3,)), sde), short(candidate, predictor=_Remembering()), 4)
+
+
 def _places(candidate: Candidate) -> set[str]:
     """Return which of predictor and corrector are parameters that the caller did not give."""
     names = {p.name for p in parameters(candidate.cls)} - set(candidate.params)
@@ -168,6 +176,18 @@ class _RecordedPredictor(Predictor):
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         self.heard.append(("predictor", step))
         return PlainPredictor().step(x, step, model, noise)
+
+
+@attrs.frozen(eq=False)
+class _Remembering(MultistepPredictor):
+    """The suite's own predictor, whose past is the time that each row of the state has reached."""
+
+    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
+        assert past or step.index == 0, f"step {step.index} of a multistep predictor gets no past"
+        reached = past[0].tolist() if past else [step.now.t] * len(x)
+        assert reached == [step.now.t] * len(x), f"at t = {step.now.t:.4g} the past is that of t = {reached}"
+        state, mean = PlainPredictor().step(x, step, model, noise)
+        return state, mean, (torch.full((len(x),), float(step.next.t), dtype=torch.float64),)
 
 
 @attrs.frozen(eq=False)

@@ -488,6 +488,20 @@ class LateSampler(Loop):
 
 
 @attrs.frozen
+class ForgetfulSampler(PlainSampler):
+    """Takes every step of a predictor as if it were the first."""
+
+    def run(self, x, model, noise, observe=None):
+        predictor = self.predictor
+
+        class First(Predictor):
+            def step(self, x, step, model, noise):
+                return predictor.advance(x, step, model, noise, ())[:2]
+
+        return PlainSampler.run(attrs.evolve(self, predictor=First()), x, model, noise, observe)
+
+
+@attrs.frozen
 class WrongLevelSampler(Loop):
     """Corrects at the level where the next step arrives, before it was made."""
 
@@ -521,6 +535,7 @@ def test_careless_sampler():
 @wrong(
     (SharedNoiseSampler, "draws_no_number_twice", "(0, 'step', 0) is drawn more than once"),
     (LateSampler, "steps_meet_the_state", "but the state is at t = 1"),
+    (ForgetfulSampler, "passes_on_the_past", "step 1 of a multistep predictor gets no past"),
     (WrongLevelSampler, "steps_meet_the_state", "the corrector gets a step from t ="),
     (ShrinkingSampler, "finds_the_moments", "the variance of samples is 0.2"),
 )

@@ -28,7 +28,14 @@ class Centred(torch.nn.Module):
 
 
 def model(centres=CENTRES):
-    return NetworkScore(Centred(), SDE, (2,), cond={"centre": centres, "scale": torch.ones(1, 1), "note": "plain"})
+    return NetworkScore(
+        Centred(),
+        SDE,
+        (2,),
+        parameterisation="score",
+        label="t",
+        cond={"centre": centres, "scale": torch.ones(1, 1), "note": "plain"},
+    )
 
 
 def draw(score, sampler, n=6, **more):
@@ -60,7 +67,9 @@ def test_too_few_rows_are_an_error():
 
 
 def test_a_row_for_all_serves_every_batch():
-    one = NetworkScore(Centred(), SDE, (2,), cond={"centre": CENTRES[:1], "scale": 1.0})
+    one = NetworkScore(
+        Centred(), SDE, (2,), parameterisation="score", label="t", cond={"centre": CENTRES[:1], "scale": 1.0}
+    )
     torch.testing.assert_close(draw(one, SAMPLERS[1], batch_size=4).x, draw(one, SAMPLERS[1]).x)
 
 

@@ -50,7 +50,7 @@ def x():
 @pytest.mark.parametrize("kind", ["score", "noise", "denoised", "v"])
 def test_every_parameterisation_gives_the_same_score(sde, kind, x):
     level = Level(0.4, *(float(f(torch.tensor(0.4, dtype=torch.float64))) for f in (sde.alpha, sde.sigma)))
-    model = NetworkScore(Oracle(kind, level), sde, parameterisation=kind)
+    model = NetworkScore(Oracle(kind, level), sde, parameterisation=kind, label="t")
     exact = ExactScore(Gaussian())
     for view in ("score", "noise", "denoised"):
         torch.testing.assert_close(getattr(model, view)(x, level), getattr(exact, view)(x, level))
@@ -63,14 +63,14 @@ def test_an_answer_that_would_broadcast_is_refused(answer, x):
     network = nn.Module()
     network.forward = answer
     with pytest.raises(ValueError, match=r"the network gives \(6,.*\) for a state \(6, 3, 4, 5\)"):
-        NetworkScore(network, VPSDE()).score(x, Level(0.4, 0.8, 0.6))
+        NetworkScore(network, VPSDE(), parameterisation="score", label="t").score(x, Level(0.4, 0.8, 0.6))
 
 
 @pytest.mark.parametrize("slip", [{"parameterisation": "eps"}, {"label": "tme"}], ids=lambda slip: next(iter(slip)))
 def test_an_unknown_parameterisation_or_label(slip):
     ((what, name),) = slip.items()
     with pytest.raises(UsageError, match=f"unknown {what} '{name}'. (Known|Did you mean)"):
-        NetworkScore(nn.Identity(), VPSDE(), **slip)
+        NetworkScore(nn.Identity(), VPSDE(), **{"parameterisation": "score", "label": "t"} | slip)
 
 
 def test_the_denoised_view_is_the_posterior_mean(x):
@@ -94,7 +94,7 @@ def test_the_denoised_view_is_the_posterior_mean(x):
 def test_label_rules(sde, label, t, expected, x):
     level = Level(t, 1.0, float(sde.sigma(torch.tensor(t, dtype=torch.float64))))
     network = Oracle("score", level)
-    NetworkScore(network, sde, label=label).score(x, level)
+    NetworkScore(network, sde, parameterisation="score", label=label).score(x, level)
     assert network.labels.shape == (6,)
     assert network.labels.tolist() == pytest.approx([expected] * 6)
 

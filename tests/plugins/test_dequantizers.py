@@ -113,7 +113,9 @@ def test_the_loss_is_the_bound_in_bits_per_dimension(units):
     images = torch.randint(90, 166, (1, 1, 2, 4), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
     score, many = ExactScore(target, sde), images.expand(40_000, -1, -1, -1)
     with torch.no_grad():
-        losses = DequantizationLoss(score, units).per_sample(NetworkScore(module, sde), many, Draws(0, 0, 40_000))
+        losses = DequantizationLoss(score, units).per_sample(
+            NetworkScore(module, sde, parameterisation="score", label="t"), many, Draws(0, 0, 40_000)
+        )
     bound = bits_per_dim(
         lambda x, seed: -likelihood_bound(score, x, times=100, offset=False, seed=seed).nats,
         images.expand(200, -1, -1, -1), low=low, high=high, dequantizer=Fixed(module),

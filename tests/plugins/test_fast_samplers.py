@@ -204,7 +204,7 @@ def test_the_first_step_is_dpm_solver_1(name, sde):
     eps = -now.sigma * Mixture().score(x, now)
     expected = ahead.alpha / now.alpha * x - ahead.sigma * math.expm1(h) * eps
     for predictor in (create("predictors", name), create("predictors", "ddim")):
-        found, _ = predictor.step(x, step, ExactScore(Mixture()), no_noise)
+        found, _, _ = predictor.advance(x, step, ExactScore(Mixture()), no_noise, ())
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 

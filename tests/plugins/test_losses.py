@@ -258,7 +258,7 @@ def test_the_error_is_that_of_the_score():
 
 
 def network(label, scales=1000):
-    return NetworkScore(Recorder(), VPSDE(), label=label, scales=scales)
+    return NetworkScore(Recorder(), VPSDE(), parameterisation="score", label=label, scales=scales)
 
 
 @attrs.frozen

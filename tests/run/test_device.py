@@ -128,7 +128,7 @@ def test_every_loss_and_its_gradient(name):
     loss = create("losses", name)
     for process in ("vp", "subvp", "ve"):
         sde, network = create("sdes", process), Denoiser()
-        model = NetworkScore(network, sde, parameterisation="noise")
+        model = NetworkScore(network, sde, parameterisation="noise", label="t")
         if loss.skip(model) is not None:
             continue
         x = torch.rand(4, *IMAGE)

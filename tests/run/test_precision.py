@@ -44,7 +44,9 @@ def test_the_network_computes_in_it_and_the_state_does_not(precision):
             seen.append(out.dtype)
             return out
 
-    model = NetworkScore(Network(2, 2), create("sdes", "vp"), autocast=PRECISIONS[precision])
+    model = NetworkScore(
+        Network(2, 2), create("sdes", "vp"), parameterisation="score", label="t", autocast=PRECISIONS[precision]
+    )
     score = model.score(torch.ones(3, 2), Level(0.5, 0.6, 0.8))
     assert (seen, score.dtype) == ([getattr(torch, precision)], torch.float32)
 

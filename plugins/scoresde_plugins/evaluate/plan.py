@@ -322,7 +322,10 @@ class _Builder:
     def _labelled(self) -> NetworkScore:
         """A stand-in for the model, with its noise levels."""
         network = self.plan.network
-        return NetworkScore(nn.Identity(), self.plan.sde, self.plan.shape, label=network.label, scales=network.scales)
+        return NetworkScore(
+            nn.Identity(), self.plan.sde, self.plan.shape,
+            parameterisation=network.parameterisation, label=network.label, scales=network.scales,
+        )  # fmt: skip
 
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
         """The events of a split, or some of them, spread evenly."""
