@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from scoresde_core.errors import FileError
+from scoresde_run.machine import files
 
 
 @attrs.frozen
@@ -29,10 +30,7 @@ class Format:
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write ``tensors`` and ``metadata``; raise FileError if the file cannot be written."""
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        try:
-            save_file(ready, path, {**self.metadata, **metadata})
-        except (OSError, SafetensorError) as error:
-            raise FileError(f"cannot write {path} ({error}): choose an existing, writable folder") from error
+        files.write(Path(path), save(ready, {**self.metadata, **metadata}))
 
     def read(self, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors and the metadata; raise FileError for another format or a newer version.

@@ -14,8 +14,7 @@ import pytest
 
 from scoresde_core.errors import FileError
 from scoresde_core.shell import main
-from scoresde_run.machine.files import check_new
-from scoresde_run.machine.lock import locked
+from scoresde_run.machine.files import check_new, locked
 from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA
 
@@ -94,7 +93,7 @@ class TestOneLine:
         def refuse(*_, **__):
             raise PermissionError(errno.EACCES, "Permission denied")
 
-        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        monkeypatch.setattr("os.mkdir", refuse)
         data = "exact[target=mixture2d,count=50]"
         code, out, err = scoresde("stats", data, "--features", "identity", "--out", "x.safetensors")
         assert (code, out, err.count("\n"), "Permission denied; choose another --out" in err) == (1, "", 1, True)
@@ -138,7 +137,7 @@ class TestFiles:
         def refuse(*_, **__):
             raise OSError(errno.EROFS, "Read-only file system")
 
-        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        monkeypatch.setattr("os.mkdir", refuse)
         code, out, err = scoresde("sample", "--target", "mixture2d", "--out", "o", "--device", "cpu")
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "Read-only file system; choose another --out" in err

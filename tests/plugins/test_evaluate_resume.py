@@ -146,7 +146,7 @@ class TestKilled:
         same(out, place / "straight")
 
     def test_one_command_at_a_time(self, place, capsys):
-        from scoresde_run.machine.lock import locked
+        from scoresde_run.machine.files import locked
 
         with locked(place / "held", "evaluating"):
             process = child(place, "held")

@@ -114,8 +114,12 @@ class TestStopped:
         )
         assert len(stopped("edited", 99)[1]) == 8
 
-    def test_what_is_finished_stays(self, stopped, capsys):
-        assert stopped("straight", 99) == (1, [])
+    def test_what_is_finished_stays(self, place, stopped, capsys):
+        before = (place / "straight/likelihood.yaml").read_bytes()
+        assert stopped("straight", 99) == (0, [])
+        assert "wrote straight/likelihood.yaml" in capsys.readouterr().out
+        assert (place / "straight/likelihood.yaml").read_bytes() == before
+        assert stopped("straight", 99, "--seed", "7") == (1, [])
         assert "straight exists: choose another --out, or remove it" in capsys.readouterr().err
 
     @pytest.mark.parametrize(

@@ -322,7 +322,13 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
         by_data = create("evaluators", f"{name}[features=identity,reference={data}]")
         found, expected = (metric.evaluate(Evidence(samples, seed=2))[0] for metric in (by_file, by_data))
         assert found.value == pytest.approx(expected.value, rel=1e-6)
-    assert main(words) == 1
+    stamp = out.stat().st_mtime_ns
+    assert main(words) == 0  # the same again is done already, anything else is not
+    assert (f"{out} is the result of this command already" in capsys.readouterr().out, out.stat().st_mtime_ns) == (
+        True,
+        stamp,
+    )
+    assert main([*words, "--images", "30"]) == 1
     assert f"{out} exists" in capsys.readouterr().err
 
 

@@ -81,3 +81,31 @@ def test_discard_removes_a_folder_in_one_step(tmp_path, monkeypatch):
     assert not (tmp_path / "it").exists()
     files.clean(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_temporary_of_a_killed_process_goes_when_the_file_is_made_again(tmp_path):
+    """As a file and as a folder, whichever was there; that of a living process stays."""
+    for left in ("file", "folder"):
+        part = tmp_path / ".it.part"
+        (part / "inside").mkdir(parents=True) if left == "folder" else part.write_text("half")
+        files.write(tmp_path / "it", "new")
+        assert [p.name for p in tmp_path.iterdir()] == ["it"]
+    with files.replacing(tmp_path / "it") as first, files.replacing(tmp_path / "it") as second:
+        assert (first.name, second.name) == (".it.part", ".it.1.part")
+        files.clean(tmp_path)
+        first.write_text("1")
+        second.write_text("2")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"it": "1"}
+
+
+def test_a_new_folder_of_ours_has_its_mark_from_the_first(tmp_path, monkeypatch):
+    """A folder that another made, empty or not, is never taken for one that a kill left."""
+    made = []
+    rename = files.Path.rename
+    monkeypatch.setattr(files.Path, "rename", lambda path, to: made.append(sorted(path.iterdir())) or rename(path, to))
+    with files.locked(tmp_path / "new" / "run", "working"):
+        assert [p.name for p in made[0]] == [files.LOCK]
+        assert (tmp_path / "new" / "run" / files.LOCK).is_file()
+    monkeypatch.setattr(files.Path, "rename", rename)
+    with files.locked(tmp_path / "new" / "run", "working"):
+        pass

@@ -122,14 +122,15 @@ class EncodeCommand(Command):
         import torch
 
         from scoresde_run.machine.device import find_device, keep_freed_memory
-        from scoresde_run.machine.files import check_new, new_folder
+        from scoresde_run.machine.files import new_folder
         from scoresde_run.machine.progress import Progress
+        from scoresde_run.results import request
 
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
         given = {name: getattr(arguments, name) for name in _SOLVER if getattr(arguments, name) is not None}
         solver = build(Solver, given, "the solver")
-        check_new(arguments.out)
+        request.check_place(arguments.out, INDEX)
         keep_freed_memory()
         opened = open_model(arguments, registry, find_device(arguments.device), torch.float32)
         t_min = opened.sde.t_min if arguments.t_min is None else arguments.t_min
@@ -138,15 +139,20 @@ class EncodeCommand(Command):
             require_continuous(opened.score, "an encoding")
         record = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
-        source = _decode if arguments.decode else _round_trip
+        x, indices = _given(arguments, registry, opened)
+        parts = opened.sde, opened.target, opened.plan and opened.plan.network, solver
+        asked = request.digits(registry, arguments, *parts, x=x, **opened.named)
+        if request.finished(arguments.out, asked, INDEX):
+            return 0
         with Progress() as progress:
             how = arguments.batch_size, arguments.discrete, arguments.denoise
             coder = _Coder(opened, solver, t_min, *how, progress)
-            latents, files = source(arguments, registry, coder, record)
+            work = _decode if arguments.decode else _round_trip
+            latents, files = work(arguments, x, indices, coder, record)
             if arguments.interpolate:
                 files |= _interpolation(arguments.interpolate, latents, coder)
             files |= _tempered(arguments.temperature, latents, coder)
-        record |= {"device": str(opened.device), "torch": str(torch.__version__)}
+        record |= {"device": str(opened.device), "torch": str(torch.__version__), "asked": asked}
         with new_folder(arguments.out) as scratch:
             written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, opened)]
             (scratch / INDEX).write_text(document.dump(record), encoding="utf-8")
@@ -189,16 +195,22 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--decode reads latents from its file: leave --dataset out")
 
 
+def _given(arguments: argparse.Namespace, registry: Registry, opened: OpenedModel) -> tuple[Tensor, list[int]]:
+    """The events to encode in the model's units with their indices, or the latents to decode."""
+    if arguments.decode:
+        return read_latents(arguments.decode, opened), []
+    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
+    indices = subset(len(events), arguments.images)
+    return to_model(take(events, indices), opened), indices
+
+
 def _round_trip(
-    arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
+    arguments: argparse.Namespace, x: Tensor, indices: list[int], coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
     """Encode events and decode their latents."""
     import torch
 
     opened = coder.opened
-    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
-    indices = subset(len(events), arguments.images)
-    x = to_model(take(events, indices), opened)
     latents = coder.encode(x)
     decoded = coder.decode(latents, denoise=False)
     error = (decoded - x).flatten(1).square().mean(1).sqrt()
@@ -210,10 +222,9 @@ def _round_trip(
 
 
 def _decode(
-    arguments: argparse.Namespace, registry: Registry, coder: _Coder, record: dict[str, Any]
+    arguments: argparse.Namespace, latents: Tensor, indices: list[int], coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
     """Decode the latents of a file."""
-    latents = read_latents(arguments.decode, coder.opened)
     record |= {"decoded": str(arguments.decode), "images": len(latents)}
     decoded = coder.decode(latents)
     return latents, {"decoded": _Sheet({"decoded": coder.opened.units.to_file(decoded)}, decoded)}

@@ -25,7 +25,7 @@ from scoresde_run.commands.options import (
     check_counts,
     check_fractions,
 )
-from scoresde_run.machine.lock import locked
+from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
 if TYPE_CHECKING:

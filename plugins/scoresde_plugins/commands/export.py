@@ -46,20 +46,26 @@ class ExportCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import torch
 
-        from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
         from scoresde_run.models.classifier import NoisyClassifier
+        from scoresde_run.results import request
 
-        check_new(arguments.out)
+        request.check_place(arguments.out, checkpoint.INDEX)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
         # An exported checkpoint has one set of weights, which may be averages.
         which = "ema" if found.uses_ema(ema) else found.provenance.get("exported", {}).get("weights", "raw")
+        known = {"of": found.digest(ema), "config": found.config.plain(), "provenance": found.provenance}
+        asked = request.digits(registry, arguments, step=found.step, **known)
+        if request.finished(arguments.out, asked, checkpoint.INDEX):
+            return 0
         model = found.load(registry, ema, outputs=None)
         state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
         provenance = {**found.provenance, "exported": about}
-        written = checkpoint.save(arguments.out, found.config, state, step=found.step, provenance=provenance)
+        written = checkpoint.save(
+            arguments.out, found.config, state, step=found.step, provenance=provenance, asked=asked
+        )
         size = (written.folder / checkpoint.WEIGHTS).stat().st_size
         numbers = sum(tensor.numel() for tensor in state.values())
         print(f"step {found.step}, {which} weights: {numbers:,} numbers in {size:,} bytes")

@@ -43,14 +43,19 @@ class FitTargetCommand(Command):
             )
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        from scoresde_run.machine.files import check_new
+        from scoresde_run.data.dataset import content_hash
+        from scoresde_run.results import request
 
         from ..targets.mfa_fit import fit_mfa, save
 
-        check_new(arguments.out)
+        request.check_place(arguments.out)
         check_counts(arguments, "images")
         dataset = registry.create("datasets", arguments.dataset)
         images, held_out = dataset.load("train")[: arguments.images], dataset.load("test")
+        hashes = content_hash(images), content_hash(held_out)
+        asked = request.digits(registry, arguments, dataset, hashes=hashes)
+        if request.finished(arguments.out, asked):
+            return 0
         with Progress() as progress:
 
             def show(iteration: int, of: int, log_likelihood: float) -> None:
@@ -62,7 +67,7 @@ class FitTargetCommand(Command):
                 target, report = fit_mfa(images, held_out, progress=show, **numbers)
             except ValueError as error:
                 raise UsageError(str(error)) from error
-        save(arguments.out, target, report, parse(arguments.dataset).name)
+        save(arguments.out, target, report, parse(arguments.dataset).name, asked)
         print(
             f"{report.components} components of {report.factors} factors, {report.iterations} iterations\n"
             f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats "

@@ -29,17 +29,21 @@ class ImportCheckpointCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.commands.presets import find_preset
-        from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
         from scoresde_run.models.model import plan_model
+        from scoresde_run.results import request
 
         from ..song2021.published_checkpoint import Misfit, convert, read_published
 
         config = find_preset(registry, arguments.preset).override(arguments.set)
-        check_new(arguments.out)
+        request.check_place(arguments.out, checkpoint.INDEX)
         if arguments.file.is_dir():
             raise UsageError(f"{arguments.file} is a folder: name the published file in it")
         published = read_published(arguments.file)
+        sha256 = checkpoint.file_hash(arguments.file)
+        asked = request.digits(registry, arguments, sha256=sha256, config=config.plain())
+        if request.finished(arguments.out, asked, checkpoint.INDEX):
+            return 0
         plan = plan_model(config, registry)
         try:
             converted = convert(
@@ -58,11 +62,12 @@ class ImportCheckpointCommand(Command):
             step=published.step,
             provenance={
                 "file": arguments.file.name,
-                "sha256": checkpoint.file_hash(arguments.file),
+                "sha256": sha256,
                 "layout": published.layout,
                 "preset": arguments.preset,
                 "changes": list(arguments.set),
             },
+            asked=asked,
         )
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"

@@ -28,7 +28,7 @@ from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import add_device, check_counts
 from scoresde_run.machine import document
-from scoresde_run.machine.lock import locked
+from scoresde_run.machine.files import locked
 
 if TYPE_CHECKING:
     from scoresde_run.machine.processes import Processes
@@ -133,6 +133,8 @@ def _prepare(
     from ..likelihood.density import trained_t_min
 
     check_place(arguments.out)
+    from scoresde_run.results import request
+
     dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
     opened = open_model(arguments, registry, processes.device, torch.float32)
     density.check(opened.score)
@@ -151,20 +153,24 @@ def _prepare(
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
     model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    digits = request.digits(registry, arguments, measure=model.parts_of(asked).folder.name)
+    done = (arguments.out / INDEX).is_file() and request.finished(arguments.out, digits, INDEX)
     processes.wait()  # until every process has checked the folder
     if processes.first:
         stack.enter_context(locked(arguments.out, "measuring"))
         clean(arguments.out)
     progress = stack.enter_context(Progress(processes.first))
-    return lambda: _measure(arguments, opened, asked, model, processes, progress)
+    if done:
+        return lambda: _again(arguments) if processes.first else 0
+    return lambda: _measure(arguments, opened, asked, model, processes, progress, digits)
 
 
 def check_place(out: Path) -> None:
-    """Raise :class:`FileError` unless ``out`` is new or an unfinished likelihood."""
-    from scoresde_run.machine.files import check_new
+    """Raise :class:`FileError` unless ``out`` is new or a likelihood, unfinished or finished."""
+    from scoresde_run.machine.files import LOCK, check_new
 
-    unfinished = (out / ".lock").is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS}
-    if not unfinished:
+    ours = (out / LOCK).is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS, INDEX}
+    if not ours:
         check_new(out)
 
 
@@ -175,6 +181,7 @@ def _measure(
     model: MeasuredModel,
     processes: Processes,
     progress: Progress,
+    digits: str,
 ) -> int:
     """Compute the missing batches; then process 0 writes the result."""
     from scoresde_run.machine import files
@@ -190,13 +197,24 @@ def _measure(
         result = summary(found)
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
         files.write(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
-        record = {**_protocol(arguments, opened, asked), **result, **seconds}
+        record = {**_protocol(arguments, opened, asked), **result, **seconds, "asked": digits}
         files.write(arguments.out / INDEX, document.dump(record))
-        shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
         progress.stop()
-        _print(result, len(asked.share.indices), arguments)
+        _conclude(record, arguments)
 
     together(processes, conclude if processes.first else lambda: None)
+    return 0
+
+
+def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Remove the batches of a finished measurement, and print it."""
+    shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
+    _print(record, record["images"], arguments)
+
+
+def _again(arguments: argparse.Namespace) -> int:
+    """Print a finished measurement, and remove what a kill has left of its batches."""
+    _conclude(document.load((arguments.out / INDEX).read_text(encoding="utf-8")), arguments)
     return 0
 
 

@@ -46,22 +46,24 @@ class StatsCommand(Command):
         if arguments.show is not None:
             print(_shown(arguments.show))
             return 0
-        from scoresde_run.machine.files import check_new
+        from scoresde_run.results.request import check_place
 
         if arguments.out is None:
             raise UsageError("--out FILE is missing: name the file to write")
         check_counts(arguments, "images", "batch_size", least=2)
         if arguments.out.suffix != ".safetensors":
             raise UsageError(f"--out {arguments.out} must end in .safetensors: rename it")
-        check_new(arguments.out)
+        check_place(arguments.out)
         return _make(arguments, registry)
 
 
 def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
+    from scoresde_run.data.dataset import content_hash
     from scoresde_run.features.extraction import Extraction
     from scoresde_run.machine.device import find_device, use_tf32
+    from scoresde_run.results import request
 
     from ..evaluators.statistics_file import write
 
@@ -80,10 +82,15 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
             f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: two or more are needed"
         )
     rounding = protocol["rounding"] if events.is_floating_point() else None
+    asked = request.digits(
+        registry, arguments, dataset, extractor, hash=content_hash(events), protocol=protocol, device=device.type
+    )
+    if request.finished(arguments.out, asked):
+        return 0
     moments, features = _collect(extraction, events, device, arguments.raw)
     report = {"dataset": repr(dataset), "split": arguments.split, "events": len(events), "rounding": rounding}
     report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
-    write(arguments.out, moments, features, report)
+    write(arguments.out, moments, features, report, asked)
     print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
     evaluator = Spec("frechet", {"features": arguments.features or "inception", "statistics": str(arguments.out)})
     print(f"wrote {arguments.out}: scoresde-bench --evaluator {shlex.quote(str(evaluator))}")

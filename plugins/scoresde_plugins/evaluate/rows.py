@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_run.machine import environment, files
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.processes import Processes
@@ -116,9 +116,12 @@ class Evaluation:
         found = measure.summarise(parts.all(measure.count))
         if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
             path = self.folder / "pictures" / f"{row['cell']}.png"
-            with files.replacing(path) as temporary:
-                picture.draw(temporary, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
-            found["picture"] = str(path.relative_to(self.folder))
+            try:
+                with files.replacing(path) as temporary:
+                    picture.draw(temporary, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
+                found["picture"] = str(path.relative_to(self.folder))
+            except FileError as error:  # which the numbers do not need
+                found["warnings"] = {"picture": str(error)}
         for text in found_texts(found):
             self.progress.say(f"{row['checkpoint']}: {text}")
         return found

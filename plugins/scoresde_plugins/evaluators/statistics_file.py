@@ -77,8 +77,13 @@ class Statistics:
         return {"statistics": str(self.path), "sha256": _hash(self), **self.report}
 
 
-def write(path: Path, moments: FeatureMoments, features: Tensor | None, report: Mapping[str, Any]) -> None:
-    """Write statistics to a new file; raise FileError if they are invalid, as with features that are not finite."""
+def write(
+    path: Path, moments: FeatureMoments, features: Tensor | None, report: Mapping[str, Any], asked: str = ""
+) -> None:
+    """Write statistics to a file; raise FileError if they are invalid, as with features that are not finite.
+
+    ``asked`` is the request of the command.
+    """
     try:
         _check(moments, features, ("mean", "m2", "features"))
     except _Fault as error:
@@ -87,6 +92,7 @@ def write(path: Path, moments: FeatureMoments, features: Tensor | None, report: 
     if features is not None:
         tensors["features"] = features.float().cpu()
     metadata = {**FORMAT.metadata, "count": json.dumps(moments.count), "report": json.dumps(dict(report))}
+    metadata |= {"asked": asked} if asked else {}
     FORMAT.write(path, tensors, {**metadata, "digest": _digest(tensors, metadata)})
 
 

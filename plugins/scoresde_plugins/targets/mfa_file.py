@@ -32,8 +32,10 @@ def rounded(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
     return attrs.evolve(target, **kept, known_entropy=None)
 
 
-def write(path: str | Path, target: MixtureOfFactorAnalysers, report: Mapping[str, Any]) -> None:
+def write(path: str | Path, target: MixtureOfFactorAnalysers, report: Mapping[str, Any], asked: str = "") -> None:
     """Write ``target``, its entropy and ``report`` (JSON values: settings, data, held-out likelihood) to ``path``.
+
+    ``asked`` is the request of the command.
 
     A target that is not :func:`rounded` raises ``ValueError``, an existing or unwritable file ``FileError``.
     """
@@ -50,7 +52,7 @@ def write(path: str | Path, target: MixtureOfFactorAnalysers, report: Mapping[st
         "entropy_stderr": repr(entropy.stderr),
         "report": json.dumps(dict(report)),
     }
-    FORMAT.write(path, tensors, metadata)
+    FORMAT.write(path, tensors, metadata | ({"asked": asked} if asked else {}))
 
 
 def load(path: str | Path) -> tuple[MixtureOfFactorAnalysers, dict[str, Any]]:

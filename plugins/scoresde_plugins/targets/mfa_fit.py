@@ -108,9 +108,9 @@ def fit_mfa(
     return target, report
 
 
-def save(path: str | Path, target: MixtureOfFactorAnalysers, report: Report, data: str = "") -> None:
+def save(path: str | Path, target: MixtureOfFactorAnalysers, report: Report, data: str = "", asked: str = "") -> None:
     """Write a fit with its report, its entropy and the name of the data; raise FileError if ``path`` exists."""
-    write(path, target, {"data": data, **attrs.asdict(report)})
+    write(path, target, {"data": data, **attrs.asdict(report)}, asked)
 
 
 def log_likelihoods(target: MixtureOfFactorAnalysers, x: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ class OpenedModel:
         return self.score.shape
 
     @property
+    def named(self) -> dict[str, Any]:
+        """What a result depends on besides the options: the weights, and the kind of device."""
+        return {"origin": self.origin, "device": self.device.type}
+
+    @property
     def data(self) -> str:
         """The data set of the model, as typed; ``none`` if it is not known."""
         if self.plan is None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..sampling.condition import Condition, Observation
     from .opened import OpenedModel
 
+INDEX = "sampling.yaml"
 _TILES = 256
 _TRUE_EVENTS = 256
 """Number of draws of a target that determine its scale."""
@@ -93,7 +94,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
         why = "an exact score has no network" if arguments.target else f"the network computes in {arguments.dtype}"
         raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
-    if arguments.out.exists():
+    if arguments.out.exists() and not (arguments.out / INDEX).is_file():
         raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
 
 
@@ -105,11 +106,11 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_core import sampler as sampling
 
     from ..machine.device import find_device, keep_freed_memory, slow_precision
-    from ..machine.files import check_new
+    from ..results import request
     from ..sampling.condition import ConditionedSampler
     from ..sampling.samples import smallest_batch
 
-    check_new(arguments.out)
+    request.check_place(arguments.out, INDEX)
     keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
     opened = open_model(arguments, registry, device, dtype, arguments.precision)
@@ -124,6 +125,10 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     reason = sampling.skip(sampler, opened.sde, opened.shape)
     if reason:
         raise UsageError(reason)
+    parts = sampler, opened.sde, opened.target, opened.plan and opened.plan.network
+    asked = request.digits(registry, arguments, *parts, observation=observation, **opened.named)
+    if request.finished(arguments.out, asked, INDEX):
+        return 0
     caveat = sampler.caveat(opened.shape, smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
@@ -141,7 +146,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         )
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
-    about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n)}
+    about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
     print(f"sampler: {registry.typed(plain) or repr(plain)}")
     print(f"{n} samples of shape {list(opened.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
@@ -255,7 +260,7 @@ def _write(
     if keep_floats or units.levels is None:
         arrays["floats"] = units.to_file(x).numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
-    return [*written, "sampling.yaml"], note
+    return [*written, INDEX], note
 
 
 class _Steps:

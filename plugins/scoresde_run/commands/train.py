@@ -19,7 +19,7 @@ from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
 
-from ..machine.lock import locked
+from ..machine.files import locked
 from ..machine.progress import Progress
 from ..models.config import RECORDED
 from .options import add_device, add_download

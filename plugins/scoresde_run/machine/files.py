@@ -1,21 +1,28 @@
-"""Files and folders that appear whole or not at all, whatever happens while they are written.
+"""Files and folders that appear whole or not at all, whatever happens while they are written, and stay.
 
-Content goes to a temporary beside the target (``.NAME.PID.part`` for a file, ``.NAME.RANDOM.part`` for a folder), is
-flushed to the disk, and is renamed. Any error removes the temporary; :func:`clean` removes those of killed processes.
+Content goes to a temporary beside the target, ``.NAME.part``, is flushed to the disk, and is renamed; then the new
+entry of the folder is flushed. Any error removes the temporary. A process holds a lock on its temporary, so that of a
+killed process is known: it is removed when the same file or folder is made again, and by :func:`clean`. (While another
+process makes a file of that name, the temporary is ``.NAME.1.part``, and so on.)
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from scoresde_core.errors import FileError
+
+from .lock import held, lock
+
+LOCK = ".lock"
+"""The lock file of a folder in which one command at a time works."""
 
 
 @contextmanager
@@ -24,17 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises :class:`FileError` for an ``OSError`` of the block.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.absolute().parent)
+        with _temporary(path, _new_file) as temporary:
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+            flush(path.absolute().parent)
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -49,20 +52,35 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises :class:`FileError` for an ``OSError`` or ``SafetensorError`` of the block.
     """
-    parent, temporary = folder.absolute().parent, None
-    with writing(folder):
+    with writing(folder), _temporary(folder, os.mkdir) as temporary:
+        yield temporary
+        for path in temporary.iterdir():
+            path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+            flush(path)
+        flush(temporary)
+        temporary.rename(folder)
+        flush(folder.absolute().parent)
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Make ``folder`` if it is missing, and lock it until the block or the process ends.
+
+    A new folder appears with its lock file in it, which marks it as ours.
+    """
+    if not folder.exists():
+        with writing(folder):
+            make(folder.absolute().parent)
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
-            yield temporary
-            for path in [*temporary.iterdir(), temporary]:
-                # mkdtemp and safetensors make files that only their owner can read.
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-                _flush(path)
-            temporary.rename(folder)
-            _flush(parent)
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            with new_folder(folder) as scratch:
+                (scratch / LOCK).touch()
+        except FileError:
+            if not folder.exists():  # else another process was quicker
+                raise
+    with held(folder / LOCK, "lockf") as free:
+        if not free:
+            raise FileError(f"another process is {doing} in {folder}: wait for it, or choose another --out")
+        yield
 
 
 def check_new(path: Path) -> None:
@@ -73,25 +91,33 @@ def check_new(path: Path) -> None:
     if not parent.is_dir():
         raise FileError(f"there is no folder {parent} to hold {path.name}: make it first")
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+        with _temporary(path, os.mkdir):
+            pass
     except OSError as error:
         raise FileError(f"cannot write to {parent}: {error.strerror or error}; choose another --out") from error
 
 
+def make(folder: Path) -> None:
+    """Make ``folder`` and the missing ones above it, and flush their entries."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush(folder.parent)
+
+
 def discard(folder: Path) -> None:
     """Remove ``folder``. A kill in between leaves it whole, or renamed to a temporary."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    folder.rename(temporary)
-    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder):
+        temporary = next(name for name in _names(folder) if not os.path.lexists(name) or _remove(name))
+        folder.rename(temporary)
+        flush(folder.absolute().parent)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def clean(folder: Path) -> None:
-    """Remove the temporaries of killed processes below ``folder``; for the one process that owns it."""
-    for path in folder.glob("**/.*.part"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove the temporaries of killed processes below ``folder``."""
+    for path in list(folder.glob("**/.*.part")):
+        _remove(path)
 
 
 @contextmanager
@@ -103,12 +129,80 @@ def writing(path: Path) -> Iterator[None]:
         raise FileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """The names of temporaries of ``path``, in the order in which they are tried."""
+    for number in count():
+        yield path.with_name(f".{path.name}.{number}.part" if number else f".{path.name}.part")
+
+
+@contextmanager
+def _temporary(path: Path, made: Callable[[Path], None]) -> Iterator[Path]:
+    """Create a temporary of ``path``, locked, and remove it in the end unless it was renamed."""
+    temporary, descriptor = _begin(path, made)
+    try:
+        yield temporary
+    finally:
+        with suppress(OSError):
+            if _is(temporary, descriptor):
+                _delete(temporary)
+        os.close(descriptor)
+
+
+def _begin(path: Path, made: Callable[[Path], None]) -> tuple[Path, int]:
+    names = _names(path)
+    temporary = next(names)
+    while True:
+        try:
+            made(temporary)
+        except FileExistsError:
+            if not _remove(temporary):
+                temporary = next(names)
+            continue
+        descriptor = os.open(temporary, os.O_RDONLY)
+        # False: another process takes it for abandoned, and removes it.
+        if lock(descriptor, "flock") is not False and _is(temporary, descriptor):
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def _remove(temporary: Path) -> bool:
+    """Remove a temporary if it is of a killed process; return whether it is gone."""
+    with suppress(OSError):
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if lock(descriptor, "flock") and _is(temporary, descriptor):
+                _delete(temporary)
+        finally:
+            os.close(descriptor)
+    return not os.path.lexists(temporary)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` is what was opened as ``descriptor``."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _new_file(path: Path) -> None:
+    path.open("xb").close()
 
 
 def _umask() -> int:

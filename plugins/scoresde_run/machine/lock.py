@@ -1,39 +1,44 @@
-"""Locks: one command at a time works in a folder."""
+"""Locks on open files, which end with the process that holds them."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
 from scoresde_core.errors import FileError
 
+Kind = Literal["lockf", "flock"]
+
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Make ``folder`` if it is missing, and lock it until the block or the process ends."""
+def held(path: Path, kind: Kind) -> Iterator[bool]:
+    """Lock the file ``path``, made if it is missing, until the block ends; yield False if another process holds it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise FileError(f"cannot write to {folder}: {error.strerror or error}") from error
-    with file:
-        # No child inherits this kind of lock, so a worker that outlives its parent does not hold it.
-        if not is_free(file, "lockf"):
-            raise FileError(f"another process is {doing} in {folder}: wait for it, or choose another --out")
-        yield
+        raise FileError(f"cannot write to {path.parent}: {error.strerror or error}; choose another --out") from error
+    try:
+        yield lock(file, kind) is not False
+    finally:
+        os.close(file)
 
 
-def is_free(file: IO[Any], kind: Literal["lockf", "flock"]) -> bool:
-    """Try to lock ``file``; return whether this process holds the lock now, or the system has no locks."""
+def lock(file: int, kind: Kind) -> bool | None:
+    """Try to lock ``file``: True if this process holds the lock now, False if another does, None if there are none.
+
+    No child inherits ``lockf``, so a worker that outlives its parent does not hold it; but it ends when the process
+    closes any descriptor of the file, as ``flock`` does not.
+    """
     try:
         import fcntl
     except ImportError:  # the system has no such locks
-        return True
+        return None
     try:
         getattr(fcntl, kind)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:  # some network file systems have no locks
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
+        return False if error.errno in (errno.EACCES, errno.EAGAIN) else None
     return True

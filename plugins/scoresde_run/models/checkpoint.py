@@ -169,8 +169,9 @@ def save(
     *,
     step: int = 0,
     provenance: Mapping[str, Any] | None = None,
+    asked: str | None = None,
 ) -> Checkpoint:
-    """Write a new checkpoint to ``folder``, which must not exist."""
+    """Write a new checkpoint to ``folder``, which must not exist; ``asked`` is the command's request."""
     folder = Path(folder)
     check_new(folder)
     with new_folder(folder) as scratch:
@@ -183,6 +184,7 @@ def save(
             save_file(plain, scratch / name)
         hashes = {name: file_hash(scratch / name) for name in states}
         index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
+        index |= {"asked": asked} if asked else {}
         index |= {"sha256": hashes, "config": config.plain()}
         (scratch / INDEX).write_text(document.dump(index), encoding="utf-8")
     return read(folder)

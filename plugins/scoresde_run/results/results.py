@@ -11,14 +11,14 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from scoresde_core.errors import FileError
 
 from ..machine import files
-from ..machine.lock import is_free
+from ..machine.lock import held
 from .rows import SCHEMA
 
 Row = dict[str, Any]
@@ -53,9 +53,10 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "results.jsonl"
         try:
-            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+            files.make((folder / "pictures").absolute())
             with self.path.open("a", encoding="utf-8"):
                 pass
+            files.flush(folder)
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
         self.rows = read_rows(self.path, _REMEDY)
@@ -69,11 +70,11 @@ class Results:
     @contextmanager
     def claim(self) -> Iterator[None]:
         """Hold the claim until the end of the block or of this process; updates :attr:`rows`."""
-        with self.path.open("a") as lock:
-            # Not lockf: its lock would end when the file is closed after a row.
-            if not is_free(lock, "flock"):
+        with held(self.path, "flock") as free:
+            if not free:
                 raise FileError(f"another scoresde-bench writes to {self.folder}: wait for it, or choose another --out")
             self.repair()
+            files.clean(self.folder)
             self.collect()
             yield
 
@@ -89,14 +90,16 @@ class Results:
             if self.finished(key) is None and self.rows.get(key) != row:  # else it was appended before a kill
                 self.append(row)
                 found.append(row)
-            path.unlink()
+            with files.writing(path):
+                path.unlink()
         return found
 
     def repair(self) -> None:
         """Drop a line that a kill cut short, and read the rows; for the only writer."""
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(self.path, data.rfind(b"\n") + 1)
+        with files.writing(self.path):
+            data = self.path.read_bytes()
+            if data and not data.endswith(b"\n"):
+                os.truncate(self.path, data.rfind(b"\n") + 1)
         self.rows = read_rows(self.path, _REMEDY)
 
     def finished(self, cell: str) -> Row | None:
@@ -106,14 +109,18 @@ class Results:
 
     def append(self, row: Row) -> None:
         """Append a row, and flush it to the disk."""
-        line, size = to_json(row), self.path.stat().st_size
+        line = to_json(row)
+        size = None
         try:
+            size = self.path.stat().st_size
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            os.truncate(self.path, size)  # half a line would corrupt the next one
+            if size is not None:
+                with suppress(OSError):  # half a line would corrupt the next one, unless a new claim drops it
+                    os.truncate(self.path, size)
             raise FileError(
                 f"cannot write {self.path}: {error.strerror or error}; earlier rows are kept: make room, and repeat "
                 "the command to resume"

@@ -114,8 +114,6 @@ class TrainingRun:
         """Restore the newest state, and drop the metrics of the steps after it, which will be repeated."""
         folder = self.folder / CHECKPOINTS
         if self.first:
-            for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
-                place.mkdir(parents=True, exist_ok=True)
             files.clean(self.folder)
         self.trainer.processes.wait()
         check_resumable(self.folder, self.trainer.plan.config)
@@ -127,7 +125,11 @@ class TrainingRun:
         if len(set(steps)) > 1:
             raise FileError(f"the processes see different steps {steps} in {folder}: they must share one folder")
         if self.first:
+            # First of all, because a folder with a configuration is a run, and one with anything else is not.
             files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
+            for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
+                files.make(place.absolute())
+            training_state.drop(folder, self.state.step, self.training.keep)  # that a kill has left
             _drop_after(self.folder / METRICS, self.state.step)
 
     def _due(self, every: int | None, last: bool) -> bool:

@@ -87,9 +87,14 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
         }
         text = json.dumps({**index, "digest": _digest(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
-    for old in _folders(folder, state.step)[keep:]:
-        discard(old)
+    drop(folder, state.step, keep)
     return place
+
+
+def drop(folder: Path, step: int, keep: int) -> None:
+    """Remove all but the newest ``keep`` states up to ``step``."""
+    for old in _folders(folder, step)[keep:]:
+        discard(old)
 
 
 def read(folder: Path) -> Saved:

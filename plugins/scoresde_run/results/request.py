@@ -1,0 +1,65 @@
+"""What a command was asked for, so that the same command after its success has nothing to do.
+
+The index of a result, a YAML file or the header of a safetensors file, has the entry ``asked``: 16 hexadecimal digits
+of the options as typed, and of what they name: source of components, content of files and weights, versions, device.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from scoresde_core.registry import Registry
+
+from ..machine import document
+from ..machine.files import check_new
+from .fingerprint import Fingerprint, key_of
+
+ASKED = "asked"
+_OTHER = ("out", "debug", "registry", "download", "run", "asked")
+"""Entries that change no result: where it goes, and the parser's own."""
+
+
+def digits(registry: Registry, arguments: argparse.Namespace, *parts: Any, **named: Any) -> str:
+    """The digits of a command: its options, the components ``parts``, and what else the options name."""
+    typed = {name: str(value) for name, value in vars(arguments).items() if name not in _OTHER}
+    fingerprint = Fingerprint(registry)
+    content = {"typed": typed, "named": fingerprint.describe({**named, "torch": str(torch.__version__)})}
+    return key_of(content, fingerprint.depends(*parts))
+
+
+def check_place(path: Path, index: str = "") -> None:
+    """Raise :class:`FileError` where ``path`` exists without the ``index`` of a result, or cannot be made.
+
+    Where there is a result, :func:`finished` tells whether it is the one that was asked for.
+    """
+    if not (path / index if index else path).is_file():
+        check_new(path)
+
+
+def finished(path: Path, asked: str, index: str = "") -> bool:
+    """Whether ``path`` is the result that was ``asked`` for, and say so; :class:`FileError` for anything else."""
+    if not path.exists():
+        return False
+    if _stored(path / index if index else path) != asked:
+        check_new(path)
+    print(f"{path} is the result of this command already")
+    return True
+
+
+def _stored(index: Path) -> Any:
+    try:
+        if index.suffix == ".yaml":
+            known = document.load(index.read_text(encoding="utf-8"))
+        else:
+            with safe_open(index, "pt") as file:
+                known = file.metadata()
+    except (OSError, ValueError, yaml.YAMLError, SafetensorError):
+        return None
+    return known.get(ASKED) if isinstance(known, Mapping) else None
