@@ -19,6 +19,7 @@ _HOME = {
     "scoresde_run.data.batches": ("Batch", "Batches", "Preprocessing"),
     "scoresde_run.data.dataset": ("Dataset",),
     "scoresde_run.data.dequantizer": ("Dequantizer",),
+    "scoresde_run.data.evidence": ("Evidence", "Reference"),
     "scoresde_run.data.units": ("Units",),
     "scoresde_run.features.extraction": ("EventSet", "Extraction"),
     "scoresde_run.features.extractor": ("Extractor", "Features"),

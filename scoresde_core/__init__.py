@@ -18,7 +18,7 @@ _HOME = {
     "sampler": ("Sampler", "Samples", "sample"),
     "target": ("Target",),
     "estimate": ("Estimate",),
-    "evaluator": ("Evaluator", "Evidence", "Metric", "Reference"),
+    "evaluator": ("Evaluator", "Metric"),
     "loss": ("Loss", "Draws"),
     "command": ("Command",),
     "noise": ("Noise", "Draw"),
@@ -32,11 +32,8 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name in moved.NAMES:
-        moved.warn(f"scoresde_core.{name}", f"{moved.NAMES[name]}.{name}")
-        return getattr(import_module(moved.NAMES[name]), name)
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return moved.former(__name__, name)
     return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 

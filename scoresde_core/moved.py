@@ -76,8 +76,9 @@ MODULES = {
 """The old and the new name of every module that moved."""
 
 _FORMER = (
-    "Batch Batches Comparison Condition ConditionedSampler Config Dataset Dequantizer EventSet Extraction Extractor",
-    "Features Model NoisyClassifier Observation Preprocessing Processes Trainer TrainingRun plan_training",
+    "Batch Batches Comparison Condition ConditionedSampler Config Dataset Dequantizer EventSet Evidence Extraction",
+    "Extractor Features Model NoisyClassifier Observation Preprocessing Processes Reference Trainer TrainingRun",
+    "plan_training",
 )
 NAMES = dict.fromkeys(" ".join(_FORMER).split(), "scoresde")
 """Former exports of ``scoresde_core``, and the module that exports them now."""
@@ -108,6 +109,14 @@ class Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing; the new module is imported on first use of a name."""
+
+
+def former(module: str, name: str) -> Any:
+    """The name that ``module`` exported before, with a warning; ``AttributeError`` if it never did."""
+    if name not in NAMES:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warn(f"{module}.{name}", f"{NAMES[name]}.{name}")
+    return getattr(import_module(NAMES[name]), name)
 
 
 def warn(old: str, new: str) -> None:

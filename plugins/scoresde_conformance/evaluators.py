@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extractor import Features
 from scoresde_run.results.certainty import difference, quantile
 

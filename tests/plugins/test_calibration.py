@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from scoresde_core import ExactScore, create, default_registry
-from scoresde_core.evaluator import Evidence, Metric
+from scoresde_core.evaluator import Metric
 from scoresde_plugins.evaluate.measure import mean
+from scoresde_run.data.evidence import Evidence
 
 EVALUATORS = [entry.row.name for entry in default_registry().entries("evaluators") if entry.owner == "scoresde"]
 STUDY = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/studies/truth/calibration.py"))

@@ -19,7 +19,7 @@ from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import write_report
 from scoresde_bench.report.result_sets import identity, read_result_sets
 from scoresde_core import sample
-from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.registry import load_registry
 from scoresde_core.shell import main
 from scoresde_plugins.evaluate import checkpoints as choice
@@ -31,6 +31,7 @@ from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.flow import Solver
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.features import extraction
 from scoresde_run.features.extraction import EventSet
 from scoresde_run.machine.progress import Progress

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evidence, Metric, Reference
+from scoresde_core.evaluator import Metric
 from scoresde_core.target import Target
 from scoresde_plugins.evaluators import pairs
 from scoresde_plugins.evaluators.comparison import Comparison
@@ -21,6 +21,7 @@ from scoresde_plugins.evaluators.mode_weights import ModeWeights
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2
 from scoresde_plugins.evaluators.nll_gap import NLLGap
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.results.rows import warnings_of
 
 ALL = [NLLGap(), SlicedWasserstein(), ModeWeights(), Moments(), EnergyDistance()]

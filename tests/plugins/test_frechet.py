@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import FileError
-from scoresde_core.evaluator import Evidence
 from scoresde_core.registry import create
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments, merged
 from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate
@@ -24,6 +23,7 @@ from scoresde_plugins.evaluators.statistics_file import read, write
 from scoresde_plugins.extractors.classifier import MNISTClassifier
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.machine.processes import Processes
 
 
@@ -205,7 +205,7 @@ def test_batches_of_any_size_give_the_same() -> None:
 
 SHARE = """
 import json, sys, torch
-from scoresde_core.evaluator import Evidence
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.machine.processes import joined
 from scoresde_core.registry import create
 

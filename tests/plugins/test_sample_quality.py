@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scoresde_bench.cli import main as bench_main
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.evaluator import Evidence, Metric
+from scoresde_core.evaluator import Metric
 from scoresde_core.registry import create
 from scoresde_core.shell import main
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
@@ -27,6 +27,7 @@ from scoresde_plugins.evaluators.precision_recall import radii, shares
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.data.units import Units
 from scoresde_run.features import extraction
 

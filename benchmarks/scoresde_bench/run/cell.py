@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import ScoreSDEError
-from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, sample
 from scoresde_core.score import ScoreModel
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.machine import environment
 from scoresde_run.machine.progress import step_observer
 from scoresde_run.results.results import Row

@@ -18,8 +18,8 @@ import torch
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
-from scoresde_core.evaluator import Evidence, Reference
 from scoresde_plugins.extractors.identity import Identity
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.features.extractor import Features
 
 LAWS = {

@@ -9,7 +9,7 @@ import argparse
 
 import torch
 
-from scoresde_core import Evidence, ExactScore, Level, create
+from scoresde import Evidence, ExactScore, Level, create
 
 
 def main():

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from scoresde_core import create, default_registry, sample
-from scoresde_core.evaluator import Evidence, Reference
 from scoresde_core.loss import Draws
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import plan_loss
 

@@ -14,12 +14,13 @@ from torch import nn
 
 from scoresde_core.components import Spec, build, parse
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
-from scoresde_core.evaluator import Evaluator, Evidence, Reference
+from scoresde_core.evaluator import Evaluator
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler, skip
 from scoresde_core.score import NetworkScore
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.models.config import Config

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import UsageError
-from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
+from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.score import ScoreModel
 from scoresde_run.data.dataset import content_hash
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.features.extraction import EventSet, Extraction
 from scoresde_run.features.extractor import Features
 from scoresde_run.models.model import Plan

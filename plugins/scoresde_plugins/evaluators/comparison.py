@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
+from scoresde_core.evaluator import Evaluator, Metric
+from scoresde_run.data.evidence import Evidence, Reference
 
 
 class Comparison(Evaluator):

@@ -13,7 +13,7 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from scoresde_core.evaluator import Reference
+from scoresde_run.data.evidence import Reference
 
 from .pairs import Distance, PairComparison
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Evidence, Reference
 from scoresde_run.data.batches import order
 from scoresde_run.data.dataset import Dataset, Split, content_hash
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.data.units import Units
 from scoresde_run.features.extraction import EventSet
 

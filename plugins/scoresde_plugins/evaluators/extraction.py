@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import Evidence, Reference
+from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.features.extraction import EventSet, Extraction
 from scoresde_run.features.extractor import Features
 

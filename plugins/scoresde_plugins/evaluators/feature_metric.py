@@ -21,8 +21,9 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Evidence, Metric
+from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extraction import EventSet, Extraction, Rounding
 from scoresde_run.features.extractor import Extractor, Features
 

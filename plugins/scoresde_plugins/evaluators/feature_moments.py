@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import Processes
+from scoresde_run.machine.processes import Processes
 
 
 @attrs.frozen(eq=False)

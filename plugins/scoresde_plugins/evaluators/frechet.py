@@ -25,8 +25,9 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evidence, Metric
+from scoresde_core.evaluator import Metric
 from scoresde_core.noise import key
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extraction import EventSet
 from scoresde_run.features.extractor import Features
 

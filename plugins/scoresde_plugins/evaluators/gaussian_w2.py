@@ -19,8 +19,9 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Evidence, Metric, Reference
+from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.sde import SDE
+from scoresde_run.data.evidence import Evidence, Reference
 
 from .affine_law import Affine, GaussianLaw, Start
 from .moments import gaussian_w2, root

@@ -19,7 +19,8 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import UsageError
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evidence, Metric
+from scoresde_core.evaluator import Better, Metric
+from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extraction import EventSet
 
 from .extraction import samples

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evidence
+from scoresde_core.evaluator import Better
+from scoresde_run.data.evidence import Evidence
 
 from .feature_metric import TwoSetMetric
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evaluator, Evidence, Metric
+from scoresde_core.evaluator import Better, Evaluator, Metric
+from scoresde_run.data.evidence import Evidence
 
 from ..likelihood.bound import FEWEST_TIMES
 from ..likelihood.density import BoundDensity, Density, FlowDensity

@@ -15,7 +15,7 @@ from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.evaluator import Reference
+from scoresde_run.data.evidence import Reference
 
 from .pairs import Distance, PairComparison
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evidence, Reference
+from scoresde_run.data.evidence import Evidence, Reference
 
 from .comparison import Comparison
 from .moments import root

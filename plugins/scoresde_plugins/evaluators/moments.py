@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Reference
+from scoresde_run.data.evidence import Reference
 
 from .comparison import Comparison
 from .halves import balanced_halves, root_error

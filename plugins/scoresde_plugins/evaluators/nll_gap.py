@@ -15,7 +15,8 @@ import attrs
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Reference
+from scoresde_core.evaluator import Better
+from scoresde_run.data.evidence import Reference
 from scoresde_run.results.certainty import difference
 
 from .comparison import Comparison

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Reference
+from scoresde_core.evaluator import Better
+from scoresde_run.data.evidence import Reference
 
 from .events import SetComparison
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Reference
 from scoresde_core.noise import key
+from scoresde_run.data.evidence import Reference
 from scoresde_run.results.certainty import spread
 
 from .events import SetComparison

@@ -13,9 +13,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import Processes, Reference
-
+from ..data.evidence import Reference
 from ..data.units import Units
+from ..machine.processes import Processes
 from .extractor import Extractor, Features
 
 Rounding = Literal["nearest", "floor"]
