@@ -1,5 +1,6 @@
 """The harness: cells, rows, resuming, failures as rows, exit codes."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -252,6 +253,29 @@ def test_a_folder_that_cannot_be_written_is_named(bench, tmp_path):
     assert (code, err.count("\n")) == (1, 1)
     assert "file/inside" in err
     assert "--out" in err
+
+
+def test_a_picture_or_report_that_cannot_be_written_is_a_warning(bench, tmp_path, monkeypatch):
+    from PIL import Image
+
+    def full(self, path, *rest, **more):
+        Path(path).write_bytes(b"\x89PNG")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    (tmp_path / "here" / "report.html").mkdir(parents=True)
+    code, out, err = bench(*ONE, "--out", "here")
+    (row,) = rows_in(tmp_path / "here")
+    assert (code, row["status"], row["picture"]) == (0, "done", None)
+    assert row["metrics"]["nll_gap"]["stderr"] > 0
+    assert "no picture of the samples: cannot write picture" in row["warnings"]["picture"]
+    assert "No space left on device" in err
+    assert "warning: no report: cannot write here/report.html" in err
+    assert "rows:    here/results.jsonl" in out
+    assert not list((tmp_path / "here" / "pictures").iterdir())
+    (tmp_path / "here" / "report.html").rmdir()
+    code, out, _ = bench(*ONE, "--out", "here")
+    assert (code, "report:  here/report.html" in out) == (0, True)
 
 
 def test_a_list_expands_to_a_sweep(bench):

@@ -40,9 +40,9 @@ class TestLearned:
 
     def test_a_checkpoint_is_what_its_network_says(self, bench, tmp_path):
         """The bench evaluates the same samples that the library draws."""
-        from scoresde_run.data.evidence import Evidence, Reference
         from scoresde_core.registry import load_registry
         from scoresde_core.sampler import sample
+        from scoresde_run.data.evidence import Evidence, Reference
         from scoresde_run.models import checkpoint
 
         bench("--checkpoint", "one", "--target", "mixture2d", *self.FAST, "--seed", "3", "--out", "here")
