@@ -1,5 +1,3 @@
-"""``python -m scoresde`` runs ``scoresde``; ``torchrun`` starts this module."""
+"""``python -m scoresde`` runs ``scoresde``."""
 
-from scoresde_core.shell import run
-
-run()
+import scoresde_core.__main__  # noqa: F401  # which runs it

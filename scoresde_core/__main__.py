@@ -1,5 +1,14 @@
-"""``python -m scoresde_core`` runs ``scoresde``; ``torchrun`` starts this module."""
+"""``python -m scoresde_core`` runs ``scoresde``; ``torchrun`` starts this module.
 
-from .shell import run
+``-m`` puts the working folder first in ``sys.path``, where a file ``attrs.py`` would replace a library.
+"""
+
+import sys
+from os import getcwd, path
+
+if not sys.flags.safe_path and sys.path[0] == getcwd() != path.dirname(path.dirname(path.realpath(__file__))):
+    del sys.path[0]
+
+from .shell import run  # after the working folder has left sys.path
 
 run()

@@ -167,6 +167,8 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
     for name, value in params.items():
         if name not in known:
             raise UsageError(f"{label} has no parameter {name!r}.{near_misses(name, list(known))}")
+        if value == "" != known[name].default:  # it would be the working folder where it is a path
+            raise UsageError(f"{label}: {name} is empty: give a value, or leave it out")
         try:
             _refuse_gone(None, fields[name], value)
         except ValueError as error:
@@ -213,6 +215,8 @@ def _structure(kind: Any, value: Any, convert: Convert | None) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("beyond 64 bits")
         return value
     if convert is not None and isinstance(value, str | dict | Spec):
         return convert(kind, value)

@@ -43,46 +43,13 @@ class Lifecycle:
         """Before a result row is written; the row may be amended."""
 
 
-class _Registration:
-    """One hook for each kind; ``register(name, target, *, summary, paper, aliases, requires)`` adds one component.
+def add_hooks(manager: pluggy.PluginManager) -> None:
+    """Add the lifecycle hooks and one for each kind in the table, including kinds that other packages declare.
 
+    A registration hook calls ``register(name, target, *, summary, paper, aliases, requires)`` for each component;
     ``target`` is a class, or a string ``"package.module:Class"`` that is resolved on first use.
     """
-
-    @hookspec
-    def scoresde_register_sdes(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_networks(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_predictors(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_correctors(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_losses(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_evaluators(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_extractors(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_samplers(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_grids(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_targets(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_datasets(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_conditions(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_dequantizers(self, register: Any) -> None: ...
-    @hookspec
-    def scoresde_register_commands(self, register: Any) -> None: ...
-
-
-def add_hooks(manager: pluggy.PluginManager) -> None:
-    """Add the lifecycle hooks and those of every kind in the table, including kinds that other packages declare."""
     if not hasattr(manager.hook, "scoresde_on_result"):
-        manager.add_hookspecs(_Registration)
         manager.add_hookspecs(Lifecycle)
     missing = [name for name in (f"{PREFIX}register_{kind}" for kind in KINDS) if not hasattr(manager.hook, name)]
     if missing:

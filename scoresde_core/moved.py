@@ -6,9 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
@@ -93,14 +91,14 @@ class _Alias(ModuleType):
         return getattr(import_module(MODULES[self.__name__]), name)
 
 
-class Moved(MetaPathFinder, Loader):
+class Moved:
     """Imports a module by its old name; it is the last finder, so other imports cost nothing more."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """A spec for an old name, else None."""
-        return spec_from_loader(fullname, self) if fullname in MODULES else None
+        return ModuleSpec(fullname, self) if fullname in MODULES else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module of the old name, with a warning that names the new one."""

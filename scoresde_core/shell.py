@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +42,15 @@ class Parser(argparse.ArgumentParser):
             meant = f".{close}" if close.startswith(" Did you mean") else ""
             asked.error(f"unrecognized arguments: {' '.join(left)}{meant}")
         return parsed
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """The value of one argument, which may not be empty, as of an unset variable, nor exceed 64 bits."""
+        if action.nargs != argparse.PARSER and not arg_string.strip():
+            raise argparse.ArgumentError(action, "the value is empty: give one, or leave the option out")
+        value = super()._get_value(action, arg_string)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise argparse.ArgumentError(action, f"{value} does not fit into 64 bits: give a smaller number")
+        return value
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise an error instead of printing the usage."""
@@ -74,10 +84,40 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+
+
+def visible(text: str) -> str:
+    """``text`` with escapes for the characters that a terminal would obey, as in a name or an error of others."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _Visible:
+    """A stream that writes :func:`visible` text; ``raw`` is for the program's own codes, as of a progress bar."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+    def write(self, text: str) -> int:
+        return self.raw.write(visible(text))  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw, name)
+
+
 def guarded(run: Callable[[], int], debug: bool) -> int:
-    """``run()``, with errors as one line on stderr and their exit code; stdout shows ``?`` if it cannot encode text."""
+    """``run()``, with errors as one line on stderr and their exit code, and only :func:`visible` text on both streams.
+
+    Stdout shows ``?`` if it cannot encode text.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    out, err = (stream and _Visible(getattr(stream, "raw", stream)) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        return _guarded(run, debug)
+
+
+def _guarded(run: Callable[[], int], debug: bool) -> int:
     try:
         with _terminable():
             return run()
@@ -92,13 +132,18 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, ScoreSDEError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_cut(str(error))}", file=sys.stderr)
             return error.exit_code
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
         where = "" if debug else f" ({place}; --debug shows the traceback)"
-        print(f"error: {_unexpected(error)}{where}", file=sys.stderr)
+        print(f"error: {_cut(_unexpected(error))}{where}", file=sys.stderr)
         return 1
+
+
+def _cut(text: str) -> str:
+    """``text`` in one line, without the middle of words of more than 600 characters."""
+    return re.sub(r"\S{600,}", lambda found: f"{found[0][:300]}…{found[0][-60:]}", text.replace("\n", " "))
 
 
 def _unexpected(error: Exception) -> str:

@@ -15,6 +15,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
+from scoresde_core.shell import visible
 
 if TYPE_CHECKING:
     from .candidate import Result
@@ -89,14 +90,14 @@ def _cases(registry: Registry, arguments: argparse.Namespace, broken: bool) -> l
 
 def _run(cases: list[Case]) -> Iterator[Result]:
     """Yield the results one by one; a terminal shows the running check."""
-    shown = sys.stderr.isatty()
+    shown, terminal = sys.stderr.isatty(), getattr(sys.stderr, "raw", sys.stderr)
     for k, case in enumerate(cases):
         if shown:
             text = f"[{k + 1}/{len(cases)}] {case.candidate.kind} {case.candidate.name}: {case.name}"
-            print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
+            print(f"\r\033[K{visible(text)[:100]}", end="", file=terminal, flush=True)
         result = case.run()
         if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print("\r\033[K", end="", file=terminal, flush=True)
         yield result
 
 

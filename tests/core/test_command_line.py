@@ -127,10 +127,6 @@ class TestOneLine:
         code, _, err = scoresde("list")
         assert (code, err.count("\n"), words in err) == (1, 1, True)
 
-    def test_a_seed_out_of_range(self, scoresde):
-        code, _, err = scoresde("sample", "--preset", "mnist_vp", "--seed", "9" * 25, "--out", "o", "--device", "cpu")
-        assert (code, "--seed must fit into 64 bits" in err) == (2, True)
-
 
 class TestFiles:
     def test_an_unwritable_folder_is_an_error_before_any_work(self, scoresde, monkeypatch):

@@ -5,6 +5,7 @@ Imports no torch, so that usage errors are reported at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from scoresde_core.errors import UsageError
@@ -74,8 +75,10 @@ def numbers(axis: str, values: Sequence[str | int]) -> tuple[int, ...]:
     found = []
     least = 1 if axis == "steps" else 0
     for word in ",".join(map(str, values)).split(","):
-        if not word.strip().lstrip("-").isdigit() or int(word) < least:
+        if not re.fullmatch(r"-?\d{1,4000}", word.strip(), re.ASCII) or int(word) < least:
             raise UsageError(f"--{axis} must be integers of at least {least}, got {word.strip()!r}")
+        if int(word) >= 2**63:
+            raise UsageError(f"--{axis} must fit into 64 bits, got {word.strip()!r}")
         found.append(int(word))
     return tuple(dict.fromkeys(found))
 

@@ -198,7 +198,7 @@ def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
     component = axis in COMPONENT_AXES or axis == "evaluator"
     if component and isinstance(value, dict) and isinstance(value.get("name"), str):
         return str(Spec(value["name"], {key: item for key, item in value.items() if key != "name"}))
-    if isinstance(value, str | int) and not isinstance(value, bool):
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         return str(value)
     problems.append(f"{where}: cannot read {axis} {json.dumps(value, default=str)}: write it as on the command line")
     return ""

@@ -11,13 +11,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import scoresde_core
 import scoresde_run
 
-_HOMES = {str(Path(str(file)).resolve().parent.parent) for file in (scoresde_core.__file__, scoresde_run.__file__)} | {
-    str(Path(__file__).resolve().parents[2])
+_HOMES = {
+    os.path.realpath(os.path.join(str(file), *[os.pardir] * up))
+    for file, up in ((scoresde_core.__file__, 2), (scoresde_run.__file__, 2), (__file__, 3))
 }
 
 

@@ -5,7 +5,6 @@ Cells that measure speed run last, each with its device to itself.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import attrs
 import torch
-from rich.console import Console
 
-from scoresde_core.errors import FileError
 from scoresde_core.registry import Registry
 from scoresde_run.machine.device import slow_precision
+from scoresde_run.machine.terminal import Terminal
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
 
@@ -81,7 +79,7 @@ class Work:
 
     def run(self) -> int:
         """Run the cells that are not done, show all rows, and return the exit code."""
-        console, cells, results = Console(soft_wrap=True), self.cells, Results(self.folder)
+        console, cells, results = Terminal(soft_wrap=True), self.cells, Results(self.folder)
         with results.claim():
             todo = [cell for cell in cells if not results.finished(cell.key)]
             if len(todo) < len(cells):
@@ -146,7 +144,7 @@ class Work:
         if row["status"] == "failed" and self.debug:
             print(row.get("traceback", ""), file=sys.stderr)
 
-    def _show(self, rows: Sequence[ResultRow], console: Console) -> None:
+    def _show(self, rows: Sequence[ResultRow], console: Terminal) -> None:
         """Print the table and the best cells, and write the report."""
         pooled = pool(rows)
         print_table(pooled, console)
@@ -156,11 +154,5 @@ class Work:
         for sentence in rank(pooled).sentences:
             console.print(sentence, markup=False, highlight=False)
         meaning = {entry.row.name: entry.row.summary for entry in self.registry.entries("evaluators")}
-        console.print(f"rows:    {self.folder / 'results.jsonl'}", highlight=False)
-        try:
-            page = write_report(rows, self.folder / "report.html", self.settings.command, meaning)
-        except FileError as error:  # the rows are safe
-            again = shlex.join(["scoresde-bench", "report", str(self.folder)])
-            print(f"warning: no report: {error}; write it later: {again}", file=sys.stderr)
-        else:
-            console.print(f"report:  {page}", highlight=False)
+        page = write_report(rows, self.folder / "report.html", self.settings.command, meaning)
+        console.print(f"rows:    {self.folder / 'results.jsonl'}\nreport:  {page}", highlight=False)

@@ -12,7 +12,7 @@ import attrs
 
 from scoresde_core.command import Command
 from scoresde_core.registry import Registry
-from scoresde_run.commands.options import add_changes, add_device, check_counts
+from scoresde_run.commands.options import add_changes, add_device, add_seed, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,6 @@ _NUMBERS = {
     "levels": (11, "noise levels, evenly spaced in the time of the classifier's SDE"),
     "events": (10_000, "test events, the first of them"),
     "batch-size": (500, "events at a time"),
-    "seed": (0, "seed of the noise"),
 }
 
 
@@ -55,6 +54,7 @@ class ClassifierAccuracyCommand(Command):
         for name, (default, text) in _NUMBERS.items():
             help_text = f"{text} (default: {default})"
             parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help_text)
+        add_seed(parser, "seed of the noise")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         check_counts(arguments, "levels", "events", "batch_size")

@@ -25,7 +25,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.commands.options import add_device, check_counts, check_fractions
+from scoresde_run.commands.options import add_device, add_seed, check_counts, check_fractions
 from scoresde_run.machine import document
 from scoresde_run.results import picture
 
@@ -113,7 +113,7 @@ class EncodeCommand(Command):
             help="for a model of discrete noise scales: use the nearest trained one at every time"
         )  # fmt: skip
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
-        parser.add_argument("--seed", type=int, default=0, help="seed of a preset's random weights")
+        add_seed(parser, "seed of a preset's random weights")
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:

@@ -21,6 +21,7 @@ from scoresde_run.commands.options import (
     add_device,
     add_download,
     add_precision,
+    add_seed,
     add_weights,
     check_counts,
     check_fractions,
@@ -69,7 +70,7 @@ class EvaluateCommand(Command):
         _add_measures(parser)
         for name, text in _COUNTS.items():
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
-        parser.add_argument("--seed", type=int, default=0, help="of samples, dequantisation and probes (default: 0)")
+        add_seed(parser, "seed of samples, dequantisation and probes")
         add_weights(parser)
         add_device(parser)
         add_precision(parser)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -11,16 +13,16 @@ from scoresde_core.command import Command
 from scoresde_core.components import parse
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
-from scoresde_run.commands.options import check_counts
+from scoresde_run.commands.options import check_counts, seed
 from scoresde_run.machine.progress import Progress
 
-_NUMBERS = {
+_NUMBERS: dict[str, tuple[Callable[[str], Any], float, str]] = {
     "components": (int, 32, "mixture components"),
     "factors": (int, 13, "factors of each component"),
     "iterations": (int, 60, "EM iterations"),
     "floor": (float, 0.05, "smallest noise of a pixel, as a standard deviation on the scale [-1, 1]"),
     "ceiling": (float, 0.2, "largest noise of a pixel"),
-    "seed": (int, 0, "seed of the dequantisation and of the first guess"),
+    "seed": (seed, 0, "seed of the dequantisation and of the first guess"),
 }
 
 

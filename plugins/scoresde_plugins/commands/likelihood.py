@@ -26,7 +26,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.commands.options import add_device, add_seed, check_counts
 from scoresde_run.machine import document
 from scoresde_run.machine.files import locked
 
@@ -80,7 +80,7 @@ class LikelihoodCommand(Command):
         bound.add_argument("--no-offset", action="store_true", help="leave out the step from t_min to the data")
         parser.add_argument("--latents", action="store_true", help="also write the latents")
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
-        parser.add_argument("--seed", type=int, default=0, help="seed of dequantisation, probes, times (default: 0)")
+        add_seed(parser, "seed of dequantisation, probes, times")
         add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,16 +14,16 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
-from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.commands.options import add_device, check_counts, seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from scoresde_run.data.dataset import Dataset
 
-_NUMBERS: dict[str, tuple[type, Any, str]] = {
+_NUMBERS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "images": (int, 10_000, "training images, drawn at random, whose distances are computed"),
-    "seed": (int, 0, "seed of that draw"),
+    "seed": (seed, 0, "seed of that draw"),
     "sigma-min": (float, 0.01, "smallest noise scale"),
     "overlap": (float, 0.5, "share of a noise scale that the next one covers (technique 2)"),
     "scales": (int, None, "number of noise scales, instead of technique 2's"),

@@ -29,6 +29,18 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=("ema", "raw"), help=text)
 
 
+def seed(text: str) -> int:
+    """A seed from text: an integer from 0 that fits into 64 bits."""
+    if not (text.strip().isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"a seed is an integer from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
+
+
+def add_seed(parser: argparse._ActionsContainer, help: str) -> None:
+    """Add ``--seed``, by default 0."""
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"{help} (default: 0)")
+
+
 def add_changes(parser: argparse.ArgumentParser, example: str, dest: str = "set") -> None:
     """Add ``--set KEY=VALUE ...``."""
     text = f"change the configuration: {example}"

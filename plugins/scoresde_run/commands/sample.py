@@ -29,7 +29,7 @@ from ..results import picture
 from ..results.picture import to_pixels
 from .events import open_events, take, to_model
 from .opened import add_model, open_model
-from .options import add_device, add_download, add_precision, check_counts
+from .options import add_device, add_download, add_precision, add_seed, check_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class SampleCommand(Command):
             "--sampler", metavar="X", help="such as 'pc[predictor=ddim,steps=50]' (default: the configuration's)"
         )
         parser.add_argument("--steps", type=int, metavar="N", help="number of steps of the sampler")
-        parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+        add_seed(parser, "seed of the noise")
         parser.add_argument("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
         add_device(parser)
         add_precision(parser)
@@ -87,8 +87,6 @@ class SampleCommand(Command):
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
     check_counts(arguments, "n", "steps", "batch_size", "rounds")
-    if not -(2**63) <= arguments.seed < 2**63:
-        raise UsageError(f"--seed must fit into 64 bits, got {arguments.seed}")
     if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
         raise UsageError("--observe, --index and --rounds need a --condition: see 'scoresde list conditions'")
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):

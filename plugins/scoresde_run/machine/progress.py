@@ -21,9 +21,10 @@ class Progress:
 
     def __init__(self, shown: bool = True, console: Console | None = None) -> None:
         from rich import progress
-        from rich.console import Console
 
-        console = console or Console(stderr=True)
+        from .terminal import Terminal
+
+        console = console or Terminal(stderr=True)
         self.shown, self.live = shown, shown and console.is_terminal
         times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
         columns = progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(), *times

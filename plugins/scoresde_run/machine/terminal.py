@@ -1,0 +1,25 @@
+"""A console of rich whose own codes reach the terminal, and whose texts cannot bring any."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from scoresde_core.shell import visible
+
+
+class Terminal(Console):
+    """Writes to stdout or stderr beside the filter of a command line (:func:`scoresde_core.shell.guarded`)."""
+
+    def __init__(self, stderr: bool = False, **options: Any) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(file=getattr(stream, "raw", stream), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of ``renderable`` with :func:`~scoresde_core.shell.visible` text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
