@@ -13,27 +13,32 @@ import io
 import json
 import os
 import pathlib
+import pickle
+import random
 import shutil
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
 import attrs
 import children
+import power
 import writers
 
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EACCES": errno.EACCES}
-MODES = ("kill", *ERRORS)
+MODES = ("kill", *ERRORS, "power")
 KILLED = 137
-_STARTING = threading.Lock()
+_ONE_AT_A_TIME = threading.Lock()
+"""Threads may try several faults at once, but a child starts in its parent's working folder, and is waited for once."""
 GROWING = {"open", "write", "truncate", "mkdir", "rename", "link"}
 """Operations that need room: on a full disk all of them fail from some time on, while others succeed."""
 
 
 @attrs.frozen
 class Fault:
-    """What happens at the operation ``number`` (from 1): ``kill``, or an error of that name. 0 is none."""
+    """At the operation ``number`` (from 1, or 0 for none): ``kill``, an error of that name, or loss of ``power``."""
 
     number: int = 0
     mode: str = "kill"
@@ -49,7 +54,7 @@ class Life:
     operations: list
     unseen: list
     """Files opened to write by a call that is not replaced."""
-    modules: list
+    trace: list
 
 
 def run(words, folder, log, fault=Fault()):
@@ -57,14 +62,19 @@ def run(words, folder, log, fault=Fault()):
     for name in ("out", "err", "report"):
         (log / name).unlink(missing_ok=True)
     log.mkdir(exist_ok=True)
-    with _STARTING:  # of several threads, because a child starts in the working folder of its parent
+    with _ONE_AT_A_TIME:
         child = children.start(_live, words, folder, log, fault, folder=log.parent)
-    child.join(300)
-    assert child.exitcode is not None, words
+    for _ in range(30_000):
+        with _ONE_AT_A_TIME:
+            code = child.exitcode
+        if code is not None:
+            break
+        time.sleep(0.01)
+    assert code is not None, words
     report = json.loads((log / "report").read_text()) if (log / "report").exists() else {}
     texts = [(log / name).read_text(errors="replace") if (log / name).exists() else "" for name in ("out", "err")]
-    found = [report.get(name, []) for name in ("operations", "unseen", "modules")]
-    return Life(child.exitcode, *texts, *found)
+    trace = pickle.loads((log / "trace").read_bytes()) if report else []
+    return Life(code, *texts, report.get("operations", []), report.get("unseen", []), trace)
 
 
 def _live(words, folder, log, fault):
@@ -85,8 +95,8 @@ def _live(words, folder, log, fault):
         traceback.print_exc()
     for stream in streams:
         stream.flush()
-    report = {"operations": hooked.operations, "unseen": hooked.unseen, "modules": sorted(sys.modules)}
-    (log / "report").write_text(json.dumps(report))
+    (log / "trace").write_bytes(pickle.dumps(hooked.trace))
+    (log / "report").write_text(json.dumps({"operations": hooked.operations, "unseen": hooked.unseen}))
     os._exit(code if isinstance(code, int) else 1)
 
 
@@ -104,6 +114,7 @@ class Hooked:
     def __init__(self, folder, fault):
         self.folder, self.fault, self.full = os.path.realpath(folder), fault, False
         self.operations, self.unseen = [], []
+        self.trace = []  # the operations again, with what power.Disk needs to repeat them
         self._open, self._os, self._inside = io.open, {}, 0
 
     @contextlib.contextmanager
@@ -139,12 +150,13 @@ class Hooked:
             if native is not None:
                 native.serialize_file = kept
 
-    def operation(self, kind, path, half=None):
-        """Count one operation; ``half`` does a half of it, before a fault."""
+    def operation(self, kind, path, half=None, more=()):
+        """Count one operation; ``half`` does a half of it, before a fault; ``more`` is what its trace tells."""
         here = self._here(path)
         if here is None:
             return
         self.operations.append((kind, here))
+        self.trace.append((kind, here, *more))
         if self.full and kind in GROWING:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if len(self.operations) != self.fault.number:
@@ -177,7 +189,12 @@ class Hooked:
             folder = more.get("dir_fd")
             if folder is not None:
                 path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(path))
-            self.operation(kind, path)
+            told = ()
+            if kind == "rename":
+                told = (self._here(arguments[0]),)
+            elif kind == "truncate":
+                told = (arguments[1],)
+            self.operation(kind, path, more=told)
             return original(*arguments, **more)
 
         setattr(os, name, call)
@@ -185,7 +202,7 @@ class Hooked:
     def _os_open(self, path, flags, *arguments, **more):
         writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if writes:
-            self.operation("open", path)
+            self.operation("open", path, more=(bool(flags & os.O_TRUNC),))
         with self._quietly():
             return self._os["open"](path, flags, *arguments, **more)
 
@@ -202,7 +219,7 @@ class Hooked:
         plain = not isinstance(file, str | bytes | os.PathLike) or opener is not None
         if plain or not set(mode) & set("wax+") or self._here(file) is None:
             return self._open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        self.operation("open", file)
+        self.operation("open", file, more=("w" in mode,))
         with self._quietly():
             raw = Raw(file, mode.replace("b", "").replace("t", ""), self)
         if buffering == 0:
@@ -230,11 +247,12 @@ class Raw(io.FileIO):
 
     def write(self, data):
         data = memoryview(data).cast("B")
-        self.hooked.operation("write", self.path, lambda: super(Raw, self).write(data[: len(data) // 2]))
+        half = lambda: super(Raw, self).write(data[: len(data) // 2])  # noqa: E731
+        self.hooked.operation("write", self.path, half, (self.tell(), bytes(data)))
         return super().write(data)
 
     def truncate(self, size=None):
-        self.hooked.operation("truncate", self.path)
+        self.hooked.operation("truncate", self.path, more=(self.tell() if size is None else size,))
         return super().truncate(size)
 
     def close(self):
@@ -258,16 +276,35 @@ class Trial:
         assert self.straight.operations
         self.content = writers.content(straight)
         assert not writers.left(straight)
+        self.disk = power.Disk(start, self.straight.trace)
 
     def survives(self, fault):
         """What went wrong with ``fault`` and after it; None if nothing."""
         place = self.folder / f"{fault.mode}-{fault.number}"
-        shutil.copytree(self.start, place)
+        log = self.folder / f"log-{place.name}"
         try:
-            return self._problem(place, self.folder / f"log-{place.name}", fault)
+            if fault.mode == "power":
+                return self._without_power(place, log, fault.number)
+            shutil.copytree(self.start, place)
+            return self._problem(place, log, fault)
         finally:
             shutil.rmtree(place)
-            shutil.rmtree(self.folder / f"log-{place.name}")
+            shutil.rmtree(log, ignore_errors=True)
+
+    def _without_power(self, place, log, number):
+        """Repeat after what the power may leave: no change that is not flushed, those of entries, some."""
+        *prefixes, links = self.disk.outcomes(number)
+        for lucky in ([], links, random.Random(number).choice([links, *prefixes])):
+            self.disk.after(number, place, lucky)
+            at = f"{self.straight.operations[number - 1]}, {len(lucky)} lucky"
+            if number == len(self.straight.operations) and (lost := self._lost(writers.content(place))):
+                return f"{at}: lost {lost}"
+            if problem := self._repeated(place, log, at):
+                return problem
+        return None
+
+    def _lost(self, found):
+        return [key for key, value in self.content.items() if found.get(key) != value]
 
     def _problem(self, place, log, fault):
         life = run(self.words, place, log, fault)
@@ -281,6 +318,9 @@ class Trial:
             return f"{at}: exit code {life.code}, {life.err}"
         elif "Traceback" in life.err or "--debug shows" in life.err:
             return f"{at}: unexpected error: {life.err}"
+        return self._repeated(place, log, at)
+
+    def _repeated(self, place, log, at):
         rows = _rows(place)
         again = run(self.words, place, log)
         if again.code:
@@ -290,8 +330,8 @@ class Trial:
         if lost := [line for line in rows if line not in _rows(place)]:
             return f"{at}: {len(lost)} rows are lost"
         found = writers.content(place)
-        different = [key for key in {**found, **self.content} if found.get(key) != self.content.get(key)]
-        if different == [key for key in writers.unpictured(place) if key not in found]:
+        different = sorted({*self._lost(found), *(found.keys() - self.content.keys())})
+        if different == sorted(key for key in writers.unpictured(place) if key not in found):
             return None
         return f"{at}: different {different}" if different else None
 

@@ -1,4 +1,4 @@
-"""Kills every command that writes before each of its file-system operations, or fails that operation; then repeats it.
+"""Kills every command that writes at each of its file-system operations, fails it, or loses the power; then repeats it.
 
     python benchmarks/studies/kill/kill_operations.py
     python benchmarks/studies/kill/kill_operations.py train export --modes kill ENOSPC --every 3 --jobs 4
@@ -31,8 +31,7 @@ PRELOADED = ["faults", "writers", "scoresde_bench.cli", "scoresde_bench.run.work
 def main():
     options = _options()
     place = Path(tempfile.mkdtemp(dir=options.scratch))
-    modules = PRELOADED if options.preload is None else options.preload.read_text().split()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     (place / "start").mkdir()
     start = multiprocessing.get_context("spawn").Process(target=writers.prepare, args=(place / "start",))
     start.start()
@@ -69,7 +68,6 @@ def _options():
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th operation")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at a time")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where the trials run")
-    parser.add_argument("--preload", type=Path, metavar="FILE", help="modules that every child has imported")
     return parser.parse_args()
 
 

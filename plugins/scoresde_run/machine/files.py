@@ -77,6 +77,8 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         except FileError:
             if not folder.exists():  # else another process was quicker
                 raise
+    with writing(folder):
+        flush(folder.absolute().parent)  # a kill may have made the folder and gone no further
     with held(folder / LOCK, "lockf") as free:
         if not free:
             raise FileError(f"another process is {doing} in {folder}: wait for it, or choose another --out")

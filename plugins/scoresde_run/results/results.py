@@ -57,6 +57,7 @@ class Results:
             with self.path.open("a", encoding="utf-8"):
                 pass
             files.flush(folder)
+            files.flush(folder.absolute().parent)
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
         self.rows = read_rows(self.path, _REMEDY)

@@ -128,7 +128,8 @@ class TrainingRun:
             # First of all, because a folder with a configuration is a run, and one with anything else is not.
             files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
             for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
-                files.make(place.absolute())
+                with files.writing(place):
+                    files.make(place.absolute())
             training_state.drop(folder, self.state.step, self.training.keep)  # that a kill has left
             _drop_after(self.folder / METRICS, self.state.step)
 
@@ -166,6 +167,9 @@ class TrainingRun:
         self.state.losses = self.trainer.processes.total(self.state.losses) / self.trainer.processes.count
         path = self.folder / CHECKPOINTS / name_of(self.state.step)
         if self.first:
+            with files.writing(metrics := self.folder / METRICS):  # a run goes on from here: what is before must stay
+                if metrics.exists():
+                    files.flush(metrics)
             training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep)
             if self._on_checkpoint is not None:
                 self._on_checkpoint(path=path, state=self.state)
