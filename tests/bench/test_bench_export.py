@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import DENOISER, save_models
 
 from scoresde_bench.cli import main
 from scoresde_bench.report import published
 from scoresde_bench.report.convergence import convergences, error, power
+from scoresde_bench.report.export import as_csv, as_markdown
 from scoresde_bench.report.lines import CROWD, layout
 from scoresde_bench.report.plot import NFE, TIME, TRAINING, pareto, plots
 from scoresde_bench.report.ranking import MetricValue, rank
@@ -101,6 +103,18 @@ def test_disjoint_runs_merge_and_those_that_share_cells_stand_apart() -> None:
     assert rank(merge([one, three])).labels == ["one vp 9 steps", "three vp 9 steps"]
 
 
+def test_a_name_is_no_formula_in_csv_and_no_markup_in_markdown() -> None:
+    for name in ("=1+1", "+1", "-dash", "@sum(a1)", "\tx", "\r=1"):
+        (line,) = csv.DictReader(io.StringIO(as_csv(rank([row(checkpoint=name, value=-1.5, reason=name)]))))
+        quoted = f"'{name}".replace("\r", "\n")
+        assert (line["checkpoint"], line["reason"], line["m"]) == (quoted, quoted, "-1.5")
+    names = "[a](http://x) ![b](http://x) [c][d] `code` ~~~ <b> a|b a\\|b langevin[snr=0.1] **bold**"
+    text = as_markdown([ResultSet("r", Path(), [row(command="a '\n```\n````'")])], rank([row("a", sde=names)]), [], [])
+    escaped = r"[a]\(http://x) ![b]\(http://x) [c]\[d] \`code\` \~\~~ &lt;b> a\|b a\\\|b langevin[snr=0.1] **bold**"
+    assert f"| {escaped} | 9 |" in text
+    assert text.count("\n`````\n") == 2  # the fence of the command is longer than those in it
+
+
 # The command of a cell
 
 CELLS = {
@@ -126,6 +140,10 @@ CELLS = {
         *("--target", "mixture2d", "--sde", "vp", "--predictor", "heun", "dpmpp_2m", "ddim", "--steps", "3"),
         *("--samples", "16"),
     ],
+    "names with a dash": [
+        *("--checkpoint=-dash", "--checkpoint=a b", "--registry=-mine.yaml", "--target", "mixture2d"),
+        *("--steps", "3", "--samples", "16"),
+    ],
     "several seeds": ["--target", "mixture2d", "--sde", "vp", "--steps", "3", "--seed", "0,1", "--samples", "16"],
 }
 
@@ -135,6 +153,9 @@ def test_the_command_of_a_cell_makes_the_very_cell(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "-mine.yaml").write_text("api: 1\n")
+    if "--checkpoint=-dash" in arguments:
+        save_models(tmp_path, "-dash", "a b", network=DENOISER)
     assert main([*arguments, "--device", "cpu", "--out", "first"]) == 0
     capsys.readouterr()
     (run,) = read_result_sets(["first"])
@@ -143,7 +164,7 @@ def test_the_command_of_a_cell_makes_the_very_cell(
         assert program == "scoresde-bench"
         assert main([*words, "--dry-run"]) == 0
         keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()[:-1]]
-        axes = ("sde", "predictor", "steps")
+        axes = ("checkpoint", "sde", "predictor", "steps")
         alike = [r for r in run.rows if all(r[axis] == one[axis] for axis in axes)]
         assert keys == [r["cell"] for r in alike if r["seed"] in one.get("seeds", [r["seed"]])]
     assert main([*words, "--out", "again"]) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from .result_sets import ResultSet
 
 PARTS = ("value", "stderr", "floor", "floor_stderr")
 COSTS = ("nfe", "seconds", "samples_per_second", "peak_memory_bytes")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+MARKUP = re.compile(r"[|`\\]|~(?=~)|(?<=\])[(\[:]")
 FACTS = ("scoresde", "torch", "python", "git", "date")
 
 
@@ -33,9 +36,8 @@ def as_csv(ranking: Ranking) -> str:
     source = ["published_source"] * bool(printed)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [*ends, *axes, *COSTS, *metrics, *(f"published_{name}" for name in printed), *source, *FACTS, "command"]
-    )
+    heads = [*ends, *axes, *COSTS, *metrics, *(f"published_{name}" for name in printed), *source, *FACTS, "command"]
+    writer.writerow(map(_csv, heads))
     for row in rows:
         known = row.get("metrics") or {}
         values = [(known.get(metric) or {}).get(part) for metric in ranking.metrics for part in PARTS]
@@ -43,7 +45,7 @@ def as_csv(ranking: Ranking) -> str:
         values += [(row.get("published") or {}).get("source")] * bool(printed)
         names, numbers, facts = ([row.get(key) for key in keys] for keys in (ends, COSTS, FACTS))
         line = [*names, *(_cell(row, axis) for axis in axes), *numbers, *values, *facts, command(row)]
-        writer.writerow(["" if item is None or item != item else item for item in line])
+        writer.writerow(map(_csv, line))
     return out.getvalue()
 
 
@@ -76,7 +78,9 @@ def as_markdown(
 
 
 def _block(commands: Sequence[str]) -> list[str]:
-    return ["```", *commands, "```", ""] if commands else []
+    """A block of code, with a fence that no command closes."""
+    fence = "`" * max(3, 1 + max((len(run) for text in commands for run in re.findall("`+", text)), default=0))
+    return [fence, *commands, fence, ""] if commands else []
 
 
 def _table(ranking: Ranking) -> list[str]:
@@ -109,6 +113,14 @@ def _cell(row: ResultRow, axis: str) -> Any:
     return axis_text(row, axis) if axis == "seed" else row.get(axis)
 
 
+def _csv(item: Any) -> Any:
+    """A number as it is; text that a spreadsheet would take for a formula with a quote before it."""
+    if isinstance(item, str):
+        text = item.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no lone \\r
+        return f"'{text}" if item.startswith(FORMULAS) else text
+    return "" if item is None or item != item else item
+
+
 def _plain(text: str) -> str:
-    """Escape text so that it breaks no table and opens no tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Escape text so that it breaks no table and opens no tag, link, image or fence."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")

@@ -131,7 +131,10 @@ def count(number: int, noun: str) -> str:
 
 def as_float(value: Any) -> float:
     """Return a number of a row; nan for ``null`` (JSON has no NaN) and anything that is not a number."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def freedom_of(entry: Mapping[str, Any], key: str, metric: str) -> float:

@@ -6,6 +6,7 @@ Its key is the same unless versions, source or files of the components have chan
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from scoresde_core.components import parse
 from scoresde_core.errors import ScoreSDEError
@@ -30,14 +31,18 @@ def command(row: ResultRow) -> str:
     given = _words(row.get("command"))
     if given and given[0] != PROGRAM:
         return str(row["command"])
-    words = [PROGRAM]
-    for name, value in _options(row).items():
-        words += [f"--{name}", *(str(item) for item in value)]
-    words += ["--evaluator", *(row.get("evaluators") or _values(given, "--evaluator") or EVALUATORS)]
+    words = [PROGRAM, *(word for name, values in _options(row).items() for word in _typed(name, values))]
+    words += _typed("evaluator", row.get("evaluators") or _values(given, "--evaluator") or EVALUATORS)
     words += [f"--{switch}" for switch in ("tf32", "timing") if row.get(switch)]
-    for path in _values(given, "--registry"):
-        words += ["--registry", path]
+    words += [word for path in _values(given, "--registry") for word in _typed("registry", [path])]
     return shlex.join(words)
+
+
+def _typed(name: str, values: Sequence[object]) -> list[str]:
+    """An option with its values; each by itself if one begins with a dash, which would be taken for an option."""
+    texts = [str(value) for value in values]
+    dashed = any(text.startswith("-") for text in texts)
+    return [f"--{name}={text}" for text in texts] if dashed else [f"--{name}", *texts]
 
 
 def _options(row: ResultRow) -> dict[str, list[object]]:

@@ -93,4 +93,4 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / n
     if n < 2:
         return mean, math.nan
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    return mean, math.hypot(*(value - mean for value in values)) / math.sqrt((n - 1) * n)  # squares would overflow

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry
 from scoresde_core.sampler import Samples, sample
@@ -96,11 +96,14 @@ class Bench:
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
         }
-        if warnings := _warnings(cell, size):
-            found["warnings"] = warnings
+        warnings = _warnings(cell, size)
         shown, _ = cell.source.units.shown(drawn.x)
-        picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
+        try:
+            picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
+        except FileError as error:  # no reason to lose what was measured
+            picture, warnings["picture"] = None, f"no picture of the samples: {error}"
         found["picture"] = str(picture.relative_to(self.folder)) if picture else None
+        found |= {"warnings": warnings} if warnings else {}
         x = cell.source.units.decode(drawn.x)
         reference = self._reference(cell, x)
         scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))

@@ -26,6 +26,7 @@ from scoresde_core.sde import SDE, Level
 from scoresde_run.results.results import Row
 
 from ..plan.cells import Cell
+from ..report.labels import as_float
 from .cell import Bench
 
 TRIAL_STEPS = (16, 24)
@@ -35,6 +36,7 @@ GROWTH = 4
 REPEATS = 4
 CONTENDED = 3.0
 """If all threads take this many times as long as one, the cores are busy and one thread is timed."""
+TIMES = ("cell_seconds", "seconds", "compile_seconds", "nfe")
 PATIENCE = 0.5
 """Upper limit on the expected seconds of a timed evaluation with more than one sample."""
 
@@ -67,14 +69,16 @@ class Costs:
         """Record the times of the finished cells among ``cells``."""
         for cell in cells:
             row = rows.get(cell.key)
-            if row is None or row["status"] != "done" or not row.get("nfe"):
+            if row is None or row["status"] != "done":
                 continue
-            self._done.setdefault(_rate_key(cell), []).append(row["seconds"] / row["nfe"] / cell.samples)
-            if "cell_seconds" in row:
-                beside = row["cell_seconds"] - row["seconds"] - row["compile_seconds"]
+            whole, seconds, compiling, nfe = (as_float(row.get(key)) for key in TIMES)
+            if not (seconds > 0 and nfe > 0):
+                continue
+            self._done.setdefault(_rate_key(cell), []).append(seconds / nfe / cell.samples)
+            if math.isfinite(beside := whole - seconds - compiling):
                 self._judging.setdefault(_judging_key(cell), []).append(max(0.0, beside))
             if "steps" not in cell.sampler.uses:
-                self._nfe[self._nfe_key(cell)] = row["nfe"]
+                self._nfe[self._nfe_key(cell)] = nfe
 
     def seconds(self, cell: Cell) -> float | None:
         """Return the predicted seconds of ``cell``; None if unknown."""

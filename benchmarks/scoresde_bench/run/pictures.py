@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int =
         else:
             _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
     except OSError as error:
+        with suppress(OSError):
+            path.unlink()  # half a picture
         raise FileError(f"cannot write picture {path}: {error.strerror or error}") from error
     return path
 

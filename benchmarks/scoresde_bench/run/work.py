@@ -5,6 +5,7 @@ Cells that measure speed run last, each with its device to itself.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import attrs
 import torch
 
+from scoresde_core.errors import FileError
 from scoresde_core.registry import Registry
 from scoresde_run.machine.device import slow_precision
 from scoresde_run.machine.terminal import Terminal
@@ -154,5 +156,11 @@ class Work:
         for sentence in rank(pooled).sentences:
             console.print(sentence, markup=False, highlight=False)
         meaning = {entry.row.name: entry.row.summary for entry in self.registry.entries("evaluators")}
-        page = write_report(rows, self.folder / "report.html", self.settings.command, meaning)
-        console.print(f"rows:    {self.folder / 'results.jsonl'}\nreport:  {page}", highlight=False)
+        console.print(f"rows:    {self.folder / 'results.jsonl'}", highlight=False)
+        try:
+            page = write_report(rows, self.folder / "report.html", self.settings.command, meaning)
+        except FileError as error:  # the rows are safe
+            again = shlex.join(["scoresde-bench", "report", str(self.folder)])
+            print(f"warning: no report: {error}; write it later: {again}", file=sys.stderr)
+        else:
+            console.print(f"report:  {page}", highlight=False)

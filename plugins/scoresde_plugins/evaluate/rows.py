@@ -164,7 +164,7 @@ class Evaluation:
     def _known(self, row: Row) -> Row | None:
         """The row of an earlier command that measured the same of the same weights."""
         known = self.results.finished(row["cell"]) if self.results is not None else None
-        if known is None or _text(known["parameters"]) == _text(row["parameters"]):
+        if known is None or _text(known.get("parameters")) == _text(row["parameters"]):
             return known
         what = ", ".join(changed(known, row)) or "what it depends on"
         self.progress.say(f"{row['checkpoint']}: measured before with an earlier version of {what}: measured anew")

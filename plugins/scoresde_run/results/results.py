@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,32 +20,54 @@ from scoresde_core.errors import FileError
 
 from ..machine import files
 from ..machine.lock import held
-from .rows import SCHEMA
+from .rows import SCHEMA, fault
 
 Row = dict[str, Any]
 ARRIVED = "arrived"
 _REMEDY = "fix or remove it, or choose another --out"
 
 
-def read_rows(path: Path, remedy: str = "fix or remove it") -> dict[str, Row]:
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def read_rows(path: Path, remedy: str = "fix or remove it", tell: Callable[[str], object] = _warn) -> dict[str, Row]:
     """Read the last row of every cell in a file, without a last line that a kill cut short.
 
-    Raises :class:`FileError` for a file that cannot be read, and for a line that is not a row or of a newer version.
+    A line that is no row (:func:`.rows.fault`) is left out, and one line names it to ``tell``. Raises
+    :class:`FileError` for a file that cannot be read, that has lines but no row, or that has a row of a newer version.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     rows: dict[str, Row] = {}
-    for number, line in enumerate(text.rpartition("\n")[0].splitlines(), 1):
-        try:
-            row = json.loads(line)
-            if row["schema"] > SCHEMA:
-                raise FileError(f"{path} has schema {row['schema']}, this version reads {SCHEMA}: upgrade")
-            rows[row["cell"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise FileError(f"{path}, line {number}, is not a result row: {remedy}") from error
+    faults: list[str] = []
+    *lines, last = text.split("\n")
+    for number, line in enumerate([*lines, *([last] if parse(last, path)[1] is None else [])], 1):
+        if line.strip():
+            row, wrong = parse(line, path)
+            if wrong is None:
+                rows[row["cell"]] = row
+            else:
+                faults.append(f"{path}, line {number}, is not a result row: {wrong}")
+    if faults and not rows:
+        raise FileError(f"{faults[0]}; {remedy}")
+    for each in faults:
+        tell(f"{each}; it is left out")
     return rows
+
+
+def parse(line: str, path: Path) -> tuple[Row, str | None]:
+    """Return the row in a line of ``path``, and its fault if it is none. Raises :class:`FileError` for a newer row."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}, "it is not JSON"
+    version = row.get("schema") if isinstance(row, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise FileError(f"{path} has schema {version}, this version reads {SCHEMA}: upgrade")
+    return row, fault(row)
 
 
 class Results:
@@ -60,7 +83,7 @@ class Results:
             files.flush(folder.absolute().parent)
         except OSError as error:
             raise FileError(f"cannot write to {folder}: {error.strerror}; choose another with --out") from error
-        self.rows = read_rows(self.path, _REMEDY)
+        self.rows = read_rows(self.path, _REMEDY, tell=lambda text: None)  # told when the rows are claimed
 
     @staticmethod
     def peek(folder: Path) -> dict[str, Row]:
@@ -84,10 +107,11 @@ class Results:
         found = []
         for path in sorted((self.folder / ARRIVED).glob("*.json")):
             try:
-                row = json.loads(path.read_text(encoding="utf-8"))
-                key = row["cell"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise FileError(f"{path} is not a result row: {_REMEDY}") from error
+                row = read_arrived(path)
+            except FileError as error:
+                _warn(f"{error}; its cell is run again")
+                continue
+            key = row["cell"]
             if self.finished(key) is None and self.rows.get(key) != row:  # else it was appended before a kill
                 self.append(row)
                 found.append(row)
@@ -96,11 +120,14 @@ class Results:
         return found
 
     def repair(self) -> None:
-        """Drop a line that a kill cut short, and read the rows; for the only writer."""
+        """Drop a line that a kill cut short, or end one that is whole, and read the rows; for the only writer."""
         with files.writing(self.path):
-            data = self.path.read_bytes()
-            if data and not data.endswith(b"\n"):
-                os.truncate(self.path, data.rfind(b"\n") + 1)
+            whole, _, last = self.path.read_bytes().rpartition(b"\n")
+            if last and parse(last.decode(errors="replace"), self.path)[1] is None:
+                with self.path.open("ab") as file:
+                    file.write(b"\n")
+            elif last:
+                os.truncate(self.path, len(whole) + bool(whole))
         self.rows = read_rows(self.path, _REMEDY)
 
     def finished(self, cell: str) -> Row | None:
@@ -132,6 +159,17 @@ class Results:
 def leave(row: Row, folder: Path) -> None:
     """Write a row to ``arrived/`` for the holder of the claim of ``folder``."""
     files.write(folder / ARRIVED / f"{row['cell']}.json", to_json(row))
+
+
+def read_arrived(path: Path) -> Row:
+    """Read a row from a file in ``arrived/``. Raises :class:`FileError` if it is none."""
+    try:
+        row, wrong = parse(path.read_text(encoding="utf-8", errors="replace"), path)
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    if wrong is not None:
+        raise FileError(f"{path} is not a result row: {wrong}")
+    return row
 
 
 def to_json(row: Row) -> str:

@@ -1,13 +1,78 @@
-"""Result rows of all commands: their version, their warnings, and changes of what they depend on."""
+"""Result rows of all commands: their schema, their warnings, and changes of what they depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 2
 """The version of a row. Version 2 added the digests of ``sources`` and ``files``."""
+
+
+_NEEDED = ("schema", "cell", "status")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **{"text": (str,), "an integer": (int,), "a number": (int, float), "true or false": (bool,)},
+    **{"a mapping": (dict,), "a list": (list,)},
+}
+_FIELDS = {
+    "text": "cell status reason target checkpoint network sde sampler predictor corrector grid precision compile dtype "
+    "device torch python platform scoresde git date command picture traceback run measured folder",
+    "an integer": "schema steps training_step seed samples batch_size",
+    "a number": "nfe seconds samples_per_second compile_seconds evaluation_seconds cell_seconds peak_memory_bytes",
+    "true or false": "tf32 timing",
+    "a mapping": "parameters plugins sources files metrics metrics_skipped warnings published costs",
+    "a list": "evaluators seeds",
+}
+_ENTRIES = {"text": "evaluators metrics_skipped warnings plugins", "an integer": "seeds"}
+"""Fields whose entries are all of one kind."""
+_METRIC = {
+    "text": "unit better",
+    "a number": "value stderr floor floor_stderr df floor_df stderr_across_seeds stderr_within_seeds",
+    "a mapping": "details",
+}
+
+
+def fault(row: Any) -> str | None:
+    """Return the first fault of a row as read from JSON: ``metrics.nll_gap.value must be a number, got "3"``.
+
+    Every known field may be missing or null, except ``schema``, ``cell`` and ``status``; unknown fields are free.
+    """
+    return next(_faults(row), None)
+
+
+def _faults(row: Any) -> Iterator[str]:
+    if not isinstance(row, dict):
+        yield "it is no mapping"
+        return
+    yield from (f"{key} is missing" for key in _NEEDED if not row.get(key))
+    for kind, names in _FIELDS.items():
+        yield from _wrong(row, kind, names.split())
+    for kind, names in _ENTRIES.items():
+        for name in names.split():
+            entries = row.get(name) or {}
+            yield from _wrong(
+                entries if isinstance(entries, dict) else dict(enumerate(entries)), kind, where=f"{name}."
+            )
+    metrics = row.get("metrics") or {}
+    yield from _wrong(metrics, "a mapping", where="metrics.")
+    for name, entry in metrics.items():
+        if not entry or "value" not in entry:
+            yield f"metrics.{name}.value is missing"
+            return
+        for kind, names in _METRIC.items():
+            yield from _wrong(entry, kind, names.split(), f"metrics.{name}.")
+
+
+def _wrong(found: Mapping[Any, Any], kind: str, names: Iterable[Any] | None = None, where: str = "") -> Iterator[str]:
+    """The fields ``names`` (None: all) that are neither missing, null nor of ``kind``."""
+    for name in found if names is None else names:
+        value = found.get(name)
+        fits = isinstance(value, _KINDS[kind]) and (kind == "true or false" or not isinstance(value, bool))
+        if value is not None and not (fits and (not isinstance(value, int) or abs(value) < 2**63)):
+            text = json.dumps(value)
+            yield f"{where}{name} must be {kind}, got {text if len(text) < 60 else text[:57] + '...'}"
 
 
 def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -17,8 +82,8 @@ def warnings_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         for name, text in (row.get("warnings") or {}).items():
             found.setdefault(name, {})[text] = None
         for name, metric in (row.get("metrics") or {}).items():
-            if "warning" in metric.get("details", {}):
-                found.setdefault(name, {})[metric["details"]["warning"]] = None
+            if "warning" in (metric.get("details") or {}):
+                found.setdefault(name, {})[str(metric["details"]["warning"])] = None
     return [first + (f" (and {len(more)} more like it)" if more else "") for first, *more in found.values()]
 
 
