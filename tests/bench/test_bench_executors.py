@@ -178,7 +178,7 @@ class TestSubmitit:
         words = [*CELLS, *self.WHERE, "--registry", "odd.yaml", "--out", "here"]
         first = subprocess.Popen([sys.executable, "-m", "scoresde_bench", *words], stdout=subprocess.DEVNULL)
         record = tmp_path / "here" / "slurm" / "jobs.jsonl"
-        while not record.exists() or record.read_text().count("\n") < 2:
+        while len(list((tmp_path / "here" / "slurm").glob("*/*/*_submitted.pkl"))) < 2:
             time.sleep(0.02)
             assert first.poll() is None
         first.kill()
@@ -188,6 +188,32 @@ class TestSubmitit:
         # Nothing was submitted again.
         assert [len(json.loads(line)["cells"]) for line in record.read_text().splitlines()] == [2, 2]
         assert not os.listdir(tmp_path / "here" / "arrived")
+
+    def test_a_kill_before_a_job_starts_leaves_its_cells_to_the_next_command(self, bench, tmp_path):
+        """The intent is on record, with a line that the kill cut short after it; no such job exists."""
+        cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]
+        key = bench(*cells, "--dry-run")[1].split()[0]
+        record = tmp_path / "here" / "slurm" / "jobs.jsonl"
+        record.parent.mkdir(parents=True)
+        intent = json.dumps({"job": "scoresde-bench-0_0", "cluster": "local", "cells": [key]})
+        old = json.dumps({"job": str(os.getpid()), "cluster": "local", "cells": [key]})  # now another process
+        record.write_text(f'{intent}\n{old}\n{{"job": "scoresde-be')
+        assert bench(*cells, *self.WHERE, "--out", "here")[0] == 0
+        assert [row["status"] for row in rows_in(tmp_path / "here")] == ["done"]
+        assert json.loads(record.read_text().splitlines()[-1])["cells"] == [key]
+
+    def test_a_job_in_the_queue_is_not_submitted_again(self, tmp_path, monkeypatch):
+        """Jobs are known by name: of an array, of a single job, and by the number that earlier versions recorded."""
+        from scoresde_bench.run.executors.slurm import _Queue
+
+        jobs = {"n-1_0": "a", "n-1_1": "b", "n-1_2": "c", "n-2_0": "d", "n-3_0": "e", "77_1": "f", "78": "g"}
+        lines = [json.dumps({"job": job, "cluster": "slurm", "cells": [cell]}) for job, cell in jobs.items()]
+        (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+        (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '8_0 n-1\\n8_2 n-1\\n9 n-2\\n77_1 old\\n79 n 4\\n'\n")
+        (tmp_path / "squeue").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        queue = _Queue(tmp_path, "slurm")
+        assert {cell for cell in jobs.values() if queue.running(cell)} == {"a", "c", "d", "f"}
 
     def test_a_job_that_dies_is_a_row(self, bench, tmp_path):
         cells = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5"]

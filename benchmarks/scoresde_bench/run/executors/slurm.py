@@ -3,6 +3,10 @@
 Jobs write the rows of their cells to the folder of results, which the nodes must share, and the submitting command
 collects them. Jobs continue when that command ends; the same command then finds running jobs in ``slurm/jobs.jsonl``,
 collects finished rows, and submits only cells that no job is running.
+
+A job is recorded before it is submitted, under a name of its own that the cluster (or, for local processes, their
+environment) shows while it exists. So a kill at any moment neither loses a job nor submits it twice, and a job that has
+ended is never taken for another one with its number.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +26,15 @@ import attrs
 from attrs.validators import ge, gt
 
 from scoresde_core.components import param
-from scoresde_core.errors import ScoreSDEError
-from scoresde_run.results.results import ARRIVED, Row, leave
+from scoresde_core.errors import FileError, ScoreSDEError
+from scoresde_run.results.results import ARRIVED, Row, leave, read_arrived
 
 from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail, perform
 
+MARK = "SCORESDE_JOB"
+"""The environment variable of local processes that has the name of their job."""
 PATIENCE = 2
 """Consecutive polls without the job and its row after which a cell counts as lost."""
 
@@ -72,9 +80,10 @@ class SlurmExecutor(Executor):
         jobs: list[Any] = []
         new = [task for key, task in left.items() if not queue.running(key)]
         if new:
+            name = f"scoresde-bench-{secrets.token_hex(4)}"
             parts = [new[start : start + self.cells] for start in range(0, len(new), self.cells)]
-            jobs = self._submit(queue.folder, parts, alone)
-            queue.add([job.job_id for job in jobs], parts)
+            queue.add(name, parts)
+            jobs = self._submit(queue.folder / name, parts, alone)
         for task in left.values():
             started(task)
         while left:
@@ -89,11 +98,10 @@ class SlurmExecutor(Executor):
                 job.wait()  # reap the process, whose rows have all arrived
 
     def _submit(self, folder: Path, parts: Sequence[Sequence[Task]], alone: bool) -> list[Any]:
-        """Submit one job per part; returns submitit's jobs."""
+        """Submit one job per part, with its files in ``folder`` and named after it; returns submitit's jobs."""
         import submitit
 
-        executor = submitit.AutoExecutor(folder / "%j", cluster=self.cluster)
-        wanted: dict[str, Any] = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "name": "scoresde-bench"}
+        wanted: dict[str, Any] = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "name": folder.name}
         wanted |= {"gpus_per_node": self.gpus} if self.gpus else {}
         wanted |= {} if self.memory_gb is None else {"mem_gb": self.memory_gb}
         if self.cluster == "slurm":
@@ -101,13 +109,23 @@ class SlurmExecutor(Executor):
             wanted |= {f"slurm_{name}": value for name, value in given.items() if value is not None}
             wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
             wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
-        try:
+
+        def submit(chunks: Sequence[Chunk], place: Path) -> list[Any]:
+            executor = submitit.AutoExecutor(place, cluster=self.cluster)
             executor.update_parameters(**wanted)
+            return list(executor.submit_array(list(chunks)))
+
+        jobs, chunks = [], [Chunk(part) for part in parts]
+        try:
             with importable.inherited():
-                submitted: list[Any] = executor.submit_array([Chunk(part) for part in parts])
+                if self.cluster == "slurm":
+                    return submit(chunks, folder)
+                for number, chunk in enumerate(chunks):
+                    os.environ[MARK] = f"{folder.name}_{number}"
+                    jobs += submit([chunk], folder / str(number))
         except Exception as error:  # from submitit, sbatch or the system
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
-        return submitted
+        return jobs
 
 
 class Chunk:
@@ -140,27 +158,29 @@ class _Queue:
         self._record = folder / "jobs.jsonl"
         self._job_of: dict[str, str] = {}
         self._missed: dict[str, int] = {}
-        if self._record.exists():
-            for line in self._record.read_text(encoding="utf-8").splitlines():
+        lines = self._record.read_text(encoding="utf-8", errors="replace").splitlines() if self._record.exists() else []
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short: nothing was submitted
                 entry = json.loads(line)
                 if entry["cluster"] == cluster:
-                    self._job_of |= dict.fromkeys(entry["cells"], entry["job"])
+                    self._job_of |= dict.fromkeys(entry["cells"], str(entry["job"]))
         self._alive = self._ask() if self._job_of else set()
 
     def running(self, key: str) -> bool:
         """Whether a job for this cell still exists."""
         return self._job_of.get(key) in self._alive
 
-    def add(self, jobs: Sequence[str], parts: Sequence[Sequence[Task]]) -> None:
-        """Record on disk which job runs which cells."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def add(self, name: str, parts: Sequence[Sequence[Task]]) -> None:
+        """Record on disk which cells the jobs that are to be submitted will run; job n is ``NAME_n``."""
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        cells = [[task.key for task in part] for part in parts]
+        jobs = {f"{name}_{number}": keys for number, keys in enumerate(cells)}
+        lines = [json.dumps({"job": job, "cluster": self.cluster, "cells": keys}) for job, keys in jobs.items()]
         with self._record.open("a", encoding="utf-8") as file:
-            for job, part in zip(jobs, parts, strict=True):
-                cells = [task.key for task in part]
-                file.write(json.dumps({"job": job, "cluster": self.cluster, "cells": cells}) + "\n")
-                self._job_of |= dict.fromkeys(cells, job)
+            file.write("\n" * bool(file.tell()) + "\n".join(lines) + "\n")  # after a torn line, on a new one
             file.flush()
             os.fsync(file.fileno())
+        self._job_of |= {key: job for job, keys in jobs.items() for key in keys}
 
     def look(self, left: dict[str, Task]) -> Iterator[tuple[str, Row]]:
         """Yield rows that have arrived, and failed rows for cells whose job ended without one."""
@@ -168,35 +188,44 @@ class _Queue:
         for key, task in list(left.items()):
             path = self.folder.parent / ARRIVED / f"{key}.json"
             if path.exists():
-                yield key, json.loads(path.read_text(encoding="utf-8"))
+                try:
+                    yield key, read_arrived(path)
+                except FileError as error:
+                    yield key, fail(task, str(error))
             elif not self.running(key):
                 self._missed[key] = self._missed.get(key, 0) + 1
                 if self._missed[key] >= PATIENCE:
                     yield key, fail(task, self._reason(self._job_of[key]))
 
     def _ask(self) -> set[str]:
-        """The ids of the jobs that are queued or running."""
+        """The names of the jobs that are queued or running."""
         if self.cluster == "local":
-            return {job for job in set(self._job_of.values()) if _process_runs(int(job))}
-        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+            return _marks()
+        command = ["squeue", "--noheader", "--array", "--format=%i %j", f"--user={getpass.getuser()}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         except FileNotFoundError as error:
             raise ScoreSDEError("squeue not found: run this on a machine of the Slurm cluster") from error
         except subprocess.SubprocessError:
             return set(self._job_of.values())  # Slurm does not answer: ask again later
-        return set(done.stdout.split())
+        listed = [line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line.strip()]
+        # A single job is no array. Earlier versions recorded Slurm's numbers.
+        return {f"{name.strip()}_{number.partition('_')[2] or 0}" for number, name in listed} | {n for n, _ in listed}
 
     def _reason(self, job: str) -> str:
         """Why a job wrote no row, from the end of its log."""
-        logs = sorted(self.folder.glob(f"{job.partition('_')[0]}*/{job}_*.err"))
+        name, _, number = job.rpartition("_")
+        own = [*(self.folder / name / number).glob("*.err"), *(self.folder / name).glob(f"*_{number}_*_log.err")]
+        logs = sorted(own or (self.folder / name).glob("*_log.err"))  # a single job is no array
         lines = logs[-1].read_text(encoding="utf-8", errors="replace").strip().splitlines() if logs else []
         return f"its job {job} ended without a row: {lines[-1].strip() if lines else 'its log is empty'}"
 
 
-def _process_runs(pid: int) -> bool:
-    """Whether a process exists and is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def _marks() -> set[str]:
+    """The names of the jobs of local processes that exist; a zombie has no environment."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            known = dict(entry.partition(b"=")[::2] for entry in path.read_bytes().split(b"\0"))
+            found.add(known.get(MARK.encode(), b"").decode(errors="replace"))
+    return found
