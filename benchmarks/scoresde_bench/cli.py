@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -45,13 +46,29 @@ if TYPE_CHECKING:
     from .run.executor import Executor
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+CLOSED = 141
+"""The exit code if nobody reads the output any more: that of a program that SIGPIPE ends."""
+LONGEST = 3.6e8
+"""Seconds of the longest time, over ten years."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 1 if a cell failed, 2 for a usage error."""
+    """Run the command line and return the exit code (docs/bench.md has a table)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS.get(given[0]) if given else None
-    return guarded(lambda: command(given[1:]) if command else _run(given), "--debug" in given)
+
+    def run() -> int:
+        try:
+            code = command(given[1:]) if command else _run(given)
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # such as head -1
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what is buffered would fail again at the exit
+            return CLOSED
+
+    return guarded(run, "--debug" in given)
 
 
 def _parser() -> Parser:
@@ -165,9 +182,11 @@ def _duration(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)", text.strip())
-    if not match or float(match[1]) <= 0:
-        raise UsageError(f"--{option.replace('_', '-')} must be a time above 0 such as 90, 30m or 2h, got {text!r}")
-    return float(match[1]) * UNITS[match[2]]
+    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= LONGEST:
+        wanted = f"at most {LONGEST / 3600:.0f}h" if seconds > LONGEST else "above 0"
+        raise UsageError(f"--{option.replace('_', '-')} must be a time {wanted} such as 90, 30m or 2h, got {text!r}")
+    return seconds
 
 
 def _job(cells: list[Cell]) -> str:

@@ -278,6 +278,20 @@ def test_a_picture_or_report_that_cannot_be_written_is_a_warning(bench, tmp_path
     assert (code, "report:  here/report.html" in out) == (0, True)
 
 
+@pytest.mark.parametrize(
+    "more", [["--steps", *map(str, range(3, 60))], ["--steps", "3,4", "--dry-run"]], ids=["run", "dry"]
+)
+def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path, more):
+    """As with ``head -1``; the rows of the cells so far are safe."""
+    words = [sys.executable, "-m", "scoresde_bench", *SMALL, "--sde", "vp", *more, "--out", "here"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (141, "")
+    if "--dry-run" not in more:
+        assert 1 <= len(rows_in(tmp_path / "here")) < 57
+
+
 def test_a_list_expands_to_a_sweep(bench):
     _, out, _ = bench(*ONE, "--predictor", "ddim[eta=[0,0.5,1]]", "--corrector", "langevin[snr=[0.1,0.2]]", "--dry-run")
     assert "6 cells" in out

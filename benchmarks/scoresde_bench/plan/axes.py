@@ -66,19 +66,21 @@ HELP: Mapping[str, str] = {
     "evaluator": "metrics; not swept, every cell computes all of them",
 }
 SAMPLES = 1024
-NUMBERS = ("steps", "seed")
-"""Axes whose values are integers."""
+LIMITS = {"steps": (1, 10**9), "seed": (0, 2**63 - 1)}
+"""Axes whose values are integers, with the least and the largest value."""
+MOST_CELLS = 100_000
+"""Cells of one command, whose plan takes minutes."""
 
 
 def numbers(axis: str, values: Sequence[str | int]) -> tuple[int, ...]:
     """Return the integers of ``steps`` or ``seed``, given with blanks or commas between them, without repetition."""
     found = []
-    least = 1 if axis == "steps" else 0
-    for word in ",".join(map(str, values)).split(","):
-        if not re.fullmatch(r"-?\d{1,4000}", word.strip(), re.ASCII) or int(word) < least:
-            raise UsageError(f"--{axis} must be integers of at least {least}, got {word.strip()!r}")
-        if int(word) >= 2**63:
-            raise UsageError(f"--{axis} must fit into 64 bits, got {word.strip()!r}")
+    least, most = LIMITS[axis]
+    for word in map(str.strip, ",".join(map(str, values)).split(",")):
+        if not re.fullmatch("[0-9]+", word) or int(word[:30]) < least:
+            raise UsageError(f"--{axis} must be integers of at least {least}, got {word!r}")
+        if len(word) > 30 or int(word) > most:
+            raise UsageError(f"--{axis} must be at most {most}, got {word[:30]}")
         found.append(int(word))
     return tuple(dict.fromkeys(found))
 

@@ -31,17 +31,18 @@ import yaml
 from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
 from scoresde_core.registry import Registry
+from scoresde_run.commands.options import MOST
 from scoresde_run.machine import document
 from scoresde_run.models import names
 
 from ..report.published import PublishedValue
-from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, NUMBERS, SAMPLES, numbers
+from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, LIMITS, SAMPLES, numbers
 
 FORMAT = 1
 
 
 def _typed(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    return {axis: numbers(axis, values) if axis in NUMBERS else values for axis, values in axes.items()}
+    return {axis: numbers(axis, values) if axis in LIMITS else values for axis, values in axes.items()}
 
 
 @attrs.frozen
@@ -180,8 +181,9 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
             texts[axis] = tuple(_text(axis, value, where, problems) for value in values)
     for name in ("samples", "batch_size"):
         value = data.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{where}: {name} must be an integer of at least 1, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+            bound = f"at most {MOST}" if isinstance(value, int) and value > MOST else "at least 1"
+            problems.append(f"{where}: {name} must be an integer of {bound}, got {value!r}")
     if not isinstance(data.get("timing", False), bool):
         problems.append(f"{where}: timing must be true or false, got {data['timing']!r}")
     sdes = data.get("for_sdes", [])

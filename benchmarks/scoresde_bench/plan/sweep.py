@@ -7,6 +7,7 @@ several components, also inside a nested component: ``pc[predictor=ddim[eta=[0,1
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,8 +41,16 @@ def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
         empty = [name for name, values in zip(spec.params, choices, strict=True) if not values]
         if empty:
             raise UsageError(f"empty list for {empty[0]} in {text.strip()!r}: give it one or more values")
+        _check_count(math.prod(map(len, choices)), f"{kind} in {text[:60]}")
         specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
     return list({str(spec): spec for spec in specs}.values())
+
+
+def _check_count(count: int, what: str = "cells") -> None:
+    if count > axes.MOST_CELLS:
+        raise UsageError(
+            f"{count:,} {what} are more than {axes.MOST_CELLS:,}: sweep fewer values, or in several commands"
+        )
 
 
 def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> list[Any]:
@@ -109,8 +118,11 @@ class Sweep:
             for spec in specs[axis]:
                 self._once(COMPONENT_AXES[axis], spec)
         sources = self._sources_of(block, specs)
+        swept = [chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)]
+        others: list[Sequence[Any]] = [sources, modes, precisions, seeds, dtypes]
+        _check_count(math.prod(map(len, [*others, *swept])))
         samplers = {}
-        for spec, *values in itertools.product(chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)):
+        for spec, *values in itertools.product(*swept):
             sampler, names = self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
             samplers[tuple(names.values())] = sampler, {axis: names[axis] for axis in names if axis != "steps"}
         size = min(block.batch_size or block.samples, block.samples)

@@ -6,6 +6,8 @@ import argparse
 
 from scoresde_core.errors import UsageError
 
+MOST = 10**9
+"""The largest count of samples, batches, passes and the like."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -53,11 +55,12 @@ def add_download(parser: argparse._ActionsContainer) -> None:
 
 
 def check_counts(arguments: argparse.Namespace, *names: str, least: int = 1) -> None:
-    """Raise :class:`UsageError` where an option that was given is less than ``least``."""
+    """Raise :class:`UsageError` where an option that was given is less than ``least`` or more than :data:`MOST`."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if value is not None and not least <= value <= MOST:
+            bound = f"at least {least}" if value < least else f"at most {MOST}"
+            raise UsageError(f"--{name.replace('_', '-')} must be {bound}, got {value}")
 
 
 def check_fractions(arguments: argparse.Namespace, *names: str) -> None:

@@ -19,6 +19,10 @@ class Terminal(Console):
         stream = sys.stderr if stderr else sys.stdout
         super().__init__(file=getattr(stream, "raw", stream), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command to end when nobody reads its output; rich would exit with 1."""
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of ``renderable`` with :func:`~scoresde_core.shell.visible` text."""
         for segment in super().render(renderable, options):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import attrs
-from attrs.validators import ge
+from attrs.validators import ge, le
 
 from scoresde_core.components import param
 from scoresde_run.results.results import Row
@@ -25,6 +25,8 @@ from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail
 
+MOST = 1024
+"""Processes that one command starts."""
 ATTEMPTS = 2
 """Workers that may die over a cell before it fails."""
 GRACE = 30.0
@@ -38,7 +40,9 @@ class ProcessesExecutor(Executor):
     More processes than GPUs share them, except while cells measure speed.
     """
 
-    jobs: int | None = param(None, "number of processes; null: one per GPU", attrs.validators.optional(ge(1)))
+    jobs: int | None = param(
+        None, "number of processes; null: one per GPU", attrs.validators.optional([ge(1), le(MOST)])
+    )
 
     def device(self, name: str) -> str:
         """As for one process, without a number, because each process sees one GPU."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-from attrs.validators import ge, gt
+from attrs.validators import ge, gt, le
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError, ScoreSDEError
@@ -58,7 +58,7 @@ class SlurmExecutor(Executor):
         None, "memory per job; null: the cluster's default", attrs.validators.optional(gt(0))
     )
     setup: tuple[str, ...] = param((), "shell commands to run before a job, such as [module load cuda]")
-    poll: float = param(5.0, "seconds between polls for finished rows", gt(0))
+    poll: float = param(5.0, "seconds between polls for finished rows", [gt(0), le(3600)])
     cluster: Literal["slurm", "local"] = param("slurm", "slurm, or local processes in place of its jobs")
 
     def device(self, name: str) -> str:
