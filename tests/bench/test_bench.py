@@ -284,10 +284,11 @@ def test_a_picture_or_report_that_cannot_be_written_is_a_warning(bench, tmp_path
 def test_output_that_nobody_reads_ends_the_command_quietly(tmp_path, more):
     """As with ``head -1``; the rows of the cells so far are safe."""
     words = [sys.executable, "-m", "scoresde_bench", *SMALL, "--sde", "vp", *more, "--out", "here"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert (process.wait(), process.stderr.read()) == (141, "")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (141, "")
     if "--dry-run" not in more:
         assert 1 <= len(rows_in(tmp_path / "here")) < 57
 
