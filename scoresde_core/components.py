@@ -20,7 +20,7 @@ import attrs
 
 from .errors import UsageError, near_misses
 
-_SPEC = re.compile(r"\s*(?P<name>[A-Za-z0-9_.:/-]+)\s*(?:\[(?P<params>.*)\])?\s*", re.DOTALL)
+_SPEC = re.compile(r"(?P<name>[A-Za-z0-9_.:/-]++)\s*+(?:\[(?P<params>.*)\])?", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INFINITE = re.compile(r"[+-]?\.?(inf|Inf|INF)")
 _QUOTED = re.compile(r"'((?:[^']|'')*)'|\"((?:[^\"]|\"\")*)\"", re.DOTALL)
@@ -87,7 +87,7 @@ class Parameter:
 
 def parse(text: str) -> Spec:
     """Parse ``name[key=value,...]``; see :func:`parse_value` for the values."""
-    match = _SPEC.fullmatch(text)
+    match = _SPEC.fullmatch(text.strip())
     if not match:
         raise UsageError(f"cannot read {text!r}: write name or name[key=value,key=value]")
     params: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def split(text: str) -> list[str]:
     """Split ``text`` at the commas outside brackets and quotes; empty text has no parts."""
     parts, depth, start, at = [], 0, 0, 0
     opens = True  # whether a quote here opens a quoted value; inside a word it is a letter
-    while at < len(text) and depth >= 0:
+    while at < len(text) and 0 <= depth < 50:
         character = text[at]
         if opens and (quoted := _QUOTED.match(text, at)):
             at, opens = quoted.end(), False
@@ -119,7 +119,7 @@ def split(text: str) -> list[str]:
         opens = character in "[(=," or (opens and character.isspace())
         at += 1
     if depth:
-        raise UsageError(f"unbalanced brackets in {text!r}: quote a value that contains brackets")
+        raise UsageError(f"unbalanced brackets or over 50 levels in {text!r}: quote a value that contains brackets")
     return [*parts, text[start:]] if parts or text[start:].strip() else []
 
 
@@ -127,7 +127,7 @@ def parse_value(text: str) -> Any:
     """Parse a number, boolean, ``null``, list ``[a,b]``, quoted text or word."""
     if text in _WORDS:
         return _WORDS[text]
-    if _NUMBER.fullmatch(text):
+    if _NUMBER.fullmatch(text) and len(text) < 400:
         return float(text) if re.search(r"[.eE]", text) else int(text)
     if _INFINITE.fullmatch(text):
         return float(text.replace(".", ""))
@@ -175,7 +175,7 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
             raise UsageError(f"{label}: {error}") from error
         try:
             values[name] = _structure(known[name].type, value, convert)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             why = f" ({_message(error)})" if _message(error) else ""
             raise UsageError(f"{label}: {name} must be {known[name].type_name}, got {value!r}{why}") from error
     missing = [p.name for p in known.values() if p.default is attrs.NOTHING and p.name not in values]

@@ -1,19 +1,29 @@
-"""YAML as this project reads it: safe, no duplicate keys, ``2e-4`` is a number."""
+"""YAML as this project reads it: safe, no duplicate keys, ``2e-4`` is a number.
+
+A document has at most :data:`LIMIT` bytes, :data:`DEEPEST` levels and, with aliases written out, :data:`VALUES` values.
+"""
 
 from __future__ import annotations
 
 import re
+import stat
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from .errors import FileError
+
+LIMIT, DEEPEST, VALUES = 2**20, 50, 200_000
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML that refuses duplicate keys instead of keeping the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        keys = Counter(self.construct_object(key, deep=True) for key, _ in node.value if _is_scalar(key))
+        twice = sorted(str(key) for key, times in keys.items() if times > 1)
         if twice:
             raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
@@ -25,9 +35,43 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _is_scalar(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode)
+
+
 def load(text: str) -> Any:
     """Load the document ``text``; a :class:`yaml.YAMLError` states the problem in one line."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        data = yaml.load(text, Loader=_Loader)
+        _check(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or integer
         raise yaml.YAMLError(" ".join(str(error).split())) from error
+    return data
+
+
+def _check(data: Any) -> None:
+    """Raise :class:`ValueError` for data that is too deep, too large with its aliases, or has too large an integer."""
+    left, values = [(data, 0)], 0
+    while left:
+        item, depth = left.pop()
+        values += 1
+        if depth > DEEPEST or values > VALUES:
+            raise ValueError(f"it has more than {DEEPEST} levels, or {VALUES} values with its aliases written out")
+        if isinstance(item, int) and item.bit_length() > 64:
+            raise ValueError("it has an integer beyond 64 bits")
+        inside = [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+        left += [(value, depth + 1) for value in inside]
+
+
+def regular(path: Path, limit: int | None = LIMIT) -> Path:
+    """``path``, if it is a regular file of at most ``limit`` bytes; a pipe, a device or a folder is an error.
+
+    A file that is missing raises :class:`OSError`, as it would when it is opened.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if path.is_dir() else "a pipe, a device or a socket"
+        raise FileError(f"{path} is {what}, not a file: give a regular file")
+    if limit is not None and found.st_size > limit:
+        raise FileError(f"{path} has {found.st_size:,} bytes, and a file of its kind at most {limit:,}: give another")
+    return path

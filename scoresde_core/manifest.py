@@ -62,7 +62,7 @@ class NewerAPI(ManifestError):
 def read(path: Path) -> Manifest:
     """Read the registry file at ``path``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = document.regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read the registry file {path}: {error}") from error
     return parse(text, str(path))

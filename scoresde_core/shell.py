@@ -142,8 +142,9 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
 
 
 def _cut(text: str) -> str:
-    """``text`` in one line, without the middle of words of more than 600 characters."""
-    return re.sub(r"\S{600,}", lambda found: f"{found[0][:300]}…{found[0][-60:]}", text.replace("\n", " "))
+    """``text`` in one line, without the middle of words of more than 600 characters, and of a very long text."""
+    text = re.sub(r"\S{600,}|\s{600,}", lambda found: f"{found[0][:300]}…{found[0][-60:]}", text.replace("\n", " "))
+    return text if len(text) < 20_000 else f"{text[:10_000]}…{text[-1000:]}"
 
 
 def _unexpected(error: Exception) -> str:

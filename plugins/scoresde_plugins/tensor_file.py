@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from scoresde_core.errors import FileError
-from scoresde_run.machine import files
+from scoresde_run.machine import files, inputs
 
 
 @attrs.frozen
@@ -37,7 +37,7 @@ class Format:
 
         A damaged file raises SafetensorError, OSError, KeyError or ValueError.
         """
-        with safe_open(path, framework="pt") as file:
+        with safe_open(inputs.whole(Path(path)), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("format") != self.name:
                 raise FileError(f"{path} is not {self.what}: its format is {metadata.get('format')!r}")

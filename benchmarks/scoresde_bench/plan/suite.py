@@ -32,7 +32,7 @@ from scoresde_core.components import Spec, param, parse, split
 from scoresde_core.errors import FileError, UsageError, near_misses
 from scoresde_core.registry import Registry
 from scoresde_run.commands.options import MOST
-from scoresde_run.machine import document
+from scoresde_run.machine import document, inputs
 from scoresde_run.models import names
 
 from ..report.published import PublishedValue
@@ -106,7 +106,7 @@ class Suite:
         """Read the suite in the file ``name`` of ``folder``; an error lists every fault in one line."""
         path = folder.joinpath(name)
         try:
-            data = document.load(path.read_text(encoding="utf-8"))
+            data = document.load(inputs.text(path))
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"cannot read suite {path}: {error}") from error
         except yaml.YAMLError as error:

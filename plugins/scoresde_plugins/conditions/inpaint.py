@@ -14,6 +14,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_core.noise import Noise
+from scoresde_run.machine import inputs
 from scoresde_run.sampling.condition import Condition
 
 from .known import KnownCoefficients, observe
@@ -94,17 +95,12 @@ def _spatial(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> Tensor:
-    try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        else:
-            from PIL import Image
-
-            with Image.open(path) as image:
-                values = np.asarray(image.convert("L"))
-        mask: Tensor = torch.from_numpy(np.array(values != 0))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot read the mask {path} ({error}): give a .npy array or an image") from error
+    if path.suffix == ".npy":
+        values = inputs.array(path, "a mask")
+    else:
+        with inputs.picture(path, "a mask") as image:
+            values = np.asarray(image.convert("L"))
+    mask: Tensor = torch.from_numpy(np.array(values != 0))
     if not prod(mask.shape) or bool(mask.all()) or not bool(mask.any()):
         raise FileError(f"the mask {path} of shape {tuple(mask.shape)} must have zero and non-zero entries")
     return mask

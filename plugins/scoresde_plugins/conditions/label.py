@@ -26,6 +26,7 @@ from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import Level
 from scoresde_core.target import Target
 from scoresde_run.data.units import Units
+from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint as checkpoints
 from scoresde_run.models.classifier import NoisyClassifier
 from scoresde_run.models.model import plan_model
@@ -186,8 +187,8 @@ class ClassCondition(Condition):
 
         module = self.network.build(tuple(x.shape[1:]))
         try:
-            module.load_state_dict(load_file(Path(self.weights)))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            module.load_state_dict(load_file(inputs.whole(Path(self.weights))))
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             raise FileError(
                 f"cannot load the classifier {self.weights} ({error}): give weights of this network"
             ) from error

@@ -10,6 +10,7 @@ from attrs.validators import ge
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Split
+from scoresde_run.machine import inputs
 
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded, source_at
 from .vision import DOWNLOAD_HELP, torchvision_datasets
@@ -46,7 +47,7 @@ class CelebADataset(PictureDataset):
         images = folder / "img_align_celeba"
         where = images if images.is_dir() else images.with_suffix(".zip")
         try:
-            lines = (folder / "list_eval_partition.txt").read_text().splitlines()
+            lines = inputs.text(folder / "list_eval_partition.txt", 2**26).splitlines()
             rows = [line.split() for line in lines if line.strip()]
             names = [name for name, part in rows if part == _PARTITION[split]]
         except (OSError, ValueError) as error:

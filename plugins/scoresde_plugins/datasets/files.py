@@ -5,9 +5,6 @@ The test split has a path of its own, or is every k-th image in the order of the
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import attrs
@@ -19,6 +16,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.machine import inputs
 
 from . import examples
 from .labels import Classes, labels
@@ -139,26 +137,12 @@ class NPZDataset(_HeldOut):
         return {"labels": labels[self.rows(len(labels), split)]}
 
 
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    """Turn the errors of a file that cannot be read into FileError."""
-    try:
-        yield
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
-
-
 def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return the shape and dtype of an array, without reading it."""
-    with _reading(path), zipfile.ZipFile(path) as file:
-        names = [name.removesuffix(".npy") for name in file.namelist()]
-        if key not in names:
-            raise FileError(f"{path} has no array {key!r}, only {', '.join(names)}: npz[key=...]")
-        with file.open(f"{key}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version < (2, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
-    return shape, dtype
+    with inputs.arrays(path) as file:
+        if key not in file.names:
+            raise FileError(f"{path} has no array {key!r}, only {', '.join(file.names)}: npz[key=...]")
+        return file.header(key)
 
 
 def _are_floats(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
@@ -207,6 +191,5 @@ def _read_labels(path: str, key: str) -> Tensor:
 
 
 def _array(path: str, key: str) -> np.ndarray[Any, Any]:
-    with _reading(path), np.load(path, allow_pickle=False) as file:
-        found: np.ndarray[Any, Any] = file[key]
-    return found
+    with inputs.arrays(path) as file:
+        return file[key]

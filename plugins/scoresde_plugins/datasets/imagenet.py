@@ -19,7 +19,9 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
+from scoresde_core.plugins import one_line
 from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.machine import inputs
 
 _MAKERS: tuple[Any, ...] = (
     np.zeros(1).__reduce__()[0],  # _reconstruct
@@ -96,12 +98,12 @@ class DownsampledImageNetDataset(Dataset):
     def _read(self, path: Path, name: str) -> Any:
         try:
             if path.suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
+                with inputs.arrays(path) as file:
                     return file[name]
-            with path.open("rb") as stream:
+            with inputs.whole(path).open("rb") as stream:
                 return ArrayUnpickler(stream).load()[name]
         except Exception as error:  # a damaged pickle fails in any way
-            raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {error}") from error
+            raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {one_line(error)}") from error
 
     def _images(self, path: Path) -> Tensor:
         data = self._read(path, "data")

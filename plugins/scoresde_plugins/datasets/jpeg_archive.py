@@ -19,6 +19,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Split
+from scoresde_run.machine import inputs
 
 from . import examples
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, check_labelled, decoded
@@ -84,9 +85,5 @@ class JPEGArchiveDataset(PictureDataset):
 
     def _arrays(self, split: Split) -> dict[str, NDArray[Any]]:
         file = self._file(split)
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                optional = {"labels"} & set(arrays.files)
-                return {name: arrays[name] for name in ("jpeg", "offsets", *optional)}
-        except Exception as error:  # missing, not a zip, or without one of the arrays
-            raise FileError(f"cannot read {file} as packed images (arrays jpeg and offsets): {error}") from error
+        with inputs.arrays(file, "packed images (arrays jpeg and offsets)") as found:
+            return {name: found[name] for name in ("jpeg", "offsets", *({"labels"} & set(found.names)))}

@@ -9,7 +9,6 @@ holds the classes, or null if there are none.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core.errors import FileError
+from scoresde_run.machine import inputs
 
 from .pictures import Archive, Folder, Source, source_at
 
@@ -68,7 +68,7 @@ def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
     """Return the classes of ``names`` by the index ``text``; None if it says that there are none."""
     where = f"{INDEX} of {Path(place)}"
     try:
-        found: Any = json.loads(text)["labels"]
+        found: Any = inputs.loads(text)["labels"]
         by_name = None if found is None else {str(name).replace("\\", "/"): label for name, label in found}
     except (ValueError, KeyError, TypeError) as error:
         raise FileError(f"cannot read the {where}: {error}; expected {{'labels': [[name, class], ...]}}") from error

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoresde_core.errors import FileError, UsageError
 from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.machine import inputs
 
 from .picture_file import PictureFile
 from .tfrecords import Records
@@ -74,7 +75,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
-        return (self.root / name).read_bytes()
+        return inputs.content(self.root / name)
 
 
 @attrs.define(eq=False)
@@ -82,7 +83,7 @@ class Archive(PictureFile[zipfile.ZipFile]):
     """The image files in a zip file, in the order of their paths."""
 
     def opened(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(self.path)
+        return zipfile.ZipFile(inputs.regular(self.path, None))
 
     def names(self) -> list[str]:
         """Return paths within the archive, without the resource forks that some systems add."""
@@ -94,6 +95,7 @@ class Archive(PictureFile[zipfile.ZipFile]):
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
+        inputs.check_member(self.file.getinfo(name), inputs.PICTURE)
         return self.file.read(name)
 
 

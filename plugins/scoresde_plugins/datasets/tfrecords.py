@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoresde_core.errors import FileError
+from scoresde_run.machine import inputs
 
 from .picture_file import PictureFile
 
@@ -33,7 +34,7 @@ class Records(PictureFile[mmap.mmap]):
     """The images of one file, all of one size; StyleGAN's tool writes a file for each resolution."""
 
     def opened(self) -> mmap.mmap:
-        with self.path.open("rb") as file:
+        with inputs.regular(self.path, None).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def names(self) -> list[str]:

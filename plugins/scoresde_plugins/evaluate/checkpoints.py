@@ -12,7 +12,6 @@ With ``--wait``, a choice is among the models that the finished run will have.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import attrs
 
 from scoresde_core.errors import FileError, UsageError
+from scoresde_run.machine import inputs
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
@@ -69,13 +69,13 @@ class RunFolder:
         """The test losses by step, without a line that a kill cut short."""
         losses = {}
         path = self.folder / METRICS
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in inputs.text(path, None, "replace").splitlines() if path.is_file() else []:
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = inputs.loads(line)
+                if "evaluation_loss" in row:
+                    losses[int(row["step"])] = float(row["evaluation_loss"])
+            except (ValueError, KeyError, TypeError):
                 continue
-            if "evaluation_loss" in row:
-                losses[int(row["step"])] = float(row["evaluation_loss"])
         return losses
 
 

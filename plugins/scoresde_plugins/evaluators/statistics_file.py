@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch import Tensor
 from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.plugins import one_line
 from scoresde_run.data.batches import order
+from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import file_hash
 
 from ..tensor_file import Format
@@ -131,13 +133,13 @@ def _own(path: Path) -> Statistics:
 
 
 def _published(path: Path) -> Statistics:
-    # Opened here, because numpy leaves a file open that is not a zip.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        names = set(file.files)
+    with zipfile.ZipFile(inputs.whole(path)) as archive:
+        file = inputs.Arrays(path, archive)
+        names = set(file.names)
         raw = next((name for name in RAW if name in names), None)
         has_moments = {"mu", "sigma"} <= names
         if raw is None and not has_moments:
-            found = ", ".join(file.files) or "nothing"
+            found = ", ".join(file.names) or "nothing"
             raise _Fault(f"it has {found}, but neither mu and sigma nor {' or '.join(RAW)}")
         features = None if raw is None else _floats(file[raw], raw).float()
         if has_moments:

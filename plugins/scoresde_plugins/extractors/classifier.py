@@ -10,7 +10,6 @@ fourth of stride 2. The features are the 96 means over the last map, and the log
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.features.extractor import Extractor, Features
+from scoresde_run.machine import inputs
+from scoresde_run.models.checkpoint import file_hash
 
 from ..tensor_file import Format
 
@@ -106,7 +107,7 @@ class Classifier(Extractor):
         return lambda images: network(images.to(device))
 
     def protocol(self) -> Mapping[str, Any]:
-        digest = hashlib.sha256(Path(self.file).read_bytes()).hexdigest()
+        digest = file_hash(Path(self.file))
         return {"extractor": self.name, "sha256": digest, "resize": None, "trained_on": self.report["dataset"]}
 
 
@@ -131,7 +132,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         weights, metadata = FORMAT.read(path)
-        shape, classes = json.loads(metadata["shape"]), len(weights["head.bias"])
+        shape, classes = inputs.loads(metadata["shape"]), len(weights["head.bias"])
         expected = {k: v.shape for k, v in ConvolutionalClassifier(shape[0], classes).state_dict().items()}
         if {k: v.shape for k, v in weights.items()} != expected:
             raise ValueError("its weights do not fit the network")

@@ -22,6 +22,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.features.extractor import Extractor, Features
+from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import file_hash
 
 
@@ -114,9 +115,9 @@ class PublishedNetwork(Extractor):
     def _state(self) -> Mapping[str, Any]:
         path = self.path()
         try:
-            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged or foreign file fails in any way
-            raise FileError(f"cannot read the weights {path} of {self.title}: {_first(error)}") from error
+            state: Mapping[str, Any] = inputs.unpickled(path)
+        except FileError as error:
+            raise FileError(f"cannot read the weights {path} of {self.title}: {error}") from error
         return state
 
     def protocol(self) -> Mapping[str, Any]:

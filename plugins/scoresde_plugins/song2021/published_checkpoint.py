@@ -13,8 +13,6 @@ Files are pickles; they are read with ``weights_only``, which runs no code from 
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde_core.errors import FileError
+from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import mismatches, summary
 
 _STATES = ("state_dict", "model_state_dict")
@@ -60,7 +59,7 @@ class Misfit(FileError):
 
 def read_published(path: Path) -> Published:
     """Read the tensors in ``path``; :class:`FileError` for a file that is no checkpoint or holds other objects."""
-    content = _unpickle(path)
+    content = inputs.unpickled(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         averages = None if content.get("ema") is None else _shadow(path, content["ema"])
         return Published("score_sde_pytorch", _state(path, content["model"]), averages, _step(content.get("step")))
@@ -173,26 +172,6 @@ def _averages(
     if report:
         raise Misfit(f"{len(report)} of its averaged weights do not match", report)
     return {name: found[name].to(trained[name].dtype) for name in trained}
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        names = re.search(r"GLOBAL (\S+)", str(error))
-        if names is None:
-            raise FileError(f"{path} is damaged or not a PyTorch file") from error
-        raise FileError(
-            f"{path} holds a pickled {names[1]} besides tensors, which could run code and is not read: "
-            "save its state dict again, with tensors and numbers alone"
-        ) from error
-    except Exception as error:  # damaged bytes may raise anything in the reader of pickles
-        raise FileError(f"{path} is damaged or not a PyTorch file") from error
 
 
 def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from scoresde_core.errors import FileError
 from scoresde_core.estimate import Estimate
+from scoresde_run.machine import inputs
 
 from ..tensor_file import Format
 from .mixture import MixtureOfFactorAnalysers
@@ -65,9 +66,9 @@ def load(path: str | Path) -> tuple[MixtureOfFactorAnalysers, dict[str, Any]]:
         parameters: dict[str, Any] = {name: tensors[name] for name in DTYPES}
         entropy = Estimate(float(metadata["entropy"]), float(metadata["entropy_stderr"]))
         target = MixtureOfFactorAnalysers(
-            **parameters, shape=tuple(json.loads(metadata["shape"])), known_entropy=entropy
+            **parameters, shape=tuple(inputs.loads(metadata["shape"])), known_entropy=entropy
         )
-        report: dict[str, Any] = json.loads(metadata["report"])
+        report: dict[str, Any] = inputs.loads(metadata["report"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged ({error}): fit it again or restore it from its source") from error
     return target, report

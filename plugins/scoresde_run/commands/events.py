@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoresde_core.components import parse
-from scoresde_core.errors import FileError, UnknownName, UsageError
+from scoresde_core.errors import UnknownName, UsageError
 from scoresde_core.registry import OURS, Registry
 
+from ..machine import inputs
 from .opened import OpenedModel
 from .options import add_download
 
@@ -130,29 +131,20 @@ def _is_path(text: str) -> bool:
 
 def _npz(path: Path, wanted: Sequence[str]) -> Any:
     """The only array in a file, or the first of those ``wanted``; it must be numeric, one event per row."""
-    import zipfile
-    import zlib
-
-    import numpy as np
-
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:  # np.load alone would open an .npy
-            names = list(file.files)
-            name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
-            if name is None:
-                found = f"has the arrays {', '.join(names)}" if names else "has no array"
-                raise UsageError(f"{path} {found}: name the events {wanted[0]!r}")
-            array = file[name]
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"cannot read {path} as an .npz file: {error}") from error
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise UsageError(f"{path} holds {array.dtype} of shape {list(array.shape)}: give numbers, one event per row")
+    with inputs.arrays(path) as file:
+        names = file.names
+        name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
+        if name is None:
+            found = f"has the arrays {', '.join(names)}" if names else "has no array"
+            raise UsageError(f"{path} {found}: name the events {wanted[0]!r}")
+        array = file[name]
+    if array.ndim == 0:
+        raise UsageError(f"{path} holds a single {array.dtype}: give numbers, one event per row")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
     import numpy as np
-    from PIL import Image
 
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"{path} holds images, but events have shape {list(shape)}: give an .npz file")
@@ -161,15 +153,11 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
         raise UsageError(f"there is no image in {path}")
     found = []
     for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FileError(f"cannot read the image {file}: {error}") from error
-        if pixels.shape[:2] != shape[1:]:
-            height, width = pixels.shape[:2]
-            raise UsageError(f"{file} has {height} x {width} pixels, the model {shape[1]} x {shape[2]}: resize it")
-        found.append(pixels)
+        with inputs.picture(file) as image:
+            if image.size[::-1] != shape[1:]:
+                width, height = image.size
+                raise UsageError(f"{file} has {height} x {width} pixels, the model {shape[1]} x {shape[2]}: resize it")
+            found.append(np.asarray(image.convert("L" if shape[0] == 1 else "RGB")))
     return np.stack(found)
 
 

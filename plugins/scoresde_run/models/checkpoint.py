@@ -32,7 +32,7 @@ from scoresde_core.errors import FileError, UnknownName
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import PARAMETERISATIONS
 
-from ..machine import document
+from ..machine import document, inputs
 from ..machine.files import check_new, new_folder
 from .config import Config
 from .model import Model, plan_model
@@ -123,7 +123,7 @@ def read(folder: Path | str) -> Checkpoint:
         what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
         raise FileError(f"{folder} is not a checkpoint: there is {what}")
     try:
-        index = document.load(path.read_text(encoding="utf-8"))
+        index = document.load(inputs.text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
@@ -216,5 +216,5 @@ def summary(report: list[str]) -> str:
 
 def file_hash(path: Path) -> str:
     """The sha256 of a file."""
-    with path.open("rb") as file:
+    with inputs.whole(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,7 @@ from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 from scoresde_core.components import Spec, build, param, parameters, parse, parse_value
 from scoresde_core.errors import FileError, UsageError, near_misses
 
-from ..machine import document
+from ..machine import document, inputs
 from . import names
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ _KINDS = {
 def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:
     """Read the mapping in a file, and check its format."""
     try:
-        data = document.load((folder / name).read_text(encoding="utf-8"))
+        data = document.load(inputs.text(folder / name))
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read the preset {name} in {folder}: {error}") from error
     except yaml.YAMLError as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from scoresde_core.errors import FileError
 
-from ..machine import files
+from ..machine import files, inputs
 from ..machine.lock import held
 from .rows import SCHEMA, fault
 
@@ -38,7 +38,7 @@ def read_rows(path: Path, remedy: str = "fix or remove it", tell: Callable[[str]
     :class:`FileError` for a file that cannot be read, that has lines but no row, or that has a row of a newer version.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = inputs.text(path, None, "replace")
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     rows: dict[str, Row] = {}
@@ -164,7 +164,7 @@ def leave(row: Row, folder: Path) -> None:
 def read_arrived(path: Path) -> Row:
     """Read a row from a file in ``arrived/``. Raises :class:`FileError` if it is none."""
     try:
-        row, wrong = parse(path.read_text(encoding="utf-8", errors="replace"), path)
+        row, wrong = parse(inputs.text(path, None, "replace"), path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if wrong is not None:

@@ -24,7 +24,7 @@ import torch
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import OURS
 
-from ..machine import files
+from ..machine import files, inputs
 from ..models import checkpoint
 from ..models.config import RECORDED, Config, ModelConfig
 from ..results import picture
@@ -289,11 +289,11 @@ def _drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in inputs.text(path, None, "replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if inputs.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue
     files.write(path, "".join(kept))
 

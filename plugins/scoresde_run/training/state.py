@@ -25,6 +25,7 @@ from torch import Tensor
 
 from scoresde_core.errors import FileError
 
+from ..machine import inputs
 from ..machine.files import discard, new_folder
 from ..models.checkpoint import check_fit, file_hash
 from ..models.config import Config
@@ -101,7 +102,7 @@ def read(folder: Path) -> Saved:
     """Read the index of one state; :class:`FileError` if it is missing, damaged or of a newer version."""
     path = folder / INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = inputs.loads(inputs.text(path))
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise FileError(f"{path} is damaged: it does not say {FORMAT!r}")
         if isinstance(index.get("version"), int) and index["version"] > VERSION:
@@ -113,7 +114,7 @@ def read(folder: Path) -> Saved:
             raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
         return Saved(folder, config, index["step"], index["counted"], index["scaler"], index["sha256"])
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise FileError(f"cannot read {path}: {error}") from error
 
 
