@@ -50,7 +50,7 @@ def report(given: Sequence[str]) -> int:
     if out is not None:
         _check_ours(out, kind)
     meaning = {entry.row.name: entry.row.summary for entry in open_registry(arguments.registry).entries("evaluators")}
-    text = _render(runs, kind, arguments.metric, meaning)
+    text = _render(runs, kind, arguments.metric, meaning, out)
     if out is None:
         sys.stdout.write(text)
         return 0
@@ -127,7 +127,7 @@ def _check_ours(out: Path, kind: str) -> None:
         raise UsageError(f"{out} exists and is not a {kind} report: remove it or choose another --out")
 
 
-def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: dict[str, str]) -> str:
+def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: dict[str, str], out: Path | None) -> str:
     from .report.export import as_csv, as_markdown
     from .report.page import facts, page
     from .report.ranking import rank
@@ -141,7 +141,7 @@ def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: d
         return as_csv(ranking)
     if kind == "markdown":
         return as_markdown(runs, ranking, facts(ranking.rows), comparisons)
-    return page(runs, ranking, meaning, comparisons)
+    return page(runs, ranking, meaning, comparisons, out and out.parent)
 
 
 def compare_all(runs: Sequence[ResultSet]) -> list[Comparison]:

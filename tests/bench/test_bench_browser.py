@@ -236,3 +236,39 @@ def test_two_runs_on_one_page(chromium: browser.Browser, tmp_path: Path) -> None
     assert tab.complaints == []
     assert column(tab, "run") == ["old"] * 4 + ["new"] * 4
     assert "new against old: 8 worse (8 values of 4 cells)" in tab.run("document.body.innerText")
+
+
+@pytest.fixture
+def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page with more cells than it draws, shows and embeds at first."""
+    monkeypatch.setattr("scoresde_bench.report.page.GALLERY", 3)
+    for module in ("page", "lines"):
+        monkeypatch.setattr(f"scoresde_bench.report.{module}.MANY", 10)
+    sample_grid(torch.zeros(4, 1, 8, 8), tmp_path / "a #1.png")
+    rows = [row(sde, predictor, steps) for sde in SDES for predictor in PREDICTORS for steps in STEPS]
+    runs = [ResultSet("run", tmp_path, [{**one, "picture": "a #1.png"} for one in rows])]
+    path = tmp_path / "long.html"
+    path.write_text(page(runs, rank(merge(runs)), {}, place=tmp_path), encoding="utf-8")
+    return path
+
+
+def test_a_long_page_shows_its_best_and_finds_the_rest(chromium: browser.Browser, long: Path) -> None:
+    tab = chromium.open(long)
+    assert tab.run(f"{SHOWN}.length") == 10
+    tab.run("document.querySelectorAll('#cells th')[0].querySelector('[role=button]').click()")
+    assert column(tab, "SDE") == ["ve"] * 10
+    type_filter = "(words => {{ const field = document.querySelector('#filter input'); field.value = words;"
+    type_filter += " field.dispatchEvent(new Event('input', {{bubbles: true}})) }})({!r})"
+    tab.run(type_filter.format("vp ipndm"))
+    assert column(tab, "predictor") == ["ipndm"] * 4  # the last of the page
+    tab.run(type_filter.format(""))
+    assert tab.run(f"{SHOWN}.length") == 10
+    tab.run("document.getElementById('every').click()")
+    assert tab.run(f"{SHOWN}.length") == 24
+    assert tab.run("document.querySelectorAll('.gallery img[src^=data]').length") == 3
+    assert tab.requests == [long.resolve().as_uri()]
+    tab.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    linked = ".gallery img:not([src^=data])"
+    assert tab.run(f"document.querySelectorAll('{linked}').length") == 21
+    loaded = f"new Promise(done => {{ const one = document.querySelector('{linked}'); one.scrollIntoView();"
+    assert tab.run(f"{loaded} one.decode().then(() => done(one.naturalWidth), () => done(0)) }})") > 0

@@ -149,6 +149,28 @@ def test_best_picture_is_never_folded_away(tmp_path: Path) -> None:
     assert reader.all("img")[0]["alt"] == "Samples of vp 59 steps"
 
 
+@pytest.mark.parametrize("count", [500, 501])
+def test_beyond_500_cells_pictures_are_links_and_the_leading_lines_are_drawn(count: int, tmp_path: Path) -> None:
+    sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a b.png")
+    page, reader = report([{**one, "picture": "a b.png"} for one in sweep(count)], tmp_path)
+    sources = [str(image["src"]) for image in reader.all("img")]
+    drawn = {a["href"] for a in reader.all("a") if a.get("class") == "point"}
+    rest = [row for row in reader.all("tr") if row.get("class") == "rest"]
+    if count == 500:
+        assert all(source.startswith("data:") for source in sources)
+        assert (len(drawn), rest, "img-src data:;" in page, "show all" in page) == (500, [], True, False)
+        return
+    assert [source[:5] for source in sources[:24]] == ["data:"] * 24
+    assert set(sources[24:]) == {"a%20b.png"}
+    assert all(image.get("loading") == "lazy" for image in reader.all("img")[24:])
+    assert (len(rest), "img-src data: 'self' file:;" in page) == (1, True)
+    assert 450 < len(drawn) <= 500
+    assert f"{len(drawn)} cells of 501" in reader.words
+    ranking = rank(sweep(count))
+    best = {f"#cell-{ranking.rows[s.best]['cell']}" for s in ranking.standings if s.best is not None}
+    assert best <= drawn
+
+
 @pytest.mark.parametrize(
     "picture", ["../secret.png", "notes.txt", ".", "\0"], ids=["outside", "no PNG", "folder", "null"]
 )

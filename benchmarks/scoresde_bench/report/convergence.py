@@ -120,7 +120,7 @@ def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
 
 
 def _convergences(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
-    found = ranking.measured(metric, target)
+    found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
     steps = {position: STEPS.of(ranking.rows[position]) for position in found}
     errors = {p: error(value) for p, value in found.items() if math.isfinite(value.value) and steps[p] > 0}
     clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}

@@ -7,11 +7,12 @@ by the axes that give the fewest panels, side by side on one scale.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from .labels import AXES, ResultRow, is_done, name, varying
+from .labels import AXES, ResultRow, as_float, name, varying
 from .ranking import Ranking
 
 COLOURS = 9
@@ -25,6 +26,8 @@ MARKERS = (
     "M-4.2 -1.6H-1.6V-4.2H1.6V-1.6H4.2V1.6H1.6V4.2H-1.6V1.6H-4.2Z",
 )
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+MANY = 500
+"""Cells up to which all are drawn, and a page has all of its pictures in itself."""
 CROWD = 12
 """Lines per frame before they are split into panels; if they cannot be, lines without a leading cell are faint."""
 
@@ -62,9 +65,9 @@ def layout(ranking: Ranking, joined: str = "steps") -> Layout:
 
     Colour shows the SDE, marker and dash all other axes. With one SDE, or no other axis, all three tell lines apart.
     """
-    done = [position for position, row in enumerate(ranking.rows) if is_done(row)]
-    rows = [ranking.rows[position] for position in done]
-    axes = [axis for axis in AXES if axis in varying(rows) and axis not in ("target", "seed", "seeds", joined)]
+    chosen = _chosen(ranking, joined)
+    done, rows = list(chosen), list(chosen.values())
+    axes = _axes(rows, joined)
     apart = _panel_axes(rows, axes)
     axes = [axis for axis in axes if axis not in apart]
     rest = [axis for axis in axes if axis != "sde"]
@@ -79,6 +82,47 @@ def layout(ranking: Ranking, joined: str = "steps") -> Layout:
         label = name(row, axes or ["sde"])
         lines[position] = Line(label, colour % COLOURS, MARKERS[shape % len(MARKERS)], dash)
     return Layout(lines, {p: name(row, apart) if apart else "" for p, row in zip(done, rows, strict=True)})
+
+
+def _axes(rows: Sequence[ResultRow], joined: str) -> list[str]:
+    """The axes that tell lines apart."""
+    differ = varying(rows)
+    return [axis for axis in AXES if axis in differ and axis not in ("target", "seed", "seeds", joined)]
+
+
+def _chosen(ranking: Ranking, joined: str) -> Mapping[int, ResultRow]:
+    """The rows to draw: all, or of more than MANY those of the leading lines.
+
+    First come lines with a cell on a Pareto front, then those with the best cells by the primary metric.
+    """
+    if len(ranking.done) <= MANY:
+        return ranking.done
+    axes, lines = _axes(list(ranking.done.values()), joined), dict[tuple[str, str], list[int]]()
+    for position, row in ranking.done.items():
+        lines.setdefault((str(row.get("target")), name(row, axes)), []).append(position)
+    places: dict[int, int] = {}
+    leading: set[int] = set()
+    for metric in ranking.metrics:
+        for target in ranking.targets:
+            found = {p: m.badness for p, m in ranking.measured(metric, target).items() if math.isfinite(m.value)}
+            leading |= set(pareto({p: (as_float(ranking.rows[p].get("nfe")), badness) for p, badness in found.items()}))
+            if metric == ranking.primary:
+                places |= {position: place for place, position in enumerate(sorted(found, key=found.__getitem__))}
+    kept: set[int] = set()
+    last = len(ranking.rows)
+    for members in sorted(lines.values(), key=lambda m: (leading.isdisjoint(m), min(places.get(p, last) for p in m))):
+        if not kept or len(kept) + len(members) <= MANY:
+            kept.update(members[:MANY])
+    return {position: row for position, row in ranking.done.items() if position in kept}
+
+
+def pareto(found: Mapping[int, tuple[float, float]]) -> list[int]:
+    """Return the keys of the (cost, badness) that no other dominates, cheapest first."""
+    front: list[int] = []
+    for key, (cost, badness) in sorted(found.items(), key=lambda item: item[1]):
+        if not front or badness < found[front[-1]][1] or (cost, badness) == found[front[-1]]:
+            front.append(key)
+    return front
 
 
 def _panel_axes(rows: Sequence[ResultRow], axes: Sequence[str]) -> tuple[str, ...]:

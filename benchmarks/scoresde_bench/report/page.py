@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +38,7 @@ from .labels import (
     plain,
     varying,
 )
-from .lines import Layout, layout
+from .lines import MANY, Layout, layout
 from .plot import NFE, TIME, TRAINING, Plot, plots
 from .ranking import Ranking, rank
 from .result_sets import ResultSet
@@ -49,12 +51,12 @@ GALLERY = 24
 
 @attrs.frozen
 class Picture:
-    """The embedded picture of one cell's samples."""
+    """The picture of one cell's samples, embedded or linked; None if it is missing."""
 
     cell: str
     label: str
     caption: str
-    data: str | None
+    source: str | None
     mark: str
 
 
@@ -81,7 +83,7 @@ def write_report(
     path = Path(path)
     run = ResultSet(path.resolve().parent.name, path.parent, [{**row, "command": command} for row in rows])
     ranking = rank([{"folder": str(path.parent), **row} for row in rows])
-    return write_text(page([run], ranking, meaning or {}), path)
+    return write_text(page([run], ranking, meaning or {}, place=path.parent), path)
 
 
 def write_text(text: str, path: Path) -> Path:
@@ -91,13 +93,21 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def page(
-    runs: Sequence[ResultSet], ranking: Ranking, meaning: Mapping[str, str], comparisons: Sequence[Comparison] = ()
+    runs: Sequence[ResultSet],
+    ranking: Ranking,
+    meaning: Mapping[str, str],
+    comparisons: Sequence[Comparison] = (),
+    place: Path | None = None,
 ) -> str:
-    """Return the page of ``ranking``, whose rows come from ``runs``."""
+    """Return the page of ``ranking``, whose rows come from ``runs``.
+
+    Of more than MANY cells, a page in the folder ``place`` links the pictures that are not shown first, draws the
+    leading lines, and shows the first rows of its table until it is asked for more.
+    """
     environment = _environment()
     script, style = (_inline(environment, f"report.{kind}.j2") for kind in ("js", "css"))
     drawn = layout(ranking)
-    pictures = _pictures(ranking)
+    pictures = _pictures(ranking, place)
     return environment.get_template("report.html.j2").render(
         script=script,
         style=style,
@@ -112,6 +122,8 @@ def page(
         convergences=_grouped(convergences(ranking, drawn)),
         frame=scales,
         comparisons=comparisons,
+        many=MANY,
+        undrawn=len(ranking.done) - len(drawn.lines),
         pictures=pictures[:GALLERY],
         further_pictures=pictures[GALLERY:],
         headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
@@ -139,7 +151,7 @@ def _environment() -> Environment:
 
 def _inline(environment: Environment, name: str) -> Markup:
     """Render one of our templates that contains no data of rows."""
-    return Markup(environment.get_template(name).render())
+    return Markup(environment.get_template(name).render(many=MANY))
 
 
 def _digest(text: str) -> str:
@@ -223,35 +235,47 @@ def _kind(axis: str) -> str:
     return "number" if axis in NUMBER_AXES else "name"
 
 
-def _pictures(ranking: Ranking) -> list[Picture]:
+def _pictures(ranking: Ranking, place: Path | None) -> list[Picture]:
     """The pictures of the done rows in order; if some are folded, those of the leading cells come first.
 
     Empty if no picture exists: committed results may come without them.
     """
+    shown = [position for position, row in ranking.done.items() if row.get("picture")]
+    if len(shown) > GALLERY:
+        marks = {position: ranking.mark(position, ranking.primary or "") for position in shown}
+        shown.sort(key=lambda position: ("best", "tied", "").index(marks[position]))
     found, ids, primary = [], _ids(ranking.rows), ranking.primary or ""
-    for position, row in ranking.done.items():
-        if not row.get("picture"):
-            continue
-        measured = ranking.value(position, primary)
+    linked = place if len(ranking.done) > MANY else None
+    for number, position in enumerate(shown):
+        row, measured = ranking.rows[position], ranking.value(position, primary)
         caption = f"{primary} {measured.text_with_unit}" if measured else ""
-        data = _embedded(Path(str(row.get("folder", "."))), str(row["picture"]))
-        found.append(Picture(ids[position], ranking.labels[position], caption, data, ranking.mark(position, primary)))
-    if len(found) > 1 and not any(picture.data for picture in found):
-        return []
-    if len(found) > GALLERY:
-        found.sort(key=lambda picture: ("best", "tied", "").index(picture.mark))
-    return found
+        folder, relative = Path(str(row.get("folder", "."))), str(row["picture"])
+        source = _source(folder, relative, linked if number >= GALLERY else None)
+        found.append(Picture(ids[position], ranking.labels[position], caption, source, ranking.mark(position, primary)))
+    return [] if len(found) > 1 and not any(picture.source for picture in found) else found
 
 
-def _embedded(folder: Path, relative: str) -> str | None:
-    """The PNG as a data URI. Reads nothing outside the folder, because results may come from elsewhere."""
+def _source(folder: Path, relative: str, place: Path | None) -> str | None:
+    """The PNG as a data URI, or as a link from a page in ``place``.
+
+    Reads nothing outside the folder, because results may come from elsewhere.
+    """
     try:
         inside = folder.resolve()
         picture = (inside / relative).resolve()
-        content = picture.read_bytes() if picture.is_relative_to(inside) else b""
+        if not picture.is_relative_to(inside):
+            return None
+        with picture.open("rb") as file:
+            content = file.read(len(PNG) if place else -1)
+        if not content.startswith(PNG):
+            return None
+        return quote(os.path.relpath(picture, place.resolve())) if place else _data(content)
     except (OSError, ValueError):
         return None
-    return "data:image/png;base64," + base64.b64encode(content).decode() if content.startswith(PNG) else None
+
+
+def _data(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:

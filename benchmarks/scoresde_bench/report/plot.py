@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from .labels import ResultRow, as_float
-from .lines import CROWD, Layout, Line, layout
+from .lines import CROWD, Layout, Line, layout, pareto
 from .ranking import MetricValue, Ranking
 from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
 
@@ -143,7 +143,7 @@ def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> li
 
 
 def _plots(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: str | None) -> list[Plot]:
-    found = ranking.measured(metric, target)
+    found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
     costs = {position: cost.of(ranking.rows[position]) for position in found}
     shown = [p for p, value in found.items() if abs(value.value) < HUGE and 0 < costs[p] < HUGE]
     if not shown:
@@ -174,15 +174,6 @@ def _plot(frame: Frame, here: Sequence[int], drawable: Sequence[int], front: Seq
         front=stairs,
         undrawn=[frame.ranking.labels[position] for position in here if position not in able],
     )
-
-
-def pareto(found: Mapping[int, tuple[float, float]]) -> list[int]:
-    """Return the keys of the (cost, badness) that no other dominates, cheapest first."""
-    front: list[int] = []
-    for key, (cost, badness) in sorted(found.items(), key=lambda item: item[1]):
-        if not front or badness < found[front[-1]][1] or (cost, badness) == found[front[-1]]:
-            front.append(key)
-    return front
 
 
 def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) -> str:
