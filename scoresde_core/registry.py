@@ -225,14 +225,17 @@ def load_registry(
     ``SCORESDE_REGISTRY`` names more local files; one that cannot be used is an error. ``SCORESDE_DISABLE_PLUGINS`` is
     the default of ``disabled``. Without ``imports`` no plugin is imported, and components from hooks are missing.
     """
-    named = [*map(Path, local), *(Path(p) for p in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if p)]
-    files = {path.resolve(): path for path in reversed(named)}.values()  # each once
+    foreign = [Path(name) for name in os.environ.get("SCORESDE_REGISTRY", "").split(os.pathsep) if name]
+    named = [*map(Path, local), *foreign]
+    files = list({path.resolve(): path for path in reversed(named)}.values())  # each once
     blocked = os.environ.get("SCORESDE_DISABLE_PLUGINS", "").split(",") if disabled is None else disabled
     found = plugins.discover() if points is None else points
     statuses, manager = plugins.load_all(found, reversed(files), blocked, imports)
-    for status in statuses:
-        if status.version == "local file" and isinstance(status.error, ScoreSDEError):
+    for status, path in zip(reversed(statuses), files, strict=False):
+        if isinstance(status.error, ScoreSDEError):
             raise status.error
+        if path in foreign:
+            status.detail = f"{len(status.rows)} components of {path.absolute()}, code that SCORESDE_REGISTRY names"
     return Registry(statuses, manager.hook)
 
 

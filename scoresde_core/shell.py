@@ -165,7 +165,11 @@ def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
     missing = [path for path in local if not Path(path).is_file()]
     if missing:
         raise UsageError(f"there is no registry file {missing[0]}: check --registry")
-    return load_registry(local=local) if imports else load_registry(local=local, imports=False)
+    registry = load_registry(local=local) if imports else load_registry(local=local, imports=False)
+    for status in registry.statuses:
+        if imports and "SCORESDE_REGISTRY" in status.detail:
+            print(f"plugin {status.owner}: {status.detail}", file=sys.stderr)
+    return registry
 
 
 def run() -> NoReturn:

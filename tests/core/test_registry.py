@@ -131,7 +131,25 @@ def test_local_files_of_the_environment(local, tmp_path, monkeypatch, capsys):
     registry = load_registry(disabled=())
     assert registry.load("sdes", "mine") is registry.load("sdes", "yours")
     assert main(["list", "sdes"]) == 0
-    assert "yours" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "yours" in printed.out
+    told = [f"1 components of {path}, code that SCORESDE_REGISTRY names" for path in (local, other)]
+    assert printed.err.splitlines() == [f"plugin rows: {told[0]}", f"plugin other: {told[1]}"]
+    assert main(["plugins"]) == 0
+    assert all(text in capsys.readouterr().out for text in told[:1])
+
+
+def test_code_of_the_environment_is_told_once(local, monkeypatch, capsys):
+    """Not that of the command line, which the user named, nor by a command that imports nothing."""
+    monkeypatch.setenv("SCORESDE_REGISTRY", str(local))
+    assert main(["show", "sdes", "mine"]) == 0
+    assert capsys.readouterr().err.count("SCORESDE_REGISTRY") == 1
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("SCORESDE_REGISTRY")
+    assert main(["show", "sdes", "mine", "--registry", str(local)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("place", [["--registry", "FILE", "list", "sdes"], ["list", "sdes", "--registry", "FILE"]])
