@@ -111,6 +111,23 @@ def test_the_same_command_measures_bad_rows_anew_and_keeps_their_lines(bench, da
     assert bench(*CELLS, "--out", "here")[1].startswith("2 of 2 cells are already done")
 
 
+def test_huge_values_of_several_seeds_are_pooled(bench, tmp_path):
+    rows = [{**ROW, "cell": c, "seed": s, "metrics": {"m": {**METRIC, "value": v}}} for c, s, v in
+            (("a", 0, 1e308), ("b", 1, -1e308))]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = bench("report", "rows.jsonl", "--format", "csv")
+    assert (code, err) == (0, "")
+    assert ",0.0,1e+308," in out  # the mean, and its error
+
+
+def test_a_file_that_an_editor_marked_and_ended_otherwise_is_read(tmp_path):
+    """A mark of byte order, carriage returns, empty lines, and U+2028 within text, which ends no line."""
+    rows = [{**ROW, "cell": cell, "reason": "a\u2028b"} for cell in "ab"]
+    text = "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert list(read_rows(tmp_path / "rows.jsonl")) == ["a", "b"]
+
+
 def test_a_last_row_that_only_lacks_its_line_end_is_kept(bench, tmp_path):
     bench(*CELLS, "--out", "here")
     path = tmp_path / "here" / "results.jsonl"

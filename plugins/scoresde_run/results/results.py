@@ -43,7 +43,7 @@ def read_rows(path: Path, remedy: str = "fix or remove it", tell: Callable[[str]
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     rows: dict[str, Row] = {}
     faults: list[str] = []
-    *lines, last = text.split("\n")
+    *lines, last = text.removeprefix("\ufeff").split("\n")  # some editors put a mark of byte order first
     for number, line in enumerate([*lines, *([last] if parse(last, path)[1] is None else [])], 1):
         if line.strip():
             row, wrong = parse(line, path)
