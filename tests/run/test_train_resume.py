@@ -135,7 +135,7 @@ class TestKilled:
             time.sleep(0.001)
 
     def test_in_the_middle_of_writing_a_state(self, config, straight, tmp_path):
-        for step, victim in ((6, "save_file"), (9, "_digest"), (12, "discard")):
+        for step, victim in ((6, "save_file"), (9, "digest_of"), (12, "discard")):
             child = children.start(train_until, config, tmp_path / "run", step, victim, folder=tmp_path)
             child.join(60)
             assert child.exitcode == -signal.SIGKILL

@@ -1,6 +1,6 @@
 """Checkpoints: folders from which models are rebuilt.
 
-    model.yaml              format, version, configuration, step, provenance, sha256 of the other files
+    model.yaml              format, version, configuration, step, provenance, sha256 of the other files and of itself
     weights.safetensors     every parameter and buffer
     ema.safetensors         averaged parameters, if there are any; everything else is as in the weights
 
@@ -33,6 +33,7 @@ from scoresde_core.registry import OURS, Registry
 from scoresde_core.score import PARAMETERISATIONS
 
 from ..machine import document, inputs
+from ..machine.digest import DIGEST, digest_of, is_changed
 from ..machine.files import check_new, new_folder
 from .config import Config
 from .model import Model, plan_model
@@ -137,6 +138,8 @@ def read(folder: Path | str) -> Checkpoint:
     if wrong or WEIGHTS not in hashes or not set(hashes) <= {WEIGHTS, EMA}:
         raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or invalid")
     config = Config.from_plain(index["config"], str(path))
+    if is_changed(index):
+        raise FileError(f"{path} is damaged: its digest does not match its content; copy or import it again")
     return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder))
 
 
@@ -186,6 +189,7 @@ def save(
         index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
         index |= {"asked": asked} if asked else {}
         index |= {"sha256": hashes, "config": config.plain()}
+        index[DIGEST] = digest_of(document.load(document.dump(index)))
         (scratch / INDEX).write_text(document.dump(index), encoding="utf-8")
     return read(folder)
 

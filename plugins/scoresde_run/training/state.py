@@ -10,7 +10,6 @@ data, times, noise and dropout follow from (seed, step).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from torch import Tensor
 from scoresde_core.errors import FileError
 
 from ..machine import inputs
+from ..machine.digest import DIGEST, digest_of
 from ..machine.files import discard, new_folder
 from ..models.checkpoint import check_fit, file_hash
 from ..models.config import Config
@@ -86,7 +86,7 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
             "sha256": file_hash(scratch / TENSORS),
             "config": config.plain(),
         }
-        text = json.dumps({**index, "digest": _digest(index)}, indent=1)
+        text = json.dumps({**index, DIGEST: digest_of(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
     drop(folder, state.step, keep)
     return place
@@ -109,8 +109,7 @@ def read(folder: Path) -> Saved:
             raise FileError(
                 f"{path} has version {index['version']}, this scoresde reads up to {VERSION}: upgrade scoresde"
             )
-        digest = index.pop("digest", None)
-        if digest != _digest(index):
+        if index.get(DIGEST) != digest_of(index):
             raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
         return Saved(folder, config, index["step"], index["counted"], index["scaler"], index["sha256"])
@@ -198,10 +197,6 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.to(parameter.device, copy=True)  # a step count; the tensor read is a view of the file
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _digest(index: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _folders(folder: Path, up_to: int | None = None) -> list[Path]:
