@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from scoresde_run.machine import files
+from scoresde_run.machine.digest import sealed
 
 from . import published, repeat, scales
 from .compare import Comparison
@@ -88,7 +89,8 @@ def write_report(
 
 def write_text(text: str, path: Path) -> Path:
     """Write ``text`` to ``path`` as a whole or not at all. Raises FileError."""
-    files.write(path, text.encode(errors="replace"))
+    page = text.encode(errors="replace")
+    files.write(path, sealed(page) if page.startswith(b"<!doctype html>") else page)
     return path
 
 

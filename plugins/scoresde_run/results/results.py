@@ -19,6 +19,7 @@ from typing import Any
 from scoresde_core.errors import FileError
 
 from ..machine import files, inputs
+from ..machine.digest import DIGEST, digest_of
 from ..machine.lock import held
 from .rows import SCHEMA, fault
 
@@ -173,8 +174,9 @@ def read_arrived(path: Path) -> Row:
 
 
 def to_json(row: Row) -> str:
-    """The row as JSON on one line."""
-    return json.dumps(_finite(row), allow_nan=False, default=str)
+    """The row as JSON on one line, with the digest of its content."""
+    plain = json.loads(json.dumps(_finite(row), allow_nan=False, default=str))
+    return json.dumps({**plain, DIGEST: digest_of(plain)})
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..machine.digest import is_changed
+
 SCHEMA = 2
 """The version of a row. Version 2 added the digests of ``sources`` and ``files``."""
 
@@ -63,6 +65,8 @@ def _faults(row: Any) -> Iterator[str]:
             return
         for kind, names in _METRIC.items():
             yield from _wrong(entry, kind, names.split(), f"metrics.{name}.")
+    if is_changed(row):
+        yield "it was changed after it was written: its digest is that of another content"
 
 
 def _wrong(found: Mapping[Any, Any], kind: str, names: Iterable[Any] | None = None, where: str = "") -> Iterator[str]:
