@@ -71,7 +71,7 @@ def regular(path: Path, limit: int | None = LIMIT) -> Path:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if path.is_dir() else "a pipe, a device or a socket"
-        raise FileError(f"{path} is {what}, not a file: give a regular file")
+        raise FileError(f"cannot read {path}: it is {what}, not a regular file")
     if limit is not None and found.st_size > limit:
-        raise FileError(f"{path} has {found.st_size:,} bytes, and a file of its kind at most {limit:,}: give another")
+        raise FileError(f"cannot read {path}: it has {found.st_size:,} bytes, a file of its kind at most {limit:,}")
     return path

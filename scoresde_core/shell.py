@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from . import listing
 from .components import parse
-from .errors import ScoreSDEError, UsageError, near_misses
+from .errors import FileError, ScoreSDEError, UsageError, near_misses
 from .registry import Entry, Registry, load_registry
 
 _OWN = ("list", "show", "plugins")
@@ -131,6 +131,8 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.filename:  # such as a name that is too long for any folder
+            error = FileError(f"cannot use {error.filename}: {error.strerror or error}")
         if isinstance(error, ScoreSDEError):
             print(f"error: {_cut(str(error))}", file=sys.stderr)
             return error.exit_code

@@ -165,7 +165,7 @@ class TestFiles:
         def broken(*_, **__):
             raise zlib.error("invalid stored block lengths")
 
-        monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", broken)
+        monkeypatch.setattr(np.lib.format, "read_array", broken)
         code, _, err = scoresde("sample", "--target", "mnist_mfa", "--n", "1", "--steps", "1", "--condition", "inpaint",
                                 "--observe", "./x.npz", "--out", "o", "--device", "cpu")  # fmt: skip
         assert (code, "cannot read x.npz as an .npz file: invalid stored block" in err) == (1, True)

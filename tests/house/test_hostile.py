@@ -168,6 +168,25 @@ class TestTerminal:
         code, err = scoresde("show", "losses", "a" * 100_000)
         assert (code, err.count("\n"), len(err) < 2000, "no loss is called 'aaa" in err) == (2, 1, True, True)
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["sample", "--target", "mixture2d", "--out", "NAME"],
+            ["sample", "--checkpoint", "NAME", "--out", "o"],
+            ["train", "NAME.yaml", "--out", "o"],
+            ["list", "--registry", "NAME"],
+            ["bench", "report", "NAME"],
+            ["bench", "--suite", "NAME.yaml"],
+        ],
+        ids=lambda words: words[0] + words[-2],
+    )
+    def test_a_name_that_is_too_long_for_a_file(self, scoresde, words):
+        name = "a" * 100_000
+        code, err = scoresde(*(word.replace("NAME", name) for word in words))
+        assert (code, err.count("\n"), len(err) < 500) == (1, 1, True), err
+        assert err.startswith("error: cannot use aaaa")
+        assert err.endswith("File name too long\n")
+
 
 @pytest.mark.parametrize("package", ["scoresde", "scoresde_core", "scoresde_bench"])
 def test_the_working_folder_replaces_no_library(package, tmp_path):

@@ -218,7 +218,7 @@ def test_many_keys_take_no_quadratic_time():
 
 def test_a_large_document(tmp_path):
     (tmp_path / "mine.yaml").write_text("# " + "a" * 2**20)
-    assert "has 1,048,578 bytes, and a file of its kind at most 1,048,576" in refused(
+    assert "it has 1,048,578 bytes, a file of its kind at most 1,048,576" in refused(
         manifest.read, tmp_path / "mine.yaml"
     )
 

@@ -137,9 +137,10 @@ def _npz(path: Path, wanted: Sequence[str]) -> Any:
         if name is None:
             found = f"has the arrays {', '.join(names)}" if names else "has no array"
             raise UsageError(f"{path} {found}: name the events {wanted[0]!r}")
+        shape, dtype = file.header(name)
+        if not shape or dtype.kind not in "biuf":
+            raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give numbers, one event per row")
         array = file[name]
-    if array.ndim == 0:
-        raise UsageError(f"{path} holds a single {array.dtype}: give numbers, one event per row")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
