@@ -92,13 +92,14 @@ def visible(text: str) -> str:
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-class _Visible:
+class Visible:
     """A stream that writes :func:`visible` text; ``raw`` is for the program's own codes, as of a progress bar."""
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
 
     def write(self, text: str) -> int:
+        """Write ``text``."""
         return self.raw.write(visible(text))  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
@@ -112,7 +113,7 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    out, err = (stream and _Visible(getattr(stream, "raw", stream)) for stream in (sys.stdout, sys.stderr))
+    out, err = (stream and Visible(getattr(stream, "raw", stream)) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):
         return _guarded(run, debug)
 

@@ -12,6 +12,7 @@ from scoresde_bench import cli
 from scoresde_core.components import Spec
 from scoresde_core.registry import load_registry
 from scoresde_core.shell import Parser, guarded, main
+from scoresde_run.machine.progress import Progress
 from scoresde_run.machine.terminal import Terminal
 
 
@@ -163,6 +164,24 @@ class TestTerminal:
 
         assert guarded(run, debug=False) == 0
         assert capsys.readouterr().out == f"{SHOWN} \t\r\n\x1b[31m{SHOWN}\x1b[0m\n"
+
+    def test_what_is_printed_beside_a_bar(self, capsys):
+        def run():
+            console = Terminal(stderr=True, force_terminal=True, color_system="standard", width=200)
+            with Progress(console=console) as progress:
+                progress.show(ESCAPE, 1, 2)
+                print("\x1b[8mhidden", file=sys.stderr)
+                print(ESCAPE)
+            return 0
+
+        before = sys.stdout, sys.stderr
+        assert guarded(run, debug=False) == 0
+        assert (sys.stdout, sys.stderr) == before
+        out = capsys.readouterr()
+        printed = out.out + out.err
+        assert "\\x1b[8mhidden" in printed
+        assert SHOWN in printed
+        assert [code for code in ("\x1b[8m", "\x1b[2J", "\u202e") if code in printed] == []
 
     def test_a_long_name(self, scoresde):
         code, err = scoresde("show", "losses", "a" * 100_000)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
+from scoresde_core.shell import Visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,6 +36,8 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self.live:  # rich has replaced the streams, and would obey the codes in what is printed beside the bar
+            sys.stdout, sys.stderr = Visible(sys.stdout), Visible(sys.stderr)
         return self
 
     def __exit__(self, *_: object) -> None:
