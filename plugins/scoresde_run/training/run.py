@@ -170,6 +170,7 @@ class TrainingRun:
             with files.writing(metrics := self.folder / METRICS):  # a run goes on from here: what is before must stay
                 if metrics.exists():
                     files.flush(metrics)
+                    files.flush(self.folder)
             training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep)
             if self._on_checkpoint is not None:
                 self._on_checkpoint(path=path, state=self.state)
