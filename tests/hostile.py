@@ -6,9 +6,15 @@ valid ones with a few edits, which get further than noise does.
 
 import io
 import json
+import os
 import re
+import signal
 import struct
+import sys
+import tempfile
+import time
 import zipfile
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -16,6 +22,9 @@ import torch
 import yaml
 from hypothesis import strategies as st
 from safetensors.torch import save
+
+from scoresde_bench import cli
+from scoresde_core import shell
 
 ODD = [
     "",
@@ -458,3 +467,44 @@ def fault(code, out, err):
         if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", out.replace("\r\n", "\n") + err)
         else None
     )
+
+
+IDLE = 0.002
+
+
+def attempt(case, seconds):
+    """Run a case in a fork; return its exit code (None: it hung), output, errors, seconds and peak memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in case.files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        started, child = time.monotonic(), os.fork()
+        if child == 0:
+            run(case.words, folder)
+        while (found := os.wait4(child, os.WNOHANG))[0] == 0 and time.monotonic() - started < seconds:
+            time.sleep(IDLE)
+        took = time.monotonic() - started
+        if found[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            found = os.wait4(child, 0)
+        code = None if took >= seconds else os.waitstatus_to_exitcode(found[1])
+        texts = [Path(folder, name).read_text(encoding="utf-8", errors="replace") for name in (".out", ".err")]
+        return code, *texts, took, found[2].ru_maxrss / 1024
+
+
+def run(words, folder):
+    """Run a command in the child, and end it."""
+    code = 70
+    try:
+        os.chdir(folder)
+        for name, number in ((".out", 1), (".err", 2)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+        code = cli.main(words[1:]) if words[0] == "bench" else shell.main(words)
+        sys.stdout.flush()
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        code = 71
+    finally:
+        os._exit(code)

@@ -9,13 +9,9 @@ exit codes, control characters, more than ``--seconds``, and more than ``--memor
 import argparse
 import importlib
 import json
-import os
 import pkgutil
 import resource
-import signal
 import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,53 +20,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
 
-from hostile import GRAMMARS, fault  # beside the tests
+from hostile import GRAMMARS, attempt, fault  # beside the tests
 
 import scoresde_bench
 import scoresde_plugins
 import scoresde_run
-from scoresde_bench import cli
-from scoresde_core import shell
-
-IDLE = 0.002
-
-
-def attempt(case, seconds):
-    """Run a case in a fork; return its exit code (None: it hung), output, errors, seconds and peak memory in MB."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in case.files.items():
-            path = Path(folder, name)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(data)
-        started, child = time.monotonic(), os.fork()
-        if child == 0:
-            run(case.words, folder)
-        while (found := os.wait4(child, os.WNOHANG))[0] == 0 and time.monotonic() - started < seconds:
-            time.sleep(IDLE)
-        took = time.monotonic() - started
-        if found[0] == 0:
-            os.kill(child, signal.SIGKILL)
-            found = os.wait4(child, 0)
-        code = None if took >= seconds else os.waitstatus_to_exitcode(found[1])
-        texts = [Path(folder, name).read_text(encoding="utf-8", errors="replace") for name in (".out", ".err")]
-        return code, *texts, took, found[2].ru_maxrss / 1024
-
-
-def run(words, folder):
-    """Run a command in the child, and end it."""
-    code = 70
-    try:
-        os.chdir(folder)
-        for name, number in ((".out", 1), (".err", 2)):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
-        code = cli.main(words[1:]) if words[0] == "bench" else shell.main(words)
-        sys.stdout.flush()
-    except SystemExit as error:
-        code = error.code or 0
-    except BaseException:
-        code = 71
-    finally:
-        os._exit(code)
 
 
 def fuzz(grammar, arguments, idle):
