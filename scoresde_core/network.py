@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 from torch import nn
 
 from .components import param
+from .parameterisation import LABELS, PARAMETERISATIONS, named_in
 from .score import NetworkScore
 from .sde import SDE
 
@@ -18,11 +19,11 @@ class Network(ABC):
     """A network's hyper-parameters; its module maps ``forward(x, label, **cond)`` to a tensor like ``x``.
 
     ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` is the meaning of the output, ``label`` the rule of the
-    time label (:data:`scoresde_core.score.LABELS`), ``scales`` the number of noise scales of discrete labels.
+    time label (:mod:`scoresde_core.parameterisation`), ``scales`` the number of noise scales of discrete labels.
     """
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("noise", "meaning of the raw output")
-    label: Literal["time", "index", "sigma", "reverse_index", "t"] = param("time", "rule of the time label")
+    parameterisation: str = param("noise", "meaning of the raw output", named_in(PARAMETERISATIONS))
+    label: str = param("time", "rule of the time label", named_in(LABELS))
     scales: int = param(1000, "number of training noise scales behind discrete labels", attrs.validators.ge(2))
 
     @abstractmethod

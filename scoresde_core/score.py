@@ -14,7 +14,7 @@ NFE is ``rows`` over samples, so a sample that needs no further evaluation costs
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, Protocol, Self
 
@@ -23,9 +23,14 @@ from torch import Tensor, nn
 
 from .contract import Contract, derived
 from .errors import UsageError, near_misses
-from .sde import SDE, Level, Scalar
+from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
+from .sde import SDE, Level
 from .shapes import expand, per_row
 
+_NO_SIGNAL = (
+    "{} gives no denoised state where alpha = 0, because its score says nothing of the data there: use a network whose "
+    "parameterisation is denoised, v, flow or edm, or a process with a smaller t_max"
+)
 _EVALUATE = "samplers ask for a score, noise or denoised state as their formula needs it; override evaluate"
 
 
@@ -58,10 +63,13 @@ class ScoreModel(Contract):
     @derived("every evaluation is counted there; override evaluate")
     def score(self, x: Tensor, level: Level) -> Tensor:
         """grad log p_t(x), like ``x``; one function evaluation."""
+        self._count(x)
+        return self.evaluate(x, level)
+
+    def _count(self, x: Tensor) -> None:
         counted: ScoreModel | None = self
         while counted is not None:
             counted.calls, counted.rows, counted = counted.calls + 1, counted.rows + len(x), counted._whole
-        return self.evaluate(x, level)
 
     def part(self, **known: Any) -> Self:
         """A copy with changed attributes, whose evaluations this model counts too."""
@@ -79,8 +87,15 @@ class ScoreModel(Contract):
     @derived(_EVALUATE)
     def denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x], like ``x``; one function evaluation."""
+        if not isinstance(level.alpha, Tensor) and level.alpha == 0:
+            self._count(x)
+            return self.evaluate_denoised(x, level)
         denoised: Tensor = (x + self.score(x, level) * level.sigma**2) / level.alpha
         return denoised
+
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        """E[x_0 | x_t = x] at a level without signal (alpha = 0), uncounted; there Tweedie's formula is 0 / 0."""
+        raise UsageError(_NO_SIGNAL.format(type(self).__name__))
 
 
 class HasScore(Protocol):
@@ -102,6 +117,11 @@ class ExactScore(ScoreModel):
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         return self.target.score(x, level)
 
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        """The mean of the target, as x is independent of the data."""
+        mean: Tensor = self.target.moments()[0]  # type: ignore[attr-defined]
+        return mean.to(x).reshape(1, *x.shape[1:]).expand_as(x)
+
 
 class WrappedScore(ScoreModel):
     """Base of a score model made from another, with the same process and events."""
@@ -112,32 +132,11 @@ class WrappedScore(ScoreModel):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
 
-
-Conversion = Callable[[Tensor, Tensor, Level], Tensor]
-
-PARAMETERISATIONS: Mapping[str, Conversion] = {
-    "score": lambda raw, x, level: raw,
-    "noise": lambda raw, x, level: raw / -level.sigma,
-    "denoised": lambda raw, x, level: (level.alpha * raw - x) / level.sigma**2,
-    # v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512), for any alpha and sigma.
-    "v": lambda raw, x, level: (
-        (level.sigma * x + level.alpha * raw) / (-level.sigma * (level.alpha**2 + level.sigma**2))
-    ),
-}
-"""The meaning of a network's raw output: (raw, x, level) -> score."""
-
-LABELS: Mapping[str, Callable[[Level, int], Scalar]] = {
-    "time": lambda level, scales: level.t * 999,
-    "index": lambda level, scales: level.t * (scales - 1),
-    "sigma": lambda level, scales: level.sigma,
-    "reverse_index": lambda level, scales: _round((1 - level.t) * (scales - 1)),
-    "t": lambda level, scales: level.t,
-}
-"""The time label of a network: (level, number of training scales) -> label. The published rules are ``time`` (VP and
-sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous) and ``reverse_index`` (VE, discrete: an
-integer, 0 the highest noise)."""
-
-DISCRETE_LABELS = frozenset({"index", "reverse_index"})
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        """That of the model, moved by the change of the score at the nearest level with signal."""
+        near = self.sde.float_level(self.sde.t_signal)
+        change = self.evaluate(x, near) - self.model.evaluate(x, near)
+        return self.model.evaluate_denoised(x, level) + change * (near.sigma**2 / near.alpha)
 
 
 class NetworkScore(ScoreModel):
@@ -161,26 +160,40 @@ class NetworkScore(ScoreModel):
         cond: Mapping[str, Any] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        for what, name, known in ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS):
-            if name not in known:
-                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(known))}")
+        known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+            ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS)
+        )  # fmt: skip
+        for what, name, table in known:
+            if name not in table:
+                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(table))}")
         self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
         if shape is not None:
             self.shape = tuple(shape)
-        self.to_score, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
+        self.parameterisation, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
         self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
         self.continuous = not self.discrete
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """One forward pass, read as a score; ``ValueError`` if its shape is not that of ``x``: it would broadcast."""
+        raw, level = self._forward(x, level)
+        return self.parameterisation.score(raw, x, level)
+
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        """One forward pass, read as a denoised state."""
+        if self.parameterisation.denoised is None:
+            raise UsageError(_NO_SIGNAL.format(f"a network of parameterisation {self.parameterisation.name}"))
+        raw, level = self._forward(x, level)
+        return self.parameterisation.denoised(raw, x, level)
+
+    def _forward(self, x: Tensor, level: Level) -> tuple[Tensor, Level]:
         if self.discrete:
             level = self._training_level(level, x)
         label = per_row(self.to_label(level, self.scales), x)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            raw = self.network(x, label, **self.cond)
+            raw = self.network(self.parameterisation.input(x, level), label, **self.cond)
         if raw.shape != x.shape:
             raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
-        return self.to_score(raw.to(x.dtype), x, level)
+        return raw.to(x.dtype), level
 
     def select(self, index: Tensor) -> NetworkScore:
         """The model with the rows of ``cond`` of these samples; ``ValueError`` if it has too few."""
@@ -215,7 +228,3 @@ def spread(level: Level, x: Tensor) -> Level:
     """A level of one value per row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
     t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
     return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
-
-
-def _round(value: Scalar) -> Scalar:
-    return value.round() if isinstance(value, Tensor) else round(value)

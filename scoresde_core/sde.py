@@ -1,4 +1,4 @@
-r"""Gaussian-path SDEs: the forward process that turns data (t = 0) into the prior (t = 1).
+r"""Gaussian-path SDEs: the forward process that turns data (t = 0) into the prior (t = t_max, 1 unless stated).
 
     dx = f(t) x dt + g(t) dw,        x_t = alpha(t) x_0 + sigma(t) eps,   eps ~ N(0, I)
 
@@ -8,6 +8,9 @@ arXiv:2206.00364, Appendix B), so an SDE here is ``alpha`` and ``sigma``; the re
     f(t)  = d log alpha / dt
     g(t)^2 = d sigma^2 / dt - 2 f(t) sigma(t)^2
     p(x_t | x_s) = N(a x_s, (sigma_t^2 - a^2 sigma_s^2) I),   a = alpha_t / alpha_s,  s < t
+
+The signal may vanish at the end, alpha(t_max) = 0, as in flow matching. There f is infinite and x says nothing of x_0,
+but the flow dx/dt = alpha' E[x_0 | x] + sigma' E[eps | x] is finite (Lipman et al. 2023, arXiv:2210.02747).
 
 ``t`` may be a float64 tensor on the CPU (a sampler's grid, evaluated once) or any float tensor on the device
 (training times). Functions of ``t`` return a tensor of the shape, dtype and device of ``t``.
@@ -104,14 +107,15 @@ class SDE(Contract):
     """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override other methods where a paper has its own form.
 
     ``drift``, ``perturb``, ``level`` and ``scales`` cannot be overridden: they follow from the rest. ``t_min`` is the
-    smallest time at which a score is evaluated (the papers' sampling eps).
+    smallest time at which a score is evaluated (the papers' sampling eps), ``t_max`` the time at which sampling starts.
     """
 
     t_min: float = 1e-3
+    t_max: float = 1.0
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """The signal scale, positive, 1 at t = 0."""
+        """The signal scale, 1 at t = 0, positive before t_max."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -119,8 +123,13 @@ class SDE(Contract):
 
     @property
     def prior(self) -> GaussianPrior:
-        """The distribution at the start of sampling: N(0, sigma(1)^2) unless overridden."""
-        return GaussianPrior(std=float(self.sigma(torch.ones((), dtype=torch.float64))))
+        """The distribution at the start of sampling: N(0, sigma(t_max)^2) unless overridden."""
+        return GaussianPrior(std=float(self.float_level(self.t_max).sigma))
+
+    @property
+    def t_signal(self) -> float:
+        """The latest time at which grids place levels: t_max, or t_max - t_min if there is no signal at t_max."""
+        return self.t_max if self.float_level(self.t_max).alpha else self.t_max - self.t_min
 
     def drift_rate(self, t: Tensor) -> Tensor:
         """f(t) = d log alpha / dt, by differentiation unless overridden; the drift is f(t) x."""
@@ -148,6 +157,11 @@ class SDE(Contract):
         return Level(t, float(level.alpha), float(level.sigma))
 
     @derived(_PATH)
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha', sigma') at ``t``: given x_0 and eps, x_t moves with the velocity alpha' x_0 + sigma' eps."""
+        return _derivative(self.alpha, t), _derivative(self.sigma, t)
+
+    @derived(_PATH)
     def perturb(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha(t) x + sigma(t) noise for times ``t`` (B,)."""
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise
@@ -157,13 +171,13 @@ class SDE(Contract):
         return self.sigma(t).log() - self.alpha(t).log()
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """The times in [t_min, 1] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
+        """The times in [t_min, t_max] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
 
         By bisection on log t to float64 precision, unless overridden in closed form (which must then follow any
         override of ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
         """
         low = torch.full_like(log_noise_ratio, t_min or self.t_min, dtype=torch.float64).log()
-        high = torch.zeros_like(low)
+        high = torch.full_like(low, math.log(self.t_max))
         for _ in range(60):
             middle = 0.5 * (low + high)
             above = self.log_noise_ratio(middle.exp()) > log_noise_ratio
@@ -182,12 +196,12 @@ class SDE(Contract):
     def discretize(self, times: Tensor) -> Transition:
         """The chain that ``reverse_diffusion`` inverts: Euler-Maruyama unless a paper has its own.
 
-        If any step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), the whole
-        grid uses the exact transition instead, so that the chain is finite for any number of steps.
+        If any step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), or starts
+        without signal, the whole grid uses the exact transition instead: the chain is finite for any number of steps.
         """
         dt = times[:-1] - times[1:]
         drift = self.drift_rate(times[:-1]) * dt
-        if bool((drift <= -1).any()):
+        if bool(((drift <= -1) | ~drift.isfinite()).any()):
             return self.transition(times)
         return Transition.from_drift(drift, self.diffusion(times[:-1]) * dt.sqrt())
 

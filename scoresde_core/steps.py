@@ -69,6 +69,24 @@ class MultistepPredictor(Predictor):
         raise TypeError(f"{type(self).__name__} uses previous steps: call advance and pass on the past that it returns")
 
 
+def advance(
+    predictor: Predictor, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past
+) -> tuple[Tensor, Tensor, Past]:
+    """A loop's step: that of the predictor, unless it starts where there is no signal (alpha = 0).
+
+    There x / alpha has no limit, and all predictors take the step that is exact where D = E[x_0 | x] is constant:
+    alpha' D + sigma' x / sigma, or alpha' D + sigma' z of a predictor that draws noise. It leaves no past.
+    """
+    now, ahead = step.now, step.next
+    if isinstance(now.alpha, Tensor) or now.alpha or predictor.idle:
+        return predictor.advance(x, step, model, noise, past)
+    mean = ahead.alpha * model.denoised(x, now)
+    if predictor.stochastic:
+        return mean + ahead.sigma * noise(), mean, ()
+    x = mean + ahead.sigma / now.sigma * x
+    return x, x, ()
+
+
 def rows_of_past(past: Any, rows: Tensor) -> Any:
     """``rows`` of every tensor in a past, which is made of tuples, lists and tensors with one row per sample."""
     if isinstance(past, Tensor):

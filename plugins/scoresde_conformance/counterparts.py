@@ -19,7 +19,7 @@ from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
 
 from .candidate import Candidate, Skip
-from .exact import ConstantRateSDE, GrowingSDE, Mixture, PlainSampler, Watched
+from .exact import ConstantRateSDE, GrowingSDE, Mixture, PlainSampler, StraightSDE, Watched
 
 FEW = 6
 """Steps where only bookkeeping is checked."""
@@ -30,10 +30,11 @@ Moved = tuple[Tensor, Tensor]
 
 
 def sdes(candidate: Candidate, *, shipped: bool = True) -> list[tuple[str, SDE]]:
-    """Return the suite's own two SDEs, one variance-preserving and one exploding, then the registry's."""
+    """Return the suite's own SDEs (variance-preserving, exploding, without signal at the end), then the registry's."""
     return [
         ("the suite's own sde", ConstantRateSDE()),
         ("the suite's own growing sde", GrowingSDE()),
+        ("the suite's own straight sde", StraightSDE()),
         *((f"sde {name}", sde) for name, sde in candidate.partners("sdes", shipped=shipped)),
     ]
 

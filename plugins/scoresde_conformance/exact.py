@@ -25,7 +25,7 @@ from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.sde import DATA, SDE, Level
-from scoresde_core.steps import Corrector, Past, Predictor
+from scoresde_core.steps import Corrector, Past, Predictor, advance
 from scoresde_core.target import Target
 
 
@@ -67,6 +67,21 @@ class GrowingSDE(SDE):
         """log(sigma / sigma_0) / log r."""
         t = (log_noise_ratio.double() - math.log(self.smallest)) / math.log(self.ratio)
         return t.clamp(t_min or self.t_min, 1)
+
+
+@attrs.frozen
+class StraightSDE(SDE):
+    """alpha = 1 - t, sigma = t: the signal vanishes at t = 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        """s / (1 + s) with s = sigma / alpha."""
+        return log_noise_ratio.double().sigmoid().clamp(t_min or self.t_min, 1)
 
 
 @attrs.frozen
@@ -203,7 +218,7 @@ class StillCorrector(Corrector):
 
 @attrs.frozen
 class PlainSampler(Sampler):
-    """A corrector and a predictor at evenly spaced times from 1 to t_min; returns the mean of the last step."""
+    """A corrector and a predictor at evenly spaced times from t_max to t_min; returns the mean of the last step."""
 
     predictor: Predictor = param(PlainPredictor(), "reverse-time step")
     corrector: Corrector = param(StillCorrector(), "MCMC at each level")
@@ -211,11 +226,11 @@ class PlainSampler(Sampler):
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         sde = model.sde
-        times = torch.cat([torch.linspace(1, sde.t_min, self.steps, dtype=torch.float64), torch.zeros(1).double()])
+        times = torch.linspace(sde.t_max, sde.t_min, self.steps, dtype=torch.float64)
         mean, past = x, Past()
-        for k, step in enumerate(Schedule(sde, times).steps):
+        for k, step in enumerate(Schedule(sde, torch.cat([times, times.new_zeros(1)])).steps):
             x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
-            x, mean, past = self.predictor.advance(x, step, model, noise.at(k, "predictor"), past)
+            x, mean, past = advance(self.predictor, x, step, model, noise.at(k, "predictor"), past)
             if observe is not None:
                 observe(k + 1, self.steps, x)
         return mean
@@ -250,11 +265,11 @@ def is_zero(values: Tensor, what: str) -> None:
 
 
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
-    """Return (steps + 1,) times from 1 to where sigma / alpha is ``last`` or least, evenly spaced in its logarithm.
+    """Return (steps + 1,) times from t_signal to where sigma / alpha is ``last`` or least, evenly spaced in its log.
 
     Such a grid resolves an SDE with a wide range of noise as well as one without.
     """
-    ends = torch.tensor([1.0, sde.t_min], dtype=torch.float64)
+    ends = torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64)
     first, lowest = _log_ratio(sde, ends).tolist()
     wanted = torch.linspace(first, max(math.log(last) if last else lowest, lowest), steps + 1, dtype=torch.float64)
     low, high = torch.full_like(wanted, math.log(sde.t_min)), torch.zeros_like(wanted)
@@ -263,7 +278,7 @@ def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
         above = _log_ratio(sde, middle.exp()) > wanted
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     times = (0.5 * (low + high)).exp()
-    times[0] = 1.0
+    times[0] = sde.t_signal
     return times
 
 

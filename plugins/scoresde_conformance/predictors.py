@@ -17,7 +17,7 @@ from torch import Tensor
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Past, Predictor
+from scoresde_core.steps import Past, Predictor, advance
 
 from .candidate import Candidate, Skip
 from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs
@@ -65,7 +65,7 @@ def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
     probe, model = _Probe(rows), Watched(_Gaussians())
     past = Past()
     for step in steps:
-        probe.x, _, past = predictor.advance(probe.x, step, model, probe, past)
+        probe.x, _, past = advance(predictor, probe.x, step, model, probe, past)
     return probe
 
 
@@ -128,7 +128,7 @@ def finds_both_modes(candidate: Candidate) -> None:
         x = first.alpha * data.sample(n).double() + first.sigma * torch.randn(n, 1, dtype=torch.float64)
         past = Past()
         for step in schedule.steps:
-            x, _, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
+            x, _, past = advance(predictor, x, step, model, partial(torch.randn_like, x), past)
         for name, found, expected in _statistics(data, last, x.flatten()):
             off = float((found.mean() - expected) / (found.std() / math.sqrt(n)))
             assert abs(off) <= 4, (
@@ -157,7 +157,7 @@ def counts_are_stable(candidate: Candidate) -> None:
         for rows in (1, 7, 7):
             model, x, past = Watched(gaussian()), torch.randn(rows, 1), Past()
             for step in Schedule(sde, times_between(sde, 12)).steps:
-                x, _, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
+                x, _, past = advance(predictor, x, step, model, partial(torch.randn_like, x), past)
             assert model.calls == model.evaluations, (
                 f"step ran the model {model.evaluations} times, but {model.calls} were counted"
             )
@@ -178,7 +178,7 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
         )
         x = torch.randn(6, 2)
         step = schedule[3]
-        moved, mean, _ = predictor.advance(x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x), ())
+        moved, mean, _ = advance(predictor, x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x), ())
         assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
 
 
@@ -190,7 +190,7 @@ def has_a_mean_without_noise(candidate: Candidate) -> None:
         x = torch.randn(4, 2, dtype=torch.float64)
 
         def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Predictor = predictor) -> Moved:
-            return of.advance(x, step, model, noise, ())[:2]
+            return advance(of, x, step, model, noise, ())[:2]
 
         found |= has_a_noise_free_mean(take, x, gaussian(event=(2,)))
     if not found:
@@ -206,7 +206,7 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
             past = Past()
             for step in Schedule(sde, times).steps:
                 kept = x.clone()
-                state, mean, past = predictor.advance(x, step, model, partial(torch.randn_like, x), past)
+                state, mean, past = advance(predictor, x, step, model, partial(torch.randn_like, x), past)
                 assert torch.equal(x, kept), "step changed x in place"
                 are_like(x, (state, mean), f"after step from t = {step.now.t:g} to {step.next.t:g}")
                 x = state
@@ -219,7 +219,7 @@ def ends_at_the_data(candidate: Candidate) -> None:
         data = gaussian(0.5, 0.5, (4,))
         x0 = data.sample(64).double()
         x = step.now.alpha * x0 + step.now.sigma * torch.randn_like(x0)
-        _, mean, _ = predictor.advance(x, step, Watched(data), partial(torch.zeros_like, x), ())
+        _, mean, _ = advance(predictor, x, step, Watched(data), partial(torch.zeros_like, x), ())
         far = float((mean - Watched(data).denoised(x, step.now)).abs().max())
         near = 3 * step.now.sigma + 1e-3
         assert far <= near, f"the mean at the data is {far:.3g} from E[x_0 | x], expected at most {near:.3g}"
@@ -250,5 +250,5 @@ def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Seq
     mean, model = x, Watched(gaussian(event=(3, 2)))
     past = Past()
     for step, z in zip(steps, noises, strict=True):
-        x, mean, past = predictor.advance(x, step, model, z.clone, past)
+        x, mean, past = advance(predictor, x, step, model, z.clone, past)
     return x, mean

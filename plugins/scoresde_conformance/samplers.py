@@ -230,7 +230,7 @@ def finds_the_moments(candidate: Candidate) -> None:
 
 def _spread(sde: SDE, data: Mixture, n: int) -> Tensor:
     """Return (n, 2) latents: a rank-one lattice of quantiles of the exact marginal at t = 1."""
-    mean, variance = data.coordinate(sde.float_level(1.0))
+    mean, variance = data.coordinate(sde.float_level(sde.t_max))
     k = torch.arange(n, dtype=torch.float64)
     u = torch.stack([(k + 0.5) / n, ((k * (math.sqrt(5) - 1) / 2) % 1 + 0.5 / n) % 1], 1)
     latents: Tensor = mean + math.sqrt(variance) * torch.special.ndtri(u)

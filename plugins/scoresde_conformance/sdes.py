@@ -31,21 +31,25 @@ PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 
 def _sde(candidate: Candidate) -> SDE:
     sde: SDE = candidate.component
-    assert 0 < sde.t_min < 1, f"t_min is {sde.t_min}, expected a time between 0 and 1"
+    assert 0 < sde.t_min < sde.t_signal <= sde.t_max <= 1, (
+        f"t_min is {sde.t_min} and t_max {sde.t_max}, expected 0 < t_min < t_max <= 1"
+    )
     return sde
 
 
 def _times(sde: SDE, count: int = 201) -> Tensor:
-    """Return times from t_min to 1, denser towards t_min."""
-    return torch.linspace(math.log(sde.t_min), 0, count, dtype=torch.float64).exp()
+    """Return times from t_min to t_signal, denser towards t_min."""
+    times = torch.linspace(math.log(sde.t_min), math.log(sde.t_signal), count, dtype=torch.float64).exp()
+    return times.clamp(sde.t_min, sde.t_signal)
 
 
 def _panels(sde: SDE) -> Tensor:
-    """Return ends of panels from t_min to 1, including the probes; panels shrink towards both ends."""
+    """Return ends of panels from t_min to t_signal, including the probes; panels shrink towards both ends."""
     rising = torch.linspace(math.log(sde.t_min), math.log(0.5), 60, dtype=torch.float64).exp()
     falling = 1 - torch.linspace(math.log(1e-7), math.log(0.5), 80, dtype=torch.float64).exp()
-    probes = torch.tensor([t for t in PROBES if t > sde.t_min], dtype=torch.float64)
-    ends = torch.cat([torch.tensor([sde.t_min], dtype=torch.float64), rising, falling, probes]).sort().values
+    probes = torch.tensor([sde.t_min, *PROBES, sde.t_signal], dtype=torch.float64)
+    ends = torch.cat([rising, falling, probes]).sort().values
+    ends = ends[(ends >= sde.t_min) & (ends <= sde.t_signal)]
     return ends[torch.cat([ends.diff() > 1e-12, torch.tensor([True])])]
 
 
@@ -93,16 +97,16 @@ def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, s
 
 
 def starts_at_the_data(candidate: Candidate) -> None:
-    """alpha(0) is 1 and sigma(0) at most a tenth; alpha stays positive."""
+    """sigma(0) is at most a tenth, alpha(0) is 1 but for the signal that this noise replaces, alpha stays positive."""
     sde, zero = _sde(candidate), torch.zeros((), dtype=torch.float64)
     alpha, sigma, lowest = float(sde.alpha(zero)), float(sde.sigma(zero)), float(sde.alpha(_times(sde)).min())
-    assert abs(alpha - 1) <= 1e-6, f"alpha(0) is {alpha}, expected 1"
     assert 0 <= sigma <= 0.1, f"sigma(0) is {sigma}, expected between 0 and 0.1"
-    assert lowest > 0, f"alpha falls to {lowest}, expected a positive alpha at every time"
+    assert abs(alpha - 1) <= 1e-6 + sigma**2, f"alpha(0) is {alpha}, expected 1"
+    assert lowest > 0, f"alpha falls to {lowest}, expected a positive alpha at every time before t_max"
 
 
 def noise_grows(candidate: Candidate) -> None:
-    """sigma does not decrease, and sigma / alpha increases, from t_min to 1."""
+    """sigma does not decrease, and sigma / alpha increases, from t_min to t_max."""
     sde = _sde(candidate)
     t = _times(sde)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
@@ -128,7 +132,8 @@ def time_at_inverts_the_noise(candidate: Candidate) -> None:
     """time_at returns the time of log(sigma / alpha), to 1e-6, within [t_min, 1], also for a given t_min."""
     sde = _sde(candidate)
     for t_min in (None, 0.1 * sde.t_min):
-        t = torch.linspace(math.log(t_min or sde.t_min), 0, 201, dtype=torch.float64).exp()
+        ends = math.log(t_min or sde.t_min), math.log(sde.t_signal)
+        t = torch.linspace(*ends, 201, dtype=torch.float64).exp()
         given = f", t_min={t_min:.3g}" if t_min else ""
         found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log(), t_min)
         k, error = _worst((found / t - 1).abs())
@@ -136,25 +141,27 @@ def time_at_inverts_the_noise(candidate: Candidate) -> None:
             f"time_at disagrees with alpha and sigma: at log(sigma / alpha) of t = {float(t[k]):.8g}{given} "
             f"it is {float(found[k]):.8g}"
         )
-        ends = sde.time_at(torch.tensor([-50.0, 50.0], dtype=torch.float64), t_min).tolist()
-        lowest = t_min or sde.t_min
-        assert lowest * (1 - 1e-6) <= ends[0] <= ends[1] <= 1 + 1e-6, f"time_at leaves [{lowest:g}, 1]{given}: {ends}"
+        beyond = sde.time_at(torch.tensor([-50.0, 50.0], dtype=torch.float64), t_min).tolist()
+        lowest, highest = (t_min or sde.t_min) * (1 - 1e-6), sde.t_max + 1e-6
+        assert lowest <= beyond[0] <= beyond[1] <= highest, f"time_at leaves [t_min, t_max]{given}: {beyond}"
 
 
 def forgets_the_data(candidate: Candidate) -> None:
-    """At t = 1 at most 0.005 nats per dimension of unit-variance data are left."""
-    sde, one = _sde(candidate), torch.ones((), dtype=torch.float64)
-    left = 0.5 * math.log1p(float(sde.alpha(one) / sde.sigma(one)) ** 2)
+    """At t_max at most 0.005 nats per dimension of unit-variance data are left."""
+    sde = _sde(candidate)
+    end = sde.float_level(sde.t_max)
+    left = 0.5 * math.log1p((float(end.alpha) / float(end.sigma)) ** 2)
     assert left <= 5e-3, f"x_1 still has {left:.2g} nats per dimension of the data, expected at most 0.005"
 
 
 def prior_is_the_marginal(candidate: Candidate) -> None:
     """The prior's std is that of x_1 to 0.1 %, and its KL from x_1 of unit-variance data at most 0.001 nats."""
-    sde, one = _sde(candidate), torch.ones((), dtype=torch.float64)
-    alpha, sigma, std = float(sde.alpha(one)), float(sde.sigma(one)), sde.prior.std
+    sde = _sde(candidate)
+    end = sde.float_level(sde.t_max)
+    alpha, sigma, std = float(end.alpha), float(end.sigma), sde.prior.std
     spread = math.hypot(alpha, sigma)
     assert 0.999 * sigma <= std <= 1.001 * spread, (
-        f"the prior's std is {std:.6g}, but at t = 1 sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
+        f"the prior's std is {std:.6g}, but at t_max sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
     )
     means = sde.prior.mean if isinstance(sde.prior.mean, tuple) else (sde.prior.mean,)
     ratio, shift = spread**2 / std**2, sum(mean**2 for mean in means) / len(means) / std**2
@@ -212,7 +219,7 @@ def is_accurate_in_float32(candidate: Candidate) -> None:
 def transition_composes(candidate: Candidate) -> None:
     """Off a paper's own grid the transition is exact: it maps marginals to marginals, and two steps compose to one."""
     sde = _sde(candidate)
-    times = torch.tensor([0.93, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
+    times = torch.tensor([0.93 * sde.t_max, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
     alpha, sigma = sde.scales(times)
     chain = sde.transition(times)
     _equal("scale alpha_s", chain.scale * alpha[1:], alpha[:-1])
@@ -245,18 +252,20 @@ def chains_are_finite(candidate: Candidate) -> None:
 
 
 def chain_tends_to_the_sde(candidate: Candidate) -> None:
-    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data.
+    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data,
+    and times near t_max if there is no signal.
 
     At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
     """
     sde = _sde(candidate)
     times = _uniform(sde, STEPS)
     now, dt = times[:-1], -times.diff()
-    inner = now > max(0.02, 2 * sde.t_min)
+    inner = (now > max(0.02, 2 * sde.t_min)) & (now < sde.t_signal - (sde.t_signal < sde.t_max) * 0.05)
     now, dt = now[inner], dt[inner]
     chain, exact = sde.discretize(times), sde.transition(times)
     shifts = (now + side * (sde.t_min + 2 / STEPS) for side in (-1, 0, 1))
-    rates = [(sde.drift_rate(t.clamp(sde.t_min, 1)), sde.diffusion(t.clamp(sde.t_min, 1))) for t in shifts]
+    inside = (t.clamp(sde.t_min, sde.t_max) for t in shifts)
+    rates = [(sde.drift_rate(t), sde.diffusion(t)) for t in inside]
     drifts, diffusions = (torch.stack(parts) for parts in zip(*rates, strict=True))
     largest = float(drifts.abs().max())
     for name, values, allowed in (
@@ -290,6 +299,6 @@ def discrete_levels_tend_to_the_sde(candidate: Candidate) -> None:
 
 
 def _uniform(sde: SDE, steps: int) -> Tensor:
-    """Return the published grid: evenly spaced from 1 to t_min, then 0."""
-    times = torch.linspace(1, sde.t_min, steps, dtype=torch.float64)
+    """Return the published grid: evenly spaced from t_max to t_min, then 0."""
+    times = torch.linspace(sde.t_max, sde.t_min, steps, dtype=torch.float64)
     return torch.cat([times, times.new_zeros(1)])

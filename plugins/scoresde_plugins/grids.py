@@ -1,10 +1,12 @@
-r"""Grids: the times of a sampler's N steps, from t = 1 to the SDE's t_min. The last step leads from t_min to the data.
+r"""Grids: the times of a sampler's N steps, from t_max to t_min of the SDE; the last step leads from t_min to the data.
 
-A grid maps the unit interval to times; the sampler gives the number of steps, the SDE the ends.
+A grid maps the unit interval to times; the sampler gives the number of steps, the SDE the ends. Where the signal
+vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it begin at ``SDE.t_signal``, after a first step.
 """
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import attrs
 import torch
@@ -18,26 +20,34 @@ from scoresde_core.sde import SDE
 
 @attrs.frozen
 class _Spread(Grid):
-    """N times from 1 to t_min, spread by :meth:`place`, then 0."""
+    """N times from t_max to t_min, spread by :meth:`place`, then 0."""
 
     def times(self, sde: SDE, steps: int) -> Tensor:
         if steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
-        inner = self.place(sde, torch.linspace(0, 1, steps, dtype=torch.float64))
+        early = int(self.spaced_in_noise and sde.t_signal < sde.t_max)  # a step before the grid's own
+        inner = self.place(sde, torch.linspace(0, 1, max(steps - early, 1), dtype=torch.float64))
+        if early and steps > 1:
+            inner = torch.cat([inner.new_tensor([sde.t_max]), inner])
         if steps > 1:
             inner[-1] = sde.t_min  # exact at the ends
-        inner[0] = 1.0
+        inner[0] = sde.t_max
+        if early and steps > 2:
+            inner[1] = sde.t_signal
         times = torch.cat([inner, inner.new_zeros(1)])
         if not bool((times.diff() < 0).all()):
             raise ValueError(
-                f"{self!r} does not give {steps} different times between 1 and {sde.t_min:g} under {sde!r}: "
-                "use less extreme parameters, or fewer steps"
+                f"{self!r} does not give {steps} different times between {sde.t_max:g} and {sde.t_min:g} under {sde!r}"
+                ": use less extreme parameters, or fewer steps"
             )
         return times
 
+    spaced_in_noise: ClassVar[bool] = False
+    """Whether times follow from log(sigma / alpha)."""
+
     @abstractmethod
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """Return times for ``u`` from 0 (t = 1) to 1 (t = t_min)."""
+        """Return times for ``u`` from 0 (t_max) to 1 (t_min)."""
 
 
 @attrs.frozen
@@ -45,8 +55,8 @@ class UniformGrid(_Spread):
     """Evenly spaced in t: the grid of the published code."""
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """1 + u (t_min - 1)."""
-        return 1 + u * (sde.t_min - 1)
+        """t_max + u (t_min - t_max)."""
+        return sde.t_max + u * (sde.t_min - sde.t_max)
 
 
 @attrs.frozen
@@ -54,13 +64,16 @@ class QuadraticGrid(_Spread):
     """Evenly spaced in sqrt(t): more steps near the data (DDIM, arXiv:2010.02502, Appendix D.2)."""
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
-        """(1 + u (sqrt(t_min) - 1))^2."""
-        return (1 + u * (math.sqrt(sde.t_min) - 1)).square()
+        """The square of values from sqrt(t_max) to sqrt(t_min)."""
+        first = math.sqrt(sde.t_max)
+        return (first + u * (math.sqrt(sde.t_min) - first)).square()
 
 
 @attrs.frozen
 class LogSNRGrid(_Spread):
     """Evenly spaced in log(alpha / sigma) (DPM-Solver, arXiv:2206.00927, Section 3.4)."""
+
+    spaced_in_noise = True
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """The times at which log(sigma / alpha) falls linearly in u."""
@@ -72,6 +85,8 @@ class LogSNRGrid(_Spread):
 class KarrasGrid(_Spread):
     """(sigma / alpha)^(1/rho) evenly spaced (Karras et al. 2022, arXiv:2206.00364, Eq. 5)."""
 
+    spaced_in_noise = True
+
     rho: float = param(7.0, "larger puts more steps near the data", gt(0))
 
     def place(self, sde: SDE, u: Tensor) -> Tensor:
@@ -82,5 +97,5 @@ class KarrasGrid(_Spread):
 
 
 def _ends(sde: SDE) -> Tensor:
-    """log(sigma / alpha) at t = 1 and at t_min."""
-    return sde.log_noise_ratio(torch.tensor([1.0, sde.t_min], dtype=torch.float64))
+    """log(sigma / alpha) at t_signal and at t_min."""
+    return sde.log_noise_ratio(torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64))

@@ -70,8 +70,13 @@ class AdaptiveSDESampler(Sampler):
         """Run the loop; ``observe`` is called after every attempt."""
         sde = model.sde
         x, previous = x.clone(), x.clone()
-        t = torch.ones(len(x), dtype=torch.float64, device=x.device)
-        h = torch.full_like(t, min(self.first_step, 1 - sde.t_min))
+        vanishing = sde.t_signal < sde.t_max
+        if vanishing:
+            now, ahead = sde.float_level(sde.t_max), sde.float_level(sde.t_signal)
+            x = ahead.alpha * model.denoised(x, now) + ahead.sigma / now.sigma * x
+        t = torch.full((len(x),), sde.t_signal, dtype=torch.float64, device=x.device)
+        first = min(self.first_step, sde.t_signal - sde.t_min)
+        h = torch.full_like(t, min(first, sde.t_max - sde.t_signal) if vanishing else first)
         rows, path = torch.arange(len(x), device=x.device), Path(x, ARRIVED)
         for attempt in range(self.max_attempts):
             step, path_step = path.propose(rows, h[rows], noise.draw(attempt, "adaptive")[rows])
@@ -86,6 +91,8 @@ class AdaptiveSDESampler(Sampler):
             left = t[rows] - sde.t_min
             # An error of 0 proposes an infinite step, an infinite error a step of 0.
             h[rows] = torch.minimum(self.safety * step * error**-self.exponent, left)
+            if vanishing:  # the drift is about x / (t_max - t): longer steps overshoot, and some pass by chance
+                h[rows] = torch.minimum(h[rows], sde.t_max - t[rows])
             lost = ~(h[rows] > ARRIVED) & (left > ARRIVED)
             x[rows[lost]] = torch.nan
             rows = rows[(left > ARRIVED) & ~lost]

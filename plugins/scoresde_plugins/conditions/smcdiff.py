@@ -42,7 +42,7 @@ from scoresde_core.noise import Draw, Noise, key
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import DATA, Level
-from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, rows_of_past
+from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past
 from scoresde_run.sampling.condition import Condition, Loop, Observation
 
 from ..coordinates import noise_ratio, reaches_data
@@ -121,7 +121,7 @@ class ParticleObservation(Observation):
         observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
         sample = torch.arange(len(x), device=x.device).repeat_interleave(self.particles)
         model = self.known.guide(model).select(sample)
-        states = sampler.run(run.impose(states, sde.float_level(1.0), run.path), model, many, observe)
+        states = sampler.run(run.impose(states, sde.float_level(sde.t_max), run.path), model, many, observe)
         return states[run.chosen()]
 
 
@@ -199,7 +199,7 @@ class _Move(MultistepPredictor):
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
-        x, mean, past = self.inner.advance(x, step, seen, noise, past)
+        x, mean, past = advance(self.inner, x, step, seen, noise, past)
         if not reaches_data(step):
             run.advance(step)
             if not self.inner.idle:
@@ -209,7 +209,7 @@ class _Move(MultistepPredictor):
         x = run.impose(x, step.next, run.path)
         for _ in range(self.rounds - 1):
             x = run.impose(step.transition_scale * x + step.transition_std * noise(), step.now, before)
-            x, mean, past = self.inner.advance(x, step, model, noise, ())  # a state that was noised again has no past
+            x, mean, past = advance(self.inner, x, step, model, noise, ())  # a state that was noised again has no past
             x = run.impose(x, step.next, run.path)
         return x, run.impose(mean, step.next), past
 

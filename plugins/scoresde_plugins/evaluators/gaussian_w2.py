@@ -81,7 +81,7 @@ class GaussianW2(Evaluator):
 def _marginal(sde: SDE, reference: Reference) -> Start:
     """Return the map from standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
     mean, cov = reference.once("moments", reference.precise.moments)
-    level = sde.float_level(1.0)
+    level = sde.float_level(sde.t_max)
     alpha, sigma = float(level.alpha), float(level.sigma)
     half = root(alpha**2 * cov + sigma**2 * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
 

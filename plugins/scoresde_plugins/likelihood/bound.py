@@ -116,8 +116,8 @@ def _integral(
         t = importance_times(sde, share, t_min)
         weight = total_weight(sde, t_min) * sde.sigma(t).square()
     else:
-        t = t_min + (1 - t_min) * share
-        weight = (1 - t_min) * sde.diffusion(t).square()
+        t = t_min + (sde.t_max - t_min) * share
+        weight = (sde.t_max - t_min) * sde.diffusion(t).square()
     values, controls = [], []
     for k in range(count):
         eps = noise.draw(k, "bound")

@@ -19,7 +19,7 @@ from scoresde_core.score import ScoreModel
 
 from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, score_and_divergence
-from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity
+from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity_without_signal
 
 
 @attrs.frozen(eq=False)
@@ -78,12 +78,17 @@ def _solve(
 
     def along(t: float, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         at = state[0].to(dtype)
-        score, divergence = score_and_divergence(model, at, sde.float_level(t), vectors)
+        level = sde.float_level(t)
+        if level.alpha == 0:
+            _, growth = sde.slopes(torch.tensor(t, dtype=torch.float64))
+            stretch = torch.full_like(state[1], float(growth) / float(level.sigma))
+            return velocity_without_signal(model, t, at).double(), stretch
+        score, divergence = score_and_divergence(model, at, level, vectors)
         drift_rate, pull = coefficients(sde, t)
-        return velocity(sde, t, state[0], score), drift_rate - pull * divergence / dim
+        return torch.add(state[0] * drift_rate, score, alpha=-pull), drift_rate - pull * divergence / dim
 
     start = (x.double(), torch.zeros(len(x), dtype=torch.float64, device=x.device))
-    latent, change = solver.solve(along, start, t_min, 1.0)
+    latent, change = solver.solve(along, start, t_min, sde.t_max)
     log_prob = sde.prior.log_prob(latent) + dim * change
     nfe = torch.full((len(x),), model.calls - before)
     return Likelihood(log_prob, latent.to(dtype), nfe)

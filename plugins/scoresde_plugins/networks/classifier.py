@@ -45,7 +45,7 @@ class NetworkClassifier(NoisyClassifier):
 class ClassifierNetwork(Network):
     """A network whose output is logits: a guide for other networks, never a score model."""
 
-    parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)  # type: ignore[assignment]
+    parameterisation: Literal["logits"] = attrs.field(default="logits", init=False)
     label: Literal["sigma"] = param("sigma", "the noise scale", in_(("sigma",)))
     scales: int = param(1000, "unused: the noise scale is continuous", ge(2))
     classes: int = param(10, "number of classes", ge(2))

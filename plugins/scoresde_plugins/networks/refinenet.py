@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from scoresde_core.components import param
 from scoresde_core.network import Network
+from scoresde_core.parameterisation import PARAMETERISATIONS, named_in
 
 from .instance_norm import NoNorm, Norm
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, recomputed
@@ -185,7 +186,7 @@ class RefineBlock(nn.Module):
 class RefineNetSpec(Network):
     """The options that ``ncsn`` and ``ncsnv2`` share."""
 
-    parameterisation: Literal["score", "noise", "denoised", "v"] = param("score", "meaning of the raw output")
+    parameterisation: str = param("score", "meaning of the raw output", named_in(PARAMETERISATIONS))
     nf: int = param(128, "channels of the first stage", ge(2))
     nonlinearity: Literal["elu", "relu", "lrelu", "swish"] = param("elu", "activation", in_(NONLINEARITIES))
     centered: bool = param(False, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")

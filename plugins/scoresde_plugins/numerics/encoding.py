@@ -121,9 +121,9 @@ def _follow(
 
     def solve(known: ScoreModel, part: Tensor) -> Tensor:
         def along(t: float, state: Tensor) -> Tensor:
-            return velocity(sde, t, state, known.score(state.to(x.dtype), sde.float_level(t)))
+            return velocity(known, t, state, x.dtype)
 
         return solver.solve(along, part.double(), start, end).to(x)
 
-    start, end = (t_min, 1.0) if encoding else (1.0, t_min)
+    start, end = (t_min, sde.t_max) if encoding else (sde.t_max, t_min)
     return torch.cat([solve(known, part) for _, known, part in in_batches(model, x, batch_size)])

@@ -1,9 +1,11 @@
 r"""The probability flow ODE and its solver.
 
     dx/dt = f(t) x - g(t)^2 score(x, t) / 2           (Song et al. 2021, arXiv:2011.13456, Eq. 13)
+          = alpha' E[x_0 | x] + sigma' E[eps | x]     (finite where alpha = 0 and f is not)
 
-Data are placed at t_min, where the score is still defined, and the prior at t = 1. Solving towards 1 encodes, solving
-towards t_min decodes; the two are inverse to each other, and the change of variables along the way is the likelihood.
+Data are placed at t_min, where the score is still defined, and the prior at t_max. Solving towards t_max encodes,
+solving towards t_min decodes; the two are inverse to each other, and the change of variables along the way is the
+likelihood.
 """
 
 from __future__ import annotations
@@ -93,7 +95,17 @@ def coefficients(sde: SDE, t: float) -> tuple[float, float]:
     return float(sde.drift_rate(time)), 0.5 * float(sde.diffusion(time)) ** 2
 
 
-def velocity(sde: SDE, t: float, x: Tensor, score: Tensor) -> Tensor:
-    """Return f x - g^2 score / 2, like ``x``."""
-    drift_rate, pull = coefficients(sde, t)
-    return torch.add(x * drift_rate, score, alpha=-pull)
+def velocity(model: ScoreModel, t: float, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return dx/dt at ``t``, like ``x``; the model is evaluated once, in ``dtype`` (None: that of ``x``)."""
+    level, seen = model.sde.float_level(t), x.to(dtype)
+    if level.alpha == 0:
+        return velocity_without_signal(model, t, seen).to(x.dtype)
+    drift_rate, pull = coefficients(model.sde, t)
+    return torch.add(x * drift_rate, model.score(seen, level), alpha=-pull)
+
+
+def velocity_without_signal(model: ScoreModel, t: float, x: Tensor) -> Tensor:
+    """Return dx/dt where alpha = 0 and so E[eps | x] = x / sigma: alpha' E[x_0] + (sigma' / sigma) x."""
+    level = model.sde.float_level(t)
+    signal, noise = map(float, model.sde.slopes(torch.tensor(t, dtype=torch.float64)))
+    return model.denoised(x, level) * signal + x * (noise / float(level.sigma))

@@ -1,4 +1,4 @@
-r"""Times of density p(t) proportional to g^2 / sigma^2 on [t_min, 1], for any Gaussian-path SDE.
+r"""Times of density p(t) proportional to g^2 / sigma^2 on [t_min, t_signal], for any Gaussian-path SDE.
 
 Since g^2 = d sigma^2/dt - 2 f sigma^2 and f = d log alpha / dt,
 
@@ -27,19 +27,19 @@ def importance_times(sde: SDE, u: Tensor, t_min: float) -> Tensor:
 
 
 def total_weight(sde: SDE, t_min: float) -> float:
-    """Return Z, the integral of g^2 / sigma^2 over [t_min, 1]; ``ValueError`` if sigma / alpha does not grow."""
+    """Return Z, the integral of g^2 / sigma^2 over [t_min, t_signal]; ``ValueError`` if sigma / alpha does not grow."""
     first, last = _ends(sde, t_min)
     return 2 * (last - first)
 
 
 @lru_cache(maxsize=16)
 def _ends(sde: SDE, t_min: float) -> tuple[float, float]:
-    """Return log(sigma / alpha) at t_min and at 1."""
-    probe = sde.log_noise_ratio(torch.logspace(0, 1, 1025, base=t_min, dtype=torch.float64).flip(0))
+    """Return log(sigma / alpha) at t_min and at t_signal."""
+    probe = sde.log_noise_ratio(sde.t_signal * torch.logspace(0, 1, 1025, base=t_min, dtype=torch.float64).flip(0))
     growth = probe.diff()
     if not bool((growth >= 0).all()) or not bool(growth.isfinite().all()):
         raise ValueError(
             f"importance-sampled times need sigma / alpha to grow from t_min = {t_min} to 1, but not for {sde}: use dsm"
         )
-    first, last = sde.log_noise_ratio(torch.tensor([t_min, 1.0], dtype=torch.float64)).tolist()
+    first, last = sde.log_noise_ratio(torch.tensor([t_min, sde.t_signal], dtype=torch.float64)).tolist()
     return first, last

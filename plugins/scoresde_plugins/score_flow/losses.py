@@ -38,4 +38,4 @@ class ImportanceLoss(ContinuousLoss):
         sde = model.sde
         t = importance_times(sde, draws.uniform(stratified=self.stratified), self.t_min)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
-        return error * (total_weight(sde, self.t_min) / (1 - self.t_min)) if self.unbiased else error
+        return error * (total_weight(sde, self.t_min) / (sde.t_signal - self.t_min)) if self.unbiased else error

@@ -47,7 +47,7 @@ class ClassificationLoss(Loss):
     def per_sample(self, model: NoisyClassifier, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
         """(B,), for ``labels`` (B,)."""
         sde = model.sde
-        level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min), x)
+        level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min), x)
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
         chosen = model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1))
         return -chosen.squeeze(1)

@@ -1,6 +1,6 @@
 r"""Continuous denoising score matching (Song et al. 2021, arXiv:2011.13456, Eq. 7).
 
-    L = E_{t ~ U[t_min, 1]} lambda(t) |s(x_t, t) + z / sigma|^2
+    L = E_{t ~ U[t_min, t_max]} lambda(t) |s(x_t, t) + z / sigma|^2
 
     lambda = sigma^2   the papers' weighting: |sigma s + z|^2, of similar size at every t
     lambda = g^2       likelihood weighting (arXiv:2101.09258, Theorem 1): with a half sum over dimensions the expected
@@ -21,6 +21,7 @@ from torch import Tensor
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
 from scoresde_core.score import NetworkScore, ScoreModel, level_of
+from scoresde_core.sde import SDE
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
 STRATIFIED_HELP = "draw one time from each of B equally likely intervals, instead of B independent times"
@@ -33,6 +34,15 @@ class ContinuousLoss(Loss):
     t_min: float = param(1e-5, "smallest time that the model is trained at", and_(gt(0), lt(1)))
     reduction: Reduction = param("mean", REDUCTION_HELP)
     stratified: bool = param(False, STRATIFIED_HELP)
+
+    def times(self, sde: SDE, draws: Draws) -> Tensor:
+        """Times (B,), uniform on [t_min, t_max], float64."""
+        return self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min)
+
+    def reduced(self, error: Tensor) -> Tensor:
+        """Squared errors (B, ...) reduced to (B,)."""
+        squared = error.square().flatten(1)
+        return squared.mean(1) if self.reduction == "mean" else 0.5 * squared.sum(1)
 
     def skip(self, model: ScoreModel) -> str | None:
         """Refuse networks of N noise scales: they have no score between the scales."""
@@ -54,7 +64,7 @@ class DenoisingScoreMatchingLoss(ContinuousLoss):
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
-        t = self.t_min + draws.uniform(stratified=self.stratified) * (1 - self.t_min)
+        t = self.times(sde, draws)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
         if self.weighting == "sigma":
             return error

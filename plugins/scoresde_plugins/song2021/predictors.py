@@ -23,6 +23,10 @@ from scoresde_core.steps import Predictor
 from ..grids import UniformGrid
 from .chains import evenly_spaced
 
+_NO_LIMIT = (
+    "{} takes Euler steps on the chain, which tend to another law where the signal vanishes at t_max: use ddim, or "
+    "euler_maruyama[probability_flow=true]"
+)
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
 
 
@@ -81,6 +85,10 @@ class ReverseDiffusionPredictor(Predictor):
         """Draws noise unless it solves the flow."""
         return not self.probability_flow
 
+    def skip(self, sde: SDE) -> str | None:
+        """Refuse the flow of a process without signal at t_max."""
+        return ProbabilityFlowPredictor().skip(sde) if self.probability_flow else None
+
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One step of the inverted chain."""
         variance = step.discrete_diffusion**2
@@ -96,6 +104,10 @@ class ProbabilityFlowPredictor(Predictor):
 
     grid = UniformGrid()
     stochastic = False
+
+    def skip(self, sde: SDE) -> str | None:
+        """Refuse a process without signal at t_max: however many steps, those near it keep their relative size."""
+        return _NO_LIMIT.format("probability_flow") if sde.t_signal < sde.t_max else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """One deterministic step on the SDE's own chain."""

@@ -12,7 +12,7 @@ from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Grid, Schedule
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
-from scoresde_core.steps import Corrector, Past, Predictor
+from scoresde_core.steps import Corrector, Past, Predictor, advance
 
 from ..grids import UniformGrid
 from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, velocity
@@ -51,7 +51,7 @@ class PredictorCorrectorSampler(Sampler):
         for k, step in enumerate(schedule.steps):
             if self.order == "corrector_first":
                 x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
-            x, mean, past = self.predictor.advance(x, step, model, noise.at(k, "predictor"), past)
+            x, mean, past = advance(self.predictor, x, step, model, noise.at(k, "predictor"), past)
             if self.order == "predictor_first" and k + 1 < len(schedule):
                 x, _ = self.corrector.correct(x, schedule[k + 1], model, noise.at(k, "corrector"))
             if observe is not None:
@@ -78,7 +78,7 @@ class PredictorCorrectorSampler(Sampler):
 
 @attrs.frozen
 class ODESampler(Sampler):
-    """dx/dt = f x - g^2 score / 2 from t = 1 to t_min (Eq. 13), on the state's device.
+    """dx/dt = f x - g^2 score / 2 from t_max to t_min (Eq. 13), on the state's device.
 
     Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
     depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
@@ -108,14 +108,14 @@ class ODESampler(Sampler):
         def along(t: float, state: Tensor) -> Tensor:
             if observe is not None:
                 observe(model.calls - before, 0, state)
-            return velocity(sde, t, state, model.score(state, sde.float_level(t)))
+            return velocity(model, t, state)
 
         if self.method in FIXED:
             # The grid's last time is clean data, which the ODE itself never reaches.
             times = self.grid.times(sde, self.steps + 1)[:-1].tolist()
             x = integrate(along, x, times, FIXED[self.method])
         else:
-            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, 1.0, sde.t_min)
+            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, sde.t_max, sde.t_min)
         return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
 
     def decoupled(self) -> Self:

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError, UnknownName
+from scoresde_core.parameterisation import PARAMETERISATIONS
 from scoresde_core.registry import OURS, Registry
-from scoresde_core.score import PARAMETERISATIONS
 
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed
@@ -77,7 +77,7 @@ class Checkpoint:
         return hashlib.sha256("".join(self.hashes[name] for name in names).encode()).hexdigest()[:16]
 
     def load(
-        self, registry: Registry, ema: bool | None = None, outputs: Collection[str] | None = tuple(PARAMETERISATIONS)
+        self, registry: Registry, ema: bool | None = None, outputs: Collection[str] | None = PARAMETERISATIONS
     ) -> Model:
         """Build the model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
 

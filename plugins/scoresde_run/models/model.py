@@ -18,9 +18,10 @@ from scoresde_core.components import Spec, parameters
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Loss
 from scoresde_core.network import Network
+from scoresde_core.parameterisation import PARAMETERISATIONS
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
-from scoresde_core.score import PARAMETERISATIONS, NetworkScore
+from scoresde_core.score import NetworkScore
 from scoresde_core.sde import SDE
 
 from ..data.batches import Preprocessing
@@ -103,7 +104,7 @@ class Model:
 
 
 def plan_model(
-    config: Config, registry: Registry, outputs: Collection[str] | None = tuple(PARAMETERISATIONS), *, read: bool = True
+    config: Config, registry: Registry, outputs: Collection[str] | None = PARAMETERISATIONS, *, read: bool = True
 ) -> Plan:
     """Create the components that ``config`` names. The network must give one of ``outputs``, unless that is None.
 
@@ -130,6 +131,12 @@ def plan_model(
         raise UsageError(
             f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}: "
             f"choose one that gives {', '.join(outputs)}"
+        )
+    meaning = PARAMETERISATIONS.get(network.parameterisation)
+    if meaning and meaning.denoised is None and sde.t_signal < sde.t_max:
+        raise UsageError(
+            f"the network {choice.network.name!r} gives {meaning.name}, which says nothing of the data at the start of "
+            f"{choice.sde}, where there is no signal: set model.network.parameterisation=flow, v, denoised or edm"
         )
     units = recorded_units(choice, _levels(config, registry, read))
     return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler), units)

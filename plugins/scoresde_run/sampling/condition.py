@@ -23,7 +23,7 @@ from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
+from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance
 
 
 class Observation(ABC):
@@ -49,11 +49,11 @@ class Observation(ABC):
         return x
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
-        """Run ``loop`` from the latent ``x`` at t = 1, with the known part imposed; returns samples like ``x``.
+        """Run ``loop`` from the latent ``x`` at t_max, with the known part imposed; returns samples like ``x``.
 
         A method that needs several states per sample, such as particles, overrides this.
         """
-        x = self.impose(x, model.sde.float_level(1.0), noise.at("prior", "condition"))
+        x = self.impose(x, model.sde.float_level(model.sde.t_max), noise.at("prior", "condition"))
         sampler = loop.wrapped(
             lambda inner: _ConditionedPredictor(inner, self, loop.rounds),
             lambda inner: _ConditionedCorrector(inner, self),
@@ -88,7 +88,7 @@ class _ConditionedPredictor(MultistepPredictor):
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         for round_ in range(self.rounds):
-            x, mean, past = self.inner.advance(x, step, model, noise, past)
+            x, mean, past = advance(self.inner, x, step, model, noise, past)
             x = self.observation.impose(x, step.next, noise)
             if round_ + 1 < self.rounds:
                 x = step.transition_scale * x + step.transition_std * noise()

@@ -1,0 +1,33 @@
+r"""Conditional flow matching (Lipman et al. 2023, arXiv:2210.02747, Eq. 9; Liu et al. 2023, arXiv:2209.03003, Eq. 1).
+
+    L = E_t |v(x_t, t) - (alpha' x_0 + sigma' eps)|^2
+
+for the model's velocity v = alpha' D + sigma' E with D = E[x_0 | x] and E = E[eps | x]. As x_t = alpha D + sigma E, the
+difference is (alpha' - alpha sigma' / sigma) (D - x_0): a weighted denoising loss, for any process and network.
+"""
+
+from __future__ import annotations
+
+import attrs
+from torch import Tensor
+
+from scoresde_core.loss import Draws
+from scoresde_core.score import ScoreModel, level_of
+from scoresde_core.shapes import combine, expand
+
+from ..song2021.losses import ContinuousLoss
+
+
+@attrs.frozen
+class FlowMatchingLoss(ContinuousLoss):
+    """|v - (alpha' x_0 + sigma' eps)|^2 at uniform times; for rectified flow the velocity is eps - x_0."""
+
+    def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
+        sde = model.sde
+        t = self.times(sde, draws).clamp_max(sde.t_signal)
+        level, z = level_of(sde, t, x), draws.normal(x)
+        perturbed = combine(level.alpha, x, level.sigma, z)
+        up, down = (expand(slope.to(x.dtype), x) for slope in reversed(sde.slopes(t)))
+        # E - eps = -(alpha / sigma) (D - x_0) has no division by alpha, as D - x_0 would.
+        error = (model.noise(perturbed, level) - z) * (up - down * level.sigma / level.alpha)
+        return self.reduced(error)
