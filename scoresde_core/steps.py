@@ -74,16 +74,13 @@ def advance(
 ) -> tuple[Tensor, Tensor, Past]:
     """A loop's step: that of the predictor, unless it starts where there is no signal (alpha = 0).
 
-    There x / alpha has no limit, and all predictors take the step that is exact where D = E[x_0 | x] is constant:
-    alpha' D + sigma' x / sigma, or alpha' D + sigma' z of a predictor that draws noise. It leaves no past.
+    There x / alpha has no limit, and all predictors take the step that is exact where D = E[x_0 | x] is constant,
+    alpha' D + (sigma' / sigma) x, in which x is noise that is independent of the data. It leaves no past.
     """
     now, ahead = step.now, step.next
     if isinstance(now.alpha, Tensor) or now.alpha or predictor.idle:
         return predictor.advance(x, step, model, noise, past)
-    mean = ahead.alpha * model.denoised(x, now)
-    if predictor.stochastic:
-        return mean + ahead.sigma * noise(), mean, ()
-    x = mean + ahead.sigma / now.sigma * x
+    x = ahead.alpha * model.denoised(x, now) + ahead.sigma / now.sigma * x
     return x, x, ()
 
 

@@ -167,6 +167,11 @@ class Watched(ExactScore):
         self.evaluated += len(x)
         return super().evaluate(x, level)
 
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        self.evaluations += 1
+        self.evaluated += len(x)
+        return super().evaluate_denoised(x, level)
+
 
 @attrs.frozen
 class FlowSampler(Sampler):

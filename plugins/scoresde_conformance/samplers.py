@@ -183,7 +183,8 @@ class _Remembering(MultistepPredictor):
     """The suite's own predictor, whose past is the time that each row of the state has reached."""
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        assert past or step.index == 0, f"step {step.index} of a multistep predictor gets no past"
+        starts = step.index == (step.sde.t_signal < step.sde.t_max)  # the step from noise alone is not a predictor's
+        assert past or starts, f"step {step.index} of a multistep predictor gets no past"
         reached = past[0].tolist() if past else [step.now.t] * len(x)
         assert reached == [step.now.t] * len(x), f"at t = {step.now.t:.4g} the past is that of t = {reached}"
         state, mean = PlainPredictor().step(x, step, model, noise)

@@ -129,7 +129,7 @@ def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
 
 
 def time_at_inverts_the_noise(candidate: Candidate) -> None:
-    """time_at returns the time of log(sigma / alpha), to 1e-6, within [t_min, 1], also for a given t_min."""
+    """time_at returns the time of log(sigma / alpha), to 1e-6, within [t_min, t_max], also for a given t_min."""
     sde = _sde(candidate)
     for t_min in (None, 0.1 * sde.t_min):
         ends = math.log(t_min or sde.t_min), math.log(sde.t_signal)
@@ -252,10 +252,9 @@ def chains_are_finite(candidate: Candidate) -> None:
 
 
 def chain_tends_to_the_sde(candidate: Candidate) -> None:
-    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data,
-    and times near t_max if there is no signal.
+    """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data.
 
-    At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
+    Times near t_max are left out if there is no signal. At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
     """
     sde = _sde(candidate)
     times = _uniform(sde, STEPS)

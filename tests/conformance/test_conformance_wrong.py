@@ -149,7 +149,7 @@ class OffLevelsSDE(ConstantRateSDE):
     (OtherDriftSDE, "alpha_fits_the_drift", "drift_rate disagrees with alpha"),
     (RememberingSDE, "forgets_the_data", "expected at most 0.005"),
     (LossySDE, "is_accurate_in_float32", "in float32"),
-    (OtherPriorSDE, "prior_is_the_marginal", "the prior's std is 1.1, but at t = 1 sigma is 0.99"),
+    (OtherPriorSDE, "prior_is_the_marginal", "the prior's std is 1.1, but at t_max sigma is 0.99"),
     (WidePriorSDE, "prior_is_the_marginal", "the prior's std is 1.005"),
     (ShiftedPriorSDE, "prior_is_the_marginal", "the prior N(0.3, 1^2) is 0.045 nats per dimension from x_1"),
     (OffTimeSDE, "time_at_inverts_the_noise", "time_at disagrees with alpha and sigma"),

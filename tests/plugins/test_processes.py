@@ -63,16 +63,15 @@ def test_every_predictor_starts_from_noise_alone(name, sde):
 
 
 def test_the_first_step_is_exact_where_the_denoised_state_is_constant(sde):
-    """alpha' D + sigma' z of a predictor that draws noise, alpha' D + (sigma' / sigma) x of one that does not."""
+    """alpha' D + (sigma' / sigma) x, for every predictor."""
     from scoresde_core.schedule import Schedule
 
     step = Schedule(sde, torch.tensor([1.0, 0.7, 0.0], dtype=torch.float64))[0]
-    z = torch.full_like(LATENT, 0.25)
-    for name, last in (("ddim", LATENT), ("ddim[eta=1]", z)):
-        x, mean, past = advance(create("predictors", name), LATENT, step, exact(sde), lambda: z, (1, 2))
-        torch.testing.assert_close(x, step.next.alpha * MEAN + step.next.sigma * last)
+    for name in ("ddim", "ddim[eta=1]", "unipc"):
+        x, mean, past = advance(create("predictors", name), LATENT, step, exact(sde), torch.zeros, (1, 2))
+        torch.testing.assert_close(x, step.next.alpha * MEAN + step.next.sigma * LATENT)
+        assert torch.equal(x, mean)
         assert past == ()
-    torch.testing.assert_close(mean, torch.full_like(x, step.next.alpha * MEAN))
 
 
 @pytest.mark.parametrize("sampler", ["ode", "ode[method=rk4,steps=40]"])
