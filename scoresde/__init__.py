@@ -28,6 +28,8 @@ _HOME = {
     "scoresde_plugins.evaluators.comparison": ("Comparison",),
     "scoresde_run.models.config": ("Config",),
     "scoresde_run.models.model": ("Model",),
+    "scoresde_run.models.network": ("Network",),
+    "scoresde_run.models.network_score": ("NetworkScore",),
     "scoresde_run.models.checkpoint": ("Checkpoint",),
     "scoresde_run.machine.processes": ("Processes",),
     "scoresde_run.training.trainer": ("Trainer", "plan_training"),

@@ -34,7 +34,6 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("sdes", "sde", "scoresde_core.sde:SDE", "forward noising process, Gaussian path alpha(t), sigma(t)"),
-        Kind("networks", "network", "scoresde_core.network:Network", "builds the module behind a learned score"),
         Kind("predictors", "predictor", "scoresde_core.steps:Predictor", "one reverse-time step t -> t_next"),
         Kind("correctors", "corrector", "scoresde_core.steps:Corrector", "MCMC steps at fixed t"),
         Kind("losses", "loss", "scoresde_core.loss:Loss", "per-sample training loss of a score model"),

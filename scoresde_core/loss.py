@@ -73,7 +73,7 @@ class Loss(ABC):
     """A per-sample training loss whose minimiser is the truth: the exact score, unless ``trains`` says otherwise."""
 
     trains: ClassVar[type] = ScoreModel
-    """The contract of what it trains (:meth:`scoresde_core.network.Network.view`)."""
+    """The contract of what it trains (the network's ``view``)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """The other data of events that it needs: names that a data set gives."""
 

@@ -15,7 +15,7 @@ _KEPT_NAME = {
     ("scoresde_core", "scoresde_run.results"): "certainty picture",
     ("scoresde_core", "scoresde_run.data"): "dataset dequantizer units",
     ("scoresde_core", "scoresde_run.features"): "extractor",
-    ("scoresde_core", "scoresde_run.models"): "classifier",
+    ("scoresde_core", "scoresde_run.models"): "classifier network",
     ("scoresde_core", "scoresde_run.sampling"): "condition",
     ("scoresde_core.models", "scoresde_run.models"): "checkpoint config model",
     ("scoresde_core.models", "scoresde_run.machine"): "document",
@@ -42,14 +42,9 @@ _KEPT_NAME = {
     ("scoresde_plugins.targets", "scoresde_plugins.commands"): "fit_target",
     ("scoresde_plugins.evaluators", "scoresde_plugins.commands"): "stats",
     ("scoresde_plugins.checkpoints", "scoresde_plugins.commands"): "export",
-    ("scoresde_bench", "scoresde_bench.plan"): "axes cells suite sweep",
-    ("scoresde_bench", "scoresde_bench.run"): (
-        "compiler costs deadline executor executors importable pictures progress serve work worker"
-    ),
-    ("scoresde_bench.executors", "scoresde_bench.run.executors"): "local processes slurm",
-    ("scoresde_bench", "scoresde_bench.report"): (
-        "compare convergence earlier export labels lines plot published ranking repeat scales seeds table"
-    ),
+    ("scoresde_bench", "scoresde_bench.plan"): "suite sweep",
+    ("scoresde_bench", "scoresde_bench.run"): "executor executors",
+    ("scoresde_bench", "scoresde_bench.report"): "compare export ranking table",
 }
 MODULES = {
     **{f"{old}.{name}": f"{new}.{name}" for (old, new), names in _KEPT_NAME.items() for name in names.split()},
@@ -75,8 +70,8 @@ MODULES = {
 
 _FORMER = (
     "Batch Batches Comparison Condition ConditionedSampler Config Dataset Dequantizer EventSet Evidence Extraction",
-    "Extractor Features Model NoisyClassifier Observation Preprocessing Processes Reference Trainer TrainingRun",
-    "plan_training",
+    "Extractor Features Model Network NetworkScore NoisyClassifier Observation Preprocessing Processes Reference",
+    "Trainer TrainingRun plan_training",
 )
 NAMES = dict.fromkeys(" ".join(_FORMER).split(), "scoresde")
 """Former exports of ``scoresde_core``, and the module that exports them now."""

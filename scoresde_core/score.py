@@ -14,20 +14,19 @@ NFE is ``rows`` over samples, so a sample that needs no further evaluation costs
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from copy import copy
 from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from . import moved
 from .contract import Contract, derived
-from .errors import UsageError, near_misses
-from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
+from .errors import UsageError
 from .sde import SDE, Level
-from .shapes import expand, per_row
+from .shapes import expand
 
-_NO_SIGNAL = (
+NO_SIGNAL = (
     "{} gives no denoised state where alpha = 0, because its score says nothing of the data there: use a network whose "
     "parameterisation is denoised, v, flow or edm, or a process with a smaller t_max"
 )
@@ -95,7 +94,7 @@ class ScoreModel(Contract):
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x] at a level without signal (alpha = 0), uncounted; there Tweedie's formula is 0 / 0."""
-        raise UsageError(_NO_SIGNAL.format(type(self).__name__))
+        raise UsageError(NO_SIGNAL.format(type(self).__name__))
 
 
 class HasScore(Protocol):
@@ -139,83 +138,6 @@ class WrappedScore(ScoreModel):
         return self.model.evaluate_denoised(x, level) + change * (near.sigma**2 / near.alpha)
 
 
-class NetworkScore(ScoreModel):
-    """A network with its parameterisation and label rule, as a score model.
-
-    ``network(x, label, **cond)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). Tensors in ``cond``
-    have one row per sample, or one for all; :meth:`select` selects them. With a discrete label rule the level is that
-    of the ``scales`` training scales (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown
-    ``parameterisation`` (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        sde: SDE,
-        shape: tuple[int, ...] | None = None,
-        *,
-        parameterisation: str,
-        label: str,
-        scales: int = 1000,
-        cond: Mapping[str, Any] | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-            ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS)
-        )  # fmt: skip
-        for what, name, table in known:
-            if name not in table:
-                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(table))}")
-        self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
-        if shape is not None:
-            self.shape = tuple(shape)
-        self.parameterisation, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
-        self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
-        self.continuous = not self.discrete
-
-    def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """One forward pass, read as a score; ``ValueError`` if its shape is not that of ``x``: it would broadcast."""
-        raw, level = self._forward(x, level)
-        return self.parameterisation.score(raw, x, level)
-
-    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
-        """One forward pass, read as a denoised state."""
-        if self.parameterisation.denoised is None:
-            raise UsageError(_NO_SIGNAL.format(f"a network of parameterisation {self.parameterisation.name}"))
-        raw, level = self._forward(x, level)
-        return self.parameterisation.denoised(raw, x, level)
-
-    def _forward(self, x: Tensor, level: Level) -> tuple[Tensor, Level]:
-        if self.discrete:
-            level = self._training_level(level, x)
-        label = per_row(self.to_label(level, self.scales), x)
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            raw = self.network(self.parameterisation.input(x, level), label, **self.cond)
-        if raw.shape != x.shape:
-            raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
-        return raw.to(x.dtype), level
-
-    def select(self, index: Tensor) -> NetworkScore:
-        """The model with the rows of ``cond`` of these samples; ``ValueError`` if it has too few."""
-        rows = {name: v for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
-        if not rows:
-            return self
-        last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
-        for name, value in rows.items():
-            if last >= len(value):
-                few = f"cond {name!r} has {len(value)} rows, too few for sample {last}"
-                raise ValueError(f"{few}: give one row per sample, or one row for all")
-        return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
-
-    def _training_level(self, level: Level, x: Tensor) -> Level:
-        t = torch.as_tensor(level.t)
-        table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
-        if t.ndim == 0:
-            return Level(float(t), float(table.alpha), float(table.sigma))
-        alpha, sigma = (torch.as_tensor(value).to(x.dtype) for value in (table.alpha, table.sigma))
-        return Level(t, alpha, sigma)
-
-
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
     """The level at one time per row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...).
 
@@ -228,3 +150,7 @@ def spread(level: Level, x: Tensor) -> Level:
     """A level of one value per row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
     t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
     return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
+
+
+def __getattr__(name: str) -> Any:
+    return moved.former(__name__, name)

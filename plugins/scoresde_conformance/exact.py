@@ -36,11 +36,9 @@ class ConstantRateSDE(SDE):
     rate: float = param(12.0, "b")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """e^{-b t / 2}."""
         return torch.exp(-0.5 * self.rate * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(1 - e^{-b t})."""
         return torch.sqrt(-torch.expm1(-self.rate * t))
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
@@ -60,11 +58,9 @@ class GrowingSDE(SDE):
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sigma_0 r^t."""
         return self.smallest * torch.exp(t * math.log(self.ratio))
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """log(sigma / sigma_0) / log r."""
         t = (log_noise_ratio.double() - math.log(self.smallest)) / math.log(self.ratio)
         return t.clamp(t_min or self.t_min, 1)
 
@@ -80,7 +76,6 @@ class StraightSDE(SDE):
         return t.clone()
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """s / (1 + s) with s = sigma / alpha."""
         return log_noise_ratio.double().sigmoid().clamp(t_min or self.t_min, 1)
 
 
@@ -115,7 +110,6 @@ class Mixture(Target):
         return score
 
     def entropy(self) -> Estimate:
-        """-E log p_0(x), by many draws."""
         surprise = -self.log_prob(self.sample(2**15, seed=1).double())
         return Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(len(surprise)))
 
@@ -127,7 +121,6 @@ class Mixture(Target):
         return mean.expand(size), self.std**2 * torch.eye(size, dtype=torch.float64) + spread
 
     def modes(self) -> Tensor | None:
-        """The weights; None for a single Gaussian."""
         return torch.tensor(self.weights, dtype=torch.float64) if len(self.weights) > 1 else None
 
     def responsibilities(self, x: Tensor) -> Tensor:
@@ -180,7 +173,6 @@ class FlowSampler(Sampler):
     steps: int = param(100, "number of steps")
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """dx = (f x - g^2 score / 2) dt."""
         sde = model.sde
         schedule = Schedule(sde, times_between(sde, self.steps, last=0.0))
         for step in schedule.steps:
@@ -193,7 +185,6 @@ class PlainPredictor(Predictor):
     """Euler-Maruyama on the reverse SDE."""
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """x - (f x - g^2 score) dt + g sqrt(dt) z."""
         mean = x - (step.drift_rate * x - step.diffusion**2 * model.score(x, step.now)) * step.dt
         return mean + step.diffusion * step.dt**0.5 * noise(), mean
 
@@ -205,7 +196,6 @@ class PlainCorrector(Corrector):
     size: float = param(0.1, "step size over alpha^2 + sigma^2")
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """x + e score + sqrt(2 e) z."""
         size = self.size * (step.now.alpha**2 + step.now.sigma**2)
         mean = x + size * model.score(x, step.now)
         return mean + (2 * size) ** 0.5 * noise(), mean

@@ -254,7 +254,8 @@ def chains_are_finite(candidate: Candidate) -> None:
 def chain_tends_to_the_sde(candidate: Candidate) -> None:
     """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data.
 
-    Times near t_max are left out if there is no signal. At a time within t_min of the step's: the published tables are read at evenly spaced times from 1 to 0.
+    Times near t_max are left out if there is no signal. Rates are those at a time within t_min of the step's: the
+    published tables are read at evenly spaced times from 1 to 0.
     """
     sde = _sde(candidate)
     times = _uniform(sde, STEPS)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from long import kill_sweep
 from runs import rows_in
 
 from scoresde_bench.cli import main
@@ -272,32 +273,25 @@ def test_a_real_slurm(bench, tmp_path):
 def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path, monkeypatch):
     """The command is killed while its workers run, and repeated; ``kill_sweep.py`` kills at random times."""
     monkeypatch.chdir(tmp_path)  # in a checkout -m imports the packages that lie there, whose source has other keys
-    sweep = load_kill_sweep()
     arguments = argparse.Namespace(steps=50, seeds=1, jobs=2)
-    process = sweep.start(sweep.command(arguments, tmp_path / "here"))
+    process = kill_sweep.start(kill_sweep.command(arguments, tmp_path / "here"))
     results = tmp_path / "here" / "results.jsonl"
     while not results.exists() or not results.read_text().endswith("\n"):
         time.sleep(0.005)
         assert process.poll() is None
-    workers = sweep.workers_of(process.pid)
+    workers = kill_sweep.workers_of(process.pid)
     process.kill()
     process.communicate()
     assert len(workers) == 2
-    assert not sweep.outlived(workers)
+    assert not kill_sweep.outlived(workers)
     before = len(rows_in(tmp_path / "here"))
     assert before < 8
     for folder in ("here", "undisturbed"):
-        assert main(sweep.command(arguments, tmp_path / folder)[3:]) == 0  # as many threads a cell: a row states them
-    found, expected = (sweep.content(tmp_path / folder) for folder in ("here", "undisturbed"))
+        again = kill_sweep.command(arguments, tmp_path / folder)[3:]
+        assert main(again) == 0  # as many threads a cell: a row states them
+    found, expected = (kill_sweep.content(tmp_path / folder) for folder in ("here", "undisturbed"))
     assert len(found) == len(expected) == 8
     assert all(row in expected for row in found)
-
-
-def load_kill_sweep():
-    spec = importlib.util.spec_from_file_location("kill_sweep", ROOT / "benchmarks/studies/kill/kill_sweep.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_worker_ends_with_the_one_who_feeds_it():

@@ -11,7 +11,6 @@ from torch import nn
 from scoresde import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, param
 from scoresde_conformance.exact import Mixture
 from scoresde_core.estimate import Estimate
-from scoresde_core.network import Network
 from scoresde_core.noise import key
 from scoresde_core.score import WrappedScore
 from scoresde_plugins.evaluators import draws, features, pooled, samples
@@ -19,6 +18,7 @@ from scoresde_plugins.evaluators.comparison import Comparison
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_run.data.dataset import Dataset
 from scoresde_run.data.evidence import Evidence
+from scoresde_run.models.network import Network
 from scoresde_run.sampling.condition import Condition, Observation
 
 

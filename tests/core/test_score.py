@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from scoresde_core.errors import UsageError
-from scoresde_core.score import ExactScore, NetworkScore, level_of
+from scoresde_core.score import ExactScore, level_of
 from scoresde_core.sde import Level
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
+from scoresde_run.models.network_score import NetworkScore
 
 MEAN, VARIANCE = 0.3, 0.25
 

@@ -1,4 +1,4 @@
-"""Hostile input of every grammar, a few of each; ``benchmarks/studies/kill/fuzz.py`` gives as many as it is told."""
+"""Hostile input of every grammar, a few of each; ``tests/long/fuzz.py`` gives as many as it is told."""
 
 import contextlib
 import io

@@ -16,7 +16,7 @@ from scoresde_plugins.evaluate.measure import mean
 from scoresde_run.data.evidence import Evidence
 
 EVALUATORS = [entry.row.name for entry in default_registry().entries("evaluators") if entry.owner == "scoresde"]
-STUDY = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/studies/truth/calibration.py"))
+STUDY = runpy.run_path(str(Path(__file__).parents[2] / "tests/long/calibration.py"))
 N = 40
 
 
@@ -79,7 +79,7 @@ def repeated(name: str, kind: str) -> list[list[Metric]]:
 @pytest.mark.parametrize("kind", ["exact", "shifted"])
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_errors_are_the_scatter_of_repeated_draws(name: str, kind: str) -> None:
-    """Of samples, reference and model noise together; ``benchmarks/studies/truth/calibration.py`` shows more laws."""
+    """Of samples, reference and model noise together; ``tests/long/calibration.py`` shows more laws."""
     ratios = STUDY["ratios"](repeated(name, kind))
     assert ratios
     for ratio in ratios.values():

@@ -12,7 +12,6 @@ from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
-from scoresde_core.score import NetworkScore
 from scoresde_core.shell import main
 from scoresde_plugins.commands.train_dequantizer import DequantizationLoss
 from scoresde_plugins.dequantizers.flowpp import FlowPP, merge, split
@@ -21,6 +20,7 @@ from scoresde_plugins.likelihood.bound import likelihood_bound
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units
+from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.results.fingerprint import Fingerprint
 
 TINY = {"filters": 6, "couplings": 2, "blocks": 1, "components": 3, "heads": 2, "context": 4}

@@ -8,7 +8,6 @@ import torch
 from scoresde_conformance.exact import Watched
 from scoresde_core import ExactScore, Noise, ScoreModel
 from scoresde_core.errors import UsageError
-from scoresde_core.score import NetworkScore
 from scoresde_core.sde import Level
 from scoresde_plugins.dequantizers.uniform import UniformDequantizer
 from scoresde_plugins.evaluators.likelihood import LikelihoodBoundGap, LogLikelihoodError
@@ -22,6 +21,7 @@ from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget
 from scoresde_run.data.evidence import Evidence
+from scoresde_run.models.network_score import NetworkScore
 
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 TARGETS = {

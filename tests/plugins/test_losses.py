@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from scoresde import Draws, NetworkScore, create, load_registry
 from scoresde_conformance.suite import run
-from scoresde_core import Draws, NetworkScore, create, load_registry
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Loss, denoising_error
 from scoresde_core.manifest import Row

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from scoresde_core import components
 from scoresde_core.errors import UsageError
-from scoresde_core.network import Network
-from scoresde_core.score import NetworkScore, level_of
+from scoresde_core.score import level_of
 from scoresde_core.sde import SDE, Level
 from scoresde_plugins.networks.instance_norm import ConditionalInstanceNormPlus, InstanceNormPlus, VarianceNorm
 from scoresde_plugins.networks.mlp import MLP
@@ -22,6 +21,8 @@ from scoresde_plugins.networks.ncsn import NCSN, REFERENCE, from_reference
 from scoresde_plugins.networks.ncsnv2 import NCSNv2
 from scoresde_plugins.networks.refinenet import ChainedPooling, Fusion, PooledConv, WindowPool
 from scoresde_plugins.networks.wideresnet import Classifier, WideBlock
+from scoresde_run.models.network import Network
+from scoresde_run.models.network_score import NetworkScore
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "networks"
 REFINENETS = [

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from scoresde_core.network import Network
 from scoresde_plugins.networks.ddpm import DDPM
 from scoresde_plugins.networks.ncsn import NCSN
 from scoresde_plugins.networks.ncsnpp import NCSNpp
 from scoresde_plugins.networks.ncsnv2 import NCSNv2
+from scoresde_run.models.network import Network
 
 SHAPE = (3, 16, 16)
 UNET = {"ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,), "dropout": 0.5}

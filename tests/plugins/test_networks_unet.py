@@ -15,7 +15,6 @@ from attrs import evolve
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from scoresde_core.score import NetworkScore
 from scoresde_plugins.networks import winograd
 from scoresde_plugins.networks.attention import AttentionBlock
 from scoresde_plugins.networks.ddpm import DDPM
@@ -24,6 +23,7 @@ from scoresde_plugins.networks.resampling import FIRConvDown, FIRConvUp
 from scoresde_plugins.networks.unet import UNet
 from scoresde_plugins.song2021 import reference
 from scoresde_plugins.song2021.sdes import VESDE
+from scoresde_run.models.network_score import NetworkScore
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "networks"
 FILES = [path for path in sorted(GOLDEN.rglob("*.pt")) if path.name.startswith(("ncsnpp", "ddpm"))]

@@ -9,10 +9,10 @@ from torch import nn
 
 from scoresde import DATA, Draws, ExactScore, Level, NetworkScore, create, default_registry, sample
 from scoresde_core.errors import UsageError
-from scoresde_core.parameterisation import PARAMETERISATIONS
 from scoresde_core.steps import advance
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.encoding import encode
+from scoresde_run.models.parameterisation import PARAMETERISATIONS
 
 PREDICTORS = [entry.row.name for entry in default_registry().entries("predictors") if entry.owner == "scoresde"]
 VANISHING = ("rectified_flow", "trigflow", "cosine", "table[zero_terminal_snr=true]")
@@ -180,18 +180,18 @@ class TestTable:
     def test_a_file(self, tmp_path):
         betas = np.linspace(1e-3, 0.1, 50)
         np.savez(tmp_path / "table.npz", alphas_cumprod=np.cumprod(1 - betas))
-        np.save(tmp_path / "betas.npy", betas)
+        np.savez(tmp_path / "betas.npz", betas=betas)
         t = torch.linspace(0, 1, 50, dtype=torch.float64)
-        for name in ("table.npz", "betas.npy"):
+        for name in ("table.npz", "betas.npz"):
             sde = create("sdes", f"table[path='{tmp_path / name}']")
             np.testing.assert_allclose(sde.alpha(t).square().numpy(), np.cumprod(1 - betas), rtol=1e-12)
 
     def test_files_that_are_none(self, tmp_path):
         np.savez(tmp_path / "other.npz", x=np.zeros(3))
-        np.save(tmp_path / "rising.npy", -np.ones(10))
+        np.savez(tmp_path / "rising.npz", betas=-np.ones(10))
         for name, words in (
-            ("gone.npz", "cannot read the table"), ("other.npz", "neither betas nor alphas_cumprod"),
-            ("rising.npy", "values of alphas_cumprod that fall"),
+            ("gone.npz", r"cannot read|no file"), ("other.npz", "neither betas nor alphas_cumprod"),
+            ("rising.npz", "values of alphas_cumprod that fall"),
         ):  # fmt: skip
             with pytest.raises(UsageError, match=words):
                 create("sdes", f"table[path='{tmp_path / name}']")

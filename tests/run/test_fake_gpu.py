@@ -6,7 +6,7 @@ from fake_gpu import DEVICE, Waiting, gpu
 from test_device import IMAGE, NETWORKS, names
 from torch._subclasses.fake_tensor import FakeTensor
 
-from scoresde_core import NetworkScore, create, sample
+from scoresde import NetworkScore, create, sample
 from scoresde_core.score import level_of
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch was built without CUDA")

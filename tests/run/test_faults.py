@@ -1,6 +1,6 @@
 """Every file-system operation may fail, or be the last: what repeats a command ends as if nothing had happened.
 
-``benchmarks/studies/kill/kill_operations.py`` tries every operation of every command; here are all those of the calls
+``tests/long/kill_operations.py`` tries every operation of every command; here are all those of the calls
 that the commands are made of, and some of each command.
 """
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from runs import DENOISER, rows_in, save_models
 
-from scoresde_core import Level, NetworkScore, create
+from scoresde import Level, NetworkScore, create
 from scoresde_core.shell import main
 from scoresde_run.machine import device
 from scoresde_run.machine.device import PRECISIONS

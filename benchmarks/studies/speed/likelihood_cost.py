@@ -16,7 +16,7 @@ import torch
 from published import Published
 from side_by_side import in_turn, options_of, prepare
 
-from scoresde_core import NetworkScore, create
+from scoresde import NetworkScore, create
 from scoresde_plugins.likelihood import likelihood
 from scoresde_plugins.numerics.divergence import score_and_divergence
 from scoresde_plugins.numerics.flow import Solver

@@ -26,10 +26,10 @@ from side_by_side import Measured, in_turn, matmul_peak, options_of, prepare, tf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoresde_core.network import Network
 from scoresde_plugins.networks.ddpm import DDPM
 from scoresde_plugins.networks.ncsnpp import NCSNpp
 from scoresde_run.machine.environment import describe_device
+from scoresde_run.models.network import Network
 
 
 @attrs.frozen

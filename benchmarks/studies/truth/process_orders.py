@@ -1,6 +1,6 @@
 """Every process with every predictor: the order of convergence, and the std of whole runs on Gaussian data.
 
-    python benchmarks/studies/truth/process_orders.py [--processes NAME ...] [--predictors NAME ...]
+    python benchmarks/studies/truth/process_orders.py
 
 Data are N(0, 1/4), with their exact score, so a run is an affine map of its start and its noises, and its law is known
 without a sample: columns ``20`` and ``100`` are the error of the std after so many steps of ``pc`` from the prior on
@@ -9,11 +9,10 @@ half the signal; it is empty where all errors are rounding errors. The error of 
 leaves at t_min and at t_max.
 """
 
-import argparse
 import math
+from itertools import product
 
 import torch
-from torch import Tensor
 
 from scoresde import ExactScore, Noise, create, default_registry
 from scoresde_conformance.predictors import observed_order
@@ -26,7 +25,7 @@ class Rows(Noise):
 
     drawn = 0
 
-    def draw(self, step: int | str, purpose: str, draw: int = 0) -> Tensor:
+    def draw(self, step: int | str, purpose: str, draw: int = 0):
         z = torch.zeros(self.count, *self.shape, dtype=self.dtype)
         z[2 + self.drawn : 3 + self.drawn] = 1
         self.drawn += 1
@@ -34,7 +33,6 @@ class Rows(Noise):
 
 
 def std_after(sde, predictor: str, steps: int) -> float:
-    """The std of the state after a run from the prior."""
     target = create("targets", f"gaussian[shape=[1],mean=0,std={STD}]").to("cpu", torch.float64)
     sampler = create("samplers", f"pc[predictor={predictor},steps={steps}]")
     rows = 2 + 3 * steps
@@ -46,23 +44,16 @@ def std_after(sde, predictor: str, steps: int) -> float:
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for kind in ("sdes", "predictors"):
-        names = [entry.row.name for entry in default_registry().entries(kind)]
-        parser.add_argument("--processes" if kind == "sdes" else "--predictors", nargs="+", default=names)
-    options = parser.parse_args()
     print(f"{'process':16} {'predictor':20} {'declared':>8} {'order':>6} {'20':>9} {'100':>9}")
-    for process in options.processes:
-        sde = create("sdes", process)
-        for name in options.predictors:
-            predictor = create("predictors", name)
-            if predictor.order is None or predictor.skip(sde):
-                continue
-            order, _ = observed_order(predictor, sde)
-            errors = [std_after(sde, name, steps) / STD - 1 for steps in (20, 100)]
-            shown = "" if math.isnan(order) else f"{order:.2f}"
-            print(f"{process:16} {name:20} {predictor.order:8g} {shown:>6} {errors[0]:+9.5f} {errors[1]:+9.5f}")
+    names = [[entry.row.name for entry in default_registry().entries(kind)] for kind in ("sdes", "predictors")]
+    for process, name in product(*names):
+        sde, predictor = create("sdes", process), create("predictors", name)
+        if predictor.order is None or predictor.skip(sde):
+            continue
+        order, _ = observed_order(predictor, sde)
+        errors = [std_after(sde, name, steps) / STD - 1 for steps in (20, 100)]
+        shown = "" if math.isnan(order) else f"{order:.2f}"
+        print(f"{process:16} {name:20} {predictor.order:8g} {shown:>6} {errors[0]:+9.5f} {errors[1]:+9.5f}")
 
 
 if __name__ == "__main__":

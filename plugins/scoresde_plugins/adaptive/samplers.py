@@ -67,7 +67,6 @@ class AdaptiveSDESampler(Sampler):
     denoise: bool = param(True, "return the denoised state at t_min")
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        """Run the loop; ``observe`` is called after every attempt."""
         sde = model.sde
         x, previous = x.clone(), x.clone()
         vanishing = sde.t_signal < sde.t_max

@@ -22,7 +22,7 @@ from scoresde_core.components import Spec, build, parse
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Draws, Loss
 from scoresde_core.registry import Registry
-from scoresde_core.score import NetworkScore, ScoreModel
+from scoresde_core.score import ScoreModel
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.train import add_run, run_training
 from scoresde_run.data.batches import Preprocessing
@@ -30,6 +30,7 @@ from scoresde_run.data.units import Units
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
 from scoresde_run.models.model import Plan, find_dataset
+from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.training.trainer import Trainer, TrainingPlan
 
 from ..dequantizers.flowpp import FlowPP
@@ -92,7 +93,6 @@ class DequantizerTrainer(Trainer):
 
     @property
     def use(self) -> str:
-        """How to measure with the result."""
         return "scoresde likelihood --dequantizer 'variational[checkpoint={}]' ..."
 
     @torch.no_grad()

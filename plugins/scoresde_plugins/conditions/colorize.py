@@ -27,7 +27,6 @@ class Colorize(Condition):
         return None if len(shape) == 3 and shape[0] == 3 else f"colorize needs images of 3 channels, not {shape}"
 
     def observe(self, x: Tensor) -> KnownCoefficients:
-        """Return the grey of ``x`` (n, 3, H, W)."""
         reason = self.skip(tuple(x.shape[1:]))
         if reason:
             raise ValueError(reason)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
-from scoresde_core.network import Network
 from scoresde_core.registry import Registry, handed_registry
 from scoresde_core.score import ScoreModel, WrappedScore
 from scoresde_core.sde import Level
@@ -30,6 +29,7 @@ from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint as checkpoints
 from scoresde_run.models.classifier import NoisyClassifier
 from scoresde_run.models.model import plan_model
+from scoresde_run.models.network import Network
 from scoresde_run.sampling.condition import Condition, Observation
 
 from ..networks.classifier import NetworkClassifier
@@ -48,7 +48,6 @@ class TargetClassifier(NoisyClassifier):
 
     @property
     def classes(self) -> int:
-        """The number of components."""
         modes = self.target.modes()
         assert modes is not None
         return len(modes)

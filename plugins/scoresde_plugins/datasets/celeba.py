@@ -37,7 +37,6 @@ class CelebADataset(PictureDataset):
         return [Path(self.root) / "celeba"]
 
     def open(self, split: Split = "train") -> Pictures:
-        """Return the faces of a split, decoded on access."""
         folder = Path(self.root) / "celeba"
         if self.download:
             try:

@@ -43,6 +43,5 @@ class ExactDataset(Dataset):
         return {"labels": (sums[:, :-1] < u.unsqueeze(1)).sum(1)}
 
     def load(self, split: Split = "train") -> Tensor:
-        """Return the draws of a split, always the same."""
         draws = self.count if split == "train" else self.test_count
         return self.target.sample(draws, seed=key(self.seed, "dataset", split) % 2**31).float()

@@ -77,7 +77,6 @@ class ImageFolderDataset(_HeldOut, PictureDataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1 or 3, height, width)."""
         return (1 if self.grey else 3, *sides(self.size))
 
     def open(self, split: Split = "train") -> Pictures:
@@ -130,7 +129,6 @@ class NPZDataset(_HeldOut):
         return events if self.test is not None else events[self.rows(len(events), split)]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` from the named array."""
         if self.labels is None:
             return {}
         labels = _read_labels(self.place(split), self.labels)

@@ -67,7 +67,6 @@ class DownsampledImageNetDataset(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(3, size, size)."""
         return (3, self.size, self.size)
 
     def files(self) -> list[Path]:

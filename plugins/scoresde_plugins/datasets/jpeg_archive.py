@@ -73,7 +73,6 @@ class JPEGArchiveDataset(PictureDataset):
         return decoded(packed, packed.names(), Fit(self.size, grey=self.grey), self.broken, str(file))
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` from the array of that name, if there is one."""
         labels = self._arrays(split).get("labels")
         if labels is None:
             return {}

@@ -228,7 +228,6 @@ class PictureDataset(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(3, height, width)."""
         assert self.size is not None
         return (3, *sides(self.size))
 

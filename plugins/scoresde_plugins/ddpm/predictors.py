@@ -31,7 +31,6 @@ class AncestralSamplingPredictor(Predictor):
     grid = UniformGrid()
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """Draw from the posterior of the forward chain."""
         scale, variance = step.transition_scale, step.transition_std**2
         mean = combine(1 / scale, x, variance / scale, model.score(x, step.now))
         return diffuse(mean, step.backward_std, noise()), mean
@@ -57,7 +56,6 @@ class DDIMPredictor(Predictor):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Draws noise when eta > 0."""
         return self.eta > 0
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ from attrs.validators import and_, ge, gt, lt, optional
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.sde import SDE, GaussianPrior, Level
+from scoresde_core.errors import FileError
+from scoresde_core.sde import SDE, Level
+from scoresde_run.machine import inputs
 
 from ..song2021.sdes import T_MIN_HELP
 
@@ -41,11 +43,6 @@ class CosineSDE(SDE):
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(0.5)))
 
     @property
-    def prior(self) -> GaussianPrior:
-        """N(0, I)."""
-        return GaussianPrior()
-
-    @property
     def _b(self) -> float:
         return 0.5 * math.pi * self.s / (1 + self.s)
 
@@ -54,21 +51,11 @@ class CosineSDE(SDE):
         return 0.5 * math.pi * (1 - t) / (1 + self.s)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """cos(a) / cos(b)."""
         return torch.sin(self._left(t)) / math.cos(self._b)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(sin(a - b) sin(a + b)) / cos(b)."""
         angle = 0.5 * math.pi * t / (1 + self.s)
         return (torch.sin(angle) * torch.sin(angle + 2 * self._b)).sqrt() / math.cos(self._b)
-
-    def drift_rate(self, t: Tensor) -> Tensor:
-        """-(pi / 2) tan(a) / (1 + s)."""
-        return -0.5 * math.pi / (1 + self.s) / torch.tan(self._left(t))
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(-2 f)."""
-        return (-2 * self.drift_rate(t)).sqrt()
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         """tan(a)^2 = (r^2 + sin(b)^2) / cos(b)^2 for r = sigma / alpha."""
@@ -82,8 +69,8 @@ class TableSDE(SDE):
     """The process of a discrete model's table, between its entries as well; alpha(0) < 1 is that of its first entry.
 
     ``linear``: DDPM, beta from 1e-4 to 0.02; ``scaled_linear``: latent diffusion, 0.00085 to 0.012, evenly spaced in
-    sqrt(beta); ``squaredcos``: the cosine schedule with beta at most 0.999. ``path`` is a NumPy file in place of these:
-    an npz with ``betas`` or ``alphas_cumprod`` (N,), or an npy of betas. ``zero_terminal_snr`` moves sqrt(abar) so that
+    sqrt(beta); ``squaredcos``: the cosine schedule with beta at most 0.999. ``path`` is an npz file in place of these,
+    with ``betas`` or ``alphas_cumprod`` (N,). ``zero_terminal_snr`` moves sqrt(abar) so that
     the last is 0 (arXiv:2305.08891, Algorithm 1).
     """
 
@@ -98,11 +85,6 @@ class TableSDE(SDE):
     def __attrs_post_init__(self) -> None:
         _angles(self)
 
-    @property
-    def prior(self) -> GaussianPrior:
-        """N(0, I)."""
-        return GaussianPrior()
-
     def _angle(self, t: Tensor) -> Tensor:
         """phi at ``t``, float64: a cubic between entries, with slopes from the neighbours."""
         phi, slope = (values.to(t.device) for values in _angles(self))
@@ -114,15 +96,12 @@ class TableSDE(SDE):
         return phi[k] + u * rise + u * (1 - u) * (bend * (1 - u) - twist * u)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """sin(phi)."""
         return torch.sin(self._angle(t)).to(t.dtype)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """cos(phi)."""
         return torch.cos(self._angle(t)).to(t.dtype)
 
     def discrete_level(self, t: Tensor, n: int) -> Level:
-        """Entry round(t (n - 1)) of n."""
         return self.level((t * (n - 1)).round() / (n - 1))
 
 
@@ -163,12 +142,11 @@ def _products(sde: TableSDE) -> Tensor:
 def _read(path: Path) -> Tensor:
     """Return abar_i of a file."""
     try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"betas": found} if isinstance(found, np.ndarray) else dict(found)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the table {path}: {error}") from error
-    for name in ("alphas_cumprod", "betas"):
-        if name in arrays and arrays[name].ndim == 1:
-            values = torch.from_numpy(arrays[name].astype(np.float64))
-            return values if name == "alphas_cumprod" else (1 - values).cumprod(0)
-    raise ValueError(f"{path} has neither betas nor alphas_cumprod of one dimension: it has {', '.join(arrays)}")
+        with inputs.arrays(path) as file:
+            for name in ("alphas_cumprod", "betas"):
+                if name in file.names:
+                    values = torch.from_numpy(file[name].astype(np.float64))
+                    return values if name == "alphas_cumprod" else (1 - values).cumprod(0)
+    except FileError as error:
+        raise ValueError(str(error)) from error
+    raise ValueError(f"{path} has neither betas nor alphas_cumprod: save one of them with numpy.savez")

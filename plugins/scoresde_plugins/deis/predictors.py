@@ -74,11 +74,9 @@ class DEISPredictor(NoiseMultistep):
 
     @property
     def order(self) -> float:  # type: ignore[override]
-        """Equal to ``max_order``."""
         return float(self.max_order)
 
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
-        """Return the integrals of the Lagrange polynomials."""
         if len(levels) == 1:
             return [noise_ratio(step.next) - noise_ratio(step.now)]
         return _weights_in_t(step, levels) if self.variant == "tab" else _weights_in_ratio(step, levels)
@@ -106,7 +104,6 @@ class IPNDMPredictor(NoiseMultistep):
         return float(min(self.max_order, 2))
 
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
-        """Return the weights of equal steps, times the length of this one."""
         length = noise_ratio(step.next) - noise_ratio(step.now)
         return [length * w for w in ADAMS_BASHFORTH[len(levels) - 1]]
 

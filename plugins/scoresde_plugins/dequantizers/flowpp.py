@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
+from scoresde_run.models.network import Network
 
 _BISECTIONS = 60
 _EDGE = 2.0**-16

@@ -151,7 +151,6 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Draws noise when eta > 0."""
         return self.eta > 0
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:

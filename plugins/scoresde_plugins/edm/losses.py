@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, denoising_error
-from scoresde_core.parameterisation import SIGMA_DATA
 from scoresde_core.score import ScoreModel, level_of
+from scoresde_run.models.parameterisation import SIGMA_DATA
 
 from ..song2021.losses import ContinuousLoss
 

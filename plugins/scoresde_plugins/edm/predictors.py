@@ -49,7 +49,6 @@ class HeunPredictor(Predictor):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Draws noise when s_churn > 0."""
         return self.s_churn > 0
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,6 @@ class SplitLoss(EventMeasure):
 
     @torch.no_grad()
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """The loss of each event, (n,)."""
         _, events = self.share.batch(k)
 
         def draws(step: str) -> Draws:
@@ -99,7 +98,6 @@ class Likelihood(EventMeasure):
         return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """The tensors of a :class:`Measurement`."""
         first, events = self.share.batch(k)
         found = measure(
             self.density, model.score, events.to(model.device), repeats=self.repeats, seed=self.seed,
@@ -151,7 +149,6 @@ class Draw(Measure):
         return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """Samples (n, *shape) in the model's units."""
         first = k * self.batch_size
         drawn = sample(
             model.score, self.sampler, min(self.batch_size, self.n - first),

@@ -17,7 +17,6 @@ from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.evaluator import Evaluator
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler, skip
-from scoresde_core.score import NetworkScore
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.data.evidence import Evidence, Reference
@@ -25,6 +24,7 @@ from scoresde_run.models import checkpoint
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import Plan, plan_data, plan_model
+from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.results.results import Row
 from scoresde_run.sampling.samples import root_mean_square

@@ -45,7 +45,6 @@ class FeatureBatches(Measure):
 
     @property
     def title(self) -> str:
-        """``features Identity() of samples``."""
         rounded = " rounded down" * (self.extraction.rounding == "floor")
         return f"{self.name} {self.extraction.extractor!r} of {' '.join(map(str, self.events.label))}{rounded}"
 
@@ -81,7 +80,6 @@ class FeatureBatches(Measure):
         return events
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """Features (n, D) and, of a classifier, logits (n, K)."""
         if self.draw is None:
             size = self.extraction.batch_size
             events = self._loaded()[k * size : (k + 1) * size]
@@ -135,7 +133,6 @@ class Judgement(Measure):
 
     @property
     def title(self) -> str:
-        """``judgement nll_gap``."""
         return f"{self.name} {self.written}"
 
     @property
@@ -164,7 +161,6 @@ class Judgement(Measure):
         return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """The metrics, or why there are none."""
         samples = self.blank(model.device) if self.draw is None else self.draw.collect(model)
         evidence = self.evidence(model.score, samples, model.dtype)
         for key, batches in self.features.items():

@@ -92,7 +92,6 @@ class EventReference(Reference):
         return rows[which * self.size : (which + 1) * self.size]
 
     def draw(self, which: int) -> Tensor:
-        """Return the events of a set, scaled."""
         return Units().encode(self.stored(which))
 
 
@@ -134,7 +133,6 @@ class SetComparison(DataReference, Comparison):
             self.origin.events()
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
-        """Return the hash of the data set."""
         return {} if self.origin is None else {"hash": content_hash(self.origin.events())}
 
     def skip(self, evidence: Evidence) -> str | None:
@@ -144,7 +142,6 @@ class SetComparison(DataReference, Comparison):
         return (self.origin and self.origin.misfit(evidence)) or super().skip(evidence)
 
     def truth(self, evidence: Evidence) -> Reference | None:
-        """Return the data set if one is given, else the reference of the evidence."""
         if self.origin is None:
             return evidence.reference
         return self.origin.reference(evidence.count, evidence.seed, evidence.samples.device)

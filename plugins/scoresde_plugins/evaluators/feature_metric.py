@@ -131,12 +131,10 @@ class FeatureMetric(DataReference, Evaluator):
         return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
     def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
-        """Return the features of the samples, the truth and the floor."""
         sets = (samples(evidence), self.truth(evidence), self.floor(evidence))
         return [(self.extraction, events) for events in sets if events is not None]
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
-        """Return the protocol, with hashes of weights and statistics."""
         return {"protocol": self.protocol(evidence)}
 
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:

@@ -208,7 +208,6 @@ class FrechetDistance(FeatureMetric):
         return self.of_floor(evidence, compute)
 
     def truth(self, evidence: Evidence) -> EventSet | None:
-        """Return all events of the data set, or ``draws`` of the target."""
         found, reference = super().truth(evidence), evidence.reference
         if found is None or found.whole is not None or reference is None or reference.target is None:
             return found and (found.whole or found)

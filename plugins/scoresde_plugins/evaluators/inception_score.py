@@ -63,7 +63,6 @@ class InceptionScore(FeatureMetric):
 
     @property
     def name(self) -> str:
-        """``inception_score``."""
         return f"{self.features.name}_{self.word}"
 
     @property

@@ -80,11 +80,9 @@ class PrecisionRecall(TwoSetMetric):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``precision_<features>`` and ``recall_<features>``."""
         return f"precision_{self.features.name}", f"recall_{self.features.name}"
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        """Return both shares of features (n, D)."""
         halves = balanced_halves(len(samples))
         whole = torch.ones(len(samples), dtype=torch.bool)
         found = shares(samples, truth, self.neighbours, [whole, *halves])

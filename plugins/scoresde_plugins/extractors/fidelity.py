@@ -185,7 +185,6 @@ class DINOv2(PublishedNetwork):
         return Network().eval().requires_grad_(False)
 
     def files(self) -> list[Path]:
-        """Return the weights and the transformer's code."""
         return [*super().files(), self._code()]
 
     def _code(self) -> Path:

@@ -3,7 +3,7 @@ r"""Conditional flow matching (Lipman et al. 2023, arXiv:2210.02747, Eq. 9; Liu 
     L = E_t |v(x_t, t) - (alpha' x_0 + sigma' eps)|^2
 
 for the model's velocity v = alpha' D + sigma' E with D = E[x_0 | x] and E = E[eps | x]. As x_t = alpha D + sigma E, the
-difference is (alpha' - alpha sigma' / sigma) (D - x_0): a weighted denoising loss, for any process and network.
+difference is (sigma' - alpha' sigma / alpha) (E - eps): a weighted denoising loss, for any process and network.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
-from scoresde_core.loss import Draws
+from scoresde_core.loss import Draws, denoising_error
 from scoresde_core.score import ScoreModel, level_of
-from scoresde_core.shapes import combine, expand
 
 from ..song2021.losses import ContinuousLoss
 
@@ -25,9 +24,6 @@ class FlowMatchingLoss(ContinuousLoss):
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
         t = self.times(sde, draws).clamp_max(sde.t_signal)
-        level, z = level_of(sde, t, x), draws.normal(x)
-        perturbed = combine(level.alpha, x, level.sigma, z)
-        up, down = (expand(slope.to(x.dtype), x) for slope in reversed(sde.slopes(t)))
-        # E - eps = -(alpha / sigma) (D - x_0) has no division by alpha, as D - x_0 would.
-        error = (model.noise(perturbed, level) - z) * (up - down * level.sigma / level.alpha)
-        return self.reduced(error)
+        error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
+        signal, noise = sde.slopes(t)
+        return error * (noise - signal * sde.sigma(t) / sde.alpha(t)).square().to(error.dtype)

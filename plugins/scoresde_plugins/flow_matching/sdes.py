@@ -14,7 +14,7 @@ from attrs.validators import and_, gt, lt
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.sde import SDE, GaussianPrior
+from scoresde_core.sde import SDE
 
 from ..song2021.sdes import T_MIN_HELP
 
@@ -28,27 +28,13 @@ class RectifiedFlowSDE(SDE):
 
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(0.5)))
 
-    @property
-    def prior(self) -> GaussianPrior:
-        """N(0, I)."""
-        return GaussianPrior()
-
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
         return t.clone()
 
-    def drift_rate(self, t: Tensor) -> Tensor:
-        """-1 / (1 - t)."""
-        return -1 / (1 - t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(2 t / (1 - t))."""
-        return (2 * t / (1 - t)).sqrt()
-
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """s / (1 + s) with s = sigma / alpha."""
         return log_noise_ratio.double().sigmoid().clamp(t_min or self.t_min, 1)
 
 
@@ -61,27 +47,12 @@ class TrigFlowSDE(SDE):
 
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(0.5)))
 
-    @property
-    def prior(self) -> GaussianPrior:
-        """N(0, I)."""
-        return GaussianPrior()
-
     def alpha(self, t: Tensor) -> Tensor:
         """sin(pi (1 - t) / 2), which is exactly 0 at t = 1."""
         return torch.sin(0.5 * math.pi * (1 - t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sin(pi t / 2)."""
         return torch.sin(0.5 * math.pi * t)
 
-    def drift_rate(self, t: Tensor) -> Tensor:
-        """-(pi / 2) tan(pi t / 2)."""
-        return -0.5 * math.pi * self.sigma(t) / self.alpha(t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(pi tan(pi t / 2))."""
-        return (math.pi * self.sigma(t) / self.alpha(t)).sqrt()
-
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """(2 / pi) atan(sigma / alpha)."""
         return (log_noise_ratio.double().exp().atan() * (2 / math.pi)).clamp(t_min or self.t_min, 1)

@@ -100,7 +100,6 @@ class FlowDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
-        """Return log p(x), the latents and function evaluations."""
         likelihood = log_likelihood(
             model,
             x,
@@ -130,7 +129,6 @@ class BoundDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
-        """Return the lower bound on log p(x) and its standard error."""
         bound = likelihood_bound(
             model,
             x,

@@ -29,7 +29,6 @@ class AnnealedLangevinCorrector(Corrector):
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """``n_steps`` steps at ``step.now``."""
         size = 2 * (1 + step.discrete_drift) ** 2 * (self.snr * step.now.sigma) ** 2
         mean = x
         for _ in range(self.n_steps):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
-from scoresde_core.score import NetworkScore, ScoreModel, spread
+from scoresde_core.score import ScoreModel, spread
+from scoresde_run.models.network_score import NetworkScore
 
 from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 

@@ -10,10 +10,10 @@ from attrs.validators import ge, in_
 from torch import Tensor, nn
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
 from scoresde_core.sde import SDE, Level
 from scoresde_core.shapes import per_row
 from scoresde_run.models.classifier import NoisyClassifier
+from scoresde_run.models.network import Network
 
 
 @attrs.frozen(eq=False)
@@ -33,7 +33,6 @@ class NetworkClassifier(NoisyClassifier):
     """The process that it is trained under; a guide needs none."""
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        """The log softmax of the logits."""
         ratio = per_row(level.sigma / level.alpha, x) * self.scale
         seen = x / level.alpha * self.scale + self.shift
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
@@ -51,5 +50,4 @@ class ClassifierNetwork(Network):
     classes: int = param(10, "number of classes", ge(2))
 
     def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> NetworkClassifier:
-        """Return ``module`` as a classifier; ``how`` may hold ``autocast``."""
         return NetworkClassifier(module, self.classes, autocast=how.get("autocast"), sde=sde)

@@ -50,7 +50,6 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return ``x`` normalised; the ``index`` is ignored."""
         return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
 
 
@@ -68,7 +67,6 @@ class ConditionalInstanceNormPlus(nn.Module):
             self.embed.weight[:, 2 * channels :].zero_()
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """Return ``x`` normalised with the coefficients of its rows' levels."""
         gamma, alpha, beta = self.embed(index).chunk(3, dim=1)
         return instance_norm_plus(x, gamma, alpha, beta)
 

@@ -21,7 +21,7 @@ from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
+from scoresde_run.models.network import Network
 
 from .classifier import ClassifierNetwork
 

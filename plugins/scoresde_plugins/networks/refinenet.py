@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
-from scoresde_core.parameterisation import PARAMETERISATIONS, named_in
+from scoresde_run.models.network import Network
+from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
 
 from .instance_norm import NoNorm, Norm
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, recomputed

@@ -14,7 +14,7 @@ from attrs import validators as check
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.network import Network
+from scoresde_run.models.network import Network
 
 from .layers import NONLINEARITIES, RECOMPUTE_HELP, geometric
 

@@ -8,7 +8,7 @@ from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.sde import SDE, GaussianPrior
+from scoresde_core.sde import SDE
 
 from ..song2021.sdes import LARGEST, T_MIN_HELP
 
@@ -20,11 +20,6 @@ class LinearVESDE(SDE):
     sigma_max: float = param(50.0, "noise scale at t = 1", and_(gt(0), le(LARGEST)))
     t_min: float = param(1e-5, T_MIN_HELP, and_(gt(0), lt(1)))
 
-    @property
-    def prior(self) -> GaussianPrior:
-        """N(0, sigma_max^2 I)."""
-        return GaussianPrior(std=self.sigma_max)
-
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -32,12 +27,7 @@ class LinearVESDE(SDE):
         return self.sigma_max * t
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """The inverse of sigma, within [t_min, 1]."""
         return (log_noise_ratio.double().exp() / self.sigma_max).clamp(t_min or self.t_min, 1)
 
-    def drift_rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
     def diffusion(self, t: Tensor) -> Tensor:
-        """sigma_max sqrt(2 t)."""
         return self.sigma_max * math.sqrt(2) * t.sqrt()

@@ -90,12 +90,10 @@ class TabulatedSDE(SDE):
         """The published table."""
 
     def transition(self, times: Tensor) -> Transition:
-        """The table's steps on the published grid, else the exact ones."""
         published = self.table.transition(times) if self.chain == "published" else None
         return published or SDE.transition(self, times)
 
     def discretize(self, times: Tensor) -> Transition:
-        """The same chain as :meth:`transition`."""
         return self.transition(times)
 
     def discrete_level(self, t: Tensor, n: int) -> Level:

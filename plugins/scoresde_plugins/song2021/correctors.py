@@ -67,7 +67,6 @@ class LangevinCorrector(Corrector):
     )
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """``n_steps`` steps at ``step.now``."""
         mean = x
         scale = (step.now.alpha**2 + step.now.sigma**2) ** 0.5
         for _ in range(self.n_steps):
@@ -81,7 +80,6 @@ class LangevinCorrector(Corrector):
         return x, mean
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """Warn where the batch is too small for its norms."""
         excess = 2 / (count * prod(shape))
         if self.norm != "batch" or excess <= _NOTABLE:
             return None

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
-from scoresde_core.score import NetworkScore, ScoreModel, level_of
+from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
+from scoresde_run.models.network_score import NetworkScore
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
 STRATIFIED_HELP = "draw one time from each of B equally likely intervals, instead of B independent times"
@@ -38,11 +39,6 @@ class ContinuousLoss(Loss):
     def times(self, sde: SDE, draws: Draws) -> Tensor:
         """Times (B,), uniform on [t_min, t_max], float64."""
         return self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min)
-
-    def reduced(self, error: Tensor) -> Tensor:
-        """Squared errors (B, ...) reduced to (B,)."""
-        squared = error.square().flatten(1)
-        return squared.mean(1) if self.reduction == "mean" else 0.5 * squared.sum(1)
 
     def skip(self, model: ScoreModel) -> str | None:
         """Refuse networks of N noise scales: they have no score between the scales."""

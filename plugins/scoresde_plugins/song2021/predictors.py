@@ -23,10 +23,6 @@ from scoresde_core.steps import Predictor
 from ..grids import UniformGrid
 from .chains import evenly_spaced
 
-_NO_LIMIT = (
-    "{} takes Euler steps on the chain, which tend to another law where the signal vanishes at t_max: use ddim, or "
-    "euler_maruyama[probability_flow=true]"
-)
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
 
 
@@ -53,7 +49,6 @@ class EulerMaruyamaPredictor(Predictor):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Draws noise unless it solves the flow."""
         return not self.probability_flow
 
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
@@ -63,7 +58,6 @@ class EulerMaruyamaPredictor(Predictor):
         return f"euler_maruyama[dt=published] takes steps of 1/N, but {grid} is not evenly spaced: use the grid uniform"
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One Euler step."""
         dt = step.dt if self.dt == "grid" else 1 / step.count
         variance = step.diffusion**2 * dt
         score = model.score(x, step.now)
@@ -82,7 +76,6 @@ class ReverseDiffusionPredictor(Predictor):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Draws noise unless it solves the flow."""
         return not self.probability_flow
 
     def skip(self, sde: SDE) -> str | None:
@@ -90,7 +83,6 @@ class ReverseDiffusionPredictor(Predictor):
         return ProbabilityFlowPredictor().skip(sde) if self.probability_flow else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One step of the inverted chain."""
         variance = step.discrete_diffusion**2
         score = model.score(x, step.now)
         share = 0.5 if self.probability_flow else 1.0
@@ -107,10 +99,10 @@ class ProbabilityFlowPredictor(Predictor):
 
     def skip(self, sde: SDE) -> str | None:
         """Refuse a process without signal at t_max: however many steps, those near it keep their relative size."""
-        return _NO_LIMIT.format("probability_flow") if sde.t_signal < sde.t_max else None
+        why = "probability_flow tends to another law where the signal vanishes at t_max: use ddim, or "
+        return f"{why}euler_maruyama[probability_flow=true]" if sde.t_signal < sde.t_max else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """One deterministic step on the SDE's own chain."""
         score = model.score(x, step.now)
         x = combine(1 - step.discrete_drift, x, 0.5 * step.discrete_diffusion**2, score)
         return x, x
@@ -126,5 +118,4 @@ class NonePredictor(Predictor):
     stochastic = False
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        """Return x twice."""
         return x, x

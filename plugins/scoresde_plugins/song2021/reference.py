@@ -13,7 +13,7 @@ import attrs
 from torch import nn
 
 from scoresde_core.errors import near_misses
-from scoresde_core.network import Network
+from scoresde_run.models.network import Network
 
 from ..networks.ddpm import DDPM
 from ..networks.ncsnpp import NCSNpp

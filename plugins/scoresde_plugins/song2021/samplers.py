@@ -69,7 +69,6 @@ class PredictorCorrectorSampler(Sampler):
         )
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """Return the corrector's warning."""
         return self.corrector.caveat(shape, count)
 
     def decoupled(self) -> Self:
@@ -97,7 +96,6 @@ class ODESampler(Sampler):
 
     @property
     def uses(self) -> frozenset[str]:
-        """Steps and grid for fixed-step methods, tolerances for adaptive ones."""
         return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:

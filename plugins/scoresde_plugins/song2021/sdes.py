@@ -58,7 +58,6 @@ class VESDE(TabulatedSDE):
 
     @property
     def table(self) -> SMLDChain:
-        """SMLD's."""
         return SMLDChain(self)
 
     @property
@@ -68,18 +67,15 @@ class VESDE(TabulatedSDE):
 
     @property
     def prior(self) -> GaussianPrior:
-        """N(prior_mean, sigma_max^2 I)."""
         return GaussianPrior(self.prior_mean, self.sigma_max)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sigma_min (sigma_max / sigma_min)^t."""
         return self.sigma_min * torch.exp(t * self.log_ratio)
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
-        """The inverse of sigma, within [t_min, 1]."""
         t = (log_noise_ratio.double() - math.log(self.sigma_min)) / self.log_ratio
         return t.clamp(t_min or self.t_min, 1)
 
@@ -87,7 +83,6 @@ class VESDE(TabulatedSDE):
         return torch.zeros_like(t)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """sigma(t) sqrt(2 log(sigma_max / sigma_min))."""
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
 
 
@@ -111,7 +106,6 @@ class LinearBetaSDE(SDE):
 
     @property
     def prior(self) -> GaussianPrior:
-        """N(0, I)."""
         return GaussianPrior()
 
     def beta(self, t: Tensor) -> Tensor:
@@ -123,7 +117,6 @@ class LinearBetaSDE(SDE):
         return t * self.beta_min + 0.5 * t * t * (self.beta_max - self.beta_min)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """e^{-B/2}."""
         return torch.exp(-0.5 * self.integral(t))
 
     def time_of(self, integral: Tensor, t_min: float | None = None) -> Tensor:
@@ -132,7 +125,6 @@ class LinearBetaSDE(SDE):
         return (2 * integral / (self.beta_min + root)).clamp(t_min or self.t_min, 1)
 
     def drift_rate(self, t: Tensor) -> Tensor:
-        """-beta(t) / 2."""
         return -0.5 * self.beta(t)
 
 
@@ -149,11 +141,9 @@ class VPSDE(TabulatedSDE, LinearBetaSDE):
 
     @property
     def table(self) -> DDPMChain:
-        """DDPM's."""
         return DDPMChain(self.beta_min, self.beta_max)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(1 - e^{-B})."""
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
@@ -161,7 +151,6 @@ class VPSDE(TabulatedSDE, LinearBetaSDE):
         return self.time_of(torch.log1p((2 * log_noise_ratio.double()).exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(beta(t))."""
         return self.beta(t).sqrt()
 
 
@@ -186,10 +175,8 @@ class SubVPSDE(LinearBetaSDE):
         return self.time_of(2 * torch.asinh(0.5 * log_noise_ratio.double().exp()), t_min)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """sqrt(beta (1 - e^{-2B}))."""
         return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
 
     def discretize(self, times: Tensor) -> Transition:
-        """Euler-Maruyama."""
         published = EulerChain(self).transition(times) if self.chain == "published" else None
         return published or SDE.discretize(self, times)

@@ -90,7 +90,6 @@ class GaussianTarget(Target):
         return -0.5 * ((turned.square() / variance.to(turned.dtype)).sum(1) + volume.to(turned.dtype))
 
     def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        """-(alpha^2 C + sigma^2 I)^-1 (x - alpha mu), like ``x``."""
         turned, variance = self._whiten(x, level)
         return self._law.rotate(turned / -variance.to(turned.dtype), inverse=True).reshape(x.shape)
 

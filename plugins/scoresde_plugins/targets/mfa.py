@@ -49,7 +49,6 @@ class MFATarget(MixtureTarget):
         return len(self.shape) == 3
 
     def build(self) -> MixtureOfFactorAnalysers:
-        """Return the mixture in the file."""
         return self._loaded[0]
 
 

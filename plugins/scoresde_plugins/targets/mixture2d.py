@@ -96,7 +96,6 @@ class Mixture2DTarget(MixtureTarget):
             raise ValueError(f"weights must be {self.components} positive numbers, got {self.weights}")
 
     def build(self) -> MixtureOfFactorAnalysers:
-        """Return the mixture, without factors."""
         k = self.components
         means = self.radius * LAYOUTS[self.layout][0](k)
         if self.weights is None:

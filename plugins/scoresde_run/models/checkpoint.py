@@ -29,7 +29,6 @@ from torch import Tensor
 
 from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError, UnknownName
-from scoresde_core.parameterisation import PARAMETERISATIONS
 from scoresde_core.registry import OURS, Registry
 
 from ..machine import document, inputs
@@ -37,6 +36,7 @@ from ..machine.digest import DIGEST, digest_of, is_changed
 from ..machine.files import check_new, new_folder
 from .config import Config
 from .model import Model, plan_model
+from .parameterisation import PARAMETERISATIONS
 
 FORMAT = "scoresde-checkpoint"
 VERSION = 1

@@ -17,11 +17,8 @@ from torch import nn
 from scoresde_core.components import Spec, parameters
 from scoresde_core.errors import UsageError
 from scoresde_core.loss import Loss
-from scoresde_core.network import Network
-from scoresde_core.parameterisation import PARAMETERISATIONS
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
-from scoresde_core.score import NetworkScore
 from scoresde_core.sde import SDE
 
 from ..data.batches import Preprocessing
@@ -29,6 +26,9 @@ from ..data.dataset import Dataset, Levels
 from ..data.scale import standardising
 from ..data.units import Units, columns, stored_levels
 from .config import Config, ModelConfig
+from .network import Network
+from .network_score import NetworkScore
+from .parameterisation import PARAMETERISATIONS
 
 _SHARED = ("sigma_min", "sigma_max")
 """Parameters of an SDE that networks with a table of noise scales also have; they are stated in the SDE."""

@@ -67,7 +67,6 @@ class SlurmExecutor(Executor):
 
     @property
     def here(self) -> bool:
-        """Whether jobs are local processes."""
         return self.cluster == "local"
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:

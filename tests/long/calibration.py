@@ -1,6 +1,6 @@
 """Checks whether the standard error of every evaluator equals the scatter of its value over repeated draws.
 
-    python benchmarks/studies/truth/calibration.py [--repetitions 200] [--samples 200] [--evaluator X ...]
+    python tests/long/calibration.py [--repetitions 200] [--samples 200] [--evaluator X ...]
 
 Each repetition draws new samples and a new reference: samples of the target itself, and of another law, whose score
 the model has. A cell is the root mean square of the reported errors over the standard deviation of the values: 1 is

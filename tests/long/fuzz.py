@@ -1,6 +1,6 @@
 """Gives hostile input of every grammar to the commands that read it, and counts what ends in anything but one line.
 
-    python benchmarks/studies/kill/fuzz.py [--inputs 2000] [--seed 0] [--seconds 20] [--memory 1000]
+    python tests/long/fuzz.py [--inputs 2000] [--seed 0] [--seconds 20] [--memory 1000]
 
 Each command runs in a fork of a process that has imported everything. Faults are tracebacks, unexpected errors, wrong
 exit codes, control characters, more than ``--seconds``, and more than ``--memory`` MB beyond those of the imports.
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hostile import GRAMMARS, attempt, fault  # beside the tests
 

@@ -1,6 +1,6 @@
 """Kills a sweep or one of its workers at random times, and counts lost and changed rows.
 
-    python benchmarks/studies/kill/kill_sweep.py [--kills 20] [--jobs 2] [--steps 50] [--folder DIR]
+    python tests/long/kill_sweep.py [--kills 20] [--jobs 2] [--steps 50] [--folder DIR]
 
 After every kill the command is repeated, as a user would do. In the end every cell must have one row, equal to that of
 an undisturbed sweep except for its timings; no worker may outlive its command.

@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from .errors import near_misses
-from .sde import Level, Scalar
+from scoresde_core.errors import near_misses
+from scoresde_core.sde import Level, Scalar
 
 Conversion = Callable[[Tensor, Tensor, Level], Tensor]
 

@@ -1,7 +1,7 @@
 """Kills every command that writes at each of its file-system operations, fails it, or loses the power; then repeats it.
 
-    python benchmarks/studies/kill/kill_operations.py
-    python benchmarks/studies/kill/kill_operations.py train export --modes kill ENOSPC --every 3 --jobs 4
+    python tests/long/kill_operations.py
+    python tests/long/kill_operations.py train export --modes kill ENOSPC --every 3 --jobs 4
 
 The repeated command must end with 0 and with the content of an undisturbed run, leave no temporary file, and keep every
 row that was written. The table has the operations by command, and those survived by mode. Exit code 1: one was not.
@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import faults
 import writers

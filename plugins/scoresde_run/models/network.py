@@ -8,10 +8,11 @@ from typing import Any
 import attrs
 from torch import nn
 
-from .components import param
+from scoresde_core.components import param
+from scoresde_core.sde import SDE
+
+from .network_score import NetworkScore
 from .parameterisation import LABELS, PARAMETERISATIONS, named_in
-from .score import NetworkScore
-from .sde import SDE
 
 
 @attrs.frozen(kw_only=True)
@@ -19,7 +20,7 @@ class Network(ABC):
     """A network's hyper-parameters; its module maps ``forward(x, label, **cond)`` to a tensor like ``x``.
 
     ``x`` is (B, *shape), ``label`` (B,). ``parameterisation`` is the meaning of the output, ``label`` the rule of the
-    time label (:mod:`scoresde_core.parameterisation`), ``scales`` the number of noise scales of discrete labels.
+    time label (:mod:`.parameterisation`), ``scales`` the number of noise scales of discrete labels.
     """
 
     parameterisation: str = param("noise", "meaning of the raw output", named_in(PARAMETERISATIONS))
@@ -33,7 +34,7 @@ class Network(ABC):
     def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> Any:
         """``module`` as a score model, for losses and samplers; a network that gives no score overrides this.
 
-        ``how`` may hold ``cond`` and ``autocast`` of :class:`~scoresde_core.score.NetworkScore`.
+        ``how`` may hold ``cond`` and ``autocast`` of :class:`~scoresde_run.models.network_score.NetworkScore`.
         """
         return NetworkScore(
             module, sde, shape, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how

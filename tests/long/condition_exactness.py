@@ -1,6 +1,6 @@
 """Compares samples of every condition with the exact conditional law of a mixture, with replacement and particles.
 
-    python benchmarks/studies/truth/condition_exactness.py [--samples 2000] [--target mnist_mfa] [--sampler X] \\
+    python tests/long/condition_exactness.py [--samples 2000] [--target mnist_mfa] [--sampler X] \\
         [--condition X ...]
 
 Without a target: a mixture of four factor analysers over 3 x 2 x 2 images, whose known and unknown parts are

@@ -1,0 +1,92 @@
+"""The score of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scoresde_core.errors import UsageError, near_misses
+from scoresde_core.score import NO_SIGNAL, ScoreModel
+from scoresde_core.sde import SDE, Level
+from scoresde_core.shapes import per_row
+
+from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
+
+
+class NetworkScore(ScoreModel):
+    """A network with its parameterisation and label rule, as a score model.
+
+    ``network(x, label, **cond)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). Tensors in ``cond``
+    have one row per sample, or one for all; :meth:`select` selects them. With a discrete label rule the level is that
+    of the ``scales`` training scales (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown
+    ``parameterisation`` (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        shape: tuple[int, ...] | None = None,
+        *,
+        parameterisation: str,
+        label: str,
+        scales: int = 1000,
+        cond: Mapping[str, Any] | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+            ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS)
+        )  # fmt: skip
+        for what, name, table in known:
+            if name not in table:
+                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(table))}")
+        self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
+        if shape is not None:
+            self.shape = tuple(shape)
+        self.parameterisation, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
+        self.discrete, self.autocast = label in DISCRETE_LABELS, autocast
+        self.continuous = not self.discrete
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        """One forward pass, read as a score; ``ValueError`` if its shape is not that of ``x``: it would broadcast."""
+        raw, level = self._forward(x, level)
+        return self.parameterisation.score(raw, x, level)
+
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        if self.parameterisation.denoised is None:
+            raise UsageError(NO_SIGNAL.format(f"a network of parameterisation {self.parameterisation.name}"))
+        raw, level = self._forward(x, level)
+        return self.parameterisation.denoised(raw, x, level)
+
+    def _forward(self, x: Tensor, level: Level) -> tuple[Tensor, Level]:
+        if self.discrete:
+            level = self._training_level(level, x)
+        label = per_row(self.to_label(level, self.scales), x)
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            raw = self.network(self.parameterisation.input(x, level), label, **self.cond)
+        if raw.shape != x.shape:
+            raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
+        return raw.to(x.dtype), level
+
+    def select(self, index: Tensor) -> NetworkScore:
+        """The model with the rows of ``cond`` of these samples; ``ValueError`` if it has too few."""
+        rows = {name: v for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
+        if not rows:
+            return self
+        last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
+        for name, value in rows.items():
+            if last >= len(value):
+                few = f"cond {name!r} has {len(value)} rows, too few for sample {last}"
+                raise ValueError(f"{few}: give one row per sample, or one row for all")
+        return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
+
+    def _training_level(self, level: Level, x: Tensor) -> Level:
+        t = torch.as_tensor(level.t)
+        table = self.sde.discrete_level(t if t.ndim else t.double(), self.scales)
+        if t.ndim == 0:
+            return Level(float(t), float(table.alpha), float(table.sigma))
+        alpha, sigma = (torch.as_tensor(value).to(x.dtype) for value in (table.alpha, table.sigma))
+        return Level(t, alpha, sigma)
