@@ -21,7 +21,7 @@ from scoresde_bench.run.executors.processes import ProcessesExecutor
 ROOT = Path(__file__).parents[2]
 CELLS = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap", "--sde", "vp", "--steps", "5,6,7,8"]
 TIMINGS = ("seconds", "samples_per_second", "cell_seconds", "evaluation_seconds", "peak_memory_bytes")
-PASSING = {*TIMINGS, "date", "command", "git", "device"}  # the device's text says how many threads it had
+PASSING = {*TIMINGS, "date", "command", "git", "digest", "device"}  # the device's text says how many threads it had
 PARTS = """
 import os, signal
 import attrs

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 TIMINGS = {"seconds", "samples_per_second", "cell_seconds", "evaluation_seconds", "peak_memory_bytes"}
-PASSING = {*TIMINGS, "date", "command", "git"}
+PASSING = {*TIMINGS, "date", "command", "git", "digest"}
 
 
 def command(arguments, folder):
