@@ -153,7 +153,7 @@ class SDE(Contract):
     @derived(_PATH)
     def float_level(self, t: float) -> Level:
         """The noise level at ``t`` as floats."""
-        level = self.level(torch.tensor(t, dtype=torch.float64))
+        level = self.level(torch.tensor(t, dtype=torch.float64, device="cpu"))
         return Level(t, float(level.alpha), float(level.sigma))
 
     @derived(_PATH)

@@ -558,7 +558,7 @@ class TestRefused:
             (["data.dataset=null"], "names no data set"),
             (["data.dataset=minst"], "Did you mean 'mnist'"),
             (["training.loss=smld"], "SMLDLoss needs noise on unscaled data"),
-            (["training.loss=dms"], "Did you mean 'dsm'"),
+            (["training.loss=dms"], "or 'dsm'"),
             (["training.accumulate=3"], "a batch of 16 does not divide into 1 processes x 3 parts"),
             (["model.shape=[3,8,8]"], "has events of shape (1, 8, 8), the model (3, 8, 8)"),
             (["training.precision=half"], "precision must be"),
