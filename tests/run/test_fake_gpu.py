@@ -30,7 +30,7 @@ def draw(text, name="vp"):
     reason = sampler.skip(sde)
     assert reason is None, reason
     with gpu() as device:
-        model = NetworkScore(Half(), sde, IMAGE, parameterisation="noise", label="time", autocast=torch.bfloat16)
+        model = NetworkScore(Half(), sde, IMAGE, parameterisation="v", label="time", autocast=torch.bfloat16)
         device.watching = True
         found = sample(model, sampler, 4, batch_size=3, device=DEVICE)
     assert isinstance(found.x, FakeTensor)

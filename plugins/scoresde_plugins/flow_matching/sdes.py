@@ -54,5 +54,11 @@ class TrigFlowSDE(SDE):
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(0.5 * math.pi * t)
 
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return -0.5 * math.pi * self.sigma(t) / self.alpha(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return (math.pi * self.sigma(t) / self.alpha(t)).sqrt()
+
     def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
         return (log_noise_ratio.double().exp().atan() * (2 / math.pi)).clamp(t_min or self.t_min, 1)
