@@ -17,7 +17,7 @@ from pathlib import Path
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.shell import Parser, add_global_options, open_registry
 
-from .report.compare import Comparison, compare
+from .report.compare import RunComparison, compare
 from .report.result_sets import ResultSet, merge, read_result_sets
 
 MOST = 25
@@ -95,7 +95,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"report": report, "compar
 """Commands by the first word of the command line."""
 
 
-def _text(found: Comparison, complete: bool) -> str:
+def _text(found: RunComparison, complete: bool) -> str:
     lines = [found.headline, f"beyond the noise: {found.rule}"]
     for title, entries in found.sections:
         shown = entries if complete else entries[:MOST]
@@ -144,7 +144,7 @@ def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: d
     return page(runs, ranking, meaning, comparisons, out and out.parent)
 
 
-def compare_all(runs: Sequence[ResultSet]) -> list[Comparison]:
+def compare_all(runs: Sequence[ResultSet]) -> list[RunComparison]:
     """Compare every later run with the first, if they have cells in common."""
     found = []
     for run in runs[1:]:

@@ -84,7 +84,7 @@ class Speed:
 
 
 @attrs.frozen
-class Comparison:
+class RunComparison:
     """The differences between the runs ``before`` and ``after``."""
 
     before: str
@@ -147,7 +147,7 @@ class Comparison:
         }  # fmt: skip
 
 
-def compare(before: ResultSet, after: ResultSet, threshold: float | None = None) -> Comparison:
+def compare(before: ResultSet, after: ResultSet, threshold: float | None = None) -> RunComparison:
     """Compare ``after`` with ``before``; a ``threshold`` in standard errors replaces Holm's procedure.
 
     Raises UsageError if the two have no cell in common.
@@ -161,7 +161,7 @@ def compare(before: ResultSet, after: ResultSet, threshold: float | None = None)
     ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
     changes = [change for label, a, b in ran for change in _changes(label, a, b)]
     moved, rule = _moved(changes, threshold)
-    return Comparison(
+    return RunComparison(
         before=before.name,
         after=after.name,
         matched=len(both),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import published
-from .compare import Comparison
+from .compare import RunComparison
 from .labels import AXES, NOTHING, TITLES, ResultRow, axis_text, columns, is_done, number_text
 from .ranking import Ranking
 from .repeat import command
@@ -53,7 +53,7 @@ LEGEND = "Value ± standard error; bold: best; ~: not told apart from it; °: as
 
 
 def as_markdown(
-    runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[Comparison]
+    runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[RunComparison]
 ) -> str:
     """Return findings, values, unfinished cells, changes, environment and commands as Markdown."""
     lines = ["<!-- scoresde-bench report -->", f"# {_plain(ranking.headline)}", ""]

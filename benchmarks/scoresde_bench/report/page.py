@@ -24,7 +24,7 @@ from scoresde_run.machine import files
 from scoresde_run.machine.digest import sealed
 
 from . import published, repeat, scales
-from .compare import Comparison
+from .compare import RunComparison
 from .convergence import Convergence, convergences
 from .labels import (
     NOTHING,
@@ -98,7 +98,7 @@ def page(
     runs: Sequence[ResultSet],
     ranking: Ranking,
     meaning: Mapping[str, str],
-    comparisons: Sequence[Comparison] = (),
+    comparisons: Sequence[RunComparison] = (),
     place: Path | None = None,
 ) -> str:
     """Return the page of ``ranking``, whose rows come from ``runs``.

@@ -13,7 +13,7 @@ import math
 from contextlib import contextmanager
 
 import torch
-from published import Published
+from published import Checkout
 from side_by_side import in_turn, options_of, prepare
 
 from scoresde import NetworkScore, create
@@ -100,7 +100,7 @@ def cases_of(arguments, device):
 
     cases = {"one pass": ours, "two passes": lambda: ours(score_and_divergence=two_passes)}
     if arguments.published:
-        published = Published(arguments.published, device)
+        published = Checkout(arguments.published, device)
         cases["published code"] = published_run(published, arguments.network, module, x, arguments.tolerance)
     return cases
 

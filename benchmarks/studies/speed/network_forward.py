@@ -21,7 +21,7 @@ from typing import Any
 
 import attrs
 import torch
-from published import Published
+from published import Checkout
 from side_by_side import Measured, in_turn, matmul_peak, options_of, prepare, tf32
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -87,7 +87,7 @@ def main() -> None:
     network = _randomised(preset.spec.build((3, preset.size, preset.size))).to(device).eval().requires_grad_(False)
     ways = variants(network, device, compiled=options.compile, mode=options.mode)
     if options.published:
-        published = Published(options.published, device)
+        published = Checkout(options.published, device)
         theirs = published.network(published.config(preset.published, {}), network).requires_grad_(False)
         ways = {"published code": Variant(theirs), **ways}
 

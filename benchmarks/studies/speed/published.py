@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 
-class Published:
+class Checkout:
     """The modules of a checkout: ``module("losses")`` is its ``losses.py``."""
 
     def __init__(self, checkout: Path, device: torch.device) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import attrs
 import torch
-from published import Published
+from published import Checkout
 from side_by_side import Measured, in_turn, options_of, prepare
 from torch import Tensor, nn
 
@@ -72,7 +72,7 @@ def our_step(trainer: Trainer) -> Callable[[], object]:
     return lambda: next(steps)
 
 
-def published_step(published: Published, nf: int, batch: int, ours: nn.Module) -> Callable[[], object]:
+def published_step(published: Checkout, nf: int, batch: int, ours: nn.Module) -> Callable[[], object]:
     """A function that runs the published step, starting with the weights of ``ours``."""
     config = published.config(PUBLISHED, {"model.nf": nf, "training.batch_size": batch})
     losses, sdes = published.module("losses"), published.module("sde_lib")
@@ -97,7 +97,7 @@ def published_step(published: Published, nf: int, batch: int, ours: nn.Module) -
 
 
 def steps_of(
-    options: argparse.Namespace, device: torch.device, published: Published | None
+    options: argparse.Namespace, device: torch.device, published: Checkout | None
 ) -> dict[str, Callable[[], object]]:
     """The steps to compare."""
     plain = our_trainer(options.nf, options.batch, device)
@@ -110,7 +110,7 @@ def steps_of(
     return steps
 
 
-def averages_of(network: nn.Module, rate: float, published: Published | None) -> dict[str, Callable[[], object]]:
+def averages_of(network: nn.Module, rate: float, published: Checkout | None) -> dict[str, Callable[[], object]]:
     """Updates of the averaged weights, ours and published."""
     number, average = count(1), Average(network, rate)
     updates: dict[str, Callable[[], object]] = {"ours": lambda: average.update(next(number))}
@@ -123,7 +123,7 @@ def averages_of(network: nn.Module, rate: float, published: Published | None) ->
 def step_memory(name: str, options: argparse.Namespace) -> tuple[int, int]:
     """Peak bytes before and after two steps of ``name``; call it in a new process."""
     device = prepare(options, keep_memory=False)
-    published = Published(options.published, device) if name == "published code" else None
+    published = Checkout(options.published, device) if name == "published code" else None
     changes = {"recompute": (RECOMPUTE,), "bf16 compiled": FAST, "bf16, recompute": (*FAST[:2], RECOMPUTE)}
     trainer = our_trainer(options.nf, options.memory, device, changes.get(name, ()))
     if published is None:
@@ -140,7 +140,7 @@ def step_memory(name: str, options: argparse.Namespace) -> tuple[int, int]:
 def main() -> None:
     options = _options()
     device = prepare(options)
-    published = None if options.published is None else Published(options.published, device)
+    published = None if options.published is None else Checkout(options.published, device)
     print(f"NCSN++ with nf={options.nf}, 32x32, torch {torch.__version__}, {describe_device(device)}")
     if options.memory:
         _print_memory(options, device)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from scoresde_run.machine.progress import Progress
 
     from ..evaluate.measure import MeasuredModel
-    from ..evaluate.model_measures import Likelihood
+    from ..evaluate.model_measures import SplitLikelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
     from ..likelihood.density import Density
 
@@ -129,7 +129,7 @@ def _prepare(
     from scoresde_run.results.fingerprint import Fingerprint, placeless
 
     from ..evaluate.measure import MeasuredModel, Share
-    from ..evaluate.model_measures import Likelihood
+    from ..evaluate.model_measures import SplitLikelihood
     from ..likelihood.density import trained_t_min
 
     check_place(arguments.out)
@@ -145,7 +145,7 @@ def _prepare(
     share = Share.of(events, arguments.images, arguments.batch_size, source)
     dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
     plan, fingerprint = opened.plan, Fingerprint(registry)
-    asked = Likelihood(
+    asked = SplitLikelihood(
         share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, opened.target,
         arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, opened.target, dataset),
     )  # fmt: skip
@@ -177,7 +177,7 @@ def check_place(out: Path) -> None:
 def _measure(
     arguments: argparse.Namespace,
     opened: OpenedModel,
-    asked: Likelihood,
+    asked: SplitLikelihood,
     model: MeasuredModel,
     processes: Processes,
     progress: Progress,
@@ -218,7 +218,7 @@ def _again(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: Likelihood) -> dict[str, Any]:
+def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:
     """What was measured, of what, and how."""
     import torch
 

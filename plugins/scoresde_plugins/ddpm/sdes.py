@@ -70,8 +70,8 @@ class TableSDE(SDE):
 
     ``linear``: DDPM, beta from 1e-4 to 0.02; ``scaled_linear``: latent diffusion, 0.00085 to 0.012, evenly spaced in
     sqrt(beta); ``squaredcos``: the cosine schedule with beta at most 0.999. ``path`` is an npz file in place of these,
-    with ``betas`` or ``alphas_cumprod`` (N,). ``zero_terminal_snr`` moves sqrt(abar) so that
-    the last is 0 (arXiv:2305.08891, Algorithm 1).
+    with ``betas`` or ``alphas_cumprod`` (N,). ``zero_terminal_snr`` moves sqrt(abar) so that the last is 0
+    (arXiv:2305.08891, Algorithm 1).
     """
 
     betas: Literal["linear", "scaled_linear", "squaredcos"] = param("linear", "law of beta over the entries")
@@ -83,11 +83,11 @@ class TableSDE(SDE):
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(0.5)))
 
     def __attrs_post_init__(self) -> None:
-        _angles(self)
+        _angles(self, torch.device("cpu"))
 
     def _angle(self, t: Tensor) -> Tensor:
         """phi at ``t``, float64: a cubic between entries, with slopes from the neighbours."""
-        phi, slope = (values.to(t.device) for values in _angles(self))
+        phi, slope = _angles(self, t.device)
         place = t.double() * (len(phi) - 1)
         k = place.detach().long().clamp(0, len(phi) - 2)
         u = place - k
@@ -106,8 +106,8 @@ class TableSDE(SDE):
 
 
 @lru_cache(maxsize=16)
-def _angles(sde: TableSDE) -> tuple[Tensor, Tensor]:
-    """Return phi (N,) and its slopes per entry, float64; ``ValueError`` for a table that is none."""
+def _angles(sde: TableSDE, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return phi (N,) and its slopes per entry, float64, cached; ``ValueError`` for a table that is none."""
     products = _products(sde)
     falling = bool((products.diff() < 0).all())
     if len(products) < 4 or not falling or not 0 < float(products[0]) <= 1 or float(products[-1]) < 0:
@@ -120,7 +120,8 @@ def _angles(sde: TableSDE) -> tuple[Tensor, Tensor]:
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     phi = torch.atan2(root, (1 - root.square()).sqrt())
     inner = 0.5 * (phi[2:] - phi[:-2])
-    return phi, torch.cat([(phi[1] - phi[0]).reshape(1), inner, (phi[-1] - phi[-2]).reshape(1)])
+    slope = torch.cat([(phi[1] - phi[0]).reshape(1), inner, (phi[-1] - phi[-2]).reshape(1)])
+    return phi.to(device), slope.to(device)
 
 
 def _products(sde: TableSDE) -> Tensor:
@@ -129,13 +130,13 @@ def _products(sde: TableSDE) -> Tensor:
         return _read(Path(sde.path))
     n = sde.entries
     if sde.betas == "squaredcos":
-        edges = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        edges = torch.linspace(0, 1, n + 1, dtype=torch.float64, device="cpu")
         signal = torch.cos((edges + 0.008) / 1.008 * math.pi / 2).square()
         betas = (1 - signal[1:] / signal[:-1]).clamp_max(LARGEST_BETA)
     else:
         power, first, last = _LAWS[sde.betas]
         ends = (float(sde.first or first) ** power, float(sde.last or last) ** power)
-        betas = torch.linspace(*ends, n, dtype=torch.float64) ** (1 / power)
+        betas = torch.linspace(*ends, n, dtype=torch.float64, device="cpu") ** (1 / power)
     return (1 - betas).cumprod(0)
 
 

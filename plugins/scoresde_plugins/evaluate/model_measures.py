@@ -70,7 +70,7 @@ class SplitLoss(EventMeasure):
 
 
 @attrs.frozen(eq=False)
-class Likelihood(EventMeasure):
+class SplitLikelihood(EventMeasure):
     """Bits per dimension under a density; images are dequantised, points are not."""
 
     name: ClassVar[str] = "likelihood"

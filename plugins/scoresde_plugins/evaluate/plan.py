@@ -34,7 +34,7 @@ from ..evaluators.extraction import samples as sample_set
 from ..likelihood.density import FlowDensity, trained_t_min
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share
-from .model_measures import Draw, Likelihood, SplitLoss
+from .model_measures import Draw, SplitLikelihood, SplitLoss
 from .sample_measures import FeatureBatches, Judgement, Key
 
 _PARTS = ("predictor", "corrector", "grid")
@@ -212,7 +212,7 @@ class _Builder:
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
         dequantizer = self.registry.create("dequantizers", request.dequantizer or f"{OURS}:uniform")
-        return Likelihood(
+        return SplitLikelihood(
             share, self.plan.sde, density, dequantizer, request.repeats or chosen.repeats, request.seed,
             self.plan.units, **self._of(density, dequantizer, share.unread(dataset)),
         )  # fmt: skip
