@@ -73,7 +73,15 @@ _FORMER = (
     "Extractor Features Model Network NetworkScore NoisyClassifier Observation Preprocessing Processes Reference",
     "Trainer TrainingRun plan_training",
 )
-NAMES = dict.fromkeys(" ".join(_FORMER).split(), "scoresde")
+_FUNCTIONS = {
+    "scoresde_run.models.parameterisation": "PARAMETERISATIONS LABELS DISCRETE_LABELS",
+    "scoresde_run.machine.device": "PRECISIONS",
+    "scoresde_run.machine.document": "dump",
+    "scoresde_run.sampling.samples": "diverged root_mean_square smallest_batch valueless FAR STRAY",
+}
+NAMES = dict.fromkeys(" ".join(_FORMER).split(), "scoresde") | {
+    name: module for module, names in _FUNCTIONS.items() for name in names.split()
+}
 """Former exports of ``scoresde_core``, and the module that exports them now."""
 
 
@@ -115,7 +123,7 @@ def former(module: str, name: str) -> Any:
 def warn(old: str, new: str) -> None:
     """Warn at the line that uses the old name."""
     frame = sys._getframe()
-    while frame.f_back and str(frame.f_globals.get("__name__")) in (__name__, __package__, "importlib._bootstrap"):
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in (__package__, "importlib"):
         frame = frame.f_back
     message = f"{old} moved to {new}: the old name will go in the next version"
     registry = frame.f_globals.setdefault("__warningregistry__", {})

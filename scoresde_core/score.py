@@ -117,7 +117,6 @@ class ExactScore(ScoreModel):
         return self.target.score(x, level)
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
-        """The mean of the target, as x is independent of the data."""
         mean: Tensor = self.target.moments()[0]  # type: ignore[attr-defined]
         return mean.to(x).reshape(1, *x.shape[1:]).expand_as(x)
 

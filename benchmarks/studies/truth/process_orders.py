@@ -35,10 +35,9 @@ class Rows(Noise):
 def std_after(sde, predictor: str, steps: int) -> float:
     target = create("targets", f"gaussian[shape=[1],mean=0,std={STD}]").to("cpu", torch.float64)
     sampler = create("samplers", f"pc[predictor={predictor},steps={steps}]")
-    rows = 2 + 3 * steps
-    x = torch.zeros(rows, 1, dtype=torch.float64)
+    x = torch.zeros(2 + 3 * steps, 1, dtype=torch.float64)
     x[1] = 1
-    ends = sampler.run(x, ExactScore(target, sde), Rows(0, (1,), rows, dtype=torch.float64))
+    ends = sampler.run(x, ExactScore(target, sde), Rows(0, (1,), len(x), dtype=torch.float64))
     moved = (ends[1:] - ends[0]).squeeze(1)
     return math.sqrt((sde.prior.std * float(moved[0])) ** 2 + float(moved[1:].square().sum()))
 

@@ -108,7 +108,6 @@ class DequantizerPlan(TrainingPlan):
     """A plan that builds a :class:`DequantizerTrainer`."""
 
     def build(self, processes: Processes) -> Trainer:
-        """Build the trainer on ``processes.device``."""
         return DequantizerTrainer(self, processes)
 
 

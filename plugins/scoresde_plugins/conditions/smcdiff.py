@@ -100,7 +100,6 @@ class ParticleObservation(Observation):
         return attrs.evolve(self, known=self.known.to(x))
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
-        """As without particles, on one state per sample."""
         return self.known.impose(x, level, noise)
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:

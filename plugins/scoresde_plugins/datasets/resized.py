@@ -75,7 +75,6 @@ class ResizedDataset(Dataset):
         return self.load(split) if isinstance(events, Tensor) else Fitted(events, self)
 
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, C, H, W)."""
         return torch.cat([self.fit(chunk) for chunk in torch.split(self.data.load(split), _CHUNK)])
 
     def known(self, split: Split = "train") -> Mapping[str, Tensor]:

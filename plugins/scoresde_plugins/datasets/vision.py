@@ -58,7 +58,6 @@ class VisionDataset(Dataset):
         return [Path(self.root) / self.folder]
 
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, C, H, W)."""
         return self._fetched(split)[0]
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:

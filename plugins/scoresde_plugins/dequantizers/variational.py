@@ -55,7 +55,6 @@ class VariationalDequantizer(Dequantizer):
 
     @torch.no_grad()
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) integers -> v + u, of the noise's dtype, and log q(u | images) in nats (B,)."""
         eps = noise()
         module, shape = _load(self.model, self.digest, eps.device, eps.dtype)
         if tuple(images.shape[1:]) != shape:

@@ -76,7 +76,6 @@ class FeatureMetric(DataReference, Evaluator):
         """The fewest samples that have a value with an error."""
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Return why there is no value: an unusable reference, unreadable events, or too few samples."""
         few = f"{self.name} needs {self.fewest} samples or more, got {evidence.count}"
         return (
             super().skip(evidence)

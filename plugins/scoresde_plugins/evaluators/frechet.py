@@ -150,7 +150,6 @@ class FrechetDistance(FeatureMetric):
 
     @property
     def fewest(self) -> int:
-        """2 per range."""
         return 2 * self.ranges
 
     def judge(self, evidence: Evidence) -> list[Metric]:

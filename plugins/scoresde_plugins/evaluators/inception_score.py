@@ -67,7 +67,6 @@ class InceptionScore(FeatureMetric):
 
     @property
     def fewest(self) -> int:
-        """2 per part."""
         return 2 * self.splits
 
     def unfit(self, evidence: Evidence) -> str | None:

@@ -68,7 +68,6 @@ class KernelDistance(TwoSetMetric):
 
     @property
     def fewest(self) -> int:
-        """2 in each of 10 subsets."""
         return 2 * FEWEST
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:

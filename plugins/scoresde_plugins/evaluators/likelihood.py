@@ -45,7 +45,6 @@ class _AgainstTruth(Evaluator):
     samples: int
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Return why there is no value: a model of discrete noise scales, a single draw, or missing evidence."""
         if evidence.model is not None and not evidence.model.continuous:
             return f"{self.name} needs a model of continuous time, and this one has discrete noise scales"
         few = len(evidence.samples) < 2

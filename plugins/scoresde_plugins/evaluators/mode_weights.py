@@ -39,7 +39,6 @@ class ModeWeights(Comparison):
     name: ClassVar[str] = "mode_weights"
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Return why there is no value, as for a target without components."""
         if evidence.target is not None and evidence.target.modes() is None:
             return f"{type(evidence.target).__name__} has no components"
         return super().skip(evidence)

@@ -29,7 +29,6 @@ class AttentionBlock(nn.Module):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
         batch, channels, height, width = x.shape
         inputs = (self.NIN_0, self.NIN_1, self.NIN_2)
         weight, bias = torch.cat([nin.W for nin in inputs], 1), torch.cat([nin.b for nin in inputs])

@@ -146,7 +146,6 @@ class MixtureOfFactorAnalysers(Target):
         return self.known_entropy or self._entropy
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D), closed form, float64."""
         stack = self._centred.clone()
         rows = (stack * self.weights[:, None, None].sqrt()).flatten(0, 1)
         return self.center.clone(), rows.T @ rows + self.noise.diag()
