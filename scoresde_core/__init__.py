@@ -8,7 +8,6 @@ from typing import Any
 
 from . import moved
 
-moved.install()
 _HOME = {
     "sde": ("SDE", "Level", "GaussianPrior", "Transition", "Discretization", "DATA"),
     "schedule": ("Grid", "Schedule", "Step"),

@@ -1,5 +1,3 @@
 """scoresde-bench: compares samplers with each other and with exact samples."""
 
-from scoresde_core import moved
-
-moved.install()
+import scoresde_core  # noqa: F401  # makes old names importable
