@@ -22,16 +22,33 @@ N = 8
 STEPS = "pc[steps=150,grid=logsnr,predictor=ddim[eta=1]]"
 
 
-def save(path, rows, labels):
-    """Save rows of N digits with a label each as one PNG."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 1.02 * len(rows)))
+def strip(axis, images, columns):
+    """Show (N, 1, H, W) as one picture, row by row."""
+    tiles = images[: len(images) // columns * columns].squeeze(1).unflatten(0, (-1, columns)).permute(0, 2, 1, 3)
+    axis.imshow(tiles.flatten(2).flatten(0, 1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def save(path, rows, labels, height=1.02):
+    """Save rows of digits with a label each as one PNG."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8, height * len(rows)))
     for axis, row, label in zip(axes, rows, labels, strict=True):
-        axis.imshow(row.squeeze(1).permute(1, 0, 2).reshape(28, -1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+        strip(axis, row, len(row))
         axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-        axis.set_xticks([])
-        axis.set_yticks([])
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=72, bbox_inches="tight")
+    plt.close(figure)
+    reduce(path)
+
+
+def beside(path, title, samples, real):
+    """Save 80 samples beside as many test images as one PNG."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for axis, images, text in zip(axes, (samples, real), (title, "test images, in order"), strict=True):
+        strip(axis, images[:80], 10)
+        axis.set_title(text, fontsize=10)
+    figure.savefig(path, dpi=80, bbox_inches="tight")
     plt.close(figure)
     reduce(path)
 

@@ -10,11 +10,11 @@ turn, so that a busy machine slows all alike.
 """
 
 import math
-from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from published import Checkout
-from side_by_side import in_turn, options_of, prepare
+from side_by_side import in_turn, options_of, prepare, show
 
 from scoresde import NetworkScore, create
 from scoresde_plugins.likelihood import likelihood
@@ -29,7 +29,6 @@ NETWORKS = {
     "ncsnpp": ("ncsnpp", SMALL, (1, 28, 28)),
     "cifar10": ("ncsnpp", {}, (3, 32, 32)),
 }
-PUBLISHED = "configs.vp.cifar10_ncsnpp_continuous"
 SEED = 0
 
 
@@ -37,19 +36,6 @@ def probes_of(x):
     """The Rademacher probe that the published code draws after ``torch.manual_seed(SEED)``, as ours (1, B, ...)."""
     torch.manual_seed(SEED)
     return torch.randint_like(x, low=0, high=2).float().unsqueeze(0) * 2 - 1
-
-
-@contextmanager
-def replaced(**functions):
-    """Replace functions of our likelihood during the body."""
-    before = {name: getattr(likelihood, name) for name in functions}
-    for name, function in functions.items():
-        setattr(likelihood, name, function)
-    try:
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(likelihood, name, function)
 
 
 def two_passes(model, x, level, probes=None):
@@ -60,23 +46,20 @@ def two_passes(model, x, level, probes=None):
 
 
 def published_run(published, name, module, x, tolerance):
-    """(bits/dim of ``x``, evaluations) as the published likelihood.py computes them."""
+    """A function that returns (bits/dim of ``x``, evaluations) as the published likelihood.py computes them."""
     _, changes, (channels, size, _) = NETWORKS[name]
     network = module
     if name != "mlp":
         data = {"data.image_size": size, "data.num_channels": channels, "data.centered": True}
         model = {f"model.{key}": value for key, value in changes.items()}
-        network = published.network(published.config(PUBLISHED, {**model, **data}), module)
+        network = published.network(published.config("vp_cifar10_ncsnpp_continuous", {**model, **data}), module)
     sde = published.module("sde_lib").VPSDE(beta_min=0.1, beta_max=20, N=1000)
     of = published.module("likelihood").get_likelihood_fn(sde, lambda x: (x + 1) / 2, rtol=tolerance, atol=tolerance)
 
     def run():
         torch.manual_seed(SEED)
         bits, _, evaluations = of(network, x)
-        return (
-            bits - 7,
-            2 * evaluations,
-        )  # 7: from density to 8-bit images; 2: passes for drift and divergence
+        return bits - 7, 2 * evaluations  # 7: from density to 8-bit images; 2: passes for drift and divergence
 
     return run
 
@@ -94,7 +77,7 @@ def cases_of(arguments, device):
     solver, probes = Solver(rtol=arguments.tolerance, atol=arguments.tolerance), probes_of(x)
 
     def ours(**exchanged):
-        with replaced(draw_probes=lambda *_: probes, **exchanged):
+        with patch.multiple(likelihood, draw_probes=lambda *_: probes, **exchanged):
             found = likelihood.log_likelihood(model, x, solver=solver)
         return -found.log_prob / (x[0].numel() * math.log(2)), int(found.nfe[0])
 
@@ -105,39 +88,23 @@ def cases_of(arguments, device):
     return cases
 
 
+@torch.no_grad()
 def main():
     parser = options_of(__doc__, published=True)
+    parser.set_defaults(repeat=3)
     parser.add_argument("--network", default="mlp", choices=NETWORKS)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-5)
-    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     device = prepare(arguments)
     use_tf32(False)  # for the published code too: with 10 bits an ODE has no solution to 1e-5
-    found = {}
-
-    def keeping(name, case):
-        def run():
-            found[name] = case()
-
-        return run
-
-    cases = {name: keeping(name, case) for name, case in cases_of(arguments, device).items()}
-    measured = in_turn(cases, device, arguments.repeats, warm_up=0)
-    kind, parameters, shape = NETWORKS[arguments.network]
-    print(f"{describe_device(device)}, torch {torch.__version__}, {kind} {parameters}, {arguments.images} x {shape}")
-    slowest = max((case.fastest for case in measured.values() if case.seconds), default=0.0)
-    for name, case in measured.items():
-        if case.failure:
-            print(f"{name:16} {case.failure}")
-            continue
-        bits, passes = found[name]
-        print(
-            f"{name:16} {case.fastest / arguments.images:8.3f} s per image, {slowest / case.fastest:5.2f}x, "
-            f"{passes:5d} forward passes, {float(bits.mean()):.4f} bits/dim"
-        )
+    measured = in_turn(cases_of(arguments, device), device, arguments.repeat, warm_up=0)
+    print(f"{describe_device(device)}, torch {torch.__version__}, {NETWORKS[arguments.network]}")
+    found = {name: case.result for name, case in measured.items() if case.seconds}
+    bits = {name: f"{float(values.mean()):.4f}" for name, (values, _) in found.items()}
+    passes = {name: count for name, (_, count) in found.items()}
+    show(f"{arguments.images} images", measured, arguments.images, passes=passes, bits_per_dim=bits)
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        main()
+    main()

@@ -1,7 +1,7 @@
-"""Measures a forward pass of a network in each precision and layout, and optionally that of the published code.
+"""Measures a forward pass of a preset's network in each precision and layout, and that of the published code.
 
     python benchmarks/studies/speed/network_forward.py
-    python benchmarks/studies/speed/network_forward.py --preset ddpm --batch 32 --threads 2 --compile
+    python benchmarks/studies/speed/network_forward.py --preset vp_ddpm_cifar10_continuous --batch 32 --compile
     python benchmarks/studies/speed/network_forward.py --published ~/score_sde_pytorch
     python benchmarks/studies/speed/network_forward.py --device cuda --compile --batch 64 256 --published CHECKOUT
 
@@ -13,54 +13,21 @@ convolutions, products and attention, over those of one large product in the sam
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import attrs
 import torch
 from published import Checkout
-from side_by_side import Measured, in_turn, matmul_peak, options_of, prepare, tf32
+from side_by_side import in_turn, options_of, prepare, show, tf32
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scoresde_plugins.networks.ddpm import DDPM
-from scoresde_plugins.networks.ncsnpp import NCSNpp
+from scoresde_core import default_registry
+from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.environment import describe_device
-from scoresde_run.models.network import Network
-
-
-@attrs.frozen
-class Preset:
-    """A network, the side of its images, and the module of its published configuration."""
-
-    spec: Network
-    size: int
-    published: str
-
-
-_SCORE: dict[str, Any] = {"parameterisation": "score", "label": "sigma", "centered": False}
-PRESETS: Mapping[str, Preset] = {
-    "ncsnpp": Preset(NCSNpp(**_SCORE), 32, "configs.ve.cifar10_ncsnpp_continuous"),
-    "ddpmpp": Preset(NCSNpp(fir=False, progressive_input="none"), 32, "configs.vp.cifar10_ddpmpp_continuous"),
-    "ddpm": Preset(DDPM(), 32, "configs.vp.ddpm.cifar10_continuous"),
-    "ncsnpp256": Preset(
-        NCSNpp(
-            **_SCORE,
-            sigma_max=348.0,
-            scales=2000,
-            num_res_blocks=2,
-            ch_mult=(1, 1, 2, 2, 2, 2, 2),
-            progressive="output_skip",
-            progressive_input="input_skip",
-            dropout=0.0,
-        ),
-        256,
-        "configs.ve.celebahq_256_ncsnpp_continuous",
-    ),
-}
+from scoresde_run.models.model import plan_model
 
 
 @attrs.frozen
@@ -73,39 +40,46 @@ class Variant:
 
     def __call__(self, x: Tensor, label: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if self.last else x
-        with (
-            tf32(self.products == "tf32"),
-            torch.autocast(x.device.type, torch.bfloat16, enabled=self.products == "bfloat16"),
-        ):
+        lowered = torch.autocast(x.device.type, torch.bfloat16, enabled=self.products == "bfloat16")
+        with tf32(self.products == "tf32"), lowered:
             return self.network(x, label)
+
+    def tried(self, x: Tensor, label: Tensor) -> Tensor | None:
+        """The output for a batch; None if out of memory."""
+        try:
+            return self(x, label)
+        except torch.OutOfMemoryError:
+            return None
 
 
 def main() -> None:
-    options = _options()
-    preset, device = PRESETS[options.preset], prepare(options)
-    torch.manual_seed(0)
-    network = _randomised(preset.spec.build((3, preset.size, preset.size))).to(device).eval().requires_grad_(False)
+    parser = options_of(__doc__ or "", published=True)
+    parser.add_argument("--preset", default="ve_cifar10_ncsnpp_continuous")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
+    parser.add_argument("--compile", action="store_true", help="also time torch.compile, without compiling")
+    parser.add_argument("--mode", default="default", help="mode of torch.compile on a GPU, such as max-autotune")
+    options, registry = parser.parse_args(), default_registry()
+    device, plan = prepare(options), plan_model(find_preset(registry, options.preset), registry)
+    network = _randomised(plan.build().network).to(device).requires_grad_(False)
     ways = variants(network, device, compiled=options.compile, mode=options.mode)
     if options.published:
         published = Checkout(options.published, device)
-        theirs = published.network(published.config(preset.published, {}), network).requires_grad_(False)
+        theirs = published.network(published.config(options.preset, {}), network).requires_grad_(False)
         ways = {"published code": Variant(theirs), **ways}
 
-    peaks = {name: matmul_peak_of(name, device) for name in dict.fromkeys(way.products for way in ways.values())}
+    peaks = {name: matmul_peak(name, device) for name in dict.fromkeys(way.products for way in ways.values())}
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    print(f"{options.preset}: {parameters:.2f} M parameters, images of {preset.size}x{preset.size}")
-    print(f"torch {torch.__version__}, {describe_device(device)}, {options.repeat} passes each")
+    print(f"{options.preset}: {parameters:.2f} M parameters, {describe_device(device)}, torch {torch.__version__}")
     print("matrix products:", ", ".join(f"{name} {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()))
     for batch in options.batch:
-        x = torch.rand(batch, 3, preset.size, preset.size, device=device)
-        label = torch.linspace(0.5, 20.0, batch, device=device)
+        x, label = torch.rand(batch, *plan.shape, device=device), torch.linspace(0.5, 20.0, batch, device=device)
         with torch.inference_mode():
-            truth = _answer(Variant(network), x, label)
-            errors = {name: _difference(way, x, label, truth) for name, way in ways.items()}
-            runs = {name: partial(way, x, label) for name, way in ways.items()}
-            measured = in_turn(runs, device, options.repeat)
+            differences = differences_of(ways, Variant(network).tried(x, label), x, label)
+            measured = in_turn({name: partial(way, x, label) for name, way in ways.items()}, device, options.repeat)
         work = operations(network, x[:1], label[:1]) * batch
-        _print_table(batch, ways, measured, errors, {name: work / peak for name, peak in peaks.items()})
+        fastest = {name: min(found.seconds, default=torch.nan) for name, found in measured.items()}
+        share = {name: f"{work / peaks[ways[name].products] / taken:.0%}" for name, taken in fastest.items()}
+        show(f"images, batch {batch}", measured, batch, of_peak=share, difference=differences)
 
 
 def variants(network: nn.Module, device: torch.device, *, compiled: bool, mode: str) -> dict[str, Variant]:
@@ -125,10 +99,13 @@ def variants(network: nn.Module, device: torch.device, *, compiled: bool, mode: 
     return ways
 
 
-def matmul_peak_of(products: str, device: torch.device) -> float:
-    """Operations per second of a large product in a precision of :class:`Variant`."""
+def matmul_peak(products: str, device: torch.device) -> float:
+    """Operations per second of a large product, the upper bound for a network of products of this precision."""
+    size, dtype = 8192 if device.type == "cuda" else 1024, torch.bfloat16 if products == "bfloat16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     with tf32(products == "tf32"):
-        return matmul_peak(device, torch.bfloat16 if products == "bfloat16" else torch.float32)
+        product = in_turn({"product": lambda: a @ b}, device, 10, warm_up=3)["product"]
+    return 2 * size**3 / min(product.seconds)
 
 
 def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
@@ -138,59 +115,23 @@ def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def _answer(way: Variant, x: Tensor, label: Tensor) -> Tensor | None:
-    """The output for a batch; None if out of memory."""
-    try:
-        return way(x, label)
-    except torch.OutOfMemoryError:
-        return None
-
-
-def _difference(way: Variant, x: Tensor, label: Tensor, truth: Tensor | None) -> float:
-    answer = _answer(way, x, label)
-    if answer is None or truth is None:
-        return float("nan")
-    return float((answer - truth).abs().max() / truth.abs().max())
-
-
-def _print_table(
-    batch: int,
-    ways: Mapping[str, Variant],
-    measured: Mapping[str, Measured],
-    errors: Mapping[str, float],
-    ideal: Mapping[str, float],
-) -> None:
-    columns = ("fastest s", "median s", "images/s", "speed", "of peak", "memory MiB", "difference")
-    print(f"\n{f'batch {batch}':<16} " + " ".join(f"{column:>10}" for column in columns))
-    slowest = next((found.fastest for found in measured.values() if found.seconds), None)
-    for name, found in measured.items():
-        if found.failure or slowest is None:
-            print(f"{name:<16} {found.failure}")
-            continue
-        memory = f"{found.memory / 2**20:.0f}" if found.memory else "-"
-        print(
-            f"{name:<16} {found.fastest:>10.4f} {found.median:>10.4f} {batch / found.fastest:>10.1f} "
-            f"{slowest / found.fastest:>9.2f}x {ideal[ways[name].products] / found.fastest:>10.0%} {memory:>10} "
-            f"{errors[name]:>10.1e}"
-        )
+def differences_of(ways: Mapping[str, Variant], truth: Tensor | None, x: Tensor, label: Tensor) -> dict[str, str]:
+    """The largest difference of each output from the true one, over its largest value."""
+    answers = {name: way.tried(x, label) for name, way in ways.items()}
+    return {
+        name: f"{float((answer - truth).abs().max() / truth.abs().max()):.1e}"
+        for name, answer in answers.items()
+        if answer is not None and truth is not None
+    }
 
 
 def _randomised(network: nn.Module) -> nn.Module:
     """Add noise to every trained weight, so that layers initialised with zeros count in the comparison."""
+    torch.manual_seed(0)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
     return network
-
-
-def _options() -> argparse.Namespace:
-    parser = options_of(__doc__ or "", published=True)
-    parser.add_argument("--preset", choices=PRESETS, default="ncsnpp")
-    parser.add_argument("--batch", type=int, nargs="+", default=[8])
-    parser.add_argument("--repeat", type=int, default=10)
-    parser.add_argument("--compile", action="store_true", help="also time torch.compile, without compiling")
-    parser.add_argument("--mode", default="default", help="mode of torch.compile on a GPU, such as max-autotune")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

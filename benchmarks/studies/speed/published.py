@@ -30,16 +30,15 @@ class Checkout:
         try:
             self._import_networks(compiled=device.type == "cuda")
         except Exception as error:
-            raise SystemExit(
-                f"cannot import the published code in {checkout}: {type(error).__name__}: {error}"
-            ) from error
+            raise SystemExit(f"cannot import the published code in {checkout}: {error!r}") from error
 
     def module(self, name: str) -> Any:
         """Import a module of the checkout."""
         return import_module(name)
 
-    def config(self, name: str, changes: Mapping[str, Any]) -> Any:
-        """Return the configuration ``name`` with ``section.key`` changed."""
+    def config(self, preset: str, changes: Mapping[str, Any]) -> Any:
+        """Return the configuration that ``preset`` repeats, with ``section.key`` changed."""
+        name = f"configs.{preset.replace('vp_ddpm_', 'vp.ddpm_').replace('_', '.', 1)}"
         if "ml_collections" not in sys.modules and find_spec("ml_collections") is None:
             sys.modules["ml_collections"] = types.ModuleType("ml_collections")
             sys.modules["ml_collections"].ConfigDict = _Fields  # type: ignore[attr-defined]

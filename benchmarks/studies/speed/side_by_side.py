@@ -1,13 +1,17 @@
-"""Shared by the speed studies: options, timing of alternatives in turn, and the matrix-product peak."""
+"""Shared by the speed studies: options, alternatives timed in turn, their table, and processes of their own."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -15,6 +19,7 @@ import torch
 from scoresde_run.machine.device import find_device, keep_freed_memory
 
 Run = Callable[[], object]
+MIB = 2**20
 
 
 def options_of(doc: str, *, published: bool = False) -> argparse.ArgumentParser:
@@ -22,6 +27,7 @@ def options_of(doc: str, *, published: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="threads on the CPU; 0: the default")
+    parser.add_argument("--repeat", type=int, default=10, help="passes of every alternative (default: 10)")
     if published:
         parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="checkout of score_sde_pytorch")
     return parser
@@ -49,19 +55,12 @@ def seconds(run: Run, device: torch.device) -> float:
 
 @attrs.define
 class Measured:
-    """Seconds of every pass, and the peak of bytes that a pass allocates (CUDA only)."""
+    """Seconds of every pass, the peak of bytes that a pass allocates (CUDA only), and what the last one returned."""
 
     seconds: list[float] = attrs.Factory(list)
     memory: int = 0
+    result: Any = None
     failure: str | None = None
-
-    @property
-    def fastest(self) -> float:
-        return min(self.seconds)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
 
 
 def in_turn(runs: Mapping[str, Run], device: torch.device, repeat: int, warm_up: int = 1) -> dict[str, Measured]:
@@ -71,20 +70,22 @@ def in_turn(runs: Mapping[str, Run], device: torch.device, repeat: int, warm_up:
     """
     measured = {name: Measured() for name in runs}
     for turn in range(-warm_up, repeat):
-        for name, run in runs.items():
-            found = measured[name]
+        for name, found in measured.items():
             if found.failure is None:
-                _one(run, device, found, counts=turn >= 0)
+                _one(runs[name], device, found, counts=turn >= 0)
     return measured
 
 
 def _one(run: Run, device: torch.device, found: Measured, *, counts: bool) -> None:
+    def keeping() -> None:
+        found.result = run()
+
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if cuda else 0
     try:
-        taken = seconds(run, device)
+        taken = seconds(keeping, device)
     except torch.OutOfMemoryError:
         found.failure = "out of memory"
         torch.cuda.empty_cache()
@@ -93,6 +94,31 @@ def _one(run: Run, device: torch.device, found: Measured, *, counts: bool) -> No
         found.seconds.append(taken)
         if cuda:
             found.memory = max(found.memory, torch.cuda.max_memory_allocated(device) - before)
+
+
+def show(title: str, measured: Mapping[str, Measured], units: int = 1, **more: Mapping[str, object]) -> None:
+    """Print the milliseconds per unit, and the speed against the first; ``more`` are columns by title, then name."""
+    heads = ("fastest ms", "median ms", "units/s", "speed", "memory MiB", *(title.replace("_", " ") for title in more))
+    print(f"\n{title:<42} " + " ".join(f"{head:>11}" for head in heads))
+    first = next((min(found.seconds) for found in measured.values() if found.seconds), 0.0)
+    for name, found in measured.items():
+        if found.failure:
+            print(f"{name:<42} {found.failure}")
+            continue
+        fastest, median = min(found.seconds) / units, statistics.median(found.seconds) / units
+        memory = f"{found.memory / MIB:.0f}" if found.memory else "-"
+        cells = [f"{fastest * 1e3:.3f}", f"{median * 1e3:.3f}", f"{1 / fastest:.1f}", f"{first / units / fastest:.2f}x"]
+        cells += [memory, *(str(column.get(name, "-")) for column in more.values())]
+        print(f"{name:<42} " + " ".join(f"{cell:>11}" for cell in cells))
+
+
+def by_itself(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a process of its own; the text of a failure if its memory runs out."""
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            return process.submit(function, *arguments).result()
+    except (torch.OutOfMemoryError, BrokenProcessPool):
+        return "out of memory"
 
 
 @contextlib.contextmanager
@@ -104,11 +130,3 @@ def tf32(on: bool):
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32, repeat: int = 10) -> float:
-    """Operations per second of a large matrix product, the upper bound for a network of matrix products."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product = in_turn({"product": lambda: a @ b}, device, repeat, warm_up=3)["product"]
-    return 2 * size**3 / product.fastest

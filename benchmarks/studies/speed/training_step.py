@@ -1,193 +1,198 @@
-"""Measures time and memory of a whole training step: forward, loss, backward, clipping, Adam, averaging.
+"""Measures time and memory of a whole training step: forward, loss, backward, clipping, optimiser, averaging.
 
     python benchmarks/studies/speed/training_step.py --threads 2 --published ~/score_sde_pytorch
-    python benchmarks/studies/speed/training_step.py --nf 32 --memory 128
-    python benchmarks/studies/speed/training_step.py --device cuda --nf 128 --batch 128 --memory 128 --published DIR
+    python benchmarks/studies/speed/training_step.py --memory --set training.batch_size=128
+    python benchmarks/studies/speed/training_step.py --device cuda --set model.network.nf=128 training.batch_size=128
+    python benchmarks/studies/speed/training_step.py --preset mnist_vp --parts --set training.batch_size=32
 
-NCSN++ of continuous time on random 32x32 images, as in ve_cifar10_ncsnpp_continuous, with ``--nf`` channels. Ours is
-the step of ``scoresde train``; the published step is that of a checkout (published.py), with the same weights. The
-steps run in turn, so that a busy machine slows all alike. Averaging the weights is also timed by itself. ``--memory
-BATCH`` runs each step in its own process and prints the peak memory, allocated by CUDA or, on a CPU,
-held by the process.
+Random images of the preset's shape; by default the published NCSN++ of 32 channels, in batches of 16. The published
+step is that of a checkout (published.py), with the same weights. Averaging the weights is also timed by itself.
+``--memory`` runs each step in its own process and prints the peak, allocated by CUDA or, on a CPU, held by the process.
+``--parts`` times the network alone, with forward and backward pass, and the other parts of a step, each synchronised
+with the device, so they are upper bounds: in a step on a GPU they overlap.
 """
 
-from __future__ import annotations
-
-import argparse
-import multiprocessing
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import count
-from typing import Any
 
 import attrs
 import torch
 from published import Checkout
-from side_by_side import Measured, in_turn, options_of, prepare
-from torch import Tensor, nn
+from side_by_side import MIB, by_itself, in_turn, options_of, prepare, show
 
-from scoresde import Processes, Trainer
-from scoresde_core import default_registry
-from scoresde_run.data.batches import Preprocessing
-from scoresde_run.data.dataset import Dataset, Split
+from scoresde import Dataset, default_registry
+from scoresde_core.loss import Draws
+from scoresde_run.commands.presets import find_preset
+from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.environment import describe_device, peak_memory
-from scoresde_run.models.model import plan_loss, plan_model
-from scoresde_run.training.trainer import Average, TrainingPlan
+from scoresde_run.machine.processes import Processes
+from scoresde_run.training.trainer import Average, Trainer, plan_training
 
-PRESET, PUBLISHED = "ve_cifar10_ncsnpp_continuous", "configs.ve.cifar10_ncsnpp_continuous"
-SHAPE = (3, 32, 32)
-FAST = ("training.precision=bfloat16", "training.channels_last=true", "training.compile=true")
+PRESET, PUBLISHED = "ve_cifar10_ncsnpp_continuous", "published code"
+SMALL = ("model.network.nf=32", "training.batch_size=16")
+FAST = ("training.precision=bfloat16", "training.channels_last=true")
 RECOMPUTE = "model.network.recompute=true"
+WAYS = {
+    "recompute": (RECOMPUTE,),
+    "bf16 compiled": (*FAST, "training.compile=true"),
+    "bf16, recompute": (*FAST, RECOMPUTE),
+}
 
 
 @attrs.frozen
-class RandomImages(Dataset):
-    """Noise images of the size of CIFAR-10."""
+class RandomEvents(Dataset):
+    """Random images or points with arbitrary labels."""
 
-    number: int
+    shape: tuple = ()
+    count: int = 2048
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return SHAPE
+    def load(self, split="train"):
+        generator, size = torch.Generator().manual_seed(0), (self.count, *self.shape)
+        if len(self.shape) == 3:
+            return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        return torch.randn(size, generator=generator)
 
-    def load(self, split: Split = "train") -> Tensor:
-        return torch.randint(256, (self.number, *SHAPE), dtype=torch.uint8)
-
-
-def our_trainer(nf: int, batch: int, device: torch.device, changes: tuple[str, ...] = ()) -> Trainer:
-    """The trainer of the preset with ``nf`` channels and ``changes``."""
-    registry = default_registry()
-    settings = [f"model.network.nf={nf}", f"training.batch_size={batch}", "training.evaluate_every=null", *changes]
-    plan = plan_model(registry.create("presets", PRESET).override(settings), registry)
-    data = RandomImages(4 * batch)
-    return Trainer(
-        TrainingPlan(plan, plan_loss(plan, registry), data, Preprocessing(centered=False, flip=True)), Processes(device)
-    )
+    def known(self, split="train"):
+        return {"labels": torch.arange(self.count) % 10}
 
 
-def our_step(trainer: Trainer) -> Callable[[], object]:
-    """A function that runs the next step."""
+def build(options, device, way=""):
+    """The trainer of the preset on random events, with the changes of the options and of a way."""
+    small = SMALL if options.preset == PRESET else ()
+    changes = ["training.evaluate_every=null", *small, *options.set, *WAYS.get(way, ())]
+    plan = plan_training(find_preset(default_registry(), options.preset).override(changes), default_registry())
+    return Trainer(attrs.evolve(plan, dataset=RandomEvents(plan.model.shape)), Processes(device))
+
+
+def step_of(way, options, device):
+    """A function that makes the next step."""
+    trainer = build(options, device, way)
+    if way == PUBLISHED:
+        return published_step(Checkout(options.published, device), trainer)
     steps = trainer.steps()
     return lambda: next(steps)
 
 
-def published_step(published: Checkout, nf: int, batch: int, ours: nn.Module) -> Callable[[], object]:
-    """A function that runs the published step, starting with the weights of ``ours``."""
-    config = published.config(PUBLISHED, {"model.nf": nf, "training.batch_size": batch})
-    losses, sdes = published.module("losses"), published.module("sde_lib")
-    network = published.network(config, ours)
-    state = {
-        "optimizer": losses.get_optimizer(config, network.parameters()),
-        "model": network,
-        "ema": published.module("models.ema").ExponentialMovingAverage(network.parameters(), config.model.ema_rate),
-        "step": 0,
-    }
-    sde = sdes.VESDE(config.model.sigma_min, config.model.sigma_max, config.model.num_scales)
+def published_step(published, ours):
+    """A function that makes the published step, starting with the weights of ``ours``."""
+    nf, batch = ours.plan.config.model.network.params["nf"], ours.config.batch_size
+    config = published.config(PRESET, {"model.nf": nf, "training.batch_size": batch})
+    losses, average = published.module("losses"), published.module("models.ema").ExponentialMovingAverage
+    network = published.network(config, ours.state.network)
+    parameters = list(network.parameters())
+    state = {"optimizer": losses.get_optimizer(config, parameters), "model": network, "step": 0}
+    state["ema"] = average(parameters, config.model.ema_rate)
+    sde = published.module("sde_lib").VESDE(config.model.sigma_min, config.model.sigma_max, config.model.num_scales)
     step = losses.get_step_fn(
-        sde,
-        train=True,
-        optimize_fn=losses.optimization_manager(config),
-        reduce_mean=config.training.reduce_mean,
-        continuous=True,
-        likelihood_weighting=config.training.likelihood_weighting,
-    )
-    images = torch.rand(batch, *SHAPE, device=published.device)
+        sde, train=True, optimize_fn=losses.optimization_manager(config), continuous=True,
+        reduce_mean=config.training.reduce_mean, likelihood_weighting=config.training.likelihood_weighting,
+    )  # fmt: skip
+    images = torch.rand(batch, *ours.plan.model.shape, device=published.device)
     return lambda: step(state, images)
 
 
-def steps_of(
-    options: argparse.Namespace, device: torch.device, published: Checkout | None
-) -> dict[str, Callable[[], object]]:
-    """The steps to compare."""
-    plain = our_trainer(options.nf, options.batch, device)
-    steps = {"float32": our_step(plain)}
-    if published is not None:
-        steps = {"published code": published_step(published, options.nf, options.batch, plain.state.network), **steps}
-    steps["recompute"] = our_step(our_trainer(options.nf, options.batch, device, (RECOMPUTE,)))
-    if device.type == "cuda" or options.compile:
-        steps["bf16 compiled"] = our_step(our_trainer(options.nf, options.batch, device, FAST))
-    return steps
-
-
-def averages_of(network: nn.Module, rate: float, published: Checkout | None) -> dict[str, Callable[[], object]]:
+def averages_of(network, options, device, rate=0.999):
     """Updates of the averaged weights, ours and published."""
     number, average = count(1), Average(network, rate)
-    updates: dict[str, Callable[[], object]] = {"ours": lambda: average.update(next(number))}
-    if published is None:
-        return updates
-    theirs = published.module("models.ema").ExponentialMovingAverage(network.parameters(), rate)
-    return {"published code": lambda: theirs.update(network.parameters()), **updates}
+    updates = {"ours": lambda: average.update(next(number))}
+    if options.published:
+        module = Checkout(options.published, device).module("models.ema")
+        theirs = module.ExponentialMovingAverage(network.parameters(), rate)
+        updates = {PUBLISHED: lambda: theirs.update(network.parameters()), **updates}
+    return updates
 
 
-def step_memory(name: str, options: argparse.Namespace) -> tuple[int, int]:
-    """Peak bytes before and after two steps of ``name``; call it in a new process."""
+def step_memory(way, options):
+    """Peak bytes before and after two steps; call it in a new process."""
     device = prepare(options, keep_memory=False)
-    published = Checkout(options.published, device) if name == "published code" else None
-    changes = {"recompute": (RECOMPUTE,), "bf16 compiled": FAST, "bf16, recompute": (*FAST[:2], RECOMPUTE)}
-    trainer = our_trainer(options.nf, options.memory, device, changes.get(name, ()))
-    if published is None:
-        step = our_step(trainer)
-    else:
-        step = published_step(published, options.nf, options.memory, trainer.state.network)
-        del trainer
+    step = step_of(way, options, device)
     before = peak_memory(device)
-    for _ in range(2):  # the first creates Adam's state
+    for _ in range(2):  # the first creates the optimiser's state
         step()
     return before, peak_memory(device)
 
 
-def main() -> None:
-    options = _options()
-    device = prepare(options)
-    published = None if options.published is None else Checkout(options.published, device)
-    print(f"NCSN++ with nf={options.nf}, 32x32, torch {torch.__version__}, {describe_device(device)}")
-    if options.memory:
-        _print_memory(options, device)
-        return
-    measured = in_turn(steps_of(options, device, published), device, options.repeat, warm_up=2)
-    _print_times(f"step, batch {options.batch}", measured, options.batch)
-    network = our_trainer(options.nf, options.batch, device).state.network
-    measured = in_turn(averages_of(network, 0.999, published), device, 10 * options.repeat, warm_up=2)
-    _print_times("update of the averages", measured)
+def network_alone(trainer, x):
+    """Forward and backward pass of the network of a step, in its precision, with a trivial loss."""
+    label = torch.full((len(x),), 0.5, device=x.device)
+    dtype = PRECISIONS[trainer.config.precision]
+
+    def passes():
+        for part in x.chunk(trainer.config.accumulate):
+            with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+                out = trainer._wrapped(part, label[: len(part)])
+            out.float().square().mean().backward()
+        for parameter in trainer.state.network.parameters():
+            parameter.grad = None
+
+    return passes
 
 
-def _print_times(title: str, measured: Mapping[str, Measured], images: int | None = None) -> None:
-    print(f"\n{title:<26} {'fastest s':>10} {'median s':>10} {'images/s':>10} {'speed':>7} {'memory MiB':>11}")
-    slowest = next((found.fastest for found in measured.values() if found.seconds), 0.0)
-    for name, found in measured.items():
-        if found.failure:
-            print(f"{name:<26} {found.failure}")
-            continue
-        rate = f"{images / found.fastest:.1f}" if images else "-"
-        memory = f"{found.memory / 2**20:.0f}" if found.memory else "-"
-        speed = f"{slowest / found.fastest:.2f}x"
-        print(f"{name:<26} {found.fastest:>10.4f} {found.median:>10.4f} {rate:>10} {speed:>7} {memory:>11}")
+def parts(trainer):
+    """A step, its network alone, and the other parts of a step, by name."""
+    state, plan, steps, batch = trainer.state, trainer.plan, trainer.steps(), next(trainer.batches.stream(0))
+    state.network.train()
+    draws, number = Draws(0, 1, len(batch.x), device=trainer.device), count()
+    parameters = [p for p in state.network.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) for p in parameters]
+
+    def with_gradients(call):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        call()
+
+    class Echo:
+        sde = plan.model.sde
+
+        def noise(self, x, level):
+            return x
+
+        def log_probabilities(self, x, level):
+            return x.flatten(1)[:, :10]
+
+    def clip():
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+
+    found = {
+        "a step": lambda: next(steps),
+        "the network, forward and backward": network_alone(trainer, batch.x),
+        "batch: indices, copy, scaling, flips": lambda: next(trainer.batches.stream(next(number))),
+        "loss: times, noise, perturbation": lambda: plan.loss.per_sample(Echo(), batch.x, draws, **batch.known).mean(),
+        "clipping": lambda: with_gradients(clip),
+        "optimiser": lambda: with_gradients(state.optimizer.step),
+    }
+    return found if state.average is None else {**found, "average": lambda: state.average.update(1)}
 
 
-def _print_memory(options: argparse.Namespace, device: torch.device) -> None:
-    names = ["published code"] if options.published else []
-    names += ["float32", "recompute"]
-    names += ["bf16 compiled", "bf16, recompute"] if device.type == "cuda" else []
-    print(f"\n{f'peak, batch {options.memory}':<26} {'MiB':>10} {'before MiB':>11}")
-    for name in names:
-        try:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                before, peak = alone.submit(step_memory, name, options).result()
-        except (torch.OutOfMemoryError, BrokenProcessPool):
-            print(f"{name:<26} out of memory")
-            continue
-        print(f"{name:<26} {peak / 2**20:>10.0f} {before / 2**20:>11.0f}")
-
-
-def _options() -> Any:
-    parser = options_of(__doc__ or "", published=True)
-    parser.add_argument("--nf", type=int, default=32, help="channels of the finest level; 128 is the published model")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeat", type=int, default=5)
+def main():
+    parser = options_of(__doc__, published=True)
+    parser.add_argument("--preset", default=PRESET)
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="also time bf16 with torch.compile on a CPU")
-    parser.add_argument("--memory", type=int, metavar="BATCH", help="measure only peak memory, at this batch size")
-    return parser.parse_args()
+    parser.add_argument("--memory", action="store_true", help="measure only peak memory")
+    parser.add_argument("--parts", action="store_true", help="time the parts of a step")
+    options = parser.parse_args()
+    device = prepare(options)
+    ways = [PUBLISHED] * bool(options.published) + ["float32", "recompute"]
+    ways += ["bf16 compiled"] if device.type == "cuda" or options.compile else []
+    print(f"{options.preset} {' '.join(options.set)}, {describe_device(device)}, torch {torch.__version__}")
+    if options.memory:
+        for way in [*ways, *(["bf16, recompute"] if device.type == "cuda" else [])]:
+            found = by_itself(step_memory, way, options)
+            text = found if isinstance(found, str) else f"{found[1] / MIB:.0f} MiB, before {found[0] / MIB:.0f} MiB"
+            print(f"{way:<26} {text}")
+        return
+    trainer = build(options, device)
+    if options.parts:
+        measured = in_turn(parts(trainer), device, options.repeat, warm_up=3)
+        step = min(measured["a step"].seconds)
+        shares = {name: f"{min(found.seconds) / step:.1%}" for name, found in measured.items()}
+        show(f"batch {trainer.config.batch_size}, {trainer.config.precision}", measured, of_a_step=shares)
+        return
+    steps = {way: step_of(way, options, device) for way in ways}
+    size = trainer.config.batch_size
+    show(f"images of a step, batch {size}", in_turn(steps, device, options.repeat, warm_up=2), size)
+    averages = averages_of(trainer.state.network, options, device)
+    show("update of the averages", in_turn(averages, device, 10 * options.repeat, warm_up=2))
 
 
 if __name__ == "__main__":

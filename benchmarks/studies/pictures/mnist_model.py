@@ -1,6 +1,6 @@
 """Makes the pictures and numbers of docs/mnist_model.md: digits of the bundled model beside real ones.
 
-python benchmarks/studies/truth/mnist_model.py mnist_vp --dataset 'mnist[root=data]' \\
+python benchmarks/studies/pictures/mnist_model.py mnist_vp --dataset 'mnist[root=data]' \\
     --metrics RUN/metrics.jsonl --out docs/pictures
 """
 
@@ -8,34 +8,19 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
-from PIL import Image
+from condition_picture import beside, save
 
 from scoresde_core import create, default_registry, sample
 from scoresde_core.loss import Draws
+from scoresde_plugins.evaluators import Origin
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import plan_loss
 
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
-
 SAMPLERS = {"ddim": "pc[predictor=ddim]", "dpmpp_2m": "pc[predictor=dpmpp_2m,grid=logsnr]"}
 STEPS = (10, 20, 50, 100)
-
-
-class Digits:
-    """Real images in place of an exact target, for evaluators that compare sets."""
-
-    shape = (1, 28, 28)
-
-    def __init__(self, images):
-        self.images = images
-
-    def sample(self, n, seed=0):
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
-        return self.images[order[:n]]
 
 
 def draw(model, sampler, n, seed=0):
@@ -45,44 +30,6 @@ def draw(model, sampler, n, seed=0):
 
 def with_steps(sampler, steps):
     return sampler.replace("pc[", f"pc[steps={steps},")
-
-
-def tiles(images, columns):
-    """Arrange (N, 1, H, W) as one picture, row by row."""
-    rows = images[: len(images) // columns * columns].squeeze(1).reshape(-1, columns, 28, 28)
-    return rows.permute(0, 2, 1, 3).reshape(len(rows) * 28, columns * 28).clamp(-1, 1)
-
-
-def save(figure, path):
-    figure.savefig(path, dpi=80, bbox_inches="tight")
-    plt.close(figure)
-    # 32 greys are enough for digits, with a fifth of the bytes.
-    Image.open(path).convert("L").quantize(32).save(path, optimize=True)
-
-
-def show(axis, images, columns, title="", label=""):
-    axis.imshow(tiles(images, columns), cmap="gray", vmin=-1, vmax=1)
-    axis.set_title(title, fontsize=10)
-    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    axis.set_xticks([])
-    axis.set_yticks([])
-
-
-def beside_real_digits(model, real, path):
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    _, drawn = draw(model, with_steps(SAMPLERS["dpmpp_2m"], 20), 80)
-    show(axes[0], drawn, 10, "samples, dpmpp_2m in 20 steps, seed 0, in order")
-    show(axes[1], real[:80], 10, "test images, in order")
-    save(figure, path)
-
-
-def few_and_many_steps(model, path):
-    rows = {f"{name}, {n}": draw(model, with_steps(text, n), 14)[1] for name, text in SAMPLERS.items() for n in STEPS}
-    figure, axes = plt.subplots(len(rows), 1, figsize=(9, 0.68 * len(rows)))
-    for axis, (label, drawn) in zip(axes, rows.items(), strict=True):
-        show(axis, drawn, 14, label=label)
-    figure.tight_layout(pad=0.2)
-    save(figure, path)
 
 
 def loss_curve(metrics, batch_size, path):
@@ -109,9 +56,10 @@ def loss_over(model, images, size=500):
     return sums / len(images)
 
 
-def distances(model, real, n):
+def distances(model, dataset, n):
     """Compare samples and real digits with other real digits, and with the exact target fitted to digits."""
-    truths = {"digits": Reference(Digits(real), n), "mnist_mfa": Reference(create("targets", "mnist_mfa"), n)}
+    truths = {"digits": Origin(dataset, "test").reference(n, 0, "cpu")}
+    truths["mnist_mfa"] = Reference(create("targets", "mnist_mfa"), n)
     kinds = [("digits", "energy_distance"), ("digits", "sliced_wasserstein"), ("mnist_mfa", "mode_weights")]
 
     def row(label, nfe, x):
@@ -143,15 +91,18 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     model = checkpoint.find(arguments.checkpoint, default_registry()).load(default_registry())
-    real = create("datasets", arguments.dataset).load("test").float() / 127.5 - 1
+    dataset = create("datasets", arguments.dataset)
+    real = dataset.load("test").float() / 127.5 - 1
     if arguments.metrics:
         loss_curve(arguments.metrics, model.config.training.batch_size, arguments.out / "mnist_model_loss.png")
-    beside_real_digits(model, real, arguments.out / "mnist_model.png")
-    few_and_many_steps(model, arguments.out / "mnist_model_steps.png")
+    _, drawn = draw(model, with_steps(SAMPLERS["dpmpp_2m"], 20), 80)
+    beside(arguments.out / "mnist_model.png", "samples, dpmpp_2m in 20 steps, seed 0, in order", drawn, real)
+    rows = {f"{name}, {n}": draw(model, with_steps(text, n), 14)[1] for name, text in SAMPLERS.items() for n in STEPS}
+    save(arguments.out / "mnist_model_steps.png", list(rows.values()), list(rows), height=0.68)
     if arguments.test:
         print(f"test loss over {arguments.test} images: {loss_over(model, real[: arguments.test]):.5f}")
     if arguments.samples:
-        distances(model, real, arguments.samples)
+        distances(model, dataset, arguments.samples)
 
 
 if __name__ == "__main__":
