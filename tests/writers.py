@@ -55,6 +55,7 @@ COMMANDS = {
         "scoresde", "import-checkpoint", "file.pth", "--preset", "ve_cifar10_ncsnpp_continuous", "--set", *TINY,
         "--out", "out",
     ],
+    "new": ["scoresde", "new", "predictor", "my_step", "--folder", "out"],
 }  # fmt: skip
 """Command lines by name; every output is called ``out``."""
 
@@ -130,5 +131,5 @@ def unpictured(folder: Path) -> list[str]:
 
 
 def left(folder: Path) -> list[str]:
-    """Temporary files in ``folder``: hidden ones but locks."""
-    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock"]
+    """Temporary files in ``folder``: hidden ones but locks and workflows."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name not in (".lock", ".github")]

@@ -70,6 +70,8 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/checkpoints/mnist_vp/weights.safetensors",
         "scoresde_plugins/checkpoints/mnist_classifier/model.yaml",
         "scoresde_plugins/checkpoints/mnist_classifier/weights.safetensors",
+        "scoresde_plugins/scaffold/files/pyproject.toml.j2",
+        "scoresde_plugins/scaffold/kinds/sdes.py.j2",
         "scoresde_bench/templates/report.html.j2",
     ):
         assert name in names

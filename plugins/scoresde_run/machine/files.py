@@ -48,14 +48,15 @@ def write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``folder`` when the block ends; its files are not in subfolders.
+    """Yield a temporary folder that is renamed to ``folder`` when the block ends.
 
     Raises :class:`FileError` for an ``OSError`` or ``SafetensorError`` of the block.
     """
     with writing(folder), _temporary(folder, os.mkdir) as temporary:
         yield temporary
-        for path in temporary.iterdir():
-            path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+        for path in sorted(temporary.rglob("*"), reverse=True):  # what is in a folder comes before it
+            if not path.is_dir():
+                path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
             flush(path)
         flush(temporary)
         temporary.rename(folder)
