@@ -87,11 +87,13 @@ def test_blocks_of_data_are_read(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in HELD])
 def test_commands_are_accepted(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    made = set()  # what `scoresde new KIND NAME` would make: its own tests use it
     for language, text, why in blocks(page):
-        if language in ("bash", "console") and why is None:
-            for words in commands(text):
+        for words in commands(text) if language in ("bash", "console") and why is None else ():
+            if not made & set(words):
                 CHECKS[words[0]](words, monkeypatch)
                 capsys.readouterr()
+            made |= {words[3]} if words[:2] == ["scoresde", "new"] else set()
 
 
 class Reached(Exception):
