@@ -41,7 +41,6 @@ from .plan import axes
 from .plan.suite import Block, Suite
 
 if TYPE_CHECKING:
-    from .plan.cells import Cell
     from .report.published import PublishedValue
     from .run.executor import Executor
 
@@ -91,9 +90,7 @@ def _parser() -> Parser:
     add_device(run)
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
     run.add_argument("--timing", action="store_true", help="measure speed: run one cell per device at a time")
-    run.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for results (default: scoresde-runs/HASH-OF-CELLS)"
-    )
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder of results (default: scoresde-runs/HASH-OF-CELLS)")
     run.add_argument("--dry-run", action="store_true", help="list the cells with their predicted cost, and stop")
     run.add_argument("--version", action="version", version=f"scoresde-bench {own_version()}")
     where = parser.add_argument_group("execution")
@@ -126,7 +123,10 @@ def _run(given: list[str]) -> int:
     device = executor.device(arguments.device)
     asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
     cells = Sweep(registry, device, prepare=not arguments.dry_run).cells(blocks, asked)
-    folder = arguments.out or Path("scoresde-runs") / _job(cells)
+    # Named after the combinations, so that the same command finds its results even after source edits.
+    combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
+    name = hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()
+    folder = arguments.out or Path("scoresde-runs") / name
     settings = Settings(
         folder=str(folder.absolute()),
         directory=str(Path.cwd()),
@@ -187,9 +187,3 @@ def _duration(option: str, text: str | None) -> float | None:
         wanted = f"at most {LONGEST / 3600:.0f}h" if seconds > LONGEST else "above 0"
         raise UsageError(f"--{option.replace('_', '-')} must be a time {wanted} such as 90, 30m or 2h, got {text!r}")
     return seconds
-
-
-def _job(cells: list[Cell]) -> str:
-    """A name for the combinations of the cells, so that the same command finds its results even after source edits."""
-    combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
-    return hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()

@@ -31,12 +31,8 @@ def report(given: Sequence[str]) -> int:
     parser = Parser(prog="scoresde-bench report", description="Write results as HTML, Markdown or CSV.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help=PLACES)
     parser.add_argument("--format", choices=sorted(OURS), help="default: from the suffix of --out, else html")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="default: html to report.html in the folder of a single run, other formats to stdout",
-    )
+    where = "default: html to report.html in the folder of a single run, other formats to stdout"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=where)
     parser.add_argument("--metric", metavar="NAME", help="metric shown first (default: the first in the rows)")
     add_global_options(parser)
     arguments = parser.parse_args(given)
@@ -69,13 +65,9 @@ def compare_runs(given: Sequence[str]) -> int:
     )
     parser.add_argument("before", metavar="BEFORE", help=PLACES)
     parser.add_argument("after", metavar="AFTER", help=PLACES)
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        metavar="Z",
-        help="count changes of more than Z standard errors (default: Holm's procedure, at most 5 %% chance of any "
-        "false alarm in the whole comparison)",
-    )
+    usual = "Holm's procedure, at most 5 %% chance of any false alarm in the whole comparison"
+    text = f"count changes of more than Z standard errors (default: {usual})"
+    parser.add_argument("--threshold", type=float, metavar="Z", help=text)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--all", action="store_true", help=f"print all lines, not just {MOST} per section")
     add_global_options(parser)

@@ -268,7 +268,7 @@ def test_a_picture_or_report_that_cannot_be_written_is_a_warning(bench, tmp_path
     (row,) = rows_in(tmp_path / "here")
     assert (code, row["status"], row["picture"]) == (0, "done", None)
     assert row["metrics"]["nll_gap"]["stderr"] > 0
-    assert "no picture of the samples: cannot write picture" in row["warnings"]["picture"]
+    assert "no picture of the samples: cannot write" in row["warnings"]["picture"]
     assert "No space left on device" in err
     assert "warning: no report: cannot write here/report.html" in err
     assert "rows:    here/results.jsonl" in out

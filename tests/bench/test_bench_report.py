@@ -375,7 +375,7 @@ def test_other_shapes_have_no_picture(shape: tuple[int, ...], tmp_path: Path) ->
 
 def test_picture_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="cannot write picture"):
+    with pytest.raises(FileError, match=r"cannot write .*a.png"):
         sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "file" / "a.png")
     with pytest.raises(ValueError, match="a grid needs at least 1 column and 1 row, got 0 and 4"):
         sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a.png", columns=0)

@@ -15,7 +15,6 @@ import attrs
 
 from scoresde_core.components import Parameter, Spec, parameters, parse, split
 from scoresde_core.errors import UsageError
-from scoresde_core.evaluator import Evaluator
 from scoresde_core.kinds import kind_of
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
@@ -127,7 +126,9 @@ class Sweep:
             samplers[tuple(names.values())] = sampler, {axis: names[axis] for axis in names if axis != "steps"}
         size = min(block.batch_size or block.samples, block.samples)
         shared: dict[str, Any] = {"samples": block.samples, "batch_size": size, "timing": block.timing}
-        shared |= {"judges": self._evaluators(block), "device": self.device, "fingerprint": self._fingerprint}
+        judges = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
+        shared["judges"] = {str(spec): self._once("evaluators", spec) for spec in judges}
+        shared |= {"device": self.device, "fingerprint": self._fingerprint}
         # Cells that share a model, and then those that share exact samples, run in sequence.
         for source, mode, precision, seed, dtype, (sampler, names) in itertools.product(
             sources, modes, precisions, seeds, dtypes, samplers.values()
@@ -138,11 +139,6 @@ class Sweep:
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; default names always mean our components."""
         return block.axes[axis] if axis in block.axes else clear(axis, block[axis], self.registry, [OURS])
-
-    def _evaluators(self, block: Block) -> dict[str, Evaluator]:
-        """The evaluators of a block by their text, each built once."""
-        specs = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
-        return {str(spec): self._once("evaluators", spec) for spec in specs}
 
     def _once(self, kind: str, spec: Spec) -> Any:
         """The component ``spec``, built at the first request."""

@@ -107,7 +107,8 @@ def page(
     leading lines, and shows the first rows of its table until it is asked for more.
     """
     environment = _environment()
-    script, style = (_inline(environment, f"report.{kind}.j2") for kind in ("js", "css"))
+    # Two of our templates, which contain no data of rows.
+    script, style = (Markup(environment.get_template(f"report.{kind}.j2").render(many=MANY)) for kind in ("js", "css"))
     drawn = layout(ranking)
     pictures = _pictures(ranking, place)
     return environment.get_template("report.html.j2").render(
@@ -128,7 +129,7 @@ def page(
         undrawn=len(ranking.done) - len(drawn.lines),
         pictures=pictures[:GALLERY],
         further_pictures=pictures[GALLERY:],
-        headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in _columns(ranking)],
+        headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in columns([*ranking.done.values()])],
         table=list(_table(ranking)),
         published=published.metrics(ranking.rows),
         sources=published.sources(ranking.rows),
@@ -149,11 +150,6 @@ def _environment() -> Environment:
     )
     environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
     return environment
-
-
-def _inline(environment: Environment, name: str) -> Markup:
-    """Render one of our templates that contains no data of rows."""
-    return Markup(environment.get_template(name).render(many=MANY))
 
 
 def _digest(text: str) -> str:
@@ -196,13 +192,9 @@ def _grouped(found: Sequence[Convergence]) -> list[tuple[str, list[Convergence]]
     return [(name, [one for one in found if one.plot.metric == name]) for name in names]
 
 
-def _columns(ranking: Ranking) -> list[str]:
-    return columns([*ranking.done.values()])
-
-
 def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
     """The done rows: their axes, cost, and every metric with its mark."""
-    axes, printed = _columns(ranking), published.metrics(ranking.rows)
+    axes, printed = columns([*ranking.done.values()]), published.metrics(ranking.rows)
     widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
     for position, row in ranking.done.items():
         yield {
@@ -271,13 +263,11 @@ def _source(folder: Path, relative: str, place: Path | None) -> str | None:
             content = file.read(len(PNG) if place else -1)
         if not content.startswith(PNG):
             return None
-        return quote(os.path.relpath(picture, place.resolve())) if place else _data(content)
+        if place:
+            return quote(os.path.relpath(picture, place.resolve()))
+        return "data:image/png;base64," + base64.b64encode(content).decode()
     except (OSError, ValueError):
         return None
-
-
-def _data(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
@@ -287,14 +277,8 @@ def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str,
         floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
         said = meaning.get(metric, "").removesuffix(".")
         score = f"Exact samples of this size score {floors[0]} {first.unit}".rstrip() + "." if len(floors) == 1 else ""
-        direction = DIRECTIONS.get(first.better, DIRECTIONS["lower"])
-        yield {
-            "name": metric,
-            "unit": first.unit,
-            "meaning": said and f"{said}.",
-            "direction": direction,
-            "floor": score,
-        }
+        told = {"direction": DIRECTIONS.get(first.better, DIRECTIONS["lower"]), "floor": score}
+        yield {"name": metric, "unit": first.unit, "meaning": said and f"{said}.", **told}
 
 
 def _tally(ranking: Ranking) -> list[str]:

@@ -78,16 +78,11 @@ class MetricValue:
         return MARGIN * self.floor_stderr
 
     @property
-    def p_as_good(self) -> float:
-        """The p-value of an excess as large as the margin; 0 or 1 if no error is random."""
-        if self.excess.stderr == 0 and self.margin == 0:
-            return float(self.excess.value > 0)
-        return p_below(self.excess, self.margin)
-
-    @property
     def as_good(self) -> bool:
-        """Whether the value is as good as exact samples, with 95 % confidence."""
-        return self.p_as_good < ALPHA
+        """Whether the value is as good as exact samples, with 95 % confidence; without random errors, if not worse."""
+        if self.excess.stderr == 0 and self.margin == 0:
+            return self.excess.value <= 0
+        return p_below(self.excess, self.margin) < ALPHA
 
     @property
     def badness(self) -> float:
@@ -125,11 +120,6 @@ def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
         df=freedom_of(entry, "df", metric),
         floor_df=freedom_of(entry, "floor_df", metric),
     )
-
-
-def metric_names(rows: Sequence[ResultRow]) -> list[str]:
-    """Return every metric of the done rows, in order of appearance."""
-    return list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
 
 
 @attrs.frozen
@@ -259,7 +249,8 @@ def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     Raises ValueError if no done row has ``metric``.
     """
     rows = pool(rows)
-    names, known = labels(rows), metric_names(rows)
+    names = labels(rows)
+    known = list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
     if metric is not None and known and metric not in known:
         raise ValueError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
     metrics = sorted(known, key=lambda name: name != metric)
@@ -304,14 +295,9 @@ def _verdict(
     elif won.floor_text:
         parts.append(f"exact samples of this size score {won.floor_text}")
         if won.excess.known and p_nonzero(won.excess) > ALPHA:
-            parts.append(f"not told apart from them (resolution {_resolution(won)})")
+            resolution = plain(quantile(ALPHA, won.excess.df) * won.excess.stderr, 2)  # the smallest significant excess
+            parts.append(f"not told apart from them (resolution {resolution}{_unit(won)})")
     return "; ".join(parts)
-
-
-def _resolution(found: MetricValue) -> str:
-    """The smallest excess that would be significant."""
-    width = quantile(ALPHA, found.excess.df) * found.excess.stderr
-    return plain(width, 2) + _unit(found)
 
 
 def _unit(found: MetricValue) -> str:
@@ -321,9 +307,8 @@ def _unit(found: MetricValue) -> str:
 def _clause(standing: Standing) -> str:
     """Part of the headline: ``vp 200 steps on mnist_mfa (2 others within its noise)``."""
     place = f" on {standing.target}" if standing.target else ""
-    return (
-        standing.label + place + (f" ({count(len(standing.tied), 'other')} within its noise)" if standing.tied else "")
-    )
+    others = f" ({count(len(standing.tied), 'other')} within its noise)" if standing.tied else ""
+    return standing.label + place + others
 
 
 def _half(stderr: float, df: float) -> float:

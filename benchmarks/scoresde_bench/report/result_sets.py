@@ -51,11 +51,8 @@ def read_result_sets(paths: Sequence[str]) -> list[ResultSet]:
     twice = {name for name, times in Counter(names).items() if times > 1}
     names = [path if name in twice else name for path, name in zip(paths, names, strict=True)]
     names = [f"{name} ({n})" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
-    return [ResultSet(name, file.parent, _rows(file)) for name, file in zip(names, files, strict=True)]
-
-
-def _rows(path: Path) -> list[ResultRow]:
-    return tell_apart([_of_a_run(row) for row in read_rows(path).values()])
+    rows = [tell_apart([_of_a_run(row) for row in read_rows(file).values()]) for file in files]
+    return [ResultSet(name, file.parent, found) for name, file, found in zip(names, files, rows, strict=True)]
 
 
 def _of_a_run(row: ResultRow) -> ResultRow:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scoresde_core.estimate import Estimate
-from scoresde_run.results.certainty import spread
+from scoresde_run.results.certainty import mean, spread
 
 from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
@@ -60,7 +60,7 @@ def _setting(row: ResultRow) -> str:
 def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:
     row = {**group[0], "seeds": sorted(row["seed"] for row in group)}
     for name in MEASURED & set(row):
-        row[name] = _mean([as_float(each.get(name)) for each in group])[0]
+        row[name] = mean([as_float(each.get(name)) for each in group]).value
     names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
     row["metrics"] = {name: _metric(name, [(each.get("metrics") or {}).get(name) for each in group]) for name in names}
     return row
@@ -72,25 +72,16 @@ def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, An
     found = dict(present[0])
     for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
         if any(entry.get(value) is not None for entry in present):
-            mean, across = _mean([as_float(entry.get(value)) for entry in present])
+            middle = mean([as_float(entry.get(value)) for entry in present])
             error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in present])
             within = error / len(present)
-            known = [(e, f) for e, f in ((across, len(present) - 1.0), (within, freedom)) if math.isfinite(e)]
-            chosen = max(known, default=(None, math.inf))
-            found |= {value: mean if math.isfinite(mean) else None, stderr: chosen[0], df: chosen[1]}
+            errors = ((middle.stderr, middle.df), (within, freedom))
+            chosen = max(((e, f) for e, f in errors if math.isfinite(e)), default=(None, math.inf))
+            found |= {value: middle.value if math.isfinite(middle.value) else None, stderr: chosen[0], df: chosen[1]}
             if value == "value":
-                found |= {"stderr_across_seeds": across, "stderr_within_seeds": within}
+                found |= {"stderr_across_seeds": middle.stderr, "stderr_within_seeds": within}
     return found
 
 
 def _estimate(entry: ResultRow, value: str, stderr: str, df: str, name: str) -> Estimate:
     return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df, name))
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error (nan for a single value)."""
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, math.nan
-    return mean, math.hypot(*(value - mean for value in values)) / math.sqrt((n - 1) * n)  # squares would overflow

@@ -115,24 +115,18 @@ class Bench:
         self, cell: Cell, model: ScoreModel, device: torch.device, progress: OnStep | None
     ) -> tuple[Samples, int]:
         """Return the samples and the batch size, which is halved until they fit into memory."""
-        observe = step_observer(self.registry, progress)
-        how: dict[str, Any] = {
-            "seed": cell.seed,
-            "device": device,
-            "dtype": getattr(torch, cell.dtype),
-            "observe": observe,
-        }
-        size = cell.batch_size
+        how: dict[str, Any] = {"seed": cell.seed, "device": device, "dtype": getattr(torch, cell.dtype)}
+        observe, size = step_observer(self.registry, progress), cell.batch_size
         while True:
             try:
                 if cell.compile != "none":
                     self._compile(cell, model, device, size)
-                return sample(model, cell.sampler, cell.samples, batch_size=size, **how), size
+                return sample(model, cell.sampler, cell.samples, batch_size=size, observe=observe, **how), size
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
                     raise
             size //= 2  # outside the handler, whose traceback keeps tensors alive
-            environment.free_memory(device)
+            torch.cuda.empty_cache()
 
     def _compile(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
         """Compile the network for the batch sizes of the cell, unless an earlier cell did."""

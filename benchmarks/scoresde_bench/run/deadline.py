@@ -22,8 +22,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        raise RuntimeError("a time limit needs the main thread of a process on a POSIX system: remove --timeout")
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("a time limit needs the main thread of a process: remove --timeout")
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise OutOfTime(f"stopped after its --timeout of {seconds:g} s; allow more time, or use fewer steps or samples")

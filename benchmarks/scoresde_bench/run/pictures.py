@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scoresde_core.errors import FileError
-from scoresde_run.results.picture import to_pixels
+from scoresde_run.machine import files
+from scoresde_run.results.picture import tiled, to_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-GAP = 2
-"""Transparent pixels between tiles, before magnification."""
 TILE = 56
 """Small images are magnified by an integer factor until their longer side has at least this many pixels."""
 POINTS = 2000
@@ -36,37 +33,24 @@ def sample_grid(samples: Tensor, path: str | Path, columns: int = 8, rows: int =
     shape, path = tuple(samples.shape[1:]), Path(path)
     if 0 in samples.shape or not (shape == (2,) or len(shape) == 3):
         return None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as temporary:
         if shape == (2,):
-            _scatter(samples[:POINTS].detach().float().cpu().numpy(), path)
+            _scatter(samples[:POINTS].detach().float().cpu().numpy(), temporary)
         else:
-            _tiles(samples[: columns * rows].detach().float().cpu(), path, columns)
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink()  # half a picture
-        raise FileError(f"cannot write picture {path}: {error.strerror or error}") from error
+            _tiles(samples[: columns * rows].detach().float().cpu(), temporary, columns)
     return path
 
 
 def _tiles(images: Tensor, path: Path, columns: int) -> None:
     from PIL import Image
 
-    count, channels, height, width = images.shape
-    if channels not in (1, 3):
+    if images.shape[1] not in (1, 3):
         images = images.mean(dim=1, keepdim=True)
     pixels = to_pixels(images.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0))
-    columns = min(columns, count)
-    lines = math.ceil(count / columns)
-    # the last channel is opacity
-    sheet = np.zeros(((height + GAP) * lines - GAP, (width + GAP) * columns - GAP, pixels.shape[-1] + 1), np.uint8)
-    for index, tile in enumerate(pixels):
-        top, left = (height + GAP) * (index // columns), (width + GAP) * (index % columns)
-        sheet[top : top + height, left : left + width, :-1] = tile
-        sheet[top : top + height, left : left + width, -1] = 255
-    factor = max(1, math.ceil(TILE / max(height, width)))
-    sheet = sheet.repeat(factor, axis=0).repeat(factor, axis=1)
-    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+    # The last channel is opacity: the gaps between tiles are transparent.
+    sheet = tiled(np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=-1), min(columns, len(pixels)))
+    factor = max(1, math.ceil(TILE / max(images.shape[2:])))
+    Image.fromarray(sheet.repeat(factor, axis=0).repeat(factor, axis=1)).save(path, format="PNG", optimize=True)
 
 
 def _scatter(points: NDArray[np.float32], path: Path) -> None:

@@ -91,25 +91,18 @@ class Work:
             known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
             if known:
                 console.print(f"in {self.folder}: {summary(known)}", markup=False, highlight=False)
-            if self.executor.here:
-                self._warn_slow(todo)
+            for precision in dict.fromkeys(cell.precision for cell in todo if self.executor.here and not cell.skip):
+                if slow := slow_precision(torch.device(self.settings.device), precision):
+                    print(f"warning: {slow}", file=sys.stderr)
             with Meter(console, len(todo)) as meter:
                 left = self._perform(todo, results, costs, meter)
             missing = {cell.key for cell in left}
             rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
             self._show(tell_apart([*(row for row, _ in known), *rows], {row["cell"] for row in rows}), console)
         if left:
-            text = (
-                f"time budget exhausted: {len(left)} of {len(cells)} cells were not run; repeat the command to continue"
-            )
-            console.print(text, highlight=False)
+            undone = f"{len(left)} of {len(cells)} cells were not run"
+            console.print(f"time budget exhausted: {undone}; repeat the command to continue", highlight=False)
         return 1 if any(row["status"] == "failed" for row in rows) else 0
-
-    def _warn_slow(self, cells: Sequence[Cell]) -> None:
-        """Warn about each precision that is slow on the CPU, before any cell runs."""
-        for precision in dict.fromkeys(cell.precision for cell in cells if not cell.skip):
-            if slow := slow_precision(torch.device(self.settings.device), precision):
-                print(f"warning: {slow}", file=sys.stderr)
 
     def _perform(self, cells: Sequence[Cell], results: Results, costs: Costs, meter: Meter) -> list[Cell]:
         """Run ``cells``, write their rows, and return the cells that the time budget left out."""

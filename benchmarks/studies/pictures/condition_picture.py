@@ -26,8 +26,7 @@ def strip(axis, images, columns):
     """Show (N, 1, H, W) as one picture, row by row."""
     tiles = images[: len(images) // columns * columns].squeeze(1).unflatten(0, (-1, columns)).permute(0, 2, 1, 3)
     axis.imshow(tiles.flatten(2).flatten(0, 1).clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
 
 
 def save(path, rows, labels, height=1.02):

@@ -7,46 +7,46 @@ the time per cell besides sampling and evaluation, and the memory of the largest
 """
 
 import argparse
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+
+from scoresde_run.results.results import Results
+
+SWEEP = "--target mixture2d --sde ve vp --predictor ddim --samples 64 --evaluator nll_gap --steps"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=1000, help="a multiple of 20")
     parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    seeds = map(str, range(options.cells // 20))
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--target", "mixture2d", "--sde", "ve", "vp", "--predictor", "ddim", "--samples", "64"]
-        words += ["--steps", ",".join(map(str, range(5, 15))), "--seed", *map(str, range(arguments.cells // 20))]
-        words += ["--evaluator", "nll_gap", "--jobs", str(arguments.jobs), "--out", folder]
+        words = [
+            *SWEEP.split(),
+            ",".join(map(str, range(5, 15))),
+            "--seed",
+            *seeds,
+            "--jobs",
+            str(options.jobs),
+            "--out",
+            folder,
+        ]
         begun = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "scoresde_bench", *words], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
-        rows = [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
-    beside = [row["cell_seconds"] - row["seconds"] - row["evaluation_seconds"] for row in rows]
-    report = {
-        "exit_code": os.waitstatus_to_exitcode(status),
-        "cells": len(rows),
-        "jobs": arguments.jobs,
-        "seconds": round(seconds, 1),
-        "seconds_a_cell_as_a_whole": round(seconds / len(rows), 4),
-        "median_seconds_sampling": round(statistics.median(row["seconds"] for row in rows), 4),
-        "median_seconds_judging": round(statistics.median(row["evaluation_seconds"] for row in rows), 4),
-        "median_seconds_of_a_cell_beside_both": round(statistics.median(beside), 4),
-        "largest_command_or_worker_mb": round(
-            max(usage.ru_maxrss / 1024, *(r["peak_memory_bytes"] / 2**20 for r in rows))
-        ),
-    }
-    print(json.dumps(report, indent=2))
-    return report["exit_code"]
+        seconds, rows = time.perf_counter() - begun, list(Results.peek(Path(folder)).values())
+    beside = median(row["cell_seconds"] - row["seconds"] - row["evaluation_seconds"] for row in rows)
+    parts = [f"{name} {median(row[name] for row in rows):.4f} s" for name in ("seconds", "evaluation_seconds")]
+    memory = max(usage.ru_maxrss / 1024, *(row["peak_memory_bytes"] / 2**20 for row in rows))
+    print(f"{len(rows)} cells in {options.jobs} processes: {seconds:.1f} s, {seconds / len(rows):.4f} s a cell")
+    print(f"medians of a cell: {', '.join(parts)}, besides both {beside:.4f} s; largest process {memory:.0f} MB")
+    return os.waitstatus_to_exitcode(status)
 
 
 if __name__ == "__main__":

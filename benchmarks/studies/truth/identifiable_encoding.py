@@ -24,8 +24,7 @@ EVENTS = 2000
 
 
 def run(*arguments):
-    code = scoresde([str(argument) for argument in arguments])
-    if code:
+    if code := scoresde([str(argument) for argument in arguments]):
         sys.exit(code)
 
 
@@ -39,10 +38,13 @@ def codes(folder, *source):
 
 
 def compare(name, first, second):
-    correlation = [np.corrcoef(first[:, k], second[:, k])[0, 1] for k in range(first.shape[1])]
+    x, y = (np.corrcoef(first[:, k], second[:, k])[0, 1] for k in range(2))
     difference = np.sqrt(np.square(first - second).mean())
-    print(f"{name}: correlation of the coordinates {correlation[0]:.4f}, {correlation[1]:.4f}; ", end="")
-    print(f"root mean square difference {difference:.4f}, of codes with standard deviation {first.std():.3f}")
+    print(
+        f"{name}: correlation of the coordinates {x:.4f}, {y:.4f}; root mean square difference {difference:.4f}, ",
+        end="",
+    )
+    print(f"of codes with standard deviation {first.std():.3f}")
 
 
 def draw(path, events, latents):
@@ -52,9 +54,7 @@ def draw(path, events, latents):
     for axis, (name, points) in zip(axes, {"data": events, **latents}.items(), strict=True):
         axis.scatter(*points.T, c=colour, cmap="hsv", s=2, linewidths=0)
         axis.set_title(name, fontsize=9)
-        axis.set_aspect("equal")
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(aspect="equal", xticks=[], yticks=[])
     figure.tight_layout(pad=0.4)
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -85,9 +85,8 @@ def main():
             schedule.step()
             step += 1
             if step % 100 == 0:
-                print(
-                    f"step {step} of {steps}: loss {loss.item():.4f}, {time.perf_counter() - started:.0f} s", flush=True
-                )
+                seconds = time.perf_counter() - started
+                print(f"step {step} of {steps}: loss {loss.item():.4f}, {seconds:.0f} s", flush=True)
     test = accuracy(network, *labelled(arguments.dataset, arguments.root, train=False))
     report = {"dataset": arguments.dataset, "images": len(images), "test_accuracy": test}
     report |= {"epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate, "seed": arguments.seed}

@@ -1,4 +1,4 @@
-"""``scoresde encode``: latents of events by the probability flow ODE, and events decoded from them.
+"""``scoresde encode``: latents of events by the probability flow options.ODE, and events decoded from them.
 
     encoding.yaml         format, version, what was encoded and how, the error of the round trip
     latents.npz           latents (n, ...), index, events and decoded events (in the numbers of the data, images in the
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core.command import Command
-from scoresde_core.components import build, parse_value
+from scoresde_core.components import build
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
+from scoresde_run.commands import options
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.commands.options import add_device, add_seed, check_counts, check_fractions
 from scoresde_run.machine import document
 from scoresde_run.results import picture
 
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "scoresde-encoding", 1
 INDEX, LATENTS = "encoding.yaml", "latents.npz"
 _TILES = 256
-_SOLVER = {
-    "method": "adaptive Runge-Kutta method (default: dopri5)",
-    "rtol": "relative tolerance of the ODE (default: 1e-5)",
-    "atol": "absolute tolerance of the ODE (default: 1e-5)",
-}
 
 
 @attrs.frozen(eq=False)
@@ -95,26 +90,18 @@ class EncodeCommand(Command):
         add_dataset(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
-        parser.add_argument(
-            "--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file instead of encoding data"
-        )
+        parser.add_argument("--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, not data")
         parser.add_argument("--interpolate", type=int, metavar="N", help="events per arc, ends included")
-        parser.add_argument(
-            "--temperature", type=float, nargs="+", default=[], metavar="T", help="also decode at these temperatures"
-        )
+        text = "also decode at these temperatures"
+        parser.add_argument("--temperature", type=float, nargs="+", default=[], metavar="T", help=text)
         parser.add_argument("--t-min", type=float, metavar="T", help="time of the data (default: the SDE's)")
-        for name, text in _SOLVER.items():
-            parser.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
-        parser.add_argument(
-            "--denoise", action="store_true", help="remove the noise of t_min from decoded events, not in round trips"
-        )
-        parser.add_argument(
-            "--discrete", action="store_true",
-            help="for a model of discrete noise scales: use the nearest trained one at every time"
-        )  # fmt: skip
+        options.add_values(parser, options.ODE)
+        text = "remove the noise of t_min from decoded events, not in round trips"
+        parser.add_argument("--denoise", action="store_true", help=text)
+        options.add_discrete(parser)
         parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
-        add_seed(parser, "seed of a preset's random weights")
-        add_device(parser)
+        options.add_seed(parser, "seed of a preset's random weights")
+        options.add_device(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         _check(arguments)
@@ -128,8 +115,7 @@ class EncodeCommand(Command):
 
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
-        given = {name: getattr(arguments, name) for name in _SOLVER if getattr(arguments, name) is not None}
-        solver = build(Solver, given, "the solver")
+        solver = build(Solver, options.values_of(arguments, options.ODE), "the solver")
         request.check_place(arguments.out, INDEX)
         keep_freed_memory()
         opened = open_model(arguments, registry, find_device(arguments.device), torch.float32)
@@ -184,8 +170,8 @@ class _Sheet:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    check_counts(arguments, "images", "batch_size")
-    check_fractions(arguments, "t_min")
+    options.check_counts(arguments, "images", "batch_size")
+    options.check_fractions(arguments, "t_min")
     if arguments.interpolate is not None and arguments.interpolate < 2:
         raise UsageError(f"--interpolate needs at least the 2 ends, got {arguments.interpolate}")
     wrong = [value for value in arguments.temperature if not value > 0]

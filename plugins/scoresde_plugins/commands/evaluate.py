@@ -16,16 +16,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
-from scoresde_run.commands.options import (
-    add_changes,
-    add_device,
-    add_download,
-    add_precision,
-    add_seed,
-    add_weights,
-    check_counts,
-    check_fractions,
-)
+from scoresde_run.commands import options
 from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
@@ -34,7 +25,6 @@ if TYPE_CHECKING:
     from scoresde_run.results.results import Row
 
     from ..evaluate.checkpoints import ChosenCheckpoint
-    from ..evaluate.plan import Request
     from ..evaluate.rows import Evaluation
 
 _COUNTS = {
@@ -55,9 +45,7 @@ class EvaluateCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "folders", type=Path, nargs="+", metavar="DIR", help="a checkpoint by folder or name, or a run"
-        )
+        parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="checkpoints by folder or name, runs")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; existing ones are kept")
         parser.add_argument(
             "--models", default="last", metavar="X",
@@ -70,12 +58,12 @@ class EvaluateCommand(Command):
         _add_measures(parser)
         for name, text in _COUNTS.items():
             parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
-        add_seed(parser, "seed of samples, dequantisation and probes")
-        add_weights(parser)
-        add_device(parser)
-        add_precision(parser)
-        add_download(parser)
-        add_changes(parser, "data.dataset.root=here", dest="changes")
+        options.add_seed(parser, "seed of samples, dequantisation and probes")
+        options.add_weights(parser)
+        options.add_device(parser)
+        options.add_precision(parser)
+        options.add_download(parser)
+        options.add_changes(parser, "data.dataset.root=here", dest="changes")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         _check(arguments)
@@ -113,8 +101,8 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
-    check_counts(arguments, *_COUNTS)
-    check_fractions(arguments, "tolerance", "t_min")
+    options.check_counts(arguments, *_COUNTS)
+    options.check_fractions(arguments, "tolerance", "t_min")
     if arguments.wait is not None and not 0 < arguments.wait < math.inf:
         raise UsageError(f"--wait must be a number of minutes above 0, got {arguments.wait:g}")
     if arguments.precision != "float32" and arguments.dtype != "float32":
@@ -128,18 +116,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name} has no effect without --likelihood: add it, or leave --{name} out")
     out = arguments.out
     own = {RESULTS, "parts", "pictures"}  # a kill may have left any one of them
-    if out.exists() and not (out.is_dir() and ((out / RESULTS).is_file() or _visible(out) <= own)):
+    ours = out.is_dir() and ((out / RESULTS).is_file() or {path.name for path in out.glob("[!.]*")} <= own)
+    if out.exists() and not ours:
         raise FileError(f"{out} exists and is not an evaluation: choose another --out")
-
-
-def _visible(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("[!.]*")}
-
-
-def _request(arguments: argparse.Namespace) -> Request:
-    from ..evaluate.plan import Request
-
-    return Request(**{field.name: getattr(arguments, field.name) for field in attrs.fields(Request)})
 
 
 def _prepare(
@@ -151,14 +130,15 @@ def _prepare(
     from scoresde_run.machine.progress import Progress
 
     from ..evaluate.checkpoints import Choice, chosen_checkpoints
-    from ..evaluate.plan import Planner
+    from ..evaluate.plan import Planner, Request
     from ..evaluate.rows import Evaluation
 
     choice = Choice.parse(arguments.models)
     # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [_folder(given, registry) for given in arguments.folders]
     asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]
-    planner = Planner(registry, _request(arguments), processes.device, arguments.download)
+    request = Request(**{field.name: getattr(arguments, field.name) for field in attrs.fields(Request)})
+    planner = Planner(registry, request, processes.device, arguments.download)
     for each in asked:
         planner.expected(each)
     if processes.first:
@@ -193,7 +173,7 @@ def _evaluate(evaluation: Evaluation, asked: Sequence[ChosenCheckpoint], argumen
 
 
 def _conclude(rows: Sequence[Row], out: Path) -> None:
-    from ..evaluate.texts import metric_texts
+    from ..evaluate.rows import metric_texts
 
     for row in rows:
         told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])

@@ -26,7 +26,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.commands.options import add_device, add_seed, check_counts
+from scoresde_run.commands.options import ODE, add_device, add_discrete, add_seed, add_values, check_counts, values_of
 from scoresde_run.machine import document
 from scoresde_run.machine.files import locked
 
@@ -45,9 +45,7 @@ INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
 _ODE = {
     "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
     "probes": "probes per image (default: 1)",
-    "method": "adaptive Runge-Kutta method (default: dopri5)",
-    "rtol": "relative tolerance of the ODE (default: 1e-5)",
-    "atol": "absolute tolerance of the ODE (default: 1e-5)",
+    **ODE,
 }
 
 
@@ -66,13 +64,8 @@ class LikelihoodCommand(Command):
         parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
         parser.add_argument("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
         parser.add_argument("--t-min", type=parse_value, metavar="T", help="time of the data (default: as trained)")
-        parser.add_argument(
-            "--discrete", action="store_true",
-            help="for a model of discrete noise scales: use the nearest trained one at every time"
-        )  # fmt: skip
-        ode = parser.add_argument_group("by the probability flow ODE")
-        for name, text in _ODE.items():
-            ode.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
+        add_discrete(parser)
+        add_values(parser.add_argument_group("by the probability flow ODE"), _ODE)
         bound = parser.add_argument_group("by the variational bound")
         bound.add_argument("--bound", nargs="?", const="dsm", metavar="FORM", help="the bound, dsm (default) or ssm")
         bound.add_argument("--times", type=parse_value, metavar="N", help="times per image (default: 1000)")
@@ -100,11 +93,9 @@ def find_density(arguments: argparse.Namespace) -> Density:
     """Create the density that the options choose; an option of the other density is a :class:`UsageError`."""
     from ..likelihood.density import BoundDensity, FlowDensity
 
-    flow = {name: getattr(arguments, name) for name in _ODE if getattr(arguments, name) is not None}
-    bound = {} if arguments.times is None else {"times": arguments.times}
+    flow, bound, common = (values_of(arguments, names) for names in (_ODE, ["times"], ["t_min"]))
     bound |= {"importance": False} if arguments.uniform_times else {}
     bound |= {"offset": False} if arguments.no_offset else {}
-    common = {} if arguments.t_min is None else {"t_min": arguments.t_min}
     common |= {"discrete": True} if arguments.discrete else {}
     if arguments.bound is None:
         if bound:
@@ -161,7 +152,9 @@ def _prepare(
         clean(arguments.out)
     progress = stack.enter_context(Progress(processes.first))
     if done:
-        return lambda: _again(arguments) if processes.first else 0
+        # A kill may have left its batches.
+        known = document.load((arguments.out / INDEX).read_text(encoding="utf-8"))
+        return lambda: _conclude(known, arguments) if processes.first else 0
     return lambda: _measure(arguments, opened, asked, model, processes, progress, digits)
 
 
@@ -206,15 +199,10 @@ def _measure(
     return 0
 
 
-def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> int:
     """Remove the batches of a finished measurement, and print it."""
     shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
     _print(record, record["images"], arguments)
-
-
-def _again(arguments: argparse.Namespace) -> int:
-    """Print a finished measurement, and remove what a kill has left of its batches."""
-    _conclude(document.load((arguments.out / INDEX).read_text(encoding="utf-8")), arguments)
     return 0
 
 
@@ -268,9 +256,8 @@ def _print(result: dict[str, Any], images: int, arguments: argparse.Namespace) -
 
     what = "at most " if arguments.bound and not arguments.no_offset else ""
     repeats = f" x {arguments.repeats}" if arguments.repeats > 1 else ""
-    print(
-        f"{what}{text(result['bits_per_dim'])}, {images} images{repeats}, {result['nfe']:g} function evaluations each"
-    )
+    evaluations = f"{result['nfe']:g} function evaluations each"
+    print(f"{what}{text(result['bits_per_dim'])}, {images} images{repeats}, {evaluations}")
     if "exact_bits_per_dim" in result:
         print(f"exact: {text(result['exact_bits_per_dim'])}; above it by {text(result['bits_above_exact'], '+')}")
     print(f"wrote {arguments.out / INDEX}, {arguments.out / ARRAYS}")

@@ -18,22 +18,8 @@ from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
 
-from . import examples
+from . import examples, pictures
 from .labels import Classes, labels
-from .pictures import (
-    BROKEN_HELP,
-    SIZE_HELP,
-    Broken,
-    Fit,
-    PictureDataset,
-    Pictures,
-    Size,
-    check_labelled,
-    decoded,
-    positive,
-    sides,
-    source_at,
-)
 
 
 @attrs.frozen
@@ -60,7 +46,7 @@ class _HeldOut(Dataset):
 
 
 @attrs.frozen
-class ImageFolderDataset(_HeldOut, PictureDataset):
+class ImageFolderDataset(_HeldOut, pictures.PictureDataset):
     """All image files in a folder or a .zip, resized to ``size`` after the largest central crop of that shape.
 
     Or all images in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords. Classes are read from a
@@ -69,31 +55,31 @@ class ImageFolderDataset(_HeldOut, PictureDataset):
 
     example: ClassVar = staticmethod(examples.image_folder)
 
-    size: Size = param(32, SIZE_HELP, positive)
+    size: pictures.Size = param(32, pictures.SIZE_HELP, pictures.positive)
     grey: bool = param(False, "one grey channel instead of three")
     crop: int | None = param(None, "side of a central crop before resizing, in pixels", optional(ge(1)))
-    broken: Broken = param("fail", BROKEN_HELP)
+    broken: pictures.Broken = param("fail", pictures.BROKEN_HELP)
     classes: Classes = param("auto", "source of labels. auto: dataset.json if there is one, else folders")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (1 if self.grey else 3, *sides(self.size))
+        return (1 if self.grey else 3, *pictures.sides(self.size))
 
-    def open(self, split: Split = "train") -> Pictures:
+    def open(self, split: Split = "train") -> pictures.Pictures:
         place = self.place(split)
-        source = source_at(place)
+        source = pictures.source_at(place)
         names = source.names()
         picked = [names[row] for row in self.rows(len(names), split).tolist()]
         if names and not picked:
             raise FileError(f"{place!r} has {len(names)} images, too few for a {split} split: set test_share=")
-        return decoded(source, picked, Fit(self.size, self.crop, self.grey), self.broken, place)
+        return pictures.decoded(source, picked, pictures.Fit(self.size, self.crop, self.grey), self.broken, place)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` from ``dataset.json``, or the numbers of the folders sorted by name; none for a single folder."""
         found = labels(self.place(split), self.path, self.classes)
         if found is None:
             return {}
-        check_labelled(self.broken)
+        pictures.check_labelled(self.broken)
         return {"labels": found[self.rows(len(found), split)]}
 
 

@@ -79,7 +79,8 @@ class FlowPPModule(nn.Module):
         logits = merge(halves)
         u = logits.sigmoid()
         log_det = log_det + _sum(F.logsigmoid(logits) + F.logsigmoid(-logits))
-        return u.clamp(_EDGE, 1 - _EDGE), _log_normal(noise) - log_det
+        log_normal = -0.5 * (_sum(noise.square()) + noise[0].numel() * math.log(2 * math.pi))
+        return u.clamp(_EDGE, 1 - _EDGE), log_normal - log_det
 
     def inverse(self, images: Tensor, u: Tensor) -> Tensor:
         """Return the noise that gives ``u``, by bisection."""
@@ -241,9 +242,3 @@ def _both(x: Tensor) -> Tensor:
 
 def _sum(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=torch.float64)
-
-
-def _log_normal(x: Tensor) -> Tensor:
-    """log N(x; 0, I), (B,), float64."""
-    result: Tensor = -0.5 * (_sum(x.square()) + x[0].numel() * math.log(2 * math.pi))
-    return result

@@ -111,13 +111,9 @@ class Choice:
             return list(steps)
         if self.steps:
             return list(self.steps)
-        first, last = self.ends or self._configured(run)
-        return [step for step in steps if first <= step <= last]
-
-    @staticmethod
-    def _configured(run: RunFolder) -> tuple[int, int]:
         chosen, every = run.config.evaluation, run.config.training.snapshot_every
-        return chosen.first_checkpoint * every, chosen.last_checkpoint * every
+        first, last = self.ends or (chosen.first_checkpoint * every, chosen.last_checkpoint * every)
+        return [step for step in steps if first <= step <= last]
 
 
 @attrs.frozen
@@ -225,9 +221,7 @@ def _planned(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
         )
     if choice.word == "best":
         if run.config.training.evaluate_every is None:
-            raise UsageError(
-                f"{run.folder} trains with training.evaluate_every=null, so none of its models is the best"
-            )
+            raise UsageError(f"{run.folder} trains with training.evaluate_every=null: none of its models is the best")
         return [ChosenCheckpoint(run.folder, run, best=True)]
     chosen = choice.among(run, sorted({*planned, *run.saved()}))
     if not chosen:

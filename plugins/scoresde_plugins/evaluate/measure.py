@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,12 +99,12 @@ class Measure(ABC):
         """Measure batch ``k``."""
 
     @abstractmethod
-    def summarise(self, parts: Iterable[Part]) -> Row:
+    def summarise(self, parts: Sequence[Part]) -> Row:
         """What all batches add to a row."""
 
-    def found(self, metrics: Sequence[Metric], records: Iterable[Mapping[str, Any]], **cost: Any) -> Row:
+    def found(self, metrics: Sequence[Metric], parts: Sequence[Part], **cost: Any) -> Row:
         """Metrics in the form of a row, and their cost."""
-        cost["seconds"] = sum(float(record["seconds"]) for record in records)
+        cost["seconds"] = sum(float(part.record["seconds"]) for part in parts)
         return {"metrics": {m.name: m.plain() for m in metrics}, "costs": {self.title: cost}}
 
 

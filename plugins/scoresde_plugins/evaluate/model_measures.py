@@ -11,7 +11,7 @@ and the number of processes is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -62,11 +62,9 @@ class SplitLoss(EventMeasure):
         losses = self.loss.per_sample(model.score, x, draws(f"evaluation {k}"))
         return Part({"loss": losses.double().cpu()})
 
-    def summarise(self, parts: Iterable[Part]) -> Row:
-        kept = list(parts)
-        losses = torch.cat([part.tensors["loss"] for part in kept])
-        metric = mean(f"{self.share.source['split']}_loss", losses)
-        return self.found([metric], [part.record for part in kept], events=len(losses))
+    def summarise(self, parts: Sequence[Part]) -> Row:
+        losses = torch.cat([part.tensors["loss"] for part in parts])
+        return self.found([mean(f"{self.share.source['split']}_loss", losses)], parts, events=len(losses))
 
 
 @attrs.frozen(eq=False)
@@ -114,16 +112,14 @@ class SplitLikelihood(EventMeasure):
         precise = self.target.to("cpu", torch.float64)
         return lambda x: precise.log_prob(x.cpu().double()).to(x.device)
 
-    def joined(self, parts: Iterable[Part]) -> Measurement:
+    def joined(self, parts: Sequence[Part]) -> Measurement:
         """Concatenate the measurements of all batches."""
         return join([Measurement(**part.tensors) for part in parts])
 
-    def summarise(self, parts: Iterable[Part]) -> Row:
-        kept = list(parts)
-        all_of_it = self.joined(kept)
+    def summarise(self, parts: Sequence[Part]) -> Row:
+        all_of_it = self.joined(parts)
         cost = {"events": all_of_it.nfe.shape[1], "nfe": float(all_of_it.nfe.double().mean())}
-        metric = mean("bits_per_dim", all_of_it.bits.per_image, "bits/dim")
-        return self.found([metric], [part.record for part in kept], **cost)
+        return self.found([mean("bits_per_dim", all_of_it.bits.per_image, "bits/dim")], parts, **cost)
 
 
 @attrs.frozen(eq=False)
@@ -156,14 +152,11 @@ class Draw(Measure):
         )  # fmt: skip
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})
 
-    def summarise(self, parts: Iterable[Part]) -> Row:
-        kept = list(parts)
-        records = [part.record for part in kept]
-        nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in kept)
-        lost = diverged(self.plan.units.decode(torch.cat([part.tensors["x"] for part in kept])), self.scale())
-        if lost:
+    def summarise(self, parts: Sequence[Part]) -> Row:
+        nfe = sum(part.record["nfe"] * len(part.tensors["x"]) for part in parts)
+        if lost := diverged(self.plan.units.decode(torch.cat([part.tensors["x"] for part in parts])), self.scale()):
             raise ScoreSDEError(lost)
-        found = self.found([], records, events=self.n, nfe=nfe / self.n)
+        found = self.found([], parts, events=self.n, nfe=nfe / self.n)
         seconds = found["costs"][self.title]["seconds"]
         speed = {"seconds": seconds, "samples_per_second": self.n / seconds if seconds else None}
         caveat = self.sampler.caveat(self.plan.shape, smallest_batch(self.n, self.batch_size))

@@ -30,7 +30,6 @@ from .checkpoints import ChosenCheckpoint
 from .measure import Measure, MeasuredModel
 from .model_measures import Draw
 from .plan import EvaluationPlan, Planner
-from .texts import found_texts
 
 PARTS = "parts"
 _PICTURED = 64
@@ -100,7 +99,10 @@ class Evaluation:
                 add = self.processes.exchange(add)[0]
                 judged |= add["metrics"] if measure.of_samples else {}
                 for key, value in add.items():
-                    row[key] = _merged(row.get(key, {}), value, measure.title) if isinstance(value, dict) else value
+                    if isinstance(value, dict):  # the second of two metrics of one name gets the measure's title
+                        old = row.get(key, {})
+                        value = old | {n if n not in old else f"{n} ({measure.title})": v for n, v in value.items()}
+                    row[key] = value
             for failure in failed.values():
                 raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)
@@ -113,7 +115,7 @@ class Evaluation:
         if not self.processes.first:
             return {}
         parts = model.parts_of(measure)
-        found = measure.summarise(parts.all(measure.count))
+        found = measure.summarise(list(parts.all(measure.count)))
         if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
             path = self.folder / "pictures" / f"{row['cell']}.png"
             try:
@@ -129,29 +131,15 @@ class Evaluation:
     def _blank(self, name: str) -> Row:
         """The row of a checkpoint of which only the name is known."""
         asked = json.dumps([name, self.request.plain, self.processes.device.type], sort_keys=True)
+        cell = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
         return {
-            "schema": SCHEMA,
-            "cell": hashlib.blake2b(asked.encode(), digest_size=8).hexdigest(),
-            "status": "done",
-            "reason": None,
-            **_NOTHING,
-            "checkpoint": name,
-            "parameters": {},
-            "seed": self.request.seed,
+            **{"schema": SCHEMA, "cell": cell, "status": "done", "reason": None, **_NOTHING, "checkpoint": name},
+            **{"parameters": {}, "seed": self.request.seed},
             "device": environment.describe_device(self.processes.device),
-            "dtype": self.request.dtype,
-            "precision": self.request.lowered.get("precision"),
-            "tf32": False,
+            **{"dtype": self.request.dtype, "precision": self.request.lowered.get("precision"), "tf32": False},
             "evaluators": list(self.request.evaluators),
-            "plugins": {},
-            "sources": {},
-            "files": {},
-            **environment.facts(),
-            "command": self.command,
-            "compile_seconds": 0.0,
-            "metrics": {},
-            "metrics_skipped": {},
-            "costs": {},
+            **{"plugins": {}, "sources": {}, "files": {}, **environment.facts(), "command": self.command},
+            **{"compile_seconds": 0.0, "metrics": {}, "metrics_skipped": {}, "costs": {}},
         }
 
     def _about(self, found: Checkpoint, planned: EvaluationPlan) -> Row:
@@ -174,10 +162,25 @@ class Evaluation:
         return together(self.processes, work)
 
 
-def _merged(found: Row, more: Row, title: str) -> Row:
-    """Merge both; if two measures give a metric of one name, the second one's gets its title."""
-    return found | {name if name not in found else f"{name} ({title})": value for name, value in more.items()}
-
-
 def _text(parameters: Any) -> str:
     return json.dumps(parameters, sort_keys=True, default=str)
+
+
+def found_texts(found: Row) -> list[str]:
+    """The metrics that a measure adds to a row, why others are missing, and what samples cost."""
+    texts = metric_texts(found.get("metrics", {}))
+    texts += [f"{title} skipped: {reason}" for title, reason in found.get("metrics_skipped", {}).items()]
+    if found.get("nfe"):
+        texts.append(f"samples, {found['nfe']:g} function evaluations each, {found['seconds']:.1f} s")
+    return texts
+
+
+def metric_texts(metrics: Row) -> list[str]:
+    """``test_loss 0.1234 ± 0.0012`` for every metric of a row."""
+    return [f"{name} {_number(m['value'], m['stderr'])} {m['unit']}".rstrip() for name, m in metrics.items()]
+
+
+def _number(value: float | None, error: float | None) -> str:
+    if value is None:  # a row on the disk has no NaN
+        return "nan"
+    return f"{value:.6g}" + (f" ± {error:.2g}" if error is not None and error == error else "")

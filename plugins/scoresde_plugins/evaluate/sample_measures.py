@@ -7,7 +7,7 @@ once for all evaluators that use the same extractor. All checkpoints share the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -90,8 +90,8 @@ class FeatureBatches(Measure):
         logits = [batch.logits for batch in batches if batch.logits is not None]
         return Part(tensors | ({"logits": torch.cat(logits)} if logits else {}))
 
-    def summarise(self, parts: Iterable[Part]) -> Row:
-        return self.found([], [part.record for part in parts], events=self.events.size)
+    def summarise(self, parts: Sequence[Part]) -> Row:
+        return self.found([], parts, events=self.events.size)
 
 
 @attrs.frozen(eq=False)
@@ -170,8 +170,8 @@ class Judgement(Measure):
         found = [] if reason else self.evaluator.evaluate(evidence)
         return Part({}, {"metrics": [attrs.asdict(metric) for metric in found], "skipped": reason})
 
-    def summarise(self, parts: Iterable[Part]) -> Row:
+    def summarise(self, parts: Sequence[Part]) -> Row:
         (part,) = parts
-        row = self.found([Metric(**metric) for metric in part.record["metrics"]], [part.record])
+        row = self.found([Metric(**metric) for metric in part.record["metrics"]], parts)
         skipped = part.record["skipped"]
         return {**row, "metrics_skipped": {self.written: skipped}} if skipped else row

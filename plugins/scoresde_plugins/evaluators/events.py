@@ -23,15 +23,11 @@ KEPT = 2
 """How many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint."""
 
 
-def _identity(dataset: Dataset) -> tuple[type, str]:
-    return type(dataset), repr(dataset)
-
-
 @attrs.frozen
 class Origin:
     """A split of a data set; equal if both are written alike."""
 
-    dataset: Dataset = attrs.field(eq=_identity)
+    dataset: Dataset = attrs.field(eq=lambda dataset: (type(dataset), repr(dataset)))
     split: Split
 
     def events(self) -> Tensor:
@@ -116,6 +112,11 @@ class DataReference:
         """The split of the data set, if one is given."""
         return None if self.reference is None else Origin(self.reference, self.split)
 
+    def prepare(self) -> None:
+        """Read the data set, so that a missing one is an error here."""
+        if self.origin is not None:
+            self.origin.events()
+
 
 @attrs.frozen
 class SetComparison(DataReference, Comparison):
@@ -127,10 +128,6 @@ class SetComparison(DataReference, Comparison):
         None, "data set to compare with, such as mnist[root=data]; null: the exact target", kw_only=True, eq=repr
     )
     split: Split = param("train", "which part of that data set", kw_only=True)
-
-    def prepare(self) -> None:
-        if self.origin is not None:
-            self.origin.events()
 
     def depends_on(self, evidence: Evidence) -> Mapping[str, Any]:
         return {} if self.origin is None else {"hash": content_hash(self.origin.events())}

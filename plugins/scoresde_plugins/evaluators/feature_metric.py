@@ -67,8 +67,7 @@ class FeatureMetric(DataReference, Evaluator):
         self.extraction.prepare()
         if self.statistics is not None:
             self._file()
-        if self.origin is not None:
-            self.origin.events()
+        super().prepare()
 
     @property
     @abstractmethod

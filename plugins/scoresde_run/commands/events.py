@@ -34,9 +34,8 @@ _ARRAYS = ("images", "samples", "floats", "decoded")
 
 def add_dataset(parser: argparse.ArgumentParser, default: str = "the configuration's, or draws of the target") -> None:
     """Add the options that choose events."""
-    parser.add_argument(
-        "--dataset", metavar="X", help=f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
-    )
+    text = f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
+    parser.add_argument("--dataset", metavar="X", help=text)
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
     add_download(parser)
 
@@ -54,7 +53,7 @@ def open_events(text: str | None, opened: OpenedModel, registry: Registry, split
 
 def find_events(text: str | None, opened: OpenedModel, registry: Registry, download: bool) -> Dataset | None:
     """The data set that :func:`open_events` reads; None for files."""
-    if text is not None and _is_path(text):
+    if text is not None and (Path(text).suffix.lower() in (".npz", *PICTURES) or ("/" in text and "[" not in text)):
         return None
     from ..models.model import find_dataset, plan_data
 
@@ -123,10 +122,6 @@ def read_latents(path: Path, opened: OpenedModel) -> Tensor:
     if not latents.is_floating_point() or not bool(latents.isfinite().all()):
         raise UsageError(f"{path} must hold finite floats as latents, got {latents.dtype} values")
     return latents.float()
-
-
-def _is_path(text: str) -> bool:
-    return Path(text).suffix.lower() in (".npz", *PICTURES) or ("/" in text and "[" not in text)
 
 
 def _npz(path: Path, wanted: Sequence[str]) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from scoresde_core.components import parse_value
 from scoresde_core.errors import UsageError
 
 MOST = 10**9
@@ -52,6 +55,30 @@ def add_changes(parser: argparse.ArgumentParser, example: str, dest: str = "set"
 def add_download(parser: argparse._ActionsContainer) -> None:
     """Add ``--download``."""
     parser.add_argument("--download", action="store_true", help="let the data set download missing files")
+
+
+ODE = {
+    "method": "adaptive Runge-Kutta method (default: dopri5)",
+    "rtol": "relative tolerance of the ODE (default: 1e-5)",
+    "atol": "absolute tolerance of the ODE (default: 1e-5)",
+}
+
+
+def add_discrete(parser: argparse._ActionsContainer) -> None:
+    """Add ``--discrete``."""
+    text = "for a model of discrete noise scales: use the nearest trained one at every time"
+    parser.add_argument("--discrete", action="store_true", help=text)
+
+
+def add_values(parser: argparse._ActionsContainer, texts: Mapping[str, str]) -> None:
+    """Add an option for each name of ``texts``, whose value is read as that of a component's parameter."""
+    for name, text in texts.items():
+        parser.add_argument(f"--{name}", type=parse_value, metavar="X", help=text)
+
+
+def values_of(arguments: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that were given."""
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def check_counts(arguments: argparse.Namespace, *names: str, least: int = 1) -> None:

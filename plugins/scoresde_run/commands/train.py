@@ -38,9 +38,7 @@ class TrainCommand(Command):
     """Trains a preset in a folder: ``scoresde train PRESET KEY=VALUE --out DIR``; an existing run is resumed."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "preset", metavar="PRESET", help="a preset's name, or a .yaml file such as a run's config.yaml"
-        )
+        parser.add_argument("preset", metavar="PRESET", help="a preset's name, or a .yaml file: a run's config.yaml")
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
@@ -58,24 +56,16 @@ class TrainCommand(Command):
         from ..training.trainer import plan_training
 
         config = with_recorded_units(config, arguments.out, arguments.fresh)
-        return run_training(
-            arguments, registry, lambda processes: plan_training(config, registry, download=arguments.download)
-        )
+        return run_training(arguments, registry, lambda _: plan_training(config, registry, download=arguments.download))
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of a training run."""
-    parser.add_argument(
-        "changes", nargs="*", metavar="KEY=VALUE", help="change the configuration: training.batch_size=64"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the run's folder; an existing run is resumed"
-    )
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes, such as training.batch_size=64")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder; a run is resumed")
     add_device(parser)
     add_download(parser)
-    parser.add_argument(
-        "--fresh", action="store_true", help="start again; an existing run is moved to DIR.1, DIR.2, ..."
-    )
+    parser.add_argument("--fresh", action="store_true", help="start again; a run is moved to DIR.1, DIR.2, ...")
     parser.add_argument(
         "--from", dest="source", metavar="CHECKPOINT",
         help="begin with these weights: the folder or name of a model or run; or with a state in checkpoints/"
@@ -171,7 +161,8 @@ def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) ->
     for event in run:
         printer.show(event)
         if event.what == "begin" and arguments.tensorboard and run.first:
-            writer = _tensorboard(run.folder, event.step)
+            # Steps after this one, which a killed run wrote, are hidden.
+            writer = _tensorboard_or_raise()(run.folder / "tensorboard", purge_step=event.step + 1)
         if writer is not None:
             for name, value in event.numbers.items():
                 writer.add_scalar(name, value, event.step)
@@ -285,8 +276,3 @@ def _tensorboard_or_raise() -> Any:
     except ImportError as error:
         raise UsageError("--tensorboard needs TensorBoard: pip install 'scoresde[track]'") from error
     return SummaryWriter
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A TensorBoard writer for the steps after ``step``, which hides what a killed run wrote of them."""
-    return _tensorboard_or_raise()(folder / "tensorboard", purge_step=step + 1)

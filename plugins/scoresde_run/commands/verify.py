@@ -23,11 +23,8 @@ class Finding:
 
     def __str__(self) -> str:
         # Most reasons are errors, which name a file themselves.
-        return f"{self.state:13}" + (self.reason if str(self.path) in self.reason else f"{self.path}{self._because}")
-
-    @property
-    def _because(self) -> str:
-        return f": {self.reason}" if self.reason else ""
+        because = f": {self.reason}" if self.reason else ""
+        return f"{self.state:13}" + (self.reason if str(self.path) in self.reason else f"{self.path}{because}")
 
 
 @attrs.frozen

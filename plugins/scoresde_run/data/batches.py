@@ -154,7 +154,9 @@ class Batches:
         self.mirrors = self._mirrors(dataset) if self.preprocessing.flip else frozenset()
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
-        self.resident = self._fits() if resident is None else resident
+        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # decoded images are uint8
+        fits = len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
+        self.resident = fits if resident is None else resident
         if self.resident:
             loaded = self.events if isinstance(self.events, Tensor) else dataset.load(split)
             self.events = loaded.to(self.device)
@@ -187,10 +189,6 @@ class Batches:
             if declared.get(name, covers):
                 found.add(name)
         return frozenset(found)
-
-    def _fits(self) -> bool:
-        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # decoded images are uint8
-        return len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
 
     def draws(self, k: int | str, count: int | None = None) -> Draws:
         """The random numbers of this process's rows of batch ``k``; the loss uses them too, for other purposes."""

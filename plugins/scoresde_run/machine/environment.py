@@ -43,12 +43,6 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def free_memory(device: torch.device) -> None:
-    """Release the GPU memory that torch caches."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def facts() -> dict[str, Any]:
     """Versions, git state and date, as recorded in every row."""
     from scoresde_core.shell import own_version

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         make(path.absolute().parent)
-        with _temporary(path, _new_file) as temporary:
+        with _temporary(path, lambda name: name.open("xb").close()) as temporary:
             yield temporary
             flush(temporary)
             os.replace(temporary, path)
@@ -202,10 +202,6 @@ def _is(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _new_file(path: Path) -> None:
-    path.open("xb").close()
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +29,11 @@ def held(path: Path, kind: Kind) -> Iterator[bool]:
 
 
 def lock(file: int, kind: Kind) -> bool | None:
-    """Try to lock ``file``: True if this process holds the lock now, False if another does, None if there are none.
+    """Try to lock ``file``: True if this process holds the lock now, False if another does, None if it has no locks.
 
     No child inherits ``lockf``, so a worker that outlives its parent does not hold it; but it ends when the process
     closes any descriptor of the file, as ``flock`` does not.
     """
-    try:
-        import fcntl
-    except ImportError:  # the system has no such locks
-        return None
     try:
         getattr(fcntl, kind)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:  # some network file systems have no locks

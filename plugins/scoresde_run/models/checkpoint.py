@@ -99,18 +99,26 @@ class Checkpoint:
         return self._read(WEIGHTS), self._read(EMA) if EMA in self.hashes else {}
 
     def _read(self, name: str) -> dict[str, Tensor]:
-        path = self.folder / name
-        try:
-            found = file_hash(path)
-            if found != self.hashes[name]:
-                raise FileError(
-                    f"{path} is damaged: its sha256 is {found[:12]}..., {INDEX} says {self.hashes[name][:12]}...; "
-                    "copy or import it again"
-                )
-            state: dict[str, Tensor] = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise FileError(f"cannot read the weights {path}: {error}") from error
-        return state
+        return read_tensors(self.folder / name, self.hashes[name], INDEX, "; copy or import it again")
+
+
+def read_tensors(path: Path, sha256: str, index: str, remedy: str = "") -> dict[str, Tensor]:
+    """Read a safetensors file; :class:`FileError` if that fails, or its sha256 is not the one that ``index`` says."""
+    try:
+        found = file_hash(path)
+        if found != sha256:
+            words = f"its sha256 is {found[:12]}..., {index} says {sha256[:12]}..."
+            raise FileError(f"{path} is damaged: {words}{remedy}")
+        state: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot read the weights {path}: {error}") from error
+    return state
+
+
+def write_tensors(path: Path, tensors: Weights) -> str:
+    """Write a safetensors file of copies, as views into shared memory are refused; return its sha256."""
+    save_file({k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, path)
+    return file_hash(path)
 
 
 def read(folder: Path | str) -> Checkpoint:
@@ -179,13 +187,7 @@ def save(
     check_new(folder)
     with new_folder(folder) as scratch:
         states = {WEIGHTS: weights} if ema is None else {WEIGHTS: weights, EMA: ema}
-        for name, state in states.items():
-            # Each is copied: safetensors rejects views into shared memory.
-            plain = {
-                key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
-            }
-            save_file(plain, scratch / name)
-        hashes = {name: file_hash(scratch / name) for name in states}
+        hashes = {name: write_tensors(scratch / name, state) for name, state in states.items()}
         index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
         index |= {"asked": asked} if asked else {}
         index |= {"sha256": hashes, "config": config.plain()}

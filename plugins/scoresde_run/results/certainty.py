@@ -32,7 +32,7 @@ def mean(values: Sequence[float]) -> Estimate:
     middle = sum(values) / n
     if n < 2:
         return Estimate(middle, math.nan, 0)
-    return Estimate(middle, math.sqrt(sum((value - middle) ** 2 for value in values) / (n - 1) / n), n - 1)
+    return Estimate(middle, math.hypot(*(value - middle for value in values)) / math.sqrt((n - 1) * n), n - 1)
 
 
 def spread(parts: Iterable[Estimate]) -> tuple[float, float]:

@@ -44,14 +44,20 @@ def write(pixels: NDArray[np.uint8], path: Path, columns: int | None = None, not
     import numpy as np
     from PIL import Image, PngImagePlugin
 
-    n, height, width, channels = pixels.shape
-    columns = columns or int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.zeros(((height + _GAP) * rows - _GAP, (width + _GAP) * columns - _GAP, channels), np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = (height + _GAP) * (index // columns), (width + _GAP) * (index % columns)
-        sheet[top : top + height, left : left + width] = image
     about = PngImagePlugin.PngInfo()
     if note is not None:
         about.add_text("Description", note)
-    Image.fromarray(sheet if channels == 3 else sheet[..., 0]).save(path, format="PNG", pnginfo=about)
+    sheet = tiled(pixels, columns or int(np.ceil(np.sqrt(len(pixels)))))
+    Image.fromarray(sheet if sheet.shape[-1] == 3 else sheet[..., 0]).save(path, format="PNG", pnginfo=about)
+
+
+def tiled(pixels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """Arrange (n, H, W, C) as one picture in reading order, with gaps of zeros."""
+    import numpy as np
+
+    n, height, width, channels = pixels.shape
+    sheet = np.zeros(((height + _GAP) * -(-n // columns) - _GAP, (width + _GAP) * columns - _GAP, channels), np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = (height + _GAP) * (index // columns), (width + _GAP) * (index % columns)
+        sheet[top : top + height, left : left + width] = image
+    return sheet

@@ -232,7 +232,7 @@ class TrainingRun:
 
 def difference(old: Config, new: Config) -> list[str]:
     """The differences of two configurations that change a training step, as ``key: old -> new``; see :data:`FREE`."""
-    before, after = ({key: _bare_name(value) for key, value in _flat(config.plain()).items()} for config in (old, new))
+    before, after = _flat(old.plain()), _flat(new.plain())
     before, after = _aligned(before, after), _aligned(after, before)
     if before.get("model.levels") == "auto":  # the run is older than this key
         before["model.levels"] = after.get("model.levels")
@@ -269,15 +269,13 @@ def check_resumable(folder: Path, config: Config) -> None:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to ``{"a.b": value}``."""
+    """Flatten nested mappings to ``{"a.b": value}``.
+
+    Bundled components are without their owner, whom a name has only if another plugin has it too.
+    """
     if not isinstance(value, Mapping):
-        return {prefix: value}
+        return {prefix: value.removeprefix(f"{OURS}:") if isinstance(value, str) else value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _bare_name(value: Any) -> Any:
-    """A bundled component's name without its owner, which is present only if another plugin has the same name."""
-    return value.removeprefix(f"{OURS}:") if isinstance(value, str) else value
 
 
 def _aligned(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

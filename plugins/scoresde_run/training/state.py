@@ -18,8 +18,6 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scoresde_core.errors import FileError
@@ -27,7 +25,7 @@ from scoresde_core.errors import FileError
 from ..machine import inputs
 from ..machine.digest import DIGEST, digest_of
 from ..machine.files import discard, new_folder
-from ..models.checkpoint import check_fit, file_hash
+from ..models.checkpoint import check_fit, read_tensors, write_tensors
 from ..models.config import Config
 from .trainer import TrainingState
 
@@ -51,15 +49,7 @@ class Saved:
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors and check their sha256."""
-        path = self.folder / TENSORS
-        try:
-            found = file_hash(path)
-            if found != self.hash:
-                raise FileError(f"{path} is damaged: its sha256 is {found[:12]}..., {INDEX} says {self.hash[:12]}...")
-            tensors: dict[str, Tensor] = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise FileError(f"cannot read {path}: {error}") from error
-        return tensors
+        return read_tensors(self.folder / TENSORS, self.hash, INDEX)
 
 
 def name_of(step: int) -> str:
@@ -76,16 +66,9 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
     if place.exists():  # damaged, or the same: the run has resumed from an earlier step
         discard(place)
     with new_folder(place) as scratch:
-        save_file(_collect(state), scratch / TENSORS)
-        index = {
-            "format": FORMAT,
-            "version": VERSION,
-            "step": state.step,
-            "counted": state.counted,
-            "scaler": state.scaler.state_dict(),
-            "sha256": file_hash(scratch / TENSORS),
-            "config": config.plain(),
-        }
+        index = {"format": FORMAT, "version": VERSION, "step": state.step, "counted": state.counted}
+        index |= {"scaler": state.scaler.state_dict(), "sha256": write_tensors(scratch / TENSORS, _collect(state))}
+        index |= {"config": config.plain()}
         text = json.dumps({**index, DIGEST: digest_of(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
     drop(folder, state.step, keep)
@@ -106,9 +89,8 @@ def read(folder: Path) -> Saved:
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise FileError(f"{path} is damaged: it does not say {FORMAT!r}")
         if isinstance(index.get("version"), int) and index["version"] > VERSION:
-            raise FileError(
-                f"{path} has version {index['version']}, this scoresde reads up to {VERSION}: upgrade scoresde"
-            )
+            newer = f"{path} has version {index['version']}, this scoresde reads up to {VERSION}"
+            raise FileError(f"{newer}: upgrade scoresde")
         if index.get(DIGEST) != digest_of(index):
             raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
@@ -152,9 +134,8 @@ def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -
     slots = _slots(tensors)
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
-            state.optimizer.state[parameter] = {
-                slot: _like(parameter, value) for slot, value in slots.get(names[parameter], {}).items()
-            }
+            found = slots.get(names[parameter], {})
+            state.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in found.items()}
     # A run may begin from a state of another precision, which has no loss scale: ours is kept.
     state.scaler.load_state_dict(saved.scaler or state.scaler.state_dict())
     state.step, state.counted = saved.step, saved.counted
@@ -171,15 +152,14 @@ def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
 
 
 def _collect(state: TrainingState, optimizer: bool = True) -> dict[str, Tensor]:
-    """Copy all tensors of a state to the CPU."""
+    """All tensors of a state."""
     tensors = dict(_places(state))
     if optimizer:
         names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
         for parameter, slots in state.optimizer.state.items():
             for slot, value in slots.items():
                 tensors[f"optimizer.{slot}.{names[parameter]}"] = value
-    # Each is copied: safetensors rejects views into shared memory.
-    return {name: v.detach().cpu().clone(memory_format=torch.contiguous_format) for name, v in tensors.items()}
+    return tensors
 
 
 def _slots(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -280,9 +280,8 @@ class Trainer:
         )
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         average = None if config.ema is None else Average(network, config.ema, config.ema_warmup)
-        return TrainingState(
-            network, optimizer, scaler, average, torch.zeros((), dtype=torch.float64, device=self.device)
-        )
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        return TrainingState(network, optimizer, scaler, average, losses)
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         """The network that the loss calls: compiled if asked, with gradients averaged over the processes."""
@@ -292,12 +291,9 @@ class Trainer:
             # The weights are equal already, because the seed determines them; buffers are never trained.
             static = self.config.accumulate == 1
             network = nn.parallel.DistributedDataParallel(
-                network,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                static_graph=static,
-                find_unused_parameters=not static,
-            )
+                network, broadcast_buffers=False, gradient_as_bucket_view=True,
+                static_graph=static, find_unused_parameters=not static,
+            )  # fmt: skip
         return network
 
     def _batches(self, split: Split, preprocessing: Preprocessing) -> Batches:
@@ -324,11 +320,8 @@ class Trainer:
         plan, batches = self.plan.model, self.batches
         reason = mismatch(batches.events, batches.shape, plan.units, plan.sde) if self.processes.first else None
         if reason:
-            known = plan.config.data.standardise
-            remedy = (
-                "choose an SDE with other noise" if known else "set data.standardise=true, or data.shift and data.scale"
-            )
-            warnings.warn(f"{reason}: {remedy}", stacklevel=2)
+            remedies = ("set data.standardise=true, or data.shift and data.scale", "choose an SDE with other noise")
+            warnings.warn(f"{reason}: {remedies[plan.config.data.standardise]}", stacklevel=2)
 
     def _test_events(self) -> list[Batch]:
         """This process's share of the first test batches, not mirrored."""
