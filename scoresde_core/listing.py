@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import attrs
@@ -20,19 +24,34 @@ from .registry import Entry, Registry
 
 def configure(commands: Any) -> None:
     """Add the parsers of the three commands."""
-    listed = commands.add_parser("list", help="components, with plugin, summary and paper")
+    listed = commands.add_parser("list", **told("components, with plugin, summary and paper", "scoresde list sdes"))
     listed.add_argument("kind", nargs="?", metavar="KIND", help=f"one of: {', '.join(KINDS)}")
-    shown = commands.add_parser("show", help="parameters, formula, paper and source of a component")
+    listed.add_argument("--html", metavar="FILE", help="write a page of all components, with parameters and formulas")
+    about = "parameters, formula, paper and source of a component"
+    shown = commands.add_parser("show", **told(about, "scoresde show predictor ddim"))
     shown.add_argument("kind", metavar="KIND")
     shown.add_argument("name", metavar="NAME")
-    plugins = commands.add_parser("plugins", help="every plugin with its status and reason")
+    plugins = commands.add_parser("plugins", **told("every plugin with its status and reason", "scoresde plugins"))
     for parser, run in ((listed, list_components), (shown, _show), (plugins, _plugins)):
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(run=run)
 
 
+def told(summary: str, example: str = "", page: str = "docs/terminal.md", sentence: str = "") -> dict[str, Any]:
+    """The help of a command: its summary in the list of all, and in its own a sentence, an example and a page."""
+    width, sentence = shutil.get_terminal_size().columns - 2, sentence or f"{summary[:1].upper()}{summary[1:]}."
+    return {
+        "help": summary.replace("%", "%%"),  # argparse would format it
+        "description": textwrap.fill(sentence, width),
+        "epilog": "\n".join(f"{key}: {text}" for key, text in (("example", example), ("more", page)) if text),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
 def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
     """``scoresde list``: the components of one kind or of all."""
+    if getattr(arguments, "html", None):
+        return registry.create("commands", "catalogue").run(arguments, registry)  # type: ignore[no-any-return]
     entries = registry.entries(arguments.kind)
     if arguments.json:
         print(json.dumps([_record(entry) for entry in entries], indent=2))
@@ -67,14 +86,15 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     record["parameters"], rows = [], []
     for p in parameters(cls):
         required = p.default is attrs.NOTHING
-        default = None if required else _plain(p.default)
+        default = None if required else plain(p.default)
         facts = {"name": p.name, "type": p.type_name, "default": default, "required": required, "help": p.help}
         record["parameters"].append(facts)
         rows.append((p.name, p.type_name, "required" if required else str(default), p.help))
     if arguments.json:
         print(json.dumps(record, indent=2))
         return 0
-    print(f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}\n\n{record['doc']}\n")
+    title = f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}"
+    print(f"{reflowed(title)}\n\n{reflowed(record['doc'])}\n")
     print("parameters:" if rows else "no parameters")
     print_table(rows, indent="  ")
     for label in ("grid", "paper", "plugin", "target", "source"):
@@ -124,7 +144,7 @@ def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
     return 0
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A default for JSON; a component is shown as its class."""
     if value is ...:
         return "follows from others"
@@ -134,12 +154,32 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
-    """Print aligned columns; lines are only cut on a terminal that is too narrow for them."""
-    if not rows:
-        return
-    columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
-    widths = [max(map(len, column)) for column in columns]
-    limit = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
-    for row in zip(*columns, strict=True):
-        line = indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        print(line if len(line) <= limit else line[: limit - 1] + "…")
+    """Print aligned columns; where they are too wide, the others than the first, whose long names stand alone, wrap."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = _width() - len(indent) - 2 * len(widths) + 2
+    if sum(widths) > room:
+        widths[0] = min(widths[0], 24)
+    while sum(widths) > room and max(widths[1:]) > 8:
+        widths[1 + widths[1:].index(max(widths[1:]))] -= 1
+    for first, *others in rows:
+        if len(first) > widths[0]:
+            print(indent + first)
+        cells = [[first if len(first) <= widths[0] else ""]]
+        cells += [textwrap.wrap(c, w) if len(c) > w else [c] for c, w in zip(others, widths[1:], strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            print((indent + "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True))).rstrip())
+
+
+def _width() -> int:
+    """Columns of the terminal, or as ``COLUMNS`` has it; without a limit in a pipe."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return max(shutil.get_terminal_size().columns, 40) if known else 10_000
+
+
+def reflowed(text: str) -> str:
+    """``text``; where it is too wide, its paragraphs filled. Lines that are indented, such as formulas, stay lines."""
+    if max(map(len, text.splitlines()), default=0) <= _width():
+        return text
+    lines = re.sub(r"(?m)^(\S.*)\n(?=[^\s*-])", r"\1 ", text).splitlines()
+    pads = [" " * (len(line) - len(line.lstrip())) for line in lines]
+    return "\n".join(textwrap.fill(x, _width(), subsequent_indent=pad) for x, pad in zip(lines, pads, strict=True))

@@ -4,8 +4,9 @@
     sdes:
       cosine_vp: {target: "my_package.sdes:CosineVP", summary: cosine schedule, paper: "arXiv:2102.09672"}
 
-Keys of a row: ``target`` (required), ``summary``, ``paper``, and the lists ``aliases`` and ``requires`` (distributions
-that must be installed before the target can be used). A file may declare kinds of its own:
+Keys of a row: ``target`` (required), ``summary``, ``paper``, for the help of a command an ``example`` and the ``page``
+that explains it, and the lists ``aliases`` and ``requires`` (distributions that must be installed before the target can
+be used). A file may declare kinds of its own:
 
     kinds:
       optimisers: {singular: optimiser, contract: "my_package.optimiser:Optimiser", summary: turns gradients into steps}
@@ -45,6 +46,8 @@ class Row:
     paper: str = ""
     aliases: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    example: str = ""
+    page: str = ""
 
 
 @attrs.frozen
@@ -130,7 +133,7 @@ def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | 
     known = [field.name for field in attrs.fields(Row) if field.name not in ("kind", "name")]
     problems += [f"{where}: unknown key {key!r}.{near_misses(str(key), known)}" for key in fields if key not in known]
     problems += [f"{where}: {problem}" for problem in _check_target(kind, fields.get("target"))]
-    for key in ("summary", "paper"):
+    for key in ("summary", "paper", "example", "page"):
         if not isinstance(fields.get(key, ""), str):
             problems.append(f"{where}: {key} must be text, got {fields[key]!r}")
     for key in ("aliases", "requires"):
@@ -139,8 +142,8 @@ def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | 
             problems.append(f"{where}: {key} must be a list of names, got {value!r}")
     if len(problems) > before:
         return None
-    lists = {key: tuple(fields.get(key, ())) for key in ("aliases", "requires")}
-    return Row(kind.name, name, fields["target"], fields.get("summary", ""), fields.get("paper", ""), **lists)
+    row: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in fields.items()}
+    return Row(kind.name, name, **row)
 
 
 def _check_target(kind: Kind, target: Any) -> list[str]:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage error. An error is one line; ``--debug`` a
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import os
 import re
@@ -32,8 +33,16 @@ _HELP = {"-h", "--help"}
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line that lists near misses."""
 
+    registry: Registry | None = None
+    words: Sequence[str] = ()  # first words that it does not read itself, for completion
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; unknown ones are an error of the subcommand's parser (``asked``)."""
+        if (word := os.environ.get("SCORESDE_COMPLETE")) is not None:  # a shell asks what may stand there
+            registry = self.registry or load_registry(imports=False)
+            given = sys.argv[1:] if args is None else args
+            print("\n".join(registry.create("commands", "completion").answers(self, given, word, registry)))
+            self.exit()
         parsed, left = self.parse_known_args(args, namespace)
         if left:
             asked = getattr(parsed, "asked", self)
@@ -244,14 +253,16 @@ def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None)
     parser = Parser(prog="scoresde", description="Score-based generative models through SDEs.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="show program's version number and exit")
     add_global_options(parser)
+    parser.registry = registry
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
     if asked is None or asked in _OWN:
         listing.configure(commands)
     for name, entry in plugins.items() if asked not in _OWN else ():
-        summary = entry.row.summary.replace("%", "%%")  # argparse would format it
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name == asked:
-            component = registry.create("commands", parse(entry.qualified))
+        component = registry.create("commands", parse(entry.qualified)) if name == asked else None
+        told = (inspect.getdoc(component) or "").partition("\n\n")[0].replace("``", "")
+        row = entry.row
+        command = commands.add_parser(name, **listing.told(row.summary, row.example, row.page, told))
+        if component is not None:
             component.configure(command)
             command.set_defaults(run=component.run)
     for command in commands.choices.values():

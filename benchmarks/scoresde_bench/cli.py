@@ -79,6 +79,7 @@ def _parser() -> Parser:
         "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER.",
         allow_abbrev=False,
     )
+    parser.words = tuple(COMMANDS)
     swept = parser.add_argument_group("axes")
     for axis, default in axes.DEFAULTS.items():
         text = f"{axes.HELP[axis]} (default: {' '.join(default) or axes.UNNAMED.get(axis, 'none')})"

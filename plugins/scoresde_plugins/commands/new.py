@@ -40,13 +40,13 @@ class NewCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("kind", metavar="KIND", help=f"one of: {', '.join(_singulars())}")
-        parser.add_argument("name", metavar="NAME", help="of the component, its package and its distribution")
+        parser.add_argument("called", metavar="NAME", help="of the component, its package and its distribution")
         parser.add_argument("--folder", type=Path, metavar="DIR", help="where to write it (default: NAME)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.machine.files import check_new, make, new_folder
 
-        kind, name = _kind(arguments.kind), _spelled(arguments.name)
+        kind, name = _kind(arguments.kind), _spelled(arguments.called)
         folder: Path = arguments.folder or Path(name)
         made = rendered(kind, name)
         if all(_reads(folder / path) == text for path, text in made.items()):
