@@ -9,6 +9,8 @@ from os import getcwd, path
 if not sys.flags.safe_path and sys.path[0] == getcwd() != path.dirname(path.dirname(path.realpath(__file__))):
     del sys.path[0]
 
-from .shell import run  # after the working folder has left sys.path
+from importlib import import_module  # after the working folder has left sys.path
 
-run()
+from .moved import table
+
+import_module(table("modules")["scoresde_core.shell"]).run()

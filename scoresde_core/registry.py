@@ -61,7 +61,7 @@ class Registry:
     def entries(self, kind: str | None = None) -> list[Entry]:
         """The components of one kind (plural or singular) or of all kinds, in order of registration."""
         kinds = [find_kind(kind).name] if kind else list(KINDS)
-        return list({id(e): e for k in kinds for entries in self._names[k].values() for e in entries}.values())
+        return list({id(e): e for k in kinds for entries in self._names.get(k, {}).values() for e in entries}.values())
 
     @cached_property
     def clashes(self) -> bool:

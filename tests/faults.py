@@ -103,7 +103,7 @@ def _live(words, folder, log, fault):
 def call(words):
     """The command line ``words``, the first of which is ``scoresde`` or ``scoresde-bench``."""
     from scoresde_bench.cli import main as bench
-    from scoresde_core.shell import main
+    from scoresde_run.commands.shell import main
 
     return (bench if words[0] == "scoresde-bench" else main)(list(words[1:]))
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from scoresde_bench import cli
-from scoresde_core import shell
+from scoresde_run.commands import shell
 
 ODD = [
     "",

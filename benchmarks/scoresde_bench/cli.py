@@ -33,8 +33,9 @@ import attrs
 
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
-from scoresde_core.shell import Parser, add_global_options, guarded, open_registry, own_version
 from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry
+from scoresde_run.machine.version import own_version
 
 from .commands import COMMANDS
 from .plan import axes

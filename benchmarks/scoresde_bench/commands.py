@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.shell import Parser, add_global_options, open_registry
+from scoresde_run.commands.shell import Parser, add_global_options, open_registry
 
 from .report.compare import RunComparison, compare
 from .report.result_sets import ResultSet, merge, read_result_sets

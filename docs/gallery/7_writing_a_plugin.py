@@ -7,7 +7,7 @@ This page writes both files, checks the process with the suite that ours must pa
 from pathlib import Path
 
 from scoresde_bench.cli import main as scoresde_bench
-from scoresde_core.shell import main as scoresde
+from scoresde_run.commands.shell import main as scoresde
 
 # ## Two files
 

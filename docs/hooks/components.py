@@ -16,7 +16,7 @@ import scoresde
 import scoresde_core
 from scoresde_core import default_registry
 from scoresde_core.kinds import KINDS
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 REGISTRY = default_registry()
 SHOWN = {kind: entries for kind in KINDS.values() if (entries := REGISTRY.entries(kind.name))}

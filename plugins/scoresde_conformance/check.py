@@ -15,7 +15,7 @@ import attrs
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_core.registry import Registry
-from scoresde_core.shell import visible
+from scoresde_run.machine.visible import visible
 
 if TYPE_CHECKING:
     from .candidate import Result

@@ -157,7 +157,7 @@ class TestProcesses:
 
 
 def test_a_third_party_registers_an_executor(bench, tmp_path, capsys):
-    from scoresde_core.shell import main as scoresde
+    from scoresde_run.commands.shell import main as scoresde
 
     bench(*CELLS, "--out", "there")
     assert bench(*CELLS, "--executor", "backward", "--out", "here")[0] == 0

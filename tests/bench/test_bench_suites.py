@@ -9,7 +9,7 @@ from runs import rows_in, save_models
 from scoresde_bench.plan.suite import Suite
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_core.registry import default_registry
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 SMALL = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap"]
 ONE = [*SMALL, "--sde", "vp", "--steps", "5"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scoresde_core.errors import FileError
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine.files import check_new, locked
 from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA

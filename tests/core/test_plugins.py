@@ -13,7 +13,7 @@ import pytest
 from scoresde_core import hookimpl, plugins
 from scoresde_core.errors import AmbiguousName, ManifestError, PluginError, UnknownName
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 ROOT = Path(__file__).parents[2]
 GRID = """

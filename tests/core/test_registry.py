@@ -9,7 +9,7 @@ from scoresde_core.kinds import KINDS, find_kind
 from scoresde_core.manifest import Row
 from scoresde_core.plugins import Status
 from scoresde_core.registry import Registry, load_registry
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 LOCAL = """
 api: 1

@@ -18,7 +18,7 @@ from scoresde_bench.cli import main as bench
 from scoresde_bench.plan.axes import DEFAULTS
 from scoresde_bench.plan.sweep import Sweep, sweep
 from scoresde_core import ScoreSDEError, default_registry
-from scoresde_core.shell import main as scoresde
+from scoresde_run.commands.shell import main as scoresde
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/results/README.md"]

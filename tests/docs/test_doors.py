@@ -13,7 +13,7 @@ from PIL import Image
 from test_blocks import ROOT, blocks, commands
 
 from scoresde_bench.cli import main as bench
-from scoresde_core.shell import main as scoresde
+from scoresde_run.commands.shell import main as scoresde
 
 SMALLER = {
     "train": ["training.iterations=30", "training.warmup=5", "sampling.sampler.steps=4", "training.log_every=10"],

@@ -171,7 +171,7 @@ def test_nobody_asks_which_one_it_is(contract, some):
 
 def test_no_component_reaches_for_a_registry():
     """Whoever makes a component hands it down: only commands, workers and the pytest plugin load one."""
-    loading = {"core/registry.py", "core/shell.py", "conformance/pytest_plugin.py", "run/worker.py"}
+    loading = {"core/registry.py", "commands/shell.py", "conformance/pytest_plugin.py", "run/worker.py"}
     found = [
         f"{path.name}:{node.lineno}"
         for package in PACKAGES
@@ -206,7 +206,7 @@ def test_listing_takes_a_quarter_of_a_second(tmp_path):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    code = "import sys; from scoresde_core.shell import main; sys.exit(main(['list']))"
+    code = "import sys; from scoresde_run.commands.shell import main; sys.exit(main(['list']))"
     libraries = "import attrs, pluggy, rich.table, yaml"
     listing, needed = (statistics.median(cost("-c", text) for _ in range(7)) for text in (code, libraries))
     assert listing < 0.25 / 0.11 * needed
@@ -215,7 +215,7 @@ def test_listing_takes_a_quarter_of_a_second(tmp_path):
 @pytest.mark.parametrize("words", [["list"], ["list", "sdes", "--json"], ["plugins"]], ids=" ".join)
 def test_listing_imports_no_torch(words, tmp_path):
     code = (
-        f"import sys; from scoresde_core.shell import main; code = main({words!r});"
+        f"import sys; from scoresde_run.commands.shell import main; code = main({words!r});"
         "print(sorted({'torch', 'numpy', 'scoresde_core.sde'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from scoresde_bench import cli
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 
 def late(*_):

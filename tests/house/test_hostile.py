@@ -11,7 +11,7 @@ from rich.table import Table
 from scoresde_bench import cli
 from scoresde_core.components import Spec
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import Parser, guarded, main
+from scoresde_run.commands.shell import Parser, guarded, main
 from scoresde_run.machine.progress import Progress
 from scoresde_run.machine.terminal import Terminal
 

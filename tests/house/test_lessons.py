@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 # One scale forgets nothing of such data: that is the lesson, and training says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the data's root mean square")

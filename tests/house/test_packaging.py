@@ -110,7 +110,7 @@ def test_a_plain_checkout_finds_its_own_plugins(tmp_path):
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
         "real = m.entry_points; "
         "m.entry_points = lambda **k: [p for p in real(**k) if p.dist.name != 'scoresde']; "
-        "from scoresde_core.shell import main; sys.exit(main(['show', 'sde', 'vp', '--json']))"
+        "from scoresde_run.commands.shell import main; sys.exit(main(['show', 'sde', 'vp', '--json']))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -128,7 +128,7 @@ def test_a_plain_checkout_finds_its_own_plugins(tmp_path):
 
 def test_listing_is_quick_and_imports_no_torch():
     code = (
-        "import sys, time; t = time.perf_counter(); from scoresde_core.shell import main; main(['list']); "
+        "import sys, time; t = time.perf_counter(); from scoresde_run.commands.shell import main; main(['list']); "
         "print(time.perf_counter() - t, 'torch' in sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import rows_in
 
-from scoresde_core.shell import main as scoresde
+from scoresde_run.commands.shell import main as scoresde
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)

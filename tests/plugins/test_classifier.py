@@ -16,9 +16,9 @@ from scoresde import Batches, Dataset, Draws, ExactScore, Preprocessing, create,
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level
-from scoresde_core.shell import main
 from scoresde_plugins.conditions.label import ClassCondition, TargetClassifier
 from scoresde_plugins.networks.classifier import NetworkClassifier
+from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models.model import plan_loss, plan_model
 from scoresde_run.training.run import TrainingRun

@@ -12,12 +12,12 @@ from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
-from scoresde_core.shell import main
 from scoresde_plugins.commands.train_dequantizer import DequantizationLoss
 from scoresde_plugins.dequantizers.flowpp import FlowPP, merge, split
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.bound import likelihood_bound
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.commands.shell import main
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units
 from scoresde_run.models.network_score import NetworkScore

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from scoresde_core import create
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 MEAN, STD = 0.3, 0.5
 GAUSSIAN = f"gaussian[shape=[1,2,2],mean={MEAN},std={STD}]"

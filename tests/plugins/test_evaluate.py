@@ -21,7 +21,6 @@ from scoresde_bench.report.result_sets import identity, read_result_sets
 from scoresde_core import sample
 from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.evaluate import checkpoints as choice
 from scoresde_plugins.evaluate.batches import compute
 from scoresde_plugins.evaluate.measure import Measure, MeasuredModel
@@ -31,6 +30,7 @@ from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.flow import Solver
+from scoresde_run.commands.shell import main
 from scoresde_run.data.evidence import Evidence
 from scoresde_run.features import extraction
 from scoresde_run.features.extraction import EventSet

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.commands.export import shortened
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import plan_model
 

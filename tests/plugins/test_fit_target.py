@@ -6,7 +6,7 @@ import torch
 
 from scoresde_core import create
 from scoresde_core.errors import FileError
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 
 @pytest.fixture

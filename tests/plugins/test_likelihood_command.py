@@ -10,11 +10,11 @@ import yaml
 
 from scoresde_core import ExactScore, create
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.likelihood.bits_per_dim import join, measure
 from scoresde_plugins.likelihood.density import BoundDensity, FlowDensity, trained_t_min
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
+from scoresde_run.commands.shell import main
 from scoresde_run.models.model import plan_model
 
 VP = create("sdes", "vp")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from scoresde_core.shell import main
 from scoresde_plugins.likelihood.density import FlowDensity
+from scoresde_run.commands.shell import main
 from scoresde_run.machine import files
 from scoresde_run.results import fingerprint
 

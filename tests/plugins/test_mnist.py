@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
 from scoresde_run.results.picture import to_pixels

@@ -16,7 +16,6 @@ from scoresde_bench.cli import main as bench_main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Metric
 from scoresde_core.registry import create
-from scoresde_core.shell import main
 from scoresde_plugins.evaluators.energy_distance import EnergyDistance
 from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import Centre
@@ -27,6 +26,7 @@ from scoresde_plugins.evaluators.precision_recall import radii, shares
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.commands.shell import main
 from scoresde_run.data.evidence import Evidence
 from scoresde_run.data.units import Units
 from scoresde_run.features import extraction

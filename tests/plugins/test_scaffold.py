@@ -15,8 +15,8 @@ import pytest
 from scoresde_bench.cli import main as bench
 from scoresde_core.kinds import KINDS
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.commands.new import rendered
+from scoresde_run.commands.shell import main
 
 GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
 SINGULARS = ("sde", "predictor", "corrector", "loss", "evaluator", "sampler", "grid", "target", "network", "extractor",

@@ -16,10 +16,10 @@ import pytest
 
 from scoresde_core.components import parameters
 from scoresde_core.kinds import KINDS
-from scoresde_core.listing import reflowed
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.commands.completion import SHELLS, fields
+from scoresde_run.commands.listing import reflowed
+from scoresde_run.commands.shell import main
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = load_registry()
@@ -118,8 +118,8 @@ def test_parameters_are_read_from_the_source(entry):
 @pytest.mark.parametrize(
     ("module", "given", "word"),
     [
-        ("scoresde_core.shell", [], "sam"),
-        ("scoresde_core.shell", ["sample", "--sampler"], "pc[predictor=ddim["),
+        ("scoresde_run.commands.shell", [], "sam"),
+        ("scoresde_run.commands.shell", ["sample", "--sampler"], "pc[predictor=ddim["),
         ("scoresde_bench.cli", ["--corrector"], "langevin["),
     ],
 )

@@ -10,7 +10,6 @@ import torch
 
 from scoresde_core import create
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.ncsn.techniques import (
     geometric_ratio,
     langevin_steps,
@@ -21,6 +20,7 @@ from scoresde_plugins.ncsn.techniques import (
     variance_ratio,
 )
 from scoresde_run.commands.presets import find_preset
+from scoresde_run.commands.shell import main
 from scoresde_run.data.batches import order
 from scoresde_run.models.model import plan_data, plan_loss, plan_model
 

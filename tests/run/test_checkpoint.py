@@ -15,8 +15,8 @@ import yaml
 from scoresde_core.errors import FileError
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
-from scoresde_core.shell import main
 from scoresde_plugins.song2021.published_checkpoint import read_published
+from scoresde_run.commands.shell import main
 from scoresde_run.machine import files
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config

@@ -11,7 +11,7 @@ import yaml
 from runs import DENOISER, rows_in, save_models
 
 from scoresde import Level, NetworkScore, create
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine import device
 from scoresde_run.machine.device import PRECISIONS
 

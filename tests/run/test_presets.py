@@ -16,7 +16,7 @@ from scoresde_core.manifest import parse
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 from scoresde_core.score import level_of
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.models.config import Config, merge
 from scoresde_run.models.model import plan_loss, plan_model
 
@@ -351,7 +351,7 @@ class TestCommands:
 
     def test_neither_imports_torch(self):
         code = (
-            "import sys; from scoresde_core.shell import main; "
+            "import sys; from scoresde_run.commands.shell import main; "
             "main(['presets']); main(['show', 'preset', 'mnist_vp']); "
             "sys.exit(int('torch' in sys.modules))"
         )

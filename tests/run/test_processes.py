@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scoresde_core.errors import UsageError
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine import processes
 from scoresde_run.machine.device import find_device, use_tf32
 from scoresde_run.machine.processes import Processes, joined

@@ -13,8 +13,8 @@ from PIL import Image
 
 from scoresde_core.plugins import discover
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_run.commands.sample import to_pixels
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import plan_model
 
@@ -172,7 +172,7 @@ class TestTelling:
         )
         monkeypatch.syspath_prepend(str(tmp_path))
         points = [*discover(), EntryPoint("listener", "step_listener", "scoresde.plugins")]
-        monkeypatch.setattr("scoresde_core.shell.load_registry", lambda local: load_registry(points, local))
+        monkeypatch.setattr("scoresde_run.commands.shell.load_registry", lambda local: load_registry(points, local))
         assert scoresde("--preset", "mnist_vp", *FAST, "--n", "1", "--out", "out")[0] == 0
         heard = sys.modules["step_listener"].HEARD
         assert heard == [(k, 4) for k in range(1, 5)]
@@ -245,7 +245,7 @@ def test_samples_that_are_not_finite_are_not_written(scoresde, tmp_path):
 
 def test_a_mistyped_number_is_answered_without_torch():
     code = (
-        "import sys; from scoresde_core.shell import main; "
+        "import sys; from scoresde_run.commands.shell import main; "
         "main(['sample', '--preset', 'mnist_vp', '--n', '0', '--out', 'x']); sys.exit(int('torch' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

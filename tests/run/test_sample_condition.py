@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 
 IMAGES = "gaussian[shape=[3,8,8],std=0.4]"
 FAST = ["--sampler", "pc[steps=10,grid=logsnr,predictor=ddim[eta=1]]", "--n", "4"]

@@ -15,10 +15,10 @@ import writers
 import yaml
 
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
 from scoresde_plugins.evaluate.parts import Parts
 from scoresde_plugins.evaluators import statistics_file
 from scoresde_plugins.targets import mfa_file
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.results.results import Results
 from scoresde_run.training import state

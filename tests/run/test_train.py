@@ -19,7 +19,7 @@ from scoresde_core.hookspecs import hookimpl
 from scoresde_core.loss import Draws
 from scoresde_core.registry import load_registry
 from scoresde_core.score import ExactScore
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 
 CHANGES = ["model.network=mlp[width=16]", "model.shape=[1,8,8]", "training.batch_size=12", "training.warmup=4",

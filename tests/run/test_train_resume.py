@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import load_registry
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
@@ -158,7 +158,7 @@ class TestKilled:
             "import time, scoresde_run.training.trainer as t; step = t.Trainer._step; "
             "t.Trainer._step = lambda *a: (time.sleep(0.05), step(*a))[1]"
         )
-        code = f"{slow}\nimport sys; from scoresde_core.shell import main; sys.exit(main(sys.argv[1:]))"
+        code = f"{slow}\nimport sys; from scoresde_run.commands.shell import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, "train", "it.yaml", "--out", "run", "--device", "cpu"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         child = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)

@@ -27,13 +27,13 @@ from scoresde import (
 from scoresde_bench.cli import main as bench
 from scoresde_core.components import parse
 from scoresde_core.errors import FileError, UsageError
-from scoresde_core.shell import main
 from scoresde_plugins.conditions.label import ClassCondition
 from scoresde_plugins.evaluators.frechet import FrechetDistance
 from scoresde_plugins.evaluators.likelihood import LogLikelihoodError
 from scoresde_plugins.likelihood.bits_per_dim import measure
 from scoresde_plugins.likelihood.density import FlowDensity
 from scoresde_plugins.targets.gaussian import GaussianTarget
+from scoresde_run.commands.shell import main
 from scoresde_run.data.batches import mirrored
 from scoresde_run.data.scale import Moments, mismatch
 from scoresde_run.data.units import Units

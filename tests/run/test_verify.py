@@ -8,7 +8,7 @@ import pytest
 import writers
 
 from scoresde_core.errors import FileError
-from scoresde_core.shell import main
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.results.results import Results
 

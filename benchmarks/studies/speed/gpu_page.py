@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from scoresde import ExactScore, create, default_registry, sample
-from scoresde_core.shell import own_version
 from scoresde_run.machine.environment import describe_device
+from scoresde_run.machine.version import own_version
 
 COLUMNS = ("name", "fastest ms", "median ms", "images/s", "speed", "memory MiB", "of peak")
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from scoresde_core.shell import main as scoresde
+from scoresde_run.commands.shell import main as scoresde
 
 TARGET = "mixture2d[layout=moons,components=16,radius=2.0,std=0.3]"
 NETWORKS = {

@@ -19,9 +19,9 @@ from scoresde_core.command import Command
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.kinds import KINDS
-from scoresde_core.listing import plain
 from scoresde_core.registry import Entry, Registry
-from scoresde_core.shell import own_version
+from scoresde_run.commands.listing import plain
+from scoresde_run.machine.version import own_version
 
 OURS = "<!doctype html><!-- scoresde list --html -->"
 """The head of a page that this command wrote and may replace."""

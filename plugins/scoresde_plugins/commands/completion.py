@@ -1,8 +1,8 @@
 """``scoresde completion SHELL``: a script with which the shell completes commands, components and parameters.
 
 The script asks the program itself, with the word so far in ``SCORESDE_COMPLETE`` and the words before it as arguments;
-the parser that would read these answers instead (:class:`scoresde_core.shell.Parser`). Nothing imports torch: the
-parameters of a component are read from its source.
+the parser that would read these answers instead (:class:`scoresde_run.commands.shell.Parser`). Nothing imports torch:
+the parameters of a component are read from its source.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import attrs
 
 from scoresde_core.command import Command
 from scoresde_core.registry import Registry, missing_requirements
-from scoresde_core.shell import own_version
+from scoresde_run.machine.version import own_version
 
 IMPORTED = ("torch", "torchvision", "torchdiffeq", "matplotlib")
 """Libraries whose import may fail although they are installed, as torchvision's does beside another build of torch."""

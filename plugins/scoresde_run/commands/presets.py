@@ -10,8 +10,9 @@ import attrs
 
 from scoresde_core.command import Command
 from scoresde_core.errors import UsageError
-from scoresde_core.listing import list_components
 from scoresde_core.registry import Registry
+
+from .listing import list_components
 
 if TYPE_CHECKING:
     from ..models.config import Config

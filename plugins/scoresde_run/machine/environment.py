@@ -45,7 +45,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def facts() -> dict[str, Any]:
     """Versions, git state and date, as recorded in every row."""
-    from scoresde_core.shell import own_version
+    from .version import own_version
 
     return {
         "torch": torch.__version__,

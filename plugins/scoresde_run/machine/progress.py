@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from scoresde_core.shell import Visible
+from .visible import Visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from scoresde_core.shell import visible
+from .visible import visible
 
 
 class Terminal(Console):
-    """Writes to stdout or stderr beside the filter of a command line (:func:`scoresde_core.shell.guarded`)."""
+    """Writes to stdout or stderr beside the filter of a command line (:func:`scoresde_run.commands.shell.guarded`)."""
 
     def __init__(self, stderr: bool = False, **options: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
@@ -24,6 +24,6 @@ class Terminal(Console):
         raise BrokenPipeError
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of ``renderable`` with :func:`~scoresde_core.shell.visible` text."""
+        """The segments of ``renderable`` with :func:`~scoresde_run.machine.visible.visible` text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

@@ -16,14 +16,16 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from scoresde_core.components import parse
+from scoresde_core.errors import FileError, ScoreSDEError, UsageError, near_misses
+from scoresde_core.registry import Entry, Registry, load_registry
+
+from ..machine.version import own_version
+from ..machine.visible import Visible
 from . import listing
-from .components import parse
-from .errors import FileError, ScoreSDEError, UsageError, near_misses
-from .registry import Entry, Registry, load_registry
 
 _OWN = ("list", "show", "plugins")
 """The commands that need no plugin."""
@@ -66,14 +68,6 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
-def own_version() -> str:
-    """The installed version, or ``checkout``."""
-    try:
-        return version("scoresde")
-    except PackageNotFoundError:
-        return "checkout"
-
-
 class Terminated(KeyboardInterrupt):
     """Raised on SIGTERM, so that a command cleans up as it does on Ctrl-C."""
 
@@ -91,28 +85,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-_OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
-
-
-def visible(text: str) -> str:
-    """``text`` with escapes for the characters that a terminal would obey, as in a name or an error of others."""
-    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
-class Visible:
-    """A stream that writes :func:`visible` text; ``raw`` is for the program's own codes, as of a progress bar."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
-
-    def write(self, text: str) -> int:
-        """Write ``text``."""
-        return self.raw.write(visible(text))  # type: ignore[no-any-return]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.raw, name)
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
