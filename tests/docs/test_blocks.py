@@ -56,7 +56,10 @@ def commands(text):
     lines = text.replace("\\\n", " ").splitlines()
     typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")] or lines
     for line in typed:
-        words = shlex.split(line, comments=True)
+        if "<TAB>" in line:  # not finished: what is completed is tested with the completion
+            continue
+        words = shlex.split(re.sub(r"^source <\((.*?)\)", r"\1", line), comments=True)
+        words = words[: words.index("|")] if "|" in words else words
         while words:
             cut = words.index("&&") if "&&" in words else len(words)
             yield words[:cut]
