@@ -78,3 +78,20 @@ def test_the_oldest_dependencies_are_read_from_the_project():
     """As ``.ci/bounds oldest`` reads them, which needs every bound to be of this form."""
     for line in PROJECT["dependencies"]:
         assert re.fullmatch(r"([\w.-]+)>=([\d.]+)(?:,.*)?", line), line
+
+
+def test_the_site_is_built_with_all_that_components_require():
+    """Otherwise the reference could not show them."""
+    extras = PROJECT["optional-dependencies"]
+    (own,) = (line for line in extras["docs"] if line.startswith("scoresde["))
+    there = {re.match(r"[\w-]+", line)[0] for extra in own[9:-1].split(",") for line in extras[extra]}
+    rows = yaml.safe_load(read("registry.yaml"))
+    required = {
+        name
+        for kind in rows.values()
+        if isinstance(kind, dict)
+        for row in kind.values()
+        for name in row.get("requires", ())
+    }
+    assert required
+    assert required <= there
