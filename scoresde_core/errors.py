@@ -39,6 +39,8 @@ class PluginError(ScoreSDEError):
 class FileError(ScoreSDEError):
     """A file that is missing, damaged, of a newer format, or cannot be written."""
 
+    exit_code = 3
+
 
 def near_misses(name: str, known: list[str] | tuple[str, ...]) -> str:
     """``" Did you mean 'a' or 'b'?"`` if there are close names, else the list of known names."""

@@ -312,7 +312,7 @@ class Trial:
         if fault.mode == "kill":
             if life.code != KILLED:
                 return f"{at}: not killed, {life.code}: {life.err}"
-        elif life.code not in (0, 1) or (
+        elif life.code not in (0, 1, 3) or (
             life.code and "error: " not in life.err and "failed" not in life.out + life.err
         ):
             return f"{at}: exit code {life.code}, {life.err}"

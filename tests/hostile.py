@@ -451,7 +451,7 @@ GRAMMARS = {
 
 def fault(code, out, err):
     """What is wrong with the end of a command, or None."""
-    if code not in (0, 1, 2):
+    if code not in (0, 1, 2, 3):
         return f"exit code {code}"
     if "Traceback" in out + err:
         return "traceback"

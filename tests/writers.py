@@ -60,7 +60,7 @@ COMMANDS = {
 """Command lines by name; every output is called ``out``."""
 
 PASSING = {"seconds", "samples_per_second", "cell_seconds", "evaluation_seconds", "peak_memory_bytes", "date",
-           "command", "git", "picture", "warnings", "events_per_second", "costs", "digest"}  # fmt: skip
+           "command", "git", "picture", "warnings", "events_per_second", "costs", "digest", "log", "seal"}  # fmt: skip
 """Entries of rows and records that may differ between two runs."""
 
 
@@ -98,6 +98,8 @@ def _plain(path):
     if path.suffix == ".jsonl":
         rows = [_steady(json.loads(line)) for line in path.read_text().splitlines()]
         return {row["cell"]: row for row in rows} if path.stem == "results" else rows  # the last row of a cell counts
+    if path.suffix == ".json":
+        return _steady(json.loads(path.read_text()))
     if path.suffix == ".yaml":
         return _steady(yaml.safe_load(path.read_text()))
     if path.suffix == ".html":

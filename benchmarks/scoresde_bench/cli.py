@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import shlex
 import sys
@@ -46,29 +45,15 @@ if TYPE_CHECKING:
     from .run.executor import Executor
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-CLOSED = 141
-"""The exit code if nobody reads the output any more: that of a program that SIGPIPE ends."""
 LONGEST = 3.6e8
 """Seconds of the longest time, over ten years."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code (docs/bench.md has a table)."""
+    """Run the command line and return the exit code (docs/durability.md has a table)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS.get(given[0]) if given else None
-
-    def run() -> int:
-        try:
-            code = command(given[1:]) if command else _run(given)
-            if sys.stdout is not None:  # it is closed
-                sys.stdout.flush()
-            return code
-        except BrokenPipeError:  # such as head -1
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what is buffered would fail again at the exit
-            return CLOSED
-
-    return guarded(run, "--debug" in given)
+    return guarded(lambda: command(given[1:]) if command else _run(given), "--debug" in given)
 
 
 def _parser() -> Parser:

@@ -74,10 +74,7 @@ def compare_runs(given: Sequence[str]) -> int:
     arguments = parser.parse_args(given)
     if arguments.threshold is not None and not arguments.threshold >= 0:
         raise UsageError(f"--threshold must be at least 0, got {arguments.threshold}")
-    try:
-        before, after = read_result_sets([arguments.before, arguments.after])
-    except FileError as error:  # exit code 1 means that something became worse
-        raise UsageError(str(error)) from error
+    before, after = read_result_sets([arguments.before, arguments.after])
     found = compare(before, after, arguments.threshold)
     print(json.dumps(found.data, indent=1, allow_nan=False) if arguments.json else _text(found, arguments.all))
     return 1 if found.is_worse else 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scoresde_core.errors import FileError
 from scoresde_run.machine import files, inputs
+from scoresde_run.machine.digest import DIGEST, of_tensors
 
 
 @attrs.frozen
@@ -30,7 +31,8 @@ class Format:
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write ``tensors`` and ``metadata``; raise FileError if the file cannot be written."""
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        files.write(Path(path), save(ready, {**self.metadata, **metadata}))
+        about = {**self.metadata, **metadata}
+        files.write(Path(path), save(ready, {**about, DIGEST: of_tensors(ready, about)}))
 
     def read(self, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors and the metadata; raise FileError for another format or a newer version.
@@ -46,4 +48,8 @@ class Format:
                     f"{path} has format version {metadata['version']}, this release reads up to {self.version}: "
                     "update scoresde"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # The first files had no digest.
+        if metadata.pop(DIGEST, None) not in (None, of_tensors(tensors, metadata)):
+            raise ValueError("its digest does not match its content")
+        return tensors, metadata

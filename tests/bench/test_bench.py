@@ -167,7 +167,7 @@ def test_a_corrupt_results_file_is_named(bench, tmp_path, text):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "results.jsonl").write_text(text)
     code, _, err = bench(*ONE, "--out", "here")
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (3, 1)
     assert "line 1" in err
     assert (tmp_path / "here" / "results.jsonl").read_text() == text
 
@@ -176,7 +176,7 @@ def test_results_of_a_newer_version_are_left_alone(bench, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "results.jsonl").write_text('{"schema": 99, "cell": "x"}\n')
     code, _, err = bench(*ONE, "--out", "here")
-    assert code == 1
+    assert code == 3
     assert "schema 99" in err
 
 
@@ -250,7 +250,7 @@ def test_a_usage_error_is_one_line_before_any_work(bench, tmp_path, arguments, m
 def test_a_folder_that_cannot_be_written_is_named(bench, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = bench(*ONE, "--out", "file/inside")
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (3, 1)
     assert "file/inside" in err
     assert "--out" in err
 
@@ -276,6 +276,18 @@ def test_a_picture_or_report_that_cannot_be_written_is_a_warning(bench, tmp_path
     (tmp_path / "here" / "report.html").rmdir()
     code, out, _ = bench(*ONE, "--out", "here")
     assert (code, "report:  here/report.html" in out) == (0, True)
+
+
+@pytest.mark.parametrize(("cost", "told"), [(None, "1 of unknown cost"), (5e4, "13.9 h"), (3599.0, "")])
+def test_what_will_take_hours_says_so_before_it_begins(bench, monkeypatch, cost, told):
+    """A cell of known cost, and one of cost ``cost``."""
+    found = {"vp": cost, "ve": 4e4 if cost is None else 1.0}
+    monkeypatch.setattr("scoresde_bench.run.costs.Costs.seconds", lambda self, cell: found[cell.names["sde"]])
+    monkeypatch.setattr("scoresde_bench.run.work.FEW", 0)
+    code, out, _ = bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")
+    announced = [line for line in out.splitlines() if "(--dry-run lists them)" in line]
+    assert (code, len(announced), all(told in line for line in announced)) == (0, bool(told), True)
+    assert "of work" not in bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")[1]  # nothing is left
 
 
 @pytest.mark.parametrize(

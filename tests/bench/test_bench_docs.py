@@ -31,8 +31,8 @@ def test_the_commands_of_the_page_on_reports(tmp_path: Path, monkeypatch: pytest
 def test_the_fewest_evaluations_are_those_of_the_committed_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["fewest_evaluations.py", "few_step", *DISTANCES])
-    runpy.run_path(str(ROOT / "benchmarks/studies/truth/fewest_evaluations.py"), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["markdown_table.py", "few_step", *DISTANCES])
+    runpy.run_path(str(ROOT / "benchmarks/studies/truth/markdown_table.py"), run_name="__main__")
     table = capsys.readouterr().out
     assert table.count("\n") == 12
     assert table in CHOICE

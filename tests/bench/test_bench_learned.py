@@ -91,7 +91,7 @@ class TestLearned:
             (["--network", "points.yaml", "--target", "mixture2d"], 2, "--target has no effect"),
             (["--checkpoint", "one", "--target", "mnist_mfa"], 2, "target mnist_mfa has shape [1, 28, 28]"),
             (["--network", "mnist_vpp"], 2, "Did you mean 'mnist_vp'"),
-            (["--checkpoint", "gone"], 1, "gone is not a checkpoint"),
+            (["--checkpoint", "gone"], 3, "gone is not a checkpoint"),
         ],
         ids=["sde", "target", "shape", "preset", "folder"],
     )

@@ -233,7 +233,7 @@ class TestFailures:
         before = (tmp_path / "here" / "results.jsonl").read_text()
         with Results(tmp_path / "here").claim():
             code, _, err = bench(*ONE, "--out", "here")
-        assert (code, err.count("\n")) == (1, 1)
+        assert (code, err.count("\n")) == (3, 1)
         assert "another scoresde-bench writes to here" in err
         assert bench(*ONE, "--out", "here")[0] == 0  # the claim ends with its holder
         assert (tmp_path / "here" / "results.jsonl").read_text() == before

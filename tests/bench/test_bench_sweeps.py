@@ -135,7 +135,7 @@ class TestGrids:
         axes = ("--target", "mixture2d", "--sde", "vp", "--predictor", "mine", "--registry", "own.yaml")
         code, _, err = bench(*axes, "--dry-run")
         assert code == 2
-        assert "is not registered: register it, or choose another with --grid" in err
+        assert "is not registered: register it, or choose one with --grid" in err
         assert bench(*axes, "--grid", "logsnr", "--dry-run")[0] == 0
 
 
@@ -156,7 +156,7 @@ USAGE = {
     "too long": (["--timeout", "9" * 30], "--timeout must be a time at most 100000h"),
     "too many cells": (
         ["--seed", ",".join(map(str, range(3000))), "--steps", ",".join(map(str, range(1, 3001)))],
-        "9,000,000 cells are more than 100,000: sweep fewer values, or in several commands",
+        "9,000,000 cells are more than 100,000: sweep fewer values, or in several runs",
     ),
     "too many components": (
         ["--predictor", f"heun[s_churn=[{','.join(map(str, range(999)))}],s_noise=[{','.join(map(str, range(999)))}]]"],

@@ -60,7 +60,7 @@ class TestCommandsOfPlugins:
         assert code == 2
         assert err == "error: no command is called 'evaluate'. Did you mean 'mine:evaluate' or 'scoresde:evaluate'?\n"
         code, _, err = scoresde(*local, "scoresde:evaluate", "nowhere", "--out", "e")
-        assert (code, "nowhere is not a checkpoint" in err) == (1, True)
+        assert (code, "nowhere is not a checkpoint" in err) == (3, True)
 
     def test_a_summary_with_a_percent_sign(self, scoresde, plugin, capsys):
         local = plugin(other="50% faster, 100 %s")
@@ -96,7 +96,7 @@ class TestOneLine:
         monkeypatch.setattr("os.mkdir", refuse)
         data = "exact[target=mixture2d,count=50]"
         code, out, err = scoresde("stats", data, "--features", "identity", "--out", "x.safetensors")
-        assert (code, out, err.count("\n"), "Permission denied; choose another --out" in err) == (1, "", 1, True)
+        assert (code, out, err.count("\n"), "Permission denied; choose another --out" in err) == (3, "", 1, True)
 
     def test_a_terminal_without_unicode(self, scoresde, tmp_path):
         row = "  mine: {target: 'nowhere:Loss', summary: 'Fréchet'}"
@@ -106,26 +106,26 @@ class TestOneLine:
         assert (done.returncode, done.stderr, b"Fr?chet" in done.stdout) == (0, b"", True)
 
     @pytest.mark.parametrize(
-        ("error", "words"),
+        ("error", "code", "words"),
         [
-            (MemoryError("no"), "error: out of memory: use a smaller batch"),
+            (MemoryError("no"), 1, "error: out of memory: use a smaller batch"),
             (
-                RuntimeError("DefaultCPUAllocator: can't allocate memory:\n 9 bytes"),
+                RuntimeError("DefaultCPUAllocator: can't allocate memory:\n 9 bytes"), 1,
                 "use a smaller batch or fewer steps",
             ),
             (
-                RuntimeError("one\ntwo\n  three"),
+                RuntimeError("one\ntwo\n  three"), 70,
                 "error: RuntimeError: one two three (core/test_command_line.py, line",
             ),
         ],
-    )
-    def test_an_unexpected_error(self, scoresde, monkeypatch, error, words):
+    )  # fmt: skip
+    def test_an_unexpected_error(self, scoresde, monkeypatch, error, code, words):
         def fail(*_):
             raise error
 
         monkeypatch.setattr("scoresde_core.registry.Registry.entries", fail)
-        code, _, err = scoresde("list")
-        assert (code, err.count("\n"), words in err) == (1, 1, True)
+        found, _, err = scoresde("list")
+        assert (found, err.count("\n"), words in err) == (code, 1, True)
 
 
 class TestFiles:
@@ -135,7 +135,7 @@ class TestFiles:
 
         monkeypatch.setattr("os.mkdir", refuse)
         code, out, err = scoresde("sample", "--target", "mixture2d", "--out", "o", "--device", "cpu")
-        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert (code, out, err.count("\n")) == (3, "", 1)
         assert "Read-only file system; choose another --out" in err
 
     def test_the_check_leaves_no_file(self, tmp_path):
@@ -168,7 +168,7 @@ class TestFiles:
         monkeypatch.setattr(np.lib.format, "read_array", broken)
         code, _, err = scoresde("sample", "--target", "mnist_mfa", "--n", "1", "--steps", "1", "--condition", "inpaint",
                                 "--observe", "./x.npz", "--out", "o", "--device", "cpu")  # fmt: skip
-        assert (code, "cannot read x.npz as an .npz file: invalid stored block" in err) == (1, True)
+        assert (code, "cannot read x.npz as an .npz file: invalid stored block" in err) == (3, True)
 
 
 class TestResults:
@@ -246,6 +246,14 @@ def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, de
     assert (found, err.splitlines()[-1]) == (code, word)
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(number) is before
+
+
+def test_output_that_nobody_reads_ends_every_command_quietly(tmp_path):
+    """As with ``head -1``: the exit code is that of a program which SIGPIPE ends."""
+    words, pipe = [sys.executable, "-m", "scoresde_core", "list"], subprocess.PIPE
+    with subprocess.Popen(words, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()  # before anything is written
+        assert (process.wait(), process.stderr.read()) == (141, "")
 
 
 def test_an_unknown_option_without_a_command_is_a_usage_error(capsys):

@@ -56,7 +56,7 @@ def test_one_line_and_an_exit_code(grammar):
     [
         ((1, "", "error: a is damaged\n"), None),
         ((0, "done\n", "warning: slow\n"), None),
-        ((3, "", "error: a\n"), "exit code 3"),
+        ((70, "", "error: a\n"), "exit code 70"),
         ((1, "", "Traceback (most recent call last):\n"), "traceback"),
         ((1, "", "error: KeyError: 'a' (b.py, line 1; --debug shows the traceback)\n"), "unexpected error"),
         ((1, "", "error: out of memory: use a smaller batch or fewer steps\n"), "memory"),

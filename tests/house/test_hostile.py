@@ -141,7 +141,7 @@ class TestTerminal:
     def test_a_path(self, scoresde, tmp_path):
         (tmp_path / f"{ESCAPE}\r").mkdir()
         code, err = scoresde("export", "--checkpoint", f"{ESCAPE}\r", "--out", "o")
-        assert (code, err) == (1, f"error: {SHOWN}\\r is not a checkpoint: there is no model.yaml in it\n")
+        assert (code, err) == (3, f"error: {SHOWN}\\r is not a checkpoint: there is no model.yaml in it\n")
 
     def test_a_table_keeps_its_own_codes(self):
         table = Table("name", title=ESCAPE)
@@ -202,7 +202,7 @@ class TestTerminal:
     def test_a_name_that_is_too_long_for_a_file(self, scoresde, words):
         name = "a" * 100_000
         code, err = scoresde(*(word.replace("NAME", name) for word in words))
-        assert (code, err.count("\n"), len(err) < 500) == (1, 1, True), err
+        assert (code, err.count("\n"), len(err) < 500) == (3, 1, True), err
         assert err.startswith("error: cannot use aaaa")
         assert err.endswith("File name too long\n")
 

@@ -45,7 +45,7 @@ def fuzz(grammar, arguments, idle):
     quiet = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
     how = settings(max_examples=count, phases=[Phase.generate], **quiet)
     seed(arguments.seed)(how(given(GRAMMARS[grammar])(body)))()
-    counts = "".join(f"{codes[code]:8}" for code in (0, 1, 2))
+    counts = "".join(f"{codes[code]:8}" for code in (0, 1, 2, 3))
     print(f"{grammar:15}{len(spent) - 1:8}{counts}{len(found):8}{max(spent):7.1f} s{max(memory):10.0f} MB", flush=True)
     for each in found[:20]:
         print(json.dumps(each))
@@ -66,7 +66,7 @@ def main():
             if "__main__" not in module.name:
                 importlib.import_module(module.name)
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("grammar          inputs  exit 0  exit 1  exit 2  faults  longest  most memory", flush=True)
+    print("grammar          inputs  exit 0  exit 1  exit 2  exit 3  faults  longest  most memory", flush=True)
     faults = sum(fuzz(grammar, arguments, idle) for grammar in arguments.grammar)
     print(f"{faults} faults")
     return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""Kills a sweep or one of its workers at random times, and counts lost and changed rows.
+"""Kills a sweep, one of its workers or all of them together at random times, and counts lost and changed rows.
 
     python tests/long/kill_sweep.py [--kills 20] [--jobs 2] [--steps 50] [--folder DIR]
 
@@ -30,7 +30,8 @@ def command(arguments, folder):
 
 
 def start(words):
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def workers_of(pid):
@@ -74,10 +75,10 @@ def content(folder):
 
 
 def disturb(arguments, folder, rng, longest):
-    """Kill ``arguments.kills`` times; returns the kills of the command and of workers, and the orphaned workers."""
-    hits = {"command": 0, "worker": 0, "orphans": 0}
+    """Kill ``arguments.kills`` times; returns the kills of each kind, and the workers that were left."""
+    hits = {"command": 0, "worker": 0, "group": 0, "orphans": 0}
     process, begun = start(command(arguments, folder)), time.monotonic()
-    while sum(hits[key] for key in ("command", "worker")) < arguments.kills:
+    while sum(hits[key] for key in ("command", "worker", "group")) < arguments.kills:
         time.sleep(rng.uniform(0, longest))
         if process.poll() is not None:  # it has finished: start a new one with fewer rows
             lines = (folder / "results.jsonl").read_text().splitlines(keepends=True)
@@ -89,9 +90,10 @@ def disturb(arguments, folder, rng, longest):
             os.kill(rng.choice(workers), signal.SIGKILL)
             hits["worker"] += 1
             continue
-        process.kill()
+        victim = rng.choice(["command", "group"])
+        process.kill() if victim == "command" else os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        hits["command"] += 1
+        hits[victim] += 1
         hits["orphans"] += len(outlived(workers))
         process = start(command(arguments, folder))
     output, _ = process.communicate()

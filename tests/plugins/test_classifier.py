@@ -292,7 +292,7 @@ class TestUse:
             "cpu",
         ]
         assert main([*asked, "--registry", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "samples")]) == 0
-        assert main([*asked, "--out", str(tmp_path / "none")]) == 1
+        assert main([*asked, "--out", str(tmp_path / "none")]) == 3
         assert "mine is not a checkpoint" in capsys.readouterr().err
 
     def test_it_gives_no_samples(self, run, tmp_path, capsys):

@@ -151,7 +151,7 @@ class TestKilled:
         with locked(place / "held", "evaluating"):
             process = child(place, "held")
             process.join(60)
-        assert process.exitcode == 1
+        assert process.exitcode == 3
 
 
 def torchrun(place: Path, out: str, count: int, *more: str) -> subprocess.CompletedProcess:

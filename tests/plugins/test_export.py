@@ -125,10 +125,10 @@ def test_what_float16_cannot_hold_is_refused_and_bfloat16_can(stored):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--checkpoint", "run", "--out", "run"], 1, "run exists: choose another --out"),
-        (["--checkpoint", "mnist_vq", "--out", "out"], 1, "Did you mean 'mnist_vp'"),
+        (["--checkpoint", "run", "--out", "run"], 3, "run exists: choose another --out"),
+        (["--checkpoint", "mnist_vq", "--out", "out"], 3, "Did you mean 'mnist_vp'"),
         (["--checkpoint", "run", "--out", "out", "--dtype", "int8"], 2, "invalid choice: 'int8'"),
-        (["--checkpoint", "run", "--out", "no/out"], 1, "make it first"),
+        (["--checkpoint", "run", "--out", "no/out"], 3, "make it first"),
     ],
     ids=["exists", "no checkpoint", "dtype", "no place"],
 )
@@ -141,5 +141,5 @@ def test_refused_in_one_line_with_nothing_written(capsys, arguments, code, words
 
 def test_no_averages_to_export(capsys, stored):
     assert export("--weights", "raw") == 0
-    assert main(["export", "--checkpoint", "out", "--weights", "ema", "--out", "more"]) == 1
+    assert main(["export", "--checkpoint", "out", "--weights", "ema", "--out", "more"]) == 3
     assert "has no averaged weights" in capsys.readouterr().err

@@ -43,16 +43,16 @@ def test_a_fitted_target_has_the_modes_of_its_data(images, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["npz[path=nowhere.npz]", "--out", "x.safetensors"], 1, "nowhere.npz"),
-        (["npz[path={data},key=pictures]", "--out", "x.safetensors"], 1, "only images"),
+        (["npz[path=nowhere.npz]", "--out", "x.safetensors"], 3, "nowhere.npz"),
+        (["npz[path={data},key=pictures]", "--out", "x.safetensors"], 3, "only images"),
         (["npz", "--out", "x.safetensors"], 2, "needs path"),
         (["npz[path={data},test_share=2]", "--out", "x.safetensors"], 2, "test_share"),
         (["npz[path={data}]", "--components", "0", "--out", "x.safetensors"], 2, "got 0"),
         (["npz[path={data}]", "--images", "0", "--out", "x.safetensors"], 2, "--images"),
-        (["npz[path={data}]", "--out", "{data}"], 1, "exists"),
-        (["npz[path={data}]", "--out", "nowhere/x.safetensors"], 1, "nowhere to hold"),
-        (["mnist[root=nowhere]", "--out", "x.safetensors"], 1, "mnist[download=true]"),
-        (["image_folder[path=nowhere]", "--out", "x.safetensors"], 1, "nowhere"),
+        (["npz[path={data}]", "--out", "{data}"], 3, "exists"),
+        (["npz[path={data}]", "--out", "nowhere/x.safetensors"], 3, "nowhere to hold"),
+        (["mnist[root=nowhere]", "--out", "x.safetensors"], 3, "mnist[download=true]"),
+        (["image_folder[path=nowhere]", "--out", "x.safetensors"], 3, "nowhere"),
     ],
     ids=lambda v: v[0].split("[")[0] if isinstance(v, list) else None,
 )

@@ -225,4 +225,4 @@ def test_a_usage_error_is_one_line_before_any_work(scoresde, tmp_path, arguments
 
 def test_nothing_is_overwritten(scoresde, tmp_path):
     (tmp_path / "out").mkdir()
-    assert scoresde("--target", GAUSSIAN, "--out", "out")[0] == 1
+    assert scoresde("--target", GAUSSIAN, "--out", "out")[0] == 3

@@ -47,6 +47,7 @@ def same(folder, other):
     records = [yaml.safe_load((place / "likelihood.yaml").read_text()) for place in (folder, other)]
     for record in records:
         assert record.pop("seconds") > 0
+        assert len(record.pop("seal")) == 64  # of all of it, the seconds included
     assert records[0] == records[1]
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["likelihood.npz", "likelihood.yaml"]
 
@@ -119,7 +120,7 @@ class TestStopped:
         assert stopped("straight", 99) == (0, [])
         assert "wrote straight/likelihood.yaml" in capsys.readouterr().out
         assert (place / "straight/likelihood.yaml").read_bytes() == before
-        assert stopped("straight", 99, "--seed", "7") == (1, [])
+        assert stopped("straight", 99, "--seed", "7") == (3, [])
         assert "straight exists: choose another --out, or remove it" in capsys.readouterr().err
 
     @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
         True,
         stamp,
     )
-    assert main([*words, "--images", "30"]) == 1
+    assert main([*words, "--images", "30"]) == 3
     assert f"{out} exists" in capsys.readouterr().err
 
 
@@ -339,13 +339,13 @@ def test_stats_writes_moments_and_features(data: str, tmp_path: Path, capsys: py
         (["stats"], 2, "give either a data set or --show FILE"),
         (["stats", "mnist"], 2, "--out FILE is missing"),
         (["stats", "mnist", "--out", "x.npz"], 2, "--out x.npz must end in .safetensors"),
-        (["stats", "mnist", "--out", "no/x.safetensors"], 1, "no to hold x.safetensors: make it first"),
+        (["stats", "mnist", "--out", "no/x.safetensors"], 3, "no to hold x.safetensors: make it first"),
         (["stats", "mnist", "--out", "x.safetensors", "--images", "1"], 2, "--images must be at least 2, got 1"),
         (["stats", "mnist", "--out", "x.safetensors", "--features", "inceptoin"], 2, "Did you mean 'inception'?"),
         (["stats", "cifar10", "--out", "x.safetensors", "--features", "mnist_classifier"], 2, "reads images of shape"),
         (
             ["stats", "--show", "x.safetensors"],
-            1,
+            3,
             "x.safetensors does not exist: make reference statistics with 'scoresde stats",
         ),
     ],
@@ -377,7 +377,7 @@ def test_the_bench_writes_the_protocol_and_the_warning(tmp_path, monkeypatch, ca
 def test_the_bench_refuses_before_any_work(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert bench_main(["--target", "mnist_mfa", "--evaluator", "fid"]) == 1
+    assert bench_main(["--target", "mnist_mfa", "--evaluator", "fid"]) == 3
     err = capsys.readouterr().err
     assert "the weights of InceptionV3 are not in" in err
     assert "inception[download=true]" in err

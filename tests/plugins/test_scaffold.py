@@ -137,13 +137,13 @@ def test_the_same_command_again_changes_nothing(new, tmp_path):
 
 def test_nothing_is_overwritten(new, tmp_path):
     (tmp_path / "mine").mkdir()
-    assert new("grid", "mine")[::2] == (1, "error: mine exists: choose another NAME or --folder, or remove it\n")
+    assert new("grid", "mine")[::2] == (3, "error: mine exists: choose another NAME or --folder, or remove it\n")
     assert list((tmp_path / "mine").iterdir()) == []
     assert new("grid", "theirs", "--folder", "out")[0] == 0
     path = tmp_path / "out" / "theirs" / "grids.py"
     path.write_text(path.read_text().replace("power", "exponent"))
     code, _, err = new("grid", "theirs", "--folder", "out")
-    assert (code, err.startswith("error: out exists: ")) == (1, True)
+    assert (code, err.startswith("error: out exists: ")) == (3, True)
     assert "exponent" in path.read_text()
     assert new("grid", "far", "--folder", "no/where")[0] == 1
     assert not (tmp_path / "no").exists()

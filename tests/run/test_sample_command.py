@@ -210,7 +210,7 @@ def test_a_usage_error_is_one_line_before_any_work(scoresde, tmp_path, arguments
 def test_nothing_is_overwritten(scoresde, tmp_path):
     (tmp_path / "out").mkdir()
     code, _, err = scoresde("--preset", "mnist_vp", "--out", "out")
-    assert (code, err) == (1, "error: out exists: choose another --out, or remove it\n")
+    assert (code, err) == (3, "error: out exists: choose another --out, or remove it\n")
 
 
 def test_samples_of_another_shape_are_not_written(scoresde, tmp_path):

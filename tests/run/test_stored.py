@@ -1,7 +1,7 @@
 """Files that version 0.1 has written are read by every later one: ``tests/stored/0.1`` has one of every stored format.
 
 They were made by the commands of ``writers.py``, and never change; a new version of a format adds a folder of its own.
-Not here: what is read by the process that wrote it alone, as the messages of workers and the jobs of Slurm.
+Not here: what is read by the process that wrote it alone, as the messages of workers.
 """
 
 import json
@@ -14,6 +14,8 @@ import torch
 import writers
 import yaml
 
+from scoresde_bench.run.executors import slurm
+from scoresde_core import create
 from scoresde_core.registry import load_registry
 from scoresde_plugins.evaluate.parts import Parts
 from scoresde_plugins.evaluators import statistics_file
@@ -23,6 +25,8 @@ from scoresde_run.models import checkpoint
 from scoresde_run.results.results import Results
 from scoresde_run.training import state
 
+FEATURES = 0.302
+"""The mean of the features of ``tiny.npz``."""
 STORED = Path(__file__).parents[1] / "stored" / "0.1"
 
 
@@ -85,6 +89,26 @@ def test_statistics_and_a_target(here):
     assert (statistics.moments.count, len(statistics.moments.mean), len(statistics.features)) == (11, 64, 11)
     target, report = mfa_file.load("target.safetensors")
     assert (tuple(target.shape), report["components"]) == ((1, 8, 8), 2)
+
+
+def test_a_classifier_gives_its_features(here):
+    extractor = create("extractors", "classifier[file=classifier.safetensors]")
+    assert (extractor.shape, extractor.report["dataset"]) == ((1, 8, 8), "npz[path=tiny.npz]")
+    with np.load("tiny.npz") as file:
+        found = extractor.load(torch.device("cpu"))(torch.from_numpy(file["images"]).permute(0, 3, 1, 2))
+    assert (tuple(found.pooled.shape), tuple(found.logits.shape)) == ((12, 96), (12, 3))
+    assert round(float(found.pooled.mean()), 3) == FEATURES
+
+
+def test_a_row_that_arrived_from_a_cluster_and_the_jobs_that_were_submitted(here):
+    results = Results(here / "cluster")
+    with results.claim():
+        assert [row["sde"] for row in results.rows.values()] == ["vp", "ve"]
+    assert not list((here / "cluster" / "arrived").iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm._Queue, "_ask", lambda self: {"scoresde-bench-0a1b2c3d_1"})
+        queue = slurm._Queue(here / "cluster" / "slurm", "slurm")
+    assert [queue.running(key) for key in results.rows] == [False, True]
 
 
 def test_records_and_latents(here):

@@ -319,7 +319,7 @@ class TestState:
             child.stdout.readline()
             code = main(["train", str(tmp_path / "it.yaml"), "--out", str(tmp_path / "run"), "--device", "cpu"])
             child.stdin.close()
-        assert (code, "another process is training in" in capsys.readouterr().err) == (1, True)
+        assert (code, "another process is training in" in capsys.readouterr().err) == (3, True)
 
     def test_there_is_no_pickle(self, straight):
         names = sorted(path.suffix for path in (straight / "checkpoints").rglob("*") if path.is_file())

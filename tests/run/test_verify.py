@@ -12,7 +12,8 @@ from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.results.results import Results
 
-PLACES = {"train": "run", "scoresde-bench": "sweep"}
+PLACES = {"train": "run", "scoresde-bench": "sweep", "sample": "samples", "encode": "codes", "likelihood": "bits",
+          "fit-target": "fit.safetensors", "stats": "stats.safetensors"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +51,19 @@ def verify(stored, tmp_path, monkeypatch, capsys):
 
 
 def test_what_was_written_is_sound(verify):
-    code, lines = verify("run", "model", "sweep")
+    code, lines = verify("run", "model", *list(PLACES.values())[1:])
     assert code == 0
     states = [line.split(maxsplit=1)[0] for line in lines[:-1]]
-    assert lines[-1] == f"{states.count('sound')} sound, 2 not checked, 0 damaged"
+    assert lines[-1] == f"{states.count('sound')} sound, 0 not checked, 0 damaged"
     assert "sound        run/checkpoints/step_000000004" in lines
     assert "sound        run/models/step_000000002" in lines
-    assert "not checked  run/metrics.jsonl: it has no digest" in lines
+    assert "sound        run/metrics.jsonl" in lines
+    assert "sound        run/config.yaml" in lines
     assert "sound        model" in lines
     assert "sound        sweep/results.jsonl: 2 of 2 rows have a digest" in lines
     assert "sound        sweep/report.html" in lines
+    for path in ("samples/sampling.yaml", "codes/encoding.yaml", "bits/likelihood.yaml", "fit.safetensors"):
+        assert f"sound        {path}" in lines
 
 
 def flip(path, old, new):
@@ -79,7 +83,28 @@ CHANGES = {
     "index": ("model", lambda: flip("model/model.yaml", b"step: 0", b"step: 1"), "its digest does not match"),
     "state": ("run", lambda: a_bit("run/checkpoints/step_000000004/state.safetensors"), "is damaged: its sha256 is"),
     "row": ("sweep", lambda: flip("sweep/results.jsonl", b'"value": 0.', b'"value": 1.'), "line 1: it was changed"),
-    "page": ("sweep", lambda: flip("sweep/report.html", b"<p", b"<b"), "report.html: it is not as it was written"),
+    "page": (
+        "sweep",
+        lambda: flip("sweep/report.html", b"<p", b"<b"),
+        "report.html: it is not as it was when it was written",
+    ),
+    "metrics": ("run", lambda: flip("run/metrics.jsonl", b'"step": 2', b'"step": 3'), "metrics.jsonl: it is not as it"),
+    "configuration": ("run", lambda: flip("run/config.yaml", b"seed: 42", b"seed: 43"), "config.yaml: it is not as it"),
+    "samples": (
+        "samples",
+        lambda: a_bit("samples/samples.npz"),
+        "samples.npz: it is not as it was when it was written",
+    ),
+    "their record": ("samples", lambda: flip("samples/sampling.yaml", b"n: 2", b"n: 3"), "sampling.yaml: it is not as"),
+    "latents": ("codes", lambda: a_bit("codes/latents.npz"), "latents.npz: it is not as it was when it was written"),
+    "a drawing": ("codes", lambda: Path("codes/latents.png").unlink(), "latents.png"),
+    "likelihood": (
+        "bits",
+        lambda: a_bit("bits/likelihood.npz"),
+        "likelihood.npz: it is not as it was when it was written",
+    ),
+    "a target": ("fit.safetensors", lambda: a_bit("fit.safetensors"), "fit.safetensors: it is not as it was"),
+    "statistics": ("stats.safetensors", lambda: a_bit("stats.safetensors"), "stats.safetensors: it is not as it was"),
     "picture": ("sweep", lambda: next(Path("sweep/pictures").iterdir()).unlink(), "a row names it, and it is missing"),
 }
 
@@ -107,6 +132,14 @@ def test_what_has_no_digest_is_not_checked_and_still_loads(verify):
     assert "not checked  sweep/results.jsonl: 0 of 2 rows have a digest" in lines
     assert checkpoint.read("model").step == 0
     assert len(Results.peek(Path("sweep"))) == 2
+
+
+def test_metrics_after_the_newest_state_are_not_judged(verify):
+    with Path("run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "loss": 1.0}\n')
+    assert "sound        run/metrics.jsonl" in verify("run")[1]
+    Path("run/checkpoints/step_000000004/state.json").write_text("{}")
+    assert "not checked  run/metrics.jsonl: it has no digest" in verify("run")[1]
 
 
 def test_a_changed_row_is_not_shown_as_measured(verify, capsys):

@@ -210,9 +210,7 @@ def _published(data: Any, where: str, problems: list[str]) -> PublishedValue | N
     fields = {"metric": str, "value": int | float, "stderr": int | float, "where": dict}
     wrong = not isinstance(data, dict) or not {"metric", "value", "where"} <= set(data) <= set(fields)
     if wrong or not all(isinstance(value, fields[key]) for key, value in data.items()):
-        problems.append(
-            f"{where} must have metric, value, where (a mapping of names) and optionally stderr, got {data!r}"
-        )
+        problems.append(f"{where} must have metric, value, where (a mapping of names) and perhaps stderr, got {data!r}")
         return None
     names = {str(axis): str(value) for axis, value in data["where"].items()}
     return PublishedValue(data["metric"], float(data["value"]), data.get("stderr"), names)

@@ -47,9 +47,7 @@ def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
 
 def _check_count(count: int, what: str = "cells") -> None:
     if count > axes.MOST_CELLS:
-        raise UsageError(
-            f"{count:,} {what} are more than {axes.MOST_CELLS:,}: sweep fewer values, or in several commands"
-        )
+        raise UsageError(f"{count:,} {what} are more than {axes.MOST_CELLS:,}: sweep fewer values, or in several runs")
 
 
 def _choices(registry: Registry, parameter: Parameter | None, value: Any) -> list[Any]:
@@ -172,7 +170,5 @@ class Sweep:
         if "grid" in uses and "grid" not in used:
             used["grid"] = self.registry.typed(getattr(sampler, "grid", None))
             if used["grid"] is None:
-                raise UsageError(
-                    f"the grid of {sampler!r} is not registered: register it, or choose another with --grid"
-                )
+                raise UsageError(f"the grid of {sampler!r} is not registered: register it, or choose one with --grid")
         return sampler, {"sampler": str(spec), **{axis: str(used[axis]) if axis in used else None for axis in given}}

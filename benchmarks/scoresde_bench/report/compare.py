@@ -285,19 +285,9 @@ def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    return {
-        "cell": change.cell,
-        "label": change.label,
-        "metric": change.metric,
-        "before": _number(change.before.value),
-        "before_stderr": _number(change.before.stderr),
-        "after": _number(change.after.value),
-        "after_stderr": _number(change.after.stderr),
-        "unit": change.after.unit,
-        "standard_errors": _number(change.z),
-        "p": None if math.isnan(change.z) else change.p,
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    names = {"cell": change.cell, "label": change.label, "metric": change.metric, "unit": change.after.unit}
+    ends = {"before": change.before, "after": change.after}
+    values = {name: found.value for name, found in ends.items()}
+    values |= {f"{name}_stderr": found.stderr for name, found in ends.items()} | {"standard_errors": change.z}
+    numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {**names, **numbers, "p": None if math.isnan(change.z) else change.p}

@@ -110,16 +110,9 @@ def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
     entry: dict[str, Any] | None = (row.get("metrics") or {}).get(metric) if is_done(row) else None
     if not entry:
         return None
-    return MetricValue(
-        value=as_float(entry.get("value")),
-        stderr=as_float(entry.get("stderr")),
-        floor=as_float(entry.get("floor")),
-        floor_stderr=as_float(entry.get("floor_stderr")),
-        unit=entry.get("unit") or "",
-        better=entry.get("better") or "lower",
-        df=freedom_of(entry, "df", metric),
-        floor_df=freedom_of(entry, "floor_df", metric),
-    )
+    numbers = {name: as_float(entry.get(name)) for name in ("value", "stderr", "floor", "floor_stderr")}
+    freedom = {name: freedom_of(entry, name, metric) for name in ("df", "floor_df")}
+    return MetricValue(**numbers, **freedom, unit=entry.get("unit") or "", better=entry.get("better") or "lower")
 
 
 @attrs.frozen

@@ -10,17 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import published
-from .labels import (
-    NOTHING,
-    TITLES,
-    ResultRow,
-    axis_text,
-    columns,
-    count,
-    labels,
-    listing,
-    number_text,
-)
+from .labels import NOTHING, TITLES, ResultRow, axis_text, columns, count, labels, listing, number_text
 from .ranking import Ranking, metric_value, rank
 
 if TYPE_CHECKING:

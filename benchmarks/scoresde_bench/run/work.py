@@ -34,6 +34,9 @@ from .executor import Executor, OnStep, Settings, Task
 from .progress import Meter
 from .worker import prepare
 
+FEW = 2000
+"""Evaluations of a network for one sample that take far less than an hour; of an exact score, a thousand times."""
+
 
 @attrs.define
 class Work:
@@ -94,6 +97,7 @@ class Work:
             for precision in dict.fromkeys(cell.precision for cell in todo if self.executor.here and not cell.skip):
                 if slow := slow_precision(torch.device(self.settings.device), precision):
                     print(f"warning: {slow}", file=sys.stderr)
+            self._announce(todo, costs, console)
             with Meter(console, len(todo)) as meter:
                 left = self._perform(todo, results, costs, meter)
             missing = {cell.key for cell in left}
@@ -103,6 +107,17 @@ class Work:
             undone = f"{len(left)} of {len(cells)} cells were not run"
             console.print(f"time budget exhausted: {undone}; repeat the command to continue", highlight=False)
         return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+    def _announce(self, cells: Sequence[Cell], costs: Costs, console: Terminal) -> None:
+        """Say what the cells will cost, if that is above an hour; what is far below it is not estimated."""
+        evaluations = sum((cell.steps or 100) * cell.samples for cell in cells if not cell.skip)
+        if evaluations < (FEW if any(cell.source.has_network for cell in cells) else 1000 * FEW):
+            return
+        found = [costs.seconds(cell) for cell in cells]
+        total, unknown = sum(filter(None, found)), found.count(None)
+        if total > 3600:
+            more = f", plus {unknown} of unknown cost" if unknown else ""
+            console.print(f"{count(len(cells), 'cell')}, about {in_words(total)} of work{more} (--dry-run lists them)")
 
     def _perform(self, cells: Sequence[Cell], results: Results, costs: Costs, meter: Meter) -> list[Cell]:
         """Run ``cells``, write their rows, and return the cells that the time budget left out."""

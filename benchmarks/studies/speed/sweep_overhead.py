@@ -27,16 +27,8 @@ def main():
     options = parser.parse_args()
     seeds = map(str, range(options.cells // 20))
     with tempfile.TemporaryDirectory() as folder:
-        words = [
-            *SWEEP.split(),
-            ",".join(map(str, range(5, 15))),
-            "--seed",
-            *seeds,
-            "--jobs",
-            str(options.jobs),
-            "--out",
-            folder,
-        ]
+        words = [*SWEEP.split(), ",".join(map(str, range(5, 15))), "--seed", *seeds]
+        words += ["--jobs", str(options.jobs), "--out", folder]
         begun = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-m", "scoresde_bench", *words], stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

@@ -84,21 +84,13 @@ def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Lev
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     model = found.load(registry, outputs=("logits",)).to(device)
     dataset, preprocessing = plan_data(model.plan, registry)
-    batches = Batches(
-        dataset,
-        min(arguments.batch_size, arguments.events),
-        split="test",
-        seed=arguments.seed,
-        preprocessing=attrs.evolve(preprocessing, flip=False),
-        device=device,
-        workers=0,
-        needs=("labels",),
-    )
+    how = {"split": "test", "seed": arguments.seed, "preprocessing": attrs.evolve(preprocessing, flip=False)}
+    size = min(arguments.batch_size, arguments.events)
+    batches = Batches(dataset, size, **how, device=device, workers=0, needs=("labels",))
     for t in torch.linspace(model.sde.t_min, 1, arguments.levels, dtype=torch.float64).tolist():
         at = model.sde.level(torch.tensor(t, dtype=torch.float64))
-        yield _row(
-            model, batches, attrs.evolve(at, t=t, alpha=float(at.alpha), sigma=float(at.sigma)), arguments.events
-        )
+        at = attrs.evolve(at, t=t, alpha=float(at.alpha), sigma=float(at.sigma))
+        yield _row(model, batches, at, arguments.events)
 
 
 def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccuracy:

@@ -26,7 +26,6 @@ from scoresde_core.registry import Registry
 from scoresde_run.commands import options
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.machine import document
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class EncodeCommand(Command):
         record |= {"device": str(opened.device), "torch": str(torch.__version__), "asked": asked}
         with new_folder(arguments.out) as scratch:
             written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, opened)]
-            (scratch / INDEX).write_text(document.dump(record), encoding="utf-8")
+            (scratch / INDEX).write_text(request.sealed(record, scratch, *written), encoding="utf-8")
         _print(record, latents)
         print(f"wrote {', '.join(str(arguments.out / name) for name in [*written, INDEX])}")
         return 0

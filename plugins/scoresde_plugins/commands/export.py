@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -63,9 +63,8 @@ class ExportCommand(Command):
         state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
         provenance = {**found.provenance, "exported": about}
-        written = checkpoint.save(
-            arguments.out, found.config, state, step=found.step, provenance=provenance, asked=asked
-        )
+        how: dict[str, Any] = {"step": found.step, "provenance": provenance, "asked": asked}
+        written = checkpoint.save(arguments.out, found.config, state, **how)
         size = (written.folder / checkpoint.WEIGHTS).stat().st_size
         numbers = sum(tensor.numel() for tensor in state.values())
         print(f"step {found.step}, {which} weights: {numbers:,} numbers in {size:,} bytes")

@@ -34,9 +34,7 @@ class FitTargetCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "dataset", metavar="DATASET", help="such as 'mnist[root=data]' or 'image_folder[path=here]'"
-        )
+        parser.add_argument("dataset", metavar="DATASET", help="as 'mnist[root=data]' or 'image_folder[path=here]'")
         parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
         parser.add_argument("--images", type=int, metavar="N", help="use the first N training images only")
         for name, (kind, default, text) in _NUMBERS.items():

@@ -178,6 +178,7 @@ def _measure(
 ) -> int:
     """Compute the missing batches; then process 0 writes the result."""
     from scoresde_run.machine import files
+    from scoresde_run.results.request import sealed
 
     from ..evaluate.batches import compute, together
 
@@ -191,7 +192,7 @@ def _measure(
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
         files.write(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
         record = {**_protocol(arguments, opened, asked), **result, **seconds, "asked": digits}
-        files.write(arguments.out / INDEX, document.dump(record))
+        files.write(arguments.out / INDEX, sealed(record, arguments.out, ARRAYS))
         progress.stop()
         _conclude(record, arguments)
 

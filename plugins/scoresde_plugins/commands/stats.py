@@ -78,9 +78,8 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
-        raise UsageError(
-            f"{arguments.dataset} has {len(events)} events in its {arguments.split} split: two or more are needed"
-        )
+        found = f"{len(events)} events in its {arguments.split} split"
+        raise UsageError(f"{arguments.dataset} has {found}: two or more are needed")
     rounding = protocol["rounding"] if events.is_floating_point() else None
     asked = request.digits(
         registry, arguments, dataset, extractor, hash=content_hash(events), protocol=protocol, device=device.type

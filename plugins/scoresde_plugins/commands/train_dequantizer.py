@@ -139,9 +139,7 @@ def _config(arguments: argparse.Namespace, opened: OpenedModel) -> Config:
     score: dict[str, Any] = {key: str(value) for key, value in opened.origin.items() if value}
     return Config(
         ModelConfig(Spec(NAME), sde, opened.shape, **{**attrs.asdict(opened.units, recurse=False), "levels": 256}),
-        TrainingConfig(
-            Spec("dequantization", score), iterations=300_000, ema=0.99, evaluate_every=1000, resume_every=1000
-        ),
+        TrainingConfig(Spec("dequantization", score), 128, 300_000, ema=0.99, evaluate_every=1000, resume_every=1000),
         DataConfig(data, random_flip=False if own is None else own.data.random_flip),
         SamplingConfig(n=64),
     )

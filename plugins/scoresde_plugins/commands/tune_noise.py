@@ -129,23 +129,10 @@ def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
         scales = techniques.number_of_scales(dimensions, arguments.sigma_min, sigma_max, arguments.overlap)
     gamma = techniques.geometric_ratio(arguments.sigma_min, sigma_max, scales)
     langevin = techniques.langevin_steps(gamma, arguments.sigma_min, max(1, arguments.budget // scales))
-    return Suggestion(
-        arguments.dataset,
-        len(x),
-        size,
-        tuple(dataset.shape),
-        dimensions,
-        arguments.centered,
-        "as stored" if events.is_floating_point() else scaling,
-        arguments.sigma_min,
-        sigma_max,
-        scales,
-        langevin.steps,
-        langevin.step_size,
-        langevin.snr,
-        langevin.variance_ratio,
-        techniques.EMA_RATE,
-    )
+    kept = "as stored" if events.is_floating_point() else scaling
+    about = arguments.dataset, len(x), size, tuple(dataset.shape), dimensions, arguments.centered, kept
+    steps = langevin.steps, langevin.step_size, langevin.snr, langevin.variance_ratio
+    return Suggestion(*about, arguments.sigma_min, sigma_max, scales, *steps, techniques.EMA_RATE)
 
 
 def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:

@@ -79,7 +79,6 @@ def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
         raise FileError(f"the {where} has no label for {missing[0]} ({len(missing)} of {len(names)} lack one)")
     wrong = [name for name in names if type(by_name[name]) is not int or by_name[name] < 0]
     if wrong:
-        raise FileError(
-            f"the {where} has the label {by_name[wrong[0]]!r} for {wrong[0]}: classes must be integers from 0"
-        )
+        what = f"the label {by_name[wrong[0]]!r} for {wrong[0]}"
+        raise FileError(f"the {where} has {what}: classes must be integers from 0")
     return torch.tensor([by_name[name] for name in names])

@@ -214,9 +214,7 @@ def source_at(path: str) -> Source:
 def decoded(source: Source, names: Sequence[Any], fit: Fit, broken: Broken, where: str) -> Pictures:
     """Return the pictures; raise FileError if there are none."""
     if not names:
-        raise FileError(
-            f"there is no image file in {where!r}: give a folder, a zip file or a .tfrecords file of images"
-        )
+        raise FileError(f"there is no image file in {where!r}: give a folder, a zip or a .tfrecords file of images")
     return Pictures(source, names, fit, broken, where)
 
 

@@ -49,9 +49,7 @@ class Records(PictureFile[mmap.mmap]):
             head = self.file[at : at + 8]
             length = int.from_bytes(head, "little")
             if self.file[at + 8 : at + 12] != _masked(head) or at + length + 16 > size:
-                raise FileError(
-                    f"{self.path} is not a file of TensorFlow records, or is damaged after record {len(found)}"
-                )
+                raise FileError(f"{self.path} has no TensorFlow records, or is damaged after record {len(found)}")
             found.append(f"{at + 12}:{length}")
             at += length + 16
         return found

@@ -74,9 +74,8 @@ class FeatureBatches(Measure):
     def _loaded(self) -> Tensor:
         events = self.events.once(("events", self.events), self.events.load)
         if len(events) != self.events.size:
-            raise UsageError(
-                f"{self.title}: the set has {len(events)} events, but states {self.events.size}: correct its size"
-            )
+            known = f"the set has {len(events)} events, but states {self.events.size}"
+            raise UsageError(f"{self.title}: {known}: correct its size")
         return events
 
     def measure(self, k: int, model: MeasuredModel) -> Part:

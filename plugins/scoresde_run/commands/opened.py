@@ -109,15 +109,8 @@ def open_model(
     if arguments.sde is not None:
         raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
-    return OpenedModel(
-        model.to(device, dtype).score(autocast=PRECISIONS[precision]),
-        model.units,
-        model.plan.sampler,
-        model.config.sampling.n,
-        device,
-        origin,
-        model.plan,
-    )
+    score, plan = model.to(device, dtype).score(autocast=PRECISIONS[precision]), model.plan
+    return OpenedModel(score, plan.units, plan.sampler, plan.config.sampling.n, device, origin, plan)
 
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:

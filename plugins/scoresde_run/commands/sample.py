@@ -23,7 +23,6 @@ from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import Registry
 
-from ..machine import document
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
@@ -76,9 +75,7 @@ class SampleCommand(Command):
         )  # fmt: skip
         given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
         add_download(given)
-        given.add_argument(
-            "--rounds", type=int, default=1, metavar="N", help="repeats of each predictor step (RePaint)"
-        )
+        given.add_argument("--rounds", type=int, default=1, metavar="N", help="repeats of a predictor step (RePaint)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         return _sample(arguments, registry)
@@ -132,16 +129,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     with Progress() as progress:
         steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
-        drawn = sampling.sample(
-            opened.score,
-            sampler,
-            n,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            device=device,
-            dtype=dtype,
-            observe=step_observer(registry, steps.show),
-        )
+        how: dict[str, Any] = {"seed": arguments.seed, "batch_size": arguments.batch_size, "device": device}
+        how |= {"dtype": dtype, "observe": step_observer(registry, steps.show)}
+        drawn = sampling.sample(opened.score, sampler, n, **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
@@ -227,6 +217,7 @@ def _save(
     import torch
 
     from ..machine.files import new_folder
+    from ..results import request
 
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
     about |= {"dtype": arguments.dtype, "device": str(opened.device), "torch": str(torch.__version__)}
@@ -234,7 +225,7 @@ def _save(
     with new_folder(arguments.out) as scratch:
         written, note = _write(scratch, opened.units, drawn.x.cpu(), known, arguments.keep_floats)
         about |= {} if note is None else {"picture": note}
-        (scratch / written[-1]).write_text(document.dump(about), encoding="utf-8")
+        (scratch / written[-1]).write_text(request.sealed(about, scratch, *written[:-1]), encoding="utf-8")
     return written
 
 

@@ -1,6 +1,6 @@
 """The command line: ``scoresde list | show | plugins``, and the commands of plugins.
 
-Exit codes: 0 done, 1 failed, 2 usage error. An error is one line; ``--debug`` adds the traceback.
+An error is one line; ``--debug`` adds the traceback. Exit codes: docs/durability.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +30,8 @@ from . import listing
 _OWN = ("list", "show", "plugins")
 """The commands that need no plugin."""
 _HELP = {"-h", "--help"}
+INTERNAL = 70
+"""The exit code of an unexpected error, which is a fault of the program or of a plugin."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,14 +104,18 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
 def _guarded(run: Callable[[], int], debug: bool) -> int:
     try:
         with _terminable():
-            return run()
+            code = run()
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()
+            return code
     except KeyboardInterrupt as error:
         word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         print(" ".join([word, *getattr(error, "__notes__", [])]), file=sys.stderr)
         return code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # nobody reads the output any more, as of head -1: what is buffered would fail again
+        with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -121,8 +127,9 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
         where = "" if debug else f" ({place}; --debug shows the traceback)"
-        print(f"error: {_cut(_unexpected(error))}{where}", file=sys.stderr)
-        return 1
+        text = _unexpected(error)
+        print(f"error: {_cut(text)}{where}", file=sys.stderr)
+        return 1 if text.startswith("out of memory") else INTERNAL
 
 
 def _cut(text: str) -> str:

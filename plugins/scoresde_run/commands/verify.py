@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
+from safetensors import SafetensorError
+from yaml import YAMLError
 
 from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
@@ -29,13 +34,14 @@ class Finding:
 
 @attrs.frozen
 class VerifyCommand(Command):
-    """Checks the digests in training runs, checkpoints and folders of results; exit code 1 if one is wrong.
+    """Checks the digests in runs, checkpoints, folders of results and files of tensors; exit code 1 if one is wrong.
 
     Files without a digest, such as those of older versions, are listed as not checked.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a run, a checkpoint, or results")
+        text = "a run, a checkpoint, results, or a page or .safetensors file"
+        parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         states: list[str] = []
@@ -55,41 +61,44 @@ def _findings(folder: Path) -> Iterator[Finding]:
     from ..models import checkpoint
     from ..training import run, state
 
+    if folder.is_file():
+        yield _tried(folder, lambda: _tensors(folder)) if folder.suffix == ".safetensors" else _sealed(folder)
     if (folder / checkpoint.INDEX).is_file():
-        yield _checkpoint(folder)
+        yield _tried(folder, partial(_checkpoint, folder))
     if (folder / state.INDEX).is_file():
-        yield _state(folder)
+        yield _tried(folder, partial(_state, folder))
     if (folder / run.CONFIG).is_file():
-        yield from map(_state, sorted((folder / run.CHECKPOINTS).glob("step_*")))
-        yield from map(_checkpoint, sorted((folder / run.MODELS).glob("step_*")))
-        for name in (run.CONFIG, run.METRICS):
-            if (folder / name).is_file():
-                yield Finding(folder / name, "not checked", "it has no digest")
+        for name, check in ((run.CHECKPOINTS, _state), (run.MODELS, _checkpoint)):
+            yield from (_tried(path, partial(check, path)) for path in sorted((folder / name).glob("step_*")))
+        yield _sealed(folder / run.CONFIG)
+        if (folder / run.METRICS).is_file():
+            yield _tried(folder / run.METRICS, lambda: _metrics(folder / run.METRICS, folder / run.CHECKPOINTS))
     if (folder / "results.jsonl").is_file():
         yield from _results(folder)
+    for index in sorted(folder.glob("*.yaml")):
+        if index.name not in (checkpoint.INDEX, run.CONFIG):
+            yield _tried(index, partial(_record, index))
 
 
-def _state(folder: Path) -> Finding:
+def _state(folder: Path) -> None:
     from ..training import state
 
-    return _tried(folder, lambda: state.read(folder).tensors())
+    state.read(folder).tensors()
 
 
-def _checkpoint(folder: Path) -> Finding:
+def _checkpoint(folder: Path) -> str | None:
     from ..machine import document
     from ..machine.digest import DIGEST
     from ..models import checkpoint
 
-    found = _tried(folder, lambda: checkpoint.read(folder).states())
-    index = folder / checkpoint.INDEX
-    if found.state == "sound" and DIGEST not in document.load(index.read_text(encoding="utf-8")):
-        return Finding(folder, "not checked", "its weights are sound, its index has no digest")
-    return found
+    checkpoint.read(folder).states()
+    index = document.load((folder / checkpoint.INDEX).read_text(encoding="utf-8"))
+    return None if DIGEST in index else "its weights are sound, its index has no digest"
 
 
 def _results(folder: Path) -> Iterator[Finding]:
     """The rows, their pictures, and the page."""
-    from ..machine.digest import DIGEST, is_sealed
+    from ..machine.digest import DIGEST
     from ..results.results import parse
 
     path, rows, missing = folder / "results.jsonl", [], set[Path]()
@@ -104,18 +113,74 @@ def _results(folder: Path) -> Iterator[Finding]:
     yield Finding(path, "sound" if checked else "not checked", f"{checked} of {len(rows)} rows have a digest")
     for picture in sorted(path for path in missing if not path.is_file()):
         yield Finding(picture, "damaged", "a row names it, and it is missing")
-    page = folder / "report.html"
-    if page.is_file():
-        sealed = is_sealed(page.read_bytes())
-        yield Finding(page, {True: "sound", False: "damaged", None: "not checked"}[sealed], _PAGE[sealed])
+    if (folder / "report.html").is_file():
+        yield _sealed(folder / "report.html")
 
 
-_PAGE = {True: "", False: "it is not as it was written", None: "it has no digest"}
+def _sealed(path: Path) -> Finding:
+    """A document with its digest at its end."""
+    from ..machine.digest import is_sealed
+
+    whole = is_sealed(path.read_bytes())
+    return Finding(path, "not checked", _NONE) if whole is None else _tried(path, lambda: _check(whole, path))
+
+
+def _metrics(path: Path, states: Path) -> str | None:
+    """Compare the metrics with what the newest state says of those before it."""
+    from ..training import state
+
+    for place in sorted(states.glob("step_*"), reverse=True):
+        known = None
+        with suppress(FileError):
+            known = state.read(place).log
+        if known:
+            content = path.read_bytes()[: known["bytes"]]
+            _check(hashlib.sha256(content).hexdigest() == known["sha256"], path, f" when {place.name} was saved")
+            return None
+    return _NONE
+
+
+def _record(path: Path) -> str | None:
+    """Check the index of a result, and the files that it names."""
+    from ..machine import document
+    from ..machine.digest import SEAL, is_changed
+    from ..models.checkpoint import file_hash
+
+    record = document.load(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or SEAL not in record:
+        return _NONE
+    _check(not is_changed(record, SEAL), path)
+    for name, known in record["sha256"].items():
+        _check(file_hash(path.parent / name) == known, path.parent / name)
+    return None
+
+
+def _tensors(path: Path) -> str | None:
+    from safetensors import safe_open
+
+    from ..machine.digest import DIGEST, of_tensors
+
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if DIGEST not in about:
+        return _NONE
+    _check(about[DIGEST] == of_tensors(tensors, about), path)
+    return None
+
+
+_NONE = "it has no digest"
+
+
+def _check(sound: bool, path: Path, when: str = "") -> None:
+    if not sound:
+        raise FileError(f"{path}: it is not as it was{when or ' when it was written'}")
 
 
 def _tried(path: Path, work: Callable[[], object]) -> Finding:
+    """Sound, unless ``work`` raises, or returns why nothing is checked."""
     try:
-        work()
-    except FileError as error:
+        unchecked = work()
+    except (FileError, OSError, ValueError, SafetensorError, YAMLError) as error:
         return Finding(path, "damaged", str(error))
-    return Finding(path)
+    return Finding(path, "not checked", unchecked) if isinstance(unchecked, str) else Finding(path)

@@ -144,9 +144,8 @@ class Batches:
         needs: tuple[str, ...] = (),
     ) -> None:
         if batch_size < 1 or batch_size % world:
-            raise UsageError(
-                f"a batch of {batch_size} does not divide among {world} processes: choose a multiple of {world}"
-            )
+            remedy = f"choose a multiple of {world}"
+            raise UsageError(f"a batch of {batch_size} does not divide among {world} processes: {remedy}")
         self.preprocessing = preprocessing or Preprocessing()
         self.seed, self.batch_size, self.device, self.workers = seed, batch_size, torch.device(device), workers
         self.start, self.count = rank * (batch_size // world), batch_size // world

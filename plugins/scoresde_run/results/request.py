@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from scoresde_core.registry import Registry
 
 from ..machine import document
+from ..machine.digest import SEAL, digest_of
 from ..machine.files import check_new
+from ..models.checkpoint import file_hash
 from .fingerprint import Fingerprint, key_of
 
 ASKED = "asked"
@@ -32,6 +34,12 @@ def digits(registry: Registry, arguments: argparse.Namespace, *parts: Any, **nam
     fingerprint = Fingerprint(registry)
     content = {"typed": typed, "named": fingerprint.describe({**named, "torch": str(torch.__version__)})}
     return key_of(content, fingerprint.depends(*parts))
+
+
+def sealed(record: Mapping[str, Any], folder: Path, *files: str) -> str:
+    """The text of an index: ``record``, the sha256 of the ``files`` beside it in ``folder``, and the digest of all."""
+    index = {**record, "sha256": {name: file_hash(folder / name) for name in files}}
+    return document.dump({**index, SEAL: digest_of(document.load(document.dump(index)), SEAL)})
 
 
 def check_place(path: Path, index: str = "") -> None:

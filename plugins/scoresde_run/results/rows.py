@@ -54,9 +54,8 @@ def _faults(row: Any) -> Iterator[str]:
     for kind, names in _ENTRIES.items():
         for name in names.split():
             entries = row.get(name) or {}
-            yield from _wrong(
-                entries if isinstance(entries, dict) else dict(enumerate(entries)), kind, where=f"{name}."
-            )
+            named = entries if isinstance(entries, dict) else dict(enumerate(entries))
+            yield from _wrong(named, kind, where=f"{name}.")
     metrics = row.get("metrics") or {}
     yield from _wrong(metrics, "a mapping", where="metrics.")
     for name, entry in metrics.items():

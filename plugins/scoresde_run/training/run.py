@@ -12,6 +12,7 @@ Every run begins at the newest state in its folder, or at step 0: resuming is no
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,15 +23,19 @@ import attrs
 import torch
 
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
+from scoresde_core.plugins import one_line
 from scoresde_core.registry import OURS
 
 from ..machine import files, inputs
+from ..machine.digest import sealed
 from ..models import checkpoint
 from ..models.config import RECORDED, Config, ModelConfig
 from ..results import picture
 from . import state as training_state
 from .state import name_of
 from .trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 CHECKPOINTS, MODELS, SAMPLES = "checkpoints", "models", "samples"
@@ -126,7 +131,7 @@ class TrainingRun:
             raise FileError(f"the processes see different steps {steps} in {folder}: they must share one folder")
         if self.first:
             # First of all, because a folder with a configuration is a run, and one with anything else is not.
-            files.write(self.folder / CONFIG, self.trainer.plan.config.to_yaml())
+            files.write(self.folder / CONFIG, sealed(self.trainer.plan.config.to_yaml().encode(), "# {}"))
             for place in (folder, self.folder / MODELS, self.folder / SAMPLES):
                 with files.writing(place):
                     files.make(place.absolute())
@@ -171,7 +176,7 @@ class TrainingRun:
                 if metrics.exists():
                     files.flush(metrics)
                     files.flush(self.folder)
-            training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep)
+            training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep, metrics)
             if self._on_checkpoint is not None:
                 self._on_checkpoint(path=path, state=self.state)
         self.trainer.processes.wait()
@@ -199,8 +204,11 @@ class TrainingRun:
     def _save_picture(self, path: Path) -> None:
         if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
             return
-        with files.replacing(path) as temporary:
-            picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
+        try:
+            with files.replacing(path) as temporary:
+                picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
+        except Exception as error:  # a sampler may raise anything, and the weights do not need their picture
+            log.warning("no picture %s: %s; the training goes on", path, one_line(error))
 
     def _check_finite(self) -> None:
         # The losses differ between processes: all must end together, or the others would wait for one that is gone.
@@ -247,9 +255,8 @@ def with_recorded_units(config: Config, folder: Path, fresh: bool = False) -> Co
     A resumed run keeps its shift and scale. A new run finds its own, even if ``config`` is a copy of another run's.
     """
     if fresh or training_state.latest_step(folder / CHECKPOINTS) is None:
-        found: dict[str, Any] = {
-            field.name: field.default for field in attrs.fields(ModelConfig) if field.name in RECORDED
-        }
+        fields = attrs.fields_dict(ModelConfig)
+        found: dict[str, Any] = {name: fields[name].default for name in RECORDED}
     else:
         model = Config.read(folder, CONFIG).model
         found = {name: getattr(model, name) for name in RECORDED}

@@ -25,7 +25,7 @@ from scoresde_core.errors import FileError
 from ..machine import inputs
 from ..machine.digest import DIGEST, digest_of
 from ..machine.files import discard, new_folder
-from ..models.checkpoint import check_fit, read_tensors, write_tensors
+from ..models.checkpoint import check_fit, file_hash, read_tensors, write_tensors
 from ..models.config import Config
 from .trainer import TrainingState
 
@@ -46,6 +46,8 @@ class Saved:
     counted: int
     scaler: dict[str, Any]
     hash: str
+    log: dict[str, Any] | None = None
+    """The size and sha256 of the run's metrics when it was saved."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors and check their sha256."""
@@ -57,9 +59,10 @@ def name_of(step: int) -> str:
     return f"step_{step:09d}"
 
 
-def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
+def save(folder: Path, state: TrainingState, config: Config, keep: int, metrics: Path | None = None) -> Path:
     """Write ``state`` below ``folder``, then remove all but the newest ``keep`` states.
 
+    The index has the size and sha256 of the ``metrics`` so far, by which its damage is noticed.
     States of later steps must be damaged, or the run would have resumed there: they are not counted and not removed.
     """
     place = folder / name_of(state.step)
@@ -68,6 +71,8 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int) -> Path:
     with new_folder(place) as scratch:
         index = {"format": FORMAT, "version": VERSION, "step": state.step, "counted": state.counted}
         index |= {"scaler": state.scaler.state_dict(), "sha256": write_tensors(scratch / TENSORS, _collect(state))}
+        if metrics is not None and metrics.exists():
+            index["log"] = {"bytes": metrics.stat().st_size, "sha256": file_hash(metrics)}
         index |= {"config": config.plain()}
         text = json.dumps({**index, DIGEST: digest_of(index)}, indent=1)
         (scratch / INDEX).write_text(text, encoding="utf-8")
@@ -94,7 +99,9 @@ def read(folder: Path) -> Saved:
         if index.get(DIGEST) != digest_of(index):
             raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
-        return Saved(folder, config, index["step"], index["counted"], index["scaler"], index["sha256"])
+        return Saved(
+            folder, config, index["step"], index["counted"], index["scaler"], index["sha256"], index.get("log")
+        )
     except (OSError, ValueError, KeyError) as error:
         raise FileError(f"cannot read {path}: {error}") from error
 

@@ -270,14 +270,9 @@ class Trainer:
     def _fresh(self, network: nn.Module) -> TrainingState:
         config = self.config
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        optimizer = kind(
-            _trainable(network),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-            fused=self.device.type in ("cuda", "cpu"),
-        )
+        how: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.adam_eps}
+        fused = self.device.type in ("cuda", "cpu")
+        optimizer = kind(_trainable(network), **how, weight_decay=config.weight_decay, fused=fused)
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         average = None if config.ema is None else Average(network, config.ema, config.ema_warmup)
         losses = torch.zeros((), dtype=torch.float64, device=self.device)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import attrs
-from attrs.validators import ge, le
+from attrs.validators import ge, le, optional
 
 from scoresde_core.components import param
 from scoresde_run.results.results import Row
@@ -40,9 +40,7 @@ class ProcessesExecutor(Executor):
     More processes than GPUs share them, except while cells measure speed.
     """
 
-    jobs: int | None = param(
-        None, "number of processes; null: one per GPU", attrs.validators.optional([ge(1), le(MOST)])
-    )
+    jobs: int | None = param(None, "number of processes; null: one per GPU", optional([ge(1), le(MOST)]))
 
     def device(self, name: str) -> str:
         """As for one process, without a number, because each process sees one GPU."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-from attrs.validators import ge, gt, le
+from attrs.validators import ge, gt, le, optional
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError, ScoreSDEError
@@ -54,9 +54,7 @@ class SlurmExecutor(Executor):
     minutes: int = param(60, "time limit of a job", ge(1))
     gpus: int = param(0, "GPUs per job: 0 for a CPU, 1", ge(0))
     cpus: int = param(1, "CPU cores per job", ge(1))
-    memory_gb: float | None = param(
-        None, "memory per job; null: the cluster's default", attrs.validators.optional(gt(0))
-    )
+    memory_gb: float | None = param(None, "memory per job; null: the cluster's default", optional(gt(0)))
     setup: tuple[str, ...] = param((), "shell commands to run before a job, such as [module load cuda]")
     poll: float = param(5.0, "seconds between polls for finished rows", [gt(0), le(3600)])
     cluster: Literal["slurm", "local"] = param("slurm", "slurm, or local processes in place of its jobs")
