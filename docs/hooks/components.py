@@ -46,17 +46,15 @@ def on_config(config):
     python = [{title: f"reference/python/{name}.md"} for name, (_, title) in PACKAGES.items()]
     sections["Reference"][1:1] = [{"Components": kinds}, {"Python": ["reference/python/index.md", *python]}]
     named = set(re.findall(r"[\w/]+\.md", json.dumps(config.nav)))
-    for path in sorted(Path(config.docs_dir).glob("*.md")):
-        if path.name not in named:
-            sections["Extend" if path.stem == "scaffold" else "Use"].append(path.name)
+    sections["Use"] += sorted({path.name for path in Path(config.docs_dir).glob("*.md")} - named)
     return config
 
 
 def on_files(files, config):
     """Add the pages."""
     pages = {f"reference/{kind.name}.md": _kind_page(kind) for kind in SHOWN} | dict(_python_pages())
-    rows = [f"| [{_title(kind)}]({kind.name}.md) | {len(SHOWN[kind])} | {kind.summary} |" for kind in SHOWN]
-    pages["reference/index.md"] = INDEX + "\n".join(rows) + "\n"
+    rows = (f"| [{_title(kind)}]({kind.name}.md) | {len(SHOWN[kind])} | {kind.summary} |\n" for kind in SHOWN)
+    pages["reference/index.md"] = INDEX + "".join(rows)
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files

@@ -1,7 +1,4 @@
-"""Gallery: every ``docs/gallery/*.py`` is run when the site is built, and is a page of text, code, output and pictures.
-
-A script is plain Python. Its docstring opens the page; comments at the left margin after an empty line are text.
-"""
+"""Gallery: ``docs/gallery/*.py`` run when the site is built, and are pages: comments after an empty line are text."""
 
 import ast
 import contextlib

@@ -14,9 +14,8 @@ HOME = Path(__file__).parents[2] / "benchmarks" / "results"
 FOLDERS = sorted(path.parent for path in HOME.glob("*/results.jsonl"))
 HEAD = """# Results
 
-Every committed table, with the date, device, versions and command that made it. The same command gives the same numbers
-on the same kind of device; `scoresde-bench compare NAME MINE` compares a run of yours with one. Read their metrics, not
-their seconds: all but `quick` shared the machine with other work.
+Every committed table, with date, device, versions and command; `scoresde-bench compare NAME MINE` compares a run of
+yours with one. Read their metrics, not their seconds: all but `quick` shared the machine with other work.
 
 | results | what | date | device | versions |
 |---|---|---|---|---|
