@@ -62,7 +62,8 @@ def _parser() -> Parser:
         description="Compare samplers with each other and with exact samples. Every axis may take several values.",
         epilog="A component takes parameters in place: --corrector 'langevin[snr=0.16,n_steps=2]'; "
         "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'. For stored results: "
-        "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER.",
+        "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER; "
+        "example: scoresde-bench --predictor reverse_diffusion --corrector langevin; more: docs/bench.md",
         allow_abbrev=False,
     )
     parser.words = tuple(COMMANDS)

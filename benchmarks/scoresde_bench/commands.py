@@ -28,7 +28,11 @@ PLACES = "folder of results, file of rows, or name of committed results"
 
 
 def report(given: Sequence[str]) -> int:
-    parser = Parser(prog="scoresde-bench report", description="Write results as HTML, Markdown or CSV.")
+    parser = Parser(
+        prog="scoresde-bench report",
+        description="Write results as HTML, Markdown or CSV.",
+        epilog="example: scoresde-bench report quick --out page.html; more: docs/report.md",
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help=PLACES)
     parser.add_argument("--format", choices=sorted(OURS), help="default: from the suffix of --out, else html")
     where = "default: html to report.html in the folder of a single run, other formats to stdout"
@@ -61,7 +65,8 @@ def compare_runs(given: Sequence[str]) -> int:
         prog="scoresde-bench compare",
         description="List what became better or worse beyond the noise. Runs that share seeds are correlated, "
         "which makes the verdicts conservative.",
-        epilog="Exit code: 0 if nothing is worse, 1 if something is, 2 if nothing can be compared.",
+        epilog="Exit code: 0 if nothing is worse, 1 if something is, 2 if nothing can be compared; "
+        "example: scoresde-bench compare before after; more: docs/report.md",
     )
     parser.add_argument("before", metavar="BEFORE", help=PLACES)
     parser.add_argument("after", metavar="AFTER", help=PLACES)

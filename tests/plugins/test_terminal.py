@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scoresde_bench.cli import main as bench
 from scoresde_core.components import parameters
 from scoresde_core.kinds import KINDS
 from scoresde_core.registry import load_registry
@@ -165,6 +166,16 @@ def test_the_help_of_a_command(command, capsys, monkeypatch):
     assert max(map(len, told.partition("\n\n")[2].splitlines())) <= 80
 
 
+@pytest.mark.parametrize("words", [[], ["report"], ["compare"]], ids=" ".join)
+def test_the_help_of_the_bench(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        bench([*words, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"example: {' '.join(['scoresde-bench', *words])}\b.*; more: docs/\w+\.md", told)
+    assert (ROOT / re.search(r"docs/\w+\.md", told)[0]).is_file()
+
+
 def test_the_example_of_a_command_is_read_by_it(monkeypatch, capsys):
     """Its parser takes it: another word would be a usage error."""
     asked = []
@@ -232,7 +243,7 @@ def test_doctor(capsys, monkeypatch, tmp_path):
 
     for text in (f"torch {torch.__version__.partition('+')[0]}", "cpu, ", "SCORESDE_DISABLE_PLUGINS nobody"):
         assert text in " ".join(told.split())
-    assert "a-library-that-is-not for far: pip install a-library-that-is-not" in " ".join(told.split())
+    assert "a-library-that-is-not (pip install a-library-that-is-not) for far" in " ".join(told.split())
     assert re.findall(r"^(\w+):", told, re.M) == ["scoresde", "python", "system", "libraries", "devices", "plugins",
                                                   "missing", "free", "settings"]  # fmt: skip
     assert max(len(line) for line in told.splitlines() if len(line.split()) > 2) <= 80
@@ -247,8 +258,8 @@ def test_doctor_tells_of_a_library_that_cannot_be_imported(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["missing"]["torchvision"].startswith("cannot be imported: ModuleNotFoundError")
-    assert found["devices"] == ["cannot be asked: torch cannot be imported"]
+    assert found["missing"]["torchvision"].startswith("cannot be imported: failed with ModuleNotFoundError")
+    assert found["devices"] == ["failed with ModuleNotFoundError: import of torch halted; None in sys.modules"]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import platform
@@ -12,8 +11,8 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from typing import Any
 import attrs
 
 from scoresde_core.command import Command
+from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry, missing_requirements
 from scoresde_run.machine.version import own_version
 
 IMPORTED = ("torch", "torchvision", "torchdiffeq", "matplotlib")
 """Libraries whose import may fail although they are installed, as torchvision's does beside another build of torch."""
-WIDTH = 78
+FAILED = "failed with "
 
 
 @attrs.frozen
@@ -41,47 +41,38 @@ class DoctorCommand(Command):
         if arguments.json:
             print(json.dumps(found, indent=2))
             return 0
+        whole: dict[str, Any] = {"subsequent_indent": " " * 11, "break_on_hyphens": False, "break_long_words": False}
         for name, value in found.items():
             items = [f"{key} {text}" for key, text in value.items()] if isinstance(value, dict) else value
-            text = "; ".join(items) if isinstance(items, list) else items
-            line = f"{name + ':':<11}{text or 'nothing'}"
-            print(
-                textwrap.fill(line, WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
-            )
+            print(textwrap.fill(f"{name + ':':<11}{'; '.join(items) or 'nothing'}", 78, **whole))
         return 0
 
 
 def _facts(registry: Registry) -> Iterator[tuple[str, Any]]:
     """What the report says, in its order."""
-    yield "scoresde", f"{own_version()} in {Path(__file__).parents[2]}"
-    yield "python", f"{platform.python_version()} at {sys.executable}"
-    yield "system", f"{platform.platform()}, {os.cpu_count()} cores, {_memory()}"
-    broken = {name: why for name in IMPORTED if (why := _import(name))}
-    bare = _libraries()
-    yield "libraries", {name: _version(name) for name in bare}
-    yield "devices", ["cannot be asked: torch cannot be imported"] if "torch" in broken else list(_devices())
-    states = {s.owner: f"{s.version} {s.state}, {s.detail or f'{len(s.rows)} components'}" for s in registry.statuses}
-    yield "plugins", states
-    needed: dict[str, list[str]] = defaultdict(list)
+    yield "scoresde", [f"{own_version()} in {Path(__file__).parents[2]}"]
+    yield "python", [f"{platform.python_version()} at {sys.executable}"]
+    memory = _told(lambda: _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    yield "system", [f"{platform.platform()}, {os.cpu_count()} cores, memory {memory}"]
+    try:
+        needs = sorted({re.split(r"[^\w.-]", text)[0] for text in requires("scoresde") or () if "extra ==" not in text})
+    except PackageNotFoundError:  # a plain checkout
+        needs = list(IMPORTED)
+    versions = {name: _told(version, name) for name in needs}
+    broken = {name: why for name in IMPORTED if FAILED in (why := _told(import_module, name))}
+    yield "libraries", versions
+    yield "devices", [_told(lambda: "; ".join(_devices()))]
+    plugins = {s.owner: f"{s.version} {s.state}, {s.detail or f'{len(s.rows)} components'}" for s in registry.statuses}
+    yield "plugins", plugins
+    absent = {name: "is not installed" for name, text in versions.items() if text.startswith(FAILED)}
     for entry in registry.entries():
         for name in missing_requirements(entry.row):
-            needed[name].append(entry.row.name)
-    absent = {name: "is not installed" for name in bare if _version(name) == "missing"}
-    optional = {name: f"for {', '.join(users)}: pip install {name}" for name, users in needed.items()}
-    yield "missing", {**absent, **{name: f"cannot be imported: {why}" for name, why in broken.items()}, **optional}
-    places = {"here": Path.cwd(), "temporary": Path(tempfile.gettempdir())}
-    yield "free", {f"{key} ({path})": _size(shutil.disk_usage(path).free) for key, path in places.items()}
+            absent[name] = f"{absent.get(name, f'(pip install {name}) for')} {entry.row.name}"
+    yield "missing", {**absent, **{name: f"cannot be imported: {why}" for name, why in broken.items()}}
+    for_files = {"here": os.curdir, "temporary": tempfile.gettempdir()}
+    yield "free", {name: _told(lambda p: _size(shutil.disk_usage(p).free), path) for name, path in for_files.items()}
     asked = ("SCORESDE_", "OMP_", "CUDA_VISIBLE")
     yield "settings", {key: value for key, value in sorted(os.environ.items()) if key.startswith(asked)}
-
-
-def _libraries() -> list[str]:
-    """The distributions that ours needs; a plain checkout is none, and tells nothing."""
-    try:
-        needs = requires("scoresde") or []
-    except PackageNotFoundError:
-        return list(IMPORTED)
-    return sorted({re.split(r"[^\w.-]", text)[0] for text in needs if "extra ==" not in text})
 
 
 def _devices() -> Iterator[str]:
@@ -95,27 +86,12 @@ def _devices() -> Iterator[str]:
         yield "mps"
 
 
-def _import(name: str) -> str:
-    """Why a library cannot be imported, in one line; empty if it can."""
+def _told(call: Callable[..., Any], *given: Any) -> str:
+    """What ``call`` gives, or its error in one line: a broken installation may raise anything."""
     try:
-        importlib.import_module(name)
-    except Exception as error:  # a broken installation may raise anything
-        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"
-
-
-def _memory() -> str:
-    try:
-        return f"{_size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))} of memory"
-    except (AttributeError, OSError, ValueError):  # not every system tells
-        return "memory unknown"
+        return str(call(*given))
+    except Exception as error:
+        return f"{FAILED}{one_line(error)}"
 
 
 def _size(count: float) -> str:
