@@ -35,6 +35,9 @@ LINES = {
     "scoresde sample --n 4 --checkpoint mnist_vp --sampler pc[pre": ["pc[predictor="],
     "scoresde sample --sampler 'pc[predictor=dd": ["pc[predictor=ddim"],
     "scoresde sample --sampler 'pc[steps=5,predictor=ddim[et": ["pc[steps=5,predictor=ddim[eta="],
+    "scoresde sample --sampler 'pc[predictor=euler_maruyama[probability_flow=true,d": [
+        "pc[predictor=euler_maruyama[probability_flow=true,dt="
+    ],
     "scoresde sample --sampler pc[steps=5,predictor=dd": ["ddim"],  # bash replaces what is behind the last =
     "scoresde train mnist_v": ["mnist_ve", "mnist_vp"],
     "scoresde train mnist_vp training.loss=ds": ["dsm"],
@@ -250,6 +253,7 @@ def test_doctor(capsys, monkeypatch, tmp_path):
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["plugins"]["scoresde"].split()[1] == "ok,"
+    assert "pytest" not in found["libraries"]  # of an extra
     assert found["libraries"]["torch"].startswith(torch.__version__.partition("+")[0])
 
 
@@ -279,6 +283,7 @@ class TestThePage:
         assert "alpha = e^{-B/2}, sigma = sqrt(1 - e^{-B})" in text
         assert '<td><code>beta_max</code></td><td>20.0</td><td class="soft">float</td>' in text
         assert '<a href="https://arxiv.org/abs/2206.00364">arXiv:2206.00364</a>, Algorithm 2' in text
+        assert "&#39;published&#39; or &#39;exact&#39;" in text
         assert '<a href="https://doi.org/10.1016/j.jspi.2013.03.018">' in text
 
     def test_nothing_comes_from_elsewhere(self, page):
