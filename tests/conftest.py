@@ -8,6 +8,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # a core each: read when torch is imported, also by what a test starts
+    os.environ.pop("COLUMNS", None)  # xdist's own width, by which tables would be wrapped
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -171,7 +171,7 @@ def test_local_name_that_is_taken(tmp_path):
     ("content", "error", "words", "code"),
     [
         (None, FileError, "cannot read the registry file", 2),
-        (b"\xff\xfe\x00", FileError, "cannot read the registry file", 1),
+        (b"\xff\xfe\x00", FileError, "cannot read the registry file", 3),
         (b"api: 1\nsdes: {mine: {}}", ManifestError, "sdes.mine: needs a target", 2),
         (b"api: 2\n", ManifestError, "needs api 2, this version has api 1: upgrade scoresde", 2),
     ],
