@@ -48,6 +48,13 @@ def test_the_image_runs_the_main_job_as_a_user():
     assert set(extras) <= set(PROJECT["optional-dependencies"])
 
 
+def test_every_instruction_of_the_image_is_run_by_the_study():
+    """It refuses one that it does not know, but only after minutes."""
+    used = set(re.findall(r"^([A-Z]+) ", read("Dockerfile"), re.M))
+    known = set(re.findall(r"^    ([A-Z]+)\)", read("benchmarks/studies/image.sh"), re.M))
+    assert {"FROM", "ARG", "COPY", "RUN", "USER", "CMD"} <= used <= known
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_is_pinned_limited_and_calls_what_is_there(path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
