@@ -145,7 +145,7 @@ def test_nothing_is_overwritten(new, tmp_path):
     code, _, err = new("grid", "theirs", "--folder", "out")
     assert (code, err.startswith("error: out exists: ")) == (3, True)
     assert "exponent" in path.read_text()
-    assert new("grid", "far", "--folder", "no/where")[0] == 1
+    assert new("grid", "far", "--folder", "no/where")[0] == 3
     assert not (tmp_path / "no").exists()
 
 

@@ -297,6 +297,6 @@ class TestThePage:
         assert page.read_text(encoding="utf-8").count("<details>") == len(REGISTRY.entries("sdes"))
         other = tmp_path / "mine.html"
         other.write_text("<!doctype html>\nmine")
-        assert main(["catalogue", str(other)]) == 1
+        assert main(["catalogue", str(other)]) == 3
         assert "exists and is no page of this command" in capsys.readouterr().err
         assert other.read_text() == "<!doctype html>\nmine"
