@@ -83,7 +83,15 @@ def test_its_own_tests_pass(packages):
     folder, site = packages
     code = f"import sys; sys.path.insert(0, {str(site)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     tests = [str(path) for path in folder.glob("*/tests/*.py")]
-    options = ["-q", "-p", "no:cacheprovider", "-k", "not test_component or my_grid"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "error:scoresde_core:DeprecationWarning",
+        "-k",
+        "not test_component or my_grid",
+    ]
     asked = ["-c", str(folder / "my_grid" / "pyproject.toml"), "--rootdir", str(folder)]
     done = subprocess.run([sys.executable, "-c", code, *options, *asked, *tests], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
