@@ -60,6 +60,16 @@ class Change:
         moved = f"{self.z:+.1f} standard errors" if math.isfinite(self.z) else "no error known"
         return f"{self.label}  {self.metric}  {self.before.text} -> {self.after.text_with_unit}  ({moved})"
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The change as plain data for JSON, null for what is not finite."""
+        ends = {"before": self.before, "after": self.after}
+        found: dict[str, Any] = {"cell": self.cell, "label": self.label, "metric": self.metric}
+        for name, end in ends.items():
+            found |= {name: _finite(end.value), f"{name}_stderr": _finite(end.stderr)}
+        p = None if math.isnan(self.z) else self.p
+        return {**found, "unit": self.after.unit, "standard_errors": _finite(self.z), "p": p}
+
 
 @attrs.frozen
 class Speed:
@@ -91,18 +101,32 @@ class RunComparison:
     after: str
     matched: int
     changes: list[Change]
-    worse: list[Change]
-    better: list[Change]
-    unjudged: list[Change]
+    moved: list[Change]
+    """Those beyond the noise."""
+    rule: str
     broken: list[str]
     fixed: list[str]
     missing: list[str]
     new: list[str]
     costs: list[str]
     speed: Speed
-    rule: str
     earlier: list[str]
     """Rows measured with earlier source, which are left out."""
+
+    @property
+    def worse(self) -> list[Change]:
+        """The values that became worse, the worst first."""
+        return sorted((change for change in self.moved if change.z > 0), key=lambda change: -change.z)
+
+    @property
+    def better(self) -> list[Change]:
+        """The values that became better, the best first."""
+        return sorted((change for change in self.moved if change.z < 0), key=lambda change: change.z)
+
+    @property
+    def unjudged(self) -> list[Change]:
+        """The values with no known error."""
+        return [change for change in self.changes if math.isnan(change.z)]
 
     @property
     def is_worse(self) -> bool:
@@ -138,12 +162,12 @@ class RunComparison:
     @property
     def data(self) -> dict[str, Any]:
         """The comparison as plain data for JSON."""
+        judged = {name: [change.data for change in getattr(self, name)] for name in ("worse", "better", "unjudged")}
         return {
             "schema": SCHEMA, "before": self.before, "after": self.after, "cells": self.matched, "rule": self.rule,
-            "is_worse": self.is_worse, "worse": [_plain(c) for c in self.worse],
-            "better": [_plain(c) for c in self.better], "unjudged": [_plain(c) for c in self.unjudged],
-            "broken": self.broken, "mended": self.fixed, "missing": self.missing, "new": self.new,
-            "costs": self.costs, "speed": self.speed.ratios, "values": [_plain(c) for c in self.changes],
+            "is_worse": self.is_worse, **judged, "broken": self.broken, "mended": self.fixed, "missing": self.missing,
+            "new": self.new, "costs": self.costs, "speed": self.speed.ratios,
+            "values": [change.data for change in self.changes],
         }  # fmt: skip
 
 
@@ -161,23 +185,17 @@ def compare(before: ResultSet, after: ResultSet, threshold: float | None = None)
     ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
     changes = [change for label, a, b in ran for change in _changes(label, a, b)]
     moved, rule = _moved(changes, threshold)
+    lost = [f"{label}: {name}" for label, a, b in ran for name in _metrics(a) if name not in _metrics(b)]
     return RunComparison(
-        before=before.name,
-        after=after.name,
-        matched=len(both),
-        changes=changes,
-        worse=sorted((c for c in moved if c.z > 0), key=lambda c: -c.z),
-        better=sorted((c for c in moved if c.z < 0), key=lambda c: c.z),
-        unjudged=[c for c in changes if math.isnan(c.z)],
+        before.name, after.name, len(both), changes, moved, rule,
         broken=[f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)],
         fixed=[f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)],
-        missing=[*_alone(old, new), *_lost(ran)],
+        missing=[*_alone(old, new), *lost],
         new=_alone(new, old),
         costs=_costs(ran),
         speed=_speed(ran),
-        rule=rule,
         earlier=[f"{label} of {run.name}" for run in (before, after) for label in _earlier(run.rows)],
-    )
+    )  # fmt: skip
 
 
 def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
@@ -197,13 +215,14 @@ def _earlier(rows: Sequence[ResultRow]) -> list[str]:
     return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
+def _metrics(row: ResultRow) -> Sequence[str]:
+    return list(row.get("metrics") or {})
+
+
 def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
-    found = []
-    for metric in a.get("metrics") or {}:
-        before, after = metric_value(a, metric), metric_value(b, metric)
-        if before and after:
-            found.append(Change(label, str(b.get("cell", "")), metric, before, after, _z(before, after)))
-    return found
+    ends = [(metric, metric_value(a, metric), metric_value(b, metric)) for metric in _metrics(a)]
+    cell = str(b.get("cell", ""))
+    return [Change(label, cell, name, old, new, _z(old, new)) for name, old, new in ends if old and new]
 
 
 def _z(before: MetricValue, after: MetricValue) -> float:
@@ -243,16 +262,6 @@ def _outcome(row: ResultRow) -> str:
     return f"{row.get('status')}: {' '.join(str(row.get('reason')).split())}"
 
 
-def _lost(ran: Sequence[_Pair]) -> list[str]:
-    """Metrics that a cell no longer has."""
-    return [
-        f"{label}: {metric}"
-        for label, a, b in ran
-        for metric in a.get("metrics") or {}
-        if metric not in (b.get("metrics") or {})
-    ]
-
-
 def _costs(ran: Sequence[_Pair]) -> list[str]:
     """Cells whose number of function evaluations changed."""
     return [
@@ -284,10 +293,5 @@ def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:
     return "no two cells agree in all their names and numbers"
 
 
-def _plain(change: Change) -> dict[str, Any]:
-    names = {"cell": change.cell, "label": change.label, "metric": change.metric, "unit": change.after.unit}
-    ends = {"before": change.before, "after": change.after}
-    values = {name: found.value for name, found in ends.items()}
-    values |= {f"{name}_stderr": found.stderr for name, found in ends.items()} | {"standard_errors": change.z}
-    numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-    return {**names, **numbers, "p": None if math.isnan(change.z) else change.p}
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -46,6 +46,16 @@ def is_done(row: ResultRow) -> bool:
     return row.get("status") == "done"
 
 
+def title(axis: str) -> str:
+    """Return the heading of a column."""
+    return TITLES.get(axis, axis)
+
+
+def kind(axis: str) -> str:
+    """Return the kind of a column: numbers are aligned right."""
+    return "number" if axis in NUMBER_AXES else "name"
+
+
 def varying(rows: Sequence[ResultRow]) -> list[str]:
     """Return the axes on which ``rows`` differ, in the order of :data:`AXES`, ignoring the seeds of pooled rows."""
     found = []

@@ -11,65 +11,28 @@ import base64
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import attrs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from scoresde_run.machine import files
 from scoresde_run.machine.digest import sealed
 
-from . import published, repeat, scales
+from . import labels, published, repeat, scales
 from .compare import RunComparison
-from .convergence import Convergence, convergences
-from .labels import (
-    NOTHING,
-    NUMBER_AXES,
-    TITLES,
-    ResultRow,
-    as_float,
-    axis_text,
-    columns,
-    count,
-    number_text,
-    plain,
-    varying,
-)
+from .convergence import convergences
+from .labels import ResultRow, as_float, axis_text, plain, varying
 from .lines import MANY, Layout, layout
 from .plot import NFE, TIME, TRAINING, Plot, plots
 from .ranking import Ranking, rank
 from .result_sets import ResultSet
 
-DIRECTIONS = {"lower": "Lower is better.", "higher": "Higher is better.", "zero": "Nearest to 0 is best."}
 PNG = b"\x89PNG\r\n\x1a\n"
 GALLERY = 24
 """Number of pictures shown; the rest unfold on request."""
-
-
-@attrs.frozen
-class Picture:
-    """The picture of one cell's samples, embedded or linked; None if it is missing."""
-
-    cell: str
-    label: str
-    caption: str
-    source: str | None
-    mark: str
-
-
-@attrs.frozen
-class MetricPlots:
-    """The plots of one metric on one target; with several panels, those against time are folded."""
-
-    metric: str
-    title: str
-    plots: list[Plot]
-    folded: list[Plot]
-    leads: bool
 
 
 def write_report(
@@ -106,41 +69,6 @@ def page(
     Of more than MANY cells, a page in the folder ``place`` links the pictures that are not shown first, draws the
     leading lines, and shows the first rows of its table until it is asked for more.
     """
-    environment = _environment()
-    # Two of our templates, which contain no data of rows.
-    script, style = (Markup(environment.get_template(f"report.{kind}.j2").render(many=MANY)) for kind in ("js", "css"))
-    drawn = layout(ranking)
-    pictures = _pictures(ranking, place)
-    return environment.get_template("report.html.j2").render(
-        script=script,
-        style=style,
-        script_hash=_digest(script),
-        style_hash=_digest(style),
-        runs=runs,
-        ranking=ranking,
-        ids=_ids(ranking.rows),
-        drawn=drawn,
-        figures=list(_figures(ranking, drawn)),
-        training=_training(ranking),
-        convergences=_grouped(convergences(ranking, drawn)),
-        frame=scales,
-        comparisons=comparisons,
-        many=MANY,
-        undrawn=len(ranking.done) - len(drawn.lines),
-        pictures=pictures[:GALLERY],
-        further_pictures=pictures[GALLERY:],
-        headings=[(TITLES.get(axis, axis), _kind(axis)) for axis in columns([*ranking.done.values()])],
-        table=list(_table(ranking)),
-        published=published.metrics(ranking.rows),
-        sources=published.sources(ranking.rows),
-        metrics=list(_metrics(ranking, meaning)),
-        tally=_tally(ranking),
-        environment=facts(ranking.rows),
-        commands={position: repeat.command(row) for position, row in ranking.done.items()},
-    )
-
-
-def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("scoresde_bench"),
         autoescape=True,
@@ -149,7 +77,34 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
-    return environment
+    environment.filters["digest"] = _digest
+    # Two of our templates, which contain no data of rows.
+    script, style = (Markup(environment.get_template(f"report.{kind}.j2").render(many=MANY)) for kind in ("js", "css"))
+    drawn, pictures = layout(ranking), _pictures(ranking, place)
+    return environment.get_template("report.html.j2").render(
+        script=script,
+        style=style,
+        runs=runs,
+        ranking=ranking,
+        ids=_ids(ranking.rows),
+        drawn=drawn,
+        figures=_figures(ranking, drawn),
+        training=layout(ranking, TRAINING.joined) if "training_step" in varying([*ranking.done.values()]) else None,
+        convergences=convergences(ranking, drawn),
+        plots=plots,
+        cost=TRAINING,
+        frame=scales,
+        comparisons=comparisons,
+        many=MANY,
+        pictures=pictures[:GALLERY],
+        further_pictures=pictures[GALLERY:],
+        widths={metric: _stderr_width(ranking, metric) for metric in ranking.metrics},
+        labels=labels,
+        published=published,
+        meaning=meaning,
+        environment=facts(ranking.rows),
+        repeat=repeat,
+    )
 
 
 def _digest(text: str) -> str:
@@ -168,54 +123,14 @@ def _ids(rows: Sequence[ResultRow]) -> list[str]:
     return names
 
 
-def _figures(ranking: Ranking, drawn: Layout) -> Iterable[MetricPlots]:
-    """The plots against function evaluations and against time, by metric."""
-    counted, timed = ([*plots(ranking, cost, drawn)] for cost in (NFE, TIME))
-    many = len(drawn.titles) > 1
-    for metric, target in dict.fromkeys((plot.metric, plot.target) for plot in [*counted, *timed]):
-        first, second = ([p for p in found if (p.metric, p.target) == (metric, target)] for found in (counted, timed))
-        title = f"{metric} on {target}" if len(ranking.targets) > 1 and target else metric
-        leads = metric == ranking.primary or not many
-        yield MetricPlots(metric, title, first if many else [*first, *second], second if many else [], leads)
-
-
-def _training(ranking: Ranking) -> dict[str, Any] | None:
-    """The plots against the training steps of checkpoints, if these vary."""
-    if "training_step" not in varying([*ranking.done.values()]):
-        return None
-    drawn = layout(ranking, TRAINING.joined)
-    return {"drawn": drawn, "plots": plots(ranking, TRAINING, drawn)}
-
-
-def _grouped(found: Sequence[Convergence]) -> list[tuple[str, list[Convergence]]]:
-    names = dict.fromkeys(one.plot.metric for one in found)
-    return [(name, [one for one in found if one.plot.metric == name]) for name in names]
-
-
-def _table(ranking: Ranking) -> Iterable[dict[str, Any]]:
-    """The done rows: their axes, cost, and every metric with its mark."""
-    axes, printed = columns([*ranking.done.values()]), published.metrics(ranking.rows)
-    widths = {metric: _stderr_width(ranking, metric) for metric in ranking.metrics}
-    for position, row in ranking.done.items():
-        yield {
-            "position": position,
-            "axes": [(axis_text(row, axis), _kind(axis)) for axis in axes],
-            "nfe": number_text(row, "nfe"),
-            "speed": number_text(row, "samples_per_second", 3),
-            "values": [_value(ranking, position, metric, widths[metric]) for metric in ranking.metrics],
-            "published": [published.text(row, metric) or NOTHING for metric in printed],
-        }
-
-
-def _value(ranking: Ranking, position: int, metric: str, width: int) -> dict[str, Any] | None:
-    """A value, split at its ``±`` so that the signs of a column align."""
-    found = ranking.value(position, metric)
-    if found is None:
-        return None
-    value, _, stderr = found.text.partition(" ± ")
-    mark, floor = ranking.mark(position, metric), ranking.as_good(position, metric)
-    order = f"{found.badness:.9g}"
-    return {"value": value, "stderr": stderr, "width": width, "mark": mark, "floor": floor, "order": order}
+def _figures(ranking: Ranking, drawn: Layout) -> dict[tuple[str, str | None], tuple[list[Plot], list[Plot]]]:
+    """The plots by metric and target; those of the second list, against time, are folded if there are panels."""
+    found: dict[tuple[str, str | None], tuple[list[Plot], list[Plot]]] = {}
+    for cost in (NFE, TIME):
+        for plot in plots(ranking, cost, drawn):
+            shown = found.setdefault((plot.metric, plot.target), ([], []))
+            shown[cost is TIME and len(drawn.titles) > 1].append(plot)
+    return found
 
 
 def _stderr_width(ranking: Ranking, metric: str) -> int:
@@ -224,13 +139,8 @@ def _stderr_width(ranking: Ranking, metric: str) -> int:
     return min(24, widths[(len(widths) - 1) * 19 // 20] + 3)
 
 
-def _kind(axis: str) -> str:
-    """The kind of a column: numbers are aligned right."""
-    return "number" if axis in NUMBER_AXES else "name"
-
-
-def _pictures(ranking: Ranking, place: Path | None) -> list[Picture]:
-    """The pictures of the done rows in order; if some are folded, those of the leading cells come first.
+def _pictures(ranking: Ranking, place: Path | None) -> list[tuple[int, str | None]]:
+    """The done rows with a picture and its source, in order; if some are folded, those of the leading cells come first.
 
     Empty if no picture exists: committed results may come without them.
     """
@@ -238,25 +148,20 @@ def _pictures(ranking: Ranking, place: Path | None) -> list[Picture]:
     if len(shown) > GALLERY:
         marks = {position: ranking.mark(position, ranking.primary or "") for position in shown}
         shown.sort(key=lambda position: ("best", "tied", "").index(marks[position]))
-    found, ids, primary = [], _ids(ranking.rows), ranking.primary or ""
     linked = place if len(ranking.done) > MANY else None
-    for number, position in enumerate(shown):
-        row, measured = ranking.rows[position], ranking.value(position, primary)
-        caption = f"{primary} {measured.text_with_unit}" if measured else ""
-        folder, relative = Path(str(row.get("folder", "."))), str(row["picture"])
-        source = _source(folder, relative, linked if number >= GALLERY else None)
-        found.append(Picture(ids[position], ranking.labels[position], caption, source, ranking.mark(position, primary)))
-    return [] if len(found) > 1 and not any(picture.source for picture in found) else found
+    places = [None if number < GALLERY else linked for number in range(len(shown))]
+    found = [(at, _source(ranking.rows[at], where)) for at, where in zip(shown, places, strict=True)]
+    return [] if len(found) > 1 and not any(source for _, source in found) else found
 
 
-def _source(folder: Path, relative: str, place: Path | None) -> str | None:
-    """The PNG as a data URI, or as a link from a page in ``place``.
+def _source(row: ResultRow, place: Path | None) -> str | None:
+    """The PNG of a row as a data URI, or as a link from a page in ``place``; None if it is missing.
 
     Reads nothing outside the folder, because results may come from elsewhere.
     """
     try:
-        inside = folder.resolve()
-        picture = (inside / relative).resolve()
+        inside = Path(str(row.get("folder", "."))).resolve()
+        picture = (inside / str(row["picture"])).resolve()
         if not picture.is_relative_to(inside):
             return None
         with picture.open("rb") as file:
@@ -270,25 +175,6 @@ def _source(folder: Path, relative: str, place: Path | None) -> str | None:
         return None
 
 
-def _metrics(ranking: Ranking, meaning: Mapping[str, str]) -> Iterable[dict[str, str]]:
-    """How to read each metric: its meaning, direction, and the score of exact samples."""
-    for metric in ranking.metrics:
-        first, *_ = found = [*ranking.measured(metric).values()]
-        floors = list(dict.fromkeys(m.floor_text for m in found if m.floor_text))
-        said = meaning.get(metric, "").removesuffix(".")
-        score = f"Exact samples of this size score {floors[0]} {first.unit}".rstrip() + "." if len(floors) == 1 else ""
-        told = {"direction": DIRECTIONS.get(first.better, DIRECTIONS["lower"]), "floor": score}
-        yield {"name": metric, "unit": first.unit, "meaning": said and f"{said}.", **told}
-
-
-def _tally(ranking: Ranking) -> list[str]:
-    """Counts in words: ``12 cells done``, ``2 skipped``, ``1 failed``."""
-    statuses = [row.get("status") if row.get("status") in ("done", "skip") else "failed" for row in ranking.rows]
-    others = [("skip", "skipped"), ("failed", "failed")]
-    words = [f"{statuses.count(key)} {word}" for key, word in others if key in statuses]
-    return [f"{count(statuses.count('done'), 'cell')} done", *words]
-
-
 def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     """Return the environment in which the cells were measured; several values where they differ."""
     found = [(title, _distinct(rows, key)) for title, key in (
@@ -297,14 +183,14 @@ def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
         ("scoresde", "scoresde"), ("Commit", "git"), ("torch", "torch"), ("Python", "python"),
     )]  # fmt: skip
     plugins = {f"{name} {version}" for row in rows for name, version in (row.get("plugins") or {}).items()}
-    found.append(("Plugins", ", ".join(sorted(plugins))))
     dates = sorted(str(row["date"]).replace("T", " ")[:16] for row in rows if row.get("date"))
-    found.append(("Measured", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""))
-    cells = [(as_float(row.get("seconds")), len(row.get("seeds") or [0])) for row in rows]
-    seconds = [value * many for value, many in cells if value > 0]
-    found.append(("Sampling time", f"{plain(sum(seconds), 3)} s in total" if seconds else ""))
-    memory = [value for row in rows if (value := as_float(row.get("peak_memory_bytes"))) > 0]
-    found.append(("Peak memory", f"{plain(max(memory) / 2**20, 3)} MiB" if memory else ""))
+    cells = [as_float(row.get("seconds")) * len(row.get("seeds") or [0]) for row in rows]
+    seconds = sum(value for value in cells if value > 0)
+    memory = max((value for row in rows if (value := as_float(row.get("peak_memory_bytes"))) > 0), default=0)
+    found.append(("Plugins", ", ".join(sorted(plugins))))
+    found.append(("Measured", " to ".join(dict.fromkeys((*dates[:1], *dates[-1:])))))
+    found.append(("Sampling time", f"{plain(seconds, 3)} s in total" if seconds else ""))
+    found.append(("Peak memory", f"{plain(memory / 2**20, 3)} MiB" if memory else ""))
     return [(title, value) for title, value in found if value]
 
 
@@ -312,4 +198,4 @@ def _distinct(rows: Sequence[ResultRow], key: str) -> str:
     known = (row for row in rows if row.get(key) is not None)
     texts = (", ".join(map(str, row[key])) if isinstance(row[key], list) else axis_text(row, key) for row in known)
     values = list(dict.fromkeys(texts))
-    return ", ".join(values[:8]) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+    return labels.listing(values, 8)

@@ -66,11 +66,9 @@ class MetricValue:
     @property
     def excess(self) -> Estimate:
         """How much worse the value is than the floor; for a metric best at 0, the distance to the floor."""
-        found = difference(
-            Estimate(self.value, self.stderr, self.df), Estimate(self.floor, self.floor_stderr, self.floor_df)
-        )
-        turned = {"higher": -found.value, "zero": abs(found.value)}.get(self.better, found.value)
-        return attrs.evolve(found, value=turned)
+        floor = Estimate(self.floor, self.floor_stderr, self.floor_df)
+        found = difference(Estimate(self.value, self.stderr, self.df), floor)
+        return attrs.evolve(found, value=self._turned(found.value))
 
     @property
     def margin(self) -> float:
@@ -87,7 +85,10 @@ class MetricValue:
     @property
     def badness(self) -> float:
         """The value with its sign chosen so that lower is better."""
-        return {"higher": -self.value, "zero": abs(self.value)}.get(self.better, self.value)
+        return self._turned(self.value)
+
+    def _turned(self, value: float) -> float:
+        return {"higher": -value, "zero": abs(value)}.get(self.better, value)
 
     @property
     def text(self) -> str:
@@ -210,10 +211,8 @@ class Ranking:
     def mark(self, position: int, metric: str) -> str:
         """Return ``best``, ``tied`` or an empty string for one value."""
         for standing in self.standings:
-            if standing.metric == metric and position == standing.best:
-                return "best"
-            if standing.metric == metric and position in standing.tied:
-                return "tied"
+            if standing.metric == metric and position in (standing.best, *standing.tied):
+                return "best" if position == standing.best else "tied"
         return ""
 
     def as_good(self, position: int, metric: str) -> bool:
@@ -229,9 +228,15 @@ class Ranking:
         those = (position for position, row in self.done.items() if not target or row.get("target") in target)
         return {position: found for position in those if (found := self.value(position, metric))}
 
+    def about(self, metric: str) -> tuple[str, str, list[str]]:
+        """Return the unit of a metric, which values are better, and the different scores of exact samples."""
+        found = [*self.measured(metric).values()]
+        floors = dict.fromkeys(each.floor_text for each in found if each.floor_text)
+        return *next(((each.unit, each.better) for each in found), ("", "lower")), [*floors]
+
     def heading(self, metric: str, unit: str = "{} ({})") -> str:
         """Return the metric with its unit."""
-        known = next((found.unit for found in self.measured(metric).values()), "")
+        known = self.about(metric)[0]
         return unit.format(metric, known) if known else metric
 
 

@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import published
-from .labels import NOTHING, TITLES, ResultRow, axis_text, columns, count, labels, listing, number_text
+from .labels import NOTHING, ResultRow, axis_text, columns, count, labels, listing, number_text, title
 from .ranking import Ranking, metric_value, rank
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
     from rich.table import Table
 
 FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
 BLANK = "   "
 """Space for the marks behind a value."""
+PADDING = 3
+"""Width between columns."""
 
 
 def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
@@ -36,13 +38,18 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
     if ranking.done:
         shown = _Listing(ranking, ascii_only)
         for metrics in shown.fit(console):
-            table = shown.table(metrics)
-            console.print(_Uncut(table) if not console.is_terminal else table, crop=False)
+            table, width = shown.table(metrics), console.width
+            if console.is_terminal:
+                console.print(table, crop=False)
+            else:  # at its natural width
+                console.width = console.measure(table, options=console.options.update(width=100_000)).maximum
+                console.print(table)
+                console.width = width
         if metrics := ranking.metrics:
             show("* best   ~ not told apart from the best (95 %, Student's t, Holm)")
             if any(ranking.as_good(position, metric) for position in ranking.done for metric in metrics):
                 show("° as good as exact samples (95 %)")
-            show(_directions(ranking, metrics))
+            show(_directions(ranking))
     for sentence in ranking.unjudged:
         show(sentence, "dim")
     for group in sorted(ranking.unfinished, key=lambda group: group.status, reverse=True):
@@ -51,28 +58,18 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
         show(f"{count(len(group.labels), 'cell')} {group.status}: {reason}  [{listing(group.labels)}]", style)
 
 
-class _Uncut:
-    """A table at its natural width, regardless of the console."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = options.update(width=100_000)
-        width = self.table.__rich_measure__(console, wide).maximum
-        yield from console.render(self.table, wide.update(width=width))
-
-
 class _Listing:
     """The columns of the done rows as text, and below them the scores of exact samples."""
 
     def __init__(self, ranking: Ranking, ascii_only: bool) -> None:
         self.ranking, self.ascii_only = ranking, ascii_only
-        rows = list(ranking.done.values())
-        self.names = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
+        rows, many = list(ranking.done.values()), len(ranking.targets) > 1
+        floors = {target: found for target in ranking.targets if (found := self._floors(target))}
+        self.floors = {f"{FLOOR} of {target}" if many else FLOOR: found for target, found in floors.items()}
+        self.names = {title(axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
         self.names["NFE"] = [number_text(row, "nfe") for row in rows]
         self.speeds = [number_text(row, "samples_per_second", 3) for row in rows]
-        self.floors = {target: found for target in ranking.targets if (found := self._floors(target))}
+        self.headings = {metric: ranking.heading(metric, "{}\n({})") for metric in ranking.metrics}
         self.values = {metric: self._column(metric) for metric in ranking.metrics}
 
     def _floors(self, target: str | None) -> dict[str, str]:
@@ -89,37 +86,25 @@ class _Listing:
 
         Rich would strip the trailing spaces of right-aligned text, which would misalign the column.
         """
-        found = [self._value(position, metric) for position in self.ranking.done]
+        found = []
+        for position in self.ranking.done:
+            value, as_good = self.ranking.value(position, metric), self.ranking.as_good(position, metric)
+            marks = f" {MARKS[self.ranking.mark(position, metric)]}{'°' if as_good else ' '}"
+            found.append(f"{value.text}{marks}" if value else f"{NOTHING}{BLANK}")
         found += [f"{floor.get(metric, NOTHING)}{BLANK}" for floor in self.floors.values()]
         width = max(map(len, found))
         return [text.rjust(width) for text in found]
-
-    def _value(self, position: int, metric: str) -> str:
-        found = self.ranking.value(position, metric)
-        if found is None:
-            return f"{NOTHING}{BLANK}"
-        as_good = "°" if self.ranking.as_good(position, metric) else " "
-        return f"{found.text} {MARKS[self.ranking.mark(position, metric)]}{as_good}"
-
-    def _heading(self, metric: str) -> str:
-        return self.ranking.heading(metric, "{}\n({})")
-
-    @property
-    def _floor_names(self) -> list[str]:
-        many = len(self.ranking.targets) > 1
-        return [f"{FLOOR} of {target}" if many else FLOOR for target in self.floors]
 
     def fit(self, console: Console) -> list[list[str]]:
         """Return the metrics in groups that fit the console beside the columns that name a cell."""
         if not console.is_terminal or not self.ranking.metrics:
             return [self.ranking.metrics]
-        padding = 3  # between columns
-        beside = [[title, *texts] for title, texts in {**self.names, "samples/s": self.speeds}.items()]
-        beside[0] += self._floor_names
-        room = free = console.width - sum(max(map(len, column)) + padding for column in beside)
+        beside = [[name, *texts] for name, texts in {**self.names, "samples/s": self.speeds}.items()]
+        beside[0] += self.floors
+        room = free = console.width - sum(max(map(len, column)) + PADDING for column in beside)
         groups: list[list[str]] = [[]]
         for metric, texts in self.values.items():
-            needed = max(map(len, [*self._heading(metric).split("\n"), *texts])) + padding
+            needed = max(map(len, [*self.headings[metric].split("\n"), *texts])) + PADDING
             if groups[-1] and needed > room:
                 groups.append([])
                 room = free
@@ -138,11 +123,11 @@ class _Listing:
 
         shape = box.ASCII2 if self.ascii_only else box.SIMPLE_HEAD
         table = Table(box=shape, header_style="bold", pad_edge=False)
-        for title, texts in self.names.items():
-            right = title == "NFE" or all(content.replace(".", "").isdigit() for content in texts)
-            table.add_column(text(title), justify="right" if right else "left", overflow="fold", no_wrap=right)
+        for name, texts in self.names.items():
+            right = name == "NFE" or all(content.replace(".", "").isdigit() for content in texts)
+            table.add_column(text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for metric in metrics:
-            table.add_column(Text.assemble(text(self._heading(metric)), justify="right"), no_wrap=True)
+            table.add_column(Text.assemble(text(self.headings[metric]), justify="right"), no_wrap=True)
         table.add_column("samples/s", justify="right", no_wrap=True)
         last = len(self.speeds) - 1
         for line, position in enumerate(self.ranking.done):
@@ -150,19 +135,18 @@ class _Listing:
             values = [text(self.values[metric][line], style) for metric, style in zip(metrics, styles, strict=True)]
             names = [text(texts[line]) for texts in self.names.values()]
             table.add_row(*names, *values, text(self.speeds[line]), end_section=line == last)
-        for line, name in enumerate(self._floor_names, last + 1):
+        for line, name in enumerate(self.floors, last + 1):
             blank, numbers = [""] * (len(self.names) - 1), [self.values[metric][line] for metric in metrics]
             table.add_row(*map(text, [name, *blank, *numbers, ""]), style="dim")
         return table
 
 
-def _directions(ranking: Ranking, metrics: Sequence[str]) -> str:
+def _directions(ranking: Ranking) -> str:
     """Metrics by direction: ``nearest to 0 is best: nll_gap; lower is better: energy_distance, moments``."""
     words = {"zero": "nearest to 0 is best", "higher": "higher is better"}
     grouped: dict[str, list[str]] = {}
-    for metric in metrics:
-        first = next(iter(ranking.measured(metric).values()))
-        grouped.setdefault(words.get(first.better, "lower is better"), []).append(metric)
+    for metric in ranking.metrics:
+        grouped.setdefault(words.get(ranking.about(metric)[1], "lower is better"), []).append(metric)
     return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
 
 
@@ -181,8 +165,8 @@ def print_published(rows: Sequence[ResultRow], console: Console) -> None:
     metrics, ours = published.metrics(shown), rank(rows).primary
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published, beside what was measured here")
     table.add_column("cell", no_wrap=not console.is_terminal)
-    for title in (*(f"published {metric}" for metric in metrics), *([ours] if ours else [])):
-        table.add_column(title, justify="right", no_wrap=True)
+    for name in (*(f"published {metric}" for metric in metrics), *([ours] if ours else [])):
+        table.add_column(name, justify="right", no_wrap=True)
     for label, row in zip(labels(shown), shown, strict=True):
         found = metric_value(row, ours) if ours else None
         measured = [found.text if found else NOTHING] if ours else []

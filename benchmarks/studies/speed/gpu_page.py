@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from jinja2 import Environment, FileSystemLoader
 
 from scoresde import ExactScore, create, default_registry, sample
 from scoresde_run.machine.environment import describe_device
@@ -65,54 +66,12 @@ def read(out):
     return data
 
 
-def table(heads, rows):
-    """A Markdown table; rows may be shorter than the heads."""
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
-    return lines + [f"| {' | '.join(str(cell) for cell in row[: len(heads)])} |" for row in rows]
-
-
 def page(data, device, pictures):
     """The lines of the page."""
     about = f"{describe_device(device)}, torch {torch.__version__}, scoresde {own_version()}, {data['date']}"
-    lines = ["# On a GPU", "", f"What `bash benchmarks/studies/gpu.sh` measured: {about}.", ""]
-    for name, title in (
-        ("forward", "Forward pass"),
-        ("training_float32", "Training step, float32 products"),
-        ("training", "Training step, torch's defaults (TF32 in convolutions)"),
-    ):
-        lines += [f"## {title}", "", *data[name]["about"], ""]
-        for rows in data[name]["tables"].values():
-            lines += [*table(COLUMNS if name == "forward" else COLUMNS[:-1], rows), ""]
-        lines += _failed(data, name)
-    rows = [
-        [p["predictor"], p["nfe"], f"{p['samples_per_second']:.3g}", f"{p['share_outside_network']:.0%}"]
-        for p in data["predictors"]
-        if "nfe" in p
-    ]
-    lines += ["## Predictors", "", *table(("predictor", "NFE", "samples/s", "outside the network"), rows), ""]
-    lines += _failed(data, "predictors")
-    counted = [[row["predictor"], row.get("reason", row["waits"])] for row in data["waits"]]
-    lines += [
-        "## How often the host waits",
-        "",
-        "In a run of 20 steps on an exact score; 1 is the clock of the run.",
-        "",
-    ]
-    lines += [*table(("predictor", "synchronisations"), counted), "", *_failed(data, "waits")]
-    losses = [row for row in data["cifar10"] if "loss" in row]
-    lines += ["## CIFAR-10 in three minutes", ""]
-    if losses:
-        last = losses[-1]
-        lines += [f"{last['step']} steps, loss {last['loss']:.4g}, {last['events_per_second']:.0f} images/s.", ""]
-    lines += [*(f"![samples]({name})" for name in pictures), *_failed(data, "cifar10", limit=True)]
-    return lines
-
-
-def _failed(data, name, limit=False):
-    """A line if a part failed; ``limit``: it may end at its limit."""
-    code = data["parts"].get(name, {}).get("exit code", 1)
-    fine = code in (0, 124, 143) if limit else code == 0
-    return [] if fine else [f"This part ended with exit code {code}: see `logs/{name}.err`.", ""]
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
+    text = templates.get_template("gpu.md.j2").render(data=data, about=about, columns=COLUMNS, pictures=pictures)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip().splitlines()
 
 
 def main():
@@ -126,16 +85,11 @@ def main():
         waits(device)
         return
     data = read(options.out) | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": describe_device(device)}
-    pictures = [shutil.copy(path, options.out / "samples.png").name for path in newest(options.out)]
+    newest = sorted(options.out.glob("cifar10/samples/*.png"))[-1:]
+    pictures = [shutil.copy(path, options.out / "samples.png").name for path in newest]
     (options.out / "gpu.json").write_text(json.dumps(data, indent=1))
-    text = "\n".join(page(data, device, pictures))
-    (options.out / "gpu.md").write_text(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
+    (options.out / "gpu.md").write_text("\n".join(page(data, device, pictures)) + "\n")
     print(f"wrote {options.out}/gpu.md and {options.out}/gpu.json")
-
-
-def newest(out):
-    """The picture of the last model, in a list, or none."""
-    return sorted(out.glob("cifar10/samples/*.png"))[-1:]
 
 
 if __name__ == "__main__":

@@ -14,23 +14,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from scoresde_core import create
 from scoresde_core.noise import key
-from scoresde_plugins.datasets.vision import torchvision_datasets
 from scoresde_plugins.extractors.classifier import ConvolutionalClassifier, write
 
-CLASSES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "svhn": "SVHN"}
 SHIFT = 2
-
-
-def labelled(name, root, train):
-    """uint8 images (N, C, H, W) and labels (N,)."""
-    datasets = torchvision_datasets()
-    if name == "svhn":
-        found = datasets.SVHN(str(Path(root) / "svhn"), split="train" if train else "test")
-        return torch.from_numpy(found.data), torch.from_numpy(found.labels).long()
-    found = getattr(datasets, CLASSES[name])(root, train=train)
-    images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
-    return (images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()), labels
 
 
 def shifted(images, generator):
@@ -54,7 +42,7 @@ def accuracy(network, images, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", choices=sorted(CLASSES))
+    parser.add_argument("dataset", choices=("cifar10", "fashion_mnist", "mnist", "svhn"))
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("out", type=Path, help="the .safetensors file to write")
     parser.add_argument("--epochs", type=int, default=4)
@@ -64,7 +52,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.out.exists():
         parser.error(f"{arguments.out} exists: remove it, or choose another file")
-    images, labels = labelled(arguments.dataset, arguments.root, train=True)
+    dataset = create("datasets", arguments.dataset, root=arguments.root)
+    images, labels = dataset.load("train"), dataset.known("train")["labels"]
     torch.manual_seed(arguments.seed)
     network = ConvolutionalClassifier(images.shape[1], int(labels.max()) + 1)
     network.mean.copy_(images.float().mean((0, 2, 3))[:, None, None])
@@ -87,7 +76,7 @@ def main():
             if step % 100 == 0:
                 seconds = time.perf_counter() - started
                 print(f"step {step} of {steps}: loss {loss.item():.4f}, {seconds:.0f} s", flush=True)
-    test = accuracy(network, *labelled(arguments.dataset, arguments.root, train=False))
+    test = accuracy(network, dataset.load("test"), dataset.known("test")["labels"])
     report = {"dataset": arguments.dataset, "images": len(images), "test_accuracy": test}
     report |= {"epochs": arguments.epochs, "batch": arguments.batch, "rate": arguments.rate, "seed": arguments.seed}
     write(arguments.out, network, tuple(images.shape[1:]), report)

@@ -48,6 +48,8 @@ class Measure(ABC):
     """One quantity that is measured of a model."""
 
     name: ClassVar[str]
+    stated: ClassVar[Sequence[str]] = ()
+    """The fields of :attr:`protocol`."""
 
     fingerprint: Fingerprint = attrs.field(kw_only=True)
     parts: tuple[Any, ...] = attrs.field(kw_only=True)
@@ -74,9 +76,9 @@ class Measure(ABC):
         """Number of batches."""
 
     @property
-    @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """What the numbers depend on besides the model and :attr:`parts`, as plain data."""
+        return {name: self.describe(getattr(self, name)) for name in self.stated}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ and the number of processes is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -40,16 +40,12 @@ from .parts import Part
 class SplitLoss(EventMeasure):
     """The training loss of the events of a split, as evaluated during training."""
 
-    name: ClassVar[str] = "loss"
+    name, stated = "loss", ("loss", "preprocessing", "seed")
 
     sde: SDE
     loss: Loss
     preprocessing: Preprocessing
     seed: int
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        return {"loss": self.describe(self.loss), "preprocessing": self.describe(self.preprocessing), "seed": self.seed}
 
     @torch.no_grad()
     def measure(self, k: int, model: MeasuredModel) -> Part:
@@ -71,7 +67,7 @@ class SplitLoss(EventMeasure):
 class SplitLikelihood(EventMeasure):
     """Bits per dimension under a density; images are dequantised, points are not."""
 
-    name: ClassVar[str] = "likelihood"
+    name, stated = "likelihood", ("density", "dequantizer", "repeats", "seed", "target", "latents")
 
     sde: SDE
     density: Density
@@ -87,13 +83,7 @@ class SplitLikelihood(EventMeasure):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        how = {
-            "density": self.describe(self.density),
-            "dequantizer": self.describe(self.dequantizer),
-            "units": attrs.asdict(self.units),
-        }
-        beside = {"target": self.describe(self.target), "latents": self.latents}
-        return {**how, "repeats": self.repeats, "seed": self.seed, **beside}
+        return {**super().protocol, "units": attrs.asdict(self.units)}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first, events = self.share.batch(k)
@@ -126,7 +116,7 @@ class SplitLikelihood(EventMeasure):
 class Draw(Measure):
     """Samples, kept for all evaluators."""
 
-    name: ClassVar[str] = "samples"
+    name, stated = "samples", ("sampler", "n", "batch_size", "seed")
 
     plan: Plan
     sampler: Sampler
@@ -139,10 +129,6 @@ class Draw(Measure):
     @property
     def count(self) -> int:
         return -(-self.n // self.batch_size)
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        return {"sampler": self.describe(self.sampler), "n": self.n, "batch_size": self.batch_size, "seed": self.seed}
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first = k * self.batch_size

@@ -143,7 +143,7 @@ class Planner:
     def of(self, config: Config) -> EvaluationPlan:
         """The measures of a model of this configuration; raises if they are impossible."""
         if self._last is None or self._last[0] != config:
-            self._last = config, plan_measures(config, self.registry, self.request, self.device, self.download)
+            self._last = config, _Builder(config, self).all()
         return self._last[1]
 
     def expected(self, chosen: ChosenCheckpoint) -> EvaluationPlan | None:
@@ -157,37 +157,28 @@ class Planner:
         return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
 
 
-def plan_measures(
-    config: Config, registry: Registry, request: Request, device: torch.device, download: bool
-) -> EvaluationPlan:
-    """Plan the measures that ``request`` names; if none, the loss and those of ``config.evaluation``."""
-    builder = _Builder(config, registry, request, device, download)
-    named = request.loss or request.likelihood or request.evaluators
-    stages: list[Sequence[Measure]] = []
-    if request.loss or not named:
-        stages.append([builder.loss()])
-    if request.likelihood or (not named and config.evaluation.likelihood):
-        stages.append([builder.likelihood()])
-    if request.evaluators:
-        stages += builder.quality()
-    model = config.model
-    names: Row = {"target": request.target, "network": model.network.name, "sde": str(model.sde)}
-    found = EvaluationPlan(builder.plan, stages, names, builder.fingerprint)
-    return found if found.draw is None else attrs.evolve(found, names=names | builder.axes(found.draw))
-
-
 class _Builder:
     """Makes the measures of one configuration."""
 
-    def __init__(
-        self, config: Config, registry: Registry, request: Request, device: torch.device, download: bool
-    ) -> None:
-        self.config, self.registry, self.request = config, registry, request
-        self.device, self.download = device, download
-        self.fingerprint = Fingerprint(registry)
-        self.plan = plan_model(config, registry)
-        self.spec = parse(request.sampler) if request.sampler else config.sampling.sampler
-        self.sampler: Sampler = registry.create("samplers", self.spec)
+    def __init__(self, config: Config, planner: Planner) -> None:
+        self.config, self.registry, self.request = config, planner.registry, planner.request
+        self.device, self.download = planner.device, planner.download
+        self.fingerprint = Fingerprint(self.registry)
+        self.plan = plan_model(config, self.registry)
+        self.spec = parse(self.request.sampler) if self.request.sampler else config.sampling.sampler
+        self.sampler: Sampler = self.registry.create("samplers", self.spec)
+
+    def all(self) -> EvaluationPlan:
+        """The measures that the request names; if none, the loss and those of the configuration."""
+        asked, model = self.request, self.config.model
+        named = asked.loss or asked.likelihood or asked.evaluators
+        stages: list[Sequence[Measure]] = [[self.loss()]] if asked.loss or not named else []
+        if asked.likelihood or (not named and self.config.evaluation.likelihood):
+            stages.append([self.likelihood()])
+        stages += self.quality() if asked.evaluators else []
+        names: Row = {"target": asked.target, "network": model.network.name, "sde": str(model.sde)}
+        found = EvaluationPlan(self.plan, stages, names, self.fingerprint)
+        return found if found.draw is None else attrs.evolve(found, names=names | self.axes(found.draw))
 
     def loss(self) -> Measure:
         """The training loss, on batches as in training."""
