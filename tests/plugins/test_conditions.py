@@ -12,12 +12,9 @@ from scoresde import ConditionedSampler, ExactScore, Noise, Schedule, create, sa
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level
-from scoresde_plugins.conditions.colorize import Colorize, grey_basis
-from scoresde_plugins.conditions.inpaint import Inpaint
+from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement, grey_basis
 from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
-from scoresde_plugins.conditions.linear import LinearMeasurement
-from scoresde_plugins.networks.classifier import NetworkClassifier
-from scoresde_plugins.networks.wideresnet import Classifier
+from scoresde_plugins.networks.classifier import Classifier, NetworkClassifier
 from scoresde_plugins.numerics.rotation import rotate
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.samplers import ODESampler

@@ -15,11 +15,9 @@ from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Metric
 from scoresde_core.target import Target
 from scoresde_plugins.evaluators import pairs
-from scoresde_plugins.evaluators.comparison import Comparison
-from scoresde_plugins.evaluators.energy_distance import EnergyDistance
-from scoresde_plugins.evaluators.mode_weights import ModeWeights
+from scoresde_plugins.evaluators.comparison import Comparison, ModeWeights, NLLGap
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2
-from scoresde_plugins.evaluators.nll_gap import NLLGap
+from scoresde_plugins.evaluators.pairs import EnergyDistance
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.results.rows import warnings_of

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from scoresde_core.errors import FileError
 from scoresde_core.registry import create
-from scoresde_plugins.evaluators.feature_moments import FeatureMoments, merged
 from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate
 from scoresde_plugins.evaluators.moments import gaussian_w2
-from scoresde_plugins.evaluators.statistics_file import read, write
+from scoresde_plugins.evaluators.statistics_file import FeatureMoments, merged, read, write
 from scoresde_plugins.extractors.classifier import MNISTClassifier
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
@@ -186,7 +185,7 @@ def test_features_that_are_not_kept_give_the_same(monkeypatch: pytest.MonkeyPatc
     target = GaussianTarget(shape=(4,))
     values = []
     for limit in (2**30, 1000):
-        monkeypatch.setattr("scoresde_plugins.evaluators.extraction.HELD_BYTES", limit)
+        monkeypatch.setattr("scoresde_plugins.evaluators.feature_metric.HELD_BYTES", limit)
         evidence = Evidence(1.5 * target.sample(600, seed=7), target=target)
         metric = FrechetDistance(features=Identity(), batch_size=100)
         values.append([metric.evaluate(evidence)[0].value for _ in range(2)])

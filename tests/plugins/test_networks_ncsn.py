@@ -15,12 +15,11 @@ from scoresde_core import components
 from scoresde_core.errors import UsageError
 from scoresde_core.score import level_of
 from scoresde_core.sde import SDE, Level
+from scoresde_plugins.networks.classifier import Classifier, WideBlock
 from scoresde_plugins.networks.instance_norm import ConditionalInstanceNormPlus, InstanceNormPlus, VarianceNorm
 from scoresde_plugins.networks.mlp import MLP
-from scoresde_plugins.networks.ncsn import NCSN, REFERENCE, from_reference
-from scoresde_plugins.networks.ncsnv2 import NCSNv2
+from scoresde_plugins.networks.ncsn import NCSN, REFERENCE, NCSNv2, from_reference
 from scoresde_plugins.networks.refinenet import ChainedPooling, Fusion, PooledConv, WindowPool
-from scoresde_plugins.networks.wideresnet import Classifier, WideBlock
 from scoresde_run.models.network import Network
 from scoresde_run.models.network_score import NetworkScore
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from scoresde_plugins.networks.ddpm import DDPM
-from scoresde_plugins.networks.ncsn import NCSN
-from scoresde_plugins.networks.ncsnpp import NCSNpp
-from scoresde_plugins.networks.ncsnv2 import NCSNv2
+from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
+from scoresde_plugins.networks.ncsnpp import DDPM, NCSNpp
 from scoresde_run.models.network import Network
 
 SHAPE = (3, 16, 16)

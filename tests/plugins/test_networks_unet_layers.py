@@ -13,12 +13,22 @@ import torch.nn.functional as F
 from attrs import evolve
 from torch import Tensor, nn
 
-from scoresde_plugins.networks.attention import AttentionBlock
-from scoresde_plugins.networks.embedding import FourierEmbedding, positional_embedding
-from scoresde_plugins.networks.layers import ACTIVATIONS, NIN, NONLINEARITIES, Overwrite, conv, dense, group_norm
+from scoresde_plugins.networks.layers import (
+    ACTIVATIONS,
+    NIN,
+    NONLINEARITIES,
+    AttentionBlock,
+    BlockStyle,
+    FourierEmbedding,
+    Overwrite,
+    ResidualBlock,
+    conv,
+    dense,
+    group_norm,
+    positional_embedding,
+)
 from scoresde_plugins.networks.ncsnpp import NCSNpp
 from scoresde_plugins.networks.resampling import Blur, ConvDown, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown
-from scoresde_plugins.networks.residual_block import BlockStyle, ResidualBlock
 
 STYLE = BlockStyle(F.silu, embedding=32, biggan=True, dropout=0.0, min_group=4, scale=1.0, rescale=True)
 

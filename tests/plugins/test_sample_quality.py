@@ -16,14 +16,18 @@ from scoresde_bench.cli import main as bench_main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Metric
 from scoresde_core.registry import create
-from scoresde_plugins.evaluators.energy_distance import EnergyDistance
-from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import Centre
-from scoresde_plugins.evaluators.inception_score import classifier_score, downward_bias
-from scoresde_plugins.evaluators.kernel_distance import by_subsets, polynomial_mmd
-from scoresde_plugins.evaluators.mmd import MMD
-from scoresde_plugins.evaluators.precision_recall import radii, shares
+from scoresde_plugins.evaluators.pairs import MMD, EnergyDistance
+from scoresde_plugins.evaluators.sample_quality import (
+    by_subsets,
+    classifier_score,
+    downward_bias,
+    polynomial_mmd,
+    radii,
+    shares,
+)
 from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
+from scoresde_plugins.evaluators.statistics_file import FeatureMoments
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.commands.shell import main

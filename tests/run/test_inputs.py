@@ -18,9 +18,8 @@ from scoresde_bench.plan.suite import Suite
 from scoresde_core import document, manifest
 from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.registry import load_registry
-from scoresde_plugins.datasets.files import ImageFolderDataset, NPZDataset
-from scoresde_plugins.datasets.imagenet import DownsampledImageNetDataset
-from scoresde_plugins.datasets.jpeg_archive import JPEGArchiveDataset
+from scoresde_plugins.datasets.files import ImageFolderDataset, JPEGArchiveDataset, NPZDataset
+from scoresde_plugins.datasets.published import DownsampledImageNetDataset
 from scoresde_plugins.evaluators import statistics_file
 from scoresde_plugins.extractors.classifier import Classifier
 from scoresde_plugins.extractors.fidelity import Inception
@@ -35,9 +34,9 @@ from scoresde_run.training import state
 
 
 def mask(path):
-    from scoresde_plugins.conditions import inpaint
+    from scoresde_plugins.conditions import known
 
-    inpaint._read(path)
+    known._read(path)
 
 
 def packed(path):

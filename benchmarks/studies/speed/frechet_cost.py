@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from side_by_side import MIB, by_itself, in_turn, options_of, prepare
 
-from scoresde_plugins.evaluators.feature_moments import FeatureMoments
 from scoresde_plugins.evaluators.frechet import Centre
+from scoresde_plugins.evaluators.statistics_file import FeatureMoments
 from scoresde_run.machine.environment import describe_device
 
 RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -102,7 +102,7 @@ def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> 
 
     from scoresde_run.machine.progress import Progress, is_tenth
 
-    from ..evaluators.feature_moments import FeatureMoments
+    from ..evaluators.statistics_file import FeatureMoments
 
     moments, kept, done, total = None, [], 0, len(events)
     with Progress() as progress:

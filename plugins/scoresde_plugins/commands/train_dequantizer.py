@@ -33,8 +33,7 @@ from scoresde_run.models.model import Plan, find_dataset
 from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.training.trainer import Trainer, TrainingPlan
 
-from ..dequantizers.flowpp import FlowPP
-from ..dequantizers.variational import NAME
+from ..dequantizers.variational import NAME, FlowPP
 from ..likelihood.bound import bound_draw
 from ..likelihood.density import PUBLISHED_T_MIN, trained_t_min
 from ..numerics.flow import require_continuous

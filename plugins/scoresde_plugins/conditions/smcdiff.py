@@ -46,7 +46,7 @@ from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, 
 from scoresde_run.sampling.condition import Condition, Loop, Observation
 
 from ..coordinates import noise_ratio, reaches_data
-from .inpaint import Inpaint
+from .known import Inpaint
 
 _NOTHING = Level(0.0, 0.0, 0.0)
 """Imposing the known part at this level removes it."""

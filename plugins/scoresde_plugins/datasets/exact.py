@@ -1,7 +1,5 @@
 """Draws of an exact target as a data set, so that a network trained on them can be compared with the exact score."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import attrs

@@ -1,25 +1,78 @@
-"""Your own images: a folder or zip of image files, TensorFlow records, or an array in an ``.npz`` file.
+"""Your own images: a folder or zip of image files, TensorFlow records, or arrays in ``.npz`` files.
 
-The test split has a path of its own, or is every k-th image in the order of the names or of the array.
+The test split has a path of its own, or is every k-th image in the order of the names or of the array. The published
+code trains and evaluates on the same faces of FFHQ and CelebA-HQ; here a share is held out, as for any folder.
 """
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+import io
+import re
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
 import torch
 from attrs.validators import and_, ge, gt, lt, optional
+from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.components import param
+from scoresde_core.components import Spec, param
 from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
 
-from . import examples, pictures
-from .labels import Classes, labels
+from . import pictures
+
+INDEX = "dataset.json"
+Classes = Literal["auto", "folders"]
+
+COUNT, SIDE = 20, 8
+"""Of the pictures of noise with which the conformance suite checks these data sets."""
+
+
+def _images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def _encoded() -> list[bytes]:
+    from PIL import Image
+
+    found = []
+    for image in _images():
+        with io.BytesIO() as file:
+            Image.fromarray(image).save(file, "png")
+            found.append(file.getvalue())
+    return found
+
+
+def image_folder(folder: Path) -> dict[str, Any]:
+    """Write images to the folders of two classes."""
+    for k, data in enumerate(_encoded()):
+        place = folder / "ab"[k % 2] / f"{k:02}.png"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(data)
+    return {"path": str(folder), "size": SIDE}
+
+
+def npz(folder: Path) -> dict[str, Any]:
+    """Write an array of images, and their labels."""
+    np.savez(folder / "images.npz", images=_images(), classes=np.arange(COUNT) % 3)
+    return {"path": str(folder / "images.npz"), "labels": "classes"}
+
+
+def jpeg_archive(folder: Path) -> dict[str, Any]:
+    """Write both splits, with labels."""
+    encoded = _encoded()
+    for split, part in (("train", encoded[5:]), ("test", encoded[:5])):
+        offsets = np.cumsum([0, *map(len, part)])
+        data = np.frombuffer(b"".join(part), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", jpeg=data, offsets=offsets, labels=np.arange(len(part)) % 3)
+    return {"path": str(folder)}
+
+
+def resized(folder: Path) -> dict[str, Any]:
+    """Write an array of images, to crop, resize and pad."""
+    return {"data": Spec("npz", npz(folder)), "crop": 6, "size": 4, "padding": 1}
 
 
 @attrs.frozen
@@ -53,7 +106,7 @@ class ImageFolderDataset(_HeldOut, pictures.PictureDataset):
     ``dataset.json`` at the top, as the tools of StyleGAN and EDM write it, else from the folders of the files.
     """
 
-    example: ClassVar = staticmethod(examples.image_folder)
+    example: ClassVar = staticmethod(image_folder)
 
     size: pictures.Size = param(32, pictures.SIZE_HELP, pictures.positive)
     grey: bool = param(False, "one grey channel instead of three")
@@ -91,7 +144,7 @@ class NPZDataset(_HeldOut):
     W).
     """
 
-    example: ClassVar = staticmethod(examples.npz)
+    example: ClassVar = staticmethod(npz)
 
     key: str = param("images", "name of the array in the file")
     labels: str | None = param(None, "name of the array of classes, integers from 0; null: none")
@@ -177,3 +230,149 @@ def _read_labels(path: str, key: str) -> Tensor:
 def _array(path: str, key: str) -> np.ndarray[Any, Any]:
     with inputs.arrays(path) as file:
         return file[key]
+
+
+@attrs.frozen
+class FFHQDataset(ImageFolderDataset):
+    """70,000 faces (Karras et al. 2019), stored at 1024 x 1024; the images are at github.com/NVlabs/ffhq-dataset."""
+
+    path: str = param("data/ffhq", "folder, .zip or .tfrecords of the images")
+    size: pictures.Size = param(256, pictures.SIZE_HELP, pictures.positive)
+
+
+@attrs.frozen
+class CelebAHQDataset(ImageFolderDataset):
+    """30,000 faces (Karras et al. 2018), stored at 1024 x 1024; made from CelebA by the authors' script."""
+
+    path: str = param("data/celebahq", "folder, .zip or .tfrecords of the images")
+    size: pictures.Size = param(256, pictures.SIZE_HELP, pictures.positive)
+
+
+@attrs.frozen(eq=False)
+class Packed:
+    """The images of one file, by number."""
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def names(self) -> list[int]:
+        """0 .. N - 1."""
+        return list(range(len(self.offsets) - 1))
+
+    def read(self, name: int) -> bytes:
+        """Return the encoded image."""
+        return self.data[self.offsets[name] : self.offsets[name + 1]].tobytes()
+
+
+@attrs.frozen
+class JPEGArchiveDataset(pictures.PictureDataset):
+    """Encoded images in one array, (1 or 3, H, W), as stored or resized after a central square crop.
+
+    ``train.npz`` and ``test.npz`` have ``jpeg`` and ``offsets``: image i is the bytes ``jpeg[offsets[i] : offsets[i +
+    1]]``, in any format that PIL reads, a tenth of the pixels' size. Its class is ``labels[i]``, if given.
+    """
+
+    example: ClassVar = staticmethod(jpeg_archive)
+
+    path: str = param(help="folder that contains train.npz and test.npz")
+    size: int | None = param(None, "side in pixels; null: as stored", optional(ge(1)))
+    grey: bool = param(False, "one grey channel instead of three")
+    broken: pictures.Broken = param("fail", pictures.BROKEN_HELP)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(1 or 3, H, W), by default that of the first test image."""
+        if self.size is not None:
+            return (1 if self.grey else 3, self.size, self.size)
+        return tuple(self.open("test")[0].shape)
+
+    def files(self) -> list[Path]:
+        """Return the files of both splits."""
+        return [self._file("train"), self._file("test")]
+
+    def open(self, split: Split = "train") -> pictures.Pictures:
+        file = self._file(split)
+        arrays = self._arrays(split)
+        packed = Packed(arrays["jpeg"], arrays["offsets"])
+        steps = np.diff(packed.offsets)
+        if packed.data.dtype != np.uint8 or (steps < 0).any() or packed.offsets[-1] > len(packed.data):
+            raise FileError(f"{file} is damaged: its offsets exceed its {len(packed.data)} bytes")
+        return pictures.decoded(packed, packed.names(), pictures.Fit(self.size, grey=self.grey), self.broken, str(file))
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        labels = self._arrays(split).get("labels")
+        if labels is None:
+            return {}
+        pictures.check_labelled(self.broken)
+        return {"labels": torch.from_numpy(labels.astype(np.int64))}
+
+    def _file(self, split: Split) -> Path:
+        return Path(self.path) / f"{split}.npz"
+
+    def _arrays(self, split: Split) -> dict[str, NDArray[Any]]:
+        file = self._file(split)
+        with inputs.arrays(file, "packed images (arrays jpeg and offsets)") as found:
+            return {name: found[name] for name in ("jpeg", "offsets", *({"labels"} & set(found.names)))}
+
+
+def labels(place: str, path: str, classes: Classes) -> Tensor | None:
+    """Return the class of each image at ``place``, int64 (N,), or None; ``path`` has the training images.
+
+    The tools of StyleGAN and EDM pack images into folders of a thousand, which are not classes, beside an index
+    ``{"labels": [["00000/img00000000.png", 6], ...]}``, or ``{"labels": null}`` if there are none.
+    """
+    source = pictures.source_at(place)
+    if classes == "auto" and isinstance(source, pictures.Folder | pictures.Archive):
+        text = _index(source)
+        if text is not None:
+            return _listed(text, source.names(), place)
+    return _by_folder(source, place, path, classes)
+
+
+def _by_folder(source: pictures.Source, place: str, path: str, classes: Classes) -> Tensor | None:
+    """Return the number of each image's folder among those of ``path``, sorted by name; None if there is only one."""
+    known = sorted(set(_folders(pictures.source_at(path))))
+    if len(known) < 2:
+        return None
+    if classes == "auto" and all(re.fullmatch(r"\d{5,}", name) for name in known):
+        raise FileError(
+            f"{path!r} has the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without "
+            f"meaning, and no {INDEX} with the classes: add it, or set classes=folders if they are classes"
+        )
+    folders = _folders(source)
+    strange = sorted(set(folders) - set(known))
+    if strange:
+        raise FileError(f"{place!r} has a folder {strange[0]!r} that {path!r} does not have: it is not a class")
+    number = {name: k for k, name in enumerate(known)}
+    return torch.tensor([number[folder] for folder in folders])
+
+
+def _folders(source: pictures.Source) -> list[str]:
+    return [name.rpartition("/")[0] for name in source.names()]
+
+
+def _index(source: pictures.Folder | pictures.Archive) -> bytes | None:
+    try:
+        return source.read(INDEX)
+    except (OSError, KeyError):
+        return None
+
+
+def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
+    """Return the classes of ``names`` by the index ``text``; None if it says that there are none."""
+    where = f"{INDEX} of {Path(place)}"
+    try:
+        found: Any = inputs.loads(text)["labels"]
+        by_name = None if found is None else {str(name).replace("\\", "/"): label for name, label in found}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"cannot read the {where}: {error}; expected {{'labels': [[name, class], ...]}}") from error
+    if by_name is None:
+        return None
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise FileError(f"the {where} has no label for {missing[0]} ({len(missing)} of {len(names)} lack one)")
+    wrong = [name for name in names if type(by_name[name]) is not int or by_name[name] < 0]
+    if wrong:
+        what = f"the label {by_name[wrong[0]]!r} for {wrong[0]}"
+        raise FileError(f"the {where} has {what}: classes must be integers from 0")
+    return torch.tensor([by_name[name] for name in names])

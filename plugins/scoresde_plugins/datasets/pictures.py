@@ -1,7 +1,5 @@
 """Pictures: image files in a folder, an archive, a database or a packed array, decoded on access."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings
@@ -21,8 +19,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
 
-from .picture_file import PictureFile
-from .tfrecords import Records
+from .picture_file import PictureFile, Records
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -33,7 +30,7 @@ Size = int | tuple[int, int]
 SIZE_HELP = "side in pixels, or [height, width]"
 
 
-def positive(instance: Any, attribute: attrs.Attribute[Any], value: Size) -> None:
+def positive(instance: Any, attribute: "attrs.Attribute[Any]", value: Size) -> None:
     """Validate that a size is positive."""
     if min(sides(value)) < 1:
         raise ValueError(f"{attribute.name} must be at least 1, got {value}")

@@ -15,7 +15,7 @@ from scoresde_core.components import param
 from scoresde_core.errors import UsageError
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split
 
-from . import examples
+from . import files
 from .pictures import SIZE_HELP, Size, positive, sides
 
 _CHUNK = 1024
@@ -42,7 +42,7 @@ class ResizedDataset(Dataset):
     MNIST for a network that halves five times is ``resized[data=mnist,padding=2]``, or ``resized[data=mnist,size=32]``.
     """
 
-    example: ClassVar = staticmethod(examples.resized)
+    example: ClassVar = staticmethod(files.resized)
 
     data: Dataset = param(help="data set, such as mnist")
     size: Size | None = param(None, f"{SIZE_HELP}; null: unchanged", optional(positive))

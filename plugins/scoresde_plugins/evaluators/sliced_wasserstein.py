@@ -25,8 +25,8 @@ from scoresde_core.noise import key
 from scoresde_run.data.evidence import Reference
 from scoresde_run.results.certainty import spread
 
+from .comparison import balanced_halves, root_error
 from .events import SetComparison
-from .halves import balanced_halves, root_error
 
 
 @attrs.frozen(eq=False)
@@ -63,7 +63,7 @@ class SlicedWasserstein(SetComparison):
 
     The standard error covers the samples, the exact set and the directions: the scatter over seeds. The error of SW2^2
     comes from the potentials and from the directions, without the noise common to both; that of its root follows from
-    the distance of half of the events (``halves``), and is right where q and p are equal, too.
+    the distance of half of the events (:func:`balanced_halves`), and is right where q and p are equal, too.
     """
 
     name: ClassVar[str] = "sliced_wasserstein"

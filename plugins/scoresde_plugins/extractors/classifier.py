@@ -8,8 +8,6 @@ The network has five 3 x 3 convolutions with batch normalisation, of 16, 32, 48,
 fourth of stride 2. The features are the 96 means over the last map, and the logits a linear function of them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property

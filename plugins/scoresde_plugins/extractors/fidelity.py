@@ -7,8 +7,6 @@ only tensors are read from the file, and the result records their hash.
 Grey images are repeated into three channels.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -1,7 +1,5 @@
 """``identity``: the entries of an event are its features."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import prod
 from typing import Any, ClassVar

@@ -12,8 +12,6 @@ set per noise level in the conditional form.
 Every norm here is called as ``norm(x, index)``: ``x`` (B, C, H, W), ``index`` (B,) the integer noise level or None.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -11,13 +11,12 @@ and the network's output as zero, yet its weights still receive a gradient from 
 Attribute names with a capital and a number (``Conv_0``, ``NIN_0``) are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,3 +127,135 @@ def merge(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     """``x + branch``, divided by sqrt(2) if ``rescale``, which keeps the variance of independent summands."""
     total = x + branch  # a new tensor, so that the division can be in place
     return total.mul_(math.sqrt(0.5)) if rescale else total
+
+
+MAX_POSITIONS = 10_000
+
+
+def positional_embedding(label: Tensor, size: int) -> Tensor:
+    """Labels (B,) to (B, size), in float32 or better; with an odd ``size`` the last entry is zero.
+
+    [sin(w label), cos(w label)],  w_k = 10000^(-k / (n/2 - 1)),  k = 0 ... n/2 - 1  (Ho et al. 2020)
+    """
+    label = label.to(torch.promote_types(label.dtype, torch.float32))
+    half = size // 2
+    steps = torch.arange(half, dtype=label.dtype, device=label.device)
+    angle = label[:, None] * torch.exp(steps * (-math.log(MAX_POSITIONS) / (half - 1)))
+    return F.pad(torch.cat([angle.sin(), angle.cos()], 1), (0, size % 2))
+
+
+class FourierEmbedding(nn.Module):
+    """Labels (B,) to (B, 2 size): sin and cos of 2 pi W label, W ~ N(0, scale^2) (Tancik et al. 2020, 2006.10739).
+
+    ``W`` (size,) is drawn once and fixed, unless ``trainable`` (Song et al. 2021, arXiv:2101.09258). For features of a
+    noise scale the caller takes its logarithm first: sigma spans four orders of magnitude.
+    """
+
+    def __init__(self, size: int, scale: float, trainable: bool) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=trainable)
+
+    def forward(self, label: Tensor) -> Tensor:
+        # Angles reach several hundred radians, so the products have the order of the published code, to agree in
+        # float32.
+        angle = label[:, None] * self.W * 2 * math.pi
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels, one head (Ho et al. 2020): (B, C, H, W) -> (B, C, H, W).
+
+        out = x + W_3 softmax(q k^T / sqrt(C)) v,    q, k, v = W_0 n, W_1 n, W_2 n,    n = GroupNorm(x)
+
+    The three projections are one matrix product. PyTorch's fused attention needs no (HW, HW) matrix, and has a first
+    derivative in reverse mode only: whatever needs more (a loss that differentiates twice, forward mode) runs under
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    """
+
+    def __init__(self, channels: int, *, min_group: int, scale: float, rescale: bool) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(channels, min_group)
+        self.NIN_0 = NIN(channels, channels)
+        self.NIN_1 = NIN(channels, channels)
+        self.NIN_2 = NIN(channels, channels)
+        self.NIN_3 = NIN(channels, channels, scale)
+        self.rescale = rescale
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        inputs = (self.NIN_0, self.NIN_1, self.NIN_2)
+        weight, bias = torch.cat([nin.W for nin in inputs], 1), torch.cat([nin.b for nin in inputs])
+        # (B, HW, C): a view if the image is in channels-last layout.
+        tokens = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
+        q, k, v = F.linear(tokens, weight.t(), bias).unsqueeze(1).chunk(3, -1)
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        out = F.linear(mixed, self.NIN_3.W.t(), self.NIN_3.b)
+        return merge(x, out.transpose(1, 2).reshape(batch, channels, height, width), self.rescale)
+
+
+@attrs.frozen
+class BlockStyle:
+    """The options that all blocks of a network share; ``embedding`` is the embedding's length, None for none."""
+
+    activation: Activation
+    embedding: int | None
+    biggan: bool
+    dropout: float
+    min_group: int
+    scale: float
+    rescale: bool
+
+
+class ResidualBlock(nn.Module):
+    """(B, in, H, W) and the activated embedding (B, E) or None -> (B, out, H', W'), H' by ``resample``.
+
+        h   = Conv_0(resample(act(GroupNorm_0(x)))) + Dense_0(act(embedding))
+        h   = Conv_1(Dropout(act(GroupNorm_1(h))))
+        out = (shortcut(resample(x)) + h) [/ sqrt(2)]
+
+    ``ddpm`` (Ho et al. 2020) never resamples, and its shortcut is a NIN if the number of channels changes. ``biggan``
+    (Brock et al. 2019, arXiv:1809.11096; Song et al. 2021, arXiv:2011.13456, Appendix H) may resample both paths inside
+    the block, and its shortcut is a 1x1 convolution if anything changes.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, style: BlockStyle, resample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.style, self.resample = style, resample
+        self.GroupNorm_0 = group_norm(in_channels, style.min_group)
+        self.Conv_0 = conv(in_channels, out_channels)
+        if style.embedding is not None:
+            self.Dense_0 = dense(style.embedding, out_channels)
+        else:
+            self.register_load_state_dict_pre_hook(_drop_dense)  # type: ignore[no-untyped-call]
+        self.GroupNorm_1 = group_norm(out_channels, style.min_group)
+        self.Dropout_0 = nn.Dropout(style.dropout)
+        self.Conv_1 = conv(out_channels, out_channels, scale=style.scale)
+        self.changes = in_channels != out_channels or resample is not None
+        if self.changes and style.biggan:
+            self.Conv_2 = conv(in_channels, out_channels, 1)
+        elif self.changes:
+            self.NIN_0 = NIN(in_channels, out_channels)
+
+    def forward(self, x: Tensor, embedding: Tensor | None, skip: Tensor | None = None) -> Tensor:
+        """Return (B, out, H', W'); ``skip`` holds the last of the ``in`` channels, if they come in two parts."""
+        if skip is not None:
+            x = torch.cat([x, skip], 1)
+        activation = self.style.activation
+        h = activation(self.GroupNorm_0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.Conv_0(h)
+        if embedding is not None:
+            h += self.Dense_0(embedding)[:, :, None, None]
+        h = self.Conv_1(self.Dropout_0(activation(self.GroupNorm_1(h))))
+        if self.changes:
+            x = self.Conv_2(x) if self.style.biggan else self.NIN_0(x)
+        return merge(x, h, self.style.rescale)
+
+
+def _drop_dense(module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """Drop the label's layer, which published checkpoints of unconditional networks contain."""
+    for name in ("weight", "bias"):
+        state.pop(f"{prefix}Dense_0.{name}", None)

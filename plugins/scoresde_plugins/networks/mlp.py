@@ -10,8 +10,6 @@ divides its input by sqrt(data_std^2 + sigma^2), as in Karras et al. 2022 (arXiv
 variance-exploding process needs.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

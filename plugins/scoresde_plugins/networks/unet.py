@@ -12,8 +12,6 @@ checkpoints (``all_modules.7.Conv_0.weight``), which load strictly. A :class:`St
 one level; the list is built and read by these stages, never by counting.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -21,11 +19,20 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionBlock
-from .embedding import FourierEmbedding, positional_embedding
-from .layers import Overwrite, conv, dense, group_norm, merge, recomputed
+from .layers import (
+    AttentionBlock,
+    BlockStyle,
+    FourierEmbedding,
+    Overwrite,
+    ResidualBlock,
+    conv,
+    dense,
+    group_norm,
+    merge,
+    positional_embedding,
+    recomputed,
+)
 from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
-from .residual_block import BlockStyle, ResidualBlock
 from .unet_spec import UNetSpec
 
 Way = Literal["down", "up"]

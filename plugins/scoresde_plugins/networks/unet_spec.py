@@ -5,8 +5,6 @@ BigGAN blocks, more blocks, progressive growing); each is an option here, in any
 of the published configurations.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import attrs

@@ -17,8 +17,6 @@ than those of the definition, whose sums are longer.
 It has no gradient, and a layer caches its transformed kernel, 16/9 of the kernel's size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -15,8 +15,7 @@ from torch import nn
 from scoresde_core.errors import near_misses
 from scoresde_run.models.network import Network
 
-from ..networks.ddpm import DDPM
-from ..networks.ncsnpp import NCSNpp
+from ..networks.ncsnpp import DDPM, NCSNpp
 from ..networks.unet_spec import ImageUNet
 
 Config = Mapping[str, Any]

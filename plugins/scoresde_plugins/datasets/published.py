@@ -1,0 +1,240 @@
+"""Data sets in the files of their authors: CelebA, LSUN and downsampled ImageNet."""
+
+import codecs
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import attrs
+import numpy as np
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.errors import FileError
+from scoresde_core.plugins import one_line
+from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run.machine import inputs
+
+from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded, source_at
+from .vision import DOWNLOAD_HELP, torchvision_datasets
+
+_PARTITION = {"train": "0", "test": "1"}
+
+
+@attrs.frozen
+class CelebADataset(PictureDataset):
+    """162,770 training faces (Liu et al. 2015), (3, size, size); the test split is the 19,867 validation faces.
+
+    Reads ``root/celeba/list_eval_partition.txt`` and the images in ``root/celeba/img_align_celeba``, a folder or .zip.
+    The published crop of 140 of the 178 x 218 pixels keeps the face; it is resized bilinearly, as published.
+    """
+
+    root: str = param("data", "folder that contains celeba/, or receives it")
+    size: int = param(64, "side in pixels", ge(1))
+    crop: int = param(140, "side of the central crop before resizing, in pixels", ge(1))
+    broken: Broken = param("fail", BROKEN_HELP)
+    download: bool = param(False, DOWNLOAD_HELP)
+
+    def files(self) -> list[Path]:
+        """``celeba/``."""
+        return [Path(self.root) / "celeba"]
+
+    def open(self, split: Split = "train") -> Pictures:
+        folder = Path(self.root) / "celeba"
+        if self.download:
+            try:
+                torchvision_datasets().CelebA(self.root, split="all", download=True)
+            except (RuntimeError, OSError, ImportError) as error:
+                raise FileError(f"CelebA cannot be downloaded to {self.root!r}: {error}") from error
+        images = folder / "img_align_celeba"
+        where = images if images.is_dir() else images.with_suffix(".zip")
+        try:
+            lines = inputs.text(folder / "list_eval_partition.txt", 2**26).splitlines()
+            rows = [line.split() for line in lines if line.strip()]
+            names = [name for name, part in rows if part == _PARTITION[split]]
+        except (OSError, ValueError) as error:
+            raise FileError(
+                f"CelebA is not in {self.root!r} ({error}): give its folder, celeba[root=...], "
+                "or download it with celeba[download=true] (for scoresde train: --download)"
+            ) from error
+        if not where.exists():
+            raise FileError(f"CelebA's images are neither in {images} nor in {where}: unpack them there")
+        source = source_at(str(where))
+        if where.suffix == ".zip":
+            names = [f"img_align_celeba/{name}" for name in names]
+        return decoded(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
+
+
+_open: dict[Path, tuple[int, Any]] = {}
+"""The environment of each folder, and the process that opened it."""
+
+
+def environment(path: Path) -> Any:
+    """Return the lmdb environment of a folder; lmdb allows only one per process.
+
+    A forked worker inherits an environment that it must not use, and must close it before it opens its own.
+    """
+    import lmdb  # type: ignore[import-not-found,unused-ignore]
+
+    path = path.resolve()
+    process, found = _open.get(path, (None, None))
+    if process != os.getpid():
+        if found is not None:
+            found.close()
+        found = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+        _open[path] = (os.getpid(), found)
+    return found
+
+
+@attrs.frozen(eq=False)
+class Database:
+    """An lmdb folder of encoded images under binary keys."""
+
+    path: Path
+
+    def names(self) -> list[bytes]:
+        """Return all keys, in the database's order."""
+        with environment(self.path).begin() as transaction:
+            return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
+
+    def read(self, name: bytes) -> bytes:
+        """Return the encoded image."""
+        with environment(self.path).begin() as transaction:
+            return bytes(transaction.get(name))
+
+
+@attrs.frozen
+class LSUNDataset(PictureDataset):
+    """One category (Yu et al. 2015, arXiv:1506.03365), (3, size, size): the largest central square, bicubic.
+
+    It reads the lmdb folders that its authors distribute; the test split is their validation.
+    """
+
+    root: str = param("data", "folder that contains CATEGORY_train_lmdb and CATEGORY_val_lmdb")
+    category: str = param("church_outdoor", "such as bedroom or church_outdoor")
+    size: int = param(256, "side in pixels", ge(1))
+    broken: Broken = param("fail", BROKEN_HELP)
+
+    def files(self) -> list[Path]:
+        """Return the databases of both splits, without lmdb's lock files."""
+        return [self._folder(split) / "data.mdb" for split in ("train", "test")]
+
+    def _folder(self, split: str) -> Path:
+        return Path(self.root) / f"{self.category}_{'train' if split == 'train' else 'val'}_lmdb"
+
+    def open(self, split: Split = "train") -> Pictures:
+        path = self._folder(split)
+        if not path.is_dir():
+            raise FileError(
+                f"the LSUN folder {path} does not exist: give its parent, lsun[root=...], or download it with LSUN's "
+                "download.py and unzip it there (torchvision cannot)"
+            )
+        database = Database(path)
+        try:
+            names = database.names()
+        except Exception as error:  # lmdb has errors of its own
+            raise FileError(f"cannot read the LSUN database {path}: {error}") from error
+        return decoded(database, names, Fit(self.size), self.broken, str(path))
+
+
+_MAKERS: tuple[Any, ...] = (
+    np.zeros(1).__reduce__()[0],  # _reconstruct
+    np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
+    np.float64(0).__reduce__()[0],  # scalar
+    np.ndarray,
+    np.dtype,
+)
+_BUILDERS = {maker.__name__: maker for maker in _MAKERS}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, numbers, text and NumPy arrays; anything else is refused before it is made."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        # Files of Python 2 hold the bytes of an array as text; latin1 keeps them.
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return NumPy's array constructors, in any version's module, and the codec of Python 2's bytes."""
+        if module.partition(".")[0] == "numpy" and name in _BUILDERS:
+            return _BUILDERS[name]
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    return codecs.encode(text, "latin1")
+
+
+_PATTERNS: dict[Split, str] = {"train": "train_data_batch_*", "test": "val_data*"}
+
+
+@attrs.frozen
+class DownsampledImageNetDataset(Dataset):
+    """1,281,167 training and 50,000 validation images (Chrabaszcz et al. 2017, arXiv:1707.08819), (3, size, size).
+
+    Files are ``train_data_batch_1`` .. ``_10`` and ``val_data``, each a dictionary whose ``data`` is uint8 (N, 3 S S),
+    and ``labels`` 1 .. 1000, pickled or as ``.npz``. Reading a pickle can run code; here it can only make arrays.
+    """
+
+    levels = 256
+
+    root: str = param("data", "folder that contains the files, at any depth")
+    size: Literal[32, 64] = param(32, "side in pixels")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (3, self.size, self.size)
+
+    def files(self) -> list[Path]:
+        """Return the batches of both splits."""
+        return [path for pattern in _PATTERNS.values() for path in self._matching(pattern)]
+
+    def load(self, split: Split = "train") -> Tensor:
+        """uint8 (N, 3, size, size), batch 1 first."""
+        return torch.cat([self._images(path) for path in self._files(split)])
+
+    def known(self, split: Split = "train") -> dict[str, Tensor]:
+        """``labels`` 0 to 999; the files count from 1."""
+        return {"labels": torch.cat([torch.as_tensor(self._read(p, "labels")).long() - 1 for p in self._files(split)])}
+
+    def _matching(self, pattern: str) -> list[Path]:
+        return [p for p in Path(self.root).rglob(pattern) if p.suffix in ("", ".npz") and p.is_file()]
+
+    def _files(self, split: Split) -> list[Path]:
+        pattern = _PATTERNS[split]
+        files = self._matching(pattern)
+        if not files:
+            raise FileError(
+                f"there is no {pattern} below {self.root!r}: give the folder, imagenet[root=...]; the files are at "
+                "image-net.org (Download downsampled image data), after a login"
+            )
+        return sorted(files, key=_number)
+
+    def _read(self, path: Path, name: str) -> Any:
+        try:
+            if path.suffix == ".npz":
+                with inputs.arrays(path) as file:
+                    return file[name]
+            with inputs.whole(path).open("rb") as stream:
+                return ArrayUnpickler(stream).load()[name]
+        except Exception as error:  # a damaged pickle fails in any way
+            raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {one_line(error)}") from error
+
+    def _images(self, path: Path) -> Tensor:
+        data = self._read(path, "data")
+        width = 3 * self.size**2
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
+            found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+            raise FileError(f"{path} must hold uint8 rows of {width} numbers for size={self.size}, got {found}")
+        return torch.from_numpy(data).reshape(-1, 3, self.size, self.size)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    digits = re.search(r"(\d+)$", path.stem)
+    return (int(digits[1]) if digits else 0, path.name)

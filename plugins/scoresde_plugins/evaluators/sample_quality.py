@@ -1,0 +1,226 @@
+"""Sample quality by features: kernel distance, precision and recall, inception score."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from attrs.validators import ge
+from torch import Tensor
+
+from scoresde_core.components import param
+from scoresde_core.errors import UsageError
+from scoresde_core.estimate import Estimate
+from scoresde_core.evaluator import Better, Metric
+from scoresde_run.data.evidence import Evidence
+from scoresde_run.features.extraction import EventSet
+
+from .comparison import GROUPS, balanced_halves, with_error
+from .feature_metric import FeatureMetric, TwoSetMetric, samples
+
+FEWEST = 10
+"""The fewest subsets whose scatter gives a usable error."""
+
+
+def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """Return the unbiased MMD^2 of features ``x`` and ``y``, both (n, D) or (blocks, n, D), with the cubic kernel."""
+    n, width = x.shape[-2], x.shape[-1]
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        return ((a @ b.mT / width + 1) ** 3).sum((-2, -1))
+
+    def diagonal(a: Tensor) -> Tensor:
+        return ((a.square().sum(-1) / width + 1) ** 3).sum(-1)
+
+    within = (total(x, x) - diagonal(x) + total(y, y) - diagonal(y)) / (n * (n - 1))
+    return within - 2 * total(x, y) / n**2
+
+
+def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
+    """Return the mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over the subsets.
+
+    With fewer than ten subsets of this size the subsets are made smaller: the estimate is unbiased at any size.
+    """
+    size = min(size, len(x) // FEWEST)
+    count = len(x) // size
+    blocks = [polynomial_mmd(x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]) for i in range(count)]
+    values = torch.stack(blocks)
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(count), count - 1)
+
+
+@attrs.frozen
+class KernelDistance(TwoSetMetric):
+    """MMD^2 on features (Binkowski et al. 2018, arXiv:1801.01401; KID with InceptionV3's), best at 0.
+
+        MMD^2 = E k(X, X') + E k(Y, Y') - 2 E k(X, Y),        k(x, y) = (x.y / D + 1)^3
+
+    The unbiased estimate (pairs i != j within a set), as the mean over disjoint subsets, with its standard error over
+    them. Unlike Frechet distances its values can be compared between sample sizes, and it needs far fewer samples. A
+    cubic kernel compares the first three moments only. The published estimate draws a hundred overlapping subsets and
+    quotes their standard deviation, which is not the error of the mean; its expectation is the same. The reference has
+    as many events as there are samples.
+    """
+
+    word: ClassVar[str] = "kernel"
+    better: ClassVar[Better] = "zero"
+
+    subset_size: int = param(1000, "events in a subset; fewer if the samples do not make ten subsets", ge(2))
+
+    @property
+    def fewest(self) -> int:
+        return 2 * FEWEST
+
+    def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
+        return (by_subsets(samples, truth, self.subset_size),)
+
+    def details(self, evidence: Evidence) -> dict[str, Any]:
+        return self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))
+
+
+_ROWS = 1024
+
+
+def shares(samples: Tensor, truth: Tensor, neighbours: int, choices: Sequence[Tensor]) -> list[tuple[float, float]]:
+    """Return precision and recall of the events in each of ``choices``, masks (n,) for both sets."""
+    rows = [torch.nonzero(choice).squeeze(1).to(samples.device) for choice in choices]
+    own, true = (radii(points, neighbours, rows) for points in (samples, truth))
+    precise = [0] * len(rows)
+    recalled = [torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device) for chosen in rows]
+    for start, part in zip(range(0, len(samples), _ROWS), torch.split(samples, _ROWS), strict=True):
+        distances = torch.cdist(part, truth)
+        for index, chosen in enumerate(rows):
+            here = (chosen >= start) & (chosen < start + len(part))
+            between = distances[chosen[here] - start][:, chosen]
+            precise[index] += int((between <= true[index]).any(1).sum())
+            recalled[index] |= (between <= own[index][here, None]).any(0)
+    return [
+        (inside / len(chosen), float(covering.double().mean()))
+        for inside, covering, chosen in zip(precise, recalled, rows, strict=True)
+    ]
+
+
+def radii(points: Tensor, neighbours: int, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Return each point's distance to its k-th nearest neighbour (m,), within each choice of rows."""
+    found: list[list[Tensor]] = [[] for _ in rows]
+    for start, part in zip(range(0, len(points), _ROWS), torch.split(points, _ROWS), strict=True):
+        distances = torch.cdist(part, points)
+        for index, chosen in enumerate(rows):
+            here = chosen[(chosen >= start) & (chosen < start + len(part))] - start
+            found[index].append(distances[here][:, chosen].kthvalue(neighbours + 1, dim=1).values)
+    return [torch.cat(parts) for parts in found]
+
+
+@attrs.frozen
+class PrecisionRecall(TwoSetMetric):
+    """Fidelity and diversity (Kynkaanniemi et al. 2019, arXiv:1904.06991), higher is better.
+
+        precision   share of the samples inside the true events' manifold
+        recall      share of the true events inside the samples' manifold
+
+    The manifold of a set is the union of balls around its points that reach to their k-th nearest neighbour in the set.
+    Both values depend on the number of events, which is the same on both sides here. The balls are as random as the
+    events inside them, so the error of a share of independent events would be up to five times too small. The standard
+    errors are those of balanced half-samples of both sets (:func:`balanced_halves`), and at least 1 / n: where all n
+    events agree, the next one may not.
+
+    The published features are VGG16's second fully connected layer, ``features=vgg16``.
+    """
+
+    word: ClassVar[str] = "precision_recall"
+    better: ClassVar[Better] = "higher"
+    neighbours: int = param(3, "the neighbour k that the balls reach to", ge(1))
+
+    @property
+    def fewest(self) -> int:
+        """The fewest events with which each half has k neighbours for every point."""
+        return GROUPS * math.ceil((self.neighbours + 1) / (GROUPS // 2))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return f"precision_{self.features.name}", f"recall_{self.features.name}"
+
+    def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
+        halves = balanced_halves(len(samples))
+        whole = torch.ones(len(samples), dtype=torch.bool)
+        found = shares(samples, truth, self.neighbours, [whole, *halves])
+        precision, recall = zip(*found, strict=True)
+        estimates = (with_error(found[0], found[1:]) for found in (precision, recall))
+        return tuple(attrs.evolve(each, stderr=max(each.stderr, 1 / len(samples))) for each in estimates)
+
+
+NOTABLE = 0.02
+"""The share of the score from which the bias causes a warning."""
+
+
+def downward_bias(logits: Tensor, splits: int) -> float:
+    """Return the relative bias of the mean score of ``splits`` parts of ``logits`` (n, K), to second order."""
+    p = logits.double().softmax(1)
+    return float((p.var(0) / p.mean(0)).nansum()) * splits / (2 * len(p))
+
+
+def classifier_score(logits: Tensor, splits: int) -> Estimate:
+    """Return the mean score of ``splits`` disjoint parts of ``logits`` (n, K), and its standard error over them."""
+    scores = []
+    for part in logits.double().tensor_split(splits):
+        log_p = part.log_softmax(1)
+        log_marginal = log_p.logsumexp(0) - math.log(len(part))
+        scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
+    values = torch.stack(scores)
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(splits), splits - 1)
+
+
+@attrs.frozen
+class InceptionScore(FeatureMetric):
+    """Confidence and variety (Salimans et al. 2016, arXiv:1606.03498), higher is better: 1 to the number of classes.
+
+        exp( E_x KL( p(y | x) || E_x p(y | x) ) )
+
+    The mean over disjoint parts of the samples, with its standard error over the parts, by the class probabilities of
+    ``features``, InceptionV3's or any classifier's. It never sees real data, which only its floor uses: a generator of
+    one perfect image per class has the best score. Finite sets are biased downwards, by about (K - 1) / 2n in the
+    exponent.
+    """
+
+    example: ClassVar[dict[str, str]] = {"features": "mnist_classifier"}
+    word: ClassVar[str] = "score"
+    better: ClassVar[Better] = "higher"
+
+    splits: int = param(10, "number of disjoint parts", ge(2))
+
+    @property
+    def name(self) -> str:
+        return f"{self.features.name}_{self.word}"
+
+    @property
+    def fewest(self) -> int:
+        return 2 * self.splits
+
+    def unfit(self, evidence: Evidence) -> str | None:
+        return None
+
+    def judge(self, evidence: Evidence) -> list[Metric]:
+        """Return the score of the samples; the floor is that of true events, if there are any."""
+        found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
+        if self.finite(evidence):
+            own = self._logits(samples(evidence), evidence)
+            logits = own if evidence.processes is None else evidence.processes.gather(own)
+            found, bias = classifier_score(logits, self.splits), downward_bias(logits, self.splits)
+            details["bias"] = -bias * found.value
+            if bias > NOTABLE:
+                details["warning"] = (
+                    f"with {evidence.count} samples in {self.splits} parts {self.name} is about "
+                    f"{bias * found.value:.2g} too low: draw more, or lower splits="
+                )
+        floor = self.of_floor(evidence, lambda events: classifier_score(self._logits(events, evidence), self.splits))
+        return [self.metric(self.name, found, floor, **details)]
+
+    def truth(self, evidence: Evidence) -> EventSet | None:
+        """None: the score uses no data."""
+        return None
+
+    def _logits(self, events: EventSet, evidence: Evidence) -> Tensor:
+        batches = [batch.logits for batch in self.seen(events, evidence)]
+        if any(logits is None for logits in batches):
+            raise UsageError(f"{self.features.name} has no class probabilities: choose features of a classifier")
+        return torch.cat([logits for logits in batches if logits is not None])
