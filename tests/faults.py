@@ -318,9 +318,9 @@ class Trial:
             return f"{at}: exit code {life.code}, {life.err}"
         elif "Traceback" in life.err or "--debug shows" in life.err:
             return f"{at}: unexpected error: {life.err}"
-        return self._repeated(place, log, at)
+        return self._repeated(place, log, at, life.err)
 
-    def _repeated(self, place, log, at):
+    def _repeated(self, place, log, at, told=""):
         rows = _rows(place)
         again = run(self.words, place, log)
         if again.code:
@@ -331,7 +331,7 @@ class Trial:
             return f"{at}: {len(lost)} rows are lost"
         found = writers.content(place)
         different = sorted({*self._lost(found), *(found.keys() - self.content.keys())})
-        if different == sorted(key for key in writers.unpictured(place) if key not in found):
+        if different == sorted(key for key in writers.unpictured(place, told) if key not in found):
             return None
         return f"{at}: different {different}" if different else None
 

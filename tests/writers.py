@@ -125,11 +125,12 @@ def _steady(value):
     return value
 
 
-def unpictured(folder: Path) -> list[str]:
-    """The pictures that rows say could not be written, which is no failure."""
+def unpictured(folder: Path, told: str = "") -> list[str]:
+    """The pictures that rows, or the warnings of a training, say could not be written, which is no failure."""
     path = folder / "out" / "results.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [f"out/pictures/{row['cell']}.png" for row in rows if "picture" in (row.get("warnings") or {})]
+    found = [f"out/pictures/{row['cell']}.png" for row in rows if "picture" in (row.get("warnings") or {})]
+    return found + re.findall(r"warning: no picture (out/samples/\w+\.png): ", told)
 
 
 def left(folder: Path) -> list[str]:
