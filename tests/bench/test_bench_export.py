@@ -18,7 +18,7 @@ from scoresde_bench.cli import main
 from scoresde_bench.report import published
 from scoresde_bench.report.convergence import convergences, error, power
 from scoresde_bench.report.export import as_csv, as_markdown
-from scoresde_bench.report.lines import CROWD, layout
+from scoresde_bench.report.lines import CROWD, Layout
 from scoresde_bench.report.plot import NFE, TIME, TRAINING, pareto, plots
 from scoresde_bench.report.ranking import MetricValue, rank
 from scoresde_bench.report.repeat import command
@@ -312,14 +312,14 @@ def test_front_is_over_all_panels_and_on_both_costs() -> None:
 def test_many_lines_are_parted_into_few_panels_on_one_scale() -> None:
     names = [(sde, predictor, grid) for sde in ("a", "b", "c") for predictor in range(9) for grid in ("x", "y", "z")]
     rows = [row(f"{n}", 1.0 + n, sde=s, predictor=f"p{p}", grid=g) for n, (s, p, g) in enumerate(names)]
-    drawn = layout(rank(rows))
+    drawn = Layout(rank(rows))
     assert len(drawn.titles) == 9
     assert [line.label for line in drawn.legend] == [f"p{n}" for n in range(9)]
     assert len(set(drawn.legend)) == 9
     panels = plots(rank(rows))
     assert [panel.panel for panel in panels] == [f"{sde} {grid}" for sde in "abc" for grid in "xyz"]
     assert len({str(panel.y_ticks) for panel in panels}) == 1
-    few = layout(rank(rows[:CROWD]))
+    few = Layout(rank(rows[:CROWD]))
     assert few.titles == [""]
 
 
@@ -376,11 +376,11 @@ def test_convergence_shows_the_power_and_leaves_out_noise_and_crossings() -> Non
     rows += [cell(320, "clean", 0.0005)]  # within the noise: not a part of the fit
     rows += [cell(n, "crosses", value) for n, value in ((10, 1.0), (20, -0.25), (40, 0.0625), (80, -0.015625))]
     ranking = rank(rows)
-    (found,) = convergences(ranking, layout(ranking))
+    (found,) = convergences(ranking, Layout(ranking))
     assert [(slope.line.label, slope.text) for slope in found.slopes] == [("clean", "2.00 ± 0.04")]
     assert [p.mark for p in found.plot.series[0].points] == ["", "", "", "", "noise"]
 
 
 def test_no_convergence_without_three_step_counts() -> None:
     ranking = rank([row("a", 9.0, steps=5), row("b", 3.0, steps=10)])
-    assert convergences(ranking, layout(ranking)) == []
+    assert convergences(ranking, Layout(ranking)) == []

@@ -8,7 +8,7 @@ from runs import rows_in
 
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_bench.report.convergence import convergences, power
-from scoresde_bench.report.lines import layout
+from scoresde_bench.report.lines import Layout
 from scoresde_bench.report.ranking import metric_value, rank
 from scoresde_bench.report.result_sets import merge, read_result_sets
 from scoresde_core import create, default_registry
@@ -58,7 +58,7 @@ def test_errors_fall_in_the_declared_order(rows, predictor, sde):
 
 def test_the_page_shows_every_order():
     ranking = rank(merge(read_result_sets([str(ROOT / "benchmarks" / "results" / "order")])))
-    found = convergences(ranking, layout(ranking))
+    found = convergences(ranking, Layout(ranking))
     assert [len(one.slopes) for one in found] == [len(PREDICTORS)] * len(SDES)
 
 

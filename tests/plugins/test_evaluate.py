@@ -675,7 +675,7 @@ class TestChoice:
         ],
     )
     def test_models(self, points, text, steps):
-        chosen = choice.chosen_checkpoints([points], choice.Choice.parse(text), wait=False)
+        chosen = choice.chosen_checkpoints([points], choice.Choice(text), wait=False)
         assert [each.find() for each in chosen] == [points / "models" / name_of(step) for step in steps]
 
     def test_the_best_has_the_lowest_loss_of_those_that_are_there(self, points, tmp_path):
@@ -683,12 +683,12 @@ class TestChoice:
         lines = [(10, 3.0), (20, 0.5), (25, 0.1), (30, 0.7), (40, math.nan)]
         text = "".join(json.dumps({"step": step, "evaluation_loss": loss}) + "\n" for step, loss in lines)
         (tmp_path / "run/metrics.jsonl").write_text(text + '{"step": 40, "evalu')
-        (best,) = choice.chosen_checkpoints([tmp_path / "run"], choice.Choice.parse("best"), wait=False)
+        (best,) = choice.chosen_checkpoints([tmp_path / "run"], choice.Choice("best"), wait=False)
         assert best.find().name == name_of(20)
 
     def test_folders_of_both_kinds_each_once(self, points):
         one = points / "models" / name_of(20)
-        chosen = choice.chosen_checkpoints([one, points], choice.Choice.parse("all"), wait=False)
+        chosen = choice.chosen_checkpoints([one, points], choice.Choice("all"), wait=False)
         assert [each.find().name for each in chosen] == [name_of(step) for step in (20, 10, 30, 40)]
 
 

@@ -71,12 +71,17 @@ class Change:
         return {**found, "unit": self.after.unit, "standard_errors": _finite(self.z), "p": p}
 
 
-@attrs.frozen
 class Speed:
     """Ratios of samples per second, for cells timed on the same kind of device in both runs."""
 
-    ratios: dict[str, float]
-    unlike: int
+    def __init__(self, ran: Sequence[_Pair]) -> None:
+        timed = []
+        for label, a, b in ran:
+            old, new = (as_float(row.get("samples_per_second")) for row in (a, b))
+            if 0 < old < math.inf and 0 < new < math.inf:
+                timed.append((label, new / old, a.get("device") == b.get("device")))
+        self.ratios = {label: ratio for label, ratio, alike in timed if alike}
+        self.unlike = sum(not alike for *_, alike in timed)
 
     @property
     def text(self) -> str:
@@ -93,40 +98,30 @@ class Speed:
         return ", ".join(parts)
 
 
-@attrs.frozen
 class RunComparison:
-    """The differences between the runs ``before`` and ``after``."""
+    """The differences between the runs ``before`` and ``after``; see :func:`compare`."""
 
-    before: str
-    after: str
-    matched: int
-    changes: list[Change]
-    moved: list[Change]
-    """Those beyond the noise."""
-    rule: str
-    broken: list[str]
-    fixed: list[str]
-    missing: list[str]
-    new: list[str]
-    costs: list[str]
-    speed: Speed
-    earlier: list[str]
-    """Rows measured with earlier source, which are left out."""
-
-    @property
-    def worse(self) -> list[Change]:
-        """The values that became worse, the worst first."""
-        return sorted((change for change in self.moved if change.z > 0), key=lambda change: -change.z)
-
-    @property
-    def better(self) -> list[Change]:
-        """The values that became better, the best first."""
-        return sorted((change for change in self.moved if change.z < 0), key=lambda change: change.z)
-
-    @property
-    def unjudged(self) -> list[Change]:
-        """The values with no known error."""
-        return [change for change in self.changes if math.isnan(change.z)]
+    def __init__(self, before: ResultSet, after: ResultSet, threshold: float | None) -> None:
+        old, new = _cells(before.rows), _cells(after.rows)
+        both = [key for key in old if key in new]
+        if not both:
+            raise UsageError(f"{before.name} and {after.name} have no cell in common: {_why(before.rows, after.rows)}")
+        names = _names([old[key] for key in both])
+        pairs = [(label, old[key], new[key]) for key, label in zip(both, names, strict=True)]
+        ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
+        lost = [f"{label}: {name}" for label, a, b in ran for name in _metrics(a) if name not in _metrics(b)]
+        self.before, self.after, self.matched = before.name, after.name, len(both)
+        self.changes = [change for label, a, b in ran for change in _changes(label, a, b)]
+        moved, self.rule = _moved(self.changes, threshold)
+        self.worse = sorted((change for change in moved if change.z > 0), key=lambda change: -change.z)
+        self.better = sorted((change for change in moved if change.z < 0), key=lambda change: change.z)
+        self.unjudged = [change for change in self.changes if math.isnan(change.z)]
+        self.broken = [f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)]
+        self.fixed = [f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)]
+        self.missing, self.new = [*_alone(old, new), *lost], _alone(new, old)
+        self.costs, self.speed = _costs(ran), Speed(ran)
+        self.earlier = [f"{text} of {run.name}" for run in (before, after) for text in _earlier(run.rows)]
+        """Rows measured with earlier source, which are left out."""
 
     @property
     def is_worse(self) -> bool:
@@ -176,26 +171,7 @@ def compare(before: ResultSet, after: ResultSet, threshold: float | None = None)
 
     Raises UsageError if the two have no cell in common.
     """
-    old, new = _cells(before.rows), _cells(after.rows)
-    both = [key for key in old if key in new]
-    if not both:
-        raise UsageError(f"{before.name} and {after.name} have no cell in common: {_why(before.rows, after.rows)}")
-    names = _names([old[key] for key in both])
-    pairs = [(label, old[key], new[key]) for key, label in zip(both, names, strict=True)]
-    ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
-    changes = [change for label, a, b in ran for change in _changes(label, a, b)]
-    moved, rule = _moved(changes, threshold)
-    lost = [f"{label}: {name}" for label, a, b in ran for name in _metrics(a) if name not in _metrics(b)]
-    return RunComparison(
-        before.name, after.name, len(both), changes, moved, rule,
-        broken=[f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)],
-        fixed=[f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)],
-        missing=[*_alone(old, new), *lost],
-        new=_alone(new, old),
-        costs=_costs(ran),
-        speed=_speed(ran),
-        earlier=[f"{label} of {run.name}" for run in (before, after) for label in _earlier(run.rows)],
-    )  # fmt: skip
+    return RunComparison(before, after, threshold)
 
 
 def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
@@ -210,13 +186,12 @@ def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
     return found
 
 
-def _earlier(rows: Sequence[ResultRow]) -> list[str]:
-    """Labels of the cells that were measured with earlier source, files or versions."""
-    return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
-
-
 def _metrics(row: ResultRow) -> Sequence[str]:
     return list(row.get("metrics") or {})
+
+
+def _earlier(rows: Sequence[ResultRow]) -> list[str]:
+    return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
 def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
@@ -263,25 +238,11 @@ def _outcome(row: ResultRow) -> str:
 
 
 def _costs(ran: Sequence[_Pair]) -> list[str]:
-    """Cells whose number of function evaluations changed."""
     return [
         f"{label}: {plain(as_float(a['nfe']))} -> {plain(as_float(b['nfe']))} function evaluations per sample"
         for label, a, b in ran
         if abs(as_float(a.get("nfe")) - as_float(b.get("nfe"))) > EXACT
     ]
-
-
-def _speed(ran: Sequence[_Pair]) -> Speed:
-    ratios, unlike = {}, 0
-    for label, a, b in ran:
-        speeds = [as_float(row.get("samples_per_second")) for row in (a, b)]
-        if not all(0 < speed < math.inf for speed in speeds):
-            continue
-        if a.get("device") == b.get("device"):
-            ratios[label] = speeds[1] / speeds[0]
-        else:
-            unlike += 1
-    return Speed(ratios, unlike)
 
 
 def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:

@@ -51,14 +51,6 @@ class Slope:
     text: str
 
 
-@attrs.frozen
-class Convergence:
-    """The plot of one metric on one target in one panel, with the powers of its lines."""
-
-    plot: Plot
-    slopes: list[Slope]
-
-
 def error(found: MetricValue) -> MetricValue:
     """The excess of a value over exact samples, as a value for which lower is better."""
     floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
@@ -73,32 +65,23 @@ def resolved(found: MetricValue) -> bool:
     return math.isfinite(found.value) and found.value > max(found.bar, TINY)
 
 
-@attrs.frozen
-class _Fit:
-    """A weighted line through logarithms: its exponent, the error of the exponent, and the quality of the fit."""
-
-    power: float
-    stderr: float
-    explained: float
-    """Share of the variance of log e."""
-    excess: float
-    """Squared deviations, divided by what the errors of the points allow (plus two standard errors of that)."""
-
-
 def power(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float] | None:
     """Return the power p with which errors fall with steps, and its standard error; None if they follow no power."""
     ordered = sorted(points, key=lambda point: point[0])
     tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
     fits = [_line(tail) for tail in tails]
-    within = next((fit for fit in fits if fit.excess <= 1), None)
-    chosen = within or next((fit for fit in fits if fit.explained >= EXPLAINED), None)
-    if chosen is None or chosen.power <= 0 or chosen.explained < EXPLAINED:
+    chosen = next((fit for fit in fits if fit[3] <= 1), None) or next(
+        (fit for fit in fits if fit[2] >= EXPLAINED), None
+    )
+    if chosen is None or chosen[0] <= 0 or chosen[2] < EXPLAINED:
         return None
-    return chosen.power, chosen.stderr
+    return chosen[:2]
 
 
-def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
-    """Fit a line to points of at least three step counts."""
+def _line(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float, float, float]:
+    """A weighted line through logarithms of at least three step counts: its exponent, with its standard error; the
+    explained share of the variance; the squared deviations over what the errors allow, with two standard errors.
+    """
     x = [math.log(steps) for steps, _ in points]
     y = [math.log(found.value) for _, found in points]
     weights = [1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]
@@ -110,7 +93,22 @@ def _line(points: Sequence[tuple[float, MetricValue]]) -> _Fit:
     variance = sum(w * (b - height) ** 2 for w, b in zip(weights, y, strict=True))
     stderr = math.sqrt(max(1.0, residual / free) / spread)
     explained = 1 - residual / variance if variance > 0 else 0.0
-    return _Fit(-slope, stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
+    return (-slope, stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
+
+
+class Convergence:
+    """The plot of one metric on one target in one panel, with the powers of its lines."""
+
+    def __init__(self, frame: Frame, here: Sequence[int]) -> None:
+        series, self.slopes, lines = [], list[Slope](), frame.lines(here)
+        for line, members in lines:
+            fit = _fit(frame, members)
+            self.slopes += [Slope(line, quantity(*fit))] if fit else []
+            points = [_point(frame, position) for position in members]
+            shown = [f"{point.x:.1f} {point.y:.1f}" for point in points if point.mark != NOISE]
+            path = "M" + "L".join(shown) if len(shown) > 1 else ""
+            series.append(Series(line, points, path, len(lines) > CROWD and not fit))
+        self.plot = Plot(frame, here, series)
 
 
 def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
@@ -129,22 +127,9 @@ def _convergences(ranking: Ranking, drawn: Layout, metric: str, target: str | No
         counts.setdefault((drawn.panels[position], drawn.lines[position]), set()).add(steps[position])
     if not any(len(several) >= FEWEST for several in counts.values()):
         return []
-    across = Across.over([steps[position] for position in errors])
-    frame = Frame(ranking, drawn, STEPS, metric, errors, steps, across, Up.over(list(clear.values())))
-    return [_convergence(frame, here) for here in frame.panels(clear)]
-
-
-def _convergence(frame: Frame, here: Sequence[int]) -> Convergence:
-    series, slopes, lines = [], [], frame.lines(here)
-    for line, members in lines:
-        fit = _fit(frame, members)
-        if fit:
-            slopes.append(Slope(line, quantity(*fit)))
-        points = [_point(frame, position) for position in members]
-        shown = [point for point in points if point.mark != NOISE]
-        path = "M" + "L".join(f"{point.x:.1f} {point.y:.1f}" for point in shown) if len(shown) > 1 else ""
-        series.append(Series(line, points, path, len(lines) > CROWD and not fit))
-    return Convergence(frame.plot(here, series), slopes)
+    across = Across([steps[position] for position in errors])
+    frame = Frame(ranking, drawn, STEPS, metric, errors, steps, across, Up(list(clear.values())))
+    return [Convergence(frame, here) for here in frame.panels(clear)]
 
 
 def _fit(frame: Frame, members: Sequence[int]) -> tuple[float, float] | None:
@@ -157,10 +142,7 @@ def _fit(frame: Frame, members: Sequence[int]) -> tuple[float, float] | None:
 
 
 def _point(frame: Frame, position: int) -> Point:
-    up, found = frame.up, frame.found[position]
-    clear, y, bar = resolved(found), up(found.value), found.bar
-    title = f"{frame.ranking.labels[position]}: error {found.text_with_unit}" + ("" if clear else ", within its noise")
-    upper, lower = (up(found.value + bar), up(max(found.value - bar, up.low))) if clear else (y, y)
-    off = "above" if found.value > up.high else ""
-    x = frame.across(frame.costs[position])
-    return Point(x, y, upper, lower, title, "" if clear else NOISE, off, position, front=False)
+    found = frame.found[position]
+    clear, off = resolved(found), "above" if found.value > frame.up.high else ""
+    title = f"error {found.text_with_unit}" + ("" if clear else ", within its noise")
+    return Point(frame, position, found.bar if clear else 0.0, title, "" if clear else NOISE, off)

@@ -27,6 +27,14 @@ MARKUP = re.compile(r"[|`\\]|~(?=~)|(?<=\])[(\[:]")
 ENDS, FACTS = ("cell", "status", "reason"), ("scoresde", "torch", "python", "git", "date")
 
 
+def templates(escape: bool) -> Environment:
+    """Return the environment of the templates; HTML needs ``escape``."""
+    return Environment(
+        loader=PackageLoader("scoresde_bench"), autoescape=escape,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
 def as_csv(ranking: Ranking) -> str:
     """Return every row of the ranking as CSV."""
     axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in ranking.rows)]
@@ -51,9 +59,7 @@ def as_markdown(
     runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[RunComparison]
 ) -> str:
     """Return findings, values, unfinished cells, changes, environment and commands as Markdown."""
-    environment = Environment(
-        loader=PackageLoader("scoresde_bench"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )  # of Markdown, which needs no entities
+    environment = templates(escape=False)
     environment.filters |= {"plain": _plain, "fence": _fence, "command": repeat.command}
     template = environment.get_template("report.md.j2")
     known = {"runs": runs, "ranking": ranking, "facts": facts, "compared": compared}

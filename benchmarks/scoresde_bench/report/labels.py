@@ -47,7 +47,6 @@ def is_done(row: ResultRow) -> bool:
 
 
 def title(axis: str) -> str:
-    """Return the heading of a column."""
     return TITLES.get(axis, axis)
 
 
@@ -61,15 +60,13 @@ def varying(rows: Sequence[ResultRow]) -> list[str]:
     found = []
     single = [row for row in rows if not row.get("seeds")]
     for axis in AXES:
-        known = [row.get(axis) for row in (single if axis == "seed" else rows) if _says(row, axis)]
+        always = axis in COMPONENT_AXES
+        told = [row for row in (single if axis == "seed" else rows) if axis in row or axis == "precision"]
+        known = [row.get(axis) for row in told if always or row[axis] is not None]
         values = {str(len(value or ()) if axis == "seeds" else value) for value in known}
         if len(values) > 1:
             found.append(axis)
     return found
-
-
-def _says(row: ResultRow, axis: str) -> bool:
-    return axis == "precision" or (axis in row and (axis in COMPONENT_AXES or row[axis] is not None))
 
 
 def columns(rows: Sequence[ResultRow]) -> list[str]:

@@ -42,46 +42,30 @@ class Line:
     dash: str
 
 
-@attrs.frozen
 class Layout:
-    """The line and panel of each done row, by its position among the ranked rows."""
-
-    lines: dict[int, Line]
-    panels: dict[int, str]
-
-    @property
-    def legend(self) -> list[Line]:
-        """Every line once."""
-        return list(dict.fromkeys(self.lines.values()))
-
-    @property
-    def titles(self) -> list[str]:
-        """Every panel once; a single panel has no title."""
-        return list(dict.fromkeys(self.panels.values()))
-
-
-def layout(ranking: Ranking, joined: str = "steps") -> Layout:
-    """Return lines that join the values of the axis ``joined``.
+    """The line and panel of each drawn row, by its position among the ranked rows; lines join the axis ``joined``.
 
     Colour shows the SDE, marker and dash all other axes. With one SDE, or no other axis, all three tell lines apart.
+    ``legend`` has every line once, ``titles`` every panel; a single panel has no title.
     """
-    chosen = _chosen(ranking, joined)
-    done, rows = list(chosen), list(chosen.values())
-    axes = _axes(rows, joined)
-    apart = _panel_axes(rows, axes)
-    axes = [axis for axis in axes if axis not in apart]
-    rest = [axis for axis in axes if axis != "sde"]
-    hues = list(dict.fromkeys(str(row.get("sde")) if "sde" in axes else "" for row in rows))
-    styles = list(dict.fromkeys(name(row, rest) for row in rows))
-    lines = {}
-    for position, row in zip(done, rows, strict=True):
-        hue, style = hues.index(str(row.get("sde")) if "sde" in axes else ""), styles.index(name(row, rest))
-        colour = hue if len(hues) > 1 else style
-        shape = style if len(styles) > 1 else hue
-        dash = DASHES[style % len(DASHES)] if len(styles) > 1 else DASHES[0]
-        label = name(row, axes or ["sde"])
-        lines[position] = Line(label, colour % COLOURS, MARKERS[shape % len(MARKERS)], dash)
-    return Layout(lines, {p: name(row, apart) if apart else "" for p, row in zip(done, rows, strict=True)})
+
+    def __init__(self, ranking: Ranking, joined: str = "steps") -> None:
+        chosen = _chosen(ranking, joined)
+        rows = list(chosen.values())
+        axes = _axes(rows, joined)
+        apart = _panel_axes(rows, axes)
+        axes = [axis for axis in axes if axis not in apart]
+        hue_of = {p: str(row.get("sde")) if "sde" in axes else "" for p, row in chosen.items()}
+        style_of = {p: name(row, [axis for axis in axes if axis != "sde"]) for p, row in chosen.items()}
+        hues, styles = (list(dict.fromkeys(each.values())) for each in (hue_of, style_of))
+        self.lines = {}
+        for position, row in chosen.items():
+            hue, style = hues.index(hue_of[position]), styles.index(style_of[position])
+            colour, shape = hue if len(hues) > 1 else style, style if len(styles) > 1 else hue
+            dash, label = DASHES[style % len(DASHES)], name(row, axes or ["sde"])
+            self.lines[position] = Line(label, colour % COLOURS, MARKERS[shape % len(MARKERS)], dash)
+        self.panels = {position: name(row, apart) if apart else "" for position, row in chosen.items()}
+        self.legend, self.titles = (list(dict.fromkeys(each.values())) for each in (self.lines, self.panels))
 
 
 def _axes(rows: Sequence[ResultRow], joined: str) -> list[str]:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from scoresde_run.machine import files
@@ -24,8 +23,9 @@ from scoresde_run.machine.digest import sealed
 from . import labels, published, repeat, scales
 from .compare import RunComparison
 from .convergence import convergences
+from .export import templates
 from .labels import ResultRow, as_float, axis_text, plain, varying
-from .lines import MANY, Layout, layout
+from .lines import MANY, Layout
 from .plot import NFE, TIME, TRAINING, Plot, plots
 from .ranking import Ranking, rank
 from .result_sets import ResultSet
@@ -69,42 +69,20 @@ def page(
     Of more than MANY cells, a page in the folder ``place`` links the pictures that are not shown first, draws the
     leading lines, and shows the first rows of its table until it is asked for more.
     """
-    environment = Environment(
-        loader=PackageLoader("scoresde_bench"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["px"] = lambda value: f"{value:.1f}".removesuffix(".0")
-    environment.filters["digest"] = _digest
+    environment = templates(escape=True)
+    environment.filters |= {"px": lambda value: f"{value:.1f}".removesuffix(".0"), "digest": _digest}
     # Two of our templates, which contain no data of rows.
     script, style = (Markup(environment.get_template(f"report.{kind}.j2").render(many=MANY)) for kind in ("js", "css"))
-    drawn, pictures = layout(ranking), _pictures(ranking, place)
+    drawn, pictures = Layout(ranking), _pictures(ranking, place)
+    trained = "training_step" in varying([*ranking.done.values()])
     return environment.get_template("report.html.j2").render(
-        script=script,
-        style=style,
-        runs=runs,
-        ranking=ranking,
-        ids=_ids(ranking.rows),
-        drawn=drawn,
-        figures=_figures(ranking, drawn),
-        training=layout(ranking, TRAINING.joined) if "training_step" in varying([*ranking.done.values()]) else None,
-        convergences=convergences(ranking, drawn),
-        plots=plots,
-        cost=TRAINING,
-        frame=scales,
-        comparisons=comparisons,
-        many=MANY,
-        pictures=pictures[:GALLERY],
-        further_pictures=pictures[GALLERY:],
-        widths={metric: _stderr_width(ranking, metric) for metric in ranking.metrics},
-        labels=labels,
-        published=published,
-        meaning=meaning,
-        environment=facts(ranking.rows),
-        repeat=repeat,
-    )
+        script=script, style=style, runs=runs, ranking=ranking, ids=_ids(ranking.rows), drawn=drawn, many=MANY,
+        figures=_figures(ranking, drawn), convergences=convergences(ranking, drawn), frame=scales, plots=plots,
+        cost=TRAINING, training=Layout(ranking, TRAINING.joined) if trained else None, comparisons=comparisons,
+        pictures=pictures[:GALLERY], further_pictures=pictures[GALLERY:], meaning=meaning, labels=labels,
+        widths={metric: _stderr_width(ranking, metric) for metric in ranking.metrics}, published=published,
+        environment=facts(ranking.rows), repeat=repeat,
+    )  # fmt: skip
 
 
 def _digest(text: str) -> str:

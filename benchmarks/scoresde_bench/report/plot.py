@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 import attrs
 
 from .labels import ResultRow, as_float
-from .lines import CROWD, Layout, Line, layout, pareto
+from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking
 from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
 
@@ -30,31 +29,31 @@ class Cost:
     counted: bool = True
 
 
-def _milliseconds(row: ResultRow) -> float:
-    speed = as_float(row.get("samples_per_second"))
-    return 1000.0 / speed if speed > 0 else math.nan
-
-
 NFE = Cost("function evaluations per sample (NFE)", "NFE", lambda row: as_float(row.get("nfe")))
-TIME = Cost("milliseconds per sample", "ms per sample", _milliseconds, counted=False)
-TRAINING = Cost(
-    "training steps", "training steps", lambda row: as_float(row.get("training_step")), joined="training_step"
+TIME = Cost(
+    "milliseconds per sample",
+    "ms per sample",
+    lambda row: 1000.0 / speed if (speed := as_float(row.get("samples_per_second"))) > 0 else math.nan,
+    counted=False,
 )
+TRAINING = Cost("training steps", "training steps", lambda row: as_float(row.get("training_step")), "training_step")
 
 
-@attrs.frozen
 class Point:
-    """A measured cell; ``off`` is the edge beyond which it lies (``above``, ``below``) or empty."""
+    """A measured cell, with a ``bar`` of this half length, shifted sideways by ``shift``.
 
-    x: float
-    y: float
-    upper: float
-    lower: float
-    title: str
-    mark: str
-    off: str
-    position: int
-    front: bool
+    ``off`` is the edge beyond which it lies (``above``, ``below``) or empty.
+    """
+
+    def __init__(
+        self, frame: Frame, position: int, bar: float, title: str, mark: str, off: str,
+        shift: float = 0.0, front: bool = False,
+    ) -> None:  # fmt: skip
+        value = frame.found[position].value
+        self.x = frame.across(frame.costs[position]) + shift
+        self.y, self.upper, self.lower = map(frame.up, (value, value + bar, value - bar))
+        self.title = f"{frame.ranking.labels[position]}: {title}"
+        self.mark, self.off, self.position, self.front = mark, off, position, front
 
 
 @attrs.frozen
@@ -65,27 +64,6 @@ class Series:
     points: list[Point]
     path: str
     faint: bool
-
-
-@attrs.frozen
-class Plot:
-    """The plot of one metric on one target in one panel."""
-
-    metric: str
-    target: str | None
-    panel: str
-    cost: Cost
-    unit: str
-    better: str
-    axis: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    series: list[Series]
-    beyond: list[str]
-    undrawn: Sequence[str] = ()
-    band: tuple[float, float] | None = None
-    zero: float | None = None
-    front: str = ""
 
 
 @attrs.frozen
@@ -116,28 +94,26 @@ class Frame:
             members.setdefault(self.drawn.lines[position], []).append(position)
         return [(line, sorted(those, key=self.costs.__getitem__)) for line, those in members.items()]
 
-    def plot(self, shown: Sequence[int], series: list[Series], **more: Any) -> Plot:
-        """Return the plot of the panel that has the points ``shown``."""
-        first, up = shown[0], self.up
-        return Plot(
-            metric=self.metric,
-            target=self.ranking.rows[first].get("target"),
-            panel=self.drawn.panels[first],
-            cost=self.cost,
-            unit=self.found[first].unit,
-            better=self.found[first].better,
-            axis=up.scale.kind,
-            x_ticks=cost_ticks([self.costs[position] for position in shown], self.across, self.cost.counted),
-            y_ticks=[Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)],
-            series=series,
-            beyond=[point.title.partition("\n")[0] for one in series for point in one.points if point.off],
-            **more,
-        )
+
+class Plot:
+    """The plot of one metric on one target in the panel that has the points ``shown``."""
+
+    def __init__(self, frame: Frame, shown: Sequence[int], series: list[Series]) -> None:
+        first, up = shown[0], frame.up
+        self.metric, self.cost, self.axis, self.series = frame.metric, frame.cost, up.scale.kind, series
+        self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
+        self.unit, self.better = frame.found[first].unit, frame.found[first].better
+        self.x_ticks = cost_ticks([frame.costs[position] for position in shown], frame.across, frame.cost.counted)
+        self.y_ticks = [Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)]
+        self.beyond = [point.title.partition("\n")[0] for one in series for point in one.points if point.off]
+        self.band: tuple[float, float] | None = None
+        self.zero: float | None = None
+        self.front, self.undrawn = "", list[str]()
 
 
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:
     """Return a plot for every metric, target and panel with a finite value."""
-    drawn = drawn or layout(ranking, cost.joined)
+    drawn = drawn or Layout(ranking, cost.joined)
     pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
     return [plot for metric, target in pairs for plot in _plots(ranking, drawn, cost, metric, target)]
 
@@ -148,7 +124,7 @@ def _plots(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: str
     shown = [p for p, value in found.items() if abs(value.value) < HUGE and 0 < costs[p] < HUGE]
     if not shown:
         return []
-    across, up = Across.over([costs[p] for p in shown]), Up.over([found[p] for p in shown])
+    across, up = Across([costs[p] for p in shown]), Up([found[p] for p in shown])
     front = pareto({p: (costs[p], found[p].badness) for p in shown})
     stairs = _stairs([(costs[p], found[p]) for p in front], across, up)
     frame = Frame(ranking, drawn, cost, metric, found, costs, across, up)
@@ -165,15 +141,11 @@ def _plot(frame: Frame, here: Sequence[int], drawable: Sequence[int], front: Seq
         points = [_point(frame, position, shift, position in front) for position in members]
         faint = len(lines) > CROWD and not any(point.mark or point.front for point in points)
         series.append(Series(line, points, _path(points), faint))
-    series.sort(key=lambda one: not one.faint)  # faint lines are drawn first
-    return frame.plot(
-        shown,
-        series,
-        band=_band([frame.found[position] for position in shown], up),
-        zero=up(0.0) if up.low < 0 < up.high else None,
-        front=stairs,
-        undrawn=[frame.ranking.labels[position] for position in here if position not in able],
-    )
+    plot = Plot(frame, shown, sorted(series, key=lambda one: not one.faint))  # faint lines are drawn first
+    plot.band, plot.front = _band([frame.found[position] for position in shown], up), stairs
+    plot.zero = up(0.0) if up.low < 0 < up.high else None
+    plot.undrawn = [frame.ranking.labels[position] for position in here if position not in able]
+    return plot
 
 
 def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) -> str:
@@ -188,11 +160,10 @@ def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) 
 
 
 def _point(frame: Frame, position: int, shift: float, front: bool) -> Point:
-    up, found, cost, bar = frame.up, frame.found[position], frame.costs[position], frame.found[position].bar
+    up, found, cost = frame.up, frame.found[position], frame.costs[position]
     off = "above" if found.value > up.high else "below" if found.value < up.low else ""
-    title = f"{frame.ranking.labels[position]}: {found.text_with_unit}\n{cost:,.4g} {frame.cost.words}"
-    upper, lower, mark = up(found.value + bar), up(found.value - bar), frame.ranking.mark(position, frame.metric)
-    return Point(frame.across(cost) + shift, up(found.value), upper, lower, title, mark, off, position, front)
+    title = f"{found.text_with_unit}\n{cost:,.4g} {frame.cost.words}"
+    return Point(frame, position, found.bar, title, frame.ranking.mark(position, frame.metric), off, shift, front)
 
 
 def _path(points: Sequence[Point]) -> str:

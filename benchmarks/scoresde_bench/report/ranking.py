@@ -116,7 +116,6 @@ def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
     return MetricValue(**numbers, **freedom, unit=entry.get("unit") or "", better=entry.get("better") or "lower")
 
 
-@attrs.frozen
 class Standing:
     """The result for one metric on one target: the best row, those tied with it, those as good as exact samples.
 
@@ -124,19 +123,48 @@ class Standing:
     ``label`` names the best row among the rows of its target, without the target.
     """
 
-    metric: str
-    target: str | None
-    best: int | None
-    label: str
-    tied: tuple[int, ...]
-    as_good: tuple[int, ...]
-    subject: str
-    verdict: str
+    def __init__(self, ranking: Ranking, metric: str, target: str | None) -> None:
+        positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
+        names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
+        measured = ranking.measured(metric, target)
+        found = {position: each for position, each in measured.items() if math.isfinite(each.value)}
+        self.metric, self.target = metric, target
+        self.subject = f"{metric} on {target}" if len(ranking.targets) > 1 else metric
+        self.verdict = f"none of {count(len(measured), 'cell')} has a finite value"
+        self.best = best = min(found, key=lambda position: found[position].badness, default=None)
+        self.label, self.tied = "", tuple[int, ...]()
+        self.as_good = tuple(position for position, each in found.items() if each.as_good)
+        if best is not None:
+            others = {position: each for position, each in found.items() if position != best}
+            apart = holm([p_nonzero(difference(each.estimate, found[best].estimate)) for each in others.values()])
+            self.tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
+            self.label, self.verdict = names[best], self._verdict(names, found, best)
+
+    def _verdict(self, names: Mapping[int, str], found: Mapping[int, MetricValue], best: int) -> str:
+        """The result in words: ``best is ... (3.1 ± 0.6 nats); within its noise: ...; exact samples score ...``."""
+        won = found[best]
+        unit = f" {won.unit}" if won.unit else ""
+        parts = [f"best is {names[best]} ({won.text_with_unit})"]
+        if self.tied:
+            parts.append(f"within its noise: {listing([names[p] for p in self.tied])}")
+        if self.as_good:
+            largest = plain(max(found[position].margin for position in self.as_good), 2)
+            exact = f"as good as exact samples of this size (worse by less than {largest}{unit})"
+            everyone = set(self.as_good) == {best, *self.tied}
+            named = f": {listing([names[position] for position in self.as_good])}" if not everyone else ""
+            parts.append(f"{'all ' * (everyone and bool(self.tied))}{exact}{named}")
+        elif won.floor_text:
+            parts.append(f"exact samples of this size score {won.floor_text}")
+            if won.excess.known and p_nonzero(won.excess) > ALPHA:
+                smallest = quantile(ALPHA, won.excess.df) * won.excess.stderr  # significant excess
+                parts.append(f"not told apart from them (resolution {plain(smallest, 2)}{unit})")
+        return "; ".join(parts)
 
     @property
-    def sentence(self) -> str:
-        """The result: ``nll_gap: best is vp 200 steps (3.1 ± 0.6 nats); within its noise: subvp 200 steps``."""
-        return f"{self.subject}: {self.verdict}"
+    def clause(self) -> str:
+        """Its part of the headline: ``vp 200 steps on mnist_mfa (2 others within its noise)``."""
+        place = f" on {self.target}" if self.target else ""
+        return self.label + place + (f" ({count(len(self.tied), 'other')} within its noise)" if self.tied else "")
 
 
 @attrs.frozen
@@ -148,40 +176,31 @@ class Unfinished:
     labels: list[str]
 
 
-@attrs.frozen
 class Ranking:
     """Ranked rows, their labels, and a standing for each metric and target, the primary metric first."""
 
-    rows: list[ResultRow]
-    labels: list[str]
-    metrics: list[str]
-    standings: list[Standing]
-
-    @property
-    def primary(self) -> str | None:
-        """The metric of the headline."""
-        return self.metrics[0] if self.metrics else None
-
-    @property
-    def done(self) -> dict[int, ResultRow]:
-        """The done rows, by position."""
-        return {position: row for position, row in enumerate(self.rows) if is_done(row)}
-
-    @property
-    def targets(self) -> list[str | None]:
-        """The targets of the done rows, in order of appearance."""
-        return list(dict.fromkeys(row.get("target") for row in self.done.values()))
+    def __init__(self, rows: Sequence[ResultRow], metric: str | None) -> None:
+        self.rows, self.labels = list(rows), labels(rows)
+        self.done = {position: row for position, row in enumerate(rows) if is_done(row)}
+        self.targets = list(dict.fromkeys(row.get("target") for row in self.done.values()))
+        known = list(dict.fromkeys(name for row in self.done.values() for name in row.get("metrics") or {}))
+        if metric is not None and known and metric not in known:
+            raise ValueError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
+        self.metrics = sorted(known, key=lambda name: name != metric)
+        self.primary = self.metrics[0] if self.metrics else None
+        pairs = [(name, target) for name in self.metrics for target in self.targets]
+        self.standings = [Standing(self, *pair) for pair in pairs if self.measured(*pair)]
 
     @property
     def sentences(self) -> list[str]:
         """One sentence per metric and target."""
-        return [standing.sentence for standing in self.standings] or [self.headline]
+        return [f"{standing.subject}: {standing.verdict}" for standing in self.standings] or [self.headline]
 
     @property
     def headline(self) -> str:
         """The result by the primary metric, in one sentence without numbers."""
-        won = [s for s in self.standings if s.metric == self.primary]
-        clauses = [_clause(standing) for standing in won if standing.best is not None]
+        won = [standing for standing in self.standings if standing.metric == self.primary]
+        clauses = [standing.clause for standing in won if standing.best is not None]
         if clauses:
             return f"Best by {self.primary}: {listing(clauses)}"
         if not self.done:
@@ -246,67 +265,7 @@ def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
     Raises ValueError if no done row has ``metric``.
     """
-    rows = pool(rows)
-    names = labels(rows)
-    known = list(dict.fromkeys(name for row in rows if is_done(row) for name in row.get("metrics") or {}))
-    if metric is not None and known and metric not in known:
-        raise ValueError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
-    metrics = sorted(known, key=lambda name: name != metric)
-    ranking = Ranking(list(rows), names, metrics, [])
-    standings = [_standing(ranking, name, target) for name in metrics for target in ranking.targets]
-    return attrs.evolve(ranking, standings=[standing for standing in standings if standing])
-
-
-def _standing(ranking: Ranking, metric: str, target: str | None) -> Standing | None:
-    """Compare the rows of ``target`` by ``metric``; None if none of them has it."""
-    positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
-    names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
-    measured = ranking.measured(metric, target)
-    finite = {position: found for position, found in measured.items() if math.isfinite(found.value)}
-    subject = f"{metric} on {target}" if len(ranking.targets) > 1 else metric
-    if not finite:
-        verdict = f"none of {count(len(measured), 'cell')} has a finite value"
-        return Standing(metric, target, None, "", (), (), subject, verdict) if measured else None
-    best = min(finite, key=lambda position: finite[position].badness)
-    others = [position for position in finite if position != best]
-    apart = holm([p_nonzero(difference(finite[p].estimate, finite[best].estimate)) for p in others])
-    tied = tuple(position for position, differs in zip(others, apart, strict=True) if not differs)
-    as_good = tuple(position for position, found in finite.items() if found.as_good)
-    verdict = _verdict(names, finite, best, tied, as_good)
-    return Standing(metric, target, best, names[best], tied, as_good, subject, verdict)
-
-
-def _verdict(
-    names: Mapping[int, str], found: Mapping[int, MetricValue], best: int, tied: Sequence[int], as_good: Sequence[int]
-) -> str:
-    """The result in words: ``best is ... (3.1 ± 0.6 nats); within its noise: ...; exact samples score ...``."""
-    won = found[best]
-    parts = [f"best is {names[best]} ({won.text_with_unit})"]
-    if tied:
-        parts.append(f"within its noise: {listing([names[p] for p in tied])}")
-    if as_good:
-        largest = plain(max(found[position].margin for position in as_good), 2)
-        exact = f"as good as exact samples of this size (worse by less than {largest}{_unit(won)})"
-        everyone = set(as_good) == {best, *tied}
-        named = f": {listing([names[position] for position in as_good])}" if not everyone else ""
-        parts.append(f"{'all ' * (everyone and bool(tied))}{exact}{named}")
-    elif won.floor_text:
-        parts.append(f"exact samples of this size score {won.floor_text}")
-        if won.excess.known and p_nonzero(won.excess) > ALPHA:
-            resolution = plain(quantile(ALPHA, won.excess.df) * won.excess.stderr, 2)  # the smallest significant excess
-            parts.append(f"not told apart from them (resolution {resolution}{_unit(won)})")
-    return "; ".join(parts)
-
-
-def _unit(found: MetricValue) -> str:
-    return f" {found.unit}" if found.unit else ""
-
-
-def _clause(standing: Standing) -> str:
-    """Part of the headline: ``vp 200 steps on mnist_mfa (2 others within its noise)``."""
-    place = f" on {standing.target}" if standing.target else ""
-    others = f" ({count(len(standing.tied), 'other')} within its noise)" if standing.tied else ""
-    return standing.label + place + others
+    return Ranking(pool(rows), metric)
 
 
 def _half(stderr: float, df: float) -> float:

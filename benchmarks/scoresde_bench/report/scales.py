@@ -64,23 +64,17 @@ class Scale:
             shown = [v for v in signed if low <= v <= high and (v == 0 or abs(v) >= smallest)]
             if len(shown) <= most:
                 return shown if len(shown) > 1 else _steps(low, high, most)
-        return shown[:: math.ceil(len(shown) / most)] if self.kind == "logarithmic" else _around_zero(shown, most)
+        stride = math.ceil(len(shown) / most)  # counted from zero, so that zero is kept
+        return shown[shown.index(0.0) % stride if 0.0 in shown else 0 :: stride]
 
 
-@attrs.frozen
 class Across:
-    """Maps costs to horizontal positions; ``low`` and ``high`` are positions on the scale."""
+    """Maps positive costs to horizontal positions; ``low`` and ``high`` are positions on the scale."""
 
-    scale: Scale
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, costs: Sequence[float]) -> Across:
-        """Return the scale and range for positive costs."""
+    def __init__(self, costs: Sequence[float]) -> None:
         least, most = min(costs), max(costs)
-        scale = Scale("logarithmic" if most / least >= 4 else "linear")
-        return cls(scale, scale(least), scale(most))
+        self.scale = Scale("logarithmic" if most / least >= 4 else "linear")
+        self.low, self.high = self.scale(least), self.scale(most)
 
     def __call__(self, cost: float) -> float:
         if self.high == self.low:
@@ -89,18 +83,11 @@ class Across:
         return LEFT + MARGIN + share * (RIGHT - LEFT - 2 * MARGIN)
 
 
-@attrs.frozen
 class Up:
-    """Maps qualities to vertical positions, clipped to the frame; ``low`` and ``high`` are values."""
+    """Maps finite qualities to vertical positions, clipped to the frame; ``low`` and ``high`` are values."""
 
-    scale: Scale
-    low: float
-    high: float
-
-    @classmethod
-    def over(cls, found: Sequence[MetricValue]) -> Up:
-        """Return the scale and range for finite values."""
-        scale = _quality_scale(found)
+    def __init__(self, found: Sequence[MetricValue]) -> None:
+        self.scale = scale = _quality_scale(found)
         floors = [m.floor for m in found if math.isfinite(m.floor)]
         bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
         wanted = [*(m.value for m in found), *floors, *bars]
@@ -112,7 +99,7 @@ class Up:
         if scale.kind != "linear":
             central = max(median(abs(m.value) for m in found), scale.unit if scale.kind == "asinh" else 0.0)
             wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
-        return cls(scale, *_padded(scale, min(wanted), max(wanted)))
+        self.low, self.high = _padded(scale, min(wanted), max(wanted))
 
     def __call__(self, value: float) -> float:
         bottom, top = self.scale(self.low), self.scale(self.high)
@@ -138,7 +125,6 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
 
 
 def _quality_scale(found: Sequence[MetricValue]) -> Scale:
-    """The scale by the rules of the module docstring."""
     values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
     least, most = min(values), max(values)
     if least > TINY:
@@ -178,12 +164,6 @@ def _steps(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * 0.999)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _around_zero(values: Sequence[float], most: int) -> list[float]:
-    """Every n-th value, counted from zero so that zero is kept."""
-    stride, middle = math.ceil(len(values) / most), values.index(0.0) if 0.0 in values else 0
-    return [v for place, v in enumerate(values) if (place - middle) % stride == 0]
 
 
 def tick_text(value: float) -> str:

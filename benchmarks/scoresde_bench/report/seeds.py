@@ -40,7 +40,8 @@ def pool(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
-        name = _setting(row) if is_done(row) else f"cell {position}"
+        setting = [row.get(key) for key in SETTING] + [str(row.get("device")).partition(" ")[0]]
+        name = json.dumps(setting, sort_keys=True, default=str) if is_done(row) else f"cell {position}"
         groups.setdefault(name, []).append(position)
     pooled: dict[int, dict[str, Any]] = {}
     for group in groups.values():
@@ -50,11 +51,6 @@ def pool(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
         else:
             pooled |= {position: dict(rows[position]) for position in group}
     return [pooled[position] for position in sorted(pooled)]
-
-
-def _setting(row: ResultRow) -> str:
-    kept = [row.get(key) for key in SETTING] + [str(row.get("device")).partition(" ")[0]]
-    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:

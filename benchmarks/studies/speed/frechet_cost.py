@@ -30,7 +30,6 @@ def features(dimensions, samples, seed, scale=1.0):
 
 
 def symmetric(x, y):
-    """Ours."""
     return Centre(y).distance(x)
 
 

@@ -52,7 +52,6 @@ def tables(text):
 
 
 def read(out):
-    """Everything that the parts left, as plain data."""
     logs = out / "logs"
     states = [line.split() for line in (logs / "parts").read_text().splitlines()]
     text = {path.stem: path.read_text(errors="replace") for path in logs.glob("*.txt")}
@@ -67,7 +66,6 @@ def read(out):
 
 
 def page(data, device, pictures):
-    """The lines of the page."""
     about = f"{describe_device(device)}, torch {torch.__version__}, scoresde {own_version()}, {data['date']}"
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True)
     text = templates.get_template("gpu.md.j2").render(data=data, about=about, columns=COLUMNS, pictures=pictures)

@@ -30,7 +30,6 @@ class TrivialScore(ScoreModel):
 
 
 def published(checkout, device):
-    """The published samplers on the same score."""
     sys.path.insert(0, str(checkout))
     import sampling
     import sde_lib
@@ -73,7 +72,6 @@ def loops(device):
 
 
 def scores(samples, device):
-    """Calls of the score of the MNIST target."""
     target = create("targets", "mnist_mfa").to(device)
     components, factors, dim = target.mixture.factors.shape
     x, sigma = target.sample(samples, seed=0).to(device), torch.linspace(0.01, 1, samples, device=device)

@@ -33,7 +33,6 @@ class Checkout:
             raise SystemExit(f"cannot import the published code in {checkout}: {error!r}") from error
 
     def module(self, name: str) -> Any:
-        """Import a module of the checkout."""
         return import_module(name)
 
     def config(self, preset: str, changes: Mapping[str, Any]) -> Any:
@@ -50,7 +49,6 @@ class Checkout:
         return config
 
     def network(self, config: Any, ours: nn.Module) -> nn.Module:
-        """Return the network of ``config`` with the weights of ``ours``."""
         network: nn.Module = self.module("models.utils").get_model(config.model.name)(config)
         network.load_state_dict(ours.state_dict())
         return network.to(self.device).eval()

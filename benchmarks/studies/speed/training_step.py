@@ -64,7 +64,6 @@ def build(options, device, way=""):
 
 
 def step_of(way, options, device):
-    """A function that makes the next step."""
     trainer = build(options, device, way)
     if way == PUBLISHED:
         return published_step(Checkout(options.published, device), trainer)
@@ -91,7 +90,6 @@ def published_step(published, ours):
 
 
 def averages_of(network, options, device, rate=0.999):
-    """Updates of the averaged weights, ours and published."""
     number, average = count(1), Average(network, rate)
     updates = {"ours": lambda: average.update(next(number))}
     if options.published:

@@ -29,7 +29,6 @@ def run(*arguments):
 
 
 def codes(folder, *source):
-    """Latents of the test draws, and the draws."""
     if not folder.exists():
         data = f"exact[target={TARGET}]"
         run("encode", *source, "--dataset", data, "--images", EVENTS, "--batch-size", EVENTS, "--out", folder)

@@ -34,7 +34,6 @@ def shifted(images, generator):
 
 @torch.no_grad()
 def accuracy(network, images, labels):
-    """The share of images classified correctly."""
     network.eval()
     right = [(network(x).logits.argmax(1) == y) for x, y in zip(images.split(500), labels.split(500), strict=True)]
     return float(torch.cat(right).float().mean())

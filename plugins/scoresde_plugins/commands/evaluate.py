@@ -133,7 +133,7 @@ def _prepare(
     from ..evaluate.plan import Planner, Request
     from ..evaluate.rows import Evaluation
 
-    choice = Choice.parse(arguments.models)
+    choice = Choice(arguments.models)
     # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [_folder(given, registry) for given in arguments.folders]
     asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]

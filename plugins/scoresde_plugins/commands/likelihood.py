@@ -133,7 +133,7 @@ def _prepare(
         density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
     events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
     source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
-    share = Share.of(events, arguments.images, arguments.batch_size, source)
+    share = Share(events, arguments.images, arguments.batch_size, source)
     dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
     plan, fingerprint = opened.plan, Fingerprint(registry)
     asked = SplitLikelihood(

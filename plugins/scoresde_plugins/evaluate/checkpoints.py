@@ -79,29 +79,20 @@ class RunFolder:
         return losses
 
 
-@attrs.frozen
 class Choice:
-    """A choice among a run's models: a word, single ``steps``, or the ends of a range of them."""
+    """A choice among a run's models, as typed: a word, single ``steps``, or the ends of a range of them."""
 
-    word: str = ""
-    steps: tuple[int, ...] = ()
-    ends: tuple[int, int] | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Choice:
-        """Parse a choice as typed."""
-        if text in _WORDS:
-            return cls(text)
-        if match := re.fullmatch(r"(\d+)-(\d+)", text):
-            first, last = int(match[1]), int(match[2])
-            if first > last:
+    def __init__(self, text: str) -> None:
+        self.word, self.steps, self.ends = text if text in _WORDS else "", tuple[int, ...](), tuple[int, ...]()
+        if re.fullmatch(r"\d+-\d+", text):
+            self.ends = tuple(map(int, text.split("-")))
+            if self.ends[0] > self.ends[1]:
                 raise UsageError(f"--models {text} has no step in it: write the smaller one first")
-            return cls(ends=(first, last))
-        if re.fullmatch(r"\d+(,\d+)*", text):
-            return cls(steps=tuple(sorted({int(step) for step in text.split(",")})))
-        raise UsageError(
-            f"cannot read --models {text}: write {', '.join(_WORDS)}, steps such as 5000,10000, or a range 5000-20000"
-        )
+        elif re.fullmatch(r"\d+(,\d+)*", text):
+            self.steps = tuple(sorted(set(map(int, text.split(",")))))
+        elif not self.word:
+            words = f"{', '.join(_WORDS)}, steps such as 5000,10000, or a range 5000-20000"
+            raise UsageError(f"cannot read --models {text}: write {words}")
 
     def among(self, run: RunFolder, steps: Sequence[int]) -> list[int]:
         """The chosen ones of ``steps``; single steps are chosen even if they are not in ``steps``."""

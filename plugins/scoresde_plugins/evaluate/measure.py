@@ -110,32 +110,22 @@ class Measure(ABC):
         return {"metrics": {m.name: m.plain() for m in metrics}, "costs": {self.title: cost}}
 
 
-@attrs.frozen(eq=False)
 class Share:
-    """The measured events, at ``indices`` of a split, in batches; ``source`` names them in the settings."""
+    """``count`` of ``events`` (None: all), spread evenly, in batches; ``source`` names them in the settings.
 
-    events: Events
-    indices: Sequence[int]
-    batch_size: int
-    source: dict[str, Any]
+    ``indices`` are their places in the split, ``count`` is the number of batches; events in memory are hashed.
+    """
 
-    @classmethod
-    def of(cls, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> Share:
-        """Take ``count`` of ``events`` (None: all), spread evenly; they are hashed if they are in memory."""
-        indices = subset(len(events), count)
+    def __init__(self, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> None:
+        self.events, self.batch_size, self.indices = events, batch_size, subset(len(events), count)
+        self.source, self.count = dict(source), -(-len(self.indices) // batch_size)
         if isinstance(events, Tensor):
-            chosen = events if len(indices) == len(events) else take(events, indices)
-            source = {**source, "hash": content_hash(chosen)}
-        return cls(events, indices, batch_size, dict(source))
+            chosen = events if len(self.indices) == len(events) else take(events, self.indices)
+            self.source["hash"] = content_hash(chosen)
 
     def unread(self, dataset: Dataset | None) -> Dataset | None:
         """The data set if the events have no hash, so that its source and files identify them; else None."""
         return None if "hash" in self.source else dataset
-
-    @property
-    def count(self) -> int:
-        """Number of batches."""
-        return -(-len(self.indices) // self.batch_size)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.models.config import Config
-from scoresde_run.models.model import Plan, plan_data, plan_model
+from scoresde_run.models.model import plan_data, plan_model
 from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.results.results import Row
@@ -92,16 +92,59 @@ class Request:
         return {**ode, "t_min": t_min if self.t_min is None else self.t_min, "discrete": self.discrete}
 
 
-@attrs.frozen(eq=False, slots=False)
-class EvaluationPlan:
-    """The measures of models of one configuration."""
+class Planner:
+    """Plans the measures of checkpoints; equal configurations, such as those of one run, are planned once."""
 
-    plan: Plan
-    stages: list[Sequence[Measure]]
-    """Measures by stage; those of a stage need batches of earlier stages only."""
-    names: Row
-    """The axes of its rows."""
-    fingerprint: Fingerprint
+    def __init__(self, registry: Registry, request: Request, device: torch.device, download: bool = False) -> None:
+        self.registry, self.request, self.device, self.download = registry, request, device, download
+        self._last: tuple[Config, EvaluationPlan] | None = None
+
+    def open(self, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
+        """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
+        found = checkpoint.read(folder).clear(self.registry, [OURS])
+        found = attrs.evolve(found, config=found.config.override(self.request.changes))
+        return found, self.of(found.config)
+
+    def of(self, config: Config) -> EvaluationPlan:
+        """The measures of a model of this configuration; raises if they are impossible."""
+        if self._last is None or self._last[0] != config:
+            self._last = config, EvaluationPlan(config, self)
+        return self._last[1]
+
+    def expected(self, chosen: ChosenCheckpoint) -> EvaluationPlan | None:
+        """The expected measures of ``chosen``; None if its configuration is unknown. Raises what :meth:`of` raises.
+
+        A damaged or missing checkpoint has the configuration of its run; its row will report the damage.
+        """
+        folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
+        with suppress(FileError):
+            config = checkpoint.read(folder).config if folder is not None else config
+        return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
+
+
+class EvaluationPlan:
+    """The measures of models of one configuration: those that the request names; if none, the loss and those of the
+    configuration.
+    """
+
+    def __init__(self, config: Config, planner: Planner) -> None:
+        self.config, self.registry, self.request = config, planner.registry, planner.request
+        self.device, self.download = planner.device, planner.download
+        self.fingerprint = Fingerprint(self.registry)
+        self.plan = plan_model(config, self.registry)
+        self.spec = parse(self.request.sampler) if self.request.sampler else config.sampling.sampler
+        self.sampler: Sampler = self.registry.create("samplers", self.spec)
+        asked, model = self.request, config.model
+        named = asked.loss or asked.likelihood or asked.evaluators
+        self.stages: list[Sequence[Measure]] = [[self.loss()]] if asked.loss or not named else []
+        """Measures by stage; those of a stage need batches of earlier stages only."""
+        if asked.likelihood or (not named and config.evaluation.likelihood):
+            self.stages.append([self.likelihood()])
+        self.stages += self.quality() if asked.evaluators else []
+        self.names: Row = {"target": asked.target, "network": model.network.name, "sde": str(model.sde)}
+        """The axes of its rows."""
+        if self.draw is not None:
+            self.names |= self.axes(self.draw)
 
     @property
     def measures(self) -> list[Measure]:
@@ -125,60 +168,6 @@ class EvaluationPlan:
         """The versions, source and files of all components."""
         parts = [measure.parts for measure in self.measures]
         return self.fingerprint.depends(self.plan.network, self.plan.sde, parts)
-
-
-class Planner:
-    """Plans the measures of checkpoints; equal configurations, such as those of one run, are planned once."""
-
-    def __init__(self, registry: Registry, request: Request, device: torch.device, download: bool = False) -> None:
-        self.registry, self.request, self.device, self.download = registry, request, device, download
-        self._last: tuple[Config, EvaluationPlan] | None = None
-
-    def open(self, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
-        """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
-        found = checkpoint.read(folder).clear(self.registry, [OURS])
-        found = attrs.evolve(found, config=found.config.override(self.request.changes))
-        return found, self.of(found.config)
-
-    def of(self, config: Config) -> EvaluationPlan:
-        """The measures of a model of this configuration; raises if they are impossible."""
-        if self._last is None or self._last[0] != config:
-            self._last = config, _Builder(config, self).all()
-        return self._last[1]
-
-    def expected(self, chosen: ChosenCheckpoint) -> EvaluationPlan | None:
-        """The expected measures of ``chosen``; None if its configuration is unknown. Raises what :meth:`of` raises.
-
-        A damaged or missing checkpoint has the configuration of its run; its row will report the damage.
-        """
-        folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
-        with suppress(FileError):
-            config = checkpoint.read(folder).config if folder is not None else config
-        return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
-
-
-class _Builder:
-    """Makes the measures of one configuration."""
-
-    def __init__(self, config: Config, planner: Planner) -> None:
-        self.config, self.registry, self.request = config, planner.registry, planner.request
-        self.device, self.download = planner.device, planner.download
-        self.fingerprint = Fingerprint(self.registry)
-        self.plan = plan_model(config, self.registry)
-        self.spec = parse(self.request.sampler) if self.request.sampler else config.sampling.sampler
-        self.sampler: Sampler = self.registry.create("samplers", self.spec)
-
-    def all(self) -> EvaluationPlan:
-        """The measures that the request names; if none, the loss and those of the configuration."""
-        asked, model = self.request, self.config.model
-        named = asked.loss or asked.likelihood or asked.evaluators
-        stages: list[Sequence[Measure]] = [[self.loss()]] if asked.loss or not named else []
-        if asked.likelihood or (not named and self.config.evaluation.likelihood):
-            stages.append([self.likelihood()])
-        stages += self.quality() if asked.evaluators else []
-        names: Row = {"target": asked.target, "network": model.network.name, "sde": str(model.sde)}
-        found = EvaluationPlan(self.plan, stages, names, self.fingerprint)
-        return found if found.draw is None else attrs.evolve(found, names=names | self.axes(found.draw))
 
     def loss(self) -> Measure:
         """The training loss, on batches as in training."""
@@ -325,4 +314,4 @@ class _Builder:
         if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
         source = {"dataset": str(self.config.data.dataset), "split": split}
-        return Share.of(events, self.request.events, batch_size, source)
+        return Share(events, self.request.events, batch_size, source)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -37,7 +36,6 @@ _NOTHING: Row = dict.fromkeys(
     ("target", "checkpoint", "training_step", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps",
      "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
 )  # fmt: skip
-T = TypeVar("T")
 
 
 class Evaluation:
@@ -57,9 +55,9 @@ class Evaluation:
         try:
             if folder is None:
                 raise Failed("it did not appear in time: is the training still running?")
-            found, planned = self._together(lambda: self.planner.open(folder))
+            found, planned = together(self.processes, lambda: self.planner.open(folder))
             row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
-            row |= self._together(partial(self._about, found, planned))
+            row |= together(self.processes, partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]
             if known is not None:
                 self.progress.say(f"{chosen.name}: done before")
@@ -86,7 +84,7 @@ class Evaluation:
         """Add all measures to ``row``. If one fails, those before it remain."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
-        network = self._together(lambda: found.load(self.registry, self.request.ema).to(device, dtype))
+        network = together(self.processes, lambda: found.load(self.registry, self.request.ema).to(device, dtype))
         identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
         score = network.score(autocast=PRECISIONS[self.request.precision])
         observe = step_observer(self.registry, self.progress.step if self.progress.live else None)
@@ -95,7 +93,7 @@ class Evaluation:
         for stage in planned.stages:
             failed = compute(stage, model, self.processes, self.progress, row["checkpoint"])
             for measure in (measure for measure in stage if measure.title not in failed):
-                add = self._together(partial(self._summary, measure, model, row))
+                add = together(self.processes, partial(self._summary, measure, model, row))
                 add = self.processes.exchange(add)[0]
                 judged |= add["metrics"] if measure.of_samples else {}
                 for key, value in add.items():
@@ -157,9 +155,6 @@ class Evaluation:
         what = ", ".join(changed(known, row)) or "what it depends on"
         self.progress.say(f"{row['checkpoint']}: measured before with an earlier version of {what}: measured anew")
         return None
-
-    def _together(self, work: Callable[[], T]) -> T:
-        return together(self.processes, work)
 
 
 def _text(parameters: Any) -> str:
