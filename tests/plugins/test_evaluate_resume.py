@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from third_party import ASKED as THEIRS
 from third_party import metrics_of_the_page, rows_of
 
+from scoresde_core.errors import FileError
+from scoresde_plugins.evaluate.parts import Part, Parts
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import files as machine_files
 from scoresde_run.training.state import name_of
@@ -185,3 +187,16 @@ class TestProcesses:
         assert done.returncode != 0
         assert [row["status"] for row in rows(place / "failed")] == ["failed", "failed"]
         assert {row["reason"] for row in rows(place / "failed")} == {"ValueError: rank 1"}
+
+
+def test_a_changed_batch_is_not_finished(tmp_path):
+    parts = Parts(tmp_path, "loss", {})
+    parts.save(0, Part({"loss": torch.ones(4)}, {"seconds": 1.0}))
+    assert (parts.has(0), parts.has(1), parts.load(0).record) == (True, False, {"seconds": 1.0})
+    (path,) = parts.folder.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert not parts.has(0)
+    with pytest.raises(FileError, match=r"digest does not match.*remove it and repeat the command"):
+        parts.load(0)
