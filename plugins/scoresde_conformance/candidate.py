@@ -222,7 +222,7 @@ def own_checks(kind: str) -> list[Check]:
     if kind not in SUITES:
         return []
     module = import_module(f".{kind}", __package__)
-    annotations = {"candidate": "Candidate", "return": "None"}
+    annotations = ({"candidate": Candidate, "return": None}, {"candidate": "Candidate", "return": "None"})
     public = [value for name, value in vars(module).items() if not name.startswith("_")]
-    found = [value for value in public if getattr(value, "__annotations__", None) == annotations]
+    found = [value for value in public if getattr(value, "__annotations__", None) in annotations]
     return sorted(found, key=lambda check: check.__module__ != module.__name__)  # those of other modules are last

@@ -1,7 +1,5 @@
 """Checkpoints that plugins ship: complete, and of the network in their configuration."""
 
-from __future__ import annotations
-
 from .candidate import Candidate
 
 

@@ -1,7 +1,5 @@
 """Conditions: the known part is exact, the rest of the events is not used, and every step can be combined."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -14,17 +12,8 @@ from scoresde_core.sde import DATA, SDE, Level
 from scoresde_core.target import Target
 from scoresde_run.sampling.condition import Condition, ConditionedSampler
 
+from . import exact
 from .candidate import Candidate, Skip, first_accepted
-from .exact import (
-    ConstantRateSDE,
-    PlainCorrector,
-    PlainPredictor,
-    PlainSampler,
-    Watched,
-    directions_of,
-    gaussian,
-    is_zero,
-)
 from .targets import LEVELS, SAMPLES
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
@@ -40,7 +29,7 @@ def _events(shape: tuple[int, ...], purpose: str = "events") -> Tensor:
 
 
 def _draw(sampler: Sampler, sde: SDE, shape: tuple[int, ...], batch_size: int | None = None) -> Tensor:
-    return sample(Watched(gaussian(event=shape), sde), sampler, FEW, seed=5, batch_size=batch_size).x
+    return sample(exact.Watched(exact.gaussian(event=shape), sde), sampler, FEW, seed=5, batch_size=batch_size).x
 
 
 def imposing_twice_changes_nothing(candidate: Candidate) -> None:
@@ -82,18 +71,18 @@ def imposes_the_law_of_the_level(candidate: Candidate) -> None:
 
 def works_with_every_step(candidate: Candidate) -> None:
     """With every predictor and corrector, samples are finite and have exactly the known part."""
-    shape, sde = _shape(candidate), ConstantRateSDE()
+    shape, sde = _shape(candidate), exact.ConstantRateSDE()
     observed = candidate.component.observe(_events(shape))
     shipped = candidate.full
     parts: list[tuple[str, str, Any]] = [
-        ("predictor", "the suite's own predictor", PlainPredictor()),
-        ("corrector", "the suite's own corrector", PlainCorrector()),
+        ("predictor", "the suite's own predictor", exact.PlainPredictor()),
+        ("corrector", "the suite's own corrector", exact.PlainCorrector()),
         *(("predictor", f"predictor {n}", part) for n, part in candidate.partners("predictors", shipped=shipped)),
         *(("corrector", f"corrector {n}", part) for n, part in candidate.partners("correctors", shipped=shipped)),
     ]
     for place, label, part in parts:
         candidate.trying = f"{candidate.name} with {label}"
-        sampler = ConditionedSampler(PlainSampler(steps=STEPS, **{place: part}), observed)
+        sampler = ConditionedSampler(exact.PlainSampler(steps=STEPS, **{place: part}), observed)
         if sampler.skip(sde) is None:
             x = _draw(sampler, sde, shape)
             assert bool(x.isfinite().all()), "samples are not finite"
@@ -103,8 +92,8 @@ def works_with_every_step(candidate: Candidate) -> None:
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     """Samples drawn in batches of 4 equal those drawn at once."""
-    shape, sde = _shape(candidate), ConstantRateSDE()
-    conditioned = ConditionedSampler(PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
+    shape, sde = _shape(candidate), exact.ConstantRateSDE()
+    conditioned = ConditionedSampler(exact.PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
     whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
     gap = float((whole - parts).abs().max())
     assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
@@ -121,20 +110,22 @@ def guides_by_bayes_rule(candidate: Candidate) -> None:
     target, labels = getattr(candidate.component, "target", None), getattr(observed, "labels", None)
     if observed.acts_on_state or not isinstance(target, Target) or labels is None:
         raise Skip("it does not guide by the components of a target")
-    exact = target.to("cpu", torch.float64)
-    clean = exact.sample(SAMPLES, seed=3).double()
+    precise = target.to("cpu", torch.float64)
+    clean = precise.sample(SAMPLES, seed=3).double()
     given = candidate.component.observe(clean)
-    weights = exact.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
-    directions = directions_of(exact)
+    weights = precise.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
+    directions = exact.directions_of(precise)
     for level in LEVELS:
-        eps = torch.randn(SAMPLES, *exact.shape, dtype=torch.float64)
+        eps = torch.randn(SAMPLES, *precise.shape, dtype=torch.float64)
         x = level.alpha * clean + level.sigma * eps
-        score = given.guide(ExactScore(exact, ConstantRateSDE())).score(x, level).flatten(1)
+        score = given.guide(ExactScore(precise, exact.ConstantRateSDE())).score(x, level).flatten(1)
         rest = (score + eps.flatten(1) / level.sigma) * weights.unsqueeze(1)
         where = f"of guide at sigma = {level.sigma}"
-        is_zero((rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product")
+        exact.is_zero(
+            (rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product"
+        )
         for k, slope in enumerate((rest @ directions.T).T):
-            is_zero(slope, f"the mean score {where}, along direction {k},")
+            exact.is_zero(slope, f"the mean score {where}, along direction {k},")
 
 
 def refuses_or_serves(candidate: Candidate) -> None:

@@ -8,8 +8,6 @@ Every draw is used with both signs, which removes most of the statistical error.
 draws, since a step size that follows the norms of the sample itself changes the law by 1/D in D dimensions.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Data sets: the same events each time, of the declared shape, loaded at once or opened one by one."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from typing import TypeVar, get_args

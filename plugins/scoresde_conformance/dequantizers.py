@@ -4,8 +4,6 @@ For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the in
 1/3 for h = 1, u_i and u_i^2.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ A standard error is the scatter of the value between sets of samples, so it is c
 of sets. With K of them the standard deviation found has a relative error of 1 / sqrt(2 (K - 1)).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Extractors: an event's features do not depend on its batch, and plain data describe them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress

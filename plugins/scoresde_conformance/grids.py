@@ -1,7 +1,5 @@
 """Grids: N + 1 times, from the prior at 1 through the SDE's t_min to clean data at 0."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -5,8 +5,6 @@ random first: the checks must hold for any weights. Large networks are checked w
 ``example``.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

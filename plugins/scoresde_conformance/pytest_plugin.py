@@ -7,8 +7,6 @@ cases that the options select, and :func:`.test_components.test_component` can b
 at every start, so it imports nothing but pytest.
 """
 
-from __future__ import annotations
-
 import pytest
 
 

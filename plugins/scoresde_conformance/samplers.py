@@ -1,7 +1,5 @@
 """Samplers: correct samples, the same for the same seed and for any split into batches."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

@@ -9,8 +9,6 @@ Both levels have the same checks; ``quick`` tries fewer combinations of variants
 that fails a check by definition declares this in its class: ``exempt = {"check": "reason"}``.
 """
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Iterable, Mapping
@@ -162,11 +160,7 @@ def checks(kind: str) -> list[Check]:
 
 
 def candidates(
-    registry: Registry,
-    kind: str | None = None,
-    name: str | None = None,
-    dist: str | None = None,
-    level: Depth = "full",
+    registry: Registry, kind: str | None = None, name: str | None = None, dist: str | None = None, level: Depth = "full"
 ) -> list[Candidate]:
     """Return the components to check: one by kind and name (with parameters), or all of a kind or distribution."""
     if name is not None:

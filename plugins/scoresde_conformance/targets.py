@@ -5,8 +5,6 @@ At a level, ``x = alpha x_0 + sigma eps`` with exact ``x_0`` and known ``eps``, 
 dimension, without a density (denoising score matching: Vincent 2011, doi:10.1162/NECO_a_00142).
 """
 
-from __future__ import annotations
-
 import math
 from math import prod
 
@@ -88,10 +86,7 @@ def score_fits_the_samples(candidate: Candidate) -> None:
         for k, slope in enumerate(along.T):
             is_zero(slope, f"the mean of score at sigma = {level.sigma}, along direction {k},")
             offset = (x.flatten(1) - mean) @ directions[k]
-            is_zero(
-                slope * offset,
-                f"{product} along direction {k}",
-            )
+            is_zero(slope * offset, f"{product} along direction {k}")
 
 
 def moments_are_those_of_samples(candidate: Candidate) -> None:

@@ -25,7 +25,7 @@ from scoresde_plugins.evaluate import checkpoints as choice
 from scoresde_plugins.evaluate.batches import compute
 from scoresde_plugins.evaluate.measure import Measure, MeasuredModel
 from scoresde_plugins.evaluate.parts import Part
-from scoresde_plugins.evaluators import events
+from scoresde_plugins.evaluators import comparison
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.likelihood import log_likelihood
@@ -217,7 +217,7 @@ class TestNumbers:
         for seed in (1, 2, 1):
             grey = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
             np.savez(tmp_path / "r.npz", images=grey)
-            for cache in (events._events, events._reference):
+            for cache in (comparison._events, comparison._reference):
                 cache.cache_clear()
             assert evaluate(images, *asked) == 0
             values.append(next(iter(rows(tmp_path / "it")[-1]["metrics"].values()))["value"])

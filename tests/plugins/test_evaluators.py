@@ -14,11 +14,10 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Metric
 from scoresde_core.target import Target
-from scoresde_plugins.evaluators import pairs
+from scoresde_plugins.evaluators import distances
 from scoresde_plugins.evaluators.comparison import Comparison, ModeWeights, NLLGap
+from scoresde_plugins.evaluators.distances import EnergyDistance, SlicedWasserstein
 from scoresde_plugins.evaluators.moments import Moments, gaussian_w2
-from scoresde_plugins.evaluators.pairs import EnergyDistance
-from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.results.rows import warnings_of
 
@@ -232,7 +231,7 @@ def test_energy_distance_is_unbiased() -> None:
 
 
 def test_energy_distance_and_its_jackknife_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "_ROWS", 5)  # blocks that do not divide the set
+    monkeypatch.setattr(distances, "_ROWS", 5)  # blocks that do not divide the set
     target, n = gaussian(shape=(2, 3)), 16
     evidence = Evidence(1.5 * target.sample(n, seed=4), target=target)
     found = EnergyDistance().evaluate(evidence)[0]

@@ -13,9 +13,8 @@ from torch import nn
 
 from scoresde_core.errors import FileError
 from scoresde_core.registry import create
-from scoresde_plugins.datasets.vision import torchvision_datasets
-from scoresde_plugins.extractors.classifier import MNIST_FILE, Classifier, MNISTClassifier
-from scoresde_plugins.extractors.fidelity import VGG16, DINOv2, Inception
+from scoresde_plugins.datasets.published import torchvision_datasets
+from scoresde_plugins.extractors.networks import MNIST_FILE, VGG16, Classifier, DINOv2, Inception, MNISTClassifier
 
 CPU = torch.device("cpu")
 

@@ -19,8 +19,8 @@ from scoresde_core.registry import create
 from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate
 from scoresde_plugins.evaluators.moments import gaussian_w2
 from scoresde_plugins.evaluators.statistics_file import FeatureMoments, merged, read, write
-from scoresde_plugins.extractors.classifier import MNISTClassifier
 from scoresde_plugins.extractors.identity import Identity
+from scoresde_plugins.extractors.networks import MNISTClassifier
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.data.evidence import Evidence
 from scoresde_run.machine.processes import Processes

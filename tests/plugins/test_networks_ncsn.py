@@ -16,10 +16,17 @@ from scoresde_core.errors import UsageError
 from scoresde_core.score import level_of
 from scoresde_core.sde import SDE, Level
 from scoresde_plugins.networks.classifier import Classifier, WideBlock
-from scoresde_plugins.networks.instance_norm import ConditionalInstanceNormPlus, InstanceNormPlus, VarianceNorm
 from scoresde_plugins.networks.mlp import MLP
 from scoresde_plugins.networks.ncsn import NCSN, REFERENCE, NCSNv2, from_reference
-from scoresde_plugins.networks.refinenet import ChainedPooling, Fusion, PooledConv, WindowPool
+from scoresde_plugins.networks.refinenet import (
+    ChainedPooling,
+    ConditionalInstanceNormPlus,
+    Fusion,
+    InstanceNormPlus,
+    PooledConv,
+    VarianceNorm,
+    WindowPool,
+)
 from scoresde_run.models.network import Network
 from scoresde_run.models.network_score import NetworkScore
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde_plugins.networks import winograd
-from scoresde_plugins.networks.layers import AttentionBlock
+from scoresde_plugins.networks.layers import AttentionBlock, FIRConvDown, FIRConvUp
 from scoresde_plugins.networks.ncsnpp import DDPM, NCSNpp
-from scoresde_plugins.networks.resampling import FIRConvDown, FIRConvUp
 from scoresde_plugins.networks.unet import UNet
 from scoresde_plugins.song2021 import reference
 from scoresde_plugins.song2021.sdes import VESDE

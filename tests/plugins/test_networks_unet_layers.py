@@ -19,7 +19,14 @@ from scoresde_plugins.networks.layers import (
     NONLINEARITIES,
     AttentionBlock,
     BlockStyle,
+    Blur,
+    ConvDown,
+    FIRConvDown,
+    FIRConvUp,
+    FIRDown,
+    FIRUp,
     FourierEmbedding,
+    MeanDown,
     Overwrite,
     ResidualBlock,
     conv,
@@ -28,7 +35,6 @@ from scoresde_plugins.networks.layers import (
     positional_embedding,
 )
 from scoresde_plugins.networks.ncsnpp import NCSNpp
-from scoresde_plugins.networks.resampling import Blur, ConvDown, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown
 
 STYLE = BlockStyle(F.silu, embedding=32, biggan=True, dropout=0.0, min_group=4, scale=1.0, rescale=True)
 

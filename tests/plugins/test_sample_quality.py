@@ -16,8 +16,8 @@ from scoresde_bench.cli import main as bench_main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Metric
 from scoresde_core.registry import create
+from scoresde_plugins.evaluators.distances import MMD, EnergyDistance, SlicedWasserstein
 from scoresde_plugins.evaluators.frechet import Centre
-from scoresde_plugins.evaluators.pairs import MMD, EnergyDistance
 from scoresde_plugins.evaluators.sample_quality import (
     by_subsets,
     classifier_score,
@@ -26,7 +26,6 @@ from scoresde_plugins.evaluators.sample_quality import (
     radii,
     shares,
 )
-from scoresde_plugins.evaluators.sliced_wasserstein import SlicedWasserstein
 from scoresde_plugins.evaluators.statistics_file import FeatureMoments
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.targets.gaussian import GaussianTarget

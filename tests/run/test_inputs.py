@@ -21,8 +21,7 @@ from scoresde_core.registry import load_registry
 from scoresde_plugins.datasets.files import ImageFolderDataset, JPEGArchiveDataset, NPZDataset
 from scoresde_plugins.datasets.published import DownsampledImageNetDataset
 from scoresde_plugins.evaluators import statistics_file
-from scoresde_plugins.extractors.classifier import Classifier
-from scoresde_plugins.extractors.fidelity import Inception
+from scoresde_plugins.extractors.networks import Classifier, Inception
 from scoresde_plugins.song2021.published_checkpoint import read_published
 from scoresde_plugins.targets import mfa_file
 from scoresde_run.commands import events

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from scoresde_core import create
 from scoresde_core.noise import key
-from scoresde_plugins.extractors.classifier import ConvolutionalClassifier, write
+from scoresde_plugins.extractors.networks import ConvolutionalClassifier, write
 
 SHIFT = 2
 

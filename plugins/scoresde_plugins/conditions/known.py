@@ -97,7 +97,6 @@ class Inpaint(Condition):
             raise ValueError(f"mask must be {', '.join(NAMED)} or a file, and there is no file {self.mask!r}")
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse a mask of another shape, or a top half of points."""
         spatial = _spatial(shape)
         if self.mask in ("top", "bottom") and len(spatial) < 2:
             return f"a mask of the {self.mask} half needs images, the events have shape {shape}"
@@ -172,7 +171,6 @@ class Colorize(Condition):
     mixes_channels = True
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse events without three channels."""
         return None if len(shape) == 3 and shape[0] == 3 else f"colorize needs images of 3 channels, not {shape}"
 
     def observe(self, x: Tensor) -> KnownCoefficients:
@@ -209,7 +207,6 @@ class LinearMeasurement(Condition):
     )
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse events that are not images, or that the blocks do not tile."""
         if len(shape) != 3:
             return f"linear measures images (channels, height, width), not events of shape {shape}"
         if self.operator == "average" and (shape[1] % self.factor or shape[2] % self.factor):

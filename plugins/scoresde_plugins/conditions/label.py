@@ -71,7 +71,6 @@ class GuidedScore(WrappedScore):
         return self.part(model=self.model.select(index), labels=self.labels[index.to(self.labels.device)])
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        """score(x) + w grad log p(y | x)."""
         score = self.model.score(x, level)
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)

@@ -175,7 +175,6 @@ class _Particles:
         return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()
 
     def _parted(self, x: Tensor) -> Tensor:
-        """(B K, ...) -> (B, K, ...)."""
         return x.reshape(-1, self.number, *x.shape[1:])
 
     def _rows(self, index: Tensor) -> Tensor:

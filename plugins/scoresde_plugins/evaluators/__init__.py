@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "events": ("Origin", "SetComparison"),
+    "comparison": ("Origin", "SetComparison"),
     "feature_metric": (
         "EventSet",
         "Extraction",

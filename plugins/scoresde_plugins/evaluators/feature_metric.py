@@ -26,8 +26,8 @@ from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.features.extraction import EventSet, Extraction, Rounding
 from scoresde_run.features.extractor import Extractor, Features
 
-from ..extractors.fidelity import Inception
-from .events import DataReference, Origin
+from ..extractors.networks import Inception
+from .comparison import DataReference, Origin
 from .statistics_file import Statistics, read
 
 HELD_BYTES = 2**30

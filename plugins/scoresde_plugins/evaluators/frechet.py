@@ -213,7 +213,6 @@ class FrechetDistance(FeatureMetric):
         return EventSet(("moments", repr(reference.target), self.draws, reference.seed), self.draws, load, reference)
 
     def _centre(self, evidence: Evidence) -> Centre:
-        """Return the reference's moments, cached."""
         truth, device = self.truth(evidence), evidence.samples.device
         if truth is None:
             return _centre_of_file(self._file(), str(device))

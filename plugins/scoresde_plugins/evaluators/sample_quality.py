@@ -216,7 +216,6 @@ class InceptionScore(FeatureMetric):
         return [self.metric(self.name, found, floor, **details)]
 
     def truth(self, evidence: Evidence) -> EventSet | None:
-        """None: the score uses no data."""
         return None
 
     def _logits(self, events: EventSet, evidence: Evidence) -> Tensor:

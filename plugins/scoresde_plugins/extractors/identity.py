@@ -22,7 +22,6 @@ class Identity(Extractor):
     images: ClassVar[bool] = False
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse events too large for a covariance."""
         size = prod(shape)
         return f"an event has {size} entries, too many for features (at most {MOST})" if size > MOST else None
 

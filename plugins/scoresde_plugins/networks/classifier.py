@@ -86,9 +86,7 @@ class Classifier(ClassifierNetwork):
     multiplier: int = param(10, "width: the groups have 16, 32 and 64 times as many channels", ge(1))
     embedding: int = param(512, "units of the two layers that read the noise scale", ge(1))
     pooling: Literal["mean", "none"] = param(
-        "mean",
-        "input of the logits: the mean over positions, or all positions, for small networks",
-        in_(POOLINGS),
+        "mean", "input of the logits: the mean over positions, or all positions, for small networks", in_(POOLINGS)
     )
     mean: tuple[float, ...] | None = param(
         None, "channel means; null: CIFAR-10's for 3 channels, else 0", converter=optional_tuple

@@ -23,13 +23,7 @@ from scoresde_run.models.network import Network
 
 from .classifier import ClassifierNetwork
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "elu": nn.ELU,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-}
+ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 EMBEDDINGS = ("sinusoidal", "fourier")
 
 
@@ -109,7 +103,6 @@ class Block(nn.Module):
         self.act = act
 
     def forward(self, h: Tensor, noise: Tensor) -> Tensor:
-        """A tensor like ``h`` (B, width) for the embedding ``noise`` (B, width)."""
         gain, shift = self.modulate(noise).chunk(2, 1)
         result: Tensor = h + self.second(self.act((1 + gain) * self.first(h) + shift))
         return result

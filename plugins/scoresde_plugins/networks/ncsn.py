@@ -21,10 +21,22 @@ from torch import Tensor, nn
 
 from scoresde_core.components import param
 
-from .instance_norm import ConditionalInstanceNormPlus, InstanceNormPlus, NoNorm, Norm, VarianceNorm
 from .layers import geometric
-from .refinenet import RefineNet, RefineNetSpec, Stage, check_image, level_index
+from .refinenet import (
+    ConditionalInstanceNormPlus,
+    InstanceNormPlus,
+    NoNorm,
+    Norm,
+    RefineNet,
+    RefineNetSpec,
+    Stage,
+    VarianceNorm,
+    check_image,
+    level_index,
+)
 
+_FINE = (Stage("res1", "refine5", 1), Stage("res2", "refine4", 2, pool=True), Stage("res3", "refine3", 2, pool=True))
+_COARSE = (Stage("res4", "refine2", 4, dilation=2), Stage("res5", "refine1", 4, dilation=4))
 STAGES: dict[int, tuple[Stage, ...]] = {
     64: (
         Stage("res1", "refine4", 1),
@@ -32,21 +44,8 @@ STAGES: dict[int, tuple[Stage, ...]] = {
         Stage("res3", "refine2", 2, dilation=2),
         Stage("res4", "refine1", 2, dilation=4),
     ),
-    128: (
-        Stage("res1", "refine5", 1),
-        Stage("res2", "refine4", 2, pool=True),
-        Stage("res3", "refine3", 2, pool=True),
-        Stage("res4", "refine2", 4, dilation=2),
-        Stage("res5", "refine1", 4, dilation=4),
-    ),
-    256: (
-        Stage("res1", "refine5", 1),
-        Stage("res2", "refine4", 2, pool=True),
-        Stage("res3", "refine3", 2, pool=True),
-        Stage("res31", "refine31", 2, pool=True),
-        Stage("res4", "refine2", 4, dilation=2),
-        Stage("res5", "refine1", 4, dilation=4),
-    ),
+    128: (*_FINE, *_COARSE),
+    256: (*_FINE, Stage("res31", "refine31", 2, pool=True), *_COARSE),
 }
 """The published networks by resolution; NCSN has the first."""
 
@@ -116,17 +115,10 @@ class NCSNv2Module(RefineNet):
 Variant = Literal[64, 128, 256]
 
 REFERENCE: Mapping[str, Variant | None] = {
-    "ncsn": None,
-    "CondRefineNetDilated": None,
-    "ncsnv2": 64,
-    "ncsnv2_64": 64,
-    "NCSNv2": 64,
-    "ncsnv2_128": 128,
-    "NCSNv2Deeper": 128,
-    "NCSNv2_128": 128,
-    "ncsnv2_256": 256,
-    "NCSNv2Deepest": 256,
-    "NCSNv2_256": 256,
+    **dict.fromkeys(("ncsn", "CondRefineNetDilated")),
+    **dict.fromkeys(("ncsnv2", "ncsnv2_64", "NCSNv2"), 64),
+    **dict.fromkeys(("ncsnv2_128", "NCSNv2Deeper", "NCSNv2_128"), 128),
+    **dict.fromkeys(("ncsnv2_256", "NCSNv2Deepest", "NCSNv2_256"), 256),
 }
 """The published names, and the variant of NCSNv2 for each; None is NCSN."""
 
@@ -206,7 +198,6 @@ def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def _field(fields: Mapping[str, Any], *names: str) -> Any:
-    """Return the first of ``names`` that ``fields`` has."""
     for name in names:
         if name in fields:
             return fields[name]

@@ -47,7 +47,6 @@ class DDPM(ImageUNet):
     num_res_blocks: int = param(2, "residual blocks per level going down; one more going up", check.ge(1))
 
     def build(self, shape: tuple[int, ...]) -> UNet:
-        """Return the U-Net for images (C, H, W), H and W divisible by 2^(levels - 1)."""
         shared = {field.name: getattr(self, field.name) for field in attrs.fields(ImageUNet)}
         return NCSNpp(
             **shared,

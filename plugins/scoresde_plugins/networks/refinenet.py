@@ -12,7 +12,9 @@ the refined coarser one. One block is
 Parameter names and their order are those of the published checkpoints; a norm without parameters has no entry.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import attrs
@@ -25,8 +27,87 @@ from scoresde_core.components import param
 from scoresde_run.models.network import Network
 from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
 
-from .instance_norm import NoNorm, Norm
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, recomputed
+
+EPS = 1e-5
+
+Norm = Callable[[int], nn.Module]
+"""Builds a norm for a number of channels: ``norm(x, index)``, x (B, C, H, W), ``index`` (B,) noise levels or None."""
+
+
+def instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """InstanceNorm++ of ``x`` (B, C, H, W) with coefficients (C,), or (B, C) for one set per row.
+
+    Plain instance normalisation discards the mean of every feature map x_k, and with it the colour of the image. This
+    adds a standardised copy of those means (Song & Ermon 2019, Appendix A): of one image,
+
+        z_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k
+
+    with mu_k, s_k^2 the mean and the (biased) variance of x_k over its pixels, m and v^2 the mean and the (unbiased)
+    variance of mu_1..mu_C; 1e-5 is added to both variances.
+    """
+    batch, channels = x.shape[:2]
+    # Means have the coefficients' precision, so that autocast does not round the statistics over channels.
+    means = x.mean((2, 3), dtype=gamma.dtype)
+    variance, centre = torch.var_mean(means, dim=1, keepdim=True)
+    shift = gamma * alpha * (means - centre) * torch.rsqrt(variance + EPS) + beta
+    # With one map per channel, batch normalisation is instance normalisation; its affine part applies all coefficients
+    # in the same pass over the pixels.
+    maps = x.reshape(1, batch * channels, *x.shape[2:])
+    scale = gamma.expand(batch, channels)
+    return F.batch_norm(maps, None, None, scale.reshape(-1), shift.reshape(-1), training=True, eps=EPS).view(x.shape)
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++ with one set of coefficients; ``gamma``, ``alpha`` ~ N(1, 0.02^2), ``beta`` = 0 at the start."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.gamma = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
+
+
+class ConditionalInstanceNormPlus(nn.Module):
+    """InstanceNorm++ with a set of coefficients for each of ``scales`` noise levels.
+
+    Each row of the weight of ``embed`` is (gamma, alpha, beta), of ``channels`` values each.
+    """
+
+    def __init__(self, channels: int, scales: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(scales, 3 * channels)
+        with torch.no_grad():
+            self.embed.weight[:, : 2 * channels].normal_(1, 0.02)
+            self.embed.weight[:, 2 * channels :].zero_()
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        gamma, alpha, beta = self.embed(index).chunk(3, dim=1)
+        return instance_norm_plus(x, gamma, alpha, beta)
+
+
+class VarianceNorm(nn.Module):
+    """``alpha_k x_k / s_k`` with the unbiased variance s_k^2 over pixels; the mean is kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(channels).normal_(1, 0.02))
+
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        return x * (self.alpha[:, None, None] * torch.rsqrt(x.var((2, 3), keepdim=True) + EPS))
+
+
+class NoNorm(nn.Module):
+    """The identity, without parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        return x
 
 
 @attrs.frozen
@@ -50,14 +131,13 @@ def conv3x3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> 
 
 
 class PooledConv(nn.Module):
-    """A convolution, then the mean over 2x2 pixels; an odd side is padded with a row of zeros at its start."""
+    """A convolution, then the mean over 2x2 pixels, sides rounded up: an odd one has a row of zeros at its start."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, outputs, ceil(H / 2), ceil(W / 2))."""
         height, width = x.shape[2:]
         if height % 2 or width % 2:
             x = F.pad(x, (width % 2, 0, height % 2, 0))
@@ -67,7 +147,7 @@ class PooledConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x)))))); ``entry`` blocks change the width or the resolution of a stage."""
+    """x + conv(act(norm(conv(act(norm(x)))))), (B, C, H, W); ``entry`` blocks change a stage's width or resolution."""
 
     def __init__(self, inputs: int, stage: Stage, outputs: int, norm: Norm, act: nn.Module, *, entry: bool) -> None:
         super().__init__()
@@ -82,7 +162,6 @@ class ResidualBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """(B, inputs, H, W) to (B, outputs, H', W')."""
         h = self.conv1(self.act(self.normalize1(x, index)))
         h = self.conv2(self.act(self.normalize2(h, index)))
         result: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
@@ -111,7 +190,7 @@ class ResidualUnits(nn.ModuleDict):
 
 
 class Fusion(nn.Module):
-    """MSF: convolutions of inputs at several resolutions, enlarged to the first one's size and added."""
+    """MSF: convolutions of inputs (B, C_i, H_i, W_i), enlarged to the first one's size and added."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, norm: Norm) -> None:
         super().__init__()
@@ -119,7 +198,6 @@ class Fusion(nn.Module):
         self.norms = nn.ModuleList(norm(channels) for channels in inputs)
 
     def forward(self, inputs: Sequence[Tensor], index: Tensor | None) -> Tensor:
-        """Tensors (B, C_i, H_i, W_i) to (B, outputs, H_0, W_0)."""
         size = inputs[0].shape[2:]
         maps = [conv(norm(x, index)) for conv, norm, x in zip(self.convs, self.norms, inputs, strict=True)]
         fused: Tensor = maps[0]
@@ -161,7 +239,7 @@ class ChainedPooling(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """Adapt all inputs, fuse them, pool, and apply ``units`` residual units."""
+    """Adapt inputs (B, C_i, H_i, W_i), the finest first, fuse them, pool, and apply ``units`` residual units."""
 
     def __init__(
         self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: nn.Module, units: int
@@ -173,7 +251,6 @@ class RefineBlock(nn.Module):
         self.crp = ChainedPooling(outputs, norm, act, pool)
 
     def forward(self, inputs: Sequence[Tensor], index: Tensor | None) -> Tensor:
-        """Tensors (B, C_i, H_i, W_i), the finest first, to (B, outputs, H_0, W_0)."""
         adapted = [unit(x, index) for unit, x in zip(self.adapt_convs, inputs, strict=True)]
         h = adapted[0] if self.msf is None else self.msf(adapted, index)
         result: Tensor = self.output_convs(self.crp(h, index), index)

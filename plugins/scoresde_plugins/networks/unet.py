@@ -19,20 +19,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from .layers import (
-    AttentionBlock,
-    BlockStyle,
-    FourierEmbedding,
-    Overwrite,
-    ResidualBlock,
-    conv,
-    dense,
-    group_norm,
-    merge,
-    positional_embedding,
-    recomputed,
-)
-from .resampling import ConvDown, ConvUp, FIRConvDown, FIRConvUp, FIRDown, FIRUp, MeanDown, NearestUp
+from . import layers
 from .unet_spec import UNetSpec
 
 Way = Literal["down", "up"]
@@ -57,7 +44,7 @@ class Combine(nn.Module):
 
     def __init__(self, image_channels: int, channels: int, stack: bool) -> None:
         super().__init__()
-        self.Conv_0, self.stack = conv(image_channels, channels, 1), stack
+        self.Conv_0, self.stack = layers.conv(image_channels, channels, 1), stack
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         """(B, c, H, W) and (B, C, H, W) -> (B, C, H, W), or (B, 2C, H, W) stacked."""
@@ -79,8 +66,8 @@ class UNet(nn.Module):
         self.spec = spec
         channels, height, width = shape
         self.attends = spec.attended(height, width)
-        self.activation = Overwrite(spec.nonlinearity)  # every input is a layer's output that nothing else reads
-        self.style = BlockStyle(
+        self.activation = layers.Overwrite(spec.nonlinearity)  # every input is a layer's output that nothing else reads
+        self.style = layers.BlockStyle(
             activation=self.activation,
             embedding=4 * spec.nf if spec.conditional else None,
             biggan=spec.resblock_type == "biggan",
@@ -96,7 +83,7 @@ class UNet(nn.Module):
         self.all_modules = nn.ModuleList()
         self._build_embedding()
         seen = channels + spec.cond_channels
-        self.first = self._add(conv(seen, spec.nf))
+        self.first = self._add(layers.conv(seen, spec.nf))
         kept = [spec.nf]
         self.down = self._build_down(seen, kept)
         width = kept[-1]
@@ -150,7 +137,7 @@ class UNet(nn.Module):
         """Apply a layer; with ``recompute``, training stores nothing inside it."""
         layer = self.all_modules[place]
         if self.spec.recompute and self.training and torch.is_grad_enabled():
-            return recomputed(layer, *inputs, random=self.spec.dropout > 0)
+            return layers.recomputed(layer, *inputs, random=self.spec.dropout > 0)
         out: Tensor = layer(*inputs)
         return out
 
@@ -177,7 +164,7 @@ class UNet(nn.Module):
         if self.fourier:
             features = self.all_modules[self.fourier[0]](label.log() if self.spec.label == "sigma" else label)
         else:
-            features = positional_embedding(label, self.spec.nf)
+            features = layers.positional_embedding(label, self.spec.nf)
         out: Tensor = self.activation(outer(self.activation(inner(features.to(inner.weight.dtype)))))
         return out
 
@@ -216,7 +203,7 @@ class UNet(nn.Module):
         if self.shrink is not None:
             image = self.shrink(image)
             return layer(image, h), image
-        h = merge(layer(image), h, self.style.rescale)
+        h = layers.merge(layer(image), h, self.style.rescale)
         return h, h
 
     def _join_output(self, stage: Stage, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -227,7 +214,7 @@ class UNet(nn.Module):
             return h, self._run_head(stage.pyramid, h)
         if self.grow is not None:
             return h, self.grow(image) + self._run_head(stage.pyramid, h)
-        h = merge(self.all_modules[stage.pyramid[0]](image), h, self.style.rescale)
+        h = layers.merge(self.all_modules[stage.pyramid[0]](image), h, self.style.rescale)
         return h, h
 
     def _run_head(self, places: Places, h: Tensor) -> Tensor:
@@ -249,10 +236,10 @@ class UNet(nn.Module):
         self.embedding: Places = ()
         if spec.embedding == "fourier":
             # The published list contains it even if nothing uses it.
-            self.fourier = self._add(FourierEmbedding(spec.nf, spec.fourier_scale, spec.trainable_embedding))
+            self.fourier = self._add(layers.FourierEmbedding(spec.nf, spec.fourier_scale, spec.trainable_embedding))
         if spec.conditional:
             size = 2 * spec.nf if self.fourier else spec.nf
-            self.embedding = self._add(dense(size, 4 * spec.nf), dense(4 * spec.nf, 4 * spec.nf))
+            self.embedding = self._add(layers.dense(size, 4 * spec.nf), layers.dense(4 * spec.nf, 4 * spec.nf))
 
     def _build_down(self, seen: int, kept: list[int]) -> list[Stage]:
         """Build the way down; ``kept`` collects the channels of every output that is kept for the way up."""
@@ -301,28 +288,30 @@ class UNet(nn.Module):
         return stages, width
 
     def _block(self, in_channels: int, out_channels: int) -> nn.Module:
-        return ResidualBlock(in_channels, out_channels, self.style)
+        return layers.ResidualBlock(in_channels, out_channels, self.style)
 
     def _attention(self, channels: int) -> nn.Module:
         style = self.style
-        return AttentionBlock(channels, min_group=style.min_group, scale=style.scale, rescale=style.rescale)
+        return layers.AttentionBlock(channels, min_group=style.min_group, scale=style.scale, rescale=style.rescale)
 
     def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
         """Return GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
-        return group_norm(channels, self.spec.min_group), conv(channels, out_channels, scale=scale)
+        return layers.group_norm(channels, self.spec.min_group), layers.conv(channels, out_channels, scale=scale)
 
     def _resize(self, way: Way, channels: int) -> nn.Module:
         """Return the way to the next level: a block that resamples inside, or a separate layer."""
         if self.style.biggan:
-            return ResidualBlock(channels, channels, self.style, self._filter(way))
+            return layers.ResidualBlock(channels, channels, self.style, self._filter(way))
         return self._filtered_conv(way, channels, channels) if self.spec.resamp_with_conv else self._filter(way)
 
     def _filter(self, way: Way) -> nn.Module:
         if self.spec.fir:
-            return FIRDown(self.spec.fir_kernel) if way == "down" else FIRUp(self.spec.fir_kernel)
-        return MeanDown() if way == "down" else NearestUp()
+            return layers.FIRDown(self.spec.fir_kernel) if way == "down" else layers.FIRUp(self.spec.fir_kernel)
+        return layers.MeanDown() if way == "down" else layers.NearestUp()
 
     def _filtered_conv(self, way: Way, in_channels: int, out_channels: int) -> nn.Module:
         if self.spec.fir:
-            return (FIRConvDown if way == "down" else FIRConvUp)(in_channels, out_channels, self.spec.fir_kernel)
-        return (ConvDown if way == "down" else ConvUp)(in_channels, out_channels)
+            return (layers.FIRConvDown if way == "down" else layers.FIRConvUp)(
+                in_channels, out_channels, self.spec.fir_kernel
+            )
+        return (layers.ConvDown if way == "down" else layers.ConvUp)(in_channels, out_channels)

@@ -25,9 +25,7 @@ class ImageUNet(Network):
     ch_mult: tuple[int, ...] = param((1, 2, 2, 2), "channels of each level, in nf", check.min_len(1), converter=tuple)
     num_res_blocks: int = param(4, "residual blocks per level going down; one more going up", check.ge(1))
     attn_resolutions: tuple[int, ...] = param(
-        (16,),
-        "levels with attention, by the shorter side of their images; the middle always has it",
-        converter=tuple,
+        (16,), "levels with attention, by the shorter side of their images; the middle always has it", converter=tuple
     )
     dropout: float = param(0.1, "dropout inside the blocks", check.and_(check.ge(0), check.lt(1)))
     resamp_with_conv: bool = param(True, "for ddpm blocks, use a convolution at each change of resolution")

@@ -56,7 +56,6 @@ class Conv3x3(nn.Conv2d):
         self._kernel: Kernel | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W)."""
         if pays(x, self.weight):
             try:
                 return convolve(x, self._transformed(), self.bias)
