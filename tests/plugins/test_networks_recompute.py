@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
-from scoresde_plugins.networks.ncsnpp import DDPM, NCSNpp
+from scoresde_plugins.networks.unet import DDPM, NCSNpp
 from scoresde_run.models.network import Network
 
 SHAPE = (3, 16, 16)

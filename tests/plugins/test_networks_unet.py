@@ -17,8 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde_plugins.networks import winograd
 from scoresde_plugins.networks.layers import AttentionBlock, FIRConvDown, FIRConvUp
-from scoresde_plugins.networks.ncsnpp import DDPM, NCSNpp
-from scoresde_plugins.networks.unet import UNet
+from scoresde_plugins.networks.unet import DDPM, NCSNpp, UNet
 from scoresde_plugins.song2021 import reference
 from scoresde_plugins.song2021.sdes import VESDE
 from scoresde_run.models.network_score import NetworkScore

@@ -34,7 +34,7 @@ from scoresde_plugins.networks.layers import (
     group_norm,
     positional_embedding,
 )
-from scoresde_plugins.networks.ncsnpp import NCSNpp
+from scoresde_plugins.networks.unet import NCSNpp
 
 STYLE = BlockStyle(F.silu, embedding=32, biggan=True, dropout=0.0, min_group=4, scale=1.0, rescale=True)
 

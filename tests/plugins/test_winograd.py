@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, jvp, vmap
 
 from scoresde_plugins.networks import winograd
-from scoresde_plugins.networks.ncsnpp import NCSNpp
+from scoresde_plugins.networks.unet import NCSNpp
 from scoresde_plugins.networks.winograd import Conv3x3, convolve, pays, transform
 
 

@@ -9,8 +9,6 @@ never follows the exact conditional score. It is exact if the parts are independ
 bias, and ``smcdiff`` removes it.
 """
 
-from __future__ import annotations
-
 import math
 from math import prod
 from pathlib import Path
@@ -40,7 +38,7 @@ class KnownCoefficients(Observation):
     known: Tensor
     basis: Basis = ()
 
-    def rows(self, start: int, count: int) -> KnownCoefficients:
+    def rows(self, start: int, count: int) -> "KnownCoefficients":
         if start + count > len(self.values):
             raise ValueError(
                 f"{len(self.values)} events were observed, too few for sample {start + count - 1}: "
@@ -51,7 +49,7 @@ class KnownCoefficients(Observation):
             self, values=self.values[rows], known=self.known if len(self.known) == 1 else self.known[rows]
         )
 
-    def to(self, x: Tensor) -> KnownCoefficients:
+    def to(self, x: Tensor) -> "KnownCoefficients":
         basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)
         return attrs.evolve(self, values=self.values.to(x), known=self.known.to(x.device), basis=basis)
 

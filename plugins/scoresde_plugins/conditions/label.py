@@ -8,8 +8,6 @@ components. A network classifier receives x_t / alpha with noise of scale sigma 
 every Gaussian-path SDE (for VE this is the published convention).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +65,7 @@ class GuidedScore(WrappedScore):
         super().__init__(model)
         self.classifier, self.labels, self.scale = classifier, labels, scale
 
-    def select(self, index: Tensor) -> GuidedScore:
+    def select(self, index: Tensor) -> "GuidedScore":
         return self.part(model=self.model.select(index), labels=self.labels[index.to(self.labels.device)])
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
@@ -88,12 +86,12 @@ class ClassObservation(Observation):
     scale: float = 1.0
     acts_on_state = False
 
-    def rows(self, start: int, count: int) -> ClassObservation:
+    def rows(self, start: int, count: int) -> "ClassObservation":
         if start + count > len(self.labels):
             raise ValueError(f"there are labels for {len(self.labels)} samples, too few for sample {start + count - 1}")
         return attrs.evolve(self, labels=self.labels[start : start + count])
 
-    def to(self, x: Tensor) -> ClassObservation:
+    def to(self, x: Tensor) -> "ClassObservation":
         return attrs.evolve(self, labels=self.labels.to(x.device))
 
     def guide(self, model: ScoreModel) -> ScoreModel:

@@ -28,8 +28,6 @@ predictors with all of the noise, with none, and with a part of it.
 As K and the number of steps grow, samples have the exact conditional law of the model, blurred by sigma(t_min).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import attrs
@@ -78,7 +76,7 @@ class SMCDiff(Condition):
     def skip(self, shape: tuple[int, ...]) -> str | None:
         return self.condition.skip(shape)
 
-    def observe(self, x: Tensor) -> ParticleObservation:
+    def observe(self, x: Tensor) -> "ParticleObservation":
         known = self.condition.observe(x)
         if not known.acts_on_state:
             raise ValueError(f"{type(self.condition).__name__} changes the score only: it needs no particles")
@@ -93,10 +91,10 @@ class ParticleObservation(Observation):
     particles: int
     threshold: float = 0.5
 
-    def rows(self, start: int, count: int) -> ParticleObservation:
+    def rows(self, start: int, count: int) -> "ParticleObservation":
         return attrs.evolve(self, known=self.known.rows(start, count))
 
-    def to(self, x: Tensor) -> ParticleObservation:
+    def to(self, x: Tensor) -> "ParticleObservation":
         return attrs.evolve(self, known=self.known.to(x))
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:

@@ -1,7 +1,5 @@
 """Data sets made of something else: draws of an exact target, or the images of any data set in another size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -58,7 +56,7 @@ class Fitted:
     """The events of another data set, resized on access."""
 
     events: Events
-    dataset: ResizedDataset
+    dataset: "ResizedDataset"
 
     def __len__(self) -> int:
         return len(self.events)

@@ -287,6 +287,7 @@ class JPEGArchiveDataset(pictures.PictureDataset):
         return tuple(self.open("test")[0].shape)
 
     def files(self) -> list[Path]:
+        """Return the files of both splits."""
         return [self._file("train"), self._file("test")]
 
     def open(self, split: Split = "train") -> pictures.Pictures:

@@ -4,6 +4,7 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -162,17 +163,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
             return number, at
 
 
-def _crc_table() -> list[int]:
-    """Return the reflected CRC-32C (Castagnoli) of each byte."""
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_CRC = _crc_table()
+_CRC = [reduce(lambda crc, _: crc >> 1 ^ (0x82F63B78 if crc & 1 else 0), range(8), byte) for byte in range(256)]
+"""The reflected CRC-32C (Castagnoli) of each byte."""
 
 
 def _masked(data: bytes) -> bytes:

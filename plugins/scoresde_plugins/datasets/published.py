@@ -3,8 +3,6 @@
 MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747), CIFAR-10 (Krizhevsky 2009), SVHN (Netzer et al. 2011).
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import pickle
@@ -146,6 +144,7 @@ class CelebADataset(PictureDataset):
     download: bool = param(False, DOWNLOAD_HELP)
 
     def files(self) -> list[Path]:
+        """``celeba/``."""
         return [Path(self.root) / "celeba"]
 
     def open(self, split: Split = "train") -> Pictures:
@@ -297,6 +296,7 @@ class DownsampledImageNetDataset(Dataset):
         return (3, self.size, self.size)
 
     def files(self) -> list[Path]:
+        """Return the batches of both splits."""
         return [path for pattern in _PATTERNS.values() for path in self._matching(pattern)]
 
     def load(self, split: Split = "train") -> Tensor:

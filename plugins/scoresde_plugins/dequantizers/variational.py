@@ -11,8 +11,6 @@ with gated convolutions and self-attention in the net. Where ScoreFlow's code (a
 of the first batch, scale and shift start at the identity here: their input is standard normal by construction.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +56,7 @@ class FlowPP(Network):
         if self.filters % self.heads:
             raise ValueError(f"filters must be a multiple of heads, got {self.filters} and {self.heads}")
 
-    def build(self, shape: tuple[int, ...]) -> FlowPPModule:
+    def build(self, shape: tuple[int, ...]) -> "FlowPPModule":
         """Return the flow for images of ``shape``, of an even width."""
         if len(shape) != 3 or shape[2] % 2:
             raise ValueError(f"flowpp splits images into even and odd columns, and {tuple(shape)} has no even width")

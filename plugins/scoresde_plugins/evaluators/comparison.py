@@ -1,7 +1,5 @@
 """Metrics that compare samples with true events, exact draws of a target or a data set, and the errors of these."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

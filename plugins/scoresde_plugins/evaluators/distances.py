@@ -9,8 +9,6 @@ moment and has no tuning parameter, and with d = 1 - k(x, y) the squared maximum
 k(x, x) = 1 (Gretton et al. 2012, JMLR 13:723; Sejdinovic et al. 2013, arXiv:1207.6076). It is 0 only where q = p.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -183,7 +181,7 @@ class _Sorted:
         chosen = torch.nn.functional.pad(chosen, (0, self.order.shape[1] - len(chosen))).to(self.order.device)
         return self.values[chosen[self.order]].view(len(self.values), -1)
 
-    def potential(self, other: _Sorted) -> Tensor:
+    def potential(self, other: "_Sorted") -> Tensor:
         """Return the potential of W2^2 to ``other`` at each event (n,), averaged over directions, up to a constant.
 
         Between neighbours it grows by the integral of 2 (x - T(x)), by the trapezoid rule.

@@ -10,8 +10,6 @@ classifier of the data set itself (``classifier``, ``mnist_classifier``) separat
 costs a thousandth. Its values compare samplers and models of one data set, and nothing else.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -110,6 +108,7 @@ class PublishedNetwork(Extractor):
         return cached
 
     def files(self) -> list[Path]:
+        """Return the file of the weights."""
         return [self._place()]
 
     def _place(self) -> Path:

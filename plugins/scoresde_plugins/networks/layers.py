@@ -24,8 +24,6 @@ convolution of stride 2 and ``up`` its transpose: neither the zeros nor the disc
 convolved as written (mirrored before PyTorch's cross-correlation), which matters for kernels that are not symmetric.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -12,8 +12,6 @@ the refined coarser one. One block is
 Parameter names and their order are those of the published checkpoints; a norm without parameters has no entry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 

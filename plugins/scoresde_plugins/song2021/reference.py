@@ -15,7 +15,7 @@ from torch import nn
 from scoresde_core.errors import near_misses
 from scoresde_run.models.network import Network
 
-from ..networks.ncsnpp import DDPM, NCSNpp
+from ..networks.unet import DDPM, NCSNpp
 from ..networks.unet_spec import ImageUNet
 
 Config = Mapping[str, Any]
