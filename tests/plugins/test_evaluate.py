@@ -9,6 +9,7 @@ import time
 import types
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from scoresde_core.registry import load_registry
 from scoresde_plugins.evaluate import checkpoints as choice
 from scoresde_plugins.evaluate.batches import compute
 from scoresde_plugins.evaluate.measure import Measure, MeasuredModel
+from scoresde_plugins.evaluate.model_measures import Draw, SplitLikelihood, SplitLoss
 from scoresde_plugins.evaluate.parts import Part
 from scoresde_plugins.evaluators import comparison
 from scoresde_plugins.extractors.identity import Identity
@@ -460,6 +462,13 @@ class TestRows:
         (tmp_path / "it" / "results.jsonl").write_text("")
         assert evaluate(points, "--out", tmp_path / "it") == 0
         assert rows(tmp_path / "it")[0]["metrics"] == value
+
+
+@pytest.mark.parametrize("kind", [SplitLoss, SplitLikelihood, Draw])
+def test_a_measure_states_every_field_that_its_numbers_depend_on(kind):
+    """Besides its events and what belongs to the model; the scale only judges what was drawn."""
+    elsewhere = {"fingerprint", "parts", "share", "sde", "plan", "units", "scale"}
+    assert set(kind.stated) == {field.name for field in attrs.fields(kind)} - elsewhere
 
 
 class Counted(Measure):
