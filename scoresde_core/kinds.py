@@ -33,7 +33,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("sdes", "sde", "scoresde_core.sde:SDE", "forward noising process, Gaussian path alpha(t), sigma(t)"),
+        Kind("sdes", "sde", "scoresde_core.sde:Process", "forward noising process, such as a Gaussian path"),
         Kind("predictors", "predictor", "scoresde_core.steps:Predictor", "one reverse-time step t -> t_next"),
         Kind("correctors", "corrector", "scoresde_core.steps:Corrector", "MCMC steps at fixed t"),
         Kind("losses", "loss", "scoresde_core.loss:Loss", "per-sample training loss of a score model"),
@@ -59,7 +59,7 @@ def declare(kind: Kind) -> None:
 def kind_of(annotation: Any) -> str | None:
     """The kind of component that a parameter of this type takes, or None."""
     classes = [member for member in (annotation, *get_args(annotation)) if isinstance(member, type)]
-    paths = {f"{cls.__module__}:{cls.__qualname__}" for cls in classes}
+    paths = {f"{cls.__module__}:{cls.__qualname__}" for member in classes for cls in member.__mro__}
     return next((kind.name for kind in KINDS.values() if kind.contract in paths), None)
 
 

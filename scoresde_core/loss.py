@@ -11,7 +11,7 @@ arXiv:2011.13456, Eq. 7). Losses differ in the law of t, the weight of |e|^2 and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -74,6 +74,8 @@ class Loss(ABC):
 
     trains: ClassVar[type] = ScoreModel
     """The contract of what it trains (the network's ``view``)."""
+    serves: Collection[str] = ("scalar",)
+    """The forms of processes that it trains a model of."""
     needs: ClassVar[tuple[str, ...]] = ()
     """The other data of events that it needs: names that a data set gives."""
 

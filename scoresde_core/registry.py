@@ -159,7 +159,10 @@ class Registry:
         kind = kind_of(contract)
         if kind is None:
             raise TypeError
-        return self.create(kind, value)
+        made = self.create(kind, value)
+        if not isinstance(made, contract):
+            raise ValueError(f"{type(made).__name__} is no {contract.__name__}")
+        return made
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Self
 
 import attrs
@@ -17,6 +17,7 @@ from .errors import UsageError
 from .noise import Noise
 from .score import ScoreModel
 from .sde import SDE
+from .steps import unserved
 
 Observer = Callable[[int, int, Tensor], Any]
 """Called after every step with (steps done, total steps, state)."""
@@ -31,6 +32,9 @@ class Sampler(ABC):
 
         To evaluate some of the samples, use :meth:`ScoreModel.select`.
         """
+
+    serves: Collection[str] = ("scalar",)
+    """The forms of processes whose coefficients it can use."""
 
     @property
     def uses(self) -> frozenset[str]:
@@ -52,10 +56,10 @@ class Sampler(ABC):
 
 def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
     """Why this combination cannot work on events of ``shape``, or None."""
-    mean = sde.prior.mean
-    if isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
+    mean = getattr(sde.prior, "mean", None)
+    if sde.form == "scalar" and isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
         return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean per channel"
-    return sampler.skip(sde)
+    return unserved(sampler, sde) or sde.skip(shape) or sampler.skip(sde)
 
 
 @attrs.frozen
@@ -96,18 +100,22 @@ def sample(
         raise UsageError(f"this {type(model).__name__} has no {lacking}: give it when you make the model")
     if reason := skip(sampler, model.sde, model.shape):
         raise UsageError(reason)
+    whole, model = model, model.informed(n, seed, first).framed()
     size, parts = min(batch_size or n, n), []
-    before, started = model.rows, _now(device)
+    before, started = whole.rows, _now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
         noise = Noise(seed, model.shape, count, start=first + start, device=device, dtype=dtype)
+        known = model if count == n else model.select(torch.arange(start, start + count))
+        frame = known.sde.frame
         if latent is None:
-            x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
+            x = known.sde.prior.from_noise(noise.draw("prior", "prior"))
         else:
             x = latent[start : start + count].to(device=device, dtype=dtype)
-        known = model if count == n else model.select(torch.arange(start, start + count))
-        parts.append(sampler.run(x, known, noise, observe))
-    return Samples(torch.cat(parts), (model.rows - before) / n, _now(device) - started)
+            x = frame.enter(x, known.sde.t_max) if frame else x
+        x = sampler.run(x, known, noise, observe)
+        parts.append(frame.drop(x) if frame else x)
+    return Samples(torch.cat(parts), (whole.rows - before) / n, _now(device) - started)
 
 
 def _now(device: torch.device | str) -> float:

@@ -6,13 +6,14 @@ The last step leads from ``t_min`` to clean data, as in the papers' loops, whose
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import attrs
 import torch
 from torch import Tensor
 
-from .sde import DATA, SDE, Level, Scalar
+from .sde import SDE, Level, Scalar
 
 
 class Grid(ABC):
@@ -22,27 +23,32 @@ class Grid(ABC):
     def times(self, sde: SDE, steps: int) -> Tensor:
         """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; a single step goes from 1 to 0."""
 
+    def skip(self, sde: SDE) -> str | None:
+        """Why this grid has no times for ``sde``, or None."""
+        return None
+
 
 @attrs.frozen
 class Step:
     """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
 
     ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` is the SDE's chain (``SDE.discretize``),
-    ``transition_*`` its transition (``SDE.transition``). ``sde`` is for methods that evaluate between the ends.
+    ``transition_*`` its transition (``SDE.transition``); NaN where a process has none. ``sde`` is for methods that
+    evaluate between the ends.
     """
 
     index: int
     count: int
     now: Level
     next: Level
-    drift_rate: Scalar
     diffusion: Scalar
-    discrete_drift: Scalar
-    discrete_diffusion: Scalar
-    transition_scale: Scalar
-    transition_std: Scalar
-    backward_std: Scalar
-    sde: SDE = attrs.field(repr=False)
+    drift_rate: Scalar = math.nan
+    discrete_drift: Scalar = math.nan
+    discrete_diffusion: Scalar = math.nan
+    transition_scale: Scalar = math.nan
+    transition_std: Scalar = math.nan
+    backward_std: Scalar = math.nan
+    sde: SDE = attrs.field(kw_only=True, repr=False)
 
     @property
     def dt(self) -> Scalar:
@@ -51,11 +57,14 @@ class Step:
 
     def at_noise_ratio(self, noise_ratio: Scalar) -> Level:
         """The level where sigma / alpha is ``noise_ratio``, at most that of t = 1; see :meth:`level`."""
-        return self.level(self.sde.time_at(torch.as_tensor(noise_ratio, dtype=torch.float64).log()))
+        ratio = torch.as_tensor(noise_ratio, dtype=torch.float64).log()
+        return self.level(self.sde.time_at(ratio.mean() if self.sde.form == "diagonal" else ratio))
 
     def level(self, t: Scalar) -> Level:
         """The level at ``t``, as floats or tensors like those of the step."""
         like = self.now.alpha
+        if self.sde.form == "diagonal":
+            return self.sde.level_at(float(t), like)  # type: ignore[arg-type]
         if not isinstance(like, Tensor):
             return self.sde.float_level(float(t))
         t = torch.as_tensor(t, dtype=torch.float64)
@@ -63,28 +72,18 @@ class Step:
 
 
 class Schedule:
-    """The steps of an SDE over decreasing ``times`` (N + 1,), as Python floats, so the loop needs no device."""
+    """The steps of a process over decreasing ``times`` (N + 1,), as Python floats, so the loop needs no device.
 
-    def __init__(self, sde: SDE, times: Tensor) -> None:
+    A process with more than one coefficient needs a state ``x``, whose shape and device its coefficients get.
+    """
+
+    def __init__(self, sde: SDE, times: Tensor, x: Tensor | None = None) -> None:
         times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
         if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()) or float(times[-1]) < 0:
             raise ValueError(f"times must be at least two decreasing values in [0, 1], got {times.tolist()}")
-        alpha, sigma = sde.scales(times)
-        levels = [Level(*row) for row in zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
-        if levels[-1].t == 0:
-            levels[-1] = DATA
-        chain, exact = sde.discretize(times), sde.transition(times)
-        columns = {
-            "drift_rate": sde.drift_rate(times[:-1]),
-            "diffusion": sde.diffusion(times[:-1]),
-            "discrete_drift": chain.drift,
-            "discrete_diffusion": chain.std,
-            "transition_scale": exact.scale,
-            "transition_std": exact.std,
-            "backward_std": exact.backward_std,
-        }
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        levels, columns = sde.levels(times, x), sde.step_numbers(times, x)
         last = len(levels) - 1
+        rows = zip(*columns.values(), strict=True)
         self.steps = [
             Step(k, last, levels[k], levels[k + 1], **dict(zip(columns, row, strict=True)), sde=sde)
             for k, row in enumerate(rows)

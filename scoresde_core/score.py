@@ -23,8 +23,9 @@ from torch import Tensor
 from . import moved
 from .contract import Contract, derived
 from .errors import UsageError
+from .frame import Frame
 from .sde import SDE, Level
-from .shapes import expand
+from .shapes import expand, solve
 
 NO_SIGNAL = (
     "{} gives no denoised state where alpha = 0, because its score says nothing of the data there: use a network whose "
@@ -89,12 +90,26 @@ class ScoreModel(Contract):
         if not isinstance(level.alpha, Tensor) and level.alpha == 0:
             self._count(x)
             return self.evaluate_denoised(x, level)
-        denoised: Tensor = (x + self.score(x, level) * level.sigma**2) / level.alpha
+        denoised: Tensor = solve(level.alpha, x + self.score(x, level) * level.sigma**2)
         return denoised
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x] at a level without signal (alpha = 0), uncounted; there Tweedie's formula is 0 / 0."""
         raise UsageError(NO_SIGNAL.format(type(self).__name__))
+
+    def informed(self, count: int, seed: int, first: int) -> ScoreModel:
+        """The model with what its process needs of samples ``first .. first + count``, else a ``UsageError``."""
+        if reason := self.sde.lacks():
+            raise UsageError(reason)
+        return self
+
+    def framed(self) -> ScoreModel:
+        """The model in the frame of its process, where samplers, losses and likelihoods work; itself without one."""
+        return self if self.sde.frame is None else FramedScore(self)
+
+    def evaluate_framed(self, c: Tensor, level: Level, frame: Frame) -> Tensor:
+        """The score at a state ``c`` in a frame of the process, in that frame, uncounted."""
+        return frame.turn(self.evaluate(frame.leave(c, level.t), level))
 
 
 class HasScore(Protocol):
@@ -105,7 +120,10 @@ class HasScore(Protocol):
 
 
 class ExactScore(ScoreModel):
-    """The exact score of a target, under a process if one is given."""
+    """The exact score of a target, under a process if one is given.
+
+    Under a process that knows y it is that of the law given y: the target must say how y comes about (``given``).
+    """
 
     def __init__(self, target: HasScore, sde: SDE | None = None) -> None:
         self.target = target
@@ -114,7 +132,23 @@ class ExactScore(ScoreModel):
                 setattr(self, name, value)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        return self.target.score(x, level)
+        if not hasattr(self, "sde"):
+            return self.target.score(x, level)
+        frame = self.sde.frame
+        if frame is None:
+            return self.sde.score_of(self.target, x, level)
+        return frame.turn_back(self.evaluate_framed(frame.enter(x, level.t), level, frame))
+
+    def evaluate_framed(self, c: Tensor, level: Level, frame: Frame) -> Tensor:
+        given = self.target if frame.y is None else self.target.given(frame.turn(frame.y))  # type: ignore[attr-defined]
+        return self.sde.score_of(given, c, level)
+
+    def informed(self, count: int, seed: int, first: int) -> ScoreModel:
+        """With the observations that the target draws, unless the process has its own."""
+        if self.sde.lacks() is None or not hasattr(self.target, "known"):
+            return super().informed(count, seed, first)
+        known = self.target.known(first + count, seed)
+        return self.part(sde=self.sde.given(**{name: value[first:] for name, value in known.items()}))
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         mean: Tensor = self.target.moments()[0]  # type: ignore[attr-defined]
@@ -137,12 +171,40 @@ class WrappedScore(ScoreModel):
         return self.model.evaluate_denoised(x, level) + change * (near.sigma**2 / near.alpha)
 
 
+class FramedScore(WrappedScore):
+    """A model in the frame of its process; :meth:`select` selects what the process knows of each sample as well."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        super().__init__(model)
+        frame = self.sde.frame
+        assert frame is not None
+        self.frame, self.events = frame, self.shape
+        self.shape, self._whole = self.sde.state_shape(model.shape), model
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        return self.model.evaluate_framed(x, level, self.frame)
+
+    def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
+        return self.frame.lift(self.model.evaluate_denoised(self.frame.leave(x, level.t), level))
+
+    def select(self, index: Tensor) -> ScoreModel:
+        sde = self.sde.rows(index)
+        return self.part(model=self.model.select(index), sde=sde, frame=sde.frame)
+
+
+def in_frame(model: ScoreModel, x: Tensor) -> tuple[ScoreModel, Tensor]:
+    """A model and clean events ``x`` in the frame of the process, where losses are written."""
+    frame = model.sde.frame
+    return (model, x) if frame is None else (model.framed(), frame.lift(x))
+
+
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
     """The level at one time per row, ``t`` (B,), in shapes that broadcast against ``x`` (B, ...).
 
     Times stay float64, so that labels are exact to the last index; alpha and sigma are rounded to the dtype of ``x``.
     """
-    return spread(sde.level(t), x)
+    level = sde.level(t)
+    return Level(expand(t, x), sde.row_coefficient(level.alpha, x), sde.row_coefficient(level.sigma, x))
 
 
 def spread(level: Level, x: Tensor) -> Level:

@@ -14,23 +14,34 @@ but the flow dx/dt = alpha' E[x_0 | x] + sigma' E[eps | x] is finite (Lipman et 
 
 ``t`` may be a float64 tensor on the CPU (a sampler's grid, evaluated once) or any float tensor on the device
 (training times). Functions of ``t`` return a tensor of the shape, dtype and device of ``t``.
+
+An SDE may have more than one alpha and sigma: one an entry, or matrices of coupled variables. The widest contract is
+:class:`Process`, with any drift f(x, t).
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 import torch
 from torch import Tensor
 
 from .contract import Contract, derived
+from .errors import UsageError
+from .frame import Basis, Frame, rotate
+from .noise import Noise
 from .shapes import expand
 
 Scalar = float | Tensor
-"""A float, or a tensor that broadcasts against the state (0-dim, or one value per row)."""
+"""A float, or a tensor that broadcasts against the state (0-dim, one value per row, or one an entry)."""
+
+Form = Literal["scalar", "diagonal", "blocks", "nonlinear"]
+"""What the coefficients of a process are; samplers and losses declare the forms that they serve."""
 
 
 @attrs.frozen
@@ -48,27 +59,41 @@ DATA = Level(0.0, 1.0, 0.0)
 
 @attrs.frozen
 class GaussianPrior:
-    """N(mean, std^2 I) over events of any shape; a tuple holds one mean per channel (dimension 1)."""
+    """N(mean, std^2) over states of any shape; a tuple holds one value for each of equal parts of dimension 1.
 
-    mean: float | tuple[float, ...] = 0.0
-    std: float = 1.0
+    So a tuple is one value per channel, or one for positions and one for velocities. A tensor broadcasts.
+    """
+
+    mean: float | tuple[float, ...] | Tensor = 0.0
+    std: Any = 1.0  # float | tuple[float, ...] | Tensor
 
     def shift(self, like: Tensor) -> Tensor | float:
         """The mean, in a shape that broadcasts against ``like`` (B, C, ...)."""
-        if isinstance(self.mean, float | int):
-            return float(self.mean)
-        if like.ndim < 2 or like.shape[1] != len(self.mean):
-            raise ValueError(f"the prior has {len(self.mean)} channel means, the data has shape {tuple(like.shape)}")
-        return like.new_tensor(self.mean).reshape(1, -1, *[1] * (like.ndim - 2))
+        return _in_parts(self.mean, like, "means")
 
     def from_noise(self, z: Tensor) -> Tensor:
         """Map standard normal ``z`` to a draw from the prior, same shape."""
-        return z * self.std + self.shift(z)
+        return z * _in_parts(self.std, z, "standard deviations") + self.shift(z)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The log density in nats, (B, ...) -> (B,)."""
-        squared = ((x - self.shift(x)) / self.std).square().flatten(1).sum(1)
-        return -0.5 * squared - x[0].numel() * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+        std = _in_parts(self.std, x, "standard deviations")
+        squared = ((x - self.shift(x)) / std).square().flatten(1).sum(1)
+        if isinstance(std, Tensor):
+            return -0.5 * squared - std.log().expand_as(x[:1]).sum() - x[0].numel() * 0.5 * math.log(2 * math.pi)
+        return -0.5 * squared - x[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+def _in_parts(value: float | tuple[float, ...] | Tensor, like: Tensor, what: str) -> Tensor | float:
+    """A value of a prior, in a shape that broadcasts against ``like``."""
+    if isinstance(value, float | int):
+        return float(value)
+    if isinstance(value, Tensor):
+        return expand(value.to(like), like)
+    if like.ndim < 2 or like.shape[1] % len(value):
+        raise ValueError(f"the prior has {len(value)} channel {what}, the data has shape {tuple(like.shape)}")
+    spread = like.new_tensor(value).repeat_interleave(like.shape[1] // len(value))
+    return spread.reshape(1, -1, *[1] * (like.ndim - 2))
 
 
 @attrs.frozen
@@ -103,15 +128,103 @@ Discretization = Transition.from_drift
 _PATH = "samplers and losses read alpha and sigma; override those"
 
 
-class SDE(Contract):
-    """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override other methods where a paper has its own form.
+class Process(Contract):
+    """A forward process dx = f(x, t) dt + G(t) dw. Give ``drift``, ``diffusion`` and ``prior``.
 
-    ``drift``, ``perturb``, ``level`` and ``scales`` cannot be overridden: they follow from the rest. ``t_min`` is the
-    smallest time at which a score is evaluated (the papers' sampling eps), ``t_max`` the time at which sampling starts.
+    ``t_min`` is the smallest time at which a score is evaluated (the papers' sampling eps), ``t_max`` the time at which
+    sampling starts. ``needs`` names what the process must know of each event, such as "y"; :meth:`given` binds it.
     """
 
+    form: ClassVar[Form] = "nonlinear"
+    needs: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[int] = 1
+    """The number of coupled variables of a state; the first is the data."""
     t_min: float = 1e-3
     t_max: float = 1.0
+    _known: Mapping[str, Tensor] = {}
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """f(x, t) for a batch ``x`` (B, ...) at times ``t`` (B,) or ()."""
+
+    @abstractmethod
+    def diffusion(self, t: Tensor) -> Tensor:
+        """g(t), of the shape of ``t``."""
+
+    @property
+    @abstractmethod
+    def prior(self) -> Any:
+        """The distribution at the start of sampling: a :class:`GaussianPrior`, or what has its methods."""
+
+    @property
+    def frame(self) -> Frame | None:
+        """The coordinates in which the process is ``alpha c_0 + sigma eps``; None for those of the events."""
+        return None
+
+    @property
+    def t_signal(self) -> float:
+        """The latest time at which grids place levels."""
+        return self.t_max
+
+    def state_shape(self, event: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a state for events of a shape."""
+        return (event[0] * self.parts, *event[1:])
+
+    def given(self, **known: Tensor) -> Self:
+        """The process that knows ``known`` of each sample: tensors with one row a sample."""
+        if wrong := set(known) - set(self.needs):
+            raise UsageError(f"{type(self).__name__} takes nothing called {', '.join(sorted(wrong))}")
+        bound = copy(self)
+        object.__setattr__(bound, "_known", known)
+        return bound
+
+    def rows(self, index: Tensor) -> Self:
+        """The process of the samples ``index`` (N,) among its samples."""
+        return self.given(**{name: value[index.to(value.device)] for name, value in self._known.items()})
+
+    def skip(self, shape: tuple[int, ...]) -> str | None:
+        """Why the process has no states for events of ``shape``, or None."""
+        return None
+
+    def lacks(self) -> str | None:
+        """What the process needs and was not given, with the remedy; or None."""
+        missing = ", ".join(name for name in self.needs if name not in self._known)
+        remedy = f"call process.given({missing}=...), or take a target that has it"
+        return f"{type(self).__name__} needs {missing}: {remedy}" if missing else None
+
+    def level_at(self, t: float, x: Tensor) -> Level:
+        """The noise level at ``t`` of a batch ``x`` (B, ...); a process without alpha and sigma has the time alone."""
+        return Level(t, math.nan, math.nan)
+
+    def complete(self, x: Tensor, noise: Noise, t_min: float) -> tuple[Tensor, Tensor | float]:
+        """Events as states at ``t_min``, added variables drawn from their law; and the log density of these (B,)."""
+        return (self.frame.lift(x) if self.frame else x), 0.0
+
+    def skip_target(self, target: Any) -> str | None:
+        """Why a target has no exact score under this process, or None."""
+        return f"{type(self).__name__} is known by simulation alone and has no exact score: train a network, loss ssm"
+
+    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
+        """The exact score of a target at a state in the frame; :meth:`skip_target` says where there is none."""
+        raise UsageError(str(self.skip_target(target)))
+
+    def levels(self, times: Tensor, x: Tensor | None) -> list[Level]:
+        """The noise levels of a sampler's ``times``, 0 the data."""
+        return [Level(t, math.nan, math.nan) if t else DATA for t in times.tolist()]
+
+    def step_numbers(self, times: Tensor, x: Tensor | None) -> dict[str, list[Any]]:
+        """The numbers of each step on decreasing ``times`` (N + 1,), by the names of a :class:`~.schedule.Step`."""
+        return {"diffusion": self.diffusion(times[:-1]).tolist()}
+
+
+class SDE(Process):
+    """A Gaussian-path SDE. Give ``alpha`` and ``sigma``; override other methods where a paper has its own form.
+
+    A process that moves to an observation y says ``needs = ("y",)``: x_t = alpha x_0 + (1 - alpha) y + sigma eps.
+    ``drift``, ``perturb``, ``level`` and ``scales`` cannot be overridden: they follow from the rest.
+    """
+
+    form: ClassVar[Form] = "scalar"
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -121,15 +234,42 @@ class SDE(Contract):
     def sigma(self, t: Tensor) -> Tensor:
         """The noise scale: the standard deviation of x_t given x_0."""
 
+    def centre(self, t: Tensor) -> Tensor:
+        """m(t), how far the mean has moved to y: 1 - alpha(t), so that an event which is its own y stays there."""
+        return 1 - self.alpha(t)
+
+    @property
+    def basis(self) -> Basis:
+        """The orthonormal basis in which alpha and sigma hold, one matrix an axis; () for that of the events."""
+        return ()
+
+    @property
+    def frame(self) -> Frame | None:
+        if "y" in self.needs:
+            if reason := self.lacks():
+                raise UsageError(reason)
+            return Frame(self.basis, self.centre, self._known["y"])
+        return Frame(self.basis) if self.basis else None
+
     @property
     def prior(self) -> GaussianPrior:
-        """The distribution at the start of sampling: N(0, sigma(t_max)^2) unless overridden."""
-        return GaussianPrior(std=float(self.float_level(self.t_max).sigma))
+        """The distribution at the start of sampling, in the frame: N(0, sigma(t_max)^2) unless overridden.
+
+        With an observation y its mean is alpha(t_max) Q y, which takes y for the data.
+        """
+        end = self.level(torch.tensor(self.t_max, dtype=torch.float64, device="cpu"))
+        alpha, sigma = torch.as_tensor(end.alpha), torch.as_tensor(end.sigma)
+        std = sigma.unsqueeze(0) if sigma.ndim else float(sigma)
+        if "y" not in self._known:
+            return GaussianPrior(std=std)
+        y = rotate(self._known["y"], self.basis)
+        return GaussianPrior(expand(alpha.unsqueeze(0), y).to(y) * y, std)
 
     @property
     def t_signal(self) -> float:
         """The latest time at which grids place levels: t_max, or t_max - t_min if there is no signal at t_max."""
-        return self.t_max if self.float_level(self.t_max).alpha else self.t_max - self.t_min
+        signal = self.alpha(torch.tensor(self.t_max, dtype=torch.float64, device="cpu"))
+        return self.t_max if bool((signal != 0).all()) else self.t_max - self.t_min
 
     def drift_rate(self, t: Tensor) -> Tensor:
         """f(t) = d log alpha / dt, by differentiation unless overridden; the drift is f(t) x."""
@@ -155,6 +295,54 @@ class SDE(Contract):
         """The noise level at ``t`` as floats."""
         level = self.level(torch.tensor(t, dtype=torch.float64, device="cpu"))
         return Level(t, float(level.alpha), float(level.sigma))
+
+    @derived(_PATH)
+    def level_at(self, t: float, x: Tensor) -> Level:
+        """The noise level at ``t`` of a batch ``x`` (B, ...): floats, or what multiplies ``x``."""
+        level = self.level(torch.tensor(t, dtype=torch.float64, device="cpu"))
+        return Level(t, self.coefficient(level.alpha, x), self.coefficient(level.sigma, x))
+
+    def skip_target(self, target: Any) -> str | None:
+        if "y" in self.needs and not hasattr(target, "given"):
+            return f"{type(self).__name__} needs an observation y of each event: take the target observed[of=...]"
+        return None
+
+    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
+        score: Tensor = target.score(c, level)
+        return score
+
+    def coefficient(self, value: Any, x: Tensor | None) -> Any:
+        """A coefficient at one time, as a sampler multiplies a batch ``x`` by it: a float."""
+        return float(value)
+
+    def row_coefficient(self, value: Any, x: Tensor) -> Any:
+        """A coefficient at one time per row, in a shape that broadcasts against ``x``, in its dtype."""
+        return expand(torch.as_tensor(value), x).to(x.dtype)
+
+    def levels(self, times: Tensor, x: Tensor | None) -> list[Level]:
+        alpha, sigma = (self._coefficients(value, x) for value in self.scales(times))
+        levels = [Level(*row) for row in zip(times.tolist(), alpha, sigma, strict=True)]
+        return [*levels[:-1], DATA] if levels[-1].t == 0 else levels
+
+    def step_numbers(self, times: Tensor, x: Tensor | None) -> dict[str, list[Any]]:
+        chain, exact = self.discretize(times), self.transition(times)
+        columns = {
+            "drift_rate": self.drift_rate(times[:-1]),
+            "diffusion": self.diffusion(times[:-1]),
+            "discrete_drift": chain.drift,
+            "discrete_diffusion": chain.std,
+            "transition_scale": exact.scale,
+            "transition_std": exact.std,
+            "backward_std": exact.backward_std,
+        }
+        return {name: self._coefficients(column, x) for name, column in columns.items()}
+
+    def _coefficients(self, column: Tensor, x: Tensor | None) -> list[Any]:
+        if column.ndim == 1:
+            return column.tolist()
+        if x is None:
+            raise ValueError(f"a schedule of {type(self).__name__} needs the state: Schedule(sde, times, x)")
+        return [self.coefficient(value, x) for value in column]
 
     @derived(_PATH)
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +387,9 @@ class SDE(Contract):
         If any step is so coarse that the Euler chain would flip the sign of the signal (``drift <= -1``), or starts
         without signal, the whole grid uses the exact transition instead: the chain is finite for any number of steps.
         """
-        dt = times[:-1] - times[1:]
-        drift = self.drift_rate(times[:-1]) * dt
+        rate = self.drift_rate(times[:-1])
+        dt = expand(times[:-1] - times[1:], rate)
+        drift = rate * dt
         if bool(((drift <= -1) | ~drift.isfinite()).any()):
             return self.transition(times)
         return Transition.from_drift(drift, self.diffusion(times[:-1]) * dt.sqrt())
@@ -212,8 +401,9 @@ class SDE(Contract):
     @derived(_PATH)
     def scales(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha`` and ``sigma`` on a grid, with clean data (1, 0) at time 0."""
-        data = times == 0
-        return torch.where(data, 1.0, self.alpha(times)), torch.where(data, 0.0, self.sigma(times))
+        alpha, sigma = self.alpha(times), self.sigma(times)
+        data = expand(times == 0, alpha)
+        return torch.where(data, 1.0, alpha), torch.where(data, 0.0, sigma)
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -221,6 +411,12 @@ def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         u = t.detach().clone().requires_grad_(True)
         value = function(u)
         if not value.requires_grad:
-            return torch.zeros_like(t)
-        (slope,) = torch.autograd.grad(value.sum(), u)
+            return torch.zeros_like(value)
+        if value.shape == t.shape:
+            (slope,) = torch.autograd.grad(value.sum(), u)
+            return slope
+        # Several coefficients of one time: sum_k v_k dc_k/dt is linear in v, and its slope in v is dc/dt.
+        v = torch.zeros_like(value, requires_grad=True)
+        (along,) = torch.autograd.grad(value, u, v, create_graph=True)
+        (slope,) = torch.autograd.grad(along.sum(), v)
     return slope

@@ -1,6 +1,7 @@
 """Broadcasting of one value per row against a batch of any rank, and the updates that sampling loops use.
 
-Coefficients are floats, or tensors that broadcast against the state; an update allocates at most once.
+Coefficients are floats, tensors that broadcast against the state, or matrices of coupled variables, which multiply a
+state from the left; an update with the first two allocates at most once.
 """
 
 from typing import Any
@@ -27,15 +28,24 @@ def per_row(value: Any, x: Tensor) -> Tensor:
 
 def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
     """x + b y."""
-    return torch.addcmul(x, y, b.to(x.dtype)) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)
+    if isinstance(b, Tensor):
+        return torch.addcmul(x, y, b.to(x.dtype))
+    return torch.add(x, y, alpha=b) if isinstance(b, float | int) else x + b * y
+
+
+def solve(a: Any, x: Any) -> Any:
+    """a^-1 x: x / a for numbers; a coefficient that is a matrix has this as its method ``solve``."""
+    return x / a if isinstance(a, Tensor | float | int) else a.solve(x)
 
 
 def diffuse(mean: Tensor, std: Any, z: Tensor) -> Tensor:
     """mean + std z, in place in the fresh noise ``z``: at these sizes an allocation costs more than the sum."""
-    return z.mul_(std).add_(mean)
+    return z.mul_(std).add_(mean) if isinstance(std, Tensor | float | int) else mean + std * z
 
 
 def combine(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
     """a x + b y."""
-    out: Tensor = x * (a.to(x.dtype) if isinstance(a, Tensor) else a)
-    return out.addcmul_(y, b.to(out.dtype)) if isinstance(b, Tensor) else out.add_(y, alpha=b)
+    out: Tensor = (a.to(x.dtype) if isinstance(a, Tensor) else a) * x
+    if isinstance(b, Tensor):
+        return out.addcmul_(y, b.to(out.dtype))
+    return out.add_(y, alpha=b) if isinstance(b, float | int) else out.add_(b * y)

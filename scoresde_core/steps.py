@@ -7,6 +7,7 @@ Both get the time from a :class:`~scoresde_core.schedule.Step` and the score fro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
@@ -17,6 +18,15 @@ from .schedule import Grid, Step
 if TYPE_CHECKING:
     from .score import ScoreModel
     from .sde import SDE
+
+
+def unserved(component: Any, process: SDE) -> str | None:
+    """Why ``component`` does not serve the form of ``process``, or None; it says so in ``serves``."""
+    if process.form in component.serves:
+        return None
+    serves = f"{type(component).__name__} serves processes with {' or '.join(component.serves)} coefficients"
+    return f"{serves}, {type(process).__name__} has {process.form} ones: take another, such as euler_maruyama or ode"
+
 
 Past = tuple[Any, ...]
 """What a multistep method keeps of previous steps."""
@@ -35,6 +45,8 @@ class Predictor(ABC):
     """The default grid of a sampler with this predictor; None leaves the choice to the sampler."""
     stochastic: bool = True
     """Whether the step draws noise."""
+    serves: Collection[str] = ("scalar",)
+    """The forms of processes whose coefficients it can use."""
 
     def skip(self, sde: SDE) -> str | None:
         """Why this predictor does not support ``sde``, or None."""
@@ -78,7 +90,7 @@ def advance(
     alpha' D + (sigma' / sigma) x, in which x is noise that is independent of the data. It leaves no past.
     """
     now, ahead = step.now, step.next
-    if isinstance(now.alpha, Tensor) or now.alpha or predictor.idle:
+    if not isinstance(now.alpha, float | int) or now.alpha or predictor.idle:
         return predictor.advance(x, step, model, noise, past)
     x = ahead.alpha * model.denoised(x, now) + ahead.sigma / now.sigma * x
     return x, x, ()
@@ -95,6 +107,8 @@ class Corrector(ABC):
     """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
 
     idle: bool = False  # whether it leaves the state unchanged
+    serves: Collection[str] = ("scalar",)
+    """The forms of processes whose coefficients it can use."""
 
     def skip(self, sde: SDE) -> str | None:
         """Why this corrector does not support ``sde``, or None."""

@@ -35,8 +35,13 @@ def sdes(candidate: Candidate, *, shipped: bool = True) -> list[tuple[str, SDE]]
         ("the suite's own sde", ConstantRateSDE()),
         ("the suite's own growing sde", GrowingSDE()),
         ("the suite's own straight sde", StraightSDE()),
-        *((f"sde {name}", sde) for name, sde in candidate.partners("sdes", shipped=shipped)),
+        *((f"sde {name}", sde) for name, sde in candidate.partners("sdes", shipped=shipped) if _is_plain(sde)),
     ]
+
+
+def _is_plain(sde: SDE) -> bool:
+    """Whether it has one alpha and sigma, and needs to know nothing of its events."""
+    return sde.form == "scalar" and not sde.needs
 
 
 def pairs(

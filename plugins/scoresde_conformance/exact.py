@@ -275,4 +275,4 @@ def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
 
 
 def _log_ratio(sde: SDE, t: Tensor) -> Tensor:
-    return sde.sigma(t).log() - sde.alpha(t).log()
+    return sde.sigma(t).log() - sde.alpha(t).log() if sde.form == "scalar" else sde.log_noise_ratio(t)

@@ -1,15 +1,11 @@
-"""Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping.
-
-With an affine score every linear solver is an affine map of its start and its noises, so one run gives its law: row
-0 starts at 0 and row 1 at 1, both without noise, and each further row has a single one of the noises. From N(m, v)
-at t = 1 the final state is normal with mean ``b + a m`` and variance ``a^2 v + sum_k c_k^2``: no sample is drawn.
-"""
+"""Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,8 +13,9 @@ from torch import Tensor
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Past, Predictor, advance
+from scoresde_core.steps import Past, Predictor, advance, unserved
 
+from .affine import Independent, Score, entries_of, law_error, respond, slope
 from .candidate import Candidate, Skip
 from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs
 from .counterparts import steps_split_alike as steps_split_alike
@@ -34,65 +31,11 @@ ROUNDING = 1e-10
 """Smaller errors are rounding errors of float64, and have no order."""
 
 
-class _Gaussians:
-    """Independent coordinates with different means and stds, so that no error vanishes by chance in all of them."""
-
-    mean = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
-    std = torch.tensor([0.5, 0.3, 1.4], dtype=torch.float64)
-
-    def score(self, x: Tensor, level: Level) -> Tensor:
-        score: Tensor = (level.alpha * self.mean - x) / ((level.alpha * self.std) ** 2 + level.sigma**2)
-        return score
-
-
-class _Probe:
-    """Noise for probing: zeros, except that each draw has a 1 in its own row."""
-
-    def __init__(self, rows: int) -> None:
-        self.drawn = 0
-        self.x = torch.zeros(rows, 3, dtype=torch.float64)
-        self.x[1:2] = 1
-
-    def __call__(self) -> Tensor:
-        z = torch.zeros_like(self.x)
-        z[2 + self.drawn : 3 + self.drawn] = 1
-        self.drawn += 1
-        return z
-
-
-def _run(predictor: Predictor, steps: Sequence[Step], rows: int = 2) -> _Probe:
-    """Return the probe after ``steps``, with its states and number of draws."""
-    probe, model = _Probe(rows), Watched(_Gaussians())
-    past = Past()
-    for step in steps:
-        probe.x, _, past = advance(predictor, probe.x, step, model, probe, past)
-    return probe
-
-
-def error(predictor: Predictor, sde: SDE, steps: int) -> float:
-    """Return the errors of mean and std after ``steps`` steps from the exact marginal, summed, over the exact std."""
-    between = times_between(sde, steps)
-    run, data = Schedule(sde, torch.cat([between, between[-1] * AFTER])).steps[:steps], _Gaussians()
-    # One draw per step is the rule; if there were more, a second run has rows for them.
-    probe = _run(predictor, run, 2 + steps)
-    ends = (probe if probe.drawn <= steps else _run(predictor, run, 2 + probe.drawn)).x
-    first, last = run[0].now, run[-1].next
-    offset, slope, noises = ends[0], ends[1] - ends[0], ends[2:] - ends[0]
-    variance = slope.square() * ((first.alpha * data.std) ** 2 + first.sigma**2) + noises.square().sum(0)
-    exact = ((last.alpha * data.std) ** 2 + last.sigma**2).sqrt()
-    off = (offset + slope * first.alpha * data.mean - last.alpha * data.mean) / exact
-    return float(off.abs().sum() + (variance.sqrt() / exact - 1).abs().sum())
-
-
 def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
     """Return the slope of -log error over log steps, nan if all errors are rounding errors; and the errors."""
-    errors = [error(predictor, sde, steps) for steps in COUNTS]
-    points = [(math.log(n), math.log(e)) for n, e in zip(COUNTS, errors, strict=True) if e > ROUNDING]
-    if len(points) < 2:
-        return math.nan, errors
-    log_steps, log_errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True))
-    log_steps -= log_steps.mean()
-    return -float((log_steps * log_errors).sum() / log_steps.square().sum()), errors
+    between = [times_between(sde, steps) for steps in COUNTS]
+    errors = [law_error(predictor, sde, len(t) - 1, torch.cat([t, t[-1] * AFTER])) for t in between]
+    return slope(COUNTS, errors, ROUNDING), errors
 
 
 def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
@@ -106,13 +49,26 @@ def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tupl
         raise Skip("it declares no order: it does not converge by itself")
 
 
+def _wider(candidate: Candidate) -> Iterator[tuple[Predictor, SDE]]:
+    """Yield the variants with the processes of one coefficient an entry, or of coupled variables, that they serve."""
+    for label, sde in candidate.partners("sdes", shipped=candidate.full):
+        for variant, predictor in (
+            candidate.variants() if entries_of(sde) and sde.form in ("diagonal", "blocks") else ()
+        ):
+            candidate.trying = f"{variant} under sde {label}"
+            if predictor.order is not None and not (unserved(predictor, sde) or predictor.skip(sde)):
+                yield predictor, sde
+
+
 def converges_in_its_order(candidate: Candidate) -> None:
     """On Gaussian data, under every SDE, the final law converges in the declared order, within 0.3."""
-    for predictor, sde in _converging(candidate, crossed=True):
+    for predictor, sde in chain(_converging(candidate, crossed=True), _wider(candidate)):
         found, errors = observed_order(predictor, sde)
         assert all(map(math.isfinite, errors)), f"step has errors {errors} after {COUNTS} steps"
         # No order is found if all errors are rounding errors: the steps are exact on Gaussian data.
-        assert math.isnan(found) or abs(found - (predictor.order or 0)) <= 0.3, (
+        # Several coefficients at once hide a small leading term of one of them: there the order may come out higher.
+        most = 0.3 if sde.form == "scalar" else math.inf
+        assert math.isnan(found) or -0.3 <= found - (predictor.order or 0) <= most, (
             f"order is {predictor.order:g}, but step converges in order {found:.2f}: "
             f"errors {', '.join(f'{e:.2g}' for e in errors)} after {', '.join(map(str, COUNTS))} steps"
         )
@@ -172,7 +128,7 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
     """``stochastic`` is whether it draws noise; without noise, the state is its own mean."""
     for predictor, sde in pairs(candidate):
         schedule = Schedule(sde, times_between(sde, 12))
-        drawn = _run(predictor, schedule.steps).drawn
+        _, drawn = respond(predictor, Score(Independent(3), sde), schedule.steps)
         assert (drawn > 0) == predictor.stochastic, (
             f"stochastic is {predictor.stochastic}, but 12 steps draw noise {drawn} times"
         )
@@ -228,7 +184,8 @@ def ends_at_the_data(candidate: Candidate) -> None:
 def forgets_between_runs(candidate: Candidate) -> None:
     """Its memory belongs to the run: another run in between does not change the next one."""
     for predictor, sde in pairs(candidate, crossed=True):
-        first, _, again = (_run(predictor, Schedule(sde, times_between(sde, n)).steps).x for n in (7, 5, 7))
+        model = Score(Independent(3), sde)
+        first, _, again = (respond(predictor, model, Schedule(sde, times_between(sde, n)).steps)[0] for n in (7, 5, 7))
         assert torch.equal(first, again), "the same run gives another result the second time"
 
 

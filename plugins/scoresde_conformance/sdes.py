@@ -11,6 +11,8 @@ published discretisation need not be exact, so it is compared with the SDE in th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import attrs
@@ -18,9 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import SDE
+from scoresde_core.sde import SDE, GaussianPrior
 
-from .candidate import Candidate
+from .candidate import Candidate, Check, Skip
+from .wide import is_still_at_its_observation as is_still_at_its_observation
+from .wide import matrices_solve_the_moment_equations as matrices_solve_the_moment_equations
+from .wide import simulation_ends_in_the_prior as simulation_ends_in_the_prior
 
 STEPS, ENTRIES = 50_000, 10_000
 """Steps of a chain and entries of a table at which both must agree with the SDE."""
@@ -29,12 +34,58 @@ CHAIN = 5e-3
 PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
 
 
-def _sde(candidate: Candidate) -> SDE:
+class _Entry(SDE):
+    """One entry of a process with one alpha and sigma an entry, as a process of its own."""
+
+    def __init__(self, sde: SDE, index: int) -> None:
+        self.sde, self.index, self.t_min, self.t_max = sde, index, sde.t_min, sde.t_max
+
+    def _own(self, value: Tensor, t: Tensor) -> Tensor:
+        flat = value.flatten(t.ndim)
+        return flat[..., min(self.index, flat.shape[-1] - 1)]
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._own(self.sde.alpha(t), t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._own(self.sde.sigma(t), t)
+
+    def drift_rate(self, t: Tensor) -> Tensor:
+        return self._own(self.sde.drift_rate(t), t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._own(self.sde.diffusion(t), t)
+
+    @property
+    def prior(self) -> GaussianPrior:
+        std = torch.as_tensor(self.sde.prior.std).flatten()
+        return GaussianPrior(std=float(std[min(self.index, len(std) - 1)]))
+
+
+def _entries(candidate: Candidate) -> list[SDE]:
+    """The process, or the first, middle and last of its entries; :class:`Skip` for other coefficients."""
     sde: SDE = candidate.component
+    if sde.form not in ("scalar", "diagonal"):
+        raise Skip(f"it has {sde.form} coefficients")
     assert 0 < sde.t_min < sde.t_signal <= sde.t_max <= 1, (
         f"t_min is {sde.t_min} and t_max {sde.t_max}, expected 0 < t_min < t_max <= 1"
     )
-    return sde
+    if sde.form == "scalar":
+        return [sde]
+    count = sde.alpha(torch.full((), 0.5, dtype=torch.float64)).numel()
+    return [_Entry(sde, index) for index in sorted({0, count // 2, count - 1})]
+
+
+def _of_each_entry(check: Callable[[SDE], None]) -> Check:
+    """A check of a candidate from one of a process with one alpha and sigma."""
+
+    @wraps(check)
+    def checked(candidate: Candidate) -> None:
+        for sde in _entries(candidate):
+            check(sde)
+
+    checked.__annotations__ = {"candidate": "Candidate", "return": "None"}
+    return checked
 
 
 def _times(sde: SDE, count: int = 201) -> Tensor:
@@ -64,17 +115,17 @@ def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
     return ends[1:], sums[0], sums[1]
 
 
-def alpha_fits_the_drift(candidate: Candidate) -> None:
+@_of_each_entry
+def alpha_fits_the_drift(sde: SDE) -> None:
     """alpha solves d alpha/dt = f alpha, to 1e-6."""
-    sde = _sde(candidate)
     t, drift, _ = _integrals(sde)
     start = torch.tensor(sde.t_min, dtype=torch.float64)
     _close("alpha", t, sde.alpha(t), sde.alpha(start) * drift.exp(), "drift_rate", "exp of its integral")
 
 
-def sigma_fits_the_diffusion(candidate: Candidate) -> None:
+@_of_each_entry
+def sigma_fits_the_diffusion(sde: SDE) -> None:
     """sigma^2 solves d sigma^2/dt = 2 f sigma^2 + g^2, to 1e-6."""
-    sde = _sde(candidate)
     t, _, growth = _integrals(sde)
     start = torch.tensor(sde.t_min, dtype=torch.float64)
     ratio = (sde.sigma(start) / sde.alpha(start)).square()
@@ -96,29 +147,30 @@ def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, s
     )
 
 
-def starts_at_the_data(candidate: Candidate) -> None:
+@_of_each_entry
+def starts_at_the_data(sde: SDE) -> None:
     """sigma(0) is at most a tenth, alpha(0) is 1 but for the signal that this noise replaces, alpha stays positive."""
-    sde, zero = _sde(candidate), torch.zeros((), dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64)
     alpha, sigma, lowest = float(sde.alpha(zero)), float(sde.sigma(zero)), float(sde.alpha(_times(sde)).min())
     assert 0 <= sigma <= 0.1, f"sigma(0) is {sigma}, expected between 0 and 0.1"
     assert abs(alpha - 1) <= 1e-6 + sigma**2, f"alpha(0) is {alpha}, expected 1"
     assert lowest > 0, f"alpha falls to {lowest}, expected a positive alpha at every time before t_max"
 
 
-def noise_grows(candidate: Candidate) -> None:
-    """sigma does not decrease, and sigma / alpha increases, from t_min to t_max."""
-    sde = _sde(candidate)
+@_of_each_entry
+def noise_grows(sde: SDE) -> None:
+    """sigma / alpha increases from t_min to t_max, and sigma does not decrease, unless it is a bridge to y."""
     t = _times(sde)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     for name, steps in (("sigma", sigma.diff()), ("sigma / alpha", (sigma / alpha).diff())):
         k = int(steps.argmin())
-        falls = steps[k] < 0 if name == "sigma" else not steps[k] > 0
+        falls = steps[k] < 0 and not sde.needs if name == "sigma" else not steps[k] > 0
         assert not falls, f"{name} changes by {float(steps[k]):.3g} from t = {float(t[k]):.4g} to {float(t[k + 1]):.4g}"
 
 
-def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
+@_of_each_entry
+def log_noise_ratio_is_of_alpha_and_sigma(sde: SDE) -> None:
     """log_noise_ratio is log(sigma / alpha), to 1e-9."""
-    sde = _sde(candidate)
     t = _times(sde)
     found, expected = sde.log_noise_ratio(t), sde.sigma(t).log() - sde.alpha(t).log()
     k, error = _worst((found - expected).abs())
@@ -128,9 +180,9 @@ def log_noise_ratio_is_of_alpha_and_sigma(candidate: Candidate) -> None:
     )
 
 
-def time_at_inverts_the_noise(candidate: Candidate) -> None:
+@_of_each_entry
+def time_at_inverts_the_noise(sde: SDE) -> None:
     """time_at returns the time of log(sigma / alpha), to 1e-6, within [t_min, t_max], also for a given t_min."""
-    sde = _sde(candidate)
     for t_min in (None, 0.1 * sde.t_min):
         ends = math.log(t_min or sde.t_min), math.log(sde.t_signal)
         t = torch.linspace(*ends, 201, dtype=torch.float64).exp()
@@ -146,23 +198,27 @@ def time_at_inverts_the_noise(candidate: Candidate) -> None:
         assert lowest <= beyond[0] <= beyond[1] <= highest, f"time_at leaves [t_min, t_max]{given}: {beyond}"
 
 
-def forgets_the_data(candidate: Candidate) -> None:
+@_of_each_entry
+def forgets_the_data(sde: SDE) -> None:
     """At t_max at most 0.005 nats per dimension of unit-variance data are left."""
-    sde = _sde(candidate)
+    if sde.needs:
+        return  # what is left of the data is in y as well
     end = sde.float_level(sde.t_max)
     left = 0.5 * math.log1p((float(end.alpha) / float(end.sigma)) ** 2)
     assert left <= 5e-3, f"x_1 still has {left:.2g} nats per dimension of the data, expected at most 0.005"
 
 
-def prior_is_the_marginal(candidate: Candidate) -> None:
+@_of_each_entry
+def prior_is_the_marginal(sde: SDE) -> None:
     """The prior's std is that of x_1 to 0.1 %, and its KL from x_1 of unit-variance data at most 0.001 nats."""
-    sde = _sde(candidate)
     end = sde.float_level(sde.t_max)
     alpha, sigma, std = float(end.alpha), float(end.sigma), sde.prior.std
     spread = math.hypot(alpha, sigma)
     assert 0.999 * sigma <= std <= 1.001 * spread, (
         f"the prior's std is {std:.6g}, but at t_max sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
     )
+    if sde.needs:
+        return  # its mean takes y for the data
     means = sde.prior.mean if isinstance(sde.prior.mean, tuple) else (sde.prior.mean,)
     ratio, shift = spread**2 / std**2, sum(mean**2 for mean in means) / len(means) / std**2
     divergence = 0.5 * (ratio + shift - 1 - math.log(ratio))
@@ -172,9 +228,10 @@ def prior_is_the_marginal(candidate: Candidate) -> None:
     )
 
 
-def prior_density_is_normal(candidate: Candidate) -> None:
+@_of_each_entry
+def prior_density_is_normal(sde: SDE) -> None:
     """prior.log_prob is that of torch.distributions.Normal, and prior.from_noise draws from it."""
-    prior = _sde(candidate).prior
+    prior = sde.prior
     channels = len(prior.mean) if isinstance(prior.mean, tuple) else 3
     z = torch.randn(4, channels, 5, dtype=torch.float64)
     mean = torch.as_tensor(prior.mean, dtype=torch.float64).expand(channels).reshape(-1, 1)
@@ -187,9 +244,9 @@ def prior_density_is_normal(candidate: Candidate) -> None:
     assert gap <= 1e-9 * float(expected.abs().max()), f"prior.log_prob is off by {gap:.3g} nats"
 
 
-def keeps_dtype_and_device(candidate: Candidate) -> None:
+@_of_each_entry
+def keeps_dtype_and_device(sde: SDE) -> None:
     """Functions of t return the shape, dtype and device of t."""
-    sde = _sde(candidate)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
         for dtype in (torch.float32, torch.float64):
@@ -204,9 +261,9 @@ def keeps_dtype_and_device(candidate: Candidate) -> None:
                     assert found == expected, f"{name}(t) is {found}, expected {expected}, as t is"
 
 
-def is_accurate_in_float32(candidate: Candidate) -> None:
+@_of_each_entry
+def is_accurate_in_float32(sde: SDE) -> None:
     """Near t_min, float32 agrees with float64 to 2e-5: no cancellation (expm1 instead of 1 - exp)."""
-    sde = _sde(candidate)
     t = _times(sde).float()
     for name in ("alpha", "sigma", "drift_rate", "diffusion"):
         found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
@@ -216,9 +273,9 @@ def is_accurate_in_float32(candidate: Candidate) -> None:
         )
 
 
-def transition_composes(candidate: Candidate) -> None:
+@_of_each_entry
+def transition_composes(sde: SDE) -> None:
     """Off a paper's own grid the transition is exact: it maps marginals to marginals, and two steps compose to one."""
-    sde = _sde(candidate)
     times = torch.tensor([0.93 * sde.t_max, 0.71, 0.36, max(0.2, sde.t_min), 0.0], dtype=torch.float64)
     alpha, sigma = sde.scales(times)
     chain = sde.transition(times)
@@ -237,30 +294,31 @@ def _equal(name: str, found: Tensor, expected: Tensor) -> None:
     assert bool((gap <= 1e-9).all()), f"{name} of the transition is {found.tolist()}, expected {expected.tolist()}"
 
 
-def chains_are_finite(candidate: Candidate) -> None:
-    """In 1 to 50 even steps chains are finite, without negative noise, and backward_std is at most std."""
-    sde = _sde(candidate)
+@_of_each_entry
+def chains_are_finite(sde: SDE) -> None:
+    """In 1 to 50 even steps chains are finite, without negative noise; backward_std is at most std but in a bridge."""
     for steps in range(1, 51):
         times = _uniform(sde, steps)
         exact = sde.transition(times)
         excess = float((exact.backward_std - exact.std * (1 + 1e-9)).max())
-        assert excess <= 0, f"backward_std of transition is above its std by {excess:.3g} in {steps} steps"
+        assert excess <= 0 or sde.needs, f"backward_std of transition is above its std by {excess:.3g} in {steps} steps"
         for method, chain in (("discretize", sde.discretize(times)), ("transition", exact)):
             for name, value in attrs.asdict(chain).items():
                 wrong = ~value.isfinite() | (value < 0 if name.endswith("std") else False)
                 assert not bool(wrong.any()), f"{name} of {method} is {value.tolist()} in {steps} steps"
 
 
-def chain_tends_to_the_sde(candidate: Candidate) -> None:
+@_of_each_entry
+def chain_tends_to_the_sde(sde: SDE) -> None:
     """In 50,000 steps discretize and transition are f dt and g sqrt(dt), to 0.5 %, except the last step, to clean data.
 
-    Times near t_max are left out if there is no signal. Rates are those at a time within t_min of the step's: the
-    published tables are read at evenly spaced times from 1 to 0.
+    Times near t_max are left out if there is no signal, or y takes its place. Rates are those at a time within t_min of
+    the step's: the published tables are read at evenly spaced times from 1 to 0.
     """
-    sde = _sde(candidate)
     times = _uniform(sde, STEPS)
     now, dt = times[:-1], -times.diff()
-    inner = (now > max(0.02, 2 * sde.t_min)) & (now < sde.t_signal - (sde.t_signal < sde.t_max) * 0.05)
+    edge = 0.05 if sde.t_signal < sde.t_max or sde.needs else 0.0
+    inner = (now > max(0.02, 2 * sde.t_min)) & (now < sde.t_signal - edge)
     now, dt = now[inner], dt[inner]
     chain, exact = sde.discretize(times), sde.transition(times)
     shifts = (now + side * (sde.t_min + 2 / STEPS) for side in (-1, 0, 1))
@@ -283,9 +341,9 @@ def chain_tends_to_the_sde(candidate: Candidate) -> None:
         )
 
 
-def discrete_levels_tend_to_the_sde(candidate: Candidate) -> None:
+@_of_each_entry
+def discrete_levels_tend_to_the_sde(sde: SDE) -> None:
     """The level of a model trained on 10,000 discrete scales is the continuous one, at most 5 entries away."""
-    sde = _sde(candidate)
     t = torch.linspace(0.1, 0.95, 18, dtype=torch.float64)
     table = sde.discrete_level(t, ENTRIES)
     for name in ("alpha", "sigma"):

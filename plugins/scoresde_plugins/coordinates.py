@@ -14,7 +14,8 @@ h = lambda' - lambda > 0, constant D or eps gives that first-order step, exact w
 The last step leads to clean data, where lambda is infinite and e^{-h} = 0: x' = D, the denoised state. Polynomials in
 lambda have no limit there, so every method takes this first-order step, which is exact in the limit sigma -> 0.
 
-A step's numbers are floats, or tensors with one value per row; the methods are written once for both.
+A step's numbers are floats, or tensors with one value per row or per entry; the methods are written once for both.
+Where they are matrices, s is alpha^-1 sigma, and factors stand in the order of the matrices.
 """
 
 import math
@@ -26,13 +27,22 @@ from torch import Tensor
 
 from scoresde_core.schedule import Step
 from scoresde_core.sde import Level, Scalar
-from scoresde_core.shapes import combine
+from scoresde_core.shapes import combine, solve
 from scoresde_core.steps import Past
+
+ENTRIES = ("scalar", "diagonal")
+"""The forms of methods whose numbers are one for all entries, or one an entry."""
+LINEAR = (*ENTRIES, "blocks")
+"""The forms of methods that keep the order of matrices as well."""
+
+
+FORMS = (*LINEAR, "nonlinear")
 
 
 def noise_ratio(level: Level) -> Scalar:
-    """s = sigma / alpha; tensors in float64, because weights are small differences of such values."""
-    return _double(level.sigma) / _double(level.alpha)
+    """s = alpha^-1 sigma; tensors in float64, because weights are small differences of such values."""
+    ratio: Scalar = solve(_double(level.alpha), _double(level.sigma))
+    return ratio
 
 
 def log_snr(level: Level) -> Scalar:
@@ -61,7 +71,7 @@ def settle(step: Step, value: Any, instead: Any) -> Any:
 def level_ahead(step: Step) -> Level:
     """Return ``step.next``, but ``step.now`` in rows that reach clean data, where no model is evaluated."""
     now, ahead = step.now, step.next
-    if not isinstance(ahead.sigma, Tensor):
+    if not isinstance(ahead.sigma, Tensor) or not isinstance(ahead.t, Tensor):
         return ahead
     return Level(
         *(settle(step, b, a) for a, b in ((now.t, ahead.t), (now.alpha, ahead.alpha), (now.sigma, ahead.sigma)))
@@ -86,7 +96,10 @@ def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tenso
     """Return a x + b y + further terms (coefficient, tensor), in one allocation."""
     out = combine(a, x, b, y)
     for c, z in more:
-        out = out.addcmul_(z, c.to(out.dtype)) if isinstance(c, Tensor) else out.add_(z, alpha=c)
+        if isinstance(c, Tensor):
+            out = out.addcmul_(z, c.to(out.dtype))
+        else:
+            out = out.add_(z, alpha=c) if isinstance(c, float | int) else out.add_(c * z)
     return out
 
 
@@ -95,7 +108,7 @@ def denoised_step(x: Tensor, step: Step, denoised: Tensor, *more: tuple[Scalar, 
     now, ahead = step.now, step.next
     keep = ahead.sigma / now.sigma
     terms = ((ahead.alpha * settle(step, c, 0.0), tensor) for c, tensor in more)
-    return blend(keep, x, ahead.alpha - now.alpha * keep, denoised, *terms)
+    return blend(keep, x, ahead.alpha - keep * now.alpha, denoised, *terms)
 
 
 def noise_step(x: Tensor, step: Step, *terms: tuple[Scalar, Tensor]) -> Tensor:

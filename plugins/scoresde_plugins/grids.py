@@ -45,6 +45,12 @@ class _Spread(Grid):
     spaced_in_noise: ClassVar[bool] = False
     """Whether times follow from log(sigma / alpha)."""
 
+    def skip(self, sde: SDE) -> str | None:
+        """Refuse times that follow from a noise that the process does not state."""
+        if self.spaced_in_noise and sde.form == "nonlinear":
+            return f"{self} follows log(sigma / alpha), which {type(sde).__name__} has not: take the grid uniform"
+        return None
+
     @abstractmethod
     def place(self, sde: SDE, u: Tensor) -> Tensor:
         """Return times for ``u`` from 0 (t_max) to 1 (t_min)."""

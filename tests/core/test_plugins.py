@@ -195,8 +195,8 @@ def test_all_faults_of_a_manifest_at_once(install):
 TARGETS = {
     "module that is not there": ("no_such_module:Thing", "ModuleNotFoundError"),
     "attribute that is not there": ("fake_plugin:Thing", "AttributeError"),
-    "wrong kind": ("fake_plugin:Halving", "is not a scoresde_core.sde.SDE"),
-    "no class": ("fake_plugin:VALUE", "is not a scoresde_core.sde.SDE"),
+    "wrong kind": ("fake_plugin:Halving", "is not a scoresde_core.sde.Process"),
+    "no class": ("fake_plugin:VALUE", "is not a scoresde_core.sde.Process"),
     "abstract": ("fake_plugin:Half", "lacks sigma, which every sde needs"),
     "raises": ("fake_plugin.broken:Thing", "RuntimeError: torn"),
     "exits": ("fake_plugin.exits:Thing", "SystemExit: 4"),

@@ -55,8 +55,8 @@ def lines_of(path, name):
 
 @pytest.mark.parametrize(
     ("file", "name", "most"),
-    [("sdes.py", "CosineVPSDE", 12), ("predictors.py", "TrapezoidPredictor", 8)],
-    ids=["sde", "predictor"],
+    [("sdes.py", "CosineVPSDE", 12), ("sdes.py", "SpeechSDE", 15), ("predictors.py", "TrapezoidPredictor", 8)],
+    ids=["sde", "process", "predictor"],
 )
 def test_small_enough(file, name, most):
     lines = lines_of(EXAMPLE / "scoresde_cosine" / file, name)
@@ -73,7 +73,7 @@ def test_listed(scoresde):
     done = scoresde("list", "--json")
     assert done.returncode == 0, done.stderr
     mine = {(row["kind"], row["name"]) for row in json.loads(done.stdout) if row["plugin"] == DIST}
-    assert mine == {("sdes", "cosine_vp"), ("predictors", "trapezoid")}
+    assert mine == {("sdes", "cosine_vp"), ("sdes", "speech"), ("predictors", "trapezoid")}
 
 
 def test_shown(scoresde):
@@ -89,7 +89,7 @@ def test_conforms(scoresde):
     assert "failed" not in done.stdout
     # The README shows how it ends.
     total = done.stdout.splitlines()[-1].rpartition(" in ")[0]
-    assert total.endswith("passed, 1 skipped")
+    assert total.endswith("61 passed, 6 skipped")
     assert total in (EXAMPLE / "README.md").read_text()
 
 

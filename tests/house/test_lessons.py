@@ -12,7 +12,7 @@ from scoresde_run.commands.shell import main
 
 # One scale forgets nothing of such data: that is the lesson, and training says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the data's root mean square")
-SCRIPT = Path(__file__).parents[2] / "examples" / "lessons_2d" / "lesson.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "pictures" / "lessons_2d.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from scoresde import ConditionedSampler, ExactScore, Noise, Schedule, create, sample
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError
+from scoresde_core.frame import rotate
 from scoresde_core.sde import Level
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement, grey_basis
 from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
 from scoresde_plugins.networks.classifier import Classifier, NetworkClassifier
-from scoresde_plugins.numerics.rotation import rotate
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.samplers import ODESampler
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE

@@ -20,10 +20,10 @@ from scoresde import (
 )
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import UsageError
+from scoresde_core.frame import rotate
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.conditions.label import ClassCondition
 from scoresde_plugins.conditions.smcdiff import SMCDiff, _Particles
-from scoresde_plugins.numerics.rotation import rotate
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE
 from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.gaussian import GaussianTarget

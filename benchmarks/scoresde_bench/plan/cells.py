@@ -116,7 +116,8 @@ class Cell:
             return f"no network to run in {self.precision}: this is an exact score"
         if self.precision != "float32" and self.dtype != "float32":
             return f"a network in {self.dtype} cannot run in {self.precision}: use --dtype float32"
-        return skip(self.sampler, self.source.sde, self.source.shape)
+        unknown = None if self.source.has_network else self.source.sde.skip_target(self.source.target)
+        return unknown or skip(self.sampler, self.source.sde, self.source.shape)
 
     @property
     def title(self) -> str:

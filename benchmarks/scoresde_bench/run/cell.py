@@ -139,8 +139,9 @@ class Bench:
     @torch.no_grad()
     def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
         """Evaluate the model once, uncounted, to pay for lazy initialisation and compilation."""
-        x = torch.zeros(size, *cell.source.shape, device=device, dtype=getattr(torch, cell.dtype))
-        model.evaluate(x, cell.source.sde.level(torch.ones(())))
+        known = model.informed(size, cell.seed, 0).framed()
+        x = torch.zeros(size, *known.shape, device=device, dtype=getattr(torch, cell.dtype))
+        known.evaluate(x, known.sde.level_at(known.sde.t_signal, x))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

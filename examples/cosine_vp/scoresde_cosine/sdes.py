@@ -31,3 +31,20 @@ class CosineVPSDE(SDE):
     def sigma(self, t):
         u, u_0 = self.angle(t), self.angle(0)
         return torch.sqrt(torch.sin(u - u_0) * torch.sin(u + u_0)) / math.cos(u_0)
+
+
+@attrs.frozen
+class SpeechSDE(SDE):
+    """OUVE (Richter et al. 2023, arXiv:2208.05830): x_t = alpha x_0 + (1 - alpha) y + sigma eps, y the noisy speech."""
+
+    needs = ("y",)
+    t_min = 0.03
+
+    theta: float = param(1.5, "pull to y", gt(0))
+
+    def alpha(self, t):
+        return torch.exp(-self.theta * t)
+
+    def sigma(self, t):
+        rate = math.log(10)  # from 0.05 to 0.5
+        return 0.05 * self.alpha(t) * torch.sqrt(torch.expm1(2 * (rate + self.theta) * t) * rate / (rate + self.theta))

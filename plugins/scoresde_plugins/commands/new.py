@@ -74,7 +74,9 @@ def rendered(kind: Kind, name: str) -> dict[str, str]:
 
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     known: dict[str, Any] = {"name": name, "kind": kind.name, "singular": kind.singular}
-    known["cls"] = "".join(word.capitalize() for word in name.split("_")) + kind.contract.rpartition(":")[2]
+    known["cls"] = "".join(word.capitalize() for word in name.split("_")) + kind.contract.rpartition(":")[2].replace(
+        "Process", "SDE"
+    )
     component: Any = template(f"kinds/{kind.name}.py").make_module(known)
     known |= {key: getattr(component, key) for key in ("summary", "paper", "use", "needs")}
     known["test"] = component.test().strip()

@@ -22,12 +22,11 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.errors import FileError
+from scoresde_core.frame import Basis, rotate
 from scoresde_core.noise import Draw, Noise
 from scoresde_core.sde import Level
 from scoresde_run.machine import inputs
 from scoresde_run.sampling.condition import Condition, Observation
-
-from ..numerics.rotation import Basis, rotate
 
 
 @attrs.frozen(eq=False)

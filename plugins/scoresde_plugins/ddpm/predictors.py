@@ -4,6 +4,7 @@ With the transition ``x_t = a x_s + G z``, ``s < t``, Tweedie's formula gives th
 ``(x_t + G^2 score) / a`` for any Gaussian path. Its variance given x_0 is ``G^2 sigma_s^2 / sigma_t^2``.
 """
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import attrs
@@ -14,9 +15,10 @@ from scoresde_core.components import param
 from scoresde_core.noise import Draw
 from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
-from scoresde_core.shapes import combine, diffuse
+from scoresde_core.shapes import combine, diffuse, solve
 from scoresde_core.steps import Predictor
 
+from ..coordinates import ENTRIES, LINEAR, denoised_step
 from ..grids import UniformGrid
 
 
@@ -29,10 +31,11 @@ class AncestralSamplingPredictor(Predictor):
     """
 
     grid = UniformGrid()
+    serves = LINEAR
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         scale, variance = step.transition_scale, step.transition_std**2
-        mean = combine(1 / scale, x, variance / scale, model.score(x, step.now))
+        mean = combine(1 / scale, x, solve(scale, variance), model.score(x, step.now))
         return diffuse(mean, step.backward_std, noise()), mean
 
 
@@ -58,8 +61,16 @@ class DDIMPredictor(Predictor):
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.eta > 0
 
+    @property
+    def serves(self) -> Collection[str]:  # type: ignore[override]
+        """Matrices as well without noise, whose share has no single direction."""
+        return ENTRIES if self.stochastic else LINEAR
+
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         now, ahead = step.now, step.next
+        if step.sde.form == "blocks":  # sigma' of the flow is no root of its square alone
+            x = denoised_step(x, step, model.denoised(x, now))
+            return x, x
         eps = model.noise(x, now)
         share = (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
         std = self.eta * ahead.sigma * share

@@ -25,7 +25,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import MultistepPredictor, Past
 
-from ..coordinates import noise_ratio, noise_step, power_weights, remember, usable_order
+from ..coordinates import ENTRIES, noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid
 
 _NODES, _SHARES = (torch.from_numpy(part) for part in leggauss(24))
@@ -44,6 +44,7 @@ class NoiseMultistep(MultistepPredictor):
     max_order: int
 
     stochastic = False
+    serves = ENTRIES
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         past = remember(past, step, model.noise(x, step.now), self.max_order)
@@ -122,7 +123,12 @@ def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:
     # The quadrature nodes are the first dimension, before those of a step whose numbers are tensors.
     dt = torch.as_tensor(step.dt, dtype=torch.float64)
     u, share = (part.to(dt.device).reshape(-1, *[1] * dt.ndim) for part in (0.5 * (_NODES + 1), 0.5 * _SHARES))
-    above = share * (noise_ratio(step.sde.level(step.now.t - u * dt)) - noise_ratio(step.next))
+    if step.sde.form == "diagonal":
+        ratios = torch.stack([torch.as_tensor(noise_ratio(step.level(step.now.t - v * step.dt))) for v in u.tolist()])
+        u, share = (part.to(ratios.device).reshape(-1, *[1] * (ratios.ndim - 1)) for part in (u, share))
+    else:
+        ratios = torch.as_tensor(noise_ratio(step.sde.level(step.now.t - u * dt)))
+    above = share * (ratios - noise_ratio(step.next))
     # Integration by parts: int u^q ds = -q int u^(q-1) (s - s') du, with u from 0 to 1.
     inner = [-q * (above * u ** (q - 1)).sum(0) for q in range(1, len(nodes))]
-    return power_weights(nodes, [length, *(inner if dt.ndim else map(float, inner))])
+    return power_weights(nodes, [length, *(inner if above.ndim > 1 else map(float, inner))])

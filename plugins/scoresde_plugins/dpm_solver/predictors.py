@@ -12,6 +12,7 @@ Their past holds denoised states only, so a corrector may move the state between
 from typing import ClassVar
 
 import attrs
+import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from scoresde_core.shapes import combine, shift
 from scoresde_core.steps import MultistepPredictor, Past, Predictor
 
 from ..coordinates import (
+    ENTRIES,
+    LINEAR,
     denoised_step,
     expm1,
     log_snr,
@@ -57,6 +60,7 @@ class DPMSolver2Predictor(Predictor):
     order = 2.0
     grid = LogSNRGrid()
     stochastic = False
+    serves = ENTRIES
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         now, ahead = noise_ratio(step.now), noise_ratio(step.next)
@@ -81,11 +85,15 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
     order = 2.0
     grid = LogSNRGrid()
     stochastic = False
+    serves = LINEAR
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         past = remember(past, step, model.denoised(x, step.now), 2)
         order = usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT)
-        x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
+        if step.sde.form == "blocks":  # one step length for all variables, that of the grid's clock
+            x = denoised_step(x, step, _ahead(step, past) if order > 1 else past[0][1])
+        else:
+            x = denoised_step(x, step, past[0][1], *(_slope(step, past) if order > 1 else ()))
         return x, x, past
 
 
@@ -103,6 +111,7 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
 
     grid = LogSNRGrid()
     stochastic = False
+    serves = ENTRIES
 
     @property
     def order(self) -> float:  # type: ignore[override]
@@ -148,6 +157,7 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
 
     order = 2.0
     grid = LogSNRGrid()
+    serves = ENTRIES
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -168,6 +178,14 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
         if not self.stochastic:
             return mean, mean, past
         return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean, past
+
+
+def _ahead(step: Step, past: Past) -> Tensor:
+    """Return D + h (D - D_prev) / (2 h_prev), with h of the process's clock."""
+    (now, latest), (before, previous) = past[:2]
+    times = torch.tensor([before.t, now.t, step.next.t], dtype=torch.float64)
+    last, h = step.sde.log_noise_ratio(times).diff().tolist()
+    return combine(1 + 0.5 * h / last, latest, -0.5 * h / last, previous)
 
 
 def _slope(step: Step, past: Past) -> Terms:

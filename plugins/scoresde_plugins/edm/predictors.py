@@ -3,6 +3,7 @@ r"""Heun's method with churn (arXiv:2206.00364, Algorithm 2), for any Gaussian p
 In ``y = x / alpha`` and ``s = sigma / alpha`` every path is the VE process that the paper's sampler is written for.
 """
 
+from collections.abc import Collection
 from math import sqrt
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from scoresde_core.sde import Level
 from scoresde_core.shapes import shift
 from scoresde_core.steps import Predictor
 
-from ..coordinates import level_ahead, noise_ratio, noise_step, reaches_data
+from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, reaches_data
 from ..grids import KarrasGrid
 
 
@@ -50,6 +51,11 @@ class HeunPredictor(Predictor):
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.s_churn > 0
+
+    @property
+    def serves(self) -> Collection[str]:  # type: ignore[override]
+        """Matrices as well without churn, which adds noise of one size."""
+        return ENTRIES if self.stochastic else LINEAR
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """Take a step; its mean is its state, because all noise is added before the evaluations."""

@@ -67,6 +67,8 @@ class GaussianW2(Evaluator):
         sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
         if sampler is None or model is None or sde is None or reference is None:
             return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
+        if sde.form != "scalar" or sde.needs:
+            return f"{self.name} needs a process of one alpha and sigma that knows nothing of its events"
         if evidence.units is not None and not evidence.units.unscaled:
             return f"{self.name} needs a model in data units, and this one scales the data"
         if "steps" not in sampler.uses:

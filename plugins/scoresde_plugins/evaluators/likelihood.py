@@ -47,6 +47,8 @@ class _AgainstTruth(Evaluator):
     def skip(self, evidence: Evidence) -> str | None:
         if evidence.model is not None and not evidence.model.continuous:
             return f"{self.name} needs a model of continuous time, and this one has discrete noise scales"
+        if evidence.sde is not None and (evidence.sde.form != "scalar" or evidence.sde.needs):
+            return f"{self.name} needs a process of one alpha and sigma that knows nothing of its events"
         few = len(evidence.samples) < 2
         return super().skip(evidence) or (f"{self.name} needs 2 samples or more" if few else None)
 

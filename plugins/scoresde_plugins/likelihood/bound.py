@@ -169,9 +169,9 @@ def _ends(sde: SDE, x: Tensor, t_min: float) -> Tensor:
     """Return E[-log pi(x_1) | x] minus the integral of D f, (B,), in closed form."""
     ends = torch.tensor([t_min, 1.0], dtype=torch.float64)
     (start, end), std = sde.alpha(ends).tolist(), float(sde.sigma(ends)[1])
-    dim, prior = x[0].numel(), sde.prior
+    dim, prior, width = x[0].numel(), sde.prior, float(sde.prior.std)
     drift = dim * (math.log(end) - math.log(start))
-    return -prior.log_prob(end * x.double()) + 0.5 * dim * (std / prior.std) ** 2 - drift
+    return -prior.log_prob(end * x.double()) + 0.5 * dim * (std / width) ** 2 - drift
 
 
 def _offset(model: ScoreModel, x: Tensor, t_min: float, noise: Noise, k: int) -> Tensor:

@@ -17,7 +17,7 @@ from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.score import ScoreModel
 
 from ..numerics.divergence import Trace
@@ -127,6 +127,14 @@ class BoundDensity(Density):
     offset: bool = param(True, "include the step from t_min to the data")
     t_min: float = param(PUBLISHED_T_MIN, "where the integral starts", and_(gt(0), lt(1)))
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
+
+    def check(self, model: ScoreModel) -> None:
+        """Refuse a process without one alpha and sigma as well, for which the bound is not written."""
+        super().check(model)
+        if model.sde.form != "scalar" or model.sde.needs:
+            raise UsageError(
+                f"the bound needs a process of one alpha and sigma, not {model.sde!r}: take the flow (ode)"
+            )
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
         bound = likelihood_bound(

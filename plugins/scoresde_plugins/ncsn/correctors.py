@@ -13,6 +13,8 @@ from scoresde_core.score import ScoreModel
 from scoresde_core.shapes import diffuse, shift
 from scoresde_core.steps import Corrector
 
+from ..coordinates import ENTRIES
+
 
 @attrs.frozen
 class AnnealedLangevinCorrector(Corrector):
@@ -27,6 +29,8 @@ class AnnealedLangevinCorrector(Corrector):
 
     snr: float = param(0.16, "step size relative to the noise level", and_(gt(0), le(1e6)))
     n_steps: int = param(1, "Langevin steps at each noise level", ge(1))
+
+    serves = ENTRIES
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         size = 2 * (1 + step.discrete_drift) ** 2 * (self.snr * step.now.sigma) ** 2

@@ -10,6 +10,7 @@ probe is 2 (|S|^2 - sum_i S_ii^2) with entries +-1 (Rademacher) and 2 |S|^2 with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -37,18 +38,25 @@ def draw_probes(noise: Noise, trace: Trace, count: int) -> Tensor | None:
 def score_and_divergence(
     model: ScoreModel, x: Tensor, level: Level, probes: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the score, like ``x`` (B, ...), and its divergence (B,) in float64, from one function evaluation.
+    """Return the score, like ``x`` (B, ...), and its divergence (B,) in float64, from one function evaluation."""
+    return field_and_divergence(lambda at: model.score(at, level), x, probes)
+
+
+def field_and_divergence(
+    field: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a vector field at ``x`` (B, ...), like ``x``, and its divergence (B,) in float64.
 
     ``probes`` (P, B, ...) estimate the divergence; with None it is exact and takes as many backward passes as an event
     has entries (batched, 64 at a time): cheap for points, not for images. Neither result carries gradients.
     """
     with torch.enable_grad():
         at = x.detach().requires_grad_(True)
-        score = model.score(at, level)
-        if not score.requires_grad:  # a score that does not depend on x
-            return score, torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        divergence = _exact(score, at) if probes is None else _estimate(score, at, probes)
-    return score.detach(), divergence
+        value = field(at)
+        if not value.requires_grad:  # it does not depend on x
+            return value, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        divergence = _exact(value, at) if probes is None else _estimate(value, at, probes)
+    return value.detach(), divergence
 
 
 def _estimate(score: Tensor, x: Tensor, probes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.errors import UsageError
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import GaussianPrior
 from scoresde_core.shapes import expand
@@ -49,10 +50,16 @@ def decode(model: ScoreModel, latent: Tensor, *, denoise: bool = False, **path: 
     events = _follow(model, latent, encoding=False, **path)
     if not denoise:
         return events
-    t_min, batches = path.get("t_min"), in_batches(model, events, path.get("batch_size"))
-    level = model.sde.float_level(model.sde.t_min if t_min is None else t_min)
+    t_min = model.sde.t_min if (given := path.get("t_min")) is None else given
+
+    def clean(known: ScoreModel, part: Tensor) -> Tensor:
+        frame, state = known.sde.frame, _state(known, part, t_min)
+        x = known.denoised(state, known.sde.level_at(t_min, state))
+        return frame.drop(x) if frame else x
+
     with torch.no_grad():
-        return torch.cat([known.denoised(part, level) for _, known, part in batches])
+        batches = in_batches(model.framed(), events, path.get("batch_size"))
+        return torch.cat([clean(known, part) for _, known, part in batches])
 
 
 def round_trip(model: ScoreModel, x: Tensor, **path: Unpack[Path]) -> RoundTrip:
@@ -116,6 +123,8 @@ def _follow(
     sde = model.sde
     t_min, solver = sde.t_min if t_min is None else t_min, solver or Solver()
     check_t_min(t_min)
+    if sde.parts > 1:
+        raise UsageError(f"{sde!r} adds variables to an event, so that many latents belong to it: it has no encoding")
     if not discrete:
         require_continuous(model, "an encoding")
 
@@ -123,7 +132,14 @@ def _follow(
         def along(t: float, state: Tensor) -> Tensor:
             return velocity(known, t, state, x.dtype)
 
-        return solver.solve(along, part.double(), start, end).to(x)
+        frame, state = known.sde.frame, solver.solve(along, _state(known, part.double(), start), start, end)
+        return (frame.leave(state, end) if frame else state).to(x)
 
     start, end = (t_min, sde.t_max) if encoding else (sde.t_max, t_min)
-    return torch.cat([solve(known, part) for _, known, part in in_batches(model, x, batch_size)])
+    return torch.cat([solve(known, part) for _, known, part in in_batches(model.framed(), x, batch_size)])
+
+
+def _state(known: ScoreModel, x: Tensor, t: float) -> Tensor:
+    """Events at a time as states in the frame of the process."""
+    frame = known.sde.frame
+    return frame.enter(x, t) if frame else x

@@ -11,7 +11,7 @@ likelihood.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -22,6 +22,7 @@ from scoresde_core.components import param
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
+from scoresde_core.shapes import combine, shift
 
 from .runge_kutta import ADAPTIVE, adapt, pair
 
@@ -89,19 +90,23 @@ def check_t_min(t_min: float) -> None:
         raise ValueError(f"t_min must lie between 0 and 1, got {t_min}")
 
 
-def coefficients(sde: SDE, t: float) -> tuple[float, float]:
-    """Return f and g^2 / 2 at ``t``."""
+def coefficients(sde: SDE, t: float, x: Tensor) -> tuple[Any, Any]:
+    """Return f and g^2 / 2 at ``t``, as they multiply a batch ``x``."""
     time = torch.tensor(t, dtype=torch.float64)
-    return float(sde.drift_rate(time)), 0.5 * float(sde.diffusion(time)) ** 2
+    return sde.coefficient(sde.drift_rate(time), x), 0.5 * sde.coefficient(sde.diffusion(time), x) ** 2
 
 
 def velocity(model: ScoreModel, t: float, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return dx/dt at ``t``, like ``x``; the model is evaluated once, in ``dtype`` (None: that of ``x``)."""
-    level, seen = model.sde.float_level(t), x.to(dtype)
-    if level.alpha == 0:
+    sde, seen = model.sde, x.to(dtype)
+    level = sde.level_at(t, seen)
+    if isinstance(level.alpha, float) and level.alpha == 0:
         return velocity_without_signal(model, t, seen).to(x.dtype)
-    drift_rate, pull = coefficients(model.sde, t)
-    return torch.add(x * drift_rate, model.score(seen, level), alpha=-pull)
+    if sde.form == "nonlinear":
+        time = torch.tensor(t, dtype=x.dtype, device=x.device)
+        return shift(sde.drift(x, time), -0.5 * float(sde.diffusion(time)) ** 2, model.score(seen, level))
+    drift_rate, pull = coefficients(sde, t, x)
+    return combine(drift_rate, x, -pull, model.score(seen, level).to(x.dtype))
 
 
 def velocity_without_signal(model: ScoreModel, t: float, x: Tensor) -> Tensor:

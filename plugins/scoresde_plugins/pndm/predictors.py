@@ -19,7 +19,7 @@ from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.steps import MultistepPredictor, Past
 
-from ..coordinates import level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
+from ..coordinates import ENTRIES, level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH
 from ..grids import UniformGrid
 
@@ -34,6 +34,7 @@ class PNDMPredictor(MultistepPredictor):
     order = 2.0
     grid = UniformGrid()
     stochastic = False
+    serves = ENTRIES
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         past = remember(past, step, model.noise(x, step.now), 4)

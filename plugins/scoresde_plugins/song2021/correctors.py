@@ -8,6 +8,8 @@ formula for any other SDE (the published code has no sub-VP corrector). ``r`` is
     norm=batch    mean |z| over the batch / mean |score| over the batch, as published
     norm=level    sigma(t): sqrt(D) for |z| and sqrt(D) / sigma for |score|, the norm of the score of pure noise
 
+Where sigma is one number an entry, steps are those of x / sigma: they are preconditioned by sigma^2.
+
 Small Langevin steps leave a distribution invariant if their size depends neither on the state nor on their own noise.
 Norms over a batch depend on both, most of all in small batches: near the centre scores are small, so steps are long and
 lead away from it, and large noise makes a step long. For N(0, s^2 I) in D dimensions and batches of B the standard
@@ -28,6 +30,8 @@ from scoresde_core.schedule import Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.shapes import diffuse, shift
 from scoresde_core.steps import Corrector
+
+from ..coordinates import ENTRIES, FORMS
 
 # The ratio |z| / |score| diverges where the score vanishes (a zero-initialised network): it is at most this many times
 # its value for pure noise of the state's scale.
@@ -66,14 +70,17 @@ class LangevinCorrector(Corrector):
         gone={"sample": _SAMPLE},
     )
 
+    serves = ENTRIES
+
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        mean = x
+        mean, unit = x, step.now.sigma if step.sde.form == "diagonal" else 1.0
         scale = (step.now.alpha**2 + step.now.sigma**2) ** 0.5
         for _ in range(self.n_steps):
             score, z = model.score(x, step.now), noise()
             ratio = step.now.sigma
             if self.norm == "batch":
-                ratio = (_mean_norm(z) / _mean_norm(score).clamp_min(1e-30)).clamp_max(_LARGEST_RATIO * scale)
+                ratio = _mean_norm(z) / _mean_norm(score * unit).clamp_min(1e-30) * unit
+                ratio = ratio.clamp_max(_LARGEST_RATIO * scale)
             size = (self.snr * ratio) ** 2 * (2 * (1 + step.discrete_drift) ** 2)
             mean = shift(x, size, score)
             x = diffuse(mean, (2 * size) ** 0.5, z)
@@ -107,6 +114,7 @@ class NoneCorrector(Corrector):
     """Leaves x unchanged: the predictor does all the work."""
 
     idle = True
+    serves = FORMS
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         return x, x

@@ -12,6 +12,7 @@ because g^2 / sigma^2 grows as 1/t: ``importance`` is the same loss with less va
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import attrs
@@ -20,9 +21,11 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
-from scoresde_core.score import ScoreModel, level_of
+from scoresde_core.score import ScoreModel, in_frame, level_of
 from scoresde_core.sde import SDE
 from scoresde_run.models.network_score import NetworkScore
+
+from ..coordinates import LINEAR
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
 STRATIFIED_HELP = "draw one time from each of B equally likely intervals, instead of B independent times"
@@ -58,8 +61,14 @@ class DenoisingScoreMatchingLoss(ContinuousLoss):
         "sigma", "lambda(t): sigma^2, or g^2 for likelihood", kw_only=True
     )
 
+    @property
+    def serves(self) -> Collection[str]:  # type: ignore[override]
+        """All linear processes, but g^2 / sigma^2 is one number for scalar ones alone."""
+        return LINEAR if self.weighting == "sigma" else ("scalar",)
+
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
+        model, x = in_frame(model, x)
         t = self.times(sde, draws)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
         if self.weighting == "sigma":

@@ -10,6 +10,7 @@ Euler-Maruyama discretises the continuous equations; reverse diffusion inverts t
 from typing import Literal
 
 import attrs
+import torch
 from torch import Tensor
 
 from scoresde_core.components import param
@@ -17,11 +18,15 @@ from scoresde_core.noise import Draw
 from scoresde_core.schedule import Grid, Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
-from scoresde_core.shapes import combine, diffuse
+from scoresde_core.shapes import combine, diffuse, shift
 from scoresde_core.steps import Predictor
 
+from ..coordinates import FORMS, LINEAR
 from ..grids import UniformGrid
 from .chains import evenly_spaced
+
+_STEEP = 100
+"""A drift rate at t_max beyond which the signal changes its sign within a step of a hundredth."""
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
 
@@ -41,6 +46,7 @@ class EulerMaruyamaPredictor(Predictor):
     )
 
     grid = UniformGrid()
+    serves = FORMS
 
     @property
     def order(self) -> float | None:  # type: ignore[override]
@@ -62,7 +68,11 @@ class EulerMaruyamaPredictor(Predictor):
         variance = step.diffusion**2 * dt
         score = model.score(x, step.now)
         share = 0.5 if self.probability_flow else 1.0
-        mean = combine(1 - step.drift_rate * dt, x, share * variance, score)
+        if step.sde.form == "nonlinear":
+            x = x - step.sde.drift(x, torch.full((), float(step.now.t), dtype=x.dtype, device=x.device)) * dt
+            mean = shift(x, share * variance, score)
+        else:
+            mean = combine(1 - step.drift_rate * dt, x, share * variance, score)
         return (mean, mean) if self.probability_flow else (diffuse(mean, variance**0.5, noise()), mean)
 
 
@@ -73,6 +83,7 @@ class ReverseDiffusionPredictor(Predictor):
     probability_flow: bool = param(False, _FLOW_HELP)
 
     grid = UniformGrid()
+    serves = LINEAR
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -96,11 +107,14 @@ class ProbabilityFlowPredictor(Predictor):
 
     grid = UniformGrid()
     stochastic = False
+    serves = LINEAR
 
     def skip(self, sde: SDE) -> str | None:
-        """Refuse a process without signal at t_max: however many steps, those near it keep their relative size."""
+        """Refuse a process whose signal vanishes at t_max, or nearly: steps there keep their relative size."""
         why = "probability_flow tends to another law where the signal vanishes at t_max: use ddim, or "
-        return f"{why}euler_maruyama[probability_flow=true]" if sde.t_signal < sde.t_max else None
+        end = torch.tensor(sde.t_max, dtype=torch.float64)
+        steep = sde.form == "scalar" and not float(sde.drift_rate(end)) > -_STEEP
+        return f"{why}euler_maruyama[probability_flow=true]" if steep else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         score = model.score(x, step.now)
@@ -116,6 +130,7 @@ class NonePredictor(Predictor):
     idle = True
     grid = UniformGrid()
     stochastic = False
+    serves = LINEAR
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         return x, x

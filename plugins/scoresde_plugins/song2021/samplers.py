@@ -12,8 +12,9 @@ from scoresde_core.sampler import Observer, Sampler
 from scoresde_core.schedule import Grid, Schedule
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import SDE
-from scoresde_core.steps import Corrector, Past, Predictor, advance
+from scoresde_core.steps import Corrector, Past, Predictor, advance, unserved
 
+from ..coordinates import FORMS
 from ..grids import UniformGrid
 from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, velocity
 from ..numerics.runge_kutta import FIXED, integrate
@@ -43,10 +44,12 @@ class PredictorCorrectorSampler(Sampler):
     order: Literal["corrector_first", "predictor_first"] = param("corrector_first", "which comes first in each step")
     denoise: bool = param(True, "return the noise-free mean of the last step")
 
+    serves = FORMS
+
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Run the loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
         sde = model.sde
-        schedule = Schedule(sde, self.grid.times(sde, self.steps))
+        schedule = Schedule(sde, self.grid.times(sde, self.steps), x)
         mean, past = x, Past()
         for k, step in enumerate(schedule.steps):
             if self.order == "corrector_first":
@@ -63,7 +66,10 @@ class PredictorCorrectorSampler(Sampler):
         if self.predictor.idle and self.corrector.idle:
             return "predictor and corrector are both none and move nothing: give at least one of them"
         return (
-            self.predictor.skip(sde)
+            unserved(self.predictor, sde)
+            or unserved(self.corrector, sde)
+            or self.grid.skip(sde)
+            or self.predictor.skip(sde)
             or self.corrector.skip(sde)
             or self.predictor.skip_times(sde, self.grid, self.steps)
         )
@@ -94,6 +100,8 @@ class ODESampler(Sampler):
     denoise: bool = param(True, "return the denoised state at t_min")
     max_evaluations: int = param(MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, ge(1))
 
+    serves = FORMS
+
     @property
     def uses(self) -> frozenset[str]:
         return frozenset({"steps", "grid"} if self.method in FIXED else {"rtol", "atol", "max_evaluations"})
@@ -114,7 +122,8 @@ class ODESampler(Sampler):
             x = integrate(along, x, times, FIXED[self.method])
         else:
             x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, sde.t_max, sde.t_min)
-        return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
+        denoise = self.denoise and sde.form != "nonlinear"  # which has no E[x_0 | x] in closed form
+        return model.denoised(x, sde.level_at(sde.t_min, x)) if denoise else x
 
     def decoupled(self) -> Self:
         return self if self.method in FIXED else attrs.evolve(self, method="rk4")

@@ -15,8 +15,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core.frame import rotate
+
 from ..conditions.known import KnownCoefficients
-from ..numerics.rotation import rotate
 from .mixture import MixtureOfFactorAnalysers
 
 

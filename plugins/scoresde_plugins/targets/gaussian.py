@@ -24,12 +24,14 @@ from torch import Tensor
 
 from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
+from scoresde_core.frame import Basis, rotate
 from scoresde_core.noise import Noise
 from scoresde_core.sde import DATA, Level
 from scoresde_core.target import Target
 
-from ..numerics.rotation import Basis, rotate
+from ..numerics.cosines import cosines
 from .level import coefficients, events
+from .mixture import MixtureOfFactorAnalysers
 
 _CHUNK = 4096
 
@@ -103,6 +105,18 @@ class GaussianTarget(Target):
         half = law.rotate(law.spectrum.sqrt().diag(), inverse=True)
         return law.mean.clone(), half.T @ half
 
+    def as_mixture(self) -> MixtureOfFactorAnalysers:
+        """One component, with a factor for each direction of more than the smallest variance unless C is diagonal."""
+        law, dim = self._law, len(self._law.mean)
+        if all(matrix is None for matrix in law.axes):
+            factors, noise = law.mean.new_zeros(1, 0, dim), law.spectrum
+        else:
+            least = 0.5 * law.spectrum.min()
+            factors = law.rotate((law.spectrum - least).sqrt().diag(), inverse=True).unsqueeze(0)
+            noise = least.expand(dim).clone()
+        weights = torch.ones(1, dtype=torch.float64, device=law.mean.device)
+        return MixtureOfFactorAnalysers(weights, law.mean.unsqueeze(0), factors, noise, self.shape, dtype=law.dtype)
+
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         clone = attrs.evolve(self)
         object.__setattr__(clone, "_law", self._law.to(device, dtype))
@@ -124,7 +138,7 @@ class GaussianTarget(Target):
             frequencies += cycles.square().reshape(-1, *[1] * (len(spatial) - axis - 1))
         spectrum = (1 + frequencies) ** (-self.decay / 2)
         spectrum *= _vector(self.std, 1).square() / spectrum.mean()
-        axes = (*(None for _ in channels), *(_cosines(size).T for size in spatial))
+        axes = (*(None for _ in channels), *(cosines(size) for size in spatial))
         return _Law(mean, spectrum.expand(*channels, *spatial).flatten().clone(), self.shape, axes)
 
     def _whiten(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
@@ -169,11 +183,3 @@ def _eigen(covariance: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     if not bool(spectrum[0] > 0):
         raise ValueError(f"covariance must be positive definite, its smallest eigenvalue is {float(spectrum[0]):.3g}")
     return spectrum, basis
-
-
-def _cosines(size: int) -> Tensor:
-    """Return the orthonormal cosine basis (DCT-II); column k has k/2 cycles per event."""
-    position = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    basis = (math.pi * position[:, None] * torch.arange(size, dtype=torch.float64)).cos() * math.sqrt(2 / size)
-    basis[:, 0] /= math.sqrt(2)
-    return basis

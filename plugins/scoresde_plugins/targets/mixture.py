@@ -131,6 +131,10 @@ class MixtureOfFactorAnalysers(Target):
         toward = torch.addmm(posterior.centred, pull.flatten(1), self._cast(r.dtype)[0], beta=-1)
         return (toward * at.precision).reshape(x.shape)
 
+    def as_mixture(self) -> MixtureOfFactorAnalysers:
+        """This law as a mixture of factor analysers: itself."""
+        return self
+
     def responsibilities(self, x: Tensor) -> Tensor:
         return self.infer(x, DATA).joint.softmax(1)
 
@@ -282,6 +286,10 @@ class MixtureTarget(Target):
     def mixture(self) -> MixtureOfFactorAnalysers:
         """The mixture, on this target's device."""
         return self.build()
+
+    def as_mixture(self) -> MixtureOfFactorAnalysers:
+        """The mixture, on this target's device."""
+        return self.mixture
 
     @property
     def shape(self) -> tuple[int, ...]:

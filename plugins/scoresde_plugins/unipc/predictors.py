@@ -26,6 +26,7 @@ from scoresde_core.sde import Level, Scalar
 from scoresde_core.steps import MultistepPredictor, Past
 
 from ..coordinates import (
+    ENTRIES,
     blend,
     denoised_step,
     expm1,
@@ -65,6 +66,7 @@ class UniPCPredictor(MultistepPredictor):
 
     grid = LogSNRGrid()
     stochastic = False
+    serves = ENTRIES
 
     @property
     def order(self) -> float:  # type: ignore[override]

@@ -150,7 +150,9 @@ def plain(value: Any) -> Any:
         return "follows from others"
     if attrs.has(type(value)):
         return type(value).__name__
-    return value if isinstance(value, bool | int | float | str | list | tuple | None) else str(value)
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def print_table(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:

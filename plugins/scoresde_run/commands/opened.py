@@ -123,6 +123,8 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
         raise UsageError(f"{option} has no effect on a --target: write its parameters in brackets, name[key=value]")
     target = registry.create("targets", arguments.target)
     sde = registry.create("sdes", arguments.sde or f"{OURS}:vp")
+    if reason := sde.skip_target(target):
+        raise UsageError(reason)
     sampler = registry.create("samplers", f"{OURS}:pc")
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype), sde)

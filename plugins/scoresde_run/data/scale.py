@@ -62,14 +62,17 @@ def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> 
 
     The data must be small compared with sigma(1) / alpha(1), to be forgotten at t = 1, and not finer than
     sigma(t_min) / alpha(t_min), the noise left at t_min. Images are read only if their range does not decide it.
+    A process without one alpha and sigma is not judged.
     """
+    if sde.form != "scalar":
+        return None
     start, end = (sde.level(torch.tensor(t, dtype=torch.float64)) for t in (sde.t_min, 1.0))
-    prior, alpha = sde.prior, float(end.alpha)
+    prior, alpha, std = sde.prior, float(end.alpha), float(sde.prior.std)
 
     def left(mean: Tensor, variance: Tensor | float = 0.0) -> Tensor:
         """The root mean square (C,) of alpha(1) x about the prior's mean, in the prior's standard deviations."""
         about = alpha * mean.unsqueeze(0) - prior.shift(mean.unsqueeze(0))
-        return (about[0].square() + alpha**2 * variance).sqrt() / prior.std
+        return (about[0].square() + alpha**2 * variance).sqrt() / std
 
     if units.levels is not None:
         ends = units.from_file(torch.tensor(units.range, dtype=torch.float64).reshape(2, 1).expand(2, shape[0]))

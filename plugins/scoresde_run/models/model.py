@@ -20,6 +20,7 @@ from scoresde_core.loss import Loss
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
 from scoresde_core.sde import SDE
+from scoresde_core.steps import unserved
 
 from ..data.batches import Preprocessing
 from ..data.dataset import Dataset, Levels
@@ -28,7 +29,7 @@ from ..data.units import Units, columns, stored_levels
 from .config import Config, ModelConfig
 from .network import Network
 from .network_score import NetworkScore
-from .parameterisation import PARAMETERISATIONS
+from .parameterisation import LABEL_FORMS, PARAMETERISATION_FORMS, PARAMETERISATIONS
 
 _SHARED = ("sigma_min", "sigma_max")
 """Parameters of an SDE that networks with a table of noise scales also have; they are stated in the SDE."""
@@ -55,7 +56,7 @@ class Plan:
         with torch.random.fork_rng(devices=[]):
             try:
                 torch.manual_seed(seed)
-                module = self.network.build(self.shape)
+                module = self.network.build(self.sde.state_shape(self.shape))
             except ValueError as error:
                 raise UsageError(f"the network {self.config.model.network} cannot be built: {error}") from error
         return Model(self, module.eval())
@@ -138,8 +139,22 @@ def plan_model(
             f"the network {choice.network.name!r} gives {meaning.name}, which says nothing of the data at the start of "
             f"{choice.sde}, where there is no signal: set model.network.parameterisation=flow, v, denoised or edm"
         )
+    _check_form(network, sde, choice)
     units = recorded_units(choice, _levels(config, registry, read))
     return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler), units)
+
+
+def _check_form(network: Network, sde: SDE, choice: ModelConfig) -> None:
+    """Refuse a label or parameterisation that has no meaning for the coefficients of the process."""
+    for field, table in (("label", LABEL_FORMS), ("parameterisation", PARAMETERISATION_FORMS)):
+        value = getattr(network, field)
+        forms = table.get(value, ("scalar",))
+        if sde.form not in forms:
+            usable = ", ".join(name for name, each in table.items() if sde.form in each)
+            raise UsageError(
+                f"the network's {field} {value} is for processes with {' or '.join(forms)} coefficients, "
+                f"{choice.sde} has {sde.form} ones: set model.network.{field} to one of {usable}"
+            )
 
 
 def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
@@ -189,7 +204,9 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
             f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
             f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
         )
-    reason = loss.skip(model)
+    reason = unserved(loss, plan.sde) or loss.skip(model)
+    if plan.sde.needs:
+        reason = f"{plan.config.model.sde} needs {plan.sde.needs[0]} with each event, which training cannot give yet"
     if reason:
         raise UsageError(reason)
     return loss

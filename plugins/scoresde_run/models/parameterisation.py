@@ -13,7 +13,7 @@ import attrs
 from torch import Tensor
 
 from scoresde_core.errors import near_misses
-from scoresde_core.sde import Level, Scalar
+from scoresde_core.sde import Form, Level, Scalar
 
 Conversion = Callable[[Tensor, Tensor, Level], Tensor]
 
@@ -87,6 +87,16 @@ LABELS: dict[str, Callable[[Level, int], Scalar]] = {
 """The time label of a network: (level, number of training scales) -> label. The published rules are ``time`` (VP and
 sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous), ``reverse_index`` (VE, discrete: an integer,
 0 the highest noise), ``t`` (flow matching) and ``log_ratio`` (EDM: log(sigma / alpha) / 4)."""
+
+_ALL: tuple[Form, ...] = ("scalar", "diagonal", "blocks", "nonlinear")
+LABEL_FORMS: dict[str, tuple[Form, ...]] = {"time": _ALL, "t": _ALL}
+"""The forms of processes whose label of a name is one number a row; a name without an entry serves scalar ones."""
+PARAMETERISATION_FORMS: dict[str, tuple[Form, ...]] = {
+    **dict.fromkeys(("v", "flow", "edm"), _ALL[:2]),
+    **dict.fromkeys(("noise", "denoised"), _ALL[:3]),
+    "score": _ALL,
+}
+"""The forms of processes in which a parameterisation is a score; one without an entry serves scalar ones."""
 
 DISCRETE_LABELS = {"index", "reverse_index"}
 

@@ -1,6 +1,6 @@
 """Measures how many guided digits have the requested class, by scale; draws the picture of docs/classifiers.md.
 
-    python benchmarks/studies/pictures/guided_digits.py mnist_classifier docs/pictures/digits_by_class.png \\
+    python docs/pictures/guided_digits.py mnist_classifier docs/pictures/digits_by_class.png \\
         --dataset 'mnist[root=data]'
 
 Draws equally many digits of each class, from the same noise at every scale. The extractor mnist_classifier, which was

@@ -2,7 +2,7 @@
 
 scoresde train lesson_one_scale --out runs/one_scale
 scoresde train lesson_many_scales --out runs/many_scales
-python examples/lessons_2d/lesson.py runs/one_scale runs/many_scales --out lessons
+python docs/pictures/lessons_2d.py runs/one_scale runs/many_scales --out lessons
 """
 
 import argparse

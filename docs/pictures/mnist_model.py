@@ -1,6 +1,6 @@
 """Makes the pictures and numbers of docs/mnist_model.md: digits of the bundled model beside real ones.
 
-python benchmarks/studies/pictures/mnist_model.py mnist_vp --dataset 'mnist[root=data]' \\
+python docs/pictures/mnist_model.py mnist_vp --dataset 'mnist[root=data]' \\
     --metrics RUN/metrics.jsonl --out docs/pictures
 """
 

@@ -1,7 +1,7 @@
 """Draws the pictures of docs/conditions.md and docs/likelihood.md, for mnist_mfa with its exact score.
 
-python benchmarks/studies/pictures/condition_picture.py docs/pictures
-python benchmarks/studies/pictures/condition_picture.py docs/pictures COLOURS.safetensors  colorization, RGB images
+python docs/pictures/condition_picture.py docs/pictures
+python docs/pictures/condition_picture.py docs/pictures COLOURS.safetensors  colorization, RGB images
 
 A target of RGB images can be made with, for example,
 scoresde fit-target 'image_folder[path=photos,size=16]' --components 8 --factors 20 --iterations 15 --out ...

@@ -1,6 +1,6 @@
 """Draws the picture in docs/targets.md: exact samples of a fitted target beside test images.
 
-python benchmarks/studies/pictures/target_picture.py mnist_mfa 'mnist[root=data]' docs/pictures/mnist_mfa.png
+python docs/pictures/target_picture.py mnist_mfa 'mnist[root=data]' docs/pictures/mnist_mfa.png
 """
 
 import sys

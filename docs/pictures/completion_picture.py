@@ -1,6 +1,6 @@
 """Draws the picture of docs/conditions.md with the bundled MNIST model: test digits completed from their left half.
 
-python benchmarks/studies/pictures/completion_picture.py docs/pictures/completions.png --root data
+python docs/pictures/completion_picture.py docs/pictures/completions.png --root data
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measures the upper bound in docs/classifiers.md: how well the exact posterior classifies noisy test digits.
 
-    python benchmarks/studies/pictures/digit_posterior.py 'mnist[root=data]' --events 2000
+    python docs/pictures/digit_posterior.py 'mnist[root=data]' --events 2000
 
 For x = x_0 + sigma z, with x_0 one of the N training digits, p(y | x) is closed form: the sum of exp(-|x - x_i|^2 /
 (2 sigma^2)) over digits of the class, divided by the sum over all. If sigma is at least the distance of neighbours,

@@ -1,0 +1,1 @@
+"""Blurring diffusion: Hoogeboom & Salimans 2023, arXiv:2209.05557."""

@@ -1,0 +1,1 @@
+"""A nonlinear process: the example of the widest contract."""

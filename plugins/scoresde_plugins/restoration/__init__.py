@@ -1,0 +1,1 @@
+"""Restoration: processes that move from clean data to an observation y of them (speech enhancement, images)."""
