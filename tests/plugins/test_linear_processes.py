@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scoresde import DATA, Draws, ExactScore, Level, ScoreModel, create, sample
+from scoresde import DATA, ConditionedSampler, Draws, ExactScore, Level, ScoreModel, create, sample
 from scoresde_conformance.affine import law
 from scoresde_core.errors import UsageError
 from scoresde_core.frame import rotate
@@ -452,6 +452,14 @@ def test_what_cannot_work_is_refused_beforehand(process, predictor, shape, reaso
 )
 def test_samplers_say_what_they_serve(process, sampler, reason):
     assert reason in skip(create("samplers", sampler), create("sdes", process), (2,))
+
+
+@pytest.mark.parametrize("name", ["ouve", "blurring[size=28]", "cld"])
+def test_conditions_refuse_states_that_are_no_events(name):
+    condition = create("conditions", "inpaint[mask=left]").observe(torch.zeros(1, 1, 28, 28))
+    sampler = ConditionedSampler(create("samplers", "pc[predictor=ddim]"), condition)
+    reason = skip(sampler, create("sdes", name), (1, 28, 28))
+    assert "samples their distance to y" in reason if name == "ouve" else "serves processes with scalar" in reason
 
 
 def test_a_process_that_lacks_its_observation_says_so():

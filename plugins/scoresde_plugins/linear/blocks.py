@@ -96,10 +96,9 @@ class BlockSDE(SDE):
         volume = lower.diagonal().log().sum() * white.shape[2] + 0.5 * math.log(2 * math.pi) * white[0].numel()
         return torch.cat([x, added], 1), -0.5 * white.double().square().sum((1, 2)) - volume
 
-    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
+    def score_of(self, target: Any, c: Tensor, level: Any) -> Tensor:
         """Sigma^-1 (A E[u_0 | u] - u), with E[x_0 | u] from the target's score at the scalar that u says of x_0."""
-        alpha: Any = level.alpha
-        sigma: Any = level.sigma
+        alpha, sigma = level.alpha, level.sigma
         first = sigma.solve(alpha).matrix[..., 0]
         norm = first.norm(dim=-1, keepdim=True)
         white = sigma.solve(c).reshape(len(c), self.parts, -1)

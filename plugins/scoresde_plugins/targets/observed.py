@@ -64,10 +64,9 @@ class ObservedLaw:
     target: ObservedTarget
     y: Tensor
 
-    def score(self, c: Tensor, level: Level) -> Tensor:
+    def score(self, c: Tensor, level: Any) -> Tensor:
         """The score of p(c | y) at ``level``, (B, *shape)."""
-        alpha: Any = level.alpha
-        sigma: Any = level.sigma
+        alpha, sigma = level.alpha, level.sigma
         seen, known = alpha / sigma**2, self.target.scale / self.target.noise**2
         precision = alpha * seen + self.target.scale * known
         x = (c * seen + self.y.to(c) * known) / precision

@@ -150,6 +150,8 @@ class ConditionedSampler(Sampler):
 
     def skip(self, sde: SDE) -> str | None:
         """Why the sampler has no steps to act after, or does not support ``sde``; or None."""
+        if sde.needs:
+            return f"a condition acts on events, {type(sde).__name__} samples their distance to y: take vp or ve"
         if not Loop(self.sampler).steps and (self.observation.acts_on_state or self.rounds > 1):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return self.sampler.skip(sde)
