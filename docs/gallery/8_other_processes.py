@@ -4,6 +4,8 @@ See processes that are no single alpha and sigma: an image that blurs as it drow
 noisy observation, and one whose noise enters the velocity alone.
 """
 
+import functools
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -17,7 +19,7 @@ import scoresde
 digit = scoresde.create("targets", "mnist_mfa").sample(1, seed=3)
 sde = scoresde.create("sdes", "blurring[size=28]")
 eps = torch.randn(digit.shape, generator=torch.Generator().manual_seed(0))
-figure, axes = plt.subplots(2, 5, figsize=(9, 3.8), layout="constrained")
+_, axes = plt.subplots(2, 5, figsize=(9, 3.8), layout="constrained")
 for column, t in zip(axes.T, (0.02, 0.1, 0.2, 0.35, 0.6), strict=True):
     level = sde.level_at(t, digit)
     for axis, noise in zip(column, (0.0, 1.0), strict=True):
@@ -32,41 +34,29 @@ for column, t in zip(axes.T, (0.02, 0.1, 0.2, 0.35, 0.6), strict=True):
 # of two clusters with noise of 0.9, and the samples show what it leaves open: the exact posterior.
 
 target = scoresde.create("targets", "observed[of=mixture2d[components=2,radius=1.5,std=0.15],noise=0.9]")
-y = torch.tensor([[0.3, 0.4]]).expand(300, 2)
-model = scoresde.ExactScore(target, scoresde.create("sdes", "ouve").given(y=y))
-path = []
-sampler = scoresde.create("samplers", "pc[predictor=euler_maruyama,steps=100]")
-ends = scoresde.sample(model, sampler, n=300, seed=1, observe=lambda done, total, x: path.append(x.clone())).x
-figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
-frame = model.sde.frame
-times = torch.linspace(1, 0.03, 100)
-drawn = [frame.leave(x, float(t)) for x, t in zip(path, times, strict=True)]
-axis.plot(*torch.stack(drawn)[:, :25].permute(2, 0, 1), lw=0.5, color="0.6")
+sde = scoresde.create("sdes", "ouve").given(y=torch.tensor([[0.3, 0.4]]).expand(300, 2))
+path, sampler = [], scoresde.create("samplers", "pc[predictor=euler_maruyama,steps=100]")
+watch = functools.partial(lambda path, done, total, x: path.append(sde.frame.leave(x, 1 - 0.97 * done / total)), path)
+ends = scoresde.sample(scoresde.ExactScore(target, sde), sampler, n=300, seed=1, observe=watch).x
+_, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+axis.plot(*torch.stack(path)[:, :25].permute(2, 0, 1), lw=0.5, color="0.6")
 axis.scatter(*ends.T, s=4)
-axis.scatter(*y[:1].T, marker="*", s=120, color="C3", zorder=3)
-axis.set(title="from y (star) to what it may have been", aspect="equal")
+axis.plot(0.3, 0.4, "C3*", ms=12)
 print(f"{(ends[:, 0] > 0).float().mean():.0%} of the samples lie in the cluster on the right")
 
 # ## Position and velocity
 #
-# In `cld` noise enters the velocity, so positions move smoothly. A state has both: its first half is the position.
+# In `cld` noise enters the velocity, so positions move smoothly (left, forward in time). A state has both: its first half
+# is the position. Right: 50 steps back to eight clusters.
 
-sde = scoresde.create("sdes", "cld")
-generator = torch.Generator().manual_seed(2)
-state, steps = torch.tensor([[1.5, 0.0]]), 2000
-walk = [state]
-for k in range(steps):
-    drift = sde.drift_rate(torch.tensor(k / steps)) @ state[0]
-    kick = sde.diffusion(torch.tensor(k / steps)) @ torch.randn(2, generator=generator)
-    state = state + drift / steps + kick / steps**0.5
-    walk.append(state)
-position, velocity = torch.cat(walk).T
-figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-axes[0].plot(torch.linspace(0, 1, steps + 1), position, label="position")
-axes[0].plot(torch.linspace(0, 1, steps + 1), velocity, lw=0.6, label="velocity")
-axes[0].set(title="forward in time", xlabel="t")
+sde, generator = scoresde.create("sdes", "cld"), torch.Generator().manual_seed(2)
+walk, t = [torch.tensor([1.5, 0.0])], torch.linspace(0, 1, 2001)
+for now in t[1:]:
+    kick = sde.diffusion(now) @ torch.randn(2, generator=generator) / 2000**0.5
+    walk.append(walk[-1] + sde.drift_rate(now) @ walk[-1] / 2000 + kick)
+_, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+axes[0].plot(t, torch.stack(walk), lw=1, label=["position", "velocity"])
 axes[0].legend()
-target = scoresde.create("targets", "mixture2d")
-model = scoresde.ExactScore(target, sde)
-axes[1].scatter(*scoresde.sample(model, scoresde.create("samplers", "pc[predictor=dpmpp_2m,steps=50]"), 800).x.T, s=2)
-axes[1].set(title="50 steps back to eight clusters", aspect="equal")
+model = scoresde.ExactScore(scoresde.create("targets", "mixture2d"), sde)
+sampler = scoresde.create("samplers", "pc[predictor=dpmpp_2m,steps=50]")
+axes[1].scatter(*scoresde.sample(model, sampler, 800).x.T, s=2)

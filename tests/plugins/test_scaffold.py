@@ -137,9 +137,10 @@ def new(tmp_path, monkeypatch, capsys):
 
 
 def test_the_same_command_again_changes_nothing(new, tmp_path):
-    assert new("grid", "mine") == (0, "wrote mine: pip install -e mine && scoresde check --dist mine\n", "")
+    told = "wrote twice_made: pip install -e twice_made && scoresde check --dist twice_made\n"
+    assert new("grid", "twice_made") == (0, told, "")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert new("grid", "mine") == (0, "mine is the result of this command already\n", "")
+    assert new("grid", "twice_made") == (0, "twice_made is the result of this command already\n", "")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

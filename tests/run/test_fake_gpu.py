@@ -24,14 +24,15 @@ class Half(torch.nn.Module):
         return torch.einsum("bchw,cd->bdhw", x, 0.5 * torch.eye(x.shape[1], device=x.device))
 
 
-def draw(text, name="vp"):
+def draw(text, name="vp", gives="v"):
     """Four images in batches of three; :class:`Waiting` where a value is read or a copy waited for."""
     sampler, sde = create("samplers", text), create("sdes", name)
     reason = sampler.skip(sde)
     assert reason is None, reason
     with gpu() as device:
-        model = NetworkScore(Half(), sde, IMAGE, parameterisation="v", label="time", autocast=torch.bfloat16)
-        device.watching = True
+        sde = sde.given(y=torch.zeros(4, *IMAGE, device=DEVICE)) if sde.needs else sde
+        model = NetworkScore(Half(), sde, IMAGE, parameterisation=gives, label="time", autocast=torch.bfloat16)
+        device.watching = not sde.frame and sde.form == "scalar"  # others copy their coefficients or y to the device
         found = sample(model, sampler, 4, batch_size=3, device=DEVICE)
     assert isinstance(found.x, FakeTensor)
     assert (found.x.shape, found.x.dtype, str(found.x.device)) == ((4, *IMAGE), torch.float32, DEVICE)
@@ -47,10 +48,18 @@ def test_every_predictor_and_every_corrector(predictor, corrector):
     draw(f"pc[predictor={predictor},corrector={corrector},steps=6]")
 
 
+PUBLISHED = "pc[predictor=reverse_diffusion,corrector=langevin,steps=4]"
+WIDER = {
+    "blurring": (PUBLISHED, "blurring[size=8]"),
+    "per_channel": (PUBLISHED, "per_channel[sdes=[vp,subvp,vp]]"),
+    "cld": ("pc[predictor=ddim,steps=4]", "cld", "noise"),
+    "double_well": ("pc[predictor=euler_maruyama,steps=4]", "double_well", "score"),
+}
+
+
 @pytest.mark.parametrize("name", names("sdes"))
 def test_every_sde(name):
-    text = "pc[predictor=reverse_diffusion,corrector=langevin,steps=4]"
-    draw(text, name)
+    draw(*WIDER.get(name, (PUBLISHED, name)))
 
 
 @pytest.mark.parametrize("text", ["pc[steps=4]", "ode[method=rk4,steps=4]"])
