@@ -46,8 +46,7 @@ print(f"{(ends[:, 0] > 0).float().mean():.0%} of the samples lie in the cluster 
 
 # ## Position and velocity
 #
-# In `cld` noise enters the velocity, so positions move smoothly (left, forward in time). A state has both: its first half
-# is the position. Right: 50 steps back to eight clusters.
+# In `cld` noise enters the velocity, so positions move smoothly. Left: forward in time; right: 50 steps back.
 
 sde, generator = scoresde.create("sdes", "cld"), torch.Generator().manual_seed(2)
 walk, t = [torch.tensor([1.5, 0.0])], torch.linspace(0, 1, 2001)
@@ -58,5 +57,4 @@ _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 axes[0].plot(t, torch.stack(walk), lw=1, label=["position", "velocity"])
 axes[0].legend()
 model = scoresde.ExactScore(scoresde.create("targets", "mixture2d"), sde)
-sampler = scoresde.create("samplers", "pc[predictor=dpmpp_2m,steps=50]")
-axes[1].scatter(*scoresde.sample(model, sampler, 800).x.T, s=2)
+axes[1].scatter(*scoresde.sample(model, scoresde.create("samplers", "pc[steps=50,predictor=heun]"), 800).x.T, s=2)
