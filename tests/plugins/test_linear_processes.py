@@ -7,6 +7,7 @@ import torch
 
 from scoresde import DATA, ConditionedSampler, Draws, ExactScore, Level, ScoreModel, create, sample
 from scoresde_conformance.affine import law
+from scoresde_conformance.wide import _solves
 from scoresde_core.errors import UsageError
 from scoresde_core.frame import rotate
 from scoresde_core.noise import Noise
@@ -14,6 +15,7 @@ from scoresde_core.sampler import skip
 from scoresde_core.schedule import Schedule
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.linear.block import Block
+from scoresde_plugins.linear.blocks import BlockSDE
 from scoresde_plugins.numerics.encoding import encode, round_trip
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 
@@ -117,6 +119,46 @@ def theta(t):
         return torch.sin((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
     return float(shape(torch.tensor(t)) / torch.trapezoid(shape(u), u)) * -math.log(0.005)
+
+
+def test_the_rate_of_ir_sde_is_the_cosine_schedule():
+    t = torch.linspace(0, 0.6, 2001, dtype=EXACT)
+    integral = torch.trapezoid(torch.tensor([theta(float(u)) for u in t[::20]]), t[::20])
+    assert abs(float(create("sdes", "ir_sde").alpha(t[-1]).log()) + float(integral)) <= 2e-4
+
+
+class ThreeVariables(BlockSDE):
+    """Position, velocity and force, with noise in the force, by matrix exponentials."""
+
+    parts = 3
+    rate = torch.tensor([[0.0, 2.0, 0.0], [-2.0, 0.0, 2.0], [0.0, -2.0, -4.0]], dtype=EXACT)
+    spread = torch.tensor([0.0, 0.0, 2.0], dtype=EXACT).diag()
+
+    def drift_rate(self, t):
+        return self.rate.expand(*t.shape, 3, 3)
+
+    def diffusion(self, t):
+        return self.spread.expand(*t.shape, 3, 3)
+
+    def alpha(self, t):
+        return torch.linalg.matrix_exp(self.rate * t[..., None, None])
+
+    def covariance(self, t):
+        """By Van Loan's block matrix, with the law of velocity and force at t = 0."""
+        noise = self.spread @ self.spread.T
+        both = torch.cat([torch.cat([-self.rate, noise], 1), torch.cat([torch.zeros_like(noise), self.rate.T], 1)])
+        whole = torch.linalg.matrix_exp(both * t[..., None, None])
+        right = whole[..., 3:, 3:].mT
+        start = torch.tensor([0.0, 0.1, 0.1], dtype=EXACT).diag()
+        return right @ whole[..., :3, 3:] + right @ start @ right.mT
+
+
+def test_three_coupled_variables_follow_the_flow():
+    sde, t = ThreeVariables(), torch.tensor([0.1, 0.4, 0.9], dtype=EXACT)
+    sigma, cov = sde.sigma(t), sde.covariance(t)
+    assert torch.allclose(sigma @ sigma.mT, cov, atol=1e-12)
+    pull = sde.drift_rate(t) + 0.5 * sde.spread @ sde.spread.T @ torch.linalg.inv(cov)
+    _solves("sigma", sde.sigma, t, pull @ sigma, "the flow")
 
 
 def test_rows_keep_their_observation():

@@ -7,8 +7,8 @@ Written as u_t = A u_0 + R eps, the probability flow is u' = A' E[u_0 | u] + R' 
     R' = (F + G G^T Sigma^-1 / 2) R,   R R^T = Sigma                (Zhang et al. 2023, gDDIM, arXiv:2206.05564, Eq. 15)
 
 so R takes the place of sigma in every formula. It is not the Cholesky factor L of Sigma, which gives another path:
-R = L U with U' = W U, where W = L^-1 [(F + G G^T Sigma^-1 / 2) L - L'] is antisymmetric. U is an ordered product of
-exponentials of W over short panels.
+R = L U with U' = W U, where W = L^-1 [(F + G G^T Sigma^-1 / 2) L - L'] is antisymmetric: it is the antisymmetric part
+of L^-1 (F L - L'), as L^-1 G G^T L^-T is symmetric. U is an ordered product of exponentials of W over short panels.
 
 The exact score needs nothing new of a target: u says of x_0 what the scalar observation c = k^T R^-1 u / |k| says, with
 k the first column of R^-1 A: c = |k| x_0 + eps.
@@ -160,8 +160,7 @@ class BlockSDE(SDE):
         white = torch.linalg.solve_triangular(lower, growth, upper=False)
         white = torch.linalg.solve_triangular(lower, white.mT, upper=False)
         slope = white.tril() - 0.5 * torch.diag_embed(white.diagonal(dim1=-2, dim2=-1))
-        pull = drift @ lower + 0.5 * spread @ torch.linalg.inv(cov) @ lower
-        rate = torch.linalg.solve_triangular(lower, pull, upper=False) - slope
+        rate = torch.linalg.solve_triangular(lower, drift @ lower, upper=False) - slope
         turning: Tensor = 0.5 * (rate - rate.mT)
         return turning
 
