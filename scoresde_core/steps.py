@@ -24,8 +24,8 @@ def unserved(component: Any, process: SDE) -> str | None:
     """Why ``component`` does not serve the form of ``process``, or None; it says so in ``serves``."""
     if process.form in component.serves:
         return None
-    serves = f"{type(component).__name__} serves processes with {' or '.join(component.serves)} coefficients"
-    return f"{serves}, {type(process).__name__} has {process.form} ones: take another, such as euler_maruyama or ode"
+    serves = f"{type(component).__name__} serves processes of the form {' or '.join(component.serves)}"
+    return f"{serves}, {type(process).__name__} has the form {process.form}: docs/processes.md lists what serves it"
 
 
 Past = tuple[Any, ...]

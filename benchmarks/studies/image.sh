@@ -2,11 +2,12 @@
 # Runs the very steps of the Dockerfile in a fresh root file system, where there is no engine to build the image: debootstrap for FROM, the
 # build arguments for ARG, chroot for RUN, the files that git knows for COPY, the user of USER, and at last the default command.
 #     sudo bash benchmarks/studies/image.sh [--arg NAME=VALUE]... [--bind FOLDER]... [--mirror URL] [--keep]
-# --arg is a build argument, --bind shows a folder of this machine inside (a local index of packages), --keep leaves the file system.
+# --mirror is that of Debian (left out: the default of debootstrap), --arg is a build argument, --bind shows a folder of this machine
+# inside (a local index of packages), --keep leaves the file system.
 # PIP_* variables and the configuration of pip are those of this machine. See docs/container.md for what this does not prove.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mirror=http://deb.debian.org/debian keep='' binds=() args=()
+mirror='' keep='' binds=() args=()
 while [ $# -gt 0 ]; do
     case $1 in
     --arg) args+=("$2") && shift 2 ;;
@@ -50,7 +51,7 @@ base() { # FROM python:X-slim-bookworm
         export DEBOOTSTRAP_DIR=$scratch/tool/usr/share/debootstrap
         debootstrap=$scratch/tool/usr/sbin/debootstrap
     fi
-    "$debootstrap" --variant=minbase --include=python3,python3-pip,ca-certificates "$suite" "$root" "$mirror" >"$scratch/log" 2>&1 ||
+    "$debootstrap" --variant=minbase --include=python3,python3-pip,ca-certificates "$suite" "$root" ${mirror:+"$mirror"} >"$scratch/log" 2>&1 ||
         { tail -20 "$scratch/log" && exit 1; }
     ln -s /usr/bin/python3 "$root/usr/local/bin/python"
     cp /etc/resolv.conf "$root/etc/resolv.conf"

@@ -462,10 +462,10 @@ REFUSED = [
         "cld",
         "unipc",
         (2,),
-        "UniPCPredictor serves processes with scalar or diagonal coefficients, CriticallyDampedSDE has blocks",
+        "UniPCPredictor serves processes of the form scalar or diagonal, CriticallyDampedSDE has",
     ),
-    ("cld", "ddim[eta=1]", (2,), "DDIMPredictor serves processes with scalar or diagonal"),
-    ("double_well", "ddim", (2,), "DDIMPredictor serves processes with scalar or diagonal or blocks coefficients"),
+    ("cld", "ddim[eta=1]", (2,), "DDIMPredictor serves processes of the form scalar or diagonal"),
+    ("double_well", "ddim", (2,), "DDIMPredictor serves processes of the form scalar or diagonal or blocks"),
     ("double_well", "euler_maruyama", (2,), None),
     ("blurring", "ddim", (2,), "blurring has a basis for images of 32 x 32, events have shape (2,)"),
     ("blurring", "ddim", (3, 28, 28), "take blurring[size=28]"),
@@ -488,7 +488,7 @@ def test_what_cannot_work_is_refused_beforehand(process, predictor, shape, reaso
     ("process", "sampler", "reason"),
     [
         ("double_well", "pc[predictor=euler_maruyama,grid=logsnr]", "take the grid uniform"),
-        ("cld", "adaptive_sde", "AdaptiveSDESampler serves processes with scalar coefficients"),
+        ("cld", "adaptive_sde", "AdaptiveSDESampler serves processes of the form scalar"),
         ("cld", "pc[predictor=ddim,corrector=langevin]", "LangevinCorrector serves"),
     ],
 )
@@ -501,7 +501,9 @@ def test_conditions_refuse_states_that_are_no_events(name):
     condition = create("conditions", "inpaint[mask=left]").observe(torch.zeros(1, 1, 28, 28))
     sampler = ConditionedSampler(create("samplers", "pc[predictor=ddim]"), condition)
     reason = skip(sampler, create("sdes", name), (1, 28, 28))
-    assert "samples their distance to y" in reason if name == "ouve" else "serves processes with scalar" in reason
+    assert (
+        "samples their distance to y" in reason if name == "ouve" else "serves processes of the form scalar" in reason
+    )
 
 
 def test_a_process_that_lacks_its_observation_says_so():

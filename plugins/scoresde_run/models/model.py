@@ -152,8 +152,8 @@ def _check_form(network: Network, sde: SDE, choice: ModelConfig) -> None:
         if sde.form not in forms:
             usable = ", ".join(name for name, each in table.items() if sde.form in each)
             raise UsageError(
-                f"the network's {field} {value} is for processes with {' or '.join(forms)} coefficients, "
-                f"{choice.sde} has {sde.form} ones: set model.network.{field} to one of {usable}"
+                f"the network's {field} {value} is for processes of the form {' or '.join(forms)}, "
+                f"{choice.sde} has the form {sde.form}: set model.network.{field} to one of {usable}"
             )
 
 
