@@ -58,7 +58,7 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         names = set(archive.namelist())
     for name in (
         "scoresde_core/py.typed",
-        "scoresde_core/moved.yaml",
+        "scoresde_core/moved.json",
         "scoresde_run/py.typed",
         "scoresde_conformance/py.typed",
         "scoresde_plugins/py.typed",
