@@ -1,6 +1,5 @@
 """Modules and names that moved in this version: the old ones still import, with a :class:`DeprecationWarning`."""
 
-import json
 import sys
 import warnings
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 @cache
 def table(part: str) -> dict[str, str]:
     """The new names of old ``modules``, and the modules of the core's former ``names``; read when one is asked for."""
+    import json
     from pkgutil import get_data
 
     # JSON, which is read in a hundredth of YAML's time: every import from the package asks for its former names.
