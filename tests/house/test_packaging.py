@@ -110,7 +110,7 @@ def test_a_plain_checkout_finds_its_own_plugins(tmp_path):
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
         "real = m.entry_points; "
         "m.entry_points = lambda **k: [p for p in real(**k) if p.dist.name != 'scoresde']; "
-        "from scoresde_run.commands.shell import main; sys.exit(main(['show', 'sde', 'vp', '--json']))"
+        "sys.argv = ['scoresde', 'show', 'sde', 'vp', '--json']; import scoresde_core.__main__"
     )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
