@@ -35,8 +35,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .winograd import Conv3x3
-
 Activation = Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
@@ -82,10 +80,7 @@ def scaled_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
 def conv(in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1, scale: float = 1.0) -> nn.Conv2d:
     """Return a convolution that keeps its input's size; with a ``stride`` it does not pad, since its caller does."""
     padding = size // 2 if stride == 1 else 0
-    if (size, stride) == (3, 1):
-        layer: nn.Conv2d = Conv3x3(in_channels, out_channels)
-    else:
-        layer = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=padding)
+    layer = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=padding)
     scaled_uniform_(layer.weight, scale)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
