@@ -1,7 +1,6 @@
-"""Measures how many guided digits have the requested class, by scale; draws the picture of docs/classifiers.md.
+"""Measures how many guided digits have the requested class, by scale: the table of docs/classifiers.md.
 
-    python docs/pictures/guided_digits.py mnist_classifier docs/pictures/digits_by_class.png \\
-        --dataset 'mnist[root=data]'
+    python docs/pictures/guided_digits.py mnist_classifier --dataset 'mnist[root=data]'
 
 Draws equally many digits of each class, from the same noise at every scale. The extractor mnist_classifier, which was
 trained on clean digits and has no part in the guidance (99.4 % accuracy on test digits), classifies them. Those of the
@@ -13,55 +12,40 @@ import argparse
 import math
 
 import torch
-from condition_picture import save
 from digit_posterior import DigitPosterior
 
 from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_plugins.conditions.label import ClassObservation
-from scoresde_run.machine.device import keep_freed_memory
-from scoresde_run.models import checkpoint
 from scoresde_run.results.picture import to_pixels
 
 CLASSES = 10
 
 
-def classified(images):
-    """Features (N, 96) and classes (N,) of uint8 images by the extractor."""
+@torch.no_grad()
+def judged(images, labels):
+    """Whether uint8 images have their class by the extractor, and the spread of those that have it."""
     network = create("extractors", "mnist_classifier").load(torch.device("cpu"))
-    with torch.no_grad():
-        found = [network(part) for part in images.split(500)]
-    return torch.cat([f.pooled for f in found]), torch.cat([f.logits for f in found]).argmax(1)
-
-
-def spread(features, answers, labels):
-    """Root mean square distance from the mean of the class, over correctly classified images."""
-    classes = [features[(labels == k) & (answers == k)] for k in range(CLASSES)]
-    own = [x - x.mean(0) for x in classes if len(x) > 1]
-    free = sum(len(x) - 1 for x in own)
-    return math.sqrt(sum(float(x.square().sum()) for x in own) / free)
+    found = [network(part) for part in images.split(500)]
+    right = torch.cat([each.logits for each in found]).argmax(1) == labels
+    features = torch.cat([each.pooled for each in found])
+    own = [x - x.mean(0) for k in range(CLASSES) if len(x := features[right & (labels == k)]) > 1]
+    return right, math.sqrt(sum(float(x.square().sum()) for x in own) / sum(len(x) - 1 for x in own))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "classifier", help="guiding classifier: folder or name of a checkpoint, or 'posterior' of the training digits"
-    )
-    parser.add_argument("out", nargs="?", help="picture to write")
+    parser.add_argument("classifier", help="folder or name of a checkpoint, or 'posterior' of the training digits")
     parser.add_argument("--checkpoint", default="mnist_vp", help="model to guide")
-    parser.add_argument("--sampler", help="default: the model's own")
+    parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m,grid=logsnr,steps=20]")
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
-    parser.add_argument("--shown", type=float, default=4, help="scale shown in the picture")
     parser.add_argument("--each", type=int, default=40, help="digits per class")
     parser.add_argument("--dataset", default="mnist", help="data set of test digits")
     options = parser.parse_args()
-    keep_freed_memory()
-    dataset = create("datasets", options.dataset)
-    real, n = spread(*classified(dataset.load("test")), dataset.known("test")["labels"]), CLASSES * options.each
-    model = checkpoint.find(options.checkpoint, default_registry()).load(default_registry())
-    sampler = create("samplers", options.sampler) if options.sampler else model.plan.sampler
-    labels = torch.arange(n) % CLASSES
+    dataset, sampler = create("datasets", options.dataset), create("samplers", options.sampler)
+    real, n = judged(dataset.load("test"), dataset.known("test")["labels"])[1], CLASSES * options.each
+    model, labels = create("checkpoints", options.checkpoint).load(default_registry()), torch.arange(n) % CLASSES
     if options.classifier == "posterior":
-        classifier = DigitPosterior(dataset)
+        classifier = DigitPosterior(dataset, least=1.0)
     else:
         condition = create("conditions", f"class[checkpoint={options.classifier}]")
         classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
@@ -69,14 +53,11 @@ def main():
     for scale in options.scales:
         observed = ClassObservation(labels, classifier, scale)
         x = sample(model.score(), ConditionedSampler(sampler, observed), n, seed=2).x
-        features, answers = classified(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2))
-        share = float((answers == labels).double().mean())
-        error = math.sqrt(share * (1 - share) / n)
-        various = spread(features, answers, labels) / real
-        print(f"| {scale:g} | {share:.3f} ± {error:.3f} | {various:.2f} |", flush=True)
-        if scale == options.shown and options.out:
-            rows = [x[labels == k][:8] for k in range(CLASSES)]
-            save(options.out, rows, [str(k) for k in range(CLASSES)])
+        right, spread = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2), labels)
+        share = float(right.double().mean())
+        print(
+            f"| {scale:g} | {share:.3f} ± {math.sqrt(share * (1 - share) / n):.3f} | {spread / real:.2f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from functools import partial
 import attrs
 import torch
 from published import Checkout
-from side_by_side import in_turn, options_of, prepare, show, tf32
+from side_by_side import in_turn, options_of, prepare, randomised, show, tf32
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--mode", default="default", help="mode of torch.compile on a GPU, such as max-autotune")
     options, registry = parser.parse_args(), default_registry()
     device, plan = prepare(options), plan_model(find_preset(registry, options.preset), registry)
-    network = _randomised(plan.build().network).to(device).requires_grad_(False)
+    network = randomised(plan.build().network).to(device)
     ways = variants(network, device, compiled=options.compile, mode=options.mode)
     if options.published:
         published = Checkout(options.published, device)
@@ -108,15 +108,6 @@ def operations(network: nn.Module, x: Tensor, label: Tensor) -> int:
     with FlopCounterMode(display=False) as counter:
         network(x, label)
     return counter.get_total_flops()
-
-
-def _randomised(network: nn.Module) -> nn.Module:
-    """Add noise to every trained weight, so that layers initialised with zeros count in the comparison."""
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
-    return network
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/studies/speed/predictor_speed.py [--network vp_cifar10_ddpmpp_continuous] [--device cuda]
         [--compile] [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16] [--tf32]
 
-Prints a line of JSON for every predictor and batch size, then a table. Weights are random, as fast as trained ones.
+Prints a line of JSON for every predictor and batch size. Weights are random, as fast as trained ones.
 Times are those of the fastest of three runs. On a CPU the network's time is that of its calls within the run. A GPU
 works while the loop continues: there it is the time of as many evaluations in a row of the same batch, and a share of 0
 means that the loop always prepares a step while the network computes the previous one. ``--compile`` compiles the
@@ -16,7 +16,6 @@ import time
 import torch
 from side_by_side import options_of, prepare, seconds
 
-from scoresde_bench.report.labels import plain
 from scoresde_bench.run.compiler import missing
 from scoresde_core import Noise, default_registry
 from scoresde_run.commands.presets import find_preset
@@ -66,21 +65,6 @@ def measure(model, names, size, steps, device, autocast, registry):
         yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 
 
-def table(lines, names, sizes):
-    """Yield a Markdown table: a row per predictor, a column per batch size."""
-    yield f"| predictor | NFE | {' | '.join(f'batch {size}' for size in sizes)} |"
-    yield f"|---|---:|{'---:|' * len(sizes)}"
-    for name in names:
-        found = {line["batch_size"]: line for line in lines if line["predictor"] == name and "nfe" in line}
-        cells = [
-            f"{plain(found[size]['samples_per_second'], 3)}/s, {found[size]['share_outside_network']:.0%} outside"
-            for size in sizes
-            if size in found
-        ]
-        if cells:
-            yield f"| `{name}` | {next(iter(found.values()))['nfe']} | {' | '.join(cells)} |"
-
-
 def main():
     parser = options_of(__doc__)
     parser.set_defaults(device="auto")
@@ -103,15 +87,12 @@ def main():
     asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "tf32", "steps")}
     about = {"device": describe_device(device), "torch": torch.__version__, **asked}
     autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
-    lines = []
     for size in arguments.batch_size:
         try:
             for line in measure(model, names, size, arguments.steps, device, autocast, registry):
-                lines.append(line)
                 print(json.dumps({**line, **about}), flush=True)
         except torch.OutOfMemoryError:
             print(json.dumps({"batch_size": size, "skip": "out of memory", **about}), flush=True)
-    print("", *table(lines, names, arguments.batch_size), sep="\n")
 
 
 if __name__ == "__main__":

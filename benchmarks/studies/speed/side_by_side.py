@@ -15,8 +15,10 @@ from typing import Any
 
 import attrs
 import torch
+from torch import nn
 
 from scoresde_run.machine.device import find_device, keep_freed_memory
+from scoresde_run.machine.environment import describe_device
 
 Run = Callable[[], object]
 MIB = 2**20
@@ -74,6 +76,24 @@ def in_turn(runs: Mapping[str, Run], device: torch.device, repeat: int, warm_up:
             if found.failure is None:
                 _one(runs[name], device, found, counts=turn >= 0)
     return measured
+
+
+def compare(
+    runs_of: Callable[[torch.device], Mapping[str, Run]], options: argparse.Namespace, warm_up: int = 1
+) -> dict[str, Measured]:
+    """Say where, and measure what ``runs_of`` returns for the device of the options."""
+    device = prepare(options)
+    print(f"{describe_device(device)}, torch {torch.__version__}")
+    return in_turn(runs_of(device), device, options.repeat, warm_up)
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """The network with noise on every trained weight, so that layers initialised with zeros count."""
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
+    return network.requires_grad_(False)
 
 
 def _one(run: Run, device: torch.device, found: Measured, *, counts: bool) -> None:

@@ -3,13 +3,10 @@
     python benchmarks/studies/speed/training_step.py --threads 2 --published ~/score_sde_pytorch
     python benchmarks/studies/speed/training_step.py --memory --set training.batch_size=128
     python benchmarks/studies/speed/training_step.py --device cuda --set model.network.nf=128 training.batch_size=128
-    python benchmarks/studies/speed/training_step.py --preset mnist_vp --parts --set training.batch_size=32
 
 Random images of the preset's shape; by default the published NCSN++ of 32 channels, in batches of 16. The published
 step is that of a checkout (published.py), with the same weights. Averaging the weights is also timed by itself.
 ``--memory`` runs each step in its own process and prints the peak, allocated by CUDA or, on a CPU, held by the process.
-``--parts`` times the network alone, with forward and backward pass, and the other parts of a step, each synchronised
-with the device, so they are upper bounds: in a step on a GPU they overlap.
 """
 
 from itertools import count
@@ -20,9 +17,7 @@ from published import Checkout
 from side_by_side import MIB, by_itself, in_turn, options_of, prepare, show
 
 from scoresde import Dataset, default_registry
-from scoresde_core.loss import Draws
 from scoresde_run.commands.presets import find_preset
-from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.environment import describe_device, peak_memory
 from scoresde_run.machine.processes import Processes
 from scoresde_run.training.trainer import Average, Trainer, plan_training
@@ -109,65 +104,12 @@ def step_memory(way, options):
     return before, peak_memory(device)
 
 
-def network_alone(trainer, x):
-    """Forward and backward pass of the network of a step, in its precision, with a trivial loss."""
-    label = torch.full((len(x),), 0.5, device=x.device)
-    dtype = PRECISIONS[trainer.config.precision]
-
-    def passes():
-        for part in x.chunk(trainer.config.accumulate):
-            with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
-                out = trainer._wrapped(part, label[: len(part)])
-            out.float().square().mean().backward()
-        for parameter in trainer.state.network.parameters():
-            parameter.grad = None
-
-    return passes
-
-
-def parts(trainer):
-    """A step, its network alone, and the other parts of a step, by name."""
-    state, plan, steps, batch = trainer.state, trainer.plan, trainer.steps(), next(trainer.batches.stream(0))
-    state.network.train()
-    draws, number = Draws(0, 1, len(batch.x), device=trainer.device), count()
-    parameters = [p for p in state.network.parameters() if p.requires_grad]
-    gradients = [torch.zeros_like(p) for p in parameters]
-
-    def with_gradients(call):
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        call()
-
-    class Echo:
-        sde = plan.model.sde
-
-        def noise(self, x, level):
-            return x
-
-        def log_probabilities(self, x, level):
-            return x.flatten(1)[:, :10]
-
-    def clip():
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-
-    found = {
-        "a step": lambda: next(steps),
-        "the network, forward and backward": network_alone(trainer, batch.x),
-        "batch: indices, copy, scaling, flips": lambda: next(trainer.batches.stream(next(number))),
-        "loss: times, noise, perturbation": lambda: plan.loss.per_sample(Echo(), batch.x, draws, **batch.known).mean(),
-        "clipping": lambda: with_gradients(clip),
-        "optimiser": lambda: with_gradients(state.optimizer.step),
-    }
-    return found if state.average is None else {**found, "average": lambda: state.average.update(1)}
-
-
 def main():
     parser = options_of(__doc__, published=True)
     parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="also time bf16 with torch.compile on a CPU")
     parser.add_argument("--memory", action="store_true", help="measure only peak memory")
-    parser.add_argument("--parts", action="store_true", help="time the parts of a step")
     options = parser.parse_args()
     device = prepare(options)
     ways = [PUBLISHED] * bool(options.published) + ["float32", "recompute"]
@@ -180,12 +122,6 @@ def main():
             print(f"{way:<26} {text}")
         return
     trainer = build(options, device)
-    if options.parts:
-        measured = in_turn(parts(trainer), device, options.repeat, warm_up=3)
-        step = min(measured["a step"].seconds)
-        shares = {name: f"{min(found.seconds) / step:.1%}" for name, found in measured.items()}
-        show(f"batch {trainer.config.batch_size}, {trainer.config.precision}", measured, of_a_step=shares)
-        return
     steps = {way: step_of(way, options, device) for way in ways}
     size = trainer.config.batch_size
     show(f"images of a step, batch {size}", in_turn(steps, device, options.repeat, warm_up=2), size)
