@@ -96,9 +96,11 @@ class TestSuites:
         )
         code, out, _ = bench("--suite", "mine.yaml", "--out", "here")
         assert code == 0
-        table = out[out.index("published, beside") :]
-        assert re.search(r"vp 5 steps\s+3\.240 ± 0\.020", table)
-        assert "vp 4 steps  " not in table.split("nll_gap: best")[0]
+        heads = next(line for line in out.splitlines() if line.startswith(" SDE"))
+        assert heads.split() == ["SDE", "steps", "NFE", "(nats)", "published", "fid", "samples/s"]
+        lines = {line.split()[1]: line for line in out.splitlines() if line.startswith(" vp ")}
+        assert re.search(r" ±.* 3\.240 ± 0\.020 +[\d.e+]+ $", lines["5"])
+        assert lines["4"].count("±") == 1
 
     def test_a_third_party_ships_a_suite(self, bench, tmp_path, monkeypatch):
         (tmp_path / "my_suites").mkdir()

@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 
 import attrs
+import numpy as np
 
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import spread
@@ -70,30 +71,25 @@ def power(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float] | 
     ordered = sorted(points, key=lambda point: point[0])
     tails = [ordered[first:] for first in range(len(ordered)) if len({n for n, _ in ordered[first:]}) >= FEWEST]
     fits = [_line(tail) for tail in tails]
-    chosen = next((fit for fit in fits if fit[3] <= 1), None) or next(
-        (fit for fit in fits if fit[2] >= EXPLAINED), None
-    )
-    if chosen is None or chosen[0] <= 0 or chosen[2] < EXPLAINED:
-        return None
-    return chosen[:2]
+    good = [fit for fit in fits if fit[3] <= 1] or [fit for fit in fits if fit[2] >= EXPLAINED]
+    return good[0][:2] if good and good[0][0] > 0 and good[0][2] >= EXPLAINED else None
 
 
 def _line(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float, float, float]:
     """A weighted line through logarithms of at least three step counts: its exponent, with its standard error; the
     explained share of the variance; the squared deviations over what the errors allow, with two standard errors.
     """
-    x = [math.log(steps) for steps, _ in points]
-    y = [math.log(found.value) for _, found in points]
-    weights = [1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]
-    total, free = sum(weights), len(points) - 2
-    middle, height = (sum(w * v for w, v in zip(weights, values, strict=True)) / total for values in (x, y))
-    spread = sum(w * (a - middle) ** 2 for w, a in zip(weights, x, strict=True))
-    slope = sum(w * (a - middle) * (b - height) for w, a, b in zip(weights, x, y, strict=True)) / spread
-    residual = sum(w * (b - height - slope * (a - middle)) ** 2 for w, a, b in zip(weights, x, y, strict=True))
-    variance = sum(w * (b - height) ** 2 for w, b in zip(weights, y, strict=True))
-    stderr = math.sqrt(max(1.0, residual / free) / spread)
+    x, y = np.log([steps for steps, _ in points]), np.log([found.value for _, found in points])
+    weights, free = (
+        np.array([1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]),
+        len(points) - 2,
+    )
+    fit, covariance = np.polyfit(x, y, 1, w=np.sqrt(weights), cov="unscaled")
+    residual = float(weights @ (y - np.polyval(fit, x)) ** 2)
+    variance = float(weights @ (y - np.average(y, weights=weights)) ** 2)
+    stderr = math.sqrt(max(1.0, residual / free) * covariance[0, 0])
     explained = 1 - residual / variance if variance > 0 else 0.0
-    return (-slope, stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
+    return (-float(fit[0]), stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
 
 
 class Convergence:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from statistics import median
 
 import attrs
+import numpy as np
+from matplotlib.ticker import AsinhLocator, Locator, LogLocator, MaxNLocator
 
 from .labels import plain
 from .ranking import MetricValue
@@ -52,20 +54,30 @@ class Scale:
             return math.log10(value)
         return value if self.kind == "linear" else math.asinh(value / self.unit) / math.log(10)
 
-    def ticks(self, low: float, high: float, most: int = 6) -> list[float]:
+    def value(self, position: float) -> float:
+        """Return the value at a position."""
+        if self.kind == "logarithmic":
+            return float(10.0 ** min(max(position, math.log10(TINY)), math.log10(HUGE)))
+        return position if self.kind == "linear" else self.unit * math.sinh(position * math.log(10))
+
+    def padded(self, low: float, high: float) -> tuple[float, float]:
+        """Return the range of the values ``low`` to ``high`` with a margin; never empty."""
+        bottom, top = self(low), self(high)
+        least = {"logarithmic": math.log10(1.15), "linear": 1e-3 * abs(high)}.get(self.kind, 0.0)
+        margin = max(0.06 * (top - bottom), least)
+        margin = margin if margin > TINY else 1.0
+        return self.value(bottom - margin), self.value(top + margin)
+
+    def ticks(self, low: float, high: float) -> list[float]:
         """Return round values between the values ``low`` and ``high``."""
-        if self.kind == "linear":
-            return _steps(low, high, most)
-        smallest = low if self.kind == "logarithmic" else self.unit
-        exponents = range(math.floor(math.log10(smallest)), math.ceil(math.log10(max(abs(low), abs(high)))) + 1)
-        for leading in ((1, 2, 5), (1, 3), (1,)):
-            sizes = [digit * 10.0**exponent for exponent in exponents for digit in leading]
-            signed = sizes if self.kind == "logarithmic" else [*(-size for size in reversed(sizes)), 0.0, *sizes]
-            shown = [v for v in signed if low <= v <= high and (v == 0 or abs(v) >= smallest)]
-            if len(shown) <= most:
-                return shown if len(shown) > 1 else _steps(low, high, most)
-        stride = math.ceil(len(shown) / most)  # counted from zero, so that zero is kept
-        return shown[shown.index(0.0) % stride if 0.0 in shown else 0 :: stride]
+        locator: Locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+        if self.kind == "asinh":
+            locator = AsinhLocator(self.unit, numticks=7)
+        elif self.kind == "logarithmic" and (decades := self(high) - self(low)) > 0.7:
+            digits = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
+            locator = LogLocator(subs=digits, numticks=6)
+        with np.errstate(all="ignore"):  # beyond the range, or of extreme values, which then have no tick
+            return [value for value in map(float, locator.tick_values(low, high)) if low <= value <= high]
 
 
 class Across:
@@ -99,7 +111,7 @@ class Up:
         if scale.kind != "linear":
             central = max(median(abs(m.value) for m in found), scale.unit if scale.kind == "asinh" else 0.0)
             wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
-        self.low, self.high = _padded(scale, min(wanted), max(wanted))
+        self.low, self.high = scale.padded(min(wanted), max(wanted))
 
     def __call__(self, value: float) -> float:
         bottom, top = self.scale(self.low), self.scale(self.high)
@@ -115,7 +127,7 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
     if len(values) == 1:
         return [Tick(across(values[0]), f"{values[0]:,.4g}" + (", all cells" if len(costs) > 1 else ""))]
     if not counted or len(values) > 12:
-        values = [value for value in across.scale.ticks(values[0], values[-1]) if values[0] <= value <= values[-1]]
+        values = across.scale.ticks(values[0], values[-1])
     ticks: list[Tick] = []
     for cost in sorted(values, key=lambda value: -costs.count(value)):
         tick = Tick(across(cost), f"{cost:,.6g}")
@@ -141,29 +153,6 @@ def _noise_near_zero(found: Sequence[MetricValue]) -> float:
         if known:
             return median(known)
     return 0.0
-
-
-def _padded(scale: Scale, low: float, high: float) -> tuple[float, float]:
-    """The range of values with a margin; never empty."""
-    if scale.kind == "logarithmic":
-        factor = max(1.15, (high / low) ** 0.06)
-        return low / factor, high * factor
-    if scale.kind == "asinh":
-        bottom, top = scale(low), scale(high)
-        margin = 0.06 * (top - bottom) or 1.0
-        back = [scale.unit * math.sinh(math.log(10) * v) for v in (bottom - margin, top + margin)]
-        return back[0], back[1]
-    margin = max(0.08 * (high - low), 1e-3 * abs(high))
-    margin = margin if margin > TINY else 1.0
-    return low - margin, high + margin
-
-
-def _steps(low: float, high: float, most: int) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten within the range."""
-    raw = (high - low) / (most - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= raw * 0.999)
-    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def tick_text(value: float) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import published
-from .labels import NOTHING, ResultRow, axis_text, columns, count, labels, listing, number_text, title
-from .ranking import Ranking, metric_value, rank
+from .labels import NOTHING, ResultRow, axis_text, columns, count, listing, number_text, title
+from .ranking import Ranking, rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
                 console.width = width
         if metrics := ranking.metrics:
             show("* best   ~ not told apart from the best (95 %, Student's t, Holm)")
-            if any(ranking.as_good(position, metric) for position in ranking.done for metric in metrics):
+            if any(standing.as_good for standing in ranking.standings):
                 show("° as good as exact samples (95 %)")
             show(_directions(ranking))
     for sentence in ranking.unjudged:
@@ -68,7 +68,10 @@ class _Listing:
         self.floors = {f"{FLOOR} of {target}" if many else FLOOR: found for target, found in floors.items()}
         self.names = {title(axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
         self.names["NFE"] = [number_text(row, "nfe") for row in rows]
-        self.speeds = [number_text(row, "samples_per_second", 3) for row in rows]
+        printed = {
+            f"published {metric}": [published.text(row, metric) for row in rows] for metric in published.metrics(rows)
+        }
+        self.last = printed | {"samples/s": [number_text(row, "samples_per_second", 3) for row in rows]}
         self.headings = {metric: ranking.heading(metric, "{}\n({})") for metric in ranking.metrics}
         self.values = {metric: self._column(metric) for metric in ranking.metrics}
 
@@ -99,7 +102,7 @@ class _Listing:
         """Return the metrics in groups that fit the console beside the columns that name a cell."""
         if not console.is_terminal or not self.ranking.metrics:
             return [self.ranking.metrics]
-        beside = [[name, *texts] for name, texts in {**self.names, "samples/s": self.speeds}.items()]
+        beside = [[name, *texts] for name, texts in {**self.names, **self.last}.items()]
         beside[0] += self.floors
         room = free = console.width - sum(max(map(len, column)) + PADDING for column in beside)
         groups: list[list[str]] = [[]]
@@ -128,16 +131,17 @@ class _Listing:
             table.add_column(text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for metric in metrics:
             table.add_column(Text.assemble(text(self.headings[metric]), justify="right"), no_wrap=True)
-        table.add_column("samples/s", justify="right", no_wrap=True)
-        last = len(self.speeds) - 1
+        for name in self.last:
+            table.add_column(name, justify="right", no_wrap=True)
+        last = len(self.ranking.done) - 1
         for line, position in enumerate(self.ranking.done):
             styles = ["bold green" if self.ranking.mark(position, metric) == "best" else "" for metric in metrics]
             values = [text(self.values[metric][line], style) for metric, style in zip(metrics, styles, strict=True)]
-            names = [text(texts[line]) for texts in self.names.values()]
-            table.add_row(*names, *values, text(self.speeds[line]), end_section=line == last)
+            names, others = ([text(texts[line]) for texts in each.values()] for each in (self.names, self.last))
+            table.add_row(*names, *values, *others, end_section=line == last)
         for line, name in enumerate(self.floors, last + 1):
             blank, numbers = [""] * (len(self.names) - 1), [self.values[metric][line] for metric in metrics]
-            table.add_row(*map(text, [name, *blank, *numbers, ""]), style="dim")
+            table.add_row(*map(text, [name, *blank, *numbers, *[""] * len(self.last)]), style="dim")
         return table
 
 
@@ -152,23 +156,3 @@ def _directions(ranking: Ranking) -> str:
 
 def _ascii(text: str) -> str:
     return text.replace("±", "+-").replace("°", "o").replace(NOTHING, "-").encode("ascii", "replace").decode()
-
-
-def print_published(rows: Sequence[ResultRow], console: Console) -> None:
-    """Print published values beside measured ones, for the rows that have any."""
-    from rich import box
-    from rich.table import Table
-
-    shown = [row for row in rows if row.get("published")]
-    if not shown:
-        return
-    metrics, ours = published.metrics(shown), rank(rows).primary
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published, beside what was measured here")
-    table.add_column("cell", no_wrap=not console.is_terminal)
-    for name in (*(f"published {metric}" for metric in metrics), *([ours] if ours else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    for label, row in zip(labels(shown), shown, strict=True):
-        found = metric_value(row, ours) if ours else None
-        measured = [found.text if found else NOTHING] if ours else []
-        table.add_row(label, *(published.text(row, metric) or NOTHING for metric in metrics), *measured)
-    console.print(table)

@@ -28,7 +28,7 @@ from ..report.page import write_report
 from ..report.published import PublishedValue, attach
 from ..report.ranking import rank
 from ..report.seeds import pool
-from ..report.table import print_published, print_table
+from ..report.table import print_table
 from .costs import Costs, in_words
 from .executor import Executor, OnStep, Settings, Task
 from .progress import Meter
@@ -158,7 +158,6 @@ class Work:
         """Print the table and the best cells, and write the report."""
         pooled = pool(rows)
         print_table(pooled, console)
-        print_published(pooled, console)
         for warning in warnings_of(rows):
             console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
         for sentence in rank(pooled).sentences:
