@@ -15,7 +15,7 @@ import attrs
 from .labels import ResultRow, as_float
 from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking
-from .scales import HUGE, LEFT, RIGHT, Across, Tick, Up, cost_ticks, tick_text
+from .scales import HUGE, LEFT, RIGHT, Across, Up, cost_ticks, quality_ticks
 
 
 @attrs.frozen
@@ -104,7 +104,7 @@ class Plot:
         self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
         self.unit, self.better = frame.found[first].unit, frame.found[first].better
         self.x_ticks = cost_ticks([frame.costs[position] for position in shown], frame.across, frame.cost.counted)
-        self.y_ticks = [Tick(up(v), tick_text(v)) for v in up.scale.ticks(up.low, up.high)]
+        self.y_ticks = quality_ticks(up)
         self.beyond = [point.title.partition("\n")[0] for one in series for point in one.points if point.off]
         self.band: tuple[float, float] | None = None
         self.zero: float | None = None

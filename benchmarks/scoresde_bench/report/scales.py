@@ -12,7 +12,7 @@ stay legible.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import attrs
@@ -128,12 +128,23 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
         return [Tick(across(values[0]), f"{values[0]:,.4g}" + (", all cells" if len(costs) > 1 else ""))]
     if not counted or len(values) > 12:
         values = across.scale.ticks(values[0], values[-1])
-    ticks: list[Tick] = []
-    for cost in sorted(values, key=lambda value: -costs.count(value)):
-        tick = Tick(across(cost), f"{cost:,.6g}")
-        if all(abs(tick.at - other.at) >= 4.0 * (len(tick.text) + len(other.text)) + 4.0 for other in ticks):
-            ticks.append(tick)
-    return sorted(ticks, key=lambda tick: tick.at)
+    ticks = [Tick(across(cost), f"{cost:,.6g}") for cost in sorted(values, key=lambda value: -costs.count(value))]
+    return _apart(ticks, lambda one, other: 4.0 * (len(one.text) + len(other.text)) + 4.0)
+
+
+def quality_ticks(up: Up) -> list[Tick]:
+    """Return ticks at round values, those near zero first."""
+    values = sorted(up.scale.ticks(up.low, up.high), key=abs)
+    return _apart([Tick(up(value), tick_text(value)) for value in values], lambda *_: 16.0)
+
+
+def _apart(ticks: Sequence[Tick], gap: Callable[[Tick, Tick], float]) -> list[Tick]:
+    """Those that do not overlap, by position; the first ones are kept."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if all(abs(tick.at - other.at) >= gap(tick, other) for other in kept):
+            kept.append(tick)
+    return sorted(kept, key=lambda tick: tick.at)
 
 
 def _quality_scale(found: Sequence[MetricValue]) -> Scale:
