@@ -50,32 +50,13 @@ def anywhere(n, seed=2):
     return BOX * (2 * torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) - 1)
 
 
-def score_table(runs):
-    print("relative error of the learned score    where the noisy data are    anywhere in the box")
-    for (name, learned), levels in zip(runs.items(), (LEVELS[:1], LEVELS), strict=True):
-        for sigma in levels:
-            errors = [learned.error(x, sigma) for x in (noisy(learned.target, sigma, 20_000), anywhere(20_000))]
-            print(f"{name:12} sigma {sigma:<5} {errors[0]:>39.3f} {errors[1]:>22.3f}")
-
-
-def drawn(runs, n):
-    """Samples of 1000 Langevin steps each: at one scale from points anywhere, at many from the prior of the largest."""
-    sampler, found = create("samplers", SAMPLER), {}
-    for (name, learned), latent in zip(runs.items(), (anywhere(n, 3), None), strict=True):
-        exact = ExactScore(learned.target, learned.model.sde)
-        for which, score in (("exact", exact), ("learned", learned.model.score())):
-            found[f"{name}, {which} score"] = sample(score, sampler, n, latent=latent).x
-    return found
-
-
-def sample_table(target, samples):
-    weights = "  ".join(f"{weight:.3f}" for weight in target.modes().tolist())
-    print(f"\nshare of the samples at each mode      {weights}  (the truth)   off")
-    for name, x in samples.items():
-        distance, nearest = torch.cdist(x, target.mixture.means.float()).min(1)
-        near = distance < 5 * target.std
-        shares = nearest[near].bincount(minlength=3) / len(x)
-        print(f"{name:38} {'  '.join(f'{s:.3f}' for s in shares.tolist())} {float((~near).float().mean()):>18.3f}")
+def drawn(learned, score, latent, n):
+    """Samples of 1000 Langevin steps each, and the share of them at each mode and at none."""
+    x = sample(score, create("samplers", SAMPLER), n, latent=latent).x
+    distance, nearest = torch.cdist(x, learned.target.mixture.means.float()).min(1)
+    near = distance < 5 * learned.target.std
+    shares = [*(nearest[near].bincount(minlength=3) / n).tolist(), float((~near).float().mean())]
+    return x, "  ".join(f"{share:.3f}" for share in shares)
 
 
 def main():
@@ -87,11 +68,22 @@ def main():
     options = parser.parse_args()
     runs = {"one scale": Learned(options.one), "many scales": Learned(options.many)}
     target = runs["many scales"].target
-    score_table(runs)
-    samples = drawn(runs, options.n)
-    sample_table(target, samples)
-    figure, axes = plt.subplots(1, 1 + len(samples), figsize=(12, 2.7), layout="constrained")
-    for axis, (name, x) in zip(axes, {"the truth": target.sample(1000, 4), **samples}.items(), strict=True):
+    print("relative error of the learned score    where the noisy data are    anywhere in the box")
+    for (name, learned), levels in zip(runs.items(), (LEVELS[:1], LEVELS), strict=True):
+        for sigma in levels:
+            errors = [learned.error(x, sigma) for x in (noisy(learned.target, sigma, 20_000), anywhere(20_000))]
+            print(f"{name:12} sigma {sigma:<5} {errors[0]:>39.3f} {errors[1]:>22.3f}")
+    samples = {"the truth": target.sample(1000, 4)}
+    weights = "  ".join(f"{weight:.3f}" for weight in target.modes().tolist())
+    print(f"\nshare of the samples at each mode      {weights}  (the truth); last: at none")
+    # at one scale from points anywhere, at many from the prior of the largest
+    for (name, learned), latent in zip(runs.items(), (anywhere(options.n, 3), None), strict=True):
+        scores = {"exact": ExactScore(learned.target, learned.model.sde), "learned": learned.model.score()}
+        for which, score in scores.items():
+            samples[f"{name}, {which} score"], shares = drawn(learned, score, latent, options.n)
+            print(f"{f'{name}, {which} score':38} {shares}")
+    figure, axes = plt.subplots(1, len(samples), figsize=(12, 2.7), layout="constrained")
+    for axis, (name, x) in zip(axes, samples.items(), strict=True):
         axis.plot(*x[:1000].T.numpy(), ".", markersize=2, color="tab:blue", alpha=0.6)
         axis.set(title=name, xlim=(-BOX, BOX), ylim=(-BOX, BOX), xticks=[], yticks=[], aspect="equal")
     options.out.mkdir(parents=True, exist_ok=True)

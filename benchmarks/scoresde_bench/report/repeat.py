@@ -5,6 +5,7 @@ Its key is the same unless versions, source or files of the components have chan
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Sequence
 
@@ -21,6 +22,10 @@ OPTIONS = (
     *("dtype", "precision", "compile", "samples", "batch_size"),
 )
 """The options of a command, by the keys of a row."""
+_given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+"""What is read from the command of a row."""
+for _option in ("--evaluator", "--registry"):
+    _given.add_argument(_option, nargs="*", action="extend")
 
 
 def command(row: ResultRow) -> str:
@@ -32,9 +37,10 @@ def command(row: ResultRow) -> str:
     if given and given[0] != PROGRAM:
         return str(row["command"])
     words = [PROGRAM, *(word for name, values in _options(row).items() for word in _typed(name, values))]
-    words += _typed("evaluator", row.get("evaluators") or _values(given, "--evaluator") or EVALUATORS)
+    asked = _given.parse_known_args(given)[0]
+    words += _typed("evaluator", row.get("evaluators") or asked.evaluator or EVALUATORS)
     words += [f"--{switch}" for switch in ("tf32", "timing") if row.get(switch)]
-    words += [word for path in _values(given, "--registry") for word in _typed("registry", [path])]
+    words += [word for path in asked.registry or () for word in _typed("registry", [path])]
     return shlex.join(words)
 
 
@@ -68,17 +74,3 @@ def _words(text: object) -> list[str]:
         return shlex.split(str(text)) if text else []
     except ValueError:  # an unclosed quotation
         return []
-
-
-def _values(words: list[str], option: str) -> list[str]:
-    """The values of ``option``, up to the next option."""
-    found: list[str] = []
-    inside = False
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            inside = name == option
-            found += [value] if inside and equals else []
-        elif inside:
-            found.append(word)
-    return found

@@ -20,12 +20,13 @@ from functools import partial
 import attrs
 import torch
 from published import Checkout
-from side_by_side import in_turn, options_of, prepare, randomised, show, tf32
+from side_by_side import in_turn, options_of, prepare, randomised, show
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde_core import default_registry
 from scoresde_run.commands.presets import find_preset
+from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
 from scoresde_run.models.model import plan_model
 
@@ -41,7 +42,8 @@ class Variant:
     def __call__(self, x: Tensor, label: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last) if self.last else x
         lowered = torch.autocast(x.device.type, torch.bfloat16, enabled=self.products == "bfloat16")
-        with tf32(self.products == "tf32"), lowered:
+        use_tf32(self.products == "tf32")
+        with lowered:
             return self.network(x, label)
 
 
@@ -98,8 +100,8 @@ def matmul_peak(products: str, device: torch.device) -> float:
     """Operations per second of a large product, the upper bound for a network of products of this precision."""
     size, dtype = 8192 if device.type == "cuda" else 1024, torch.bfloat16 if products == "bfloat16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    with tf32(products == "tf32"):
-        product = in_turn({"product": lambda: a @ b}, device, 10, warm_up=3)["product"]
+    use_tf32(products == "tf32")
+    product = in_turn({"product": lambda: a @ b}, device, 10, warm_up=3)["product"]
     return 2 * size**3 / min(product.seconds)
 
 

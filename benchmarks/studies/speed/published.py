@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -55,22 +56,18 @@ class Checkout:
 
     def _import_networks(self, compiled: bool) -> None:
         extensions = import_module("torch.utils.cpp_extension")
-        load, plain = extensions.load, not compiled
-        if plain:
-            extensions.load = lambda *arguments, **more: None
-        try:
-            op = import_module("op")
-        except Exception as error:  # no CUDA compiler, or one that rejects the code
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
-            print(f"the published CUDA extensions do not compile ({reason}); timing its plain PyTorch version")
-            for name in [name for name in sys.modules if name == "op" or name.startswith("op.")]:
-                del sys.modules[name]
-            plain = True
-            extensions.load = lambda *arguments, **more: None
-            op = import_module("op")
-        finally:
-            extensions.load = load
-        if plain:
+        with patch.object(extensions, "load", extensions.load if compiled else lambda *arguments, **more: None):
+            try:
+                op = import_module("op")
+            except Exception as error:  # no CUDA compiler, or one that rejects the code
+                if not compiled:
+                    raise
+                reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
+                print(f"the published CUDA extensions do not compile ({reason}); timing its plain PyTorch version")
+                for name in [name for name in sys.modules if name == "op" or name.startswith("op.")]:
+                    del sys.modules[name]
+                return self._import_networks(compiled=False)
+        if not compiled:
             native = import_module("op.upfirdn2d").upfirdn2d_native
             op.upfirdn2d = lambda x, kernel, up=1, down=1, pad=(0, 0): native(x, kernel, up, up, down, down, *pad, *pad)
         for name in ("ncsnpp", "ddpm"):

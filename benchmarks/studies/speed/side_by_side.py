@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import multiprocessing
 import statistics
 import time
@@ -139,14 +138,3 @@ def by_itself(function: Callable[..., Any], *arguments: Any) -> Any:
             return process.submit(function, *arguments).result()
     except (torch.OutOfMemoryError, BrokenProcessPool):
         return "out of memory"
-
-
-@contextlib.contextmanager
-def tf32(on: bool):
-    """Run the body with TF32 in matrix products and convolutions on or off."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

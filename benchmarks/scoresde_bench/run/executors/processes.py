@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import chain
 
 import attrs
 from attrs.validators import ge, le, optional
@@ -47,25 +48,30 @@ class ProcessesExecutor(Executor):
         return super().device(name).partition(":")[0]
 
     def run(self, tasks: Iterator[Task], *, alone: bool, started: Started) -> Iterator[Row]:
-        """Feed each worker process from its own thread; all rows arrive in one queue."""
+        """Give each task to a free worker, from a thread of its own, and yield rows as they arrive."""
         first = next(tasks, None)
         if first is None:
             return
-        places = self._places(first.settings.device, alone)
-        pool = _Pool(first, tasks, started)
-        workers = [_Worker(place) for place in places]
-        threads = [threading.Thread(target=pool.serve, args=(worker,), daemon=True) for worker in workers]
+        workers = [_Worker(place) for place in self._places(first.settings.device, alone)]
+        waiting, free, running = chain([first], tasks), list(workers), dict[Future[Row], _Worker]()
+        pool = ThreadPoolExecutor(len(workers))
         try:
-            for thread in threads:
-                thread.start()
-            yield from pool.rows(len(threads))
+            while True:
+                while free and (task := next(waiting, None)):
+                    started(task)
+                    worker = free.pop()
+                    running[pool.submit(worker.perform, task)] = worker
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    free.append(running.pop(future))
+                    yield future.result()
         finally:
             for worker in workers:
                 worker.stop()
-            for thread in threads:
-                thread.join()
+            pool.shutdown()
             for worker in workers:
-                worker.close()
+                worker.end()
 
     def _places(self, device: str, alone: bool) -> list[dict[str, str]]:
         """The environment variables of every worker."""
@@ -86,43 +92,6 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(count))
     return [name.strip() for name in names][:count]
-
-
-class _Pool:
-    """Hands the tasks of a run to the workers, and collects their rows."""
-
-    def __init__(self, first: Task, tasks: Iterator[Task], started: Started) -> None:
-        self._first: Task | None = first
-        self._tasks, self._started = tasks, started
-        self._taking = threading.Lock()
-        self._done: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
-
-    def rows(self, workers: int) -> Iterator[Row]:
-        """Yield rows until every worker's thread has ended."""
-        while workers:
-            found = self._done.get()
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
-                workers -= 1
-            else:
-                yield found
-
-    def serve(self, worker: _Worker) -> None:
-        """Give ``worker`` tasks until none is left."""
-        try:
-            while (task := self._next()) is not None:
-                self._done.put(worker.perform(task))
-            self._done.put(None)
-        except BaseException as error:  # raised where the rows are awaited
-            self._done.put(error)
-
-    def _next(self) -> Task | None:
-        with self._taking:
-            task, self._first = self._first or next(self._tasks, None), None
-            if task is not None:
-                self._started(task)
-            return task
 
 
 class _Worker:
@@ -148,18 +117,30 @@ class _Worker:
             if line.endswith("\n"):
                 row: Row = json.loads(line)
                 return row
-            code = self._end()
+            code = self.end()
             if late.is_set():
                 return fail(task, f"killed because it did not stop at its --timeout of {limit:g} s")
         return fail(task, _cause(code))
 
     def stop(self) -> None:
-        """End the process, even in the middle of a cell."""
+        """Kill the process, even in the middle of a cell; no other is started."""
         with self._starting:
             self._stopped = True
-            if self._process is not None:
-                self._process.kill()
-                self._process.wait()
+            if (process := self._process) is not None:
+                process.kill()
+
+    def end(self) -> int:
+        """Reap a process that has died or is to, close its pipes, and return its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.kill()
+        code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # the pipe has no reader any more
+                    pipe.close()
+        return code
 
     def _ready(self) -> subprocess.Popen[str]:
         """The process after its imports, which do not count for the time limit of a cell."""
@@ -175,26 +156,6 @@ class _Worker:
         if fresh and process.stdout is not None:
             process.stdout.readline()  # "ready"; if the process has died, the first task notices
         return process
-
-    def _end(self) -> int:
-        """Reap a process that has died and return its exit code."""
-        process = self._process
-        if process is None:
-            return 0
-        process.kill()
-        code = process.wait()
-        self.close()
-        return code
-
-    def close(self) -> None:
-        """Close the pipes to a process that has ended."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # the pipe has no reader any more
-                    pipe.close()
 
 
 def _ask(process: subprocess.Popen[str], task: Task) -> str:
