@@ -184,8 +184,6 @@ def test_an_error_from_few_pieces_tells_less_apart() -> None:
 
     assert tied(None) == ()
     assert tied(1) == (1,)
-    old = [row(metrics={"recall_x": {**entry, "value": value}}, steps=int(value)) for value in (1.0, 9.0)]
-    assert rank(old).standings[0].tied == (1,)  # an older row's error of recall was none
 
 
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf], ids=str)

@@ -37,9 +37,6 @@ _PATTERNS = {
     **{"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}", "measured": "({})"},
     **{"precision": "network in {}", "compile": "compiled by {}"},
 }
-_EARLIER_FREEDOM = {"frechet": 4.0, "kernel": 9.0, "precision": 0.0, "recall": 0.0}
-"""Degrees of freedom for rows without them, by the first word of the metric: errors came from 5 ranges and 10 subsets;
-those of precision and recall were not valid."""
 
 
 def is_done(row: ResultRow) -> bool:
@@ -144,11 +141,9 @@ def as_float(value: Any) -> float:
         return math.nan
 
 
-def freedom_of(entry: Mapping[str, Any], key: str, metric: str) -> float:
-    """Return the degrees of freedom of an error; ``null`` in a row is infinite, and older rows lack them."""
-    if key in entry:
-        return math.inf if entry[key] is None else as_float(entry[key])
-    return _EARLIER_FREEDOM.get(metric.partition("_")[0], math.inf)
+def freedom_of(entry: Mapping[str, Any], key: str) -> float:
+    """Return the degrees of freedom of an error; infinite if a row has ``null`` or lacks them."""
+    return math.inf if entry.get(key) is None else as_float(entry[key])
 
 
 def quantity(value: float, stderr: float = math.nan) -> str:

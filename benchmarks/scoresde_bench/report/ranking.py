@@ -112,7 +112,7 @@ def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
     if not entry:
         return None
     numbers = {name: as_float(entry.get(name)) for name in ("value", "stderr", "floor", "floor_stderr")}
-    freedom = {name: freedom_of(entry, name, metric) for name in ("df", "floor_df")}
+    freedom = {name: freedom_of(entry, name) for name in ("df", "floor_df")}
     return MetricValue(**numbers, **freedom, unit=entry.get("unit") or "", better=entry.get("better") or "lower")
 
 

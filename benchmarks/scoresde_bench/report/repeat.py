@@ -14,8 +14,6 @@ from scoresde_core.errors import ScoreSDEError
 
 from .labels import ResultRow
 
-EVALUATORS = ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance")
-"""Evaluators of old rows that do not record them, unless their command names others."""
 PROGRAM = "scoresde-bench"
 OPTIONS = (
     *("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps", "seed"),
@@ -38,7 +36,8 @@ def command(row: ResultRow) -> str:
         return str(row["command"])
     words = [PROGRAM, *(word for name, values in _options(row).items() for word in _typed(name, values))]
     asked = _given.parse_known_args(given)[0]
-    words += _typed("evaluator", row.get("evaluators") or asked.evaluator or EVALUATORS)
+    if evaluators := row.get("evaluators") or asked.evaluator:  # else those that the program has by default
+        words += _typed("evaluator", evaluators)
     words += [f"--{switch}" for switch in ("tf32", "timing") if row.get(switch)]
     words += [word for path in asked.registry or () for word in _typed("registry", [path])]
     return shlex.join(words)

@@ -72,7 +72,7 @@ class Scale:
         """Return round values between the values ``low`` and ``high``."""
         locator: Locator = MaxNLocator(5, steps=[1, 2, 5, 10])
         if self.kind == "asinh":
-            locator = AsinhLocator(self.unit, numticks=7)
+            locator = AsinhLocator(self.unit, numticks=11)
         elif self.kind == "logarithmic" and (decades := self(high) - self(low)) > 0.7:
             digits = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
             locator = LogLocator(subs=digits, numticks=6)

@@ -19,12 +19,10 @@ from typing import Any
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import mean, spread
 
-from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
+from .earlier import IDENTITY
+from .labels import ResultRow, as_float, freedom_of, is_done
 
-SETTING = (
-    *("run", *COMPONENT_AXES, "parameters", "plugins", "sources", "files"),
-    *("steps", "training_step", "dtype", "tf32", "samples", "batch_size", "timing"),
-)
+SETTING = ("run", *IDENTITY, "parameters", "plugins", "sources", "files", "timing")
 """Keys that, with the kind of device, identify a setting."""
 MEASURED = {
     *("nfe", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
@@ -58,18 +56,18 @@ def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:
     for name in MEASURED & set(row):
         row[name] = mean([as_float(each.get(name)) for each in group]).value
     names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
-    row["metrics"] = {name: _metric(name, [(each.get("metrics") or {}).get(name) for each in group]) for name in names}
+    row["metrics"] = {name: _metric([(each.get("metrics") or {}).get(name) for each in group]) for name in names}
     return row
 
 
-def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+def _metric(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
     """One metric over the seeds; the mean is None if a value is missing or not finite."""
     present = [entry for entry in entries if entry]
     found = dict(present[0])
     for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
         if any(entry.get(value) is not None for entry in present):
             middle = mean([as_float(entry.get(value)) for entry in present])
-            error, freedom = spread([_estimate(entry, value, stderr, df, name) for entry in present])
+            error, freedom = spread([_estimate(entry, value, stderr, df) for entry in present])
             within = error / len(present)
             errors = ((middle.stderr, middle.df), (within, freedom))
             chosen = max(((e, f) for e, f in errors if math.isfinite(e)), default=(None, math.inf))
@@ -79,5 +77,5 @@ def _metric(name: str, entries: Sequence[dict[str, Any] | None]) -> dict[str, An
     return found
 
 
-def _estimate(entry: ResultRow, value: str, stderr: str, df: str, name: str) -> Estimate:
-    return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df, name))
+def _estimate(entry: ResultRow, value: str, stderr: str, df: str) -> Estimate:
+    return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df))

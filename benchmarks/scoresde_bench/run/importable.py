@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import scoresde_core
 import scoresde_run
@@ -31,18 +29,6 @@ def environment() -> dict[str, str]:
     """Return variables with which another process imports what this one can, and nothing from its working folder."""
     found = [entry or os.getcwd() for entry in sys.path if entry or not _is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
-
-
-@contextmanager
-def inherited() -> Iterator[None]:
-    """Set :func:`environment` in this process during the body, for processes that a library starts."""
-    before = dict(os.environ)
-    os.environ.update(environment())
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _is_strange(entry: str) -> bool:

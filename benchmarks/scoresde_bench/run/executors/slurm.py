@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import attrs
 from attrs.validators import ge, gt, le, optional
@@ -114,7 +115,7 @@ class SlurmExecutor(Executor):
 
         jobs, chunks = [], [Chunk(part) for part in parts]
         try:
-            with importable.inherited():
+            with patch.dict(os.environ, importable.environment()):  # of the processes that submitit starts
                 if self.cluster == "slurm":
                     return submit(chunks, folder)
                 for number, chunk in enumerate(chunks):
