@@ -14,15 +14,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Draw
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.sde import SDE
-from scoresde_core.steps import Corrector
 
 from .candidate import Candidate, Skip
-from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs, served
-from .counterparts import steps_split_alike as steps_split_alike
+from .counterparts import pairs, served
 from .exact import Silent, Watched, gaussian, times_between
+from .steps import are_like
+from .steps import counts_are_stable as counts_are_stable
+from .steps import has_a_mean_without_noise as has_a_mean_without_noise
+from .steps import keeps_shape_and_dtype as keeps_shape_and_dtype
+from .steps import steps_split_alike as steps_split_alike
+from .steps import takes_a_time_per_row as takes_a_time_per_row
 
 PAIRS, DIMENSIONS = 8192, 8
 FACTOR = 1000.0
@@ -95,65 +98,9 @@ def shrinks_its_steps(candidate: Candidate) -> None:
         )
 
 
-def has_a_mean_without_noise(candidate: Candidate) -> None:
-    """Noise drawn after the last evaluation is in the state and not in the mean."""
-    found = False
-    for corrector, sde in pairs(candidate):
-        step, x = _steps(sde)[1], torch.randn(4, 6, dtype=torch.float64)
-
-        def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Corrector = corrector) -> Moved:
-            return of.correct(x, step, model, noise)
-
-        found |= has_a_noise_free_mean(take, x, gaussian(event=(6,)))
-    if not found:
-        raise Skip("it draws no noise after its last evaluation")
-
-
-def counts_are_stable(candidate: Candidate) -> None:
-    """Every call evaluates the model equally often, through its counter."""
-    for corrector, sde in pairs(candidate):
-        step, counts = _steps(sde)[1], []
-        for rows in (1, 7, 7):
-            model, x = Watched(gaussian(event=(3,))), torch.randn(rows, 3)
-            corrector.correct(x, step, model, partial(torch.randn_like, x))
-            assert model.calls == model.evaluations, (
-                f"correct ran the model {model.evaluations} times, but {model.calls} were counted"
-            )
-            counts.append(model.calls)
-        assert len(set(counts)) == 1, f"three calls evaluate the model {counts} times, expected equal numbers"
-
-
-def keeps_shape_and_dtype(candidate: Candidate) -> None:
-    """The state and its mean are finite and like x, for any rank and float dtype; x is not modified."""
-    for corrector, sde in pairs(candidate):
-        times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
-        for step in Schedule(sde, times).steps:
-            for shape, dtype in SHAPES:
-                x = torch.randn(shape, dtype=dtype)
-                kept = x.clone()
-                moved = corrector.correct(x, step, Watched(gaussian(event=shape[1:])), partial(torch.randn_like, x))
-                assert torch.equal(x, kept), "correct changed x in place"
-                are_like(x, moved, f"at t = {step.now.t:g}")
-
-
 def survives_a_silent_score(candidate: Candidate) -> None:
     """A score of zero, as of an untrained network, gives a finite state."""
     for corrector, sde in pairs(candidate):
         x = torch.randn(4, 6)
-        moved = corrector.correct(x, _steps(sde)[1], Silent(sde), partial(torch.randn_like, x))
-        are_like(x, moved, "where the score is zero")
-
-
-def takes_a_time_per_row(candidate: Candidate) -> None:
-    """When decoupled, a step with one value per row gives what each row's own step gives."""
-    for coupled, sde in pairs(candidate):
-        corrector, data = coupled.decoupled(), gaussian(event=(3, 2))
-        times = times_between(sde, 6)
-        schedules = [Schedule(sde, times[k : k + 2]) for k in range(4)]
-        x, z = torch.randn(2, 4, 3, 2, dtype=torch.float64)
-        found = corrector.correct(x, by_row(schedules, 2)[0], Watched(data), z.clone)
-        alone = [
-            corrector.correct(row, schedule[0], Watched(data), z.clone)
-            for row, z, schedule in zip(x.split(1), z.split(1), schedules, strict=True)
-        ]
-        are_close(found, alone, "with one time per row, compared with each row's own step")
+        state, mean = corrector.correct(x, _steps(sde)[1], Silent(sde), partial(torch.randn_like, x))
+        are_like(x, state, mean, "where the score is zero")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Schedule, Step
+from scoresde_core.schedule import Schedule
 from scoresde_core.sde import SDE, Level
 from scoresde_core.steps import Past, Predictor, advance, unserved
 
 from .affine import Independent, Score, entries_of, law_error, respond, slope
 from .candidate import Candidate, Skip
-from .counterparts import SHAPES, Moved, are_close, are_like, by_row, has_a_noise_free_mean, pairs
-from .counterparts import steps_split_alike as steps_split_alike
+from .counterparts import pairs
 from .exact import Mixture, Watched, gaussian, times_between
+from .steps import counts_are_stable as counts_are_stable
+from .steps import has_a_mean_without_noise as has_a_mean_without_noise
+from .steps import keeps_shape_and_dtype as keeps_shape_and_dtype
+from .steps import steps_split_alike as steps_split_alike
+from .steps import takes_a_time_per_row as takes_a_time_per_row
 
 COUNTS = (48, 96, 192)
 """The numbers of steps over which the error falls."""
@@ -106,24 +109,6 @@ def _statistics(data: Mixture, level: Level, x: Tensor) -> list[tuple[str, Tenso
     ]
 
 
-def counts_are_stable(candidate: Candidate) -> None:
-    """Every run evaluates the model equally often, through its counter; at least once per step if it converges."""
-    for predictor, sde in pairs(candidate):
-        counts = []
-        for rows in (1, 7, 7):
-            model, x, past = Watched(gaussian()), torch.randn(rows, 1), Past()
-            for step in Schedule(sde, times_between(sde, 12)).steps:
-                x, _, past = advance(predictor, x, step, model, partial(torch.randn_like, x), past)
-            assert model.calls == model.evaluations, (
-                f"step ran the model {model.evaluations} times, but {model.calls} were counted"
-            )
-            counts.append(model.calls)
-        assert len(set(counts)) == 1, (
-            f"three runs of 12 steps evaluate the model {counts} times, expected equal numbers"
-        )
-        assert counts[0] >= 12 or predictor.order is None, f"12 steps evaluate the model {counts[0]} times"
-
-
 def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
     """``stochastic`` is whether it draws noise; without noise, the state is its own mean."""
     for predictor, sde in pairs(candidate):
@@ -136,36 +121,6 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
         step = schedule[3]
         moved, mean, _ = advance(predictor, x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x), ())
         assert predictor.stochastic or torch.equal(moved, mean), "step draws no noise, but its state is not its mean"
-
-
-def has_a_mean_without_noise(candidate: Candidate) -> None:
-    """Noise drawn after the last evaluation is in the state and not in the mean."""
-    found = False
-    for predictor, sde in pairs(candidate):
-        step = Schedule(sde, times_between(sde, 12))[3]
-        x = torch.randn(4, 2, dtype=torch.float64)
-
-        def take(x: Tensor, model: Watched, noise: Draw, step: Step = step, of: Predictor = predictor) -> Moved:
-            return advance(of, x, step, model, noise, ())[:2]
-
-        found |= has_a_noise_free_mean(take, x, gaussian(event=(2,)))
-    if not found:
-        raise Skip("it draws no noise after its last evaluation")
-
-
-def keeps_shape_and_dtype(candidate: Candidate) -> None:
-    """The state and its mean are finite and like x, for any rank and float dtype; x is not modified."""
-    for predictor, sde in pairs(candidate, crossed=True):
-        for shape, dtype in SHAPES:
-            times = torch.tensor([1.0, 0.5, sde.t_min, 0.0], dtype=torch.float64)
-            x, model = torch.randn(shape, dtype=dtype), Watched(gaussian(event=shape[1:]))
-            past = Past()
-            for step in Schedule(sde, times).steps:
-                kept = x.clone()
-                state, mean, past = advance(predictor, x, step, model, partial(torch.randn_like, x), past)
-                assert torch.equal(x, kept), "step changed x in place"
-                are_like(x, (state, mean), f"after step from t = {step.now.t:g} to {step.next.t:g}")
-                x = state
 
 
 def ends_at_the_data(candidate: Candidate) -> None:
@@ -187,25 +142,3 @@ def forgets_between_runs(candidate: Candidate) -> None:
         model = Score(Independent(3), sde)
         first, _, again = (respond(predictor, model, Schedule(sde, times_between(sde, n)).steps)[0] for n in (7, 5, 7))
         assert torch.equal(first, again), "the same run gives another result the second time"
-
-
-def takes_a_time_per_row(candidate: Candidate) -> None:
-    """Steps with one value per row lead where each row's own steps lead."""
-    for predictor, sde in pairs(candidate):
-        x, *noises = torch.randn(7, 4, 3, 2, dtype=torch.float64)
-        times = [times_between(sde, len(noises), last) for last in (0.5, 0.3, 0.8, 1.5)]
-
-        alone = [
-            _several(predictor, x[r : r + 1], Schedule(sde, t).steps, [z[r : r + 1] for z in noises])
-            for r, t in enumerate(times)
-        ]
-        found = _several(predictor, x, by_row([Schedule(sde, t) for t in times], 2), noises)
-        are_close(found, alone, f"after {len(noises)} steps with one time per row, compared with each row's own steps")
-
-
-def _several(predictor: Predictor, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> Moved:
-    mean, model = x, Watched(gaussian(event=(3, 2)))
-    past = Past()
-    for step, z in zip(steps, noises, strict=True):
-        x, mean, past = advance(predictor, x, step, model, z.clone, past)
-    return x, mean

@@ -30,7 +30,6 @@ from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config, ModelConfig
 from scoresde_run.models.network import Network
 
-_BISECTIONS = 60
 _EDGE = 2.0**-16
 """The distance of u from 0 and 1, where float32 grey levels would round into the next cell."""
 
@@ -88,13 +87,6 @@ class FlowPPModule(nn.Module):
         log_normal = -0.5 * (_sum(noise.square()) + noise[0].numel() * math.log(2 * math.pi))
         return u.clamp(_EDGE, 1 - _EDGE), log_normal - log_det
 
-    def inverse(self, images: Tensor, u: Tensor) -> Tensor:
-        """Return the noise that gives ``u``, by bisection."""
-        context, halves = self._context(images, u), split(u.logit())
-        for layer in reversed(self.layers):
-            halves = layer.inverse(halves, context)  # type: ignore[operator]
-        return merge(halves)
-
     def _context(self, images: Tensor, like: Tensor) -> Tensor:
         """Return features of the image at the width of a half: neighbouring columns become channels."""
         features: Tensor = self.context(images.to(like) / 127.5 - 1)
@@ -121,17 +113,6 @@ class Layer(nn.Module):
         linear = self.pixels * (self.log_scale.sum() + torch.linalg.slogdet(self.mix).logabsdet.sum())
         first, change = self.coupling(first, second, context)
         return (second, first), change + linear
-
-    def inverse(self, halves: Halves, context: Tensor) -> Halves:
-        """Invert :meth:`forward`."""
-        second, first = halves
-        first = self.coupling.inverse(first, second, context)
-        back = torch.linalg.inv(self.mix)
-        one, two = (
-            (torch.einsum("oc,bchw->bohw", mix, x) - shift) * (-scale).exp()
-            for x, mix, scale, shift in zip((first, second), back, self.log_scale, self.shift, strict=True)
-        )
-        return one, two
 
 
 class Coupling(nn.Module):
@@ -161,21 +142,6 @@ class Coupling(nn.Module):
         below, above, density = _mixture_logs(x, *mixture)
         logit = below - above
         return logit * a.exp() + b, _sum(density - below - above + a)
-
-    def inverse(self, y: Tensor, other: Tensor, context: Tensor) -> Tensor:
-        """Return the x that gives ``y``."""
-        mixture, a, b = self._mixture(other, context)
-        logit = (y - b) * (-a).exp()
-        _, means, log_scales = mixture
-        # The mixture's quantile is between those of its components.
-        ends = means + log_scales.exp() * logit.unsqueeze(0)
-        low, high = ends.amin(0), ends.amax(0)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            below, above, _ = _mixture_logs(middle, *mixture)
-            under = below - above < logit
-            low, high = torch.where(under, middle, low), torch.where(under, high, middle)
-        return (low + high) / 2
 
     def _mixture(self, other: Tensor, context: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
         """Return (log pi, mu, log s), each (K, *shape), then a and b like ``other``."""

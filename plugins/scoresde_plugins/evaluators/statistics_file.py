@@ -81,19 +81,12 @@ class FeatureMoments:
         return FeatureMoments(n, mean, m2)
 
     def over(self, processes: Processes | None) -> FeatureMoments:
-        """Return the moments of the features of all processes, by two reductions that every process must call."""
+        """Return the moments of the features of all processes; every process must call this."""
         if processes is None or processes.count == 1:
             return self
-        if self.count is None:
-            raise ValueError("moments of an unknown number of features cannot be merged")
-        sums = processes.total(torch.cat([self.mean * self.count, self.mean.new_tensor([self.count])]))
-        n = int(sums[-1])
-        if not n:
-            return self
-        mean = sums[:-1] / n
-        off = self.mean - mean
-        m2 = processes.total(self.m2 + torch.outer(off, off) * self.count)
-        return FeatureMoments(n, mean, m2)
+        rows = processes.gather(torch.cat([self.mean.unsqueeze(0), self.m2]).unsqueeze(0))
+        counts = processes.exchange(self.count)
+        return merged([FeatureMoments(n, part[0], part[1:]) for n, part in zip(counts, rows, strict=True)])
 
 
 def merged(parts: list[FeatureMoments]) -> FeatureMoments:

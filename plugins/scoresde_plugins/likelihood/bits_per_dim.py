@@ -16,8 +16,9 @@ log p_data(x) = log p_model(encode(x)) - log |d data / d model|. In another unit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any
 
 import attrs
 import torch
@@ -58,53 +59,47 @@ class BitsPerDim:
         return float(self.per_image.std()) / math.sqrt(images) if images > 1 else math.nan
 
 
+@attrs.frozen
+class Grey:
+    """How stored images become events: range of the data, dequantisation, dtype, and the number of grey levels."""
+
+    low: float = -1.0
+    high: float = 1.0
+    dequantizer: Dequantizer | None = None
+    dtype: torch.dtype = torch.float32
+    levels: int = 256
+
+    def passes(self, images: Tensor, repeats: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield x and log q(u | v) - D log((high - low) / levels) (n,), in nats, for each of ``repeats``."""
+        if images.dtype != (torch.uint8 if self.levels <= 256 else torch.int32):
+            raise ValueError(
+                f"images must be uint8 values 0 to 255, got {images.dtype}: pass the stored values, without scaling "
+                "or dequantisation"
+            )
+        if not self.high > self.low:
+            raise ValueError(f"high must be above low, got the range {self.low} to {self.high}")
+        if repeats < 1 or not len(images):
+            raise ValueError(f"bits_per_dim needs at least one image and one repeat, got {len(images)} and {repeats}")
+        dequantizer, scale = self.dequantizer or UniformDequantizer(), (self.high - self.low) / self.levels
+        dim = images[0].numel()
+        noise = Noise(seed, tuple(images.shape[1:]), len(images), start=first, device=images.device, dtype=self.dtype)
+        for number in range(repeats):
+            filled, log_q = dequantizer.dequantize(images, noise.at(number, "dequantization"))
+            yield self.low + scale * filled.to(self.dtype), log_q.double() - dim * math.log(scale)
+
+
 @torch.no_grad()
 def bits_per_dim(
-    log_prob: LogProb,
-    images: Tensor,
-    *,
-    low: float = -1.0,
-    high: float = 1.0,
-    dequantizer: Dequantizer | None = None,
-    repeats: int = 1,
-    seed: int = 0,
-    first: int = 0,
-    dtype: torch.dtype = torch.float32,
-    levels: int = 256,
+    log_prob: LogProb, images: Tensor, *, repeats: int = 1, seed: int = 0, first: int = 0, **grey: Any
 ) -> BitsPerDim:
-    """Return bits per dimension of uint8 ``images`` (n, C, H, W) under a model of data between ``low`` and ``high``.
+    """Return bits per dimension of uint8 ``images`` (n, C, H, W) under a model of data, with options of :class:`Grey`.
 
     Images of more than 256 ``levels`` are int32. Each of ``repeats`` passes has its own noise, keyed by ``seed`` and
     the images' indices, from ``first``.
     """
-    if images.dtype != (torch.uint8 if levels <= 256 else torch.int32):
-        raise ValueError(
-            f"images must be uint8 values 0 to 255, got {images.dtype}: pass the stored values, without scaling "
-            "or dequantisation"
-        )
-    if not high > low:
-        raise ValueError(f"high must be above low, got the range {low} to {high}")
-    if repeats < 1 or not len(images):
-        raise ValueError(f"bits_per_dim needs at least one image and one repeat, got {len(images)} and {repeats}")
-    dequantizer, scale, values = dequantizer or UniformDequantizer(), (high - low) / levels, []
-    noise = Noise(seed, tuple(images.shape[1:]), len(images), start=first, device=images.device, dtype=dtype)
-    dim = images[0].numel()
-    for repeat in range(repeats):
-        filled, log_q = dequantizer.dequantize(images, noise.at(repeat, "dequantization"))
-        density = log_prob(low + scale * filled.to(dtype), seed + repeat)
-        nats = log_q.double() - density.double() - dim * math.log(scale)
-        values.append(nats / (dim * math.log(2)))
-    return BitsPerDim(torch.stack(values))
-
-
-class Grey(TypedDict, total=False):
-    """Options of :func:`bits_per_dim`: range of the data, dequantisation, and dtype of the evaluation."""
-
-    low: float
-    high: float
-    dequantizer: Dequantizer | None
-    dtype: torch.dtype
-    levels: int
+    passes = enumerate(Grey(**grey).passes(images, repeats, seed, first))
+    values = [extra - log_prob(x, seed + number).double() for number, (x, extra) in passes]
+    return BitsPerDim(torch.stack(values) / (images[0].numel() * math.log(2)))
 
 
 @attrs.frozen(eq=False)
@@ -142,6 +137,7 @@ class Measurement:
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
+@torch.no_grad()
 def measure(
     density: Density,
     model: ScoreModel,
@@ -152,7 +148,7 @@ def measure(
     first: int = 0,
     exact: Callable[[Tensor], Tensor] | None = None,
     units: Units | None = None,
-    **grey: Unpack[Grey],
+    **grey: Any,
 ) -> Measurement:
     """Return bits per dimension of stored ``events`` (n, ...) under ``model``, in the units of their data.
 
@@ -162,36 +158,30 @@ def measure(
     those of the density, without the log2(256 / (high - low)) of grey levels. ``exact`` is a log density of the data to
     compare with.
     """
-    densities: list[LogDensities] = []
-    truths: list[Tensor] = []
-    to_bits = events[0].numel() * math.log(2)
+    options, levels = Grey(**grey), stored_levels(events)
+    passes: Iterable[tuple[Tensor, Tensor | float]]
+    if levels is None:
+        passes = repeat((events if units is not None else events.to(options.dtype), 0.0), repeats)
+    else:
+        many = levels if levels == 256 or units is None else units.levels or levels
+        passes = attrs.evolve(options, levels=many).passes(events, repeats, seed, first)
     volume = 0.0 if units is None else units.log_volume(tuple(events.shape[1:]))
-    levels, dtype = stored_levels(events), grey.get("dtype", torch.float32)
-    if levels is not None:
-        grey["levels"] = levels if levels == 256 or units is None else units.levels or levels
-
-    def log_prob(x: Tensor, pass_seed: int) -> Tensor:
+    found: list[LogDensities] = []
+    nats, truths = [], []
+    for number, (x, extra) in enumerate(passes):
         seen = x if units is None else units.encode(x)
-        densities.append(density.measure(model, seen.to(dtype), pass_seed, first))
+        found.append(density.measure(model, seen.to(options.dtype), seed + number, first))
+        nats.append(extra - (found[-1].nats.double() - volume))
         if exact is not None:
-            truths.append(exact(x).double())
-        return densities[-1].nats.double() - volume
-
-    def bits(values: LogProb) -> Tensor:
-        if levels is None:
-            x = events if units is not None else events.to(dtype)
-            return -torch.stack([values(x, seed + repeat).double() for repeat in range(repeats)]) / to_bits
-        return bits_per_dim(values, events, repeats=repeats, seed=seed, first=first, **grey).values
-
-    measured = bits(log_prob)
-    errors = [part.stderr for part in densities if part.stderr is not None]
+            truths.append(extra - exact(x).double())
+    to_bits = events[0].numel() * math.log(2)
+    errors = [part.stderr for part in found if part.stderr is not None]
     return Measurement(
-        measured,
-        torch.stack([part.nfe for part in densities]),
+        torch.stack(nats) / to_bits,
+        torch.stack([part.nfe for part in found]),
         torch.stack(errors) / to_bits if errors else None,
-        densities[0].latent,
-        # The same events with the same noise: only the density differs.
-        bits(lambda x, pass_seed: truths[pass_seed - seed]) if truths else None,
+        found[0].latent,
+        torch.stack(truths) / to_bits if truths else None,
     )
 
 

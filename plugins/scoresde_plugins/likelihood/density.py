@@ -9,7 +9,7 @@ They belong to two different distributions, which agree only for an exact score.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
@@ -60,10 +60,6 @@ class LogDensities:
     stderr: Tensor | None = None
 
 
-Found = LogDensities
-"""The old name."""
-
-
 class Density(ABC):
     """A way to compute a model's log density."""
 
@@ -100,17 +96,14 @@ class FlowDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
-        likelihood = log_likelihood(
-            model,
-            x,
-            trace=self.trace,
-            probes=self.probes,
-            t_min=self.t_min,
-            solver=Solver(self.method, self.rtol, self.atol),
-            seed=seed,
-            first=first,
-            discrete=self.discrete,
-        )
+        how: dict[str, Any] = {
+            "trace": self.trace,
+            "probes": self.probes,
+            "t_min": self.t_min,
+            "discrete": self.discrete,
+        }
+        solver = Solver(self.method, self.rtol, self.atol)
+        likelihood = log_likelihood(model, x, solver=solver, seed=seed, first=first, **how)
         return LogDensities(likelihood.log_prob, likelihood.nfe, latent=likelihood.latent)
 
 
@@ -137,15 +130,6 @@ class BoundDensity(Density):
             )
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
-        bound = likelihood_bound(
-            model,
-            x,
-            form=self.form,
-            times=self.times,
-            importance=self.importance,
-            offset=self.offset,
-            t_min=self.t_min,
-            seed=seed,
-            first=first,
-        )
+        how = attrs.asdict(self, filter=lambda field, _: field.name != "discrete")
+        bound = likelihood_bound(model, x, seed=seed, first=first, **how)
         return LogDensities(-bound.nats, torch.full((len(x),), bound.nfe), stderr=bound.stderr)

@@ -25,7 +25,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from functools import cached_property
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import attrs
 import torch
@@ -275,8 +275,28 @@ class MixtureOfFactorAnalysers(Target):
         )
 
 
+class _Mixtures:
+    """The attribute of this name of a target's mixture."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, target: MixtureTarget | None, owner: type) -> Any:
+        return self if target is None else getattr(target.mixture, self.name)
+
+
 class MixtureTarget(Target):
     """Base class of targets whose parameters describe a mixture: define :meth:`build`."""
+
+    shape: Any = _Mixtures()
+    sample: Any = _Mixtures()
+    log_prob: Any = _Mixtures()
+    score: Any = _Mixtures()
+    responsibilities: Any = _Mixtures()
+    log_responsibilities: Any = _Mixtures()
+    entropy: Any = _Mixtures()
+    moments: Any = _Mixtures()
+    modes: Any = _Mixtures()
 
     @abstractmethod
     def build(self) -> MixtureOfFactorAnalysers:
@@ -290,34 +310,6 @@ class MixtureTarget(Target):
     def as_mixture(self) -> MixtureOfFactorAnalysers:
         """The mixture, on this target's device."""
         return self.mixture
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.mixture.shape
-
-    def sample(self, n: int, seed: int = 0) -> Tensor:
-        return self.mixture.sample(n, seed)
-
-    def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        return self.mixture.log_prob(x, level)
-
-    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
-        return self.mixture.score(x, level)
-
-    def responsibilities(self, x: Tensor) -> Tensor:
-        return self.mixture.responsibilities(x)
-
-    def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
-        return self.mixture.log_responsibilities(x, level)
-
-    def entropy(self) -> Estimate:
-        return self.mixture.entropy()
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return self.mixture.moments()
-
-    def modes(self) -> Tensor:
-        return self.mixture.modes()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Self:
         clone = copy.copy(self)
