@@ -49,16 +49,14 @@ class Score(ScoreModel):
 
 
 class _Probe:
-    """Noise of zeros, but one draw's ``units`` (U, size) in U rows of its own."""
+    """Noise of zeros, but one draw's unit vectors in ``size`` rows of its own."""
 
-    def __init__(self, units: Tensor, draws: int) -> None:
-        self.units, self.drawn = units, 0
-        self.rows = 1 + len(units) * (1 + draws)
+    def __init__(self, size: int, draws: int) -> None:
+        self.size, self.drawn, self.rows = size, 0, 1 + size * (1 + draws)
 
     def __call__(self) -> Tensor:
-        z = torch.zeros(self.rows, self.units.shape[1], dtype=torch.float64)
-        first = 1 + len(self.units) * (1 + self.drawn)
-        z[first : first + len(self.units)] = self.units[: max(0, self.rows - first)]
+        z, first = torch.zeros(self.rows, self.size, dtype=torch.float64), 1 + self.size * (1 + self.drawn)
+        z[first : first + self.size] = torch.eye(self.size)[: max(0, self.rows - first)]
         self.drawn += 1
         return z
 
@@ -69,15 +67,11 @@ def entries_of(sde: SDE) -> int | None:
 
 
 def respond(predictor: Predictor, model: ScoreModel, run: Sequence[Step], draws: int = 0) -> tuple[Tensor, int]:
-    """The states of all rows after the steps of ``run``, with rows for ``draws`` noises; and the number of draws.
-
-    Entries that do not mix are moved together: then one row of ones replaces the unit vectors.
-    """
+    """The states of all rows after the steps of ``run``, with rows for ``draws`` noises; and the number of draws."""
     size = model.shape[0] * model.sde.parts
-    units = torch.eye(size, dtype=torch.float64) if model.sde.parts > 1 else torch.ones(1, size, dtype=torch.float64)
-    probe, past = _Probe(units, draws), Past()
+    probe, past = _Probe(size, draws), Past()
     x = torch.zeros(probe.rows, size, dtype=torch.float64)
-    x[1 : 1 + len(units)] = units
+    x[1 : 1 + size] = torch.eye(size)
     for step in run:
         x, _, past = advance(predictor, x, step, model, probe, past)
     return x, probe.drawn
@@ -91,9 +85,6 @@ def law(
     if drawn > len(run):  # more than one a step: once more, with rows for all
         x, _ = respond(predictor, model, run, drawn)
     offset, moved = x[0], x[1:] - x[0]
-    if model.sde.parts == 1:
-        variance = moved[0].square() * covariance.diagonal() + moved[1:].square().sum(0)
-        return offset + moved[0] * mean, variance.diag()
     first, noises = moved[: len(mean)].T, moved[len(mean) :].T
     return offset + first @ mean, first @ covariance @ first.T + noises @ noises.T
 

@@ -43,13 +43,12 @@ def imposing_twice_changes_nothing(candidate: Candidate) -> None:
             "it declares acts_on_state = False, so samplers may omit impose, but impose changes states"
         )
         raise Skip("it acts on the score only")
-    gap = float((observed.impose(once, DATA) - once).abs().max())
-    assert gap <= 1e-5, f"imposing the known part of clean data a second time changes it by {gap:.3g}"
+    again = observed.impose(once, DATA)
+    exact.agree(again, once, 1e-5, "imposing the known part of clean data a second time changes it by")
     assert not torch.allclose(once, x), "impose changes nothing: nothing is known"
     assert not torch.allclose(once, _events(shape)), "impose gives the observed events back: everything is known"
     kept = observed.impose(_events(shape), DATA)
-    gap = float((kept - _events(shape)).abs().max())
-    assert gap <= 1e-5, f"imposing its own known part on clean data changes it by {gap:.3g}"
+    exact.agree(kept, _events(shape), 1e-5, "imposing its own known part on clean data changes it by")
 
 
 def imposes_the_law_of_the_level(candidate: Candidate) -> None:
@@ -60,13 +59,12 @@ def imposes_the_law_of_the_level(candidate: Candidate) -> None:
         raise Skip("it acts on the score only")
     level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
     # On an ideal state alpha x + sigma z, imposing alpha c + sigma z with the same z does not change the mean.
-    gap = float((observed.impose(0.6 * _events(shape), level) - 0.6 * _events(shape)).abs().max())
-    assert gap <= 1e-5, f"at alpha = 0.6 the mean of the known part is off by {gap:.3g}"
+    ideal = 0.6 * _events(shape)
+    exact.agree(observed.impose(ideal, level), ideal, 1e-5, "at alpha = 0.6 the mean of the known part is off by")
     zero = torch.zeros_like(noise)
     quiet = observed.impose(zero, level)
     added, unit = (observed.impose(zero, at, lambda: noise) - quiet for at in (level, Level(0.5, 0.6, 1.0)))
-    gap = float((added - 0.8 * unit).abs().max())
-    assert gap <= 1e-5, f"noise of scale 0.8 is not 0.8 times the noise of scale 1: off by {gap:.3g}"
+    exact.agree(added, 0.8 * unit, 1e-5, "noise of scale 0.8 is not 0.8 times the noise of scale 1: off by")
 
 
 def works_with_every_step(candidate: Candidate) -> None:
@@ -86,8 +84,7 @@ def works_with_every_step(candidate: Candidate) -> None:
         if sampler.skip(sde) is None:
             x = _draw(sampler, sde, shape)
             assert bool(x.isfinite().all()), "samples are not finite"
-            gap = float((observed.impose(x, DATA) - x).abs().max())
-            assert gap <= 1e-5, f"the known part of samples is off by {gap:.3g}"
+            exact.agree(observed.impose(x, DATA), x, 1e-5, "the known part of samples is off by")
 
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:
@@ -95,8 +92,7 @@ def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     shape, sde = _shape(candidate), exact.ConstantRateSDE()
     conditioned = ConditionedSampler(exact.PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
     whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
-    gap = float((whole - parts).abs().max())
-    assert gap <= 1e-5, f"samples drawn in batches of 4 differ by {gap:.3g} from those drawn at once"
+    exact.agree(parts, whole, 1e-5, "samples drawn in batches of 4 differ from those drawn at once by")
 
 
 def guides_by_bayes_rule(candidate: Candidate) -> None:

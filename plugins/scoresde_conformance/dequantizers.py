@@ -11,7 +11,7 @@ from scoresde_core.errors import FileError
 from scoresde_run.data.dequantizer import Dequantizer
 
 from .candidate import Candidate, first_accepted
-from .exact import is_zero
+from .exact import agree, is_zero
 
 SHAPES = ((1, 1, 2), (1, 2, 2), (1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32))
 ROWS, DRAWS = 6, 4000
@@ -81,9 +81,8 @@ def treats_every_row_by_itself(candidate: Candidate) -> None:
     images, noise = _images(shape, ROWS), torch.randn(ROWS, *shape)
     u, log_q = _dequantized(candidate, images, noise)
     rows = [_dequantized(candidate, images[k : k + 1], noise[k : k + 1]) for k in range(ROWS)]
-    gap = float((u - torch.cat([row for row, _ in rows])).abs().max())
-    assert gap <= 1e-3, f"u of an image alone and in a batch differs by {gap:.2g}"
-    gap = float((log_q - torch.cat([row for _, row in rows])).abs().max())
-    assert gap <= 1e-3 * (1 + float(log_q.abs().max())), f"log q of an image alone and in a batch differs by {gap:.2g}"
+    alone, log_alone = (torch.cat(column) for column in zip(*rows, strict=True))
+    agree(alone, u, 1e-3, "u of an image alone and in a batch differs by")
+    agree(log_alone, log_q, 1e-3 * (1 + float(log_q.abs().max())), "log q of an image alone and in a batch differs by")
     other, _ = _dequantized(candidate, images, torch.randn(ROWS, *shape))
     assert not torch.equal(u, other), "other noise gives the same u"

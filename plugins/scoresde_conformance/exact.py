@@ -256,6 +256,12 @@ def is_zero(values: Tensor, what: str) -> None:
     assert abs(found) <= 4 * error + 1e-12, f"{what} is off by {found:+.4g}, with a standard error of {error:.2g}"
 
 
+def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> None:
+    """Two tensors differ by at most ``most``, which ends the sentence ``what``."""
+    gap = float((found - expected).abs().max())
+    assert gap <= most, f"{what} {gap:.3g}"
+
+
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
     """Return (steps + 1,) times from t_signal to where sigma / alpha is ``last`` or least, evenly spaced in its log.
 

@@ -26,7 +26,7 @@ from scoresde_run.models.classifier import NoisyClassifier
 
 from .candidate import Candidate, Skip
 from .counterparts import pairs
-from .exact import Mixture, Silent, gaussian
+from .exact import Mixture, Silent, agree, gaussian
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
@@ -110,9 +110,9 @@ class _Recorded(Draws):
         self.purposes.append(purpose)
         return super().normal(like, purpose)
 
-    def uniform(self, purpose: str = "time", *, shape: tuple[int, ...] = (), stratified: bool = False) -> Tensor:
+    def uniform(self, purpose: str = "time", **how: Any) -> Tensor:
         self.purposes.append(purpose)
-        return super().uniform(purpose, shape=shape, stratified=stratified)
+        return super().uniform(purpose, **how)
 
 
 @attrs.frozen(eq=False)
@@ -223,5 +223,5 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
         whole = of(0, 6)
         assert torch.equal(whole, of(0, 6)), "the same draws give another loss"
         assert not torch.equal(whole, of(0, 6, step=1)), "another step gives the same loss"
-        gap = float((whole - torch.cat([of(0, 4), of(4, 6)])).abs().max())
-        assert gap == 0, f"in parts of 4 and 2 the loss is off by {gap:.3g} from the whole batch's"
+        parts = torch.cat([of(0, 4), of(4, 6)])
+        agree(parts, whole, 0, "in parts of 4 and 2 the loss is off the whole batch's by")

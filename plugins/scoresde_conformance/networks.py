@@ -12,7 +12,7 @@ from scoresde_core.score import ScoreModel, level_of
 from scoresde_run.models.classifier import NoisyClassifier
 
 from .candidate import Candidate, Skip, first_accepted
-from .exact import ConstantRateSDE
+from .exact import ConstantRateSDE, agree
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 256, 256))
 ROWS, MOVED = 3, 0.05
@@ -80,8 +80,7 @@ def answers_like_the_events(candidate: Candidate) -> None:
     if isinstance(view, NoisyClassifier):
         expected = (ROWS, view.classes)
         assert found.shape == expected, f"log_probabilities have shape {tuple(found.shape)}, expected {expected}"
-        gap = float((found.exp().sum(1) - 1).abs().max())
-        assert gap <= 1e-4, f"the probabilities of the classes sum to one only within {gap:.2g}"
+        agree(found.exp().sum(1), 1, 1e-4, "the probabilities of the classes sum to one only within")
     else:
         assert found.shape == x.shape, f"the score of {tuple(x.shape)} has shape {tuple(found.shape)}"
 
@@ -93,8 +92,8 @@ def treats_every_row_by_itself(candidate: Candidate) -> None:
     together, again = _ask(candidate, x, t), _ask(candidate, x, t)
     assert torch.equal(together, again), "the module gives another answer the second time in evaluation mode"
     alone = torch.cat([_ask(candidate, x[k : k + 1], t[k : k + 1]) for k in range(ROWS)])
-    gap = float((together - alone).abs().max() / together.abs().max())
-    assert gap <= 1e-4, f"an event's answer alone and in a batch differs by {gap:.2g} of the largest value"
+    most = 1e-4 * float(together.abs().max())
+    agree(alone, together, most, "an event's answer alone and in a batch differs by")
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch import Tensor
 from scoresde_core.sde import SDE, GaussianPrior
 
 from .candidate import Candidate, Check, Skip
+from .exact import agree
 from .wide import is_still_at_its_observation as is_still_at_its_observation
 from .wide import matrices_solve_the_moment_equations as matrices_solve_the_moment_equations
 from .wide import simulation_ends_in_the_prior as simulation_ends_in_the_prior
@@ -240,8 +241,7 @@ def prior_density_is_normal(sde: SDE) -> None:
     found = prior.log_prob(x)
     normal: Any = torch.distributions.Normal(mean, prior.std)
     expected = normal.log_prob(x).sum((1, 2))
-    gap = float((found - expected).abs().max())
-    assert gap <= 1e-9 * float(expected.abs().max()), f"prior.log_prob is off by {gap:.3g} nats"
+    agree(found, expected, 1e-9 * float(expected.abs().max()), "prior.log_prob is off in nats by")
 
 
 @_of_each_entry

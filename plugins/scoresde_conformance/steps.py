@@ -21,7 +21,7 @@ from scoresde_core.steps import Corrector, Past, Predictor, advance
 
 from .candidate import Candidate, Skip
 from .counterparts import FEW, pairs, sdes, splits_alike
-from .exact import PlainSampler, Watched, gaussian, times_between
+from .exact import PlainSampler, Watched, agree, gaussian, times_between
 
 SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
 STEPS = 12
@@ -68,10 +68,9 @@ def _late_noise_is_apart(take: Take, x: Tensor, step: Step) -> int:
 
     (state, mean, _), (mirrored, mirrored_mean, _) = attempt(1.0), attempt(-1.0)
     size = 1e-9 * float(state.abs().max())
-    gap = float((mean - mirrored_mean).abs().max())
-    assert gap <= size, f"the mean changes by {gap:.3g} with the sign of noise drawn after the last evaluation"
-    gap = float((0.5 * (state + mirrored) - mean).abs().max())
-    assert gap <= size, f"the state is off by {gap:.3g} from its mean, averaged over both signs of the last noise"
+    agree(mirrored_mean, mean, size, "the mean changes with the sign of noise drawn after the last evaluation by")
+    average = 0.5 * (state + mirrored)
+    agree(average, mean, size, "averaged over both signs of the last noise the state is off its mean by")
     return late
 
 
@@ -126,10 +125,8 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
         ]
         together = _several(take, x, _by_row(schedules), noises)
         for name, value, rows in zip(("state", "mean"), together, zip(*alone, strict=True), strict=True):
-            gap = float((value - torch.cat(rows)).abs().max())
-            assert gap <= 1e-9 * float(value.abs().max()), (
-                f"after {len(noises)} steps with one time per row the {name} is off by {gap:.3g} from each row's own"
-            )
+            what = f"after {len(noises)} steps with one time per row the {name} is off that of each row's own steps by"
+            agree(value, torch.cat(rows), 1e-9 * float(value.abs().max()), what)
 
 
 def _several(take: Take, x: Tensor, steps: Sequence[Step], noises: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

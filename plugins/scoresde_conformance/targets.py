@@ -15,7 +15,7 @@ from scoresde_core.sde import DATA, Level
 from scoresde_core.target import Target
 
 from .candidate import Candidate, Skip
-from .exact import directions_of, is_zero
+from .exact import agree, directions_of, is_zero
 
 FAR = 1e3
 """Standard deviations of noise under which a target is effectively Gaussian."""
@@ -39,9 +39,10 @@ def _perturbed(target: Target, level: Level, n: int) -> tuple[Tensor, Tensor]:
     return level.alpha * target.sample(n, seed=3).double() + level.sigma * eps, eps
 
 
-def _gap(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference over the largest value, or the difference itself if all values are about 0."""
-    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
+def _agree(found: Tensor, expected: Tensor, share: float, what: str) -> None:
+    """Two tensors differ by at most a ``share`` of the largest value, or of 1e-6 if all are about 0."""
+    size = max(float(expected.abs().max()), 1e-6)
+    agree(found / size, expected / size, share, f"relative to the largest value, {what}")
 
 
 def samples_follow_the_seed(candidate: Candidate) -> None:
@@ -65,8 +66,7 @@ def score_is_the_gradient(candidate: Candidate) -> None:
         (expected,) = torch.autograd.grad(density, x)
         found = target.score(x.detach(), level)
         assert found.shape == x.shape, f"score of {tuple(x.shape)} has shape {tuple(found.shape)}"
-        gap = _gap(found, expected)
-        assert gap <= 1e-6, f"score at sigma = {level.sigma} is off by {gap:.2g} of the gradient of log_prob"
+        _agree(found, expected, 1e-6, f"score at sigma = {level.sigma} is off the gradient of log_prob by")
 
 
 def score_fits_the_samples(candidate: Candidate) -> None:
@@ -121,13 +121,10 @@ def moments_are_those_of_the_score(candidate: Candidate) -> None:
 
     above, below = (denoised(mean + side * sigma * directions) for side in (1, -1))
     scale = float(covariance.diagonal().max().sqrt())
-    gap = float((0.5 * (above + below) - mean).abs().max()) / scale
-    assert gap <= 0.01, (
-        f"the mean of moments is off by {gap:.2g} standard deviations from that of score under much noise"
-    )
-    slopes, expected = 0.5 * (above - below) * sigma, directions @ covariance
-    gap = _gap(slopes, expected)
-    assert gap <= 1e-3, f"the covariance of moments is off by {gap:.2g} from that of score under much noise"
+    of_score = "that of score under much noise"
+    agree(0.5 * (above + below) / scale, mean / scale, 0.01, f"the mean of moments, in stds, is off {of_score} by")
+    slopes = 0.5 * (above - below) * sigma
+    _agree(slopes, directions @ covariance, 1e-3, f"the covariance of moments is off {of_score} by")
 
 
 def density_is_normalised(candidate: Candidate) -> None:
@@ -177,8 +174,7 @@ def takes_a_level_per_row(candidate: Candidate) -> None:
         zero_dim = [Level(*(torch.tensor(v, dtype=torch.float64) for v in (u.t, u.alpha, u.sigma))) for u in rows]
         each = torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(zero_dim)])
         for how, found in (("one value per row", ask(x, stacked)), ("0-dim tensors", each)):
-            gap = _gap(found, expected)
-            assert gap <= 1e-9, f"{name} at levels of {how} is off by {gap:.2g} from that at floats"
+            _agree(found, expected, 1e-9, f"{name} at levels of {how} is off that at floats by")
 
 
 def components_share_the_samples(candidate: Candidate) -> None:
@@ -190,8 +186,7 @@ def components_share_the_samples(candidate: Candidate) -> None:
     assert abs(float(weights.sum()) - 1) <= 1e-6, f"modes sum to {float(weights.sum())}, expected 1"
     shares = target.responsibilities(target.sample(samples, seed=7).double())
     assert shares.shape == (samples, len(weights)), f"responsibilities have shape {tuple(shares.shape)}"
-    gap = float((shares.sum(1) - 1).abs().max())
-    assert gap <= 1e-5, f"responsibilities sum to one only within {gap:.2g}"
+    agree(shares.sum(1), 1, 1e-5, "responsibilities sum to one only within")
     for k, weight in enumerate(weights.to(shares)):
         # A rare component receives few samples: its error is that of the binomial law.
         error = math.sqrt(float(weight * (1 - weight)) / samples) + 1e-9
@@ -214,14 +209,13 @@ def components_are_told_from_noisy_events(candidate: Candidate) -> None:
     if type(target).log_responsibilities is Target.log_responsibilities:
         raise Skip("it has no log_responsibilities, which guidance by classes needs")
     data = target.sample(samples, seed=7).double()
-    gap = float((target.log_responsibilities(data).exp() - target.responsibilities(data)).abs().max())
-    assert gap <= 1e-9, f"exp(log_responsibilities) of clean data is off by {gap:.2g} from responsibilities"
+    found, expected = target.log_responsibilities(data).exp(), target.responsibilities(data)
+    agree(found, expected, 1e-9, "exp(log_responsibilities) of clean data is off responsibilities by")
     clean = target.responsibilities(target.sample(samples, seed=3).double())
     for level in LEVELS[:2]:  # at higher levels all events look alike
         x, _ = _perturbed(target, level, samples)
         noisy = target.log_responsibilities(x, level).exp()
-        gap = float((noisy.sum(1) - 1).abs().max())
-        assert gap <= 1e-5, f"log_responsibilities at sigma = {level.sigma} sum to one only within {gap:.2g}"
+        agree(noisy.sum(1), 1, 1e-5, f"log_responsibilities at sigma = {level.sigma} sum to one only within")
         for k in range(len(weights)):
             rest = clean[:, k] - noisy[:, k]
             is_zero(rest, f"log_responsibilities of component {k} at sigma = {level.sigma}: their mean share")
@@ -238,5 +232,4 @@ def answers_in_its_dtype(candidate: Candidate) -> None:
     for name in ("score", "log_prob"):
         found, expected = getattr(single, name)(x.float(), level), getattr(target, name)(x, level)
         assert found.dtype == torch.float32, f"{name} of float32 is {found.dtype}"
-        gap = _gap(found.double(), expected)
-        assert gap <= 1e-3, f"{name} in float32 is off by {gap:.2g} of its size"
+        _agree(found.double(), expected, 1e-3, f"{name} in float32 is off by")

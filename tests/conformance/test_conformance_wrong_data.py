@@ -108,8 +108,12 @@ def test_target_with_wrong_samples():
 
 
 @wrong(
-    (SteepTarget, "score_is_the_gradient", "is off by 0.001 of the gradient of log_prob"),
-    (OffCovarianceTarget, "moments_are_those_of_the_score", "the covariance of moments is off by 0.0"),
+    (SteepTarget, "score_is_the_gradient", "is off the gradient of log_prob by 0.001"),
+    (
+        OffCovarianceTarget,
+        "moments_are_those_of_the_score",
+        "the covariance of moments is off that of score under much noise by 0.0",
+    ),
     (GuessingTarget, "components_are_told_from_noisy_events", "log_responsibilities of component 0 at sigma ="),
 )
 def test_wrong_target(cls, check, words):

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -60,17 +60,14 @@ class Comparison(Evaluator):
         return [self.metric(self.name, found, floor)]
 
 
-GROUPS = 16
-"""The number of groups of events, a power of 2."""
+def balanced_halves(n: int, most: int = 64) -> list[Tensor]:
+    """Return masks (n,) of half of n events, each followed by its complement.
 
-
-def balanced_halves(n: int, groups: int = GROUPS) -> list[Tensor]:
-    """Return masks (n,) of half of n events, each followed by its complement; ``groups`` is a power of 2.
-
-    Balanced half-samples (McCarthy 1969, doi:10.2307/1402116): the events are cut into G groups. The G - 1 rows of a
-    Hadamard matrix that have both signs split these into halves, in which any two groups are on the same side about
-    equally often.
+    Balanced half-samples (McCarthy 1969, doi:10.2307/1402116): the events are cut into G groups, the largest power of 2
+    of at most n and ``most``. The G - 1 rows of a Hadamard matrix that have both signs split these into halves, in
+    which any two groups are on the same side about equally often.
     """
+    groups = 1 << min(n, most).bit_length() - 1
     matrix = torch.ones(1, 1)
     while len(matrix) < groups:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
@@ -90,21 +87,10 @@ def with_error(value: float, of_halves: Sequence[float]) -> Estimate:
     return Estimate(value, math.sqrt(sum(squares) / len(squares)) / 2, len(squares))
 
 
-def root_error(error: float, half: float) -> float:
-    """Return the error of a distance d to first order, from the error of d^2 and the mean d^2 of half of the events.
-
-    f(a) - f(b) is (f^2(a) - f^2(b)) / (f(a) + f(b)), so the error of d^2 is divided by twice the distance of a half,
-    and not by twice d. Far from the truth both are the same. Where d is noise alone, the distance of a half is larger
-    by the square root of 2, which corrects for the quadratic part of d^2, which first-order errors count twice there.
-    """
-    return error / (2 * math.sqrt(half)) if error else 0.0
-
-
-def root(cov: Tensor) -> Tensor:
-    """Return the symmetric root of a covariance (D, D), whose eigenvalues may be slightly negative by rounding."""
-    values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return half
+def by_halves(statistic: Callable[[Tensor], float], n: int) -> Estimate:
+    """Return a statistic of n events, given their mask (n,), with the error from its values on balanced halves."""
+    whole = statistic(torch.ones(n, dtype=torch.bool))
+    return with_error(whole, [statistic(half) for half in balanced_halves(n)])
 
 
 @attrs.frozen
@@ -128,24 +114,16 @@ class NLLGap(Comparison):
         return difference(Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(n), n - 1), entropy)
 
 
-_DRAWS = 1024
-"""Draws of the noise: they estimate the error to 2 %."""
-
-
 @attrs.frozen
 class ModeWeights(Comparison):
     """Total variation 1/2 sum_k |mean_i r_k(x_i) - w_k|, between 0 and 1: whether each component has its share.
 
     The posterior responsibilities r_k(x) = w_k p_k(x) / p(x) average to the weights under the true mixture, without any
-    threshold or clustering. With d the differences and C their covariance, the two halves of the samples would give d +
-    e and d - e, e ~ N(0, C), so the standard error is that of half-samples (:func:`balanced_halves`):
-
-        s^2 = E (TV(d + e) - TV(d - e))^2 / 4
-
-    It is right where chance alone determines the signs, as in the floor, and where the differences are clearly not 0.
+    threshold or clustering. The standard error is that of half-samples (:func:`by_halves`).
     """
 
     name: ClassVar[str] = "mode_weights"
+    smallest: ClassVar[int] = 4
 
     def skip(self, evidence: Evidence) -> str | None:
         if evidence.target is not None and evidence.target.modes() is None:
@@ -158,17 +136,8 @@ class ModeWeights(Comparison):
         shares = reference.precise.responsibilities(samples).double()
         if not bool(shares.isfinite().all()):
             return Estimate(math.nan, math.nan)
-        n, excess = len(samples), shares.mean(0) - weights.to(shares)
-        noise = _normal(len(excess)).to(shares) @ root(shares.T.cov().reshape(len(excess), -1) / n)
-        apart = ((excess + noise).abs() - (excess - noise).abs()).sum(1) / 2
-        return Estimate(float(excess.abs().sum() / 2), float(apart.square().mean().sqrt()) / 2, n - 1)
-
-
-@lru_cache(maxsize=4)
-def _normal(modes: int) -> Tensor:
-    """Return independent standard normal numbers (draws, modes), the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(_DRAWS, modes, generator=generator, dtype=torch.float64)
+        weights = weights.to(shares)
+        return by_halves(lambda chosen: float((shares[chosen].mean(0) - weights).abs().sum() / 2), len(samples))
 
 
 KEPT = 2

@@ -26,7 +26,7 @@ from scoresde_core.noise import key
 from scoresde_run.data.evidence import Reference
 from scoresde_run.results.certainty import spread
 
-from .comparison import SetComparison, balanced_halves, root_error
+from .comparison import SetComparison, balanced_halves, with_error
 
 _ROWS = 1024
 """Rows of the distance matrix held at once: memory grows with n, not with n^2."""
@@ -177,19 +177,8 @@ class _Sorted:
     order: Tensor
 
     def part(self, chosen: Tensor) -> Tensor:
-        """Return the projections of the events selected by the mask (m,) over the first m."""
-        chosen = torch.nn.functional.pad(chosen, (0, self.order.shape[1] - len(chosen))).to(self.order.device)
-        return self.values[chosen[self.order]].view(len(self.values), -1)
-
-    def potential(self, other: "_Sorted") -> Tensor:
-        """Return the potential of W2^2 to ``other`` at each event (n,), averaged over directions, up to a constant.
-
-        Between neighbours it grows by the integral of 2 (x - T(x)), by the trapezoid rule.
-        """
-        gap = self.values - other.values
-        growth = self.values.diff(dim=1) * (gap[:, 1:] + gap[:, :-1])
-        potential = torch.nn.functional.pad(growth.cumsum(1), (1, 0))
-        return torch.empty_like(potential).scatter_(1, self.order, potential).mean(0)
+        """Return the projections of the events selected by the mask (n,)."""
+        return self.values[chosen.to(self.order.device)[self.order]].view(len(self.values), -1)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
@@ -206,12 +195,8 @@ class SlicedWasserstein(SetComparison):
     In one dimension W2 pairs the sorted values, so each direction costs a sort. For a shift d between otherwise equal
     distributions in D dimensions it is |d| / sqrt(D).
 
-    The error of W2^2 is that of the mean of the Kantorovich potential phi, phi'(x) = 2 (x - T(x)) with T the monotone
-    map: the first variation of W2^2 (del Barrio & Loubes 2019, arXiv:1705.01299; sliced: Manole et al. 2022,
-    arXiv:1909.07862).
-    The standard error covers the samples, the exact set and the directions: the scatter over seeds. The error of SW2^2
-    comes from the potentials and from the directions, without the noise common to both; that of its root follows from
-    the distance of half of the events (:func:`balanced_halves`), and is right where q and p are equal, too.
+    The standard error covers the samples and the exact set, by half-samples of both (:func:`balanced_halves`), and the
+    directions, by their scatter without the noise of the events.
     """
 
     name: ClassVar[str] = "sliced_wasserstein"
@@ -223,15 +208,13 @@ class SlicedWasserstein(SetComparison):
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         x = self._project(samples, reference)
         y = reference.once((self, "sorted"), lambda: self._project(reference.exact(0).double(), reference))
-        squared, n = _squared(x.values, y.values), len(samples)
-        halves = torch.stack([_squared(x.part(half), y.part(half)) for half in balanced_halves(n // 4 * 4, 4)])
-        events = [Estimate(0, float(of.std()) / math.sqrt(n), n - 1) for of in (x.potential(y), y.potential(x))]
-        # The potentials already include the noise of the events, which differs between directions.
-        known = (halves[::2] - halves[1::2]).var(1).mean() / 8
-        others = float((squared.var() - known).clamp_min(0) / self.projections)
-        error, df = spread([*events, Estimate(0, math.sqrt(others), self.projections - 1)])
-        distance = math.sqrt(squared.mean())
-        return Estimate(distance, root_error(error, float(halves.mean())), df)
+        squared = _squared(x.values, y.values)
+        halves = torch.stack([_squared(x.part(half), y.part(half)) for half in balanced_halves(len(samples))])
+        found = with_error(math.sqrt(squared.mean()), halves.mean(1).sqrt().tolist())
+        events = (halves[::2] - halves[1::2]).var(1).mean() / 8
+        others = float((squared.var() - events).clamp_min(0) / self.projections)
+        of_directions = math.sqrt(others / float(halves.mean())) / 2 if others else 0.0
+        return Estimate(found.value, *spread([found, Estimate(0, of_directions, self.projections - 1)]))
 
     def _project(self, x: Tensor, reference: Reference) -> _Sorted:
         x = x.flatten(1)

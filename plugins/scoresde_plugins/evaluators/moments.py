@@ -20,11 +20,27 @@ from torch import Tensor
 from scoresde_core.estimate import Estimate
 from scoresde_run.data.evidence import Reference
 
-from .comparison import Comparison, balanced_halves, root_error
-from .comparison import root as root
+from .comparison import Comparison, balanced_halves
 
 _ROUNDING = 1e-7
 """Relative size below which the root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
+
+
+def root_error(error: float, half: float) -> float:
+    """Return the error of a distance d to first order, from the error of d^2 and the mean d^2 of half of the events.
+
+    f(a) - f(b) is (f^2(a) - f^2(b)) / (f(a) + f(b)), so the error of d^2 is divided by twice the distance of a half,
+    and not by twice d. Far from the truth both are the same. Where d is noise alone, the distance of a half is larger
+    by the square root of 2, which corrects for the quadratic part of d^2, which first-order errors count twice there.
+    """
+    return error / (2 * math.sqrt(half)) if error else 0.0
+
+
+def root(cov: Tensor) -> Tensor:
+    """Return the symmetric root of a covariance (D, D), whose eigenvalues may be slightly negative by rounding."""
+    values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
+    half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    return half
 
 
 def gaussian_w2(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:

@@ -16,7 +16,7 @@ from scoresde_core.evaluator import Better, Metric
 from scoresde_run.data.evidence import Evidence
 from scoresde_run.features.extraction import EventSet
 
-from .comparison import GROUPS, balanced_halves, with_error
+from .comparison import balanced_halves, with_error
 from .feature_metric import FeatureMetric, TwoSetMetric, samples
 
 FEWEST = 10
@@ -111,6 +111,10 @@ def radii(points: Tensor, neighbours: int, rows: Sequence[Tensor]) -> list[Tenso
     return [torch.cat(parts) for parts in found]
 
 
+GROUPS = 16
+"""The number of groups of events, from which half-samples are made."""
+
+
 @attrs.frozen
 class PrecisionRecall(TwoSetMetric):
     """Fidelity and diversity (Kynkaanniemi et al. 2019, arXiv:1904.06991), higher is better.
@@ -141,7 +145,7 @@ class PrecisionRecall(TwoSetMetric):
         return f"precision_{self.features.name}", f"recall_{self.features.name}"
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        halves = balanced_halves(len(samples))
+        halves = balanced_halves(len(samples), GROUPS)
         whole = torch.ones(len(samples), dtype=torch.bool)
         found = shares(samples, truth, self.neighbours, [whole, *halves])
         precision, recall = zip(*found, strict=True)
