@@ -30,6 +30,7 @@ from scoresde_run.features.extraction import EventSet
 from scoresde_run.features.extractor import Features
 
 from .feature_metric import FeatureMetric, samples
+from .moments import root
 from .statistics_file import FeatureMoments, Statistics, merged
 
 NOTABLE = 0.1
@@ -44,17 +45,15 @@ class Centre:
     """A Gaussian to which distances are taken; the root of its covariance is computed once."""
 
     def __init__(self, moments: FeatureMoments, without: Sequence[FeatureMoments] = ()) -> None:
-        values, vectors = torch.linalg.eigh(_symmetric(moments.covariance.double()))
-        values = values.clamp_min(0)
-        self.mean, self.trace = moments.mean.double(), float(values.sum())
-        self.root: Tensor = vectors * values.sqrt() @ vectors.T
+        covariance = moments.covariance.double()
+        self.mean, self.trace, self.root = moments.mean.double(), float(covariance.trace()), root(covariance)
         self.without = [Centre(part) for part in without]
         """Where it is of random draws: the same without each range of them in turn."""
 
     def distance(self, moments: FeatureMoments) -> float:
         """Return d^2 to the Gaussian with these moments, in float64; covariances may be singular."""
         covariance = moments.covariance.double().to(self.root.device)
-        values = torch.linalg.eigvalsh(_symmetric(self.root @ covariance @ self.root)).clamp_min(0)
+        values = torch.linalg.eigvalsh(self.root @ covariance @ self.root).clamp_min(0)
         offset = (moments.mean.double().to(self.mean.device) - self.mean).square().sum()
         return float(offset + covariance.trace() + self.trace - 2 * values.sqrt().sum())
 
@@ -241,7 +240,3 @@ def _place(evidence: Evidence) -> int:
     counts = torch.zeros(evidence.processes.count, dtype=torch.int64, device=evidence.processes.device)
     counts[evidence.processes.rank] = len(evidence.samples)
     return int(evidence.processes.total(counts)[: evidence.processes.rank].sum())
-
-
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2

@@ -7,7 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import Level, Scalar
+from scoresde_core.sde import Level
+from scoresde_core.shapes import per_row
 
 Coefficient = float | Tensor
 """alpha or sigma: a float, or a float64 column (B, 1)."""
@@ -19,10 +20,16 @@ def coefficients(level: Level, x: Tensor) -> tuple[Coefficient, Coefficient]:
     The entries of a level are numbers, tensors of one element, or tensors of one value per row, (B,) or (B, 1, ...). A
     tensor of one element is read once, so that a cache can be keyed by its value.
     """
-    alpha, sigma = _read(level.alpha, x), _read(level.sigma, x)
-    if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
-        return _column(alpha, x), _column(sigma, x)
-    return alpha, sigma
+    values = level.alpha, level.sigma
+    for value in values:
+        if isinstance(value, Tensor) and value.numel() > 1 and not len(value) == value.numel() == len(x):
+            raise ValueError(
+                f"a noise level has one value or one per row: got shape {tuple(value.shape)} for a batch of {len(x)}"
+            )
+    if not any(isinstance(value, Tensor) and value.numel() > 1 for value in values):
+        return float(level.alpha), float(level.sigma)
+    like = x.new_empty(len(x), dtype=torch.float64)
+    return per_row(level.alpha, like).unsqueeze(1), per_row(level.sigma, like).unsqueeze(1)
 
 
 def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -30,21 +37,3 @@ def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
         raise ValueError(f"this target has events of shape {shape}, got a batch of shape {tuple(x.shape)}")
     return x.reshape(x.shape[0], prod(shape))
-
-
-def _read(value: Scalar, x: Tensor) -> Coefficient:
-    if not isinstance(value, Tensor):
-        return float(value)
-    if value.numel() == 1:
-        return value.item()
-    if value.numel() != len(x) or value.shape[0] != len(x):
-        raise ValueError(
-            f"a noise level has one value or one per row: got shape {tuple(value.shape)} for a batch of {len(x)}"
-        )
-    return value.reshape(-1, 1).to(x.device, torch.float64)
-
-
-def _column(value: Coefficient, x: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.full((len(x), 1), value, dtype=torch.float64, device=x.device)

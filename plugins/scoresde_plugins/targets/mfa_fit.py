@@ -157,7 +157,7 @@ def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
         square += posterior.centred.square().sum(0)
         total += float(posterior.joint.logsumexp(1).double().sum())
     # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.
-    second[:, :-1, :-1] += count[:, None, None] * posterior.components.gain.double()
+    second[:, :-1, :-1] += count[:, None, None] * posterior.components.gain.squeeze(0).double()
     cross = cross.reshape(components, factors + 1, dim)
     return _Statistics(count, cross, second, square, target.center, total / len(x))
 

@@ -51,7 +51,7 @@ class Components:
     precision: Tensor
     """S^-1, (n, D)."""
     gain: Tensor
-    """alpha^2 M_k^-1, (K, q, q), or (B, K, q, q)."""
+    """alpha^2 M_k^-1, (n, K, q, q)."""
     offset: Tensor
     """alpha W_k^T S^-1 mu_k, (n, K, q)."""
     constant: Tensor
@@ -231,8 +231,7 @@ class MixtureOfFactorAnalysers(Target):
         scaled = centred * at.precision
         projected = (scaled @ stack.T).reshape(-1, *self._centred.shape[:2])
         p = projected[..., :-1] - at.offset
-        shared = at.gain.ndim == 3
-        factors = torch.einsum("bkq,kqp->bkp" if shared else "bkq,bkqp->bkp", p, at.gain)
+        factors = torch.einsum("bkq,bkqp->bkp", p, at.gain)
         joint = at.constant + at.alpha * projected[..., -1] + 0.5 * (p * factors).sum(2)
         return Posterior(joint - 0.5 * (scaled * centred).sum(1, keepdim=True), factors, centred, at)
 
@@ -265,14 +264,8 @@ class MixtureOfFactorAnalysers(Target):
         inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
         volume = variance.log().sum(1, keepdim=True) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         square = alpha**2 * gram[..., -1, -1] + len(self.noise) * math.log(2 * math.pi)
-        gain = a3**2 * (inverse.mT @ inverse)
-        return Components(
-            alpha,
-            precision,
-            gain.squeeze(0) if shared else gain,
-            a2 * gram[..., :-1, -1],
-            self.weights.log() - 0.5 * (volume + square),
-        )
+        constant = self.weights.log() - 0.5 * (volume + square)
+        return Components(alpha, precision, a3**2 * (inverse.mT @ inverse), a2 * gram[..., :-1, -1], constant)
 
 
 class _Mixtures:
