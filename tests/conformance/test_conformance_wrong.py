@@ -327,7 +327,7 @@ class FirstStepPredictor(MultistepPredictor):
     (NoisyMeanPredictor, "has_a_mean_without_noise", "with the sign of noise drawn after the last evaluation"),
     (StatefulPredictor, "forgets_between_runs", "another result the second time"),
     (InPlacePredictor, "keeps_shape_and_dtype", "changed x in place"),
-    (CoupledPredictor, "steps_split_alike", "in batches of 5 differ by"),
+    (CoupledPredictor, "steps_split_alike", "in batches of 5 differ from the same samples drawn at once by"),
     (FloatsOnlyPredictor, "takes_a_time_per_row", "only one element tensors"),
     (FirstStepPredictor, "takes_a_time_per_row", "only one element tensors"),
 )
