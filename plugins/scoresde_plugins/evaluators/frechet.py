@@ -235,8 +235,5 @@ def _centre_of_file(file: Statistics, device: str) -> Centre:
 
 def _place(evidence: Evidence) -> int:
     """Return the number of samples of the processes before this one."""
-    if evidence.processes is None:
-        return 0
-    counts = torch.zeros(evidence.processes.count, dtype=torch.int64, device=evidence.processes.device)
-    counts[evidence.processes.rank] = len(evidence.samples)
-    return int(evidence.processes.total(counts)[: evidence.processes.rank].sum())
+    processes = evidence.processes
+    return 0 if processes is None else sum(processes.exchange(len(evidence.samples))[: processes.rank])

@@ -46,9 +46,7 @@ class Processes:
         """Concatenate every process's ``value`` in order of rank; every process must call this."""
         if self.count == 1:
             return value
-        counts = torch.zeros(self.count, dtype=torch.int64, device=value.device)
-        counts[self.rank] = len(value)
-        sizes = self.total(counts).tolist()
+        sizes = self.exchange(len(value))
         padded = torch.cat([value, value.new_zeros(max(sizes) - len(value), *value.shape[1:])])
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
