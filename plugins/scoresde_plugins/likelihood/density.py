@@ -60,6 +60,10 @@ class LogDensities:
     stderr: Tensor | None = None
 
 
+Found = LogDensities
+"""The old name."""
+
+
 class Density(ABC):
     """A way to compute a model's log density."""
 
