@@ -53,7 +53,8 @@ class Centre:
     def distance(self, moments: FeatureMoments) -> float:
         """Return d^2 to the Gaussian with these moments, in float64; covariances may be singular."""
         covariance = moments.covariance.double().to(self.root.device)
-        values = torch.linalg.eigvalsh(self.root @ covariance @ self.root).clamp_min(0)
+        product = self.root @ covariance @ self.root
+        values = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0)
         offset = (moments.mean.double().to(self.mean.device) - self.mean).square().sum()
         return float(offset + covariance.trace() + self.trace - 2 * values.sqrt().sum())
 
