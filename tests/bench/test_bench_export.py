@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import DENOISER, save_models
 
@@ -333,6 +334,17 @@ def test_power_is_recovered_with_its_error(order: float) -> None:
     logs = [math.log(n) for n in (5, 10, 20, 40, 80)]
     spread = sum((x - sum(logs) / 5) ** 2 for x in logs)
     assert found[1] == pytest.approx(math.hypot(0.01, 0.05) / math.sqrt(spread))
+
+
+def test_the_line_is_weighted_least_squares() -> None:
+    """Of uneven errors, by the normal equations; the deviations are within them, so the scatter does not count."""
+    steps, values, errors = (10, 20, 40, 80), (1.0, 0.3, 0.06, 0.02), (0.02, 0.06, 0.006, 0.006)
+    found = power([(n, measured(v, e)) for n, v, e in zip(steps, values, errors, strict=True)])
+    weights = np.diag([1 / ((e / v) ** 2 + 0.05**2) for v, e in zip(values, errors, strict=True)])
+    x = np.stack([np.log(steps), np.ones(4)], 1)
+    covariance = np.linalg.inv(x.T @ weights @ x)
+    expected = -(covariance @ x.T @ weights @ np.log(values))[0]
+    assert found == pytest.approx((expected, math.sqrt(covariance[0, 0])), rel=1e-9)
 
 
 def test_a_power_may_hold_from_some_number_of_steps_on() -> None:

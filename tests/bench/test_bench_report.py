@@ -267,6 +267,14 @@ def test_positions_on_logarithmic_axes_are_proportional_to_logarithms() -> None:
     assert {tick.text: tick.at for tick in found.x_ticks}["100"] == pytest.approx(second.x)
 
 
+@pytest.mark.parametrize("kind", ["linear", "logarithmic", "asinh"])
+def test_a_margin_is_the_same_share_of_both_ends_of_every_scale(kind: str) -> None:
+    scale = scales.Scale(kind, 0.5)
+    low, high = scale.padded(2.0, 5000.0)
+    bottom, least, most, top = map(scale, (low, 2.0, 5000.0, high))
+    assert [least - bottom, top - most] == pytest.approx([0.06 * (most - least)] * 2)
+
+
 def test_diverged_cell_does_not_flatten_the_others() -> None:
     values = (1e30, 1.0, 3.0, 10.0)
     rows = [row(n, v, steps=n, nfe=10.0 * 2**n) for n, v in enumerate(values)]
