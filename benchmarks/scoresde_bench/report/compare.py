@@ -47,7 +47,17 @@ class Change:
     metric: str
     before: MetricValue
     after: MetricValue
-    z: float
+
+    @property
+    def z(self) -> float:
+        """Standard errors by which the value became worse; infinite if it stopped being a number."""
+        ends = [math.isfinite(found.value) for found in (self.before, self.after)]
+        if not all(ends):
+            return math.inf * (ends[0] - ends[1]) if any(ends) else 0.0
+        change, noise = self.after.badness - self.before.badness, math.hypot(self.before.stderr, self.after.stderr)
+        if abs(change) <= EXACT * abs(self.before.value) or change == 0:
+            return 0.0
+        return change / noise if noise > 0 else math.copysign(math.inf, change) if noise == 0 else math.nan
 
     @property
     def p(self) -> float:
@@ -197,18 +207,7 @@ def _earlier(rows: Sequence[ResultRow]) -> list[str]:
 def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
     ends = [(metric, metric_value(a, metric), metric_value(b, metric)) for metric in _metrics(a)]
     cell = str(b.get("cell", ""))
-    return [Change(label, cell, name, old, new, _z(old, new)) for name, old, new in ends if old and new]
-
-
-def _z(before: MetricValue, after: MetricValue) -> float:
-    """Standard errors by which a value became worse; infinite if it stopped being a number."""
-    ends = [math.isfinite(found.value) for found in (before, after)]
-    if not all(ends):
-        return math.inf * (ends[0] - ends[1]) if any(ends) else 0.0
-    difference, noise = after.badness - before.badness, math.hypot(before.stderr, after.stderr)
-    if abs(difference) <= EXACT * abs(before.value) or difference == 0:
-        return 0.0
-    return difference / noise if noise > 0 else math.copysign(math.inf, difference) if noise == 0 else math.nan
+    return [Change(label, cell, name, old, new) for name, old, new in ends if old and new]
 
 
 def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Change], str]:

@@ -141,7 +141,7 @@ class _Listing:
             table.add_row(*names, *values, *others, end_section=line == last)
         for line, name in enumerate(self.floors, last + 1):
             blank, numbers = [""] * (len(self.names) - 1), [self.values[metric][line] for metric in metrics]
-            table.add_row(*map(text, [name, *blank, *numbers, *[""] * len(self.last)]), style="dim")
+            table.add_row(*map(text, [name, *blank, *numbers]), style="dim")
         return table
 
 

@@ -12,8 +12,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -118,10 +117,13 @@ class Costs:
         if key in self._done:
             return statistics.median(self._done[key])
         if key not in self._rates:
+            threads = torch.get_num_threads()
             try:
                 self._rates[key] = self._calibrate(cell) if self.here else None
             except Exception:  # the cell itself will report why
                 self._rates[key] = None
+            finally:
+                torch.set_num_threads(threads)
         return self._rates[key]
 
     @torch.no_grad()
@@ -147,12 +149,12 @@ class Costs:
         while True:
             seconds = math.inf
             for team in sorted(teams):
-                with _threads(team):
-                    first = evaluate(size)
-                    if first > CONTENDED * seconds:
-                        teams.remove(team)
-                    else:
-                        seconds = min(seconds, first, *(evaluate(size) for _ in range(REPEATS - 1)))
+                torch.set_num_threads(team)
+                first = evaluate(size)
+                if first > CONTENDED * seconds:
+                    teams.remove(team)
+                else:
+                    seconds = min(seconds, first, *(evaluate(size) for _ in range(REPEATS - 1)))
             following = min(GROWTH * size, largest)
             if size == largest or seconds * following / size > PATIENCE:
                 return seconds / size
@@ -162,17 +164,6 @@ class Costs:
         """The evaluations of an adaptive sampler depend on the score, those of others on the steps alone."""
         adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
         return json.dumps(cell.parameters["sampler"], sort_keys=True), adaptive
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run the body with ``count`` threads per operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:

@@ -1,14 +1,11 @@
-"""Shared by the speed studies: options, alternatives timed in turn, their table, and processes of their own."""
+"""Shared by the speed studies: options, alternatives timed in turn, and their table."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +126,3 @@ def show(title: str, measured: Mapping[str, Measured], units: int = 1, **more: M
         cells = [f"{fastest * 1e3:.3f}", f"{median * 1e3:.3f}", f"{1 / fastest:.1f}", f"{first / units / fastest:.2f}x"]
         cells += [memory, *(str(column.get(name, "-")) for column in more.values())]
         print(f"{name:<42} " + " ".join(f"{cell:>11}" for cell in cells))
-
-
-def by_itself(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of a module in a process of its own; the text of a failure if its memory runs out."""
-    try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            return process.submit(function, *arguments).result()
-    except (torch.OutOfMemoryError, BrokenProcessPool):
-        return "out of memory"

@@ -1,12 +1,12 @@
 """Measures time and memory of a whole training step: forward, loss, backward, clipping, optimiser, averaging.
 
     python benchmarks/studies/speed/training_step.py --threads 2 --published ~/score_sde_pytorch
-    python benchmarks/studies/speed/training_step.py --memory --set training.batch_size=128
+    python benchmarks/studies/speed/training_step.py --memory recompute --set training.batch_size=128
     python benchmarks/studies/speed/training_step.py --device cuda --set model.network.nf=128 training.batch_size=128
 
 Random images of the preset's shape; by default the published NCSN++ of 32 channels, in batches of 16. The published
 step is that of a checkout (published.py), with the same weights. Averaging the weights is also timed by itself.
-``--memory`` runs each step in its own process and prints the peak, allocated by CUDA or, on a CPU, held by the process.
+``--memory`` prints the peak of one of the steps, allocated by CUDA or, on a CPU, held by the process.
 """
 
 from itertools import count
@@ -14,7 +14,7 @@ from itertools import count
 import attrs
 import torch
 from published import Checkout
-from side_by_side import MIB, by_itself, in_turn, options_of, prepare, show
+from side_by_side import MIB, in_turn, options_of, prepare, show
 
 from scoresde import Dataset, default_registry
 from scoresde_run.commands.presets import find_preset
@@ -94,32 +94,22 @@ def averages_of(network, options, device, rate=0.999):
     return updates
 
 
-def step_memory(way, options):
-    """Peak bytes before and after two steps; call it in a new process."""
-    device = prepare(options, keep_memory=False)
-    step = step_of(way, options, device)
-    before = peak_memory(device)
-    for _ in range(2):  # the first creates the optimiser's state
-        step()
-    return before, peak_memory(device)
-
-
 def main():
     parser = options_of(__doc__, published=True)
     parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="also time bf16 with torch.compile on a CPU")
-    parser.add_argument("--memory", action="store_true", help="measure only peak memory")
+    parser.add_argument("--memory", choices=(PUBLISHED, "float32", *WAYS), help="only the peak memory of one step")
     options = parser.parse_args()
-    device = prepare(options)
+    device = prepare(options, keep_memory=not options.memory)
     ways = [PUBLISHED] * bool(options.published) + ["float32", "recompute"]
     ways += ["bf16 compiled"] if device.type == "cuda" or options.compile else []
     print(f"{options.preset} {' '.join(options.set)}, {describe_device(device)}, torch {torch.__version__}")
     if options.memory:
-        for way in [*ways, *(["bf16, recompute"] if device.type == "cuda" else [])]:
-            found = by_itself(step_memory, way, options)
-            text = found if isinstance(found, str) else f"{found[1] / MIB:.0f} MiB, before {found[0] / MIB:.0f} MiB"
-            print(f"{way:<26} {text}")
+        step, before = step_of(options.memory, options, device), peak_memory(device)
+        for _ in range(2):  # the first creates the optimiser's state
+            step()
+        print(f"{options.memory}: {peak_memory(device) / MIB:.0f} MiB, before {before / MIB:.0f} MiB")
         return
     trainer = build(options, device)
     steps = {way: step_of(way, options, device) for way in ways}
