@@ -53,6 +53,10 @@ class Sampler(ABC):
         """Why this sampler, with its components, does not support ``sde``, or None."""
         return None
 
+    def skip_model(self, model: ScoreModel) -> str | None:
+        """Why this sampler, with its components, cannot use a model with what it knows, or None."""
+        return None
+
 
 def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
     """Why this combination cannot work on events of ``shape``, or None."""
@@ -98,7 +102,7 @@ def sample(
     if missing:
         lacking = " and no ".join(missing)
         raise UsageError(f"this {type(model).__name__} has no {lacking}: give it when you make the model")
-    if reason := skip(sampler, model.sde, model.shape):
+    if reason := skip(sampler, model.sde, model.shape) or sampler.skip_model(model):
         raise UsageError(reason)
     whole, model = model, model.informed(n, seed, first).framed()
     size, parts = min(batch_size or n, n), []

@@ -14,6 +14,7 @@ NFE is ``rows`` over samples, so a sample that needs no further evaluation costs
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, Protocol, Self
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from . import moved
 from .contract import Contract, derived
-from .errors import UsageError
+from .errors import UsageError, near_misses
 from .frame import Frame
 from .sde import SDE, Level
 from .shapes import expand, solve
@@ -46,19 +47,54 @@ class ScoreModel(Contract):
     continuous: bool = True
     """Whether it was made for all levels, and so varies smoothly between them."""
     rows: int = 0
+    known: Mapping[str, Any] = {}
+    """What it knows of each sample, by name: tensors with one row a sample, or one row for all."""
     _whole: ScoreModel | None = None
 
     @abstractmethod
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         """The score at ``x`` (B, ...), uncounted; implement this, call :meth:`score`."""
 
+    @property
+    def takes(self) -> Mapping[str, int | tuple[int, ...]]:
+        """What it can know of each sample: names, each with a number of classes or the shape of one row."""
+        return {}
+
+    def given(self, **known: Tensor) -> Self:
+        """The model that knows ``known`` of each sample, such as ``class`` (n,) or ``y`` (n, *shape), and its process.
+
+        A tensor has one row a sample, or one row for all; a name that neither takes is a :class:`UsageError`.
+        """
+        needs = self.sde.needs if hasattr(self, "sde") else ()
+        for name in known:
+            if name not in (usable := [*self.takes, *needs]):
+                words = near_misses(name, usable) or (f" It takes {', '.join(usable)}." if usable else "")
+                raise UsageError(f"the model takes nothing called {name!r}.{words or ' It takes nothing.'}")
+        bound = self.part(known={**self.known, **{name: known[name] for name in known if name in self.takes}})
+        if own := {name: known[name] for name in known if name in needs}:
+            bound.sde = self.sde.given(**own)
+        return bound
+
+    def unconditional(self) -> ScoreModel:
+        """The model that knows nothing of its samples, but what its process needs."""
+        return self.part(known={})
+
     def select(self, index: Tensor) -> ScoreModel:
         """The model of the samples ``index`` (N,) among its samples; this model counts its evaluations too.
 
         Use it to evaluate some of the samples: a batch, particles, samples that have not arrived. A model with data of
-        each sample, such as its class, overrides it with :meth:`part`.
+        each sample outside of ``known`` overrides it with :meth:`part`. ``ValueError`` if there are too few rows.
         """
-        return self
+        rows = {name: v for name, v in self.known.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
+        own = {"sde": self.sde.rows(index)} if hasattr(self, "sde") and self.sde._known else {}
+        if not rows:
+            return self.part(**own) if own else self
+        last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
+        for name, value in rows.items():
+            if last >= len(value):
+                few = f"{name!r} has {len(value)} rows, too few for sample {last}"
+                raise ValueError(f"{few}: give one row per sample, or one row for all")
+        return self.part(known={**self.known, **{name: v[index.to(v.device)] for name, v in rows.items()}}, **own)
 
     @derived("every evaluation is counted there; override evaluate")
     def score(self, x: Tensor, level: Level) -> Tensor:
@@ -76,6 +112,12 @@ class ScoreModel(Contract):
         part = copy(self)
         for name, value in {**known, "calls": 0, "rows": 0, "_whole": self}.items():
             setattr(part, name, value)
+        return part
+
+    def counted_by(self, whole: ScoreModel) -> Self:
+        """A copy whose evaluations ``whole`` counts, in place of this model."""
+        part = self.part()
+        part._whole = whole
         return part
 
     @derived(_EVALUATE)
@@ -101,6 +143,9 @@ class ScoreModel(Contract):
         """The model with what its process needs of samples ``first .. first + count``, else a ``UsageError``."""
         if reason := self.sde.lacks():
             raise UsageError(reason)
+        for name, value in self.known.items():
+            if isinstance(value, Tensor) and value.ndim and len(value) not in (1, count):
+                raise UsageError(f"{name!r} has {len(value)} rows for {count} samples: give one row a sample, or one")
         return self
 
     def framed(self) -> ScoreModel:
@@ -123,25 +168,35 @@ class ExactScore(ScoreModel):
     """The exact score of a target, under a process if one is given.
 
     Under a process that knows y it is that of the law given y: the target must say how y comes about (``given``).
+    Of a target that knows its components it can be told the ``class``, the component of each sample; -1 is any.
     """
 
     def __init__(self, target: HasScore, sde: SDE | None = None) -> None:
-        self.target = target
+        self.target: Any = target
         for name, value in {"sde": sde, "shape": getattr(target, "shape", None)}.items():
             if value is not None:
                 setattr(self, name, value)
 
+    @property
+    def takes(self) -> Mapping[str, int | tuple[int, ...]]:
+        return {"class": len(self.target.modes())} if "class" in getattr(self.target, "knows", ()) else {}
+
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         if not hasattr(self, "sde"):
-            return self.target.score(x, level)
+            score: Tensor = self.target.score(x, level, **self._classes)
+            return score
         frame = self.sde.frame
         if frame is None:
-            return self.sde.score_of(self.target, x, level)
+            return self.sde.score_of(self.target, x, level, **self._classes)
         return frame.turn_back(self.evaluate_framed(frame.enter(x, level.t), level, frame))
 
     def evaluate_framed(self, c: Tensor, level: Level, frame: Frame) -> Tensor:
-        given = self.target if frame.y is None else self.target.given(frame.turn(frame.y))  # type: ignore[attr-defined]
-        return self.sde.score_of(given, c, level)
+        given = self.target if frame.y is None else self.target.given(frame.turn(frame.y))
+        return self.sde.score_of(given, c, level, **self._classes)
+
+    @property
+    def _classes(self) -> dict[str, Any]:
+        return {"classes": self.known["class"]} if "class" in self.known else {}
 
     def informed(self, count: int, seed: int, first: int) -> ScoreModel:
         """With the observations that the target draws, unless the process has its own."""
@@ -151,7 +206,10 @@ class ExactScore(ScoreModel):
         return self.part(sde=self.sde.given(**{name: value[first:] for name, value in known.items()}))
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
-        mean: Tensor = self.target.moments()[0]  # type: ignore[attr-defined]
+        if self.known:  # the score of an event without noise level has the mean of its component
+            near = self.sde.float_level(self.sde.t_signal)
+            return (x + self.evaluate(x, near) * near.sigma**2) / near.alpha
+        mean: Tensor = self.target.moments()[0]
         return mean.to(x).reshape(1, *x.shape[1:]).expand_as(x)
 
 
@@ -187,9 +245,19 @@ class FramedScore(WrappedScore):
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         return self.frame.lift(self.model.evaluate_denoised(self.frame.leave(x, level.t), level))
 
+    @property
+    def takes(self) -> Mapping[str, int | tuple[int, ...]]:
+        return self.model.takes
+
+    def given(self, **known: Tensor) -> Self:
+        return self.part(model=self.model.given(**known))
+
+    def unconditional(self) -> ScoreModel:
+        return self.part(model=self.model.unconditional())
+
     def select(self, index: Tensor) -> ScoreModel:
-        sde = self.sde.rows(index)
-        return self.part(model=self.model.select(index), sde=sde, frame=sde.frame)
+        model = self.model.select(index)
+        return self.part(model=model, sde=model.sde, frame=model.sde.frame)
 
 
 def in_frame(model: ScoreModel, x: Tensor) -> tuple[ScoreModel, Tensor]:

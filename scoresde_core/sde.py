@@ -204,7 +204,7 @@ class Process(Contract):
         """Why a target has no exact score under this process, or None."""
         return f"{type(self).__name__} is known by simulation alone and has no exact score: train a network, loss ssm"
 
-    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
+    def score_of(self, target: Any, c: Tensor, level: Level, **known: Any) -> Tensor:
         """The exact score of a target at a state in the frame; :meth:`skip_target` says where there is none."""
         raise UsageError(str(self.skip_target(target)))
 
@@ -307,8 +307,8 @@ class SDE(Process):
             return f"{type(self).__name__} needs an observation y of each event: take the target observed[of=...]"
         return None
 
-    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
-        score: Tensor = target.score(c, level)
+    def score_of(self, target: Any, c: Tensor, level: Level, **known: Any) -> Tensor:
+        score: Tensor = target.score(c, level, **known)
         return score
 
     def coefficient(self, value: Any, x: Tensor | None) -> Any:

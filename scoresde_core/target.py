@@ -17,7 +17,13 @@ from .sde import DATA, Level
 
 
 class Target(ABC):
-    """An exact distribution over events of one ``shape``. Densities are in nats."""
+    """An exact distribution over events of one ``shape``. Densities are in nats.
+
+    One that ``knows`` its class has a further argument of ``score``: ``classes`` (B,), the component of each row, -1
+    any; then the score is that of the row's component.
+    """
+
+    knows: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -52,6 +58,10 @@ class Target(ABC):
     def modes(self) -> Tensor | None:
         """The weights (K,) of the components, float64; None for a target without components."""
         return None
+
+    def component(self, k: int) -> Target:
+        """The law of component ``k`` of a target that ``knows`` its class."""
+        raise NotImplementedError(f"{type(self).__name__} has no components")
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Posterior probability of each component, (B, *shape) -> (B, K)."""

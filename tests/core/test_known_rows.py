@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scoresde import ConditionedSampler, ExactScore, NetworkScore, create, sample
+from scoresde_core.errors import UsageError
 from scoresde_plugins.conditions.label import ClassObservation, GuidedScore, TargetClassifier
 from scoresde_plugins.likelihood.bound import likelihood_bound
 from scoresde_plugins.likelihood.likelihood import log_likelihood as likelihood
@@ -62,8 +63,13 @@ def test_parts_are_counted_by_the_whole(sampler):
 
 
 def test_too_few_rows_are_an_error():
-    with pytest.raises(ValueError, match="cond 'centre' has 6 rows, too few for sample 11: give one row per sample"):
-        draw(model(), SAMPLERS[1], n=12, batch_size=6)
+    """Before any work; and wherever rows are chosen."""
+    counted = model()
+    with pytest.raises(UsageError, match="'centre' has 6 rows for 12 samples: give one row a sample, or one"):
+        draw(counted, SAMPLERS[1], n=12, batch_size=6)
+    assert counted.calls == 0
+    with pytest.raises(ValueError, match="'centre' has 6 rows, too few for sample 11: give one row per sample"):
+        counted.select(torch.tensor([0, 11]))
 
 
 def test_a_row_for_all_serves_every_batch():

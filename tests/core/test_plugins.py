@@ -132,7 +132,7 @@ FAULTS = {
     "not a mapping": ("", "- grids\n", "failed", "a registry file must be a mapping with 'api: 1' at the top"),
     "no api": ("", "grids: {}\n", "failed", "'api' must be 1, got None"),
     "duplicate key": ("", "api: 1\ngrids:\n  a: {target: 'a:B'}\n  a: {target: 'a:C'}\n", "failed", "a given twice"),
-    "unknown kind": ("", "api: 1\ngirds: {}\n", "failed", "unknown kind 'girds'. Did you mean 'grids'?"),
+    "unknown kind": ("", "api: 1\ngirds: {}\n", "failed", "unknown kind 'girds'. Did you mean 'grids' or 'guidances'?"),
 }
 
 
@@ -179,7 +179,7 @@ def test_all_faults_of_a_manifest_at_once(install):
     error = status_of(load_registry(disabled=()), "fake-plugin").error
     assert isinstance(error, ManifestError)
     assert error.problems == [
-        "unknown kind 'girds'. Did you mean 'grids'?",
+        "unknown kind 'girds'. Did you mean 'grids' or 'guidances'?",
         "sdes must map names to rows",
         "grids.Upper: a name must be lower-case letters, digits and underscores",
         "grids.no_target: needs a target such as 'package.module:Class'",

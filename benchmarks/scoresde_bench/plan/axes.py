@@ -17,10 +17,13 @@ COMPONENT_AXES: Mapping[str, str] = {
     "predictor": "predictors",
     "corrector": "correctors",
     "grid": "grids",
+    "guidance": "guidances",
 }
 """Axes whose values are components, and the kinds of those components."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that set a parameter of the sampler; without effect on samplers that lack it."""
+KNOWN_AXES = ("known", "guidance")
+"""Axes that a cell has only if they are given: what is known of samples, and how it guides them."""
 LEARNED_AXES: Mapping[str, str] = {"checkpoint": "checkpoints", "network": "presets"}
 """Axes that replace a target's exact score and define their own SDE, and the kinds of their values."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -36,6 +39,8 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "checkpoint": (),
     "network": (),
     "sde": ("ve", "vp", "subvp"),
+    "known": (),
+    "guidance": (),
     "sampler": ("pc",),
     "predictor": ("reverse_diffusion",),
     "corrector": ("none",),
@@ -47,13 +52,15 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "compile": ("none",),
     "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
 }
-UNNAMED: Mapping[str, str] = {"grid": "the predictor's own"}
+UNNAMED: Mapping[str, str] = {"grid": "the predictor's own", "known": "nothing"}
 """How help describes an axis without a default."""
 HELP: Mapping[str, str] = {
     "target": "exact distribution to sample from, or to compare a checkpoint with",
     "checkpoint": "trained model, by folder or name; replaces the exact score and --sde",
     "network": "preset with random weights, for measuring speed only",
     "sde": "forward process",
+    "known": "what is known of all samples of a cell: class=3, class=[0,3] for two cells",
+    "guidance": "away from another score: cfg[scale=2], autoguidance[...]",
     "sampler": "sampling loop: pc, ode, ...",
     "predictor": "reverse-time step",
     "corrector": "MCMC steps at each noise level",

@@ -22,7 +22,7 @@ from scoresde_run.results.rows import SCHEMA
 from .axes import COMPONENT_AXES, LEARNED_AXES
 from .score_sources import ScoreSource
 
-TITLE = ("target", "checkpoint", "network", "sde", "sampler", "predictor", "corrector", "grid")
+TITLE = ("target", "checkpoint", "network", "sde", "known", "sampler", "predictor", "corrector", "grid", "guidance")
 
 
 @attrs.frozen(slots=False)
@@ -54,7 +54,8 @@ class Cell:
     @property
     def steps(self) -> int | None:
         """The sampler's step count; None if it chooses its own steps."""
-        return getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
+        sampler = getattr(self.sampler, "sampler", self.sampler)  # inside its guidance
+        return getattr(sampler, "steps", None) if "steps" in sampler.uses else None
 
     @property
     def evaluators(self) -> tuple[str, ...]:
@@ -66,7 +67,9 @@ class Cell:
         """The cell as plain data (a block of a suite), from which another process builds it."""
         learned = self.source.has_network  # which defines its SDE; a checkpoint also its network
         implied = {"sde": learned, "network": self.names.get("checkpoint") is not None}
-        found = {axis: self.names.get(axis) for axis in (*COMPONENT_AXES, *LEARNED_AXES) if not implied.get(axis)}
+        found = {
+            axis: self.names.get(axis) for axis in (*COMPONENT_AXES, *LEARNED_AXES, "known") if not implied.get(axis)
+        }
         found |= {axis: getattr(self, axis) for axis in ("steps", "seed", "dtype", "precision", "compile")}
         numbers = {"samples": self.samples, "batch_size": self.batch_size, "timing": self.timing}
         single = {axis: [value] for axis, value in found.items() if value is not None}
@@ -117,7 +120,8 @@ class Cell:
         if self.precision != "float32" and self.dtype != "float32":
             return f"a network in {self.dtype} cannot run in {self.precision}: use --dtype float32"
         unknown = None if self.source.has_network else self.source.sde.skip_target(self.source.target)
-        return unknown or skip(self.sampler, self.source.sde, self.source.shape)
+        unfit = unknown or skip(self.sampler, self.source.sde, self.source.shape)
+        return unfit or self.source.lacks or self.sampler.skip_model(self.source.view)
 
     @property
     def title(self) -> str:

@@ -8,13 +8,14 @@ preset       a network with random weights, as fast as a trained one; its sample
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import attrs
 import torch
+from torch import nn
 
-from scoresde_core.components import Spec
+from scoresde_core.components import Spec, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_core.score import ExactScore, ScoreModel
@@ -24,7 +25,8 @@ from scoresde_run.commands.presets import find_preset
 from scoresde_run.data.units import Units
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
-from scoresde_run.models.model import Plan, plan_model
+from scoresde_run.models.known import check
+from scoresde_run.models.model import Model, Plan, plan_model
 
 WEIGHTS_SEED = 0
 
@@ -44,12 +46,51 @@ class ScoreSource(ABC):
     units: Units
     """Units of its samples; targets and pictures are in data units."""
     target: Target | None
-    """The exact distribution that samples are compared with, or None."""
+    """The exact distribution of the score or of the data, or None."""
+    known: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
+    """What is known of all samples."""
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The components and plain data that it consists of."""
-        return {"target": self.target, "sde": self.sde}
+        return {"target": self.target, "sde": self.sde, **({"known": dict(self.known)} if self.known else {})}
+
+    @property
+    def truth(self) -> Target | None:
+        """The exact distribution that samples are compared with: under a known class that of its component."""
+        if self.target is None or "class" not in self.known:
+            return self.target
+        return self.target.component(self.known["class"])
+
+    @property
+    @abstractmethod
+    def view(self) -> ScoreModel:
+        """The score model without its weights, with what is known, for plans."""
+
+    @property
+    def lacks(self) -> str | None:
+        """What the score model needs to know of its samples, or None."""
+        try:
+            self.view.informed(1, 0, 0)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def _told(self, model: ScoreModel, device: torch.device | str = "cpu") -> ScoreModel:
+        """``model`` with what is known, one row for all samples."""
+        return model.given(**{name: torch.tensor([value], device=device) for name, value in self.known.items()})
+
+    def given(self, known: str) -> Self:
+        """This source with ``known``, such as ``class=3``; a class that it has not is a :class:`UsageError`."""
+        name, _, value = known.partition("=")
+        found = parse_value(value) if value else None
+        if isinstance(found, bool) or not isinstance(found, int):
+            raise UsageError(f"--known must be NAME=INTEGER, such as class=3, got {known!r}")
+        bound = attrs.evolve(self, names={**self.names, "known": known}, known={**self.known, name: found})
+        check(bound.view, {name: torch.tensor([found])}, f"--known {known}")
+        if self.has_network and self.target is not None:
+            raise UsageError(f"--known {known} cannot be compared with all of {self.names['target']}: remove --target")
+        return bound
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
@@ -67,7 +108,12 @@ class Exact(ScoreSource):
 
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
         assert self.target is not None
-        return ExactScore(self.target.to(device, dtype), self.sde)
+        return self._told(ExactScore(self.target.to(device, dtype), self.sde), device)
+
+    @property
+    def view(self) -> ScoreModel:
+        assert self.target is not None
+        return self._told(ExactScore(self.target, self.sde))
 
 
 @attrs.frozen(eq=False)
@@ -92,7 +138,11 @@ class Learned(ScoreSource):
         model.to(device, dtype)
         if compile != "none":
             model.network.compile(mode=compile, dynamic=False)
-        return model.score(autocast=PRECISIONS[precision])
+        return self._told(model.score(autocast=PRECISIONS[precision]), device)
+
+    @property
+    def view(self) -> ScoreModel:
+        return self._told(Model(self.plan, nn.Identity()).score())
 
 
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
@@ -139,3 +189,13 @@ def learned_sources(
         *(learned(s.config.model.network.name, plan, s, spec) for s, plan in plans for spec in truths),
         *(learned(name, plan_model(find_preset(registry, name), registry), None, None) for name in presets),
     ]
+
+
+def told(source: ScoreSource, known: Sequence[str]) -> list[ScoreSource]:
+    """``source`` with each of ``known``, where ``class=[0,3]`` stands for two; itself if nothing is."""
+    texts = []
+    for text in known:
+        name, _, value = text.partition("=")
+        values = parse_value(value) if value.startswith("[") else None
+        texts += [f"{name}={one}" for one in values] if isinstance(values, list) else [text]
+    return [source.given(text) for text in dict.fromkeys(texts)] or [source]

@@ -19,11 +19,12 @@ from scoresde_core.kinds import kind_of
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler
 from scoresde_run.results.fingerprint import Fingerprint
+from scoresde_run.sampling.guidance import GuidedSampler
 
 from . import axes
-from .axes import COMPONENT_AXES, SAMPLER_AXES
+from .axes import COMPONENT_AXES, DEFAULTS, SAMPLER_AXES
 from .cells import Cell
-from .score_sources import ScoreSource, exact_sources, learned_sources
+from .score_sources import ScoreSource, exact_sources, learned_sources, told
 from .suite import Block, clear
 
 
@@ -105,23 +106,27 @@ class Sweep:
 
     def _block(self, block: Block) -> Iterable[Cell]:
         specs = {axis: sweep(self.registry, kind, self._texts(block, axis)) for axis, kind in COMPONENT_AXES.items()}
-        if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or axis != "grid")]:
+        if unnamed := [axis for axis, found in specs.items() if not found and (axis in block.axes or DEFAULTS[axis])]:
             raise UsageError(f"--{unnamed[0]} has no value: give one or more, or remove it")
         chosen: dict[str, list[Any]] = {**specs, "steps": list(block["steps"])}
         chosen["grid"] = specs["grid"] or [None]  # None: the sampler takes its predictor's grid
+        guidances: list[Spec | None] = [*specs["guidance"]] or [None]
         seeds, dtypes = block["seed"], axes.words("dtype", block["dtype"])
         modes, precisions = axes.words("compile", block["compile"]), axes.words("precision", block["precision"])
         for axis in ("predictor", "corrector", "grid"):
             for spec in specs[axis]:
                 self._once(COMPONENT_AXES[axis], spec)
-        sources = self._sources_of(block, specs)
+        sources = [each for source in self._sources_of(block, specs) for each in told(source, block["known"])]
         swept = [chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)]
-        others: list[Sequence[Any]] = [sources, modes, precisions, seeds, dtypes]
+        others: list[Sequence[Any]] = [sources, modes, precisions, seeds, dtypes, guidances]
         _check_count(math.prod(map(len, [*others, *swept])))
         samplers = {}
         for spec, *values in itertools.product(*swept):
             sampler, names = self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
-            samplers[tuple(names.values())] = sampler, {axis: names[axis] for axis in names if axis != "steps"}
+            shown = {axis: names[axis] for axis in names if axis != "steps"}
+            for guidance in guidances:
+                key = (*names.values(), str(guidance))
+                samplers[key] = (sampler, shown) if guidance is None else self._guided(sampler, shown, guidance)
         size = min(block.batch_size or block.samples, block.samples)
         shared: dict[str, Any] = {"samples": block.samples, "batch_size": size, "timing": block.timing}
         judges = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
@@ -133,6 +138,9 @@ class Sweep:
         ):
             how: dict[str, Any] = {"seed": seed, "dtype": dtype, "precision": precision, "compile": mode}
             yield Cell(names={**source.names, **names}, source=source, sampler=sampler, **how, **shared)
+
+    def _guided(self, sampler: Sampler, names: dict[str, Any], guidance: Spec) -> tuple[Sampler, dict[str, Any]]:
+        return GuidedSampler(sampler, self._once("guidances", guidance)), {**names, "guidance": str(guidance)}
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; default names always mean our components."""

@@ -15,8 +15,8 @@ ResultRow = Mapping[str, Any]
 """A result row as it is read from ``results.jsonl``."""
 
 COMPONENT_AXES = (
-    *("target", "checkpoint", "network", "sde"),
-    *("sampler", "predictor", "corrector", "grid", "precision", "compile"),
+    *("target", "checkpoint", "network", "sde", "known"),
+    *("sampler", "predictor", "corrector", "grid", "guidance", "precision", "compile"),
 )
 """Axes on which a missing value is a choice like any other (no corrector, a network that is not compiled)."""
 NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")

@@ -157,13 +157,13 @@ class Bench:
 
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
         """The exact samples for the cell, shared with cells of the same target and seed; None without a target."""
-        if cell.source.target is None:
+        if cell.source.truth is None:
             return None
-        key = (cell.names["target"], cell.seed, cell.dtype, cell.device)
+        key = (cell.names["target"], cell.names.get("known"), cell.seed, cell.dtype, cell.device)
         if key not in self._references:
             while len(self._references) >= KEPT:
                 self._references.pop(next(iter(self._references)))
-            target = cell.source.target.to(x.device, getattr(torch, cell.dtype))
+            target = cell.source.truth.to(x.device, getattr(torch, cell.dtype))
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 

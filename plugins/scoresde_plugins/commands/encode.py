@@ -25,12 +25,14 @@ from scoresde_core.errors import UsageError
 from scoresde_core.registry import Registry
 from scoresde_run.commands import options
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
+from scoresde_run.commands.known import add_known, bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scoresde_core.score import ScoreModel
     from scoresde_run.machine.progress import Progress
 
     from ..numerics.flow import Solver
@@ -55,28 +57,30 @@ class _Coder:
     def encode(self, x: Tensor) -> Tensor:
         from ..numerics.encoding import encode
 
-        return self._batched(
-            "encoding", x, lambda part: encode(self.opened.score, part.to(self.opened.device), **self._how)
-        )
+        return self._batched("encoding", x, lambda part, model: encode(model, part.to(self.opened.device), **self._how))
 
     def decode(self, latent: Tensor, what: str = "decoding", denoise: bool | None = None) -> Tensor:
         from ..numerics.encoding import decode
 
         clean = self.denoise if denoise is None else denoise
-        score, device = self.opened.score, self.opened.device
-        return self._batched(what, latent, lambda part: decode(score, part.to(device), **self._how, denoise=clean))
+        device = self.opened.device
+        return self._batched(
+            what, latent, lambda part, model: decode(model, part.to(device), **self._how, denoise=clean)
+        )
 
     @property
     def _how(self) -> dict[str, Any]:
         return {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
 
-    def _batched(self, what: str, x: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    def _batched(self, what: str, x: Tensor, work: Callable[[Tensor, ScoreModel], Tensor]) -> Tensor:
         import torch
 
-        chunks, done = torch.split(x, self.batch_size), []
-        for k, chunk in enumerate(chunks):
-            self.progress.batch(f"encode: {what}", k, len(chunks))
-            done.append(work(chunk).cpu())
+        from ..numerics.batches import in_batches
+
+        done = []
+        for start, model, chunk in in_batches(self.opened.score, x, self.batch_size):
+            self.progress.batch(f"encode: {what}", start // self.batch_size, -(-len(x) // self.batch_size))
+            done.append(work(chunk, model).cpu())
         return torch.cat(done)
 
 
@@ -87,6 +91,7 @@ class EncodeCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add_model(parser)
         add_dataset(parser)
+        add_known(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
         parser.add_argument("--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, not data")
@@ -125,6 +130,9 @@ class EncodeCommand(Command):
         record = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
         x, indices = _given(arguments, registry, opened)
+        if arguments.known:
+            told = tell_of_events(arguments, opened, registry, indices or range(len(x)))
+            opened = attrs.evolve(opened, score=bound(opened, told))
         parts = opened.sde, opened.target, opened.plan and opened.plan.network, solver
         asked = request.digits(registry, arguments, *parts, x=x, **opened.named)
         if request.finished(arguments.out, asked, INDEX):
@@ -173,6 +181,8 @@ def _check(arguments: argparse.Namespace) -> None:
     options.check_fractions(arguments, "t_min")
     if arguments.interpolate is not None and arguments.interpolate < 2:
         raise UsageError(f"--interpolate needs at least the 2 ends, got {arguments.interpolate}")
+    if arguments.interpolate is not None and arguments.known:
+        raise UsageError("--interpolate goes from one event to another, and --known belongs to events: leave one out")
     wrong = [value for value in arguments.temperature if not value > 0]
     if wrong:
         raise UsageError(f"--temperature must be above 0, got {wrong[0]:g}")

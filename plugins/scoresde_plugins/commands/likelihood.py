@@ -25,6 +25,7 @@ from scoresde_core.components import build, parse_value
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import OURS, Registry
 from scoresde_run.commands.events import add_dataset, find_events, open_events
+from scoresde_run.commands.known import add_known, bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import ODE, add_device, add_discrete, add_seed, add_values, check_counts, values_of
 from scoresde_run.machine import document
@@ -59,6 +60,7 @@ class LikelihoodCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add_model(parser)
         add_dataset(parser)
+        add_known(parser)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
         parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
@@ -115,6 +117,7 @@ def _prepare(
     """Check everything before anything is computed."""
     import torch
 
+    from scoresde_run.data.dataset import content_hash
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
@@ -134,16 +137,21 @@ def _prepare(
     events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
     source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
     share = Share(events, arguments.images, arguments.batch_size, source)
+    known = tell_of_events(arguments, opened, registry, share.indices)
+    score, truth = bound(opened, known), opened.target
+    if known:
+        source["known"] = {name: content_hash(value) for name, value in known.items()}
+        truth = truth.component(int(known["class"][0])) if truth and len({*known["class"].tolist()}) == 1 else None
     dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
     plan, fingerprint = opened.plan, Fingerprint(registry)
     asked = SplitLikelihood(
-        share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, opened.target,
-        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, opened.target, dataset),
+        share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, truth,
+        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, truth, dataset),
     )  # fmt: skip
     parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
-    model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    model = MeasuredModel(score, processes.device, torch.float32, identity, arguments.out / PARTS)
     digits = request.digits(registry, arguments, measure=model.parts_of(asked).folder.name)
     done = (arguments.out / INDEX).is_file() and request.finished(arguments.out, digits, INDEX)
     processes.wait()  # until every process has checked the folder

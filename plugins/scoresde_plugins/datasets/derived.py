@@ -38,13 +38,19 @@ class ExactDataset(Dataset):
         return self.target.shape
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` of a target with components, drawn from their posterior, so that the law is joint."""
+        """``labels`` of a target with components, drawn from their posterior, so that the law is joint.
+
+        Of an ``observed`` target also ``y``.
+        """
+        found = {}
+        if hasattr(self.target, "observe"):
+            found["y"] = self.target.observe(self.load(split), key(self.seed, "observed", split) % 2**31)
         if self.target.modes() is None:
-            return {}
+            return found
         parts = [self.target.responsibilities(x.double()) for x in torch.split(self.load(split), _ROWS)]
         sums = torch.cat(parts).cumsum(1)
         u = Noise(self.seed, (), len(sums), dtype=torch.float64).uniform(split, "labels")
-        return {"labels": (sums[:, :-1] < u.unsqueeze(1)).sum(1)}
+        return {**found, "labels": (sums[:, :-1] < u.unsqueeze(1)).sum(1)}
 
     def load(self, split: Split = "train") -> Tensor:
         draws = self.count if split == "train" else self.test_count

@@ -55,7 +55,9 @@ class SplitLoss(EventMeasure):
             return Draws(self.seed, step, len(events), total=self.share.batch_size, device=model.device)
 
         x = self.preprocessing(events.to(model.device), draws(f"pass {k}")).to(model.dtype)
-        losses = self.loss.per_sample(model.score, x, draws(f"evaluation {k}"))
+        first = k * self.share.batch_size
+        score = model.score.select(torch.arange(first, first + len(x)))
+        losses = self.loss.per_sample(score, x, draws(f"evaluation {k}"))
         return Part({"loss": losses.double().cpu()})
 
     def summarise(self, parts: Sequence[Part]) -> Row:
@@ -88,8 +90,9 @@ class SplitLikelihood(EventMeasure):
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first, events = self.share.batch(k)
         found = measure(
-            self.density, model.score, events.to(model.device), repeats=self.repeats, seed=self.seed,
-            first=first, exact=self._exact(), units=self.units, dequantizer=self.dequantizer, dtype=model.dtype,
+            self.density, model.score.select(torch.arange(first, first + len(events))), events.to(model.device),
+            repeats=self.repeats, seed=self.seed, first=first, exact=self._exact(), units=self.units,
+            dequantizer=self.dequantizer, dtype=model.dtype,
         ).tensors  # fmt: skip
         if not bool(found["values"].isfinite().all()):
             raise ScoreSDEError(f"bits/dim are not finite from event {self.share.indices[first]} on")
@@ -132,8 +135,9 @@ class Draw(Measure):
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first = k * self.batch_size
+        count = min(self.batch_size, self.n - first)
         drawn = sample(
-            model.score, self.sampler, min(self.batch_size, self.n - first),
+            model.score.select(torch.arange(first, first + count)), self.sampler, count,
             seed=self.seed, first=first, device=model.device, dtype=model.dtype, observe=model.observe,
         )  # fmt: skip
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})

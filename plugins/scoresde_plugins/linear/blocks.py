@@ -96,7 +96,7 @@ class BlockSDE(SDE):
         volume = lower.diagonal().log().sum() * white.shape[2] + 0.5 * math.log(2 * math.pi) * white[0].numel()
         return torch.cat([x, added], 1), -0.5 * white.double().square().sum((1, 2)) - volume
 
-    def score_of(self, target: Any, c: Tensor, level: Any) -> Tensor:
+    def score_of(self, target: Any, c: Tensor, level: Any, **known: Any) -> Tensor:
         """Sigma^-1 (A E[u_0 | u] - u), with E[x_0 | u] from the target's score at the scalar that u says of x_0."""
         alpha, sigma = level.alpha, level.sigma
         first = sigma.solve(alpha).matrix[..., 0]
@@ -104,7 +104,7 @@ class BlockSDE(SDE):
         white = sigma.solve(c).reshape(len(c), self.parts, -1)
         seen = ((first / norm).unsqueeze(-1).to(c) * white).sum(1).reshape(len(c), -1, *c.shape[2:])
         strength = float(norm) if norm.numel() == 1 else norm.reshape(-1, *[1] * (seen.ndim - 1)).to(c)
-        x = (seen + target.score(seen, Level(level.t, strength, 1.0))) / strength
+        x = (seen + target.score(seen, Level(level.t, strength, 1.0), **known)) / strength
         score: Tensor = (sigma**2).solve(alpha * self.frame.lift(x) - c)
         return score
 

@@ -48,8 +48,8 @@ class DiagonalSDE(SDE):
             return None
         return f"{type(target).__name__} is no mixture of Gaussians, as {type(self).__name__} needs for an exact score"
 
-    def score_of(self, target: Any, c: Tensor, level: Level) -> Tensor:
-        return _law(target, self).score(c, level)
+    def score_of(self, target: Any, c: Tensor, level: Level, **known: Any) -> Tensor:
+        return _law(target, self).score(c, level, **known)
 
     def coefficient(self, value: Any, x: Tensor | None) -> Any:
         """A coefficient at one time, float64, as (1, ...) on the device of ``x``."""

@@ -11,6 +11,7 @@ variance-exploding process needs.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
@@ -38,10 +39,18 @@ class MLP(Network):
     features: int = param(64, "number of features of the label, even", ge(4))
     fourier_scale: float = param(1.0, "standard deviation of the frequencies of Fourier features, in turns", gt(0))
     data_std: float = param(1.0, "standard deviation of the data, used with label=sigma only", gt(0))
+    classes: int = param(0, "number of classes that the blocks know, added to the label; 0: none", ge(0))
+    cond_shape: tuple[int, ...] = param((), "shape of a tensor that the network reads beside x; []: none")
+    cond: str = param("y", "what is known under this name is that tensor")
 
     def __attrs_post_init__(self) -> None:
         if self.features % 2:
             raise ValueError(f"features must be even, half sines and half cosines, got {self.features}")
+
+    def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
+        """The class of an event, and the tensor ``cond`` (*cond_shape)."""
+        classes: dict[str, int | tuple[int, ...]] = {"class": self.classes} if self.classes else {}
+        return classes | ({self.cond: tuple(self.cond_shape)} if self.cond_shape else {})
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         return MLPModule(self, shape, shape)
@@ -50,6 +59,9 @@ class MLP(Network):
 @attrs.frozen(kw_only=True)
 class MLPClassifier(ClassifierNetwork, MLP):
     """The same perceptron with logits (B, classes) as its output and the noise scale as its label."""
+
+    def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
+        return {}
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         return MLPModule(self, shape, (self.classes,))
@@ -75,11 +87,17 @@ class MLPModule(nn.Module):
             frequencies = 999 * torch.logspace(0, -4, half)
         self.register_buffer("frequencies", frequencies)
         self.embed = nn.Sequential(nn.Linear(spec.features, spec.width), act())
-        self.begin = nn.Linear(math.prod(shape), spec.width)
+        takes = spec.takes(shape)
+        self.classes = spec.classes if "class" in takes else 0
+        self.cond = spec.cond if spec.cond in takes else None
+        if self.classes:
+            self.class_embedding = nn.Embedding(self.classes + 1, spec.width)  # the last is that of no class
+            nn.init.zeros_(self.class_embedding.weight)
+        self.begin = nn.Linear(math.prod(shape) + (math.prod(spec.cond_shape) if self.cond else 0), spec.width)
         self.blocks = nn.ModuleList(Block(spec.width, act()) for _ in range(spec.depth))
         self.end = nn.Sequential(act(), nn.Linear(spec.width, math.prod(outputs)))
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, **known: Tensor) -> Tensor:
         """A tensor like ``x`` (B, ...) for labels (B,), or the logits (B, classes) of a classifier."""
         flat = x.flatten(1)
         if self.label == "sigma":
@@ -87,6 +105,11 @@ class MLPModule(nn.Module):
             label = label.log()
         phase = (label * self.unit)[:, None] * self.frequencies
         noise = self.embed(torch.cat([phase.sin(), phase.cos()], 1))
+        if self.classes:
+            row = known["class"].where(known["class"] >= 0, self.classes)
+            noise = noise + self.class_embedding.embedding_dim**0.5 * self.class_embedding(row)
+        if self.cond:
+            flat = torch.cat([flat, known[self.cond].to(flat).flatten(1).expand(len(x), -1)], 1)
         h = self.begin(flat)
         for block in self.blocks:
             h = block(h, noise)

@@ -58,8 +58,9 @@ class Combine(nn.Module):
 class UNet(nn.Module):
     """The module of ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
 
-    ``cond_image`` (B, spec.cond_channels, H, W), or (1, ...) for all, is concatenated with ``x`` wherever the network
-    reads its input, if the specification asks for it.
+    If the specification asks for it, an image (B, spec.cond_channels, H, W), or (1, ...) for all, is concatenated with
+    ``x`` wherever the network reads its input: it is ``known[spec.cond]``, or ``cond_image``. The embedding of the
+    class, ``known["class"]`` (B,), -1 for none, is added to that of the label.
     """
 
     sigmas: Tensor
@@ -93,16 +94,19 @@ class UNet(nn.Module):
         self.middle = self._add(self._block(width, width), self._attention(width), self._block(width, width))
         self.up, width = self._build_up(channels, kept)
         self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
+        if spec.classes:
+            self.class_embedding = nn.Embedding(spec.classes + 1, 4 * spec.nf)  # the last is that of no class
+            nn.init.zeros_(self.class_embedding.weight)
         if self.sigmas.device.type == "cpu":
             self._lay_out(torch.channels_last)
 
-    def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None, **known: Tensor) -> Tensor:
         """Return (B, C, H, W); raise ``ValueError`` for a size that the levels cannot halve or a wrong condition."""
         self.spec.check_size(x.shape[2], x.shape[3])
         if label.shape != x.shape[:1]:
             raise ValueError(f"{len(x)} images need {len(x)} labels, got labels of shape {tuple(label.shape)}")
-        embedding = self._embed(label)
-        image: Tensor | None = self._see(x, cond_image)
+        embedding = self._embed(label, known.get("class"))
+        image: Tensor | None = self._see(x, known.get(self.spec.cond, cond_image))
 
         h = self.all_modules[self.first[0]](image)
         kept = [h]
@@ -159,8 +163,8 @@ class UNet(nn.Module):
 
     # The label and the input.
 
-    def _embed(self, label: Tensor) -> Tensor | None:
-        """Return the activated embedding for all blocks, (B, 4 nf)."""
+    def _embed(self, label: Tensor, classes: Tensor | None) -> Tensor | None:
+        """Return the activated embedding of the label and the class for all blocks, (B, 4 nf)."""
         if not self.embedding:
             return None
         inner, outer = (self.all_modules[place] for place in self.embedding)
@@ -168,8 +172,14 @@ class UNet(nn.Module):
             features = self.all_modules[self.fourier[0]](label.log() if self.spec.label == "sigma" else label)
         else:
             features = layers.positional_embedding(label, self.spec.nf)
-        out: Tensor = self.activation(outer(self.activation(inner(features.to(inner.weight.dtype)))))
-        return out
+        out: Tensor = outer(self.activation(inner(features.to(inner.weight.dtype))))
+        if self.spec.classes:
+            row = label.new_full((), -1, dtype=torch.int64) if classes is None else classes
+            # Times sqrt(width), as in Vaswani et al. 2017 (arXiv:1706.03762, Section 3.4), or Adam learns it slowly.
+            scale = self.class_embedding.embedding_dim**0.5
+            out = out + scale * self.class_embedding(row.where(row >= 0, self.spec.classes))
+        activated: Tensor = self.activation(out)
+        return activated
 
     def _sigma(self, label: Tensor) -> Tensor:
         return label if self.spec.label == "sigma" else self.sigmas[label.round().long()]
@@ -179,14 +189,14 @@ class UNet(nn.Module):
         given, wanted = 0 if cond_image is None else cond_image.shape[1], self.spec.cond_channels
         if given != wanted:
             raise ValueError(
-                f"this network needs a cond_image of {wanted} channels, got {given}: "
-                f"build it with cond_channels={given} or pass cond_image with {wanted} channels"
+                f"this network needs {self.spec.cond!r}, an image of {wanted} channels, got {given}: "
+                f"build it with cond_channels={given} or give {self.spec.cond!r} with {wanted} channels"
             )
         x = x if self.spec.centered else 2 * x - 1
         if cond_image is not None:
             if cond_image.shape[2:] != x.shape[2:] or len(cond_image) not in (1, len(x)):
                 raise ValueError(
-                    f"a cond_image of shape {tuple(cond_image.shape)} does not fit x of shape {tuple(x.shape)}: "
+                    f"{self.spec.cond!r} of shape {tuple(cond_image.shape)} does not fit x of shape {tuple(x.shape)}: "
                     "give one of that size per image, or one for all"
                 )
             x = torch.cat([x, cond_image.to(x.dtype).expand(len(x), -1, -1, -1)], 1)
@@ -333,7 +343,7 @@ class NCSNpp(UNetSpec):
         VE, discrete   parameterisation=score   label=reverse_index   positional embedding, output / sigma
 
     The last column follows from the two before it unless ``embedding_type`` and ``scale_by_sigma`` are given. Sides
-    must be divisible by 2^(levels - 1). ``cond_image`` (B, cond_channels, H, W) conditions on an image.
+    must be divisible by 2^(levels - 1). With ``classes`` or ``cond_channels`` it knows classes, or images beside x.
     """
 
     example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}

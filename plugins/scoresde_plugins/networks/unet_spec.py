@@ -5,6 +5,7 @@ BigGAN blocks, more blocks, progressive growing); each is an option here, in any
 of the published configurations.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
@@ -37,12 +38,16 @@ class ImageUNet(Network):
     sigma_min: float = param(0.01, "smallest noise scale of reverse_index, as in the VE SDE", check.gt(0))
     sigma_max: float = param(50.0, "largest noise scale of reverse_index, as in the VE SDE", check.gt(0))
     centered: bool = param(True, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
-    cond_channels: int = param(0, "channels of cond_image, an image that the network reads beside x", check.ge(0))
+    cond_channels: int = param(0, "channels of an image that the network reads beside x", check.ge(0))
+    cond: str = param("image", "what is known under this name is that image")
+    classes: int = param(0, "number of classes that the blocks know, added to the label; 0: none", check.ge(0))
     recompute: bool = param(False, RECOMPUTE_HELP)
 
     def __attrs_post_init__(self) -> None:
         if min(self.ch_mult) < 1:
             raise ValueError(f"ch_mult={list(self.ch_mult)} must contain numbers of at least 1")
+        if self.classes and not self.conditional:
+            raise ValueError("conditional=false leaves classes without a way into the blocks: set one of the two")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min={self.sigma_min} must be smaller than sigma_max={self.sigma_max}")
         if self.scale_by_sigma and not self._tells_sigma:
@@ -50,6 +55,11 @@ class ImageUNet(Network):
                 f"scale_by_sigma needs parameterisation=score (here {self.parameterisation}) and label=sigma or "
                 f"reverse_index (here {self.label}): change these or omit scale_by_sigma"
             )
+
+    def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
+        """The class of an image, and the image ``cond`` (cond_channels, H, W)."""
+        image = {self.cond: (self.cond_channels, *shape[1:])} if self.cond_channels else {}
+        return {**({"class": self.classes} if self.classes else {}), **image}
 
     @property
     def _tells_sigma(self) -> bool:

@@ -30,10 +30,10 @@ class DiagonalLaw:
         self.mixture, self.basis = mixture, basis
         self._levels: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor, MixtureOfFactorAnalysers]] = OrderedDict()
 
-    def score(self, c: Tensor, level: Level) -> Tensor:
+    def score(self, c: Tensor, level: Level, classes: Tensor | None = None) -> Tensor:
         """The score at ``c`` (B, *shape), in the basis; ``level`` has one time for all rows."""
         a, white, law = self._at(c, level)
-        score = law.score(self._z(c, a, white)).flatten(1)
+        score = law.score(self._z(c, a, white), classes=classes).flatten(1)
         spread = rotate((score * white if white.ndim == 1 else score @ white).reshape(c.shape), self.basis)
         return spread / a.to(c.dtype)
 

@@ -83,6 +83,8 @@ class MixtureOfFactorAnalysers(Target):
     ``known_entropy`` saves its Monte Carlo estimate. Shapes or values out of range raise ``ValueError``.
     """
 
+    knows = ("class",)
+
     weights: Tensor = attrs.field(repr=False)
     means: Tensor = attrs.field(repr=False)
     factors: Tensor = attrs.field(repr=False)
@@ -124,9 +126,14 @@ class MixtureOfFactorAnalysers(Target):
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
         return self.infer(x, level).joint.logsumexp(1)
 
-    def score(self, x: Tensor, level: Level = DATA) -> Tensor:
+    def score(self, x: Tensor, level: Level = DATA, classes: Tensor | None = None) -> Tensor:
         posterior = self.infer(x, level)
-        at, r = posterior.components, posterior.joint.softmax(1)
+        at, joint = posterior.components, posterior.joint
+        if classes is not None:
+            own = classes.to(joint.device)[:, None]
+            other = (own >= 0) & (own != torch.arange(joint.shape[1], device=joint.device))
+            joint = joint.masked_fill(other, -math.inf)
+        r = joint.softmax(1)
         pull = torch.cat([posterior.factors * r.unsqueeze(2), (at.alpha * r).unsqueeze(2)], 2)
         toward = torch.addmm(posterior.centred, pull.flatten(1), self._cast(r.dtype)[0], beta=-1)
         return (toward * at.precision).reshape(x.shape)
@@ -134,6 +141,10 @@ class MixtureOfFactorAnalysers(Target):
     def as_mixture(self) -> MixtureOfFactorAnalysers:
         """This law as a mixture of factor analysers: itself."""
         return self
+
+    def component(self, k: int) -> MixtureOfFactorAnalysers:
+        own = {name: getattr(self, name)[k : k + 1] for name in ("weights", "means", "factors")}
+        return attrs.evolve(self, **own, known_entropy=None)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         return self.infer(x, DATA).joint.softmax(1)
@@ -281,6 +292,7 @@ class _Mixtures:
 class MixtureTarget(Target):
     """Base class of targets whose parameters describe a mixture: define :meth:`build`."""
 
+    knows = ("class",)
     shape: Any = _Mixtures()
     sample: Any = _Mixtures()
     log_prob: Any = _Mixtures()
@@ -290,6 +302,7 @@ class MixtureTarget(Target):
     entropy: Any = _Mixtures()
     moments: Any = _Mixtures()
     modes: Any = _Mixtures()
+    component: Any = _Mixtures()
 
     @abstractmethod
     def build(self) -> MixtureOfFactorAnalysers:

@@ -49,8 +49,12 @@ class ObservedTarget(MixtureTarget):
 
     def known(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """Observations ``y`` (n, *shape) of ``n`` events of the target; draws independent of ``sample(n, seed)``."""
-        x = self.sample(n, key(seed, "observed") % 2**31)
-        return {"y": self.scale * x + self.noise * Noise(seed, self.shape, n, dtype=x.dtype).draw("target", "observed")}
+        return {"y": self.observe(self.sample(n, key(seed, "observed") % 2**31), seed)}
+
+    def observe(self, x: Tensor, seed: int = 0) -> Tensor:
+        """An observation of each event of ``x`` (n, *shape)."""
+        noise = Noise(seed, self.shape, len(x), dtype=x.dtype).draw("target", "observed")
+        return self.scale * x + self.noise * noise
 
     def given(self, y: Tensor) -> ObservedLaw:
         """The law of the events given observations ``y`` (B, *shape), one a row."""
@@ -64,12 +68,12 @@ class ObservedLaw:
     target: ObservedTarget
     y: Tensor
 
-    def score(self, c: Tensor, level: Any) -> Tensor:
+    def score(self, c: Tensor, level: Any, classes: Tensor | None = None) -> Tensor:
         """The score of p(c | y) at ``level``, (B, *shape)."""
         alpha, sigma = level.alpha, level.sigma
         seen, known = alpha / sigma**2, self.target.scale / self.target.noise**2
         precision = alpha * seen + self.target.scale * known
         x = (c * seen + self.y.to(c) * known) / precision
-        mean = x + self.target.mixture.score(x, Level(level.t, 1.0, precision**-0.5)) / precision
+        mean = x + self.target.mixture.score(x, Level(level.t, 1.0, precision**-0.5), classes) / precision
         score: Tensor = (alpha * mean - c) / sigma**2
         return score

@@ -27,6 +27,7 @@ from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
 from .events import open_events, take, to_model
+from .known import add_known, tell
 from .opened import add_model, open_model
 from .options import add_device, add_download, add_precision, add_seed, check_counts
 
@@ -64,6 +65,8 @@ class SampleCommand(Command):
         add_precision(parser)
         parser.add_argument("--keep-floats", action="store_true", help="also write the samples before rounding, NCHW")
         given = parser.add_argument_group("controllable generation")
+        add_known(given)
+        given.add_argument("--guidance", metavar="X", help="away from another score, such as 'cfg[scale=2]'")
         given.add_argument("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
         given.add_argument(
             "--observe", metavar="X",
@@ -103,6 +106,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from ..machine.device import find_device, keep_freed_memory, slow_precision
     from ..results import request
     from ..sampling.condition import ConditionedSampler
+    from ..sampling.guidance import GuidedSampler
     from ..sampling.samples import smallest_batch
 
     request.check_place(arguments.out, INDEX)
@@ -110,6 +114,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
     opened = open_model(arguments, registry, device, dtype, arguments.precision)
     n = arguments.n or opened.n
+    model = tell(arguments, opened, registry, n)
     plain = sampler = _sampler(arguments, registry, opened)
     observation: Observation | None = None
     observed: dict[str, Any] = {}
@@ -117,7 +122,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         blank = torch.zeros(n, *opened.shape, device=device, dtype=dtype)
         observation, observed = _observe(arguments, registry, opened, blank)
         sampler = ConditionedSampler(sampler, observation, arguments.rounds)
-    reason = sampling.skip(sampler, opened.sde, opened.shape)
+    if arguments.guidance is not None:
+        sampler = GuidedSampler(sampler, registry.create("guidances", arguments.guidance))
+    reason = sampling.skip(sampler, opened.sde, opened.shape) or sampler.skip_model(model)
     if reason:
         raise UsageError(reason)
     parts = sampler, opened.sde, opened.target, opened.plan and opened.plan.network
@@ -131,12 +138,15 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
         how: dict[str, Any] = {"seed": arguments.seed, "batch_size": arguments.batch_size, "device": device}
         how |= {"dtype": dtype, "observe": step_observer(registry, steps.show)}
-        drawn = sampling.sample(opened.score, sampler, n, **how)
+        drawn = sampling.sample(model, sampler, n, **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
+    about |= {"known": arguments.known} if arguments.known else {}
+    about |= {"guidance": arguments.guidance} if arguments.guidance else {}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
-    print(f"sampler: {registry.typed(plain) or repr(plain)}")
+    guided = f", guidance {arguments.guidance}" if arguments.guidance else ""
+    print(f"sampler: {registry.typed(plain) or repr(plain)}{guided}")
     print(f"{n} samples of shape {list(opened.shape)}, {drawn.nfe:g} function evaluations each, {drawn.seconds:.1f} s")
     if "picture" in about:
         print(f"the picture shows {about['picture']}")

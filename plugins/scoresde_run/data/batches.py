@@ -26,7 +26,7 @@ from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import key
 
-from .dataset import Dataset, Events, Split
+from .dataset import STORED, Dataset, Events, Split
 from .units import Units
 
 RESIDENT_BYTES = 2**30
@@ -124,7 +124,8 @@ class Batches:
     and ``batches.once()`` yields every event once, in the stored order, for evaluation.
 
     ``batch_size`` is that of all processes together; this process, ``rank`` of ``world``, gets its share of each batch.
-    ``needs`` names the known values that batches contain (:meth:`~scoresde_run.data.dataset.Dataset.known`).
+    ``needs`` names the known values that batches contain (:meth:`~scoresde_run.data.dataset.Dataset.known`); those of
+    the shape of an event are in the units of the data, and are converted like it.
     ``resident=None`` decides by size; ``workers`` processes decode data that are not resident (0: this process does).
     """
 
@@ -151,6 +152,7 @@ class Batches:
         self.start, self.count = rank * (batch_size // world), batch_size // world
         self.known = self._known(dataset, split, needs)
         self.mirrors = self._mirrors(dataset) if self.preprocessing.flip else frozenset()
+        self.events_too = [name for name, values in self.known.items() if values.shape[1:] == dataset.shape]
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
         width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # decoded images are uint8
@@ -170,14 +172,19 @@ class Batches:
 
     def _known(self, dataset: Dataset, split: Split, needs: tuple[str, ...]) -> dict[str, Tensor]:
         found = dataset.known(split) if needs else {}
-        missing = [name for name in needs if name not in found]
+        # A class is called labels by data sets, whose names a loss uses.
+        stored = {name: name if name in found else STORED.get(name, name) for name in needs}
+        missing = [name for name, own in stored.items() if own not in found]
         if missing:
-            raise UsageError(f"{dataset} has no {', '.join(missing)}, which the loss needs: choose another data set")
-        return {name: found[name].to(self.device) for name in needs}
+            raise UsageError(
+                f"{dataset} has no {', '.join(missing)}, which training needs: choose another data set or network"
+            )
+        return {name: found[own].to(self.device) for name, own in stored.items()}
 
     def _mirrors(self, dataset: Dataset) -> frozenset[str]:
         """The known values that are mirrored with the events: those declared, else those with the same pixels."""
         declared, found = dataset.mirrors, set()
+        declared = {**declared, **{name: declared[own] for name, own in STORED.items() if own in declared}}
         for name, values in self.known.items():
             covers = values.ndim > 2 and values.shape[-2:] == dataset.shape[-2:]
             if name not in declared and not covers:
@@ -215,6 +222,7 @@ class Batches:
         """Convert stored events and known values for a model; both are mirrored alike."""
         known = {name: values[self._moved(indices)] for name, values in self.known.items()}
         known |= {name: mirrored(known[name], draws) for name in self.mirrors}
+        known |= {name: self.preprocessing.encode(known[name]).float() for name in self.events_too}
         return Batch(self.preprocessing(events, draws), known)
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -14,6 +14,10 @@ Levels = int | Literal["auto"] | None
 """The number of grey levels of images; None: events are floats; ``auto``: inferred from the type of the events."""
 
 
+STORED = {"class": "labels"}
+"""Names that data sets have for what models know."""
+
+
 class Events(Protocol):
     """The events of a split by index, decoded on access; a tensor (N, ...) is one too."""
 
@@ -62,7 +66,8 @@ class Dataset(ABC):
     def known(self, split: Split = "train") -> Mapping[str, Tensor]:
         """Other data of the events by name, one row per event: ``labels`` are classes, int64 (N,).
 
-        It is read only for losses that need it (:attr:`scoresde_core.loss.Loss.needs`).
+        ``y`` and other entries of the shape of an event are in its units. It is read only for losses, networks and
+        processes that need it.
         """
         return {}
 

@@ -78,6 +78,10 @@ class TrainingConfig:
     weight_decay: float = param(0.0, "L2 penalty; decoupled under adamw", ge(0))
     warmup: int = param(5000, "steps over which the learning rate rises from 0; 0: none", ge(0))
     gradient_clip: float | None = param(1.0, "largest gradient norm over all parameters; null: none", optional(gt(0)))
+    known_dropout: float = param(
+        0.1, "probability of training without what the network knows of an event; 0: it must always be given",
+        and_(ge(0), lt(1))
+    )  # fmt: skip
     ema: float | None = param(0.9999, "rate of the averaged weights; null: none", optional(and_(gt(0), lt(1))))
     ema_warmup: bool = param(False, "bound the rate by (1 + n) / (10 + n) after n steps")
     precision: Literal["float32", "bfloat16", "float16"] = param("float32", "of the network's arithmetic (autocast)")

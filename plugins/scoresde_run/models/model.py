@@ -96,6 +96,7 @@ class Model:
 
     def view(self, **how: Any) -> Any:
         """View the network as a score model with its own counter, or as a classifier (:meth:`Network.view`)."""
+        how = {"free": self.config.training.known_dropout > 0, **how}
         return self.plan.network.view(self.network, self.sde, self.shape, **how)
 
     def score(self, cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None) -> NetworkScore:
@@ -204,10 +205,7 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
             f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
             f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
         )
-    reason = unserved(loss, plan.sde) or loss.skip(model)
-    if plan.sde.needs:
-        reason = f"{plan.config.model.sde} needs {plan.sde.needs[0]} with each event, which training cannot give yet"
-    if reason:
+    if reason := unserved(loss, plan.sde) or loss.skip(model):
         raise UsageError(reason)
     return loss
 

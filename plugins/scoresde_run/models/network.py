@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -27,6 +28,14 @@ class Network(ABC):
     label: str = param("time", "rule of the time label", named_in(LABELS))
     scales: int = param(1000, "number of training noise scales behind discrete labels", attrs.validators.ge(2))
 
+    def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
+        """What the module can know of each of its events of ``shape``, besides x and the label.
+
+        Names of its ``forward``, each with a number of classes (rows are then classes (B,), -1 none) or the shape of
+        one row (none is zeros).
+        """
+        return {}
+
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
@@ -34,8 +43,8 @@ class Network(ABC):
     def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> Any:
         """``module`` as a score model, for losses and samplers; a network that gives no score overrides this.
 
-        ``how`` may hold ``cond`` and ``autocast`` of :class:`~scoresde_run.models.network_score.NetworkScore`.
+        ``how`` may hold ``cond``, ``free`` and ``autocast`` of
+        :class:`~scoresde_run.models.network_score.NetworkScore`.
         """
-        return NetworkScore(
-            module, sde, shape, parameterisation=self.parameterisation, label=self.label, scales=self.scales, **how
-        )
+        how = {"takes": self.takes(shape), "parameterisation": self.parameterisation, "label": self.label, **how}
+        return NetworkScore(module, sde, shape, scales=self.scales, **how)

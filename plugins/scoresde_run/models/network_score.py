@@ -19,10 +19,12 @@ from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 
-    ``network(x, label, **cond)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). Tensors in ``cond``
-    have one row per sample, or one for all; :meth:`select` selects them. With a discrete label rule the level is that
-    of the ``scales`` training scales (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown
-    ``parameterisation`` (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
+    ``network(x, label, **known)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). ``cond`` is known
+    at first, and :meth:`given` adds what the network ``takes`` (:meth:`~scoresde_run.models.network.Network.takes`).
+    What it takes and is not given is "none": class -1, or zeros; a network that was never trained so is not ``free``,
+    and must be given all of it. With a discrete label rule the level is that of the ``scales`` training scales
+    (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown ``parameterisation``
+    (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
     """
 
     def __init__(
@@ -34,6 +36,8 @@ class NetworkScore(ScoreModel):
         parameterisation: str,
         label: str,
         scales: int = 1000,
+        takes: Mapping[str, int | tuple[int, ...]] | None = None,
+        free: bool = True,
         cond: Mapping[str, Any] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -43,7 +47,8 @@ class NetworkScore(ScoreModel):
         for what, name, table in known:
             if name not in table:
                 raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(table))}")
-        self.network, self.sde, self.scales, self.cond = network, sde, scales, dict(cond or {})
+        self.network, self.sde, self.scales, self.known = network, sde, scales, dict(cond or {})
+        self._takes, self.free = takes or {}, free
         if shape is not None:
             self.shape = tuple(shape)
         self.parameterisation, self.to_label = PARAMETERISATIONS[parameterisation], LABELS[label]
@@ -61,27 +66,41 @@ class NetworkScore(ScoreModel):
         raw, level = self._forward(x, level)
         return self.parameterisation.denoised(raw, x, level)
 
+    @property
+    def takes(self) -> Mapping[str, int | tuple[int, ...]]:
+        return self._takes
+
+    def unconditional(self) -> NetworkScore:
+        if self._takes and not self.free:
+            raise UsageError(
+                "this model was trained without dropout of what is known, so it has no unconditional score: train one "
+                "with training.known_dropout=0.1"
+            )
+        return self.part(known={})
+
+    def informed(self, count: int, seed: int, first: int) -> ScoreModel:
+        missing = [] if self.free else [name for name in self._takes if name not in self.known]
+        if missing:
+            raise UsageError(f"the model needs {', '.join(missing)} of each sample: give --known {missing[0]}=...")
+        return super().informed(count, seed, first)
+
+    def _nothing(self, x: Tensor) -> dict[str, Tensor]:
+        """What stands for all that the network takes and is not given."""
+        return {
+            name: x.new_full((len(x),), -1, dtype=torch.int64) if isinstance(kind, int) else x.new_zeros(len(x), *kind)
+            for name, kind in self._takes.items()
+            if name not in self.known
+        }
+
     def _forward(self, x: Tensor, level: Level) -> tuple[Tensor, Level]:
         if self.discrete:
             level = self._training_level(level, x)
         label = per_row(self.to_label(level, self.scales), x)
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
-            raw = self.network(self.parameterisation.input(x, level), label, **self.cond)
+            raw = self.network(self.parameterisation.input(x, level), label, **self._nothing(x), **self.known)
         if raw.shape != x.shape:
             raise ValueError(f"the network gives {tuple(raw.shape)} for a state {tuple(x.shape)}: shapes must be equal")
         return raw.to(x.dtype), level
-
-    def select(self, index: Tensor) -> NetworkScore:
-        """The model with the rows of ``cond`` of these samples; ``ValueError`` if it has too few."""
-        rows = {name: v for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) > 1}
-        if not rows:
-            return self
-        last = int(index.max()) if index.device.type == "cpu" else 0  # on a GPU the host would wait
-        for name, value in rows.items():
-            if last >= len(value):
-                few = f"cond {name!r} has {len(value)} rows, too few for sample {last}"
-                raise ValueError(f"{few}: give one row per sample, or one row for all")
-        return self.part(cond=self.cond | {name: value[index.to(value.device)] for name, value in rows.items()})
 
     def _training_level(self, level: Level, x: Tensor) -> Level:
         t = torch.as_tensor(level.t)

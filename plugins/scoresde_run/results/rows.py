@@ -19,8 +19,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **{"a mapping": (dict,), "a list": (list,)},
 }
 _FIELDS = {
-    "text": "cell status reason target checkpoint network sde sampler predictor corrector grid precision compile dtype "
-    "device torch python platform scoresde git date command picture traceback run measured folder",
+    "text": "cell status reason target checkpoint network sde known sampler predictor corrector grid guidance "
+    "precision compile dtype device torch python platform scoresde git date command picture traceback run measured "
+    "folder",
     "an integer": "schema steps training_step seed samples batch_size",
     "a number": "nfe seconds samples_per_second compile_seconds evaluation_seconds cell_seconds peak_memory_bytes",
     "true or false": "tf32 timing",

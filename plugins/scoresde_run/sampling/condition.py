@@ -156,6 +156,9 @@ class ConditionedSampler(Sampler):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return self.sampler.skip(sde)
 
+    def skip_model(self, model: ScoreModel) -> str | None:
+        return self.sampler.skip_model(model)
+
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
         return self.sampler.caveat(shape, count)
 

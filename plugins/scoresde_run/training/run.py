@@ -108,7 +108,10 @@ class TrainingRun:
             return
         found = checkpoint.read(source)
         weights, averages = found.states()
-        checkpoint.check_fit(self.state.network.state_dict(), weights, source)
+        own = self.state.network.state_dict()
+        # An embedding of classes is zero at first, so an unconditional model goes on as it is.
+        weights = {name: value for name, value in own.items() if name.startswith("class_embedding.")} | weights
+        checkpoint.check_fit(own, weights, source)
         self.state.network.load_state_dict(weights)
         if self.state.average is not None:
             with torch.no_grad():

@@ -40,6 +40,7 @@ from ..data.dataset import Dataset, Split
 from ..data.scale import mismatch
 from ..machine.device import PRECISIONS
 from ..machine.processes import Processes
+from ..models import known
 from ..models.config import Config, TrainingConfig
 from ..models.model import Model, Plan, plan_data, plan_loss, plan_model, preprocessing, record_units
 
@@ -214,12 +215,20 @@ class Trainer:
 
     def sample(self) -> Tensor:
         """Draw samples of :meth:`averaged` with the configuration's sampler, from the same noise in every call."""
-        model, n = self.averaged(), self.plan.config.sampling.n
+        model, n = self.averaged().score(), self.plan.config.sampling.n
+        if names := known.wanted(model):
+            model = model.given(**{name: self._shown(name, names[name], n) for name in names})
         with torch.no_grad():
-            drawn = sampling.sample(
-                model.score(), self.plan.model.sampler, n, seed=self.config.seed, device=self.device
-            )
+            drawn = sampling.sample(model, self.plan.model.sampler, n, seed=self.config.seed, device=self.device)
         return drawn.x.cpu()
+
+    def _shown(self, name: str, kind: int | tuple[int, ...], n: int) -> Tensor:
+        """What the ``n`` samples of a picture know: each class equally often, in order, or rows of the first events."""
+        if isinstance(kind, int):
+            return torch.arange(n, device=self.device) * kind // n
+        value = self.batches.known[name]
+        rows = value[torch.arange(n, device=value.device) % len(value)]
+        return self.plan.preprocessing.encode(rows).float() if name in self.batches.events_too else rows
 
     def _step(self, batch: Batch) -> Tensor:
         state, parts = self.state, self.config.accumulate
@@ -253,7 +262,13 @@ class Trainer:
         x = batch.x
         if self.config.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.plan.loss.per_sample(model, x, draws, **batch.known)
+        if names := known.wanted(model):
+            told = {name: batch.known[name] for name in names}
+            if model is self._model and self.config.known_dropout:
+                free = {name: value for name, value in told.items() if name not in model.sde.needs}
+                told |= known.dropped(free, draws.uniform("known") >= self.config.known_dropout)
+            model = model.given(**told)
+        return self.plan.loss.per_sample(model, x, draws, **{name: batch.known[name] for name in self.plan.loss.needs})
 
     def _draws(self, step: int | str, count: int, row: int = 0) -> Draws:
         """The random numbers of ``count`` rows of this process's share, from ``row`` on."""
@@ -292,6 +307,7 @@ class Trainer:
         return network
 
     def _batches(self, split: Split, preprocessing: Preprocessing) -> Batches:
+        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde, self.plan.model.shape)
         batches = Batches(
             self.plan.dataset,
             self.config.batch_size,
@@ -302,9 +318,10 @@ class Trainer:
             world=self.processes.count,
             device=self.device,
             workers=self.plan.config.data.workers,
-            needs=self.plan.loss.needs,
+            needs=tuple({**dict.fromkeys(self.plan.loss.needs), **known.wanted(model)}),
         )
-        model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde, self.plan.model.shape)
+        if isinstance(model, ScoreModel):
+            known.check(model, batches.known, f"{self.plan.dataset}")
         reason = self.plan.loss.skip_data(model, batches.known)
         if reason:
             raise UsageError(reason)

@@ -1,0 +1,1 @@
+"""Guidance of score models: classifier-free guidance and autoguidance."""

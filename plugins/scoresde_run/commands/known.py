@@ -1,0 +1,121 @@
+"""What a command is told of samples: ``--known class=[3,8]``, ``--known y=noisy.npz``, ``--known class=data``.
+
+NAME=3, NAME=[3,8]     a class, or classes that are cycled over the samples
+NAME=FILE.npz          the rows of an array in a file, cycled over the samples; integers are grey levels
+NAME=data              what the data set knows of the events that the command reads
+NAME=DATASET           the events of a data set, cycled
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scoresde_core.components import parse_value
+from scoresde_core.errors import UsageError, near_misses
+from scoresde_core.registry import Registry
+
+from .events import find_events, open_events, take, to_model
+from .opened import OpenedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scoresde_core.score import ScoreModel
+
+    from ..data.dataset import Dataset
+
+DATA = "data"
+
+
+def add_known(parser: Any) -> None:
+    """Add ``--known`` to a parser or a group of options."""
+    parser.add_argument(
+        "--known", nargs="+", action="extend", default=[], metavar="NAME=X",
+        help="what is known of each sample: class=[3,8], y=noisy.npz, class=data (as the data set knows)"
+    )  # fmt: skip
+
+
+def tell(arguments: argparse.Namespace, opened: OpenedModel, registry: Registry, n: int) -> ScoreModel:
+    """The opened score with what ``--known`` says of ``n`` samples, checked; classes and rows are cycled."""
+    import torch
+
+    told = read_known(arguments.known, opened, registry, arguments)
+    rows = {name: value[torch.arange(n) % len(value)] for name, value in told.items()}
+    return bound(opened, rows)
+
+
+def tell_of_events(
+    arguments: argparse.Namespace, opened: OpenedModel, registry: Registry, indices: Sequence[int]
+) -> dict[str, Tensor]:
+    """What ``--known`` says of the events ``indices`` of the command's data set: one row an event."""
+    import torch
+
+    found = read_known([text for text in arguments.known if not text.endswith(f"={DATA}")], opened, registry, arguments)
+    rows = {name: value[torch.arange(len(indices)) % len(value)] for name, value in found.items()}
+    for name in (text.removesuffix(f"={DATA}") for text in arguments.known if text.endswith(f"={DATA}")):
+        dataset = find_events(arguments.dataset, opened, registry, arguments.download)
+        rows[name] = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
+    return rows
+
+
+def bound(opened: OpenedModel, known: Mapping[str, Tensor]) -> ScoreModel:
+    """The opened score that knows ``known``, one row a sample, checked."""
+    from ..models.known import check
+
+    if not known:
+        return opened.score
+    score = opened.score.given(**{name: value.to(opened.device) for name, value in known.items()})
+    check(opened.score, known, "--known")
+    return score
+
+
+def known_of(dataset: Dataset | None, name: str, split: Any) -> Tensor:
+    """What a data set knows of its events under ``name``."""
+    from ..data.dataset import STORED
+
+    found = {} if dataset is None else dataset.known(split)
+    stored = name if name in found else STORED.get(name, name)
+    if stored not in found:
+        usable = f": it knows {', '.join(found)}" if found else ""
+        raise UsageError(f"the data set knows no {name} of its events{usable}; type the values, --known {name}=...")
+    return found[stored]
+
+
+def read_known(
+    texts: Sequence[str], opened: OpenedModel, registry: Registry, arguments: argparse.Namespace
+) -> dict[str, Tensor]:
+    """The tensors that ``texts`` name, with as many rows as were given."""
+    from ..models.known import wanted
+
+    takes, found = wanted(opened.score), {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            raise UsageError(f"--known {text!r} must be NAME=VALUE, such as class=[3,8] or y=noisy.npz")
+        if name not in takes:
+            words = near_misses(name, list(takes)) if takes else " It takes nothing."
+            raise UsageError(f"the model takes nothing called {name!r}.{words}")
+        read = _classes if isinstance(takes[name], int) else _rows
+        found[name] = read(name, value, opened, registry, arguments)
+    return found
+
+
+def _classes(name: str, text: str, *_: Any) -> Tensor:
+    import torch
+
+    value = parse_value(text)
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(one, bool) or not isinstance(one, int) for one in values):
+        raise UsageError(f"--known {name} must be an integer or a list of integers, got {text!r}")
+    return torch.tensor(values)
+
+
+def _rows(name: str, text: str, opened: OpenedModel, registry: Registry, arguments: argparse.Namespace) -> Tensor:
+    """Events of a file or data set, in the model's units."""
+    split: Any = getattr(arguments, "split", "test")
+    events = open_events(text, opened, registry, split, getattr(arguments, "download", False))
+    if not len(events):
+        raise UsageError(f"--known {name}={text} has no rows")
+    return to_model(take(events, range(len(events))), opened)
