@@ -93,7 +93,7 @@ def test_rows_of_an_evaluation_during_training_load(tmp_path: Path) -> None:
     assert "3,000" in page
     assert {r["checkpoint"] for r in ranking.rows} == {"runs/a"}
     (line,) = plots(ranking, TRAINING)[0].series
-    assert (len(line.points), line.path.count("L")) == (3, 2)
+    assert (len(line.points), len(line.path)) == (3, 3)
 
 
 def test_disjoint_runs_merge_and_those_that_share_cells_stand_apart() -> None:
@@ -308,6 +308,10 @@ def test_front_is_over_all_panels_and_on_both_costs() -> None:
     found = [{p.position for s in plot.series for p in s.points if p.front} for plot in (counted, timed)]
     # quality falls from 0 to 4 and again; fewer evaluations for the first, faster for the last of them
     assert found == [{0}, {15, 16, 17, 18, 19}]
+    for plot in (counted, timed):  # of so many lines, those with the best cells and on the front are clear
+        clear = {s.line.label for s in plot.series if any(p.mark or p.front for p in s.points)}
+        assert {s.line.label for s in plot.series if not s.faint} == clear
+        assert 0 < len(clear) < 20
 
 
 def test_many_lines_are_parted_into_few_panels_on_one_scale() -> None:
@@ -389,8 +393,9 @@ def test_convergence_shows_the_power_and_leaves_out_noise_and_crossings() -> Non
     rows += [cell(n, "crosses", value) for n, value in ((10, 1.0), (20, -0.25), (40, 0.0625), (80, -0.015625))]
     ranking = rank(rows)
     (found,) = convergences(ranking, Layout(ranking))
-    assert [(slope.line.label, slope.text) for slope in found.slopes] == [("clean", "2.00 ± 0.04")]
-    assert [p.mark for p in found.plot.series[0].points] == ["", "", "", "", "noise"]
+    assert [(line.label, text) for line, text in found.slopes] == [("clean", "2.00 ± 0.04")]
+    assert [p.mark for p in found.series[0].points] == ["", "", "", "", "noise"]
+    assert found.series[0].path == [(p.x, p.y) for p in found.series[0].points[:4]]
 
 
 def test_no_convergence_without_three_step_counts() -> None:

@@ -231,6 +231,7 @@ def test_odd_values_break_no_plot(values: list[float | None], stderr: float | No
 def test_cells_without_a_cost_are_named_below_the_plot(nfe: float | None) -> None:
     (found,) = plot.plots(rank([row(0), row(1, sde="ve", nfe=nfe)]))
     assert found.undrawn == ["ve 100 steps"]
+    assert [tick.at for tick in found.x_ticks] == [(scales.LEFT + scales.RIGHT) / 2]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_lines_join_the_steps_of_one_combination_and_its_seeds_are_one_point() -
     (found,) = plot.plots(rank(rows))
     assert [series.line.label for series in found.series] == ["vp", "ve"]
     assert [len(series.points) for series in found.series] == [2, 2]
-    assert [series.path.count("L") for series in found.series] == [1, 1]
+    assert [len(series.path) for series in found.series] == [2, 2]
     assert len({(series.line.colour, series.line.marker) for series in found.series}) == 2
 
 

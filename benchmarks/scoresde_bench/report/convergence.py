@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import attrs
 import numpy as np
@@ -28,28 +29,18 @@ from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import spread
 
 from .labels import as_float, quantity
-from .lines import CROWD, Layout, Line
-from .plot import Cost, Frame, Plot, Point, Series
+from .lines import Layout, Line
+from .plot import NOISE, Cost, Frame, Plot
 from .ranking import MetricValue, Ranking
-from .scales import HUGE, TINY, Across, Up
+from .scales import HUGE, TINY, across, up
 
-STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")))
+STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")), dodged=False)
 FEWEST = 3
 """Step counts with resolved errors that a fit needs."""
 MODEL = 0.05
 """Relative deviation from a power that is allowed."""
-NOISE = "noise"
-"""The mark of a point within its noise."""
 EXPLAINED = 0.97
 """Share of the variance of log e that a power must explain to be shown."""
-
-
-@attrs.frozen
-class Slope:
-    """The exponent of one line: error ~ steps^-power."""
-
-    line: Line
-    text: str
 
 
 def error(found: MetricValue) -> MetricValue:
@@ -92,40 +83,29 @@ def _line(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float, fl
     return (-float(fit[0]), stderr, explained, residual / (free + 2 * math.sqrt(2 * free)))
 
 
-class Convergence:
-    """The plot of one metric on one target in one panel, with the powers of its lines."""
-
-    def __init__(self, frame: Frame, here: Sequence[int]) -> None:
-        series, self.slopes, lines = [], list[Slope](), frame.lines(here)
-        for line, members in lines:
-            fit = _fit(frame, members)
-            self.slopes += [Slope(line, quantity(*fit))] if fit else []
-            points = [_point(frame, position) for position in members]
-            shown = [f"{point.x:.1f} {point.y:.1f}" for point in points if point.mark != NOISE]
-            path = "M" + "L".join(shown) if len(shown) > 1 else ""
-            series.append(Series(line, points, path, len(lines) > CROWD and not fit))
-        self.plot = Plot(frame, here, series)
-
-
-def convergences(ranking: Ranking, drawn: Layout) -> list[Convergence]:
-    """Return a plot for every metric, target and panel with a line of three resolved errors."""
-    pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
-    return [one for metric, target in pairs for one in _convergences(ranking, drawn, metric, target)]
-
-
-def _convergences(ranking: Ranking, drawn: Layout, metric: str, target: str | None) -> list[Convergence]:
-    found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
-    steps = {position: STEPS.of(ranking.rows[position]) for position in found}
-    errors = {p: error(value) for p, value in found.items() if math.isfinite(value.value) and steps[p] > 0}
-    clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}
-    counts: dict[tuple[str, Line], set[float]] = {}
-    for position in clear:
-        counts.setdefault((drawn.panels[position], drawn.lines[position]), set()).add(steps[position])
-    if not any(len(several) >= FEWEST for several in counts.values()):
-        return []
-    across = Across([steps[position] for position in errors])
-    frame = Frame(ranking, drawn, STEPS, metric, errors, steps, across, Up(list(clear.values())))
-    return [Convergence(frame, here) for here in frame.panels(clear)]
+def convergences(ranking: Ranking, drawn: Layout) -> list[Plot]:
+    """Return a plot with ``slopes`` for every metric, target and panel with a line of three resolved errors."""
+    made: list[Plot] = []
+    for target, metric in product(ranking.targets, ranking.metrics):
+        found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
+        steps = {position: STEPS.of(ranking.rows[position]) for position in found}
+        errors = {p: error(value) for p, value in found.items() if math.isfinite(value.value) and steps[p] > 0}
+        clear = {p: e for p, e in errors.items() if resolved(e) and e.value < HUGE}
+        counts: dict[tuple[str, Line], set[float]] = {}
+        for position in clear:
+            counts.setdefault((drawn.panels[position], drawn.lines[position]), set()).add(steps[position])
+        if not any(len(several) >= FEWEST for several in counts.values()):
+            continue
+        axes = across([steps[position] for position in errors]), up([*clear.values()])
+        frame = Frame(ranking, drawn, STEPS, metric, errors, steps, *axes)
+        looks = {p: (e.bar, "", "") if resolved(e) else (0.0, ", within its noise", NOISE) for p, e in errors.items()}
+        told = {position: f"error {e.text_with_unit}" for position, e in errors.items()}
+        points = {p: frame.point(p, bar, told[p] + more, mark) for p, (bar, more, mark) in looks.items()}
+        for here in frame.panels(clear):
+            fits = {line: fit for line, members in frame.lines(here) if (fit := _fit(frame, members))}
+            made.append(Plot(frame, here, points, fits))
+            made[-1].slopes = [(line, quantity(*fit)) for line, fit in fits.items()]
+    return made
 
 
 def _fit(frame: Frame, members: Sequence[int]) -> tuple[float, float] | None:
@@ -135,10 +115,3 @@ def _fit(frame: Frame, members: Sequence[int]) -> tuple[float, float] | None:
     if len({value.value > 0 for value in raw if value.better == "zero"}) > 1:
         return None
     return power([(frame.costs[position], frame.found[position]) for position in clear])
-
-
-def _point(frame: Frame, position: int) -> Point:
-    found = frame.found[position]
-    clear, off = resolved(found), "above" if found.value > frame.up.high else ""
-    title = f"error {found.text_with_unit}" + ("" if clear else ", within its noise")
-    return Point(frame, position, found.bar if clear else 0.0, title, "" if clear else NOISE, off)

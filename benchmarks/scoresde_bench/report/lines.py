@@ -15,17 +15,6 @@ import attrs
 from .labels import AXES, ResultRow, as_float, name, varying
 from .ranking import Ranking
 
-COLOURS = 9
-"""Number of colours in the template."""
-MARKERS = (
-    "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0Z",
-    "M-3.3 -3.3H3.3V3.3H-3.3Z",
-    "M0 -4.6L4.3 3.1H-4.3Z",
-    "M0 -4.6L4.6 0L0 4.6L-4.6 0Z",
-    "M0 4.6L4.3 -3.1H-4.3Z",
-    "M-4.2 -1.6H-1.6V-4.2H1.6V-1.6H4.2V1.6H1.6V4.2H-1.6V1.6H-4.2Z",
-)
-DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 MANY = 500
 """Cells up to which all are drawn, and a page has all of its pictures in itself."""
 CROWD = 12
@@ -34,12 +23,12 @@ CROWD = 12
 
 @attrs.frozen
 class Line:
-    """The label and style of a line, the same in all plots of a page."""
+    """The label of a line, and the numbers of its style in the template; the same in all plots of a page."""
 
     label: str
     colour: int
-    marker: str
-    dash: str
+    marker: int
+    dash: int
 
 
 class Layout:
@@ -62,8 +51,7 @@ class Layout:
         for position, row in chosen.items():
             hue, style = hues.index(hue_of[position]), styles.index(style_of[position])
             colour, shape = hue if len(hues) > 1 else style, style if len(styles) > 1 else hue
-            dash, label = DASHES[style % len(DASHES)], name(row, axes or ["sde"])
-            self.lines[position] = Line(label, colour % COLOURS, MARKERS[shape % len(MARKERS)], dash)
+            self.lines[position] = Line(name(row, axes or ["sde"]), colour, shape, style)
         self.panels = {position: name(row, apart) if apart else "" for position, row in chosen.items()}
         self.legend, self.titles = (list(dict.fromkeys(each.values())) for each in (self.lines, self.panels))
 

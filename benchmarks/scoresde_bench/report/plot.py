@@ -8,25 +8,33 @@ ignores the noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 import attrs
 
 from .labels import ResultRow, as_float
 from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking
-from .scales import HUGE, LEFT, RIGHT, Across, Up, cost_ticks, quality_ticks
+from .scales import HUGE, LEFT, RIGHT, Axis, across, cost_ticks, quality_ticks, up
+
+NOISE = "noise"
+"""The mark of a point within its noise."""
 
 
 @attrs.frozen
 class Cost:
-    """A horizontal axis: its title, its unit, the cost of a row, and the axis that its lines join."""
+    """A horizontal axis: its title, its unit, the cost of a row, and the axis that its lines join.
+
+    Costs that are ``counted`` are ticks; lines that are ``dodged`` are shifted, so that their bars do not overlap.
+    """
 
     title: str
     words: str
     of: Callable[[ResultRow], float]
     joined: str = "steps"
     counted: bool = True
+    dodged: bool = True
 
 
 NFE = Cost("function evaluations per sample (NFE)", "NFE", lambda row: as_float(row.get("nfe")))
@@ -35,34 +43,33 @@ TIME = Cost(
     "ms per sample",
     lambda row: 1000.0 / speed if (speed := as_float(row.get("samples_per_second"))) > 0 else math.nan,
     counted=False,
+    dodged=False,
 )
 TRAINING = Cost("training steps", "training steps", lambda row: as_float(row.get("training_step")), "training_step")
 
 
+@attrs.frozen
 class Point:
-    """A measured cell, with a ``bar`` of this half length, shifted sideways by ``shift``.
+    """A measured cell with its bar; ``off`` is the edge beyond which it lies (``above``, ``below``) or empty."""
 
-    ``off`` is the edge beyond which it lies (``above``, ``below``) or empty.
-    """
-
-    def __init__(
-        self, frame: Frame, position: int, bar: float, title: str, mark: str, off: str,
-        shift: float = 0.0, front: bool = False,
-    ) -> None:  # fmt: skip
-        value = frame.found[position].value
-        self.x = frame.across(frame.costs[position]) + shift
-        self.y, self.upper, self.lower = map(frame.up, (value, value + bar, value - bar))
-        self.title = f"{frame.ranking.labels[position]}: {title}"
-        self.mark, self.off, self.position, self.front = mark, off, position, front
+    position: int
+    x: float
+    y: float
+    upper: float
+    lower: float
+    title: str
+    mark: str
+    off: str
+    front: bool
 
 
 @attrs.frozen
 class Series:
-    """One line of a plot: its points, and the path through their mean at every cost."""
+    """One line of a plot: its points, and the ends of its path, at their mean height at every cost."""
 
     line: Line
     points: list[Point]
-    path: str
+    path: list[tuple[float, float]]
     faint: bool
 
 
@@ -77,8 +84,8 @@ class Frame:
     found: Mapping[int, MetricValue]
     """Values by the position of their row among the ranked rows."""
     costs: Mapping[int, float]
-    across: Across
-    up: Up
+    across: Axis
+    up: Axis
 
     def panels(self, needed: Collection[int]) -> Iterator[list[int]]:
         """Yield the positions in each panel that has one of ``needed``."""
@@ -87,96 +94,91 @@ class Frame:
             if any(position in needed for position in here):
                 yield here
 
-    def lines(self, positions: Sequence[int]) -> list[tuple[Line, list[int]]]:
+    def lines(self, positions: Iterable[int]) -> list[tuple[Line, list[int]]]:
         """Return the lines through ``positions``, each with its members by cost."""
         members: dict[Line, list[int]] = {}
         for position in positions:
             members.setdefault(self.drawn.lines[position], []).append(position)
         return [(line, sorted(those, key=self.costs.__getitem__)) for line, those in members.items()]
 
+    def point(self, position: int, bar: float, told: str, mark: str, front: bool = False) -> Point:
+        """The point of a value with a ``bar`` of this half length; ``told`` stands behind its label."""
+        value, up = self.found[position].value, self.up
+        x, (y, upper, lower) = self.across(self.costs[position]), map(up, (value, value + bar, value - bar))
+        off = "above" if value > up.high else "below" if value < up.low and mark != NOISE else ""
+        title = f"{self.ranking.labels[position]}: {told}"
+        return Point(position, x, y, upper, lower, title, mark, off, front)
+
 
 class Plot:
-    """The plot of one metric on one target in the panel that has the points ``shown``."""
+    """The plot of one metric on one target in the panel that has the positions ``here``; ``points`` are drawn.
 
-    def __init__(self, frame: Frame, shown: Sequence[int], series: list[Series]) -> None:
-        first, up = shown[0], frame.up
-        self.metric, self.cost, self.axis, self.series = frame.metric, frame.cost, up.scale.kind, series
+    Of more than CROWD lines only ``leading`` ones are not faint. ``front`` has the corners of the staircase. ``slopes``
+    are the exponents of lines, error ~ steps^-p.
+    """
+
+    def __init__(
+        self, frame: Frame, here: Sequence[int], points: Mapping[int, Point], leading: Container[Line],
+        front: Sequence[tuple[float, float]] = (),
+    ) -> None:  # fmt: skip
+        shown, up = [position for position in here if position in points], frame.up
+        first, lines, costs = shown[0], frame.lines(shown), [frame.costs[position] for position in shown]
+        self.metric, self.cost, self.axis, self.front = frame.metric, frame.cost, up.scale.kind, front
         self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
         self.unit, self.better = frame.found[first].unit, frame.found[first].better
-        self.x_ticks = cost_ticks([frame.costs[position] for position in shown], frame.across, frame.cost.counted)
-        self.y_ticks = quality_ticks(up)
-        self.beyond = [point.title.partition("\n")[0] for one in series for point in one.points if point.off]
-        self.band: tuple[float, float] | None = None
-        self.zero: float | None = None
-        self.front, self.undrawn = "", list[str]()
+        self.series = []
+        for rank, (line, members) in enumerate(lines):
+            shift = _dodge(rank, len(lines), len(set(costs)) == 1) if frame.cost.dodged else 0.0
+            moved = [attrs.evolve(points[p], x=points[p].x + shift) for p in members]
+            self.series.append(Series(line, moved, _path(moved), len(lines) > CROWD and line not in leading))
+        self.series.sort(key=lambda one: not one.faint)  # faint lines are drawn first
+        self.x_ticks, self.y_ticks = cost_ticks(costs, frame.across, frame.cost.counted), quality_ticks(up)
+        self.beyond = [point.title.partition("\n")[0] for one in self.series for point in one.points if point.off]
+        self.undrawn = [frame.ranking.labels[position] for position in here if position not in points]
+        self.band = _band([frame.found[position] for position in shown], up)
+        self.zero = up(0.0) if up.low < 0 < up.high else None
+        self.slopes = list[tuple[Line, str]]()
 
 
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:
     """Return a plot for every metric, target and panel with a finite value."""
-    drawn = drawn or Layout(ranking, cost.joined)
-    pairs = ((metric, target) for target in ranking.targets for metric in ranking.metrics)
-    return [plot for metric, target in pairs for plot in _plots(ranking, drawn, cost, metric, target)]
+    drawn, made = drawn or Layout(ranking, cost.joined), []
+    for target, metric in product(ranking.targets, ranking.metrics):
+        found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
+        costs = {position: cost.of(ranking.rows[position]) for position in found}
+        shown = [p for p, value in found.items() if abs(value.value) < HUGE and 0 < costs[p] < HUGE]
+        if not shown:
+            continue
+        axes = across([costs[p] for p in shown]), up([found[p] for p in shown])
+        frame = Frame(ranking, drawn, cost, metric, found, costs, *axes)
+        front = pareto({p: (costs[p], found[p].badness) for p in shown})
+        told = {p: f"{found[p].text_with_unit}\n{costs[p]:,.4g} {cost.words}" for p in shown}
+        points = {p: frame.point(p, found[p].bar, told[p], ranking.mark(p, metric), p in front) for p in shown}
+        for here in frame.panels(shown):
+            leading = {drawn.lines[p] for p in here if p in points and (points[p].mark or points[p].front)}
+            made.append(Plot(frame, here, points, leading, _corners(frame, front)))
+    return made
 
 
-def _plots(ranking: Ranking, drawn: Layout, cost: Cost, metric: str, target: str | None) -> list[Plot]:
-    found = {p: value for p, value in ranking.measured(metric, target).items() if p in drawn.lines}
-    costs = {position: cost.of(ranking.rows[position]) for position in found}
-    shown = [p for p, value in found.items() if abs(value.value) < HUGE and 0 < costs[p] < HUGE]
-    if not shown:
+def _corners(frame: Frame, front: Sequence[int]) -> list[tuple[float, float]]:
+    """The best value at each cost; empty if values lie on both sides of 0 and 0 is best."""
+    places = [(frame.costs[position], frame.found[position]) for position in front]
+    values = [found.value for _, found in places]
+    if len(set(places)) < 2 or (places[0][1].better == "zero" and min(values) < 0 < max(values)):
         return []
-    across, up = Across([costs[p] for p in shown]), Up([found[p] for p in shown])
-    front = pareto({p: (costs[p], found[p].badness) for p in shown})
-    stairs = _stairs([(costs[p], found[p]) for p in front], across, up)
-    frame = Frame(ranking, drawn, cost, metric, found, costs, across, up)
-    return [_plot(frame, here, shown, front, stairs) for here in frame.panels(shown)]
+    return [(frame.across(cost), frame.up(found.value)) for cost, found in places]
 
 
-def _plot(frame: Frame, here: Sequence[int], drawable: Sequence[int], front: Sequence[int], stairs: str) -> Plot:
-    up, cost, able = frame.up, frame.cost, set(drawable)
-    shown = [position for position in here if position in able]
-    lines, single = frame.lines(shown), len({frame.costs[position] for position in shown}) == 1
-    series = []
-    for rank, (line, members) in enumerate(lines):
-        shift = _dodge(rank, len(lines), single) if cost.counted else 0.0
-        points = [_point(frame, position, shift, position in front) for position in members]
-        faint = len(lines) > CROWD and not any(point.mark or point.front for point in points)
-        series.append(Series(line, points, _path(points), faint))
-    plot = Plot(frame, shown, sorted(series, key=lambda one: not one.faint))  # faint lines are drawn first
-    plot.band, plot.front = _band([frame.found[position] for position in shown], up), stairs
-    plot.zero = up(0.0) if up.low < 0 < up.high else None
-    plot.undrawn = [frame.ranking.labels[position] for position in here if position not in able]
-    return plot
-
-
-def _stairs(front: Sequence[tuple[float, MetricValue]], across: Across, up: Up) -> str:
-    """The staircase of the best value at each cost; empty if values lie on both sides of 0 and 0 is best."""
-    values = [found.value for _, found in front]
-    if len(set(front)) < 2 or (front[0][1].better == "zero" and min(values) < 0 < max(values)):
-        return ""
-    (cost, first), *rest = front
-    path = f"M{across(cost):.1f} {up(first.value):.1f}"
-    path += "".join(f"H{across(cost):.1f}V{up(found.value):.1f}" for cost, found in rest)
-    return path + f"H{RIGHT:.1f}"
-
-
-def _point(frame: Frame, position: int, shift: float, front: bool) -> Point:
-    up, found, cost = frame.up, frame.found[position], frame.costs[position]
-    off = "above" if found.value > up.high else "below" if found.value < up.low else ""
-    title = f"{found.text_with_unit}\n{cost:,.4g} {frame.cost.words}"
-    return Point(frame, position, found.bar, title, frame.ranking.mark(position, frame.metric), off, shift, front)
-
-
-def _path(points: Sequence[Point]) -> str:
-    """The path through the mean height of the points at each cost."""
+def _path(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The mean height at each cost of the points beyond their noise, if there are two."""
     heights: dict[float, list[float]] = {}
     for point in points:
-        heights.setdefault(point.x, []).append(point.y)
-    if len(heights) < 2:
-        return ""
-    return "M" + "L".join(f"{x:.1f} {sum(ys) / len(ys):.1f}" for x, ys in heights.items())
+        if point.mark != NOISE:
+            heights.setdefault(point.x, []).append(point.y)
+    return [(x, sum(ys) / len(ys)) for x, ys in heights.items()] if len(heights) > 1 else []
 
 
-def _band(found: Sequence[MetricValue], up: Up) -> tuple[float, float] | None:
+def _band(found: Sequence[MetricValue], up: Axis) -> tuple[float, float] | None:
     """Top and height of the band of exact samples: the confidence interval of their score."""
     ends = [m.floor + side * m.floor_bar for m in found if math.isfinite(m.floor) for side in (-1, 1)]
     if not ends or max(ends) < up.low or min(ends) > up.high:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -34,8 +35,7 @@ TINY = 1e-300
 """Values up to here count as zero."""
 
 
-@attrs.frozen
-class Tick:
+class Tick(NamedTuple):
     """A position on an axis and its text."""
 
     at: float
@@ -80,46 +80,42 @@ class Scale:
             return [value for value in map(float, locator.tick_values(low, high)) if low <= value <= high]
 
 
-class Across:
-    """Maps positive costs to horizontal positions; ``low`` and ``high`` are positions on the scale."""
+@attrs.frozen
+class Axis:
+    """Maps values to positions from ``start`` to ``end``, clipped to the values ``low`` to ``high``."""
 
-    def __init__(self, costs: Sequence[float]) -> None:
-        least, most = min(costs), max(costs)
-        self.scale = Scale("logarithmic" if most / least >= 4 else "linear")
-        self.low, self.high = self.scale(least), self.scale(most)
-
-    def __call__(self, cost: float) -> float:
-        if self.high == self.low:
-            return (LEFT + RIGHT) / 2
-        share = (self.scale(cost) - self.low) / (self.high - self.low)
-        return LEFT + MARGIN + share * (RIGHT - LEFT - 2 * MARGIN)
-
-
-class Up:
-    """Maps finite qualities to vertical positions, clipped to the frame; ``low`` and ``high`` are values."""
-
-    def __init__(self, found: Sequence[MetricValue]) -> None:
-        self.scale = scale = _quality_scale(found)
-        floors = [m.floor for m in found if math.isfinite(m.floor)]
-        bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
-        wanted = [*(m.value for m in found), *floors, *bars]
-        if scale.kind == "logarithmic":  # a bar may end below zero, outside this axis
-            least = min(m.value for m in found) / 2
-            wanted = [v for v in (*(m.value for m in found), *bars) if v > least] + floors
-        elif scale.kind == "asinh":
-            wanted.append(0.0)
-        if scale.kind != "linear":
-            central = max(median(abs(m.value) for m in found), scale.unit if scale.kind == "asinh" else 0.0)
-            wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
-        self.low, self.high = scale.padded(min(wanted), max(wanted))
+    scale: Scale
+    low: float
+    high: float
+    start: float
+    end: float
 
     def __call__(self, value: float) -> float:
-        bottom, top = self.scale(self.low), self.scale(self.high)
-        share = (self.scale(min(max(value, self.low), self.high)) - bottom) / (top - bottom)
-        return BOTTOM - share * (BOTTOM - TOP)
+        bottom, at, top = (self.scale(min(max(v, self.low), self.high)) for v in (self.low, value, self.high))
+        return self.start + (self.end - self.start) * ((at - bottom) / (top - bottom) if top > bottom else 0.5)
 
 
-def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> list[Tick]:
+def across(costs: Sequence[float]) -> Axis:
+    """The horizontal axis of positive costs."""
+    low, high = min(costs), max(costs)
+    return Axis(Scale("logarithmic" if high / low >= 4 else "linear"), low, high, LEFT + MARGIN, RIGHT - MARGIN)
+
+
+def up(found: Sequence[MetricValue]) -> Axis:
+    """The vertical axis of finite qualities, with their bars and floors."""
+    scale = _quality_scale(found)
+    values, floors = [m.value for m in found], [m.floor for m in found if math.isfinite(m.floor)]
+    bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
+    # On a logarithmic axis a bar may end below zero, outside of it; an asinh axis shows zero.
+    least = min(values) / 2 if scale.kind == "logarithmic" else -math.inf
+    wanted = [v for v in (*values, *bars) if v > least] + floors + [0.0] * (scale.kind == "asinh")
+    if scale.kind != "linear":
+        central = max(median(map(abs, values)), scale.unit if scale.kind == "asinh" else 0.0)
+        wanted = [v for v in wanted if abs(v) <= central * 10**DECADES]
+    return Axis(scale, *scale.padded(min(wanted), max(wanted)), BOTTOM, TOP)
+
+
+def cost_ticks(costs: Sequence[float], across: Axis, counted: bool = True) -> list[Tick]:
     """Return ticks whose texts do not overlap: the costs if they are few and ``counted``, the most frequent first; else
     round values.
     """
@@ -132,7 +128,7 @@ def cost_ticks(costs: Sequence[float], across: Across, counted: bool = True) -> 
     return _apart(ticks, lambda one, other: 4.0 * (len(one.text) + len(other.text)) + 4.0)
 
 
-def quality_ticks(up: Up) -> list[Tick]:
+def quality_ticks(up: Axis) -> list[Tick]:
     """Return ticks at round values, those near zero first."""
     values = sorted(up.scale.ticks(up.low, up.high), key=abs)
     return _apart([Tick(up(value), tick_text(value)) for value in values], lambda *_: 16.0)
@@ -144,26 +140,19 @@ def _apart(ticks: Sequence[Tick], gap: Callable[[Tick, Tick], float]) -> list[Ti
     for tick in ticks:
         if all(abs(tick.at - other.at) >= gap(tick, other) for other in kept):
             kept.append(tick)
-    return sorted(kept, key=lambda tick: tick.at)
+    return sorted(kept)
 
 
 def _quality_scale(found: Sequence[MetricValue]) -> Scale:
+    """The scale of values; the ``unit`` of asinh is the median standard error of the floors, else of the values."""
     values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
     least, most = min(values), max(values)
     if least > TINY:
         return Scale("logarithmic" if most / least >= 5 else "linear")
-    extent, unit = max(-least, most), _noise_near_zero(found)
-    unit = max(unit or extent / 100, TINY)
+    extent, errors = max(-least, most), ([m.floor_stderr for m in found], [m.stderr for m in found])
+    known = filter(None, ([error for error in each if 0 < error < math.inf] for each in errors))
+    unit = max(median(next(known, [extent / 100])), TINY)
     return Scale("asinh", unit) if extent > 20 * unit else Scale("linear")
-
-
-def _noise_near_zero(found: Sequence[MetricValue]) -> float:
-    """The median standard error of the floors, else of the values, else 0."""
-    for errors in ([m.floor_stderr for m in found], [m.stderr for m in found]):
-        known = [error for error in errors if 0 < error < math.inf]
-        if known:
-            return median(known)
-    return 0.0
 
 
 def tick_text(value: float) -> str:
