@@ -21,8 +21,6 @@ FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
 BLANK = "   "
 """Space for the marks behind a value."""
-PADDING = 3
-"""Width between columns."""
 
 
 def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
@@ -102,17 +100,12 @@ class _Listing:
         """Return the metrics in groups that fit the console beside the columns that name a cell."""
         if not console.is_terminal or not self.ranking.metrics:
             return [self.ranking.metrics]
-        beside = [[name, *texts] for name, texts in {**self.names, **self.last}.items()]
-        beside[0] += self.floors
-        room = free = console.width - sum(max(map(len, column)) + PADDING for column in beside)
         groups: list[list[str]] = [[]]
-        for metric, texts in self.values.items():
-            needed = max(map(len, [*self.headings[metric].split("\n"), *texts])) + PADDING
-            if groups[-1] and needed > room:
+        for metric in self.ranking.metrics:
+            wider, room = self.table([*groups[-1], metric]), console.options.update(width=100_000)
+            if groups[-1] and console.measure(wider, options=room).maximum > console.width:
                 groups.append([])
-                room = free
             groups[-1].append(metric)
-            room -= needed
         return groups
 
     def table(self, metrics: Sequence[str]) -> Table:

@@ -32,7 +32,6 @@ from scoresde_run.results import picture
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.score import ScoreModel
     from scoresde_run.machine.progress import Progress
 
     from ..numerics.flow import Solver
@@ -54,34 +53,25 @@ class _Coder:
     denoise: bool
     progress: Progress
 
-    def encode(self, x: Tensor) -> Tensor:
-        from ..numerics.encoding import encode
-
-        return self._batched("encoding", x, lambda part, model: encode(model, part.to(self.opened.device), **self._how))
-
-    def decode(self, latent: Tensor, what: str = "decoding", denoise: bool | None = None) -> Tensor:
-        from ..numerics.encoding import decode
-
-        clean = self.denoise if denoise is None else denoise
-        device = self.opened.device
-        return self._batched(
-            what, latent, lambda part, model: decode(model, part.to(device), **self._how, denoise=clean)
-        )
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
-
-    def _batched(self, what: str, x: Tensor, work: Callable[[Tensor, ScoreModel], Tensor]) -> Tensor:
+    def __call__(self, what: str, x: Tensor, work: Callable[..., Tensor], **how: Any) -> Tensor:
+        """``work(model, x)``, which is to encode or to decode."""
         import torch
 
         from ..numerics.batches import in_batches
 
+        how |= {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
         done = []
         for start, model, chunk in in_batches(self.opened.score, x, self.batch_size):
             self.progress.batch(f"encode: {what}", start // self.batch_size, -(-len(x) // self.batch_size))
-            done.append(work(chunk, model).cpu())
+            done.append(work(model, chunk.to(self.opened.device), **how).cpu())
         return torch.cat(done)
+
+    def sheet(self, what: str, x: Tensor, columns: int | None = None, **arrays: Tensor) -> _Sheet:
+        """The decoded latents ``x``, with more ``arrays``."""
+        from ..numerics.encoding import decode
+
+        decoded = self(what, x, decode, denoise=self.denoise)
+        return _Sheet({**arrays, "decoded": self.opened.units.to_file(decoded)}, decoded, columns=columns)
 
 
 @attrs.frozen
@@ -205,9 +195,11 @@ def _round_trip(
     """Encode events and decode their latents."""
     import torch
 
+    from ..numerics.encoding import decode, encode
+
     opened = coder.opened
-    latents = coder.encode(x)
-    decoded = coder.decode(latents, denoise=False)
+    latents = coder("encoding", x, encode)
+    decoded = coder("decoding", latents, decode)
     error = (decoded - x).flatten(1).square().mean(1).sqrt()
     record |= {"dataset": arguments.dataset or opened.data, "split": arguments.split, "images": len(indices)}
     record |= {"round_trip_error": {"mean": float(f"{error.mean():.4g}"), "largest": float(f"{error.max():.4g}")}}
@@ -221,8 +213,7 @@ def _decode(
 ) -> tuple[Tensor, dict[str, _Sheet]]:
     """Decode the latents of a file."""
     record |= {"decoded": str(arguments.decode), "images": len(latents)}
-    decoded = coder.decode(latents)
-    return latents, {"decoded": _Sheet({"decoded": coder.opened.units.to_file(decoded)}, decoded)}
+    return latents, {"decoded": coder.sheet("decoding", latents)}
 
 
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
@@ -237,21 +228,15 @@ def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _She
     ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
     arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.opened.sde.prior).transpose(0, 1)
     flat = arcs.flatten(0, 1)
-    decoded = coder.decode(flat, "interpolating")
-    arrays = {"latents": flat, "decoded": coder.opened.units.to_file(decoded)}
-    return {"interpolation": _Sheet(arrays, decoded, columns=count)}
+    return {"interpolation": coder.sheet("interpolating", flat, count, latents=flat)}
 
 
 def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
     """Decode all latents at other temperatures."""
     from ..numerics.encoding import temper
 
-    sheets = {}
-    for temperature in temperatures:
-        decoded = coder.decode(temper(latents, temperature, coder.opened.sde.prior), f"temperature {temperature:g}")
-        arrays = {"decoded": coder.opened.units.to_file(decoded)}
-        sheets[f"temperature_{temperature:g}"] = _Sheet(arrays, decoded)
-    return sheets
+    moved = {value: temper(latents, value, coder.opened.sde.prior) for value in temperatures}
+    return {f"temperature_{value:g}": coder.sheet(f"temperature {value:g}", x) for value, x in moved.items()}
 
 
 def _print(record: dict[str, Any], latents: Tensor) -> None:

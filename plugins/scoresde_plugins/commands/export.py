@@ -35,12 +35,8 @@ class ExportCommand(Command):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
-        parser.add_argument(
-            "--dtype",
-            default="float32",
-            choices=_DTYPES,
-            help="of the weights in the file, except vectors (default: float32)",
-        )
+        text = "of the weights in the file, except vectors (default: float32)"
+        parser.add_argument("--dtype", default="float32", choices=_DTYPES, help=text)
         add_weights(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:

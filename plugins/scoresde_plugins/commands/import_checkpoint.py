@@ -22,10 +22,8 @@ class ImportCheckpointCommand(Command):
         parser.add_argument("--preset", required=True, metavar="NAME", help="its preset: see 'scoresde presets'")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         add_changes(parser, "model.network.nf=64")
-        parser.add_argument(
-            "--prefix", metavar="P",
-            help="prefix of the network's tensors in the file, such as net. (default: detected)"
-        )  # fmt: skip
+        text = "prefix of the network's tensors in the file, such as net. (default: detected)"
+        parser.add_argument("--prefix", metavar="P", help=text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.commands.presets import find_preset
@@ -45,30 +43,18 @@ class ImportCheckpointCommand(Command):
         if request.finished(arguments.out, asked, checkpoint.INDEX):
             return 0
         plan = plan_model(config, registry)
+        how = {"table": hasattr(plan.sde, "sigma_max"), "prefix": arguments.prefix}
         try:
-            converted = convert(
-                published, plan.build().network, table=hasattr(plan.sde, "sigma_max"), prefix=arguments.prefix
-            )
+            converted = convert(published, plan.build().network, **how)
         except Misfit as misfit:
             print("\n".join(misfit.report))
             raise FileError(
                 f"{arguments.file} does not fit the preset {arguments.preset}: {misfit}; choose its own preset"
             ) from misfit
-        written = checkpoint.save(
-            arguments.out,
-            config,
-            converted.weights,
-            converted.ema,
-            step=published.step,
-            provenance={
-                "file": arguments.file.name,
-                "sha256": sha256,
-                "layout": published.layout,
-                "preset": arguments.preset,
-                "changes": list(arguments.set),
-            },
-            asked=asked,
-        )
+        about = {"file": arguments.file.name, "sha256": sha256, "layout": published.layout}
+        about |= {"preset": arguments.preset, "changes": list(arguments.set)}
+        states = converted.weights, converted.ema
+        written = checkpoint.save(arguments.out, config, *states, step=published.step, provenance=about, asked=asked)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
         tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"

@@ -41,13 +41,19 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()  # first words that it does not read itself, for completion
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments; unknown ones are an error of the subcommand's parser (``asked``)."""
+        """Parse the arguments; unknown ones are an error of the subcommand's parser (``asked``).
+
+        A command's default ``rest`` names a list that takes words after options too.
+        """
         if (word := os.environ.get("SCORESDE_COMPLETE")) is not None:  # a shell asks what may stand there
             registry = self.registry or load_registry(imports=False)
             given = sys.argv[1:] if args is None else args
             print("\n".join(registry.create("commands", "completion").answers(self, given, word, registry)))
             self.exit()
         parsed, left = self.parse_known_args(args, namespace)
+        if rest := getattr(parsed, "rest", None):
+            getattr(parsed, rest).extend(word for word in left if not word.startswith("-"))
+            left = [word for word in left if word.startswith("-")]
         if left:
             asked = getattr(parsed, "asked", self)
             options = [option for option in asked._option_string_actions if option.startswith("--")]

@@ -72,21 +72,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     parser.add_argument("--log-level", default="info", choices=_LEVELS, help="least level of messages (default: info)")
-    _intermix(parser)
-
-
-def _intermix(parser: argparse.ArgumentParser) -> None:
-    """Allow KEY=VALUE after options too; by default argparse takes only one unbroken sequence of them."""
-    plain = parser.parse_known_args
-
-    def parse(arguments: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        parser.parse_known_args = plain  # type: ignore[method-assign]  # the next line calls it
-        try:
-            return parser.parse_known_intermixed_args(arguments, namespace)
-        finally:
-            parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
-
-    parser.parse_known_args = parse  # type: ignore[method-assign, assignment]
+    parser.set_defaults(rest="changes")
 
 
 def _check_changes(changes: list[str]) -> None:
@@ -155,11 +141,11 @@ def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) ->
     """Train, and show the events."""
     shown = run.first and arguments.log_level in ("info", "debug")
     stack.enter_context(_logging(arguments.log_level if run.first else "error"))
-    writer = None
+    writer, first = None, True
     progress = stack.enter_context(Progress(shown))
-    printer = _Printer(progress, run.training.iterations, arguments.log_level == "debug")
     for event in run:
-        printer.show(event)
+        _show(event, progress, run.training.iterations, first, arguments.log_level == "debug")
+        first &= event.what != "loss"
         if event.what == "begin" and arguments.tensorboard and run.first:
             # Steps after this one, which a killed run wrote, are hidden.
             writer = _tensorboard_or_raise()(run.folder / "tensorboard", purge_step=event.step + 1)
@@ -173,42 +159,28 @@ def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) ->
             print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
 
 
-class _Printer:
-    """Shows events: a bar with loss and speed, or a line every ten seconds; ``verbose``, a line for every event."""
+def _show(event: Event, progress: Progress, total: int, due: bool | None, verbose: bool) -> None:
+    """A bar with loss and speed, or a line every ten seconds and where ``due``; ``verbose``, a line for every event."""
 
-    def __init__(self, progress: Progress, total: int, verbose: bool) -> None:
-        self.progress, self.total, self.verbose = progress, total, verbose
-        self.begun = False
+    def line(text: str) -> str:
+        return f"step {event.step} of {total}: {text}"
 
-    def show(self, event: Event) -> None:
-        """Show ``event``."""
-        if event.what == "loss":
-            text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
-            due = self.verbose or event.step == self.total or not self.begun
-            self.progress.show(text, event.step, self.total, self._line(event, text), due or None)
-            self.begun = True
-        elif event.what == "begin" and event.step:
-            self.progress.show("training", event.step, self.total, self._line(event, "resumed"), True)
-        elif event.what == "model" or (event.what == "checkpoint" and self.verbose):
-            self.progress.say(self._line(event, f"saved {event.path}"))
-        elif event.what == "evaluation" and self.verbose:
-            self.progress.say(self._line(event, f"test loss {event.numbers['evaluation_loss']:.4g}"))
-
-    def _line(self, event: Event, text: str) -> str:
-        return f"step {event.step} of {self.total}: {text}"
-
-
-class _Handler(logging.Handler):
-    """Writes to the current stderr, which a progress bar replaces."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+    if event.what == "loss":
+        text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
+        progress.show(text, event.step, total, line(text), due or verbose or event.step == total or None)
+    elif event.what == "begin" and event.step:
+        progress.show("training", event.step, total, line("resumed"), True)
+    elif event.what == "model" or (event.what == "checkpoint" and verbose):
+        progress.say(line(f"saved {event.path}"))
+    elif event.what == "evaluation" and verbose:
+        progress.say(line(f"test loss {event.numbers['evaluation_loss']:.4g}"))
 
 
 @contextmanager
 def _logging(level: str) -> Iterator[None]:
-    """Print the library's log from ``level`` on to stderr."""
-    logger, handler = logging.getLogger("scoresde_run"), _Handler()
+    """Print the library's log from ``level`` on to the current stderr, which a progress bar replaces."""
+    logger, handler = logging.getLogger("scoresde_run"), logging.Handler()
+    handler.emit = lambda record: print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)  # type: ignore[method-assign]
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(level.upper())

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -62,22 +61,22 @@ def _findings(folder: Path) -> Iterator[Finding]:
     from ..training import run, state
 
     if folder.is_file():
-        yield _tried(folder, lambda: _tensors(folder)) if folder.suffix == ".safetensors" else _sealed(folder)
+        yield _tried(folder, _tensors if folder.suffix == ".safetensors" else _sealed)
     if (folder / checkpoint.INDEX).is_file():
-        yield _tried(folder, partial(_checkpoint, folder))
+        yield _tried(folder, _checkpoint)
     if (folder / state.INDEX).is_file():
-        yield _tried(folder, partial(_state, folder))
+        yield _tried(folder, _state)
     if (folder / run.CONFIG).is_file():
         for name, check in ((run.CHECKPOINTS, _state), (run.MODELS, _checkpoint)):
-            yield from (_tried(path, partial(check, path)) for path in sorted((folder / name).glob("step_*")))
-        yield _sealed(folder / run.CONFIG)
+            yield from (_tried(path, check) for path in sorted((folder / name).glob("step_*")))
+        yield _tried(folder / run.CONFIG, _sealed)
         if (folder / run.METRICS).is_file():
-            yield _tried(folder / run.METRICS, lambda: _metrics(folder / run.METRICS, folder / run.CHECKPOINTS))
+            yield _tried(folder / run.METRICS, _metrics)
     if (folder / "results.jsonl").is_file():
         yield from _results(folder)
     for index in sorted(folder.glob("*.yaml")):
         if index.name not in (checkpoint.INDEX, run.CONFIG):
-            yield _tried(index, partial(_record, index))
+            yield _tried(index, _record)
 
 
 def _state(folder: Path) -> None:
@@ -114,29 +113,28 @@ def _results(folder: Path) -> Iterator[Finding]:
     for picture in sorted(path for path in missing if not path.is_file()):
         yield Finding(picture, "damaged", "a row names it, and it is missing")
     if (folder / "report.html").is_file():
-        yield _sealed(folder / "report.html")
+        yield _tried(folder / "report.html", _sealed)
 
 
-def _sealed(path: Path) -> Finding:
-    """A document with its digest at its end."""
+def _sealed(path: Path) -> str | None:
+    """Check a document with its digest at its end."""
     from ..machine.digest import is_sealed
 
     whole = is_sealed(path.read_bytes())
-    return Finding(path, "not checked", _NONE) if whole is None else _tried(path, lambda: _check(whole, path))
+    return _NONE if whole is None else _check(whole, path)
 
 
-def _metrics(path: Path, states: Path) -> str | None:
+def _metrics(path: Path) -> str | None:
     """Compare the metrics with what the newest state says of those before it."""
-    from ..training import state
+    from ..training import run, state
 
-    for place in sorted(states.glob("step_*"), reverse=True):
+    for place in sorted((path.parent / run.CHECKPOINTS).glob("step_*"), reverse=True):
         known = None
         with suppress(FileError):
             known = state.read(place).log
         if known:
             content = path.read_bytes()[: known["bytes"]]
-            _check(hashlib.sha256(content).hexdigest() == known["sha256"], path, f" when {place.name} was saved")
-            return None
+            return _check(hashlib.sha256(content).hexdigest() == known["sha256"], path, f" when {place.name} was saved")
     return _NONE
 
 
@@ -165,22 +163,22 @@ def _tensors(path: Path) -> str | None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if DIGEST not in about:
         return _NONE
-    _check(about[DIGEST] == of_tensors(tensors, about), path)
-    return None
+    return _check(about[DIGEST] == of_tensors(tensors, about), path)
 
 
 _NONE = "it has no digest"
 
 
-def _check(sound: bool, path: Path, when: str = "") -> None:
-    if not sound:
-        raise FileError(f"{path}: it is not as it was{when or ' when it was written'}")
+def _check(sound: bool, path: Path, when: str = "") -> str | None:
+    if sound:
+        return None
+    raise FileError(f"{path}: it is not as it was{when or ' when it was written'}")
 
 
-def _tried(path: Path, work: Callable[[], object]) -> Finding:
-    """Sound, unless ``work`` raises, or returns why nothing is checked."""
+def _tried(path: Path, check: Callable[[Path], str | None]) -> Finding:
+    """Sound, unless ``check`` raises, or returns why nothing is checked."""
     try:
-        unchecked = work()
+        unchecked = check(path)
     except (FileError, OSError, ValueError, SafetensorError, YAMLError) as error:
         return Finding(path, "damaged", str(error))
-    return Finding(path, "not checked", unchecked) if isinstance(unchecked, str) else Finding(path)
+    return Finding(path, "not checked", unchecked) if unchecked else Finding(path)

@@ -308,18 +308,11 @@ class Trainer:
 
     def _batches(self, split: Split, preprocessing: Preprocessing) -> Batches:
         model = self.plan.model.network.view(nn.Identity(), self.plan.model.sde, self.plan.model.shape)
-        batches = Batches(
-            self.plan.dataset,
-            self.config.batch_size,
-            split=split,
-            seed=self.config.seed,
-            preprocessing=preprocessing,
-            rank=self.processes.rank,
-            world=self.processes.count,
-            device=self.device,
-            workers=self.plan.config.data.workers,
-            needs=tuple({**dict.fromkeys(self.plan.loss.needs), **known.wanted(model)}),
-        )
+        where: dict[str, Any] = {"rank": self.processes.rank, "world": self.processes.count, "device": self.device}
+        where |= {"seed": self.config.seed, "workers": self.plan.config.data.workers}
+        needs = tuple({**dict.fromkeys(self.plan.loss.needs), **known.wanted(model)})
+        how = {"split": split, "preprocessing": preprocessing, "needs": needs, **where}
+        batches = Batches(self.plan.dataset, self.config.batch_size, **how)
         if isinstance(model, ScoreModel):
             known.check(model, batches.known, f"{self.plan.dataset}")
         reason = self.plan.loss.skip_data(model, batches.known)
