@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -295,10 +296,12 @@ def test_a_kill_in_the_middle_loses_and_doubles_no_row(tmp_path, monkeypatch):
 
 
 def test_a_worker_ends_with_the_one_who_feeds_it():
-    """Its stdin ends with its parent, even in the middle of a cell."""
-    worker = subprocess.Popen([sys.executable, "-m", "scoresde_bench.run.serve"], stdin=subprocess.PIPE)
-    assert worker.stdin is not None
-    worker.stdin.close()
+    """Its connection ends with its parent, even in the middle of a cell."""
+    ours, theirs = Pipe()
+    with theirs:
+        command = [sys.executable, "-m", "scoresde_bench.run.serve", str(theirs.fileno())]
+        worker = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    ours.close()
     assert worker.wait(timeout=120) == 0
     assert worker.returncode != -signal.SIGKILL
 

@@ -1,25 +1,26 @@
 """A worker process that runs tasks one after another.
 
-    python -m scoresde_bench.run.serve        prints "ready"; then reads tasks on stdin, writes rows on stdout (JSON)
+    python -m scoresde_bench.run.serve FD     sends "ready" over the connection FD; then reads tasks, sends rows as JSON
 
-It exits as soon as its stdin ends, even in the middle of a cell or while it imports torch, so that no worker is left
-running when the parent is gone, even if killed.
+It exits as soon as the connection ends, even in the middle of a cell or while it imports torch, so that no worker is
+left running when the parent is gone, even if killed.
 """
 
-import json
 import os
 import queue
 import sys
 import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
 
 def main() -> None:
-    """Run the tasks on stdin until it ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # output of plugins must not mix with the answers
+    """Run the tasks that arrive until the connection ends."""
+    os.dup2(2, 1)  # what plugins print is no output of the command
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    threading.Thread(target=_listen, args=(connection, tasks), daemon=True).start()
 
     # Imports that take long come after the listening thread has started.
     from scoresde_run.machine.device import keep_freed_memory
@@ -29,16 +30,16 @@ def main() -> None:
     from .worker import perform
 
     keep_freed_memory()
-    print("ready", file=answers, flush=True)
+    connection.send("ready")
     while True:
-        row = perform(Task.from_plain(tasks.get()))
-        print(to_json(row), file=answers, flush=True)
+        connection.send(to_json(perform(Task.from_plain(tasks.get()))))
 
 
-def _listen(tasks: queue.SimpleQueue[Any]) -> None:
-    """Read ahead, so that the end of stdin is noticed while a cell runs."""
-    for line in sys.stdin:
-        tasks.put(json.loads(line))
+def _listen(connection: "Connection[Any, Any]", tasks: queue.SimpleQueue[Any]) -> None:
+    """Read ahead, so that the end of the connection is noticed while a cell runs."""
+    with suppress(EOFError, OSError):
+        while True:
+            tasks.put(connection.recv())
     os._exit(0)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import chain
+from multiprocessing import Pipe
+from typing import Any
 
 import attrs
 from attrs.validators import ge, le, optional
@@ -99,7 +101,7 @@ class _Worker:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**os.environ, **importable.environment(), **environment}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._starting = threading.Lock()
 
@@ -107,19 +109,16 @@ class _Worker:
         """Return the row of ``task``; a failed one if the process dies in every attempt."""
         limit, code = task.settings.timeout, 0
         for _ in range(ATTEMPTS):
-            process = self._ready()
-            late = threading.Event()
-            timer = threading.Timer((limit or 0.0) + GRACE, lambda p, e: (e.set(), p.kill()), (process, late))
-            if limit is not None:
-                timer.start()
-            line = _ask(process, task)
-            timer.cancel()
-            if line.endswith("\n"):
-                row: Row = json.loads(line)
-                return row
-            code = self.end()
-            if late.is_set():
+            self._start()
+            try:
+                self._pipe.send(task.plain())
+                if self._pipe.poll(None if limit is None else limit + GRACE):
+                    row: Row = json.loads(self._pipe.recv())
+                    return row
+                self.end()
                 return fail(task, f"killed because it did not stop at its --timeout of {limit:g} s")
+            except (EOFError, OSError):  # it died
+                code = self.end()
         return fail(task, _cause(code))
 
     def stop(self) -> None:
@@ -130,44 +129,28 @@ class _Worker:
                 process.kill()
 
     def end(self) -> int:
-        """Reap a process that has died or is to, close its pipes, and return its exit code."""
+        """Reap a process that has died or is to, close its connection, and return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return 0
         process.kill()
-        code = process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # the pipe has no reader any more
-                    pipe.close()
-        return code
+        self._pipe.close()
+        return process.wait()
 
-    def _ready(self) -> subprocess.Popen[str]:
-        """The process after its imports, which do not count for the time limit of a cell."""
+    def _start(self) -> None:
+        """Start the process unless it runs, and wait for its imports, which do not count for a cell's time limit."""
         with self._starting:
             if self._stopped:
                 raise RuntimeError("the run has ended")
-            fresh = self._process is None
-            if self._process is None:
-                command = [sys.executable, "-m", "scoresde_bench.run.serve"]
-                pipe = subprocess.PIPE
-                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
-        process = self._process
-        if fresh and process.stdout is not None:
-            process.stdout.readline()  # "ready"; if the process has died, the first task notices
-        return process
-
-
-def _ask(process: subprocess.Popen[str], task: Task) -> str:
-    """The line that a worker answers; without a newline if it died."""
-    if process.stdin is None or process.stdout is None:
-        return ""
-    try:
-        process.stdin.write(json.dumps(task.plain()) + "\n")
-        process.stdin.flush()
-        return process.stdout.readline()
-    except OSError:
-        return ""
+            if self._process is not None:
+                return
+            self._pipe, theirs = Pipe()
+            with theirs:
+                command = [sys.executable, "-m", "scoresde_bench.run.serve", str(theirs.fileno())]
+                how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
+                self._process = subprocess.Popen(command, env=self._environment, **how)
+        with suppress(EOFError, OSError):  # if the process has died, the first task notices
+            self._pipe.recv()
 
 
 def _cause(code: int) -> str:
