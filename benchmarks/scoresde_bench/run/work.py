@@ -22,12 +22,11 @@ from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
 
 from ..plan.cells import Cell
-from ..report.earlier import earlier, summary, tell_apart
+from ..report.combinations import earlier, pool, summary, tell_apart
 from ..report.labels import ResultRow, count
 from ..report.page import write_report
 from ..report.published import PublishedValue, attach
 from ..report.ranking import rank
-from ..report.seeds import pool
 from ..report.table import print_table
 from .costs import Costs, in_words
 from .executor import Executor, OnStep, Settings, Task
