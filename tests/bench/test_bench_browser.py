@@ -11,7 +11,8 @@ from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import page
 from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.result_sets import ResultSet, merge
-from scoresde_bench.run.pictures import sample_grid
+from scoresde_run.data.units import Units
+from scoresde_run.results import picture
 
 pytestmark = pytest.mark.skipif(browser.find() is None, reason="there is no Chromium")
 
@@ -46,7 +47,7 @@ def written(folder: Path, *runs: ResultSet) -> Path:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two dozen cells with pictures, a failure, and markup in a name."""
     folder = tmp_path_factory.mktemp("report")
-    sample_grid(torch.zeros(4, 1, 8, 8), folder / "a.png")
+    picture.draw(folder / "a.png", Units(levels=256), torch.zeros(4, 1, 8, 8))
     rows = [row(sde, predictor, steps) for sde in SDES for predictor in PREDICTORS for steps in STEPS]
     rows.append(row("vp", "ddim", 7, status="failed", reason="<b onclick=alert(1)>boom</b>"))
     return written(folder, ResultSet("run", folder, rows))
@@ -244,7 +245,7 @@ def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("scoresde_bench.report.page.GALLERY", 3)
     for module in ("page", "lines"):
         monkeypatch.setattr(f"scoresde_bench.report.{module}.MANY", 10)
-    sample_grid(torch.zeros(4, 1, 8, 8), tmp_path / "a #1.png")
+    picture.draw(tmp_path / "a #1.png", Units(levels=256), torch.zeros(4, 1, 8, 8))
     rows = [row(sde, predictor, steps) for sde in SDES for predictor in PREDICTORS for steps in STEPS]
     runs = [ResultSet("run", tmp_path, [{**one, "picture": "a #1.png"} for one in rows])]
     path = tmp_path / "long.html"

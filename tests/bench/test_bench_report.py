@@ -18,8 +18,9 @@ from PIL import Image
 from scoresde_bench.report import plot, scales
 from scoresde_bench.report.page import write_report
 from scoresde_bench.report.ranking import rank
-from scoresde_bench.run.pictures import sample_grid
 from scoresde_core.errors import FileError
+from scoresde_run.data.units import Units
+from scoresde_run.results import picture
 
 COMMAND = "scoresde-bench --corrector 'langevin[snr=0.16]'"
 
@@ -327,8 +328,13 @@ def test_unwritable_report_is_one_sentence(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def opened(path: Path | None) -> "np.ndarray[Any, Any]":
-    assert path is not None
+def sample_grid(samples: torch.Tensor, path: Path, columns: int = 8, rows: int = 4) -> Path:
+    """A picture as a cell has it."""
+    picture.draw(path, Units(levels=256), samples, columns=columns, count=columns * rows, least=56, clear=True)
+    return path
+
+
+def opened(path: Path) -> "np.ndarray[Any, Any]":
     return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
 
 
@@ -376,18 +382,55 @@ def test_scatter_of_nothing_finite(tmp_path: Path) -> None:
     assert opened(sample_grid(torch.full((9, 2), math.nan), tmp_path / "a.png")).shape == (480, 480, 4)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4,), (0, 1, 8, 8), (0, 2), (4, 1, 2, 3, 4)], ids=str)
-def test_other_shapes_have_no_picture(shape: tuple[int, ...], tmp_path: Path) -> None:
-    assert sample_grid(torch.zeros(shape), tmp_path / "a.png") is None
-    assert not list(tmp_path.iterdir())
+def test_curves_lie_in_their_tiles(tmp_path: Path) -> None:
+    """A line that rises through its tile, and one at the bottom of the next, in colours of their channels."""
+    events = torch.zeros(3, 2, 50)
+    events[0, 0] = torch.linspace(0, 4, 50)
+    pixels = opened(sample_grid(events, tmp_path / "a.png", columns=2)).astype(int)
+    assert pixels.shape == (144, 240, 4)
+    blue, orange = pixels[..., 2] - pixels[..., 0] > 60, pixels[..., 0] - pixels[..., 2] > 60
+    heights = [float(blue[:72, left : left + 12].nonzero()[0].mean()) for left in (10, 54, 98)]
+    # A tile has a margin of 5 %: the line begins 6 pixels from its left and 3.6 above its bottom.
+    assert heights == pytest.approx([72 - 3.6 - 64.8 * (x - 6) / 108 for x in (16, 60, 104)], abs=1)
+    for top, left in ((0, 0), (0, 120), (72, 0)):
+        where = orange[top : top + 72, left : left + 120].nonzero()
+        assert (where[0].min() > 64, where[1].min() < 10, where[1].max() > 110) == (True, True, True)
+    assert not (blue | orange)[72:, 120:].any()
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text == {"Description": "curves: the bottom of a tile is 0, its top 4"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 1), (2, 2, 1), (2, 1, 2, 3, 4, 5)], ids=str)
+def test_every_other_shape_is_a_curve(shape: tuple[int, ...], tmp_path: Path) -> None:
+    pixels = opened(sample_grid(torch.rand(shape), tmp_path / "a.png")).astype(int)
+    assert (pixels[..., 2] - pixels[..., 0] > 60).any()
+
+
+def test_volumes_are_their_middle_slices(tmp_path: Path) -> None:
+    """Of (H, W, D) = (4, 6, 8): W x D, H x D and H x W, next to each other, from the top."""
+    volume = torch.full((1, 1, 4, 6, 8), -1.0)
+    volume[0, 0, 2, 1, 7], volume[0, 0, 3, 3, 5], volume[0, 0, 0, 2, 4] = 1.0, 0.0, 0.5
+    picture.draw(tmp_path / "a.png", Units(levels=256), volume)
+    pixels = opened(tmp_path / "a.png")
+    expected = np.zeros((6, 8 + 8 + 6), np.uint8)
+    expected[1, 7], expected[3, 8 + 5], expected[0, 16 + 2] = 255, 128, 191
+    assert pixels.tolist() == expected.tolist()
+
+
+def test_points_beside_what_was_observed_have_a_colour_each(tmp_path: Path) -> None:
+    picture.draw(tmp_path / "a.png", Units(), torch.tensor([[-1.0, 0.0]] * 9), torch.tensor([[1.0, 0.0]] * 9))
+    pixels = opened(tmp_path / "a.png").astype(int)
+    warm, cold = (sign * (pixels[..., 0] - pixels[..., 2]) > 60 for sign in (1, -1))
+    assert warm[:, :240].any()
+    assert cold[:, 240:].any()
+    assert not warm[:, 240:].any()
+    assert not cold[:, :240].any()
 
 
 def test_picture_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match=r"cannot write .*a.png"):
         sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "file" / "a.png")
-    with pytest.raises(ValueError, match="a grid needs at least 1 column and 1 row, got 0 and 4"):
-        sample_grid(torch.zeros(1, 1, 8, 8), tmp_path / "a.png", columns=0)
 
 
 def test_a_disk_that_fills_up_leaves_the_former_page_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

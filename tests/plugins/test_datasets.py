@@ -393,7 +393,7 @@ def test_a_resident_set_leaves_broken_files_out(folder):
         ("image_folder[path={folder}/one,crop=9]", None),
         ("npz[path={folder}/a.zip]", "cannot read .*a.zip as an .npz file"),
         ("npz[path={folder}/floats.npz,key=infinite]", "not finite"),
-        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 or uint16 images, or float .* got float64"),
+        ("npz[path={folder}/floats.npz,key=cube]", "must be uint8 or uint16 images, or float .* got int64"),
         ("jpeg_archive[path={folder}]", "cannot read .*test.npz as packed images"),
         ("imagenet[root={folder}]", "no val_data"),
     ],
@@ -404,7 +404,7 @@ def test_bad_files_are_one_sentence(tmp_path, spec, message):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(encoded(gradient(8, 8)))
     (tmp_path / "a.zip").write_bytes(b"nothing of the kind")
-    np.savez(tmp_path / "floats.npz", infinite=np.array([[np.inf, 0.0]]), cube=np.zeros((2, 3, 4)))
+    np.savez(tmp_path / "floats.npz", infinite=np.array([[np.inf, 0.0]]), cube=np.zeros((2, 3, 4), int))
     data = create("datasets", spec.format(folder=tmp_path))
     if message is None:
         with pytest.raises(FileError, match="less than the crop of 9"):

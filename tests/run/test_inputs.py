@@ -18,13 +18,15 @@ from scoresde_bench.plan.suite import Suite
 from scoresde_core import document, manifest
 from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.registry import load_registry
-from scoresde_plugins.datasets.files import ImageFolderDataset, JPEGArchiveDataset, NPZDataset
+from scoresde_plugins.datasets.array import ArrayDataset
+from scoresde_plugins.datasets.files import ImageFolderDataset, JPEGArchiveDataset
 from scoresde_plugins.datasets.published import DownsampledImageNetDataset
 from scoresde_plugins.evaluators import statistics_file
 from scoresde_plugins.extractors.networks import Classifier, Inception
 from scoresde_plugins.song2021.published_checkpoint import read_published
 from scoresde_plugins.targets import mfa_file
 from scoresde_run.commands import events
+from scoresde_run.data import array_file
 from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
@@ -55,8 +57,8 @@ READERS = {
     "results.jsonl": [read_rows],
     "state.json": [lambda path: state.read(path.parent)],
     "a.npz": [
-        lambda path: events._npz(path, ("images",)),
-        lambda path: NPZDataset(path=str(path)).load(),
+        lambda path: array_file.read(path),
+        lambda path: ArrayDataset(path=str(path)).load(),
         statistics_file.read,
     ],
     "train.npz": [packed],
@@ -167,7 +169,7 @@ class TestArrays:
 
     def test_what_is_dense_or_small_is_read(self, tmp_path):
         np.savez_compressed(tmp_path / "a.npz", images=np.zeros((2**16, 4)))
-        assert NPZDataset(path=str(tmp_path / "a.npz")).load().shape[1:] == (4,)
+        assert ArrayDataset(path=str(tmp_path / "a.npz")).load().shape[1:] == (4,)
 
     @pytest.mark.parametrize("dtype", [np.longdouble, complex, object, "U3", "M8[s]"], ids=str)
     def test_no_numbers(self, dtype, tmp_path):
@@ -179,7 +181,7 @@ class TestArrays:
 
     def test_an_array_beside_it_may_be_anything(self, tmp_path):
         np.savez(tmp_path / "a.npz", images=np.zeros((4, 2)), names=np.array(["a", "b"]), odd=np.array([None]))
-        assert NPZDataset(path=str(tmp_path / "a.npz"), test_share=0.5).load().shape[1:] == (2,)
+        assert ArrayDataset(path=str(tmp_path / "a.npz"), test_share=0.5).load().shape[1:] == (2,)
 
 
 def test_a_picture_of_too_many_pixels(tmp_path):

@@ -19,6 +19,7 @@ from scoresde_core.score import ScoreModel
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.machine import environment
 from scoresde_run.machine.progress import step_observer
+from scoresde_run.results import picture
 from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
 from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
@@ -27,7 +28,6 @@ from ..plan.cells import Cell
 from .compiler import missing
 from .deadline import OutOfTime, deadline
 from .executor import OnStep
-from .pictures import sample_grid
 
 KEPT = 16
 """Sets of exact samples, with what metrics cache for them, that are kept in memory: one per seed and target."""
@@ -97,12 +97,12 @@ class Bench:
             "peak_memory_bytes": environment.peak_memory(device),
         }
         warnings = _warnings(cell, size)
-        shown, _ = cell.source.units.shown(drawn.x)
+        found["picture"] = f"pictures/{cell.key}.png"
         try:
-            picture = sample_grid(shown, self.folder / "pictures" / f"{cell.key}.png")
+            shown: dict[str, Any] = {"columns": 8, "count": 32, "least": 56, "clear": True}
+            picture.draw(self.folder / found["picture"], cell.source.units, drawn.x, **shown)
         except FileError as error:  # no reason to lose what was measured
-            picture, warnings["picture"] = None, f"no picture of the samples: {error}"
-        found["picture"] = str(picture.relative_to(self.folder)) if picture else None
+            found["picture"], warnings["picture"] = None, f"no picture of the samples: {error}"
         found |= {"warnings": warnings} if warnings else {}
         x = cell.source.units.decode(drawn.x)
         reference = self._reference(cell, x)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "scoresde-encoding", 1
 INDEX, LATENTS = "encoding.yaml", "latents.npz"
-_TILES = 256
 
 
 @attrs.frozen(eq=False)
@@ -154,15 +153,13 @@ class _Sheet:
     columns: int | None = None
 
     def write(self, folder: Path, stem: str, opened: OpenedModel) -> list[str]:
-        """Write ``stem.npz`` and, for images, ``stem.png``; return the names."""
+        """Write ``stem.npz`` and ``stem.png``; return the names."""
         import numpy as np
 
-        names = [f"{stem}.npz"]
+        names = [f"{stem}.npz", f"{stem}.png"]
         np.savez_compressed(folder / names[0], **{name: value.numpy() for name, value in self.arrays.items()})  # type: ignore[arg-type]
-        if picture.drawable(opened.shape):
-            sides = [side[:_TILES] for side in (self.beside, self.events) if side is not None]
-            names.append(f"{stem}.png")
-            picture.draw(folder / names[1], opened.units, *sides, columns=self.columns)
+        sides = [side for side in (self.beside, self.events) if side is not None]
+        picture.draw(folder / names[1], opened.units, *sides, columns=self.columns)
         return names
 
 

@@ -1,6 +1,7 @@
 """Data sets made of something else: draws of an exact target, or the images of any data set in another size."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -9,13 +10,13 @@ from attrs.validators import ge, optional
 from torch import Tensor
 from torch.nn import functional
 
-from scoresde_core.components import param
+from scoresde_core.components import Spec, param
 from scoresde_core.errors import UsageError
 from scoresde_core.noise import Noise, key
 from scoresde_core.target import Target
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split
 
-from . import files
+from . import array
 from .pictures import SIZE_HELP, Size, positive, sides
 
 _ROWS, _CHUNK = 4096, 1024
@@ -71,6 +72,11 @@ class Fitted:
         return self.dataset.fit(self.events[index].unsqueeze(0))[0]
 
 
+def _resized(folder: Path) -> dict[str, Any]:
+    """Write an array of images, to crop, resize and pad."""
+    return {"data": Spec("array", array.images(folder)), "crop": 6, "size": 4, "padding": 1}
+
+
 @attrs.frozen
 class ResizedDataset(Dataset):
     """A central crop of ``crop`` pixels, antialiased bicubic to ``size``, then ``padding`` black pixels on every side.
@@ -78,7 +84,7 @@ class ResizedDataset(Dataset):
     MNIST for a network that halves five times is ``resized[data=mnist,padding=2]``, or ``resized[data=mnist,size=32]``.
     """
 
-    example: ClassVar = staticmethod(files.resized)
+    example: ClassVar = staticmethod(_resized)
 
     data: Dataset = param(help="data set, such as mnist")
     size: Size | None = param(None, f"{SIZE_HELP}; null: unchanged", optional(positive))

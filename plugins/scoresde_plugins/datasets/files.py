@@ -1,11 +1,11 @@
-"""Your own images: a folder or zip of image files, TensorFlow records, or arrays in ``.npz`` files.
+"""Your own images: a folder or zip of image files, TensorFlow records, or encoded images in ``.npz`` files.
 
 The test split has a path of its own, or is every k-th image in the order of the names or of the array. The published
 code trains and evaluates on the same faces of FFHQ and CelebA-HQ; here a share is held out, as for any folder.
 """
 
-import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from attrs.validators import and_, ge, gt, lt, optional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.components import Spec, param
+from scoresde_core.components import param
 from scoresde_core.errors import FileError
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
@@ -30,39 +30,19 @@ COUNT, SIDE = 20, 8
 """Of the pictures of noise with which the conformance suite checks these data sets."""
 
 
-def _images() -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
-
-
-def _encoded() -> list[bytes]:
-    from PIL import Image
-
-    found = []
-    for image in _images():
-        with io.BytesIO() as file:
-            Image.fromarray(image).save(file, "png")
-            found.append(file.getvalue())
-    return found
-
-
 def image_folder(folder: Path) -> dict[str, Any]:
     """Write images to the folders of two classes."""
-    for k, data in enumerate(_encoded()):
-        place = folder / "ab"[k % 2] / f"{k:02}.png"
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(data)
+    from PIL import Image
+
+    for k, image in enumerate(np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)):
+        (folder / "ab"[k % 2]).mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / "ab"[k % 2] / f"{k:02}.png")
     return {"path": str(folder), "size": SIDE}
-
-
-def npz(folder: Path) -> dict[str, Any]:
-    """Write an array of images, and their labels."""
-    np.savez(folder / "images.npz", images=_images(), classes=np.arange(COUNT) % 3)
-    return {"path": str(folder / "images.npz"), "labels": "classes"}
 
 
 def jpeg_archive(folder: Path) -> dict[str, Any]:
     """Write both splits, with labels."""
-    encoded = _encoded()
+    encoded = [path.read_bytes() for path in sorted(Path(image_folder(folder)["path"]).glob("*/*.png"))]
     for split, part in (("train", encoded[5:]), ("test", encoded[:5])):
         offsets = np.cumsum([0, *map(len, part)])
         data = np.frombuffer(b"".join(part), dtype=np.uint8)
@@ -70,13 +50,8 @@ def jpeg_archive(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
-def resized(folder: Path) -> dict[str, Any]:
-    """Write an array of images, to crop, resize and pad."""
-    return {"data": Spec("npz", npz(folder)), "crop": 6, "size": 4, "padding": 1}
-
-
 @attrs.frozen
-class _HeldOut(Dataset):
+class HeldOut(Dataset):
     """A path and its test split: a second path, or a share of the first."""
 
     path: str = param(help="path of the images")
@@ -84,9 +59,11 @@ class _HeldOut(Dataset):
     test_share: float = param(0.1, "share of the images held out as the test split", and_(gt(0), lt(1)), kw_only=True)
 
     def files(self) -> list[str]:
+        """The paths of both splits."""
         return [self.path, *([] if self.test is None else [self.test])]
 
     def place(self, split: Split) -> str:
+        """Return the path of a split."""
         return self.path if split == "train" or self.test is None else self.test
 
     def rows(self, count: int, split: Split) -> Tensor:
@@ -99,7 +76,7 @@ class _HeldOut(Dataset):
 
 
 @attrs.frozen
-class ImageFolderDataset(_HeldOut, pictures.PictureDataset):
+class ImageFolderDataset(HeldOut, pictures.PictureDataset):
     """All image files in a folder or a .zip, resized to ``size`` after the largest central crop of that shape.
 
     Or all images in a .tfrecords file of StyleGAN's tool, such as ffhq-r08.tfrecords. Classes are read from a
@@ -125,7 +102,7 @@ class ImageFolderDataset(_HeldOut, pictures.PictureDataset):
         picked = [names[row] for row in self.rows(len(names), split).tolist()]
         if names and not picked:
             raise FileError(f"{place!r} has {len(names)} images, too few for a {split} split: set test_share=")
-        return pictures.decoded(source, picked, pictures.Fit(self.size, self.crop, self.grey), self.broken, place)
+        return pictures.Pictures(source, picked, pictures.Fit(self.size, self.crop, self.grey), self.broken, place)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` from ``dataset.json``, or the numbers of the folders sorted by name; none for a single folder."""
@@ -134,102 +111,6 @@ class ImageFolderDataset(_HeldOut, pictures.PictureDataset):
             return {}
         pictures.check_labelled(self.broken)
         return {"labels": found[self.rows(len(found), split)]}
-
-
-@attrs.frozen
-class NPZDataset(_HeldOut):
-    """An array in an ``.npz`` file: images or floats.
-
-    Images are uint8 or uint16, (N, H, W), (N, H, W, C) or (N, C, H, W). Floats are points (N, D) or fields (N, C, H,
-    W).
-    """
-
-    example: ClassVar = staticmethod(npz)
-
-    key: str = param("images", "name of the array in the file")
-    labels: str | None = param(None, "name of the array of classes, integers from 0; null: none")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one event, from the file's header."""
-        shape, dtype = _header(self.path, self.key)
-        if _are_floats(self.path, self.key, shape, dtype):
-            return shape[1:]
-        return (1, *shape[1:]) if len(shape) == 3 else (shape[3], *shape[1:3]) if _channels_last(shape) else shape[1:]
-
-    @property
-    def levels(self) -> int | None:
-        """256 or 65536 by the type of the array; None for floats."""
-        return {"u1": 256, "u2": 65536}.get(_header(self.path, self.key)[1].str[1:])
-
-    def load(self, split: Split = "train") -> Tensor:
-        """uint8 or int32 (N, C, H, W), or floats (N, D) or (N, C, H, W)."""
-        events = _read(self.place(split), self.key)
-        return events if self.test is not None else events[self.rows(len(events), split)]
-
-    def known(self, split: Split = "train") -> dict[str, Tensor]:
-        if self.labels is None:
-            return {}
-        labels = _read_labels(self.place(split), self.labels)
-        return {"labels": labels[self.rows(len(labels), split)]}
-
-
-def _header(path: str, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and dtype of an array, without reading it."""
-    with inputs.arrays(path) as file:
-        if key not in file.names:
-            raise FileError(f"{path} has no array {key!r}, only {', '.join(file.names)}: npz[key=...]")
-        return file.header(key)
-
-
-def _are_floats(path: str, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Whether the events are floats and not images; raise FileError if they are neither."""
-    if dtype.kind == "f" and len(shape) in (2, 4):
-        return True
-    if dtype not in (np.uint8, np.uint16) or len(shape) not in (3, 4):
-        raise FileError(
-            f"{key!r} in {path} must be uint8 or uint16 images, or float points (N, D) or fields (N, C, H, W), got "
-            f"{dtype} {shape}: choose another array, npz[key=...]"
-        )
-    return False
-
-
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    return shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)
-
-
-def _read(path: str, key: str) -> Tensor:
-    shape, dtype = _header(path, key)
-    if _are_floats(path, key, shape, dtype):
-        return _floats(path, key)
-    array = _array(path, key)
-    events = torch.from_numpy(array if dtype == np.uint8 else array.astype(np.int32))
-    if events.ndim == 3:
-        return events.unsqueeze(1)
-    return events.permute(0, 3, 1, 2).contiguous() if _channels_last(shape) else events
-
-
-def _floats(path: str, key: str) -> Tensor:
-    """Return float32 (N, ...), or float64 if rounding would move values by 1e-3 of a channel's or column's std."""
-    exact = torch.from_numpy(_array(path, key).astype(np.float64))
-    if not bool(exact.isfinite().all()):
-        raise FileError(f"{key!r} in {path} has values that are not finite: remove them")
-    events = exact.float()
-    by_column = (0, *range(2, events.ndim))
-    off, spread = (events - exact).abs().amax(by_column), exact.std(by_column)
-    return exact if bool((off > 1e-3 * spread).any()) else events
-
-
-def _read_labels(path: str, key: str) -> Tensor:
-    shape, dtype = _header(path, key)
-    if len(shape) != 1 or dtype.kind not in "iu":
-        raise FileError(f"{key!r} in {path} must be integers (N,), one per event, got {dtype} {shape}")
-    return torch.from_numpy(_array(path, key).astype(np.int64))
-
-
-def _array(path: str, key: str) -> np.ndarray[Any, Any]:
-    with inputs.arrays(path) as file:
-        return file[key]
 
 
 @attrs.frozen
@@ -297,7 +178,9 @@ class JPEGArchiveDataset(pictures.PictureDataset):
         steps = np.diff(packed.offsets)
         if packed.data.dtype != np.uint8 or (steps < 0).any() or packed.offsets[-1] > len(packed.data):
             raise FileError(f"{file} is damaged: its offsets exceed its {len(packed.data)} bytes")
-        return pictures.decoded(packed, packed.names(), pictures.Fit(self.size, grey=self.grey), self.broken, str(file))
+        return pictures.Pictures(
+            packed, packed.names(), pictures.Fit(self.size, grey=self.grey), self.broken, str(file)
+        )
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         labels = self._arrays(split).get("labels")
@@ -323,9 +206,8 @@ def labels(place: str, path: str, classes: Classes) -> Tensor | None:
     """
     source = pictures.source_at(place)
     if classes == "auto" and isinstance(source, pictures.Folder | pictures.Archive):
-        text = _index(source)
-        if text is not None:
-            return _listed(text, source.names(), place)
+        with suppress(OSError, KeyError):  # there is none
+            return _listed(source.read(INDEX), source.names(), place)
     return _by_folder(source, place, path, classes)
 
 
@@ -349,13 +231,6 @@ def _by_folder(source: pictures.Source, place: str, path: str, classes: Classes)
 
 def _folders(source: pictures.Source) -> list[str]:
     return [name.rpartition("/")[0] for name in source.names()]
-
-
-def _index(source: pictures.Folder | pictures.Archive) -> bytes | None:
-    try:
-        return source.read(INDEX)
-    except (OSError, KeyError):
-        return None
 
 
 def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:

@@ -2,11 +2,10 @@
 
 import mmap
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from functools import reduce
+from collections.abc import Callable, Iterator
+from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -18,40 +17,23 @@ from scoresde_run.machine import inputs
 Handle = TypeVar("Handle")
 
 
-@attrs.define(eq=False)
-class PictureFile(ABC, Generic[Handle]):
-    """A file of many pictures, which every process opens for itself on first use.
-
-    A forked worker would share its parent's position in the file; pickling keeps only the path.
-    """
-
-    path: Path
-    _open: tuple[int, Handle] | None = attrs.field(default=None, init=False)
-
-    @abstractmethod
-    def opened(self) -> Handle:
-        """Open the file."""
-
-    @property
-    def file(self) -> Handle:
-        """The file as opened by this process."""
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), self.opened())
-        return self._open[1]
-
-    def __getstate__(self) -> Path:
-        return self.path
-
-    def __setstate__(self, path: Path) -> None:
-        self.path, self._open = path, None
+@lru_cache(maxsize=16)
+def _open(kind: Callable[[Path], Any], path: Path, version: int, process: int) -> Any:
+    return kind(path)
 
 
-Field = tuple[int, "int | memoryview"]
-"""A field of a protocol buffer: its number, and its value, an integer or bytes."""
+def opened(kind: Callable[[Path], Handle], path: Path) -> Handle:
+    """The file at ``path`` as this process opened it; a forked worker would share its parent's position in the file."""
+    return _open(kind, path, inputs.regular(path, None).stat().st_mtime_ns, os.getpid())  # type: ignore[no-any-return]
 
 
-@attrs.define(eq=False)
-class Records(PictureFile[mmap.mmap]):
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@attrs.frozen
+class Records:
     """The images of a ``.tfrecords`` file, all of one size, as the tools of ProGAN and StyleGAN write them.
 
     A file is a sequence of records: length (8 bytes), checksum of the length, data, checksum of the data (4 bytes),
@@ -61,9 +43,12 @@ class Records(PictureFile[mmap.mmap]):
     those of pixels are not.
     """
 
-    def opened(self) -> mmap.mmap:
-        with inputs.regular(self.path, None).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    path: Path
+
+    @property
+    def file(self) -> mmap.mmap:
+        """Its bytes."""
+        return opened(_map, self.path)
 
     def names(self) -> list[str]:
         """Return ``offset:length`` of the data of each record."""
@@ -97,55 +82,40 @@ def _features(example: memoryview) -> dict[str, memoryview]:
     """Return the features of an Example: a map, stored as entries with a key 1 and a value 2."""
     found = {}
     for _, entry in _fields(_only(example, 1)):
-        key, value = (_only(_bytes(entry), number) for number in (1, 2))
+        key, value = _only(entry, 1), _only(entry, 2)
         found[bytes(key).decode()] = value
     return found
 
 
 def _integers(feature: memoryview) -> tuple[int, ...]:
-    """Return an int64 list, packed or not."""
-    found: list[int] = []
-    for _, value in _fields(_only(feature, 3)):
-        if isinstance(value, int):
-            found.append(value)
-            continue
-        at = 0
-        while at < len(value):
-            number, at = _varint(value, at)
-            found.append(number)
+    """Return an int64 list, which is packed."""
+    packed, found, at = _only(_only(feature, 3), 1), [], 0
+    while at < len(packed):
+        number, at = _varint(packed, at)
+        found.append(number)
     return tuple(found)
 
 
 def _only(message: memoryview, number: int) -> memoryview:
     """Return the bytes of a message's field ``number``."""
     for found, value in _fields(message):
-        if found == number:
-            return _bytes(value)
-    raise ValueError(f"a message has no field {number}")
+        if found == number and isinstance(value, memoryview):
+            return value
+    raise ValueError(f"a message has no field {number} of bytes")
 
 
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a field has a number instead of bytes")
-    return value
-
-
-def _fields(message: memoryview) -> Iterator[Field]:
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     """Yield the fields of a protocol buffer, in order."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         kind, number = tag & 7, tag >> 3
-        if kind == 0:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        if kind == 2:
-            length, at = _varint(message, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
+        if kind not in (0, 2):
             raise ValueError(f"unknown wire type {kind} in a protocol buffer")
+        length, at = _varint(message, at)
+        if kind == 0:
+            yield number, length
+            continue
         if at + length > len(message):
             raise ValueError("a field is longer than its message")
         yield number, message[at : at + length]

@@ -19,7 +19,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
 
-from .picture_file import PictureFile, Records
+from .picture_file import Records, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -75,12 +75,16 @@ class Folder:
         return inputs.content(self.root / name)
 
 
-@attrs.define(eq=False)
-class Archive(PictureFile[zipfile.ZipFile]):
+@attrs.frozen
+class Archive:
     """The image files in a zip file, in the order of their paths."""
 
-    def opened(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(inputs.regular(self.path, None))
+    path: Path
+
+    @property
+    def file(self) -> zipfile.ZipFile:
+        """The opened file."""
+        return opened(zipfile.ZipFile, self.path)
 
     def names(self) -> list[str]:
         """Return paths within the archive, without the resource forks that some systems add."""
@@ -150,6 +154,12 @@ class Pictures:
     broken: Broken = "fail"
     where: str = ""
 
+    def __attrs_post_init__(self) -> None:
+        if not self.names:
+            raise FileError(
+                f"there is no image file in {self.where!r}: give a folder, a zip or a .tfrecords file of images"
+            )
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -206,13 +216,6 @@ def source_at(path: str) -> Source:
     if path.lower().endswith((".tfrecords", ".tfrecord")):
         return Records(Path(path))
     return Archive(Path(path)) if path.lower().endswith(".zip") else Folder(Path(path))
-
-
-def decoded(source: Source, names: Sequence[Any], fit: Fit, broken: Broken, where: str) -> Pictures:
-    """Return the pictures; raise FileError if there are none."""
-    if not names:
-        raise FileError(f"there is no image file in {where!r}: give a folder, a zip or a .tfrecords file of images")
-    return Pictures(source, names, fit, broken, where)
 
 
 class PictureDataset(Dataset):

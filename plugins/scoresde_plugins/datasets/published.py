@@ -7,6 +7,7 @@ import codecs
 import os
 import pickle
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, ClassVar, Literal
@@ -23,7 +24,8 @@ from scoresde_core.plugins import one_line
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.machine import inputs
 
-from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, decoded, source_at
+from .array import as_events
+from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, source_at
 
 DOWNLOAD_HELP = "let torchvision download it if it is missing"
 
@@ -59,7 +61,7 @@ class VisionDataset(Dataset):
     def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
         """Return the images and their labels, from torchvision's class."""
         found = reader(self.root, train=split == "train", download=self.download)
-        return found.data.unsqueeze(1), found.targets
+        return as_events(np.asarray(found.data)), found.targets
 
     def files(self) -> list[Path]:
         """Return its own folder: ``root`` may contain others."""
@@ -109,10 +111,6 @@ class CIFAR10Dataset(VisionDataset):
     name, title, folder, reader = "cifar10", "CIFAR-10", "cifar-10-batches-py", "CIFAR10"
     shape = (3, 32, 32)
 
-    def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
-        found = reader(self.root, train=split == "train", download=self.download)
-        return torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), found.targets
-
 
 @attrs.frozen
 class SVHNDataset(VisionDataset):
@@ -123,7 +121,7 @@ class SVHNDataset(VisionDataset):
 
     def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
         found = reader(str(Path(self.root) / "svhn"), split=split, download=self.download)
-        return torch.from_numpy(found.data).contiguous(), found.labels
+        return as_events(found.data), found.labels
 
 
 _PARTITION = {"train": "0", "test": "1"}
@@ -170,27 +168,22 @@ class CelebADataset(PictureDataset):
         source = source_at(str(where))
         if where.suffix == ".zip":
             names = [f"img_align_celeba/{name}" for name in names]
-        return decoded(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
+        return Pictures(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
 
 
-_open: dict[Path, tuple[int, Any]] = {}
-"""The environment of each folder, and the process that opened it."""
-
-
+@cache
 def environment(path: Path) -> Any:
-    """Return the lmdb environment of a folder; lmdb allows only one per process.
-
-    A forked worker inherits an environment that it must not use, and must close it before it opens its own.
-    """
+    """Return the lmdb environment of a folder; lmdb allows only one per process."""
     import lmdb  # type: ignore[import-not-found,unused-ignore]
 
-    path = path.resolve()
-    process, found = _open.get(path, (None, None))
-    if process != os.getpid():
-        if found is not None:
-            found.close()
-        found = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
-        _open[path] = (os.getpid(), found)
+    found = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
+
+    def forget() -> None:
+        """A forked worker must not use it, and must close it before it opens its own."""
+        found.close()
+        environment.cache_clear()
+
+    os.register_at_fork(after_in_child=forget)
     return found
 
 
@@ -202,12 +195,12 @@ class Database:
 
     def names(self) -> list[bytes]:
         """Return all keys, in the database's order."""
-        with environment(self.path).begin() as transaction:
+        with environment(self.path.resolve()).begin() as transaction:
             return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def read(self, name: bytes) -> bytes:
         """Return the encoded image."""
-        with environment(self.path).begin() as transaction:
+        with environment(self.path.resolve()).begin() as transaction:
             return bytes(transaction.get(name))
 
 
@@ -242,7 +235,7 @@ class LSUNDataset(PictureDataset):
             names = database.names()
         except Exception as error:  # lmdb has errors of its own
             raise FileError(f"cannot read the LSUN database {path}: {error}") from error
-        return decoded(database, names, Fit(self.size), self.broken, str(path))
+        return Pictures(database, names, Fit(self.size), self.broken, str(path))
 
 
 _MAKERS: tuple[Any, ...] = (
@@ -297,7 +290,7 @@ class DownsampledImageNetDataset(Dataset):
 
     def files(self) -> list[Path]:
         """Return the batches of both splits."""
-        return [path for pattern in _PATTERNS.values() for path in self._matching(pattern)]
+        return [path for split in _PATTERNS for path in self._matching(split)]
 
     def load(self, split: Split = "train") -> Tensor:
         """uint8 (N, 3, size, size), batch 1 first."""
@@ -307,18 +300,17 @@ class DownsampledImageNetDataset(Dataset):
         """``labels`` 0 to 999; the files count from 1."""
         return {"labels": torch.cat([torch.as_tensor(self._read(p, "labels")).long() - 1 for p in self._files(split)])}
 
-    def _matching(self, pattern: str) -> list[Path]:
-        return [p for p in Path(self.root).rglob(pattern) if p.suffix in ("", ".npz") and p.is_file()]
+    def _matching(self, split: Split) -> list[Path]:
+        found = [p for p in Path(self.root).rglob(_PATTERNS[split]) if p.suffix in ("", ".npz") and p.is_file()]
+        return sorted(found, key=_number)
 
     def _files(self, split: Split) -> list[Path]:
-        pattern = _PATTERNS[split]
-        files = self._matching(pattern)
-        if not files:
-            raise FileError(
-                f"there is no {pattern} below {self.root!r}: give the folder, imagenet[root=...]; the files are at "
-                "image-net.org (Download downsampled image data), after a login"
-            )
-        return sorted(files, key=_number)
+        if files := self._matching(split):
+            return files
+        raise FileError(
+            f"there is no {_PATTERNS[split]} below {self.root!r}: give the folder, imagenet[root=...]; the files are "
+            "at image-net.org (Download downsampled image data), after a login"
+        )
 
     def _read(self, path: Path, name: str) -> Any:
         try:

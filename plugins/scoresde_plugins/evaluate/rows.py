@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from scoresde_core.errors import FileError, ScoreSDEError
-from scoresde_run.machine import environment, files
+from scoresde_run.machine import environment
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.processes import Processes
 from scoresde_run.machine.progress import Progress, step_observer
@@ -31,7 +31,6 @@ from .model_measures import Draw
 from .plan import EvaluationPlan, Planner
 
 PARTS = "parts"
-_PICTURED = 64
 _NOTHING: Row = dict.fromkeys(
     ("target", "checkpoint", "training_step", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps",
      "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
@@ -114,11 +113,10 @@ class Evaluation:
             return {}
         parts = model.parts_of(measure)
         found = measure.summarise(list(parts.all(measure.count)))
-        if isinstance(measure, Draw) and picture.drawable(measure.plan.shape):
+        if isinstance(measure, Draw):
             path = self.folder / "pictures" / f"{row['cell']}.png"
             try:
-                with files.replacing(path) as temporary:
-                    picture.draw(temporary, measure.plan.units, parts.load(0).tensors["x"][:_PICTURED])
+                picture.draw(path, measure.plan.units, parts.load(0).tensors["x"], count=64)
                 found["picture"] = str(path.relative_to(self.folder))
             except FileError as error:  # which the numbers do not need
                 found["warnings"] = {"picture": str(error)}

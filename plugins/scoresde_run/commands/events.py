@@ -1,7 +1,7 @@
 """The events that a command reads: of a data set, or of the user's files.
 
     mnist, npz[path=a.npz]          a data set, by its name
-    here/a.npz                      an array of images or points in an .npz file
+    here/a.npz, a.npy, a.csv        an array of images or points
     a.png, ./folder                 an image, or the images in a folder in the order of their names
 
 Files are not split, cropped or resized. Integers are grey levels; floats are in the units of the training data or, for
@@ -19,6 +19,7 @@ from scoresde_core.components import parse
 from scoresde_core.errors import UnknownName, UsageError
 from scoresde_core.registry import OURS, Registry
 
+from ..data import array_file
 from ..machine import inputs
 from .opened import OpenedModel
 from .options import add_download
@@ -29,12 +30,11 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset, Events, Split
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_ARRAYS = ("images", "samples", "floats", "decoded")
 
 
 def add_dataset(parser: argparse.ArgumentParser, default: str = "the configuration's, or draws of the target") -> None:
     """Add the options that choose events."""
-    text = f"a data set, an .npz file, an image, or a folder of images: ./here ({default})"
+    text = f"a data set, an .npz, .npy or .csv file, an image, or a folder of images: ./here ({default})"
     parser.add_argument("--dataset", metavar="X", help=text)
     parser.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
     add_download(parser)
@@ -53,7 +53,9 @@ def open_events(text: str | None, opened: OpenedModel, registry: Registry, split
 
 def find_events(text: str | None, opened: OpenedModel, registry: Registry, download: bool) -> Dataset | None:
     """The data set that :func:`open_events` reads; None for files."""
-    if text is not None and (Path(text).suffix.lower() in (".npz", *PICTURES) or ("/" in text and "[" not in text)):
+    if text is not None and (
+        Path(text).suffix.lower() in (*array_file.SUFFIXES, *PICTURES) or ("/" in text and "[" not in text)
+    ):
         return None
     from ..models.model import find_dataset, plan_data
 
@@ -71,15 +73,12 @@ def find_events(text: str | None, opened: OpenedModel, registry: Registry, downl
 
 def take(events: Events, indices: Sequence[int]) -> Tensor:
     """Stack the events at ``indices``; an index out of range is a :class:`UsageError`."""
-    import torch
-    from torch import Tensor
+    from ..data.dataset import rows
 
     wrong = [index for index in indices if not 0 <= index < len(events)]
     if wrong:
         raise UsageError(f"there is no event {wrong[0]}: there are {len(events)}, 0 to {len(events) - 1}")
-    if isinstance(events, Tensor):
-        return events[torch.as_tensor(indices)]
-    return torch.stack([events[index] for index in indices])
+    return rows(events, indices)
 
 
 def subset(size: int, count: int | None) -> list[int]:
@@ -100,7 +99,7 @@ def read_events(path: Path, opened: OpenedModel) -> Tensor:
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
-    array = _npz(path, _ARRAYS) if path.suffix == ".npz" else _pictures(path, opened.shape)
+    array = array_file.read(path) if path.suffix in array_file.SUFFIXES else _pictures(path, opened.shape)
     if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
         raise UsageError(f"{path} holds {array.dtype} values: give images as uint8 0 to 255, other events as floats")
     array = array.astype("int32") if array.dtype == "uint16" else array
@@ -113,37 +112,22 @@ def read_events(path: Path, opened: OpenedModel) -> Tensor:
 
 
 def read_latents(path: Path, opened: OpenedModel) -> Tensor:
-    """Read the latents (N, *shape) of an .npz file, as float32."""
+    """Read the latents (N, *shape) of a file, as float32."""
     import torch
 
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    latents = _arranged(torch.from_numpy(_npz(path, ("latents",))), opened.shape, path)
+    latents = _arranged(torch.from_numpy(array_file.read(path, wanted=("latents",))), opened.shape, path)
     if not latents.is_floating_point() or not bool(latents.isfinite().all()):
         raise UsageError(f"{path} must hold finite floats as latents, got {latents.dtype} values")
     return latents.float()
-
-
-def _npz(path: Path, wanted: Sequence[str]) -> Any:
-    """The only array in a file, or the first of those ``wanted``; it must be numeric, one event per row."""
-    with inputs.arrays(path) as file:
-        names = file.names
-        name = names[0] if len(names) == 1 else next((name for name in wanted if name in names), None)
-        if name is None:
-            found = f"has the arrays {', '.join(names)}" if names else "has no array"
-            raise UsageError(f"{path} {found}: name the events {wanted[0]!r}")
-        shape, dtype = file.header(name)
-        if not shape or dtype.kind not in "biuf":
-            raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give numbers, one event per row")
-        array = file[name]
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
     import numpy as np
 
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise UsageError(f"{path} holds images, but events have shape {list(shape)}: give an .npz file")
+        raise UsageError(f"{path} holds images, but events have shape {list(shape)}: give an .npz or .npy file")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
     if not files:
         raise UsageError(f"there is no image in {path}")

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .opened import OpenedModel
 
 INDEX = "sampling.yaml"
-_TILES = 256
 _TRUE_EVENTS = 256
 """Number of draws of a target that determine its scale."""
 
@@ -242,24 +241,20 @@ def _save(
 def _write(
     folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool
 ) -> tuple[list[str], str | None]:
-    """Write arrays and, if possible, a picture; return the file names, the record's last, and the picture's note."""
+    """Write arrays and a picture; return the file names, the record's last, and the picture's note."""
     import numpy as np
 
     parts = {"samples": x} if known is None else {"samples": x, "observed": known}
     arrays: dict[str, NDArray[Any]] = {}
-    written, note = ["samples.npz"], None
     if units.levels is not None:
         arrays = {name: to_pixels(part, units) for name, part in parts.items()}
     elif known is not None:
         arrays["observed"] = units.to_file(known).numpy()
-    if picture.drawable(tuple(x.shape[1:])):
-        sides = [parts[name][:_TILES] for name in ("observed", "samples") if name in parts]
-        note = picture.draw(folder / "samples.png", units, *sides)
-        written.append("samples.png")
+    note = picture.draw(folder / "samples.png", units, *reversed(parts.values()))
     if keep_floats or units.levels is None:
         arrays["floats"] = units.to_file(x).numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
-    return [*written, INDEX], note
+    return ["samples.npz", "samples.png", INDEX], note
 
 
 class _Steps:

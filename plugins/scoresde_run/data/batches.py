@@ -14,7 +14,8 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -26,7 +27,7 @@ from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import key
 
-from .dataset import STORED, Dataset, Events, Split
+from .dataset import STORED, Dataset, Events, Split, rows
 from .units import Units
 
 RESIDENT_BYTES = 2**30
@@ -88,35 +89,30 @@ class Batch:
             start += len(x)
 
 
+@lru_cache(maxsize=4)
 def order(seed: int, epoch: int, size: int) -> Tensor:
-    """The permutation of ``size`` events in an epoch, int64 on the CPU."""
+    """The permutation of ``size`` events in an epoch, int64 on the CPU; a batch may lie in two."""
     generator = torch.Generator().manual_seed(key(seed, "order", epoch))
     return torch.randperm(size, generator=generator)
 
 
+@attrs.frozen
 class Order:
-    """The indices of batch k, for any k; caches the permutations of two epochs."""
+    """The indices of batch k, for any k."""
 
-    def __init__(self, seed: int, size: int, batch_size: int) -> None:
-        self.seed, self.size, self.batch_size = seed, size, batch_size
-        self._kept: dict[int, Tensor] = {}
+    seed: int
+    size: int
+    batch_size: int
 
     def batch(self, k: int) -> Tensor:
         """(batch_size,) indices."""
         position, end, parts = k * self.batch_size, (k + 1) * self.batch_size, []
         while position < end:
             epoch, offset = divmod(position, self.size)
-            taken = self._epoch(epoch)[offset : offset + end - position]
+            taken = order(self.seed, epoch, self.size)[offset : offset + end - position]
             parts.append(taken)
             position += len(taken)
         return torch.cat(parts)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self._kept:
-            while len(self._kept) > 1:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[epoch] = order(self.seed, epoch, self.size)
-        return self._kept[epoch]
 
 
 class Batches:
@@ -155,7 +151,8 @@ class Batches:
         self.events_too = [name for name, values in self.known.items() if values.shape[1:] == dataset.shape]
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
-        width = self.events.element_size() if isinstance(self.events, Tensor) else 1  # decoded images are uint8
+        found = self.events.element_size() if isinstance(self.events, Tensor) else None
+        width = found or (4 if dataset.levels in (None, 65536) else 1)
         fits = len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
         self.resident = fits if resident is None else resident
         if self.resident:
@@ -233,9 +230,9 @@ class Batches:
             return
         loader: Any = torch.utils.data.DataLoader(
             _Fetched(self.events),
-            batch_sampler=(indices.tolist() for indices in batches),
+            sampler=(indices.tolist() for indices in batches),
+            batch_size=None,
             num_workers=self.workers,
-            collate_fn=_collate,
             worker_init_fn=_obey_the_parent,
             pin_memory=self.device.type == "cuda",
             # Seeds the workers, without torch's global generator.
@@ -253,14 +250,14 @@ class Batches:
 
 
 class _Fetched(torch.utils.data.Dataset[Any]):
-    """Events, with our errors as values, because a worker would wrap them in its traceback."""
+    """Batches of events, with our errors as values, because a worker would wrap them in its traceback."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
 
-    def __getitem__(self, index: int) -> Tensor | ScoreSDEError:
+    def __getitem__(self, indices: Sequence[int]) -> Tensor | ScoreSDEError:
         try:
-            return self.events[index]
+            return rows(self.events, indices)
         except ScoreSDEError as error:
             return error
 
@@ -281,10 +278,3 @@ def _obey_the_parent(worker: int) -> None:
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-
-
-def _collate(found: list[Tensor | ScoreSDEError]) -> Tensor | ScoreSDEError:
-    for event in found:
-        if not isinstance(event, Tensor):
-            return event
-    return torch.stack(found)  # type: ignore[arg-type]

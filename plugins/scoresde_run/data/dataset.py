@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 Split = Literal["train", "test"]
@@ -24,6 +25,13 @@ class Events(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+def rows(events: Events, indices: Sequence[int]) -> Tensor:
+    """The events at ``indices``, stacked."""
+    if isinstance(events, Tensor):
+        return events[torch.as_tensor(indices, device=events.device)]
+    return torch.stack([events[index] for index in indices])
 
 
 class Dataset(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from scoresde_core.errors import UsageError
 from scoresde_core.sde import SDE
 
-from .dataset import Dataset, Events
+from .dataset import Dataset, Events, rows
 from .units import Units
 
 _CHUNK = 1024
@@ -31,8 +31,8 @@ class Moments:
     def of(cls, events: Events, units: Units, indices: Sequence[int]) -> Moments:
         """Compute the moments of the events at ``indices`` in ``units``, in one pass."""
         count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for chunk in _chunks(events, indices):
-            x = units.encode(chunk).double().movedim(1, 0).flatten(1)
+        for first in range(0, len(indices), _CHUNK):
+            x = units.encode(rows(events, indices[first : first + _CHUNK])).double().movedim(1, 0).flatten(1)
             more, centre = x.shape[1], x.mean(1)
             spread, off = (x - centre.unsqueeze(1)).square().sum(1), centre - mean
             # Merge two sets (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
@@ -96,12 +96,3 @@ def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> 
             f"noise of {finest:.4g} that {sde!r} ends at"
         )
     return None
-
-
-def _chunks(events: Events, indices: Sequence[int]) -> Iterator[Tensor]:
-    for first in range(0, len(indices), _CHUNK):
-        rows = indices[first : first + _CHUNK]
-        if isinstance(events, Tensor):
-            yield events[torch.as_tensor(list(rows), device=events.device)]
-        else:
-            yield torch.stack([events[row] for row in rows])

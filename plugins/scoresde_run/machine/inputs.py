@@ -113,14 +113,14 @@ def arrays(path: Path | str, what: str = "an .npz file") -> Iterator[Arrays]:
         yield Arrays(found, archive)
 
 
-def array(path: Path | str, what: str = "an .npy file") -> np.ndarray[Any, Any]:
-    """The numbers in an ``.npy`` file."""
+def array(path: Path | str, what: str = "an .npy file", mapped: bool = False) -> np.ndarray[Any, Any]:
+    """The numbers in an ``.npy`` file; ``mapped`` leaves them on the disk until they are used."""
     import numpy as np
 
     with reading(path, what) as found:
         with found.open("rb") as file:
-            _check_numbers(*_header(file, found.stat().st_size, "it"), "it")
-        read: np.ndarray[Any, Any] = np.load(found, allow_pickle=False)
+            _check_numbers(*_header(file, found.stat().st_size, "it"), "it", mapped)
+        read: np.ndarray[Any, Any] = np.load(found, "r" if mapped else None, allow_pickle=False)
         return read
 
 
@@ -136,10 +136,11 @@ def _header(file: IO[bytes], size: int, name: str) -> tuple[tuple[int, ...], np.
     return shape, dtype
 
 
-def _check_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+def _check_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, mapped: bool = False) -> None:
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise ValueError(f"{name} has dtype {dtype}, not numbers of at most 64 bits")
-    _check_memory(math.prod(shape) * dtype.itemsize, name)
+    if not mapped:
+        _check_memory(math.prod(shape) * dtype.itemsize, name)
 
 
 def check_member(member: zipfile.ZipInfo, limit: int | None = None) -> None:

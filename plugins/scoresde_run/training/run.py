@@ -205,11 +205,10 @@ class TrainingRun:
         return Event("model", self.state.step, path=path)
 
     def _save_picture(self, path: Path) -> None:
-        if not (self.trainer.generates and picture.drawable(self.trainer.plan.model.shape)) or path.exists():
+        if not self.trainer.generates or path.exists():
             return
         try:
-            with files.replacing(path) as temporary:
-                picture.draw(temporary, self.trainer.plan.model.units, self.trainer.sample())
+            picture.draw(path, self.trainer.plan.model.units, self.trainer.sample())
         except Exception as error:  # a sampler may raise anything, and the weights do not need their picture
             log.warning("no picture %s: %s; the training goes on", path, one_line(error))
 

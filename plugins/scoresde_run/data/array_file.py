@@ -1,0 +1,110 @@
+"""Files of numbers with one event a row: ``.npy``, an array of an ``.npz`` file, or a ``.csv`` table.
+
+A table has numbers between commas, and may begin with a line of names.
+"""
+
+from __future__ import annotations
+
+import csv
+from array import array as growing
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scoresde_core.errors import FileError, UsageError
+
+from ..machine import inputs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SUFFIXES = (".npy", ".npz", ".csv")
+EVENTS = ("images", "samples", "floats", "decoded")
+"""What the events of an ``.npz`` file with several arrays may be called."""
+
+
+def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, header: bool = False) -> NDArray[Any]:
+    """The only array, the one called ``key``, or the first of those ``wanted``.
+
+    With ``header`` its shape and type alone are sure, and only tables are read.
+    """
+    import numpy as np
+
+    if path.suffix not in (".npy", ".csv"):
+        with inputs.arrays(path) as file:
+            name = _chosen(path, file.names, key, wanted)
+            shape, dtype = file.header(name)
+            _check(path, shape, dtype)
+            found = np.broadcast_to(np.zeros((), dtype), shape) if header else file[name]
+    elif key is not None:
+        raise UsageError(
+            f"{path} has one array without a name, none called {key!r}: leave it out, or give an .npz file"
+        )
+    else:
+        found = table(path) if path.suffix == ".csv" else inputs.array(path, mapped=header)
+        _check(path, found.shape, found.dtype)
+    return found if header else found.astype(found.dtype.newbyteorder("="), copy=path.suffix == ".csv")
+
+
+def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if not shape or dtype.kind not in "biuf":
+        raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give numbers, one event per row")
+
+
+def beside(path: Path, key: str | None) -> list[str]:
+    """The other arrays of two or more axes in an ``.npz`` file with as many rows as that of the events, ``key``."""
+    if path.suffix != ".npz":
+        return []
+    with inputs.arrays(path) as file:
+        own, heads = _chosen(path, file.names, key, EVENTS), {name: file.header(name) for name in file.names}
+    rows = heads.pop(own)[0][:1]
+    return [name for name, (shape, dtype) in heads.items() if shape[:1] == rows and shape[1:] and dtype.kind in "biuf"]
+
+
+def _chosen(path: Path, names: Sequence[str], key: str | None, wanted: Sequence[str]) -> str:
+    given = f"has the arrays {', '.join(names)}" if names else "has no array"
+    if key is not None and key not in names:
+        raise UsageError(f"{path} {given}, none called {key!r}: key=...")
+    found = key or (names[0] if len(names) == 1 else next((name for name in wanted if name in names), None))
+    if found is None:
+        raise UsageError(f"{path} {given}: name the events {wanted[0]!r}")
+    return found
+
+
+def table(path: Path) -> NDArray[np.float64]:
+    """The numbers (N, D) of a ``.csv`` file; FileError names the first wrong line."""
+    with inputs.reading(path, "a .csv table") as found:
+        return _table(found, found.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _table(path: Path, version: int) -> NDArray[np.float64]:
+    import numpy as np
+
+    numbers, width = growing("d"), 0
+    lines = csv.reader(inputs.text(path, None).splitlines())
+    for row in filter(None, lines):
+        values = [_number(text) for text in row]
+        wrong = [text for text, value in zip(row, values, strict=True) if not abs(value) < np.inf]
+        if not width and len(wrong) == len(row):
+            width = len(row)  # the names of the columns
+        elif wrong:
+            remedy = "write finite numbers between commas, and names in the first line alone"
+            raise FileError(f"line {lines.line_num} of {path} has {wrong[0][:40]!r}, not a number: {remedy}")
+        elif len(row) != (width := width or len(row)):
+            few = f"line {lines.line_num} of {path} has {len(row)} columns, the first line {width}"
+            raise FileError(f"{few}: give each line as many")
+        else:
+            numbers.extend(values)
+    if not numbers:
+        raise FileError(f"{path} has no line of numbers: write one event a line, with commas between its numbers")
+    return np.frombuffer(numbers).reshape(-1, width)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
