@@ -129,8 +129,7 @@ class EncodeCommand(Command):
         with Progress() as progress:
             how = arguments.batch_size, arguments.discrete, arguments.denoise
             coder = _Coder(opened, solver, t_min, *how, progress)
-            work = _decode if arguments.decode else _round_trip
-            latents, files = work(arguments, x, indices, coder, record)
+            latents, files = _coded(arguments, x, indices, coder, record)
             if arguments.interpolate:
                 files |= _interpolation(arguments.interpolate, latents, coder)
             files |= _tempered(arguments.temperature, latents, coder)
@@ -186,14 +185,17 @@ def _given(arguments: argparse.Namespace, registry: Registry, opened: OpenedMode
     return to_model(take(events, indices), opened), indices
 
 
-def _round_trip(
+def _coded(
     arguments: argparse.Namespace, x: Tensor, indices: list[int], coder: _Coder, record: dict[str, Any]
 ) -> tuple[Tensor, dict[str, _Sheet]]:
-    """Encode events and decode their latents."""
+    """The latents of events ``x`` and their round trip; with ``--decode``, ``x`` are the latents."""
     import torch
 
     from ..numerics.encoding import decode, encode
 
+    if arguments.decode:
+        record |= {"decoded": str(arguments.decode), "images": len(x)}
+        return x, {"decoded": coder.sheet("decoding", x)}
     opened = coder.opened
     latents = coder("encoding", x, encode)
     decoded = coder("decoding", latents, decode)
@@ -203,14 +205,6 @@ def _round_trip(
     write = opened.units.to_file
     arrays = {"latents": latents, "decoded": write(decoded), "error": error, "index": torch.tensor(indices)}
     return latents, {"latents": _Sheet({**arrays, "events": write(x)}, decoded, beside=x)}
-
-
-def _decode(
-    arguments: argparse.Namespace, latents: Tensor, indices: list[int], coder: _Coder, record: dict[str, Any]
-) -> tuple[Tensor, dict[str, _Sheet]]:
-    """Decode the latents of a file."""
-    record |= {"decoded": str(arguments.decode), "images": len(latents)}
-    return latents, {"decoded": coder.sheet("decoding", latents)}
 
 
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:

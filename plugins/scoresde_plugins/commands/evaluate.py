@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,11 +72,7 @@ class EvaluateCommand(Command):
         # Imports torch, so not before the options are checked.
         from ..evaluate.batches import run_together
 
-        def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
-            evaluation, asked = _prepare(arguments, registry, processes, stack)
-            return lambda: _evaluate(evaluation, asked, arguments)
-
-        return run_together(arguments.device, prepare)
+        return run_together(arguments.device, partial(_prepare, arguments, registry))
 
 
 def _add_measures(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +120,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _prepare(
     arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
-) -> tuple[Evaluation, list[ChosenCheckpoint]]:
+) -> Callable[[], int]:
     """Check everything before anything is computed."""
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
@@ -149,7 +146,8 @@ def _prepare(
         print(f"warning: {slow}", file=sys.stderr)
     progress = stack.enter_context(Progress(processes.first))
     command = shlex.join(["scoresde", *sys.argv[1:]])
-    return Evaluation(planner, arguments.out, processes, progress, command), asked
+    evaluation = Evaluation(planner, arguments.out, processes, progress, command)
+    return lambda: _evaluate(evaluation, asked, arguments)
 
 
 def _folder(given: Path, registry: Registry) -> Path:

@@ -15,6 +15,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +84,7 @@ class LikelihoodCommand(Command):
 
         from ..evaluate.batches import run_together
 
-        density = find_density(arguments)
-
-        def prepare(processes: Processes, stack: ExitStack) -> Callable[[], int]:
-            return _prepare(arguments, registry, density, processes, stack)
-
-        return run_together(arguments.device, prepare)
+        return run_together(arguments.device, partial(_prepare, arguments, registry, find_density(arguments)))
 
 
 def find_density(arguments: argparse.Namespace) -> Density:
@@ -176,14 +172,9 @@ def check_place(out: Path) -> None:
 
 
 def _measure(
-    arguments: argparse.Namespace,
-    opened: OpenedModel,
-    asked: SplitLikelihood,
-    model: MeasuredModel,
-    processes: Processes,
-    progress: Progress,
-    digits: str,
-) -> int:
+    arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood, model: MeasuredModel,
+    processes: Processes, progress: Progress, digits: str,
+) -> int:  # fmt: skip
     """Compute the missing batches; then process 0 writes the result."""
     from scoresde_run.machine import files
     from scoresde_run.results.request import sealed

@@ -137,12 +137,8 @@ def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
 
 def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:
     """Up to ``count`` random training events, as stored, and the number of all."""
-    import torch
-    from torch import Tensor
-
+    from scoresde_run.commands.events import take
     from scoresde_run.data.batches import order
 
     events = dataset.open("train")
-    picked = order(seed, 0, len(events))[:count]
-    chosen = events[picked] if isinstance(events, Tensor) else torch.stack([events[i] for i in picked.tolist()])
-    return chosen, len(events)
+    return take(events, order(seed, 0, len(events))[:count].tolist()), len(events)

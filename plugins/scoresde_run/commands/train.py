@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,15 +219,13 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(known, handler)
 
 
-@contextmanager
-def _locked_run(folder: Path) -> Iterator[None]:
+def _locked_run(folder: Path) -> AbstractContextManager[None]:
     """Make the run's folder if it is missing, and lock it."""
     from ..training.run import CONFIG
 
     if folder.exists() and not (folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.glob("[!.]*")))):
         raise FileError(f"{folder} exists and is not a training run: choose another --out")
-    with locked(folder, "training"):
-        yield
+    return locked(folder, "training")
 
 
 def _move_away(folder: Path) -> None:
