@@ -48,7 +48,7 @@ def test_compilation_is_for_every_size_and_before_the_clock(lines, monkeypatch):
         seen.append(options)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_by_nothing)
-    monkeypatch.setattr("scoresde_bench.run.compiler.missing", lambda device: None)
+    monkeypatch.setattr("scoresde_bench.run.cell.no_compiler", lambda device: None)
     found = lines("--batch-size", "3", "--steps", "2", "--predictor", "ddim", "--compile")
     assert seen == [{"dynamic": False}]
     assert found[0]["compile"] is True

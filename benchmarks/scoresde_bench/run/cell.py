@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,6 @@ from scoresde_run.results.rows import SCHEMA
 from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
 
 from ..plan.cells import Cell
-from .compiler import missing
 from .deadline import OutOfTime, deadline
 from .executor import OnStep
 
@@ -51,7 +54,7 @@ class Bench:
     def run(self, cell: Cell, progress: OnStep | None = None) -> Row:
         """Return the row of ``cell``, with status done, skip or failed."""
         row = self.blank(cell)
-        reason = cell.skip or (missing(torch.device(cell.device)) if cell.compile != "none" else None)
+        reason = cell.skip or (no_compiler(torch.device(cell.device)) if cell.compile != "none" else None)
         if reason:
             row |= {"status": "skip", "reason": reason}
         else:
@@ -220,3 +223,14 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether memory ran out: on a GPU, or on the host, where torch only says so in the message."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+
+
+def no_compiler(device: torch.device) -> str | None:
+    """Return why torch.compile, whose backend needs a compiler, cannot work for ``device`` here, or None."""
+    if device.type == "cpu":
+        program = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(program.split()[0]) is None:
+            return f"torch.compile needs a C++ compiler and {program} was not found: install one, or set CXX"
+    elif find_spec("triton") is None:
+        return "torch.compile needs the package triton for this device: install it"
+    return None

@@ -47,7 +47,8 @@ class Task:
 
     key: str
     title: str
-    _request: dict[str, Any] | None = attrs.field(eq=False)
+    request: dict[str, Any] = attrs.field(eq=False)
+    """The block of a suite that describes this cell alone, as plain data."""
     settings: Settings
     files: tuple[str, ...] | None = attrs.field(default=None, eq=False)
     """Files that count for the key, without those that the run itself makes later. None: all that exist."""
@@ -57,12 +58,7 @@ class Task:
     @classmethod
     def of(cls, cell: Cell, settings: Settings) -> Task:
         """Return the task to run ``cell``."""
-        return cls(cell.key, cell.title, None, settings, tuple(cell.depends["files"]), cell)
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """The block of a suite that describes this cell alone, as plain data."""
-        return self.cell.request if self.cell is not None else self._request or {}
+        return cls(cell.key, cell.title, cell.request, settings, tuple(cell.depends["files"]), cell)
 
     def plain(self) -> dict[str, Any]:
         """Return the task as plain data for JSON."""

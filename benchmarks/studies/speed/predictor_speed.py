@@ -16,7 +16,7 @@ import time
 import torch
 from side_by_side import options_of, prepare, seconds
 
-from scoresde_bench.run.compiler import missing
+from scoresde_bench.run.cell import no_compiler
 from scoresde_core import Noise, default_registry
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import use_tf32
@@ -80,7 +80,7 @@ def main():
     use_tf32(arguments.tf32)
     model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
     if arguments.compile:
-        if reason := missing(device):
+        if reason := no_compiler(device):
             parser.error(reason)
         model.network.compile(dynamic=False)
     names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
