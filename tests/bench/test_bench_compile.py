@@ -27,7 +27,7 @@ def slow_compiler(monkeypatch):
         module._compiled_call_impl = torch.compile(module._call_impl, backend=backend, dynamic=options["dynamic"])
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_by_it)
-    monkeypatch.setattr("scoresde_bench.run.cell.missing", lambda device: None)
+    monkeypatch.setattr("scoresde_bench.run.cell.no_compiler", lambda device: None)
     yield asked
     torch.compiler.reset()
 

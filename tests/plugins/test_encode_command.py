@@ -77,6 +77,18 @@ def test_temperature_shrinks_about_the_mean(scoresde):
     assert abs(centre.mean() - MEAN) < 0.05
 
 
+def test_the_noise_of_t_min_is_removed_but_not_in_round_trips(scoresde):
+    """From events at t_min to the mean of what they came from: m + a s^2 / (a^2 s^2 + sigma^2) (x - a m)."""
+    scoresde("--target", GAUSSIAN, "--images", 6, "--t-min", 0.2, "--denoise", "--temperature", 1.0, "--out", "out")
+    found, clean = arrays("latents"), arrays("temperature_1")["decoded"]
+    np.testing.assert_allclose(found["decoded"], found["events"], atol=1e-3)
+    sde = create("sdes", "vp")
+    a, sigma = float(sde.alpha(_time(0.2))), float(sde.sigma(_time(0.2)))
+    gain = a * STD**2 / (a**2 * STD**2 + sigma**2)
+    np.testing.assert_allclose(clean, MEAN + gain * (found["events"] - a * MEAN), atol=1e-3)
+    assert abs(clean - found["events"]).max() > 0.1
+
+
 def test_latents_of_a_file_decode_to_the_same(scoresde):
     scoresde("--target", GAUSSIAN, "--images", 3, "--out", "out")
     code, out, _ = scoresde("--target", GAUSSIAN, "--decode", "out/latents.npz", "--out", "back")
