@@ -178,6 +178,12 @@ class Process(Contract):
         object.__setattr__(bound, "_known", known)
         return bound
 
+    def until(self, t: float) -> Self:
+        """The process up to ``t``, where sampling then starts."""
+        part = copy(self)
+        object.__setattr__(part, "t_max", t)
+        return part
+
     def rows(self, index: Tensor) -> Self:
         """The process of the samples ``index`` (N,) among its samples."""
         return self.given(**{name: value[index.to(value.device)] for name, value in self._known.items()})

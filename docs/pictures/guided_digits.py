@@ -1,6 +1,7 @@
 """Measures how many guided digits have the requested class, by scale: the table of docs/classifiers.md.
 
     python docs/pictures/guided_digits.py mnist_classifier --dataset 'mnist[root=data]'
+    python docs/pictures/guided_digits.py cfg --checkpoint mnist_class_vp --scales 0 1 2 4 --dataset 'mnist[root=data]'
 
 Draws equally many digits of each class, from the same noise at every scale. The extractor mnist_classifier, which was
 trained on clean digits and has no part in the guidance (99.4 % accuracy on test digits), classifies them. Those of the
@@ -16,7 +17,9 @@ from digit_posterior import DigitPosterior
 
 from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_plugins.conditions.label import ClassObservation
+from scoresde_run.models import checkpoint
 from scoresde_run.results.picture import to_pixels
+from scoresde_run.sampling.guidance import GuidedSampler
 
 CLASSES = 10
 
@@ -34,30 +37,36 @@ def judged(images, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classifier", help="folder or name of a checkpoint, or 'posterior' of the training digits")
+    what = "folder or name of a checkpoint, 'posterior' of the training digits, or 'cfg' of a model with classes"
+    parser.add_argument("classifier", help=what)
     parser.add_argument("--checkpoint", default="mnist_vp", help="model to guide")
     parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m,grid=logsnr,steps=20]")
     parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
     parser.add_argument("--each", type=int, default=40, help="digits per class")
     parser.add_argument("--dataset", default="mnist", help="data set of test digits")
-    options = parser.parse_args()
+    options, registry = parser.parse_args(), default_registry()
     dataset, sampler = create("datasets", options.dataset), create("samplers", options.sampler)
     real, n = judged(dataset.load("test"), dataset.known("test")["labels"])[1], CLASSES * options.each
-    model, labels = create("checkpoints", options.checkpoint).load(default_registry()), torch.arange(n) % CLASSES
-    if options.classifier == "posterior":
+    model, labels = checkpoint.find(options.checkpoint, registry).load(registry), torch.arange(n) % CLASSES
+    if options.classifier == "cfg":
+        classifier = None
+    elif options.classifier == "posterior":
         classifier = DigitPosterior(dataset, least=1.0)
     else:
         condition = create("conditions", f"class[checkpoint={options.classifier}]")
         classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
-    print("| scale | as asked | spread |\n|---:|---:|---:|")
+    print("| scale | NFE | as asked | spread |\n|---:|---:|---:|---:|")
     for scale in options.scales:
-        observed = ClassObservation(labels, classifier, scale)
-        x = sample(model.score(), ConditionedSampler(sampler, observed), n, seed=2).x
-        right, spread = judged(torch.from_numpy(to_pixels(x)).permute(0, 3, 1, 2), labels)
+        if classifier is None:
+            score, guided = model.score().given(**{"class": labels}), create("guidances", f"cfg[scale={scale}]")
+            drawn = sample(score, GuidedSampler(sampler, guided), n, seed=2)
+        else:
+            observed = ClassObservation(labels, classifier, scale)
+            drawn = sample(model.score(), ConditionedSampler(sampler, observed), n, seed=2)
+        right, spread = judged(torch.from_numpy(to_pixels(drawn.x)).permute(0, 3, 1, 2), labels)
         share = float(right.double().mean())
-        print(
-            f"| {scale:g} | {share:.3f} ± {math.sqrt(share * (1 - share) / n):.3f} | {spread / real:.2f} |", flush=True
-        )
+        error = math.sqrt(share * (1 - share) / n)
+        print(f"| {scale:g} | {drawn.nfe:g} | {share:.3f} ± {error:.3f} | {spread / real:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,16 @@ def test_autoguidance_goes_away_from_the_weaker_score():
     assert model.rows == 2 * 4
 
 
+def test_a_weaker_score_knows_the_class_of_its_sample():
+    """In batches as in one: the rows of what it knows are chosen with those of the model."""
+    model = ExactScore(EXACT, SDE).given(**{"class": torch.tensor([0, 1, 2, 0, 1, 2])})
+    weak = f"autoguidance[target='{TARGET.replace('std=0.3', 'std=0.5')}',scale=1.5]"
+    guided = GuidedSampler(create("samplers", "pc[predictor=ddim,steps=20]"), create("guidances", weak))
+    whole, parts = (sample(model, guided, 6, seed=1, dtype=torch.float64, batch_size=size).x for size in (6, 4))
+    torch.testing.assert_close(parts, whole)
+    assert EXACT.responsibilities(whole).argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
+
+
 @pytest.mark.parametrize("sde", ["rectified_flow", "cld", "per_channel", "ouve"])
 def test_a_class_under_wider_processes(sde):
     """Guidance by scale 1 alone gives the class, whatever the form of the process; at scale 0 it gives all."""

@@ -1,7 +1,9 @@
 """Training with what is known of events: classes and observations, dropped at random, for networks and processes."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from scoresde import Processes, create, default_registry, plan_training, sample
 from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError
 from scoresde_plugins.networks.unet import UNet
+from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint, known
 from scoresde_run.models.config import Config
 from scoresde_run.models.network_score import NetworkScore
@@ -152,6 +155,7 @@ def test_u_nets_take_classes_and_images(name):
     """No class is the last row of the embedding; a new embedding changes nothing; an image is read beside x."""
     spec = create("networks", f"{name}[nf=64,ch_mult=[1,2],num_res_blocks=1,attn_resolutions=[],classes=4]")
     module: UNet = spec.build((1, 8, 8)).eval()
+    assert not module.class_embedding.weight.any()
     for p in module.parameters():
         torch.nn.init.normal_(p, std=0.1)
     x, label = torch.randn(3, 1, 8, 8), torch.rand(3)
@@ -160,7 +164,7 @@ def test_u_nets_take_classes_and_images(name):
         mixed = module(x, label, **{"class": kinds})
         none = module(x, label)
         torch.testing.assert_close(mixed[2], none[2])
-        assert float((mixed[:2] - none[:2]).abs().max()) > 1e-4
+        assert float((mixed[:2] - none[:2]).abs().flatten(1).amax(1).min()) > 1e-4
         torch.nn.init.zeros_(module.class_embedding.weight)
         torch.testing.assert_close(module(x, label, **{"class": kinds}), module(x, label))
     assert spec.takes((1, 8, 8)) == {"class": 4}
@@ -191,3 +195,73 @@ def test_an_unconditional_model_goes_on_as_one_with_classes(tmp_path):
     told = new.averaged().score().given(**{"class": torch.tensor([0, 1, 2])})
     with torch.no_grad():
         torch.testing.assert_close(told.score(x, level), old.averaged().score().score(x, level))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a short training with classes, with its configuration's test loss."""
+    folder = tmp_path_factory.mktemp("known") / "run"
+    path = folder.parent / "preset.yaml"
+    made = config(iterations=300, evaluate_every=300, evaluate_batches=4, snapshot_every=300)
+    path.write_text(made.to_yaml(), encoding="utf-8")
+    assert main(["train", str(path), "--out", str(folder), "--log-level", "error"]) == 0
+    return folder
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_evaluate_reads_what_the_model_knows(run, tmp_path):
+    """The loss is that which training logged; samples have the classes that were asked for, in turn."""
+    words = ["evaluate", str(run), "--device", "cpu", "--out"]
+    assert main([*words, str(tmp_path / "loss"), "--loss", "--events", "1024"]) == 0
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    (found,) = rows_of(tmp_path / "loss")
+    assert found["metrics"]["test_loss"]["value"] == pytest.approx(logged["evaluation_loss"], rel=0.2)
+    sampled = ["--evaluator", "mode_weights", "--target", "mixture2d[components=3]", "--samples", "90"]
+    asked = ["--known", "class=[0,1]", "--guidance", "cfg[scale=1.5]", "--batch-size", "20"]
+    assert main([*words, str(tmp_path / "known"), *sampled, *asked]) == 0
+    (found,) = rows_of(tmp_path / "known")
+    assert (found["known"], found["guidance"], found["nfe"]) == ("class=[0,1]", "cfg[scale=1.5]", 60)
+    # Two of three equal components: the total variation is 1/3.
+    assert found["metrics"]["mode_weights"]["value"] == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_commands_tell_the_model(run, tmp_path, capsys):
+    """Each sample has its class, whatever the batch; likelihood and encodings take those of the data."""
+    words = ["--checkpoint", str(run), "--device", "cpu"]
+    sampled = ["--n", "9", "--known", "class=[0,1,2]", "--batch-size", "4", "--out", str(tmp_path / "s")]
+    assert main(["sample", *words, *sampled]) == 0
+    x = torch.from_numpy(np.load(tmp_path / "s" / "samples.npz")["floats"]).double()
+    found = create("targets", "mixture2d[components=3]").responsibilities(x).argmax(1)
+    assert found.tolist() == [0, 1, 2] * 3
+    bits = {}
+    for told in ("class=data", "class=0"):
+        out = tmp_path / told
+        assert main(["likelihood", *words, "--images", "30", "--known", told, "--out", str(out)]) == 0
+        bits[told] = np.load(out / "likelihood.npz")["bits_per_dim"].mean()
+    assert bits["class=0"] > bits["class=data"] + 1
+    assert main(["encode", *words, "--images", "10", "--batch-size", "3", "--known", "class=data",
+                 "--out", str(tmp_path / "e")]) == 0  # fmt: skip
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample", "--known", "class=7"], "there is no class 7, the model has 0 to 2"),
+        (["sample", "--known", "class=two"], "--known class must be an integer or a list of integers, got 'two'"),
+        (["sample", "--known", "clas=1"], "the model takes nothing called 'clas'. Did you mean 'class'?"),
+        (["sample", "--guidance", "cfg"], "cfg guides by what is known of each sample, and nothing is"),
+        (["encode", "--known", "class=data", "--interpolate", "3"], "--known belongs to events: leave one out"),
+        (["likelihood", "--known", "class"], "must be NAME=VALUE"),
+    ],
+)
+def test_one_line_says_what_is_wrong(run, words, message, tmp_path, capsys):
+    command, *rest = words
+    code = main([command, "--checkpoint", str(run), "--device", "cpu", "--out", str(tmp_path / "o"), *rest])
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert not (tmp_path / "o").exists()

@@ -18,6 +18,7 @@ from scoresde_core.command import Command
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import Registry
 from scoresde_run.commands import options
+from scoresde_run.commands.known import add_known
 from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
@@ -85,6 +86,8 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--target", metavar="X", help="the exact target that evaluators compare with")
     group.add_argument("--sampler", metavar="X", help="sampler (default: the configuration's)")
+    add_known(group)
+    group.add_argument("--guidance", metavar="X", help="of samples, such as 'cfg[scale=2]'")
     group.add_argument("--split", choices=("train", "test"), help="split of the data (default: test; evaluation.split)")
     group.add_argument("--dequantizer", metavar="X", help="dequantizer of the likelihood (default: uniform)")
     group.add_argument(
@@ -104,8 +107,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--wait must be a number of minutes above 0, got {arguments.wait:g}")
     if arguments.precision != "float32" and arguments.dtype != "float32":
         raise UsageError(f"--precision has no effect on a network in {arguments.dtype}: leave it or --dtype out")
-    for name in ("samples", "sampler", "target"):
-        if getattr(arguments, name) is not None and not arguments.evaluators:
+    for name in ("samples", "sampler", "target", "known", "guidance"):
+        if getattr(arguments, name) not in (None, []) and not arguments.evaluators:
             raise UsageError(f"--{name} has no effect without an --evaluator: give one, or leave it out")
     for name in ("repeats", "probes"):
         others = arguments.loss or arguments.evaluators

@@ -113,7 +113,6 @@ def _prepare(
     """Check everything before anything is computed."""
     import torch
 
-    from scoresde_run.data.dataset import content_hash
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
@@ -134,9 +133,10 @@ def _prepare(
     source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
     share = Share(events, arguments.images, arguments.batch_size, source)
     known = tell_of_events(arguments, opened, registry, share.indices)
-    score, truth = bound(opened, known), opened.target
+    bound(opened, known)  # which checks it
+    share.tell(known)
+    truth = opened.target
     if known:
-        source["known"] = {name: content_hash(value) for name, value in known.items()}
         truth = truth.component(int(known["class"][0])) if truth and len({*known["class"].tolist()}) == 1 else None
     dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
     plan, fingerprint = opened.plan, Fingerprint(registry)
@@ -147,7 +147,7 @@ def _prepare(
     parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
-    model = MeasuredModel(score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
     digits = request.digits(registry, arguments, measure=model.parts_of(asked).folder.name)
     done = (arguments.out / INDEX).is_file() and request.finished(arguments.out, digits, INDEX)
     processes.wait()  # until every process has checked the folder

@@ -1,12 +1,12 @@
-"""Data sets made of something else: draws of a target, images in another size, events and what is left of them."""
+"""Data sets made of something else: draws of an exact target, or the images of any data set in another size."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs.validators import ge, gt, optional
+from attrs.validators import ge, optional
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,9 +15,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.noise import Noise, key
 from scoresde_core.target import Target
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split
-from scoresde_run.data.units import Units
 
-from ..conditions.known import Inpaint, LinearMeasurement
 from . import array
 from .pictures import SIZE_HELP, Size, positive, sides
 
@@ -146,64 +144,3 @@ class ResizedDataset(Dataset):
             smooth = functional.interpolate(images.float(), sides(self.size), **options)
             images = smooth.round().clamp(0, 255).to(torch.uint8)
         return functional.pad(images, [self.padding] * 4)
-
-
-@attrs.frozen
-class DegradedDataset(Dataset):
-    """The events x of another data set, of which y = A x + noise z is known, z normal, a number for every entry.
-
-    ``blur``: Gaussian, with repeated edges; ``mask``: zeros in the centred box of half the size; ``means``: of blocks,
-    each at all of its pixels; ``none``: A = 1. Images are on [-1, 1] here, as in files; floats have their own units.
-    z depends on (seed, split, index) alone. y is kept in memory.
-    """
-
-    example: ClassVar[dict[str, Any]] = {"of": Spec("exact", {"target": "mixture2d", "count": 50, "test_count": 10})}
-
-    of: Dataset = param(help="data set, such as mnist")
-    by: Literal["none", "blur", "mask", "means"] = param("none", "what A does")
-    noise: float = param(0.3, "standard deviation of the noise; images have a width of 2", ge(0))
-    width: float = param(1.0, "standard deviation of the blur in pixels", gt(0))
-    factor: int = param(2, "side of the blocks, a divisor of the image's sides", ge(2))
-    seed: int = param(0, "seed of the noise", ge(0))
-
-    def __attrs_post_init__(self) -> None:
-        condition = Inpaint(mask="box") if self.by == "mask" else self._linear
-        if self.by != "none" and (reason := condition.skip(self.of.shape)):
-            raise ValueError(f"by={self.by} does not fit {self.of}: {reason}")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.of.shape
-
-    @property
-    def levels(self) -> Levels:
-        return self.of.levels
-
-    @property
-    def mirrors(self) -> Mapping[str, bool]:
-        return self.of.mirrors
-
-    def open(self, split: Split = "train") -> Events:
-        return self.of.open(split)
-
-    def load(self, split: Split = "train") -> Tensor:
-        return self.of.load(split)
-
-    def known(self, split: Split = "train") -> Mapping[str, Tensor]:
-        """``y``, float32 (N, *shape), and what the other set knows."""
-        x = self.of.load(split)
-        y = torch.cat([self._degraded(Units().encode(chunk).double()) for chunk in torch.split(x, _CHUNK)])
-        z = Noise(self.seed, self.shape, len(y)).draw(split, "degraded")
-        return {**self.of.known(split), "y": y.float() + self.noise * z}
-
-    @property
-    def _linear(self) -> LinearMeasurement:
-        operator: Literal["blur", "average"] = "blur" if self.by == "blur" else "average"
-        return LinearMeasurement(operator=operator, factor=self.factor, width=self.width)
-
-    def _degraded(self, x: Tensor) -> Tensor:
-        """A x, for ``x`` (B, *shape)."""
-        if self.by == "mask":
-            return x * Inpaint(mask="box").known(1, self.shape)
-        y = x if self.by == "none" else self._linear.measure(x)
-        return y.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3) if self.by == "means" else y

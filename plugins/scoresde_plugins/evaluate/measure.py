@@ -114,14 +114,26 @@ class Share:
     """``count`` of ``events`` (None: all), spread evenly, in batches; ``source`` names them in the settings.
 
     ``indices`` are their places in the split, ``count`` is the number of batches; events in memory are hashed.
+    :meth:`tell` adds what is known of them.
     """
 
     def __init__(self, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> None:
         self.events, self.batch_size, self.indices = events, batch_size, subset(len(events), count)
+        self.known: Mapping[str, Tensor] = {}
         self.source, self.count = dict(source), -(-len(self.indices) // batch_size)
         if isinstance(events, Tensor):
             chosen = events if len(self.indices) == len(events) else take(events, self.indices)
             self.source["hash"] = content_hash(chosen)
+
+    def tell(self, known: Mapping[str, Tensor]) -> None:
+        """Add what is known of the events, one row each, in their order."""
+        self.known = known
+        self.source |= {"known": {name: content_hash(value) for name, value in known.items()}} if known else {}
+
+    def told(self, score: ScoreModel, k: int) -> ScoreModel:
+        """``score`` with what is known of batch ``k``."""
+        rows = slice(k * self.batch_size, (k + 1) * self.batch_size)
+        return score.given(**{name: value[rows] for name, value in self.known.items()}) if self.known else score
 
     def unread(self, dataset: Dataset | None) -> Dataset | None:
         """The data set if the events have no hash, so that its source and files identify them; else None."""

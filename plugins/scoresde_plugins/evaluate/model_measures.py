@@ -11,7 +11,7 @@ and the number of processes is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -55,9 +55,7 @@ class SplitLoss(EventMeasure):
             return Draws(self.seed, step, len(events), total=self.share.batch_size, device=model.device)
 
         x = self.preprocessing(events.to(model.device), draws(f"pass {k}")).to(model.dtype)
-        first = k * self.share.batch_size
-        score = model.score.select(torch.arange(first, first + len(x)))
-        losses = self.loss.per_sample(score, x, draws(f"evaluation {k}"))
+        losses = self.loss.per_sample(self.share.told(model.score, k), x, draws(f"evaluation {k}"))
         return Part({"loss": losses.double().cpu()})
 
     def summarise(self, parts: Sequence[Part]) -> Row:
@@ -90,7 +88,7 @@ class SplitLikelihood(EventMeasure):
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first, events = self.share.batch(k)
         found = measure(
-            self.density, model.score.select(torch.arange(first, first + len(events))), events.to(model.device),
+            self.density, self.share.told(model.score, k), events.to(model.device),
             repeats=self.repeats, seed=self.seed, first=first, exact=self._exact(), units=self.units,
             dequantizer=self.dequantizer, dtype=model.dtype,
         ).tensors  # fmt: skip
@@ -119,7 +117,7 @@ class SplitLikelihood(EventMeasure):
 class Draw(Measure):
     """Samples, kept for all evaluators."""
 
-    name, stated = "samples", ("sampler", "n", "batch_size", "seed")
+    name, stated = "samples", ("sampler", "n", "batch_size", "seed", "known")
 
     plan: Plan
     sampler: Sampler
@@ -128,6 +126,8 @@ class Draw(Measure):
     seed: int
     scale: Callable[[], float | None] = lambda: None
     """Returns the root mean square of true events, in the units of the data, None if unknown."""
+    known: Mapping[str, Tensor] = {}
+    """What is known of samples, in turn."""
 
     @property
     def count(self) -> int:
@@ -136,8 +136,10 @@ class Draw(Measure):
     def measure(self, k: int, model: MeasuredModel) -> Part:
         first = k * self.batch_size
         count = min(self.batch_size, self.n - first)
+        rows = torch.arange(first, first + count)
+        score = model.score.given(**{name: value[rows % len(value)] for name, value in self.known.items()})
         drawn = sample(
-            model.score.select(torch.arange(first, first + count)), self.sampler, count,
+            score, self.sampler, count,
             seed=self.seed, first=first, device=model.device, dtype=model.dtype, observe=model.observe,
         )  # fmt: skip
         return Part({"x": drawn.x.cpu()}, {"nfe": drawn.nfe, "seconds": drawn.seconds})

@@ -18,15 +18,18 @@ from scoresde_core.evaluator import Evaluator
 from scoresde_core.registry import OURS, Registry
 from scoresde_core.sampler import Sampler, skip
 from scoresde_run.commands.events import subset, take
+from scoresde_run.commands.known import known_of, read_classes
 from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.checkpoint import Checkpoint
 from scoresde_run.models.config import Config
-from scoresde_run.models.model import plan_data, plan_model
+from scoresde_run.models.known import check, wanted
+from scoresde_run.models.model import Model, plan_data, plan_model
 from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.results.results import Row
+from scoresde_run.sampling.guidance import GuidedSampler
 from scoresde_run.sampling.samples import root_mean_square
 from scoresde_run.training.trainer import plan_training
 
@@ -53,6 +56,8 @@ class Request:
     target: str | None = None
     samples: int | None = None
     sampler: str | None = None
+    known: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    guidance: str | None = None
     split: Split | None = None
     events: int | None = None
     repeats: int | None = None
@@ -84,7 +89,8 @@ class Request:
         """The request as plain data; float32 precision is left out, as in older requests."""
         data = attrs.asdict(self)
         del data["precision"]
-        return {**data, **self.lowered}
+        told = {name: data.pop(name) for name in ("known", "guidance")}
+        return {**data, **{name: value for name, value in told.items() if value}, **self.lowered}
 
     def density(self, t_min: float) -> dict[str, Any]:
         """The parameters of the likelihood's density; ``t_min`` is the model's own."""
@@ -134,6 +140,9 @@ class EvaluationPlan:
         self.plan = plan_model(config, self.registry)
         self.spec = parse(self.request.sampler) if self.request.sampler else config.sampling.sampler
         self.sampler: Sampler = self.registry.create("samplers", self.spec)
+        if self.request.guidance:
+            guidance = self.registry.create("guidances", self.request.guidance)
+            self.sampler = GuidedSampler(self.sampler, guidance)
         asked, model = self.request, config.model
         named = asked.loss or asked.likelihood or asked.evaluators
         self.stages: list[Sequence[Measure]] = [[self.loss()]] if asked.loss or not named else []
@@ -215,11 +224,14 @@ class EvaluationPlan:
 
     def _draw(self, n: int, scale: Callable[[], float | None]) -> Draw:
         request, chosen = self.request, self.config.evaluation
-        reason = skip(self.sampler, self.plan.sde, self.plan.shape)
+        told = {name: value.to(self.device) for name, value in read_classes(request.known, self._labelled()).items()}
+        seen = self._labelled().given(**told)
+        reason = skip(self.sampler, self.plan.sde, self.plan.shape) or self.sampler.skip_model(seen)
         if reason:
             raise UsageError(reason)
+        seen.informed(len(next(iter(told.values()), [])), 0, 0)
         size = min(request.batch_size or chosen.batch_size, n)
-        return Draw(self.plan, self.sampler, n, size, request.seed, cache(scale), **self._of(self.sampler))
+        return Draw(self.plan, self.sampler, n, size, request.seed, cache(scale), told, **self._of(self.sampler))
 
     def _scale(self, reference: Reference | None) -> float | None:
         """The root mean square of the target's or the model's true events, in the units of the data."""
@@ -288,25 +300,24 @@ class EvaluationPlan:
         """The row's axes of the sampler, its parts and the samples."""
         inside = self.spec.params
         rest = {name: value for name, value in inside.items() if name not in (*_PARTS, "steps")}
+        sampler: Sampler = getattr(self.sampler, "sampler", self.sampler)  # inside its guidance
         parts = {name: str(inside[name]) if name in inside else None for name in _PARTS}
-        if parts["grid"] is None and "grid" in self.sampler.uses:
-            grid = getattr(self.sampler, "grid", None)
+        if parts["grid"] is None and "grid" in sampler.uses:
+            grid = getattr(sampler, "grid", None)
             parts["grid"] = None if grid is None else str(self.registry.typed(grid) or grid)
-        steps = getattr(self.sampler, "steps", None) if "steps" in self.sampler.uses else None
+        steps = getattr(sampler, "steps", None) if "steps" in sampler.uses else None
         numbers = {"steps": steps, "samples": draw.n, "batch_size": draw.batch_size}
-        return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers}
+        told = {"known": " ".join(self.request.known) or None, "guidance": self.request.guidance}
+        return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers, **told}
 
     def _of(self, *parts: Any) -> dict[str, Any]:
         """The components of a measure."""
         return {"parts": parts, "fingerprint": self.fingerprint}
 
     def _labelled(self) -> NetworkScore:
-        """A stand-in for the model, with its noise levels."""
-        network = self.plan.network
-        return NetworkScore(
-            nn.Identity(), self.plan.sde, self.plan.shape,
-            parameterisation=network.parameterisation, label=network.label, scales=network.scales,
-        )  # fmt: skip
+        """A stand-in for the model, with its noise levels and what it takes."""
+        found: NetworkScore = Model(self.plan, nn.Identity()).score()
+        return found
 
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
         """The events of a split, or some of them, spread evenly."""
@@ -314,4 +325,11 @@ class EvaluationPlan:
         if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
         source = {"dataset": str(self.config.data.dataset), "split": split}
-        return Share(events, self.request.events, batch_size, source)
+        share = Share(events, self.request.events, batch_size, source)
+        names = wanted(self._labelled())
+        known = {name: known_of(dataset, name, split)[torch.as_tensor(share.indices)] for name in names}
+        units = self.plan.units
+        known = {n: units.encode(v).float() if v.shape[1:] == self.plan.shape else v for n, v in known.items()}
+        check(self._labelled(), known, f"{dataset}")
+        share.tell({name: value.to(self.device) for name, value in known.items()})
+        return share

@@ -77,7 +77,7 @@ class Evaluation:
         except ScoreSDEError:
             planned = None
         known = {"target": self.request.target, **(planned.names if planned else {}), "training_step": chosen.step}
-        return {name: value for name, value in known.items() if row[name] is None}
+        return {name: value for name, value in known.items() if row.get(name) is None}
 
     def _measure(self, row: Row, found: Checkpoint, planned: EvaluationPlan) -> None:
         """Add all measures to ``row``. If one fails, those before it remain."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import attrs
 import torch
 from attrs.validators import min_len
@@ -35,6 +37,9 @@ class PerChannelSDE(DiagonalSDE):
     @property
     def t_max(self) -> float:  # type: ignore[override]
         return min(sde.t_max for sde in self.sdes)
+
+    def until(self, t: float) -> Self:
+        return attrs.evolve(self, sdes=tuple(sde.until(t) for sde in self.sdes))
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         if shape and shape[0] == len(self.sdes):

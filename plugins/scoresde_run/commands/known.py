@@ -83,6 +83,18 @@ def known_of(dataset: Dataset | None, name: str, split: Any) -> Tensor:
     return found[stored]
 
 
+def read_classes(texts: Sequence[str], score: ScoreModel) -> dict[str, Tensor]:
+    """The classes that ``texts`` type, checked; other values are a :class:`UsageError`."""
+    from ..models.known import check, wanted
+
+    named = dict(text.partition("=")[::2] for text in texts)
+    if odd := [name for name in named if not isinstance(wanted(score).get(name), int)]:
+        raise UsageError(f"--known {odd[0]} must be classes that the model takes, such as class=[3,8]")
+    found = {name: _classes(name, value) for name, value in named.items()}
+    check(score, found, "--known")
+    return found
+
+
 def read_known(
     texts: Sequence[str], opened: OpenedModel, registry: Registry, arguments: argparse.Namespace
 ) -> dict[str, Tensor]:

@@ -77,6 +77,10 @@ class SampleCommand(Command):
         )  # fmt: skip
         given.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
         add_download(given)
+        given.add_argument(
+            "--start-from", metavar="X", help="events to start from, noised, in place of the prior: as --observe"
+        )
+        given.add_argument("--t-start", type=float, metavar="T", help="time of that noise (default: 0.5)")
         given.add_argument("--rounds", type=int, default=1, metavar="N", help="repeats of a predictor step (RePaint)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
@@ -86,8 +90,12 @@ class SampleCommand(Command):
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
     check_counts(arguments, "n", "steps", "batch_size", "rounds")
-    if arguments.condition is None and (arguments.observe or arguments.index or arguments.rounds > 1):
-        raise UsageError("--observe, --index and --rounds need a --condition: see 'scoresde list conditions'")
+    if arguments.condition is None and (arguments.observe or arguments.rounds > 1):
+        raise UsageError("--observe and --rounds need a --condition: see 'scoresde list conditions'")
+    if arguments.index and not (arguments.condition or arguments.start_from):
+        raise UsageError("--index needs a --condition or --start-from, whose events it chooses")
+    if arguments.t_start is not None and arguments.start_from is None:
+        raise UsageError("--t-start needs events to start from: give --start-from X")
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
         why = "an exact score has no network" if arguments.target else f"the network computes in {arguments.dtype}"
         raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
@@ -107,6 +115,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from ..sampling.condition import ConditionedSampler
     from ..sampling.guidance import GuidedSampler
     from ..sampling.samples import smallest_batch
+    from ..sampling.start import start_from
 
     request.check_place(arguments.out, INDEX)
     keep_freed_memory()
@@ -130,18 +139,23 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     asked = request.digits(registry, arguments, *parts, observation=observation, **opened.named)
     if request.finished(arguments.out, asked, INDEX):
         return 0
+    latent: Tensor | None = None
+    if arguments.start_from is not None:
+        x = _chosen(arguments, arguments.start_from, registry, opened, n).to(device, dtype)
+        model, latent = start_from(model, x, 0.5 if arguments.t_start is None else arguments.t_start, arguments.seed)
     caveat = sampler.caveat(opened.shape, smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
     with Progress() as progress:
         steps = _Steps(progress, -(-n // (arguments.batch_size or n)))
         how: dict[str, Any] = {"seed": arguments.seed, "batch_size": arguments.batch_size, "device": device}
-        how |= {"dtype": dtype, "observe": step_observer(registry, steps.show)}
+        how |= {"latent": latent, "dtype": dtype, "observe": step_observer(registry, steps.show)}
         drawn = sampling.sample(model, sampler, n, **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
     about |= {"known": arguments.known} if arguments.known else {}
     about |= {"guidance": arguments.guidance} if arguments.guidance else {}
+    about |= {"start_from": arguments.start_from, "t_start": arguments.t_start} if arguments.start_from else {}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
     guided = f", guidance {arguments.guidance}" if arguments.guidance else ""
@@ -180,12 +194,16 @@ def _observe(
         return condition.observe(blank), record
     if arguments.observe is None:
         raise UsageError(f"the condition {arguments.condition} needs events for the known part: give --observe X")
-    events = open_events(arguments.observe, opened, registry, arguments.split, arguments.download)
-    indices = arguments.index or range(len(events))
-    chosen = [indices[k % len(indices)] for k in range(len(blank))]
-    x = to_model(take(events, chosen), opened)
+    x = _chosen(arguments, arguments.observe, registry, opened, len(blank))
     record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
     return condition.observe(x), record
+
+
+def _chosen(arguments: argparse.Namespace, text: str, registry: Registry, opened: OpenedModel, n: int) -> Tensor:
+    """``n`` events of a source, those of ``--index`` or all in turn, in the model's units."""
+    events = open_events(text, opened, registry, arguments.split, arguments.download)
+    indices = arguments.index or range(len(events))
+    return to_model(take(events, [indices[k % len(indices)] for k in range(n)]), opened)
 
 
 def _skip_units(condition: Condition, opened: OpenedModel) -> str | None:
