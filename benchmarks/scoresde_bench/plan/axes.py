@@ -34,44 +34,32 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 """Axes whose values are fixed words. Modes of torch.compile that replay CUDA graphs are left out: a replay overwrites
 the previous output, which multistep methods keep."""
 
-DEFAULTS: Mapping[str, tuple[str, ...]] = {
-    "target": ("mnist_mfa",),
-    "checkpoint": (),
-    "network": (),
-    "sde": ("ve", "vp", "subvp"),
-    "known": (),
-    "guidance": (),
-    "sampler": ("pc",),
-    "predictor": ("reverse_diffusion",),
-    "corrector": ("none",),
-    "grid": (),
-    "steps": ("25", "50", "100"),
-    "seed": ("0",),
-    "dtype": ("float32",),
-    "precision": ("float32",),
-    "compile": ("none",),
-    "evaluator": ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
+_AXES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "target": (("mnist_mfa",), "exact distribution to sample from, or to compare a checkpoint with"),
+    "checkpoint": ((), "trained model, by folder or name; replaces the exact score and --sde"),
+    "network": ((), "preset with random weights, for measuring speed only"),
+    "sde": (("ve", "vp", "subvp"), "forward process"),
+    "known": ((), "what is known of all samples of a cell: class=3, class=[0,3] for two cells"),
+    "guidance": ((), "away from another score: cfg[scale=2], autoguidance[...]"),
+    "sampler": (("pc",), "sampling loop: pc, ode, ..."),
+    "predictor": (("reverse_diffusion",), "reverse-time step"),
+    "corrector": (("none",), "MCMC steps at each noise level"),
+    "grid": ((), "times of the steps"),
+    "steps": (("25", "50", "100"), "number of predictor steps"),
+    "seed": (("0",), "seed of the noise and of the exact samples"),
+    "dtype": (("float32",), "dtype of the state: float32 or float64"),
+    "precision": (("float32",), "autocast dtype of the network: float32, bfloat16 or float16; the state keeps --dtype"),
+    "compile": (("none",), "torch.compile mode of the network: none, default or max-autotune-no-cudagraphs"),
+    "evaluator": (
+        ("nll_gap", "sliced_wasserstein", "mode_weights", "moments", "energy_distance"),
+        "metrics; not swept, every cell computes all of them",
+    ),
 }
+"""Every axis, with its default and its help."""
+DEFAULTS = {axis: default for axis, (default, _) in _AXES.items()}
+HELP = {axis: text for axis, (_, text) in _AXES.items()}
 UNNAMED: Mapping[str, str] = {"grid": "the predictor's own", "known": "nothing"}
 """How help describes an axis without a default."""
-HELP: Mapping[str, str] = {
-    "target": "exact distribution to sample from, or to compare a checkpoint with",
-    "checkpoint": "trained model, by folder or name; replaces the exact score and --sde",
-    "network": "preset with random weights, for measuring speed only",
-    "sde": "forward process",
-    "known": "what is known of all samples of a cell: class=3, class=[0,3] for two cells",
-    "guidance": "away from another score: cfg[scale=2], autoguidance[...]",
-    "sampler": "sampling loop: pc, ode, ...",
-    "predictor": "reverse-time step",
-    "corrector": "MCMC steps at each noise level",
-    "grid": "times of the steps",
-    "steps": "number of predictor steps",
-    "seed": "seed of the noise and of the exact samples",
-    "dtype": "dtype of the state: float32 or float64",
-    "precision": "autocast dtype of the network: float32, bfloat16 or float16; the state keeps its dtype",
-    "compile": "torch.compile mode of the network: none, default or max-autotune-no-cudagraphs",
-    "evaluator": "metrics; not swept, every cell computes all of them",
-}
 SAMPLES = 1024
 LIMITS = {"steps": (1, 10**9), "seed": (0, 2**63 - 1)}
 """Axes whose values are integers, with the least and the largest value."""
