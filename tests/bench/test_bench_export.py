@@ -18,10 +18,9 @@ from runs import DENOISER, save_models
 from scoresde_bench.cli import main
 from scoresde_bench.plan.axes import DEFAULTS
 from scoresde_bench.report import published
-from scoresde_bench.report.convergence import convergences, error, power
 from scoresde_bench.report.export import as_csv, as_markdown
 from scoresde_bench.report.lines import CROWD, Layout
-from scoresde_bench.report.plot import NFE, TIME, TRAINING, pareto, plots
+from scoresde_bench.report.plot import NFE, TIME, TRAINING, convergences, error, pareto, plots, power
 from scoresde_bench.report.ranking import MetricValue, rank
 from scoresde_bench.report.repeat import command
 from scoresde_bench.report.result_sets import ResultSet, merge, read_result_sets

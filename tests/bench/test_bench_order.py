@@ -7,8 +7,8 @@ import pytest
 from runs import rows_in
 
 from scoresde_bench.plan.sweep import Sweep
-from scoresde_bench.report.convergence import convergences, power
 from scoresde_bench.report.lines import Layout
+from scoresde_bench.report.plot import convergences, power
 from scoresde_bench.report.ranking import metric_value, rank
 from scoresde_bench.report.result_sets import merge, read_result_sets
 from scoresde_core import create, default_registry

@@ -13,7 +13,7 @@ from runs import rows_in
 
 from scoresde_bench.plan.suite import Block
 from scoresde_bench.plan.sweep import Sweep, sweep
-from scoresde_bench.report.seeds import pool
+from scoresde_bench.report.combinations import pool
 from scoresde_core.registry import default_registry
 
 SMALL = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap"]

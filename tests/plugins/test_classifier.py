@@ -195,7 +195,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            (["data.dataset.target=gaussian"], "has no labels, which the loss needs"),
+            (["data.dataset.target=gaussian"], "has no labels, which training needs"),
             (["model.network.classes=2"], "labels 0 to 2, the network classes 0 to 1: set model.network.classes=3"),
             (["model.network=mlp"], "trains a NoisyClassifier, but the network 'mlp' gives noise"),
             (["training.loss=dsm"], "trains a ScoreModel, but the network 'mlp_classifier' gives logits"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde_plugins.networks.layers import AttentionBlock, FIRConvDown, FIRConvUp
-from scoresde_plugins.networks.unet import DDPM, NCSNpp, UNet
+from scoresde_plugins.networks.unet import DDPM, DDPMpp, NCSNpp, UNet
 from scoresde_plugins.song2021 import reference
 from scoresde_plugins.song2021.sdes import VESDE
 from scoresde_run.models.network_score import NetworkScore
@@ -185,6 +185,52 @@ def test_every_other_option_runs_and_uses_every_parameter(options: dict[str, Any
 @pytest.mark.parametrize("progressive", ["none", "output_skip"])
 def test_any_channels_and_sides(shape: tuple[int, ...], progressive: str) -> None:
     check_forward_and_backward(tiny(shape, progressive=progressive), shape)
+
+
+SIDES = {
+    "unet": {},
+    "ddpm blocks": {"resblock_type": "ddpm"},
+    "ddpm blocks without conv": {"resblock_type": "ddpm", "resamp_with_conv": False},
+    "residual pyramids": {"progressive": "residual", "progressive_input": "residual"},
+    "skips": {"progressive": "output_skip", "progressive_input": "input_skip"},
+}
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (1, 4, 8, 2)], ids=str)
+@pytest.mark.parametrize("options", SIDES.values(), ids=SIDES)
+def test_signals_and_volumes(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    check_forward_and_backward(tiny(shape, attn_resolutions=(), **{**DDPMPP, **options}), shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 8, 4)], ids=str)
+@pytest.mark.parametrize("options", SIDES.values(), ids=SIDES)
+def test_a_side_along_which_nothing_changes_changes_nothing(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Kernels whose only taps stand in the middle of one more side, on an event repeated along it."""
+    options = {"cond_channels": 1, "classes": 2, **SCORE, **DDPMPP, **options, "attn_resolutions": (4,)}
+    fewer, more = tiny(shape, **options), tiny((*shape, 8), **options)
+    with torch.no_grad():
+        fewer.class_embedding.weight.normal_()
+    state = more.state_dict()
+    for name, value in fewer.state_dict().items():
+        if state[name].shape == value.shape:
+            state[name] = value
+        else:
+            state[name] = torch.zeros_like(state[name])
+            state[name][..., state[name].shape[-1] // 2] = value
+    more.load_state_dict(state)
+    (x, label), known = batch(shape), {"class": torch.tensor([1, -1])}
+    y = torch.randn(2, 1, *shape[1:], generator=torch.Generator().manual_seed(3))
+    output = more(x[..., None].expand(2, *shape, 8), label, image=y[..., None].expand(2, 1, *shape[1:], 8), **known)
+    expected = fewer(x, label, image=y, **known)
+    assert relative(output, expected[..., None].expand_as(output)) < 1e-5
+
+
+def test_the_unet_of_images_is_ddpmpp() -> None:
+    shared = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "classes": 2}
+    unet, plain = DDPMpp(**shared, dims=2).build(SHAPE).eval(), NCSNpp(**shared, **DDPMPP).build(SHAPE).eval()
+    unet.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        assert torch.equal(unet(*batch()), plain(*batch()))
 
 
 @pytest.mark.parametrize("rescale", [True, False])
@@ -410,9 +456,9 @@ def test_compiled_code_agrees() -> None:
     [
         ((1, 28, 28), r"28x28 do not fit 4 levels.*divisible by 8: pad them to 32x32"),
         ((3, 32, 36), r"32x36 do not fit 4 levels.*pad them to 32x40"),
-        ((2,), r"needs images \(C, H, W\), got events of shape \(2,\)"),
-        ((3, 24, 24), r"attn_resolutions=\[16\]: no level has 16; the levels of 24x24 images have 24, 12, 6, 3"),
-        ((3, 16, 8), r"no level has 16; the levels of 16x8 images have 8, 4, 2, 1: choose among these, or \[\]"),
+        ((2,), r"needs channels and one to three sides, got \(2,\)"),
+        ((3, 24, 24), r"attn_resolutions=\[16\]: no level has 16; the levels of 24x24 events have 24, 12, 6, 3"),
+        ((3, 16, 8), r"no level has 16; the levels of 16x8 events have 8, 4, 2, 1: choose among these, or \[\]"),
     ],
     ids=str,
 )
@@ -423,9 +469,27 @@ def test_unusable_shapes(kind: type[NCSNpp] | type[DDPM], shape: tuple[int, ...]
 
 
 @pytest.mark.parametrize(
+    ("spec", "shape", "message"),
+    [
+        (DDPMpp(nf=32, dims=1), (1, 32, 32), r"dims=1 does not fit events of shape \(1, 32, 32\): set dims=2"),
+        (DDPMpp(nf=32), (1, 30), r"events of 30 do not fit 4 levels.*pad them to 32"),
+        (DDPMpp(nf=32), (1, 8, 8, 12), "8x8x12 do not fit 4 levels.*pad them to 8x8x16"),
+        (DDPMpp(nf=32, attn_resolutions=(12,)), (1, 32), "no level has 12; the levels of 32 events have 32, 16, 8, 4"),
+        (DDPMpp(nf=32), (1, 8, 8, 8, 8), "one to three sides"),
+        (NCSNpp(nf=32), (1, 32), r"FIR filters need images \(C, H, W\), got \(1, 32\): set fir=false, or choose unet"),
+        (NCSNpp(nf=32), (1, 8, 8, 8), "FIR filters need images"),
+    ],
+    ids=str,
+)
+def test_unusable_sides(spec: NCSNpp | DDPMpp, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec.build(shape)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attn_resolutions": (8, 5, 3)}, r"attn_resolutions=\[8, 5, 3\]: no level has 3, 5; the levels of 8x8 images"),
+        ({"attn_resolutions": (8, 5, 3)}, r"attn_resolutions=\[8, 5, 3\]: no level has 3, 5; the levels of 8x8 events"),
         ({"nf": 36}, "144 channels cannot be split into 32 groups"),
         ({"scale_by_sigma": True}, r"scale_by_sigma needs parameterisation=score \(here noise\)"),
         ({"scale_by_sigma": True, "parameterisation": "score"}, r"\(here time\)"),
@@ -453,7 +517,7 @@ def test_unusable_options(options: dict[str, Any], message: str) -> None:
         (lambda net, x, t: net(x[:, :, :7], t), r"7x8 do not fit 2 levels.*pad them to 8x8"),
         (lambda net, x, t: net(x, t[:1]), r"2 images need 2 labels, got labels of shape \(1,\)"),
         (lambda net, x, t: net(x, t[0]), r"got labels of shape \(\)"),
-        (lambda net, x, t: net(x, t, cond_image=x), "cond_image of 0 channels, got 3"),
+        (lambda net, x, t: net(x, t, cond_image=x), "'image', an image of 0 channels, got 3"),
     ],
     ids=["size", "labels", "scalar label", "condition"],
 )
@@ -463,7 +527,7 @@ def test_unusable_calls(call: Any, message: str) -> None:
 
 
 def test_a_missing_condition_is_named() -> None:
-    with pytest.raises(ValueError, match="cond_image of 2 channels, got 0"):
+    with pytest.raises(ValueError, match="'image', an image of 2 channels, got 0"):
         tiny(cond_channels=2)(*batch())
 
 

@@ -26,12 +26,12 @@ from scoresde_plugins.networks.layers import (
     FIRDown,
     FIRUp,
     FourierEmbedding,
-    MeanDown,
     Overwrite,
     ResidualBlock,
     conv,
     dense,
     group_norm,
+    mean_down,
     positional_embedding,
 )
 from scoresde_plugins.networks.unet import NCSNpp
@@ -142,7 +142,7 @@ def test_a_strided_convolution_pads_the_far_edges() -> None:
 def test_residual_block(biggan: bool, rescale: bool) -> None:
     torch.manual_seed(0)
     style = evolve(STYLE, activation=F.relu, biggan=biggan, rescale=rescale)
-    block = ResidualBlock(8, 12, style, MeanDown() if biggan else None)
+    block = ResidualBlock(8, 12, style, mean_down() if biggan else None)
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     p = dict(block.named_parameters())

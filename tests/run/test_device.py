@@ -89,6 +89,7 @@ NETWORKS = {
     "ddpm": ("ddpm[nf=32,ch_mult=[1],num_res_blocks=1,attn_resolutions=[8],label=index]", "vp"),
     "ncsn": ("ncsn[nf=4,label=reverse_index]", "ve"),
     "ncsnv2": ("ncsnv2[nf=4]", "ve"),
+    "unet": ("unet[nf=8,ch_mult=[1],num_res_blocks=1]", "vp"),
     "mlp": ("mlp[width=8]", "subvp"),
 }
 

@@ -25,11 +25,10 @@ import attrs
 from scoresde_core.errors import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
 
-from .earlier import IDENTITY, identity, is_current
+from .combinations import IDENTITY, identity, is_current, pool
 from .labels import ResultRow, as_float, count, is_done, labels, plain
 from .ranking import MetricValue, metric_value
 from .result_sets import ResultSet
-from .seeds import pool
 
 _Pair = tuple[str, ResultRow, ResultRow]
 """The label of a cell, and its row before and after."""

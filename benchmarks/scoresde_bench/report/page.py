@@ -22,11 +22,10 @@ from scoresde_run.machine.digest import sealed
 
 from . import labels, published, repeat, scales
 from .compare import RunComparison
-from .convergence import convergences
 from .export import templates
 from .labels import ResultRow, as_float, axis_text, plain, varying
 from .lines import MANY, Layout
-from .plot import NFE, TIME, TRAINING, Plot, plots
+from .plot import NFE, TIME, TRAINING, Plot, convergences, plots
 from .ranking import Ranking, rank
 from .result_sets import ResultSet
 

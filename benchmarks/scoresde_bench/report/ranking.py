@@ -12,7 +12,7 @@ smaller: the rules err towards calling cells equal. The best of many is partly t
 belong to the answer.
 
 Values are compared within one target only, because metrics of different targets have no common scale. Several seeds of
-one combination are one row, with the standard error across them (:mod:`.seeds`).
+one combination are one row, with the standard error across them (:mod:`.combinations`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from scoresde_core.errors import near_misses
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 
+from .combinations import pool
 from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
-from .seeds import pool
 
 MARGIN = 5.0
 """Margin for "as good as exact samples", in standard errors of their score."""

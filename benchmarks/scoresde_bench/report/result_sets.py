@@ -18,7 +18,7 @@ import attrs
 from scoresde_core.errors import UsageError, near_misses
 from scoresde_run.results.results import read_rows
 
-from .earlier import identity, tell_apart
+from .combinations import identity, tell_apart
 from .labels import ResultRow
 
 COMMITTED = Path("benchmarks/results")

@@ -16,6 +16,7 @@ from .ranking import Ranking, rank
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
@@ -25,16 +26,13 @@ BLANK = "   "
 
 def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
     """Print every done row with its metrics, then the skipped and failed cells with their reasons."""
-    from rich.text import Text
-
     ranking = rank(rows, metric)
-    ascii_only = console.options.ascii_only
+    shown = _Listing(ranking, console.options.ascii_only)
 
     def show(line: str, style: str = "") -> None:
-        console.print(Text(_ascii(line) if ascii_only else line, style), soft_wrap=not console.is_terminal)
+        console.print(shown.text(line, style), soft_wrap=not console.is_terminal)
 
     if ranking.done:
-        shown = _Listing(ranking, ascii_only)
         for metrics in shown.fit(console):
             table, width = shown.table(metrics), console.width
             if console.is_terminal:
@@ -108,15 +106,22 @@ class _Listing:
             groups[-1].append(metric)
         return groups
 
+    def text(self, content: str, style: str = "") -> Text:
+        """Text in characters that the console has."""
+        from rich.text import Text
+
+        if self.ascii_only:
+            content = content.replace("±", "+-").replace("°", "o").replace(NOTHING, "-")
+            content = content.encode("ascii", "replace").decode()
+        return Text(content, style)
+
     def table(self, metrics: Sequence[str]) -> Table:
         """Return a table of these metrics; its last rows are the floors of the targets."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        def text(content: str, style: str = "") -> Text:
-            return Text(_ascii(content) if self.ascii_only else content, style)
-
+        text = self.text
         shape = box.ASCII2 if self.ascii_only else box.SIMPLE_HEAD
         table = Table(box=shape, header_style="bold", pad_edge=False)
         for name, texts in self.names.items():
@@ -145,7 +150,3 @@ def _directions(ranking: Ranking) -> str:
     for metric in ranking.metrics:
         grouped.setdefault(words.get(ranking.about(metric)[1], "lower is better"), []).append(metric)
     return "; ".join(f"{direction}: {', '.join(names)}" for direction, names in grouped.items())
-
-
-def _ascii(text: str) -> str:
-    return text.replace("±", "+-").replace("°", "o").replace(NOTHING, "-").encode("ascii", "replace").decode()

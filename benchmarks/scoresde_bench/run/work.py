@@ -8,8 +8,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -17,21 +18,20 @@ import torch
 from scoresde_core.errors import FileError
 from scoresde_core.registry import Registry
 from scoresde_run.machine.device import slow_precision
+from scoresde_run.machine.progress import Progress
 from scoresde_run.machine.terminal import Terminal
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
 
 from ..plan.cells import Cell
-from ..report.earlier import earlier, summary, tell_apart
+from ..report.combinations import earlier, pool, summary, tell_apart
 from ..report.labels import ResultRow, count
 from ..report.page import write_report
 from ..report.published import PublishedValue, attach
 from ..report.ranking import rank
-from ..report.seeds import pool
 from ..report.table import print_table
 from .costs import Costs, in_words
 from .executor import Executor, OnStep, Settings, Task
-from .progress import Meter
 from .worker import prepare
 
 FEW = 2000
@@ -171,3 +171,32 @@ class Work:
             print(f"warning: no report: {error}; write it later: {again}", file=sys.stderr)
         else:
             console.print(f"report:  {page}", highlight=False)
+
+
+class Meter(Progress):
+    """Counts the cells of a run: a live bar on a terminal, one plain line per cell in a pipe."""
+
+    def __init__(self, console: Terminal, total: int) -> None:
+        super().__init__(total > 0, console)
+        self.console, self.total, self.done = console, total, 0
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if error[0] is not None and self.done < self.total:
+            self.console.print(f"stopped with {self.done} of {self.total} cells done; repeat the command to continue")
+
+    def start(self, title: str) -> Callable[[int, int], Any] | None:
+        """Show the start of a cell; returns a function to call after each step."""
+        if not self.live:
+            return None
+        shown = title[-max(24, self.console.width - 86) :]  # its end, beside the bar: cells differ in their last axes
+        self.show(shown, self.done, self.total)
+        return lambda k, n: self.show(f"{shown}, step {k}{f' of {n}' if n else ''}", self.done, self.total)
+
+    def finish(self, row: dict[str, Any], title: str) -> None:
+        """Count a cell and show its outcome."""
+        self.done += 1
+        self.show("", self.done, self.total)
+        outcome = f"{row['seconds']:.1f} s" if row["status"] == "done" else f"{row['status']}: {row['reason']}"
+        if not self.live or row["status"] != "done":
+            self.console.print(f"[{self.done}/{self.total}] {title}: {outcome}", markup=False, highlight=False)

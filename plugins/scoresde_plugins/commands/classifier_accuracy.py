@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -98,6 +97,8 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccu
 
     from scoresde_core.shapes import combine
 
+    from ..evaluate.measure import mean
+
     right: list[Tensor] = []
     surprise: list[Tensor] = []
     with torch.no_grad():
@@ -110,12 +111,5 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccu
             logs = model.view().log_probabilities(combine(level.alpha, x, level.sigma, noise), level)
             right.append((logs.argmax(1) == labels).double())
             surprise.append(-logs.gather(1, labels.unsqueeze(1)).squeeze(1).double())
-    return LevelAccuracy(float(level.sigma / level.alpha), *_mean(right), *_mean(surprise))
-
-
-def _mean(parts: list[Any]) -> tuple[float, float]:
-    import torch
-
-    values = torch.cat(parts)
-    spread = float(values.std()) if len(values) > 1 else math.nan
-    return float(values.mean()), spread / math.sqrt(len(values))
+    means = [mean("", torch.cat(parts)) for parts in (right, surprise)]
+    return LevelAccuracy(float(level.sigma / level.alpha), *(x for m in means for x in (m.value, m.stderr)))

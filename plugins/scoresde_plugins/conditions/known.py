@@ -39,14 +39,11 @@ class KnownCoefficients(Observation):
 
     def rows(self, start: int, count: int) -> "KnownCoefficients":
         if start + count > len(self.values):
-            raise ValueError(
-                f"{len(self.values)} events were observed, too few for sample {start + count - 1}: "
-                "observe one event per sample"
-            )
+            few = f"{len(self.values)} events were observed, too few for sample {start + count - 1}"
+            raise ValueError(f"{few}: observe one event per sample")
         rows = slice(start, start + count)
-        return attrs.evolve(
-            self, values=self.values[rows], known=self.known if len(self.known) == 1 else self.known[rows]
-        )
+        known = self.known if len(self.known) == 1 else self.known[rows]
+        return attrs.evolve(self, values=self.values[rows], known=known)
 
     def to(self, x: Tensor) -> "KnownCoefficients":
         basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)

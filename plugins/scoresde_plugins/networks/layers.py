@@ -22,6 +22,9 @@ arXiv:2011.13456, Appendix H). With K = k k^T / (sum k)^2, zeros outside the ima
 The factor 4 compensates for the inserted zeros. K is the same for each channel, so ``down`` is one depthwise
 convolution of stride 2 and ``up`` its transpose: neither the zeros nor the discarded pixels are computed. Taps are
 convolved as written (mirrored before PyTorch's cross-correlation), which matters for kernels that are not symmetric.
+
+Shapes are written for images (B, C, H, W). All but the FIR filters serve signals (B, C, L) and volumes (B, C, H, W, D)
+too; a layer with a convolution is made for its number of sides, ``dims``.
 """
 
 import math
@@ -34,6 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from scoresde_core.shapes import expand
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -77,10 +82,12 @@ def scaled_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
     return nn.init.uniform_(weight, -bound, bound)
 
 
-def conv(in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1, scale: float = 1.0) -> nn.Conv2d:
+def conv(
+    in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1, scale: float = 1.0, dims: int = 2
+) -> nn.modules.conv._ConvNd:
     """Return a convolution that keeps its input's size; with a ``stride`` it does not pad, since its caller does."""
     padding = size // 2 if stride == 1 else 0
-    layer = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=padding)
+    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](in_channels, out_channels, size, stride, padding)
     scaled_uniform_(layer.weight, scale)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
@@ -117,16 +124,19 @@ class NIN(nn.Module):
         self.b = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.W.t()[:, :, None, None], self.b)
+        image = x.reshape(*x.shape[:3], -1)  # as an image is; others have all sides but the first in one
+        return F.conv2d(image, self.W.t()[:, :, None, None], self.b).reshape(len(x), -1, *x.shape[2:])
 
 
-def recomputed(layer: Callable[..., Tensor], *inputs: Any, random: bool = False) -> Tensor:
-    """Return ``layer(*inputs)``, storing only the inputs for the backward pass, which recomputes the rest.
+def run(layer: nn.Module, *inputs: Any, recompute: bool, random: bool = False) -> Tensor:
+    """Return ``layer(*inputs)``; with ``recompute``, training stores only the inputs, and going back computes the rest.
 
     (Chen et al. 2016, arXiv:1604.06174.) The gradients are bitwise the same: a ``random`` layer, such as one with
     dropout, draws the same numbers again.
     """
-    out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=random)
+    saving = recompute and layer.training and torch.is_grad_enabled()
+    call = partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=random) if saving else layer
+    out: Tensor = call(*inputs)
     return out
 
 
@@ -189,7 +199,6 @@ class AttentionBlock(nn.Module):
         self.rescale = rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
         inputs = (self.NIN_0, self.NIN_1, self.NIN_2)
         weight, bias = torch.cat([nin.W for nin in inputs], 1), torch.cat([nin.b for nin in inputs])
         # (B, HW, C): a view if the image is in channels-last layout.
@@ -197,7 +206,7 @@ class AttentionBlock(nn.Module):
         q, k, v = F.linear(tokens, weight.t(), bias).unsqueeze(1).chunk(3, -1)
         mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         out = F.linear(mixed, self.NIN_3.W.t(), self.NIN_3.b)
-        return merge(x, out.transpose(1, 2).reshape(batch, channels, height, width), self.rescale)
+        return merge(x, out.transpose(1, 2).reshape(x.shape), self.rescale)
 
 
 @attrs.frozen
@@ -211,6 +220,7 @@ class BlockStyle:
     min_group: int
     scale: float
     rescale: bool
+    dims: int = 2
 
 
 class ResidualBlock(nn.Module):
@@ -231,17 +241,17 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.style, self.resample = style, resample
         self.GroupNorm_0 = group_norm(in_channels, style.min_group)
-        self.Conv_0 = conv(in_channels, out_channels)
+        self.Conv_0 = conv(in_channels, out_channels, dims=style.dims)
         if style.embedding is not None:
             self.Dense_0 = dense(style.embedding, out_channels)
         else:
             self.register_load_state_dict_pre_hook(_drop_dense)  # type: ignore[no-untyped-call]
         self.GroupNorm_1 = group_norm(out_channels, style.min_group)
         self.Dropout_0 = nn.Dropout(style.dropout)
-        self.Conv_1 = conv(out_channels, out_channels, scale=style.scale)
+        self.Conv_1 = conv(out_channels, out_channels, scale=style.scale, dims=style.dims)
         self.changes = in_channels != out_channels or resample is not None
         if self.changes and style.biggan:
-            self.Conv_2 = conv(in_channels, out_channels, 1)
+            self.Conv_2 = conv(in_channels, out_channels, 1, dims=style.dims)
         elif self.changes:
             self.NIN_0 = NIN(in_channels, out_channels)
 
@@ -255,7 +265,7 @@ class ResidualBlock(nn.Module):
             h, x = self.resample(h), self.resample(x)
         h = self.Conv_0(h)
         if embedding is not None:
-            h += self.Dense_0(embedding)[:, :, None, None]
+            h += expand(self.Dense_0(embedding), h)
         h = self.Conv_1(self.Dropout_0(activation(self.GroupNorm_1(h))))
         if self.changes:
             x = self.Conv_2(x) if self.style.biggan else self.NIN_0(x)
@@ -326,8 +336,11 @@ class FIRUp(FIR):
         return y[:, :, : 2 * height, : 2 * width] if self.odd else y
 
 
-MeanDown = partial(nn.AvgPool2d, 2)
-"""The mean of each 2x2 square: (B, C, 2H, 2W) -> (B, C, H, W)."""
+def mean_down(dims: int = 2) -> nn.Module:
+    """The mean of each 2x2 square: (B, C, 2H, 2W) -> (B, C, H, W)."""
+    return (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1](2)
+
+
 NearestUp = partial(nn.Upsample, scale_factor=2.0, mode="nearest")
 """Each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
@@ -335,20 +348,20 @@ NearestUp = partial(nn.Upsample, scale_factor=2.0, mode="nearest")
 class ConvDown(nn.Module):
     """(B, in, 2H, 2W) -> (B, out, H, W): 3x3, stride 2, padded at the far edges as TensorFlow's 'SAME'."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dims: int = 2) -> None:
         super().__init__()
-        self.Conv_0 = conv(in_channels, out_channels, stride=2)
+        self.Conv_0 = conv(in_channels, out_channels, stride=2, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.Conv_0(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+        return self.Conv_0(F.pad(x, (0, 1) * (x.ndim - 2)))  # type: ignore[no-any-return]
 
 
 class ConvUp(nn.Module):
     """(B, in, H, W) -> (B, out, 2H, 2W): nearest neighbours, then a 3x3 convolution."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dims: int = 2) -> None:
         super().__init__()
-        self.Conv_0 = conv(in_channels, out_channels)
+        self.Conv_0 = conv(in_channels, out_channels, dims=dims)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.Conv_0(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]

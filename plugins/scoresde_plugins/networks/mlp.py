@@ -23,6 +23,7 @@ from scoresde_core.components import param
 from scoresde_run.models.network import Network
 
 from .classifier import ClassifierNetwork
+from .known import ClassEmbedding
 
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 EMBEDDINGS = ("sinusoidal", "fourier")
@@ -91,8 +92,7 @@ class MLPModule(nn.Module):
         self.classes = spec.classes if "class" in takes else 0
         self.cond = spec.cond if spec.cond in takes else None
         if self.classes:
-            self.class_embedding = nn.Embedding(self.classes + 1, spec.width)  # the last is that of no class
-            nn.init.zeros_(self.class_embedding.weight)
+            self.class_embedding = ClassEmbedding(self.classes, spec.width)
         self.begin = nn.Linear(math.prod(shape) + (math.prod(spec.cond_shape) if self.cond else 0), spec.width)
         self.blocks = nn.ModuleList(Block(spec.width, act()) for _ in range(spec.depth))
         self.end = nn.Sequential(act(), nn.Linear(spec.width, math.prod(outputs)))
@@ -106,8 +106,7 @@ class MLPModule(nn.Module):
         phase = (label * self.unit)[:, None] * self.frequencies
         noise = self.embed(torch.cat([phase.sin(), phase.cos()], 1))
         if self.classes:
-            row = known["class"].where(known["class"] >= 0, self.classes)
-            noise = noise + self.class_embedding.embedding_dim**0.5 * self.class_embedding(row)
+            noise = noise + self.class_embedding(known.get("class"))
         if self.cond:
             flat = torch.cat([flat, known[self.cond].to(flat).flatten(1).expand(len(x), -1)], 1)
         h = self.begin(flat)

@@ -25,7 +25,7 @@ from scoresde_core.components import param
 from scoresde_run.models.network import Network
 from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
 
-from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, recomputed
+from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, run
 
 EPS = 1e-5
 
@@ -310,20 +310,13 @@ class RefineNet(nn.Module):
         found = []
         for stage in self.stages:
             for block in self.get_submodule(stage.name).children():
-                h = self._run(block, h, index)
+                h = run(block, h, index, recompute=self.recompute)
             found.append(h)
-        h = self._run(self.get_submodule(self.stages[-1].refine), [found[-1]], index)
+        h = run(self.get_submodule(self.stages[-1].refine), [found[-1]], index, recompute=self.recompute)
         for stage, feature in zip(self.stages[-2::-1], found[-2::-1], strict=True):
-            h = self._run(self.get_submodule(stage.refine), [feature, h], index)
+            h = run(self.get_submodule(stage.refine), [feature, h], index, recompute=self.recompute)
         result: Tensor = self.end_conv(self.act(self.normalizer(h, index)))
         return result
-
-    def _run(self, block: nn.Module, features: Tensor | list[Tensor], index: Tensor | None) -> Tensor:
-        """Apply a block; with ``recompute``, training stores nothing inside it."""
-        if self.recompute and self.training and torch.is_grad_enabled():
-            return recomputed(block, features, index)
-        out: Tensor = block(features, index)
-        return out
 
 
 def level_index(label: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ one level; the list is built and read by these stages, never by counting.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import attrs
 import torch
@@ -21,8 +21,10 @@ from attrs import validators as check
 from torch import Tensor, nn
 
 from scoresde_core.components import param
+from scoresde_core.shapes import expand
 
 from . import layers
+from .known import ClassEmbedding
 from .unet_spec import ImageUNet, UNetSpec
 
 Way = Literal["down", "up"]
@@ -45,9 +47,9 @@ class Stage:
 class Combine(nn.Module):
     """``input_skip``: a 1x1 convolution of the pyramid's image, added to the features or stacked before them."""
 
-    def __init__(self, image_channels: int, channels: int, stack: bool) -> None:
+    def __init__(self, image_channels: int, channels: int, stack: bool, dims: int) -> None:
         super().__init__()
-        self.Conv_0, self.stack = layers.conv(image_channels, channels, 1), stack
+        self.Conv_0, self.stack = layers.conv(image_channels, channels, 1, dims=dims), stack
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         """(B, c, H, W) and (B, C, H, W) -> (B, C, H, W), or (B, 2C, H, W) stacked."""
@@ -56,20 +58,20 @@ class Combine(nn.Module):
 
 
 class UNet(nn.Module):
-    """The module of ``ncsnpp`` and ``ddpm``: images (B, C, H, W) and labels (B,) -> (B, C, H, W).
+    """The module of ``ncsnpp``, ``ddpm`` and ``unet``: events (B, C, *sides) and labels (B,) -> (B, C, *sides).
 
-    If the specification asks for it, an image (B, spec.cond_channels, H, W), or (1, ...) for all, is concatenated with
+    If the specification asks for it, an image (B, cond_channels, *sides), or (1, ...) for all, is concatenated with
     ``x`` wherever the network reads its input: it is ``known[spec.cond]``, or ``cond_image``. The embedding of the
     class, ``known["class"]`` (B,), -1 for none, is added to that of the label.
     """
 
     sigmas: Tensor
 
-    def __init__(self, spec: UNetSpec, shape: tuple[int, int, int]) -> None:
+    def __init__(self, spec: UNetSpec, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.spec = spec
-        channels, height, width = shape
-        self.attends = spec.attended(height, width)
+        channels, *sides = shape
+        self.attends = spec.attended(sides)
         self.activation = layers.Overwrite(spec.nonlinearity)  # every input is a layer's output that nothing else reads
         self.style = layers.BlockStyle(
             activation=self.activation,
@@ -79,6 +81,7 @@ class UNet(nn.Module):
             min_group=spec.min_group,
             scale=spec.init_scale,
             rescale=spec.skip_rescale,
+            dims=len(sides),
         )
         self.register_buffer("sigmas", spec.sigma_table())
         self.shrink = self._filter("down") if spec.progressive_input == "input_skip" else None
@@ -87,7 +90,7 @@ class UNet(nn.Module):
         self.all_modules = nn.ModuleList()
         self._build_embedding()
         seen = channels + spec.cond_channels
-        self.first = self._add(layers.conv(seen, spec.nf))
+        self.first = self._add(layers.conv(seen, spec.nf, dims=len(sides)))
         kept = [spec.nf]
         self.down = self._build_down(seen, kept)
         width = kept[-1]
@@ -95,14 +98,13 @@ class UNet(nn.Module):
         self.up, width = self._build_up(channels, kept)
         self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
         if spec.classes:
-            self.class_embedding = nn.Embedding(spec.classes + 1, 4 * spec.nf)  # the last is that of no class
-            nn.init.zeros_(self.class_embedding.weight)
+            self.class_embedding = ClassEmbedding(spec.classes, 4 * spec.nf)
         if self.sigmas.device.type == "cpu":
             self._lay_out(torch.channels_last)
 
     def forward(self, x: Tensor, label: Tensor, cond_image: Tensor | None = None, **known: Tensor) -> Tensor:
-        """Return (B, C, H, W); raise ``ValueError`` for a size that the levels cannot halve or a wrong condition."""
-        self.spec.check_size(x.shape[2], x.shape[3])
+        """A tensor like ``x``; ``ValueError`` for a size that the levels cannot halve, or a wrong condition."""
+        self.spec.check_size(x.shape[2:])
         if label.shape != x.shape[:1]:
             raise ValueError(f"{len(x)} images need {len(x)} labels, got labels of shape {tuple(label.shape)}")
         embedding = self._embed(label, known.get("class"))
@@ -137,16 +139,12 @@ class UNet(nn.Module):
             image = self._run_head(self.last, h)
         assert image is not None
         if self.spec.divides_by_sigma:
-            image = image / self._sigma(label)[:, None, None, None]
+            image = image / expand(self._sigma(label), image)
         return image if image.device.type != "cpu" else image.contiguous()
 
     def _run(self, place: int, *inputs: Tensor | None) -> Tensor:
-        """Apply a layer; with ``recompute``, training stores nothing inside it."""
-        layer = self.all_modules[place]
-        if self.spec.recompute and self.training and torch.is_grad_enabled():
-            return layers.recomputed(layer, *inputs, random=self.spec.dropout > 0)
-        out: Tensor = layer(*inputs)
-        return out
+        spec = self.spec
+        return layers.run(self.all_modules[place], *inputs, recompute=spec.recompute, random=spec.dropout > 0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Kernels have the layout of :meth:`_see` on a CPU, and the usual one elsewhere."""
@@ -174,10 +172,7 @@ class UNet(nn.Module):
             features = layers.positional_embedding(label, self.spec.nf)
         out: Tensor = outer(self.activation(inner(features.to(inner.weight.dtype))))
         if self.spec.classes:
-            row = label.new_full((), -1, dtype=torch.int64) if classes is None else classes
-            # Times sqrt(width), as in Vaswani et al. 2017 (arXiv:1706.03762, Section 3.4), or Adam learns it slowly.
-            scale = self.class_embedding.embedding_dim**0.5
-            out = out + scale * self.class_embedding(row.where(row >= 0, self.spec.classes))
+            out = out + self.class_embedding(classes)
         activated: Tensor = self.activation(out)
         return activated
 
@@ -186,22 +181,9 @@ class UNet(nn.Module):
 
     def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
         """Return ``x`` in [-1, 1], followed by the condition's channels."""
-        given, wanted = 0 if cond_image is None else cond_image.shape[1], self.spec.cond_channels
-        if given != wanted:
-            raise ValueError(
-                f"this network needs {self.spec.cond!r}, an image of {wanted} channels, got {given}: "
-                f"build it with cond_channels={given} or give {self.spec.cond!r} with {wanted} channels"
-            )
-        x = x if self.spec.centered else 2 * x - 1
-        if cond_image is not None:
-            if cond_image.shape[2:] != x.shape[2:] or len(cond_image) not in (1, len(x)):
-                raise ValueError(
-                    f"{self.spec.cond!r} of shape {tuple(cond_image.shape)} does not fit x of shape {tuple(x.shape)}: "
-                    "give one of that size per image, or one for all"
-                )
-            x = torch.cat([x, cond_image.to(x.dtype).expand(len(x), -1, -1, -1)], 1)
+        x = self.spec.beside(x if self.spec.centered else 2 * x - 1, cond_image)
         # CPU convolutions are a tenth faster in this layout, and every layer keeps it; the kernels have it too.
-        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" and x.ndim == 4 else x
 
     # The two pyramids.
 
@@ -270,7 +252,7 @@ class UNet(nn.Module):
                 resample = self._add(self._resize("down", width))
                 if spec.progressive_input == "input_skip":
                     stack = spec.progressive_combine == "cat"
-                    pyramid = self._add(Combine(seen, width, stack))
+                    pyramid = self._add(Combine(seen, width, stack, self.style.dims))
                     width *= 2 if stack else 1
                 elif spec.progressive_input == "residual":
                     pyramid = self._add(self._filtered_conv("down", image, width))
@@ -309,7 +291,8 @@ class UNet(nn.Module):
 
     def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
         """Return GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
-        return layers.group_norm(channels, self.spec.min_group), layers.conv(channels, out_channels, scale=scale)
+        project = layers.conv(channels, out_channels, scale=scale, dims=self.style.dims)
+        return layers.group_norm(channels, self.spec.min_group), project
 
     def _resize(self, way: Way, channels: int) -> nn.Module:
         """Return the way to the next level: a block that resamples inside, or a separate layer."""
@@ -320,14 +303,18 @@ class UNet(nn.Module):
     def _filter(self, way: Way) -> nn.Module:
         if self.spec.fir:
             return layers.FIRDown(self.spec.fir_kernel) if way == "down" else layers.FIRUp(self.spec.fir_kernel)
-        return layers.MeanDown() if way == "down" else layers.NearestUp()
+        return layers.mean_down(self.style.dims) if way == "down" else layers.NearestUp()
 
     def _filtered_conv(self, way: Way, in_channels: int, out_channels: int) -> nn.Module:
         if self.spec.fir:
             return (layers.FIRConvDown if way == "down" else layers.FIRConvUp)(
                 in_channels, out_channels, self.spec.fir_kernel
             )
-        return (layers.ConvDown if way == "down" else layers.ConvUp)(in_channels, out_channels)
+        return (layers.ConvDown if way == "down" else layers.ConvUp)(in_channels, out_channels, self.style.dims)
+
+
+PLAIN: dict[str, Any] = {"fir": False, "progressive_input": "none"}
+"""DDPM++ as options of NCSN++."""
 
 
 @attrs.frozen(kw_only=True)
@@ -349,8 +336,10 @@ class NCSNpp(UNetSpec):
     example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 
     def build(self, shape: tuple[int, ...]) -> UNet:
-        """Return the U-Net for images (C, H, W), H and W divisible by 2^(levels - 1)."""
-        return UNet(self, self._image_shape(shape))
+        """Return the U-Net for images (C, H, W), or without FIR filters for events of one to three sides."""
+        if self.fir and 2 <= len(shape) != 3:
+            raise ValueError(f"FIR filters need images (C, H, W), got {tuple(shape)}: set fir=false, or choose unet")
+        return UNet(self, self.checked(shape))
 
 
 @attrs.frozen(kw_only=True)
@@ -362,17 +351,35 @@ class DDPM(ImageUNet):
     """
 
     example: ClassVar = {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
+    without: ClassVar = {
+        **PLAIN, "resblock_type": "ddpm", "skip_rescale": False, "embedding_type": "positional", "min_group": 1
+    }  # fmt: skip
 
     num_res_blocks: int = param(2, "residual blocks per level going down; one more going up", check.ge(1))
 
     def build(self, shape: tuple[int, ...]) -> UNet:
         shared = {field.name: getattr(self, field.name) for field in attrs.fields(ImageUNet)}
-        return NCSNpp(
-            **shared,
-            resblock_type="ddpm",
-            fir=False,
-            progressive_input="none",
-            skip_rescale=False,
-            embedding_type="positional",
-            min_group=1,
-        ).build(shape)
+        return NCSNpp(**shared, **self.without).build(shape)
+
+
+@attrs.frozen(kw_only=True)
+class DDPMpp(DDPM):
+    """The U-Net of DDPM++ (arXiv:2011.13456, Appendix H) for signals (C, L), images (C, H, W) and volumes (C, H, W, D).
+
+    Convolutions, means and nearest neighbours have as many dimensions as the event has sides; attention is over all
+    positions. For images it is ``ncsnpp[fir=false,progressive_input=none]``.
+    """
+
+    example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1}
+    without: ClassVar = PLAIN
+
+    dims: Literal[1, 2, 3] | None = param(None, "sides of the events; null: as many as they have")
+    attn_resolutions: tuple[int, ...] = param(
+        (), "levels with attention, by the shortest side of their events; the middle always has it", converter=tuple
+    )
+    num_res_blocks: int = param(4, "residual blocks per level going down; one more going up", check.ge(1))
+
+    def build(self, shape: tuple[int, ...]) -> UNet:
+        if self.dims not in (None, len(shape) - 1):
+            raise ValueError(f"dims={self.dims} does not fit events of shape {tuple(shape)}: set dims={len(shape) - 1}")
+        return super().build(shape)

@@ -5,7 +5,7 @@ BigGAN blocks, more blocks, progressive growing); each is an option here, in any
 of the published configurations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import attrs
@@ -13,13 +13,13 @@ from attrs import validators as check
 from torch import Tensor
 
 from scoresde_core.components import param
-from scoresde_run.models.network import Network
 
+from .known import KnowingNetwork
 from .layers import NONLINEARITIES, RECOMPUTE_HELP, geometric
 
 
 @attrs.frozen(kw_only=True)
-class ImageUNet(Network):
+class ImageUNet(KnowingNetwork):
     """The options of the U-Nets on images, ``ncsnpp`` and ``ddpm``."""
 
     nf: int = param(128, "channels of the finest level", check.ge(4))
@@ -38,9 +38,6 @@ class ImageUNet(Network):
     sigma_min: float = param(0.01, "smallest noise scale of reverse_index, as in the VE SDE", check.gt(0))
     sigma_max: float = param(50.0, "largest noise scale of reverse_index, as in the VE SDE", check.gt(0))
     centered: bool = param(True, "data are in [-1, 1]; false: in [0, 1], mapped to [-1, 1]")
-    cond_channels: int = param(0, "channels of an image that the network reads beside x", check.ge(0))
-    cond: str = param("image", "what is known under this name is that image")
-    classes: int = param(0, "number of classes that the blocks know, added to the label; 0: none", check.ge(0))
     recompute: bool = param(False, RECOMPUTE_HELP)
 
     def __attrs_post_init__(self) -> None:
@@ -56,11 +53,6 @@ class ImageUNet(Network):
                 f"reverse_index (here {self.label}): change these or omit scale_by_sigma"
             )
 
-    def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
-        """The class of an image, and the image ``cond`` (cond_channels, H, W)."""
-        image = {self.cond: (self.cond_channels, *shape[1:])} if self.cond_channels else {}
-        return {**({"class": self.classes} if self.classes else {}), **image}
-
     @property
     def _tells_sigma(self) -> bool:
         return self.parameterisation == "score" and self.label in ("sigma", "reverse_index")
@@ -74,37 +66,41 @@ class ImageUNet(Network):
         """Return the geometric noise scales of discrete labels, (scales,), float32; 0 is the largest."""
         return geometric(self.sigma_max, self.sigma_min, self.scales)
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, sides: Sequence[int]) -> None:
         """Raise ``ValueError`` for images that the levels cannot halve."""
         step = 2 ** (len(self.ch_mult) - 1)
-        if height % step or width % step:
-            padded = "x".join(str(-(-side // step) * step) for side in (height, width))
+        if any(side % step for side in sides):
+            padded = by("x", (-(-side // step) * step for side in sides))
             raise ValueError(
-                f"images of {height}x{width} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)}), "
+                f"events of {by('x', sides)} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)}), "
                 f"which need sides divisible by {step}: pad them to {padded} or use fewer levels"
             )
 
-    def attended(self, height: int, width: int) -> list[bool]:
+    def attended(self, sides: Sequence[int]) -> list[bool]:
         """Return which levels have attention; raise ``ValueError`` for a resolution that no level has."""
-        sides = [min(height, width) >> level for level in range(len(self.ch_mult))]
-        absent = sorted(set(self.attn_resolutions) - set(sides))
+        shortest = [min(sides) >> level for level in range(len(self.ch_mult))]
+        absent = sorted(set(self.attn_resolutions) - set(shortest))
         if absent:
-            wrong, right = (", ".join(map(str, values)) for values in (absent, sides))
             raise ValueError(
-                f"attn_resolutions={list(self.attn_resolutions)}: no level has {wrong}; the levels of {height}x{width} "
-                f"images have {right}: choose among these, or [] for none"
+                f"attn_resolutions={list(self.attn_resolutions)}: no level has {by(', ', absent)}; the levels of "
+                f"{by('x', sides)} events have {by(', ', shortest)}: choose among these, or [] for none"
             )
-        return [side in self.attn_resolutions for side in sides]
+        return [side in self.attn_resolutions for side in shortest]
 
-    def _image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        if len(shape) != 3:
+    def checked(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the ``shape`` (C, *sides) of events; raise ``ValueError`` if the network cannot read them."""
+        if not 2 <= len(shape) <= 4:
             raise ValueError(
-                f"a U-Net needs images (C, H, W), got events of shape {tuple(shape)}: choose another network"
+                f"a U-Net needs channels and one to three sides, got {tuple(shape)}: choose another network"
             )
-        channels, height, width = shape
-        self.check_size(height, width)
-        self.attended(height, width)
-        return channels, height, width
+        self.check_size(shape[1:])
+        self.attended(shape[1:])
+        return shape
+
+
+def by(between: str, values: Iterable[int]) -> str:
+    """The values as text."""
+    return between.join(map(str, values))
 
 
 @attrs.frozen(kw_only=True)
