@@ -25,7 +25,6 @@ from scoresde_plugins.networks.refinenet import (
     InstanceNormPlus,
     PooledConv,
     VarianceNorm,
-    WindowPool,
 )
 from scoresde_run.models.network import Network
 from scoresde_run.models.network_score import NetworkScore
@@ -247,7 +246,7 @@ def test_fusion_enlarges_with_aligned_corners():
 @pytest.mark.parametrize("kind", ["max", "mean"])
 def test_chained_pooling_is_the_formula(kind):
     """act(x), its pooled copy and the pooled copy of that; the border counts as zeros for the mean, not for the max."""
-    chain = ChainedPooling(1, lambda channels: PassThrough(), torch.nn.ReLU(), WindowPool(kind))
+    chain = ChainedPooling(1, lambda channels: PassThrough(), torch.nn.ReLU(), kind)
     for conv in chain.convs:
         torch.nn.init.dirac_(conv.weight)
 
@@ -571,7 +570,14 @@ def test_mlp_takes_any_event(shape, embedding):
 
 @pytest.mark.parametrize(
     ("label", "value"),
-    [("t", 0.25), ("time", 0.25 * 999), ("index", 0.25 * 100), ("reverse_index", 25), ("sigma", math.e)],
+    [
+        ("t", 0.25),
+        ("time", 0.25 * 999),
+        ("index", 0.25 * 100),
+        ("reverse_index", 25),
+        ("sigma", math.e),
+        ("log_ratio", 0.25),
+    ],
 )
 def test_mlp_labels_mean_the_same(label, value):
     """One quarter of the way is one quarter in every unit; log(sigma) is in units of four."""

@@ -146,9 +146,6 @@ def merge(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
     return total.mul_(math.sqrt(0.5)) if rescale else total
 
 
-MAX_POSITIONS = 10_000
-
-
 def positional_embedding(label: Tensor, size: int) -> Tensor:
     """Labels (B,) to (B, size), in float32 or better; with an odd ``size`` the last entry is zero.
 
@@ -157,7 +154,7 @@ def positional_embedding(label: Tensor, size: int) -> Tensor:
     label = label.to(torch.promote_types(label.dtype, torch.float32))
     half = size // 2
     steps = torch.arange(half, dtype=label.dtype, device=label.device)
-    angle = label[:, None] * torch.exp(steps * (-math.log(MAX_POSITIONS) / (half - 1)))
+    angle = label[:, None] * torch.exp(steps * (-math.log(10_000) / (half - 1)))
     return F.pad(torch.cat([angle.sin(), angle.cos()], 1), (0, size % 2))
 
 
@@ -278,32 +275,19 @@ def _drop_dense(module: nn.Module, state: dict[str, Any], prefix: str, *unused: 
         state.pop(f"{prefix}Dense_0.{name}", None)
 
 
-def fir_kernel(taps: Sequence[float], gain: float = 1.0) -> Tensor:
-    """Return the filter K, times ``gain``, float32 (n, n)."""
-    line = torch.tensor(taps, dtype=torch.float64)
-    square = torch.outer(line, line)
-    return (square * (gain / square.sum())).float()
+class Blur(nn.Module):
+    """Filters by K times ``gain`` and keeps every ``stride``-th pixel: (B, C, H, W) -> (B, C, H', W').
 
-
-class FIR(nn.Module):
-    """Base class of the filters: a kernel that follows the module's device and dtype and is not in checkpoints."""
+    The kernel follows the module's device and dtype and is not in checkpoints.
+    """
 
     kernel: Tensor
 
-    def __init__(self, kernel: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("kernel", kernel[None, None], persistent=False)
-
-    def depthwise(self, channels: int) -> Tensor:
-        """Return the kernel as the weight of a convolution with one group per channel."""
-        return self.kernel.expand(channels, -1, -1, -1)
-
-
-class Blur(FIR):
-    """Filters and keeps every ``stride``-th pixel: (B, C, H, W) -> (B, C, H', W')."""
-
     def __init__(self, taps: Sequence[float], pad: tuple[int, int], stride: int = 1, gain: float = 1.0) -> None:
-        super().__init__(fir_kernel(taps, gain).flip(0, 1))
+        super().__init__()
+        line = torch.tensor(taps, dtype=torch.float64).flip(0)
+        square = torch.outer(line, line)
+        self.register_buffer("kernel", (square * (gain / square.sum())).float()[None, None], persistent=False)
         self.pad, self.stride = pad, stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -311,7 +295,8 @@ class Blur(FIR):
         if before != after:  # only taps of odd length
             x, before = F.pad(x, (before, after, before, after)), 0
         channels = x.shape[1]
-        return F.conv2d(x, self.depthwise(channels), stride=self.stride, padding=before, groups=channels)
+        kernel = self.kernel.expand(channels, -1, -1, -1)
+        return F.conv2d(x, kernel, stride=self.stride, padding=before, groups=channels)
 
 
 class FIRDown(Blur):
@@ -322,17 +307,18 @@ class FIRDown(Blur):
         super().__init__(taps, ((spare + 1) // 2, spare // 2), stride=2)
 
 
-class FIRUp(FIR):
+class FIRUp(Blur):
     """``up``: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def __init__(self, taps: Sequence[float]) -> None:
-        super().__init__(fir_kernel(taps, gain=4.0))
+        super().__init__(taps[::-1], (0, 0), gain=4.0)  # a transposed convolution mirrors them itself
         self.cut, self.odd = (len(taps) - 2) // 2, len(taps) % 2 == 1
 
     def forward(self, x: Tensor) -> Tensor:
         _, channels, height, width = x.shape
+        kernel = self.kernel.expand(channels, -1, -1, -1)
         # The full transpose has 2(H - 1) + n rows; the image is the 2H of them that start at floor(p/2).
-        y = F.conv_transpose2d(x, self.depthwise(channels), stride=2, padding=self.cut, groups=channels)
+        y = F.conv_transpose2d(x, kernel, stride=2, padding=self.cut, groups=channels)
         return y[:, :, : 2 * height, : 2 * width] if self.odd else y
 
 

@@ -80,7 +80,7 @@ class MLPModule(nn.Module):
         self.outputs = outputs
         self.label, self.data_variance = spec.label, spec.data_std**2
         last = spec.scales - 1
-        self.unit = {"time": 1 / 999, "index": 1 / last, "reverse_index": 1 / last, "t": 1.0, "sigma": 0.25}[spec.label]
+        self.unit = {"time": 1 / 999, "index": 1 / last, "reverse_index": 1 / last, "sigma": 0.25}.get(spec.label, 1.0)
         half, act = spec.features // 2, ACTIVATIONS[spec.activation]
         if spec.embedding == "fourier":
             frequencies = 2 * math.pi * spec.fourier_scale * torch.randn(half)
@@ -89,10 +89,8 @@ class MLPModule(nn.Module):
         self.register_buffer("frequencies", frequencies)
         self.embed = nn.Sequential(nn.Linear(spec.features, spec.width), act())
         takes = spec.takes(shape)
-        self.classes = spec.classes if "class" in takes else 0
+        self.class_embedding = ClassEmbedding(spec.classes, spec.width) if "class" in takes else None
         self.cond = spec.cond if spec.cond in takes else None
-        if self.classes:
-            self.class_embedding = ClassEmbedding(self.classes, spec.width)
         self.begin = nn.Linear(math.prod(shape) + (math.prod(spec.cond_shape) if self.cond else 0), spec.width)
         self.blocks = nn.ModuleList(Block(spec.width, act()) for _ in range(spec.depth))
         self.end = nn.Sequential(act(), nn.Linear(spec.width, math.prod(outputs)))
@@ -105,7 +103,7 @@ class MLPModule(nn.Module):
             label = label.log()
         phase = (label * self.unit)[:, None] * self.frequencies
         noise = self.embed(torch.cat([phase.sin(), phase.cos()], 1))
-        if self.classes:
+        if self.class_embedding is not None:
             noise = noise + self.class_embedding(known.get("class"))
         if self.cond:
             flat = torch.cat([flat, known[self.cond].to(flat).flatten(1).expand(len(x), -1)], 1)

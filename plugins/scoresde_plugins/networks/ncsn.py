@@ -50,7 +50,6 @@ STAGES: dict[int, tuple[Stage, ...]] = {
 """The published networks by resolution; NCSN has the first."""
 
 NORMS: dict[str, Norm] = {"instance_plus": InstanceNormPlus, "variance": VarianceNorm, "none": NoNorm}
-VARIANTS = ("auto", *STAGES)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +69,7 @@ class NCSNv2(RefineNetSpec):
     scales: int = param(232, "number of noise levels", ge(2))
     sigma_max: float = param(50.0, "noise scale of level 0, as in the SDE", gt(0))
     sigma_min: float = param(0.01, "noise scale of the last level, as in the SDE", gt(0))
-    variant: Literal["auto", 64, 128, 256] = param("auto", "depth, named by resolution", in_(VARIANTS))
+    variant: Literal["auto", 64, 128, 256] = param("auto", "depth, named by resolution", in_(("auto", *STAGES)))
     norm: Literal["instance_plus", "variance", "none"] = param("instance_plus", "normalisation", in_(NORMS))
     scale_by_sigma: bool = param(True, "divide the output by the noise scale")
 
@@ -98,23 +97,21 @@ class NCSNv2Module(RefineNet):
     sigmas: Tensor
 
     def __init__(self, spec: NCSNv2, channels: int, stages: tuple[Stage, ...]) -> None:
-        super().__init__(spec, channels, stages, norm=NORMS[spec.norm], pool="max")
+        super().__init__(spec, channels, stages, norm=NORMS[spec.norm], inner=NoNorm, pool="max")
         self.labels_are_sigmas, self.scale_by_sigma = spec.label == "sigma", spec.scale_by_sigma
         # Always present, because the published state dicts contain it.
         self.register_buffer("sigmas", geometric(spec.sigma_max, spec.sigma_min, spec.scales))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """The score of ``x`` (B, C, H, W) at ``label`` (B,): levels as whole numbers in any dtype, or noise scales."""
-        h = self.raw(x, None)
+        h = super().forward(x, label)
         if self.scale_by_sigma:
             sigma = label if self.labels_are_sigmas else self.sigmas[level_index(label)]
             h = h / sigma.reshape(-1, 1, 1, 1)
         return h
 
 
-Variant = Literal[64, 128, 256]
-
-REFERENCE: Mapping[str, Variant | None] = {
+REFERENCE: Mapping[str, Literal[64, 128, 256] | None] = {
     **dict.fromkeys(("ncsn", "CondRefineNetDilated")),
     **dict.fromkeys(("ncsnv2", "ncsnv2_64", "NCSNv2"), 64),
     **dict.fromkeys(("ncsnv2_128", "NCSNv2Deeper", "NCSNv2_128"), 128),
@@ -145,19 +142,8 @@ class NCSN(RefineNetSpec):
     scales: int = param(10, "number of noise levels, each with its own norm coefficients", ge(2))
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        return NCSNModule(self, check_image("ncsn", shape, STAGES[64]))
-
-
-class NCSNModule(RefineNet):
-    """The network of an :class:`NCSN` specification."""
-
-    def __init__(self, spec: NCSN, channels: int) -> None:
-        norm = partial(ConditionalInstanceNormPlus, scales=spec.scales)
-        super().__init__(spec, channels, STAGES[64], norm=norm, refine_norm=norm, pool="mean")
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """The score of ``x`` (B, C, H, W) at levels ``label`` (B,), whole numbers in any dtype."""
-        return self.raw(x, level_index(label))
+        norm = partial(ConditionalInstanceNormPlus, scales=self.scales)
+        return RefineNet(self, check_image("ncsn", shape, STAGES[64]), STAGES[64], norm=norm, inner=norm, pool="mean")
 
 
 def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:

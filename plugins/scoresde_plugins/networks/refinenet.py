@@ -28,6 +28,7 @@ from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, run
 
 EPS = 1e-5
+Pooling = Literal["max", "mean"]
 
 Norm = Callable[[int], nn.Module]
 """Builds a norm for a number of channels: ``norm(x, index)``, x (B, C, H, W), ``index`` (B,) noise levels or None."""
@@ -204,24 +205,18 @@ class Fusion(nn.Module):
         return fused
 
 
-class WindowPool(nn.Module):
+def window_pool(x: Tensor, kind: Pooling) -> Tensor:
     """The maximum, or with zeros outside the image the mean, over the 5x5 pixels around each pixel."""
-
-    def __init__(self, kind: Literal["max", "mean"]) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
-            x = x.contiguous(memory_format=torch.channels_last)
-        pooled = F.max_pool2d(x, 5, 1, 2) if self.kind == "max" else F.avg_pool2d(x, 5, 1, 2)
-        return pooled.contiguous()
+    if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
+        x = x.contiguous(memory_format=torch.channels_last)
+    pooled = F.max_pool2d(x, 5, 1, 2) if kind == "max" else F.avg_pool2d(x, 5, 1, 2)
+    return pooled.contiguous()
 
 
 class ChainedPooling(nn.Module):
     """CRP: act(x) plus two pooled and convolved copies, each made from the one before; windows of 5x5 pixels."""
 
-    def __init__(self, channels: int, norm: Norm, act: nn.Module, pool: nn.Module) -> None:
+    def __init__(self, channels: int, norm: Norm, act: nn.Module, pool: Pooling) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv3x3(channels, channels, bias=False) for _ in range(2))
         self.norms = nn.ModuleList(norm(channels) for _ in range(2))
@@ -231,7 +226,7 @@ class ChainedPooling(nn.Module):
         total: Tensor = self.act(x)
         path = total
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            path = conv(self.pool(norm(path, index)))
+            path = conv(window_pool(norm(path, index), self.pool))
             total = total + path
         return total
 
@@ -240,7 +235,7 @@ class RefineBlock(nn.Module):
     """Adapt inputs (B, C_i, H_i, W_i), the finest first, fuse them, pool, and apply ``units`` residual units."""
 
     def __init__(
-        self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: nn.Module, units: int
+        self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: Pooling, units: int
     ) -> None:
         super().__init__()
         self.adapt_convs = nn.ModuleList(ResidualUnits(channels, 2, norm, act) for channels in inputs)
@@ -267,21 +262,14 @@ class RefineNetSpec(Network):
 
 
 class RefineNet(nn.Module):
-    """The whole network, from images to raw scores.
+    """The whole network, from images (B, C, H, W) and noise levels (B,), whole numbers in any dtype, to raw scores.
 
-    ``norm`` is for the residual stages and the output, ``refine_norm`` for the refinement blocks; ``pool`` is the 5x5
+    ``norm`` is for the residual stages and the output, ``inner`` for the refinement blocks; ``pool`` is the 5x5
     pooling in their chains.
     """
 
     def __init__(
-        self,
-        spec: RefineNetSpec,
-        channels: int,
-        stages: Sequence[Stage],
-        *,
-        norm: Norm,
-        refine_norm: Norm = NoNorm,
-        pool: Literal["max", "mean"],
+        self, spec: RefineNetSpec, channels: int, stages: Sequence[Stage], *, norm: Norm, pool: Pooling, inner: Norm
     ) -> None:
         super().__init__()
         self.stages, self.centered, self.recompute = tuple(stages), spec.centered, spec.recompute
@@ -300,12 +288,11 @@ class RefineNet(nn.Module):
         finer = [widths[0], *widths[:-1]]
         for k in sorted(range(len(stages)), key=lambda k: stages[k].refine):
             sources = [widths[k]] if k == len(stages) - 1 else [widths[k], finer[k + 1]]
-            units = 1 if k else 3
-            block = RefineBlock(sources, finer[k], refine_norm, act, WindowPool(pool), units)
+            block = RefineBlock(sources, finer[k], inner, act, pool, units=1 if k else 3)
             self.add_module(stages[k].refine, block)
 
-    def raw(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """Return the last convolution's output for images ``x`` (B, C, H, W) at integer noise levels ``index`` (B,)."""
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        index = level_index(label)
         h = self.begin_conv(x if self.centered else 2 * x - 1)
         found = []
         for stage in self.stages:

@@ -139,7 +139,8 @@ class UNet(nn.Module):
             image = self._run_head(self.last, h)
         assert image is not None
         if self.spec.divides_by_sigma:
-            image = image / expand(self._sigma(label), image)
+            sigma = label if self.spec.label == "sigma" else self.sigmas[label.round().long()]
+            image = image / expand(sigma, image)
         return image if image.device.type != "cpu" else image.contiguous()
 
     def _run(self, place: int, *inputs: Tensor | None) -> Tensor:
@@ -175,9 +176,6 @@ class UNet(nn.Module):
             out = out + self.class_embedding(classes)
         activated: Tensor = self.activation(out)
         return activated
-
-    def _sigma(self, label: Tensor) -> Tensor:
-        return label if self.spec.label == "sigma" else self.sigmas[label.round().long()]
 
     def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
         """Return ``x`` in [-1, 1], followed by the condition's channels."""

@@ -5,7 +5,7 @@ BigGAN blocks, more blocks, progressive growing); each is an option here, in any
 of the published configurations.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import attrs
@@ -70,9 +70,9 @@ class ImageUNet(KnowingNetwork):
         """Raise ``ValueError`` for images that the levels cannot halve."""
         step = 2 ** (len(self.ch_mult) - 1)
         if any(side % step for side in sides):
-            padded = by("x", (-(-side // step) * step for side in sides))
+            size, padded = ("x".join(map(str, each)) for each in (sides, [-(-side // step) * step for side in sides]))
             raise ValueError(
-                f"events of {by('x', sides)} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)}), "
+                f"events of {size} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)}), "
                 f"which need sides divisible by {step}: pad them to {padded} or use fewer levels"
             )
 
@@ -81,9 +81,10 @@ class ImageUNet(KnowingNetwork):
         shortest = [min(sides) >> level for level in range(len(self.ch_mult))]
         absent = sorted(set(self.attn_resolutions) - set(shortest))
         if absent:
+            wrong, right = (", ".join(map(str, values)) for values in (absent, shortest))
             raise ValueError(
-                f"attn_resolutions={list(self.attn_resolutions)}: no level has {by(', ', absent)}; the levels of "
-                f"{by('x', sides)} events have {by(', ', shortest)}: choose among these, or [] for none"
+                f"attn_resolutions={list(self.attn_resolutions)}: no level has {wrong}; the levels of "
+                f"{'x'.join(map(str, sides))} events have {right}: choose among these, or [] for none"
             )
         return [side in self.attn_resolutions for side in shortest]
 
@@ -96,11 +97,6 @@ class ImageUNet(KnowingNetwork):
         self.check_size(shape[1:])
         self.attended(shape[1:])
         return shape
-
-
-def by(between: str, values: Iterable[int]) -> str:
-    """The values as text."""
-    return between.join(map(str, values))
 
 
 @attrs.frozen(kw_only=True)
