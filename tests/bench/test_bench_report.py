@@ -386,7 +386,8 @@ def test_curves_lie_in_their_tiles(tmp_path: Path) -> None:
     """A line that rises through its tile, and one at the bottom of the next, in colours of their channels."""
     events = torch.zeros(3, 2, 50)
     events[0, 0] = torch.linspace(0, 4, 50)
-    pixels = opened(sample_grid(events, tmp_path / "a.png", columns=2)).astype(int)
+    picture.draw(tmp_path / "a.png", Units(), events, columns=2)
+    pixels = opened(tmp_path / "a.png").astype(int)
     assert pixels.shape == (144, 240, 4)
     blue, orange = pixels[..., 2] - pixels[..., 0] > 60, pixels[..., 0] - pixels[..., 2] > 60
     heights = [float(blue[:72, left : left + 12].nonzero()[0].mean()) for left in (10, 54, 98)]
@@ -398,6 +399,12 @@ def test_curves_lie_in_their_tiles(tmp_path: Path) -> None:
     assert not (blue | orange)[72:, 120:].any()
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {"Description": "curves: the bottom of a tile is 0, its top 4"}  # type: ignore[attr-defined]
+
+
+def test_curves_of_grey_levels_stay_in_their_range(tmp_path: Path) -> None:
+    assert picture.draw(tmp_path / "a.png", Units(levels=256), torch.tensor([[-9.0, 0.0, 0.5]])) == (
+        "curves: the bottom of a tile is -1, its top 0.5"
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (1, 1), (2, 2, 1), (2, 1, 2, 3, 4, 5)], ids=str)

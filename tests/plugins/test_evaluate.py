@@ -310,7 +310,7 @@ class TestRows:
         page = write_report(read, out / "report.html", "scoresde evaluate").read_text()
         for step in STEPS:
             assert name_of(step) in page
-        assert page.count("data:image/png") == 1
+        assert page.count("data:image/png") == 5
         assert "nll_gap" in page
         assert "5 cells done" in page
 

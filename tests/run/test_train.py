@@ -24,7 +24,6 @@ from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import plan_model
-from scoresde_run.results import picture
 from scoresde_run.training import state as training_state
 from scoresde_run.training.run import TrainingRun, difference
 from scoresde_run.training.trainer import Average, Trainer, plan_training
@@ -437,7 +436,8 @@ class TestRun:
         changes = ["model.shape=[2]", "data.dataset=exact[target=mixture2d,count=64,test_count=8]"]
         code, _, _ = scoresde(*changes, "--out", "run")
         assert code == 0
-        assert list(Path("run/samples").iterdir()) == []
+        with Image.open("run/samples/step_000000012.png") as image:
+            assert image.size == (480, 480)  # a scatter
 
 
 class TestDivergence:
@@ -551,10 +551,10 @@ class TestBadData:
         assert [row["step"] for row in rows(Path("run")) if "loss" in row] == list(range(1, 49))
 
     def test_a_picture_that_cannot_be_written(self, scoresde, monkeypatch):
-        def full(*_):
+        def full(*_, **__):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(picture, "write", full)
+        monkeypatch.setattr(Image.Image, "save", full)
         code, _, err = scoresde("--out", "run")
         warnings = [line for line in err.splitlines() if line.startswith("warning: no picture run/samples/")]
         assert (code, len(warnings)) == (0, 2)

@@ -62,7 +62,8 @@ def draw(
     elif shown.shape[1:] == (2,):
         sheet = _scatter([part.numpy() for part in parts])
     else:
-        sheet, note = _curves(torch.stack(parts, 1).flatten(0, 1), columns * len(parts))
+        curves = torch.stack(parts, 1).flatten(0, 1)  # grey levels as they are stored, in their range
+        sheet, note = _curves(curves if units.levels is None else curves.clamp(-1, 1), columns * len(parts))
     about = PngImagePlugin.PngInfo()
     if note is not None:
         about.add_text("Description", note)
