@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from scoresde_plugins.networks.dit import DiT
 from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
 from scoresde_plugins.networks.unet import DDPM, NCSNpp
 from scoresde_run.models.network import Network
@@ -26,6 +27,7 @@ NETWORKS: dict[str, Network] = {
     "ddpm": DDPM(nf=32, **UNET),
     "ncsn": NCSN(nf=4),
     "ncsnv2": NCSNv2(nf=4),
+    "dit": DiT(width=32, depth=2, heads=2),
 }
 
 
@@ -35,6 +37,9 @@ def pair(spec: Network) -> tuple[nn.Module, nn.Module]:
     for recompute in (False, True):
         torch.manual_seed(0)
         modules.append(attrs.evolve(spec, recompute=recompute).build(SHAPE).train())  # type: ignore[call-arg]
+        with torch.no_grad():
+            for value in modules[-1].parameters():  # a new dit gives zero, without a gradient
+                value.add_(0.05 * torch.randn_like(value))
     return modules[0], modules[1]
 
 

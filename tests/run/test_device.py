@@ -90,6 +90,7 @@ NETWORKS = {
     "ncsn": ("ncsn[nf=4,label=reverse_index]", "ve"),
     "ncsnv2": ("ncsnv2[nf=4]", "ve"),
     "unet": ("unet[nf=8,ch_mult=[1],num_res_blocks=1]", "vp"),
+    "dit": ("dit[width=16,depth=1,heads=2,classes=3]", "vp"),
     "mlp": ("mlp[width=8]", "subvp"),
 }
 
