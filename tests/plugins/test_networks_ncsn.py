@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from published_networks import REFERENCE, from_reference
 from torch.nn import functional as F
 
 from scoresde_core import components
@@ -17,7 +18,7 @@ from scoresde_core.score import level_of
 from scoresde_core.sde import SDE, Level
 from scoresde_plugins.networks.classifier import Classifier, WideBlock
 from scoresde_plugins.networks.mlp import MLP
-from scoresde_plugins.networks.ncsn import NCSN, REFERENCE, NCSNv2, from_reference
+from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
 from scoresde_plugins.networks.refinenet import (
     ChainedPooling,
     ConditionalInstanceNormPlus,

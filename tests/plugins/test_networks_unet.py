@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import published_networks as reference
 import pytest
 import torch
 from attrs import evolve
@@ -17,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scoresde_plugins.networks.layers import AttentionBlock, FIRConvDown, FIRConvUp
 from scoresde_plugins.networks.unet import DDPM, DDPMpp, NCSNpp, UNet
-from scoresde_plugins.song2021 import reference
 from scoresde_plugins.song2021.sdes import VESDE
 from scoresde_run.models.network_score import NetworkScore
 

@@ -8,12 +8,11 @@ Section 3.3):
     NCSNv2    s(x, sigma) = f(x) / sigma,    f an unconditional RefineNet, of three depths for three resolutions
 
 Noise levels follow a geometric progression from ``sigma_max`` down to ``sigma_min``. Inputs in [0, 1] are mapped to
-[-1, 1]. Parameters are named as in the published checkpoints, see :func:`from_reference`.
+[-1, 1]. Parameters are named as in the published checkpoints.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import attrs
 from attrs.validators import ge, gt, in_
@@ -111,21 +110,6 @@ class NCSNv2Module(RefineNet):
         return h
 
 
-REFERENCE: Mapping[str, Literal[64, 128, 256] | None] = {
-    **dict.fromkeys(("ncsn", "CondRefineNetDilated")),
-    **dict.fromkeys(("ncsnv2", "ncsnv2_64", "NCSNv2"), 64),
-    **dict.fromkeys(("ncsnv2_128", "NCSNv2Deeper", "NCSNv2_128"), 128),
-    **dict.fromkeys(("ncsnv2_256", "NCSNv2Deepest", "NCSNv2_256"), 256),
-}
-"""The published names, and the variant of NCSNv2 for each; None is NCSN."""
-
-REFERENCE_NORMS: Mapping[str, Literal["instance_plus", "variance", "none"]] = {
-    "InstanceNorm++": "instance_plus",
-    "VarianceNorm": "variance",
-    "NoneNorm": "none",
-}
-
-
 @attrs.frozen(kw_only=True)
 class NCSN(RefineNetSpec):
     """The conditional RefineNet of NCSN, for images (C, H, W) of any channels and any size above 2 x 2 pixels.
@@ -144,47 +128,3 @@ class NCSN(RefineNetSpec):
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         norm = partial(ConditionalInstanceNormPlus, scales=self.scales)
         return RefineNet(self, check_image("ncsn", shape, STAGES[64]), STAGES[64], norm=norm, inner=norm, pool="mean")
-
-
-def from_reference(model: str, config: Mapping[str, Any]) -> nn.Module:
-    """Return the module that loads the state dict of a published checkpoint strictly.
-
-    ``model`` is a class or registered name of the published code (:data:`REFERENCE`); ``config`` its nested
-    configuration, with the field names of ermongroup/ncsn and ncsnv2 or those of yang-song/score_sde_pytorch. Where it
-    lacks a setting (the activation of NCSN), the published code's constant is used.
-    """
-    if model not in REFERENCE:
-        raise ValueError(f"unknown network {model!r} of the NCSN family: choose from {', '.join(REFERENCE)}")
-    variant, settings, data = REFERENCE[model], config["model"], config["data"]
-    # The code of NCSN never reads ``rescaled``.
-    centering = ("centered", "logit_transform", "rescaled") if variant else ("centered", "logit_transform")
-    common: dict[str, Any] = {
-        "nf": _field(settings, "ngf", "nf"),
-        "scales": _field(settings, "num_classes", "num_scales"),
-        "nonlinearity": settings.get("nonlinearity", "elu").lower(),
-        "centered": any(data.get(name, False) for name in centering),
-    }
-    size = int(data["image_size"])
-    shape = (_field(data, "channels", "num_channels"), size, size)
-    if variant is None:
-        return NCSN(**common).build(shape)
-    norm = settings.get("normalization", "InstanceNorm++")
-    if norm not in REFERENCE_NORMS:
-        raise ValueError(f"unknown normalisation {norm!r} of ncsnv2: choose from {', '.join(REFERENCE_NORMS)}")
-    if settings.get("sigma_dist", "geometric") != "geometric":
-        raise ValueError(f"ncsnv2 has geometric noise scales, not {settings['sigma_dist']!r}")
-    network = NCSNv2(
-        **common,
-        norm=REFERENCE_NORMS[norm],
-        variant=variant,
-        sigma_max=float(_field(settings, "sigma_begin", "sigma_max")),
-        sigma_min=float(_field(settings, "sigma_end", "sigma_min")),
-    )
-    return network.build(shape)
-
-
-def _field(fields: Mapping[str, Any], *names: str) -> Any:
-    for name in names:
-        if name in fields:
-            return fields[name]
-    raise ValueError(f"the configuration has none of the fields {', '.join(names)}")
