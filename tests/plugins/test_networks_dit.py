@@ -131,6 +131,8 @@ def test_class_minus_one_is_no_class_and_none_is_zero_at_first():
     rows = torch.tensor([1, -1, 2])
     told = module(x, label, **{"class": rows})
     assert torch.equal(told[1], none[1])
+    expected = 24**0.5 * module.class_embedding.weight[[1, 3, 2]]  # the last row is that of no class
+    torch.testing.assert_close(module.class_embedding(rows), expected)
     assert (told - none)[[0, 2]].abs().amax((1, 2, 3)).min() > 1e-3
     new = spec.build((2, 4, 6))
     assert not new.class_embedding.weight.any()
