@@ -176,7 +176,7 @@ class TestModel:
         ("change", "words"),
         [
             ("model.shape=[1,28,28]", "28x28 do not fit 4 levels"),
-            ("model.network.attn_resolutions=[16,7]", "no level has 7; the levels of 32x32 images have 32, 16, 8, 4"),
+            ("model.network.attn_resolutions=[16,7]", "no level has 7; the levels of 32x32 events have 32, 16, 8, 4"),
             ("model.network.nf=36", "144 channels cannot be split into 32 groups"),
         ],
     )
