@@ -27,6 +27,7 @@ PIECES = {
     "mode_weights": [32],
     "moments": [N],
     "energy_distance": [N],
+    "tilted_distance": [N],
     "mmd": [N],
     "frechet": [5, 5],
     "kernel": [10],
@@ -39,9 +40,13 @@ PIECES = {
 """Independent pieces that each error is found from; a closed form has no error."""
 
 
+COMPONENTS = ("mode_weights", "tilted_distance")
+"""Evaluators that need a target with components."""
+
+
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_an_error_says_how_many_pieces_it_was_found_from(name):
-    target = create("targets", "mixture2d" if name == "mode_weights" else "gaussian[shape=[2]]")
+    target = create("targets", "mixture2d" if name in COMPONENTS else "gaussian[shape=[2]]")
     parts = {"model": ExactScore(target, create("sdes", "vp")), "sampler": create("samplers", "pc[steps=3]")}
     found = create("evaluators", name, **STUDY["example"](name)).evaluate(
         Evidence(target.sample(N, seed=1) + 0.2, target=target, **parts)
@@ -71,7 +76,7 @@ SILENT = [("gaussian_w2", kind) for kind in ("exact", "shifted")] + [("log_likel
 
 @cache
 def repeated(name: str, kind: str) -> list[list[Metric]]:
-    law = "mixture2d" if name == "mode_weights" else "gaussian[shape=[2]]"
+    law = "mixture2d" if name in COMPONENTS else "gaussian[shape=[2]]"
     found: list[list[Metric]] = STUDY["repeat"](name, law, kind, FEWER.get(name, REPETITIONS), SAMPLES)
     return found
 

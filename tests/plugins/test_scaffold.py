@@ -64,7 +64,7 @@ def test_there_is_a_template_of_every_kind_that_is_code(capsys):
         main(["new", "--help"])
     listed = re.search(r"one of: ([\w,\s]+?)\n\s+NAME", capsys.readouterr().out)[1]
     assert set(re.findall(r"\w+", listed)) == set(SINGULARS)
-    assert set(KIND) - set(SINGULARS) == {"executor", "suite", "preset", "checkpoint"}
+    assert set(KIND) - set(SINGULARS) == {"executor", "suite", "preset", "checkpoint", "guidance"}
 
 
 @pytest.mark.parametrize("singular", SINGULARS)

@@ -31,7 +31,7 @@ LINES = {
     "scoresde --debug show predictor he": ["heun"],
     "scoresde list predi": ["predictor", "predictors"],
     "scoresde sample --chec": ["--checkpoint"],
-    "scoresde sample --checkpoint ": ["mnist_classifier", "mnist_vp"],
+    "scoresde sample --checkpoint ": ["mnist_class_vp", "mnist_classifier", "mnist_vp"],
     "scoresde sample --n 4 --checkpoint mnist_vp --sampler pc[pre": ["pc[predictor="],
     "scoresde sample --sampler 'pc[predictor=dd": ["pc[predictor=ddim"],
     "scoresde sample --sampler 'pc[steps=5,predictor=ddim[et": ["pc[steps=5,predictor=ddim[eta="],

@@ -7,12 +7,15 @@ neither the guided flow nor the guided SDE ends in p_w (Bradley & Nakkiran 2024,
 known by quadrature, and the distance is a number.
 """
 
+import math
 from typing import ClassVar
 
 import attrs
 import torch
+from attrs.validators import ge, optional
 from torch import Tensor
 
+from scoresde_core.components import param
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Better, Evaluator, Metric
 from scoresde_core.noise import Noise
@@ -61,34 +64,44 @@ class TiltedLaw:
 
 @attrs.frozen
 class TiltedDistance(Evaluator):
-    """The energy distance between guided samples and the law tilted by the same scale; best at 0."""
+    """The energy distance between samples and the law tilted to a class by a scale; best at 0.
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model", "sampler"})
+    Class and scale are those of the guidance that drew the samples, unless they are given.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
     unit: ClassVar[str] = "data units"
     better: ClassVar[Better] = "zero"
+    example: ClassVar = {"label": 0, "scale": 0.0}
+
+    label: int | None = param(None, "the class; null: the one that was known", optional(ge(0)))
+    scale: float | None = param(None, "the exponent w of p(c | x); null: the scale of the guidance", optional(ge(0)))
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Refuse all but the exact score of a target in the plane, guided by one known class."""
-        if reason := super().skip(evidence):
-            return reason
-        target, guidance = getattr(evidence.model, "target", None), getattr(evidence.sampler, "guidance", None)
-        known = getattr(evidence.model, "known", {})
-        if guidance is None or "class" not in known or not set(known["class"].shape) <= {1}:
+        """Refuse all but a target in the plane with components, and one known class with its guidance."""
+        target, label, scale = self._law(evidence)
+        if label is None or scale is None:
             return "tilted_distance needs samples that one known class guides: --known class=0 --guidance cfg"
-        if target is None or target.shape != (2,):
+        if target is None or target.shape != (2,) or "class" not in target.knows:
             return "tilted_distance integrates over the plane: take the exact score of mixture2d"
         return None
 
+    def _law(self, evidence: Evidence) -> tuple[Target | None, int | None, float | None]:
+        if self.label is not None and self.scale is not None:
+            return evidence.target, self.label, self.scale
+        guidance, known = getattr(evidence.sampler, "guidance", None), getattr(evidence.model, "known", {})
+        one = "class" in known and known["class"].shape == (1,)
+        label = int(known["class"][0]) if one else None
+        return getattr(evidence.model, "target", None), label, getattr(guidance, "scale", None)
+
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        if reason := self.skip(evidence):
+        target, label, scale = self._law(evidence)
+        if (reason := self.skip(evidence)) or target is None or label is None or scale is None:
             raise ValueError(reason)
-        model, guidance = evidence.model, evidence.sampler.guidance  # type: ignore[union-attr]
-        exact = model.target.to("cpu", torch.float64)  # type: ignore[union-attr]
-        law = TiltedLaw(exact, int(model.known["class"][0]), guidance.scale)  # type: ignore[union-attr]
+        law = TiltedLaw(target.to("cpu", torch.float64), label, scale)
         x = evidence.gathered().double().cpu()
         y, z = (law.draw(len(x), 2 * evidence.seed + which) for which in range(2))
         within = sums(y, y, torch.abs)
-        if not bool(x.isfinite().all()):
-            return [self.metric("tilted_distance", Estimate(float("nan"), float("nan")))]
-        found, floor = (two_sample(points, y, torch.abs, within) for points in (x, z))
-        return [self.metric("tilted_distance", found, floor)]
+        finite = bool(x.isfinite().all())
+        found = two_sample(x, y, torch.abs, within) if finite else Estimate(math.nan, math.nan)
+        return [self.metric("tilted_distance", found, two_sample(z, y, torch.abs, within))]
