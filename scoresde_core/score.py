@@ -206,7 +206,7 @@ class ExactScore(ScoreModel):
         return self.part(sde=self.sde.given(**{name: value[first:] for name, value in known.items()}))
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
-        if self.known:  # the score of an event without noise level has the mean of its component
+        if self.known:  # the mean of each row's component: by Tweedie at the nearest level with signal
             near = self.sde.float_level(self.sde.t_signal)
             return (x + self.evaluate(x, near) * near.sigma**2) / near.alpha
         mean: Tensor = self.target.moments()[0]

@@ -56,7 +56,8 @@ def tell_of_events(
     rows = {name: value[torch.arange(len(indices)) % len(value)] for name, value in found.items()}
     for name in (text.removesuffix(f"={DATA}") for text in arguments.known if text.endswith(f"={DATA}")):
         dataset = find_events(arguments.dataset, opened, registry, arguments.download)
-        rows[name] = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
+        value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
+        rows[name] = to_model(value, opened) if tuple(value.shape[1:]) == opened.shape else value
     return rows
 
 

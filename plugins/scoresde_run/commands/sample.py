@@ -153,9 +153,8 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         drawn = sampling.sample(model, sampler, n, **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
-    about |= {"known": arguments.known} if arguments.known else {}
-    about |= {"guidance": arguments.guidance} if arguments.guidance else {}
-    about |= {"start_from": arguments.start_from, "t_start": arguments.t_start} if arguments.start_from else {}
+    told = ("known", "guidance", "start_from", "t_start")
+    about |= {name: value for name in told if (value := getattr(arguments, name))}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     written = _save(arguments, opened, drawn, _known(observation, opened, n), about)
     guided = f", guidance {arguments.guidance}" if arguments.guidance else ""

@@ -1,7 +1,7 @@
 """Guidance: a score model made sharper by another score, with any sampler.
 
 A :class:`Guidance` is a component; :class:`GuidedSampler` runs any sampler on what it makes of the model. The law of
-its samples is that of the guided flow or SDE, and in general no tilted density p(x) p(c | x)^w (docs/guidance.md).
+its samples is that of the guided flow or SDE, and in general no tilted density p(x) p(c | x)^w (docs/known.md).
 """
 
 from __future__ import annotations
