@@ -78,3 +78,29 @@ def test_the_command_starts_from_events(tmp_path, capsys):
     found = torch.from_numpy(np.load(tmp_path / "a" / "samples.npz")["floats"])
     event = create("datasets", "exact[target=mixture2d]").load("test")[3]
     assert float((found - event).norm(dim=1).max()) < 1.5
+
+
+def test_events_that_changed_are_another_request(tmp_path, capsys):
+    """The same command after success is done; with other events in the file it does not answer with the old ones."""
+    import numpy as np
+
+    words = [
+        "sample",
+        "--target",
+        "mixture2d",
+        "--n",
+        "2",
+        "--device",
+        "cpu",
+        "--steps",
+        "5",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    words += ["--start-from", str(tmp_path / "x.npz")]
+    codes = []
+    for value in (0.1, 0.1, 0.5):
+        np.savez(tmp_path / "x.npz", floats=np.full((2, 2), value, np.float32))
+        codes.append(main(words))
+    assert codes[:2] == [0, 0]
+    assert codes[2] != 0, capsys.readouterr()

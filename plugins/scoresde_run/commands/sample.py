@@ -136,13 +136,14 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     if reason:
         raise UsageError(reason)
     parts = sampler, opened.sde, opened.target, opened.plan and opened.plan.network
-    asked = request.digits(registry, arguments, *parts, observation=observation, **opened.named)
-    if request.finished(arguments.out, asked, INDEX):
-        return 0
     latent: Tensor | None = None
     if arguments.start_from is not None:
         x = _chosen(arguments, arguments.start_from, registry, opened, n).to(device, dtype)
         model, latent = start_from(model, x, 0.5 if arguments.t_start is None else arguments.t_start, arguments.seed)
+    inputs = {"observation": observation, **({} if latent is None else {"latent": latent}), **opened.named}
+    asked = request.digits(registry, arguments, *parts, **inputs)
+    if request.finished(arguments.out, asked, INDEX):
+        return 0
     caveat = sampler.caveat(opened.shape, smallest_batch(n, arguments.batch_size))
     for warning in filter(None, (caveat, slow_precision(device, arguments.precision))):
         print(f"warning: {warning}", file=sys.stderr)
