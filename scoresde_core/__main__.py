@@ -11,8 +11,7 @@ if not sys.flags.safe_path and sys.path[0] == getcwd() != path.dirname(path.dirn
 
 from importlib import import_module  # after the working folder has left sys.path
 
-from .moved import table
 from .plugins import discover
 
 discover()  # puts the folders of a plain checkout on the import path
-import_module(table("modules")["scoresde_core.shell"]).run()
+import_module("scoresde").run()

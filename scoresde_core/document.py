@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from . import moved
 from .errors import FileError
 
 LIMIT, DEEPEST, VALUES = 2**20, 50, 200_000
@@ -76,7 +75,3 @@ def regular(path: Path, limit: int | None = LIMIT) -> Path:
     if limit is not None and found.st_size > limit:
         raise FileError(f"cannot read {path}: it has {found.st_size:,} bytes, a file of its kind at most {limit:,}")
     return path
-
-
-def __getattr__(name: str) -> Any:
-    return moved.former(__name__, name)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from . import moved
 from .estimate import Estimate
 
 Better = Literal["lower", "higher", "zero"]
@@ -85,7 +84,3 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, evidence: _Evidence) -> list[Metric]:
         """The metrics of ``evidence.samples``, usually one."""
-
-
-def __getattr__(name: str) -> Any:
-    return moved.former(__name__, name)

@@ -11,7 +11,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from . import moved
 from .components import parameters
 from .errors import UsageError
 from .noise import Noise
@@ -127,7 +126,3 @@ def _now(device: torch.device | str) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def __getattr__(name: str) -> Any:
-    return moved.former(__name__, name)

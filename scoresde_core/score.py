@@ -21,7 +21,6 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from . import moved
 from .contract import Contract, derived
 from .errors import UsageError, near_misses
 from .frame import Frame
@@ -279,7 +278,3 @@ def spread(level: Level, x: Tensor) -> Level:
     """A level of one value per row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
     t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
     return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
-
-
-def __getattr__(name: str) -> Any:
-    return moved.former(__name__, name)

@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from scoresde_core.errors import UsageError, near_misses
-from scoresde_core.registry import Registry
+from scoresde_core import Registry, UsageError, near_misses
 from scoresde_run.commands.options import add_device, check_counts
 from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry
 from scoresde_run.machine.version import own_version

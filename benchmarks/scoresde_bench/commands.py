@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core import FileError, UsageError
 from scoresde_run.commands.shell import Parser, add_global_options, open_registry
 
 from .report.compare import RunComparison, compare

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import scoresde
-from scoresde_run.sampling.guidance import GuidedSampler
+from scoresde_run import GuidedSampler
 
 registry = scoresde.default_registry()
 sampler = scoresde.create("samplers", "pc[predictor=dpmpp_2m,grid=logsnr,steps=10]")

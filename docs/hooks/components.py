@@ -12,10 +12,7 @@ from urllib.parse import quote
 
 from mkdocs.structure.files import File
 
-import scoresde
-import scoresde_core
-from scoresde_core import default_registry
-from scoresde_core.kinds import KINDS
+from scoresde_core import KINDS, default_registry, lazy
 from scoresde_run.commands.shell import main
 
 REGISTRY = default_registry()
@@ -25,6 +22,7 @@ PACKAGES = {
     "data": ("scoresde_run.data", "Data"),
     "models": ("scoresde_run.models", "Models and checkpoints"),
     "training": (("scoresde_run.training", "scoresde_run.machine"), "Training"),
+    "results": (("scoresde_run.results", "scoresde_run.commands"), "Results and the command line"),
     "sampling": (("scoresde_run.sampling", "scoresde_run.features"), "Conditions and features"),
     "evaluators": ("scoresde_plugins.evaluators", "Evaluators"),
 }
@@ -120,8 +118,7 @@ def paper(text):
 
 
 def _python_pages():
-    homes = {name: scoresde._MODULE_OF[name] for name in scoresde.__all__}
-    homes |= {name: f"scoresde_core.{scoresde_core._MODULE_OF[name]}" for name in scoresde_core.__all__}
+    homes = lazy.homes("scoresde")
     rows = []
     for key, (package, title) in PACKAGES.items():
         names = [name for name, home in homes.items() if home.startswith(package)]

@@ -12,7 +12,7 @@ import sys
 import torch
 
 from scoresde_core import create
-from scoresde_run.models.classifier import NoisyClassifier
+from scoresde_run import NoisyClassifier
 
 EVENTS = 2000
 

@@ -17,9 +17,9 @@ from digit_posterior import DigitPosterior
 
 from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_plugins.conditions.label import ClassObservation
+from scoresde_run import GuidedSampler
 from scoresde_run.models import checkpoint
 from scoresde_run.results.picture import to_pixels
-from scoresde_run.sampling.guidance import GuidedSampler
 
 CLASSES = 10
 

@@ -14,10 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde_core.schedule import Schedule, Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Past, Predictor, advance
+from scoresde_core import SDE, Level, Past, Predictor, Schedule, ScoreModel, Step, advance
 
 MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 STD = torch.tensor([0.5, 0.3, 1.4], dtype=torch.float64)

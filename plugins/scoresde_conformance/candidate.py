@@ -14,10 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 
-from scoresde_core.components import Spec, parameters
-from scoresde_core.errors import UsageError
-from scoresde_core.kinds import KINDS
-from scoresde_core.registry import OURS, Entry, Registry
+from scoresde_core import KINDS, OURS, Entry, Registry, Spec, UsageError, parameters
 
 SUITES = (
     "sdes", "predictors", "correctors", "samplers", "grids", "targets", "evaluators", "conditions", "losses",

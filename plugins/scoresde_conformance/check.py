@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import UsageError, near_misses
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError, near_misses
 from scoresde_run.machine.visible import visible
 
 if TYPE_CHECKING:

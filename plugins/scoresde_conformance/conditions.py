@@ -5,12 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.sampler import Sampler, sample
-from scoresde_core.score import ExactScore
-from scoresde_core.sde import DATA, SDE, Level
-from scoresde_core.target import Target
-from scoresde_run.sampling.condition import Condition, ConditionedSampler
+from scoresde_core import DATA, SDE, ExactScore, Level, Noise, Sampler, Target, sample
+from scoresde_run import Condition, ConditionedSampler
 
 from . import exact
 from .candidate import Candidate, Skip, first_accepted

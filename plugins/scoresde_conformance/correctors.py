@@ -14,8 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from scoresde_core.schedule import Schedule, Step
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Schedule, Step
 
 from .candidate import Candidate, Skip
 from .counterparts import pairs, served

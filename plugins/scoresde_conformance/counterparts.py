@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scoresde_core.sampler import Sampler, sample
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Sampler, sample
 
 from .candidate import Candidate
 from .exact import ConstantRateSDE, GrowingSDE, Mixture, StraightSDE, Watched, agree

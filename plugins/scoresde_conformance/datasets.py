@@ -7,8 +7,8 @@ from typing import TypeVar, get_args
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError
-from scoresde_run.data.dataset import Dataset, Events, Split
+from scoresde_core import FileError
+from scoresde_run import Dataset, Events, Split
 
 from .candidate import Candidate, Skip
 

@@ -7,8 +7,8 @@ For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the in
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError
-from scoresde_run.data.dequantizer import Dequantizer
+from scoresde_core import FileError
+from scoresde_run import Dequantizer
 
 from .candidate import Candidate, first_accepted
 from .exact import agree, is_zero

@@ -14,13 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Metric
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
-from scoresde_core.target import Target
-from scoresde_run.data.evidence import Evidence
-from scoresde_run.features.extractor import Features
+from scoresde_core import Estimate, Evaluator, Level, Metric, ScoreModel, Target
+from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile
 
 from .candidate import Candidate, Skip

@@ -18,15 +18,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.noise import Draw, Noise
-from scoresde_core.sampler import Observer, Sampler
-from scoresde_core.schedule import Schedule, Step
+from scoresde_core import DATA, SDE, Draw, Estimate, Level, Noise, Observer, Sampler, Schedule, Step, Target, param
 from scoresde_core.score import ExactScore, ScoreModel
-from scoresde_core.sde import DATA, SDE, Level
 from scoresde_core.steps import Corrector, Past, Predictor, advance
-from scoresde_core.target import Target
 
 
 @attrs.frozen

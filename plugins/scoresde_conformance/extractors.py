@@ -7,9 +7,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from scoresde_core.components import parameters
-from scoresde_core.errors import FileError, UsageError
-from scoresde_run.features.extractor import Extractor, Features
+from scoresde_core import FileError, UsageError, parameters
+from scoresde_run import Extractor, Features
 
 from .candidate import Candidate, Skip, first_accepted
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from scoresde_core.schedule import Grid
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Grid
 
 from .candidate import Candidate
 from .counterparts import sdes

@@ -18,11 +18,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.loss import Draws, Loss
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import unserved
-from scoresde_run.models.classifier import NoisyClassifier
+from scoresde_core import SDE, Draws, Level, Loss, ScoreModel, unserved
+from scoresde_run import NoisyClassifier
 
 from .candidate import Candidate, Skip
 from .counterparts import pairs

@@ -8,8 +8,8 @@ random first: the checks must hold for any weights. Large networks are checked w
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.score import ScoreModel, level_of
-from scoresde_run.models.classifier import NoisyClassifier
+from scoresde_core import ScoreModel, level_of
+from scoresde_run import NoisyClassifier
 
 from .candidate import Candidate, Skip, first_accepted
 from .exact import ConstantRateSDE, agree

@@ -10,9 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from scoresde_core.schedule import Schedule
-from scoresde_core.sde import SDE, Level
-from scoresde_core.steps import Past, Predictor, advance, unserved
+from scoresde_core import SDE, Level, Past, Predictor, Schedule, advance, unserved
 
 from .affine import Independent, Score, entries_of, law_error, respond, slope
 from .candidate import Candidate, Skip

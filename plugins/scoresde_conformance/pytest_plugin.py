@@ -31,8 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Generate one item for each case."""
     if "scoresde_case" not in metafunc.fixturenames:
         return
-    from scoresde_core.errors import ScoreSDEError
-    from scoresde_core.registry import load_registry
+    from scoresde_core import ScoreSDEError, load_registry
 
     from .suite import candidates, cases
 

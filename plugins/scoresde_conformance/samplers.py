@@ -10,13 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import Spec, parameters
-from scoresde_core.errors import UsageError
-from scoresde_core.noise import Draw, Noise
-from scoresde_core.sampler import Sampler, sample
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Scalar
+from scoresde_core import SDE, Draw, Noise, Sampler, Scalar, ScoreModel, Spec, Step, UsageError, parameters, sample
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 
 from .candidate import Candidate, Skip

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import SDE, GaussianPrior
+from scoresde_core import SDE, GaussianPrior
 
 from .candidate import Candidate, Check, Skip
 from .exact import agree

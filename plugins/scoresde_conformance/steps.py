@@ -10,13 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import Spec, parameters
-from scoresde_core.errors import ScoreSDEError
-from scoresde_core.kinds import KINDS
-from scoresde_core.noise import Draw
-from scoresde_core.sampler import Sampler
-from scoresde_core.schedule import Schedule, Step
-from scoresde_core.sde import Level
+from scoresde_core import KINDS, Draw, Level, Sampler, Schedule, ScoreSDEError, Spec, Step, parameters
 from scoresde_core.steps import Corrector, Past, Predictor, advance
 
 from .candidate import Candidate, Skip

@@ -16,10 +16,9 @@ from contextlib import suppress
 
 import attrs
 
-from scoresde_core.components import parameters, parse
+from scoresde_core import KINDS, Registry, find_kind, parameters, parse
 from scoresde_core.errors import PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
-from scoresde_core.kinds import KINDS, find_kind
-from scoresde_core.registry import Registry, missing_requirements
+from scoresde_core.registry import missing_requirements
 
 from .candidate import Candidate, Check, Depth, Outcome, Result, Skip, own_checks
 

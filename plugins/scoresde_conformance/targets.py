@@ -11,8 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import DATA, Level
-from scoresde_core.target import Target
+from scoresde_core import DATA, Level, Target
 
 from .candidate import Candidate, Skip
 from .exact import agree, directions_of, is_zero

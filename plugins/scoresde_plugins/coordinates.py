@@ -25,10 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoresde_core.schedule import Step
-from scoresde_core.sde import Level, Scalar
+from scoresde_core import Level, Past, Scalar, Step
 from scoresde_core.shapes import combine, solve
-from scoresde_core.steps import Past
 
 ENTRIES = ("scalar", "diagonal")
 """The forms of methods whose numbers are one for all entries, or one an entry."""

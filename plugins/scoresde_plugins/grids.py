@@ -13,9 +13,7 @@ import torch
 from attrs.validators import gt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.schedule import Grid
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Grid, param
 
 
 @attrs.frozen

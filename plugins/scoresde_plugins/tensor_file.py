@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 from scoresde_run.machine import files, inputs
 from scoresde_run.machine.digest import DIGEST, of_tensors
 

@@ -39,12 +39,12 @@ def installed(wheel, tmp_path_factory):
     return folder
 
 
-def scoresde(path: Path, *arguments: str, module: str = "scoresde_core", cwd: Path | None = None) -> str:
+def scoresde(path: Path, *arguments: str, module: str = "scoresde_run.commands.shell", cwd: Path | None = None) -> str:
     """Runs with ``path`` first on the import path and nothing of this checkout."""
     code = (
         f"import sys; sys.path.insert(0, {str(path)!r}); "
         f"sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
-        f"from {module}.cli import main; sys.exit(main({list(arguments)!r}))"
+        f"from {module} import main; sys.exit(main({list(arguments)!r}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=cwd or path, capture_output=True, text=True, timeout=300, check=False
@@ -58,7 +58,7 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         names = set(archive.namelist())
     for name in (
         "scoresde_core/py.typed",
-        "scoresde_core/moved.json",
+        "scoresde_core/__init__.pyi",
         "scoresde_run/py.typed",
         "scoresde_conformance/py.typed",
         "scoresde_plugins/py.typed",
@@ -92,7 +92,7 @@ def test_the_wheel_runs_from_elsewhere(installed, tmp_path):
     shown = json.loads(scoresde(installed, "show", "sde", "vp", "--json", cwd=tmp_path))
     assert shown["source"].startswith(str(installed))
     arguments = ["--steps", "2", "--samples", "16", "--sde", "vp", "--out", "here"]
-    assert "report" in scoresde(installed, *arguments, module="scoresde_bench", cwd=tmp_path)
+    assert "report" in scoresde(installed, *arguments, module="scoresde_bench.cli", cwd=tmp_path)
     arguments = ["--checkpoint", "mnist_vp", "--n", "1", "--steps", "1", "--device", "cpu", "--out", "digit"]
     assert "1 samples of shape [1, 28, 28]" in scoresde(installed, "sample", *arguments, cwd=tmp_path)
 

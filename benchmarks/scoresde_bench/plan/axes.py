@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from scoresde_core.errors import UsageError
+from scoresde_core import UsageError
 
 COMPONENT_AXES: Mapping[str, str] = {
     "target": "targets",

@@ -14,8 +14,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.evaluator import Evaluator
-from scoresde_core.sampler import Sampler, skip
+from scoresde_core import Evaluator, Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
 

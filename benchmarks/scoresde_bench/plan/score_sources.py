@@ -15,18 +15,12 @@ import attrs
 import torch
 from torch import nn
 
-from scoresde_core.components import Spec, parse_value
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
-from scoresde_core.score import ExactScore, ScoreModel
-from scoresde_core.sde import SDE
-from scoresde_core.target import Target
+from scoresde_core import SDE, ExactScore, Registry, ScoreModel, Spec, Target, UsageError, parse_value
+from scoresde_run import Model, Plan, Units, plan_model
 from scoresde_run.commands.presets import find_preset
-from scoresde_run.data.units import Units
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
 from scoresde_run.models.known import check
-from scoresde_run.models.model import Model, Plan, plan_model
 
 WEIGHTS_SEED = 0
 

@@ -28,9 +28,8 @@ from typing import Any, Self
 import attrs
 import yaml
 
-from scoresde_core.components import Spec, param, parse, split
-from scoresde_core.errors import FileError, UsageError, near_misses
-from scoresde_core.registry import Registry
+from scoresde_core import FileError, Registry, Spec, UsageError, near_misses, param, parse
+from scoresde_core.components import split
 from scoresde_run.commands.options import MOST
 from scoresde_run.machine import document, inputs
 from scoresde_run.models import names

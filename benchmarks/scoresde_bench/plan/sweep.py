@@ -13,13 +13,10 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.components import Parameter, Spec, parameters, parse, split
-from scoresde_core.errors import UsageError
+from scoresde_core import OURS, Parameter, Registry, Sampler, Spec, UsageError, parameters, parse
+from scoresde_core.components import split
 from scoresde_core.kinds import kind_of
-from scoresde_core.registry import OURS, Registry
-from scoresde_core.sampler import Sampler
-from scoresde_run.results.fingerprint import Fingerprint
-from scoresde_run.sampling.guidance import GuidedSampler
+from scoresde_run import Fingerprint, GuidedSampler
 
 from . import axes
 from .axes import COMPONENT_AXES, DEFAULTS, SAMPLER_AXES

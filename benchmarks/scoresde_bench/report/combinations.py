@@ -21,7 +21,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from scoresde_core.estimate import Estimate
+from scoresde_core import Estimate
 from scoresde_run.results.certainty import mean, spread
 from scoresde_run.results.rows import changed
 

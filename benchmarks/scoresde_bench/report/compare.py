@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.errors import UsageError
+from scoresde_core import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
 
 from .combinations import IDENTITY, identity, is_current, pool

@@ -31,7 +31,7 @@ from itertools import product
 import attrs
 import numpy as np
 
-from scoresde_core.estimate import Estimate
+from scoresde_core import Estimate
 from scoresde_run.results.certainty import spread
 
 from .labels import ResultRow, as_float, quantity

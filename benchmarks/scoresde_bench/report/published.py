@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.registry import OURS
+from scoresde_core import OURS
 
 from .labels import ResultRow, as_float, quantity
 

@@ -24,8 +24,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.errors import near_misses
-from scoresde_core.estimate import Estimate
+from scoresde_core import Estimate, near_misses
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 
 from .combinations import pool

@@ -9,8 +9,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from scoresde_core.components import parse
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core import ScoreSDEError, parse
 
 from .labels import ResultRow
 

@@ -15,16 +15,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError, ScoreSDEError
+from scoresde_core import FileError, Registry, Samples, ScoreModel, ScoreSDEError, sample
 from scoresde_core.plugins import one_line
-from scoresde_core.registry import Registry
-from scoresde_core.sampler import Samples, sample
-from scoresde_core.score import ScoreModel
-from scoresde_run.data.evidence import Evidence, Reference
+from scoresde_run import Evidence, Reference, Row
 from scoresde_run.machine import environment
 from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
-from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
 from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
 

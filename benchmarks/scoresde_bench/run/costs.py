@@ -19,10 +19,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.sampler import Sampler, sample
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
-from scoresde_run.results.results import Row
+from scoresde_core import SDE, Level, Sampler, ScoreModel, sample
+from scoresde_run import Row
 
 from ..plan.cells import Cell
 from ..report.labels import as_float

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_run.results.results import Row
+from scoresde_run import Row
 
 if TYPE_CHECKING:
     from ..plan.cells import Cell

@@ -15,8 +15,7 @@ from typing import Any
 import attrs
 import torch
 
-from scoresde_core.errors import FileError
-from scoresde_core.registry import Registry
+from scoresde_core import FileError, Registry
 from scoresde_run.machine.device import slow_precision
 from scoresde_run.machine.progress import Progress
 from scoresde_run.machine.terminal import Terminal

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import attrs
 
-from scoresde_core.registry import Registry, load_registry
+from scoresde_core import Registry, load_registry
+from scoresde_run import Row
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import facts
-from scoresde_run.results.results import Row
 from scoresde_run.results.rows import SCHEMA
 
 from ..plan.cells import Cell

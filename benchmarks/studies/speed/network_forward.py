@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoresde_core import default_registry
+from scoresde_run import plan_model
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
-from scoresde_run.models.model import plan_model
 
 
 @attrs.frozen

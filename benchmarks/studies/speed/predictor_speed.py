@@ -18,10 +18,10 @@ from side_by_side import options_of, prepare, seconds
 
 from scoresde_bench.run.cell import no_compiler
 from scoresde_core import Noise, default_registry
+from scoresde_run import plan_model
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
-from scoresde_run.models.model import plan_model
 
 REPEATS = 3
 

@@ -18,8 +18,7 @@ import torch
 from scoresde import ScoreModel, create, default_registry
 from scoresde_conformance.affine import entries_of, law
 from scoresde_conformance.predictors import observed_order
-from scoresde_core.schedule import Schedule
-from scoresde_core.steps import unserved
+from scoresde_core import Schedule, unserved
 
 STD, NOISE = 0.5, 0.4
 EXACT = torch.float64

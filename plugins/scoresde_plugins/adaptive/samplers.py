@@ -25,11 +25,7 @@ import torch
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Noise
-from scoresde_core.sampler import Observer, Sampler
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
+from scoresde_core import Level, Noise, Observer, Sampler, ScoreModel, param
 from scoresde_core.shapes import expand
 
 from .path import Path

@@ -18,9 +18,7 @@ import torch
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.frame import Basis
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Basis, param
 
 from ..linear.diagonal import DiagonalSDE
 from ..numerics.cosines import cosines

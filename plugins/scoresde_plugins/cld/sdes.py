@@ -21,8 +21,7 @@ import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.sde import GaussianPrior
+from scoresde_core import GaussianPrior, param
 
 from ..linear.blocks import BlockSDE
 from ..song2021.sdes import T_MIN_HELP

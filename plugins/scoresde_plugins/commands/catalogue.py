@@ -15,11 +15,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import parameters
-from scoresde_core.errors import FileError, ScoreSDEError
-from scoresde_core.kinds import KINDS
-from scoresde_core.registry import Entry, Registry
+from scoresde_core import KINDS, Command, Entry, FileError, Registry, ScoreSDEError, parameters
 from scoresde_run.commands.listing import plain
 from scoresde_run.machine.version import own_version
 

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry
 from scoresde_run.commands.options import add_changes, add_device, add_seed, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.sde import Level
-    from scoresde_run.data.batches import Batches
-    from scoresde_run.models.model import Model
+    from scoresde_core import Level
+    from scoresde_run import Batches, Model
 
 _NUMBERS = {
     "levels": (11, "noise levels, evenly spaced in the time of the classifier's SDE"),
@@ -72,10 +70,9 @@ class ClassifierAccuracyCommand(Command):
 def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[LevelAccuracy]:
     import torch
 
-    from scoresde_run.data.batches import Batches
+    from scoresde_run import Batches, plan_data
     from scoresde_run.machine.device import find_device, use_tf32
     from scoresde_run.models import checkpoint
-    from scoresde_run.models.model import plan_data
 
     device = find_device(arguments.device)
     use_tf32(False)

@@ -17,11 +17,8 @@ from pathlib import Path
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core import KINDS, Command, Kind, Registry, ScoreSDEError, find_kind
 from scoresde_core.importing import find_spec
-from scoresde_core.kinds import KINDS, Kind, find_kind
-from scoresde_core.registry import Registry
 
 SHELLS = ("bash", "zsh", "fish")
 NAMED = {"features": "extractors", "data.dataset": "datasets", "model.network": "networks", "model.sde": "sdes",

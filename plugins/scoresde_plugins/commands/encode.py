@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import build
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError, build
 from scoresde_run.commands import options
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
 from scoresde_run.commands.known import add_known, bound, tell_of_events
@@ -32,7 +29,7 @@ from scoresde_run.results import picture
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_run.machine.progress import Progress
+    from scoresde_run import Progress
 
     from ..numerics.flow import Solver
 
@@ -101,9 +98,9 @@ class EncodeCommand(Command):
 
         import torch
 
+        from scoresde_run import Progress
         from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.machine.files import new_folder
-        from scoresde_run.machine.progress import Progress
         from scoresde_run.results import request
 
         from ..numerics.flow import Solver, check_t_min, require_continuous

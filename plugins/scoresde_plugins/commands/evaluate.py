@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import FileError, UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, FileError, Registry, UsageError
 from scoresde_run.commands import options
 from scoresde_run.commands.known import add_known
 from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
 if TYPE_CHECKING:
-    from scoresde_run.machine.processes import Processes
-    from scoresde_run.results.results import Row
+    from scoresde_run import Processes, Row
 
     from ..evaluate.checkpoints import ChosenCheckpoint
     from ..evaluate.rows import Evaluation
@@ -125,9 +122,9 @@ def _prepare(
     arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
 ) -> Callable[[], int]:
     """Check everything before anything is computed."""
+    from scoresde_run import Progress
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
-    from scoresde_run.machine.progress import Progress
 
     from ..evaluate.checkpoints import Choice, chosen_checkpoints
     from ..evaluate.plan import Planner, Request

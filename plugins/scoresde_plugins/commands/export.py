@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError
 from scoresde_run.commands.options import add_weights
 
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ class ExportCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import torch
 
+        from scoresde_run import NoisyClassifier
         from scoresde_run.models import checkpoint
-        from scoresde_run.models.classifier import NoisyClassifier
         from scoresde_run.results import request
 
         request.check_place(arguments.out, checkpoint.INDEX)

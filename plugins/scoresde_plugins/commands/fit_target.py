@@ -9,12 +9,9 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import parse
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError, parse
+from scoresde_run import Progress
 from scoresde_run.commands.options import check_counts, seed
-from scoresde_run.machine.progress import Progress
 
 _NUMBERS: dict[str, tuple[Callable[[str], Any], float, str]] = {
     "components": (int, 32, "mixture components"),

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import FileError, UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, FileError, Registry, UsageError
 from scoresde_run.commands.options import add_changes
 
 
@@ -26,9 +24,9 @@ class ImportCheckpointCommand(Command):
         parser.add_argument("--prefix", metavar="P", help=text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        from scoresde_run import plan_model
         from scoresde_run.commands.presets import find_preset
         from scoresde_run.models import checkpoint
-        from scoresde_run.models.model import plan_model
         from scoresde_run.results import request
 
         from ..song2021.published_checkpoint import Misfit, convert, read_published

@@ -21,10 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import build, parse_value
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import OURS, Registry
+from scoresde_core import OURS, Command, Registry, UsageError, build, parse_value
 from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.known import add_known, bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
@@ -33,8 +30,7 @@ from scoresde_run.machine import document
 from scoresde_run.machine.files import locked
 
 if TYPE_CHECKING:
-    from scoresde_run.machine.processes import Processes
-    from scoresde_run.machine.progress import Progress
+    from scoresde_run import Processes, Progress
 
     from ..evaluate.measure import MeasuredModel
     from ..evaluate.model_measures import SplitLikelihood

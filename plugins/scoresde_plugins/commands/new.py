@@ -15,11 +15,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import parse_value
-from scoresde_core.errors import FileError, UsageError, near_misses
-from scoresde_core.kinds import KINDS, Kind, find_kind
-from scoresde_core.registry import Registry
+from scoresde_core import KINDS, Command, FileError, Kind, Registry, UsageError, find_kind, near_misses, parse_value
 
 TEMPLATES = files("scoresde_plugins") / "scaffold"
 FILES = {

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import Spec
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import OURS, Registry
+from scoresde_core import OURS, Command, Registry, Spec, UsageError
 from scoresde_run.commands.options import add_device, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_run.features.extraction import Extraction
+    from scoresde_run import Extraction
 
 
 @attrs.frozen
@@ -60,8 +57,8 @@ class StatsCommand(Command):
 def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
 
+    from scoresde_run import Extraction
     from scoresde_run.data.dataset import content_hash
-    from scoresde_run.features.extraction import Extraction
     from scoresde_run.machine.device import find_device, use_tf32
     from scoresde_run.results import request
 

@@ -17,21 +17,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.command import Command
-from scoresde_core.components import Spec, build, parse
-from scoresde_core.errors import UsageError
-from scoresde_core.loss import Draws, Loss
-from scoresde_core.registry import Registry
-from scoresde_core.score import ScoreModel
+from scoresde_core import Command, Draws, Loss, Registry, ScoreModel, Spec, UsageError, build, parse
+from scoresde_run import Config, NetworkScore, Plan, Preprocessing, Processes, Trainer, Units
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.train import add_run, run_training
-from scoresde_run.data.batches import Preprocessing
-from scoresde_run.data.units import Units
-from scoresde_run.machine.processes import Processes
-from scoresde_run.models.config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
-from scoresde_run.models.model import Plan, find_dataset
-from scoresde_run.models.network_score import NetworkScore
-from scoresde_run.training.trainer import Trainer, TrainingPlan
+from scoresde_run.models.config import DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+from scoresde_run.models.model import find_dataset
+from scoresde_run.training.trainer import TrainingPlan
 
 from ..dequantizers.variational import NAME, FlowPP
 from ..likelihood.bound import bound_draw

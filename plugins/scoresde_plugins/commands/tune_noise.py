@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError
 from scoresde_run.commands.options import add_device, check_counts, seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_run.data.dataset import Dataset
+    from scoresde_run import Dataset
 
 _NUMBERS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "images": (int, 10_000, "training images, drawn at random, whose distances are computed"),
@@ -116,7 +114,7 @@ class TuneNoiseCommand(Command):
 
 
 def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
-    from scoresde_run.data.batches import Preprocessing
+    from scoresde_run import Preprocessing
 
     from ..ncsn import techniques
 

@@ -20,13 +20,10 @@ import torch
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_core.frame import Basis, rotate
-from scoresde_core.noise import Draw, Noise
-from scoresde_core.sde import Level
+from scoresde_core import Basis, Draw, FileError, Level, Noise, param
+from scoresde_core.frame import rotate
+from scoresde_run import Condition, Observation
 from scoresde_run.machine import inputs
-from scoresde_run.sampling.condition import Condition, Observation
 
 
 @attrs.frozen(eq=False)

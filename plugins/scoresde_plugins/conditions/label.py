@@ -16,19 +16,10 @@ import torch
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_core.registry import Registry, handed_registry
-from scoresde_core.score import ScoreModel, WrappedScore
-from scoresde_core.sde import Level
-from scoresde_core.target import Target
-from scoresde_run.data.units import Units
+from scoresde_core import FileError, Level, Registry, ScoreModel, Target, WrappedScore, handed_registry, param
+from scoresde_run import Condition, Network, NoisyClassifier, Observation, Units, plan_model
 from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint as checkpoints
-from scoresde_run.models.classifier import NoisyClassifier
-from scoresde_run.models.model import plan_model
-from scoresde_run.models.network import Network
-from scoresde_run.sampling.condition import Condition, Observation
 
 from ..networks.classifier import NetworkClassifier
 

@@ -35,11 +35,8 @@ import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw, Noise, key
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel, WrappedScore
-from scoresde_core.sde import DATA, Level
+from scoresde_core import DATA, Draw, Level, Noise, ScoreModel, Step, WrappedScore, param
+from scoresde_core.noise import key
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past
 from scoresde_run.sampling.condition import Condition, Loop, Observation
 

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core import FileError, UsageError, param
+from scoresde_run import Events, Split
 from scoresde_run.data import array_file
-from scoresde_run.data.dataset import Events, Split
 from scoresde_run.machine import inputs
 
 from .files import HeldOut

@@ -10,10 +10,8 @@ from attrs.validators import ge, optional
 from torch import Tensor
 from torch.nn import functional
 
-from scoresde_core.components import Spec, param
-from scoresde_core.errors import UsageError
-from scoresde_core.noise import Noise, key
-from scoresde_core.target import Target
+from scoresde_core import Noise, Spec, Target, UsageError, param
+from scoresde_core.noise import key
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split
 
 from . import array

@@ -16,9 +16,8 @@ from attrs.validators import and_, ge, gt, lt, optional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_run.data.dataset import Dataset, Split
+from scoresde_core import FileError, param
+from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
 
 from . import pictures

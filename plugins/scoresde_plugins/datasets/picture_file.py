@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 from scoresde_run.machine import inputs
 
 Handle = TypeVar("Handle")

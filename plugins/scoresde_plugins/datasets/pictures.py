@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scoresde_core.errors import FileError, UsageError
-from scoresde_run.data.dataset import Dataset, Split
+from scoresde_core import FileError, UsageError
+from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
 
 from .picture_file import Records, opened

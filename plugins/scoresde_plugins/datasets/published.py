@@ -18,10 +18,9 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
+from scoresde_core import FileError, param
 from scoresde_core.plugins import one_line
-from scoresde_run.data.dataset import Dataset, Split
+from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
 
 from .array import as_events

@@ -4,8 +4,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Reduction
+from scoresde_core import Reduction, param
 
 from ..ncsn.losses import DiscreteLoss
 from ..song2021.losses import REDUCTION_HELP

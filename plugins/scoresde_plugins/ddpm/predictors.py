@@ -11,12 +11,8 @@ import attrs
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
+from scoresde_core import Draw, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, solve
-from scoresde_core.steps import Predictor
 
 from ..coordinates import ENTRIES, LINEAR, denoised_step
 from ..grids import UniformGrid

@@ -19,9 +19,7 @@ import torch
 from attrs.validators import and_, ge, gt, lt, optional
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, FileError, Level, param
 from scoresde_run.machine import inputs
 
 from ..song2021.sdes import T_MIN_HELP

@@ -18,12 +18,7 @@ from attrs.validators import and_, ge, le
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level, Scalar
-from scoresde_core.steps import MultistepPredictor, Past
+from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
 
 from ..coordinates import ENTRIES, noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid

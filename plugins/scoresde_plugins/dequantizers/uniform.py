@@ -4,8 +4,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Draw
-from scoresde_run.data.dequantizer import Dequantizer
+from scoresde_core import Draw
+from scoresde_run import Dequantizer
 
 
 @attrs.frozen

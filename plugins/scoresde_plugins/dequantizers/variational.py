@@ -22,13 +22,10 @@ from attrs.validators import ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scoresde_core.components import Spec, build, param
-from scoresde_core.errors import FileError
-from scoresde_core.noise import Draw
-from scoresde_run.data.dequantizer import Dequantizer
+from scoresde_core import Draw, FileError, Spec, build, param
+from scoresde_run import Config, Dequantizer, Network
 from scoresde_run.models import checkpoint
-from scoresde_run.models.config import Config, ModelConfig
-from scoresde_run.models.network import Network
+from scoresde_run.models.config import ModelConfig
 
 _EDGE = 2.0**-16
 """The distance of u from 0 and 1, where float32 grey levels would round into the next cell."""

@@ -17,10 +17,7 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Draws
-from scoresde_core.score import ScoreModel, level_of
-from scoresde_core.sde import Level
+from scoresde_core import Draws, Level, ScoreModel, level_of, param
 from scoresde_core.shapes import expand
 
 from ..song2021.losses import ContinuousLoss

@@ -14,8 +14,7 @@ import torch
 from attrs.validators import and_, gt, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.sde import Process
+from scoresde_core import Process, param
 
 from ..song2021.sdes import T_MIN_HELP
 

@@ -16,13 +16,8 @@ import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Scalar
+from scoresde_core import Draw, MultistepPredictor, Past, Predictor, Scalar, ScoreModel, Step, param
 from scoresde_core.shapes import combine, shift
-from scoresde_core.steps import MultistepPredictor, Past, Predictor
 
 from ..coordinates import (
     ENTRIES,

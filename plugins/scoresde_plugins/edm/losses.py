@@ -14,9 +14,7 @@ import attrs
 from attrs.validators import gt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Draws, denoising_error
-from scoresde_core.score import ScoreModel, level_of
+from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
 from scoresde_run.models.parameterisation import SIGMA_DATA
 
 from ..song2021.losses import ContinuousLoss

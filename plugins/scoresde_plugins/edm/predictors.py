@@ -11,13 +11,8 @@ import attrs
 from attrs.validators import ge, gt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
+from scoresde_core import Draw, Level, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import shift
-from scoresde_core.steps import Predictor
 
 from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, reaches_data
 from ..grids import KarrasGrid

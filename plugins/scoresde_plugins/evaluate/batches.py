@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 
-from scoresde_core.errors import FileError, ScoreSDEError, UsageError
+from scoresde_core import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
 from scoresde_run.machine.device import keep_freed_memory, use_tf32
 from scoresde_run.machine.processes import Processes, joined

@@ -21,11 +21,10 @@ from pathlib import Path
 
 import attrs
 
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core import FileError, UsageError
+from scoresde_run import Config, Processes
 from scoresde_run.machine import inputs
-from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
-from scoresde_run.models.config import Config
 from scoresde_run.training.run import CONFIG, METRICS, MODELS
 from scoresde_run.training.state import name_of
 

@@ -13,9 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.evaluator import Metric
-from scoresde_core.sampler import Observer
-from scoresde_core.score import ScoreModel
+from scoresde_core import Metric, Observer, ScoreModel
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Events, content_hash
 from scoresde_run.results.fingerprint import Fingerprint, placeless

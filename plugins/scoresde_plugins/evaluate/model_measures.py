@@ -18,16 +18,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import ScoreSDEError
-from scoresde_core.loss import Draws, Loss
-from scoresde_core.sampler import Sampler, sample
-from scoresde_core.sde import SDE
-from scoresde_core.target import Target
-from scoresde_run.data.batches import Preprocessing
-from scoresde_run.data.dequantizer import Dequantizer
-from scoresde_run.data.units import Units
-from scoresde_run.models.model import Plan
-from scoresde_run.results.results import Row
+from scoresde_core import SDE, Draws, Loss, Sampler, ScoreSDEError, Target, sample
+from scoresde_run import Dequantizer, Plan, Preprocessing, Row, Units
 from scoresde_run.sampling.samples import diverged, smallest_batch
 
 from ..likelihood.bits_per_dim import Measurement, join, measure

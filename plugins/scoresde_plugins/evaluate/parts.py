@@ -20,7 +20,7 @@ import attrs
 from safetensors import SafetensorError
 from torch import Tensor
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 from scoresde_run.machine import files
 
 from ..tensor_file import Format

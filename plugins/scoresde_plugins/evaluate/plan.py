@@ -12,26 +12,17 @@ import attrs
 import torch
 from torch import nn
 
-from scoresde_core.components import Spec, build, parse
+from scoresde_core import OURS, Evaluator, Registry, Sampler, Spec, build, parse, skip
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
-from scoresde_core.evaluator import Evaluator
-from scoresde_core.registry import OURS, Registry
-from scoresde_core.sampler import Sampler, skip
+from scoresde_run import Checkpoint, Config, Dataset, GuidedSampler, NetworkScore, Row, Split, plan_training
 from scoresde_run.commands.events import subset, take
 from scoresde_run.commands.known import known_of, read_classes
-from scoresde_run.data.dataset import Dataset, Split
 from scoresde_run.data.evidence import Evidence, Reference
 from scoresde_run.models import checkpoint
-from scoresde_run.models.checkpoint import Checkpoint
-from scoresde_run.models.config import Config
 from scoresde_run.models.known import check, wanted
 from scoresde_run.models.model import Model, plan_data, plan_model
-from scoresde_run.models.network_score import NetworkScore
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
-from scoresde_run.results.results import Row
-from scoresde_run.sampling.guidance import GuidedSampler
 from scoresde_run.sampling.samples import root_mean_square
-from scoresde_run.training.trainer import plan_training
 
 from ..evaluators.feature_metric import samples as sample_set
 from ..likelihood.density import FlowDensity, trained_t_min

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from scoresde_core.errors import FileError, ScoreSDEError
+from scoresde_core import FileError, ScoreSDEError
+from scoresde_run import Checkpoint, Processes, Progress, Row
 from scoresde_run.machine import environment
 from scoresde_run.machine.device import PRECISIONS
-from scoresde_run.machine.processes import Processes
-from scoresde_run.machine.progress import Progress, step_observer
-from scoresde_run.models.checkpoint import Checkpoint
+from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
-from scoresde_run.results.results import Results, Row
+from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA, changed
 from scoresde_run.sampling.samples import valueless
 

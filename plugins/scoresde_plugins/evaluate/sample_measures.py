@@ -15,15 +15,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.evaluator import Evaluator, Metric
-from scoresde_core.score import ScoreModel
+from scoresde_core import Evaluator, Metric, ScoreModel, UsageError
+from scoresde_run import EventSet, Evidence, Extraction, Features, Plan, Reference, Row
 from scoresde_run.data.dataset import content_hash
-from scoresde_run.data.evidence import Evidence, Reference
-from scoresde_run.features.extraction import EventSet, Extraction
-from scoresde_run.features.extractor import Features
-from scoresde_run.models.model import Plan
-from scoresde_run.results.results import Row
 
 from .measure import Measure, MeasuredModel
 from .model_measures import Draw

@@ -16,31 +16,6 @@ This module exports what the author of a metric needs; names are imported on fir
 =====================  =================================================================================================
 """
 
-from importlib import import_module
-from typing import Any
+from scoresde_core import lazy
 
-_HOME = {
-    "comparison": ("Origin", "SetComparison"),
-    "feature_metric": (
-        "EventSet",
-        "Extraction",
-        "FeatureMetric",
-        "TwoSetMetric",
-        "draws",
-        "features",
-        "pooled",
-        "samples",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy.attach(__name__)

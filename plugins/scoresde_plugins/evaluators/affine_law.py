@@ -17,9 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.sampler import Sampler
-from scoresde_core.score import ScoreModel
+from scoresde_core import Noise, Sampler, ScoreModel
 
 LARGEST = 2**24
 """The largest number of entries that all rows may have together: 128 MiB in float64."""

@@ -10,14 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evaluator, Metric
+from scoresde_core import Better, Estimate, Evaluator, Metric, param
+from scoresde_run import Dataset, EventSet, Evidence, Reference, Split, Units
 from scoresde_run.data.batches import order
-from scoresde_run.data.dataset import Dataset, Split, content_hash
-from scoresde_run.data.evidence import Evidence, Reference
-from scoresde_run.data.units import Units
-from scoresde_run.features.extraction import EventSet
+from scoresde_run.data.dataset import content_hash
 from scoresde_run.results.certainty import difference
 
 

@@ -19,11 +19,9 @@ import torch
 from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better
+from scoresde_core import Better, Estimate, param
 from scoresde_core.noise import key
-from scoresde_run.data.evidence import Reference
+from scoresde_run import Reference
 from scoresde_run.results.certainty import spread
 
 from .comparison import SetComparison, balanced_halves, with_error

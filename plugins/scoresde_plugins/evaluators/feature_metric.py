@@ -17,14 +17,9 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Metric
-from scoresde_run.data.dataset import Dataset, Split
-from scoresde_run.data.evidence import Evidence, Reference
-from scoresde_run.features.extraction import EventSet, Extraction, Rounding
-from scoresde_run.features.extractor import Extractor, Features
+from scoresde_core import Estimate, Evaluator, FileError, Metric, param
+from scoresde_run import Dataset, EventSet, Evidence, Extraction, Extractor, Features, Reference, Split
+from scoresde_run.features.extraction import Rounding
 
 from ..extractors.networks import Inception
 from .comparison import DataReference, Origin

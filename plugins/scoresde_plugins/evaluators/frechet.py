@@ -21,13 +21,9 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Metric
+from scoresde_core import Estimate, Metric, param
 from scoresde_core.noise import key
-from scoresde_run.data.evidence import Evidence
-from scoresde_run.features.extraction import EventSet
-from scoresde_run.features.extractor import Features
+from scoresde_run import EventSet, Evidence, Features
 
 from .feature_metric import FeatureMetric, samples
 from .moments import root

@@ -17,11 +17,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Evaluator, Metric
-from scoresde_core.sde import SDE
-from scoresde_run.data.evidence import Evidence, Reference
+from scoresde_core import SDE, Estimate, Evaluator, Metric, param
+from scoresde_run import Evidence, Reference
 
 from .affine_law import Affine, GaussianLaw, Start
 from .moments import gaussian_w2, root

@@ -19,10 +19,8 @@ import torch
 from attrs.validators import ge, gt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evaluator, Metric
-from scoresde_run.data.evidence import Evidence
+from scoresde_core import Better, Estimate, Evaluator, Metric, param
+from scoresde_run import Evidence
 
 from ..likelihood.bound import FEWEST_TIMES
 from ..likelihood.density import BoundDensity, Density, FlowDensity

@@ -17,8 +17,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.estimate import Estimate
-from scoresde_run.data.evidence import Reference
+from scoresde_core import Estimate
+from scoresde_run import Reference
 
 from .comparison import Comparison, balanced_halves
 

@@ -9,12 +9,8 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import UsageError
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Metric
-from scoresde_run.data.evidence import Evidence
-from scoresde_run.features.extraction import EventSet
+from scoresde_core import Better, Estimate, Metric, UsageError, param
+from scoresde_run import EventSet, Evidence
 
 from .comparison import balanced_halves, with_error
 from .feature_metric import FeatureMetric, TwoSetMetric, samples

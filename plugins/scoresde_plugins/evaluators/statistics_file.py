@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError, ScoreSDEError
+from scoresde_core import FileError, ScoreSDEError
 from scoresde_core.plugins import one_line
+from scoresde_run import Processes
 from scoresde_run.data.batches import order
 from scoresde_run.machine import inputs
-from scoresde_run.machine.processes import Processes
 from scoresde_run.models.checkpoint import file_hash
 
 from ..tensor_file import Format

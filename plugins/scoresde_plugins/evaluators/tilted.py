@@ -15,12 +15,8 @@ import torch
 from attrs.validators import ge, optional
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.evaluator import Better, Evaluator, Metric
-from scoresde_core.noise import Noise
-from scoresde_core.target import Target
-from scoresde_run.data.evidence import Evidence
+from scoresde_core import Better, Estimate, Evaluator, Metric, Noise, Target, param
+from scoresde_run import Evidence
 
 from .distances import sums, two_sample
 

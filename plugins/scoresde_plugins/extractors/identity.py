@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_run.features.extractor import Extractor, Features
+from scoresde_run import Extractor, Features
 
 MOST = 16_384
 """The largest number of features whose covariance fits into memory (2 GiB in float64)."""

@@ -23,9 +23,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from scoresde_core.components import param
-from scoresde_core.errors import FileError
-from scoresde_run.features.extractor import Extractor, Features
+from scoresde_core import FileError, param
+from scoresde_run import Extractor, Features
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import file_hash
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import attrs
 from torch import Tensor
 
-from scoresde_core.loss import Draws, denoising_error
-from scoresde_core.score import ScoreModel, level_of
+from scoresde_core import Draws, ScoreModel, denoising_error, level_of
 
 from ..song2021.losses import ContinuousLoss
 

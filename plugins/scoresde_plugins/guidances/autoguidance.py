@@ -11,13 +11,9 @@ from pathlib import Path
 import attrs
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.registry import Registry, handed_registry
-from scoresde_core.score import ExactScore, ScoreModel
-from scoresde_core.target import Target
+from scoresde_core import ExactScore, Registry, ScoreModel, Target, handed_registry, param
+from scoresde_run import Guidance, plan_model
 from scoresde_run.models import checkpoint as checkpoints
-from scoresde_run.models.model import plan_model
-from scoresde_run.sampling.guidance import Guidance
 
 
 @attrs.frozen(kw_only=True)

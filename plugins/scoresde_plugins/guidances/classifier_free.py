@@ -10,9 +10,8 @@ noise it does little, so an interval may do better (Kynkäänniemi et al. 2024, 
 import attrs
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.score import ScoreModel
-from scoresde_run.sampling.guidance import Guidance
+from scoresde_core import ScoreModel, UsageError
+from scoresde_run import Guidance
 
 
 @attrs.frozen(kw_only=True)

@@ -24,8 +24,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel
+from scoresde_core import Noise, ScoreModel
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units, stored_levels
 

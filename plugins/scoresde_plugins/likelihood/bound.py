@@ -24,9 +24,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel, level_of
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Noise, ScoreModel, level_of
 
 from ..numerics.batches import in_batches
 from ..numerics.divergence import score_and_divergence

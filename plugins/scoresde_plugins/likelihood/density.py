@@ -16,9 +16,7 @@ import torch
 from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import ScoreSDEError, UsageError
-from scoresde_core.score import ScoreModel
+from scoresde_core import ScoreModel, ScoreSDEError, UsageError, param
 
 from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
@@ -27,8 +25,8 @@ from .bound import FEWEST_TIMES, Form, likelihood_bound
 from .likelihood import log_likelihood
 
 if TYPE_CHECKING:
-    from scoresde_core.registry import Registry
-    from scoresde_run.models.model import Plan
+    from scoresde_core import Registry
+    from scoresde_run import Plan
 
 PUBLISHED_T_MIN = 1e-5
 

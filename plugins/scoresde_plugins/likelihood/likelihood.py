@@ -17,8 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel
+from scoresde_core import Noise, ScoreModel
 
 from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, field_and_divergence, score_and_divergence

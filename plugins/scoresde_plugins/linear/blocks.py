@@ -24,9 +24,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from scoresde_core.frame import Frame
-from scoresde_core.noise import Noise
-from scoresde_core.sde import SDE, Form, Level, Transition
+from scoresde_core import SDE, Frame, Level, Noise, Transition
+from scoresde_core.sde import Form
 
 from .block import Block
 

@@ -9,8 +9,7 @@ import torch
 from attrs.validators import min_len
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, param
 
 from ..song2021.sdes import VPSDE, SubVPSDE
 from .diagonal import DiagonalSDE

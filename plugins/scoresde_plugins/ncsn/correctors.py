@@ -6,12 +6,8 @@ import attrs
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
+from scoresde_core import Corrector, Draw, ScoreModel, Step, param
 from scoresde_core.shapes import diffuse, shift
-from scoresde_core.steps import Corrector
 
 from ..coordinates import ENTRIES
 

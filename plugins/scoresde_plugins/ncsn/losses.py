@@ -15,10 +15,9 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
-from scoresde_core.score import ScoreModel, spread
-from scoresde_run.models.network_score import NetworkScore
+from scoresde_core import Draws, Loss, Reduction, ScoreModel, denoising_error, param
+from scoresde_core.score import spread
+from scoresde_run import NetworkScore
 
 from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 

@@ -9,11 +9,9 @@ from attrs.validators import deep_iterable, ge, gt, in_, optional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scoresde_core.components import param
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, Level, param
 from scoresde_core.shapes import per_row
-from scoresde_run.models.classifier import NoisyClassifier
-from scoresde_run.models.network import Network
+from scoresde_run import Network, NoisyClassifier
 
 
 @attrs.frozen(eq=False)

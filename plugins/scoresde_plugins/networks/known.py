@@ -8,8 +8,8 @@ import torch
 from attrs.validators import ge
 from torch import Tensor, nn
 
-from scoresde_core.components import param
-from scoresde_run.models.network import Network
+from scoresde_core import param
+from scoresde_run import Network
 
 
 @attrs.frozen(kw_only=True)

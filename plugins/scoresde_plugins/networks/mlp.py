@@ -19,8 +19,8 @@ import torch
 from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
-from scoresde_core.components import param
-from scoresde_run.models.network import Network
+from scoresde_core import param
+from scoresde_run import Network
 
 from .classifier import ClassifierNetwork
 from .known import ClassEmbedding

@@ -18,7 +18,7 @@ import attrs
 from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
-from scoresde_core.components import param
+from scoresde_core import param
 
 from .layers import geometric
 from .refinenet import (

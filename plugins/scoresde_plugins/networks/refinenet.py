@@ -21,8 +21,8 @@ from attrs.validators import ge, in_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scoresde_core.components import param
-from scoresde_run.models.network import Network
+from scoresde_core import param
+from scoresde_run import Network
 from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
 
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, run

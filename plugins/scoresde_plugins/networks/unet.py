@@ -20,7 +20,7 @@ import torch
 from attrs import validators as check
 from torch import Tensor, nn
 
-from scoresde_core.components import param
+from scoresde_core import param
 from scoresde_core.shapes import expand
 
 from . import layers

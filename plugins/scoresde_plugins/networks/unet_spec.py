@@ -12,7 +12,7 @@ import attrs
 from attrs import validators as check
 from torch import Tensor
 
-from scoresde_core.components import param
+from scoresde_core import param
 
 from .known import KnowingNetwork
 from .layers import NONLINEARITIES, RECOMPUTE_HELP, geometric

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from scoresde_core.score import ScoreModel
+from scoresde_core import ScoreModel
 
 
 def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:

@@ -16,9 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import Level
+from scoresde_core import Level, Noise, ScoreModel
 
 Trace = Literal["rademacher", "gaussian", "exact"]
 _CHUNK = 64

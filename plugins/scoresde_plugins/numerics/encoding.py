@@ -13,9 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import GaussianPrior
+from scoresde_core import GaussianPrior, ScoreModel, UsageError
 from scoresde_core.shapes import expand
 
 from .batches import in_batches

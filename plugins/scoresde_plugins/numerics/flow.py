@@ -18,10 +18,7 @@ import torch
 from attrs.validators import ge, gt, in_
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import ScoreSDEError, UsageError
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, ScoreModel, ScoreSDEError, UsageError, param
 from scoresde_core.shapes import combine, shift
 
 from .runge_kutta import ADAPTIVE, adapt, pair

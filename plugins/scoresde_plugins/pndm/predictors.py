@@ -14,10 +14,7 @@ part is ``ipndm``, which starts with steps of lower order instead.
 import attrs
 from torch import Tensor
 
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.steps import MultistepPredictor, Past
+from scoresde_core import Draw, MultistepPredictor, Past, ScoreModel, Step
 
 from ..coordinates import ENTRIES, level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH

@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import SDE
+from scoresde_core import SDE
 
 
 def importance_times(sde: SDE, u: Tensor, t_min: float) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, param
 
 from ..song2021.sdes import LARGEST, T_MIN_HELP
 

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.sde import SDE, Level, Transition
+from scoresde_core import SDE, Level, Transition
 
 ChainName = Literal["published", "exact"]
 CHAIN_HELP = "discrete chain: the published table, or the exact transitions between the grid's times"

@@ -15,11 +15,9 @@ import attrs
 from attrs.validators import and_, gt, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Draws, Loss
-from scoresde_core.score import level_of
+from scoresde_core import Draws, Loss, level_of, param
 from scoresde_core.shapes import combine
-from scoresde_run.models.classifier import NoisyClassifier
+from scoresde_run import NoisyClassifier
 
 from .losses import STRATIFIED_HELP
 

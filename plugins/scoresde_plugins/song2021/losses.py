@@ -19,11 +19,9 @@ import attrs
 from attrs.validators import and_, gt, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.loss import Draws, Loss, Reduction, denoising_error
-from scoresde_core.score import ScoreModel, in_frame, level_of
-from scoresde_core.sde import SDE
-from scoresde_run.models.network_score import NetworkScore
+from scoresde_core import SDE, Draws, Loss, Reduction, ScoreModel, denoising_error, level_of, param
+from scoresde_core.score import in_frame
+from scoresde_run import NetworkScore
 
 from ..coordinates import LINEAR
 

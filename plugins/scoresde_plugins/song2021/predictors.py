@@ -13,13 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Draw
-from scoresde_core.schedule import Grid, Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Draw, Grid, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, shift
-from scoresde_core.steps import Predictor
 
 from ..coordinates import FORMS, LINEAR
 from ..grids import UniformGrid

@@ -22,7 +22,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import mismatches, summary
 

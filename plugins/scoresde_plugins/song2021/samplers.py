@@ -6,12 +6,7 @@ import attrs
 from attrs.validators import ge, gt, instance_of
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Noise
-from scoresde_core.sampler import Observer, Sampler
-from scoresde_core.schedule import Grid, Schedule
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, Grid, Noise, Observer, Sampler, Schedule, ScoreModel, param
 from scoresde_core.steps import Corrector, Past, Predictor, advance, unserved
 
 from ..coordinates import FORMS

@@ -19,8 +19,7 @@ import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.sde import SDE, GaussianPrior, Transition
+from scoresde_core import SDE, GaussianPrior, Transition, param
 
 from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, TabulatedSDE
 

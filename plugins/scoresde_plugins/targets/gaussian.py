@@ -22,12 +22,8 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.estimate import Estimate
-from scoresde_core.frame import Basis, rotate
-from scoresde_core.noise import Noise
-from scoresde_core.sde import DATA, Level
-from scoresde_core.target import Target
+from scoresde_core import DATA, Basis, Estimate, Level, Noise, Target, param
+from scoresde_core.frame import rotate
 
 from ..numerics.cosines import cosines
 from .level import coefficients, events

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from scoresde_core.components import param
+from scoresde_core import param
 
 from .mfa_file import load
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget

@@ -16,8 +16,7 @@ import attrs
 import torch
 from safetensors import SafetensorError
 
-from scoresde_core.errors import FileError
-from scoresde_core.estimate import Estimate
+from scoresde_core import Estimate, FileError
 from scoresde_run.machine import inputs
 
 from ..tensor_file import Format

@@ -23,7 +23,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_run.data.units import Units
+from scoresde_run import Units
 
 from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers

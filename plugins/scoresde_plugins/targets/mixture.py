@@ -31,10 +31,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.estimate import Estimate
-from scoresde_core.noise import Noise
-from scoresde_core.sde import DATA, Level
-from scoresde_core.target import Target
+from scoresde_core import DATA, Estimate, Level, Noise, Target
 
 from .level import Coefficient, coefficients, events
 

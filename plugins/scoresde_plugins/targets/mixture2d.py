@@ -21,7 +21,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from scoresde_core.components import param
+from scoresde_core import param
 
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 

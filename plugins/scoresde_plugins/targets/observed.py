@@ -17,10 +17,8 @@ import attrs
 from attrs.validators import gt
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Noise, key
-from scoresde_core.sde import Level
-from scoresde_core.target import Target
+from scoresde_core import Level, Noise, Target, param
+from scoresde_core.noise import key
 
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 from .mixture2d import Mixture2DTarget

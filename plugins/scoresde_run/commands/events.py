@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoresde_core.components import parse
-from scoresde_core.errors import UnknownName, UsageError
-from scoresde_core.registry import OURS, Registry
+from scoresde_core import OURS, Registry, UnknownName, UsageError, parse
 
 from ..data import array_file
 from ..machine import inputs

@@ -12,9 +12,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scoresde_core.components import parse_value
-from scoresde_core.errors import UsageError, near_misses
-from scoresde_core.registry import Registry
+from scoresde_core import Registry, UsageError, near_misses, parse_value
 
 from .events import find_events, open_events, take, to_model
 from .opened import OpenedModel
@@ -22,7 +20,7 @@ from .opened import OpenedModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scoresde_core.score import ScoreModel
+    from scoresde_core import ScoreModel
 
     from ..data.dataset import Dataset
 

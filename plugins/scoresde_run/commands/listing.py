@@ -16,10 +16,7 @@ from typing import Any
 
 import attrs
 
-from scoresde_core.components import parameters
-from scoresde_core.errors import UsageError
-from scoresde_core.kinds import KINDS, find_kind
-from scoresde_core.registry import Entry, Registry
+from scoresde_core import KINDS, Entry, Registry, UsageError, find_kind, parameters
 
 
 def configure(commands: Any) -> None:
@@ -123,7 +120,7 @@ def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
 
 def _grid_of(cls: type, registry: Registry) -> str | None:
     """The grid of a predictor class, as it would be typed."""
-    from scoresde_core.schedule import Grid
+    from scoresde_core import Grid
 
     grid = getattr(cls, "grid", None)
     return str(registry.typed(grid) or grid) if isinstance(grid, Grid) else None

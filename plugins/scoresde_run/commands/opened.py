@@ -8,18 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import OURS, Registry
+from scoresde_core import OURS, Registry, UsageError
 
 from .options import add_changes, add_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from scoresde_core.sampler import Sampler
-    from scoresde_core.score import ScoreModel
-    from scoresde_core.sde import SDE
-    from scoresde_core.target import Target
+    from scoresde_core import SDE, Sampler, ScoreModel, Target
 
     from ..data.units import Units
     from ..models.model import Model, Plan
@@ -114,7 +110,7 @@ def open_model(
 
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
-    from scoresde_core.score import ExactScore
+    from scoresde_core import ExactScore
 
     from ..data.units import Units
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scoresde_core.components import parse_value
-from scoresde_core.errors import UsageError
+from scoresde_core import UsageError, parse_value
 
 MOST = 10**9
 """The largest count of samples, batches, passes and the like."""

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, Registry, UsageError
 
 from .listing import list_components
 

@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.components import parameters
-from scoresde_core.errors import FileError, ScoreSDEError, UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, FileError, Registry, ScoreSDEError, UsageError, parameters
 
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scoresde_core.sampler import Sampler, Samples
+    from scoresde_core import Sampler, Samples
 
     from ..data.units import Units
     from ..sampling.condition import Condition, Observation
@@ -217,7 +214,7 @@ def _known(observation: Observation | None, opened: OpenedModel, n: int) -> Tens
     """The known part of each sample, the middle of the range elsewhere; None for other conditions."""
     import torch
 
-    from scoresde_core.sde import DATA
+    from scoresde_core import DATA
 
     if observation is None or not observation.acts_on_state:
         return None

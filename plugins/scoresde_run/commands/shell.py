@@ -19,9 +19,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scoresde_core.components import parse
-from scoresde_core.errors import FileError, ScoreSDEError, UsageError, near_misses
-from scoresde_core.registry import Entry, Registry, load_registry
+from scoresde_core import Entry, FileError, Registry, ScoreSDEError, UsageError, load_registry, near_misses, parse
 
 from ..machine.version import own_version
 from ..machine.visible import Visible

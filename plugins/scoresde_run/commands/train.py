@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from scoresde_core.command import Command
-from scoresde_core.errors import FileError, UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, FileError, Registry, UsageError
 
 from ..machine.files import locked
 from ..machine.progress import Progress

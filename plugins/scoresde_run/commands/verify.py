@@ -12,9 +12,7 @@ import attrs
 from safetensors import SafetensorError
 from yaml import YAMLError
 
-from scoresde_core.command import Command
-from scoresde_core.errors import FileError, UsageError
-from scoresde_core.registry import Registry
+from scoresde_core import Command, FileError, Registry, UsageError
 
 
 @attrs.frozen

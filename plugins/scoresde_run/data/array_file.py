@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoresde_core.errors import FileError, UsageError
+from scoresde_core import FileError, UsageError
 
 from ..machine import inputs
 

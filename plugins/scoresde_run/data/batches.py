@@ -22,9 +22,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.errors import ScoreSDEError, UsageError
-from scoresde_core.loss import Draws
+from scoresde_core import Draws, ScoreSDEError, UsageError, param
 from scoresde_core.noise import key
 
 from .dataset import STORED, Dataset, Events, Split, rows

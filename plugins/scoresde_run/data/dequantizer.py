@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from scoresde_core.noise import Draw
+from scoresde_core import Draw
 
 
 class Dequantizer(ABC):

@@ -13,11 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from scoresde_core import SDE, Sampler, ScoreModel, Target
 from scoresde_core.noise import key
-from scoresde_core.sampler import Sampler
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE
-from scoresde_core.target import Target
 
 from ..machine.processes import Processes
 from .units import Units

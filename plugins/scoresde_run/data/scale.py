@@ -9,8 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, UsageError
 
 from .dataset import Dataset, Events, rows
 from .units import Units

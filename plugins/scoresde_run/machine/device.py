@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from scoresde_core.errors import UsageError
+from scoresde_core import UsageError
 
 PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The ``autocast`` type of a network by name; the state keeps its own."""

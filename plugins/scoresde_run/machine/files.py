@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 
 from .lock import held, lock
 

@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
+from scoresde_core import FileError, ScoreSDEError
 from scoresde_core.document import LIMIT
 from scoresde_core.document import regular as regular
-from scoresde_core.errors import FileError, ScoreSDEError
 
 if TYPE_CHECKING:
     import numpy as np

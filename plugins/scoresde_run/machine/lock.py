@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 
 Kind = Literal["lockf", "flock"]
 

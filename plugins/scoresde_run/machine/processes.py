@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from scoresde_core.errors import UsageError
+from scoresde_core import UsageError
 
 from .device import find_device
 

@@ -12,8 +12,7 @@ from .visible import Visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scoresde_core.registry import Registry
-    from scoresde_core.sampler import Observer
+    from scoresde_core import Observer, Registry
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -27,9 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scoresde_core.components import Spec, param
-from scoresde_core.errors import FileError, UnknownName
-from scoresde_core.registry import OURS, Registry
+from scoresde_core import OURS, FileError, Registry, Spec, UnknownName, param
 
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, Level
 
 
 class NoisyClassifier(ABC):

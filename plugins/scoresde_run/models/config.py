@@ -28,14 +28,13 @@ import attrs
 import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 
-from scoresde_core.components import Spec, build, param, parameters, parse, parse_value
-from scoresde_core.errors import FileError, UsageError, near_misses
+from scoresde_core import FileError, Spec, UsageError, build, near_misses, param, parameters, parse, parse_value
 
 from ..machine import document, inputs
 from . import names
 
 if TYPE_CHECKING:
-    from scoresde_core.registry import Registry
+    from scoresde_core import Registry
 
 FORMAT = 1
 _COMPONENT_KEY = "name"

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.score import ScoreModel
+from scoresde_core import ScoreModel, UsageError
 
 
 def wanted(model: Any) -> dict[str, int | tuple[int, ...]]:

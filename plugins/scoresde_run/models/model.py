@@ -14,13 +14,7 @@ import attrs
 import torch
 from torch import nn
 
-from scoresde_core.components import Spec, parameters
-from scoresde_core.errors import UsageError
-from scoresde_core.loss import Loss
-from scoresde_core.registry import OURS, Registry
-from scoresde_core.sampler import Sampler
-from scoresde_core.sde import SDE
-from scoresde_core.steps import unserved
+from scoresde_core import OURS, SDE, Loss, Registry, Sampler, Spec, UsageError, parameters, unserved
 
 from ..data.batches import Preprocessing
 from ..data.dataset import Dataset, Levels

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scoresde_core.components import Spec, parameters, parse
-from scoresde_core.errors import ScoreSDEError
+from scoresde_core import Registry, ScoreSDEError, Spec, parameters, parse
 from scoresde_core.kinds import kind_of
-from scoresde_core.registry import Registry
 
 
 def clear(registry: Registry, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:

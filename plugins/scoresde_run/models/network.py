@@ -9,8 +9,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from scoresde_core.components import param
-from scoresde_core.sde import SDE
+from scoresde_core import SDE, param
 
 from .network_score import NetworkScore
 from .parameterisation import LABELS, PARAMETERISATIONS, named_in

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scoresde_core.errors import UsageError, near_misses
-from scoresde_core.score import NO_SIGNAL, ScoreModel
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, Level, ScoreModel, UsageError, near_misses
+from scoresde_core.score import NO_SIGNAL
 from scoresde_core.shapes import per_row
 
 from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS

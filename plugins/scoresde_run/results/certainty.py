@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from scoresde_core.estimate import Estimate
+from scoresde_core import Estimate
 
 ALPHA = 0.05
 """The significance level, of one statement or of a family."""

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 
 from ..models.checkpoint import INDEX, newest
 

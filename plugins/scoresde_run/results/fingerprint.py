@@ -20,9 +20,8 @@ import attrs
 import numpy as np
 import torch
 
+from scoresde_core import KINDS, Registry
 from scoresde_core.components import HANDED
-from scoresde_core.kinds import KINDS
-from scoresde_core.registry import Registry
 
 from .digests import digest, of_path, of_source
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from scoresde_core.registry import Registry
+from scoresde_core import Registry
 
 from ..machine import document
 from ..machine.digest import SEAL, digest_of

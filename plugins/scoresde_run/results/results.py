@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 
 from ..machine import files, inputs
 from ..machine.digest import DIGEST, digest_of

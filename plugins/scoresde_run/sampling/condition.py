@@ -17,12 +17,7 @@ from collections.abc import Callable
 import attrs
 from torch import Tensor
 
-from scoresde_core.components import param, parameters
-from scoresde_core.noise import Draw, Noise
-from scoresde_core.sampler import Observer, Sampler
-from scoresde_core.schedule import Step
-from scoresde_core.score import ScoreModel
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, Draw, Level, Noise, Observer, Sampler, ScoreModel, Step, param, parameters
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance
 
 

@@ -13,11 +13,7 @@ import torch
 from attrs.validators import ge
 from torch import Tensor
 
-from scoresde_core.components import param
-from scoresde_core.noise import Noise
-from scoresde_core.sampler import Observer, Sampler
-from scoresde_core.score import ScoreModel, WrappedScore
-from scoresde_core.sde import SDE, Level
+from scoresde_core import SDE, Level, Noise, Observer, Sampler, ScoreModel, WrappedScore, param
 
 
 class ExtrapolatedScore(WrappedScore):

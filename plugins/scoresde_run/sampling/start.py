@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from scoresde_core.errors import UsageError
-from scoresde_core.noise import Noise
-from scoresde_core.score import ScoreModel
+from scoresde_core import Noise, ScoreModel, UsageError
 
 
 def start_from(model: ScoreModel, x: Tensor, t: float, seed: int = 0) -> tuple[ScoreModel, Tensor]:

@@ -22,9 +22,8 @@ from typing import Any, Literal
 import attrs
 import torch
 
-from scoresde_core.errors import FileError, ScoreSDEError, UsageError
+from scoresde_core import OURS, FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
-from scoresde_core.registry import OURS
 
 from ..machine import files, inputs
 from ..machine.digest import sealed

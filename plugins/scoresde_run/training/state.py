@@ -20,7 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from scoresde_core.errors import FileError
+from scoresde_core import FileError
 
 from ..machine import inputs
 from ..machine.digest import DIGEST, digest_of

@@ -27,13 +27,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from scoresde_core import OURS, Draws, FileError, Loss, Registry, ScoreModel, Spec, UsageError
 from scoresde_core import sampler as sampling
-from scoresde_core.components import Spec
-from scoresde_core.errors import FileError, UsageError
-from scoresde_core.loss import Draws, Loss
 from scoresde_core.noise import key
-from scoresde_core.registry import OURS, Registry
-from scoresde_core.score import ScoreModel
 
 from ..data.batches import Batch, Batches, Preprocessing
 from ..data.dataset import Dataset, Split

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from scoresde_run.results.results import Row
+from scoresde_run import Row
 
 from ..executor import Executor, Started, Task
 from ..worker import perform

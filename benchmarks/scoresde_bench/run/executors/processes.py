@@ -21,8 +21,8 @@ from typing import Any
 import attrs
 from attrs.validators import ge, le, optional
 
-from scoresde_core.components import param
-from scoresde_run.results.results import Row
+from scoresde_core import param
+from scoresde_run import Row
 
 from .. import importable
 from ..executor import Executor, Started, Task
