@@ -1,7 +1,5 @@
 """Commands: the subcommands of ``scoresde``, which plugins add like any other component."""
 
-from __future__ import annotations
-
 import argparse
 from abc import ABC, abstractmethod
 

@@ -1,7 +1,5 @@
 """The base of contracts, with methods that follow from others and must not be overridden."""
 
-from __future__ import annotations
-
 from abc import ABC
 from collections.abc import Callable
 from inspect import getattr_static

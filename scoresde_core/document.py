@@ -3,8 +3,6 @@
 A document has at most :data:`LIMIT` bytes, :data:`DEEPEST` levels and, with aliases written out, :data:`VALUES` values.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from collections import Counter

@@ -1,7 +1,5 @@
 """Estimates: a number with its standard error and the degrees of freedom of that error."""
 
-from __future__ import annotations
-
 import math
 
 import attrs

@@ -3,8 +3,6 @@
 The floor is the score of as many exact samples: below it no sampler can be told apart from the truth.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

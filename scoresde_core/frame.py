@@ -7,8 +7,6 @@ one number, or one number an entry, and every sampler written in alpha and sigma
 ``Q score_x``. A process with ``parts`` > 1 adds variables to the data, such as a velocity: they are zero in c_0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import attrs

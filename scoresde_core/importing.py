@@ -1,7 +1,5 @@
 """Importing a plugin: redirects what it prints, and reads what can be known without the import."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

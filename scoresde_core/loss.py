@@ -8,8 +8,6 @@ has a minimiser of E|e|^2 at every t: E[-z / sigma | x_t], the exact score (Vinc
 arXiv:2011.13456, Eq. 7). Losses differ in the law of t, the weight of |e|^2 and the reduction over dimensions.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal

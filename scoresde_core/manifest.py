@@ -15,8 +15,6 @@ The components of a kind with ``data: true`` are files, read by its contract: ``
 errors in a file are reported at once.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ draws the whole block and keeps its part. The same seed therefore gives the same
 of processes on one kind of device. (Torch's CPU generator keeps 32 bits of its seed, its CUDA generator all 64.)
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Callable

@@ -6,8 +6,6 @@ are staged and only registered once all of it has loaded. A module that has such
 until one of its components is used. What a plugin prints on import goes to stderr, prefixed with its name.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import sys

@@ -5,8 +5,6 @@
 LangevinCorrector(snr=0.1, n_steps=1, norm='batch')
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import importlib.resources

@@ -1,7 +1,5 @@
 """Samplers: the loop from the prior to a sample; and :func:`sample`, which runs one over any number of samples."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection

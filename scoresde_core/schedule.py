@@ -4,8 +4,6 @@ N steps visit N noise levels: ``times`` holds N + 1 values, 1 = times[0] > ... >
 The last step leads from ``t_min`` to clean data, as in the papers' loops, whose final mean is the denoised sample.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 

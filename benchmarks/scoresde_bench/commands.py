@@ -7,8 +7,6 @@
 ``compare`` exits with 0 if nothing is worse, 1 if something is, 2 if nothing can be compared.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ law: row 0 starts at 0, row j at the j-th unit vector, and each further row gets
 state then has mean b + M m and covariance M C M^T + N N^T: no sample is drawn.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What a component is combined with: its variants and the SDEs. Failures name both."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -8,8 +8,6 @@ Expectations are means over points of a scrambled Sobol sequence (Owen 1997, doi
 random numbers: a few thousand points reveal an error of 2 % in the noise.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

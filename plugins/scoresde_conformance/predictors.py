@@ -1,7 +1,5 @@
 """Predictors: the declared order of convergence, measured without noise on Gaussian data, and exact bookkeeping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import partial

@@ -8,8 +8,6 @@ All other methods of the contract follow from alpha and sigma, and are compared 
 published discretisation need not be exact, so it is compared with the SDE in the limit of many steps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import wraps

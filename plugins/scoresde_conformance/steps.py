@@ -1,7 +1,5 @@
 """What predictors and correctors have in common: a step gives a state and its noise-free mean, each row by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Processes that move to an observation, of coupled variables, and with any drift: each claim against its equation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Safetensors files with a format name and a version in their metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Imports no torch, so that usage errors are reported at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

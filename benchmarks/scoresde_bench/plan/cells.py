@@ -6,8 +6,6 @@ the versions of their plugins, their source, and the content of the files that t
 random numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any

@@ -5,8 +5,6 @@ checkpoint   a learned score under its own SDE, compared with a target if one is
 preset       a network with random weights, as fast as a trained one; its samples are meaningless
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self

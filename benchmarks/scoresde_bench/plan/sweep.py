@@ -4,8 +4,6 @@ Every value of every axis is combined with every other. A list given to a parame
 several components, also inside a nested component: ``pc[predictor=ddim[eta=[0,1]],steps=[10,20]]`` stands for four.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Sequence

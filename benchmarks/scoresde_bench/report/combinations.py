@@ -14,8 +14,6 @@ look significant. So the standard error is the larger of the two, with its own d
 by Welch and Satterthwaite), and both are kept.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence

@@ -14,8 +14,6 @@ long tails. Of a thousand unchanged values fifty would lie below 0.05, so by def
 the chance of even one false alarm in the whole comparison below 5 % (:mod:`scoresde_run.results.certainty`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Markdown has rounded values, the best in bold, ``~`` within its noise. CSV has f
 skipped and failed ones), four columns per metric, and the command that repeats the cell.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

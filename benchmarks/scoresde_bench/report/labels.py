@@ -4,8 +4,6 @@ A label always names the SDE and the step count, and other axes only if they var
 according to their standard error.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A line joins the step counts (or training steps) of one combination. A frame sho
 by the axes that give the fewest panels, side by side on one scale.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ between runs, samples, all values, cells that did not run, how to read the metri
 The script adds sorting, filtering, tooltips and copying.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

@@ -22,8 +22,6 @@ p is the order of this metric's error, not the strong order of the method: near 
 and error add in squares, exceeds the floor by the square of the error.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import product

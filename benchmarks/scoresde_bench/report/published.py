@@ -5,8 +5,6 @@ A suite lists them with the names of their cells. A row may have ``published``: 
 ``{"fid": 2.41, "source": "Song et al. 2021, Table 1"}``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

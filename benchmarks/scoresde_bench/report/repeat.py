@@ -3,8 +3,6 @@
 Its key is the same unless versions, source or files of the components have changed.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ results.jsonl                 a file of rows, from scoresde-bench or scoresde ev
 few_step                      a folder of benchmarks/results, by name, in the root of a checkout
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections import Counter

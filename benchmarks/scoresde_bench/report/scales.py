@@ -9,8 +9,6 @@ which is linear within about c of zero and logarithmic beyond, so that values of
 stay legible.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from statistics import median

@@ -1,7 +1,5 @@
 """Runs one cell: sample, time, count evaluations, evaluate. The outcome is always a row."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -6,8 +6,6 @@ cells, or else measured with batches that grow towards the cell's size, because 
 the call and does not scale. The shortest of several evaluations counts, because a busy machine only adds time.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

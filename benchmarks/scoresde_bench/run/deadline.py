@@ -1,7 +1,5 @@
 """A time limit for code in the main thread of this process."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

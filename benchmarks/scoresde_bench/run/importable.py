@@ -5,8 +5,6 @@ of the standard library, here and in every worker. Components of a local registr
 looked up beside that file.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """Runs a task in the current process: the command, a worker (:mod:`.serve`), or a job of a cluster."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -8,8 +8,6 @@ In the orthonormal cosine basis c = Q x, with frequencies n_h, n_w of an H x W i
 with a and sigma those of a variance-preserving process. Fine detail goes first, by blur; noise covers what is left.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -12,8 +12,6 @@ with b = 4B/Gamma. The second term is the velocity's law at t = 0, N(0, gamma M)
 alone, which is hybrid score matching (Eq. 8).
 """
 
-from __future__ import annotations
-
 import math
 
 import attrs

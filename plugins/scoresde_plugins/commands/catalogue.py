@@ -3,8 +3,6 @@
 The page is one file without scripts, fonts or pictures from elsewhere.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import re

@@ -1,7 +1,5 @@
 """``scoresde doctor``: what a report of a fault needs to say, in one block."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

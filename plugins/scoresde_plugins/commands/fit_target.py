@@ -1,7 +1,5 @@
 """``scoresde fit-target``: fits a mixture of factor analysers to a data set, and saves it as a target."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

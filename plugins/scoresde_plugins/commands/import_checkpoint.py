@@ -1,7 +1,5 @@
 """``scoresde import-checkpoint``: converts a published ``.pth`` file to a checkpoint."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

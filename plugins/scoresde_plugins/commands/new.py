@@ -3,8 +3,6 @@
 The templates are in ``scoresde_plugins/scaffold``: the files that all kinds share, and a component for each kind.
 """
 
-from __future__ import annotations
-
 import argparse
 import keyword
 import re

@@ -7,8 +7,6 @@ this bound in bits/dim, without the small step from t_min to the data. The train
 are those of ``scoresde train``.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from typing import Any

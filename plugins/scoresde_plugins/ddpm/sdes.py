@@ -6,8 +6,6 @@ Between entries the angle phi = atan(sqrt(abar / (1 - abar))) is interpolated by
     alpha = sin phi,   sigma = cos phi       (finite without terminal signal, phi = 0)
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from pathlib import Path

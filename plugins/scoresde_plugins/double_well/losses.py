@@ -7,8 +7,6 @@ process (of weak order 2, as its noise does not depend on x), in ``steps`` steps
 are +-1.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -6,8 +6,6 @@ with s = sigma / alpha and d the standard deviation of the data. As D - x_0 = s 
 denoising error is (s^2 + d^2) / d^2.
 """
 
-from __future__ import annotations
-
 import math
 
 import attrs

@@ -9,8 +9,6 @@ Events of a batch are coupled only by an ODE's error norm or a corrector's mean 
 and the number of processes is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ The name of a folder has a hash of everything that its numbers depend on: weight
 device and versions. Other settings go to another folder; nothing is mixed or replaced.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 Every outcome, a failure too, is a row, and the processes agree on it at every stage.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import partial

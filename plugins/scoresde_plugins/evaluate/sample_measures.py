@@ -5,8 +5,6 @@ the features, is computed in batches before that: of the samples, and of the tru
 once for all evaluators that use the same extractor. All checkpoints share the features of true events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar

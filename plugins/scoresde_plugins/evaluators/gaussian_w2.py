@@ -8,8 +8,6 @@ is the distance of two Gaussians. It has three parts (Pierret & Galerne 2025, ar
 the true marginal at t = 1, the steps, and the end at t_min. ``start=marginal`` removes the first.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

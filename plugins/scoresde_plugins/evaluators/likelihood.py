@@ -8,8 +8,6 @@ the start at t_min instead of 0, and the prior in place of p_1. Its mean is minu
 dimension. The second is KL(p || p_SDE) plus the slack of the bound.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import ClassVar, Literal

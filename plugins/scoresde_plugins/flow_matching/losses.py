@@ -6,8 +6,6 @@ for the model's velocity v = alpha' D + sigma' E with D = E[x_0 | x] and E = E[e
 difference is (sigma' - alpha' sigma / alpha) (E - eps): a weighted denoising loss, for any process and network.
 """
 
-from __future__ import annotations
-
 import attrs
 from torch import Tensor
 

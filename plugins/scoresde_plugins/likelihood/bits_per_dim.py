@@ -13,8 +13,6 @@ floats, with function evaluations. The density is that of the data, whatever the
 log p_data(x) = log p_model(encode(x)) - log |d data / d model|. In another unit bits differ by the unit's logarithm.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat

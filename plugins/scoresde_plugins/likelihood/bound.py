@@ -15,8 +15,6 @@ x_{t_min} -> x through a Gaussian about Tweedie's mean: -log N(x; (x_t + sigma^2
 entropy of x_{t_min} given x. The entropy term is negative and large; without it any number looks good.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

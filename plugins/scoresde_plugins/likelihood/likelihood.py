@@ -11,8 +11,6 @@ A process of several parts, such as position x and velocity v, has the density o
 t_min, log p(x, v) - log q(v) is on average a lower bound of log p(x) (Dockhorn et al. 2022, arXiv:2112.07068, B.5).
 """
 
-from __future__ import annotations
-
 import attrs
 import torch
 from torch import Tensor

@@ -14,8 +14,6 @@ The exact score needs nothing new of a target: u says of x_0 what the scalar obs
 k the first column of R^-1 A: c = |k| x_0 + eps.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Processes with one alpha and sigma for each channel, entry or frequency of an event."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """A process of its own for each channel of an event."""
 
-from __future__ import annotations
-
 from typing import Self
 
 import attrs

@@ -6,8 +6,6 @@ with i uniform over the N scales of the SDE's table (:meth:`scoresde_core.sde.SD
 alpha_i = 1, DDPM the case alpha_i^2 + sigma_i^2 = 1: one formula, two tables.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import attrs

@@ -19,8 +19,6 @@ Technique 5   an exponential moving average of the weights, of rate 0.999.
 Technique 3 is a network that divides its output by sigma instead of taking a label: ``ncsnv2``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Batches of events, each with the score model of its rows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -8,8 +8,6 @@ pass of its own: one probe is one forward and one backward pass. With S the symm
 probe is 2 (|S|^2 - sum_i S_ii^2) with entries +-1 (Rademacher) and 2 |S|^2 with Gaussian entries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

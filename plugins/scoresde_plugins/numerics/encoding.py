@@ -5,8 +5,6 @@ the marginals p_t alone, not on the network: two models of the same data with ex
 2021, arXiv:2011.13456, Section 4.3 and Appendix D.5). Latents have the scale of the prior: 1 for VP, sigma_max for VE.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict, Unpack
 
 import attrs

@@ -8,8 +8,6 @@ solving towards t_min decodes; the two are inverse to each other, and the change
 likelihood.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

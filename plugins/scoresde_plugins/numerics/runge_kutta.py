@@ -15,8 +15,6 @@ wait for the device, and a step of a pair waits once, for its ratio. (``adaptive
 at the solution; torchdiffeq uses the one at Euler's point.)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache

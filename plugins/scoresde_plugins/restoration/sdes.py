@@ -8,8 +8,6 @@ with a, b the smallest and the largest noise of OUVE. They solve dx = th (y - x)
 dx = g^2 (y - x) / (S - s) dt + g dw with g^2 = c k^{2t}, and dx = theta (y - x) dt + lam sqrt(2 theta) dw.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -10,8 +10,6 @@ log(e^B - 1) - B for sub-VP, as in ScoreFlow's published code, 2 t log(sigma_max
 2 log t for linear VE. Near t = 0 this is accurate if the SDE computes sigma without cancellation.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

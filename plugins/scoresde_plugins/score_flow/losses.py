@@ -1,7 +1,5 @@
 r"""Likelihood-weighted denoising score matching with importance-sampled times (arXiv:2101.09258, Section 4.3)."""
 
-from __future__ import annotations
-
 import attrs
 from torch import Tensor
 

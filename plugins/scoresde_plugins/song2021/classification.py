@@ -7,8 +7,6 @@ H(y | x_t); any other q exceeds it by its mean KL divergence from the posterior.
 in the paper's sum over geometric noise scales.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import attrs

@@ -10,8 +10,6 @@ Under the first weighting gradients have a similar scale at all times; under the
 because g^2 / sigma^2 grows as 1/t: ``importance`` is the same loss with less variance.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Literal
 

@@ -11,8 +11,6 @@ the trained parameters, in the order of the model's state dict. Frozen parameter
 Files are pickles; they are read with ``weights_only``, which runs no code from them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

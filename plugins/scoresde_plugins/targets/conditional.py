@@ -9,8 +9,6 @@ With c = Q x, Q orthonormal, component k of a mixture is N(m, C) in coefficients
 so the conditional law is a mixture again, of the unknown coefficients only.
 """
 
-from __future__ import annotations
-
 import attrs
 import torch
 from torch import Tensor

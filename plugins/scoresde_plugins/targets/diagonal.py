@@ -8,8 +8,6 @@ and z = L^-1 Q^T (c / a) has the components N(L^-1 mu_k, L^-1 W_k (L^-1 W_k)^T +
 again, without noise of its own. One Cholesky factor a level, and two products more than for one coefficient a call.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

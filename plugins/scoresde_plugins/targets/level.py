@@ -1,7 +1,5 @@
 """Noise levels as two floats, if the whole batch shares one, or as two columns, if each row has its own."""
 
-from __future__ import annotations
-
 from math import prod
 
 import torch

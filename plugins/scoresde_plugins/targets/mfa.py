@@ -4,8 +4,6 @@ The bundled file was fitted to the 60,000 training images of MNIST (LeCun et al.
 settings, its held-out likelihood and the command that reproduces it.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar

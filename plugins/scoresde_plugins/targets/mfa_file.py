@@ -5,8 +5,6 @@ variances psi. The rounded parameters are the target: every number in the metada
 is text; its ``report`` is JSON, which may gain entries within a version.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

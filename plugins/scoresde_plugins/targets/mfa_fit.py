@@ -12,8 +12,6 @@ uint8 images become a density on [-1, 1] by uniform dequantisation, 2 (v + u) / 
 whole fit. The likelihood of such a density bounds that of the grey levels (Theis et al. 2016, arXiv:1511.01844).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from math import prod

@@ -10,8 +10,6 @@ All components share the covariance std^2 I, so p_{alpha, sigma} has means alpha
     pinwheel  five curved arms, K/5 means each, as in Johnson et al. 2016 (arXiv:1603.06277)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal

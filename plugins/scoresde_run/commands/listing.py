@@ -1,7 +1,5 @@
 """The commands ``scoresde list``, ``show`` and ``plugins``. Listing imports no component, and so no torch."""
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json

@@ -1,7 +1,5 @@
 """Options that several commands have, and checks of their values."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 An error is one line; ``--debug`` adds the traceback. Exit codes: docs/durability.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import io

@@ -1,7 +1,5 @@
 """``scoresde verify``: whether stored results are what was written."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Datasets: images or points as stored, with their splits."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

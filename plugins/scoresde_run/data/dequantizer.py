@@ -1,7 +1,5 @@
 """Dequantizers turn discrete values into samples of a density."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from torch import Tensor

@@ -3,8 +3,6 @@
 The truth is an exact target, or a data set, which has no formula but sets of events to compare with.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Extractors turn events into feature vectors, between which distances of sets of images are measured."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar

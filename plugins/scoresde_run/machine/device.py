@@ -1,7 +1,5 @@
 """Devices: finding one by name, its precision, and its memory."""
 
-from __future__ import annotations
-
 import ctypes
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Digests of stored records, by which a change after they were written is noticed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """YAML as this project writes it: the order of keys is kept, short lists are on one line."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

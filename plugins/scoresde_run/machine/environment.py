@@ -1,7 +1,5 @@
 """Where a result was measured: device, versions, git state."""
 
-from __future__ import annotations
-
 import platform
 import resource
 import subprocess

@@ -6,8 +6,6 @@ killed process is known: it is removed when the same file or folder is made agai
 process makes a file of that name, the temporary is ``.NAME.1.part``, and so on.)
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator

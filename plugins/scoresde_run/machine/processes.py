@@ -4,8 +4,6 @@ The rank of a process comes from the environment that ``torchrun`` sets (RANK, W
 compute; process 0 also writes, prints and samples.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A console of rich whose own codes reach the terminal, and whose texts cannot bring any."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from typing import Any

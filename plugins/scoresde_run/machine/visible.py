@@ -1,7 +1,5 @@
 """Text of others on a terminal, which would obey the control characters in it."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

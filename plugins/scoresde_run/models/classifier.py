@@ -1,7 +1,5 @@
 """Noise-conditional classifiers, which guide sampling to a class and which a classification loss trains."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from torch import Tensor

@@ -4,8 +4,6 @@
 ``labels``), networks and processes take it by name, and a command types it. No class is -1, no tensor zeros.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

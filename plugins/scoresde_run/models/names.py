@@ -1,7 +1,5 @@
 """Names of components in text that a plugin contains, such as a preset, a suite or a checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Networks: attrs specifications that build the module behind a learned score."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any

@@ -3,8 +3,6 @@ r"""Parameterisations and label rules: what a network's output means, and how it
 A plugin adds its own to :data:`PARAMETERISATIONS` and :data:`LABELS` where it defines the network that needs it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

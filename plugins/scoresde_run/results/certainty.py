@@ -13,8 +13,6 @@ Of many true hypotheses, some would be rejected at the 5 % level. Holm's step-do
 1979) holds the chance of any false rejection to 5 % and needs no independence. No torch here, and no scipy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache

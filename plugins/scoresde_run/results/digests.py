@@ -11,8 +11,6 @@ checkpoint or a training run covers its (newest) index, which has the hashes of 
 covers the names, sizes and times of the files below it but hidden ones, as first seen by this process.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,8 +4,6 @@ The index of a result, a YAML file or the header of a safetensors file, has the 
 of the options as typed, and of what they name: source of components, content of files and weights, versions, device.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ that was run again (after a failure) has two lines, of which the last counts. Ce
 their rows in ``arrived/``, one file per cell, which the holder of the claim appends.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Result rows of all commands: their schema, their warnings, and changes of what they depend on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

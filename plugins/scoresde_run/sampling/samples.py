@@ -1,7 +1,5 @@
 """Checks of drawn samples, before they count as a result."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -5,8 +5,6 @@
 A small t0 keeps the event, a large one keeps only its coarse features; t0 = t_max is the prior in all but alpha x.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from scoresde_core import Noise, ScoreModel, UsageError

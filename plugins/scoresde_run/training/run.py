@@ -9,8 +9,6 @@
 Every run begins at the newest state in its folder, or at step 0: resuming is not a separate mode.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -8,8 +8,6 @@ A folder appears whole or not at all (:mod:`scoresde_run.machine.files`). It hol
 data, times, noise and dropout follow from (seed, step).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Runs cells one after another in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import attrs

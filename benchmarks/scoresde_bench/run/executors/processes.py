@@ -4,8 +4,6 @@ A process sees one GPU; on a CPU, processes share the threads. If a worker dies 
 code, a signal), only its cell is lost, and another worker runs it again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

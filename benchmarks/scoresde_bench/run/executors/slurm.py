@@ -9,8 +9,6 @@ environment) shows while it exists. So a kill at any moment neither loses a job 
 ended is never taken for another one with its number.
 """
 
-from __future__ import annotations
-
 import getpass
 import json
 import os
