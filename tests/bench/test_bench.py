@@ -284,10 +284,10 @@ def test_what_will_take_hours_says_so_before_it_begins(bench, monkeypatch, cost,
     found = {"vp": cost, "ve": 4e4 if cost is None else 1.0}
     monkeypatch.setattr("scoresde_bench.run.costs.Costs.seconds", lambda self, cell: found[cell.names["sde"]])
     monkeypatch.setattr("scoresde_bench.run.work.FEW", 0)
-    code, out, _ = bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")
-    announced = [line for line in out.splitlines() if "(--dry-run lists them)" in line]
+    code, _, err = bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")
+    announced = [line for line in err.splitlines() if "(--dry-run lists them)" in line]
     assert (code, len(announced), all(told in line for line in announced)) == (0, bool(told), True)
-    assert "of work" not in bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")[1]  # nothing is left
+    assert "of work" not in bench(*SMALL, "--sde", "vp", "ve", "--steps", "5", "--out", "here")[2]  # nothing is left
 
 
 @pytest.mark.parametrize(

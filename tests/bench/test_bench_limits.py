@@ -12,8 +12,8 @@ from runs import rows_in
 
 from scoresde_bench.plan.suite import Block
 from scoresde_bench.plan.sweep import Sweep
-from scoresde_bench.run.costs import in_words
 from scoresde_core.registry import default_registry
+from scoresde_run.machine.progress import in_words
 
 SMALL = ["--target", "mixture2d", "--samples", "64", "--evaluator", "nll_gap"]
 ONE = [*SMALL, "--sde", "vp", "--steps", "5"]

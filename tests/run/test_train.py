@@ -20,12 +20,14 @@ from scoresde_core.loss import Draws
 from scoresde_core.registry import load_registry
 from scoresde_core.score import ExactScore
 from scoresde_run.commands.shell import main
+from scoresde_run.commands.train import _show
 from scoresde_run.machine.processes import Processes
+from scoresde_run.machine.progress import Progress
 from scoresde_run.models import checkpoint
-from scoresde_run.models.config import Config
+from scoresde_run.models.config import Config, TrainingConfig
 from scoresde_run.models.model import plan_model
 from scoresde_run.training import state as training_state
-from scoresde_run.training.run import TrainingRun, difference
+from scoresde_run.training.run import Event, TrainingRun, difference
 from scoresde_run.training.trainer import Average, Trainer, plan_training
 
 REGISTRY = load_registry()
@@ -376,6 +378,16 @@ class TestRun:
         _, _, everything = scoresde("--log-level", "debug", "--out", "loud")
         assert quiet == ""
         assert all(text in everything for text in ("step 4 of 12: loss", "test loss", "checkpoints/step_000000008"))
+
+    @pytest.mark.parametrize(
+        ("iterations", "told"), [(50_010, ", about 13.9 h left"), (3_611, ", about 60"), (3_610, "")]
+    )
+    def test_hours_of_work_are_said(self, capsys, iterations, told):
+        """Ten steps of 100 events are done, at 100 a second."""
+        event = Event("loss", 10, {"loss": 0.5, "events_per_second": 100.0})
+        _show(event, Progress(), TrainingConfig(iterations=iterations, batch_size=100), True, False)
+        line = f"step 10 of {iterations}: loss 0.5, 100 events/s"
+        assert capsys.readouterr().err.startswith(line + told if told else line + "\n")
 
     def test_a_damaged_state_is_a_warning_at_its_level(self, scoresde):
         scoresde("--out", "run")

@@ -175,12 +175,3 @@ def _rate_key(cell: Cell) -> Any:
 
 def _judging_key(cell: Cell) -> Any:
     return cell.names.get("target"), cell.samples, cell.evaluators, cell.dtype, cell.device
-
-
-def in_words(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

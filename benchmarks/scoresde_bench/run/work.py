@@ -17,7 +17,7 @@ import torch
 
 from scoresde_core import FileError, Registry
 from scoresde_run.machine.device import slow_precision
-from scoresde_run.machine.progress import Progress
+from scoresde_run.machine.progress import Progress, in_words
 from scoresde_run.machine.terminal import Terminal
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
@@ -29,7 +29,7 @@ from ..report.page import write_report
 from ..report.published import PublishedValue, attach
 from ..report.ranking import rank
 from ..report.table import print_table
-from .costs import Costs, in_words
+from .costs import Costs
 from .executor import Executor, OnStep, Settings, Task
 from .worker import prepare
 
@@ -96,7 +96,7 @@ class Work:
             for precision in dict.fromkeys(cell.precision for cell in todo if self.executor.here and not cell.skip):
                 if slow := slow_precision(torch.device(self.settings.device), precision):
                     print(f"warning: {slow}", file=sys.stderr)
-            self._announce(todo, costs, console)
+            self._announce(todo, costs)
             with Meter(console, len(todo)) as meter:
                 left = self._perform(todo, results, costs, meter)
             missing = {cell.key for cell in left}
@@ -107,7 +107,7 @@ class Work:
             console.print(f"time budget exhausted: {undone}; repeat the command to continue", highlight=False)
         return 1 if any(row["status"] == "failed" for row in rows) else 0
 
-    def _announce(self, cells: Sequence[Cell], costs: Costs, console: Terminal) -> None:
+    def _announce(self, cells: Sequence[Cell], costs: Costs) -> None:
         """Say what the cells will cost, if that is above an hour; what is far below it is not estimated."""
         evaluations = sum((cell.steps or 100) * cell.samples for cell in cells if not cell.skip)
         if evaluations < (FEW if any(cell.source.has_network for cell in cells) else 1000 * FEW):
@@ -116,7 +116,8 @@ class Work:
         total, unknown = sum(filter(None, found)), found.count(None)
         if total > 3600:
             more = f", plus {unknown} of unknown cost" if unknown else ""
-            console.print(f"{count(len(cells), 'cell')}, about {in_words(total)} of work{more} (--dry-run lists them)")
+            work = f"{count(len(cells), 'cell')}, about {in_words(total)} of work{more}"
+            print(f"{work} (--dry-run lists them)", file=sys.stderr)
 
     def _perform(self, cells: Sequence[Cell], results: Results, costs: Costs, meter: Meter) -> list[Cell]:
         """Run ``cells``, write their rows, and return the cells that the time budget left out."""

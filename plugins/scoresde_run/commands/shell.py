@@ -4,6 +4,7 @@ An error is one line; ``--debug`` adds the traceback. Exit codes: docs/durabilit
 """
 
 import argparse
+import errno
 import inspect
 import io
 import os
@@ -26,6 +27,7 @@ from . import listing
 _OWN = ("list", "show", "plugins")
 """The commands that need no plugin."""
 _HELP = {"-h", "--help"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 INTERNAL = 70
 """The exit code of an unexpected error, which is a fault of the program or of a plugin."""
 
@@ -98,7 +100,8 @@ def guarded(run: Callable[[], int], debug: bool) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    out, err = (stream and Visible(getattr(stream, "raw", stream)) for stream in (sys.stdout, sys.stderr))
+    streams = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None: it is closed
+    out, err = (Visible(getattr(stream, "raw", stream)) for stream in streams)
     with redirect_stdout(out), redirect_stderr(err):
         return _guarded(run, debug)
 
@@ -107,22 +110,24 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
     try:
         with _terminable():
             code = run()
-            if sys.stdout is not None:  # it is closed
-                sys.stdout.flush()
+            sys.stdout.flush()
             return code
     except KeyboardInterrupt as error:
         word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         print(" ".join([word, *getattr(error, "__notes__", [])]), file=sys.stderr)
         return code
-    except BrokenPipeError:  # nobody reads the output any more, as of head -1: what is buffered would fail again
-        with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return 141
     except Exception as error:
-        if debug:
+        if debug and not isinstance(error, BrokenPipeError):
             traceback.print_exc()
         if isinstance(error, OSError) and error.filename:  # such as a name that is too long for any folder
             error = FileError(f"cannot use {error.filename}: {error.strerror or error}")
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in _FULL):
+            # Not of a file, which would be a FileError: what the output holds would fail again.
+            with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):  # nobody reads the output any more, as of head -1
+                return 141
+            error = FileError(f"cannot write the output: {error.strerror}")
         if isinstance(error, ScoreSDEError):
             print(f"error: {_cut(str(error))}", file=sys.stderr)
             return error.exit_code

@@ -18,8 +18,8 @@ import attrs
 from scoresde_core import Command, FileError, Registry, UsageError
 
 from ..machine.files import locked
-from ..machine.progress import Progress
-from ..models.config import RECORDED
+from ..machine.progress import Progress, in_words
+from ..models.config import RECORDED, TrainingConfig
 from .options import add_device, add_download
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) ->
     writer, first = None, True
     progress = stack.enter_context(Progress(shown))
     for event in run:
-        _show(event, progress, run.training.iterations, first, arguments.log_level == "debug")
+        _show(event, progress, run.training, first, arguments.log_level == "debug")
         first &= event.what != "loss"
         if event.what == "begin" and arguments.tensorboard and run.first:
             # Steps after this one, which a killed run wrote, are hidden.
@@ -157,15 +157,18 @@ def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) ->
             print(f"{event.step} steps; the model is in {run.folder}: {run.trainer.use.format(run.folder)}")
 
 
-def _show(event: Event, progress: Progress, total: int, due: bool | None, verbose: bool) -> None:
+def _show(event: Event, progress: Progress, training: TrainingConfig, due: bool | None, verbose: bool) -> None:
     """A bar with loss and speed, or a line every ten seconds and where ``due``; ``verbose``, a line for every event."""
+    total = training.iterations
 
     def line(text: str) -> str:
         return f"step {event.step} of {total}: {text}"
 
     if event.what == "loss":
         text = f"loss {event.numbers['loss']:.4g}, {event.numbers['events_per_second']:.4g} events/s"
-        progress.show(text, event.step, total, line(text), due or verbose or event.step == total or None)
+        left = (total - event.step) * training.batch_size / max(event.numbers["events_per_second"], 0.01)
+        more = f", about {in_words(left)} left" if left > 3600 else ""
+        progress.show(text, event.step, total, line(text + more), due or verbose or event.step == total or None)
     elif event.what == "begin" and event.step:
         progress.show("training", event.step, total, line("resumed"), True)
     elif event.what == "model" or (event.what == "checkpoint" and verbose):

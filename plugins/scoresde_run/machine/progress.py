@@ -77,6 +77,15 @@ def is_tenth(before: int, done: int, total: int) -> bool:
     return done * 10 // total > before * 10 // total
 
 
+def in_words(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def step_observer(registry: Registry, show: Callable[[int, int], None] | None) -> Observer | None:
     """Return an observer that calls ``show(done, total)`` and the plugins' hook; None where there is neither."""
     hook = registry.hook.scoresde_on_sampling_step
