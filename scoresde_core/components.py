@@ -112,11 +112,11 @@ def split(text: str) -> list[str]:
             continue
         if opens and character in "'\"":
             raise UsageError(f"a quote is not closed in {text!r}")
-        depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(character, 0)
+        depth += {"[": 1, "(": 1, "{": 1, "]": -1, ")": -1, "}": -1}.get(character, 0)
         if character == "," and depth == 0:
             parts.append(text[start:at])
             start = at + 1
-        opens = character in "[(=," or (opens and character.isspace())
+        opens = character in "[({=," or (opens and character.isspace())
         at += 1
     if depth:
         raise UsageError(f"unbalanced brackets or over 50 levels in {text!r}: quote a value that contains brackets")
@@ -124,7 +124,7 @@ def split(text: str) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """Parse a number, boolean, ``null``, list ``[a,b]``, quoted text or word."""
+    """Parse a number, boolean, ``null``, list ``[a,b]``, mapping ``{key=value}``, quoted text or word."""
     if text in _WORDS:
         return _WORDS[text]
     if _NUMBER.fullmatch(text) and len(text) < 400:
@@ -133,6 +133,8 @@ def parse_value(text: str) -> Any:
         return float(text.replace(".", ""))
     if text.startswith("[") and text.endswith("]"):
         return [parse_value(part.strip()) for part in split(text[1:-1])]
+    if text.startswith("{") and text.endswith("}"):
+        return parse(f"mapping[{text[1:-1]}]").params
     if not text.startswith(("'", '"')):
         return text
     if not _QUOTED.fullmatch(text):
@@ -247,6 +249,8 @@ def _message(error: Exception) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}={_text(item)}" for key, item in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, int | float):

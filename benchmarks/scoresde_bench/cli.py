@@ -19,8 +19,6 @@ interrupted run and repeats no finished cell.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 import shlex
 import sys
@@ -101,6 +99,7 @@ def _run(given: list[str]) -> int:
     # torch is imported from here on, so that usage errors are reported at once.
     from scoresde_run.machine.device import keep_freed_memory
 
+    from .plan.cells import folder_of
     from .plan.sweep import Sweep
     from .run.executor import Settings
     from .run.work import Work
@@ -110,10 +109,7 @@ def _run(given: list[str]) -> int:
     device = executor.device(arguments.device)
     asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
     cells = Sweep(registry, device, prepare=not arguments.dry_run).cells(blocks, asked)
-    # Named after the combinations, so that the same command finds its results even after source edits.
-    combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
-    name = hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()
-    folder = arguments.out or Path("scoresde-runs") / name
+    folder = arguments.out or folder_of(cells)
     settings = Settings(
         folder=str(folder.absolute()),
         directory=str(Path.cwd()),
@@ -131,8 +127,6 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
     """The blocks to run, with the command line's axes over those of suites, and the suites' published values."""
     check_counts(arguments, "samples", "batch_size", "jobs")
     given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
-    if "sde" in given and any(axis in given for axis in axes.LEARNED_AXES):
-        raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
     suites = [find_suite(registry, name) for name in arguments.suite or ()]
     blocks = [block.replaced(given) for suite in suites for block in suite.blocks] or [Block(given)]
     numbers = {name: getattr(arguments, name) for name in ("samples", "batch_size") if getattr(arguments, name)}

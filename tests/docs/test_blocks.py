@@ -5,6 +5,7 @@ what they accept. Blocks of data are read, and lines of code that look like comm
 run in ``tests/house/test_docs.py``, and the pages of the three doors as a whole in ``test_doors.py``.
 """
 
+import itertools
 import re
 import shlex
 import sys
@@ -39,7 +40,7 @@ COMPONENTS = {
     "--sde": "sdes",
     "--evaluator": "evaluators", "--dequantizer": "dequantizers", "--features": "extractors", "--grid": "grids",
     "--predictor": "predictors", "--corrector": "correctors", "--executor": "executors", "--preset": "presets",
-    "--network": "presets", "--suite": "suites",
+    "--suite": "suites",
 }  # fmt: skip
 READERS = {"yaml": yaml.safe_load, "toml": tomllib.loads}
 PROGRAMS = ("scoresde", "scoresde-bench", "python", "torchrun", "pip", "pytest", "ruff", "mypy", "bash", "docker")
@@ -136,6 +137,9 @@ def check_bench(words, monkeypatch):
 def check_options(words):
     """Every component that an option names is in the registry, with parameters that it has."""
     option, sweeps = None, words[0] == "scoresde-bench"
+    for before, word in itertools.pairwise(words):
+        if before == "--network":
+            check_components("networks" if "[" in word else "presets", [word])
     for word in words[1:]:
         option = word if word.startswith("--") else option
         if option == word or option not in COMPONENTS or "--registry" in words:

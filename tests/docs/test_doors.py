@@ -20,7 +20,7 @@ SMALLER = {
     "scoresde-bench": ["--samples", "64"],
 }
 TINY = ["model.network.nf=16", "training.batch_size=4", "training.iterations=2"]
-MODULES = {"my_sdes", "my_networks"}
+MODULES = {"my_sdes", "my_networks", "trained_model"}
 
 
 def smaller(words):
@@ -37,6 +37,7 @@ def smaller(words):
 def test_a_newcomer_follows_the_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SCORESDE_MODULES", "")
     (tmp_path / "photos").mkdir()
     for number in range(20):
         Image.new("L", (40, 50), number * 10).save(tmp_path / "photos" / f"{number}.png")

@@ -35,7 +35,7 @@ the previous output, which multistep methods keep."""
 _AXES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "target": (("mnist_mfa",), "exact distribution to sample from, or to compare a checkpoint with"),
     "checkpoint": ((), "trained model, by folder or name; replaces the exact score and --sde"),
-    "network": ((), "preset with random weights, for measuring speed only"),
+    "network": ((), "network with its own weights, such as module[...], or a preset with random ones, for speed only"),
     "sde": (("ve", "vp", "subvp"), "forward process"),
     "known": ((), "what is known of all samples of a cell: class=3, class=[0,3] for two cells"),
     "guidance": ((), "away from another score: cfg[scale=2], autoguidance[...]"),

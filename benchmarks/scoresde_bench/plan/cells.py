@@ -6,8 +6,11 @@ the versions of their plugins, their source, and the content of the files that t
 random numbers.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -62,8 +65,8 @@ class Cell:
     @property
     def request(self) -> dict[str, Any]:
         """The cell as plain data (a block of a suite), from which another process builds it."""
-        learned = self.source.has_network  # which defines its SDE; a checkpoint also its network
-        implied = {"sde": learned, "network": self.names.get("checkpoint") is not None}
+        # A checkpoint or preset defines its SDE; a checkpoint also its network.
+        implied = {"sde": not self.source.chooses_sde, "network": self.names.get("checkpoint") is not None}
         found = {
             axis: self.names.get(axis) for axis in (*COMPONENT_AXES, *LEARNED_AXES, "known") if not implied.get(axis)
         }
@@ -128,3 +131,9 @@ class Cell:
         lowered = [] if self.precision == "float32" else [f"network in {self.precision}"]
         compiled = [] if self.compile == "none" else [f"compiled ({self.compile})"]
         return " · ".join([*filter(None, shown), *steps, f"seed {self.seed}", self.dtype, *lowered, *compiled])
+
+
+def folder_of(cells: Sequence[Cell]) -> Path:
+    """The default folder of results: named after the combinations, so that it is found again after source edits."""
+    combinations = sorted(json.dumps(cell.combination, sort_keys=True) for cell in cells)
+    return Path("scoresde-runs") / hashlib.blake2b("".join(combinations).encode(), digest_size=4).hexdigest()

@@ -2,6 +2,7 @@
 
 exact        a target's closed-form score under an SDE: all error is the sampler's
 checkpoint   a learned score under its own SDE, compared with a target if one is given
+network      a network that brings its weights, under an SDE of the axis
 preset       a network with random weights, as fast as a trained one; its samples are meaningless
 """
 
@@ -11,10 +12,11 @@ from typing import Any, ClassVar, Self
 
 import attrs
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scoresde_core import SDE, ExactScore, Registry, ScoreModel, Spec, Target, UsageError, parse_value
 from scoresde_run import Model, Plan, Units, plan_model
+from scoresde_run.commands.own import is_own, own_config
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
@@ -29,6 +31,8 @@ class ScoreSource(ABC):
 
     has_network: ClassVar[bool]
     """Whether the score is a network, which can be compiled or run in lower precision."""
+    chooses_sde: bool = attrs.field(default=True, kw_only=True)
+    """Whether the SDE is a value of its axis, not the model's own."""
 
     names: dict[str, str | None]
     """Its axes, by the keys of a result row."""
@@ -120,7 +124,8 @@ class Learned(ScoreSource):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        weights = f"random, seed {WEIGHTS_SEED}" if self.stored is None else self.stored.digest()
+        made = "its own" if self.plan.network.fixed_shape else f"random, seed {WEIGHTS_SEED}"
+        weights = made if self.stored is None else self.stored.digest()
         ema = None if self.stored is None else self.stored.uses_ema()
         model = {"model": attrs.asdict(self.plan.config.model), "units": attrs.asdict(self.units)}
         return {**super().parameters, "network": self.plan.network, **model, "weights": weights, "ema": ema}
@@ -137,6 +142,38 @@ class Learned(ScoreSource):
         return self._told(Model(self.plan, nn.Identity()).score())
 
 
+@attrs.frozen(eq=False)
+class InMemory(ScoreSource):
+    """A score model of the caller's, known by its answers."""
+
+    has_network: ClassVar[bool] = True
+
+    model: ScoreModel
+    answers: Tensor
+
+    @classmethod
+    def of(cls, model: ScoreModel, names: dict[str, str | None], exact: Target | None) -> Self:
+        """The source of ``model``; what it answers to some noise at three times identifies it."""
+        sde, asked = model.sde, model.informed(4, 0, 0).framed()
+        x = sde.prior.from_noise(torch.randn(4, *asked.shape, generator=torch.Generator().manual_seed(0)))
+        times = [sde.t_signal, 0.5 * sde.t_signal, sde.t_min]
+        x = x.to(next((p for p in getattr(model, "network", nn.Identity()).parameters()), x))
+        with torch.no_grad():
+            answers = torch.stack([asked.score(x, sde.level_at(t, x)).cpu() for t in times])
+        return cls(names, sde, model.shape, Units(levels=None), exact, model, answers)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {**super().parameters, "answers": self.answers}
+
+    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
+        return self.model
+
+    @property
+    def view(self) -> ScoreModel:
+        return self.model
+
+
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Return every target under every SDE."""
     built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
@@ -150,21 +187,28 @@ def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Sp
 
 
 def learned_sources(
-    registry: Registry, checkpoints: Sequence[str], presets: Sequence[str], targets: Sequence[Spec]
-) -> list[ScoreSource]:
-    """Return every checkpoint with every target (or with none), and every preset.
+    registry: Registry, checkpoints: Sequence[str], networks: Sequence[str], targets: Sequence[Spec],
+    sdes: Sequence[str] = (),
+) -> list[ScoreSource]:  # fmt: skip
+    """Return every checkpoint with every target (or with none), every network that brings its weights so under every
+    one of ``sdes`` (none: under its own), and every preset.
 
     Reads no weights, so that missing parts are reported at once.
     """
-    if targets and not checkpoints:
+    choices: Sequence[str | None] = sdes or [None]
+    own = [own_config(registry, name, sde) for name in networks if is_own(registry, name) for sde in choices]
+    presets = [name for name in networks if not is_own(registry, name)]
+    if sdes and (checkpoints or presets):
+        raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
+    if targets and not (checkpoints or own):
         raise UsageError("--target has no effect on random weights; remove --target")
 
     def learned(network: str, plan: Plan, stored: checkpoint.Checkpoint | None, spec: Spec | None) -> ScoreSource:
         target: Target | None = None if spec is None else registry.create("targets", spec)
-        if stored is not None and target is not None and target.shape != plan.shape:
+        if target is not None and target.shape != plan.shape:
             raise UsageError(
-                f"checkpoint {stored.name} samples events of shape {list(plan.shape)}, "
-                f"but target {spec} has shape {list(target.shape)}"
+                f"{network if stored is None else f'checkpoint {stored.name}'} samples events of shape "
+                f"{list(plan.shape)}, but target {spec} has shape {list(target.shape)}"
             )
         names = {
             "target": None if spec is None else str(spec),
@@ -172,13 +216,15 @@ def learned_sources(
             "network": network,
             "sde": str(plan.config.model.sde),
         }
-        return Learned(names, plan.sde, plan.shape, plan.units, target, plan, registry, stored)
+        free = stored is None and plan.network.fixed_shape is not None
+        return Learned(names, plan.sde, plan.shape, plan.units, target, plan, registry, stored, chooses_sde=free)
 
     truths: list[Spec | None] = [*targets] or [None]
     found = [checkpoint.find(name, registry) for name in checkpoints]
     plans = [(stored, plan_model(stored.config, registry)) for stored in found]
     return [
         *(learned(s.config.model.network.name, plan, s, spec) for s, plan in plans for spec in truths),
+        *(learned(str(each.model.network), plan_model(each, registry), None, spec) for each in own for spec in truths),
         *(learned(name, plan_model(find_preset(registry, name), registry), None, None) for name in presets),
     ]
 

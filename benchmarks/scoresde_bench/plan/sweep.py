@@ -65,6 +65,8 @@ class Sweep:
     device: str
     prepare: bool = False
     """Whether evaluators prepare (perhaps download) what they need before cells get their keys."""
+    given: Sequence[ScoreSource] = ()
+    """Score sources of all blocks, in place of those that their axes name."""
     _sources: dict[Any, list[ScoreSource]] = attrs.field(factory=dict, init=False)
     _built: dict[tuple[str, str], Any] = attrs.field(factory=dict, init=False)
     """Evaluators, and samplers without the values of axes, by kind and text."""
@@ -149,14 +151,14 @@ class Sweep:
 
     def _sources_of(self, block: Block, specs: dict[str, list[Spec]]) -> list[ScoreSource]:
         """The score sources of a block, built once for all blocks with the same axes."""
-        if block.learned and "sde" in block.axes:
-            raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
+        if self.given:
+            return [*self.given]
         checkpoints, networks = block["checkpoint"], block["network"]
         truths = specs["target"] if not block.learned or "target" in block.axes else []
-        sdes = [] if block.learned else specs["sde"]
+        sdes = specs["sde"] if not block.learned or "sde" in block.axes else []
         key = (checkpoints, networks, tuple(map(str, truths)), tuple(map(str, sdes)))
         if key not in self._sources and block.learned:
-            self._sources[key] = learned_sources(self.registry, checkpoints, networks, truths)
+            self._sources[key] = learned_sources(self.registry, checkpoints, networks, truths, [*map(str, sdes)])
         elif key not in self._sources:
             self._sources[key] = exact_sources(self.registry, truths, sdes)
         named = [(parse(str(one.names["sde"])).name.removeprefix(f"{OURS}:"), one) for one in self._sources[key]]

@@ -49,7 +49,8 @@ def _typed(name: str, values: Sequence[object]) -> list[str]:
 
 def _options(row: ResultRow) -> dict[str, list[object]]:
     """The options of a row, by name: only those that its score source and its sampler use."""
-    learned = row.get("checkpoint") or row.get("network")
+    network = str(row.get("network") or "")
+    learned = row.get("checkpoint") or (network and "[" not in network)  # which defines its SDE
     implied = {"sde": learned, "network": row.get("checkpoint"), "steps": _fixes_steps(str(row.get("sampler")))}
     found = {axis: [row[axis]] for axis in OPTIONS if row.get(axis) is not None and not implied.get(axis)}
     found["seed"] = list(row.get("seeds") or [row.get("seed", 0)])

@@ -44,7 +44,9 @@ class EvaluateCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="checkpoints by folder or name, runs")
+        parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="checkpoints by folder or name, runs")
+        options.add_network(parser)
+        parser.add_argument("--sde", metavar="NAME", help="the forward process of --network")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; existing ones are kept")
         parser.add_argument(
             "--models", default="last", metavar="X",
@@ -99,6 +101,10 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     """Check the options before anything is loaded."""
     options.check_counts(arguments, *_COUNTS)
+    if not arguments.folders and arguments.network is None:
+        raise UsageError("there is nothing to evaluate: name a checkpoint's folder, or give --network")
+    if arguments.sde is not None and arguments.network is None:
+        raise UsageError(f"--sde {arguments.sde} has no effect without --network: a checkpoint has its own SDE")
     options.check_fractions(arguments, "tolerance", "t_min")
     if arguments.wait is not None and not 0 < arguments.wait < math.inf:
         raise UsageError(f"--wait must be a number of minutes above 0, got {arguments.wait:g}")
@@ -131,9 +137,10 @@ def _prepare(
     from ..evaluate.rows import Evaluation
 
     choice = Choice(arguments.models)
+    own = _own(arguments, registry)
     # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [_folder(given, registry) for given in arguments.folders]
-    asked = processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0]
+    asked = [*processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0], *own]
     request = Request(**{field.name: getattr(arguments, field.name) for field in attrs.fields(Request)})
     planner = Planner(registry, request, processes.device, arguments.download)
     for each in asked:
@@ -148,6 +155,22 @@ def _prepare(
     command = shlex.join(["scoresde", *sys.argv[1:]])
     evaluation = Evaluation(planner, arguments.out, processes, progress, command)
     return lambda: _evaluate(evaluation, asked, arguments)
+
+
+def _own(arguments: argparse.Namespace, registry: Registry) -> list[ChosenCheckpoint]:
+    """The network that brings its weights, if one is given."""
+    from scoresde_run import Checkpoint
+    from scoresde_run.commands.own import own_config
+
+    from ..evaluate.checkpoints import ChosenCheckpoint
+
+    options.check_weights(arguments)
+    if arguments.network is None:
+        return []
+    typed = {"weights": arguments.weights, "parameterisation": arguments.parameterisation}
+    config = own_config(registry, arguments.network, arguments.sde, **typed)
+    arguments.weights, name = None, str(config.model.network)
+    return [ChosenCheckpoint(Path(name), own=Checkpoint(Path(name), config, 0, {}, {}, name))]
 
 
 def _folder(given: Path, registry: Registry) -> Path:

@@ -114,6 +114,8 @@ class ChosenCheckpoint:
     run: RunFolder | None = None
     """The run that makes it."""
     best: bool = False
+    own: checkpoint.Checkpoint | None = None
+    """A network that brings its weights, which has no folder."""
 
     @classmethod
     def of(cls, folder: Path) -> ChosenCheckpoint:
@@ -140,7 +142,7 @@ class ChosenCheckpoint:
         """Its folder, None as long as it does not exist."""
         if self.best and self.run is not None:
             return self.run.model(self.run.best()) if _exists(self.run.model(self.run.planned()[-1])) else None
-        return self.folder if _exists(self.folder) else None
+        return self.folder if self.own is not None or _exists(self.folder) else None
 
 
 def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> list[ChosenCheckpoint]:

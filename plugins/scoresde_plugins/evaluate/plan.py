@@ -96,9 +96,9 @@ class Planner:
         self.registry, self.request, self.device, self.download = registry, request, device, download
         self._last: tuple[Config, EvaluationPlan] | None = None
 
-    def open(self, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
+    def open(self, chosen: ChosenCheckpoint, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
         """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
-        found = checkpoint.read(folder).clear(self.registry, [OURS])
+        found = (chosen.own or checkpoint.read(folder)).clear(self.registry, [OURS])
         found = attrs.evolve(found, config=found.config.override(self.request.changes))
         return found, self.of(found.config)
 
@@ -115,7 +115,7 @@ class Planner:
         """
         folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
         with suppress(FileError):
-            config = checkpoint.read(folder).config if folder is not None else config
+            config = (chosen.own or checkpoint.read(folder)).config if folder is not None else config
         return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
 
 

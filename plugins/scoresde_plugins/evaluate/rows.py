@@ -51,7 +51,7 @@ class Evaluation:
         try:
             if folder is None:
                 raise Failed("it did not appear in time: is the training still running?")
-            found, planned = together(self.processes, lambda: self.planner.open(folder))
+            found, planned = together(self.processes, lambda: self.planner.open(chosen, folder))
             row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
             row |= together(self.processes, partial(self._about, found, planned))
             known = self.processes.exchange(self._known(row))[0]

@@ -10,7 +10,7 @@ import attrs
 
 from scoresde_core import OURS, Registry, UsageError
 
-from .options import add_changes, add_weights
+from .options import add_changes, add_network, add_weights, check_weights
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--preset", metavar="NAME", help="a preset with random weights, for trials")
     model.add_argument("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
-    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp)")
+    add_network(parser, model)
+    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp) or --network")
     add_weights(parser)
     add_changes(parser, "sampling.t_min=1e-4")
 
@@ -100,9 +101,10 @@ def open_model(
     from ..machine.device import PRECISIONS, use_tf32
 
     use_tf32(False)
+    check_weights(arguments)
     if arguments.target is not None:
         return _target(arguments, registry, device, dtype)
-    if arguments.sde is not None:
+    if arguments.sde is not None and arguments.network is None:
         raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
     score, plan = model.to(device, dtype).score(autocast=PRECISIONS[precision]), model.plan
@@ -132,8 +134,16 @@ def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, di
     """Load or build the model; return it with its origin."""
     from ..models import checkpoint
     from ..models.model import plan_model
+    from ..results.fingerprint import Fingerprint, placeless
+    from .own import own_config
     from .presets import find_preset
 
+    if arguments.network is not None:
+        typed = {"weights": arguments.weights, "parameterisation": arguments.parameterisation}
+        config = own_config(registry, arguments.network, arguments.sde, **typed).override(arguments.set)
+        plan = plan_model(config, registry)
+        known = placeless(Fingerprint(registry).depends(plan.network, plan.sde))
+        return plan.build(), {"network": str(config.model.network), "sde": str(config.model.sde), **known}
     if arguments.checkpoint is None:
         if arguments.weights:
             raise UsageError(f"--weights {arguments.weights} needs a --checkpoint: a preset has random weights")

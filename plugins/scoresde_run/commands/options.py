@@ -27,8 +27,24 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add ``--weights``."""
-    text = "averaged or plain weights (default: averaged if there are any)"
-    parser.add_argument("--weights", choices=("ema", "raw"), help=text)
+    text = "ema or raw: averaged or plain (default: averaged if there are any); with --network, the file of its weights"
+    parser.add_argument("--weights", metavar="X", help=text)
+
+
+def add_network(parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None) -> None:
+    """Add ``--network``, to ``group`` if given, and the option of its output's meaning."""
+    text = "a network that has its weights, such as 'module[target=my_model:build,shape=[1,28,28]]', under --sde"
+    (group or parser).add_argument("--network", metavar="X", help=text)
+    text = "meaning of the output of --network: noise, denoised, v, score, flow, edm"
+    parser.add_argument("--parameterisation", metavar="X", help=text)
+
+
+def check_weights(arguments: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` where ``--weights`` or ``--parameterisation`` has no effect on the chosen model."""
+    if arguments.network is None and arguments.weights not in (None, "ema", "raw"):
+        raise UsageError(f"--weights must be ema or raw, or a file with --network, got {arguments.weights!r}")
+    if arguments.network is None and arguments.parameterisation is not None:
+        raise UsageError("--parameterisation has no effect without --network: a checkpoint has its own")
 
 
 def seed(text: str) -> int:

@@ -51,7 +51,7 @@ class Checkpoint:
     config: Config = param(help="the configuration of the model and its training")
     step: int = param(help="optimiser steps made")
     provenance: dict[str, Any] = param(help="origin of the weights")
-    hashes: dict[str, str] = param(help="sha256 of each weights file")
+    hashes: dict[str, str] = param(help="sha256 of each weights file; none for a network that brings its weights")
     name: str = param(help="its folder, or its name in the registry")
 
     @staticmethod
@@ -71,7 +71,7 @@ class Checkpoint:
 
     def digest(self, ema: bool | None = None) -> str:
         """16 hexadecimal digits that identify the weights that :meth:`load` returns."""
-        names = [WEIGHTS, EMA] if self.uses_ema(ema) else [WEIGHTS]
+        names = [name for name in (WEIGHTS, EMA) if name in self.hashes and (name == WEIGHTS or self.uses_ema(ema))]
         return hashlib.sha256("".join(self.hashes[name] for name in names).encode()).hexdigest()[:16]
 
     def load(
@@ -85,6 +85,8 @@ class Checkpoint:
         """
         averaged = self.uses_ema(ema)
         model = plan_model(self.config.clear(registry, [OURS]), registry, outputs).build()
+        if not self.hashes:
+            return model
         state = self._read(WEIGHTS)
         if averaged:
             state |= self._read(EMA)

@@ -284,7 +284,7 @@ def _component(value: str | Mapping[str, Any]) -> Spec:
 
 def _nested(value: Any) -> Any:
     """A parameter; if it is a component, in the form that is written back as it was read."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or _COMPONENT_KEY not in value:
         return value
     spec = _component(value)
     return spec if spec.params else spec.name

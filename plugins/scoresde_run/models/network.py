@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from torch import nn
 
-from scoresde_core import SDE, param
+from scoresde_core import SDE, Spec, param
 
 from .network_score import NetworkScore
 from .parameterisation import LABELS, PARAMETERISATIONS, named_in
@@ -32,6 +32,19 @@ class Network(ABC):
         one row (none is zeros).
         """
         return {}
+
+    @property
+    def fixed_shape(self) -> tuple[int, ...] | None:
+        """The shape of events of a network that is whole by itself, with its weights; None for one to be trained."""
+        return None
+
+    @property
+    def process(self) -> Spec | None:
+        """The forward process that the network says it was trained under, or None."""
+        return None
+
+    def trust(self) -> None:  # noqa: B027
+        """Allow the code that the network names, because a person has typed its name; most name none."""
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> nn.Module:
