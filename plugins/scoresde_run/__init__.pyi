@@ -28,15 +28,9 @@ from .models.network import Network as Network
 from .models.network_score import NetworkScore as NetworkScore
 from .results.fingerprint import Fingerprint as Fingerprint
 from .results.results import Row as Row
-from .sampling.condition import (
-    Condition as Condition,
-)
-from .sampling.condition import (
-    ConditionedSampler as ConditionedSampler,
-)
-from .sampling.condition import (
-    Observation as Observation,
-)
+from .sampling.condition import Condition as Condition
+from .sampling.condition import ConditionedSampler as ConditionedSampler
+from .sampling.condition import Observation as Observation
 from .sampling.guidance import Guidance as Guidance
 from .sampling.guidance import GuidedSampler as GuidedSampler
 from .training.run import TrainingRun as TrainingRun
