@@ -4,5 +4,4 @@ from scoresde_bench.bench import bench as bench
 from scoresde_core import *  # noqa: F403
 from scoresde_plugins.evaluators.comparison import Comparison as Comparison
 from scoresde_run import *  # noqa: F403
-
 from .functions import solve as solve

@@ -6,7 +6,6 @@ from typing import Any
 
 from scoresde_core import ScoreModel, default_registry
 from scoresde_run.results.results import Results
-
 from .plan.cells import folder_of
 from .plan.score_sources import InMemory
 from .plan.suite import Block

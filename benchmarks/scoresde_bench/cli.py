@@ -32,7 +32,6 @@ from scoresde_core import Registry, UsageError, near_misses
 from scoresde_run.commands.options import add_device, check_counts
 from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry
 from scoresde_run.machine.version import own_version
-
 from .commands import COMMANDS
 from .plan import axes
 from .plan.suite import Block, Suite
@@ -98,7 +97,6 @@ def _run(given: list[str]) -> int:
 
     # torch is imported from here on, so that usage errors are reported at once.
     from scoresde_run.machine.device import keep_freed_memory
-
     from .plan.cells import folder_of
     from .plan.sweep import Sweep
     from .run.executor import Settings

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from scoresde_core import FileError, UsageError
 from scoresde_run.commands.shell import Parser, add_global_options, open_registry
-
 from .report.compare import RunComparison, compare
 from .report.result_sets import ResultSet, merge, read_result_sets
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from scoresde_core import DATA, SDE, ExactScore, Level, Noise, Sampler, Target, sample
 from scoresde_run import Condition, ConditionedSampler
-
 from . import exact
 from .candidate import Candidate, Skip, first_accepted
 from .targets import LEVELS, SAMPLES

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE, Schedule, Step
-
 from .candidate import Candidate, Skip
 from .counterparts import pairs, served
 from .exact import Silent, Watched, gaussian, times_between

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scoresde_core import FileError
 from scoresde_run import Dataset, Events, Split
-
 from .candidate import Candidate, Skip
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scoresde_core import FileError
 from scoresde_run import Dequantizer
-
 from .candidate import Candidate, first_accepted
 from .exact import agree, is_zero
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from scoresde_core import Estimate, Evaluator, Level, Metric, ScoreModel, Target
 from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile
-
 from .candidate import Candidate, Skip
 from .exact import FlowSampler, Mixture, Watched, gaussian
 

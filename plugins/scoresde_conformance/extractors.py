@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scoresde_core import FileError, UsageError, parameters
 from scoresde_run import Extractor, Features
-
 from .candidate import Candidate, Skip, first_accepted
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Draws, Level, Loss, ScoreModel, unserved
 from scoresde_run import NoisyClassifier
-
 from .candidate import Candidate, Skip
 from .counterparts import pairs
 from .exact import Mixture, Silent, agree, gaussian

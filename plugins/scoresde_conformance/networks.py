@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from scoresde_core import ScoreModel, level_of
 from scoresde_run import NoisyClassifier
-
 from .candidate import Candidate, Skip, first_accepted
 from .exact import ConstantRateSDE, agree
 

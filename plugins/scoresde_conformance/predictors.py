@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE, Level, Past, Predictor, Schedule, advance, unserved
-
 from .affine import Independent, Score, entries_of, law_error, respond, slope
 from .candidate import Candidate, Skip
 from .counterparts import pairs

@@ -32,7 +32,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scoresde_case" not in metafunc.fixturenames:
         return
     from scoresde_core import ScoreSDEError, load_registry
-
     from .suite import candidates, cases
 
     options = ("kind", "name", "dist", "level")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Draw, Noise, Sampler, Scalar, ScoreModel, Spec, Step, UsageError, parameters, sample
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
-
 from .candidate import Candidate, Skip
 from .counterparts import FEW, samples_of, served, splits_alike
 from .exact import Mixture, PlainCorrector, PlainPredictor, Watched, gaussian

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE, GaussianPrior
-
 from .candidate import Candidate, Check, Skip
 from .exact import agree
 from .wide import is_still_at_its_observation as is_still_at_its_observation

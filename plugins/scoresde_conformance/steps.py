@@ -10,7 +10,6 @@ from torch import Tensor
 
 from scoresde_core import KINDS, Draw, Level, Sampler, Schedule, ScoreSDEError, Spec, Step, parameters
 from scoresde_core.steps import Corrector, Past, Predictor, advance
-
 from .candidate import Candidate, Skip
 from .counterparts import FEW, pairs, sdes, splits_alike
 from .exact import PlainSampler, Watched, agree, gaussian, times_between

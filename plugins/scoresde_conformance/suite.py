@@ -19,7 +19,6 @@ import attrs
 from scoresde_core import KINDS, Registry, find_kind, parameters, parse
 from scoresde_core.errors import PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from scoresde_core.registry import missing_requirements
-
 from .candidate import Candidate, Check, Depth, Outcome, Result, Skip, own_checks
 
 

@@ -18,7 +18,6 @@ import attrs
 from scoresde_core import Evaluator, Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
-
 from .axes import COMPONENT_AXES, LEARNED_AXES
 from .score_sources import ScoreSource
 

@@ -33,7 +33,6 @@ from scoresde_core.components import split
 from scoresde_run.commands.options import MOST
 from scoresde_run.machine import document, inputs
 from scoresde_run.models import names
-
 from ..report.published import PublishedValue
 from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, LIMITS, SAMPLES, numbers
 

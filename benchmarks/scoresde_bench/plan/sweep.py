@@ -15,7 +15,6 @@ from scoresde_core import OURS, Parameter, Registry, Sampler, Spec, UsageError, 
 from scoresde_core.components import split
 from scoresde_core.kinds import kind_of
 from scoresde_run import Fingerprint, GuidedSampler
-
 from . import axes
 from .axes import COMPONENT_AXES, DEFAULTS, SAMPLER_AXES
 from .cells import Cell

@@ -22,7 +22,6 @@ from typing import Any
 from scoresde_core import Estimate
 from scoresde_run.results.certainty import mean, spread
 from scoresde_run.results.rows import changed
-
 from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")

@@ -22,7 +22,6 @@ import attrs
 
 from scoresde_core import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
-
 from .combinations import IDENTITY, identity, is_current, pool
 from .labels import ResultRow, as_float, count, is_done, labels, plain
 from .ranking import MetricValue, metric_value

@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from scoresde_run.machine import files
 from scoresde_run.machine.digest import sealed
-
 from . import labels, published, repeat, scales
 from .compare import RunComparison
 from .export import templates

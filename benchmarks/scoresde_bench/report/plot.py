@@ -31,7 +31,6 @@ import numpy as np
 
 from scoresde_core import Estimate
 from scoresde_run.results.certainty import spread
-
 from .labels import ResultRow, as_float, quantity
 from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking

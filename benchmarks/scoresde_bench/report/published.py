@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 
 from scoresde_core import OURS
-
 from .labels import ResultRow, as_float, quantity
 
 

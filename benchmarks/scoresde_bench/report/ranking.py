@@ -26,7 +26,6 @@ import attrs
 
 from scoresde_core import Estimate, near_misses
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
-
 from .combinations import pool
 from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
 

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 
 from scoresde_core import ScoreSDEError, parse
-
 from .labels import ResultRow
 
 PROGRAM = "scoresde-bench"

@@ -15,7 +15,6 @@ import attrs
 
 from scoresde_core import UsageError, near_misses
 from scoresde_run.results.results import read_rows
-
 from .combinations import identity, tell_apart
 from .labels import ResultRow
 

@@ -21,7 +21,6 @@ from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
 from scoresde_run.results.rows import SCHEMA
 from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_batch, valueless
-
 from ..plan.cells import Cell
 from .deadline import OutOfTime, deadline
 from .executor import OnStep

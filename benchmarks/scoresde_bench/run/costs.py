@@ -19,7 +19,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Level, Sampler, ScoreModel, sample
 from scoresde_run import Row
-
 from ..plan.cells import Cell
 from ..report.labels import as_float
 from .cell import Bench

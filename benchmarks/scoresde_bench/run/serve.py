@@ -25,7 +25,6 @@ def main() -> None:
     # Imports that take long come after the listening thread has started.
     from scoresde_run.machine.device import keep_freed_memory
     from scoresde_run.results.results import to_json
-
     from .executor import Task
     from .worker import perform
 

@@ -21,7 +21,6 @@ from scoresde_run.machine.progress import Progress, in_words
 from scoresde_run.machine.terminal import Terminal
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
-
 from ..plan.cells import Cell
 from ..report.combinations import earlier, pool, summary, tell_apart
 from ..report.labels import ResultRow, count

@@ -10,7 +10,6 @@ from scoresde_run import Row
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import facts
 from scoresde_run.results.rows import SCHEMA
-
 from ..plan.cells import Cell
 from ..plan.suite import read_block
 from ..plan.sweep import Sweep

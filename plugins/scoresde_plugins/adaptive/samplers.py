@@ -27,7 +27,6 @@ from torch import Tensor
 
 from scoresde_core import Level, Noise, Observer, Sampler, ScoreModel, param
 from scoresde_core.shapes import expand
-
 from .path import Path
 
 ARRIVED = 1e-9

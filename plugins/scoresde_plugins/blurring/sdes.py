@@ -17,7 +17,6 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
 from scoresde_core import SDE, Basis, param
-
 from ..linear.diagonal import DiagonalSDE
 from ..numerics.cosines import cosines
 from ..song2021.sdes import T_MIN_HELP, VPSDE

@@ -93,7 +93,6 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccu
     import torch
 
     from scoresde_core.shapes import combine
-
     from ..evaluate.measure import mean
 
     right: list[Tensor] = []

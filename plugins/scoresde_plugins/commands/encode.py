@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scoresde_run import Progress
-
     from ..numerics.flow import Solver
 
 FORMAT, VERSION = "scoresde-encoding", 1
@@ -102,7 +101,6 @@ class EncodeCommand(Command):
         from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.machine.files import new_folder
         from scoresde_run.results import request
-
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
         solver = build(Solver, options.values_of(arguments, options.ODE), "the solver")

@@ -22,7 +22,6 @@ from scoresde_run.results.rows import warnings_of
 
 if TYPE_CHECKING:
     from scoresde_run import Processes, Row
-
     from ..evaluate.checkpoints import ChosenCheckpoint
     from ..evaluate.rows import Evaluation
 
@@ -131,7 +130,6 @@ def _prepare(
     from scoresde_run import Progress
     from scoresde_run.machine.device import slow_precision
     from scoresde_run.machine.files import clean
-
     from ..evaluate.checkpoints import Choice, chosen_checkpoints
     from ..evaluate.plan import Planner, Request
     from ..evaluate.rows import Evaluation
@@ -161,7 +159,6 @@ def _own(arguments: argparse.Namespace, registry: Registry) -> list[ChosenCheckp
     """The network that brings its weights, if one is given."""
     from scoresde_run import Checkpoint
     from scoresde_run.commands.own import own_config
-
     from ..evaluate.checkpoints import ChosenCheckpoint
 
     options.check_weights(arguments)

@@ -40,7 +40,6 @@ class FitTargetCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.data.dataset import content_hash
         from scoresde_run.results import request
-
         from ..targets.mfa_fit import fit_mfa, save
 
         request.check_place(arguments.out)

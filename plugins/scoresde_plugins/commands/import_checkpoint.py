@@ -26,7 +26,6 @@ class ImportCheckpointCommand(Command):
         from scoresde_run.commands.presets import find_preset
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request
-
         from ..song2021.published_checkpoint import Misfit, convert, read_published
 
         config = find_preset(registry, arguments.preset).override(arguments.set)

@@ -31,7 +31,6 @@ from scoresde_run.machine.files import locked
 
 if TYPE_CHECKING:
     from scoresde_run import Processes, Progress
-
     from ..evaluate.measure import MeasuredModel
     from ..evaluate.model_measures import SplitLikelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
@@ -112,7 +111,6 @@ def _prepare(
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
-
     from ..evaluate.measure import MeasuredModel, Share
     from ..evaluate.model_measures import SplitLikelihood
     from ..likelihood.density import trained_t_min
@@ -174,7 +172,6 @@ def _measure(
     """Compute the missing batches; then process 0 writes the result."""
     from scoresde_run.machine import files
     from scoresde_run.results.request import sealed
-
     from ..evaluate.batches import compute, together
 
     for failure in compute([asked], model, processes, progress, str(arguments.out)).values():

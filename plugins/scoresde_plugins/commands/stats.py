@@ -61,7 +61,6 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_run.data.dataset import content_hash
     from scoresde_run.machine.device import find_device, use_tf32
     from scoresde_run.results import request
-
     from ..evaluators.statistics_file import write
 
     dataset = registry.create("datasets", arguments.dataset)
@@ -98,7 +97,6 @@ def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> 
     import torch
 
     from scoresde_run.machine.progress import Progress, is_tenth
-
     from ..evaluators.statistics_file import FeatureMoments
 
     moments, kept, done, total = None, [], 0, len(events)

@@ -115,7 +115,6 @@ class TuneNoiseCommand(Command):
 
 def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
     from scoresde_run import Preprocessing
-
     from ..ncsn import techniques
 
     events, size = _subset(dataset, arguments.images, arguments.seed)

@@ -20,7 +20,6 @@ from scoresde_core import FileError, Level, Registry, ScoreModel, Target, Wrappe
 from scoresde_run import Condition, Network, NoisyClassifier, Observation, Units, plan_model
 from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint as checkpoints
-
 from ..networks.classifier import NetworkClassifier
 
 _SCALED = "a classifier needs noise of one scale, and the model or the classifier scales channels or columns separately"

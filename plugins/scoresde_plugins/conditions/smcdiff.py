@@ -39,7 +39,6 @@ from scoresde_core import DATA, Draw, Level, Noise, ScoreModel, Step, WrappedSco
 from scoresde_core.noise import key
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past
 from scoresde_run.sampling.condition import Condition, Loop, Observation
-
 from ..coordinates import noise_ratio, reaches_data
 from .known import Inpaint
 

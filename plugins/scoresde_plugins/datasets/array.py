@@ -14,7 +14,6 @@ from scoresde_core import FileError, UsageError, param
 from scoresde_run import Events, Split
 from scoresde_run.data import array_file
 from scoresde_run.machine import inputs
-
 from .files import HeldOut
 from .picture_file import opened
 

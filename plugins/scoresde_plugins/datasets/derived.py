@@ -13,7 +13,6 @@ from torch.nn import functional
 from scoresde_core import Noise, Spec, Target, UsageError, param
 from scoresde_core.noise import key
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split
-
 from . import array
 from .pictures import SIZE_HELP, Size, positive, sides
 

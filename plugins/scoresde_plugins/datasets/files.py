@@ -19,7 +19,6 @@ from torch import Tensor
 from scoresde_core import FileError, param
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
-
 from . import pictures
 
 INDEX = "dataset.json"

@@ -18,7 +18,6 @@ from torch import Tensor
 from scoresde_core import FileError, UsageError
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
-
 from .picture_file import Records, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}

@@ -22,7 +22,6 @@ from scoresde_core import FileError, param
 from scoresde_core.plugins import one_line
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
-
 from .array import as_events
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, source_at
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scoresde_core import Draw, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, solve
-
 from ..coordinates import ENTRIES, LINEAR, denoised_step
 from ..grids import UniformGrid
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, FileError, Level, param
 from scoresde_run.machine import inputs
-
 from ..song2021.sdes import T_MIN_HELP
 
 _LAWS = {"linear": (1.0, 1e-4, 0.02), "scaled_linear": (0.5, 0.00085, 0.012)}

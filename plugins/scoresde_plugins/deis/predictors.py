@@ -19,7 +19,6 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
-
 from ..coordinates import ENTRIES, noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid
 

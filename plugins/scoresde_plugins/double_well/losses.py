@@ -17,7 +17,6 @@ from torch import Tensor
 
 from scoresde_core import Draws, Level, ScoreModel, level_of, param
 from scoresde_core.shapes import expand
-
 from ..song2021.losses import ContinuousLoss
 
 

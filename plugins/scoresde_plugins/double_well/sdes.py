@@ -15,7 +15,6 @@ from attrs.validators import and_, gt, lt
 from torch import Tensor
 
 from scoresde_core import Process, param
-
 from ..song2021.sdes import T_MIN_HELP
 
 _WIDTH, _POINTS = 4.0, 20_001

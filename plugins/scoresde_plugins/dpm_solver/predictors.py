@@ -18,7 +18,6 @@ from torch import Tensor
 
 from scoresde_core import Draw, MultistepPredictor, Past, Predictor, Scalar, ScoreModel, Step, param
 from scoresde_core.shapes import combine, shift
-
 from ..coordinates import (
     ENTRIES,
     LINEAR,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
 from scoresde_run.models.parameterisation import SIGMA_DATA
-
 from ..song2021.losses import ContinuousLoss
 
 

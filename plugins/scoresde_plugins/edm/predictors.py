@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scoresde_core import Draw, Level, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import shift
-
 from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, reaches_data
 from ..grids import KarrasGrid
 

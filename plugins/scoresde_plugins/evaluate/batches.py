@@ -19,7 +19,6 @@ from scoresde_core.plugins import one_line
 from scoresde_run.machine.device import keep_freed_memory, use_tf32
 from scoresde_run.machine.processes import Processes, joined
 from scoresde_run.machine.progress import Progress
-
 from .measure import Measure, MeasuredModel
 
 T = TypeVar("T")

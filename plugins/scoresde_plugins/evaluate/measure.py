@@ -18,7 +18,6 @@ from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Events, content_hash
 from scoresde_run.results.fingerprint import Fingerprint, placeless
 from scoresde_run.results.results import Row
-
 from .parts import Part, Parts
 
 

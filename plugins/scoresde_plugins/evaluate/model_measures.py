@@ -19,7 +19,6 @@ from torch import Tensor
 from scoresde_core import SDE, Draws, Loss, Sampler, ScoreSDEError, Target, sample
 from scoresde_run import Dequantizer, Plan, Preprocessing, Row, Units
 from scoresde_run.sampling.samples import diverged, smallest_batch
-
 from ..likelihood.bits_per_dim import Measurement, join, measure
 from ..likelihood.density import Density
 from .measure import EventMeasure, Measure, MeasuredModel, mean

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from scoresde_core import FileError
 from scoresde_run.machine import files
-
 from ..tensor_file import Format
 
 FORMAT = Format("scoresde-evaluation-part", 1, "part of an evaluation")

@@ -23,7 +23,6 @@ from scoresde_run.models.known import check, wanted
 from scoresde_run.models.model import Model, plan_data, plan_model
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.sampling.samples import root_mean_square
-
 from ..evaluators.feature_metric import samples as sample_set
 from ..likelihood.density import FlowDensity, trained_t_min
 from .checkpoints import ChosenCheckpoint

@@ -20,7 +20,6 @@ from scoresde_run.results import picture
 from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA, changed
 from scoresde_run.sampling.samples import valueless
-
 from .batches import Failed, compute, together
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, MeasuredModel

@@ -16,7 +16,6 @@ from torch import Tensor
 from scoresde_core import Evaluator, Metric, ScoreModel, UsageError
 from scoresde_run import EventSet, Evidence, Extraction, Features, Plan, Reference, Row
 from scoresde_run.data.dataset import content_hash
-
 from .measure import Measure, MeasuredModel
 from .model_measures import Draw
 from .parts import Part

@@ -2,7 +2,6 @@
 
 from scoresde_run import EventSet as EventSet
 from scoresde_run import Extraction as Extraction
-
 from .comparison import Origin as Origin
 from .comparison import SetComparison as SetComparison
 from .feature_metric import FeatureMetric as FeatureMetric

@@ -23,7 +23,6 @@ from scoresde_core import Better, Estimate, param
 from scoresde_core.noise import key
 from scoresde_run import Reference
 from scoresde_run.results.certainty import spread
-
 from .comparison import SetComparison, balanced_halves, with_error
 
 _ROWS = 1024

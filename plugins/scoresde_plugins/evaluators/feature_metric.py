@@ -20,7 +20,6 @@ from torch import Tensor
 from scoresde_core import Estimate, Evaluator, FileError, Metric, param
 from scoresde_run import Dataset, EventSet, Evidence, Extraction, Extractor, Features, Reference, Split
 from scoresde_run.features.extraction import Rounding
-
 from ..extractors.networks import Inception
 from .comparison import DataReference, Origin
 from .statistics_file import Statistics, read

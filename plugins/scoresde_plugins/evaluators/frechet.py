@@ -24,7 +24,6 @@ from torch import Tensor
 from scoresde_core import Estimate, Metric, param
 from scoresde_core.noise import key
 from scoresde_run import EventSet, Evidence, Features
-
 from .feature_metric import FeatureMetric, samples
 from .moments import root
 from .statistics_file import FeatureMoments, Statistics, merged

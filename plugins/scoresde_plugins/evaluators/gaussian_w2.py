@@ -17,7 +17,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Estimate, Evaluator, Metric, param
 from scoresde_run import Evidence, Reference
-
 from .affine_law import Affine, GaussianLaw, Start
 from .moments import gaussian_w2, root
 

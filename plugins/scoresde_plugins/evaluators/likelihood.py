@@ -19,7 +19,6 @@ from torch import Tensor
 
 from scoresde_core import Better, Estimate, Evaluator, Metric, param
 from scoresde_run import Evidence
-
 from ..likelihood.bound import FEWEST_TIMES
 from ..likelihood.density import BoundDensity, Density, FlowDensity
 from ..numerics.divergence import Trace

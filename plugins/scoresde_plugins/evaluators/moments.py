@@ -19,7 +19,6 @@ from torch import Tensor
 
 from scoresde_core import Estimate
 from scoresde_run import Reference
-
 from .comparison import Comparison, balanced_halves
 
 _ROUNDING = 1e-7

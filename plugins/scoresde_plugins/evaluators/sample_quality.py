@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scoresde_core import Better, Estimate, Metric, UsageError, param
 from scoresde_run import EventSet, Evidence
-
 from .comparison import balanced_halves, with_error
 from .feature_metric import FeatureMetric, TwoSetMetric, samples
 

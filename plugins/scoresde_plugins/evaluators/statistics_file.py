@@ -29,7 +29,6 @@ from scoresde_run import Processes
 from scoresde_run.data.batches import order
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import file_hash
-
 from ..tensor_file import Format
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from scoresde_core import Better, Estimate, Evaluator, Metric, Noise, Target, param
 from scoresde_run import Evidence
-
 from .distances import sums, two_sample
 
 _CELLS = 400

@@ -27,7 +27,6 @@ from scoresde_core import FileError, param
 from scoresde_run import Extractor, Features
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import file_hash
-
 from ..tensor_file import Format
 
 

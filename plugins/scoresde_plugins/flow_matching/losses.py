@@ -10,7 +10,6 @@ import attrs
 from torch import Tensor
 
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of
-
 from ..song2021.losses import ContinuousLoss
 
 

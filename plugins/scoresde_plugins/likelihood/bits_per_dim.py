@@ -25,7 +25,6 @@ from torch import Tensor
 from scoresde_core import Noise, ScoreModel
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units, stored_levels
-
 from ..dequantizers.uniform import UniformDequantizer
 from .density import Density, LogDensities
 

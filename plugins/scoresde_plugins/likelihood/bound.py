@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE, Noise, ScoreModel, level_of
-
 from ..numerics.batches import in_batches
 from ..numerics.divergence import score_and_divergence
 from ..numerics.flow import check_t_min

@@ -17,7 +17,6 @@ from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
 from scoresde_core import ScoreModel, ScoreSDEError, UsageError, param
-
 from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
 from ..numerics.runge_kutta import ADAPTIVE

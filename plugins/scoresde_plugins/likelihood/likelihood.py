@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import Noise, ScoreModel
-
 from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, field_and_divergence, score_and_divergence
 from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity, velocity_without_signal

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Frame, Level, Noise, Transition
 from scoresde_core.sde import Form
-
 from .block import Block
 
 _PANELS = 400

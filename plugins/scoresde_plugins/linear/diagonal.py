@@ -8,7 +8,6 @@ from torch import Tensor
 
 from scoresde_core.sde import SDE, Form, GaussianPrior, Level
 from scoresde_core.shapes import expand
-
 from ..targets.diagonal import DiagonalLaw
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from scoresde_core import Corrector, Draw, ScoreModel, Step, param
 from scoresde_core.shapes import diffuse, shift
-
 from ..coordinates import ENTRIES
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from scoresde_core import Draws, Loss, Reduction, ScoreModel, denoising_error, param
 from scoresde_core.score import spread
 from scoresde_run import NetworkScore
-
 from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 
 

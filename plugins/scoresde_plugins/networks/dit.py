@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from scoresde_core import param
 from scoresde_core.shapes import expand
-
 from .known import ClassEmbedding, KnowingNetwork
 from .layers import RECOMPUTE_HELP, dense, positional_embedding, run
 

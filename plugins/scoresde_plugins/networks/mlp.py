@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from scoresde_core import param
 from scoresde_run import Network
-
 from .classifier import ClassifierNetwork
 from .known import ClassEmbedding
 

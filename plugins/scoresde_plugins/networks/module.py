@@ -25,7 +25,6 @@ from scoresde_core import FileError, UsageError, param
 from scoresde_run import Network
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import check_fit
-
 from .mlp import MLP
 
 ALLOWED = "SCORESDE_MODULES"

@@ -19,7 +19,6 @@ from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 
 from scoresde_core import param
-
 from .layers import geometric
 from .refinenet import (
     ConditionalInstanceNormPlus,

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from scoresde_core import param
 from scoresde_run import Network
 from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in
-
 from .layers import ACTIVATIONS, NONLINEARITIES, RECOMPUTE_HELP, run
 
 EPS = 1e-5

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from scoresde_core import param
 from scoresde_core.shapes import expand
-
 from . import layers
 from .known import ClassEmbedding
 from .unet_spec import ImageUNet, UNetSpec

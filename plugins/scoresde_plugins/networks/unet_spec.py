@@ -13,7 +13,6 @@ from attrs import validators as check
 from torch import Tensor
 
 from scoresde_core import param
-
 from .known import KnowingNetwork
 from .layers import NONLINEARITIES, RECOMPUTE_HELP, geometric
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, ScoreModel, ScoreSDEError, UsageError, param
 from scoresde_core.shapes import combine, shift
-
 from .runge_kutta import ADAPTIVE, adapt, pair
 
 State = TypeVar("State", Tensor, tuple[Tensor, ...])

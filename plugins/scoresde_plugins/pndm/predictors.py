@@ -15,7 +15,6 @@ import attrs
 from torch import Tensor
 
 from scoresde_core import Draw, MultistepPredictor, Past, ScoreModel, Step
-
 from ..coordinates import ENTRIES, level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH
 from ..grids import UniformGrid

@@ -4,7 +4,6 @@ import attrs
 from torch import Tensor
 
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
-
 from ..song2021.losses import ContinuousLoss
 from .importance import importance_times, total_weight
 

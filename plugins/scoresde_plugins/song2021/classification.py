@@ -16,7 +16,6 @@ from torch import Tensor
 from scoresde_core import Draws, Loss, level_of, param
 from scoresde_core.shapes import combine
 from scoresde_run import NoisyClassifier
-
 from .losses import STRATIFIED_HELP
 
 

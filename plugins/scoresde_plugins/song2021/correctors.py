@@ -26,7 +26,6 @@ from torch import Tensor
 
 from scoresde_core import Corrector, Draw, ScoreModel, Step, param
 from scoresde_core.shapes import diffuse, shift
-
 from ..coordinates import ENTRIES, FORMS
 
 # The ratio |z| / |score| diverges where the score vanishes (a zero-initialised network): it is at most this many times

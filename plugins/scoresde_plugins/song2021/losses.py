@@ -20,7 +20,6 @@ from torch import Tensor
 from scoresde_core import SDE, Draws, Loss, Reduction, ScoreModel, denoising_error, level_of, param
 from scoresde_core.score import in_frame
 from scoresde_run import NetworkScore
-
 from ..coordinates import LINEAR
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"

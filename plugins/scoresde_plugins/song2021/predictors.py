@@ -15,7 +15,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Draw, Grid, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, shift
-
 from ..coordinates import FORMS, LINEAR
 from ..grids import UniformGrid
 from .chains import evenly_spaced

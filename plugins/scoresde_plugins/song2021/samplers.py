@@ -8,7 +8,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Grid, Noise, Observer, Sampler, Schedule, ScoreModel, param
 from scoresde_core.steps import Corrector, Past, Predictor, advance, unserved
-
 from ..coordinates import FORMS
 from ..grids import UniformGrid
 from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, velocity

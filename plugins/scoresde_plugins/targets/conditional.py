@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core.frame import rotate
-
 from ..conditions.known import KnownCoefficients
 from .mixture import MixtureOfFactorAnalysers
 

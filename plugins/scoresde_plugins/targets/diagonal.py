@@ -15,7 +15,6 @@ from torch import Tensor
 
 from scoresde_core.frame import Basis, rotate
 from scoresde_core.sde import Level
-
 from .mixture import MixtureOfFactorAnalysers
 
 _CACHED_LEVELS = 8

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import attrs
 
 from scoresde_core import param
-
 from .mfa_file import load
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 
 from scoresde_core import Estimate, FileError
 from scoresde_run.machine import inputs
-
 from ..tensor_file import Format
 from .mixture import MixtureOfFactorAnalysers
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from scoresde_run import Units
-
 from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers
 

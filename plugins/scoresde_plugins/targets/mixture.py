@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import DATA, Estimate, Level, Noise, Target
-
 from .level import Coefficient, coefficients, events
 
 ENTROPY_DRAWS = 2**15

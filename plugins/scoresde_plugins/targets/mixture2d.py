@@ -20,7 +20,6 @@ from attrs import validators
 from torch import Tensor
 
 from scoresde_core import param
-
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 
 _PINWHEEL_ARMS = 5

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from scoresde_core import Level, Noise, Target, param
 from scoresde_core.noise import key
-
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 from .mixture2d import Mixture2DTarget
 

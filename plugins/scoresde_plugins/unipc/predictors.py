@@ -19,7 +19,6 @@ from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
-
 from ..coordinates import (
     ENTRIES,
     blend,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoresde_core import OURS, Registry, UnknownName, UsageError, parse
-
 from ..data import array_file
 from ..machine import inputs
 from .opened import OpenedModel

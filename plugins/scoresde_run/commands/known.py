@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scoresde_core import Registry, UsageError, near_misses, parse_value
-
 from .events import find_events, open_events, take, to_model
 from .opened import OpenedModel
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scoresde_core import ScoreModel
-
     from ..data.dataset import Dataset
 
 DATA = "data"

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core import OURS, Registry, UsageError
-
 from .options import add_changes, add_network, add_weights, check_weights
 
 if TYPE_CHECKING:
     import torch
 
     from scoresde_core import SDE, Sampler, ScoreModel, Target
-
     from ..data.units import Units
     from ..models.model import Model, Plan
 
@@ -113,7 +111,6 @@ def open_model(
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
     from scoresde_core import ExactScore
-
     from ..data.units import Units
 
     if arguments.set or arguments.weights:

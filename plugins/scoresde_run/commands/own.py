@@ -6,7 +6,6 @@ from typing import Any
 import attrs
 
 from scoresde_core import Registry, UsageError, parse
-
 from ..models.config import Config, ModelConfig
 from ..models.network import Network
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import attrs
 
 from scoresde_core import Command, Registry, UsageError
-
 from .listing import list_components
 
 if TYPE_CHECKING:

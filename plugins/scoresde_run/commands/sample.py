@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core import Command, FileError, Registry, ScoreSDEError, UsageError, parameters
-
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scoresde_core import Sampler, Samples
-
     from ..data.units import Units
     from ..sampling.condition import Condition, Observation
     from .opened import OpenedModel
@@ -106,7 +104,6 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch  # takes time, so not before the options are checked
 
     from scoresde_core import sampler as sampling
-
     from ..machine.device import find_device, keep_freed_memory, slow_precision
     from ..results import request
     from ..sampling.condition import ConditionedSampler

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from scoresde_core import Entry, FileError, Registry, ScoreSDEError, UsageError, load_registry, near_misses, parse
-
 from ..machine.version import own_version
 from ..machine.visible import Visible
 from . import listing

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from scoresde_core import Command, FileError, Registry, UsageError
-
 from ..machine.files import locked
 from ..machine.progress import Progress, in_words
 from ..models.config import RECORDED, TrainingConfig

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoresde_core import FileError, UsageError
-
 from ..machine import inputs
 
 if TYPE_CHECKING:

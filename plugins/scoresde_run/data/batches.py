@@ -24,7 +24,6 @@ from torch import Tensor
 
 from scoresde_core import Draws, ScoreSDEError, UsageError, param
 from scoresde_core.noise import key
-
 from .dataset import STORED, Dataset, Events, Split, rows
 from .units import Units
 

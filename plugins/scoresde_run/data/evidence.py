@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scoresde_core import SDE, Sampler, ScoreModel, Target
 from scoresde_core.noise import key
-
 from ..machine.processes import Processes
 from .units import Units
 

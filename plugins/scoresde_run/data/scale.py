@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE, UsageError
-
 from .dataset import Dataset, Events, rows
 from .units import Units
 

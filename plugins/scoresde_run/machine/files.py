@@ -16,7 +16,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from scoresde_core import FileError
-
 from .lock import held, lock
 
 LOCK = ".lock"

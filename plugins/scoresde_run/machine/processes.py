@@ -17,7 +17,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from scoresde_core import UsageError
-
 from .device import find_device
 
 

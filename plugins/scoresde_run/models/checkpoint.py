@@ -28,7 +28,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scoresde_core import OURS, FileError, Registry, Spec, UnknownName, param
-
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed
 from ..machine.files import check_new, new_folder

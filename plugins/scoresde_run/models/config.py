@@ -29,7 +29,6 @@ import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
 
 from scoresde_core import FileError, Spec, UsageError, build, near_misses, param, parameters, parse, parse_value
-
 from ..machine import document, inputs
 from . import names
 

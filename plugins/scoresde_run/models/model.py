@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from scoresde_core import OURS, SDE, Loss, Registry, Sampler, Spec, UsageError, parameters, unserved
-
 from ..data.batches import Preprocessing
 from ..data.dataset import Dataset, Levels
 from ..data.scale import standardising

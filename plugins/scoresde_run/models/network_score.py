@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from scoresde_core import SDE, Level, ScoreModel, UsageError, near_misses
 from scoresde_core.score import NO_SIGNAL
 from scoresde_core.shapes import per_row
-
 from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
 
 

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from scoresde_core import FileError
-
 from ..models.checkpoint import INDEX, newest
 
 LARGE = 2**30

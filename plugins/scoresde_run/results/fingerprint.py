@@ -22,7 +22,6 @@ import torch
 
 from scoresde_core import KINDS, Registry
 from scoresde_core.components import HANDED
-
 from .digests import digest, of_path, of_source
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -14,7 +14,6 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from scoresde_core import Registry
-
 from ..machine import document
 from ..machine.digest import SEAL, digest_of
 from ..machine.files import check_new

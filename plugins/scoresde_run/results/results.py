@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from scoresde_core import FileError
-
 from ..machine import files, inputs
 from ..machine.digest import DIGEST, digest_of
 from ..machine.lock import held

@@ -22,7 +22,6 @@ import torch
 
 from scoresde_core import OURS, FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
-
 from ..machine import files, inputs
 from ..machine.digest import sealed
 from ..models import checkpoint

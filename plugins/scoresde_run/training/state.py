@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from scoresde_core import FileError
-
 from ..machine import inputs
 from ..machine.digest import DIGEST, digest_of
 from ..machine.files import discard, new_folder

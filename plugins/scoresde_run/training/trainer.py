@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from scoresde_core import OURS, Draws, FileError, Loss, Registry, ScoreModel, Spec, UsageError
 from scoresde_core import sampler as sampling
 from scoresde_core.noise import key
-
 from ..data.batches import Batch, Batches, Preprocessing
 from ..data.dataset import Dataset, Split
 from ..data.scale import mismatch

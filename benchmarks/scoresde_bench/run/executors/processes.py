@@ -21,7 +21,6 @@ from attrs.validators import ge, le, optional
 
 from scoresde_core import param
 from scoresde_run import Row
-
 from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail

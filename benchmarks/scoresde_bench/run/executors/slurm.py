@@ -26,7 +26,6 @@ from attrs.validators import ge, gt, le, optional
 
 from scoresde_core import FileError, ScoreSDEError, param
 from scoresde_run.results.results import ARRIVED, Row, leave, read_arrived
-
 from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail, perform
