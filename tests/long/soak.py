@@ -29,6 +29,8 @@ import writers
 KILLS = {"kill": signal.SIGKILL, "group": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 ENDED = {"kill": -9, "group": -9, "terminate": 143, "interrupt": 130}
 """The exit codes after a signal, besides 0: of a command that has ended, or a training run that has saved its state."""
+LOADING = ("error_already_set", "Importing the numpy C-extensions failed")
+"""What PyTorch and NumPy say of a KeyboardInterrupt within their native code; they end the process by 134 or 1."""
 STARTS = "import sys; sys.path.insert(0, sys.argv.pop(1)); import faults; sys.exit(faults.call(sys.argv[1:]))"
 
 
@@ -74,8 +76,11 @@ class Soak:
         place, kill = self.folder / name, self.random.choice([None, *KILLS])
         code, struck = self.run(place, writers.COMMANDS[name], kill)
         if struck:
-            # A signal in the first moments has its usual effect.
-            return self.judge(name, {"code": code not in (0, ENDED[kill], -KILLS[kill]) and code})
+            # A signal in the first moments has its usual effect, or that of a library that is being loaded.
+            usual = code in (0, ENDED[kill], -KILLS[kill]) or any(
+                text in (self.folder / "log").read_text() for text in LOADING
+            )
+            return self.judge(name, {"code": not usual and code})
         self.check(name, code)
         if self.random.random() < 0.7:  # else the next start repeats a command that is finished
             for path in place.glob("out*"):
