@@ -146,7 +146,7 @@ class TestFiles:
         ("harm", "words"),
         [
             (lambda path: np.savez(path, images=np.uint8(3)), "holds uint8 of shape []"),
-            (lambda path: np.savez(path, images=np.array(["a"])), "give numbers, one event per row"),
+            (lambda path: np.savez(path, images=np.array(["a"])), "give numbers of at most 64 bits, one event per row"),
             (lambda path: np.savez(path), "has no array"),
             (lambda path: path.write_bytes(b"\x93NUMPY"), "cannot read"),
             (lambda path: path.mkdir(), "cannot read"),
