@@ -49,7 +49,8 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if not shape or dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give numbers of at most 64 bits, one event per row")
+        wanted = "numbers of at most 64 bits, one event per row"
+        raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give {wanted}")
 
 
 def beside(path: Path, key: str | None) -> list[str]:
