@@ -25,7 +25,7 @@ from .contract import Contract, derived
 from .errors import UsageError, near_misses
 from .frame import Frame
 from .sde import SDE, Level
-from .shapes import expand, solve
+from .shapes import NUMBER, expand, solve
 
 NO_SIGNAL = (
     "{} gives no denoised state where alpha = 0, because its score says nothing of the data there: use a network whose "
@@ -128,7 +128,7 @@ class ScoreModel(Contract):
     @derived(_EVALUATE)
     def denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x], like ``x``; one function evaluation."""
-        if not isinstance(level.alpha, Tensor) and level.alpha == 0:
+        if isinstance(level.alpha, NUMBER) and level.alpha == 0:
             self._count(x)
             return self.evaluate_denoised(x, level)
         denoised: Tensor = solve(level.alpha, x + self.score(x, level) * level.sigma**2)

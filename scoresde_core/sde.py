@@ -396,7 +396,7 @@ class SDE(Process):
         rate = self.drift_rate(times[:-1])
         dt = expand(times[:-1] - times[1:], rate)
         drift = rate * dt
-        if bool(((drift <= -1) | ~drift.isfinite()).any()):
+        if not bool((drift > -1).all()):  # or infinite
             return self.transition(times)
         return Transition.from_drift(drift, self.diffusion(times[:-1]) * dt.sqrt())
 

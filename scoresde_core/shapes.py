@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NUMBER = (float, int)
+"""Coefficients that are one number; a tuple, because a union is made anew at every test of a type."""
+_ENTRIES = (float, int, Tensor)
+
 
 def expand(value: Tensor, x: Tensor) -> Tensor:
     """``value`` (B,) or () reshaped to broadcast against ``x`` (B, ...)."""
-    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
+    return value if value.ndim in (0, x.ndim) else value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
 def per_row(value: Any, x: Tensor) -> Tensor:
@@ -30,22 +34,22 @@ def shift(x: Tensor, b: Any, y: Tensor) -> Tensor:
     """x + b y."""
     if isinstance(b, Tensor):
         return torch.addcmul(x, y, b.to(x.dtype))
-    return torch.add(x, y, alpha=b) if isinstance(b, float | int) else x + b * y
+    return torch.add(x, y, alpha=b) if isinstance(b, NUMBER) else x + b * y
 
 
 def solve(a: Any, x: Any) -> Any:
     """a^-1 x: x / a for numbers; a coefficient that is a matrix has this as its method ``solve``."""
-    return x / a if isinstance(a, Tensor | float | int) else a.solve(x)
+    return x / a if isinstance(a, _ENTRIES) else a.solve(x)
 
 
 def diffuse(mean: Tensor, std: Any, z: Tensor) -> Tensor:
     """mean + std z, in place in the fresh noise ``z``: at these sizes an allocation costs more than the sum."""
-    return z.mul_(std).add_(mean) if isinstance(std, Tensor | float | int) else mean + std * z
+    return z.mul_(std).add_(mean) if isinstance(std, _ENTRIES) else mean + std * z
 
 
 def combine(a: Any, x: Tensor, b: Any, y: Tensor) -> Tensor:
     """a x + b y."""
-    out: Tensor = (a.to(x.dtype) if isinstance(a, Tensor) else a) * x
+    out: Tensor = x * a if isinstance(a, NUMBER) else (a.to(x.dtype) if isinstance(a, Tensor) else a) * x
     if isinstance(b, Tensor):
         return out.addcmul_(y, b.to(out.dtype))
-    return out.add_(y, alpha=b) if isinstance(b, float | int) else out.add_(b * y)
+    return out.add_(y, alpha=b) if isinstance(b, NUMBER) else out.add_(b * y)

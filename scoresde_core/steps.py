@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .noise import Draw
 from .schedule import Grid, Step
+from .shapes import NUMBER
 
 if TYPE_CHECKING:
     from .score import ScoreModel
@@ -90,7 +91,7 @@ def advance(
     alpha' D + (sigma' / sigma) x, in which x is noise that is independent of the data. It leaves no past.
     """
     now, ahead = step.now, step.next
-    if not isinstance(now.alpha, float | int) or now.alpha or predictor.idle:
+    if not isinstance(now.alpha, NUMBER) or now.alpha or predictor.idle:
         return predictor.advance(x, step, model, noise, past)
     x = ahead.alpha * model.denoised(x, now) + ahead.sigma / now.sigma * x
     return x, x, ()

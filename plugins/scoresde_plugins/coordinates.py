@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core import Level, Past, Scalar, Step
-from scoresde_core.shapes import combine, solve
+from scoresde_core.shapes import NUMBER, combine, solve
 
 ENTRIES = ("scalar", "diagonal")
 """The forms of methods whose numbers are one for all entries, or one an entry."""
@@ -97,7 +97,7 @@ def blend(a: Scalar, x: Tensor, b: Scalar, y: Tensor, *more: tuple[Scalar, Tenso
         if isinstance(c, Tensor):
             out = out.addcmul_(z, c.to(out.dtype))
         else:
-            out = out.add_(z, alpha=c) if isinstance(c, float | int) else out.add_(c * z)
+            out = out.add_(z, alpha=c) if isinstance(c, NUMBER) else out.add_(c * z)
     return out
 
 

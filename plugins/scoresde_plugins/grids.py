@@ -23,15 +23,17 @@ class _Spread(Grid):
     def times(self, sde: SDE, steps: int) -> Tensor:
         if steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
-        early = int(self.spaced_in_noise and sde.t_signal < sde.t_max)  # a step before the grid's own
-        inner = self.place(sde, torch.linspace(0, 1, max(steps - early, 1), dtype=torch.float64))
+        last = sde.t_signal if self.spaced_in_noise else sde.t_max
+        early = int(last < sde.t_max)  # a step before the grid's own
+        own = sde.until(last) if early else sde
+        inner = self.place(own, torch.linspace(0, 1, max(steps - early, 1), dtype=torch.float64))
         if early and steps > 1:
             inner = torch.cat([inner.new_tensor([sde.t_max]), inner])
         if steps > 1:
             inner[-1] = sde.t_min  # exact at the ends
         inner[0] = sde.t_max
         if early and steps > 2:
-            inner[1] = sde.t_signal
+            inner[1] = last
         times = torch.cat([inner, inner.new_zeros(1)])
         if not bool((times.diff() < 0).all()):
             raise ValueError(
@@ -101,5 +103,5 @@ class KarrasGrid(_Spread):
 
 
 def _ends(sde: SDE) -> Tensor:
-    """log(sigma / alpha) at t_signal and at t_min."""
-    return sde.log_noise_ratio(torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64))
+    """log(sigma / alpha) at t_max and at t_min."""
+    return sde.log_noise_ratio(torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64))

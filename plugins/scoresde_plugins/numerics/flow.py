@@ -92,7 +92,7 @@ def coefficients(sde: SDE, t: float, x: Tensor) -> tuple[Any, Any]:
 
 def velocity(model: ScoreModel, t: float, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return dx/dt at ``t``, like ``x``; the model is evaluated once, in ``dtype`` (None: that of ``x``)."""
-    sde, seen = model.sde, x.to(dtype)
+    sde, seen = model.sde, x if dtype is None else x.to(dtype)
     level = sde.level_at(t, seen)
     if isinstance(level.alpha, float) and level.alpha == 0:
         return velocity_without_signal(model, t, seen).to(x.dtype)
