@@ -93,8 +93,13 @@ class Loss(ABC):
         """
 
 
-def denoising_error(model: ScoreModel, level: Level, x: Tensor, noise: Tensor, reduction: Reduction) -> Tensor:
-    """|sigma s(x_t, t) + z|^2 reduced to (B,), for clean ``x`` and ``noise`` z (B, ...) at one level per row."""
+def denoising_error(
+    model: ScoreModel, level: Level, x: Tensor, noise: Tensor, reduction: Reduction, weight: Tensor | float = 1.0
+) -> Tensor:
+    """|sigma s(x_t, t) + z|^2 reduced to (B,), for clean ``x`` and ``noise`` z (B, ...) at one level per row.
+
+    Both are in the frame of the process (:func:`~scoresde_core.score.in_frame`); ``weight`` broadcasts against them.
+    """
     perturbed = combine(level.alpha, x, level.sigma, noise)
-    squared = (noise - model.noise(perturbed, level)).square().flatten(1)
+    squared = (weight * (noise - model.noise(perturbed, level)).square()).flatten(1)
     return squared.mean(1) if reduction == "mean" else 0.5 * squared.sum(1)

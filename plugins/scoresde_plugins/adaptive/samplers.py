@@ -26,7 +26,9 @@ from attrs.validators import and_, ge, gt, le
 from torch import Tensor
 
 from scoresde_core import Level, Noise, Observer, Sampler, ScoreModel, param
+from scoresde_core.score import ExactScore
 from scoresde_core.shapes import expand
+from ..coordinates import ENTRIES
 from .path import Path
 
 ARRIVED = 1e-9
@@ -61,12 +63,14 @@ class AdaptiveSDESampler(Sampler):
     max_attempts: int = param(10_000, "attempts after which a sample becomes NaN", ge(1))
     denoise: bool = param(True, "return the denoised state at t_min")
 
+    serves = ENTRIES
+
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         sde = model.sde
         x, previous = x.clone(), x.clone()
         vanishing = sde.t_signal < sde.t_max
         if vanishing:
-            now, ahead = sde.float_level(sde.t_max), sde.float_level(sde.t_signal)
+            now, ahead = sde.level_at(sde.t_max, x), sde.level_at(sde.t_signal, x)
             x = ahead.alpha * model.denoised(x, now) + ahead.sigma / now.sigma * x
         t = torch.full((len(x),), sde.t_signal, dtype=torch.float64, device=x.device)
         first = min(self.first_step, sde.t_signal - sde.t_min)
@@ -95,7 +99,14 @@ class AdaptiveSDESampler(Sampler):
             if not len(rows):
                 break
         x[rows] = torch.nan
-        return model.denoised(x, sde.float_level(sde.t_min)) if self.denoise else x
+        return model.denoised(x, sde.level_at(sde.t_min, x)) if self.denoise else x
+
+    def skip_model(self, model: ScoreModel) -> str | None:
+        """Refuse exact scores that need a factorisation for every time, and so for every sample."""
+        if model.sde.form != "diagonal" or not isinstance(model, ExactScore):
+            return None
+        why = f"the exact score under {type(model.sde).__name__} is for one time a call"
+        return f"adaptive_sde gives each sample times of its own, and {why}: take the sampler pc or ode, or a network"
 
     def _attempt(
         self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel
@@ -125,9 +136,10 @@ def _parts(x: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel) -> tu
     """Return -h f(x, t) with f = f(t) x - g^2 score, and g(t) dw; the coefficients are computed in float64."""
     sde = model.sde
     g, rate = sde.diffusion(t), sde.drift_rate(t)
+    steps = expand(h, g)
 
     def column(value: Tensor) -> Tensor:
-        return expand(value.to(x.dtype), x)
+        return expand(value, x).to(x.dtype)
 
     score = model.score(x, Level(column(t), column(sde.alpha(t)), column(sde.sigma(t))))
-    return score.mul(column(g.square() * h)).sub_(column(rate * h) * x), column(g) * dw
+    return score.mul(column(g.square() * steps)).sub_(column(rate * steps) * x), column(g) * dw

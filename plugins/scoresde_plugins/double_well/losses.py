@@ -16,6 +16,7 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core import Draws, Level, ScoreModel, level_of, param
+from scoresde_core.score import in_frame
 from scoresde_core.shapes import expand
 from ..song2021.losses import ContinuousLoss
 
@@ -34,6 +35,7 @@ class SlicedScoreMatchingLoss(ContinuousLoss):
         process = model.sde
         t = self.times(process, draws)
         if process.form == "scalar":
+            model, x = in_frame(model, x)
             state, level = process.perturb(x, t.to(x.dtype), draws.normal(x)), level_of(process, t, x)
         else:
             state, level = self._simulated(model, x, t, draws), Level(expand(t, x), math.nan, math.nan)

@@ -13,6 +13,7 @@ from attrs.validators import gt
 from torch import Tensor
 
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
+from scoresde_core.score import in_frame
 from scoresde_run.models.parameterisation import SIGMA_DATA
 from ..song2021.losses import ContinuousLoss
 
@@ -28,6 +29,7 @@ class EDMLoss(ContinuousLoss):
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde, u = model.sde, draws.uniform(stratified=self.stratified)
         normal = math.sqrt(2) * (2 * u - 1).clamp(-1 + 1e-15, 1 - 1e-15).erfinv()
+        model, x = in_frame(model, x)
         t = sde.time_at(self.mean + self.std * normal, self.t_min).clamp_max(sde.t_signal)
         level = level_of(sde, t, x)
         error = denoising_error(model, level, x, draws.normal(x), self.reduction)

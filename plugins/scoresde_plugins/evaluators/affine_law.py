@@ -71,7 +71,7 @@ class _Recorded(Noise):
 
 @attrs.frozen(eq=False)
 class Affine:
-    """A sampler with everything that its samples depend on; they start at ``start(z)``, with z like ``like``."""
+    """A sampler with all that its samples depend on, in the frame; they start at ``start(z)``, with z like ``like``."""
 
     sampler: Sampler
     model: ScoreModel
@@ -114,4 +114,5 @@ class Affine:
 
     def _run(self, z: Tensor, noise: Noise) -> Tensor:
         """Return the final states (B, D) of the rows that start at ``z``."""
-        return self.sampler.run(self.start(z), self.model, noise).flatten(1).double()
+        x, frame = self.sampler.run(self.start(z), self.model, noise), self.model.sde.frame
+        return (frame.drop(x) if frame else x).flatten(1).double()

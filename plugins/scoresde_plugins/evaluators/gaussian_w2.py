@@ -61,8 +61,8 @@ class GaussianW2(Evaluator):
         sampler, model, sde, reference = evidence.sampler, evidence.model, evidence.sde, evidence.reference
         if sampler is None or model is None or sde is None or reference is None:
             return Evaluator.skip(self, evidence) or f"{self.name} needs an exact target"
-        if sde.form != "scalar" or sde.needs:
-            return f"{self.name} needs a process of one alpha and sigma that knows nothing of its events"
+        if sde.form == "nonlinear" or sde.needs:
+            return f"{self.name} needs one linear score for all samples: take a linear process that knows no y"
         if evidence.units is not None and not evidence.units.unscaled:
             return f"{self.name} needs a model in data units, and this one scales the data"
         if "steps" not in sampler.uses:
@@ -70,19 +70,24 @@ class GaussianW2(Evaluator):
         if not reference.once("is Gaussian", lambda: _is_gaussian(reference)):
             return f"{self.name} needs a Gaussian target"
         start = sde.prior.from_noise if self.start == "prior" else _marginal(sde, reference)
-        found = Affine(sampler, model, start, evidence.samples).law()
+        found = Affine(sampler, model.framed(), start, evidence.samples).law()
         return f"{self.name} cannot follow the sampler: {found}" if isinstance(found, str) else found
 
 
 def _marginal(sde: SDE, reference: Reference) -> Start:
-    """Return the map from standard normal numbers to the true marginal N(alpha m, alpha^2 C + sigma^2 I) at t = 1."""
+    """Return the map from standard normal numbers to the marginal N(A m, A C A^T + Sigma) at t_max, in the frame."""
     mean, cov = reference.once("moments", reference.precise.moments)
-    level = sde.float_level(sde.t_max)
-    alpha, sigma = float(level.alpha), float(level.sigma)
-    half = root(alpha**2 * cov + sigma**2 * torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
+    rows = torch.cat([mean.unsqueeze(0), root(cov)]).reshape(-1, *reference.shape)
+    state = sde.frame.lift(rows) if sde.frame else rows
+    level = sde.level_at(sde.t_max, state)
+    centre, *spread = (level.alpha * state).flatten(1)
+    unit = torch.eye(len(centre)).to(state).reshape(-1, *state.shape[1:])
+    all_of_it = torch.cat([torch.stack(spread), (level.sigma * unit).flatten(1)])
+    half = root(all_of_it.T @ all_of_it)
 
     def start(z: Tensor) -> Tensor:
-        return (alpha * mean.to(z) + z.flatten(1) @ half.to(z)).reshape(z.shape)
+        state: Tensor = centre.to(z) + z.flatten(1) @ half.to(z)
+        return state.reshape(z.shape)
 
     return start
 

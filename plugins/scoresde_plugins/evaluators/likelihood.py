@@ -5,11 +5,13 @@
 
 Both are in bits/dim, over the same x ~ p. For a perfect score the first measures the effect of the ODE: the solver,
 the start at t_min instead of 0, and the prior in place of p_1. Its mean is minus the divergence KL(p || p_ODE) per
-dimension. The second is KL(p || p_SDE) plus the slack of the bound.
+dimension. The second is KL(p || p_SDE) plus the slack of the bound. Under a process that moves to an observation y both
+are of p(x | y), with a y of each x; under one that adds variables to the data the first is of a lower bound.
 """
 
 import math
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 import attrs
@@ -18,7 +20,9 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from scoresde_core import Better, Estimate, Evaluator, Metric, param
+from scoresde_core.steps import unserved
 from scoresde_run import Evidence
+from ..coordinates import FORMS
 from ..likelihood.bound import FEWEST_TIMES
 from ..likelihood.density import BoundDensity, Density, FlowDensity
 from ..numerics.divergence import Trace
@@ -37,13 +41,17 @@ class _AgainstTruth(Evaluator):
     better: ClassVar[Better] = "zero"
     name: ClassVar[str]
     sign: ClassVar[int]
+    serves: ClassVar[Collection[str]]
     samples: int
 
     def skip(self, evidence: Evidence) -> str | None:
         if evidence.model is not None and not evidence.model.continuous:
             return f"{self.name} needs a model of continuous time, and this one has discrete noise scales"
-        if evidence.sde is not None and (evidence.sde.form != "scalar" or evidence.sde.needs):
-            return f"{self.name} needs a process of one alpha and sigma that knows nothing of its events"
+        sde = evidence.sde
+        if sde is not None and (reason := unserved(self, sde)):
+            return reason
+        if sde is not None and sde.needs and not hasattr(evidence.target, "log_posterior"):
+            return f"{self.name} needs the law of events given {', '.join(sde.needs)}: take the target observed[of=...]"
         few = len(evidence.samples) < 2
         return super().skip(evidence) or (f"{self.name} needs 2 samples or more" if few else None)
 
@@ -56,11 +64,17 @@ class _AgainstTruth(Evaluator):
         reason, reference = self.skip(evidence), evidence.reference
         if reason or reference is None or evidence.model is None or evidence.sde is None:
             raise ValueError(reason or f"{self.name} needs target, sde and model")
-        x = evidence.exact()[: self.samples]
-        truth = reference.precise.log_prob(x.to(reference.device, torch.float64)).to(x.device)
+        x, model, target = evidence.exact()[: self.samples], evidence.model, reference.precise
+        at = x.to(reference.device, torch.float64)
+        if evidence.sde.needs:
+            y: Tensor = target.observe(at, evidence.seed)  # type: ignore[attr-defined]
+            model, truth = model.given(y=evidence.seen(y.to(x))), target.log_posterior(at, y)  # type: ignore[attr-defined]
+        else:
+            truth = target.log_prob(at)
+        truth = truth.to(x.device)
         try:
             seen = evidence.seen(x)
-            found = self.density(seen).measure(evidence.model, seen, evidence.seed).nats.double()
+            found = self.density(seen).measure(model, seen, evidence.seed).nats.double()
         except Diverged:
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
         if evidence.units is not None:
@@ -79,6 +93,7 @@ class LogLikelihoodError(_AgainstTruth):
     """
 
     name: ClassVar[str] = "log_likelihood_error"
+    serves: ClassVar = FORMS
     sign: ClassVar[int] = 1
 
     samples: int = param(128, "number of exact draws", ge(2))
@@ -102,6 +117,7 @@ class LikelihoodBoundGap(_AgainstTruth):
     """Mean of the variational bound minus the true negative log-likelihood, in bits/dim: 0 if tight, never negative."""
 
     name: ClassVar[str] = "likelihood_bound_gap"
+    serves: ClassVar = BoundDensity.serves
     sign: ClassVar[int] = -1
 
     samples: int = param(128, "number of exact draws", ge(2))

@@ -10,6 +10,7 @@ import attrs
 from torch import Tensor
 
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of
+from scoresde_core.score import in_frame
 from ..song2021.losses import ContinuousLoss
 
 
@@ -19,6 +20,7 @@ class FlowMatchingLoss(ContinuousLoss):
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
+        model, x = in_frame(model, x)
         t = self.times(sde, draws).clamp_max(sde.t_signal)
         error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
         signal, noise = sde.slopes(t)

@@ -17,6 +17,8 @@ from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 
 from scoresde_core import ScoreModel, ScoreSDEError, UsageError, param
+from scoresde_core.steps import unserved
+from ..coordinates import ENTRIES
 from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
 from ..numerics.runge_kutta import ADAPTIVE
@@ -114,6 +116,7 @@ class BoundDensity(Density):
 
     name: ClassVar[str] = "bound"
     follows: ClassVar[str] = "an integral over"
+    serves: ClassVar = ENTRIES
 
     form: Form = param("dsm", "denoising or sliced score matching")
     times: int = param(1000, "times for every event", ge(FEWEST_TIMES))
@@ -123,12 +126,10 @@ class BoundDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def check(self, model: ScoreModel) -> None:
-        """Refuse a process without one alpha and sigma as well, for which the bound is not written."""
+        """Refuse coupled variables and any drift as well, for which the bound is not written."""
         super().check(model)
-        if model.sde.form != "scalar" or model.sde.needs:
-            raise UsageError(
-                f"the bound needs a process of one alpha and sigma, not {model.sde!r}: take the flow (ode)"
-            )
+        if reason := unserved(self, model.sde):
+            raise UsageError(f"{reason}; take the flow (ode)")
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
         how = attrs.asdict(self, filter=lambda field, _: field.name != "discrete")

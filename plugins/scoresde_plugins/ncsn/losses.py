@@ -14,7 +14,7 @@ from attrs.validators import ge
 from torch import Tensor
 
 from scoresde_core import Draws, Loss, Reduction, ScoreModel, denoising_error, param
-from scoresde_core.score import spread
+from scoresde_core.score import in_frame, spread
 from scoresde_run import NetworkScore
 from ..song2021.losses import REDUCTION_HELP, STRATIFIED_HELP
 
@@ -48,6 +48,7 @@ class DiscreteLoss(Loss):
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
+        model, x = in_frame(model, x)
         u = draws.uniform(stratified=self.stratified)
         t = (u * self.scales).floor().clamp_max(self.scales - 1) / (self.scales - 1)
         level = spread(sde.discrete_level(t, self.scales), x)

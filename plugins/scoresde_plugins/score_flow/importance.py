@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scoresde_core import SDE
+from scoresde_core.shapes import expand
 
 
 def importance_times(sde: SDE, u: Tensor, t_min: float) -> Tensor:
@@ -28,6 +29,12 @@ def total_weight(sde: SDE, t_min: float) -> float:
     """Return Z, the integral of g^2 / sigma^2 over [t_min, t_signal]; ``ValueError`` if sigma / alpha does not grow."""
     first, last = _ends(sde, t_min)
     return 2 * (last - first)
+
+
+def relative_weight(sde: SDE, t: Tensor, x: Tensor) -> Tensor:
+    """Return g^2 / sigma^2 of each entry over their mean, which gives the times, at ``t`` (B,), float64 like ``x``."""
+    rate = (sde.diffusion(t) / sde.sigma(t)).square()
+    return expand(rate / expand(rate.flatten(1).mean(1), rate), x)
 
 
 @lru_cache(maxsize=16)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from scoresde_core import SDE, Draws, Loss, Reduction, ScoreModel, denoising_error, level_of, param
 from scoresde_core.score import in_frame
+from scoresde_core.shapes import expand
 from scoresde_run import NetworkScore
-from ..coordinates import LINEAR
+from ..coordinates import ENTRIES, LINEAR
 
 REDUCTION_HELP = "over a sample's dimensions: their mean, or half their sum"
 STRATIFIED_HELP = "draw one time from each of B equally likely intervals, instead of B independent times"
@@ -58,14 +59,12 @@ class DenoisingScoreMatchingLoss(ContinuousLoss):
 
     @property
     def serves(self) -> Collection[str]:  # type: ignore[override]
-        """All linear processes, but g^2 / sigma^2 is one number for scalar ones alone."""
-        return LINEAR if self.weighting == "sigma" else ("scalar",)
+        """All linear processes, but g^2 / sigma^2 is no number where coefficients are matrices."""
+        return LINEAR if self.weighting == "sigma" else ENTRIES
 
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         sde = model.sde
         model, x = in_frame(model, x)
         t = self.times(sde, draws)
-        error = denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction)
-        if self.weighting == "sigma":
-            return error
-        return error * (sde.diffusion(t) / sde.sigma(t)).square().to(error.dtype)
+        weight = 1.0 if self.weighting == "sigma" else expand((sde.diffusion(t) / sde.sigma(t)).square(), x).to(x.dtype)
+        return denoising_error(model, level_of(sde, t, x), x, draws.normal(x), self.reduction, weight)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scoresde_core import Level, Noise, Target, param
 from scoresde_core.noise import key
+from scoresde_core.sde import GaussianPrior
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 from .mixture2d import Mixture2DTarget
 
@@ -56,6 +57,12 @@ class ObservedTarget(MixtureTarget):
     def given(self, y: Tensor) -> ObservedLaw:
         """The law of the events given observations ``y`` (B, *shape), one a row."""
         return ObservedLaw(self, y)
+
+    def log_posterior(self, x: Tensor, y: Tensor) -> Tensor:
+        """log p(x | y) of events given one observation a row, (B, *shape) -> (B,)."""
+        likelihood = GaussianPrior(self.scale * x, self.noise).log_prob(y)
+        density: Tensor = self.log_prob(x) + likelihood - self.log_prob(y, Level(0.0, self.scale, self.noise))
+        return density
 
 
 @attrs.frozen(eq=False)
