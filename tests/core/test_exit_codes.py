@@ -2,17 +2,20 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scoresde_bench import cli
 from scoresde_core.components import parse
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_core.registry import load_registry
-from scoresde_run.commands.shell import Terminated, main
+from scoresde_run.commands.shell import Terminated, guarded, main
 
 ENDINGS = {
     0: None,
@@ -61,6 +64,26 @@ def test_every_command_ends_with(code, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert error.count("\n") == (0 if code in (0, 141) else len(found)), error
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_waits_for_a_library_that_is_loading(number, code, monkeypatch, capsys):
+    loaded, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def work():
+        monkeypatch.setattr(np.__spec__, "_initializing", True)
+        for _ in range(3):  # of which one counts
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+        loaded.append(True)
+        np.__spec__._initializing = False
+        time.sleep(10)
+
+    try:
+        assert (guarded(work, False), loaded) == (code, [True])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

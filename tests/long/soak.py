@@ -29,8 +29,8 @@ import writers
 KILLS = {"kill": signal.SIGKILL, "group": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 ENDED = {"kill": -9, "group": -9, "terminate": 143, "interrupt": 130}
 """The exit codes after a signal, besides 0: of a command that has ended, or a training run that has saved its state."""
-LOADING = ("error_already_set", "Importing the numpy C-extensions failed")
-"""What PyTorch and NumPy say of a KeyboardInterrupt within their native code; they end the process by 134 or 1."""
+STARTING = ("\nKeyboardInterrupt\n", "Importing the numpy C-extensions failed")
+"""What an interrupt before the command begins may say, with exit code 1: as Python starts, and as this loads NumPy."""
 STARTS = "import sys; sys.path.insert(0, sys.argv.pop(1)); import faults; sys.exit(faults.call(sys.argv[1:]))"
 
 
@@ -76,10 +76,9 @@ class Soak:
         place, kill = self.folder / name, self.random.choice([None, *KILLS])
         code, struck = self.run(place, writers.COMMANDS[name], kill)
         if struck:
-            # A signal in the first moments has its usual effect, or that of a library that is being loaded.
-            usual = code in (0, ENDED[kill], -KILLS[kill]) or any(
-                text in (self.folder / "log").read_text() for text in LOADING
-            )
+            # A signal in the first moments has its usual effect.
+            told = (self.folder / "log").read_text() if code == 1 else ""
+            usual = code in (0, ENDED[kill], -KILLS[kill]) or any(text in told for text in STARTING)
             return self.judge(name, {"code": not usual and code})
         self.check(name, code)
         if self.random.random() < 0.7:  # else the next start repeats a command that is finished

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -79,17 +80,36 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
+    """Raise at SIGTERM and Ctrl-C, once no library of native code is loading, which may abort on an exception."""
+    waiting: set[int] = set()
+
+    def loading() -> bool:
+        specs = (getattr(sys.modules.get(name), "__spec__", None) for name in ("torch", "numpy"))
+        return any(getattr(spec, "_initializing", False) for spec in specs)
+
+    def wait(number: int) -> None:
+        while loading():
+            time.sleep(0.02)
+        waiting.discard(number)
+        os.kill(os.getpid(), number)
+
     def end(number: int, frame: Any) -> None:
-        raise Terminated
+        if not loading():
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if number not in waiting:
+            waiting.add(number)
+            threading.Thread(target=wait, args=(number,), daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():  # which alone can handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    ours = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else [])]
+    before = {number: signal.signal(number, end) for number in ours}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
