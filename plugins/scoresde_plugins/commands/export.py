@@ -28,11 +28,14 @@ class ExportCommand(Command):
     """Exports one set of weights as a new checkpoint: ``scoresde export --checkpoint RUN --out DIR``.
 
     The optimiser, training states and other weights are left out; ``--dtype float16`` halves the file.
+    ``--format diffusers`` writes a folder that the library opens.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
+        text = "a checkpoint of ours, or a folder that diffusers opens (default: scoresde)"
+        parser.add_argument("--format", default="scoresde", choices=("scoresde", "diffusers"), help=text)
         text = "of the weights in the file, except vectors (default: float32)"
         parser.add_argument("--dtype", default="float32", choices=_DTYPES, help=text)
         add_weights(parser)
@@ -44,6 +47,8 @@ class ExportCommand(Command):
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request
 
+        if arguments.format == "diffusers":
+            return _for_diffusers(arguments, registry)
         request.check_place(arguments.out, checkpoint.INDEX)
         found = checkpoint.find(arguments.checkpoint, registry)
         ema = None if arguments.weights is None else arguments.weights == "ema"
@@ -66,6 +71,23 @@ class ExportCommand(Command):
         use = "the condition class[checkpoint={}]" if guides else "scoresde sample --checkpoint {} --out samples"
         print(f"wrote {written.folder}: {use.format(written.folder)}")
         return 0
+
+
+def _for_diffusers(arguments: argparse.Namespace, registry: Registry) -> int:
+    """Export as a folder of diffusers, which must not exist."""
+    from scoresde_run.machine.files import check_new, new_folder
+    from scoresde_run.models import checkpoint
+    from ..formats.diffusers_folder import write_folder
+
+    check_new(arguments.out)
+    if arguments.dtype != "float32":
+        raise UsageError("a folder for diffusers is in float32: leave out --dtype, and load it with torch_dtype there")
+    found = checkpoint.find(arguments.checkpoint, registry)
+    model = found.load(registry, None if arguments.weights is None else arguments.weights == "ema")
+    with new_folder(arguments.out) as scratch:
+        write_folder(scratch, model)
+    print(f"wrote {arguments.out}: diffusers.DiffusionPipeline.from_pretrained({str(arguments.out)!r})")
+    return 0
 
 
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""``scoresde import-checkpoint``: converts a published ``.pth`` file to a checkpoint."""
+"""``scoresde import-checkpoint``: converts a published file or folder to a checkpoint."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -11,50 +12,77 @@ from scoresde_run.commands.options import add_changes
 
 @attrs.frozen
 class ImportCheckpointCommand(Command):
-    """Imports files of score_sde_pytorch, ncsn and ncsnv2; every tensor must have its place in the preset's network."""
+    """Imports a folder of diffusers, or with its preset a file of score_sde_pytorch, ncsn or ncsnv2.
+
+    Every tensor must have its place in the network. Nothing that is read is run.
+    """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, metavar="FILE", help="the published file, such as checkpoint_24.pth")
-        parser.add_argument("--preset", required=True, metavar="NAME", help="its preset: see 'scoresde presets'")
+        text = "checkpoint_24.pth with --preset, a folder of diffusers, or hub:google/ddpm-cifar10-32"
+        parser.add_argument("file", metavar="FILE", help=text)
+        text = "the preset of a file that has no configuration: see 'scoresde presets'"
+        parser.add_argument("--preset", metavar="NAME", help=text)
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
         add_changes(parser, "model.network.nf=64")
         text = "prefix of the network's tensors in the file, such as net. (default: detected)"
         parser.add_argument("--prefix", metavar="P", help=text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        from scoresde_run import plan_model
-        from scoresde_run.commands.presets import find_preset
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request
-        from ..song2021.published_checkpoint import Misfit, convert, read_published
+        from ..song2021.published_checkpoint import Misfit
 
-        config = find_preset(registry, arguments.preset).override(arguments.set)
         request.check_place(arguments.out, checkpoint.INDEX)
-        if arguments.file.is_dir():
-            raise UsageError(f"{arguments.file} is a folder: name the published file in it")
-        published = read_published(arguments.file)
-        sha256 = checkpoint.file_hash(arguments.file)
+        file, config, about, convert = (_with_preset if arguments.preset else _foreign)(arguments, registry)
+        sha256 = checkpoint.file_hash(file)
         asked = request.digits(registry, arguments, sha256=sha256, config=config.plain())
         if request.finished(arguments.out, asked, checkpoint.INDEX):
             return 0
-        plan = plan_model(config, registry)
-        how = {"table": hasattr(plan.sde, "sigma_max"), "prefix": arguments.prefix}
         try:
-            converted = convert(published, plan.build().network, **how)
+            converted = convert()
         except Misfit as misfit:
             print("\n".join(misfit.report))
-            raise FileError(
-                f"{arguments.file} does not fit the preset {arguments.preset}: {misfit}; choose its own preset"
-            ) from misfit
-        about = {"file": arguments.file.name, "sha256": sha256, "layout": published.layout}
-        about |= {"preset": arguments.preset, "changes": list(arguments.set)}
-        states = converted.weights, converted.ema
-        written = checkpoint.save(arguments.out, config, *states, step=published.step, provenance=about, asked=asked)
+            whose = f"the preset {arguments.preset}" if arguments.preset else "its own configuration"
+            remedy = "choose its own preset" if arguments.preset else "get it again"
+            raise FileError(f"{arguments.file} does not fit {whose}: {misfit}; {remedy}") from misfit
+        about = {"file": file.name, "sha256": sha256, **about, "changes": list(arguments.set)}
+        states, step = (converted.weights, converted.ema), about.pop("step", 0)
+        written = checkpoint.save(arguments.out, config, *states, step=step, provenance=about, asked=asked)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
         tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"
-        print(f"{published.layout}, step {published.step}: {tensors}")
+        print(f"{about['layout']}, step {step}: {tensors}")
         for note in converted.notes:
             print(note)
         print(f"wrote {written.folder}: scoresde sample --checkpoint {written.folder} --out samples")
         return 0
+
+
+def _with_preset(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
+    """The file of a preset's network: its path, configuration, origin, and what converts it."""
+    from scoresde_run import plan_model
+    from scoresde_run.commands.presets import find_preset
+    from ..song2021.published_checkpoint import convert, read_published
+
+    file, config = Path(arguments.file), find_preset(registry, arguments.preset).override(arguments.set)
+    if file.is_dir():
+        raise UsageError(
+            f"{file} is a folder: name the published file in it, or leave out --preset for one of diffusers"
+        )
+    published, plan = read_published(file), plan_model(config, registry)
+    how = {"table": hasattr(plan.sde, "sigma_max"), "prefix": arguments.prefix}
+    about = {"layout": published.layout, "preset": arguments.preset, "step": published.step}
+    return file, config, about, lambda: convert(published, plan.build().network, **how)
+
+
+def _foreign(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
+    """As :func:`_with_preset`, for what says itself which network it is of."""
+    from scoresde_run import Config, plan_model
+    from ..formats import diffusers_folder
+
+    place = diffusers_folder.fetched(arguments.file)
+    if not place.is_dir() or arguments.prefix:
+        raise UsageError(f"{place} does not say which network it is of: add --preset NAME (see 'scoresde presets')")
+    found = diffusers_folder.read_folder(place)
+    config = Config.from_plain(found.config, str(place)).override(arguments.set)
+    return found.file, config, {"layout": found.layout}, lambda: found.convert(plan_model(config, registry))

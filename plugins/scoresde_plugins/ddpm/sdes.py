@@ -14,7 +14,7 @@ from typing import Literal
 import attrs
 import numpy as np
 import torch
-from attrs.validators import and_, ge, gt, lt, optional
+from attrs.validators import and_, ge, gt, in_, lt, min_len, optional
 from torch import Tensor
 
 from scoresde_core import SDE, FileError, Level, param
@@ -75,6 +75,15 @@ class TableSDE(SDE):
     entries: int = param(1000, "number of entries N", ge(4))
     path: str | None = param(None, "file of betas or alphas_cumprod; null: the law above")
     zero_terminal_snr: bool = param(False, "no signal at t = 1", kw_only=True)
+    values: tuple[float, ...] | None = param(
+        None, "betas in place of a law or file", optional(min_len(4)), kw_only=True
+    )
+    precision: Literal["double", "single"] = param(
+        "double",
+        "of the products of 1 - beta; single: as diffusers computes them",
+        in_(("double", "single")),
+        kw_only=True,
+    )
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(0.5)))
 
     def __attrs_post_init__(self) -> None:
@@ -121,18 +130,25 @@ def _angles(sde: TableSDE, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _products(sde: TableSDE) -> Tensor:
     """Return abar_i (N,), float64."""
+    return _read(Path(sde.path)) if sde.path is not None else (1 - betas_of(sde)).cumprod(0).double()
+
+
+def betas_of(sde: TableSDE) -> Tensor:
+    """Return beta_i (N,), in the precision of the table."""
+    dtype = torch.float64 if sde.precision == "double" else torch.float32
     if sde.path is not None:
-        return _read(Path(sde.path))
+        products = _read(Path(sde.path))
+        return (1 - products / torch.cat([products.new_ones(1), products[:-1]])).to(dtype)
+    if sde.values is not None:
+        return torch.tensor(sde.values, dtype=dtype, device="cpu")
     n = sde.entries
     if sde.betas == "squaredcos":
         edges = torch.linspace(0, 1, n + 1, dtype=torch.float64, device="cpu")
         signal = torch.cos((edges + 0.008) / 1.008 * math.pi / 2).square()
-        betas = (1 - signal[1:] / signal[:-1]).clamp_max(LARGEST_BETA)
-    else:
-        power, first, last = _LAWS[sde.betas]
-        ends = (float(sde.first or first) ** power, float(sde.last or last) ** power)
-        betas = torch.linspace(*ends, n, dtype=torch.float64, device="cpu") ** (1 / power)
-    return (1 - betas).cumprod(0)
+        return (1 - signal[1:] / signal[:-1]).clamp_max(LARGEST_BETA).to(dtype)
+    power, first, last = _LAWS[sde.betas]
+    ends = (float(sde.first or first) ** power, float(sde.last or last) ** power)
+    return torch.linspace(*ends, n, dtype=dtype, device="cpu") ** (1 / power)
 
 
 def _read(path: Path) -> Tensor:

@@ -128,8 +128,8 @@ class UNet(nn.Module):
         for stage in self.up:
             for block in stage.blocks:
                 h = self._run(block, h, embedding, kept.pop())
-            for attention in stage.attention:
-                h = self._run(attention, h)
+                if block + 1 in stage.attention:
+                    h = self._run(block + 1, h)
             h, image = self._join_output(stage, h, image)
             if stage.resample:
                 h = self._resample(stage, h, embedding)
@@ -264,11 +264,11 @@ class UNet(nn.Module):
         image, width = 0, kept[-1]
         for level, multiple in reversed(list(enumerate(spec.ch_mult))):
             blocks, attention, pyramid, resample = NONE, NONE, NONE, NONE
-            for _ in range(spec.num_res_blocks + 1):
+            for index in range(spec.num_res_blocks + 1):
                 blocks += self._add(self._block(width + kept.pop(), multiple * spec.nf))
                 width = multiple * spec.nf
-            if self.attends[level]:
-                attention = self._add(self._attention(width))
+                if self.attends[level] and (spec.up_attention == "block" or index == spec.num_res_blocks):
+                    attention += self._add(self._attention(width))
             if spec.progressive == "output_skip":
                 pyramid = self._add(*self._head(width, channels, spec.init_scale))
             elif spec.progressive == "residual":

@@ -27,6 +27,11 @@ class ImageUNet(KnowingNetwork):
     attn_resolutions: tuple[int, ...] = param(
         (16,), "levels with attention, by the shorter side of their images; the middle always has it", converter=tuple
     )
+    up_attention: Literal["level", "block"] = param(
+        "level",
+        "going up, attention after the last block of a level, or after every block",
+        check.in_(["level", "block"]),
+    )
     dropout: float = param(0.1, "dropout inside the blocks", check.and_(check.ge(0), check.lt(1)))
     resamp_with_conv: bool = param(True, "for ddpm blocks, use a convolution at each change of resolution")
     conditional: bool = param(True, "whether the blocks receive the label")

@@ -1,0 +1,1 @@
+"""Weights of other libraries for our networks: their files, names and schedules."""
