@@ -6,7 +6,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Noise, UsageError, create, skip
 from scoresde_run import NetworkScore
 

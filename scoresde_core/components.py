@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
-
 from .errors import UsageError, near_misses
 
 _SPEC = re.compile(r"(?P<name>[A-Za-z0-9_.:/-]++)\s*+(?:\[(?P<params>.*)\])?", re.DOTALL)

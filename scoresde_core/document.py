@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from .errors import FileError
 
 LIMIT, DEEPEST, VALUES = 2**20, 50, 200_000

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
-
 from .estimate import Estimate
 
 Better = Literal["lower", "higher", "zero"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import attrs
 import torch
 from torch import Tensor
-
 from .shapes import expand
 
 Basis = Sequence[Tensor | None]

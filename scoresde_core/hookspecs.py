@@ -12,7 +12,6 @@ A plugin implements any of them with :data:`hookimpl`; an implementation may tak
 from typing import Any
 
 import pluggy
-
 from .kinds import KINDS
 
 API = 1

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any, get_args
 
 import attrs
-
 from .errors import PluginError, UnknownName, near_misses
 
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-
 from .noise import Noise
 from .score import ScoreModel
 from .sde import Level

@@ -21,7 +21,6 @@ from typing import Any
 
 import attrs
 import yaml
-
 from . import document
 from .errors import FileError, ManifestError, near_misses
 from .hookspecs import API

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import attrs
 import pluggy
-
 from . import manifest
 from .errors import ManifestError, PluginError, ScoreSDEError, near_misses
 from .hookspecs import API, PREFIX, add_hooks

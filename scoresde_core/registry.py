@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from . import plugins
 from .components import HANDED, Spec, build, parameters, parse
 from .errors import AmbiguousName, PluginError, ScoreSDEError, UnknownName, UsageError, near_misses

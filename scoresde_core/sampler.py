@@ -8,7 +8,6 @@ from typing import Any, Self
 import attrs
 import torch
 from torch import Tensor
-
 from .components import parameters
 from .errors import UsageError
 from .noise import Noise

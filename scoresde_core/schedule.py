@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 import attrs
 import torch
 from torch import Tensor
-
 from .sde import SDE, Level, Scalar
 
 

@@ -20,7 +20,6 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
-
 from .contract import Contract, derived
 from .errors import UsageError, near_misses
 from .frame import Frame

@@ -30,7 +30,6 @@ from typing import Any, ClassVar, Literal, Self
 import attrs
 import torch
 from torch import Tensor
-
 from .contract import Contract, derived
 from .errors import UsageError
 from .frame import Basis, Frame, rotate

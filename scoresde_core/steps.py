@@ -11,7 +11,6 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
-
 from .noise import Draw
 from .schedule import Grid, Step
 from .shapes import NUMBER

@@ -11,7 +11,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-
 from .estimate import Estimate
 from .sde import DATA, Level
 

@@ -3,7 +3,6 @@
 import math
 
 import torch
-
 from scoresde import ConditionedSampler, ExactScore, create, sample
 from scoresde_plugins.song2021.sdes import VPSDE
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers

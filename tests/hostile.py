@@ -22,7 +22,6 @@ import torch
 import yaml
 from hypothesis import strategies as st
 from safetensors.torch import save
-
 from scoresde_bench import cli
 from scoresde_run.commands import shell
 

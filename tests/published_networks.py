@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import attrs
 from torch import nn
-
 from scoresde_core.errors import near_misses
 from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
 from scoresde_plugins.networks.unet import DDPM, NCSNpp

@@ -1,7 +1,6 @@
 """Registries of a few components, for tests, and what the conformance suite finds wrong with them."""
 
 import pytest
-
 from scoresde_conformance.suite import candidates, cases
 from scoresde_core.manifest import Row
 from scoresde_core.plugins import Status

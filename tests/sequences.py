@@ -12,7 +12,6 @@ from pathlib import Path
 
 import faults
 import power
-
 from scoresde_core.errors import FileError
 from scoresde_run.machine import files
 from scoresde_run.results.results import Results, leave

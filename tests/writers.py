@@ -67,7 +67,6 @@ PASSING = {"seconds", "samples_per_second", "cell_seconds", "evaluation_seconds"
 def prepare(folder: Path) -> None:
     """Make what the commands read, with nothing that imports slowly in this process."""
     import torch
-
     from scoresde_core.registry import load_registry
     from scoresde_run.models import checkpoint
     from scoresde_run.models.model import plan_model

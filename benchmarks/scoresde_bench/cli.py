@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-
 from scoresde_core import Registry, UsageError, near_misses
 from scoresde_run.commands.options import add_device, check_counts
 from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry

@@ -8,7 +8,6 @@ import functools
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 
 target = scoresde.create("targets", "mixture2d[layout=spiral,components=60,std=0.08]")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 
 registry = scoresde.default_registry()

@@ -6,7 +6,6 @@ digits clearer; or a classifier of noisy images guides a network that knows noth
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 from scoresde_run import GuidedSampler
 

@@ -6,7 +6,6 @@ can be seen to be right or wrong: plain replacement is wrong, particles are righ
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 
 # ## What is known

@@ -6,7 +6,6 @@ the energy distance to exact samples; the grey band is what exact samples themse
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 
 target = scoresde.create("targets", "mixture2d[layout=spiral]")

@@ -8,7 +8,6 @@ import functools
 
 import matplotlib.pyplot as plt
 import torch
-
 import scoresde
 
 # ## Blur

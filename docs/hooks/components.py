@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mkdocs.structure.files import File
-
 from scoresde_core import KINDS, default_registry, lazy
 from scoresde_run.commands.shell import main
 

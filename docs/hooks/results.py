@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
-
 from scoresde_bench.cli import main
 
 HOME = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -10,7 +10,6 @@ this is what a classifier can learn from the data; below, it is the nearest neig
 import sys
 
 import torch
-
 from scoresde_core import create
 from scoresde_run import NoisyClassifier
 

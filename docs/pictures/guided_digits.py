@@ -14,7 +14,6 @@ import math
 
 import torch
 from digit_posterior import DigitPosterior
-
 from scoresde import ConditionedSampler, create, default_registry, sample
 from scoresde_plugins.conditions.label import ClassObservation
 from scoresde_run import GuidedSampler

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-
 from scoresde_core import ExactScore, Level, create, default_registry, sample
 from scoresde_run.models import checkpoint
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Level, Past, Predictor, Schedule, ScoreModel, Step, advance
 
 MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
-
 from scoresde_core import KINDS, OURS, Entry, Registry, Spec, UsageError, parameters
 
 SUITES = (

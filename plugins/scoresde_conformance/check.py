@@ -11,7 +11,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError, near_misses
 from scoresde_run.machine.visible import visible
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from scoresde_core import DATA, SDE, ExactScore, Level, Noise, Sampler, Target, sample
 from scoresde_run import Condition, ConditionedSampler
 from . import exact

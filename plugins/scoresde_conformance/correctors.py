@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Schedule, Step
 from .candidate import Candidate, Skip
 from .counterparts import pairs, served

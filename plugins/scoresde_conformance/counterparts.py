@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-
 from scoresde_core import SDE, Sampler, sample
 from .candidate import Candidate
 from .exact import ConstantRateSDE, GrowingSDE, Mixture, StraightSDE, Watched, agree

@@ -6,7 +6,6 @@ from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError
 from scoresde_run import Dataset, Events, Split
 from .candidate import Candidate, Skip

@@ -6,7 +6,6 @@ For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the in
 
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError
 from scoresde_run import Dequantizer
 from .candidate import Candidate, first_accepted

@@ -13,7 +13,6 @@ from math import prod
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Estimate, Evaluator, Level, Metric, ScoreModel, Target
 from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile

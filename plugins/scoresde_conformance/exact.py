@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import DATA, SDE, Draw, Estimate, Level, Noise, Observer, Sampler, Schedule, Step, Target, param
 from scoresde_core.score import ExactScore, ScoreModel
 from scoresde_core.steps import Corrector, Past, Predictor, advance

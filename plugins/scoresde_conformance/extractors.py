@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError, UsageError, parameters
 from scoresde_run import Extractor, Features
 from .candidate import Candidate, Skip, first_accepted

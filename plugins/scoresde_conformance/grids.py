@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-
 from scoresde_core import SDE, Grid
 from .candidate import Candidate
 from .counterparts import sdes

@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Draws, Level, Loss, ScoreModel, unserved
 from scoresde_run import NoisyClassifier
 from .candidate import Candidate, Skip

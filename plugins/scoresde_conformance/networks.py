@@ -7,7 +7,6 @@ random first: the checks must hold for any weights. Large networks are checked w
 
 import torch
 from torch import Tensor, nn
-
 from scoresde_core import ScoreModel, level_of
 from scoresde_run import NoisyClassifier
 from .candidate import Candidate, Skip, first_accepted

@@ -7,7 +7,6 @@ from itertools import chain
 
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Level, Past, Predictor, Schedule, advance, unserved
 from .affine import Independent, Score, entries_of, law_error, respond, slope
 from .candidate import Candidate, Skip

@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Draw, Noise, Sampler, Scalar, ScoreModel, Spec, Step, UsageError, parameters, sample
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 from .candidate import Candidate, Skip

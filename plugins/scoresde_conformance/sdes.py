@@ -17,7 +17,6 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, GaussianPrior
 from .candidate import Candidate, Check, Skip
 from .exact import agree

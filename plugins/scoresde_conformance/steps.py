@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import KINDS, Draw, Level, Sampler, Schedule, ScoreSDEError, Spec, Step, parameters
 from scoresde_core.steps import Corrector, Past, Predictor, advance
 from .candidate import Candidate, Skip

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import attrs
-
 from scoresde_core import KINDS, Registry, find_kind, parameters, parse
 from scoresde_core.errors import PluginError, ScoreSDEError, UnknownName, UsageError, near_misses
 from scoresde_core.registry import missing_requirements

@@ -10,7 +10,6 @@ from math import prod
 
 import torch
 from torch import Tensor
-
 from scoresde_core import DATA, Level, Target
 from .candidate import Candidate, Skip
 from .exact import agree, directions_of, is_zero

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
 from .candidate import Candidate, Skip
 
 TIMES = (0.02, 0.1, 0.3, 0.6, 0.9)

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from scoresde_core import Level, Past, Scalar, Step
 from scoresde_core.shapes import NUMBER, combine, solve
 

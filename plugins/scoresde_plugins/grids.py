@@ -12,7 +12,6 @@ import attrs
 import torch
 from attrs.validators import gt
 from torch import Tensor
-
 from scoresde_core import SDE, Grid, param
 
 

@@ -7,7 +7,6 @@ import attrs
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-
 from scoresde_core import FileError
 from scoresde_run.machine import files, inputs
 from scoresde_run.machine.digest import DIGEST, of_tensors

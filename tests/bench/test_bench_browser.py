@@ -6,7 +6,6 @@ from typing import Any
 import browser
 import pytest
 import torch
-
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.page import page
 from scoresde_bench.report.ranking import rank

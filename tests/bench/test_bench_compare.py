@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from scoresde_bench.cli import main
 from scoresde_bench.report.compare import compare
 from scoresde_bench.report.result_sets import ResultSet

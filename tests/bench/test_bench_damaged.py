@@ -5,7 +5,6 @@ import json
 import random
 
 import pytest
-
 from scoresde_run.results.results import ARRIVED, Results, read_rows
 from scoresde_run.results.rows import fault
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from scoresde_bench.cli import main
 from scoresde_bench.report.result_sets import read_result_sets
 
@@ -32,7 +31,7 @@ def test_the_fewest_evaluations_are_those_of_the_committed_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["markdown_table.py", "few_step", *DISTANCES])
-    runpy.run_path(str(ROOT / "benchmarks/studies/truth/markdown_table.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "docs/pictures/markdown_table.py"), run_name="__main__")
     table = capsys.readouterr().out
     assert table.count("\n") == 12
     assert table in CHOICE
@@ -68,7 +67,7 @@ def test_the_tables_of_the_page_on_exact_scores_are_of_the_committed_rows(
 ) -> None:
     rows = ROOT / "benchmarks" / "results" / folder / "results.jsonl"
     monkeypatch.setattr(sys, "argv", ["markdown_table.py", str(rows), "nll_gap"])
-    runpy.run_path(str(ROOT / "benchmarks/studies/truth/markdown_table.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "docs/pictures/markdown_table.py"), run_name="__main__")
     table = capsys.readouterr().out.strip()
     assert table.count("\n") > 3
     assert table in (ROOT / "docs" / "exact_scores.md").read_text(encoding="utf-8")

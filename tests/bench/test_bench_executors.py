@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from long import kill_sweep
 from runs import rows_in
-
 from scoresde_bench.cli import main
 from scoresde_bench.run.executors.processes import ProcessesExecutor
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import DENOISER, save_models
-
 from scoresde_bench.cli import main
 from scoresde_bench.plan.axes import DEFAULTS
 from scoresde_bench.report import published

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from runs import rows_in
-
 from scoresde_bench.plan.suite import Block
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_core.registry import default_registry

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from runs import rows_in
-
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_bench.report.lines import Layout
 from scoresde_bench.report.plot import convergences, power

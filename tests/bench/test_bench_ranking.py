@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-
 from scoresde_bench.report.export import as_markdown
 from scoresde_bench.report.labels import labels, plain, quantity
 from scoresde_bench.report.ranking import rank

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from scoresde_bench.report import plot, scales
 from scoresde_bench.report.page import write_report
 from scoresde_bench.report.ranking import rank

@@ -5,7 +5,6 @@ import re
 
 import pytest
 from runs import rows_in, save_models
-
 from scoresde_bench.plan.suite import Suite
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_core.registry import default_registry

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from runs import rows_in
-
 from scoresde_bench.plan.suite import Block
 from scoresde_bench.plan.sweep import Sweep, sweep
 from scoresde_bench.report.combinations import pool

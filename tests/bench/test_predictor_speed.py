@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from runs import save_models
-
 from scoresde_bench.run.costs import _trial
 from scoresde_core import create, default_registry
 

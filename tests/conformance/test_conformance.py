@@ -11,7 +11,6 @@ import attrs
 import pytest
 import torch
 from registries import failures, registry_of
-
 from scoresde_conformance import counterparts
 from scoresde_conformance.candidate import SUITES
 from scoresde_conformance.exact import ConstantRateSDE, Mixture, PlainPredictor, times_between

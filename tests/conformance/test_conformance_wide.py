@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import torch
-
 from scoresde import create
 from scoresde_conformance.candidate import Skip, own_checks
 from scoresde_plugins.blurring.sdes import BlurringSDE

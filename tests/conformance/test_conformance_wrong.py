@@ -8,7 +8,6 @@ import pytest
 import torch
 from attrs.validators import gt
 from registries import failures, names_it, wrong
-
 from scoresde_conformance.exact import ConstantRateSDE, PlainPredictor, PlainSampler, Watched
 from scoresde_core import SDE, Corrector, Evaluator, Grid, MultistepPredictor, Predictor, ScoreModel, param
 

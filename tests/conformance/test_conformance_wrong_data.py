@@ -7,7 +7,6 @@ import pytest
 import torch
 from registries import failures, names_it, wrong
 from torch import nn
-
 from scoresde import DATA, Dequantizer, Evaluator, Extraction, Features, Metric, param
 from scoresde_conformance.exact import Mixture
 from scoresde_core.estimate import Estimate

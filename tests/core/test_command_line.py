@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 import pytest
-
 from scoresde_core.errors import FileError
 from scoresde_run.commands.shell import main
 from scoresde_run.machine.files import check_new, locked

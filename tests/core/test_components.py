@@ -9,7 +9,6 @@ import pytest
 from attrs.validators import gt
 from hypothesis import given
 from hypothesis import strategies as st
-
 from scoresde_core.components import Spec, build, param, parameters, parse, parse_value, split
 from scoresde_core.errors import UsageError
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from scoresde_bench import cli
 from scoresde_core.components import parse
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError

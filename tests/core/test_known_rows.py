@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from scoresde import ConditionedSampler, ExactScore, NetworkScore, create, sample
 from scoresde_core.errors import UsageError
 from scoresde_plugins.conditions.label import ClassObservation, GuidedScore, TargetClassifier

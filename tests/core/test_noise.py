@@ -4,7 +4,6 @@ import sys
 
 import pytest
 import torch
-
 from scoresde_core.noise import Noise
 
 

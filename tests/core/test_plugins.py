@@ -9,7 +9,6 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-
 from scoresde_core import hookimpl, plugins
 from scoresde_core.errors import AmbiguousName, ManifestError, PluginError, UnknownName
 from scoresde_core.registry import load_registry

@@ -1,7 +1,6 @@
 """The registry: names, aliases, near misses, nested components, local files, and the bundled rows."""
 
 import pytest
-
 from scoresde_core import SDE, Predictor, create, default_registry
 from scoresde_core.components import Spec
 from scoresde_core.errors import AmbiguousName, FileError, ManifestError, UnknownName, UsageError

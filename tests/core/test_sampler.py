@@ -5,7 +5,6 @@ import math
 import attrs
 import pytest
 import torch
-
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import create, default_registry
 from scoresde_core.sampler import sample, skip

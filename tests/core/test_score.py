@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import nn
-
 from scoresde_core.errors import UsageError
 from scoresde_core.score import ExactScore, level_of
 from scoresde_core.sde import Level

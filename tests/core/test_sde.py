@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-
 from scoresde_core.schedule import Schedule
 from scoresde_core.sde import DATA, SDE, GaussianPrior
 from scoresde_plugins.grids import KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid

@@ -3,7 +3,6 @@
 import attrs
 import pytest
 import torch
-
 from scoresde_core import ExactScore, Schedule, create, default_registry
 from scoresde_core.schedule import Step
 from scoresde_core.sde import Level

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from scoresde_bench.cli import main as bench
 from scoresde_bench.plan.axes import DEFAULTS
 from scoresde_bench.plan.sweep import Sweep, sweep

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from test_blocks import ROOT, blocks, commands
-
 from scoresde_bench.cli import main as bench
 from scoresde_run.commands.shell import main as scoresde
 

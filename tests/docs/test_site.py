@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
 import scoresde
 from scoresde_core import default_registry
 from scoresde_core.kinds import KINDS

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
-
 from scoresde_core import lazy
 from scoresde_plugins import evaluators
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from scoresde_core.kinds import KINDS
 from scoresde_core.registry import load_registry
 

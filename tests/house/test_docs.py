@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 import scoresde_plugins
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_run.models import checkpoint

@@ -10,7 +10,6 @@ from pathlib import Path
 import hostile
 import pytest
 from hypothesis import HealthCheck, given, settings
-
 from scoresde_bench import cli
 from scoresde_run.commands.shell import main
 

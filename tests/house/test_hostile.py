@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from rich.table import Table
-
 from scoresde_bench import cli
 from scoresde_core.components import Spec
 from scoresde_core.registry import load_registry

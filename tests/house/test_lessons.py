@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-
 from scoresde_run.commands.shell import main
 
 # One scale forgets nothing of such data: that is the lesson, and training says so.

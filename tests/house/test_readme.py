@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from runs import rows_in
-
 from scoresde_run.commands.shell import main as scoresde
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ import argparse
 
 import attrs
 import torch
-
 from scoresde import ConditionedSampler, Evidence, ExactScore, create, sample
 from scoresde_bench.report.ranking import metric_value
 from scoresde_plugins.targets.conditional import given

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hostile import GRAMMARS, attempt, fault  # beside the tests
-
 import scoresde_bench
 import scoresde_plugins
 import scoresde_run

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import browser
 import torch
 from test_bench_browser import PREDICTORS, SDES, row
-
 from scoresde_bench.report.page import write_report
 from scoresde_run.data.units import Units
 from scoresde_run.results import picture

@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-
 from scoresde import Batches, Preprocessing
 from scoresde_core import create
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from scoresde_conformance.exact import Watched
 from scoresde_core import ExactScore
 from scoresde_plugins.likelihood.bound import likelihood_bound

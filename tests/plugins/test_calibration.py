@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.evaluator import Metric
 from scoresde_plugins.evaluate.measure import mean

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from scoresde import Batches, Dataset, Draws, ExactScore, Preprocessing, create, load_registry
 from scoresde_core.components import parameters
 from scoresde_core.errors import FileError, UsageError

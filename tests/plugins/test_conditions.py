@@ -7,7 +7,6 @@ import pytest
 import torch
 from exact_conditional import CROSS
 from safetensors.torch import save_file
-
 from scoresde import ConditionedSampler, ExactScore, Noise, Schedule, create, sample
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError

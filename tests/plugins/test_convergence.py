@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore, Schedule, create, default_registry
 from scoresde_plugins.evaluators.moments import gaussian_w2
 

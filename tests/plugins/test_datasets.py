@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from scoresde import Batches, Preprocessing
 from scoresde_core import create, load_registry
 from scoresde_core.errors import FileError, PluginError, UsageError

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
 from scoresde_core import Spec
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import load_registry

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
 from scoresde_core import create
 from scoresde_run.commands.shell import main
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore
 from scoresde_core.sampler import sample
 from scoresde_core.sde import GaussianPrior

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
-
 from scoresde_core.estimate import Estimate
 from scoresde_core.evaluator import Metric
 from scoresde_core.target import Target

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from scoresde_core.errors import UsageError
 from scoresde_core.registry import load_registry
 from scoresde_plugins.commands.export import shortened

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-
 from scoresde_core.errors import FileError
 from scoresde_core.registry import create
 from scoresde_plugins.datasets.published import torchvision_datasets
@@ -42,9 +41,7 @@ def test_images_of_another_shape_are_refused() -> None:
 
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileError, match=r"gone does not exist: train a classifier with benchmarks/studies/truth/train_classifier"
-    ):
+    with pytest.raises(FileError, match=r"gone does not exist: train a classifier with docs/pictures/train_classifier"):
         Classifier("gone")
     (tmp_path / "broken").write_bytes(b"no")
     with pytest.raises(FileError, match="is damaged"):

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore, UsageError, create, sample
 from scoresde_plugins.numerics.flow import Diverged, Solver
 

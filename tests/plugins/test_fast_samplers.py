@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore, Schedule, create, default_registry
 from scoresde_core.errors import UsageError
 from scoresde_core.noise import Noise

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from scoresde_core import create
 from scoresde_core.errors import FileError
 from scoresde_run.commands.shell import main

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-
 from scoresde import DATA, Draws, ExactScore, Level, NetworkScore, create, default_registry, sample
 from scoresde_core.errors import UsageError
 from scoresde_core.steps import advance

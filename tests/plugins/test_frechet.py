@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-
 from scoresde_core.errors import FileError
 from scoresde_core.registry import create
 from scoresde_plugins.evaluators.frechet import Centre, FrechetDistance, extrapolate

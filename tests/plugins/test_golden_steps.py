@@ -7,7 +7,6 @@ entry i is what our schedule holds for step N - 1 - i of the uniform grid of N s
 import numpy as np
 import pytest
 import torch
-
 from scoresde_core.schedule import Schedule, Step
 from scoresde_core.score import ScoreModel
 from scoresde_core.sde import Level

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-
 from scoresde import ExactScore, create, default_registry, sample
 from scoresde_core.errors import UsageError
 from scoresde_core.sde import Level

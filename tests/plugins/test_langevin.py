@@ -5,7 +5,6 @@ import math
 import attrs
 import pytest
 import torch
-
 from scoresde_core import ExactScore, Schedule, UsageError, create
 from scoresde_plugins.song2021.correctors import LangevinCorrector
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde_conformance.exact import Watched
 from scoresde_core import ExactScore, Noise, ScoreModel
 from scoresde_core.errors import UsageError

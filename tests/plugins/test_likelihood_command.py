@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from scoresde_core import ExactScore, create
 from scoresde_core.registry import load_registry
 from scoresde_plugins.likelihood.bits_per_dim import join, measure

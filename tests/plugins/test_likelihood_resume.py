@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
 from scoresde_plugins.likelihood.density import FlowDensity
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import files

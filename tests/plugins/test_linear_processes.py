@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde import DATA, ConditionedSampler, Draws, ExactScore, Level, ScoreModel, create, sample
 from scoresde_conformance.affine import law
 from scoresde_conformance.wide import _solves

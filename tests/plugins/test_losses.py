@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-
 from scoresde import Draws, NetworkScore, create, load_registry
 from scoresde_conformance.suite import run
 from scoresde_core.errors import UsageError

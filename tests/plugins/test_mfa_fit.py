@@ -5,7 +5,6 @@ from itertools import pairwise
 import attrs
 import pytest
 import torch
-
 from scoresde_core.target import Target
 from scoresde_plugins.targets import mfa_fit
 from scoresde_plugins.targets.mfa import MFATarget

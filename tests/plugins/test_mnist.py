@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
 from scoresde_run.commands.shell import main

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attrs import evolve
-
 from scoresde_core.score import level_of
 from scoresde_plugins.networks.dit import DiT, patches, places, together
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE

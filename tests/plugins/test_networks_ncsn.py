@@ -11,7 +11,6 @@ import pytest
 import torch
 from published_networks import REFERENCE, from_reference
 from torch.nn import functional as F
-
 from scoresde_core import components
 from scoresde_core.errors import UsageError
 from scoresde_core.score import level_of

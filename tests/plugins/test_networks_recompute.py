@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-
 from scoresde_plugins.networks.dit import DiT
 from scoresde_plugins.networks.ncsn import NCSN, NCSNv2
 from scoresde_plugins.networks.unet import DDPM, NCSNpp

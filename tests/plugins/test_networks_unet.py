@@ -15,7 +15,6 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from scoresde_plugins.networks.layers import AttentionBlock, FIRConvDown, FIRConvUp
 from scoresde_plugins.networks.unet import DDPM, DDPMpp, NCSNpp, UNet
 from scoresde_plugins.song2021.sdes import VESDE

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from attrs import evolve
 from torch import Tensor, nn
-
 from scoresde_plugins.networks.layers import (
     ACTIVATIONS,
     NIN,

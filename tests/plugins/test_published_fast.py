@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.polynomial import Polynomial
-
 from scoresde_core import ExactScore, create
 
 SDES = ("ve", "vp", "subvp", "linear_ve")

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-
 from scoresde_core import ExactScore, create
 from scoresde_core.errors import UsageError
 from scoresde_core.sampler import sample, skip

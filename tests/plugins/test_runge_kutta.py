@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torchdiffeq import odeint
-
 from scoresde_plugins.numerics.runge_kutta import ADAPTIVE, FIXED, adapt, integrate, pair
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-
 from scoresde_bench.cli import main as bench_main
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.evaluator import Metric

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from scoresde_bench.cli import main as bench
 from scoresde_core.kinds import KINDS
 from scoresde_core.registry import load_registry

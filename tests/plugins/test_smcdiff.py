@@ -7,7 +7,6 @@ import attrs
 import pytest
 import torch
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
-
 from scoresde import (
     ConditionedSampler,
     ExactScore,

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
-
 from scoresde_core.components import build, parse
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import DATA, Level

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from scoresde_bench.cli import main as bench
 from scoresde_core.components import parameters
 from scoresde_core.kinds import KINDS

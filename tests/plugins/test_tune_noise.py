@@ -7,7 +7,6 @@ import shlex
 import numpy as np
 import pytest
 import torch
-
 from scoresde_core import create
 from scoresde_core.registry import load_registry
 from scoresde_plugins.ncsn.techniques import (

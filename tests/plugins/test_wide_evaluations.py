@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde import Draws, ExactScore, create, sample
 from scoresde_conformance.affine import Independent, Score
 from scoresde_plugins.evaluators.moments import gaussian_w2

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from runs import rows_in
 from safetensors.numpy import load_file
-
 from scoresde_run.commands.shell import main
 
 UNET = "unet[nf=8,ch_mult=[1,2],num_res_blocks=1,attn_resolutions=[],dropout=0,parameterisation=v]"

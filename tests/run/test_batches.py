@@ -8,7 +8,6 @@ import subprocess
 import attrs
 import pytest
 import torch
-
 from scoresde import Batches, Dataset, Draws, Preprocessing
 from scoresde_core.errors import UsageError
 from scoresde_run.data.batches import order

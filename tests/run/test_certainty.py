@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-
 from scoresde_core.estimate import Estimate
 from scoresde_run.results.certainty import difference, holm, mean, p_below, p_nonzero, quantile, tail
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-
 from scoresde_core.errors import FileError
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample

@@ -6,7 +6,6 @@ Everything runs on one device, gives there what it gives on the CPU, and no fixe
 import pytest
 import torch
 from pretended_device import Pretended, There
-
 from scoresde import ConditionedSampler, Evidence, ExactScore, NetworkScore, create, default_registry
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise

@@ -5,7 +5,6 @@ import torch
 from fake_gpu import DEVICE, Waiting, gpu
 from test_device import IMAGE, NETWORKS, names
 from torch._subclasses.fake_tensor import FakeTensor
-
 from scoresde import NetworkScore, create, sample
 from scoresde_core.score import level_of
 

@@ -5,7 +5,6 @@ import os
 import signal
 
 import pytest
-
 from scoresde_core.errors import FileError
 from scoresde_run.machine import files
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from runs import rows_in, save_models
-
 from scoresde_bench.report.repeat import command
 from scoresde_core import load_registry
 from scoresde_run.results import digests

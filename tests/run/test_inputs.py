@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-
 from scoresde_bench.plan.suite import Suite
 from scoresde_core import document, manifest
 from scoresde_core.errors import FileError, ScoreSDEError

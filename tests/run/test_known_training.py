@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from scoresde import Processes, create, default_registry, plan_training, sample
 from scoresde_core.components import Spec
 from scoresde_core.errors import UsageError

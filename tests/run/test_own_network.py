@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-
 import scoresde
 from scoresde_bench.cli import main as bench_main
 from scoresde_core import UsageError, create

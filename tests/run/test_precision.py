@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from runs import DENOISER, rows_in, save_models
-
 from scoresde import Level, NetworkScore, create
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import device

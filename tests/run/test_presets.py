@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-
 from scoresde_core.components import Spec
 from scoresde_core.errors import FileError, ManifestError, UnknownName, UsageError
 from scoresde_core.loss import Draws

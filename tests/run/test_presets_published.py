@@ -10,7 +10,6 @@ import csv
 from pathlib import Path
 
 import pytest
-
 from scoresde_core.components import Spec
 from scoresde_core.registry import load_registry
 from scoresde_run.models.model import plan_loss, plan_model

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-
 from scoresde_core.errors import UsageError
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import processes

@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
-
 from scoresde_core import create
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.score_flow.sdes import LinearVESDE

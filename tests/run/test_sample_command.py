@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-
 from scoresde_core.plugins import discover
 from scoresde_core.registry import load_registry
 from scoresde_run.commands.sample import to_pixels

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-
 from scoresde_run.commands.shell import main
 
 IMAGES = "gaussian[shape=[3,8,8],std=0.4]"

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from scoresde import ExactScore, create, default_registry, sample
 from scoresde_core.errors import UsageError
 from scoresde_run.commands.shell import main

@@ -13,7 +13,6 @@ import pytest
 import torch
 import writers
 import yaml
-
 from scoresde_bench.run.executors import slurm
 from scoresde_core import create
 from scoresde_core.registry import load_registry

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from scoresde_core.errors import FileError, ScoreSDEError
 from scoresde_core.hookspecs import hookimpl
 from scoresde_core.loss import Draws

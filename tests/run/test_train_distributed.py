@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from scoresde_core.registry import load_registry
 from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint

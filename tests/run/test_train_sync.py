@@ -7,7 +7,6 @@ import pytest
 import torch
 from fake_gpu import DEVICE, gpu
 from torch.utils._python_dispatch import TorchDispatchMode
-
 from scoresde_core.registry import load_registry
 from scoresde_plugins.song2021.classification import ClassificationLoss
 from scoresde_run.machine.processes import Processes

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-
 from scoresde import (
     Batches,
     Dataset,

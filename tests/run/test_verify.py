@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import writers
-
 from scoresde_core.errors import FileError
 from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core import Evaluator, Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA

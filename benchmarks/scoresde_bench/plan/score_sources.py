@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 import attrs
 import torch
 from torch import Tensor, nn
-
 from scoresde_core import SDE, ExactScore, Registry, ScoreModel, Spec, Target, UsageError, parse_value
 from scoresde_run import Model, Plan, Units, plan_model
 from scoresde_run.commands.own import is_own, own_config

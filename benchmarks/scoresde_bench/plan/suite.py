@@ -27,7 +27,6 @@ from typing import Any, Self
 
 import attrs
 import yaml
-
 from scoresde_core import FileError, Registry, Spec, UsageError, near_misses, param, parse
 from scoresde_core.components import split
 from scoresde_run.commands.options import MOST

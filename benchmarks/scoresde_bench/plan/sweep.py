@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
-
 from scoresde_core import OURS, Parameter, Registry, Sampler, Spec, UsageError, parameters, parse
 from scoresde_core.components import split
 from scoresde_core.kinds import kind_of

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-
 from scoresde_core import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
 from .combinations import IDENTITY, identity, is_current, pool

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from . import labels, published, repeat
 from .compare import RunComparison
 from .labels import AXES, ResultRow, axis_text

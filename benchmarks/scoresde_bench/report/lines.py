@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import attrs
-
 from .labels import AXES, ResultRow, as_float, name, varying
 from .ranking import Ranking
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from markupsafe import Markup
-
 from scoresde_run.machine import files
 from scoresde_run.machine.digest import sealed
 from . import labels, published, repeat, scales

@@ -28,7 +28,6 @@ from itertools import product
 
 import attrs
 import numpy as np
-
 from scoresde_core import Estimate
 from scoresde_run.results.certainty import spread
 from .labels import ResultRow, as_float, quantity

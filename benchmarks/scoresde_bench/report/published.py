@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-
 from scoresde_core import OURS
 from .labels import ResultRow, as_float, quantity
 

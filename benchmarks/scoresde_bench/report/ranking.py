@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-
 from scoresde_core import Estimate, near_misses
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 from .combinations import pool

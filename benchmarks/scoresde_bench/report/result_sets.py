@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
-
 from scoresde_core import UsageError, near_misses
 from scoresde_run.results.results import read_rows
 from .combinations import identity, tell_apart

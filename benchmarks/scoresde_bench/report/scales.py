@@ -17,7 +17,6 @@ from typing import NamedTuple
 import attrs
 import numpy as np
 from matplotlib.ticker import AsinhLocator, Locator, LogLocator, MaxNLocator
-
 from .labels import plain
 from .ranking import MetricValue
 

@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError, Registry, Samples, ScoreModel, ScoreSDEError, sample
 from scoresde_core.plugins import one_line
 from scoresde_run import Evidence, Reference, Row

@@ -16,7 +16,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Level, Sampler, ScoreModel, sample
 from scoresde_run import Row
 from ..plan.cells import Cell

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_run import Row
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 import torch
-
 from scoresde_core import FileError, Registry
 from scoresde_run.machine.device import slow_precision
 from scoresde_run.machine.progress import Progress, in_words

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import attrs
-
 from scoresde_core import Registry, load_registry
 from scoresde_run import Row
 from scoresde_run.machine.device import use_tf32

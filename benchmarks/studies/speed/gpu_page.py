@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from jinja2 import Environment, FileSystemLoader
-
 from scoresde import ExactScore, create, default_registry, sample
 from scoresde_run.machine.environment import describe_device
 from scoresde_run.machine.version import own_version

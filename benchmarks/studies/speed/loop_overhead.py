@@ -9,7 +9,6 @@ the samplers of a checkout of score_sde_pytorch (its ODE needs SciPy).
 import torch
 from published import Checkout
 from side_by_side import compare, options_of, show
-
 from scoresde_core import Noise, ScoreModel, create
 
 SHAPE, BATCH, STEPS = (3, 32, 32), 64, 50

@@ -23,7 +23,6 @@ from published import Checkout
 from side_by_side import in_turn, options_of, prepare, randomised, show
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
 from scoresde_core import default_registry
 from scoresde_run import plan_model
 from scoresde_run.commands.presets import find_preset

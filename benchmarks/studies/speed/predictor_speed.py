@@ -15,7 +15,6 @@ import time
 
 import torch
 from side_by_side import options_of, prepare, seconds
-
 from scoresde_bench.run.cell import no_compiler
 from scoresde_core import Noise, default_registry
 from scoresde_run import plan_model

@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
-
 from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device
 

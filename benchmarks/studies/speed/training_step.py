@@ -15,7 +15,6 @@ import attrs
 import torch
 from published import Checkout
 from side_by_side import MIB, in_turn, options_of, prepare, show
-
 from scoresde import Dataset, default_registry
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.environment import describe_device, peak_memory

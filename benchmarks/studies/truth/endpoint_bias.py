@@ -8,7 +8,6 @@ Every sampler that returns a noise-free mean converges to the last column with m
 import argparse
 
 import torch
-
 from scoresde import Evidence, ExactScore, Level, create
 
 

@@ -14,7 +14,6 @@ import math
 from itertools import product
 
 import torch
-
 from scoresde import ScoreModel, create, default_registry
 from scoresde_conformance.affine import entries_of, law
 from scoresde_conformance.predictors import observed_order

@@ -8,7 +8,6 @@ and a predictor that is written in them works with every SDE.
 """
 
 import attrs
-
 from scoresde_core import DATA, Predictor
 
 

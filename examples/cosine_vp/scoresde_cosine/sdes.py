@@ -10,7 +10,6 @@ import math
 import attrs
 import torch
 from attrs.validators import gt
-
 from scoresde_core import SDE, param
 
 LAST = 0.9946

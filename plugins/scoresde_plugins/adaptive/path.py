@@ -12,7 +12,6 @@ The known path is a list of segments (length, increment), nearest first. A step 
 
 import torch
 from torch import Tensor
-
 from scoresde_core.shapes import expand
 
 SEGMENTS = 4

@@ -24,7 +24,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
-
 from scoresde_core import Level, Noise, Observer, Sampler, ScoreModel, param
 from scoresde_core.score import ExactScore
 from scoresde_core.shapes import expand

@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
-
 from scoresde_core import SDE, Basis, param
 from ..linear.diagonal import DiagonalSDE
 from ..numerics.cosines import cosines

@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
-
 from scoresde_core import GaussianPrior, param
 from ..linear.blocks import BlockSDE
 from ..song2021.sdes import T_MIN_HELP

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core import KINDS, Command, Entry, FileError, Registry, ScoreSDEError, parameters
 from scoresde_run.commands.listing import plain
 from scoresde_run.machine.version import own_version
@@ -31,7 +30,6 @@ class CatalogueCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import jinja2
-
         from scoresde_run.machine.files import write
 
         path, entries = Path(arguments.html), registry.entries(arguments.kind)

@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
-
 from scoresde_core import Command, Registry
 from scoresde_run.commands.options import add_changes, add_device, add_seed, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from scoresde_core import Level
     from scoresde_run import Batches, Model
 
@@ -69,7 +67,6 @@ class ClassifierAccuracyCommand(Command):
 
 def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[LevelAccuracy]:
     import torch
-
     from scoresde_run import Batches, plan_data
     from scoresde_run.machine.device import find_device, use_tf32
     from scoresde_run.models import checkpoint
@@ -91,7 +88,6 @@ def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Lev
 
 def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccuracy:
     import torch
-
     from scoresde_core.shapes import combine
     from ..evaluate.measure import mean
 

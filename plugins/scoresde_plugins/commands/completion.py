@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import attrs
-
 from scoresde_core import KINDS, Command, Kind, Registry, ScoreSDEError, find_kind
 from scoresde_core.importing import find_spec
 

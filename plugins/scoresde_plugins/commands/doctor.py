@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core.command import Command
 from scoresde_core.plugins import one_line
 from scoresde_core.registry import Registry, missing_requirements

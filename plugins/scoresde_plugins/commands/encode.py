@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError, build
 from scoresde_run.commands import options
 from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
@@ -28,7 +27,6 @@ from scoresde_run.results import picture
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from scoresde_run import Progress
     from ..numerics.flow import Solver
 
@@ -51,7 +49,6 @@ class _Coder:
     def __call__(self, what: str, x: Tensor, work: Callable[..., Tensor], **how: Any) -> Tensor:
         """``work(model, x)``, which is to encode or to decode."""
         import torch
-
         from ..numerics.batches import in_batches
 
         how |= {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
@@ -96,7 +93,6 @@ class EncodeCommand(Command):
         _check(arguments)
 
         import torch
-
         from scoresde_run import Progress
         from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.machine.files import new_folder
@@ -185,7 +181,6 @@ def _coded(
 ) -> tuple[Tensor, dict[str, _Sheet]]:
     """The latents of events ``x`` and their round trip; with ``--decode``, ``x`` are the latents."""
     import torch
-
     from ..numerics.encoding import decode, encode
 
     if arguments.decode:
@@ -205,7 +200,6 @@ def _coded(
 def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
     """Decode arcs between pairs of latents, one row each."""
     import torch
-
     from ..numerics.encoding import interpolate
 
     if len(latents) < 2:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-
 from scoresde_core import Command, FileError, Registry, UsageError
 from scoresde_run.commands import options
 from scoresde_run.commands.known import add_known

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError
 from scoresde_run.commands.options import add_weights
 
@@ -42,7 +41,6 @@ class ExportCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import torch
-
         from scoresde_run import NoisyClassifier
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request

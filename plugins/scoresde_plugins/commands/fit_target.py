@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError, parse
 from scoresde_run import Progress
 from scoresde_run.commands.options import check_counts, seed

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core import Command, FileError, Registry, UsageError
 from scoresde_run.commands.options import add_changes
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import OURS, Command, Registry, UsageError, build, parse_value
 from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.known import add_known, bound, tell_of_events
@@ -107,7 +106,6 @@ def _prepare(
 ) -> Callable[[], int]:
     """Check everything before anything is computed."""
     import torch
-
     from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from scoresde_core import KINDS, Command, FileError, Kind, Registry, UsageError, find_kind, near_misses, parse_value
 
 TEMPLATES = files("scoresde_plugins") / "scaffold"

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import OURS, Command, Registry, Spec, UsageError
 from scoresde_run.commands.options import add_device, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from scoresde_run import Extraction
 
 
@@ -56,7 +54,6 @@ class StatsCommand(Command):
 
 def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     import torch
-
     from scoresde_run import Extraction
     from scoresde_run.data.dataset import content_hash
     from scoresde_run.machine.device import find_device, use_tf32
@@ -95,7 +92,6 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
 def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
     """The moments and, if ``raw``, the features."""
     import torch
-
     from scoresde_run.machine.progress import Progress, is_tenth
     from ..evaluators.statistics_file import FeatureMoments
 

@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Command, Draws, Loss, Registry, ScoreModel, Spec, UsageError, build, parse
 from scoresde_run import Config, NetworkScore, Plan, Preprocessing, Processes, Trainer, Units
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError
 from scoresde_run.commands.options import add_device, check_counts, seed
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from scoresde_run import Dataset
 
 _NUMBERS: dict[str, tuple[Callable[[str], Any], Any, str]] = {

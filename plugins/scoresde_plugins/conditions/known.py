@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
-
 from scoresde_core import Basis, Draw, FileError, Level, Noise, param
 from scoresde_core.frame import rotate
 from scoresde_run import Condition, Observation

@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor, nn
-
 from scoresde_core import FileError, Level, Registry, ScoreModel, Target, WrappedScore, handed_registry, param
 from scoresde_run import Condition, Network, NoisyClassifier, Observation, Units, plan_model
 from scoresde_run.machine import inputs

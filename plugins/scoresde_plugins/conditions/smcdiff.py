@@ -34,7 +34,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
-
 from scoresde_core import DATA, Draw, Level, Noise, ScoreModel, Step, WrappedScore, param
 from scoresde_core.noise import key
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past

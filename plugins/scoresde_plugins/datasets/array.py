@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
 from scoresde_core import FileError, UsageError, param
 from scoresde_run import Events, Split
 from scoresde_run.data import array_file

@@ -9,7 +9,6 @@ import torch
 from attrs.validators import ge, optional
 from torch import Tensor
 from torch.nn import functional
-
 from scoresde_core import Noise, Spec, Target, UsageError, param
 from scoresde_core.noise import key
 from scoresde_run.data.dataset import Dataset, Events, Levels, Split

@@ -15,7 +15,6 @@ import torch
 from attrs.validators import and_, ge, gt, lt, optional
 from numpy.typing import NDArray
 from torch import Tensor
-
 from scoresde_core import FileError, param
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 from numpy.typing import NDArray
-
 from scoresde_core import FileError
 from scoresde_run.machine import inputs
 

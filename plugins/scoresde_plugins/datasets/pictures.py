@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
 from scoresde_core import FileError, UsageError
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import FileError, param
 from scoresde_core.plugins import one_line
 from scoresde_run import Dataset, Split

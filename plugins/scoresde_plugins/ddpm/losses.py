@@ -3,7 +3,6 @@
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Reduction, param
 from ..ncsn.losses import DiscreteLoss
 from ..song2021.losses import REDUCTION_HELP

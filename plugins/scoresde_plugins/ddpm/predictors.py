@@ -10,7 +10,6 @@ from typing import ClassVar
 import attrs
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Draw, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, solve
 from ..coordinates import ENTRIES, LINEAR, denoised_step

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from attrs.validators import and_, ge, gt, in_, lt, min_len, optional
 from torch import Tensor
-
 from scoresde_core import SDE, FileError, Level, param
 from scoresde_run.machine import inputs
 from ..song2021.sdes import T_MIN_HELP

@@ -17,7 +17,6 @@ import torch
 from attrs.validators import and_, ge, le
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
-
 from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
 from ..coordinates import ENTRIES, noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid

@@ -3,7 +3,6 @@
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Draw
 from scoresde_run import Dequantizer
 

@@ -21,7 +21,6 @@ import torch
 from attrs.validators import ge
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from scoresde_core import Draw, FileError, Spec, build, param
 from scoresde_run import Config, Dequantizer, Network
 from scoresde_run.models import checkpoint

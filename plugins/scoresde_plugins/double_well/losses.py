@@ -14,7 +14,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Draws, Level, ScoreModel, level_of, param
 from scoresde_core.score import in_frame
 from scoresde_core.shapes import expand

@@ -13,7 +13,6 @@ import attrs
 import torch
 from attrs.validators import and_, gt, lt
 from torch import Tensor
-
 from scoresde_core import Process, param
 from ..song2021.sdes import T_MIN_HELP
 

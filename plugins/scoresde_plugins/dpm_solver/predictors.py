@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
-
 from scoresde_core import Draw, MultistepPredictor, Past, Predictor, Scalar, ScoreModel, Step, param
 from scoresde_core.shapes import combine, shift
 from ..coordinates import (

@@ -11,7 +11,6 @@ import math
 import attrs
 from attrs.validators import gt
 from torch import Tensor
-
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
 from scoresde_core.score import in_frame
 from scoresde_run.models.parameterisation import SIGMA_DATA

@@ -10,7 +10,6 @@ from typing import ClassVar
 import attrs
 from attrs.validators import ge, gt
 from torch import Tensor
-
 from scoresde_core import Draw, Level, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import shift
 from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, reaches_data

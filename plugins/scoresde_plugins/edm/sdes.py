@@ -2,7 +2,6 @@
 
 import attrs
 from attrs.validators import and_, gt, le, lt
-
 from scoresde_core import param
 from ..score_flow.sdes import LinearVESDE
 from ..song2021.sdes import LARGEST, T_MIN_HELP

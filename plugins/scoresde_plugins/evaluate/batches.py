@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import NoReturn, TypeVar
 
 import torch
-
 from scoresde_core import FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
 from scoresde_run.machine.device import keep_freed_memory, use_tf32

@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import attrs
-
 from scoresde_core import FileError, UsageError
 from scoresde_run import Config, Processes
 from scoresde_run.machine import inputs

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Metric, Observer, ScoreModel
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Events, content_hash

@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Draws, Loss, Sampler, ScoreSDEError, Target, sample
 from scoresde_run import Dequantizer, Plan, Preprocessing, Row, Units
 from scoresde_run.sampling.samples import diverged, smallest_batch

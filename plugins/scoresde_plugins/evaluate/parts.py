@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 from safetensors import SafetensorError
 from torch import Tensor
-
 from scoresde_core import FileError
 from scoresde_run.machine import files
 from ..tensor_file import Format

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
-
 from scoresde_core import OURS, Evaluator, Registry, Sampler, Spec, build, parse, skip
 from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_run import Checkpoint, Config, Dataset, GuidedSampler, NetworkScore, Row, Split, plan_training

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from scoresde_core import FileError, ScoreSDEError
 from scoresde_run import Checkpoint, Processes, Progress, Row
 from scoresde_run.machine import environment

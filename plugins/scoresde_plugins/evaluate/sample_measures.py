@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Evaluator, Metric, ScoreModel, UsageError
 from scoresde_run import EventSet, Evidence, Extraction, Features, Plan, Reference, Row
 from scoresde_run.data.dataset import content_hash

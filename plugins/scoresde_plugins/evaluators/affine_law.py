@@ -16,7 +16,6 @@ from math import prod
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Noise, Sampler, ScoreModel
 
 LARGEST = 2**24

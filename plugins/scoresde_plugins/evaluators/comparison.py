@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Better, Estimate, Evaluator, Metric, param
 from scoresde_run import Dataset, EventSet, Evidence, Reference, Split, Units
 from scoresde_run.data.batches import order

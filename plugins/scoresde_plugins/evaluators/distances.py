@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs.validators import deep_iterable, gt, min_len
 from torch import Tensor
-
 from scoresde_core import Better, Estimate, param
 from scoresde_core.noise import key
 from scoresde_run import Reference

@@ -16,7 +16,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Estimate, Evaluator, FileError, Metric, param
 from scoresde_run import Dataset, EventSet, Evidence, Extraction, Extractor, Features, Reference, Split
 from scoresde_run.features.extraction import Rounding

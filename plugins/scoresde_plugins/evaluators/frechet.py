@@ -20,7 +20,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Estimate, Metric, param
 from scoresde_core.noise import key
 from scoresde_run import EventSet, Evidence, Features

@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Estimate, Evaluator, Metric, param
 from scoresde_run import Evidence, Reference
 from .affine_law import Affine, GaussianLaw, Start

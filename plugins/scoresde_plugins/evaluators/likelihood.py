@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs.validators import ge, gt
 from torch import Tensor
-
 from scoresde_core import Better, Estimate, Evaluator, Metric, param
 from scoresde_core.steps import unserved
 from scoresde_run import Evidence

@@ -16,7 +16,6 @@ from typing import ClassVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Estimate
 from scoresde_run import Reference
 from .comparison import Comparison, balanced_halves

@@ -8,7 +8,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Better, Estimate, Metric, UsageError, param
 from scoresde_run import EventSet, Evidence
 from .comparison import balanced_halves, with_error

@@ -22,7 +22,6 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError, ScoreSDEError
 from scoresde_core.plugins import one_line
 from scoresde_run import Processes

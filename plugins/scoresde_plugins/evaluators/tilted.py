@@ -14,7 +14,6 @@ import attrs
 import torch
 from attrs.validators import ge, optional
 from torch import Tensor
-
 from scoresde_core import Better, Estimate, Evaluator, Metric, Noise, Target, param
 from scoresde_run import Evidence
 from .distances import sums, two_sample

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_run import Extractor, Features
 
 MOST = 16_384

@@ -22,7 +22,6 @@ import attrs
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-
 from scoresde_core import FileError, param
 from scoresde_run import Extractor, Features
 from scoresde_run.machine import inputs
@@ -253,7 +252,7 @@ class ConvolutionalClassifier(nn.Module):
 
 @attrs.frozen
 class Classifier(Extractor):
-    """The trained classifier in ``file``, as ``benchmarks/studies/truth/train_classifier.py`` writes it.
+    """The trained classifier in ``file``, as ``docs/pictures/train_classifier.py`` writes it.
 
     A file that is missing, damaged, of another format or of a newer version raises ``FileError``.
     """
@@ -314,9 +313,7 @@ def write(path: Path, network: ConvolutionalClassifier, shape: tuple[int, ...], 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise FileError(
-            f"{path} does not exist: train a classifier with benchmarks/studies/truth/train_classifier.py {path}"
-        )
+        raise FileError(f"{path} does not exist: train a classifier with docs/pictures/train_classifier.py {path}")
     try:
         weights, metadata = FORMAT.read(path)
         shape, classes = inputs.loads(metadata["shape"]), len(weights["head.bias"])

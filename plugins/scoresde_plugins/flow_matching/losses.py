@@ -8,7 +8,6 @@ difference is (sigma' - alpha' sigma / alpha) (E - eps): a weighted denoising lo
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of
 from scoresde_core.score import in_frame
 from ..song2021.losses import ContinuousLoss

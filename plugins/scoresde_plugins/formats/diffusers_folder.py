@@ -17,7 +17,6 @@ import attrs
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-
 from scoresde_core import FileError, UsageError
 from scoresde_run import Model
 from scoresde_run.machine import inputs

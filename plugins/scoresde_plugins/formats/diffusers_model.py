@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import attrs
 from torch import Tensor, nn
-
 from scoresde_core import FileError, UsageError, param
 from scoresde_run import Network
 from .diffusers_folder import part, read_json

@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_run import Plan
 from scoresde_run.machine import document, inputs
 from scoresde_run.models.checkpoint import mismatches, summary

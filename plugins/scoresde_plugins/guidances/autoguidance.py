@@ -10,7 +10,6 @@ from pathlib import Path
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import ExactScore, Registry, ScoreModel, Target, handed_registry, param
 from scoresde_run import Guidance, plan_model
 from scoresde_run.models import checkpoint as checkpoints

@@ -9,7 +9,6 @@ noise it does little, so an interval may do better (Kynkäänniemi et al. 2024, 
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import ScoreModel, UsageError
 from scoresde_run import Guidance
 

@@ -21,7 +21,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Noise, ScoreModel
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units, stored_levels

@@ -22,7 +22,6 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Noise, ScoreModel, level_of
 from scoresde_core.sde import Level
 from scoresde_core.shapes import expand

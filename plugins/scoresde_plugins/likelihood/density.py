@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
-
 from scoresde_core import ScoreModel, ScoreSDEError, UsageError, param
 from scoresde_core.steps import unserved
 from ..coordinates import ENTRIES

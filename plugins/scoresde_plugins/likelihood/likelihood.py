@@ -14,7 +14,6 @@ t_min, log p(x, v) - log q(v) is on average a lower bound of log p(x) (Dockhorn 
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Noise, ScoreModel
 from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, field_and_divergence, score_and_divergence

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Frame, Level, Noise, Transition
 from scoresde_core.sde import Form
 from .block import Block

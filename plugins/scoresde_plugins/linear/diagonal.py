@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-
 from scoresde_core.sde import SDE, Form, GaussianPrior, Level
 from scoresde_core.shapes import expand
 from ..targets.diagonal import DiagonalLaw

@@ -6,7 +6,6 @@ import attrs
 import torch
 from attrs.validators import min_len
 from torch import Tensor
-
 from scoresde_core import SDE, param
 from ..song2021.sdes import VPSDE, SubVPSDE
 from .diagonal import DiagonalSDE

@@ -5,7 +5,6 @@ from typing import ClassVar, Self
 import attrs
 from attrs.validators import and_, ge, gt, le
 from torch import Tensor
-
 from scoresde_core import Corrector, Draw, ScoreModel, Step, param
 from scoresde_core.shapes import diffuse, shift
 from ..coordinates import ENTRIES

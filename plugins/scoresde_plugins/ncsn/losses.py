@@ -12,7 +12,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import Draws, Loss, Reduction, ScoreModel, denoising_error, param
 from scoresde_core.score import in_frame, spread
 from scoresde_run import NetworkScore

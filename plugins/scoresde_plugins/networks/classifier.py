@@ -8,7 +8,6 @@ import torch
 from attrs.validators import deep_iterable, ge, gt, in_, optional
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from scoresde_core import SDE, Level, param
 from scoresde_core.shapes import per_row
 from scoresde_run import Network, NoisyClassifier

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from attrs.validators import ge
 from torch import Tensor, nn
-
 from scoresde_core import param
 from scoresde_core.shapes import expand
 from .known import ClassEmbedding, KnowingNetwork

@@ -7,7 +7,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor, nn
-
 from scoresde_core import param
 from scoresde_run import Network
 

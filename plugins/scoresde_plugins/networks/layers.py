@@ -37,7 +37,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
 from scoresde_core.shapes import expand
 
 Activation = Callable[[Tensor], Tensor]

@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
-
 from scoresde_core import param
 from scoresde_run import Network
 from .classifier import ClassifierNetwork

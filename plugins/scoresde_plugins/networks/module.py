@@ -20,7 +20,6 @@ from typing import Any
 import attrs
 from attrs.validators import deep_iterable, ge, matches_re
 from torch import nn
-
 from scoresde_core import FileError, UsageError, param
 from scoresde_run import Network
 from scoresde_run.machine import inputs

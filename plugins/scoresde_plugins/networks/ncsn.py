@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 import attrs
 from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
-
 from scoresde_core import param
 from .layers import geometric
 from .refinenet import (

@@ -20,7 +20,6 @@ import torch
 from attrs.validators import ge, in_
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from scoresde_core import param
 from scoresde_run import Network
 from scoresde_run.models.parameterisation import PARAMETERISATIONS, named_in

@@ -19,7 +19,6 @@ import attrs
 import torch
 from attrs import validators as check
 from torch import Tensor, nn
-
 from scoresde_core import param
 from scoresde_core.shapes import expand
 from . import layers

@@ -11,7 +11,6 @@ from typing import Literal
 import attrs
 from attrs import validators as check
 from torch import Tensor
-
 from scoresde_core import param
 from .known import KnowingNetwork
 from .layers import NONLINEARITIES, RECOMPUTE_HELP, geometric

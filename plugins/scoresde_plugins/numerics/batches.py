@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
 from scoresde_core import ScoreModel
 
 

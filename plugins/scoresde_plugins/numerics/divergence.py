@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-
 from scoresde_core import Level, Noise, ScoreModel
 
 Trace = Literal["rademacher", "gaussian", "exact"]

@@ -10,7 +10,6 @@ from typing import TypedDict, Unpack
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import GaussianPrior, ScoreModel, UsageError
 from scoresde_core.shapes import expand
 from .batches import in_batches

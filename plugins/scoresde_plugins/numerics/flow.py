@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import ge, gt, in_
 from torch import Tensor
-
 from scoresde_core import SDE, ScoreModel, ScoreSDEError, UsageError, param
 from scoresde_core.shapes import combine, shift
 from .runge_kutta import ADAPTIVE, adapt, pair

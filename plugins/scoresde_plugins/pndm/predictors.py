@@ -13,7 +13,6 @@ part is ``ipndm``, which starts with steps of lower order instead.
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import Draw, MultistepPredictor, Past, ScoreModel, Step
 from ..coordinates import ENTRIES, level_ahead, noise_ratio, noise_step, noise_step_to, reaches_data, remember
 from ..deis.predictors import ADAMS_BASHFORTH

@@ -15,7 +15,6 @@ import attrs
 import torch
 from attrs.validators import and_, gt, lt
 from torch import Tensor
-
 from scoresde_core import SDE, param
 from ..song2021.sdes import T_MIN_HELP
 

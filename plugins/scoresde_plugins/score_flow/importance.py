@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE
 from scoresde_core.shapes import expand
 

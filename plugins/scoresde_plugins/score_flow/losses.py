@@ -2,7 +2,6 @@ r"""Likelihood-weighted denoising score matching with importance-sampled times (
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import Draws, ScoreModel, denoising_error, level_of, param
 from scoresde_core.score import in_frame
 from ..coordinates import ENTRIES

@@ -6,7 +6,6 @@ import attrs
 import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
-
 from scoresde_core import SDE, param
 from ..song2021.sdes import LARGEST, T_MIN_HELP
 

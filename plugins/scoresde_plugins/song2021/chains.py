@@ -13,7 +13,6 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Level, Transition
 
 ChainName = Literal["published", "exact"]

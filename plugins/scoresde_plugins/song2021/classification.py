@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import attrs
 from attrs.validators import and_, gt, lt
 from torch import Tensor
-
 from scoresde_core import Draws, Loss, level_of, param
 from scoresde_core.shapes import combine
 from scoresde_run import NoisyClassifier

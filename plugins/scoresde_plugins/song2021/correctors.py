@@ -23,7 +23,6 @@ import attrs
 import torch
 from attrs.validators import and_, ge, gt, in_, le
 from torch import Tensor
-
 from scoresde_core import Corrector, Draw, ScoreModel, Step, param
 from scoresde_core.shapes import diffuse, shift
 from ..coordinates import ENTRIES, FORMS

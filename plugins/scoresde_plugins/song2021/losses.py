@@ -16,7 +16,6 @@ from typing import Literal
 import attrs
 from attrs.validators import and_, gt, lt
 from torch import Tensor
-
 from scoresde_core import SDE, Draws, Loss, Reduction, ScoreModel, denoising_error, level_of, param
 from scoresde_core.score import in_frame
 from scoresde_core.shapes import expand

@@ -12,7 +12,6 @@ from typing import Literal
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Draw, Grid, Predictor, ScoreModel, Step, param
 from scoresde_core.shapes import combine, diffuse, shift
 from ..coordinates import FORMS, LINEAR

@@ -19,7 +19,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-
 from scoresde_core import FileError
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import mismatches, summary

@@ -5,7 +5,6 @@ from typing import Literal, Self
 import attrs
 from attrs.validators import ge, gt, instance_of
 from torch import Tensor
-
 from scoresde_core import SDE, Grid, Noise, Observer, Sampler, Schedule, ScoreModel, param
 from scoresde_core.steps import Corrector, Past, Predictor, advance, unserved
 from ..coordinates import FORMS

@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
-
 from scoresde_core import SDE, GaussianPrior, Transition, param
 from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, TabulatedSDE
 

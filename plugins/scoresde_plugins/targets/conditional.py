@@ -12,7 +12,6 @@ so the conditional law is a mixture again, of the unknown coefficients only.
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core.frame import rotate
 from ..conditions.known import KnownCoefficients
 from .mixture import MixtureOfFactorAnalysers

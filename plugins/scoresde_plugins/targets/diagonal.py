@@ -12,7 +12,6 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor
-
 from scoresde_core.frame import Basis, rotate
 from scoresde_core.sde import Level
 from .mixture import MixtureOfFactorAnalysers

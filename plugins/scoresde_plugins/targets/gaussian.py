@@ -21,7 +21,6 @@ import attrs
 import torch
 from attrs import validators
 from torch import Tensor
-
 from scoresde_core import DATA, Basis, Estimate, Level, Noise, Target, param
 from scoresde_core.frame import rotate
 from ..numerics.cosines import cosines

@@ -4,7 +4,6 @@ from math import prod
 
 import torch
 from torch import Tensor
-
 from scoresde_core import Level
 from scoresde_core.shapes import per_row
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
-
 from scoresde_core import param
 from .mfa_file import load
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget

@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 import torch
 from safetensors import SafetensorError
-
 from scoresde_core import Estimate, FileError
 from scoresde_run.machine import inputs
 from ..tensor_file import Format

@@ -20,7 +20,6 @@ from pathlib import Path
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_run import Units
 from .mfa_file import rounded, write
 from .mixture import MixtureOfFactorAnalysers

@@ -30,7 +30,6 @@ from typing import Any, Self
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import DATA, Estimate, Level, Noise, Target
 from .level import Coefficient, coefficients, events
 

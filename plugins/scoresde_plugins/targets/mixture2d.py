@@ -18,7 +18,6 @@ import attrs
 import torch
 from attrs import validators
 from torch import Tensor
-
 from scoresde_core import param
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 

@@ -16,7 +16,6 @@ from typing import Any
 import attrs
 from attrs.validators import gt
 from torch import Tensor
-
 from scoresde_core import Level, Noise, Target, param
 from scoresde_core.noise import key
 from scoresde_core.sde import GaussianPrior

@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 import attrs
 from attrs.validators import and_, ge, le
 from torch import Tensor
-
 from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
 from ..coordinates import (
     ENTRIES,

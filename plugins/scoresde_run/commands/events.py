@@ -23,7 +23,6 @@ from .options import add_download
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from ..data.dataset import Dataset, Events, Split
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

@@ -18,7 +18,6 @@ from .opened import OpenedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from scoresde_core import ScoreModel
     from ..data.dataset import Dataset
 

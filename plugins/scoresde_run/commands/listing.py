@@ -13,7 +13,6 @@ from itertools import zip_longest
 from typing import Any
 
 import attrs
-
 from scoresde_core import KINDS, Entry, Registry, UsageError, find_kind, parameters
 
 

@@ -7,13 +7,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import OURS, Registry, UsageError
 from .options import add_changes, add_network, add_weights, check_weights
 
 if TYPE_CHECKING:
     import torch
-
     from scoresde_core import SDE, Sampler, ScoreModel, Target
     from ..data.units import Units
     from ..models.model import Model, Plan

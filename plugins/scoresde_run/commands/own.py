@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-
 from scoresde_core import Registry, UsageError, parse
 from ..models.config import Config, ModelConfig
 from ..models.network import Network

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-
 from scoresde_core import Command, Registry, UsageError
 from .listing import list_components
 

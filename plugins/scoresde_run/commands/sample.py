@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import Command, FileError, Registry, ScoreSDEError, UsageError, parameters
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
@@ -30,7 +29,6 @@ from .options import add_device, add_download, add_precision, add_seed, check_co
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
     from scoresde_core import Sampler, Samples
     from ..data.units import Units
     from ..sampling.condition import Condition, Observation
@@ -102,7 +100,6 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     _check(arguments)
 
     import torch  # takes time, so not before the options are checked
-
     from scoresde_core import sampler as sampling
     from ..machine.device import find_device, keep_freed_memory, slow_precision
     from ..results import request
@@ -210,7 +207,6 @@ def _skip_units(condition: Condition, opened: OpenedModel) -> str | None:
 def _known(observation: Observation | None, opened: OpenedModel, n: int) -> Tensor | None:
     """The known part of each sample, the middle of the range elsewhere; None for other conditions."""
     import torch
-
     from scoresde_core import DATA
 
     if observation is None or not observation.acts_on_state:
@@ -236,7 +232,6 @@ def _save(
 ) -> list[str]:
     """Write the folder with its record; return the names of its files."""
     import torch
-
     from ..machine.files import new_folder
     from ..results import request
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import Command, FileError, Registry, UsageError
 from ..machine.files import locked
 from ..machine.progress import Progress, in_words

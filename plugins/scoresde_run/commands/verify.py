@@ -9,7 +9,6 @@ from pathlib import Path
 import attrs
 from safetensors import SafetensorError
 from yaml import YAMLError
-
 from scoresde_core import Command, FileError, Registry, UsageError
 
 
@@ -151,7 +150,6 @@ def _record(path: Path) -> str | None:
 
 def _tensors(path: Path) -> str | None:
     from safetensors import safe_open
-
     from ..machine.digest import DIGEST, of_tensors
 
     with safe_open(path, "pt") as file:

@@ -21,7 +21,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import Draws, ScoreSDEError, UsageError, param
 from scoresde_core.noise import key
 from .dataset import STORED, Dataset, Events, Split, rows

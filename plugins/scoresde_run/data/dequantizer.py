@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 
 from torch import Tensor
-
 from scoresde_core import Draw
 
 

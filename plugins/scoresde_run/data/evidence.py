@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, Sampler, ScoreModel, Target
 from scoresde_core.noise import key
 from ..machine.processes import Processes

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import SDE, UsageError
 from .dataset import Dataset, Events, rows
 from .units import Units

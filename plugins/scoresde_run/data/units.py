@@ -19,7 +19,6 @@ import attrs
 import torch
 from attrs.validators import deep_iterable, ge, gt, min_len, optional
 from torch import Tensor
-
 from scoresde_core import param
 
 Rounding = Literal["nearest", "floor", "bins"]

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 import attrs
 import torch
 from torch import Tensor
-
 from ..data.evidence import Reference
 from ..data.units import Units
 from ..machine.processes import Processes

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 
 import torch
-
 from scoresde_core import UsageError
 
 PRECISIONS: Mapping[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

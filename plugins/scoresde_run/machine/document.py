@@ -3,7 +3,6 @@
 from typing import Any
 
 import yaml
-
 from scoresde_core.document import load
 
 __all__ = ["dump", "load"]

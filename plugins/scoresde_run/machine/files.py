@@ -14,7 +14,6 @@ from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
-
 from scoresde_core import FileError
 from .lock import held, lock
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import attrs
-
 from scoresde_core import FileError, ScoreSDEError
 from scoresde_core.document import LIMIT
 from scoresde_core.document import regular as regular

@@ -15,7 +15,6 @@ import attrs
 import torch
 from torch import Tensor
 from torch import distributed as dist
-
 from scoresde_core import UsageError
 from .device import find_device
 

@@ -11,7 +11,6 @@ from .visible import Visible
 
 if TYPE_CHECKING:
     from rich.console import Console
-
     from scoresde_core import Observer, Registry
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -22,7 +21,6 @@ class Progress:
 
     def __init__(self, shown: bool = True, console: Console | None = None) -> None:
         from rich import progress
-
         from .terminal import Terminal
 
         console = console or Terminal(stderr=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-
 from .visible import visible
 
 

@@ -26,7 +26,6 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
 from scoresde_core import OURS, FileError, Registry, Spec, UnknownName, param
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed

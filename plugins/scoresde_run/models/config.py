@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import attrs
 import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
-
 from scoresde_core import FileError, Spec, UsageError, build, near_misses, param, parameters, parse, parse_value
 from ..machine import document, inputs
 from . import names

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-
 from scoresde_core import ScoreModel, UsageError
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
-
 from scoresde_core import OURS, SDE, Loss, Registry, Sampler, Spec, UsageError, parameters, unserved
 from ..data.batches import Preprocessing
 from ..data.dataset import Dataset, Levels

@@ -6,7 +6,6 @@ from typing import Any
 
 import attrs
 from torch import nn
-
 from scoresde_core import SDE, Spec, param
 from .network_score import NetworkScore
 from .parameterisation import LABELS, PARAMETERISATIONS, named_in

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
 from scoresde_core import SDE, Level, ScoreModel, UsageError, near_misses
 from scoresde_core.score import NO_SIGNAL
 from scoresde_core.shapes import per_row

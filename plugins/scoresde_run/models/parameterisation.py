@@ -9,7 +9,6 @@ from typing import Any
 
 import attrs
 from torch import Tensor
-
 from scoresde_core.errors import near_misses
 from scoresde_core.sde import Form, Level, Scalar
 

@@ -19,7 +19,6 @@ from typing import Any, Literal, get_origin, get_type_hints
 import attrs
 import numpy as np
 import torch
-
 from scoresde_core import KINDS, Registry
 from scoresde_core.components import HANDED
 from .digests import digest, of_path, of_source

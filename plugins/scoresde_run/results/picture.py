@@ -13,7 +13,6 @@ from ..machine import files
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
     from ..data.units import Units
 
 _GAP, _WIDE, _HIGH = 2, 120, 72

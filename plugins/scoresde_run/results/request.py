@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-
 from scoresde_core import Registry
 from ..machine import document
 from ..machine.digest import SEAL, digest_of

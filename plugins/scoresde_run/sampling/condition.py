@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import attrs
 from torch import Tensor
-
 from scoresde_core import SDE, Draw, Level, Noise, Observer, Sampler, ScoreModel, Step, param, parameters
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance
 

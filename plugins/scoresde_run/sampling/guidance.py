@@ -12,7 +12,6 @@ import attrs
 import torch
 from attrs.validators import ge
 from torch import Tensor
-
 from scoresde_core import SDE, Level, Noise, Observer, Sampler, ScoreModel, WrappedScore, param
 
 

@@ -6,7 +6,6 @@ A small t0 keeps the event, a large one keeps only its coarse features; t0 = t_m
 """
 
 from torch import Tensor
-
 from scoresde_core import Noise, ScoreModel, UsageError
 
 

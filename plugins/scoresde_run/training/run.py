@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import attrs
 import torch
-
 from scoresde_core import OURS, FileError, ScoreSDEError, UsageError
 from scoresde_core.plugins import one_line
 from ..machine import files, inputs

@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-
 from scoresde_core import FileError
 from ..machine import inputs
 from ..machine.digest import DIGEST, digest_of

@@ -26,7 +26,6 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-
 from scoresde_core import OURS, Draws, FileError, Loss, Registry, ScoreModel, Spec, UsageError
 from scoresde_core import sampler as sampling
 from scoresde_core.noise import key

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import attrs
-
 from scoresde_run import Row
 from ..executor import Executor, Started, Task
 from ..worker import perform

@@ -18,7 +18,6 @@ from typing import Any
 
 import attrs
 from attrs.validators import ge, le, optional
-
 from scoresde_core import param
 from scoresde_run import Row
 from .. import importable

@@ -23,7 +23,6 @@ from unittest.mock import patch
 
 import attrs
 from attrs.validators import ge, gt, le, optional
-
 from scoresde_core import FileError, ScoreSDEError, param
 from scoresde_run.results.results import ARRIVED, Row, leave, read_arrived
 from .. import importable

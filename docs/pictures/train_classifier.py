@@ -1,6 +1,6 @@
 """Trains the small classifier whose features measure sample quality (docs/sample_quality.md), on a labelled data set.
 
-    python benchmarks/studies/truth/train_classifier.py mnist data \\
+    python docs/pictures/train_classifier.py mnist data \\
         plugins/scoresde_plugins/extractors/mnist_classifier.safetensors
 
 makes the bundled file in a few minutes on one CPU core. ``mnist``, ``fashion_mnist``, ``cifar10`` and ``svhn`` are read
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-
 from scoresde_core import create
 from scoresde_core.noise import key
 from scoresde_plugins.extractors.networks import ConvolutionalClassifier, write

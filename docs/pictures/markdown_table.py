@@ -1,7 +1,7 @@
 """Prints results as a Markdown table: one metric by step count, or the fewest evaluations that suffice for several.
 
-    python benchmarks/studies/truth/markdown_table.py exact_scores nll_gap
-    python benchmarks/studies/truth/markdown_table.py few_step sliced_wasserstein moments energy_distance mode_weights
+    python docs/pictures/markdown_table.py exact_scores nll_gap
+    python docs/pictures/markdown_table.py few_step sliced_wasserstein moments energy_distance mode_weights
 
 With one metric a row is a combination, a column a step count; what is as good as exact samples is bold. With several a
 row is a predictor, a column an SDE: the fewest evaluations, on the best grid, as good as exact samples by all of them.
