@@ -22,16 +22,8 @@ _NUMBERS = {
     "batch-size": (500, "events at a time"),
 }
 
-
-@attrs.frozen
-class LevelAccuracy:
-    """The accuracy at one noise level; cross entropy in nats."""
-
-    sigma_over_alpha: float
-    accuracy: float
-    accuracy_stderr: float
-    cross_entropy: float
-    cross_entropy_stderr: float
+_KEYS = ("sigma_over_alpha", "accuracy", "accuracy_stderr", "cross_entropy", "cross_entropy_stderr")
+_LINE = "{sigma_over_alpha:>11.4g}  {accuracy:>7.4f} ± {accuracy_stderr:.4f}  {cross_entropy:>11.4f} ± {cross_entropy_stderr:.4f}"
 
 
 @attrs.frozen
@@ -54,18 +46,12 @@ class ClassifierAccuracyCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         check_counts(arguments, "levels", "events", "batch_size")
         rows = list(_measured(arguments, registry))
-        if arguments.json:
-            print("\n".join(json.dumps(attrs.asdict(row)) for row in rows))
-            return 0
-        print(f"{'sigma/alpha':>11}  {'accuracy':>16}  {'cross entropy (nats)':>20}")
-        for row in rows:
-            accuracy = f"{row.accuracy:.4f} ± {row.accuracy_stderr:.4f}"
-            entropy = f"{row.cross_entropy:.4f} ± {row.cross_entropy_stderr:.4f}"
-            print(f"{row.sigma_over_alpha:>11.4g}  {accuracy:>16}  {entropy:>20}")
+        head = f"{'sigma/alpha':>11}  {'accuracy':>16}  {'cross entropy (nats)':>20}"
+        print("\n".join(map(json.dumps, rows) if arguments.json else [head, *(_LINE.format(**row) for row in rows)]))
         return 0
 
 
-def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[LevelAccuracy]:
+def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[dict[str, float]]:
     import torch
     from scoresde_run import Batches, plan_data
     from scoresde_run.machine.device import find_device, use_tf32
@@ -86,7 +72,7 @@ def _measured(arguments: argparse.Namespace, registry: Registry) -> Iterator[Lev
         yield _row(model, batches, at, arguments.events)
 
 
-def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccuracy:
+def _row(model: Model, batches: Batches, level: Level, events: int) -> dict[str, float]:
     import torch
     from scoresde_core.shapes import combine
     from ..evaluate.measure import mean
@@ -104,4 +90,6 @@ def _row(model: Model, batches: Batches, level: Level, events: int) -> LevelAccu
             right.append((logs.argmax(1) == labels).double())
             surprise.append(-logs.gather(1, labels.unsqueeze(1)).squeeze(1).double())
     means = [mean("", torch.cat(parts)) for parts in (right, surprise)]
-    return LevelAccuracy(float(level.sigma / level.alpha), *(x for m in means for x in (m.value, m.stderr)))
+    return dict(
+        zip(_KEYS, (float(level.sigma / level.alpha), *(x for m in means for x in (m.value, m.stderr))), strict=True)
+    )

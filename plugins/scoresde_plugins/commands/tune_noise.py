@@ -7,15 +7,11 @@ import json
 import math
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from scoresde_core import Command, Registry, UsageError
 from scoresde_run.commands.options import add_device, check_counts, seed
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from scoresde_run import Dataset
 
 _NUMBERS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "images": (int, 10_000, "training images, drawn at random, whose distances are computed"),
@@ -25,62 +21,13 @@ _NUMBERS: dict[str, tuple[Callable[[str], Any], Any, str]] = {
     "scales": (int, None, "number of noise scales, instead of technique 2's"),
     "budget": (int, 1160, "function evaluations per sample, divided among the scales as Langevin steps (technique 4)"),
 }
-
-
-@attrs.frozen
-class Suggestion:
-    """The result of the rules for a data set."""
-
-    dataset: str
-    images: int
-    of: int
-    shape: tuple[int, ...]
-    dimensions: int
-    centered: bool
-    scaling: str
-    sigma_min: float
-    sigma_max: float
-    scales: int
-    steps_per_scale: int
-    step_size: float
-    snr: float
-    variance_ratio: float
-    ema: float
-
-    def text(self) -> str:
-        """Text for people; the last two lines are commands."""
-        subset = f"{self.images} of {self.of}" if self.images < self.of else f"all {self.of}"
-        return (
-            f"{self.dataset}: {subset} training events, {self.dimensions} dimensions, {self.scaling}\n"
-            f"sigma_max  {self.sigma_max:.2f}, the largest distance between two of them (technique 1)\n"
-            f"scales     {self.scales}, from {self.sigma_max:.4g} to {self.sigma_min:.4g} (technique 2)\n"
-            f"Langevin   {self.steps_per_scale} steps a scale of {self.step_size:.3g} (sigma / sigma_min)^2, "
-            f"variance ratio {self.variance_ratio:.3f} (technique 4)\n"
-            f"EMA        {self.ema} (technique 5)\n"
-            f"train      scoresde train {self.preset} {' '.join(map(shlex.quote, self.changes))} --out runs/tuned\n"
-            "sample     scoresde sample --checkpoint runs/tuned --out samples"
-        )
-
-    @property
-    def preset(self) -> str:
-        """The preset to start from: NCSNv2 for images, else a perceptron at all noise scales."""
-        return "ve_ncsnv2_cifar10" if len(self.shape) == 3 else "lesson_many_scales"
-
-    @property
-    def changes(self) -> list[str]:
-        """The rules' numbers as KEY=VALUE of a configuration."""
-        corrector = f"ald[snr={self.snr:.4g},n_steps={self.steps_per_scale}]"
-        depth = ["model.network.variant=auto"] if len(self.shape) == 3 else []
-        return [
-            f"data.dataset={self.dataset}",
-            f"model.shape=[{','.join(map(str, self.shape))}]",
-            f"model.centered={str(self.centered).lower()}",
-            f"model.sde=ve[sigma_min={self.sigma_min:.4g},sigma_max={self.sigma_max:.4g}]",
-            *depth,
-            f"model.network.scales={self.scales}",
-            f"training.ema={self.ema}",
-            f"sampling.sampler=pc[predictor=none,corrector={corrector},steps={self.scales}]",
-        ]
+_TEXT = """{dataset}: {subset} training events, {dimensions} dimensions, {scaling}
+sigma_max  {sigma_max:.2f}, the largest distance between two of them (technique 1)
+scales     {scales}, from {sigma_max:.4g} to {sigma_min:.4g} (technique 2)
+Langevin   {steps_per_scale} steps a scale of {step_size:.3g} (sigma / sigma_min)^2, {ratio} (technique 4)
+EMA        {ema} (technique 5)
+train      scoresde train {preset} {changes} --out runs/tuned
+sample     scoresde sample --checkpoint runs/tuned --out samples"""
 
 
 @attrs.frozen
@@ -102,38 +49,54 @@ class TuneNoiseCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         check_counts(arguments, "images", least=2)
         check_counts(arguments, "budget")
-        dataset = registry.create("datasets", arguments.dataset)
         try:
-            found = _suggest(dataset, arguments)
+            found = _suggest(registry.create("datasets", arguments.dataset), arguments)
         except (ValueError, RuntimeError) as error:
             raise UsageError(str(error).partition("\n")[0]) from error
-        print(json.dumps(attrs.asdict(found)) if arguments.json else found.text())
+        subset = f"{found['images']} of {found['of']}" if found["images"] < found["of"] else f"all {found['of']}"
+        image = len(found["shape"]) == 3
+        how = {"preset": "ve_ncsnv2_cifar10" if image else "lesson_many_scales", "subset": subset}
+        how["ratio"] = f"variance ratio {found['variance_ratio']:.3f}"
+        changes = " ".join(map(shlex.quote, _changes(found, image)))
+        print(json.dumps(found) if arguments.json else _TEXT.format(**found, **how, changes=changes))
         return 0
 
 
-def _suggest(dataset: Dataset, arguments: argparse.Namespace) -> Suggestion:
+def _suggest(dataset: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The rules' numbers for a data set."""
     from scoresde_run import Preprocessing
-    from ..ncsn import techniques
-
-    events, size = _subset(dataset, arguments.images, arguments.seed)
-    x = Preprocessing(centered=arguments.centered)(events.to(arguments.device))
-    dimensions, scaling = math.prod(dataset.shape), "on [-1, 1]" if arguments.centered else "on [0, 1]"
-    sigma_max = techniques.largest_distance(x)
-    scales = arguments.scales
-    if scales is None:
-        scales = techniques.number_of_scales(dimensions, arguments.sigma_min, sigma_max, arguments.overlap)
-    gamma = techniques.geometric_ratio(arguments.sigma_min, sigma_max, scales)
-    langevin = techniques.langevin_steps(gamma, arguments.sigma_min, max(1, arguments.budget // scales))
-    kept = "as stored" if events.is_floating_point() else scaling
-    about = arguments.dataset, len(x), size, tuple(dataset.shape), dimensions, arguments.centered, kept
-    steps = langevin.steps, langevin.step_size, langevin.snr, langevin.variance_ratio
-    return Suggestion(*about, arguments.sigma_min, sigma_max, scales, *steps, techniques.EMA_RATE)
-
-
-def _subset(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, int]:
-    """Up to ``count`` random training events, as stored, and the number of all."""
     from scoresde_run.commands.events import take
     from scoresde_run.data.batches import order
+    from ..ncsn import techniques
 
     events = dataset.open("train")
-    return take(events, order(seed, 0, len(events))[:count].tolist()), len(events)
+    drawn = take(events, order(arguments.seed, 0, len(events))[: arguments.images].tolist())
+    x = Preprocessing(centered=arguments.centered)(drawn.to(arguments.device))
+    dimensions, least, scales = math.prod(dataset.shape), arguments.sigma_min, arguments.scales
+    sigma_max = techniques.largest_distance(x)
+    if scales is None:
+        scales = techniques.number_of_scales(dimensions, least, sigma_max, arguments.overlap)
+    gamma = techniques.geometric_ratio(least, sigma_max, scales)
+    langevin = techniques.langevin_steps(gamma, least, max(1, arguments.budget // scales))
+    scaling = "as stored" if drawn.is_floating_point() else "on [-1, 1]" if arguments.centered else "on [0, 1]"
+    return {
+        **{"dataset": arguments.dataset, "images": len(x), "of": len(events), "shape": list(dataset.shape)},
+        **{"dimensions": dimensions, "centered": arguments.centered, "scaling": scaling, "sigma_min": least},
+        **{"sigma_max": sigma_max, "scales": scales, "steps_per_scale": langevin.steps, "snr": langevin.snr},
+        **{"step_size": langevin.step_size, "variance_ratio": langevin.variance_ratio, "ema": techniques.EMA_RATE},
+    }
+
+
+def _changes(found: dict[str, Any], image: bool) -> list[str]:
+    """The rules' numbers as KEY=VALUE of a configuration."""
+    corrector = f"ald[snr={found['snr']:.4g},n_steps={found['steps_per_scale']}]"
+    return [
+        f"data.dataset={found['dataset']}",
+        f"model.shape=[{','.join(map(str, found['shape']))}]",
+        f"model.centered={str(found['centered']).lower()}",
+        f"model.sde=ve[sigma_min={found['sigma_min']:.4g},sigma_max={found['sigma_max']:.4g}]",
+        *(["model.network.variant=auto"] if image else []),
+        f"model.network.scales={found['scales']}",
+        f"training.ema={found['ema']}",
+        f"sampling.sampler=pc[predictor=none,corrector={corrector},steps={found['scales']}]",
+    ]
