@@ -23,7 +23,7 @@ _NUMBERS = {
 }
 
 _KEYS = ("sigma_over_alpha", "accuracy", "accuracy_stderr", "cross_entropy", "cross_entropy_stderr")
-_LINE = "{sigma_over_alpha:>11.4g}  {accuracy:>7.4f} ± {accuracy_stderr:.4f}  {cross_entropy:>11.4f} ± {cross_entropy_stderr:.4f}"
+_LINE = "{:>11.4g}  {:>7.4f} ± {:.4f}  {:>11.4f} ± {:.4f}"
 
 
 @attrs.frozen
@@ -47,7 +47,11 @@ class ClassifierAccuracyCommand(Command):
         check_counts(arguments, "levels", "events", "batch_size")
         rows = list(_measured(arguments, registry))
         head = f"{'sigma/alpha':>11}  {'accuracy':>16}  {'cross entropy (nats)':>20}"
-        print("\n".join(map(json.dumps, rows) if arguments.json else [head, *(_LINE.format(**row) for row in rows)]))
+        print(
+            "\n".join(
+                map(json.dumps, rows) if arguments.json else [head, *(_LINE.format(*row.values()) for row in rows)]
+            )
+        )
         return 0
 
 
