@@ -72,6 +72,9 @@ class MultistepPredictor(Predictor):
     the past (:func:`rows_of_past`).
     """
 
+    first_order: float = 2.0
+    """What its first steps, without a past, leave of the order if a run starts from a state that tells of the data."""
+
     @abstractmethod
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         """``x`` at ``step.now`` and the past -> the state at ``step.next``, its mean, and the new past."""

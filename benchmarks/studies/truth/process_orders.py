@@ -7,7 +7,7 @@ law is known without a sample: columns ``20`` and ``100`` are the error of the s
 the prior on the predictor's own grid, at t_min, relative to the exact one; of several entries the largest. A process
 that moves to an observation is given y = 0.5, with noise of 0.4. ``order`` is that of the conformance suite, from
 t_signal down to a noise of half the signal; it is empty where all errors are rounding errors. The error of a whole run
-contains what the process leaves at t_max.
+contains what the process leaves at t_max. Of blurring it takes three frequencies.
 """
 
 import math
@@ -18,9 +18,23 @@ from scoresde import ScoreModel, create, default_registry
 from scoresde_conformance.affine import entries_of, law
 from scoresde_conformance.predictors import observed_order
 from scoresde_core import Schedule, unserved
+from scoresde_plugins.linear.diagonal import DiagonalSDE
 
 STD, NOISE = 0.5, 0.4
 EXACT = torch.float64
+
+
+class Frequencies(DiagonalSDE):
+    """Three frequencies of blurring as a vector: its frame has no other coupling."""
+
+    def __init__(self, sde) -> None:
+        self.sde, self.t_min = sde, sde.t_min
+
+    def alpha(self, t):
+        return self.sde.alpha(t).flatten(t.ndim)[..., [0, 3, -1]]
+
+    def sigma(self, t):
+        return self.sde.sigma(t).flatten(t.ndim).expand(*t.shape, 3)
 
 
 class Given(ScoreModel):
@@ -59,6 +73,7 @@ def main() -> None:
     names = [[entry.row.name for entry in default_registry().entries(kind)] for kind in ("sdes", "predictors")]
     for process, name in product(*names):
         sde, predictor = create("sdes", process), create("predictors", name)
+        sde = Frequencies(sde) if process == "blurring" else sde
         refused = unserved(predictor, sde) or predictor.skip(sde) or not entries_of(sde) or sde.form == "nonlinear"
         if refused or predictor.order is None:
             continue

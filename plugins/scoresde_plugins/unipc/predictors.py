@@ -62,6 +62,11 @@ class UniPCPredictor(MultistepPredictor):
     serves = ENTRIES
 
     @property
+    def first_order(self) -> float:  # type: ignore[override]
+        """That of the error of one step of first order, plus one with UniC."""
+        return 2.0 + self.correct
+
+    @property
     def order(self) -> float:  # type: ignore[override]
         """``max_order``, plus one with UniC; where the order is lowered at the end, 2 for a run that ends in noise."""
         return float(self.max_order + self.correct)
