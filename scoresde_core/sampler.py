@@ -59,7 +59,7 @@ def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
     mean = getattr(sde.prior, "mean", None)
     if sde.form == "scalar" and isinstance(mean, tuple) and (not shape or len(mean) != shape[0]):
         return f"the prior has {len(mean)} channel means, the data has shape {shape}: give one mean per channel"
-    return unserved(sampler, sde) or sde.skip(shape) or sampler.skip(sde)
+    return unserved(sampler, sde) or sde.skip(shape) or sde.fault() or sampler.skip(sde)
 
 
 @attrs.frozen

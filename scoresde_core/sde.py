@@ -191,6 +191,10 @@ class Process(Contract):
         """Why the process has no states for events of ``shape``, or None."""
         return None
 
+    def fault(self) -> str | None:
+        """Why the coefficients are those of no process that can be reversed, with the remedy; or None."""
+        return None
+
     def lacks(self) -> str | None:
         """What the process needs and was not given, with the remedy; or None."""
         missing = ", ".join(name for name in self.needs if name not in self._known)
@@ -306,6 +310,20 @@ class SDE(Process):
         """The noise level at ``t`` of a batch ``x`` (B, ...): floats, or what multiplies ``x``."""
         level = self.level(torch.tensor(t, dtype=torch.float64, device="cpu"))
         return Level(t, self.coefficient(level.alpha, x), self.coefficient(level.sigma, x))
+
+    def fault(self) -> str | None:
+        t = torch.linspace(math.log(self.t_min), math.log(self.t_signal), 65, dtype=torch.float64).exp()
+        name, alpha, sigma = type(self).__name__, self.alpha(t), self.sigma(t)
+        if any(a != b and 1 not in (a, b) for a, b in zip(alpha.shape[:0:-1], sigma.shape[:0:-1], strict=False)):
+            shapes = f"alpha of shape {tuple(alpha.shape[1:])} and sigma of shape {tuple(sigma.shape[1:])}"
+            return f"{name} has {shapes}, which do not broadcast: give both one value an entry, or one for all"
+        rises = self.log_noise_ratio(t).diff() > 0
+        if bool(rises.all()):
+            return None
+        at, after = t[(k := int(rises.int().argmin())) : k + 2].tolist()
+        levels = ", ".join(f"{float(value[k + n].flatten()[0]):.3g}" for value in (alpha, sigma) for n in (0, 1))
+        where = f"between t = {at:.3g} and {after:.3g} (alpha and sigma at both: {levels})"
+        return f"{name}: sigma / alpha does not rise {where}: let it, with sigma > 0 from t_min to t_max"
 
     def skip_target(self, target: Any) -> str | None:
         if "y" in self.needs and not hasattr(target, "given"):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-
 from scoresde_core import create, default_registry
 
 PATHS, TIMES, Y = 8, 301, 1.0

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from scoresde import Draws, ExactScore, create, sample
+from scoresde import SDE, Draws, ExactScore, create, default_registry, sample
 from scoresde_conformance.affine import Independent, Score
+from scoresde_core.errors import UsageError
 from scoresde_plugins.evaluators.moments import gaussian_w2
+from scoresde_plugins.linear.diagonal import DiagonalSDE
 from scoresde_run.data.evidence import Evidence
 
 EXACT = torch.float64
@@ -146,3 +148,47 @@ def test_adaptive_steps_serve_one_coefficient_an_entry():
     assert torch.allclose(x.std(0) / data.std, torch.ones(2, dtype=EXACT), rtol=0, atol=0.02 + 4 / math.sqrt(2 * n))
     exact = ExactScore(create("targets", POINTS), create("sdes", "per_channel"))
     assert "take the sampler pc or ode" in sampler.skip_model(exact)
+
+
+class Rising(SDE):
+    """The signal comes back after t = 0.5."""
+
+    def alpha(self, t):
+        return 1 - 0.5 * torch.sin(math.pi * t)
+
+    def sigma(self, t):
+        return 0.01 + torch.sin(math.pi * t)
+
+
+class ZeroInside(SDE):
+    def alpha(self, t):
+        return 1 - 0.9 * t
+
+    def sigma(self, t):
+        return (t - 0.5).abs() * t
+
+
+class TwoShapes(DiagonalSDE):
+    def alpha(self, t):
+        return torch.exp(-t[..., None] * torch.arange(1, 3).to(t))
+
+    def sigma(self, t):
+        return t[..., None].expand(*t.shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("sde", "reason"),
+    [
+        (Rising(), r"Rising: sigma / alpha does not rise between t = 0\.5.*: let it, with sigma > 0"),
+        (ZeroInside(), "ZeroInside: sigma / alpha does not rise between t = 0.*: let it, with sigma > 0"),
+        (TwoShapes(), r"TwoShapes has alpha of shape \(2,\) and sigma of shape \(3,\), which do not broadcast"),
+    ],
+)
+def test_coefficients_of_no_process_are_refused_before_work(sde, reason):
+    with pytest.raises(UsageError, match=reason):
+        sample(ExactScore(create("targets", "mixture2d"), sde), create("samplers", "pc[predictor=ddim,steps=5]"), 2)
+
+
+def test_bundled_processes_have_no_fault():
+    for entry in default_registry().entries("sdes"):
+        assert create("sdes", entry.row.name).fault() is None

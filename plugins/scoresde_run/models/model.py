@@ -197,7 +197,7 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
             f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
             f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
         )
-    if reason := unserved(loss, plan.sde) or loss.skip(model):
+    if reason := unserved(loss, plan.sde) or plan.sde.fault() or loss.skip(model):
         raise UsageError(reason)
     return loss
 
