@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from scoresde_core.errors import FileError
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
@@ -530,3 +531,11 @@ class TestBadFiles:
         assert "Did you mean" in importer(None, preset="ve_cifar10_ncsnpp_cont")[2]
         (tmp_path / "ck").mkdir()
         assert "ck exists" in importer(published(model.network, "score_sde"))[2]
+
+
+def test_tensors_that_share_memory_are_written_whole(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {"whole": whole, "part": whole[1:], "turned": whole.t()}
+    checkpoint.write_tensors(tmp_path / "a.safetensors", tensors)
+    found = load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())

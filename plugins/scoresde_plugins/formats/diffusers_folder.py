@@ -143,8 +143,8 @@ def _config(kind: str, sizes: Mapping[str, Any], shape: Any, centered: bool) -> 
 
 def process_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """``sde``, what the ``network`` is told, and ``sampler``, for a scheduler's ``config``."""
-    table, name, law = rows("diffusers.yaml"), str(config.get("_class_name")), config.get("beta_schedule")
-    meaning, betas = config.get("prediction_type", "epsilon"), config.get("trained_betas")
+    table, name, law = rows("diffusers.yaml"), str(config.get("_class_name")), str(config.get("beta_schedule"))
+    meaning, betas = str(config.get("prediction_type", "epsilon")), config.get("trained_betas")
     if row := table["schedulers"].get(name):
         sde = {"name": row["sde"], **{key: config.get(key, value) for key, value in row["ends"].items()}}
         sde["t_min"] = sde.pop("sampling_eps")

@@ -1,6 +1,7 @@
 """Networks of the library diffusers, run by it: UNet2DModel, UNet2DConditionModel without text, and DiT."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,9 +62,15 @@ class DiffusersModel(Network):
         except ImportError as error:
             raise UsageError("this network needs the library: pip install 'scoresde[diffusers]'") from error
         kind = getattr(diffusers, settings["_class_name"])
-        if self.path is None:
-            return Told(kind.from_config({key: value for key, value in settings.items() if key[0] != "_"}), self)
-        return Told(kind.from_pretrained(part(Path(self.path)), local_files_only=True, low_cpu_mem_usage=False), self)
+        try:
+            if self.path is None:
+                with warnings.catch_warnings(action="ignore"):
+                    return Told(kind.from_config({key: settings[key] for key in settings if key[0] != "_"}), self)
+            how = {"local_files_only": True, "low_cpu_mem_usage": False}
+            return Told(kind.from_pretrained(part(Path(self.path)), **how), self)
+        except Exception as error:  # the library checks little, and raises anything
+            why = (str(error) or "no reason").splitlines()[0]
+            raise ValueError(f"diffusers cannot make it ({type(error).__name__}: {why})") from error
 
 
 class Told(nn.Module):

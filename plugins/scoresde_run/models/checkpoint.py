@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -114,8 +113,12 @@ def read_tensors(path: Path, sha256: str, index: str, remedy: str = "") -> dict[
 
 
 def write_tensors(path: Path, tensors: Weights) -> str:
-    """Write a safetensors file of copies, as views into shared memory are refused; return its sha256."""
-    save_file({k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, path)
+    """Write a safetensors file, of copies only where tensors share memory, which it refuses; return its sha256."""
+    found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(found, path)
+    except RuntimeError:
+        save_file({name: value.clone() for name, value in found.items()}, path)
     return file_hash(path)
 
 
