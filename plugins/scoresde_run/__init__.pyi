@@ -33,6 +33,8 @@ from .sampling.condition import ConditionedSampler as ConditionedSampler
 from .sampling.condition import Observation as Observation
 from .sampling.guidance import Guidance as Guidance
 from .sampling.guidance import GuidedSampler as GuidedSampler
+from .sampling.operator import Operator as Operator
+from .sampling.operator import Spectrum as Spectrum
 from .training.run import TrainingRun as TrainingRun
 from .training.trainer import Trainer as Trainer
 from .training.trainer import plan_training as plan_training

@@ -9,13 +9,18 @@ with the same mean and covariance; bold: as good as as many exact samples, by th
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import attrs
 import torch
 from scoresde import ConditionedSampler, Evidence, ExactScore, create, sample
 from scoresde_bench.report.ranking import metric_value
-from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from conditional_law import given
 
 METRICS = ("mode_weights", "moments")
 PARTICLES = "smcdiff[condition={},particles=%d]"
@@ -54,7 +59,7 @@ def main():
     parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m_sde,grid=logsnr,steps=50]")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--event", type=int, default=1, help="index of the draw of the target that is observed")
-    parser.add_argument("--condition", nargs="+", default=["inpaint[mask=left]", "colorize", "linear[factor=2]"])
+    parser.add_argument("--condition", nargs="+", default=["inpaint[mask=left]", "colorize", "linear"])
     arguments = parser.parse_args()
     target = create("targets", arguments.target).mixture if arguments.target else correlated()
     sampler, sde = create("samplers", arguments.sampler), create("sdes", arguments.sde)

@@ -12,9 +12,12 @@ from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.frame import rotate
 from scoresde_core.sde import Level
-from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement, grey_basis
+from scoresde_plugins.conditions.known import Colorize, Inpaint, grey_basis
 from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
+from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.networks.classifier import Classifier, NetworkClassifier
+from scoresde_plugins.operators.average import AverageOperator
+from scoresde_plugins.operators.blur import BlurOperator
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.samplers import ODESampler
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
@@ -27,8 +30,8 @@ CONDITIONS = {
     "box": Inpaint(mask="box"),
     "random": Inpaint(mask="random", share=0.3),
     "colorize": Colorize(),
-    "average": LinearMeasurement(factor=4),
-    "blur": LinearMeasurement(operator="blur", width=0.8),
+    "average": LinearMeasurement(AverageOperator(4)),
+    "blur": LinearMeasurement(BlurOperator(0.8)),
 }
 FINE = "pc[steps=400,grid=logsnr]"  # the sampler itself has the right variance to 1 %
 IMAGES = GaussianTarget((3, 8, 8), std=0.5, decay=2.0)
@@ -176,7 +179,7 @@ class TestLinear:
         assert float((drawn - x).square().mean()) > 1e-2
 
     def test_blur_keeps_constants_and_blurs_an_impulse_as_a_gaussian(self):
-        condition = LinearMeasurement(operator="blur", width=1.5)
+        condition = LinearMeasurement(BlurOperator(1.5))
         torch.testing.assert_close(condition.measure(torch.ones(1, 1, 21, 21)), torch.ones(1, 1, 21, 21))
         impulse = torch.zeros(1, 1, 21, 21, dtype=torch.float64)
         impulse[..., 10, 10] = 1
@@ -185,7 +188,7 @@ class TestLinear:
         torch.testing.assert_close(row[4:17] / row[10], (-0.5 * (offsets / 1.5) ** 2).exp(), rtol=1e-6, atol=0)
 
     def test_samples_have_the_blur_to_its_smallest_singular_value(self):
-        x, condition = IMAGES.sample(4), LinearMeasurement(operator="blur", width=0.8, smallest=0.05)
+        x, condition = IMAGES.sample(4), LinearMeasurement(BlurOperator(0.8), smallest=0.05)
         drawn = draw(IMAGES, VPSDE(), condition.observe(x), 4, sampler="pc[steps=20]")
         off = condition.measure(drawn) - condition.measure(x)
         assert float(off.norm() / (drawn - x).norm()) < 0.05
@@ -223,8 +226,8 @@ class TestLinear:
         assert float(found[:, 2:].var(0).mean()) == pytest.approx(std**2, rel=0.05)
 
     def test_blocks_must_tile(self):
-        with pytest.raises(ValueError, match="blocks of 3 pixels do not tile images of 8 x 8"):
-            LinearMeasurement(factor=3).observe(torch.zeros(1, 3, 8, 8))
+        with pytest.raises(ValueError, match="blocks of 3 do not tile events of shape"):
+            LinearMeasurement(AverageOperator(3)).observe(torch.zeros(1, 3, 8, 8))
 
 
 class TestColorize:

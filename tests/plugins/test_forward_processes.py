@@ -261,3 +261,33 @@ def test_grids_go_from_the_start_to_the_data(grid, steps, sde):
         assert float(times[-2]) == sde.t_min
     if grid in ("logsnr", "karras") and steps > 2:
         assert float(times[1]) == sde.t_signal
+
+
+@pytest.mark.parametrize("parameterisation", ["score", "noise", "denoised", "v", "flow", "edm"])
+@pytest.mark.parametrize("name", ["ouve", "ir_sde"])
+def test_a_network_that_knows_the_truth_is_the_truth_in_the_frame(name, parameterisation):
+    """A module that gives what its parameterisation means of the exact law: its score is the exact one."""
+    from scoresde_run.models.parameterisation import SIGMA_DATA
+
+    target = create("targets", "observed[of=mixture2d,noise=0.5]").to("cpu", torch.float64)
+    y = target.known(6, seed=0)["y"].double()
+    sde = create("sdes", name).given(y=y)
+    exact, frame = ExactScore(target, sde), sde.frame
+    t, x = 0.4, torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    level, c = sde.float_level(t), frame.enter(x, t)
+    score = exact.framed().score(c, level)
+    alpha, sigma = level.alpha, level.sigma
+    clean, noise = (c + sigma**2 * score) / alpha, -sigma * score
+    variance = sigma**2 + (alpha * SIGMA_DATA) ** 2
+    skip = c * (SIGMA_DATA**2 * alpha / variance)
+    meant = {
+        "score": score, "noise": noise, "denoised": clean, "v": alpha * noise - sigma * clean, "flow": noise - clean,
+        "edm": (clean - skip) * variance**0.5 / (sigma * SIGMA_DATA),
+    }  # fmt: skip
+
+    class Truth(torch.nn.Module):
+        def forward(self, x, label):
+            return meant[parameterisation]
+
+    network = NetworkScore(Truth(), sde, (2,), parameterisation=parameterisation, label="time")
+    torch.testing.assert_close(network.framed().score(c, level), score)

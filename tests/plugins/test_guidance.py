@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from runs import save_models
 from scoresde import ExactScore, create, default_registry, sample
 from scoresde_core.errors import UsageError
 from scoresde_core.sde import Level
@@ -232,3 +233,17 @@ def test_what_cannot_be_guided_is_refused_with_the_reason():
         create("guidances", "cfg[interval=[2,1]]")
     with pytest.raises(UsageError, match="an interval of sigma / alpha needs one alpha and sigma"):
         drawn(told(0, sde=create("sdes", "cld")), sampler, "cfg[interval=[0,1]]")
+
+
+def test_the_weaker_model_is_loaded_once(monkeypatch, tmp_path):
+    """However many batches there are."""
+    from scoresde_run import Checkpoint
+
+    loads = []
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda *words, **options: loads.append(1) or load(*words, **options))
+    save_models(tmp_path, "weak")
+    model = ExactScore(create("targets", "mixture2d"), create("sdes", "vp"))
+    weak = create("guidances", f"autoguidance[checkpoint={tmp_path}/weak]")
+    sample(model, GuidedSampler(create("samplers", "pc[steps=2]"), weak), 6, batch_size=2)
+    assert len(loads) == 1

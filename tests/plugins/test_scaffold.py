@@ -19,7 +19,7 @@ from scoresde_run.commands.shell import main
 
 GUIDE = Path(__file__).parents[2] / "docs" / "plugins.md"
 SINGULARS = ("sde", "predictor", "corrector", "loss", "evaluator", "sampler", "grid", "target", "network", "extractor",
-             "dataset", "condition", "dequantizer", "command")  # fmt: skip
+             "dataset", "condition", "guidance", "operator", "dequantizer", "command")  # fmt: skip
 load_registry()  # which declares the kinds of plugins
 KIND = {kind.singular: name for name, kind in KINDS.items()}
 SHORTER = {
@@ -63,7 +63,7 @@ def test_there_is_a_template_of_every_kind_that_is_code(capsys):
         main(["new", "--help"])
     listed = re.search(r"one of: ([\w,\s]+?)\n\s+NAME", capsys.readouterr().out)[1]
     assert set(re.findall(r"\w+", listed)) == set(SINGULARS)
-    assert set(KIND) - set(SINGULARS) == {"executor", "suite", "preset", "checkpoint", "guidance"}
+    assert set(KIND) - set(SINGULARS) == {"executor", "suite", "preset", "checkpoint"}
 
 
 @pytest.mark.parametrize("singular", SINGULARS)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import attrs
 import pytest
 import torch
+from conditional_law import given
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
 from scoresde import (
     ConditionedSampler,
@@ -20,11 +21,12 @@ from scoresde import (
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import UsageError
 from scoresde_core.frame import rotate
-from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
+from scoresde_plugins.conditions.known import Colorize, Inpaint
 from scoresde_plugins.conditions.label import ClassCondition
+from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.conditions.smcdiff import SMCDiff, _Particles
+from scoresde_plugins.operators.average import AverageOperator
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE
-from scoresde_plugins.targets.conditional import given
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 
@@ -235,7 +237,7 @@ class TestParticles:
 
 
 class TestSamples:
-    KNOWN = (Inpaint(), Inpaint(mask="random", share=0.3), Colorize(), LinearMeasurement(factor=4))
+    KNOWN = (Inpaint(), Inpaint(mask="random", share=0.3), Colorize(), LinearMeasurement(AverageOperator(4)))
 
     @pytest.mark.parametrize("known", KNOWN, ids=["inpaint", "random", "colorize", "linear"])
     def test_hold_the_known_part_and_nothing_else_of_the_events(self, known):

@@ -34,9 +34,9 @@ from scoresde_run.training import state
 
 
 def mask(path):
-    from scoresde_plugins.conditions import known
+    from scoresde_plugins.operators import mask
 
-    known._read(path)
+    mask._read(path)
 
 
 def packed(path):

@@ -57,7 +57,7 @@ def left(images):
     [
         ("inpaint[mask=left]", left, 0),
         ("colorize", grey, 0.51),
-        ("linear[factor=2]", blocks, 0.51),
+        ("linear[operator=average[factor=2]]", blocks, 0.51),
         ("smcdiff[condition=inpaint[mask=left],particles=3]", left, 0),
     ],
     ids=["inpaint", "colorize", "linear", "smcdiff"],
@@ -157,7 +157,7 @@ WRONG = {
         ["--condition", "inpaint[mask=wide.npy]", "--observe", "a.npz"],
         "the mask wide.npy has shape (8, 9), the events have (3, 8, 8): it needs that or (8, 8)",
     ),
-    "blocks": (["--condition", "linear[factor=3]", "--observe", "a.npz"], "choose a divisor"),
+    "blocks": (["--condition", "linear[operator=average[factor=3]]", "--observe", "a.npz"], "choose a divisor"),
     "particles of a class": (
         ["--condition", "smcdiff[condition=class[target=mixture2d]]", "--observe", "a.npz"],
         "as inpaint does",

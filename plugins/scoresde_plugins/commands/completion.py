@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import attrs
-from scoresde_core import KINDS, Command, Kind, Registry, ScoreSDEError, find_kind
+from scoresde_core import KINDS, Command, Kind, Registry, ScoreSDEError, find_kind, lazy
 from scoresde_core.importing import find_spec
 
 SHELLS = ("bash", "zsh", "fish")
@@ -154,6 +154,8 @@ def _declared(module: str, name: str) -> dict[str, str]:
         for node in body if isinstance(node, ast.ImportFrom) for alias in node.names
     }  # fmt: skip
     node = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if node is None and spec.submodule_search_locations is not None:
+        imports = {known: (home, known) for known, home in lazy.homes(module).items()} | imports
     if node is None:
         return _declared(*imports[name]) if name in imports else {}
     found: dict[str, str] = {}
@@ -162,7 +164,7 @@ def _declared(module: str, name: str) -> dict[str, str]:
     decorated = any("attrs." in ast.unparse(decorator) for decorator in node.decorator_list)
     for line in node.body if decorated else ():
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            found[line.target.id] = ast.unparse(line.annotation) if _is_parameter(line) else ""
+            found[line.target.id.lstrip("_")] = ast.unparse(line.annotation) if _is_parameter(line) else ""
     return found
 
 

@@ -63,6 +63,8 @@ class SMCDiff(Condition):
         if not self.condition.needs_data or isinstance(self.condition, SMCDiff):
             found = type(self.condition).__name__
             raise ValueError(f"condition must know a part of each sample, as inpaint does, got {found}")
+        if getattr(self.condition, "noise", 0):
+            raise ValueError("particles need a known part without noise: set noise=0, or use the condition itself")
 
     @property
     def mixes_channels(self) -> bool:  # type: ignore[override]

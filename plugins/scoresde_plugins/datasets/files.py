@@ -21,7 +21,7 @@ from scoresde_run.machine import inputs
 from . import pictures
 
 INDEX = "dataset.json"
-Classes = Literal["auto", "folders"]
+Classes = Literal["auto", "folders", "names"]
 
 COUNT, SIDE = 20, 8
 """Of the pictures of noise with which the conformance suite checks these data sets."""
@@ -86,7 +86,9 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
     grey: bool = param(False, "one grey channel instead of three")
     crop: int | None = param(None, "side of a central crop before resizing, in pixels", optional(ge(1)))
     broken: pictures.Broken = param("fail", pictures.BROKEN_HELP)
-    classes: Classes = param("auto", "source of labels. auto: dataset.json if there is one, else folders")
+    classes: Classes = param(
+        "auto", "source of labels. auto: dataset.json, else folders; names: text before the first _"
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -210,7 +212,7 @@ def labels(place: str, path: str, classes: Classes) -> Tensor | None:
 
 def _by_folder(source: pictures.Source, place: str, path: str, classes: Classes) -> Tensor | None:
     """Return the number of each image's folder among those of ``path``, sorted by name; None if there is only one."""
-    known = sorted(set(_folders(pictures.source_at(path))))
+    known = sorted(set(_groups(pictures.source_at(path), classes)))
     if len(known) < 2:
         return None
     if classes == "auto" and all(re.fullmatch(r"\d{5,}", name) for name in known):
@@ -218,16 +220,18 @@ def _by_folder(source: pictures.Source, place: str, path: str, classes: Classes)
             f"{path!r} has the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without "
             f"meaning, and no {INDEX} with the classes: add it, or set classes=folders if they are classes"
         )
-    folders = _folders(source)
+    folders = _groups(source, classes)
     strange = sorted(set(folders) - set(known))
     if strange:
-        raise FileError(f"{place!r} has a folder {strange[0]!r} that {path!r} does not have: it is not a class")
+        what = "name" if classes == "names" else "folder"
+        raise FileError(f"{place!r} has a {what} {strange[0]!r} that {path!r} does not have: it is not a class")
     number = {name: k for k, name in enumerate(known)}
     return torch.tensor([number[folder] for folder in folders])
 
 
-def _folders(source: pictures.Source) -> list[str]:
-    return [name.rpartition("/")[0] for name in source.names()]
+def _groups(source: pictures.Source, classes: Classes) -> list[str]:
+    parts = [name.rpartition("/") for name in source.names()]
+    return [name.partition("_")[0] if classes == "names" else folder for folder, _, name in parts]
 
 
 def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:

@@ -6,12 +6,13 @@ The worse model is smaller, or trained for a shorter time, on the same data and 
 larger, so the extrapolation corrects them without narrowing the law to the mode of a class as a classifier does.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import attrs
 from torch import Tensor
 from scoresde_core import ExactScore, Registry, ScoreModel, Target, handed_registry, param
-from scoresde_run import Guidance, plan_model
+from scoresde_run import Guidance, Model, plan_model
 from scoresde_run.models import checkpoint as checkpoints
 
 
@@ -47,13 +48,16 @@ class AutoGuidance(Guidance):
             return f"the weaker model has the process {sde!r}, the model {model.sde!r}: both must have one"
         return super().skip(model)
 
+    @cached_property
+    def _weak(self) -> Model:
+        return checkpoints.find(str(self.checkpoint), self.registry).load(self.registry)
+
     def base(self, model: ScoreModel, like: Tensor) -> ScoreModel:
         """The weaker model, with what ``model`` knows, as far as it takes it."""
         if self.target is not None:
             weak: ScoreModel = ExactScore(self.target.to(like.device, like.dtype), model.sde)
         else:
-            found = checkpoints.find(str(self.checkpoint), self.registry).load(self.registry)
-            weak = found.to(like.device, like.dtype).score()
+            weak = self._weak.to(like.device, like.dtype).score()
             weak.sde = model.sde
         weak = weak.given(**{name: value for name, value in model.known.items() if name in weak.takes})
         return weak.counted_by(model)

@@ -89,17 +89,19 @@ def to_model(events: Tensor, opened: OpenedModel) -> Tensor:
     return opened.units.encode(events).float()
 
 
-def read_events(path: Path, opened: OpenedModel) -> Tensor:
-    """Read all events of a file or folder: uint8 or int32 (N, C, H, W), or floats (N, *shape) of the data."""
+def read_events(path: Path, opened: OpenedModel, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Read all events of a file or folder: grey levels, or floats of the data; with a ``shape`` as stored."""
     import torch
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
-    array = array_file.read(path) if path.suffix in array_file.SUFFIXES else _pictures(path, opened.shape)
+    array = array_file.read(path) if path.suffix in array_file.SUFFIXES else _pictures(path, shape or opened.shape)
     if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
         raise UsageError(f"{path} holds {array.dtype} values: give images as uint8 0 to 255, other events as floats")
     array = array.astype("int32") if array.dtype == "uint16" else array
-    events = _arranged(torch.from_numpy(array), opened.shape, path)
+    events = _arranged(torch.from_numpy(array), shape or opened.shape, path)
+    if shape is not None:
+        return events
     if events.is_floating_point():
         _check_range(events, opened, path)
         return opened.units.data_of_file(events)

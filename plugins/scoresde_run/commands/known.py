@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoresde_core import Registry, UsageError, near_misses, parse_value
-from .events import find_events, open_events, take, to_model
+from .events import find_events, open_events, read_events, take, to_model
 from .opened import OpenedModel
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def tell_of_events(
     for name in (text.removesuffix(f"={DATA}") for text in arguments.known if text.endswith(f"={DATA}")):
         dataset = find_events(arguments.dataset, opened, registry, arguments.download)
         value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
-        rows[name] = to_model(value, opened) if tuple(value.shape[1:]) == opened.shape else value
+        rows[name] = opened.units.beside(value, opened.shape)
     return rows
 
 
@@ -122,7 +123,12 @@ def _classes(name: str, text: str, *_: Any) -> Tensor:
 
 def _rows(name: str, text: str, opened: OpenedModel, registry: Registry, arguments: argparse.Namespace) -> Tensor:
     """Events of a file or data set, in the model's units."""
+    from ..models.known import wanted
+
     split: Any = getattr(arguments, "split", "test")
+    own: Any = wanted(opened.score)[name]
+    if own != opened.shape:  # a picture of another size
+        return opened.units.beside(read_events(Path(text), opened, own), opened.shape)
     events = open_events(text, opened, registry, split, getattr(arguments, "download", False))
     if not len(events):
         raise UsageError(f"--known {name}={text} has no rows")

@@ -144,7 +144,6 @@ class Batches:
         self.start, self.count = rank * (batch_size // world), batch_size // world
         self.known = self._known(dataset, split, needs)
         self.mirrors = self._mirrors(dataset) if self.preprocessing.flip else frozenset()
-        self.events_too = [name for name, values in self.known.items() if values.shape[1:] == dataset.shape]
         self.events: Events = dataset.open(split)
         self.shape = dataset.shape
         found = self.events.element_size() if isinstance(self.events, Tensor) else None
@@ -215,7 +214,7 @@ class Batches:
         """Convert stored events and known values for a model; both are mirrored alike."""
         known = {name: values[self._moved(indices)] for name, values in self.known.items()}
         known |= {name: mirrored(known[name], draws) for name in self.mirrors}
-        known |= {name: self.preprocessing.encode(known[name]).float() for name in self.events_too}
+        known = {name: self.preprocessing.beside(values, self.shape) for name, values in known.items()}
         return Batch(self.preprocessing(events, draws), known)
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -71,6 +71,13 @@ class Units:
         unit = events.float() / (levels - 1) if u is None else (events + u) / levels
         return self.from_file(2 * unit - 1 if self.centered else unit)
 
+    def beside(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """What is known of events of ``shape``: their like in their units, other pictures in the range of files."""
+        if tuple(values.shape[1:]) == shape:
+            return self.encode(values).float()
+        grey = values.ndim > 2 and not values.is_floating_point()
+        return Units(self.centered).encode(values).float() if grey else values
+
     def decode(self, x: Tensor) -> Tensor:
         """Data from model values ``x`` (B, ...); float64 if there is a scale, as data may need the digits."""
         return self.data_of_file(self.to_file(x))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from scoresde_core import SDE, Level, ScoreModel, UsageError, near_misses
+from scoresde_core import SDE, Frame, Level, ScoreModel, UsageError, near_misses
 from scoresde_core.score import NO_SIGNAL
 from scoresde_core.shapes import per_row
 from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
@@ -56,6 +56,11 @@ class NetworkScore(ScoreModel):
         """One forward pass, read as a score; ``ValueError`` if its shape is not that of ``x``: it would broadcast."""
         raw, level = self._forward(x, level)
         return self.parameterisation.score(raw, x, level)
+
+    def evaluate_framed(self, c: Tensor, level: Level, frame: Frame) -> Tensor:
+        """The output is turned, then read as a score: alpha and sigma are those of the frame."""
+        raw, level = self._forward(frame.leave(c, level.t), level)
+        return self.parameterisation.score(frame.turn(raw), c, level)
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         if self.parameterisation.denoised is None:

@@ -222,7 +222,7 @@ class Trainer:
             return torch.arange(n, device=self.device) * kind // n
         value = self.batches.known[name]
         rows = value[torch.arange(n, device=value.device) % len(value)]
-        return self.plan.preprocessing.encode(rows).float() if name in self.batches.events_too else rows
+        return self.plan.preprocessing.beside(rows, self.batches.shape)
 
     def _step(self, batch: Batch) -> Tensor:
         state, parts = self.state, self.config.accumulate

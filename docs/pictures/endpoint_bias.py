@@ -1,6 +1,6 @@
 """Measures the cost of stopping at t_min: the nll_gap of exact samples noised to t_min, and of their denoised mean.
 
-    python benchmarks/studies/truth/endpoint_bias.py [--target mnist_mfa] [--samples 8192]
+    python docs/pictures/endpoint_bias.py [--target mnist_mfa] [--samples 8192]
 
 Every sampler that returns a noise-free mean converges to the last column with more steps.
 """

@@ -1,6 +1,6 @@
 """Every process with every predictor: the order of convergence, and the std of whole runs on Gaussian data.
 
-    python benchmarks/studies/truth/process_orders.py
+    python docs/pictures/process_orders.py
 
 Data are N(0, 1/4) in each entry, with their exact score, so a run is an affine map of its start and its noises, and its
 law is known without a sample: columns ``20`` and ``100`` are the error of the std after so many steps of ``pc`` from

@@ -13,8 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 from scoresde_core.frame import rotate
-from ..conditions.known import KnownCoefficients
-from .mixture import MixtureOfFactorAnalysers
+from scoresde_plugins.conditions.known import KnownCoefficients
+from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 
 
 @attrs.frozen(eq=False)

@@ -1,0 +1,1 @@
+"""Linear operators: what is measured of an event."""
