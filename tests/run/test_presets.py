@@ -124,7 +124,7 @@ class TestRun:
         assert slopes
         assert all(slope.isfinite().all() for slope in slopes)
         assert any(slope.abs().max() > 0 for slope in slopes)
-        score = score.given(**{name: x[:1] for name in plan.sde.needs})
+        score = score.given(**dict.fromkeys(plan.sde.needs, x[:1]))
         drawn = sample(score, plan.sampler, 1)
         assert drawn.x.shape == (1, *plan.shape)
         assert drawn.x.isfinite().all()
