@@ -8,6 +8,7 @@ one number, or one number an entry, and every sampler written in alpha and sigma
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import attrs
 import torch
@@ -35,6 +36,11 @@ class Frame:
     centre: Callable[[Tensor], Tensor] | None = None
     y: Tensor | None = None
     parts: int = 1
+
+    def to(self, x: Tensor) -> Self:
+        """The frame with its tensors on the device of ``x`` and in its dtype, so that no call has to move them."""
+        basis = tuple(None if matrix is None else matrix.to(x) for matrix in self.basis)
+        return attrs.evolve(self, basis=basis, y=None if self.y is None else self.y.to(x))
 
     def enter(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``x`` (B, ...) at a time, or at one time per row, in the frame."""

@@ -235,10 +235,13 @@ class FramedScore(WrappedScore):
         frame = self.sde.frame
         assert frame is not None
         self.frame, self.events = frame, self.shape
+        self._near: tuple[Any, Frame] = (None, frame)
         self.shape, self._whole = self.sde.state_shape(model.shape), model
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        return self.model.evaluate_framed(x, level, self.frame)
+        if self._near[0] != (place := (x.device, x.dtype)):
+            self._near = place, self.frame.to(x)
+        return self.model.evaluate_framed(x, level, self._near[1])
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         return self.frame.lift(self.model.evaluate_denoised(self.frame.leave(x, level.t), level))
@@ -255,7 +258,7 @@ class FramedScore(WrappedScore):
 
     def select(self, index: Tensor) -> ScoreModel:
         model = self.model.select(index)
-        return self.part(model=model, sde=model.sde, frame=model.sde.frame)
+        return self.part(model=model, sde=model.sde, frame=model.sde.frame, _near=(None, model.sde.frame))
 
 
 def in_frame(model: ScoreModel, x: Tensor) -> tuple[ScoreModel, Tensor]:

@@ -58,10 +58,7 @@ def _wider(candidate: Candidate) -> Iterator[tuple[Predictor, SDE]]:
 
 
 def converges_in_its_order(candidate: Candidate) -> None:
-    """On Gaussian data, under every SDE, the final law converges in the declared order, within 0.3.
-
-    Where the state at t_max still tells of the data, alpha > sigma / 10, the order is at most ``first_order``.
-    """
+    """On Gaussian data the final law has the declared order, within 0.3; ``first_order`` if it starts near."""
     for predictor, sde in chain(_converging(candidate, crossed=True), _wider(candidate)):
         found, errors = observed_order(predictor, sde)
         assert all(map(math.isfinite, errors)), f"step has errors {errors} after {COUNTS} steps"

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from scoresde import SDE, Draws, ExactScore, create, default_registry, sample
+from torch.utils._python_dispatch import TorchDispatchMode
+from scoresde import SDE, Draws, ExactScore, Schedule, ScoreModel, create, default_registry, sample
 from scoresde_conformance.affine import Independent, Score
 from scoresde_core.errors import UsageError
 from scoresde_plugins.evaluators.moments import gaussian_w2
@@ -192,3 +193,40 @@ def test_coefficients_of_no_process_are_refused_before_work(sde, reason):
 def test_bundled_processes_have_no_fault():
     for entry in default_registry().entries("sdes"):
         assert create("sdes", entry.row.name).fault() is None
+
+
+class Copies(TorchDispatchMode):
+    """Counts tensors that leave the CPU; the device "meta" refuses whatever would wait for it."""
+
+    moved = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].device.type == "cpu":
+            self.moved += torch.device((kwargs or {}).get("device") or "cpu").type == "meta"
+        return func(*args, **(kwargs or {}))
+
+
+class Pull(ScoreModel):
+    def __init__(self, sde, shape):
+        self.sde, self.shape = sde, shape
+
+    def evaluate(self, x, level):
+        return -x
+
+
+@pytest.mark.parametrize(
+    ("process", "shape"), [("vp", (2,)), ("per_channel", (2,)), ("blurring[size=8]", (1, 8, 8)), ("ouve", (2,))]
+)
+def test_a_loop_moves_nothing_to_the_device_in_its_steps(process, shape):
+    """What a run moves, before and at its first step, does not grow with its steps."""
+    sde, moved = create("sdes", process), []
+    sde = sde.given(y=torch.zeros(3, *shape)) if sde.needs else sde
+    for steps in (6, 18):
+        model, sampler = Pull(sde, shape).framed(), create("samplers", f"pc[predictor=dpmpp_2m,steps={steps}]")
+        schedule = Schedule(sde, sampler.grid.times(sde, steps), torch.zeros(3, *shape, device="meta"))
+        x, past = torch.zeros(3, *shape, device="meta"), ()
+        with Copies() as copies:
+            for step in schedule.steps:
+                x, _, past = sampler.predictor.advance(x, step, model, None, past)
+        moved.append(copies.moved)
+    assert moved[0] == moved[1] <= 2

@@ -173,9 +173,9 @@ class TestLikelihood:
         for other in values[1:]:
             assert torch.allclose(other, values[0], atol=1e-5)
 
-    from scoresde_plugins.likelihood.density import Found
+    from scoresde_plugins.likelihood.density import LogDensities
 
-    found = Found(torch.zeros(3), torch.zeros(3))
+    found = LogDensities(torch.zeros(3), torch.zeros(3))
 
     @pytest.mark.parametrize("units", [Units(shift=(290.0,), scale=(50.0,)), None], ids=["scaled", "not said"])
     def test_evaluators_ask_the_model_about_what_it_sees(self, units):

@@ -104,8 +104,8 @@ class AdaptiveSDESampler(Sampler):
         """Refuse exact scores that need a factorisation for every time, and so for every sample."""
         if model.sde.form != "diagonal" or not isinstance(model, ExactScore):
             return None
-        why = f"the exact score under {type(model.sde).__name__} is for one time a call"
-        return f"adaptive_sde gives each sample times of its own, and {why}: take the sampler pc or ode, or a network"
+        why = f"the exact score under {type(model.sde).__name__} is for one time a call: take the sampler pc or ode"
+        return f"adaptive_sde gives each sample times of its own, and {why}"
 
     def _attempt(
         self, x: Tensor, previous: Tensor, t: Tensor, h: Tensor, dw: Tensor, model: ScoreModel

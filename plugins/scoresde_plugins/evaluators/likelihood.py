@@ -46,8 +46,7 @@ class _AgainstTruth(Evaluator):
     def skip(self, evidence: Evidence) -> str | None:
         if evidence.model is not None and not evidence.model.continuous:
             return f"{self.name} needs a model of continuous time, and this one has discrete noise scales"
-        sde = evidence.sde
-        if sde is not None and (reason := unserved(self, sde)):
+        if (sde := evidence.sde) is not None and (reason := unserved(self, sde)):
             return reason
         if sde is not None and sde.needs and not hasattr(evidence.target, "log_posterior"):
             return f"{self.name} needs the law of events given {', '.join(sde.needs)}: take the target observed[of=...]"

@@ -58,10 +58,6 @@ class LogDensities:
     stderr: Tensor | None = None
 
 
-Found = LogDensities
-"""The old name."""
-
-
 class Density(ABC):
     """A way to compute a model's log density."""
 
