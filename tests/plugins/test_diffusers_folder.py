@@ -273,6 +273,7 @@ BAD = {
     "text for a number": (lambda f: edit(f, SCHEDULE, beta_start="0.1"), "first must be"),
     "wrong sizes": (shrink, "1 wrong shape, 1 missing, 1 unexpected; the first is wrong shape: all_modules.2.weight"),
     "cut": (cut, "as safetensors"),
+    "layers without end": (lambda f: edit(f, UNET, layers_per_block=2**40), "layers, more than there are tensors"),
 }  # fmt: skip
 
 

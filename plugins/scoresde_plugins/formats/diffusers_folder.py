@@ -99,6 +99,9 @@ def read_folder(folder: Path) -> Foreign:
         for name, value in (load_file(path) if file.suffix == ".safetensors" else inputs.unpickled(path)).items():
             words = [former.get(word, word) if ".attentions." in name else word for word in name.split(".")]
             state[".".join(words)] = value[...]
+    layers = max([n for key in ("layers_per_block", "num_layers") if isinstance(n := config.get(key), int)], default=0)
+    if layers > len(state):
+        raise FileError(f"{place}/config.json says {layers} layers, more than there are tensors: get it again")
     return Foreign(f"diffusers {kind}", file, plain, state, named, notes)
 
 

@@ -1,9 +1,7 @@
 """A network that brings its weights with it, named on the command line: a configuration from its options."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import attrs
 from scoresde_core import Registry, UsageError, parse
 from ..models.config import Config, ModelConfig
 from ..models.network import Network
@@ -20,8 +18,7 @@ def own_config(registry: Registry, text: str, sde: str | None = None, **typed: A
     :class:`UsageError` for a network that does not know the shape of its events or its process, where neither is given.
     """
     spec = parse(text)
-    given: Mapping[str, Any] = {name: value for name, value in typed.items() if value is not None}
-    spec = attrs.evolve(spec, params={**spec.params, **given})
+    spec.params.update({name: value for name, value in typed.items() if value is not None})
     network: Network = registry.create("networks", spec)
     network.trust()
     if network.fixed_shape is None:
