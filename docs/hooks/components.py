@@ -21,7 +21,10 @@ PACKAGES = {
     "data": ("scoresde_run.data", "Data"),
     "models": ("scoresde_run.models", "Models and checkpoints"),
     "training": (("scoresde_run.training", "scoresde_run.machine"), "Training"),
-    "results": (("scoresde_run.results", "scoresde_run.commands"), "Results and the command line"),
+    "results": (
+        ("scoresde_run.results", "scoresde_run.commands", "scoresde_bench", "scoresde.functions"),
+        "Results, and functions",
+    ),
     "sampling": (("scoresde_run.sampling", "scoresde_run.features"), "Conditions and features"),
     "evaluators": ("scoresde_plugins.evaluators", "Evaluators"),
 }

@@ -96,7 +96,7 @@ class TestNumbers:
 
     def test_published_samplers_step_evenly_in_time(self):
         """No published configuration names a grid, and all must use that of the published code."""
-        for name in NAMES:
+        for name in set(NAMES) - {"mnist_ouve_denoise"}:  # which nobody has published
             sampler = REGISTRY.create("samplers", preset(name).sampling.sampler)
             assert sampler.grid == REGISTRY.create("grids", "uniform"), name
 
