@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import scoresde_plugins
@@ -35,7 +36,8 @@ def for_checkpoints(folder):
 
 
 def for_classifiers(folder):
-    changes = ["model.network.multiplier=1", "model.shape=[1,8,8]"]
+    np.savez(folder / "digits.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 10)
+    changes = ["model.network.multiplier=1", "model.shape=[1,8,8]", "data.dataset=npz[path=digits.npz,labels=labels]"]
     registry = default_registry()
     config = registry.create("presets", "mnist_classifier").override(changes)
     network = plan_model(config, registry, outputs=("logits",)).build().network

@@ -17,9 +17,11 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import Level
 from scoresde_plugins.conditions.label import ClassCondition, TargetClassifier
 from scoresde_plugins.networks.classifier import NetworkClassifier
+from scoresde_plugins.song2021.classification import accuracy
 from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
-from scoresde_run.models.model import plan_loss, plan_model
+from scoresde_run.models import checkpoint
+from scoresde_run.models.model import plan_data, plan_loss, plan_model
 from scoresde_run.training.run import TrainingRun
 from scoresde_run.training.trainer import Trainer, plan_training
 
@@ -245,8 +247,6 @@ class TestUse:
 
     def test_a_checkpoint_knows_its_range(self, tmp_path):
         small = ["model.network=mlp_classifier[classes=10]", "model.shape=[1,4,4]", "data.dataset=resized[data=marked]"]
-        from scoresde_run.models import checkpoint
-
         for centered in (True, False):
             chosen = REGISTRY.create("presets", "mnist_classifier").override(
                 [*small, f"model.centered={str(centered).lower()}"]
@@ -299,8 +299,6 @@ class TestUse:
         assert "gives logits, which is no score" in capsys.readouterr().err
 
     def test_a_score_model_is_no_classifier(self, tmp_path):
-        from scoresde_run.models import checkpoint
-
         chosen = REGISTRY.create("presets", "lesson_many_scales")
         checkpoint.save(tmp_path / "it", chosen, plan_model(chosen, REGISTRY).build().network.state_dict())
         with pytest.raises(UsageError, match="gives noise, which is a score: choose one that gives logits"):
@@ -308,10 +306,11 @@ class TestUse:
 
 
 class TestAccuracy:
-    def test_is_near_that_of_bayes_at_every_level(self, run, capsys):
+    def test_is_near_that_of_bayes_at_every_level(self, run):
         """The best accuracy is the mean of the largest posterior probability, here by many exact draws."""
-        assert main(["classifier-accuracy", str(run), "--levels", "4", "--json", "--device", "cpu"]) == 0
-        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        classifier = checkpoint.find(run, REGISTRY).load(REGISTRY, outputs=("logits",))
+        data = plan_data(classifier.plan, REGISTRY)[0]
+        rows = accuracy(classifier.view(), data.load("test"), data.known("test")["labels"], levels=4)
         assert [row["sigma_over_alpha"] for row in rows] == pytest.approx([0.01, 0.1, 1, 10], rel=1e-3)
         target = create("targets", MIXTURE)
         generator = torch.Generator().manual_seed(1)
@@ -323,13 +322,3 @@ class TestAccuracy:
             assert row["accuracy"] == pytest.approx(float(logs.exp().amax(1).mean()), abs=bound)
             entropy = -float((logs.exp() * logs).sum(1).mean())
             assert row["cross_entropy"] == pytest.approx(entropy, abs=4 * row["cross_entropy_stderr"] + 0.02)
-
-    def test_is_a_table_for_people(self, run, capsys):
-        assert main(["classifier-accuracy", str(run), "--levels", "2", "--events", "300", "--device", "cpu"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == ["sigma/alpha", "accuracy", "cross", "entropy", "(nats)"]
-        assert len(lines) == 3
-
-    def test_bad_numbers(self, run, capsys):
-        assert main(["classifier-accuracy", str(run), "--events", "0"]) == 2
-        assert "--events must be at least 1, got 0" in capsys.readouterr().err

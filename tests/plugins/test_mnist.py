@@ -1,6 +1,5 @@
 """The MNIST presets learn, and the bundled models match their description: size, presets, samples of digits."""
 
-import json
 from itertools import islice
 
 import numpy as np
@@ -9,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from scoresde_core.registry import load_registry
 from scoresde_core.sampler import sample
+from scoresde_plugins.song2021.classification import accuracy
 from scoresde_run.commands.shell import main
 from scoresde_run.machine.processes import Processes
 from scoresde_run.models import checkpoint
+from scoresde_run.models.model import plan_data
 from scoresde_run.results.picture import to_pixels
 from scoresde_run.training.run import difference
 from scoresde_run.training.trainer import Trainer, plan_training
@@ -85,13 +86,15 @@ class TestShippedClassifier:
         assert self.found.step == preset.training.iterations
         assert (self.found.folder / "weights.safetensors").stat().st_size < 500_000
 
-    def test_it_has_its_stated_accuracy(self, shared, capsys):
+    def test_it_has_its_stated_accuracy(self, shared):
         """On clean digits and at every noise, among it where samples settle on a class (sigma 3.33)."""
-        arguments = ["classifier-accuracy", "mnist_classifier", "--events", "1000", "--levels", "6", "--json"]
-        root = f"data.dataset=mnist[root={shared / 'data'}]"
-        assert main([*arguments, "--set", root, "--device", "cpu"]) == 0
-        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        for row, stated in zip(rows, STATED, strict=True):
+        classifier = self.found.load(REGISTRY, outputs=("logits",))
+        dataset = REGISTRY.create("datasets", f"mnist[root={shared / 'data'}]")
+        x, labels = (
+            plan_data(classifier.plan, REGISTRY)[1](dataset.load("test")[:1000]),
+            dataset.known("test")["labels"],
+        )
+        for row, stated in zip(accuracy(classifier.view(), x, labels[:1000], levels=6), STATED, strict=True):
             assert abs(row["accuracy"] - stated) < 4 * max(row["accuracy_stderr"], 0.004)
 
     def test_a_condition_on_it_gives_the_digits_asked_for(self, tmp_path):

@@ -26,7 +26,6 @@ import attrs
 import torch
 from torch import Tensor
 
-EMA_RATE = 0.999
 _CHUNK = 2048
 
 

@@ -7,15 +7,19 @@ H(y | x_t); any other q exceeds it by its mean KL divergence from the posterior.
 in the paper's sum over geometric noise scales.
 """
 
+import math
 from collections.abc import Mapping
 
 import attrs
+import torch
 from attrs.validators import and_, gt, lt
 from torch import Tensor
 from scoresde_core import Draws, Loss, level_of, param
 from scoresde_core.shapes import combine
 from scoresde_run import NoisyClassifier
 from .losses import STRATIFIED_HELP
+
+_CHUNK = 500
 
 
 @attrs.frozen
@@ -45,3 +49,26 @@ class ClassificationLoss(Loss):
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
         chosen = model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1))
         return -chosen.squeeze(1)
+
+
+@torch.no_grad()
+def accuracy(
+    model: NoisyClassifier, x: Tensor, labels: Tensor, levels: int = 11, seed: int = 0
+) -> list[dict[str, float]]:
+    """Accuracy and cross entropy (nats) on events ``x`` (N, *shape) at times spread evenly over the classifier's SDE.
+
+    The noise is the same for every classifier, so two may be compared level by level.
+    """
+    rows = []
+    for t in torch.linspace(model.sde.t_min, 1, levels, dtype=torch.float64).tolist():
+        level, found = model.sde.float_level(t), []
+        for number, (part, own) in enumerate(zip(x.split(_CHUNK), labels.split(_CHUNK), strict=True)):  # type: ignore[no-untyped-call]
+            noise = Draws(seed, f"accuracy {number}", len(part), total=_CHUNK, device=x.device).normal(part)
+            logs = model.log_probabilities(combine(level.alpha, part, level.sigma, noise), level)
+            right = (logs.argmax(1) == own).double()
+            found.append(torch.stack([right, -logs.gather(1, own.unsqueeze(1)).squeeze(1).double()]))
+        both = torch.cat(found, 1)
+        value, error = both.mean(1).tolist(), (both.std(1) / math.sqrt(len(x))).tolist()
+        row = {"sigma_over_alpha": float(level.sigma / level.alpha), "accuracy": value[0], "accuracy_stderr": error[0]}
+        rows.append({**row, "cross_entropy": value[1], "cross_entropy_stderr": error[1]})
+    return rows

@@ -1,8 +1,8 @@
 """NCSNv2's rules against brute force, the paper's numbers and the recursion that they summarise."""
 
-import json
 import math
-import shlex
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +19,8 @@ from scoresde_plugins.ncsn.techniques import (
     variance_ratio,
 )
 from scoresde_run.commands.presets import find_preset
-from scoresde_run.commands.shell import main
 from scoresde_run.data.batches import order
-from scoresde_run.models.model import plan_data, plan_loss, plan_model
+from scoresde_run.models.model import plan_loss, plan_model
 
 
 @pytest.mark.parametrize("chunk", [7, 50, 1000])
@@ -106,89 +105,21 @@ def test_what_has_no_answer_is_refused(call, message):
         call()
 
 
-@pytest.fixture
-def images(tmp_path):
-    """90 training images (and 10 held out), of which one is white and one black."""
-    array = np.random.default_rng(0).integers(100, 150, (100, 6, 6), dtype=np.uint8)
-    array[3], array[14] = 0, 255
-    np.savez(tmp_path / "a.npz", images=array)
-    return tmp_path / "a.npz"
+def test_the_page_prints_changes_that_train(capsys):
+    """What docs/losses.md shows gives a model with these noise scales."""
+    text = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    block = next(found for found in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "techniques" in found)
+    exec(compile(block, "losses.md", "exec"), {})
+    registry, changes = load_registry(), capsys.readouterr().out.split()
+    more = ["model.shape=[1,28,28]", "model.network.variant=auto", "data.dataset=exact[target=mnist_mfa,count=10]"]
+    plan = plan_model(find_preset(registry, "ve_ncsnv2_cifar10").override([*changes, *more]), registry)
+    assert 10 < plan.sde.sigma_max < 28
+    assert plan_loss(plan, registry).scales == plan.network.scales == plan.sampler.steps
+    assert plan.sampler.steps == number_of_scales(784, 0.01, plan.sde.sigma_max)
+    assert plan.sampler.corrector.n_steps == 1160 // plan.sampler.steps
 
 
-@pytest.mark.parametrize(("options", "side"), [([], 1.0), (["--centered"], 2.0)], ids=["unit", "centered"])
-def test_the_command_finds_black_and_white(images, capsys, options, side):
-    assert main(["tune-noise", f"npz[path={images}]", "--json", *options]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["sigma_max"] == pytest.approx(side * 6, rel=1e-5)
-    assert (found["images"], found["of"], found["dimensions"], found["ema"]) == (90, 90, 36, 0.999)
-    assert found["scales"] == number_of_scales(36, 0.01, found["sigma_max"])
-    assert found["steps_per_scale"] == 1160 // found["scales"]
-
-
-def test_the_subset_is_stated_and_follows_the_seed(images, capsys):
-    found = []
-    for seed in (0, 0, 1):
-        assert main(["tune-noise", f"npz[path={images}]", "--images", "20", "--seed", str(seed), "--json"]) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0] == found[1] != found[2]
-    assert main(["tune-noise", f"npz[path={images}]", "--images", "20"]) == 0
-    assert "20 of 90 training events, 36 dimensions, on [0, 1]" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("events", ["images", "points"])
-def test_what_it_prints_is_a_command_that_trains(images, tmp_path, capsys, events):
-    """The words after 'train' are read by ``scoresde train``, and give a model with these noise scales."""
-    if events == "points":
-        np.savez(tmp_path / "points.npz", xy=np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32))
-        images = f"{tmp_path}/points.npz,key=xy"
-    assert main(["tune-noise", f"npz[path={images}]"]) == 0
-    train, sampling = (shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()[-2:])
-    assert (train[:2], sampling[:2]) == (["scoresde", "train"], ["scoresde", "sample"])
-    assert sampling[sampling.index("--checkpoint") + 1] == train[train.index("--out") + 1]
-    registry = load_registry()
-    config = find_preset(registry, train[2]).override(train[3 : train.index("--out")])
-    plan = plan_model(config, registry)
-    dataset, preprocessing = plan_data(plan, registry)
-    assert (dataset.shape, preprocessing.centered) == (plan.shape, False)
-    if events == "images":
-        assert plan.sde.sigma_max == pytest.approx(6, rel=1e-3)
-        assert plan_loss(plan, registry).scales == plan.network.scales
-    assert plan.sampler.steps == plan.network.scales
-    assert plan.sampler.corrector.n_steps >= 1
-    assert plan.build().network(torch.zeros(2, *plan.shape), torch.ones(2)).shape == (2, *plan.shape)
-
-
-def test_points_need_a_number_of_scales(capsys):
-    data = "exact[target=mixture2d,count=200,test_count=1]"
-    assert main(["tune-noise", data]) == 2
-    assert "choose the number of scales yourself" in capsys.readouterr().err
-    assert main(["tune-noise", data, "--scales", "10", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["scales"], found["scaling"]) == (10, "as stored")
-    assert 4 < found["sigma_max"] < 6
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--images", "1"], "--images must be at least 2, got 1"),
-        (["--budget", "0"], "--budget must be at least 1, got 0"),
-        (["--sigma-min", "9"], "below sigma_max = 6, got 9"),
-        (["--device", "nonsense"], "nonsense"),
-    ],
-    ids=lambda v: v[0] if isinstance(v, list) else None,
-)
-def test_bad_options_are_one_line(images, capsys, options, message):
-    assert main(["tune-noise", f"npz[path={images}]", *options]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_cifar10_as_jpegs(shared, capsys):
-    data = f"jpeg_archive[path={shared / 'data' / 'cifar10_jpeg'}]"
-    assert main(["tune-noise", data, "--images", "600", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    events = create("datasets", data).open("train")
-    x = torch.stack([events[i] for i in order(0, 0, 50_000)[:600].tolist()]).flatten(1).double() / 255
-    assert found["sigma_max"] == pytest.approx(float(torch.pdist(x).max()), rel=1e-5)
+def test_cifar10_as_jpegs(shared):
+    events = create("datasets", f"jpeg_archive[path={shared / 'data' / 'cifar10_jpeg'}]").open("train")
+    x = torch.stack([events[i] for i in order(0, 0, 50_000)[:600].tolist()]).flatten(1) / 255
+    assert largest_distance(x) == pytest.approx(float(torch.pdist(x.double()).max()), rel=1e-5)
