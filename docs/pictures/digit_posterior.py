@@ -40,19 +40,14 @@ class DigitPosterior(NoisyClassifier):
         return weight.clamp_min(1e-12).log()
 
 
-def main():
+if __name__ == "__main__":
     dataset = create("datasets", *sys.argv[1:] or ["mnist"])
-    posterior, (x, labels) = DigitPosterior(dataset), events(dataset, "test")
+    posterior, (x, labels) = DigitPosterior(dataset), (part[:EVENTS] for part in events(dataset, "test"))
     sde, generator = create("sdes", "ve[sigma_min=0.01,sigma_max=160]"), torch.Generator().manual_seed(0)
     print("| sigma | accuracy | cross entropy (nats) |\n|---:|---:|---:|")
     for t in torch.linspace(0, 1, 11).tolist():
         level = sde.float_level(t)
-        noisy = x[:EVENTS] + level.sigma * torch.randn(EVENTS, x.shape[1], generator=generator)
+        noisy = x + level.sigma * torch.randn(x.shape, generator=generator)
         logs = torch.cat([posterior.log_probabilities(part, level) for part in noisy.split(250)])
-        accuracy = float((logs.argmax(1) == labels[:EVENTS]).double().mean())
-        entropy = -float(logs.gather(1, labels[:EVENTS, None]).mean())
+        accuracy, entropy = (logs.argmax(1) == labels).double().mean(), torch.nn.functional.nll_loss(logs, labels)
         print(f"| {level.sigma:.4g} | {accuracy:.3f} | {entropy:.3f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -34,39 +34,33 @@ def judged(images, labels):
     return right, math.sqrt(sum(float(x.square().sum()) for x in own) / sum(len(x) - 1 for x in own))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = "folder or name of a checkpoint, 'posterior' of the training digits, or 'cfg' of a model with classes"
-    parser.add_argument("classifier", help=what)
-    parser.add_argument("--checkpoint", default="mnist_vp", help="model to guide")
-    parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m,grid=logsnr,steps=20]")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
-    parser.add_argument("--each", type=int, default=40, help="digits per class")
-    parser.add_argument("--dataset", default="mnist", help="data set of test digits")
-    options, registry = parser.parse_args(), default_registry()
-    dataset, sampler = create("datasets", options.dataset), create("samplers", options.sampler)
-    real, n = judged(dataset.load("test"), dataset.known("test")["labels"])[1], CLASSES * options.each
-    model, labels = checkpoint.find(options.checkpoint, registry).load(registry), torch.arange(n) % CLASSES
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+what = "folder or name of a checkpoint, 'posterior' of the training digits, or 'cfg' of a model with classes"
+parser.add_argument("classifier", help=what)
+parser.add_argument("--checkpoint", default="mnist_vp", help="model to guide")
+parser.add_argument("--sampler", default="pc[predictor=dpmpp_2m,grid=logsnr,steps=20]")
+parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4, 8], help="guidance scales")
+parser.add_argument("--each", type=int, default=40, help="digits per class")
+parser.add_argument("--dataset", default="mnist", help="data set of test digits")
+options, registry = parser.parse_args(), default_registry()
+dataset, sampler = create("datasets", options.dataset), create("samplers", options.sampler)
+real, n = judged(dataset.load("test"), dataset.known("test")["labels"])[1], CLASSES * options.each
+model, labels = checkpoint.find(options.checkpoint, registry).load(registry), torch.arange(n) % CLASSES
+score = model.score()
+if options.classifier == "posterior":
+    classifier = DigitPosterior(dataset, least=1.0)
+elif options.classifier != "cfg":
+    condition = create("conditions", f"class[checkpoint={options.classifier}]")
+    classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
+print("| scale | NFE | as asked | spread |\n|---:|---:|---:|---:|")
+for scale in options.scales:
     if options.classifier == "cfg":
-        classifier = None
-    elif options.classifier == "posterior":
-        classifier = DigitPosterior(dataset, least=1.0)
+        score = score.given(**{"class": labels})
+        guided = GuidedSampler(sampler, create("guidances", f"cfg[scale={scale}]"))
     else:
-        condition = create("conditions", f"class[checkpoint={options.classifier}]")
-        classifier = condition.observe(torch.zeros(1, *model.shape)).classifier
-    print("| scale | NFE | as asked | spread |\n|---:|---:|---:|---:|")
-    for scale in options.scales:
-        if classifier is None:
-            score, guided = model.score().given(**{"class": labels}), create("guidances", f"cfg[scale={scale}]")
-            drawn = sample(score, GuidedSampler(sampler, guided), n, seed=2)
-        else:
-            observed = ClassObservation(labels, classifier, scale)
-            drawn = sample(model.score(), ConditionedSampler(sampler, observed), n, seed=2)
-        right, spread = judged(torch.from_numpy(to_pixels(drawn.x)).permute(0, 3, 1, 2), labels)
-        share = float(right.double().mean())
-        error = math.sqrt(share * (1 - share) / n)
-        print(f"| {scale:g} | {drawn.nfe:g} | {share:.3f} ± {error:.3f} | {spread / real:.2f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        guided = ConditionedSampler(sampler, ClassObservation(labels, classifier, scale))
+    drawn = sample(score, guided, n, seed=2)
+    right, spread = judged(torch.from_numpy(to_pixels(drawn.x)).permute(0, 3, 1, 2), labels)
+    share = float(right.double().mean())
+    error = math.sqrt(share * (1 - share) / n)
+    print(f"| {scale:g} | {drawn.nfe:g} | {share:.3f} ± {error:.3f} | {spread / real:.2f} |", flush=True)

@@ -28,8 +28,7 @@ class Learned:
 
     def level(self, sigma):
         """The level of this model's SDE at a noise scale."""
-        t = float(self.model.sde.time_at(torch.tensor(sigma, dtype=torch.float64).log()))
-        return Level(t, 1.0, sigma)
+        return Level(float(self.model.sde.time_at(torch.tensor(sigma, dtype=torch.float64).log())), 1.0, sigma)
 
     @torch.no_grad()
     def error(self, x, sigma):
@@ -49,15 +48,6 @@ def anywhere(n, seed=2):
     return BOX * (2 * torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) - 1)
 
 
-def drawn(learned, score, latent, n):
-    """Samples of 1000 Langevin steps each, and the share of them at each mode and at none."""
-    x = sample(score, create("samplers", SAMPLER), n, latent=latent).x
-    distance, nearest = torch.cdist(x, learned.target.mixture.means.float()).min(1)
-    near = distance < 5 * learned.target.std
-    shares = [*(nearest[near].bincount(minlength=3) / n).tolist(), float((~near).float().mean())]
-    return x, "  ".join(f"{share:.3f}" for share in shares)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("one", type=Path, help="the run of lesson_one_scale")
@@ -72,15 +62,19 @@ def main():
         for sigma in levels:
             errors = [learned.error(x, sigma) for x in (noisy(learned.target, sigma, 20_000), anywhere(20_000))]
             print(f"{name:12} sigma {sigma:<5} {errors[0]:>39.3f} {errors[1]:>22.3f}")
-    samples = {"the truth": target.sample(1000, 4)}
+    means, samples = target.mixture.means.float(), {"the truth": target.sample(1000, 4)}
     weights = "  ".join(f"{weight:.3f}" for weight in target.modes().tolist())
     print(f"\nshare of the samples at each mode      {weights}  (the truth); last: at none")
     # at one scale from points anywhere, at many from the prior of the largest
-    for (name, learned), latent in zip(runs.items(), (anywhere(options.n, 3), None), strict=True):
-        scores = {"exact": ExactScore(learned.target, learned.model.sde), "learned": learned.model.score()}
-        for which, score in scores.items():
-            samples[f"{name}, {which} score"], shares = drawn(learned, score, latent, options.n)
-            print(f"{f'{name}, {which} score':38} {shares}")
+    for (run, learned), latent in zip(runs.items(), (anywhere(options.n, 3), None), strict=True):
+        exact = ExactScore(learned.target, learned.model.sde)
+        for name, score in {"exact": exact, "learned": learned.model.score()}.items():
+            name = f"{run}, {name} score"
+            samples[name] = x = sample(score, create("samplers", SAMPLER), options.n, latent=latent).x
+            distance, nearest = torch.cdist(x, means).min(1)
+            near = distance < 5 * target.std
+            shares = [*(nearest[near].bincount(minlength=3) / len(x)).tolist(), float((~near).float().mean())]
+            print(f"{name:38} {'  '.join(f'{share:.3f}' for share in shares)}")
     figure, axes = plt.subplots(1, len(samples), figsize=(12, 2.7), layout="constrained")
     for axis, (name, x) in zip(axes, samples.items(), strict=True):
         axis.plot(*x[:1000].T.numpy(), ".", markersize=2, color="tab:blue", alpha=0.6)

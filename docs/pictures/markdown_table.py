@@ -9,54 +9,37 @@ row is a predictor, a column an SDE: the fewest evaluations, on the best grid, a
 
 import argparse
 
-from scoresde_bench.report.labels import NOTHING, is_done
-from scoresde_bench.report.ranking import metric_value, rank
+from scoresde_bench.report.labels import NOTHING
+from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.result_sets import merge, read_result_sets
 
 AXES = ("sde", "predictor", "corrector")
 
-
-def by_steps(rows, metric):
-    """A line for each combination: ``value ± stderr`` at each step count."""
-    table = {}
-    for row in filter(is_done, rows):
-        found = metric_value(row, metric)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("results")
+parser.add_argument("metrics", nargs="+")
+options = parser.parse_args()
+metrics, ranking, table = options.metrics, rank(merge(read_result_sets([options.results]))), {}
+done = ranking.done.items()
+if len(metrics) == 1:
+    columns = {f"{n} steps": "---:|" for n in sorted({row["steps"] for _, row in done})}
+    heads = dict.fromkeys(AXES, "---|") | columns
+    for position, row in done:
+        found = ranking.value(position, *metrics)
         text = f"{found.value:.1f} ± {found.stderr:.1f}"
-        place = table.setdefault(tuple(row[axis] for axis in AXES), {})
-        place[row["steps"]] = f"**{text}**" if found.as_good else text
-    steps = sorted({n for found in table.values() for n in found})
-    yield [*AXES, *(f"{n} steps" for n in steps)], "---|" * len(AXES) + "---:|" * len(steps)
-    for names, found in table.items():
-        yield [*names, *(found.get(n, "") for n in steps)], ""
-
-
-def fewest(rows, metrics):
-    """A line for each predictor: the fewest evaluations that suffice, and the grids, at each SDE."""
-    ranking, found = rank(rows), {}
-    for position, row in enumerate(ranking.rows):
-        if all(ranking.as_good(position, metric) for metric in metrics):
-            found.setdefault((row["predictor"], row["sde"]), []).append((row["nfe"], row["grid"]))
-    done = list(ranking.done.values())
-    sdes = list(dict.fromkeys(row["sde"] for row in done))
-    yield ["predictor", *sdes], "---|" * (1 + len(sdes))
-    for predictor in dict.fromkeys(row["predictor"] for row in done):
-        cells = []
-        for good in (found.get((predictor, sde)) for sde in sdes):
-            least = min(good)[0] if good else None
-            cells.append(f"{least:g} ({', '.join(grid for nfe, grid in good if nfe == least)})" if good else NOTHING)
-        yield [f"`{predictor}`", *cells], ""
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results")
-    parser.add_argument("metrics", nargs="+")
-    arguments = parser.parse_args()
-    rows = merge(read_result_sets([arguments.results]))
-    lines = by_steps(rows, *arguments.metrics) if len(arguments.metrics) == 1 else fewest(rows, arguments.metrics)
-    for cells, rule in lines:
-        print("| " + " | ".join(cells) + " |" + (f"\n|{rule}" if rule else ""))
-
-
-if __name__ == "__main__":
-    main()
+        cells = table.setdefault(tuple(row[axis] for axis in AXES), dict.fromkeys(columns, ""))
+        cells[f"{row['steps']} steps"] = f"**{text}**" if found.as_good else text
+else:
+    sdes = dict.fromkeys(row["sde"] for _, row in done)
+    heads = dict.fromkeys(["predictor", *sdes], "---|")
+    good = [row for position, row in done if all(ranking.as_good(position, metric) for metric in metrics)]
+    for predictor in dict.fromkeys(row["predictor"] for _, row in done):
+        cells = table[(f"`{predictor}`",)] = dict.fromkeys(sdes, NOTHING)
+        for sde in sdes:
+            those = [row for row in good if (row["predictor"], row["sde"]) == (predictor, sde)]
+            if those:
+                least = min(row["nfe"] for row in those)
+                cells[sde] = f"{least:g} ({', '.join(row['grid'] for row in those if row['nfe'] == least)})"
+print(f"| {' | '.join(heads)} |\n|{''.join(heads.values())}")
+for names, cells in table.items():
+    print(f"| {' | '.join([*names, *cells.values()])} |")

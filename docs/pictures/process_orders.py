@@ -27,7 +27,7 @@ EXACT = torch.float64
 class Frequencies(DiagonalSDE):
     """Three frequencies of blurring as a vector: its frame has no other coupling."""
 
-    def __init__(self, sde) -> None:
+    def __init__(self, sde):
         self.sde, self.t_min = sde, sde.t_min
 
     def alpha(self, t):
@@ -40,7 +40,7 @@ class Frequencies(DiagonalSDE):
 class Given(ScoreModel):
     """The exact score in the frame, with the same observation for any number of rows."""
 
-    def __init__(self, target, sde) -> None:
+    def __init__(self, target, sde):
         self.target, self.sde, self.shape = target, sde, target.shape
 
     def evaluate(self, x, level):
@@ -51,7 +51,7 @@ class Given(ScoreModel):
         return torch.zeros_like(x)
 
 
-def std_error(sde, predictor, steps: int) -> float:
+def std_error(sde, predictor, steps):
     entries, left = entries_of(sde) or 1, STD
     text = f"gaussian[shape=[{entries}],mean=0,std={STD}]"
     if sde.needs:
@@ -68,20 +68,15 @@ def std_error(sde, predictor, steps: int) -> float:
     return max((found.diagonal().sqrt() / exact.sqrt() - 1)[:entries].tolist(), key=abs)
 
 
-def main() -> None:
-    print(f"{'process':16} {'predictor':20} {'declared':>8} {'order':>6} {'20':>9} {'100':>9}")
-    names = [[entry.row.name for entry in default_registry().entries(kind)] for kind in ("sdes", "predictors")]
-    for process, name in product(*names):
-        sde, predictor = create("sdes", process), create("predictors", name)
-        sde = Frequencies(sde) if process == "blurring" else sde
-        refused = unserved(predictor, sde) or predictor.skip(sde) or not entries_of(sde) or sde.form == "nonlinear"
-        if refused or predictor.order is None:
-            continue
-        order, _ = observed_order(predictor, sde)
-        errors = [std_error(sde, predictor, steps) for steps in (20, 100)]
-        shown = "" if math.isnan(order) else f"{order:.2f}"
-        print(f"{process:16} {name:20} {predictor.order:8g} {shown:>6} {errors[0]:+9.5f} {errors[1]:+9.5f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+print(f"{'process':16} {'predictor':20} {'declared':>8} {'order':>6} {'20':>9} {'100':>9}")
+names = [[entry.row.name for entry in default_registry().entries(kind)] for kind in ("sdes", "predictors")]
+for process, name in product(*names):
+    sde, predictor = create("sdes", process), create("predictors", name)
+    sde = Frequencies(sde) if process == "blurring" else sde
+    refused = unserved(predictor, sde) or predictor.skip(sde) or not entries_of(sde) or sde.form == "nonlinear"
+    if refused or predictor.order is None:
+        continue
+    order, _ = observed_order(predictor, sde)
+    errors = [std_error(sde, predictor, steps) for steps in (20, 100)]
+    shown = "" if math.isnan(order) else f"{order:.2f}"
+    print(f"{process:16} {name:20} {predictor.order:8g} {shown:>6} {errors[0]:+9.5f} {errors[1]:+9.5f}", flush=True)

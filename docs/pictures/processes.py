@@ -23,43 +23,27 @@ BOXES = (  # (left, bottom, width, height, colour, title, text)
 )
 
 
-def class_of_processes():
-    """Each class inside the wider one, with its formula and the bundled processes."""
-    figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
-    for left, bottom, width, height, colour, title, text in BOXES:
-        axis.add_patch(plt.Rectangle((left, bottom), width, height, facecolor=colour, edgecolor="0.4"))
-        axis.text(left + 0.12, bottom + height - 0.12, title, weight="bold", va="top", fontsize=10)
-        axis.text(left + 0.12, bottom + height - 0.48, text, va="top", fontsize=9, linespacing=1.4)
-    axis.set(xlim=(-0.05, 10.05), ylim=(-0.05, 4.55))
-    axis.axis("off")
-    return figure
-
-
-def walk(sde, x, generator):
-    """States (TIMES, n, ...) of exact transitions from t = 0, and their times."""
-    times = torch.linspace(0, sde.t_max, TIMES, dtype=torch.float64).flip(0)
-    moves = sde.transition(times)
-    states = [x]
-    for scale, std in zip(moves.scale.flip(0), moves.std.flip(0), strict=True):
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        states.append(x @ scale.T + z @ std.T if scale.ndim == 2 else scale * x + std * z)
-        x = states[-1]
-    return times.flip(0), torch.stack(states)
-
-
-def simulated(process, x, generator):
-    """The same for any drift, by Euler steps."""
-    times = torch.linspace(0, process.t_max, TIMES, dtype=torch.float64)
+def paths(sde, x, generator):
+    """Times, and states (TIMES, n, ...) of exact transitions from t = 0; for any drift, of Euler steps."""
+    times = torch.linspace(0, sde.t_max, TIMES, dtype=torch.float64)
     states, h = [x], float(times[1])
-    for t in times[:-1]:
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        states.append(states[-1] + h * process.drift(states[-1], t) + h**0.5 * process.diffusion(t) * z)
+    if sde.form != "nonlinear":
+        moves = sde.transition(times.flip(0))
+        scales, stds = moves.scale.flip(0), moves.std.flip(0)
+    for k, t in enumerate(times[:-1]):
+        z, x = torch.randn(x.shape, generator=generator, dtype=x.dtype), states[-1]
+        if sde.form == "nonlinear":
+            states.append(x + h * sde.drift(x, t) + h**0.5 * sde.diffusion(t) * z)
+        elif sde.form == "blocks":
+            states.append(x @ scales[k].T + z @ stds[k].T)
+        else:
+            states.append(scales[k] * x + stds[k] * z)
     return times, torch.stack(states)
 
 
-def blurred(axis):
+def blurred(axis, sde):
     """A digit under blur and noise."""
-    sde, digit = create("sdes", "blurring[size=28]"), create("targets", "mnist_mfa").sample(1, seed=3)
+    digit = create("targets", "mnist_mfa").sample(1, seed=3)
     eps = torch.randn(digit.shape, generator=torch.Generator().manual_seed(0))
     seen = []
     for t in (0.02, 0.15, 0.3, 0.6):
@@ -71,23 +55,18 @@ def blurred(axis):
     axis.set_yticks([14, 42], ["mean", "state"])
 
 
-def path(axis, name):
+def path(axis, sde):
     """Paths of one process from data at -1 and 1."""
-    sde, generator = create("sdes", name), torch.Generator().manual_seed(1)
     x = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(PATHS // 2).unsqueeze(1)
-    if sde.form == "nonlinear":
-        t, states = simulated(sde, x, generator)
-    elif sde.form == "scalar":
-        t, states = walk(sde, x, generator)
-    else:  # two variables or channels of one path
-        start = torch.tensor([[1.0, 0.0 if sde.form == "blocks" else -1.0]], dtype=torch.float64)
-        t, states = walk(sde, start, generator)
+    names = {"blocks": ["position", "velocity"], "diagonal": ["channel 1", "channel 2"]}.get(sde.form)
+    if names:  # two variables or channels of one path
+        x = torch.tensor([[1.0, 0.0 if sde.form == "blocks" else -1.0]], dtype=torch.float64)
+    t, states = paths(sde, x, torch.Generator().manual_seed(1))
     if sde.needs:
         states = states + sde.centre(t).reshape(-1, 1, 1) * Y
         for sign in (-1, 1):
             axis.plot(t, sde.alpha(t) * sign + sde.centre(t) * Y, "k--", lw=1)
         axis.plot(sde.t_max, Y, "k*", ms=9)
-    names = {"blocks": ["position", "velocity"], "diagonal": ["channel 1", "channel 2"]}.get(sde.form)
     if float(states.abs().max()) > 20:  # over sqrt(1 + sigma^2), or the data could not be seen
         states = states / (1 + sde.sigma(t).square()).sqrt().reshape(-1, 1, 1)
         axis.set_ylabel("x / sqrt(1 + σ²)", fontsize=8)
@@ -99,18 +78,22 @@ def path(axis, name):
         axis.plot(t, states[:, :, 0], lw=0.8)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
-    class_of_processes().savefig(out / "process_class.png", dpi=80)
-    names = [entry.row.name for entry in default_registry().entries("sdes")]
-    figure, axes = plt.subplots(4, 4, figsize=(12, 10), layout="constrained")
-    for axis, name in zip(axes.flat, names, strict=True):
-        blurred(axis) if name == "blurring" else path(axis, name)
-        axis.set_title(name, fontsize=10)
-    figure.savefig(out / "process_paths.png", dpi=70)
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--out", type=Path, required=True)
+out = parser.parse_args().out
+figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
+for left, bottom, width, height, colour, title, text in BOXES:
+    axis.add_patch(plt.Rectangle((left, bottom), width, height, facecolor=colour, edgecolor="0.4"))
+    axis.text(left + 0.12, bottom + height - 0.12, title, weight="bold", va="top", fontsize=10)
+    axis.text(left + 0.12, bottom + height - 0.48, text, va="top", fontsize=9, linespacing=1.4)
+axis.set(xlim=(-0.05, 10.05), ylim=(-0.05, 4.55))
+axis.axis("off")
+figure.savefig(out / "process_class.png", dpi=80)
 
-
-if __name__ == "__main__":
-    main()
+names = [entry.row.name for entry in default_registry().entries("sdes")]
+figure, axes = plt.subplots(4, 4, figsize=(12, 10), layout="constrained")
+for axis, name in zip(axes.flat, names, strict=True):
+    draw, text = (blurred, "blurring[size=28]") if name == "blurring" else (path, name)
+    draw(axis, create("sdes", text))
+    axis.set_title(name, fontsize=10)
+figure.savefig(out / "process_paths.png", dpi=70)

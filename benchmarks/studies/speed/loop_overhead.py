@@ -8,7 +8,7 @@ the samplers of a checkout of score_sde_pytorch (its ODE needs SciPy).
 
 import torch
 from published import Checkout
-from side_by_side import compare, options_of, show
+from side_by_side import in_turn, options_of, prepare, show
 from scoresde_core import Noise, ScoreModel, create
 
 SHAPE, BATCH, STEPS = (3, 32, 32), 64, 50
@@ -17,8 +17,7 @@ SHAPE, BATCH, STEPS = (3, 32, 32), 64, 50
 class TrivialScore(ScoreModel):
     """-x: one kernel."""
 
-    def __init__(self, sde):
-        self.sde, self.shape = sde, SHAPE
+    sde, shape = create("sdes", "vp"), SHAPE
 
     def evaluate(self, x, level):
         return -x
@@ -37,13 +36,13 @@ def published(checkout, device):
     }
 
 
-def loops(device):
+def ours(device):
     """Runs of our samplers, which return their number of steps or evaluations."""
-    model = TrivialScore(create("sdes", "vp"))
+    model = TrivialScore()
 
     def run(text, steps=STEPS):
-        noise, before, sampler = Noise(0, SHAPE, BATCH, device=device), model.calls, create("samplers", text)
-        sampler.run(noise.draw("prior", "prior"), model, noise)
+        noise, before = Noise(0, SHAPE, BATCH, device=device), model.calls
+        create("samplers", text).run(noise.draw("prior", "prior"), model, noise)
         return steps or model.calls - before
 
     def two_draws():
@@ -62,15 +61,12 @@ def loops(device):
     }
 
 
-@torch.no_grad()
-def main():
-    options = options_of(__doc__, published=True).parse_args()
-    theirs = (lambda device: published(options.published, device)) if options.published else lambda device: {}
-    measured = compare(lambda device: loops(device) | theirs(device), options)
-    for found in measured.values():
-        found.seconds = [taken / found.result for taken in found.seconds]
-    show(f"state ({BATCH}, 3, 32, 32)", measured)
-
-
-if __name__ == "__main__":
-    main()
+options = options_of(__doc__).parse_args()
+device, where = prepare(options)
+print(where)
+with torch.no_grad():
+    runs = ours(device) | (published(options.published, device) if options.published else {})
+    measured = in_turn(runs, device, options.repeat)
+for found in measured.values():
+    found.seconds = [taken / found.result for taken in found.seconds]
+show(f"state ({BATCH}, 3, 32, 32)", measured)

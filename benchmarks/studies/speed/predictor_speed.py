@@ -39,19 +39,18 @@ class Stopwatch:
 
 
 @torch.no_grad()
-def measure(model, names, size, steps, device, autocast, registry):
-    """Yield a line for every predictor at one batch size."""
-    score, sde = model.score(autocast=autocast), model.sde
+def measure(model, samplers, size, device, autocast):
+    """Yield a line for every sampler, by the name of its predictor, at one batch size."""
+    score = model.score(autocast=autocast)
     watch = score.network = Stopwatch(score.network)
     noise = Noise(0, model.shape, size, device=device)
-    latent, level = noise.draw("prior", "prior"), sde.level(torch.ones(()))
+    latent, level = noise.draw("prior", "prior"), model.sde.level(torch.ones(()))
     first = seconds(lambda: score.score(latent, level), device)  # compiles, if requested
-    for name in names:
-        sampler = registry.create("samplers", f"pc[predictor={name},steps={steps}]")
-        if reason := sampler.skip(sde):
-            yield {"predictor": name, "batch_size": size, "skip": reason}
+    for name, sampler in samplers.items():
+        line, runs = {"predictor": name, "batch_size": size}, []
+        if reason := sampler.skip(model.sde):
+            yield {**line, "skip": reason}
             continue
-        calls, runs = 0, []
         for _ in range(1 + REPEATS):  # the first warms up
             before, watch.seconds = score.calls, 0.0
             total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, noise), device)
@@ -60,39 +59,35 @@ def measure(model, names, size, steps, device, autocast, registry):
                 inside = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
             runs.append((total, inside))
         total, inside = min(runs[1:])
-        line = {"predictor": name, "batch_size": size, "nfe": calls, "samples_per_second": size / total}
+        line |= {"nfe": calls, "samples_per_second": size / total}
         yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 
 
-def main():
-    parser = options_of(__doc__)
-    parser.set_defaults(device="auto")
-    parser.add_argument("--network", default="vp_cifar10_ddpmpp_continuous", help="preset")
-    parser.add_argument("--predictor", nargs="+", help="default: all registered ones")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    parser.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU")
-    parser.add_argument("--autocast", choices=["bfloat16", "float16"])
-    arguments = parser.parse_args()
-    device, registry = prepare(arguments), default_registry()
-    use_tf32(arguments.tf32)
-    model = plan_model(find_preset(registry, arguments.network), registry).build(0).to(device)
-    if arguments.compile:
-        if reason := no_compiler(device):
-            parser.error(reason)
-        model.network.compile(dynamic=False)
-    names = arguments.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
-    asked = {name: getattr(arguments, name) for name in ("network", "compile", "autocast", "tf32", "steps")}
-    about = {"device": describe_device(device), "torch": torch.__version__, **asked}
-    autocast = getattr(torch, arguments.autocast) if arguments.autocast else None
-    for size in arguments.batch_size:
-        try:
-            for line in measure(model, names, size, arguments.steps, device, autocast, registry):
-                print(json.dumps({**line, **about}), flush=True)
-        except torch.OutOfMemoryError:
-            print(json.dumps({"batch_size": size, "skip": "out of memory", **about}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+parser = options_of(__doc__, published=False)
+parser.set_defaults(device="auto")
+parser.add_argument("--network", default="vp_cifar10_ddpmpp_continuous", help="preset")
+parser.add_argument("--predictor", nargs="+", help="default: all registered ones")
+parser.add_argument("--batch-size", type=int, nargs="+", default=[16, 64, 256])
+parser.add_argument("--steps", type=int, default=10)
+parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+parser.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU")
+parser.add_argument("--autocast", choices=["bfloat16", "float16"])
+options, registry = parser.parse_args(), default_registry()
+device, _ = prepare(options)
+use_tf32(options.tf32)
+model = plan_model(find_preset(registry, options.network), registry).build(0).to(device)
+if options.compile:
+    if reason := no_compiler(device):
+        parser.error(reason)
+    model.network.compile(dynamic=False)
+names = options.predictor or [e.row.name for e in registry.entries("predictors") if e.row.name != "none"]
+samplers = {name: registry.create("samplers", f"pc[predictor={name},steps={options.steps}]") for name in names}
+asked = {name: getattr(options, name) for name in ("network", "compile", "autocast", "tf32", "steps")}
+about = {"device": describe_device(device), "torch": torch.__version__, **asked}
+autocast = getattr(torch, options.autocast) if options.autocast else None
+for size in options.batch_size:
+    try:
+        for line in measure(model, samplers, size, device, autocast):
+            print(json.dumps({**line, **about}), flush=True)
+    except torch.OutOfMemoryError:
+        print(json.dumps({"batch_size": size, "skip": "out of memory", **about}), flush=True)

@@ -7,25 +7,19 @@ that fails without a CUDA compiler, its own plain PyTorch version of the filter 
 configurations import ``ml_collections``, of which they use a dictionary with attributes; and they choose a device.
 """
 
-from __future__ import annotations
-
 import sys
 import types
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 from unittest.mock import patch
-
-import torch
-from torch import nn
 
 
 class Checkout:
     """The modules of a checkout: ``module("losses")`` is its ``losses.py``."""
 
-    def __init__(self, checkout: Path, device: torch.device) -> None:
+    module = staticmethod(import_module)
+
+    def __init__(self, checkout, device):
         self.device = device
         sys.path.insert(0, str(checkout.expanduser()))
         try:
@@ -33,15 +27,11 @@ class Checkout:
         except Exception as error:
             raise SystemExit(f"cannot import the published code in {checkout}: {error!r}") from error
 
-    def module(self, name: str) -> Any:
-        return import_module(name)
-
-    def config(self, preset: str, changes: Mapping[str, Any]) -> Any:
+    def config(self, preset, changes):
         """Return the configuration that ``preset`` repeats, with ``section.key`` changed."""
         name = f"configs.{preset.replace('vp_ddpm_', 'vp.ddpm_').replace('_', '.', 1)}"
         if "ml_collections" not in sys.modules and find_spec("ml_collections") is None:
-            sys.modules["ml_collections"] = types.ModuleType("ml_collections")
-            sys.modules["ml_collections"].ConfigDict = _Fields  # type: ignore[attr-defined]
+            sys.modules["ml_collections"] = types.SimpleNamespace(ConfigDict=types.SimpleNamespace)
         config = import_module(name).get_config()
         config.device = self.device
         for key, value in changes.items():
@@ -49,12 +39,13 @@ class Checkout:
             setattr(getattr(config, section), field, value)
         return config
 
-    def network(self, config: Any, ours: nn.Module) -> nn.Module:
-        network: nn.Module = self.module("models.utils").get_model(config.model.name)(config)
+    def network(self, config, ours):
+        """Return the network of ``config`` with the weights of ``ours``."""
+        network = import_module("models.utils").get_model(config.model.name)(config)
         network.load_state_dict(ours.state_dict())
         return network.to(self.device).eval()
 
-    def _import_networks(self, compiled: bool) -> None:
+    def _import_networks(self, compiled):
         extensions = import_module("torch.utils.cpp_extension")
         with patch.object(extensions, "load", extensions.load if compiled else lambda *arguments, **more: None):
             try:
@@ -72,9 +63,3 @@ class Checkout:
             op.upfirdn2d = lambda x, kernel, up=1, down=1, pad=(0, 0): native(x, kernel, up, up, down, down, *pad, *pad)
         for name in ("ncsnpp", "ddpm"):
             import_module(f"models.{name}")
-
-
-class _Fields(dict):  # type: ignore[type-arg]
-    """A dictionary whose keys are attributes."""
-
-    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__  # type: ignore[assignment]

@@ -1,6 +1,4 @@
-"""Shared by the speed studies: options, alternatives timed in turn, and their table."""
-
-from __future__ import annotations
+"""Shared by the speed studies: options, contestants timed in turn, and their table."""
 
 import argparse
 import statistics
@@ -13,13 +11,13 @@ import attrs
 import torch
 from torch import nn
 from scoresde_run.machine.device import find_device, keep_freed_memory
-from scoresde_run.machine.environment import describe_device
+from scoresde_run.machine.environment import describe_device, peak_memory, reset_peak_memory
 
 Run = Callable[[], object]
 MIB = 2**20
 
 
-def options_of(doc: str, *, published: bool = False) -> argparse.ArgumentParser:
+def options_of(doc: str, *, published: bool = True) -> argparse.ArgumentParser:
     """A parser with the options of every speed study; ``published`` adds a checkout of the published code."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -30,23 +28,23 @@ def options_of(doc: str, *, published: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def prepare(options: argparse.Namespace, *, keep_memory: bool = True) -> torch.device:
-    """Set up threads and, as the command line does, keep freed memory; returns the device."""
+def prepare(options: argparse.Namespace, *, keep_memory: bool = True) -> tuple[torch.device, str]:
+    """Set up threads and, as the command line does, keep freed memory; returns the device, and where this runs."""
     if keep_memory:
         keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
-    return find_device(options.device)
+    device = find_device(options.device)
+    return device, f"{describe_device(device)}, torch {torch.__version__}"
 
 
 def seconds(run: Run, device: torch.device) -> float:
     """Seconds of a call, synchronised with the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait()
     return time.perf_counter() - start
 
 
@@ -59,27 +57,33 @@ class Measured:
     result: Any = None
     failure: str | None = None
 
+    def measure(self, run: Run, device: torch.device, counts: bool) -> None:
+        """Time a pass; one that is out of memory is the ``failure``."""
+        cuda = device.type == "cuda"
+        before = torch.cuda.memory_allocated(device) if cuda else 0
+        reset_peak_memory(device)
+        try:
+            taken = seconds(lambda: setattr(self, "result", run()), device)
+        except torch.OutOfMemoryError:
+            self.failure = "out of memory"
+            torch.cuda.empty_cache()
+            return
+        if counts:
+            self.seconds.append(taken)
+            self.memory = max(self.memory, peak_memory(device) - before) if cuda else 0
+
 
 def in_turn(runs: Mapping[str, Run], device: torch.device, repeat: int, warm_up: int = 1) -> dict[str, Measured]:
     """Run ``repeat`` passes of each in turn, after ``warm_up`` uncounted ones, so that a busy machine slows all alike.
 
-    A run that is out of memory has that as its ``failure``; the others continue.
+    A run that fails is left out from then on; the others continue.
     """
     measured = {name: Measured() for name in runs}
     for turn in range(-warm_up, repeat):
         for name, found in measured.items():
             if found.failure is None:
-                _one(runs[name], device, found, counts=turn >= 0)
+                found.measure(runs[name], device, counts=turn >= 0)
     return measured
-
-
-def compare(
-    runs_of: Callable[[torch.device], Mapping[str, Run]], options: argparse.Namespace, warm_up: int = 1
-) -> dict[str, Measured]:
-    """Say where, and measure what ``runs_of`` returns for the device of the options."""
-    device = prepare(options)
-    print(f"{describe_device(device)}, torch {torch.__version__}")
-    return in_turn(runs_of(device), device, options.repeat, warm_up)
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -89,26 +93,6 @@ def randomised(network: nn.Module) -> nn.Module:
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.01)
     return network.requires_grad_(False)
-
-
-def _one(run: Run, device: torch.device, found: Measured, *, counts: bool) -> None:
-    def keeping() -> None:
-        found.result = run()
-
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device) if cuda else 0
-    try:
-        taken = seconds(keeping, device)
-    except torch.OutOfMemoryError:
-        found.failure = "out of memory"
-        torch.cuda.empty_cache()
-        return
-    if counts:
-        found.seconds.append(taken)
-        if cuda:
-            found.memory = max(found.memory, torch.cuda.max_memory_allocated(device) - before)
 
 
 def show(title: str, measured: Mapping[str, Measured], units: int = 1, **more: Mapping[str, object]) -> None:

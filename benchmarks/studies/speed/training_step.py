@@ -17,15 +17,16 @@ from published import Checkout
 from side_by_side import MIB, in_turn, options_of, prepare, show
 from scoresde import Dataset, default_registry
 from scoresde_run.commands.presets import find_preset
-from scoresde_run.machine.environment import describe_device, peak_memory
+from scoresde_run.machine.environment import peak_memory
 from scoresde_run.machine.processes import Processes
 from scoresde_run.training.trainer import Average, Trainer, plan_training
 
-PRESET, PUBLISHED = "ve_cifar10_ncsnpp_continuous", "published code"
+PRESET, PUBLISHED, RATE = "ve_cifar10_ncsnpp_continuous", "published code", 0.999
 SMALL = ("model.network.nf=32", "training.batch_size=16")
 FAST = ("training.precision=bfloat16", "training.channels_last=true")
 RECOMPUTE = "model.network.recompute=true"
 WAYS = {
+    "float32": (),
     "recompute": (RECOMPUTE,),
     "bf16 compiled": (*FAST, "training.compile=true"),
     "bf16, recompute": (*FAST, RECOMPUTE),
@@ -49,73 +50,62 @@ class RandomEvents(Dataset):
         return {"labels": torch.arange(self.count) % 10}
 
 
-def build(options, device, way=""):
+def build(options, device, way="float32"):
     """The trainer of the preset on random events, with the changes of the options and of a way."""
     small = SMALL if options.preset == PRESET else ()
-    changes = ["training.evaluate_every=null", *small, *options.set, *WAYS.get(way, ())]
+    changes = ["training.evaluate_every=null", *small, *options.set, *WAYS[way]]
     plan = plan_training(find_preset(default_registry(), options.preset).override(changes), default_registry())
     return Trainer(attrs.evolve(plan, dataset=RandomEvents(plan.model.shape)), Processes(device))
 
 
 def step_of(way, options, device):
-    trainer = build(options, device, way)
-    if way == PUBLISHED:
-        return published_step(Checkout(options.published, device), trainer)
-    steps = trainer.steps()
-    return lambda: next(steps)
-
-
-def published_step(published, ours):
-    """A function that makes the published step, starting with the weights of ``ours``."""
+    """A function that makes a step; the published one starts with our weights."""
+    if way != PUBLISHED:
+        return build(options, device, way).steps().__next__
+    ours, published = build(options, device), Checkout(options.published, device)
     nf, batch = ours.plan.config.model.network.params["nf"], ours.config.batch_size
     config = published.config(PRESET, {"model.nf": nf, "training.batch_size": batch})
-    losses, average = published.module("losses"), published.module("models.ema").ExponentialMovingAverage
-    network = published.network(config, ours.state.network)
+    losses, network = published.module("losses"), published.network(config, ours.state.network)
     parameters = list(network.parameters())
     state = {"optimizer": losses.get_optimizer(config, parameters), "model": network, "step": 0}
-    state["ema"] = average(parameters, config.model.ema_rate)
+    state["ema"] = published.module("models.ema").ExponentialMovingAverage(parameters, config.model.ema_rate)
     sde = published.module("sde_lib").VESDE(config.model.sigma_min, config.model.sigma_max, config.model.num_scales)
     step = losses.get_step_fn(
         sde, train=True, optimize_fn=losses.optimization_manager(config), continuous=True,
         reduce_mean=config.training.reduce_mean, likelihood_weighting=config.training.likelihood_weighting,
     )  # fmt: skip
-    images = torch.rand(batch, *ours.plan.model.shape, device=published.device)
+    images = torch.rand(batch, *ours.plan.model.shape, device=device)
     return lambda: step(state, images)
 
 
-def averages_of(network, options, device, rate=0.999):
-    number, average = count(1), Average(network, rate)
-    updates = {"ours": lambda: average.update(next(number))}
-    if options.published:
-        module = Checkout(options.published, device).module("models.ema")
-        theirs = module.ExponentialMovingAverage(network.parameters(), rate)
-        updates = {PUBLISHED: lambda: theirs.update(network.parameters()), **updates}
-    return updates
-
-
 def main():
-    parser = options_of(__doc__, published=True)
+    parser = options_of(__doc__)
     parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="also time bf16 with torch.compile on a CPU")
-    parser.add_argument("--memory", choices=(PUBLISHED, "float32", *WAYS), help="only the peak memory of one step")
+    parser.add_argument("--memory", choices=(PUBLISHED, *WAYS), help="only the peak memory of one step")
     options = parser.parse_args()
-    device = prepare(options, keep_memory=not options.memory)
-    ways = [PUBLISHED] * bool(options.published) + ["float32", "recompute"]
-    ways += ["bf16 compiled"] if device.type == "cuda" or options.compile else []
-    print(f"{options.preset} {' '.join(options.set)}, {describe_device(device)}, torch {torch.__version__}")
+    device, where = prepare(options, keep_memory=not options.memory)
+    print(f"{options.preset} {' '.join(options.set)}, {where}")
     if options.memory:
         step, before = step_of(options.memory, options, device), peak_memory(device)
         for _ in range(2):  # the first creates the optimiser's state
             step()
         print(f"{options.memory}: {peak_memory(device) / MIB:.0f} MiB, before {before / MIB:.0f} MiB")
         return
+    ways = [PUBLISHED] * bool(options.published) + ["float32", "recompute"]
+    ways += ["bf16 compiled"] if device.type == "cuda" or options.compile else []
     trainer = build(options, device)
+    size, network = trainer.config.batch_size, trainer.state.network
     steps = {way: step_of(way, options, device) for way in ways}
-    size = trainer.config.batch_size
     show(f"images of a step, batch {size}", in_turn(steps, device, options.repeat, warm_up=2), size)
-    averages = averages_of(trainer.state.network, options, device)
-    show("update of the averages", in_turn(averages, device, 10 * options.repeat, warm_up=2))
+    number, average = count(1), Average(network, RATE)
+    updates = {"ours": lambda: average.update(next(number))}
+    if options.published:
+        theirs = Checkout(options.published, device).module("models.ema")
+        theirs = theirs.ExponentialMovingAverage(network.parameters(), RATE)
+        updates = {PUBLISHED: lambda: theirs.update(network.parameters()), **updates}
+    show("update of the averages", in_turn(updates, device, 10 * options.repeat, warm_up=2))
 
 
 if __name__ == "__main__":
