@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from scoresde_core import SDE, Level, Past, Predictor, Schedule, ScoreModel, Step, advance
@@ -95,7 +96,6 @@ def law_error(predictor: Predictor, sde: SDE, steps: int, times: Tensor) -> floa
 
 
 def _law(data: Independent, sde: SDE, level: Level, size: int) -> tuple[Tensor, Tensor]:
-    """The exact mean and covariance of the state at a level."""
     alpha, sigma = (_matrix(value, size) for value in (level.alpha, level.sigma))
     mean, std = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     mean[: len(data.mean)], std[: len(data.mean)] = data.mean, data.std
@@ -113,6 +113,5 @@ def slope(counts: tuple[int, ...], errors: list[float], rounding: float) -> floa
     points = [(math.log(n), math.log(e)) for n, e in zip(counts, errors, strict=True) if e > rounding]
     if len(points) < 2:
         return math.nan
-    log_steps, log_errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*points, strict=True))
-    log_steps -= log_steps.mean()
-    return -float((log_steps * log_errors).sum() / log_steps.square().sum())
+    log_steps, log_errors = zip(*points, strict=True)
+    return -float(np.polyfit(log_steps, log_errors, 1)[0])

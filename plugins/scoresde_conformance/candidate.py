@@ -20,6 +20,8 @@ SUITES = (
     "extractors", "networks", "datasets", "dequantizers", "checkpoints", "operators",
 )  # fmt: skip
 """The kinds with their own checks, in the modules of this package with their names."""
+SHARED = {"sdes": ("wide",), "predictors": ("steps",), "correctors": ("steps",)}
+"""Further modules with checks of a kind."""
 
 Outcome = Literal["passed", "failed", "skipped", "exempt"]
 Depth = Literal["quick", "full"]
@@ -188,15 +190,20 @@ Check = Callable[[Candidate], None]
 Shape = tuple[int, ...]
 
 
-def first_accepted(shapes: Iterable[Shape], refusal: Callable[[Shape], str | None]) -> Shape:
-    """Return the first shape without a ``refusal``; :class:`Skip` if all are refused."""
+def kept(compute: Callable[[Candidate], T]) -> Callable[[Candidate], T]:
+    """A function of a candidate whose result its other checks share."""
+    return lambda candidate: candidate.once(compute, lambda: compute(candidate))
+
+
+def first_accepted(tried: Iterable[T], refusal: Callable[[T], str | None], what: str = "shape tried") -> T:
+    """Return the first without a ``refusal``; :class:`Skip` if all are refused."""
     reasons = []
-    for shape in shapes:
-        reason = refusal(shape)
+    for each in tried:
+        reason = refusal(each)
         if reason is None:
-            return shape
+            return each
         reasons.append(reason)
-    raise Skip(f"it refuses every shape tried: {reasons[0]}")
+    raise Skip(f"it refuses every {what}: {reasons[0]}")
 
 
 @attrs.frozen
@@ -214,11 +221,8 @@ class Result:
 
 
 def own_checks(kind: str) -> list[Check]:
-    """Return the checks that only this kind has: the public functions (candidate) -> None of its module."""
-    if kind not in SUITES:
-        return []
-    module = import_module(f".{kind}", __package__)
+    """Return the checks that only this kind has: the public functions (candidate) -> None of its modules."""
+    names = (kind, *SHARED.get(kind, ())) if kind in SUITES else ()
     annotations = ({"candidate": Candidate, "return": None}, {"candidate": "Candidate", "return": "None"})
-    public = [value for name, value in vars(module).items() if not name.startswith("_")]
-    found = [value for value in public if getattr(value, "__annotations__", None) in annotations]
-    return sorted(found, key=lambda check: check.__module__ != module.__name__)  # those of other modules are last
+    found = [item for name in names for item in vars(import_module(f".{name}", __package__)).items()]
+    return [f for name, f in found if name[0] != "_" and getattr(f, "__annotations__", None) in annotations]

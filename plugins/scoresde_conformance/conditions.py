@@ -8,6 +8,7 @@ from scoresde_core import DATA, SDE, ExactScore, Level, Noise, Sampler, Target, 
 from scoresde_run import Condition, ConditionedSampler
 from . import exact
 from .candidate import Candidate, Skip, first_accepted
+from .expect import agree, is_zero, refusal
 from .targets import LEVELS, SAMPLES
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8))
@@ -38,11 +39,11 @@ def imposing_twice_changes_nothing(candidate: Candidate) -> None:
         )
         raise Skip("it acts on the score only")
     again = observed.impose(once, DATA)
-    exact.agree(again, once, 1e-5, "imposing the known part of clean data a second time changes it by")
+    agree(again, once, 1e-5, "imposing the known part of clean data a second time changes it by")
     assert not torch.allclose(once, x), "impose changes nothing: nothing is known"
     assert not torch.allclose(once, _events(shape)), "impose gives the observed events back: everything is known"
     kept = observed.impose(_events(shape), DATA)
-    exact.agree(kept, _events(shape), 1e-5, "imposing its own known part on clean data changes it by")
+    agree(kept, _events(shape), 1e-5, "imposing its own known part on clean data changes it by")
 
 
 def imposes_the_law_of_the_level(candidate: Candidate) -> None:
@@ -54,11 +55,11 @@ def imposes_the_law_of_the_level(candidate: Candidate) -> None:
     level, noise = Level(0.5, 0.6, 0.8), _events(shape, "noise")
     # On an ideal state alpha x + sigma z, imposing alpha c + sigma z with the same z does not change the mean.
     ideal = 0.6 * _events(shape)
-    exact.agree(observed.impose(ideal, level), ideal, 1e-5, "at alpha = 0.6 the mean of the known part is off by")
+    agree(observed.impose(ideal, level), ideal, 1e-5, "at alpha = 0.6 the mean of the known part is off by")
     zero = torch.zeros_like(noise)
     quiet = observed.impose(zero, level)
     added, unit = (observed.impose(zero, at, lambda: noise) - quiet for at in (level, Level(0.5, 0.6, 1.0)))
-    exact.agree(added, 0.8 * unit, 1e-5, "noise of scale 0.8 is not 0.8 times the noise of scale 1: off by")
+    agree(added, 0.8 * unit, 1e-5, "noise of scale 0.8 is not 0.8 times the noise of scale 1: off by")
 
 
 def works_with_every_step(candidate: Candidate) -> None:
@@ -78,7 +79,7 @@ def works_with_every_step(candidate: Candidate) -> None:
         if sampler.skip(sde) is None:
             x = _draw(sampler, sde, shape)
             assert bool(x.isfinite().all()), "samples are not finite"
-            exact.agree(observed.impose(x, DATA), x, 1e-5, "the known part of samples is off by")
+            agree(observed.impose(x, DATA), x, 1e-5, "the known part of samples is off by")
 
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:
@@ -86,7 +87,7 @@ def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     shape, sde = _shape(candidate), exact.ConstantRateSDE()
     conditioned = ConditionedSampler(exact.PlainSampler(steps=STEPS), candidate.component.observe(_events(shape)))
     whole, parts = _draw(conditioned, sde, shape), _draw(conditioned, sde, shape, batch_size=4)
-    exact.agree(parts, whole, 1e-5, "samples drawn in batches of 4 differ from those drawn at once by")
+    agree(parts, whole, 1e-5, "samples drawn in batches of 4 differ from those drawn at once by")
 
 
 def guides_by_bayes_rule(candidate: Candidate) -> None:
@@ -104,31 +105,20 @@ def guides_by_bayes_rule(candidate: Candidate) -> None:
     clean = precise.sample(SAMPLES, seed=3).double()
     given = candidate.component.observe(clean)
     weights = precise.responsibilities(clean).gather(1, given.labels.unsqueeze(1)).squeeze(1)
-    directions = exact.directions_of(precise)
+    directions = exact.directions_of(precise).T
     for level in LEVELS:
         eps = torch.randn(SAMPLES, *precise.shape, dtype=torch.float64)
         x = level.alpha * clean + level.sigma * eps
         score = given.guide(ExactScore(precise, exact.ConstantRateSDE())).score(x, level).flatten(1)
         rest = (score + eps.flatten(1) / level.sigma) * weights.unsqueeze(1)
-        where = f"of guide at sigma = {level.sigma}"
-        exact.is_zero(
-            (rest * score).sum(1), f"the score {where} + eps / sigma is correlated with the score: their product"
-        )
-        for k, slope in enumerate((rest @ directions.T).T):
-            exact.is_zero(slope, f"the mean score {where}, along direction {k},")
+        told = f"score of guide at sigma = {level.sigma}"
+        is_zero((rest * score).sum(1), f"the {told} + eps / sigma is correlated with the score: their product")
+        is_zero(rest @ directions, f"the mean {told}, along direction {{}},")
 
 
 def refuses_or_serves(candidate: Candidate) -> None:
     """``skip`` gives in advance the reason of the ValueError that ``observe`` raises."""
     condition: Condition = candidate.component
     for shape in ((1,), (2,), (7,), (1, 7, 7), (3, 6, 6)):
-        reason = condition.skip(shape)
-        if reason is None:
-            condition.observe(torch.zeros(2, *shape))
-            continue
-        said = None
-        try:
-            condition.observe(torch.zeros(2, *shape))
-        except ValueError as error:
-            said = str(error)
+        reason, said = condition.skip(shape), refusal(condition.observe, torch.zeros(2, *shape))
         assert said == reason, f"of events of shape {shape} skip says {reason!r}, but observe raises {said!r}"

@@ -18,11 +18,6 @@ from .candidate import Candidate, Skip
 from .counterparts import pairs, served
 from .exact import Silent, Watched, gaussian, times_between
 from .steps import are_like
-from .steps import counts_are_stable as counts_are_stable
-from .steps import has_a_mean_without_noise as has_a_mean_without_noise
-from .steps import keeps_shape_and_dtype as keeps_shape_and_dtype
-from .steps import steps_split_alike as steps_split_alike
-from .steps import takes_a_time_per_row as takes_a_time_per_row
 
 PAIRS, DIMENSIONS = 8192, 8
 FACTOR = 1000.0

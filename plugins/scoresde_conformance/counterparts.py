@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from scoresde_core import SDE, Sampler, sample
 from .candidate import Candidate
-from .exact import ConstantRateSDE, GrowingSDE, Mixture, StraightSDE, Watched, agree
+from .exact import ConstantRateSDE, GrowingSDE, Mixture, StraightSDE, Watched
+from .expect import agree
 
 FEW = 6
 """Steps where only bookkeeping is checked."""

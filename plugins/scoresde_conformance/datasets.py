@@ -1,7 +1,7 @@
 """Data sets: the same events each time, of the declared shape, loaded at once or opened one by one."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar, get_args
 
 import torch
@@ -40,10 +40,17 @@ def _loaded(candidate: Candidate, split: Split) -> Tensor:
     return candidate.once(("load", split), lambda: _or_skip(lambda: dataset.load(split)))
 
 
+def _ends(candidate: Candidate) -> Iterator[tuple[Split, Tensor]]:
+    """Yield the first and the last event of each split."""
+    for split in SPLITS:
+        events = _opened(candidate, split)
+        assert len(events), f"the {split} split is empty"
+        yield from ((split, events[k]) for k in (0, len(events) - 1))
+
+
 def tells_its_shape(candidate: Candidate) -> None:
     """``shape`` is a tuple of positive sizes."""
-    dataset: Dataset = candidate.component
-    shape = _or_skip(lambda: dataset.shape)
+    shape = _or_skip(lambda: candidate.component.shape)
     assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
     assert all(isinstance(size, int) and size > 0 for size in shape), f"shape is {shape}, expected positive sizes"
 
@@ -51,28 +58,20 @@ def tells_its_shape(candidate: Candidate) -> None:
 def has_events_of_its_shape(candidate: Candidate) -> None:
     """Both splits have events of this shape: uint8, int32 (16 bits) or finite float32."""
     shape = _or_skip(lambda: candidate.component.shape)
-    for split in SPLITS:
-        events = _opened(candidate, split)
-        assert len(events), f"the {split} split is empty"
-        for event in (events[0], events[len(events) - 1]):
-            assert tuple(event.shape) == shape, (
-                f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
-            )
-            assert event.dtype in LEVELS, f"events are {event.dtype}, expected uint8, int32 or float32"
-            assert bool(event.isfinite().all()), f"an event of {split} is not finite"
+    for split, event in _ends(candidate):
+        assert tuple(event.shape) == shape, f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
+        assert event.dtype in LEVELS, f"events are {event.dtype}, expected uint8, int32 or float32"
+        assert bool(event.isfinite().all()), f"an event of {split} is not finite"
 
 
 def tells_its_levels(candidate: Candidate) -> None:
     """``levels``, unless it is "auto", matches the events: 256, 65536, or None for floats."""
-    dataset: Dataset = candidate.component
-    told = _or_skip(lambda: dataset.levels)
-    for split in SPLITS:
-        events = _opened(candidate, split)
-        for event in (events[0], events[len(events) - 1]):
-            levels = LEVELS[event.dtype]
-            assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"
-            inside = levels is None or 0 <= int(event.min()) <= int(event.max()) < levels
-            assert inside, f"an event of {split} has values from {int(event.min())} to {int(event.max())}"
+    told = _or_skip(lambda: candidate.component.levels)
+    for split, event in _ends(candidate):
+        levels = LEVELS[event.dtype]
+        assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"
+        inside = levels is None or 0 <= int(event.min()) <= int(event.max()) < levels
+        assert inside, f"an event of {split} has values from {int(event.min())} to {int(event.max())}"
 
 
 def opens_what_it_loads(candidate: Candidate) -> None:

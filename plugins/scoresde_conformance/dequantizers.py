@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 from scoresde_core import FileError
 from scoresde_run import Dequantizer
-from .candidate import Candidate, first_accepted
-from .exact import agree, is_zero
+from .candidate import Candidate, first_accepted, kept
+from .expect import agree, is_like, is_zero, refusal
 
 SHAPES = ((1, 1, 2), (1, 2, 2), (1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32))
 ROWS, DRAWS = 6, 4000
 
 
+@kept
 def _shape(candidate: Candidate) -> tuple[int, ...]:
     """Return the smallest image shape that the dequantizer accepts."""
 
-    def refusal(shape: tuple[int, ...]) -> str | None:
+    def refused(shape: tuple[int, ...]) -> str | None:
         try:
-            candidate.component.dequantize(_images(shape, 2), lambda: torch.zeros(2, *shape))
-        except (FileError, ValueError) as error:
+            return refusal(candidate.component.dequantize, _images(shape, 2), lambda: torch.zeros(2, *shape))
+        except FileError as error:
             return str(error)
-        return None
 
-    return candidate.once("shape", lambda: first_accepted(SHAPES, refusal))
+    return first_accepted(SHAPES, refused)
 
 
 def _images(shape: tuple[int, ...], rows: int) -> Tensor:
@@ -41,10 +41,9 @@ def _dequantized(candidate: Candidate, images: Tensor, noise: Tensor) -> tuple[T
     kept = images.clone()
     values, log_q = dequantizer.dequantize(images, noise.clone)
     assert torch.equal(images, kept), "dequantize changed the images in place"
-    assert values.shape == images.shape, f"dequantize gives {tuple(values.shape)} for images {tuple(images.shape)}"
     assert values.is_floating_point(), f"dequantize gives {values.dtype}, expected floats"
-    assert log_q.shape == (len(images),), f"log q has shape {tuple(log_q.shape)}, expected {(len(images),)}"
-    assert bool(log_q.isfinite().all()), "log q is not finite"
+    is_like("what dequantize gives", values, images.shape, values.dtype)
+    is_like("log q", log_q, images.shape[:1], log_q.dtype)
     return values.double() - images.double(), log_q.double()
 
 
@@ -66,10 +65,9 @@ def tells_its_density(candidate: Candidate) -> None:
     images = _images(shape, 1).expand(DRAWS, *shape)
     u, log_q = _dequantized(candidate, images.contiguous(), torch.randn(DRAWS, *shape))
     weight = (-log_q).exp()
-    is_zero(weight - 1, "1 / q, averaged over u of density q, from 1,")
     first = u.flatten(1)[:, 0]
-    is_zero(weight * first - 0.5, "u / q, averaged over u of density q, from 1/2,")
-    is_zero(weight * first.square() - 1 / 3, "u^2 / q, averaged over u of density q, from 1/3,")
+    for name, h, integral in (("1", 1, 1), ("u", first, 1 / 2), ("u^2", first.square(), 1 / 3)):
+        is_zero(weight * h - integral, f"{name} / q, averaged over u of density q, from {integral:.3g},")
 
 
 @torch.no_grad()

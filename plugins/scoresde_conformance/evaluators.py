@@ -5,9 +5,9 @@ of sets. With K of them the standard deviation found has a relative error of 1 /
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 
 import attrs
@@ -16,8 +16,9 @@ from torch import Tensor
 from scoresde_core import Estimate, Evaluator, Level, Metric, ScoreModel, Target
 from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile
-from .candidate import Candidate, Skip
+from .candidate import Candidate, Skip, first_accepted, kept
 from .exact import FlowSampler, Mixture, Watched, gaussian
+from .expect import some
 
 SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
@@ -31,40 +32,33 @@ TOO_LARGE = 2.0
 """Errors may be too large by this factor: many are by the square root of 2 for exact samples, and some by more."""
 TOO_SMALL = 1.2
 SCALED = 3.0
+ByName = dict[str, list[Metric]]
 
 
 def _target(candidate: Candidate) -> Target:
     """Return the first target that the evaluator accepts: the suite's own two, then its counterparts by dimension."""
-    candidate.trying, target = candidate.once("target", lambda: _find_target(candidate))
+
+    def refusal(case: tuple[str, Target]) -> str | None:
+        candidate.trying = f"{candidate.name} on {case[0]}"
+        evaluator: Evaluator = candidate.component
+        return evaluator.skip(_evidence(case[1], _draws(case[1])))
+
+    def find() -> tuple[str, Target]:
+        own = [("the suite's own gaussian", gaussian(event=(2,))), ("the suite's own mixture", Mixture())]
+        partners = sorted(candidate.partners("targets"), key=lambda partner: prod(partner[1].shape))
+        return first_accepted([*own, *((f"target {name}", found) for name, found in partners)], refusal, "target")
+
+    label, target = candidate.once("target", find)
+    candidate.trying = f"{candidate.name} on {label}"
     return target
-
-
-def _find_target(candidate: Candidate) -> tuple[str, Target]:
-    """Return a description and the target."""
-    evaluator: Evaluator = candidate.component
-    candidates: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
-    candidates.append(("the suite's own mixture", Mixture()))
-    partners = sorted(candidate.partners("targets"), key=lambda partner: prod(partner[1].shape))
-    candidates += [(f"target {name}", target) for name, target in partners]
-    reasons = []
-    for label, target in candidates:
-        candidate.trying = f"{candidate.name} on {label}"
-        reason = evaluator.skip(_evidence(target, _draws(target)))
-        if reason is None:
-            return candidate.trying, target
-        reasons.append(reason)
-    raise Skip(f"it refuses every target: {reasons[0]}")
 
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
     """Return evidence with everything that an evaluator may ask for."""
-    model = model or Watched(target)
-    return Evidence(samples, seed, target=target, model=model, sampler=FlowSampler())
+    return Evidence(samples, seed, target=target, model=model or Watched(target), sampler=FlowSampler())
 
 
 class _Scaled(Watched):
-    """A score multiplied by a factor."""
-
     def __init__(self, target: Target, factor: float) -> None:
         super().__init__(target)
         self.factor = factor
@@ -73,10 +67,11 @@ class _Scaled(Watched):
         return self.factor * super().evaluate(x, level)
 
 
-def _metrics(candidate: Candidate, target: Target, samples: Tensor, seed: int = 0) -> list[Metric]:
-    evaluator: Evaluator = candidate.component
+def _metrics(
+    candidate: Candidate, target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None
+) -> list[Metric]:
     kept = samples.clone()
-    metrics = evaluator.evaluate(_evidence(target, samples, seed))
+    metrics: list[Metric] = candidate.component.evaluate(_evidence(target, samples, seed, model))
     assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
     assert metrics, "evaluate returned no metric"
     return metrics
@@ -87,10 +82,43 @@ def _draws(target: Target, n: int | None = None) -> Tensor:
     return target.sample(n or (SIZE if prod(target.shape) <= 16 else FEW), seed=987_654)
 
 
+def _spread(target: Target) -> float:
+    """Return the root mean square over the coordinates of their standard deviations."""
+    return math.sqrt(float(target.moments()[1].diagonal().mean()))
+
+
+def _by_name(metrics: Iterable[Metric]) -> ByName:
+    found: ByName = {}
+    for metric in metrics:
+        found.setdefault(metric.name, []).append(metric)
+    return found
+
+
+@kept
 def _at_exact(candidate: Candidate) -> list[Metric]:
     """Return the metrics of exact samples and the exact model."""
     target = _target(candidate)
-    return candidate.once("exact", lambda: _metrics(candidate, target, _draws(target)))
+    return _metrics(candidate, target, _draws(target))
+
+
+@kept
+def _series(candidate: Candidate) -> ByName:
+    """Return metrics by name: of exact evidence, then of increasingly worse evidence."""
+    target = _target(candidate)
+    samples, spread = _draws(target), _spread(target)
+    if candidate.component.judges == "samples":
+        worse = [_metrics(candidate, target, samples + shift * spread) for shift in SHIFTS]
+    else:
+        worse = [_metrics(candidate, target, samples, model=_Scaled(target, factor)) for factor in FACTORS]
+    return _by_name(chain(_at_exact(candidate), *worse))
+
+
+@kept
+def _repeats(candidate: Candidate) -> ByName:
+    """Return metrics by name, of independent sets of samples shifted by half a standard deviation, with other seeds."""
+    target = _target(candidate)
+    sets = [target.sample(FEW, seed=7_000 + k) + 0.5 * _spread(target) for k in range(SETS)]
+    return _by_name(chain(*(_metrics(candidate, target, samples, seed) for seed, samples in enumerate(sets))))
 
 
 def _estimate(metric: Metric) -> Estimate:
@@ -117,46 +145,20 @@ def describes_its_metrics(candidate: Candidate) -> None:
         assert math.isfinite(metric.value), f"{metric.name} of exact samples is {metric.value}"
         assert metric.stderr >= 0, f"the stderr of {metric.name} is {metric.stderr}"
         assert metric.better in ("lower", "higher", "zero"), f"{metric.name} is better where it is {metric.better!r}"
-        assert (metric.floor is None) == (metric.floor_stderr is None), (
-            f"{metric.name} has a floor without floor_stderr"
-        )
+        both = (metric.floor is None) == (metric.floor_stderr is None)
+        assert both, f"{metric.name} has a floor without floor_stderr"
 
 
 def exact_samples_score_the_floor(candidate: Candidate) -> None:
     """Exact samples are within 4 standard errors of the floor."""
-    tried = False
-    for metric in _at_exact(candidate):
-        if metric.floor is None or metric.floor_stderr is None:
-            continue
-        tried = True
-        floor = Estimate(metric.floor, metric.floor_stderr, metric.floor_df)
+    floored = (metric for metric in _at_exact(candidate) if metric.floor is not None)
+    for metric in some(floored, "none of its metrics has a floor"):
+        floor = Estimate(metric.floor or 0.0, metric.floor_stderr or 0.0, metric.floor_df)
         allowed = _allowed(_estimate(metric), floor)
-        assert abs(metric.value - metric.floor) <= allowed + 1e-12, (
-            f"{metric.name} of exact samples is {metric.value:.4g}, expected the floor, {metric.floor:.4g}, "
+        assert abs(metric.value - floor.value) <= allowed + 1e-12, (
+            f"{metric.name} of exact samples is {metric.value:.4g}, expected the floor, {floor.value:.4g}, "
             f"within {allowed:.2g}"
         )
-    if not tried:
-        raise Skip("none of its metrics has a floor")
-
-
-def _series(candidate: Candidate) -> dict[str, list[Metric]]:
-    """Return metrics by name: of exact evidence, then of increasingly worse evidence."""
-
-    def compute() -> dict[str, list[Metric]]:
-        target, evaluator = _target(candidate), candidate.component
-        if evaluator.judges == "samples":
-            mean, covariance = target.moments()
-            spread = float(covariance.trace() / len(mean)) ** 0.5
-            worse = [_metrics(candidate, target, _draws(target) + shift * spread) for shift in SHIFTS]
-        else:
-            models = [_Scaled(target, factor) for factor in FACTORS]
-            worse = [evaluator.evaluate(_evidence(target, _draws(target), model=model)) for model in models]
-        found: dict[str, list[Metric]] = {}
-        for metric in (*_at_exact(candidate), *(metric for metrics in worse for metric in metrics)):
-            found.setdefault(metric.name, []).append(metric)
-        return found
-
-    return candidate.once("series", compute)
 
 
 def worse_evidence_scores_worse(candidate: Candidate) -> None:
@@ -180,21 +182,6 @@ def worse_evidence_scores_worse(candidate: Candidate) -> None:
     assert told_apart, "; ".join(all_told)
 
 
-def _repeats(candidate: Candidate) -> dict[str, list[Metric]]:
-    """Return metrics by name, of independent sets of samples shifted by half a standard deviation, with other seeds."""
-
-    def compute() -> dict[str, list[Metric]]:
-        target, found = _target(candidate), dict[str, list[Metric]]()
-        mean, covariance = target.moments()
-        shift = 0.5 * float(covariance.trace() / len(mean)) ** 0.5
-        for k in range(SETS):
-            for metric in _metrics(candidate, target, target.sample(FEW, seed=7_000 + k) + shift, seed=k):
-                found.setdefault(metric.name, []).append(metric)
-        return found
-
-    return candidate.once("repeats", compute)
-
-
 def errors_are_the_scatter(candidate: Candidate) -> None:
     """Over independent sets of samples and seeds, values and floors scatter by their standard errors."""
     if candidate.component.judges == "model" and not candidate.full:
@@ -215,45 +202,34 @@ def errors_are_the_scatter(candidate: Candidate) -> None:
 
 def zero_is_the_truth(candidate: Candidate) -> None:
     """A metric that is best at zero is zero for exact samples or the exact model, within its errors."""
-    tried = False
-    for name, metrics in _series(candidate).items():
-        if metrics[0].better != "zero":
-            continue
-        tried = True
-        has_floor = metrics[0].floor is not None
-        floors = [metric.floor for metric in _repeats(candidate)[name]] if has_floor else []
-        if floors:
-            values = torch.tensor(floors, dtype=torch.float64)
-            found, error = float(values.mean()), float(values.std()) / math.sqrt(len(floors))
-        else:
-            found, error = metrics[0].value, metrics[0].stderr
-        allowed = 5 * error + 1e-3 * abs(metrics[1].value)
+    best = ((name, metrics) for name, metrics in _series(candidate).items() if metrics[0].better == "zero")
+    for name, (exact, worse, *_) in some(best, "none of its metrics is best at zero"):
+        found, error = exact.value, exact.stderr
+        if exact.floor is not None:
+            floors = torch.tensor([metric.floor or 0.0 for metric in _repeats(candidate)[name]], dtype=torch.float64)
+            found, error = float(floors.mean()), float(floors.std()) / math.sqrt(len(floors))
+        allowed = 5 * error + 1e-3 * abs(worse.value)
         assert abs(found) <= allowed, (
             f"better is 'zero', but {name} of the truth is {found:.4g}, expected 0 within {allowed:.2g}"
         )
-    if not tried:
-        raise Skip("none of its metrics is best at zero")
 
 
 def values_have_their_unit(candidate: Candidate) -> None:
     """With target and samples scaled by three, values in data units triple, and values in nats stay."""
-    target, tried = _target(candidate), False
+    target = _target(candidate)
     if candidate.component.judges != "samples" or not isinstance(target, Mixture):
         raise Skip("it judges the model, or refuses the targets that the suite can scale")
     larger = attrs.evolve(target, means=tuple(SCALED * mean for mean in target.means), std=SCALED * target.std)
     samples = _draws(target) + 0.5 * target.std
     before, after = _metrics(candidate, target, samples), _metrics(candidate, larger, SCALED * samples)
-    for one, other in zip(before, after, strict=True):
-        factor = {"data units": SCALED, "nats": 1.0, "bits/dim": 1.0}.get(one.unit)
-        if factor is not None:
-            tried = True
-            expected = factor * one.value
-            assert math.isclose(other.value, expected, rel_tol=1e-3), (
-                f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} with target and samples scaled by "
-                f"{SCALED:g}, expected {expected:.5g}"
-            )
-    if not tried:
-        raise Skip("its unit is neither data units nor nats nor bits/dim")
+    factors = {"data units": SCALED, "nats": 1.0, "bits/dim": 1.0}
+    known = (pair for pair in zip(before, after, strict=True) if pair[0].unit in factors)
+    for one, other in some(known, "its unit is neither data units nor nats nor bits/dim"):
+        expected = factors[one.unit] * one.value
+        assert math.isclose(other.value, expected, rel_tol=1e-3), (
+            f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} with target and samples scaled by "
+            f"{SCALED:g}, expected {expected:.5g}"
+        )
 
 
 def repeats_with_the_seed(candidate: Candidate) -> None:
@@ -264,8 +240,6 @@ def repeats_with_the_seed(candidate: Candidate) -> None:
 
 
 class _Read:
-    """Batches that record whether they were read."""
-
     def __init__(self, batches: list[Features]) -> None:
         self.batches, self.read = batches, False
 
@@ -303,13 +277,11 @@ def tells_what_it_reads(candidate: Candidate) -> None:
 def survives_nan(candidate: Candidate) -> None:
     """Samples of a diverged sampler give metrics without error, and their values are not finite."""
     target = _target(candidate)
+    judged: list[tuple[str, float, ScoreModel | None]] = [(f"samples with {v}", v, None) for v in (math.nan, math.inf)]
     if candidate.component.judges == "model":
-        judged = _evidence(target, _draws(target, FEW), model=_Scaled(target, math.nan))
-        for metric in candidate.component.evaluate(judged):
-            assert not math.isfinite(metric.value), f"{metric.name} of a score of NaN is {metric.value:.4g}"
-        return
-    for fill in (math.nan, math.inf):
+        judged = [("a score of NaN", 0.0, _Scaled(target, math.nan))]
+    for what, fill, model in judged:
         samples = _draws(target, FEW)
-        samples[0] = fill
-        for metric in _metrics(candidate, target, samples):
-            assert not math.isfinite(metric.value), f"{metric.name} of samples with {fill} is {metric.value:.4g}"
+        samples[0] += fill
+        for metric in _metrics(candidate, target, samples, model=model):
+            assert not math.isfinite(metric.value), f"{metric.name} of {what} is {metric.value:.4g}"

@@ -242,36 +242,14 @@ def directions_of(target: Target, count: int = 8) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(count, prod(target.shape), dtype=torch.float64))
 
 
-def is_zero(values: Tensor, what: str) -> None:
-    """The mean of independent values (n,) is 0 within 4 standard errors, or to rounding if all are equal."""
-    error = float(values.std()) / math.sqrt(len(values))
-    found = float(values.mean())
-    assert abs(found) <= 4 * error + 1e-12, f"{what} is off by {found:+.4g}, with a standard error of {error:.2g}"
-
-
-def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> None:
-    """Two tensors differ by at most ``most``, which ends the sentence ``what``."""
-    gap = float((found - expected).abs().max())
-    assert gap <= most, f"{what} {gap:.3g}"
-
-
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
     """Return (steps + 1,) times from t_signal to where sigma / alpha is ``last`` or least, evenly spaced in its log.
 
     Such a grid resolves an SDE with a wide range of noise as well as one without.
     """
     ends = torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64)
-    first, lowest = _log_ratio(sde, ends).tolist()
+    first, lowest = sde.log_noise_ratio(ends).tolist()
     wanted = torch.linspace(first, max(math.log(last) if last else lowest, lowest), steps + 1, dtype=torch.float64)
-    low, high = torch.full_like(wanted, math.log(sde.t_min)), torch.zeros_like(wanted)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        above = _log_ratio(sde, middle.exp()) > wanted
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    times = (0.5 * (low + high)).exp()
+    times = SDE.time_at(sde, wanted)  # the contract's bisection, whatever the SDE has in its place
     times[0] = sde.t_signal
     return times
-
-
-def _log_ratio(sde: SDE, t: Tensor) -> Tensor:
-    return sde.sigma(t).log() - sde.alpha(t).log() if sde.form == "scalar" else sde.log_noise_ratio(t)

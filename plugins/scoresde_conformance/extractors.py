@@ -9,6 +9,7 @@ from torch import Tensor
 from scoresde_core import FileError, UsageError, parameters
 from scoresde_run import Extractor, Features
 from .candidate import Candidate, Skip, first_accepted
+from .expect import is_like
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
 
@@ -39,10 +40,7 @@ def gives_a_row_for_every_event(candidate: Candidate) -> None:
     found = extract(events)
     for what, values in (("features", found.pooled), ("logits", found.logits)):
         if values is not None:
-            assert values.ndim == 2, f"the {what} have shape {tuple(values.shape)}, expected (5, D)"
-            assert len(values) == len(events), f"{len(events)} events have {len(values)} rows of {what}"
-            assert values.dtype == torch.float32, f"the {what} are {values.dtype}, expected torch.float32"
-            assert bool(values.isfinite().all()), f"the {what} are not all finite"
+            is_like(f"the matrix of {what}", values, (len(events), values.shape[-1]), torch.float32)
 
 
 def does_not_depend_on_the_batch(candidate: Candidate) -> None:

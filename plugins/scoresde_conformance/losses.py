@@ -19,7 +19,8 @@ from scoresde_core import SDE, Draws, Level, Loss, ScoreModel, unserved
 from scoresde_run import NoisyClassifier
 from .candidate import Candidate, Skip
 from .counterparts import pairs
-from .exact import Mixture, Silent, agree, gaussian
+from .exact import Mixture, gaussian
+from .expect import agree, is_like, some
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
@@ -53,25 +54,6 @@ class _ErringClassifier(NoisyClassifier):
         return (logits + torch.stack([off, torch.zeros_like(off)], 1)).log_softmax(1)
 
 
-class _BySign(NoisyClassifier):
-    """Two classes by the sign of the mean, for any shape."""
-
-    classes = 2
-
-    def __init__(self, sde: SDE) -> None:
-        self.sde = sde
-
-    def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
-        mean = x.flatten(1).mean(1)
-        return torch.stack([mean, -mean], 1).log_softmax(1)
-
-
-def _labels(target: Mixture, x: Tensor) -> Tensor:
-    """Return components drawn from their posterior: with ``x`` from the target, their law is joint."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.multinomial(target.responsibilities(x), 1, generator=generator).squeeze(1)
-
-
 class _Even(Draws):
     """Draws from a scrambled Sobol sequence, float64, with different columns for each purpose."""
 
@@ -95,8 +77,6 @@ class _Even(Draws):
 
 
 class _Recorded(Draws):
-    """Draws that record their purposes."""
-
     purposes: list[str]
 
     def normal(self, like: Tensor, purpose: str = "noise") -> Tensor:
@@ -110,19 +90,22 @@ class _Recorded(Draws):
 
 @attrs.frozen(eq=False)
 class _Trained:
-    """What a loss can train: the truth with an error, a model for any shape, and the data of the truth."""
+    """What a loss can train: the truth with an error, for events of any shape, and the data of the truth."""
 
     what: str
     erring: Callable[[Tensor, SDE], Any]
-    plain: Callable[[SDE], Any]
     target: Mixture
 
+    def plain(self, sde: SDE) -> Any:
+        return self.erring(torch.zeros(()), sde)
+
     def known(self, needs: tuple[str, ...], x: Tensor) -> dict[str, Tensor]:
-        available = {"labels": _labels}
-        missing = [name for name in needs if name not in available]
+        """Return components drawn from their posterior: with ``x`` from the target, their law is joint."""
+        missing = [name for name in needs if name != "labels"]
         if missing:
             raise Skip(f"it needs {', '.join(missing)}, for which the suite has no ground truth")
-        return {name: available[name](self.target, x) for name in needs}
+        shares, generator = self.target.responsibilities(x), torch.Generator().manual_seed(0)
+        return {name: torch.multinomial(shares, 1, generator=generator).squeeze(1) for name in needs}
 
     def events(self, draws: Draws) -> Tensor:
         """Return events of the target, float64, made from draws."""
@@ -134,8 +117,8 @@ class _Trained:
 
 
 _TRAINED: Mapping[type, _Trained] = {
-    ScoreModel: _Trained("score", _ErringScore, Silent, gaussian(event=(2,))),
-    NoisyClassifier: _Trained("posterior", _ErringClassifier, _BySign, Mixture()),
+    ScoreModel: _Trained("score", _ErringScore, gaussian(event=(2,))),
+    NoisyClassifier: _Trained("posterior", _ErringClassifier, Mixture()),
 }
 
 
@@ -147,12 +130,9 @@ def _trained(loss: Loss) -> _Trained:
 
 def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
     """Yield every variant with every SDE that it accepts."""
-    trained, tried = _trained(candidate.component), False
-    for loss, sde in pairs(candidate, lambda loss, sde: unserved(loss, sde) or loss.skip(trained.plain(sde))):
-        tried = True
-        yield loss, trained, sde
-    if not tried:
-        raise Skip("it refuses every SDE that was tried")
+    trained = _trained(candidate.component)
+    found = pairs(candidate, lambda loss, sde: unserved(loss, sde) or loss.skip(trained.plain(sde)))
+    return ((loss, trained, sde) for loss, sde in some(found, "it refuses every SDE that was tried"))
 
 
 def the_truth_is_the_minimiser(candidate: Candidate) -> None:
@@ -189,9 +169,7 @@ def gives_one_number_an_event(candidate: Candidate) -> None:
         for shape in SHAPES:
             x = torch.randn(*shape)
             value = loss.per_sample(trained.plain(sde), x, Draws(0, 0, len(x)), **trained.known(loss.needs, x))
-            found, expected = (tuple(value.shape), value.dtype), ((len(x),), x.dtype)
-            assert found == expected, f"per_sample of {shape} is {found}, expected {expected}"
-            assert bool(value.isfinite().all()), f"per_sample of {shape} is not finite"
+            is_like(f"per_sample of {shape}", value, x.shape[:1], x.dtype)
 
 
 def draws_are_its_only_chance(candidate: Candidate) -> None:

@@ -9,34 +9,24 @@ import torch
 from torch import Tensor, nn
 from scoresde_core import ScoreModel, level_of
 from scoresde_run import NoisyClassifier
-from .candidate import Candidate, Skip, first_accepted
-from .exact import ConstantRateSDE, agree
+from .candidate import Candidate, Skip, first_accepted, kept
+from .exact import ConstantRateSDE
+from .expect import agree, is_like, refusal
 
 SHAPES = ((2,), (1, 8, 8), (3, 8, 8), (3, 16, 16), (3, 32, 32), (1, 28, 28), (3, 64, 64), (3, 256, 256))
 ROWS, MOVED = 3, 0.05
 
 
+@kept
 def _built(candidate: Candidate) -> tuple[tuple[int, ...], nn.Module]:
     """Return the first event shape that the network accepts and its module, with perturbed weights, to evaluate."""
-
-    def compute() -> tuple[tuple[int, ...], nn.Module]:
-        modules: list[nn.Module] = []
-
-        def refusal(shape: tuple[int, ...]) -> str | None:
-            try:
-                modules.append(candidate.component.build(shape))
-            except ValueError as error:
-                return str(error)
-            return None
-
-        shape = first_accepted(SHAPES, refusal)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for value in modules[0].parameters():
-                value.add_(MOVED * torch.randn(value.shape, generator=generator))
-        return shape, modules[0].eval()
-
-    return candidate.once("built", compute)
+    modules: list[nn.Module] = []
+    shape = first_accepted(SHAPES, lambda shape: refusal(lambda: modules.append(candidate.component.build(shape))))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in modules[0].parameters():
+            value.add_(MOVED * torch.randn(value.shape, generator=generator))
+    return shape, modules[0].eval()
 
 
 def _ask(candidate: Candidate, x: Tensor, t: Tensor, module: nn.Module | None = None) -> Tensor:
@@ -60,11 +50,8 @@ def says_which_shapes_it_takes(candidate: Candidate) -> None:
     """``build`` gives a module, or a ValueError with the reason why it refuses a shape."""
     taken = _built(candidate)[0]
     for shape in ((), *SHAPES[: SHAPES.index(taken)]):
-        try:
-            candidate.component.build(shape)
-        except ValueError as error:
-            reason = str(error)
-            assert reason.strip(), f"build refuses events of shape {shape} without a reason"
+        reason = refusal(candidate.component.build, shape)
+        assert reason is None or reason.strip(), f"build refuses events of shape {shape} without a reason"
 
 
 @torch.no_grad()
@@ -73,14 +60,10 @@ def answers_like_the_events(candidate: Candidate) -> None:
     x, t = _events(candidate)
     found = _ask(candidate, x, t)
     view = candidate.component.view(_built(candidate)[1], ConstantRateSDE(), tuple(x.shape[1:]))
-    assert bool(found.isfinite().all()), f"the answer for events of shape {tuple(x.shape[1:])} is not finite"
-    assert found.dtype == x.dtype, f"the answer is {found.dtype}, expected {x.dtype}, as x is"
-    if isinstance(view, NoisyClassifier):
-        expected = (ROWS, view.classes)
-        assert found.shape == expected, f"log_probabilities have shape {tuple(found.shape)}, expected {expected}"
+    classes = view.classes if isinstance(view, NoisyClassifier) else None
+    is_like("the answer", found, x.shape if classes is None else (ROWS, classes), x.dtype)
+    if classes is not None:
         agree(found.exp().sum(1), 1, 1e-4, "the probabilities of the classes sum to one only within")
-    else:
-        assert found.shape == x.shape, f"the score of {tuple(x.shape)} has shape {tuple(found.shape)}"
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from scoresde_core import Noise
 from scoresde_run import Operator
-from . import exact
 from .candidate import Candidate, Skip, first_accepted
+from .expect import agree, is_like
 
 SHAPES = ((1, 8, 8), (3, 8, 8), (1, 16), (2,), (4,))
 
@@ -21,8 +21,8 @@ def is_linear(candidate: Candidate) -> None:
     """A (2 x - z / 2) = 2 A x - A z / 2, row by row."""
     operator, _, x, _ = _fitted(candidate)
     found, z = operator.apply(x), x.flip(0)
-    exact.agree(operator.apply(2 * x - z / 2), 2 * found - found.flip(0) / 2, 1e-9, "A (2 x - z / 2) is off by")
-    exact.agree(operator.apply(x[1:2]), found[1:2], 1e-9, "a row of A x alone differs by")
+    agree(operator.apply(2 * x - z / 2), 2 * found - found.flip(0) / 2, 1e-9, "A (2 x - z / 2) is off by")
+    agree(operator.apply(x[1:2]), found[1:2], 1e-9, "a row of A x alone differs by")
 
 
 def adjoint_is_the_transpose(candidate: Candidate) -> None:
@@ -30,11 +30,10 @@ def adjoint_is_the_transpose(candidate: Candidate) -> None:
     operator, shape, x, y = _fitted(candidate)
     for dtype, most in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
         ahead, back = operator.apply(x.to(dtype)), operator.adjoint(y.to(dtype), shape)
-        for what, found, like in (("A x", ahead, y), ("A^T y", back, x)):
-            told, wanted = f"{found.dtype} {tuple(found.shape)}", f"{dtype} {tuple(like.shape)}"
-            assert (found.shape, found.dtype) == (like.shape, dtype), f"{what} is {told}, expected {wanted}"
+        is_like("A x", ahead, y.shape, dtype)
+        is_like("A^T y", back, x.shape, dtype)
         left, right = (ahead * y).flatten(1).sum(1), (x * back).flatten(1).sum(1)
-        exact.agree(left, right, most, "<A x, y> and <x, A^T y> differ by")
+        agree(left, right, most, "<A x, y> and <x, A^T y> differ by")
 
 
 def spectrum_is_that_of_the_operator(candidate: Candidate) -> None:
@@ -43,9 +42,9 @@ def spectrum_is_that_of_the_operator(candidate: Candidate) -> None:
     if (spectrum := operator.spectrum(shape)) is None:
         raise Skip("it has no cheap spectrum")
     c = spectrum.coefficients(x)
-    exact.agree(spectrum.events(c, shape), x, 1e-8, "V V^T x differs from x by")
+    agree(spectrum.events(c, shape), x, 1e-8, "V V^T x differs from x by")
     both = spectrum.coefficients(operator.adjoint(operator.apply(x), shape))
-    exact.agree(both, spectrum.values.square() * c, 1e-8, "V^T A^T A x differs from s^2 V^T x by")
+    agree(both, spectrum.values.square() * c, 1e-8, "V^T A^T A x differs from s^2 V^T x by")
 
 
 def refuses_or_serves(candidate: Candidate) -> None:

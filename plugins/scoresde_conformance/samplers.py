@@ -14,6 +14,7 @@ from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 from .candidate import Candidate, Skip
 from .counterparts import FEW, samples_of, served, splits_alike
 from .exact import Mixture, PlainCorrector, PlainPredictor, Watched, gaussian
+from .expect import is_like
 
 KINDS_OF_EVENTS = (((2,), torch.float32), ((1, 4, 4), torch.float64), ((3, 4, 6), torch.float32))
 MANY = 400
@@ -59,9 +60,7 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
     for sde in _served(candidate):
         for shape, dtype in KINDS_OF_EVENTS:
             x = samples_of(short(candidate), sde, shape, 3, dtype=dtype)
-            found = (tuple(x.shape), x.dtype)
-            assert found == ((3, *shape), dtype), f"samples are {found}, expected {((3, *shape), dtype)}"
-            assert bool(x.isfinite().all()), f"samples of shape {shape} are not finite"
+            is_like("the tensor of samples", x, (3, *shape), dtype)
 
 
 def starts_from_the_latent(candidate: Candidate) -> None:
@@ -84,18 +83,13 @@ def counts_evaluations(candidate: Candidate) -> None:
 
 def tells_of_its_steps(candidate: Candidate) -> None:
     """An observer is called at least once, and the step count does not decrease."""
-    heard: list[int] = []
-    sample(
-        Watched(gaussian(event=(3,)), next(_served(candidate))), short(candidate), 4,
-        observe=lambda done, total, x: heard.append(done),
-    )  # fmt: skip
+    model, heard = Watched(gaussian(event=(3,)), next(_served(candidate))), list[int]()
+    sample(model, short(candidate), 4, observe=lambda done, total, x: heard.append(done))
     assert heard, "observe was never called"
     assert heard == sorted(heard), f"observe was called for steps {heard}, expected numbers that do not decrease"
 
 
 class _Recorded(Noise):
-    """Noise that records the keys of all draws."""
-
     keys: list[tuple[int | str, str, int]]
 
     def draw(self, step: int | str, purpose: str, draw: int = 0) -> Tensor:
@@ -159,8 +153,6 @@ def _with_steps(candidate: Candidate) -> Iterator[tuple[Sampler, SDE, list[tuple
 
 @attrs.frozen(eq=False)
 class _RecordedPredictor(Predictor):
-    """The suite's own predictor, recording its steps."""
-
     heard: list[tuple[str, Step]]
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
@@ -183,8 +175,6 @@ class _Remembering(MultistepPredictor):
 
 @attrs.frozen(eq=False)
 class _RecordedCorrector(Corrector):
-    """The suite's own corrector, recording its steps."""
-
     heard: list[tuple[str, Step]]
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ published discretisation need not be exact, so it is compared with the SDE in th
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import partialmethod, wraps
+from itertools import product
 from typing import Any
 
 import attrs
@@ -19,16 +20,13 @@ import torch
 from torch import Tensor
 from scoresde_core import SDE, GaussianPrior
 from .candidate import Candidate, Check, Skip
-from .exact import agree
-from .wide import is_still_at_its_observation as is_still_at_its_observation
-from .wide import matrices_solve_the_moment_equations as matrices_solve_the_moment_equations
-from .wide import simulation_ends_in_the_prior as simulation_ends_in_the_prior
+from .expect import agree
 
 STEPS, ENTRIES = 50_000, 10_000
 """Steps of a chain and entries of a table at which both must agree with the SDE."""
 CHAIN = 5e-3
 """Allowed relative error of a chain of that many steps."""
-PROBES = (0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.0)
+COEFFICIENTS = ("alpha", "sigma", "drift_rate", "diffusion")
 
 
 class _Entry(SDE):
@@ -37,26 +35,20 @@ class _Entry(SDE):
     def __init__(self, sde: SDE, index: int) -> None:
         self.sde, self.index, self.t_min, self.t_max = sde, index, sde.t_min, sde.t_max
 
-    def _own(self, value: Tensor, t: Tensor) -> Tensor:
-        flat = value.flatten(t.ndim)
+    def _own(self, name: str, t: Tensor) -> Tensor:
+        return self._entry(getattr(self.sde, name)(t).flatten(t.ndim))
+
+    def _entry(self, flat: Tensor) -> Tensor:
         return flat[..., min(self.index, flat.shape[-1] - 1)]
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return self._own(self.sde.alpha(t), t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self._own(self.sde.sigma(t), t)
-
-    def drift_rate(self, t: Tensor) -> Tensor:
-        return self._own(self.sde.drift_rate(t), t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return self._own(self.sde.diffusion(t), t)
+    alpha: Any = partialmethod(_own, "alpha")
+    sigma: Any = partialmethod(_own, "sigma")
+    drift_rate: Any = partialmethod(_own, "drift_rate")
+    diffusion: Any = partialmethod(_own, "diffusion")
 
     @property
     def prior(self) -> GaussianPrior:
-        std = torch.as_tensor(self.sde.prior.std).flatten()
-        return GaussianPrior(std=float(std[min(self.index, len(std) - 1)]))
+        return GaussianPrior(std=float(self._entry(torch.as_tensor(self.sde.prior.std).flatten())))
 
 
 def _entries(candidate: Candidate) -> list[SDE]:
@@ -92,13 +84,10 @@ def _times(sde: SDE, count: int = 201) -> Tensor:
 
 
 def _panels(sde: SDE) -> Tensor:
-    """Return ends of panels from t_min to t_signal, including the probes; panels shrink towards both ends."""
-    rising = torch.linspace(math.log(sde.t_min), math.log(0.5), 60, dtype=torch.float64).exp()
-    falling = 1 - torch.linspace(math.log(1e-7), math.log(0.5), 80, dtype=torch.float64).exp()
-    probes = torch.tensor([sde.t_min, *PROBES, sde.t_signal], dtype=torch.float64)
-    ends = torch.cat([rising, falling, probes]).sort().values
-    ends = ends[(ends >= sde.t_min) & (ends <= sde.t_signal)]
-    return ends[torch.cat([ends.diff() > 1e-12, torch.tensor([True])])]
+    """Return ends of panels from t_min to t_signal; panels shrink towards both ends."""
+    first, last = torch.tensor([sde.t_min, min(sde.t_signal, 1 - 1e-7)], dtype=torch.float64).logit().tolist()
+    inner = torch.linspace(first, last, 150, dtype=torch.float64).sigmoid()
+    return torch.cat([inner.clamp(sde.t_min, sde.t_signal), inner.new_tensor([sde.t_signal])]).sort().values
 
 
 def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,12 +101,21 @@ def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
     return ends[1:], sums[0], sums[1]
 
 
+def _fits(told: str, t: Tensor, found: Tensor, expected: Tensor, slack: Tensor | float, source: str = "") -> None:
+    """Two functions of ``t`` differ by at most ``slack``; else ``told``, with the worst time, begins the sentence."""
+    beyond = ((found - expected).abs() - slack).nan_to_num(math.inf)
+    k = int(beyond.argmax())
+    where = told.format(float(t[k]))
+    assert float(beyond[k]) <= 0, f"{where} is {float(found[k]):.8g}, expected {float(expected[k]):.8g}{source}"
+
+
 @_of_each_entry
 def alpha_fits_the_drift(sde: SDE) -> None:
     """alpha solves d alpha/dt = f alpha, to 1e-6."""
     t, drift, _ = _integrals(sde)
-    start = torch.tensor(sde.t_min, dtype=torch.float64)
-    _close("alpha", t, sde.alpha(t), sde.alpha(start) * drift.exp(), "drift_rate", "exp of its integral")
+    expected = sde.alpha(torch.tensor(sde.t_min, dtype=torch.float64)) * drift.exp()
+    told = "drift_rate disagrees with alpha: at t = {:.4g} alpha"
+    _fits(told, t, sde.alpha(t), expected, 1e-6 * expected, " from exp of its integral")
 
 
 @_of_each_entry
@@ -125,23 +123,9 @@ def sigma_fits_the_diffusion(sde: SDE) -> None:
     """sigma^2 solves d sigma^2/dt = 2 f sigma^2 + g^2, to 1e-6."""
     t, _, growth = _integrals(sde)
     start = torch.tensor(sde.t_min, dtype=torch.float64)
-    ratio = (sde.sigma(start) / sde.alpha(start)).square()
-    _close("sigma", t, sde.sigma(t), sde.alpha(t) * (ratio + growth).sqrt(), "diffusion", "the moment equation")
-
-
-def _worst(error: Tensor) -> tuple[int, float]:
-    """Return the index and the value of the largest error; NaN counts as infinite."""
-    error = error.nan_to_num(math.inf)
-    k = int(error.argmax())
-    return k, float(error[k])
-
-
-def _close(name: str, t: Tensor, found: Tensor, expected: Tensor, method: str, source: str) -> None:
-    k, error = _worst((found / expected - 1).abs())
-    assert error <= 1e-6, (
-        f"{method} disagrees with {name}: at t = {float(t[k]):.4g} {name} is {float(found[k]):.8g}, "
-        f"but {source} gives {float(expected[k]):.8g}"
-    )
+    expected = sde.alpha(t) * ((sde.sigma(start) / sde.alpha(start)).square() + growth).sqrt()
+    told = "diffusion disagrees with sigma: at t = {:.4g} sigma"
+    _fits(told, t, sde.sigma(t), expected, 1e-6 * expected, " from the moment equation")
 
 
 @_of_each_entry
@@ -169,12 +153,9 @@ def noise_grows(sde: SDE) -> None:
 def log_noise_ratio_is_of_alpha_and_sigma(sde: SDE) -> None:
     """log_noise_ratio is log(sigma / alpha), to 1e-9."""
     t = _times(sde)
-    found, expected = sde.log_noise_ratio(t), sde.sigma(t).log() - sde.alpha(t).log()
-    k, error = _worst((found - expected).abs())
-    assert error <= 1e-9 * (1 + float(expected.abs().max())), (
-        f"log_noise_ratio disagrees with alpha and sigma: at t = {float(t[k]):.4g} it is {float(found[k]):.8g}, "
-        f"but log(sigma / alpha) is {float(expected[k]):.8g}"
-    )
+    expected = sde.sigma(t).log() - sde.alpha(t).log()
+    told = "log_noise_ratio disagrees with alpha and sigma: at t = {:.4g} it"
+    _fits(told, t, sde.log_noise_ratio(t), expected, 1e-9 * (1 + float(expected.abs().max())), ", log(sigma / alpha)")
 
 
 @_of_each_entry
@@ -184,12 +165,8 @@ def time_at_inverts_the_noise(sde: SDE) -> None:
         ends = math.log(t_min or sde.t_min), math.log(sde.t_signal)
         t = torch.linspace(*ends, 201, dtype=torch.float64).exp()
         given = f", t_min={t_min:.3g}" if t_min else ""
-        found = sde.time_at(sde.sigma(t).log() - sde.alpha(t).log(), t_min)
-        k, error = _worst((found / t - 1).abs())
-        assert error <= 1e-6, (
-            f"time_at disagrees with alpha and sigma: at log(sigma / alpha) of t = {float(t[k]):.8g}{given} "
-            f"it is {float(found[k]):.8g}"
-        )
+        told = f"time_at disagrees with alpha and sigma: at log(sigma / alpha) of t = {{:.8g}}{given} it"
+        _fits(told, t, sde.time_at(sde.sigma(t).log() - sde.alpha(t).log(), t_min), t, 1e-6 * t)
         beyond = sde.time_at(torch.tensor([-50.0, 50.0], dtype=torch.float64), t_min).tolist()
         lowest, highest = (t_min or sde.t_min) * (1 - 1e-6), sde.t_max + 1e-6
         assert lowest <= beyond[0] <= beyond[1] <= highest, f"time_at leaves [t_min, t_max]{given}: {beyond}"
@@ -244,28 +221,22 @@ def prior_density_is_normal(sde: SDE) -> None:
 def keeps_dtype_and_device(sde: SDE) -> None:
     """Functions of t return the shape, dtype and device of t."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        for dtype in (torch.float32, torch.float64):
-            for t in (
-                torch.full((), 0.5, device=device, dtype=dtype),
-                torch.full((3,), 0.5, device=device, dtype=dtype),
-            ):
-                for name in ("alpha", "sigma", "drift_rate", "diffusion"):
-                    value = getattr(sde, name)(t)
-                    found = (tuple(value.shape), value.dtype, value.device.type)
-                    expected = (tuple(t.shape), dtype, device)
-                    assert found == expected, f"{name}(t) is {found}, expected {expected}, as t is"
+    for device, dtype, shape in product(devices, (torch.float32, torch.float64), ((), (3,))):
+        t = torch.full(shape, 0.5, device=device, dtype=dtype)
+        for name in COEFFICIENTS:
+            value = getattr(sde, name)(t)
+            found, expected = (tuple(value.shape), value.dtype, value.device.type), (shape, dtype, device)
+            assert found == expected, f"{name}(t) is {found}, expected {expected}, as t is"
 
 
 @_of_each_entry
 def is_accurate_in_float32(sde: SDE) -> None:
     """Near t_min, float32 agrees with float64 to 2e-5: no cancellation (expm1 instead of 1 - exp)."""
     t = _times(sde).float()
-    for name in ("alpha", "sigma", "drift_rate", "diffusion"):
+    for name in COEFFICIENTS:
         found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
-        k, error = _worst((found - expected).abs() / expected.abs().clamp_min(1e-12))
-        assert error <= 2e-5, (
-            f"{name}({float(t[k]):.3g}) is {float(found[k]):.7g} in float32, {float(expected[k]):.7g} in float64"
+        _fits(
+            f"{name}({{:.3g}}) in float32", t, found, expected, 2e-5 * expected.abs().clamp_min(1e-12), " from float64"
         )
 
 
@@ -321,19 +292,16 @@ def chain_tends_to_the_sde(sde: SDE) -> None:
     inside = (t.clamp(sde.t_min, sde.t_max) for t in shifts)
     rates = [(sde.drift_rate(t), sde.diffusion(t)) for t in inside]
     drifts, diffusions = (torch.stack(parts) for parts in zip(*rates, strict=True))
-    largest = float(drifts.abs().max())
-    for name, values, allowed in (
-        ("the drift of discretize", chain.drift[inner] / dt, drifts),
-        ("the scale - 1 of transition", (exact.scale[inner] - 1) / dt, drifts),
-        ("the std of discretize", chain.std[inner] / dt.sqrt(), diffusions),
-        ("the std of transition", exact.std[inner] / dt.sqrt(), diffusions),
-        ("the backward_std of transition", exact.backward_std[inner] / dt.sqrt(), diffusions),
+    for name, values, rate, allowed in (
+        ("the drift of discretize", chain.drift[inner] / dt, "drift_rate", drifts),
+        ("the scale - 1 of transition", (exact.scale[inner] - 1) / dt, "drift_rate", drifts),
+        ("the std of discretize", chain.std[inner] / dt.sqrt(), "diffusion", diffusions),
+        ("the std of transition", exact.std[inner] / dt.sqrt(), "diffusion", diffusions),
+        ("the backward_std of transition", exact.backward_std[inner] / dt.sqrt(), "diffusion", diffusions),
     ):
-        slack = CHAIN * (largest if allowed is drifts else diffusions[1])
-        k, beyond = _worst(torch.maximum(allowed.amin(0) - slack - values, values - allowed.amax(0) - slack))
-        assert beyond <= 1e-9, (
-            f"{name} disagrees with {'drift_rate' if allowed is drifts else 'diffusion'}: in {STEPS} steps it gives "
-            f"{float(values[k]):.6g} at t = {float(now[k]):.4g}, expected {float(allowed[1, k]):.6g}"
+        size = drifts.abs().max() if allowed is drifts else diffusions[1]
+        _within(
+            f"{name} disagrees with {rate}: in {STEPS} steps at t = {{:.4g}} it", now, values, allowed, CHAIN * size
         )
 
 
@@ -343,13 +311,15 @@ def discrete_levels_tend_to_the_sde(sde: SDE) -> None:
     t = torch.linspace(0.1, 0.95, 18, dtype=torch.float64)
     table = sde.discrete_level(t, ENTRIES)
     for name in ("alpha", "sigma"):
-        value = getattr(table, name)
         around = torch.stack([getattr(sde, name)(t + side * 5 / ENTRIES) for side in (-1, 0, 1)])
-        k, beyond = _worst(torch.maximum(around.amin(0) - value, value - around.amax(0)))
-        assert beyond <= 1e-9, (
-            f"discrete_level disagrees with {name}: at t = {float(t[k]):.2g} of {ENTRIES} scales it is "
-            f"{float(value[k]):.6g}, more than 5 entries away from {float(around[1, k]):.6g}"
-        )
+        told = f"discrete_level disagrees with {name}: of {ENTRIES} scales, up to 5 entries from t = {{:.2g}}, it"
+        _within(told, t, getattr(table, name), around)
+
+
+def _within(told: str, t: Tensor, found: Tensor, around: Tensor, slack: Tensor | float = 0.0) -> None:
+    """A function of ``t`` lies between the least and the largest of those ``around`` it, but for ``slack``."""
+    low, high = around.amin(0), around.amax(0)
+    _fits(told, t, found, 0.5 * (low + high), 0.5 * (high - low) + slack + 1e-9)
 
 
 def _uniform(sde: SDE, steps: int) -> Tensor:

@@ -11,7 +11,8 @@ from scoresde_core import KINDS, Draw, Level, Sampler, Schedule, ScoreSDEError, 
 from scoresde_core.steps import Corrector, Past, Predictor, advance
 from .candidate import Candidate, Skip
 from .counterparts import FEW, pairs, sdes, splits_alike
-from .exact import PlainSampler, Watched, agree, gaussian, times_between
+from .exact import PlainSampler, Watched, gaussian, times_between
+from .expect import agree, is_like
 
 SHAPES: tuple[tuple[tuple[int, ...], torch.dtype], ...] = (((5, 2), torch.float32), ((5, 3, 4, 4), torch.float64))
 STEPS = 12
@@ -28,11 +29,9 @@ def step_of(part: Predictor | Corrector) -> Take:
 
 def has_a_mean_without_noise(candidate: Candidate) -> None:
     """Noise drawn after the last evaluation is in the state and not in the mean."""
-    late = 0
-    for part, sde in pairs(candidate):
-        step, x = Schedule(sde, times_between(sde, STEPS))[3], torch.randn(4, 2, dtype=torch.float64)
-        late += _late_noise_is_apart(step_of(part), x, step)
-    if not late:
+    x = torch.randn(4, 2, dtype=torch.float64)
+    steps = ((part, Schedule(sde, times_between(sde, STEPS))[3]) for part, sde in pairs(candidate))
+    if not sum([_late_noise_is_apart(step_of(part), x, step) for part, step in steps]):
         raise Skip("it draws no noise after its last evaluation")
 
 
@@ -98,9 +97,7 @@ def keeps_shape_and_dtype(candidate: Candidate) -> None:
 def are_like(x: Tensor, state: Tensor, mean: Tensor, where: str) -> None:
     """A state and its mean are finite, with the shape and dtype of ``x``."""
     for name, value in (("state", state), ("mean", mean)):
-        found, expected = (tuple(value.shape), value.dtype), (tuple(x.shape), x.dtype)
-        assert found == expected, f"the {name} is {found} {where}, expected {expected}, as x is"
-        assert bool(value.isfinite().all()), f"the {name} is not finite {where}"
+        is_like(f"the {name} {where}", value, x.shape, x.dtype)
 
 
 def takes_a_time_per_row(candidate: Candidate) -> None:
@@ -113,7 +110,8 @@ def takes_a_time_per_row(candidate: Candidate) -> None:
             _several(take, x[row : row + 1], schedule.steps, [z[row : row + 1] for z in noises])
             for row, schedule in enumerate(schedules)
         ]
-        together = _several(take, x, _by_row(schedules), noises)
+        stacked = [_by_row(steps) for steps in zip(*(schedule.steps for schedule in schedules), strict=True)]
+        together = _several(take, x, stacked, noises)
         for name, value, rows in zip(("state", "mean"), together, zip(*alone, strict=True), strict=True):
             what = f"after {len(noises)} steps with one time per row the {name} is off that of each row's own steps by"
             agree(value, torch.cat(rows), 1e-9 * float(value.abs().max()), what)
@@ -126,23 +124,16 @@ def _several(take: Take, x: Tensor, steps: Sequence[Step], noises: Sequence[Tens
     return x, mean
 
 
-def _by_row(schedules: list[Schedule]) -> list[Step]:
-    """Return steps with columns (rows, 1, 1): row r makes the steps of ``schedules[r]``."""
-
-    def stacked(steps: tuple[Step, ...]) -> Step:
-        def column(values: list[Any]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
-
-        def level(which: str) -> Level:
-            levels = [getattr(step, which) for step in steps]
-            return Level(*(column([getattr(level, name) for level in levels]) for name in ("t", "alpha", "sigma")))
-
-        apart = ("index", "count", "now", "next", "sde")
-        numbers = [field.name for field in attrs.fields(Step) if field.name not in apart]
-        columns: dict[str, Any] = {name: column([getattr(step, name) for step in steps]) for name in numbers}
-        return attrs.evolve(steps[0], now=level("now"), next=level("next"), **columns)
-
-    return [stacked(steps) for steps in zip(*(schedule.steps for schedule in schedules), strict=True)]
+def _by_row(steps: Sequence[Any]) -> Any:
+    """Return a step, or a level, whose numbers are columns (rows, 1, 1) of those of ``steps``."""
+    columns: dict[str, Any] = {}
+    for field in attrs.fields(type(steps[0])):
+        values = [getattr(step, field.name) for step in steps]
+        if isinstance(values[0], float):
+            columns[field.name] = torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
+        elif isinstance(values[0], Level):
+            columns[field.name] = _by_row(values)
+    return attrs.evolve(steps[0], **columns)
 
 
 def steps_split_alike(candidate: Candidate) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from scoresde_core import DATA, Level, Target
 from .candidate import Candidate, Skip
-from .exact import agree, directions_of, is_zero
+from .exact import directions_of
+from .expect import agree, is_like, is_zero
 
 FAR = 1e3
 """Standard deviations of noise under which a target is effectively Gaussian."""
@@ -46,8 +47,7 @@ def samples_follow_the_seed(candidate: Candidate) -> None:
     """``sample`` gives n finite events of the shape, the same for the same seed and others for another."""
     target: Target = candidate.component
     first, again, other = (target.sample(16, seed=seed) for seed in (1, 1, 2))
-    assert first.shape == (16, *target.shape), f"sample(16) has shape {tuple(first.shape)}, events {target.shape}"
-    assert bool(first.isfinite().all()), "samples are not finite"
+    is_like("sample(16)", first, (16, *target.shape), first.dtype)
     assert torch.equal(first, again), "two draws with seed 1 differ"
     assert not torch.equal(first, other), "seeds 1 and 2 give the same draws"
 
@@ -69,21 +69,17 @@ def score_is_the_gradient(candidate: Candidate) -> None:
 def score_fits_the_samples(candidate: Candidate) -> None:
     """At every level, score + eps/sigma is uncorrelated with the score and with x along random directions."""
     target, samples = _exact(candidate), _count(candidate)
-    directions = directions_of(target)
+    directions = directions_of(target).T
     for level in LEVELS:
         x, eps = _perturbed(target, level, samples)
         score = target.score(x, level).flatten(1)
         rest = score + eps.flatten(1) / level.sigma
-        is_zero(
-            (rest * score).sum(1),
-            f"score + eps / sigma at sigma = {level.sigma} is correlated with score: their mean product",
-        )
-        along, mean = rest @ directions.T, x.flatten(1).mean(0)
-        product = f"score + eps / sigma at sigma = {level.sigma} is correlated with x: their mean product"
-        for k, slope in enumerate(along.T):
-            is_zero(slope, f"the mean of score at sigma = {level.sigma}, along direction {k},")
-            offset = (x.flatten(1) - mean) @ directions[k]
-            is_zero(slope * offset, f"{product} along direction {k}")
+        along, offset = rest @ directions, (x.flatten(1) - x.flatten(1).mean(0)) @ directions
+        at = f"at sigma = {level.sigma}"
+        related = f"score + eps / sigma {at} is correlated with"
+        is_zero((rest * score).sum(1), f"{related} score: their mean product")
+        is_zero(along, f"the mean of score {at}, along direction {{}},")
+        is_zero(along * offset, f"{related} x: their mean product along direction {{}}")
 
 
 def moments_are_those_of_samples(candidate: Candidate) -> None:
@@ -96,9 +92,8 @@ def moments_are_those_of_samples(candidate: Candidate) -> None:
     directions = directions_of(target)
     offsets = (target.sample(samples, seed=4).double().flatten(1) - mean) @ directions.T
     variances = ((directions @ covariance) * directions).sum(1)
-    for k in range(len(directions)):
-        is_zero(offsets[:, k], f"the mean of moments along direction {k}")
-        is_zero(offsets[:, k].square() - variances[k], f"the variance of moments along direction {k}")
+    is_zero(offsets, "the mean of moments along direction {}")
+    is_zero(offsets.square() - variances, "the variance of moments along direction {}")
 
 
 def moments_are_those_of_the_score(candidate: Candidate) -> None:
@@ -136,11 +131,8 @@ def density_is_normalised(candidate: Candidate) -> None:
         squared = torch.cdist(x.flatten(1), level.alpha * centres).square()
         logs = -squared / (2 * level.sigma**2) - 0.5 * size * math.log(2 * math.pi * level.sigma**2)
         ratios = (logs - target.log_prob(x, level).unsqueeze(1)).exp()
-        for ratio in ratios:
-            is_zero(
-                ratio - 1,
-                f"exp(log_prob) at sigma = {level.sigma}, relative to the mean of N(x; alpha x_0, sigma^2 I),",
-            )
+        told = f"exp(log_prob) at sigma = {level.sigma}, relative to the mean of N(x; alpha x_0, sigma^2 I),"
+        is_zero(ratios.T - 1, told)
 
 
 def entropy_is_the_mean_surprise(candidate: Candidate) -> None:
@@ -148,13 +140,10 @@ def entropy_is_the_mean_surprise(candidate: Candidate) -> None:
     target, samples = _exact(candidate), _count(candidate)
     entropy = target.entropy()
     surprise = -target.log_prob(target.sample(samples, seed=5).double())
-    found = float(surprise.mean())
     # A constant density has no statistical error, but float32 samples and float64 arithmetic round.
-    error = math.hypot(float(surprise.std()) / math.sqrt(samples), entropy.stderr) + 1e-9 * (1 + abs(found))
-    assert abs(found - entropy.value) <= 4 * error, (
-        f"entropy is {entropy.value:.6g}, but the mean of -log_prob over samples is {found:.6g}, "
-        f"with a standard error of {error:.2g}"
-    )
+    rounding = 1e-9 * (1 + abs(entropy.value))
+    told = f"the mean of -log_prob over samples, from the entropy {entropy.value:.6g},"
+    is_zero(surprise - entropy.value, told, entropy.stderr + rounding)
 
 
 def takes_a_level_per_row(candidate: Candidate) -> None:
@@ -162,36 +151,41 @@ def takes_a_level_per_row(candidate: Candidate) -> None:
     target = _exact(candidate)
     rows = LEVELS[:3]
     x = torch.cat([_perturbed(target, level, 1)[0] for level in rows])
-    shape = (-1, *[1] * len(target.shape))
-    columns = torch.tensor([(v.t, v.alpha, v.sigma) for v in rows], dtype=torch.float64).T
-    stacked = Level(*(column.reshape(shape) for column in columns))
+    table = torch.tensor([(level.t, level.alpha, level.sigma) for level in rows], dtype=torch.float64)
+    stacked = Level(*(column.reshape(-1, *[1] * len(target.shape)) for column in table.T))
     for name in ("score", "log_prob"):
         ask = getattr(target, name)
-        expected = torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(rows)])
-        zero_dim = [Level(*(torch.tensor(v, dtype=torch.float64) for v in (u.t, u.alpha, u.sigma))) for u in rows]
-        each = torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(zero_dim)])
-        for how, found in (("one value per row", ask(x, stacked)), ("0-dim tensors", each)):
-            _agree(found, expected, 1e-9, f"{name} at levels of {how} is off that at floats by")
+        floats, tensors = (
+            torch.cat([ask(x[k : k + 1], level) for k, level in enumerate(levels)])
+            for levels in (rows, [Level(*row) for row in table])
+        )
+        for how, found in (("one value per row", ask(x, stacked)), ("0-dim tensors", tensors)):
+            _agree(found, floats, 1e-9, f"{name} at levels of {how} is off that at floats by")
+
+
+def _with_components(candidate: Candidate) -> tuple[Target, Tensor, Tensor]:
+    """Return the target, its weights and samples; :class:`Skip` without components."""
+    target = _exact(candidate)
+    weights = target.modes()
+    if weights is None:
+        raise Skip("it has no components")
+    return target, weights, target.sample(_count(candidate), seed=7).double()
 
 
 def components_share_the_samples(candidate: Candidate) -> None:
     """Weights and responsibilities sum to one, and the responsibilities of samples average to the weights."""
-    target, samples = _exact(candidate), _count(candidate)
-    weights = target.modes()
-    if weights is None:
-        raise Skip("it has no components")
+    target, weights, data = _with_components(candidate)
     assert abs(float(weights.sum()) - 1) <= 1e-6, f"modes sum to {float(weights.sum())}, expected 1"
-    shares = target.responsibilities(target.sample(samples, seed=7).double())
-    assert shares.shape == (samples, len(weights)), f"responsibilities have shape {tuple(shares.shape)}"
+    shares = target.responsibilities(data)
+    is_like("responsibilities", shares, (len(data), len(weights)), shares.dtype)
     agree(shares.sum(1), 1, 1e-5, "responsibilities sum to one only within")
-    for k, weight in enumerate(weights.to(shares)):
-        # A rare component receives few samples: its error is that of the binomial law.
-        error = math.sqrt(float(weight * (1 - weight)) / samples) + 1e-9
-        off = (float(shares[:, k].mean()) - float(weight)) / error
-        assert abs(off) <= 4, (
-            f"component {k} has {float(shares[:, k].mean()):.4f} of the responsibilities of samples, "
-            f"but {float(weight):.4f} in modes"
-        )
+    # A rare component receives few samples: its error is that of the binomial law.
+    found, error = shares.mean(0), (weights * (1 - weights) / len(data)).sqrt() + 1e-9
+    k = int(((found - weights) / error).abs().argmax())
+    assert abs(float(found[k] - weights[k])) <= 4 * float(error[k]), (
+        f"component {k} has {float(found[k]):.4f} of the responsibilities of samples, "
+        f"but {float(weights[k]):.4f} in modes"
+    )
 
 
 def components_are_told_from_noisy_events(candidate: Candidate) -> None:
@@ -199,26 +193,19 @@ def components_are_told_from_noisy_events(candidate: Candidate) -> None:
 
     r_k(x_t) = E[r_k(x_0) | x_t]: the difference has the mean 0 and is uncorrelated with r_k(x_t).
     """
-    target, samples = _exact(candidate), _count(candidate)
-    weights = target.modes()
-    if weights is None:
-        raise Skip("it has no components")
+    target, _, data = _with_components(candidate)
     if type(target).log_responsibilities is Target.log_responsibilities:
         raise Skip("it has no log_responsibilities, which guidance by classes needs")
-    data = target.sample(samples, seed=7).double()
     found, expected = target.log_responsibilities(data).exp(), target.responsibilities(data)
     agree(found, expected, 1e-9, "exp(log_responsibilities) of clean data is off responsibilities by")
-    clean = target.responsibilities(target.sample(samples, seed=3).double())
+    clean = target.responsibilities(target.sample(len(data), seed=3).double())
     for level in LEVELS[:2]:  # at higher levels all events look alike
-        x, _ = _perturbed(target, level, samples)
+        x, _ = _perturbed(target, level, len(data))
         noisy = target.log_responsibilities(x, level).exp()
         agree(noisy.sum(1), 1, 1e-5, f"log_responsibilities at sigma = {level.sigma} sum to one only within")
-        for k in range(len(weights)):
-            rest = clean[:, k] - noisy[:, k]
-            is_zero(rest, f"log_responsibilities of component {k} at sigma = {level.sigma}: their mean share")
-            is_zero(
-                rest * noisy[:, k], f"log_responsibilities of component {k} at sigma = {level.sigma}: their mean square"
-            )
+        told = f"log_responsibilities of component {{}} at sigma = {level.sigma}: their mean"
+        is_zero(clean - noisy, f"{told} share")
+        is_zero((clean - noisy) * noisy, f"{told} square")
 
 
 def answers_in_its_dtype(candidate: Candidate) -> None:

@@ -86,7 +86,7 @@ class DequantizerTrainer(Trainer):
     def sample(self) -> Tensor:
         """u for the first images of the stream, in the model's units: middle grey is the middle of a cell."""
         images = next(self.batches.stream(0)).x[: self.plan.config.sampling.n]
-        u, _ = self.averaged().network(images, self._draws("picture", len(images)).normal(images.float()))
+        u, _ = self.averaged().network(images, self.batches.draws("picture", len(images)).normal(images.float()))
         drawn: Tensor = self.plan.model.units.encode(2 * u - 1)
         return drawn.cpu()
 

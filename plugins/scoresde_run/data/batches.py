@@ -92,23 +92,14 @@ def order(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=generator)
 
 
-@attrs.frozen
-class Order:
-    """The indices of batch k, for any k."""
-
-    seed: int
-    size: int
-    batch_size: int
-
-    def batch(self, k: int) -> Tensor:
-        """(batch_size,) indices."""
-        position, end, parts = k * self.batch_size, (k + 1) * self.batch_size, []
-        while position < end:
-            epoch, offset = divmod(position, self.size)
-            taken = order(self.seed, epoch, self.size)[offset : offset + end - position]
-            parts.append(taken)
-            position += len(taken)
-        return torch.cat(parts)
+def chosen(seed: int, size: int, start: int, stop: int) -> Tensor:
+    """The indices at the positions ``start`` to ``stop`` of the stream of ``size`` events."""
+    parts: list[Tensor] = []
+    while start < stop:
+        epoch, offset = divmod(start, size)
+        parts.append(order(seed, epoch, size)[offset : offset + stop - start])
+        start += len(parts[-1])
+    return torch.cat(parts)
 
 
 class Batches:
@@ -160,7 +151,6 @@ class Batches:
         for name, values in self.known.items():
             if len(values) != self.size:
                 raise UsageError(f"{dataset} has {self.size} events in its {split} split, but {len(values)} {name}")
-        self.order = Order(seed, self.size, batch_size)
 
     def _known(self, dataset: Dataset, split: Split, needs: tuple[str, ...]) -> dict[str, Tensor]:
         found = dataset.known(split) if needs else {}
@@ -188,20 +178,20 @@ class Batches:
                 found.add(name)
         return frozenset(found)
 
-    def draws(self, k: int | str, count: int | None = None) -> Draws:
-        """The random numbers of this process's rows of batch ``k``; the loss uses them too, for other purposes."""
-        count = self.count if count is None else count
-        return Draws(self.seed, k, count, start=self.start, total=self.batch_size, device=self.device)
+    def draws(self, k: int | str, count: int, row: int = 0) -> Draws:
+        """The random numbers of ``count`` of this process's rows of batch ``k``, from ``row`` on, also of the loss."""
+        return Draws(self.seed, k, count, start=self.start + row, total=self.batch_size, device=self.device)
 
     def indices(self, k: int) -> Tensor:
         """The indices (count,) of this process's events in batch ``k``."""
-        return self.order.batch(k)[self.start : self.start + self.count]
+        first = k * self.batch_size + self.start
+        return chosen(self.seed, self.size, first, first + self.count)
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Yield this process's share of batch ``start``, ``start`` + 1, ... without end, float32 on the device."""
         steps = itertools.count(start)
         for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
-            yield self._batch(events, self.indices(k), self.draws(k))
+            yield self._batch(events, self.indices(k), self.draws(k, self.count))
 
     def once(self) -> Iterator[Batch]:
         """Yield this process's share of one pass in the stored order; the last batch may be short."""
@@ -218,7 +208,6 @@ class Batches:
         return Batch(self.preprocessing(events, draws), known)
 
     def _fetch(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Yield the stored events at each batch of indices, on the device."""
         if isinstance(self.events, Tensor) and self.resident:
             for indices in batches:
                 yield self.events[self._moved(indices)]

@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class _Cache:
-    """Caches values derived from this object."""
-
     _values: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def once(self, name: Hashable, compute: Callable[[], T]) -> T:

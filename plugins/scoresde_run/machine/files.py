@@ -193,7 +193,6 @@ def _delete(path: Path) -> None:
 
 
 def _is(path: Path, descriptor: int) -> bool:
-    """Whether ``path`` is what was opened as ``descriptor``."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

@@ -93,7 +93,6 @@ class Arrays:
             return _header(file, member.file_size, name)
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
-        """An array of numbers."""
         import numpy as np
 
         _check_numbers(*self.header(name), name)

@@ -236,7 +236,6 @@ _KINDS = {
 
 
 def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:
-    """Read the mapping in a file, and check its format."""
     try:
         data = document.load(inputs.text(folder / name))
     except (OSError, UnicodeDecodeError) as error:
@@ -263,7 +262,6 @@ def _section(cls: type, data: Any, label: str) -> Any:
 
 
 def _convert(kind: type, value: Any) -> Any:
-    """Build a section from its mapping, or a component from its text or mapping."""
     if kind in _SECTIONS:
         return _section(kind, value, _SECTIONS[kind])
     if kind is Spec:

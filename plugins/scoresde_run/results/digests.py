@@ -118,7 +118,6 @@ def _libraries() -> list[Path]:
 
 
 def _is_installed(path: Path) -> bool:
-    """Whether a path, with links resolved, is where packages are installed."""
     path = path.resolve()
     return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or any(map(path.is_relative_to, _libraries()))
 

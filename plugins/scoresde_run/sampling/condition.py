@@ -92,8 +92,6 @@ class _ConditionedPredictor(MultistepPredictor):
 
 @attrs.frozen
 class _ConditionedCorrector(Corrector):
-    """A corrector that imposes the known part after its step."""
-
     inner: Corrector
     observation: Observation
 

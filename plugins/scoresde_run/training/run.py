@@ -223,7 +223,6 @@ class TrainingRun:
         )
 
     def _record(self, event: Event) -> Event:
-        """Append ``event`` to the metrics."""
         if self.first:
             line, path = json.dumps({"step": event.step, **event.numbers}), self.folder / METRICS
             with files.writing(path), path.open("a", encoding="utf-8") as file:
@@ -302,5 +301,4 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def _implemented(hook: Any) -> Any:
-    """Return ``hook`` if a plugin implements it, else None."""
     return hook if hook.get_hookimpls() else None

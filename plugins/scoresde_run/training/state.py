@@ -127,18 +127,16 @@ def latest_step(folder: Path, up_to: int | None = None) -> int | None:
 
 def restore(state: TrainingState, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
     """Copy a saved state into ``state``, on its device and in its memory layout."""
-    own = _collect(state, optimizer=False)
-    found = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
-    check_fit(own, found, saved.folder)
+    own, parameters = dict(_places(state)), dict(state.network.named_parameters())
+    check_fit(own, {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}, saved.folder)
+    state.optimizer.state.clear()
     with torch.no_grad():
-        for name, value in _places(state):
-            value.copy_(tensors[name])
-    names = {p: name for name, p in state.network.named_parameters()}
-    slots = _slots(tensors)
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            found = slots.get(names[parameter], {})
-            state.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in found.items()}
+        for name, value in tensors.items():
+            if name in own:
+                own[name].copy_(value)
+            else:
+                _, slot, of = name.split(".", 2)
+                state.optimizer.state[parameters[of]][slot] = _like(parameters[of], value)
     # A run may begin from a state of another precision, which has no loss scale: ours is kept.
     state.scaler.load_state_dict(saved.scaler or state.scaler.state_dict())
     state.step, state.counted = saved.step, saved.counted
@@ -154,25 +152,12 @@ def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
     yield "losses", state.losses
 
 
-def _collect(state: TrainingState, optimizer: bool = True) -> dict[str, Tensor]:
-    """All tensors of a state."""
+def _collect(state: TrainingState) -> dict[str, Tensor]:
     tensors = dict(_places(state))
-    if optimizer:
-        names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
-        for parameter, slots in state.optimizer.state.items():
-            for slot, value in slots.items():
-                tensors[f"optimizer.{slot}.{names[parameter]}"] = value
+    names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
+    for parameter, slots in state.optimizer.state.items():
+        tensors |= {f"optimizer.{slot}.{names[parameter]}": value for slot, value in slots.items()}
     return tensors
-
-
-def _slots(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's tensors by parameter name, then slot."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, slot, parameter = name.split(".", 2)
-            found.setdefault(parameter, {})[slot] = value
-    return found
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class Trainer:
         """The loss of :meth:`averaged` on the first test events, at the same times and noise in every call."""
         model, sums = self.averaged().view(), torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(self._test):
-            losses = self._losses(model, batch, self._draws(f"evaluation {number}", len(batch.x)))
+            losses = self._losses(model, batch, self.batches.draws(f"evaluation {number}", len(batch.x)))
             sums[0] += losses.double().sum()
             sums[1] += len(batch.x)
         total, count = self.processes.total(sums).tolist()
@@ -231,10 +231,10 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = self.learning_rate(state.step)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        row = 0
-        for number, part in enumerate(batch.parts(parts)):
-            with self._unsynchronised(number < parts - 1):
-                draws = self._draws(state.step, len(part.x), row)
+        row, no_sync = 0, getattr(self._wrapped, "no_sync", contextlib.nullcontext)
+        for number, part in enumerate(batch.parts(parts)):  # the last averages gradients over processes
+            with no_sync() if number < parts - 1 else contextlib.nullcontext():
+                draws = self.batches.draws(state.step, len(part.x), row)
                 loss = self._losses(self._model, part, draws).mean() / parts
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -263,18 +263,6 @@ class Trainer:
                 told |= known.dropped(free, draws.uniform("known") >= self.config.known_dropout)
             model = model.given(**told)
         return self.plan.loss.per_sample(model, x, draws, **{name: batch.known[name] for name in self.plan.loss.needs})
-
-    def _draws(self, step: int | str, count: int, row: int = 0) -> Draws:
-        """The random numbers of ``count`` rows of this process's share, from ``row`` on."""
-        batches = self.batches
-        start = batches.start + row
-        return Draws(self.config.seed, step, count, start=start, total=batches.batch_size, device=self.device)
-
-    def _unsynchronised(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
-        """A context in which gradients are not averaged over processes, for all parts of a batch but the last."""
-        if wanted and isinstance(self._wrapped, nn.parallel.DistributedDataParallel):
-            return self._wrapped.no_sync()
-        return contextlib.nullcontext()
 
     def _fresh(self, network: nn.Module) -> TrainingState:
         config = self.config

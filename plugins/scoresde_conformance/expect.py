@@ -1,0 +1,53 @@
+"""What checks expect: tensors that agree, means of zero, refusals with a reason."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from .candidate import Skip
+
+T = TypeVar("T")
+
+
+def some(found: Iterable[T], reason: str) -> Iterator[T]:
+    """Yield what is found; :class:`Skip` with the reason if that is nothing."""
+    number = 0
+    for number, each in enumerate(found, 1):  # noqa: B007
+        yield each
+    if not number:
+        raise Skip(reason)
+
+
+def is_like(what: str, value: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """A tensor is finite, and has this shape and dtype."""
+    found, expected = (tuple(value.shape), value.dtype), (tuple(shape), dtype)
+    assert found == expected, f"{what} is {found}, expected {expected}"
+    assert bool(value.isfinite().all()), f"{what} is not finite"
+
+
+def is_zero(values: Tensor, what: str, more: float = 0.0) -> None:
+    """Independent values (n,), or (n, K) in columns, have a mean of 0 within 4 standard errors, or to rounding.
+
+    ``what`` may have a place for the number of the column; ``more`` is a further standard error.
+    """
+    columns = values.reshape(len(values), -1)
+    found, error = columns.mean(0), (columns.var(0) / len(values) + more**2).sqrt()
+    k = int((found.abs() - 4 * error).argmax())
+    off = f"is off by {float(found[k]):+.4g}, with a standard error of {float(error[k]):.2g}"
+    assert float(found[k].abs()) <= 4 * float(error[k]) + 1e-12, f"{what.format(k)} {off}"
+
+
+def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> None:
+    """Two tensors differ by at most ``most``, which ends the sentence ``what``."""
+    gap = float((found - expected).abs().max())
+    assert gap <= most, f"{what} {gap:.3g}"
+
+
+def refusal(call: Callable[..., Any], *given: Any) -> str | None:
+    """Return the reason of the ValueError that a call raises, or None."""
+    try:
+        call(*given)
+    except ValueError as error:
+        return str(error)
+    return None
