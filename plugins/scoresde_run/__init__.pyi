@@ -13,8 +13,8 @@ from .data.evidence import Reference as Reference
 from .data.units import Units as Units
 from .features.extraction import EventSet as EventSet
 from .features.extraction import Extraction as Extraction
-from .features.extractor import Extractor as Extractor
-from .features.extractor import Features as Features
+from .features.extraction import Extractor as Extractor
+from .features.extraction import Features as Features
 from .machine.processes import Processes as Processes
 from .machine.progress import Progress as Progress
 from .models.checkpoint import Checkpoint as Checkpoint

@@ -19,7 +19,7 @@ from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_run.data.evidence import Evidence, Reference
-from scoresde_run.features.extractor import Features
+from scoresde_run.features.extraction import Features
 
 LAWS = {
     "gaussian[shape=[2]]": "gaussian[shape=[2],mean=0.7,std=1.2]",

@@ -12,9 +12,8 @@ from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.frame import rotate
 from scoresde_core.sde import Level
-from scoresde_plugins.conditions.known import Colorize, Inpaint, grey_basis
+from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement, grey_basis
 from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
-from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.networks.classifier import Classifier, NetworkClassifier
 from scoresde_plugins.operators.average import AverageOperator
 from scoresde_plugins.operators.blur import BlurOperator

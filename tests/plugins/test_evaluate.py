@@ -23,9 +23,8 @@ from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.registry import load_registry
 from scoresde_plugins.evaluate import checkpoints as choice
 from scoresde_plugins.evaluate.batches import compute
-from scoresde_plugins.evaluate.measure import Measure, MeasuredModel
-from scoresde_plugins.evaluate.model_measures import Draw, SplitLikelihood, SplitLoss
-from scoresde_plugins.evaluate.parts import Part
+from scoresde_plugins.evaluate.measure import Measure, MeasuredModel, Part
+from scoresde_plugins.evaluate.measures import Draw, SplitLikelihood, SplitLoss
 from scoresde_plugins.evaluators import comparison
 from scoresde_plugins.extractors.identity import Identity
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from third_party import ASKED as THEIRS
 from third_party import metrics_of_the_page, rows_of
 from scoresde_core.errors import FileError
-from scoresde_plugins.evaluate.parts import Part, Parts
+from scoresde_plugins.evaluate.measure import Part, Parts
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import files as machine_files
 from scoresde_run.training.state import name_of

@@ -13,8 +13,7 @@ from scoresde_core.noise import Noise
 from scoresde_core.sampler import skip
 from scoresde_core.schedule import Schedule
 from scoresde_plugins.likelihood.likelihood import log_likelihood
-from scoresde_plugins.linear.block import Block
-from scoresde_plugins.linear.blocks import BlockSDE
+from scoresde_plugins.linear.blocks import Block, BlockSDE
 from scoresde_plugins.numerics.encoding import encode, round_trip
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 

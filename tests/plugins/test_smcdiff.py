@@ -21,9 +21,8 @@ from scoresde import (
 from scoresde_conformance.exact import Watched
 from scoresde_core.errors import UsageError
 from scoresde_core.frame import rotate
-from scoresde_plugins.conditions.known import Colorize, Inpaint
+from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.conditions.label import ClassCondition
-from scoresde_plugins.conditions.linear import LinearMeasurement
 from scoresde_plugins.conditions.smcdiff import SMCDiff, _Particles
 from scoresde_plugins.operators.average import AverageOperator
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE

@@ -12,8 +12,7 @@ from scoresde_core.components import build, parse
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.sde import DATA, Level
 from scoresde_plugins.targets.gaussian import GaussianTarget
-from scoresde_plugins.targets.mfa import MFATarget, MNISTMFATarget
-from scoresde_plugins.targets.mfa_file import rounded, write
+from scoresde_plugins.targets.mfa import MFATarget, MNISTMFATarget, rounded, write
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget
 

@@ -23,7 +23,7 @@ from scoresde_plugins.datasets.published import DownsampledImageNetDataset
 from scoresde_plugins.evaluators import statistics_file
 from scoresde_plugins.extractors.networks import Classifier, Inception
 from scoresde_plugins.song2021.published_checkpoint import read_published
-from scoresde_plugins.targets import mfa_file
+from scoresde_plugins.targets import mfa
 from scoresde_run.commands import events
 from scoresde_run.data import array_file
 from scoresde_run.machine import inputs
@@ -49,7 +49,7 @@ READERS = {
     "model.yaml": [lambda path: checkpoint.read(path.parent)],
     "weights.safetensors": [
         checkpoint.file_hash,
-        mfa_file.load,
+        mfa.load,
         statistics_file.read,
         lambda path: Classifier(str(path)),
     ],
@@ -232,7 +232,7 @@ def test_metadata_with_many_levels(tmp_path):
     save_file({"mean": torch.zeros(1)}, tmp_path / "a.safetensors", {
         "format": "scoresde.mfa", "version": "1", "shape": "[" * 100_000, "entropy": "0", "entropy_stderr": "0",
     })  # fmt: skip
-    refused(mfa_file.load, tmp_path / "a.safetensors")
+    refused(mfa.load, tmp_path / "a.safetensors")
 
 
 def test_a_registry_of_the_environment_that_is_a_pipe(tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import torch
 from conditional_law import given
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
 from scoresde_core import create
-from scoresde_plugins.conditions.known import Colorize, Inpaint
-from scoresde_plugins.conditions.linear import LinearMeasurement
+from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget

@@ -16,9 +16,9 @@ import yaml
 from scoresde_bench.run.executors import slurm
 from scoresde_core import create
 from scoresde_core.registry import load_registry
-from scoresde_plugins.evaluate.parts import Parts
+from scoresde_plugins.evaluate.measure import Parts
 from scoresde_plugins.evaluators import statistics_file
-from scoresde_plugins.targets import mfa_file
+from scoresde_plugins.targets import mfa
 from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.results.results import Results
@@ -86,7 +86,7 @@ def test_a_batch_of_an_evaluation(here):
 def test_statistics_and_a_target(here):
     statistics = statistics_file.read("statistics.safetensors")
     assert (statistics.moments.count, len(statistics.moments.mean), len(statistics.features)) == (11, 64, 11)
-    target, report = mfa_file.load("target.safetensors")
+    target, report = mfa.load("target.safetensors")
     assert (tuple(target.shape), report["components"]) == ((1, 8, 8), 2)
 
 

@@ -165,7 +165,7 @@ class TestLikelihood:
             def measure(self, model, x, seed=0, first=0):
                 data = model.decode(x.double())
                 nats = -0.5 * (data / 0.6).square().flatten(1).sum(1) - 12 * math.log(0.6 * math.sqrt(2 * math.pi))
-                found = attrs.evolve(TestLikelihood.found, nats=nats + model.log_volume((3, 2, 2)))
+                found = attrs.evolve(TestLikelihood.found, log_prob=nats + model.log_volume((3, 2, 2)))
                 return found
 
         values = [measure(Law(), units, grey, units=units).values for units in ALL if units.levels == 256]
@@ -173,7 +173,7 @@ class TestLikelihood:
         for other in values[1:]:
             assert torch.allclose(other, values[0], atol=1e-5)
 
-    from scoresde_plugins.likelihood.density import LogDensities
+    from scoresde_plugins.likelihood.likelihood import LogDensities
 
     found = LogDensities(torch.zeros(3), torch.zeros(3))
 

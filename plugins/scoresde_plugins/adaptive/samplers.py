@@ -101,7 +101,6 @@ class AdaptiveSDESampler(Sampler):
         return model.denoised(x, sde.level_at(sde.t_min, x)) if self.denoise else x
 
     def skip_model(self, model: ScoreModel) -> str | None:
-        """Refuse exact scores that need a factorisation for every time, and so for every sample."""
         if model.sde.form != "diagonal" or not isinstance(model, ExactScore):
             return None
         why = f"the exact score under {type(model.sde).__name__} is for one time a call: take the sampler pc or ode"

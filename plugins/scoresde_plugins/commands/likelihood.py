@@ -31,7 +31,7 @@ from scoresde_run.machine.files import locked
 if TYPE_CHECKING:
     from scoresde_run import Processes, Progress
     from ..evaluate.measure import MeasuredModel
-    from ..evaluate.model_measures import SplitLikelihood
+    from ..evaluate.measures import SplitLikelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
     from ..likelihood.density import Density
 
@@ -110,7 +110,7 @@ def _prepare(
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results.fingerprint import Fingerprint, placeless
     from ..evaluate.measure import MeasuredModel, Share
-    from ..evaluate.model_measures import SplitLikelihood
+    from ..evaluate.measures import SplitLikelihood
     from ..likelihood.density import trained_t_min
 
     check_place(arguments.out)

@@ -14,6 +14,8 @@ from typing import Any
 import attrs
 import torch
 from attrs.validators import ge
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from scoresde_core import FileError, Level, Registry, ScoreModel, Target, WrappedScore, handed_registry, param
 from scoresde_run import Condition, Network, NoisyClassifier, Observation, Units, plan_model
@@ -136,11 +138,9 @@ class ClassCondition(Condition):
         return [] if self.weights is None else [self.weights]
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        """Refuse a classifier of another event shape, or without these classes; reads no weights."""
-        if self.target is not None:
-            if self.target.shape != shape:
-                return f"the classifier is for events of shape {self.target.shape}, not {shape}"
-            return None if self._onto(Units(), shape) else _SCALED
+        units = Units()
+        if self.target is not None and self.target.shape != shape:
+            return f"the classifier is for events of shape {self.target.shape}, not {shape}"
         if self.checkpoint is not None:
             config = checkpoints.find(self.checkpoint, self.registry).config
             plan = plan_model(config, self.registry, outputs=("logits",))
@@ -149,13 +149,12 @@ class ClassCondition(Condition):
             classes = plan.network.view(nn.Identity(), plan.sde, shape).classes
             if max(self.labels) >= classes:
                 return f"the classifier {self.checkpoint} has classes 0 to {classes - 1}, got {max(self.labels)}"
-            return None if self._onto(plan.units, shape) else _SCALED
-        return None
+            units = plan.units
+        return None if self.network is not None or self._onto(units, shape) else _SCALED
 
     def observe(self, x: Tensor) -> ClassObservation:
         """Return a label for each row of ``x``; its values are not used."""
-        reason = self.skip(tuple(x.shape[1:]))
-        if reason:
+        if reason := self.skip(tuple(x.shape[1:])):
             raise ValueError(reason)
         index = torch.arange(len(x), device=x.device) % len(self.labels)
         return ClassObservation(torch.tensor(self.labels, device=x.device)[index], self._classifier(x), self.scale)
@@ -165,28 +164,21 @@ class ClassCondition(Condition):
             scale, shift = self._onto(Units(), tuple(x.shape[1:])) or (1.0, 0.0)
             return TargetClassifier(self.target.to(x.device, x.dtype), scale, shift)
         if self.checkpoint is not None:
-            return self._trained(self.checkpoint, x)
+            found = checkpoints.find(self.checkpoint, self.registry)
+            model = found.load(self.registry, outputs=("logits",)).to(x.device, x.dtype)
+            model.network.requires_grad_(False)
+            view: NetworkClassifier = model.view()
+            scale, shift = self._onto(model.units, model.shape) or (1.0, 0.0)
+            return attrs.evolve(view, scale=scale, shift=shift)
         assert self.network is not None and self.weights is not None  # noqa: PT018
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         module = self.network.build(tuple(x.shape[1:]))
         try:
             module.load_state_dict(load_file(inputs.whole(Path(self.weights))))
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-            raise FileError(
-                f"cannot load the classifier {self.weights} ({error}): give weights of this network"
-            ) from error
+            why = f"cannot load the classifier {self.weights} ({error})"
+            raise FileError(f"{why}: give weights of this network") from error
         ready = module.to(x.device, x.dtype).eval().requires_grad_(False)
         return NetworkClassifier(ready, getattr(self.network, "classes", max(self.labels) + 1))
-
-    def _trained(self, folder: str, x: Tensor) -> NoisyClassifier:
-        found = checkpoints.find(folder, self.registry)
-        model = found.load(self.registry, outputs=("logits",)).to(x.device, x.dtype)
-        model.network.requires_grad_(False)
-        view: NetworkClassifier = model.view()
-        scale, shift = self._onto(model.units, model.shape) or (1.0, 0.0)
-        return attrs.evolve(view, scale=scale, shift=shift)
 
     def _onto(self, units: Units, shape: tuple[int, ...]) -> tuple[float, float] | None:
         """Return the scale and shift from sampled events to the classifier's ``units``; None if not two numbers."""

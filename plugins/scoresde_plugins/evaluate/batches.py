@@ -7,10 +7,11 @@ to all, so none waits for another that is gone.
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 from scoresde_core import FileError, ScoreSDEError, UsageError
@@ -26,12 +27,7 @@ T = TypeVar("T")
 class Failed(ScoreSDEError):
     """The failure of a process; ``trace`` is its traceback."""
 
-    def __init__(self, reason: str, trace: str = "") -> None:
-        self.trace = trace
-        super().__init__(reason)
-
-    def __reduce__(self) -> tuple[type[Failed], tuple[str, str]]:
-        return Failed, (str(self), self.trace)
+    trace = ""
 
     @classmethod
     def of(cls, error: Exception) -> Failed:
@@ -40,7 +36,9 @@ class Failed(ScoreSDEError):
             reason = f"out of memory: lower --batch-size ({one_line(error)})"
         else:
             reason = str(error) if isinstance(error, ScoreSDEError) else one_line(error)
-        return cls(reason, traceback.format_exc())
+        found = cls(reason)
+        found.trace = traceback.format_exc()
+        return found
 
 
 def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable[[], int]]) -> int:
@@ -52,19 +50,11 @@ def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable
     use_tf32(False)
     with ExitStack() as stack:
         try:
-            work = prepare(stack.enter_context(joined(device)), stack)
-        except (UsageError, FileError) as error:
-            _say_once(error)
-        try:
-            return work()
-        except Failed as error:
-            _say_once(error)
-
-
-def _say_once(error: ScoreSDEError) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
-        raise error
-    raise SystemExit(error.exit_code) from error
+            return prepare(stack.enter_context(joined(device)), stack)()
+        except (UsageError, FileError, Failed) as error:
+            if os.environ.get("RANK", "0") == "0":
+                raise
+            raise SystemExit(error.exit_code) from error
 
 
 def compute(
@@ -80,13 +70,13 @@ def compute(
         parts = model.parts_of(measure)
         try:
             if not parts.has(k):
-                parts.save(k, measure.compute(k, model))
+                started = time.perf_counter()
+                part = measure.measure(k, model)
+                part.record.setdefault("seconds", time.perf_counter() - started)
+                parts.save(k, part)
         except Exception as error:
             failed[measure.title] = Failed.of(error)
-    everywhere: dict[str, Failed] = {}
-    for found in reversed(processes.exchange(failed)):
-        everywhere |= found
-    return everywhere
+    return {title: failure for found in reversed(processes.exchange(failed)) for title, failure in found.items()}
 
 
 def together(processes: Processes, work: Callable[[], T]) -> T:

@@ -54,27 +54,18 @@ class RunFolder:
 
     def best(self) -> int:
         """The step with the lowest finite test loss among the saved models."""
-        losses = self._losses()
-        found = {step: losses[step] for step in self.saved() if math.isfinite(losses.get(step, math.nan))}
-        if not found:
+        losses, saved, path = {}, self.saved(), self.folder / METRICS
+        for line in inputs.text(path, None, "replace").splitlines() if path.is_file() else []:
+            with suppress(ValueError, KeyError, TypeError):  # a kill may have cut the line short
+                row = inputs.loads(line)
+                losses[int(row["step"])] = float(row["evaluation_loss"])
+        finite = [step for step in saved if math.isfinite(losses.get(step, math.nan))]
+        if not finite:
             raise UsageError(
-                f"{self.folder / METRICS} has no evaluation_loss at the step of a model, so none is the best: "
+                f"{path} has no evaluation_loss at the step of a model, so none is the best: "
                 "train with a training.evaluate_every that divides training.snapshot_every, or choose --models all"
             )
-        return min(found, key=lambda step: found[step])
-
-    def _losses(self) -> dict[int, float]:
-        """The test losses by step, without a line that a kill cut short."""
-        losses = {}
-        path = self.folder / METRICS
-        for line in inputs.text(path, None, "replace").splitlines() if path.is_file() else []:
-            try:
-                row = inputs.loads(line)
-                if "evaluation_loss" in row:
-                    losses[int(row["step"])] = float(row["evaluation_loss"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        return losses
+        return min(finite, key=lambda step: losses[step])
 
 
 class Choice:
@@ -170,13 +161,12 @@ def as_they_appear(
     while pending:
         late = time.monotonic() - since >= seconds
         look, late = processes.exchange(([each.find() for each in pending], late))[0]
-        for each, folder in zip(pending, look, strict=True):
-            if folder is not None:
-                yield each, folder
-                since = time.monotonic()
-        came = any(look)
+        found = [(each, folder) for each, folder in zip(pending, look, strict=True) if folder is not None]
+        for each, folder in found:
+            yield each, folder
+            since = time.monotonic()
         pending = [each for each, folder in zip(pending, look, strict=True) if folder is None]
-        if came or not pending:
+        if found or not pending:
             continue
         if late:
             yield from ((each, None) for each in pending)

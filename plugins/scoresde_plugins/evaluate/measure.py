@@ -1,23 +1,87 @@
-"""Measures: computed in batches, then summarised in a row. Batch k is a function of weights, settings and k alone."""
+"""Measures: computed in batches, then summarised in a row. Batch k is a function of weights, settings and k alone.
+
+A finished batch is a file, which appears whole or not at all:
+
+    parts/likelihood-3f2a...9c/about.json           format, version, settings of the measure
+    parts/likelihood-3f2a...9c/000012.safetensors   tensors of batch 12, and its record as JSON in the header
+
+The name of a folder has a hash of everything that its numbers depend on: weights, model, settings of the measure,
+device and versions. Other settings go to another folder; nothing is mixed or replaced.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
-from scoresde_core import Metric, Observer, ScoreModel
+from scoresde_core import FileError, Metric, Observer, ScoreModel
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Events, content_hash
+from scoresde_run.machine import files
 from scoresde_run.results.fingerprint import Fingerprint, placeless
 from scoresde_run.results.results import Row
-from .parts import Part, Parts
+from ..tensor_file import Format
+
+FORMAT = Format("scoresde-evaluation-part", 1, "part of an evaluation")
+ABOUT = "about.json"
+_UNREADABLE = (FileError, SafetensorError, OSError, KeyError, ValueError)
+
+
+@attrs.frozen(eq=False)
+class Part:
+    """The result of a batch: tensors on the CPU, and plain data."""
+
+    tensors: dict[str, Tensor] = attrs.field(factory=dict)
+    record: dict[str, Any] = attrs.field(factory=dict)
+
+
+class Parts:
+    """The batches of one measure of one model, below ``folder``."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        text = json.dumps(
+            {"format": FORMAT.name, "version": FORMAT.version, "measure": name, **settings}, sort_keys=True
+        )
+        self.folder = folder / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+        self._about = json.dumps(json.loads(text), indent=1) + "\n"
+
+    def has(self, k: int) -> bool:
+        """Whether batch ``k`` is finished, and its file as it was written."""
+        with suppress(*_UNREADABLE):
+            FORMAT.read(self._path(k))
+            return True
+        return False
+
+    def save(self, k: int, part: Part) -> None:
+        """Write batch ``k``."""
+        if not (self.folder / ABOUT).exists():
+            files.write(self.folder / ABOUT, self._about)
+        FORMAT.write(self._path(k), part.tensors, {"record": json.dumps(part.record)})
+
+    def load(self, k: int) -> Part:
+        """Read batch ``k``, which must be finished."""
+        try:
+            tensors, about = FORMAT.read(self._path(k))
+            return Part(tensors, json.loads(about["record"]))
+        except _UNREADABLE as error:
+            raise FileError(f"cannot read {self._path(k)}: {error}; remove it and repeat the command") from error
+
+    def all(self, count: int) -> Iterator[Part]:
+        """Read the batches 0 .. ``count`` - 1, one after another."""
+        return map(self.load, range(count))
+
+    def _path(self, k: int) -> Path:
+        return self.folder / f"{k:06d}.safetensors"
 
 
 @attrs.frozen(eq=False)
@@ -74,27 +138,16 @@ class Measure(ABC):
     @property
     def protocol(self) -> dict[str, Any]:
         """What the numbers depend on besides the model and :attr:`parts`, as plain data."""
-        return {name: self.describe(getattr(self, name)) for name in self.stated}
+        return {name: self.fingerprint.describe(getattr(self, name)) for name in self.stated}
 
     @property
     def settings(self) -> dict[str, Any]:
         """The protocol, and the versions, source and files of the components."""
         return {**self.protocol, **placeless(self.fingerprint.depends(self.parts))}
 
-    def describe(self, component: Any) -> Any:
-        """Describe a component as plain data."""
-        return self.fingerprint.describe(component)
-
-    def compute(self, k: int, model: MeasuredModel) -> Part:
-        """Measure batch ``k`` and record its seconds."""
-        started = time.perf_counter()
-        part = self.measure(k, model)
-        part.record.setdefault("seconds", time.perf_counter() - started)
-        return part
-
     @abstractmethod
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        """Measure batch ``k``."""
+        """Measure batch ``k``; unless its record says how many seconds that took, they are added."""
 
     @abstractmethod
     def summarise(self, parts: Sequence[Part]) -> Row:

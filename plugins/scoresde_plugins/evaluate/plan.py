@@ -16,7 +16,7 @@ from scoresde_core.errors import FileError, ScoreSDEError, UsageError
 from scoresde_run import Checkpoint, Config, Dataset, GuidedSampler, NetworkScore, Row, Split, plan_training
 from scoresde_run.commands.events import subset, take
 from scoresde_run.commands.known import known_of, read_classes
-from scoresde_run.data.evidence import Evidence, Reference
+from scoresde_run.data.evidence import Reference
 from scoresde_run.models import checkpoint
 from scoresde_run.models.known import check, wanted
 from scoresde_run.models.model import Model, plan_data, plan_model
@@ -26,8 +26,7 @@ from ..evaluators.feature_metric import samples as sample_set
 from ..likelihood.density import FlowDensity, trained_t_min
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share
-from .model_measures import Draw, SplitLikelihood, SplitLoss
-from .sample_measures import FeatureBatches, Judgement, Key
+from .measures import Draw, FeatureBatches, Judgement, Key, SplitLikelihood, SplitLoss
 
 _PARTS = ("predictor", "corrector", "grid")
 """Parameters of a sampler that are axes of a row."""
@@ -96,12 +95,13 @@ class Planner:
 
     def open(self, chosen: ChosenCheckpoint, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
         """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
-        found = (chosen.own or checkpoint.read(folder)).clear(self.registry, [OURS])
-        found = attrs.evolve(found, config=found.config.override(self.request.changes))
-        return found, self.of(found.config)
+        found = chosen.own or checkpoint.read(folder)
+        planned = self.of(found.config)
+        return attrs.evolve(found, config=planned.config), planned
 
     def of(self, config: Config) -> EvaluationPlan:
-        """The measures of a model of this configuration; raises if they are impossible."""
+        """The measures of a model of this configuration, with the changes; raises if they are impossible."""
+        config = config.clear(self.registry, [OURS]).override(self.request.changes)
         if self._last is None or self._last[0] != config:
             self._last = config, EvaluationPlan(config, self)
         return self._last[1]
@@ -114,7 +114,7 @@ class Planner:
         folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
         with suppress(FileError):
             config = (chosen.own or checkpoint.read(folder)).config if folder is not None else config
-        return None if config is None else self.of(config.clear(self.registry, [OURS]).override(self.request.changes))
+        return None if config is None else self.of(config)
 
 
 class EvaluationPlan:
@@ -127,32 +127,22 @@ class EvaluationPlan:
         self.device, self.download = planner.device, planner.download
         self.fingerprint = Fingerprint(self.registry)
         self.plan = plan_model(config, self.registry)
-        self.spec = parse(self.request.sampler) if self.request.sampler else config.sampling.sampler
-        self.sampler: Sampler = self.registry.create("samplers", self.spec)
-        if self.request.guidance:
-            guidance = self.registry.create("guidances", self.request.guidance)
-            self.sampler = GuidedSampler(self.sampler, guidance)
         asked, model = self.request, config.model
+        self.spec = parse(asked.sampler) if asked.sampler else config.sampling.sampler
+        self.sampler: Sampler = self.registry.create("samplers", self.spec)
+        if asked.guidance:
+            self.sampler = GuidedSampler(self.sampler, self.registry.create("guidances", asked.guidance))
         named = asked.loss or asked.likelihood or asked.evaluators
         self.stages: list[Sequence[Measure]] = [[self.loss()]] if asked.loss or not named else []
         """Measures by stage; those of a stage need batches of earlier stages only."""
         if asked.likelihood or (not named and config.evaluation.likelihood):
             self.stages.append([self.likelihood()])
         self.stages += self.quality() if asked.evaluators else []
+        self.measures = [measure for stage in self.stages for measure in stage]
         self.names: Row = {"target": asked.target, "network": model.network.name, "sde": str(model.sde)}
         """The axes of its rows."""
-        if self.draw is not None:
-            self.names |= self.axes(self.draw)
-
-    @property
-    def measures(self) -> list[Measure]:
-        """The measures of all stages."""
-        return [measure for stage in self.stages for measure in stage]
-
-    @property
-    def draw(self) -> Draw | None:
-        """The measure that draws samples, if there is one."""
-        return next((measure for measure in self.measures if isinstance(measure, Draw)), None)
+        for draw in (measure for measure in self.measures if isinstance(measure, Draw)):
+            self.names |= self.axes(draw)
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -215,8 +205,7 @@ class EvaluationPlan:
         request, chosen = self.request, self.config.evaluation
         told = {name: value.to(self.device) for name, value in read_classes(request.known, self._labelled()).items()}
         seen = self._labelled().given(**told)
-        reason = skip(self.sampler, self.plan.sde, self.plan.shape) or self.sampler.skip_model(seen)
-        if reason:
+        if reason := skip(self.sampler, self.plan.sde, self.plan.shape) or self.sampler.skip_model(seen):
             raise UsageError(reason)
         seen.informed(len(next(iter(told.values()), [])), 0, 0)
         size = min(request.batch_size or chosen.batch_size, n)
@@ -245,32 +234,23 @@ class EvaluationPlan:
         used = self._of(evaluator, None if reference is None else reference.target)
         found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, **used)
         evidence = found.evidence(self._labelled(), found.blank(self.device))
-        reason = evaluator.skip(evidence)
-        if reason:
+        if reason := evaluator.skip(evidence):
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
-        read = self._features(spec, evaluator, evidence, samples, features)
-        told = {"features": [each.protocol for each in read.values()]} if read else {}
-        state = evaluator.depends_on(evidence)
-        taken = state.keys() & (found.protocol | told).keys()
-        if taken:
-            raise UsageError(f"depends_on of the evaluator {spec} uses the reserved name {min(taken)}: rename it")
-        return attrs.evolve(found, features=read, state={**state, **told})
-
-    def _features(
-        self, spec: Spec, evaluator: Evaluator, evidence: Evidence, draw: Draw | None, known: dict[Key, FeatureBatches]
-    ) -> dict[Key, FeatureBatches]:
-        """The features that an evaluator reads; new ones are added to ``known``."""
-        found: dict[Key, FeatureBatches] = {}
+        read: dict[Key, FeatureBatches] = {}
         of_samples = sample_set(evidence)
         for extraction, events in evaluator.reads(evidence):
-            if events == of_samples and draw is None:
+            if events == of_samples and samples is None:
                 raise UsageError(f"the evaluator {spec} judges the model, so it cannot read features of samples")
-            source = draw if events == of_samples else None
+            source = samples if events == of_samples else None
             made = FeatureBatches(extraction, events, source, **self._of(extraction.extractor))
-            same = found[made.key] = known.setdefault(made.key, made)
+            same = read[made.key] = features.setdefault(made.key, made)
             if {**same.protocol, "batch_size": 0} != {**made.protocol, "batch_size": 0}:
                 raise UsageError(f"two evaluators mean different things by {made.title}: change the label in {spec}")
-        return found
+        told = {"features": [each.protocol for each in read.values()]} if read else {}
+        state = evaluator.depends_on(evidence)
+        if taken := state.keys() & (found.protocol | told).keys():
+            raise UsageError(f"depends_on of the evaluator {spec} uses the reserved name {min(taken)}: rename it")
+        return attrs.evolve(found, features=read, state={**state, **told})
 
     def _reference(self, n: int) -> Reference | None:
         """The reference samples, drawn once for all checkpoints of this configuration."""
@@ -300,7 +280,6 @@ class EvaluationPlan:
         return {"sampler": str(Spec(self.spec.name, rest)), **parts, **numbers, **told}
 
     def _of(self, *parts: Any) -> dict[str, Any]:
-        """The components of a measure."""
         return {"parts": parts, "fingerprint": self.fingerprint}
 
     def _labelled(self) -> NetworkScore:
@@ -309,7 +288,6 @@ class EvaluationPlan:
         return found
 
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
-        """The events of a split, or some of them, spread evenly."""
         events = dataset.open(split)
         if not len(events):
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")

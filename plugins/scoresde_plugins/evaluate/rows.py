@@ -22,7 +22,7 @@ from scoresde_run.sampling.samples import valueless
 from .batches import Failed, compute, together
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, MeasuredModel
-from .model_measures import Draw
+from .measures import Draw
 from .plan import EvaluationPlan, Planner
 
 PARTS = "parts"
@@ -98,8 +98,7 @@ class Evaluation:
             for failure in failed.values():
                 raise failure
         row["peak_memory_bytes"] = environment.peak_memory(device)
-        reason = valueless(judged)
-        if reason:
+        if reason := valueless(judged):
             raise Failed(reason)
 
     def _summary(self, measure: Measure, model: MeasuredModel, row: Row) -> Row:
@@ -134,7 +133,6 @@ class Evaluation:
         }
 
     def _about(self, found: Checkpoint, planned: EvaluationPlan) -> Row:
-        """What a checkpoint's index adds to its row."""
         parameters = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
         parameters |= {**planned.model, **self.request.lowered, **{m.title: m.settings for m in planned.measures}}
         depends = {name: planned.depends[name] for name in ("sources", "files")}

@@ -187,14 +187,11 @@ class Origin:
         """Return why samples cannot be compared with these events, or None; ``equal`` asks for as many of them."""
         own, shape = self.dataset.shape, tuple(evidence.samples.shape[1:])
         if own != shape:
-            return (
-                f"the reference has events of shape {own}, the samples {shape}: choose another data set, or resize it "
-                "with reference=resized[data=...,size=...]"
-            )
+            hint = "choose another data set, or resize it with reference=resized[data=...,size=...]"
+            return f"the reference has events of shape {own}, the samples {shape}: {hint}"
         size, count = len(self.events()) if equal else evidence.count, evidence.count
-        if size < count:
-            return f"the {self.split} split of the reference has {size} events, fewer than {count} samples: draw fewer"
-        return None
+        few = f"the {self.split} split of the reference has {size} events, fewer than {count} samples: draw fewer"
+        return few if size < count else None
 
     def whole(self, device: torch.device | str) -> EventSet:
         """Return all events, in their stored order."""
@@ -249,7 +246,6 @@ class SetComparison(DataReference, Comparison):
         return {} if self.origin is None else {"hash": content_hash(self.origin.events())}
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Return why there is no value: no truth, or a data set of another shape or with too few events."""
         if self.origin is None and evidence.reference is None:
             return f"{type(self).__name__} needs target, or a data set: {self.name}[reference=mnist[root=data]]"
         return (self.origin and self.origin.misfit(evidence)) or super().skip(evidence)

@@ -165,21 +165,14 @@ class MMD(PairComparison):
         return distance
 
 
-@attrs.frozen(eq=False)
-class _Sorted:
-    """Projections (directions, n) of n events in ascending order, and the event that each belongs to."""
-
-    values: Tensor
-    order: Tensor
-
-    def part(self, chosen: Tensor) -> Tensor:
-        """Return the projections of the events selected by the mask (n,)."""
-        return self.values[chosen.to(self.order.device)[self.order]].view(len(self.values), -1)
+_Sorted = tuple[Tensor, Tensor]
+"""Projections (directions, n) of n events in ascending order, and the event that each belongs to."""
 
 
-def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """Return W2^2 along each direction, of sorted projections (directions, n)."""
-    return (x - y).square().mean(1)
+def _squared(x: _Sorted, y: _Sorted, chosen: Tensor) -> Tensor:
+    """W2^2 along each direction, of the events selected by the mask (n,)."""
+    a, b = (values[chosen.to(order.device)[order]].view(len(values), -1) for values, order in (x, y))
+    return (a - b).square().mean(1)
 
 
 @attrs.frozen
@@ -204,8 +197,8 @@ class SlicedWasserstein(SetComparison):
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         x = self._project(samples, reference)
         y = reference.once((self, "sorted"), lambda: self._project(reference.exact(0).double(), reference))
-        squared = _squared(x.values, y.values)
-        halves = torch.stack([_squared(x.part(half), y.part(half)) for half in balanced_halves(len(samples))])
+        squared = (x[0] - y[0]).square().mean(1)
+        halves = torch.stack([_squared(x, y, half) for half in balanced_halves(len(samples))])
         found = with_error(math.sqrt(squared.mean()), halves.mean(1).sqrt().tolist())
         events = (halves[::2] - halves[1::2]).var(1).mean() / 8
         others = float((squared.var() - events).clamp_min(0) / self.projections)
@@ -215,8 +208,8 @@ class SlicedWasserstein(SetComparison):
     def _project(self, x: Tensor, reference: Reference) -> _Sorted:
         x = x.flatten(1)
         directions = reference.once((self, "directions"), lambda: self._directions(reference.seed, x.shape[1]).to(x))
-        projected: Tensor = directions @ x.T
-        return _Sorted(*projected.sort(1))
+        values, order = (directions @ x.T).sort(1)
+        return values, order
 
     def _directions(self, seed: int, dimensions: int) -> Tensor:
         """Return random unit vectors (projections, dimensions), drawn on the CPU so that all devices use the same."""

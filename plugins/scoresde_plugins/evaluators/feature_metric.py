@@ -33,7 +33,7 @@ class Extracted:
     """Features, batch by batch; extracted once if they take at most ``held`` bytes."""
 
     extract: Callable[[], Iterator[Features]] | None
-    held: int
+    held: int = 0
     _kept: list[Features] = attrs.field(factory=list, init=False)
 
     def __iter__(self) -> Iterator[Features]:
@@ -134,14 +134,11 @@ class FeatureMetric(DataReference, Evaluator):
         """The fewest samples that have a value with an error."""
 
     def skip(self, evidence: Evidence) -> str | None:
+        reason = super().skip(evidence) or self.features.skip(tuple(evidence.samples.shape[1:]))
+        if reason := reason or self.unfit(evidence) or self._no_images(evidence):
+            return reason
         few = f"{self.name} needs {self.fewest} samples or more, got {evidence.count}"
-        return (
-            super().skip(evidence)
-            or self.features.skip(tuple(evidence.samples.shape[1:]))
-            or self.unfit(evidence)
-            or self._no_images(evidence)
-            or (few if evidence.count < self.fewest else None)
-        )
+        return few if evidence.count < self.fewest else None
 
     def unfit(self, evidence: Evidence) -> str | None:
         """Return why the reference cannot be used, or None."""
@@ -149,12 +146,8 @@ class FeatureMetric(DataReference, Evaluator):
             return None
         if self.origin is not None:
             return self.origin.misfit(evidence, self.equal)
-        if evidence.reference is not None:
-            return None
-        return (
-            f"{self.name} needs a reference: reference=mnist[root=data], or statistics=FILE from 'scoresde stats', in "
-            "its brackets"
-        )
+        how = "reference=mnist[root=data], or statistics=FILE from 'scoresde stats', in its brackets"
+        return None if evidence.reference is not None else f"{self.name} needs a reference: {how}"
 
     def _no_images(self, evidence: Evidence) -> str | None:
         """Return why the samples or the true events are not images, where the extractor reads images, or None."""
@@ -171,16 +164,13 @@ class FeatureMetric(DataReference, Evaluator):
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """Return the metrics of :meth:`judge`; raise ValueError with the reason of :meth:`skip`."""
-        reason = self.skip(evidence)
-        if reason:
+        if reason := self.skip(evidence):
             raise ValueError(reason)
         return self.judge(evidence)
 
     @abstractmethod
     def judge(self, evidence: Evidence) -> list[Metric]:
         """Return the metrics of evidence that :meth:`skip` accepts."""
-
-    # --- features -------------------------------------------------------------------------------------------------
 
     @property
     def extraction(self) -> Extraction:
@@ -210,8 +200,6 @@ class FeatureMetric(DataReference, Evaluator):
         """Whether all samples of all processes are finite; otherwise no metric has a value."""
         bad = (~evidence.samples.isfinite()).sum()
         return not int(bad if evidence.processes is None else evidence.processes.total(bad))
-
-    # --- reference ------------------------------------------------------------------------------------------------
 
     def truth(self, evidence: Evidence) -> EventSet | None:
         """Return as many true events as there are samples; None if a file is used instead."""
@@ -250,14 +238,12 @@ class FeatureMetric(DataReference, Evaluator):
 
     def protocol(self, evidence: Evidence, **more: Any) -> dict[str, Any]:
         """Return everything that the value depends on, for the row."""
-        reference: dict[str, Any] | None
+        reference: Any = None if evidence.reference is None else {"target": repr(evidence.target)}
         if self.statistics is not None:
             reference = self._file().described()
         elif self.origin is not None:
             size = len(self.origin.events())
             reference = {"dataset": repr(self.reference), "split": self.split, "events": size}
-        else:
-            reference = None if evidence.reference is None else {"target": repr(evidence.target)}
         return {**self.extraction.protocol, "samples": evidence.count, "reference": reference, **more}
 
 
@@ -274,12 +260,7 @@ class TwoSetMetric(FeatureMetric):
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
         """Return the values for features ``samples`` and ``truth``, both (n, D), float64."""
 
-    def details(self, evidence: Evidence) -> dict[str, Any]:
-        """Return the details of the values."""
-        return self.protocol(evidence)
-
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """Return the values; the floor is that of true events in place of the samples."""
         asked, others = self.truth(evidence), self.floor(evidence)
         if asked is None:
             truth = self._file().rows(evidence.count, evidence.seed).to(evidence.samples.device).double()
@@ -294,5 +275,5 @@ class TwoSetMetric(FeatureMetric):
         floor: Sequence[Estimate | None] = [None] * len(found)
         if others is not None:
             floor = self.compare(pooled(self.seen(others, evidence)), truth)
-        details = self.details(evidence)
+        details = self.protocol(evidence)
         return [self.metric(*each, **details) for each in zip(self.names, found, floor, strict=True)]

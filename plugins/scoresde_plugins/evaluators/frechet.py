@@ -13,7 +13,7 @@ value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import attrs
@@ -29,8 +29,6 @@ from .statistics_file import FeatureMoments, Statistics, merged
 
 NOTABLE = 0.1
 """The share of the value from which the bias causes a warning."""
-
-
 FEWEST_A_FEATURE = 2
 """With fewer samples per range than this times the number of features, the bias is not linear in 1 / n."""
 
@@ -114,13 +112,9 @@ def _errors(parts: Sequence[FeatureMoments], centre: Centre, whole: tuple[float,
     quadratic = 2 * bias / (value + bias) if value > 0 else 0.0
     shares = torch.tensor([1 - quadratic, quadratic], dtype=torch.float64)
     variance = float(torch.tensor(found, dtype=torch.float64).var())
-    return (variance * _squares(asked) @ (shares / _squares(scatter[None].sqrt())[0])).sqrt().tolist()
-
-
-def _squares(forms: Tensor) -> Tensor:
-    """Return |b|^2 and |M|^2 (m, 2) of forms (m, k, 1 + k)."""
-    squares = forms.square().sum(1)
-    return torch.stack([squares[:, 0], squares[:, 1:].sum(1)], 1)
+    squares = torch.cat([asked.square(), scatter[None]]).sum(1)
+    sizes = torch.stack([squares[:, 0], squares[:, 1:].sum(1)], 1)
+    return (variance * sizes[:-1] @ (shares / sizes[-1])).sqrt().tolist()
 
 
 @attrs.frozen
@@ -143,13 +137,17 @@ class FrechetDistance(FeatureMetric):
         return 2 * self.ranges
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """Return d^2 of all samples, and extrapolated; the floor is that of true events."""
         centre = self._centre(evidence)
+        floor = self.of_floor(
+            evidence, lambda events: extrapolate(self._parts(self.seen(events, evidence), events.size), centre)
+        )
         if not self.finite(evidence):
             nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
-            return self._metrics(nothing, self._floor(evidence, centre), {})
-        own = self._parts(self.seen(samples(evidence), evidence), evidence.count, _place(evidence))
-        parts = [part.over(evidence.processes) for part in own]
+            return self._metrics(nothing, floor, {})
+        processes = evidence.processes
+        place = 0 if processes is None else sum(processes.exchange(len(evidence.samples))[: processes.rank])
+        own = self._parts(self.seen(samples(evidence), evidence), evidence.count, place)
+        parts = [part.over(processes) for part in own]
         width = len(parts[0].mean)
         self.check_width(width, len(centre.mean))
         found = extrapolate(parts, centre)
@@ -162,7 +160,7 @@ class FrechetDistance(FeatureMetric):
                 f"with {evidence.count} samples of {width} features {self.name} is about {found.bias:.3g} too high: "
                 f"draw more, or compare {self.name}_infinity"
             )
-        return self._metrics(found, self._floor(evidence, centre), details)
+        return self._metrics(found, floor, details)
 
     def _metrics(self, found: Extrapolation, floor: Extrapolation | None, details: dict[str, Any]) -> list[Metric]:
         low = (None, None) if floor is None else (floor.finite, floor.infinity)
@@ -190,20 +188,12 @@ class FrechetDistance(FeatureMetric):
             start += len(pooled)
         return parts
 
-    def _floor(self, evidence: Evidence, centre: Centre) -> Extrapolation | None:
-        def compute(events: EventSet) -> Extrapolation:
-            return extrapolate(self._parts(self.seen(events, evidence), events.size), centre)
-
-        return self.of_floor(evidence, compute)
-
     def truth(self, evidence: Evidence) -> EventSet | None:
         found, reference = super().truth(evidence), evidence.reference
         if found is None or found.whole is not None or reference is None or reference.target is None:
             return found and (found.whole or found)
 
-        def load() -> Tensor:
-            return reference.exact_target.sample(self.draws, seed=key(reference.seed, "moments") % 2**31)
-
+        load = partial(reference.target.sample, self.draws, key(reference.seed, "moments") % 2**31)
         return EventSet(("moments", repr(reference.target), self.draws, reference.seed), self.draws, load, reference)
 
     def _centre(self, evidence: Evidence) -> Centre:
@@ -226,9 +216,3 @@ class FrechetDistance(FeatureMetric):
 def _centre_of_file(file: Statistics, device: str) -> Centre:
     moments = file.moments
     return Centre(attrs.evolve(moments, mean=moments.mean.to(device), m2=moments.m2.to(device)))
-
-
-def _place(evidence: Evidence) -> int:
-    """Return the number of samples of the processes before this one."""
-    processes = evidence.processes
-    return 0 if processes is None else sum(processes.exchange(len(evidence.samples))[: processes.rank])

@@ -72,7 +72,7 @@ class _AgainstTruth(Evaluator):
         truth = truth.to(x.device)
         try:
             seen = evidence.seen(x)
-            found = self.density(seen).measure(model, seen, evidence.seed).nats.double()
+            found = self.density(seen).measure(model, seen, evidence.seed).log_prob.double()
         except Diverged:
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
         if evidence.units is not None:
@@ -104,7 +104,6 @@ class LogLikelihoodError(_AgainstTruth):
     t_min: float = param(1e-5, "time at which the data are placed", gt(0))
 
     def density(self, x: Tensor) -> Density:
-        """Return the probability flow, with ``auto`` resolved by the size of ``x``."""
         by_size: Trace = "exact" if x[0].numel() <= EXACT_UP_TO else "rademacher"
         trace: Trace = by_size if self.trace == "auto" else self.trace
         return FlowDensity(trace, self.probes, self.t_min, rtol=self.rtol, atol=self.atol)

@@ -67,8 +67,7 @@ class Moments(Comparison):
         mean, cov = (part.to(samples) for part in reference.once("moments", reference.precise.moments))
         half = reference.once("root of the covariance", lambda: root(cov))
         x, n = samples.flatten(1), len(samples)
-        offset = x.mean(0) - mean
-        centred = (x - x.mean(0)) / math.sqrt(n - 1)
+        offset, centred = x.mean(0) - mean, (x - x.mean(0)) / math.sqrt(n - 1)
         mapped = centred @ half
         product = mapped.T @ mapped
         if not bool(product.isfinite().all()):

@@ -1,7 +1,7 @@
 """Sample quality by features: kernel distance, precision and recall, inception score."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -68,8 +68,8 @@ class KernelDistance(TwoSetMetric):
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
         return (by_subsets(samples, truth, self.subset_size),)
 
-    def details(self, evidence: Evidence) -> dict[str, Any]:
-        return self.protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST))
+    def protocol(self, evidence: Evidence, **more: Any) -> dict[str, Any]:
+        return super().protocol(evidence, subset_size=min(self.subset_size, evidence.count // FEWEST), **more)
 
 
 _ROWS = 1024
@@ -81,28 +81,30 @@ def shares(samples: Tensor, truth: Tensor, neighbours: int, choices: Sequence[Te
     own, true = (radii(points, neighbours, rows) for points in (samples, truth))
     precise = [0] * len(rows)
     recalled = [torch.zeros(len(chosen), dtype=torch.bool, device=chosen.device) for chosen in rows]
-    for start, part in zip(range(0, len(samples), _ROWS), torch.split(samples, _ROWS), strict=True):
-        distances = torch.cdist(part, truth)
-        for index, chosen in enumerate(rows):
-            here = (chosen >= start) & (chosen < start + len(part))
-            between = distances[chosen[here] - start][:, chosen]
-            precise[index] += int((between <= true[index]).any(1).sum())
-            recalled[index] |= (between <= own[index][here, None]).any(0)
+    for index, here, between in _between(samples, truth, rows):
+        precise[index] += int((between <= true[index]).any(1).sum())
+        recalled[index] |= (between <= own[index][here, None]).any(0)
     return [
-        (inside / len(chosen), float(covering.double().mean()))
-        for inside, covering, chosen in zip(precise, recalled, rows, strict=True)
+        (inside / len(covering), float(covering.double().mean()))
+        for inside, covering in zip(precise, recalled, strict=True)
     ]
 
 
 def radii(points: Tensor, neighbours: int, rows: Sequence[Tensor]) -> list[Tensor]:
     """Return each point's distance to its k-th nearest neighbour (m,), within each choice of rows."""
     found: list[list[Tensor]] = [[] for _ in rows]
-    for start, part in zip(range(0, len(points), _ROWS), torch.split(points, _ROWS), strict=True):
-        distances = torch.cdist(part, points)
-        for index, chosen in enumerate(rows):
-            here = chosen[(chosen >= start) & (chosen < start + len(part))] - start
-            found[index].append(distances[here][:, chosen].kthvalue(neighbours + 1, dim=1).values)
+    for index, _, between in _between(points, points, rows):
+        found[index].append(between.kthvalue(neighbours + 1, dim=1).values)
     return [torch.cat(parts) for parts in found]
+
+
+def _between(a: Tensor, b: Tensor, rows: Sequence[Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Distances within each choice of rows, some at a time: its number, which of its ``a``, and to all its ``b``."""
+    for start in range(0, len(a), _ROWS):
+        distances = torch.cdist(a[start : start + _ROWS], b)
+        for index, chosen in enumerate(rows):
+            here = (chosen >= start) & (chosen < start + len(distances))
+            yield index, here, distances[chosen[here] - start][:, chosen]
 
 
 GROUPS = 16
@@ -139,11 +141,9 @@ class PrecisionRecall(TwoSetMetric):
         return f"precision_{self.features.name}", f"recall_{self.features.name}"
 
     def compare(self, samples: Tensor, truth: Tensor) -> tuple[Estimate, ...]:
-        halves = balanced_halves(len(samples), GROUPS)
         whole = torch.ones(len(samples), dtype=torch.bool)
-        found = shares(samples, truth, self.neighbours, [whole, *halves])
-        precision, recall = zip(*found, strict=True)
-        estimates = (with_error(found[0], found[1:]) for found in (precision, recall))
+        found = shares(samples, truth, self.neighbours, [whole, *balanced_halves(len(samples), GROUPS)])
+        estimates = (with_error(values[0], values[1:]) for values in zip(*found, strict=True))
         return tuple(attrs.evolve(each, stderr=max(each.stderr, 1 / len(samples))) for each in estimates)
 
 
@@ -198,7 +198,6 @@ class InceptionScore(FeatureMetric):
         return None
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        """Return the score of the samples; the floor is that of true events, if there are any."""
         found, details = Estimate(math.nan, math.nan), self.protocol(evidence, splits=self.splits)
         if self.finite(evidence):
             own = self._logits(samples(evidence), evidence)

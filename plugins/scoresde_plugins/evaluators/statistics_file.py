@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,7 @@ class FeatureMoments:
 
 def merged(parts: list[FeatureMoments]) -> FeatureMoments:
     """All parts together."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total.merge(part)
-    return total
+    return reduce(FeatureMoments.merge, parts)
 
 
 FORMAT = Format("scoresde.statistics", 1, "a file of statistics")
@@ -190,23 +187,22 @@ def _own(path: Path) -> Statistics:
 
 
 def _published(path: Path) -> Statistics:
+    features = None
     with zipfile.ZipFile(inputs.whole(path)) as archive:
         file = inputs.Arrays(path, archive)
-        names = set(file.names)
-        raw = next((name for name in RAW if name in names), None)
-        has_moments = {"mu", "sigma"} <= names
-        if raw is None and not has_moments:
-            found = ", ".join(file.names) or "nothing"
-            raise _Fault(f"it has {found}, but neither mu and sigma nor {' or '.join(RAW)}")
-        features = None if raw is None else _floats(file[raw], raw).float()
+        raw = next((name for name in RAW if name in file.names), None)
+        has_moments = {"mu", "sigma"} <= set(file.names)
+        if raw is not None:
+            features = _floats(file[raw], raw).float()
+            features = features.flatten(1) if features.ndim > 1 else features
         if has_moments:
             moments = FeatureMoments(None, _floats(file["mu"], "mu"), _floats(file["sigma"], "sigma"))
-    if features is not None and features.ndim > 1:
-        features = features.flatten(1)
-    if not has_moments:
-        assert features is not None
-        _check_features(features, str(raw))
-        moments = FeatureMoments.of(features)
+        elif features is not None:
+            _check_features(features, str(raw))
+            moments = FeatureMoments.of(features)
+        else:
+            found = ", ".join(file.names) or "nothing"
+            raise _Fault(f"it has {found}, but neither mu and sigma nor {' or '.join(RAW)}")
     _check(moments, features, ("mu", "sigma", str(raw)))
     what = ["mu, sigma"] * has_moments + [raw] * (raw is not None)
     return Statistics(path, moments, features, {"format": ", ".join(map(str, what)), "protocol": None})
@@ -226,9 +222,8 @@ def _check(moments: FeatureMoments, features: Tensor | None, names: tuple[str, s
         raise _Fault(f"{shapes}, not (D,) and (D, D)")
     if count is not None and not (isinstance(count, int) and count > 1):
         raise _Fault(f"it has {count} events, and needs two or more")
-    for name, tensor in zip(names, (mean, matrix), strict=False):
-        _check_finite(tensor, name)
-    _check_covariance(matrix.double(), names[1])
+    _check_finite(mean, names[0])
+    _check_covariance(matrix, names[1])
     if features is not None:
         _check_features(features, names[2])
         if features.shape[1] != len(mean):
@@ -253,6 +248,8 @@ def _check_finite(tensor: Tensor, name: str) -> None:
 
 def _check_covariance(matrix: Tensor, name: str) -> None:
     """Raise a fault if ``matrix`` is not symmetric or has a negative eigenvalue, beyond rounding."""
+    _check_finite(matrix, name)
+    matrix = matrix.double()
     largest, skew = float(matrix.abs().max()), float((matrix - matrix.T).abs().max())
     if skew > TOLERANCE * largest:
         raise _Fault(f"{name} is not symmetric: entries differ by {skew:.3g}, the largest is {largest:.3g}")

@@ -72,7 +72,6 @@ class TiltedDistance(Evaluator):
     scale: float | None = param(None, "the exponent w of p(c | x); null: the scale of the guidance", optional(ge(0)))
 
     def skip(self, evidence: Evidence) -> str | None:
-        """Refuse all but a target in the plane with components, and one known class with its guidance."""
         target, label, scale = self._law(evidence)
         if label is None or scale is None:
             return "tilted_distance needs samples that one known class guides: --known class=0 --guidance cfg"

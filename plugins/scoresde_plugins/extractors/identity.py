@@ -1,6 +1,6 @@
 """``identity``: the entries of an event are its features."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, ClassVar
 
@@ -24,11 +24,8 @@ class Identity(Extractor):
         size = prod(shape)
         return f"an event has {size} entries, too many for features (at most {MOST})" if size > MOST else None
 
-    def load(self, device: torch.device) -> Any:
-        def flatten(x: Tensor) -> Features:
-            return Features(x.to(device).float().flatten(1))
-
-        return flatten
+    def load(self, device: torch.device) -> Callable[[Tensor], Features]:
+        return lambda x: Features(x.to(device).float().flatten(1))
 
     def protocol(self) -> Mapping[str, Any]:
         return {"extractor": self.name}

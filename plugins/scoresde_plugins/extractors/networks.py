@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -59,15 +59,18 @@ class PublishedNetwork(Extractor):
 
     def load(self, device: torch.device) -> Callable[[Tensor], Features]:
         """Return the network on ``device``; raise FileError if the weights or torch-fidelity are missing."""
-        file = io.BytesIO()
-        torch.save(self._state(), file)  # tensors only: torch-fidelity would unpickle anything
+        path, file = self.path(), io.BytesIO()
+        try:
+            torch.save(inputs.unpickled(path), file)  # tensors only: torch-fidelity would unpickle anything
+        except FileError as error:
+            raise FileError(f"cannot read the weights {path} of {self.title}: {error}") from error
         file.seek(0)
         try:
             network = self.build(file).to(device)
         except ImportError as error:
             raise FileError(f"{self.title} needs torch-fidelity: pip install 'scoresde[metrics]' ({error})") from error
         except (RuntimeError, KeyError) as error:
-            raise FileError(f"the weights {self.path()} do not fit {self.title}: {_first(error)}") from error
+            raise FileError(f"the weights {path} do not fit {self.title}: {_first(error)}") from error
 
         def features(images: Tensor) -> Features:
             images = images.to(device)
@@ -78,15 +81,13 @@ class PublishedNetwork(Extractor):
 
     def path(self) -> Path:
         """Return the file of the weights, downloaded if requested; raise FileError if it is missing."""
-        if self.weights is not None:
-            if not Path(self.weights).is_file():
-                raise FileError(
-                    f"the file {self.weights} of the weights of {self.title} does not exist: get it from {self.url()}"
-                )
-            return Path(self.weights)
         cached = self._place()
         if cached.is_file():
             return cached
+        if self.weights is not None:
+            raise FileError(
+                f"the file {self.weights} of the weights of {self.title} does not exist: get it from {self.url()}"
+            )
         if not self.download:
             raise FileError(
                 f"the weights of {self.title} are not in {cached}: download them with "
@@ -112,14 +113,6 @@ class PublishedNetwork(Extractor):
         if self.weights is not None:
             return Path(self.weights)
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url().rsplit("/", 1)[1]
-
-    def _state(self) -> Mapping[str, Any]:
-        path = self.path()
-        try:
-            state: Mapping[str, Any] = inputs.unpickled(path)
-        except FileError as error:
-            raise FileError(f"cannot read the weights {path} of {self.title}: {error}") from error
-        return state
 
     def protocol(self) -> Mapping[str, Any]:
         return {"extractor": self.name, "sha256": file_hash(self.path()), "resize": self.resize}
@@ -190,18 +183,16 @@ class DINOv2(PublishedNetwork):
     def _code(self) -> Path:
         return Path(self.checkout or Path(torch.hub.get_dir()) / "facebookresearch_dinov2_main")
 
-    def _transformer(self) -> torch.nn.Module:
-        copy = self._code()
-        name, hub_load = f"dinov2_{self.model}", cast(Callable[..., torch.nn.Module], torch.hub.load)
-        if not (copy / "hubconf.py").is_file() and self.checkout is None and self.download:
-            fetched: torch.nn.Module = hub_load("facebookresearch/dinov2", name, pretrained=False)
-            return fetched
+    def _transformer(self) -> nn.Module:
+        copy, source = self._code(), "local"
         if not (copy / "hubconf.py").is_file():
-            raise FileError(
-                f"the code of DINOv2 is not in {copy}: clone https://github.com/facebookresearch/dinov2 and give its "
-                "folder, dinov2[checkout=FOLDER,weights=FILE], or download both with dinov2[download=true]"
-            )
-        found: torch.nn.Module = hub_load(str(copy), name, source="local", pretrained=False)
+            if self.checkout is not None or not self.download:
+                raise FileError(
+                    f"the code of DINOv2 is not in {copy}: clone https://github.com/facebookresearch/dinov2 and give "
+                    "its folder, dinov2[checkout=FOLDER,weights=FILE], or download both with dinov2[download=true]"
+                )
+            copy, source = Path("facebookresearch/dinov2"), "github"
+        found: nn.Module = torch.hub.load(copy.as_posix(), f"dinov2_{self.model}", source=source, pretrained=False)  # type: ignore[no-untyped-call]
         return found
 
     def protocol(self) -> Mapping[str, Any]:
@@ -232,14 +223,10 @@ class ConvolutionalClassifier(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
-        layers: list[nn.Module] = []
-        width = channels
+        layers, width = list[nn.Module](), channels
         for outputs, stride in LAYERS:
-            layers += [
-                nn.Conv2d(width, outputs, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
+            convolution = nn.Conv2d(width, outputs, 3, stride, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
             width = outputs
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, classes)

@@ -25,7 +25,8 @@ from scoresde_core import Noise, ScoreModel
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units, stored_levels
 from ..dequantizers.uniform import UniformDequantizer
-from .density import Density, LogDensities
+from .density import Density
+from .likelihood import LogDensities
 
 LogProb = Callable[[Tensor, int], Tensor]
 """(events (n, ...) in the density's range, seed) -> log density or a lower bound on it, (n,) in nats."""
@@ -67,10 +68,8 @@ class Grey:
     def passes(self, images: Tensor, repeats: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield x and log q(u | v) - D log((high - low) / levels) (n,), in nats, for each of ``repeats``."""
         if images.dtype != (torch.uint8 if self.levels <= 256 else torch.int32):
-            raise ValueError(
-                f"images must be uint8 values 0 to 255, got {images.dtype}: pass the stored values, without scaling "
-                "or dequantisation"
-            )
+            how = "pass the stored values, without scaling or dequantisation"
+            raise ValueError(f"images must be uint8 values 0 to 255, got {images.dtype}: {how}")
         if not self.high > self.low:
             raise ValueError(f"high must be above low, got the range {self.low} to {self.high}")
         if repeats < 1 or not len(images):
@@ -134,17 +133,9 @@ class Measurement:
 
 @torch.no_grad()
 def measure(
-    density: Density,
-    model: ScoreModel,
-    events: Tensor,
-    *,
-    repeats: int = 1,
-    seed: int = 0,
-    first: int = 0,
-    exact: Callable[[Tensor], Tensor] | None = None,
-    units: Units | None = None,
-    **grey: Any,
-) -> Measurement:
+    density: Density, model: ScoreModel, events: Tensor, *, repeats: int = 1, seed: int = 0, first: int = 0,
+    exact: Callable[[Tensor], Tensor] | None = None, units: Units | None = None, **grey: Any,
+) -> Measurement:  # fmt: skip
     """Return bits per dimension of stored ``events`` (n, ...) under ``model``, in the units of their data.
 
     ``units`` convert events to the model's scale; without them ``low`` and ``high`` are its range, and floats are on
@@ -166,18 +157,14 @@ def measure(
     for number, (x, extra) in enumerate(passes):
         seen = x if units is None else units.encode(x)
         found.append(density.measure(model, seen.to(options.dtype), seed + number, first))
-        nats.append(extra - (found[-1].nats.double() - volume))
+        nats.append(extra - (found[-1].log_prob.double() - volume))
         if exact is not None:
             truths.append(extra - exact(x).double())
     to_bits = events[0].numel() * math.log(2)
     errors = [part.stderr for part in found if part.stderr is not None]
-    return Measurement(
-        torch.stack(nats) / to_bits,
-        torch.stack([part.nfe for part in found]),
-        torch.stack(errors) / to_bits if errors else None,
-        found[0].latent,
-        torch.stack(truths) / to_bits if truths else None,
-    )
+    stderr, truth = (torch.stack(parts) / to_bits if parts else None for parts in (errors, truths))
+    nfe = torch.stack([part.nfe for part in found])
+    return Measurement(torch.stack(nats) / to_bits, nfe, stderr, found[0].latent, truth)
 
 
 def join(parts: Sequence[Measurement]) -> Measurement:

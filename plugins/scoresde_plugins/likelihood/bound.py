@@ -49,18 +49,9 @@ class Bound:
 
 @torch.no_grad()
 def likelihood_bound(
-    model: ScoreModel,
-    x: Tensor,
-    *,
-    form: Form = "dsm",
-    times: int = 1000,
-    importance: bool = True,
-    offset: bool = True,
-    t_min: float = 1e-5,
-    seed: int = 0,
-    batch_size: int | None = None,
-    first: int = 0,
-) -> Bound:
+    model: ScoreModel, x: Tensor, *, form: Form = "dsm", times: int = 1000, importance: bool = True,
+    offset: bool = True, t_min: float = 1e-5, seed: int = 0, batch_size: int | None = None, first: int = 0,
+) -> Bound:  # fmt: skip
     """Estimate the bound for events ``x`` (n, ...) from ``times`` times per sample, one in each of equal strata.
 
     Times have density g^2/sigma^2 with ``importance``, else they are uniform. Times, noise and probes are keyed by

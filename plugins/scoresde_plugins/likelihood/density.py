@@ -22,7 +22,7 @@ from ..numerics.divergence import Trace
 from ..numerics.flow import Solver, require_continuous
 from ..numerics.runge_kutta import ADAPTIVE
 from .bound import FEWEST_TIMES, Form, likelihood_bound
-from .likelihood import log_likelihood
+from .likelihood import LogDensities, log_likelihood
 
 if TYPE_CHECKING:
     from scoresde_core import Registry
@@ -43,19 +43,6 @@ def trained_t_min(plan: Plan | None, registry: Registry) -> float:
     except ScoreSDEError:  # a loss that is not installed here
         return PUBLISHED_T_MIN
     return float(getattr(loss, "t_min", PUBLISHED_T_MIN))
-
-
-@attrs.frozen(eq=False)
-class LogDensities:
-    """Log densities or lower bounds ``nats`` (n,), float64, and function evaluations ``nfe`` (n,).
-
-    ``latent`` (n, ...) at t = 1 comes from the flow; ``stderr`` (n,), in nats, from the random draws of the bound.
-    """
-
-    nats: Tensor
-    nfe: Tensor
-    latent: Tensor | None = None
-    stderr: Tensor | None = None
 
 
 class Density(ABC):
@@ -94,15 +81,9 @@ class FlowDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:
-        how: dict[str, Any] = {
-            "trace": self.trace,
-            "probes": self.probes,
-            "t_min": self.t_min,
-            "discrete": self.discrete,
-        }
         solver = Solver(self.method, self.rtol, self.atol)
-        likelihood = log_likelihood(model, x, solver=solver, seed=seed, first=first, **how)
-        return LogDensities(likelihood.log_prob, likelihood.nfe, latent=likelihood.latent)
+        how: dict[str, Any] = {name: getattr(self, name) for name in ("trace", "probes", "t_min", "discrete")}
+        return log_likelihood(model, x, solver=solver, seed=seed, first=first, **how)
 
 
 @attrs.frozen
@@ -121,7 +102,6 @@ class BoundDensity(Density):
     discrete: bool = param(False, "for a model of discrete noise scales, use the nearest trained one at every time")
 
     def check(self, model: ScoreModel) -> None:
-        """Refuse coupled variables and any drift as well, for which the bound is not written."""
         super().check(model)
         if reason := unserved(self, model.sde):
             raise UsageError(f"{reason}; take the flow (ode)")

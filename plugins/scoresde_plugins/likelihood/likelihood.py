@@ -21,28 +21,23 @@ from ..numerics.flow import Solver, check_t_min, coefficients, require_continuou
 
 
 @attrs.frozen(eq=False)
-class Likelihood:
-    """``log_prob`` (n,) in nats, float64; the ``latent`` (n, ...) at t = 1; function evaluations ``nfe`` (n,)."""
+class LogDensities:
+    """Log densities or lower bounds ``log_prob`` (n,) in nats, float64, and function evaluations ``nfe`` (n,).
+
+    ``latent`` (n, ...) at t = 1 comes from the flow; ``stderr`` (n,), in nats, from the random draws of the bound.
+    """
 
     log_prob: Tensor
-    latent: Tensor
     nfe: Tensor
+    latent: Tensor | None = None
+    stderr: Tensor | None = None
 
 
 @torch.no_grad()
 def log_likelihood(
-    model: ScoreModel,
-    x: Tensor,
-    *,
-    trace: Trace = "rademacher",
-    probes: int = 1,
-    t_min: float = 1e-5,
-    solver: Solver | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    first: int = 0,
-    discrete: bool = False,
-) -> Likelihood:
+    model: ScoreModel, x: Tensor, *, trace: Trace = "rademacher", probes: int = 1, t_min: float = 1e-5,
+    solver: Solver | None = None, seed: int = 0, batch_size: int | None = None, first: int = 0, discrete: bool = False,
+) -> LogDensities:  # fmt: skip
     """Return the model's log density of events ``x`` (n, ...) in the units of the model's data.
 
     ``trace`` estimates the divergence with ``probes`` Rademacher or Gaussian probes, fixed along the path, or computes
@@ -62,13 +57,13 @@ def log_likelihood(
         _solve(known, part, trace, probes, t_min, solver, seed, first + start)
         for start, known, part in in_batches(model.framed(), x, size)
     ]
-    return Likelihood(*(torch.cat([getattr(part, name) for part in parts]) for name in ("log_prob", "latent", "nfe")))
+    return LogDensities(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _solve(
     model: ScoreModel, x: Tensor, trace: Trace, probes: int, t_min: float, solver: Solver, seed: int, first: int
-) -> Likelihood:
-    """Solve one batch, whose first sample has the index ``first``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log densities, evaluations and latents of one batch, whose first sample has the index ``first``."""
     sde, dtype, before = model.sde, x.dtype, model.calls
     shape = sde.state_shape(tuple(x.shape[1:]))
     noise = Noise(seed, shape, len(x), start=first, device=x.device, dtype=dtype)
@@ -95,4 +90,4 @@ def _solve(
     log_prob = sde.prior.log_prob(latent) + dim * change - added
     nfe = torch.full((len(x),), model.calls - before)
     frame = sde.frame
-    return Likelihood(log_prob, (frame.leave(latent, sde.t_max) if frame else latent).to(dtype), nfe)
+    return log_prob, nfe, (frame.leave(latent, sde.t_max) if frame else latent).to(dtype)

@@ -5,6 +5,7 @@ the marginals p_t alone, not on the network: two models of the same data with ex
 2021, arXiv:2011.13456, Section 4.3 and Appendix D.5). Latents have the scale of the prior: 1 for VP, sigma_max for VE.
 """
 
+from functools import partial
 from typing import TypedDict, Unpack
 
 import attrs
@@ -47,7 +48,8 @@ def decode(model: ScoreModel, latent: Tensor, *, denoise: bool = False, **path: 
     t_min = model.sde.t_min if (given := path.get("t_min")) is None else given
 
     def clean(known: ScoreModel, part: Tensor) -> Tensor:
-        frame, state = known.sde.frame, _state(known, part, t_min)
+        frame = known.sde.frame
+        state = frame.enter(part, t_min) if frame else part
         x = known.denoised(state, known.sde.level_at(t_min, state))
         return frame.drop(x) if frame else x
 
@@ -104,15 +106,9 @@ def temper(latent: Tensor, temperature: float, prior: GaussianPrior | None = Non
 
 @torch.no_grad()
 def _follow(
-    model: ScoreModel,
-    x: Tensor,
-    *,
-    encoding: bool,
-    t_min: float | None = None,
-    solver: Solver | None = None,
-    batch_size: int | None = None,
-    discrete: bool = False,
-) -> Tensor:
+    model: ScoreModel, x: Tensor, *, encoding: bool, t_min: float | None = None, solver: Solver | None = None,
+    batch_size: int | None = None, discrete: bool = False,
+) -> Tensor:  # fmt: skip
     """Solve the ODE from one end to the other, with the state in float64 and the model in the dtype of ``x``."""
     sde = model.sde
     t_min, solver = sde.t_min if t_min is None else t_min, solver or Solver()
@@ -121,19 +117,11 @@ def _follow(
         raise UsageError(f"{sde!r} adds variables to an event, so that many latents belong to it: it has no encoding")
     if not discrete:
         require_continuous(model, "an encoding")
-
-    def solve(known: ScoreModel, part: Tensor) -> Tensor:
-        def along(t: float, state: Tensor) -> Tensor:
-            return velocity(known, t, state, x.dtype)
-
-        frame, state = known.sde.frame, solver.solve(along, _state(known, part.double(), start), start, end)
-        return (frame.leave(state, end) if frame else state).to(x)
-
     start, end = (t_min, sde.t_max) if encoding else (sde.t_max, t_min)
-    return torch.cat([solve(known, part) for _, known, part in in_batches(model.framed(), x, batch_size)])
-
-
-def _state(known: ScoreModel, x: Tensor, t: float) -> Tensor:
-    """Events at a time as states in the frame of the process."""
-    frame = known.sde.frame
-    return frame.enter(x, t) if frame else x
+    found = []
+    for _, known, part in in_batches(model.framed(), x, batch_size):
+        frame, at = known.sde.frame, part.double()
+        at = frame.enter(at, start) if frame else at
+        state = solver.solve(partial(velocity, known, dtype=x.dtype), at, start, end)
+        found.append((frame.leave(state, end) if frame else state).to(x))
+    return torch.cat(found)

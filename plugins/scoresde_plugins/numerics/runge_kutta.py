@@ -77,14 +77,9 @@ def integrate(velocity: Callable[[float, State], State], state: State, times: Se
 
 
 def adapt(
-    velocity: Callable[[float, State], State],
-    state: State,
-    start: float,
-    end: float,
-    pair: Pair,
-    rtol: float,
+    velocity: Callable[[float, State], State], state: State, start: float, end: float, pair: Pair, rtol: float,
     atol: float,
-) -> State:
+) -> State:  # fmt: skip
     """Return the state at ``end``, from ``state`` at ``start``, by steps of ``pair``; the last one lands on ``end``.
 
     For several tensors the largest ratio counts. ArithmeticError if the step size vanishes, as it does where values are
@@ -145,7 +140,6 @@ def _advance(state: Parts, slopes: list[Parts], weights: tuple[float, ...], step
 
 
 def _combine(slopes: list[Parts], weights: tuple[float, ...]) -> Parts:
-    """Return the weighted sum of ``slopes``."""
     first = tuple(weights[0] * part for part in slopes[0])
     return _advance(first, slopes[1:], weights[1:], 1.0)
 
@@ -178,8 +172,6 @@ def _norm(parts: Sequence[Tensor], scales: Sequence[Tensor]) -> float:
 
 def _growth(ratio: float, order: int) -> float:
     """Return the next step size over this one for an error ratio; a fifth if the ratio is not finite."""
-    if ratio == 0:
-        return 10.0
-    if not math.isfinite(ratio):
-        return 0.2
+    if ratio == 0 or not math.isfinite(ratio):
+        return 0.2 if ratio else 10.0
     return min(10.0, max(0.9 * math.pow(ratio, -1 / order), 1.0 if ratio < 1 else 0.2))

@@ -24,8 +24,7 @@ from torch import Tensor
 from scoresde_core import DATA, Basis, Estimate, Level, Noise, Target, param
 from scoresde_core.frame import rotate
 from ..numerics.cosines import cosines
-from .level import coefficients, events
-from .mixture import MixtureOfFactorAnalysers
+from .mixture import MixtureOfFactorAnalysers, coefficients, events
 
 _CHUNK = 4096
 

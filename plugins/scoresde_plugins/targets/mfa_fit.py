@@ -21,7 +21,7 @@ import attrs
 import torch
 from torch import Tensor
 from scoresde_run import Units
-from .mfa_file import rounded, write
+from .mfa import rounded, write
 from .mixture import MixtureOfFactorAnalysers
 
 AfterPass = Callable[[int, int, float], None]
@@ -61,17 +61,10 @@ def dequantized(images: Tensor, seed: int) -> Tensor:
 
 
 def fit_mfa(
-    images: Tensor,
-    held_out: Tensor,
-    components: int = 32,
-    factors: int = 13,
-    iterations: int = 50,
-    floor: float = 0.05,
-    ceiling: float = 1.0,
-    seed: int = 0,
-    progress: AfterPass | None = None,
+    images: Tensor, held_out: Tensor, components: int = 32, factors: int = 13, iterations: int = 50,
+    floor: float = 0.05, ceiling: float = 1.0, seed: int = 0, progress: AfterPass | None = None,
     dtype: torch.dtype = torch.float32,
-) -> tuple[MixtureOfFactorAnalysers, Report]:
+) -> tuple[MixtureOfFactorAnalysers, Report]:  # fmt: skip
     """Fit to uint8 ``images`` (N, *shape), judge on ``held_out`` (M, *shape); return the target and its report.
 
     ``floor`` and ``ceiling`` bound the standard deviation of the diagonal noise, in data units on [-1, 1], where no
@@ -85,8 +78,7 @@ def fit_mfa(
     generator = torch.Generator().manual_seed(seed + 1)
     bounds = (floor**2, ceiling**2)
     target = _start(x, components, factors, bounds, shape, generator)
-    trace: list[float] = []
-    reseeded = 0
+    trace, reseeded = list[float](), 0
     for iteration in range(1, iterations + 1):
         statistics = _expect(target, x)
         trace.append(statistics.log_likelihood)
@@ -123,14 +115,10 @@ def bits_per_dim(log_likelihood: float, dim: int) -> float:
 class _Statistics:
     """Sums over the data in float64, about the centre of the mixture in the expectation step."""
 
-    count: Tensor
-    """N_k, (K,)."""
-    cross: Tensor
-    """A_k, (K, q + 1, D)."""
-    second: Tensor
-    """B_k, (K, q + 1, q + 1)."""
-    square: Tensor
-    """sum_n x_n^2, (D,)."""
+    count: Tensor  # N_k, (K,)
+    cross: Tensor  # A_k, (K, q + 1, D)
+    second: Tensor  # B_k, (K, q + 1, q + 1)
+    square: Tensor  # sum_n x_n^2, (D,)
     center: Tensor
     log_likelihood: float
 
@@ -178,13 +166,9 @@ def _maximise(
 
 
 def _start(
-    x: Tensor,
-    components: int,
-    factors: int,
-    bounds: tuple[float, float],
-    shape: tuple[int, ...],
+    x: Tensor, components: int, factors: int, bounds: tuple[float, float], shape: tuple[int, ...],
     generator: torch.Generator,
-) -> MixtureOfFactorAnalysers:
+) -> MixtureOfFactorAnalysers:  # fmt: skip
     """Return a mixture from k-means and the principal axes of each cluster; the noise is the residual variance."""
     nearest = _kmeans(x, _plus_plus(x, components, generator))
     means, axes, left = [], [], torch.zeros(x.shape[1], dtype=torch.float64)

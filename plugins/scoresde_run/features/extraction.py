@@ -1,13 +1,15 @@
-"""Extractions: an extractor with its settings, and the sets of events that it reads.
+"""Features of events, between which distances of sets of images are measured.
 
-Metrics with equal extractions of equal sets share their features.
+An extractor turns events into features. An extraction is an extractor with its settings, and reads sets of events;
+metrics with equal extractions of equal sets share their features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import attrs
 import torch
@@ -15,10 +17,39 @@ from torch import Tensor
 from ..data.evidence import Reference
 from ..data.units import Units
 from ..machine.processes import Processes
-from .extractor import Extractor, Features
 
 Rounding = Literal["nearest", "floor"]
 T = TypeVar("T")
+
+
+@attrs.frozen(eq=False)
+class Features:
+    """The float32 features (B, D) of a batch and, for a classifier, logits (B, K)."""
+
+    pooled: Tensor
+    logits: Tensor | None = None
+
+
+class Extractor(ABC):
+    """A fixed map from events to features; its metrics are named after it.
+
+    It takes images as uint8 (B, C, H, W), or floats (B, *shape) with ``images = False``.
+    """
+
+    name: ClassVar[str]
+    images: ClassVar[bool] = True
+
+    def skip(self, shape: tuple[int, ...]) -> str | None:
+        """Why events of ``shape`` cannot be read, or None."""
+        return None
+
+    @abstractmethod
+    def load(self, device: torch.device) -> Callable[[Tensor], Features]:
+        """The map, ready to be called on ``device``; the error for missing weights says how to get them."""
+
+    @abstractmethod
+    def protocol(self) -> Mapping[str, Any]:
+        """All inputs of a feature as plain data: the hash of the weights, the resize, the range of the input."""
 
 
 @attrs.frozen
