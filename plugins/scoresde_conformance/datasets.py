@@ -1,34 +1,25 @@
 """Data sets: the same events each time, of the declared shape, loaded at once or opened one by one."""
 
 import pickle
-from collections.abc import Callable, Iterator
-from typing import TypeVar, get_args
+from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor
-from scoresde_core import FileError
 from scoresde_run import Dataset, Events, Split
 from .candidate import Candidate, Skip
+from .expect import or_skip
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS = {torch.uint8: 256, torch.int32: 65_536, torch.float32: None}
 """The number of grey levels for each type of events."""
 MOST, MOST_QUICK = 100_000, 2_000
 """The largest split that is loaded completely if events are decoded one by one."""
-T = TypeVar("T")
-
-
-def _or_skip(read: Callable[[], T]) -> T:
-    """Return ``read()``; skip a data set whose files are not on this machine."""
-    try:
-        return read()
-    except FileError as error:
-        raise Skip(str(error)) from error
 
 
 def _opened(candidate: Candidate, split: Split) -> Events:
     dataset: Dataset = candidate.component
-    return candidate.once(("open", split), lambda: _or_skip(lambda: dataset.open(split)))
+    return candidate.once(("open", split), lambda: or_skip(lambda: dataset.open(split)))
 
 
 def _loaded(candidate: Candidate, split: Split) -> Tensor:
@@ -37,7 +28,7 @@ def _loaded(candidate: Candidate, split: Split) -> Tensor:
     if not isinstance(events, Tensor) and len(events) > most:
         raise Skip(f"its {split} split has {len(events)} events to decode, more than {most}")
     dataset: Dataset = candidate.component
-    return candidate.once(("load", split), lambda: _or_skip(lambda: dataset.load(split)))
+    return candidate.once(("load", split), lambda: or_skip(lambda: dataset.load(split)))
 
 
 def _ends(candidate: Candidate) -> Iterator[tuple[Split, Tensor]]:
@@ -50,14 +41,14 @@ def _ends(candidate: Candidate) -> Iterator[tuple[Split, Tensor]]:
 
 def tells_its_shape(candidate: Candidate) -> None:
     """``shape`` is a tuple of positive sizes."""
-    shape = _or_skip(lambda: candidate.component.shape)
+    shape = or_skip(lambda: candidate.component.shape)
     assert isinstance(shape, tuple), f"shape is {shape!r}, expected a tuple of sizes"
     assert all(isinstance(size, int) and size > 0 for size in shape), f"shape is {shape}, expected positive sizes"
 
 
 def has_events_of_its_shape(candidate: Candidate) -> None:
     """Both splits have events of this shape: uint8, int32 (16 bits) or finite float32."""
-    shape = _or_skip(lambda: candidate.component.shape)
+    shape = or_skip(lambda: candidate.component.shape)
     for split, event in _ends(candidate):
         assert tuple(event.shape) == shape, f"an event of {split} has shape {tuple(event.shape)}, but shape is {shape}"
         assert event.dtype in LEVELS, f"events are {event.dtype}, expected uint8, int32 or float32"
@@ -66,7 +57,7 @@ def has_events_of_its_shape(candidate: Candidate) -> None:
 
 def tells_its_levels(candidate: Candidate) -> None:
     """``levels``, unless it is "auto", matches the events: 256, 65536, or None for floats."""
-    told = _or_skip(lambda: candidate.component.levels)
+    told = or_skip(lambda: candidate.component.levels)
     for split, event in _ends(candidate):
         levels = LEVELS[event.dtype]
         assert told in ("auto", levels), f"levels is {told}, but events of {split} are {event.dtype}"

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from scoresde_core import FileError
 from .candidate import Skip
 
 T = TypeVar("T")
@@ -19,6 +20,14 @@ def some(found: Iterable[T], reason: str) -> Iterator[T]:
         raise Skip(reason)
 
 
+def or_skip(read: Callable[[], T]) -> T:
+    """Return ``read()``; :class:`Skip` for files that are not on this machine."""
+    try:
+        return read()
+    except FileError as error:
+        raise Skip(str(error)) from error
+
+
 def is_like(what: str, value: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
     """A tensor is finite, and has this shape and dtype."""
     found, expected = (tuple(value.shape), value.dtype), (tuple(shape), dtype)
@@ -26,7 +35,7 @@ def is_like(what: str, value: Tensor, shape: Sequence[int], dtype: torch.dtype) 
     assert bool(value.isfinite().all()), f"{what} is not finite"
 
 
-def is_zero(values: Tensor, what: str, more: float = 0.0) -> None:
+def is_zero(values: Tensor, what: str, more: float = 0.0, *, verb: str = "is off by") -> None:
     """Independent values (n,), or (n, K) in columns, have a mean of 0 within 4 standard errors, or to rounding.
 
     ``what`` may have a place for the number of the column; ``more`` is a further standard error.
@@ -34,8 +43,8 @@ def is_zero(values: Tensor, what: str, more: float = 0.0) -> None:
     columns = values.reshape(len(values), -1)
     found, error = columns.mean(0), (columns.var(0) / len(values) + more**2).sqrt()
     k = int((found.abs() - 4 * error).argmax())
-    off = f"is off by {float(found[k]):+.4g}, with a standard error of {float(error[k]):.2g}"
-    assert float(found[k].abs()) <= 4 * float(error[k]) + 1e-12, f"{what.format(k)} {off}"
+    told = f"{what.format(k)} {verb} {float(found[k]):+.4g}, with a standard error of {float(error[k]):.2g}"
+    assert float(found[k].abs()) <= 4 * float(error[k]) + 1e-12, told
 
 
 def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> None:

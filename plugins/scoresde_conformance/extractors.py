@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from scoresde_core import FileError, UsageError, parameters
 from scoresde_run import Extractor, Features
-from .candidate import Candidate, Skip, first_accepted
-from .expect import is_like
+from .candidate import Candidate, first_accepted
+from .expect import agree, is_like, or_skip
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
 
@@ -17,10 +17,7 @@ SHAPES = ((1, 28, 28), (3, 32, 32), (1, 32, 32), (3, 64, 64), (2,), (5, 4))
 def _opened(candidate: Candidate) -> tuple[Callable[[Tensor], Features], Tensor]:
     """Return the loaded extractor and five events; skip an extractor without its weights."""
     extractor: Extractor = candidate.component
-    try:
-        extract = extractor.load(torch.device("cpu"))
-    except FileError as error:
-        raise Skip(str(error)) from error
+    extract = or_skip(lambda: extractor.load(torch.device("cpu")))
     events = torch.randint(0, 256, (5, *first_accepted(SHAPES, extractor.skip)), dtype=torch.uint8)
     return extract, events if extractor.images else events / 127.5 - 1
 
@@ -47,8 +44,8 @@ def does_not_depend_on_the_batch(candidate: Candidate) -> None:
     """An event has the same features alone and in a batch, up to rounding."""
     extract, events = _opened(candidate)
     together, alone = extract(events).pooled, torch.cat([extract(event[None]).pooled for event in events])
-    off = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
-    assert off < 1e-4, f"features of an event alone and in a batch differ by {off:.1e} of the largest"
+    size = together.abs().max().clamp_min(1e-12)
+    agree(alone / size, together / size, 1e-4, "relative to the largest, features alone and in a batch differ by")
 
 
 def is_described_by_plain_data(candidate: Candidate) -> None:

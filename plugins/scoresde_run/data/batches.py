@@ -79,10 +79,9 @@ class Batch:
 
     def parts(self, count: int) -> Iterator[Batch]:
         """Split this batch into ``count`` parts."""
-        start = 0
-        for x in self.x.chunk(count):
-            yield Batch(x, {name: values[start : start + len(x)] for name, values in self.known.items()})
-            start += len(x)
+        known = {name: values.chunk(count) for name, values in self.known.items()}
+        for k, x in enumerate(self.x.chunk(count)):
+            yield Batch(x, {name: parts[k] for name, parts in known.items()})
 
 
 @lru_cache(maxsize=4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import attrs
 import torch
 from torch import Tensor
 from scoresde_core import SDE, UsageError
@@ -17,25 +16,17 @@ _LOOKED_AT = 4096
 """Number of events, spread evenly over the training split, whose scale is compared with the SDE's."""
 
 
-@attrs.frozen
-class Moments:
-    """``mean`` and ``variance`` (C,) per channel or column, float64 on the CPU."""
-
-    mean: Tensor
-    variance: Tensor
-
-    @classmethod
-    def of(cls, events: Events, units: Units, indices: Sequence[int]) -> Moments:
-        """Compute the moments of the events at ``indices`` in ``units``, in one pass."""
-        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for first in range(0, len(indices), _CHUNK):
-            x = units.encode(rows(events, indices[first : first + _CHUNK])).double().movedim(1, 0).flatten(1)
-            more, centre = x.shape[1], x.mean(1)
-            spread, off = (x - centre.unsqueeze(1)).square().sum(1), centre - mean
-            # Merge two sets (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
-            squares = squares + spread + off.square() * (count * more / (count + more))
-            mean, count = mean + off * (more / (count + more)), count + more
-        return cls(mean.cpu(), (squares / count).cpu())
+def moments(events: Events, units: Units, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) per channel or column of the events at ``indices`` in ``units``, float64 on the CPU."""
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for first in range(0, len(indices), _CHUNK):
+        x = units.encode(rows(events, indices[first : first + _CHUNK])).double().movedim(1, 0).flatten(1)
+        more, centre = x.shape[1], x.mean(1)
+        spread, off = (x - centre.unsqueeze(1)).square().sum(1), centre - mean
+        # Merge two sets (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115).
+        squares = squares + spread + off.square() * (count * more / (count + more))
+        mean, count = mean + off * (more / (count + more)), count + more
+    return mean.cpu(), (squares / count).cpu()
 
 
 def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -43,15 +34,15 @@ def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tu
     events = dataset.open("train")
     if not len(events):
         raise UsageError(f"the train split of {dataset} is empty")
-    found = Moments.of(events, units, range(len(events)))
-    flat = [k for k, value in enumerate(found.variance.tolist()) if not 0 < value < math.inf]
+    mean, variance = moments(events, units, range(len(events)))
+    flat = [k for k, value in enumerate(variance.tolist()) if not 0 < value < math.inf]
     if flat:
         raise UsageError(
             f"{dataset} cannot be standardised: of {dataset.shape[0]} channels or columns number {flat[0]}, counted "
             "from 0, is constant or not finite; leave it out, or give data.shift and data.scale in place of "
             "data.standardise"
         )
-    return tuple(found.mean.tolist()), tuple(found.variance.sqrt().tolist())
+    return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
 def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> str | None:
@@ -76,16 +67,18 @@ def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> 
         if all(bool((left(end_of_range) <= 1).all()) for end_of_range in ends):
             return None
     count = len(events)
-    found = Moments.of(events, units, [k * count // min(count, _LOOKED_AT) for k in range(min(count, _LOOKED_AT))])
-    far = left(found.mean, found.variance)
+    mean, variance = moments(
+        events, units, [k * count // min(count, _LOOKED_AT) for k in range(min(count, _LOOKED_AT))]
+    )
+    far = left(mean, variance)
     worst = int(far.argmax())
     if float(far[worst]) > 1:
-        size = float((found.mean[worst].square() + found.variance[worst]).sqrt())
+        size = float((mean[worst].square() + variance[worst]).sqrt())
         return (
             f"the data's root mean square is {size:.4g} (channel or column {worst}), but the prior of {sde!r} forgets "
             f"only data that are small compared with {float(end.sigma / end.alpha):.4g}"
         )
-    finest, spread = float(start.sigma / start.alpha), found.variance.sqrt()
+    finest, spread = float(start.sigma / start.alpha), variance.sqrt()
     if units.levels is None and bool((spread < finest).any()):
         least = int(spread.argmin())
         return (

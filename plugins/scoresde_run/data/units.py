@@ -126,11 +126,11 @@ class Units:
 
     def onto(self, other: Units) -> tuple[float, float] | None:
         """(a, b) such that a x + b has ``other`` units; None if no single pair does."""
-        ends = [_ends(self), _ends(other)]
-        if any(end is None for end in ends):
+        if any(len(set(numbers)) > 1 for units in (self, other) for numbers in (units.scale, units.shift)):
             return None
-        (scale, shift), (other_scale, other_shift) = ends  # type: ignore[misc]
-        return scale / other_scale, (shift - other_shift) / other_scale
+        ends = self.decode(torch.tensor([[0.0], [1.0]], dtype=torch.float64))
+        zero, one = other.encode(ends)[:, 0].tolist()
+        return one - zero, zero
 
 
 def stored_levels(events: Tensor) -> int | None:
@@ -142,14 +142,6 @@ def columns(given: float | Sequence[float] | None, default: float) -> tuple[floa
     """One or several numbers as :class:`Units` holds them; ``default`` for None."""
     value = default if given is None else given
     return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
-
-
-def _ends(units: Units) -> tuple[float, float] | None:
-    """(a, b) of data = a x + b, or None if channels differ."""
-    if len(set(units.scale)) > 1 or len(set(units.shift)) > 1:
-        return None
-    a, b = units.scale[0], units.shift[0]
-    return (2 * a, 2 * b - 1) if units._halved else (a, b)
 
 
 def _along(values: tuple[float, ...], like: Tensor) -> Any:

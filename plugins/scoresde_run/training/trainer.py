@@ -90,12 +90,11 @@ class Average:
     def __init__(self, network: nn.Module, rate: float, warm_up: bool = False) -> None:
         self.rate, self.warm_up = rate, warm_up
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        trained = [name for name, p in network.named_parameters() if p.requires_grad]
-        own, other = dict(self.network.named_parameters()), dict(network.named_parameters())
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        own = dict(self.network.named_parameters())
         self.parameters = {name: own[name] for name in trained}
-        self._mine: list[Tensor] = [own[name] for name in trained]
-        self._theirs: list[Tensor] = [other[name] for name in trained]
-        self._buffers = list(self.network.buffers()), list(network.buffers())
+        self._mine, self._theirs = tuple(self.parameters.values()), tuple(trained.values())
+        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
@@ -106,8 +105,7 @@ class Average:
     @torch.no_grad()
     def current(self) -> nn.Module:
         """The averaged network, in evaluation mode, with the network's current buffers."""
-        mine, theirs = self._buffers
-        for own, other in zip(mine, theirs, strict=True):
+        for own, other in self._buffers:
             own.copy_(other)
         return self.network
 
