@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from importlib.util import resolve_name
 from pathlib import Path
 
 import attrs
-from scoresde_core import KINDS, Command, Kind, Registry, ScoreSDEError, find_kind, lazy
+from scoresde_core import KINDS, Command, Kind, Registry, lazy
 from scoresde_core.importing import find_spec
 
 SHELLS = ("bash", "zsh", "fish")
@@ -42,7 +44,7 @@ class CompletionCommand(Command):
     ) -> list[str]:
         """The words that may stand where ``word`` does, after the words ``given`` to the program."""
         words = list(given)
-        while (group := _subcommands(parser)) is not None:
+        while group := next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None):
             at = next((k for k, w in enumerate(words) if w in group.choices), None)
             if at is None:
                 break
@@ -56,13 +58,8 @@ class CompletionCommand(Command):
         return sorted({text for text in found if text.startswith(word)})
 
 
-def _subcommands(parser: argparse.ArgumentParser) -> argparse._SubParsersAction[argparse.ArgumentParser] | None:
-    return next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
-
-
 def _reader(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Action | None, list[str]]:
     """The argument that reads the word after ``words``, and the positional words before it."""
-    positionals = [action for action in parser._actions if not action.option_strings]
     before: list[str] = []
     option: argparse.Action | None = None
     for text in words:
@@ -73,11 +70,9 @@ def _reader(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argp
             before.append(text)
         elif option.nargs not in ("+", "*"):
             option = None
-    if option is not None:
-        return option, before
-    last = len(before) if len(before) < len(positionals) else -1
-    many = positionals and positionals[-1].nargs in ("+", "*")
-    return (positionals[last] if positionals and (last >= 0 or many) else None), before
+    positionals = [action for action in parser._actions if not action.option_strings]
+    many = positionals[-1:] if positionals and positionals[-1].nargs in ("+", "*") else []
+    return option or next(iter([*positionals[len(before) :], *many]), None), before
 
 
 def _values(action: argparse.Action, before: Sequence[str], word: str, registry: Registry) -> Iterator[str]:
@@ -90,17 +85,14 @@ def _values(action: argparse.Action, before: Sequence[str], word: str, registry:
         yield from _components(_kind(before[0]), word, registry)
     elif "=" in word.partition("[")[0]:  # a setting, as of train
         key, _, value = word.partition("=")
-        yield from (f"{key}={text}" for text in _components(_kind(NAMED.get(key, "")), value, registry))
+        yield from (f"{key}={text}" for text in _components(_kind(key), value, registry))
     else:
-        dest = action.dest.removesuffix("s") if action.dest not in NAMED else action.dest
-        yield from _components(_kind(NAMED.get(dest, dest)), word, registry)
+        yield from _components(_kind(action.dest), word, registry)
 
 
 def _kind(name: str) -> Kind | None:
-    try:
-        return find_kind(name)
-    except ScoreSDEError:
-        return None
+    """The kind of what an option or a setting of this name takes."""
+    return next((kind for kind in KINDS.values() if NAMED.get(name, name) in (kind.name, kind.singular)), None)
 
 
 def _components(kind: Kind | None, word: str, registry: Registry) -> Iterator[str]:
@@ -117,63 +109,42 @@ def _components(kind: Kind | None, word: str, registry: Registry) -> Iterator[st
     known = fields(*claims[0].row.target.split(":"))
     depths = [inside[:k].count("[") - inside[:k].count("]") for k in range(len(inside) + 1)]
     start = max((k + 1 for k, c in enumerate(inside) if c == "," and depths[k] == 0), default=0)
-    head, part = f"{name}[{inside[:start]}", inside[start:]
-    key, equals, value = part.partition("=")
+    key, equals, value = inside[start:].partition("=")
+    head = f"{name}[{inside[:start]}"
     if not equals:
         yield from (f"{head}{key}=" for key in known)
         return
     taken = known.get(key, "")
+    words = ["true", "false"] if "bool" in taken else re.findall(r"'([^']+)'", taken.partition("Literal[")[2])
     inner = next((k for k in KINDS.values() if k.contract.rpartition(":")[2] in taken.replace("|", " ").split()), None)
-    plain = ["true", "false"] if "bool" in taken else _literals(taken)
-    yield from (f"{head}{key}={text}" for text in (*plain, *_components(inner, value, registry)))
-
-
-def _literals(annotation: str) -> list[str]:
-    """The words of a ``Literal``."""
-    if "Literal[" not in annotation:
-        return []
-    return [
-        n.value for n in ast.walk(ast.parse(annotation)) if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    ]
-
-
-def fields(module: str, name: str) -> dict[str, str]:
-    """The parameters of a class and its bases, each with its annotation, read from the source of ``module``."""
-    return {key: annotation for key, annotation in _declared(module, name).items() if annotation}
+    yield from (f"{head}{key}={text}" for text in (*words, *_components(inner, value, registry)))
 
 
 @cache
-def _declared(module: str, name: str) -> dict[str, str]:
-    """The fields of an attrs class and its bases; those that are no parameters without an annotation."""
+def fields(module: str, name: str) -> dict[str, str]:
+    """The parameters of an attrs class and its bases, each with its annotation, read from the source of ``module``."""
     spec = find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return {}
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    imports = {
-        alias.asname or alias.name: (_absolute(module, spec.submodule_search_locations is not None, node), alias.name)
-        for node in body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }  # fmt: skip
-    node = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    if node is None and spec.submodule_search_locations is not None:
-        imports = {known: (home, known) for known, home in lazy.homes(module).items()} | imports
-    if node is None:
-        return _declared(*imports[name]) if name in imports else {}
+    imports: dict[str, tuple[str, str]] = {}
+    if Path(spec.origin).with_suffix(".pyi").is_file():
+        imports = {known: (home, known) for known, home in lazy.homes(module).items()}
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            home = resolve_name("." * node.level + (node.module or ""), spec.parent or None)
+            imports |= {alias.asname or alias.name: (home, alias.name) for alias in node.names}
+    made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if made is None:
+        return fields(*imports[name]) if name in imports else {}
     found: dict[str, str] = {}
-    for base in map(ast.unparse, reversed(node.bases)):
-        found |= _declared(*imports.get(base, (module, base)))
-    decorated = any("attrs." in ast.unparse(decorator) for decorator in node.decorator_list)
-    for line in node.body if decorated else ():
+    for base in map(ast.unparse, reversed(made.bases)):
+        found |= fields(*imports.get(base, (module, base)))
+    decorated = any("attrs." in ast.unparse(decorator) for decorator in made.decorator_list)
+    for line in made.body if decorated else ():
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            found[line.target.id.lstrip("_")] = ast.unparse(line.annotation) if _is_parameter(line) else ""
+            annotation, value = ast.unparse(line.annotation), ast.unparse(line.value) if line.value else ""
+            found.pop(line.target.id.lstrip("_"), None)
+            if not (annotation.startswith("ClassVar") or "handed_registry" in value or "init=False" in value):
+                found[line.target.id.lstrip("_")] = annotation
     return found
-
-
-def _absolute(module: str, package: bool, node: ast.ImportFrom) -> str:
-    parts = module.split(".")
-    inside = parts[: len(parts) + int(package) - node.level] if node.level else []
-    return ".".join([*inside, *([node.module] if node.module else [])])
-
-
-def _is_parameter(line: ast.AnnAssign) -> bool:
-    annotation, value = ast.unparse(line.annotation), ast.unparse(line.value) if line.value else ""
-    return not (annotation.startswith("ClassVar") or "handed_registry" in value or "init=False" in value)

@@ -1,4 +1,4 @@
-"""``scoresde encode``: latents of events by the probability flow options.ODE, and events decoded from them.
+"""``scoresde encode``: latents of events by the probability flow ODE, and events decoded from them.
 
     encoding.yaml         format, version, what was encoded and how, the error of the round trip
     latents.npz           latents (n, ...), index, events and decoded events (in the numbers of the data, images in the
@@ -13,7 +13,7 @@ With ``--decode FILE`` the latents are read from a file, and there is no round t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,42 +28,9 @@ from scoresde_run.results import picture
 if TYPE_CHECKING:
     from torch import Tensor
     from scoresde_run import Progress
-    from ..numerics.flow import Solver
 
 FORMAT, VERSION = "scoresde-encoding", 1
-INDEX, LATENTS = "encoding.yaml", "latents.npz"
-
-
-@attrs.frozen(eq=False)
-class _Coder:
-    """Encodes and decodes in batches, with progress."""
-
-    opened: OpenedModel
-    solver: Solver
-    t_min: float | None
-    batch_size: int
-    discrete: bool
-    denoise: bool
-    progress: Progress
-
-    def __call__(self, what: str, x: Tensor, work: Callable[..., Tensor], **how: Any) -> Tensor:
-        """``work(model, x)``, which is to encode or to decode."""
-        import torch
-        from ..numerics.batches import in_batches
-
-        how |= {"t_min": self.t_min, "solver": self.solver, "discrete": self.discrete}
-        done = []
-        for start, model, chunk in in_batches(self.opened.score, x, self.batch_size):
-            self.progress.batch(f"encode: {what}", start // self.batch_size, -(-len(x) // self.batch_size))
-            done.append(work(model, chunk.to(self.opened.device), **how).cpu())
-        return torch.cat(done)
-
-    def sheet(self, what: str, x: Tensor, columns: int | None = None, **arrays: Tensor) -> _Sheet:
-        """The decoded latents ``x``, with more ``arrays``."""
-        from ..numerics.encoding import decode
-
-        decoded = self(what, x, decode, denoise=self.denoise)
-        return _Sheet({**arrays, "decoded": self.opened.units.to_file(decoded)}, decoded, columns=columns)
+INDEX = "encoding.yaml"
 
 
 @attrs.frozen
@@ -95,7 +62,6 @@ class EncodeCommand(Command):
         import torch
         from scoresde_run import Progress
         from scoresde_run.machine.device import find_device, keep_freed_memory
-        from scoresde_run.machine.files import new_folder
         from scoresde_run.results import request
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
@@ -117,40 +83,20 @@ class EncodeCommand(Command):
         asked = request.digits(registry, arguments, *parts, x=x, **opened.named)
         if request.finished(arguments.out, asked, INDEX):
             return 0
+        how = {"t_min": t_min, "solver": solver, "discrete": arguments.discrete}
         with Progress() as progress:
-            how = arguments.batch_size, arguments.discrete, arguments.denoise
-            coder = _Coder(opened, solver, t_min, *how, progress)
-            latents, files = _coded(arguments, x, indices, coder, record)
-            if arguments.interpolate:
-                files |= _interpolation(arguments.interpolate, latents, coder)
-            files |= _tempered(arguments.temperature, latents, coder)
+            coded = _Coder(opened, arguments, how, progress)
+            latents = x if arguments.decode else coded("encoding", x, "encode")
+            sheets = dict(coded.sheets(x, latents, indices, record))
         record |= {"device": str(opened.device), "torch": str(torch.__version__), "asked": asked}
-        with new_folder(arguments.out) as scratch:
-            written = [name for stem, sheet in files.items() for name in sheet.write(scratch, stem, opened)]
-            (scratch / INDEX).write_text(request.sealed(record, scratch, *written), encoding="utf-8")
-        _print(record, latents)
-        print(f"wrote {', '.join(str(arguments.out / name) for name in [*written, INDEX])}")
+        written = request.write(arguments.out, INDEX, record, lambda folder: _write(folder, opened, sheets))
+        spread = float(latents.double().std())
+        print(f"{len(latents)} latents of shape {list(latents.shape[1:])}, standard deviation {spread:.4g}")
+        if error := record.get("round_trip_error"):
+            numbers = f"{error['mean']:.3g} an event, {error['largest']:.3g} the largest"
+            print(f"round trip: root mean square error {numbers}")
+        print(written)
         return 0
-
-
-@attrs.frozen(eq=False)
-class _Sheet:
-    """Arrays for an ``.npz``, and events for a picture with ``columns``, each next to the one ``beside`` it."""
-
-    arrays: dict[str, Tensor]
-    events: Tensor
-    beside: Tensor | None = None
-    columns: int | None = None
-
-    def write(self, folder: Path, stem: str, opened: OpenedModel) -> list[str]:
-        """Write ``stem.npz`` and ``stem.png``; return the names."""
-        import numpy as np
-
-        names = [f"{stem}.npz", f"{stem}.png"]
-        np.savez_compressed(folder / names[0], **{name: value.numpy() for name, value in self.arrays.items()})  # type: ignore[arg-type]
-        sides = [side for side in (self.beside, self.events) if side is not None]
-        picture.draw(folder / names[1], opened.units, *sides, columns=self.columns)
-        return names
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -176,52 +122,72 @@ def _given(arguments: argparse.Namespace, registry: Registry, opened: OpenedMode
     return to_model(take(events, indices), opened), indices
 
 
-def _coded(
-    arguments: argparse.Namespace, x: Tensor, indices: list[int], coder: _Coder, record: dict[str, Any]
-) -> tuple[Tensor, dict[str, _Sheet]]:
-    """The latents of events ``x`` and their round trip; with ``--decode``, ``x`` are the latents."""
-    import torch
-    from ..numerics.encoding import decode, encode
-
-    if arguments.decode:
-        record |= {"decoded": str(arguments.decode), "images": len(x)}
-        return x, {"decoded": coder.sheet("decoding", x)}
-    opened = coder.opened
-    latents = coder("encoding", x, encode)
-    decoded = coder("decoding", latents, decode)
-    error = (decoded - x).flatten(1).square().mean(1).sqrt()
-    record |= {"dataset": arguments.dataset or opened.data, "split": arguments.split, "images": len(indices)}
-    record |= {"round_trip_error": {"mean": float(f"{error.mean():.4g}"), "largest": float(f"{error.max():.4g}")}}
-    write = opened.units.to_file
-    arrays = {"latents": latents, "decoded": write(decoded), "error": error, "index": torch.tensor(indices)}
-    return latents, {"latents": _Sheet({**arrays, "events": write(x)}, decoded, beside=x)}
+_Sheet = tuple[dict[str, "Tensor"], list["Tensor"], int | None]
+"""Arrays for an ``.npz``, and the events of a picture, side by side in so many columns."""
 
 
-def _interpolation(count: int, latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
-    """Decode arcs between pairs of latents, one row each."""
-    import torch
-    from ..numerics.encoding import interpolate
+@attrs.frozen(eq=False)
+class _Coder:
+    """Encodes and decodes in batches, with progress."""
 
-    if len(latents) < 2:
-        raise UsageError(f"--interpolate needs at least two events, got {len(latents)}")
-    pairs = len(latents) // 2
-    ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
-    arcs = interpolate(*ends, torch.linspace(0, 1, count), coder.opened.sde.prior).transpose(0, 1)
-    flat = arcs.flatten(0, 1)
-    return {"interpolation": coder.sheet("interpolating", flat, count, latents=flat)}
+    opened: OpenedModel
+    arguments: argparse.Namespace
+    how: dict[str, Any]
+    progress: Progress
+
+    def __call__(self, what: str, x: Tensor, work: str = "decode", **how: Any) -> Tensor:
+        """``x`` under ``work``, which is to encode or to decode."""
+        import torch
+        from ..numerics import encoding
+        from ..numerics.batches import in_batches
+
+        size, done = self.arguments.batch_size, []
+        for start, model, chunk in in_batches(self.opened.score, x, size):
+            self.progress.batch(f"encode: {what}", start // size, -(-len(x) // size))
+            done.append(getattr(encoding, work)(model, chunk.to(self.opened.device), **self.how, **how).cpu())
+        return torch.cat(done)
+
+    def decoded(self, what: str, x: Tensor, columns: int | None = None, **arrays: Tensor) -> _Sheet:
+        """The sheet of latents ``x`` decoded, with more ``arrays``."""
+        found = self(what, x, denoise=self.arguments.denoise)
+        return {**arrays, "decoded": self.opened.units.to_file(found)}, [found], columns
+
+    def sheets(
+        self, x: Tensor, latents: Tensor, indices: list[int], record: dict[str, Any]
+    ) -> Iterator[tuple[str, _Sheet]]:
+        """What is written, by its name; ``record`` learns of what was coded."""
+        import torch
+        from ..numerics.encoding import interpolate, temper
+
+        arguments, prior, units = self.arguments, self.opened.sde.prior, self.opened.units
+        if arguments.decode:
+            record |= {"decoded": str(arguments.decode), "images": len(x)}
+            yield "decoded", self.decoded("decoding", x)
+        else:
+            back = self("decoding", latents)
+            error = (back - x).flatten(1).square().mean(1).sqrt()
+            record |= {"dataset": arguments.dataset or self.opened.data, "split": arguments.split, "images": len(x)}
+            numbers = {"mean": error.mean(), "largest": error.max()}
+            record["round_trip_error"] = {name: float(f"{value:.4g}") for name, value in numbers.items()}
+            arrays = {"latents": latents, "error": error, "index": torch.tensor(indices)}
+            arrays |= {"decoded": units.to_file(back), "events": units.to_file(x)}
+            yield "latents", (arrays, [x, back], None)
+        if count := arguments.interpolate:
+            if len(latents) < 2:
+                raise UsageError(f"--interpolate needs at least two events, got {len(latents)}")
+            pairs = len(latents) // 2
+            ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
+            flat = interpolate(*ends, torch.linspace(0, 1, count), prior).transpose(0, 1).flatten(0, 1)
+            yield "interpolation", self.decoded("interpolating", flat, count, latents=flat)
+        for value in arguments.temperature:
+            yield f"temperature_{value:g}", self.decoded(f"temperature {value:g}", temper(latents, value, prior))
 
 
-def _tempered(temperatures: list[float], latents: Tensor, coder: _Coder) -> dict[str, _Sheet]:
-    """Decode all latents at other temperatures."""
-    from ..numerics.encoding import temper
+def _write(folder: Path, opened: OpenedModel, sheets: dict[str, _Sheet]) -> list[str]:
+    """Write ``.npz`` and ``.png`` of all sheets; return the names."""
+    import numpy as np
 
-    moved = {value: temper(latents, value, coder.opened.sde.prior) for value in temperatures}
-    return {f"temperature_{value:g}": coder.sheet(f"temperature {value:g}", x) for value, x in moved.items()}
-
-
-def _print(record: dict[str, Any], latents: Tensor) -> None:
-    spread = float(latents.double().std())
-    print(f"{len(latents)} latents of shape {list(latents.shape[1:])}, standard deviation {spread:.4g}")
-    if "round_trip_error" in record:
-        error = record["round_trip_error"]
-        print(f"round trip: root mean square error {error['mean']:.3g} an event, {error['largest']:.3g} the largest")
+    for stem, (arrays, sides, columns) in sheets.items():
+        np.savez_compressed(folder / f"{stem}.npz", **{name: value.numpy() for name, value in arrays.items()})  # type: ignore[arg-type]
+        picture.draw(folder / f"{stem}.png", opened.units, *sides, columns=columns)
+    return [f"{stem}.{suffix}" for stem in sheets for suffix in ("npz", "png")]

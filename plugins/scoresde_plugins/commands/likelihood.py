@@ -25,8 +25,7 @@ from scoresde_run.commands.events import add_dataset, find_events, open_events
 from scoresde_run.commands.known import add_known, bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
 from scoresde_run.commands.options import ODE, add_device, add_discrete, add_seed, add_values, check_counts, values_of
-from scoresde_run.machine import document
-from scoresde_run.machine.files import locked
+from scoresde_run.machine import document, files
 
 if TYPE_CHECKING:
     from scoresde_run import Processes, Progress
@@ -86,19 +85,17 @@ def find_density(arguments: argparse.Namespace) -> Density:
     from ..likelihood.density import BoundDensity, FlowDensity
 
     flow, bound, common = (values_of(arguments, names) for names in (_ODE, ["times"], ["t_min"]))
-    bound |= {"importance": False} if arguments.uniform_times else {}
-    bound |= {"offset": False} if arguments.no_offset else {}
+    left_out = {"importance": arguments.uniform_times, "offset": arguments.no_offset}
+    bound |= {name: False for name, given in left_out.items() if given}
     common |= {"discrete": True} if arguments.discrete else {}
-    if arguments.bound is None:
-        if bound:
-            raise UsageError("--times, --uniform-times and --no-offset belong to the variational bound: add --bound")
-        found: Density = build(FlowDensity, {**flow, **common}, "the likelihood")
-        return found
-    if flow or arguments.latents:
+    if arguments.bound is None and bound:
+        raise UsageError("--times, --uniform-times and --no-offset belong to the variational bound: add --bound")
+    if arguments.bound is not None and (flow or arguments.latents):
         names = ", ".join(f"--{name}" for name in [*flow, *["latents"] * arguments.latents])
         raise UsageError(f"the bound solves no ODE: leave {names} out")
-    found = build(BoundDensity, {"form": arguments.bound, **bound, **common}, "the bound")
-    return found
+    if arguments.bound is None:
+        return build(FlowDensity, {**flow, **common}, "the likelihood")  # type: ignore[no-any-return]
+    return build(BoundDensity, {"form": arguments.bound, **bound, **common}, "the bound")  # type: ignore[no-any-return]
 
 
 def _prepare(
@@ -106,16 +103,16 @@ def _prepare(
 ) -> Callable[[], int]:
     """Check everything before anything is computed."""
     import torch
-    from scoresde_run.machine.files import clean
     from scoresde_run.machine.progress import Progress
+    from scoresde_run.results import request
     from scoresde_run.results.fingerprint import Fingerprint, placeless
     from ..evaluate.measure import MeasuredModel, Share
     from ..evaluate.measures import SplitLikelihood
     from ..likelihood.density import trained_t_min
 
-    check_place(arguments.out)
-    from scoresde_run.results import request
-
+    out = arguments.out
+    if not ((out / files.LOCK).is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS, INDEX}):
+        files.check_new(out)
     dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
     opened = open_model(arguments, registry, processes.device, torch.float32)
     density.check(opened.score)
@@ -139,50 +136,57 @@ def _prepare(
     parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
-    model = MeasuredModel(opened.score, processes.device, torch.float32, identity, arguments.out / PARTS)
+    model = MeasuredModel(opened.score, processes.device, torch.float32, identity, out / PARTS)
     digits = request.digits(registry, arguments, measure=model.parts_of(asked).folder.name)
-    done = (arguments.out / INDEX).is_file() and request.finished(arguments.out, digits, INDEX)
+    done = (out / INDEX).is_file() and request.finished(out, digits, INDEX)
     processes.wait()  # until every process has checked the folder
     if processes.first:
-        stack.enter_context(locked(arguments.out, "measuring"))
-        clean(arguments.out)
+        stack.enter_context(files.locked(out, "measuring"))
+        files.clean(out)
     progress = stack.enter_context(Progress(processes.first))
     if done:
         # A kill may have left its batches.
-        known = document.load((arguments.out / INDEX).read_text(encoding="utf-8"))
-        return lambda: _conclude(known, arguments) if processes.first else 0
-    return lambda: _measure(arguments, opened, asked, model, processes, progress, digits)
+        record = document.load((out / INDEX).read_text(encoding="utf-8"))
+        return lambda: _conclude(record, arguments) if processes.first else 0
+    protocol = _protocol(arguments, opened, asked)
+    return lambda: _measure(arguments, protocol, asked, model, processes, progress, digits)
 
 
-def check_place(out: Path) -> None:
-    """Raise :class:`FileError` unless ``out`` is new or a likelihood, unfinished or finished."""
-    from scoresde_run.machine.files import LOCK, check_new
+def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:
+    """What is measured, of what, and how."""
+    import torch
 
-    ours = (out / LOCK).is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS, INDEX}
-    if not ours:
-        check_new(out)
+    share, units = asked.share, asked.units
+    floats = share.batch(0)[1].is_floating_point()
+    head = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde)}
+    data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
+    data |= {"seed": asked.seed, "batch_size": share.batch_size}
+    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
+    data |= {"range": list(units.range)} if not floats else {}
+    data |= {"shift": list(units.shift), "scale": list(units.scale)}
+    how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
+    return {**head, **data, **how, "device": str(opened.device), "torch": str(torch.__version__)}
 
 
 def _measure(
-    arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood, model: MeasuredModel,
+    arguments: argparse.Namespace, protocol: dict[str, Any], asked: SplitLikelihood, model: MeasuredModel,
     processes: Processes, progress: Progress, digits: str,
 ) -> int:  # fmt: skip
     """Compute the missing batches; then process 0 writes the result."""
-    from scoresde_run.machine import files
     from scoresde_run.results.request import sealed
     from ..evaluate.batches import compute, together
 
-    for failure in compute([asked], model, processes, progress, str(arguments.out)).values():
+    out = arguments.out
+    for failure in compute([asked], model, processes, progress, str(out)).values():
         raise failure
 
     def conclude() -> None:
         parts = list(model.parts_of(asked).all(asked.count))
         found = asked.joined(parts)
-        result = summary(found)
+        files.write(out / ARRAYS, _arrays(found, asked.share.indices))
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
-        files.write(arguments.out / ARRAYS, _arrays(found, asked.share.indices))
-        record = {**_protocol(arguments, opened, asked), **result, **seconds, "asked": digits}
-        files.write(arguments.out / INDEX, sealed(record, arguments.out, ARRAYS))
+        record = {**protocol, **_summary(found), **seconds, "asked": digits}
+        files.write(out / INDEX, sealed(record, out, ARRAYS))
         progress.stop()
         _conclude(record, arguments)
 
@@ -190,44 +194,20 @@ def _measure(
     return 0
 
 
-def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> int:
-    """Remove the batches of a finished measurement, and print it."""
-    shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
-    _print(record, record["images"], arguments)
-    return 0
-
-
-def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:
-    """What was measured, of what, and how."""
-    import torch
-
-    share = asked.share
-    floats = share.batch(0)[1].is_floating_point()
-    head = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde)}
-    data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
-    data |= {"seed": asked.seed, "batch_size": share.batch_size}
-    data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
-    data |= {"range": list(asked.units.range)} if not floats else {}
-    data |= {"shift": list(asked.units.shift), "scale": list(asked.units.scale)}
-    how = {"density": asked.density.name, **attrs.asdict(asked.density)}  # type: ignore[arg-type]
-    return {**head, **data, **how, "device": str(opened.device), "torch": str(torch.__version__)}
-
-
-def summary(found: Measurement) -> dict[str, Any]:
+def _summary(found: Measurement) -> dict[str, Any]:
     """The numbers of a measurement, as recorded."""
-    result: dict[str, Any] = {"bits_per_dim": _plain(found.bits)}
+
+    def plain(bits: BitsPerDim) -> dict[str, float | None]:
+        return {"mean": round(bits.mean, 8), "stderr": None if math.isnan(bits.stderr) else round(bits.stderr, 8)}
+
+    result: dict[str, Any] = {"bits_per_dim": plain(found.bits)}
     if found.exact is not None and found.gap is not None:
-        result |= {"exact_bits_per_dim": _plain(found.exact), "bits_above_exact": _plain(found.gap)}
+        result |= {"exact_bits_per_dim": plain(found.exact), "bits_above_exact": plain(found.gap)}
     if found.stderr is not None:
         # Draws of different images are independent, so the squares of their errors add up.
         own = float(found.stderr.square().sum().sqrt()) / found.stderr.numel()
         result |= {"stderr_of_draws": round(own, 8)}
     return {**result, "nfe": round(float(found.nfe.double().mean()), 3)}
-
-
-def _plain(bits: BitsPerDim) -> dict[str, float | None]:
-    stderr = bits.stderr
-    return {"mean": round(bits.mean, 8), "stderr": None if math.isnan(stderr) else round(stderr, 8)}
 
 
 def _arrays(found: Measurement, indices: Sequence[int]) -> bytes:
@@ -240,15 +220,20 @@ def _arrays(found: Measurement, indices: Sequence[int]) -> bytes:
     return file.getvalue()
 
 
-def _print(result: dict[str, Any], images: int, arguments: argparse.Namespace) -> None:
-    def text(number: dict[str, float | None], sign: str = "") -> str:
+def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """Remove the batches of a finished measurement, and print it."""
+
+    def text(name: str, sign: str = "") -> str:
+        number = record[name]
         stderr = "" if number["stderr"] is None else f" ± {number['stderr']:.4f}"
         return f"{number['mean']:{sign}.4f}{stderr} bits/dim"
 
+    shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
     what = "at most " if arguments.bound and not arguments.no_offset else ""
     repeats = f" x {arguments.repeats}" if arguments.repeats > 1 else ""
-    evaluations = f"{result['nfe']:g} function evaluations each"
-    print(f"{what}{text(result['bits_per_dim'])}, {images} images{repeats}, {evaluations}")
-    if "exact_bits_per_dim" in result:
-        print(f"exact: {text(result['exact_bits_per_dim'])}; above it by {text(result['bits_above_exact'], '+')}")
+    evaluations = f"{record['nfe']:g} function evaluations each"
+    print(f"{what}{text('bits_per_dim')}, {record['images']} images{repeats}, {evaluations}")
+    if "exact_bits_per_dim" in record:
+        print(f"exact: {text('exact_bits_per_dim')}; above it by {text('bits_above_exact', '+')}")
     print(f"wrote {arguments.out / INDEX}, {arguments.out / ARRAYS}")
+    return 0

@@ -5,7 +5,7 @@ of the options as typed, and of what they name: source of components, content of
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from scoresde_core import Registry
 from ..machine import document
 from ..machine.digest import SEAL, digest_of
-from ..machine.files import check_new
+from ..machine.files import check_new, new_folder
 from ..models.checkpoint import file_hash
 from .fingerprint import Fingerprint, key_of
 
@@ -36,6 +36,14 @@ def sealed(record: Mapping[str, Any], folder: Path, *files: str) -> str:
     """The text of an index: ``record``, the sha256 of the ``files`` beside it in ``folder``, and the digest of all."""
     index = {**record, "sha256": {name: file_hash(folder / name) for name in files}}
     return document.dump({**index, SEAL: digest_of(document.load(document.dump(index)), SEAL)})
+
+
+def write(folder: Path, index: str, record: Mapping[str, Any], files: Callable[[Path], Sequence[str]]) -> str:
+    """Make ``folder`` of what ``files(scratch)`` writes, whose names it returns, and ``index``; say what is there."""
+    with new_folder(folder) as scratch:
+        names = files(scratch)
+        (scratch / index).write_text(sealed(record, scratch, *names), encoding="utf-8")
+    return f"wrote {', '.join(str(folder / name) for name in [*names, index])}"
 
 
 def check_place(path: Path, index: str = "") -> None:
