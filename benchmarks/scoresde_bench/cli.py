@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from scoresde_core import Registry, UsageError, near_misses
-from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.commands.options import add_shared, check_counts
 from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry
 from scoresde_run.machine.version import own_version
 from .commands import COMMANDS
@@ -70,7 +70,7 @@ def _parser() -> Parser:
     run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="suites to run, by name or as YAML files")
     run.add_argument("--samples", type=int, metavar="N", help=f"samples per cell (default: {axes.SAMPLES})")
     run.add_argument("--batch-size", type=int, metavar="N", help="samples drawn at a time (default: all)")
-    add_device(run)
+    add_shared(run, "device")
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
     run.add_argument("--timing", action="store_true", help="measure speed: run one cell per device at a time")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder of results (default: scoresde-runs/HASH-OF-CELLS)")

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from scoresde_core import SDE, ExactScore, Registry, ScoreModel, Spec, Target, UsageError, parse_value
 from scoresde_run import Model, Plan, Units, plan_model
-from scoresde_run.commands.own import is_own, own_config
-from scoresde_run.commands.presets import find_preset
+from scoresde_run.commands.presets import find_preset, is_own, own_config
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
 from scoresde_run.models.known import check

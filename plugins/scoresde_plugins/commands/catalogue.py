@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from scoresde_core import KINDS, Command, Entry, FileError, Registry, ScoreSDEError, parameters
-from scoresde_run.commands.listing import plain
+from scoresde_core import KINDS, Command, Entry, FileError, Registry, ScoreSDEError
+from scoresde_run.commands.listing import parameter_rows
 from scoresde_run.machine.version import own_version
 
 OURS = "<!doctype html><!-- scoresde list --html -->"
@@ -36,12 +36,11 @@ class CatalogueCommand(Command):
         if path.exists() and not (path.is_file() and path.read_bytes().startswith(OURS.encode())):
             raise FileError(f"{path} exists and is no page of this command: choose another FILE, or remove it")
         text = files("scoresde_plugins").joinpath("scaffold/catalogue.html.j2").read_text(encoding="utf-8")
-        kinds = [
-            (kind, [dict(_about(e, registry)) for e in entries if e.row.kind == kind.name]) for kind in KINDS.values()
-        ]
+        of = {kind: [dict(_about(e, registry)) for e in entries if e.row.kind == name] for name, kind in KINDS.items()}
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         environment.filters["paper"] = _linked
-        known = {"kinds": [pair for pair in kinds if pair[1]], "plugins": registry.statuses, "version": own_version()}
+        kinds = [(kind, found) for kind, found in of.items() if found]
+        known = {"kinds": kinds, "plugins": registry.statuses, "version": own_version()}
         write(path, f"{OURS}\n{environment.from_string(text).render(known)}\n")
         print(f"wrote {path}: {len(entries)} components")
         return 0
@@ -58,11 +57,7 @@ def _about(entry: Entry, registry: Registry) -> Iterator[tuple[str, Any]]:
         yield "error", str(error)
         return
     yield "doc", re.sub(r"(?m)^(\S.*)\n(?=[^\s*-])", r"\1 ", inspect.getdoc(cls) or "")  # paragraphs as lines
-    rows = [(p, p.default is attrs.NOTHING) for p in parameters(cls)]
-    yield (
-        "parameters",
-        [(p.name, p.type_name, "required" if must else str(plain(p.default)), p.help) for p, must in rows],
-    )
+    yield "parameters", parameter_rows(cls)
 
 
 def _linked(paper: str) -> Any:

@@ -120,9 +120,14 @@ def _components(kind: Kind | None, word: str, registry: Registry) -> Iterator[st
     yield from (f"{head}{key}={text}" for text in (*words, *_components(inner, value, registry)))
 
 
-@cache
 def fields(module: str, name: str) -> dict[str, str]:
     """The parameters of an attrs class and its bases, each with its annotation, read from the source of ``module``."""
+    return {key: annotation for key, annotation in _declared(module, name).items() if annotation}
+
+
+@cache
+def _declared(module: str, name: str) -> dict[str, str]:
+    """As :func:`fields`, with fields that are no parameters, which have no annotation."""
     spec = find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return {}
@@ -136,15 +141,14 @@ def fields(module: str, name: str) -> dict[str, str]:
             imports |= {alias.asname or alias.name: (home, alias.name) for alias in node.names}
     made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
     if made is None:
-        return fields(*imports[name]) if name in imports else {}
+        return _declared(*imports[name]) if name in imports else {}
     found: dict[str, str] = {}
     for base in map(ast.unparse, reversed(made.bases)):
-        found |= fields(*imports.get(base, (module, base)))
+        found |= _declared(*imports.get(base, (module, base)))
     decorated = any("attrs." in ast.unparse(decorator) for decorator in made.decorator_list)
     for line in made.body if decorated else ():
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             annotation, value = ast.unparse(line.annotation), ast.unparse(line.value) if line.value else ""
-            found.pop(line.target.id.lstrip("_"), None)
-            if not (annotation.startswith("ClassVar") or "handed_registry" in value or "init=False" in value):
-                found[line.target.id.lstrip("_")] = annotation
+            other = annotation.startswith("ClassVar") or "handed_registry" in value or "init=False" in value
+            found[line.target.id.lstrip("_")] = "" if other else annotation
     return found

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import Command, Registry, UsageError, build
-from scoresde_run.commands import options
-from scoresde_run.commands.events import add_dataset, open_events, read_latents, subset, take, to_model
-from scoresde_run.commands.known import add_known, bound, tell_of_events
+from scoresde_run.commands.events import open_events, read_latents, subset, take, to_model
+from scoresde_run.commands.known import bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
+from scoresde_run.commands.options import ODE, add_shared, check_counts, check_fractions, values_of
 from scoresde_run.results import picture
 
 if TYPE_CHECKING:
@@ -39,22 +39,17 @@ class EncodeCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add_model(parser)
-        add_dataset(parser)
-        add_known(parser)
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
-        parser.add_argument("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
-        parser.add_argument("--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, not data")
-        parser.add_argument("--interpolate", type=int, metavar="N", help="events per arc, ends included")
-        text = "also decode at these temperatures"
-        parser.add_argument("--temperature", type=float, nargs="+", default=[], metavar="T", help=text)
-        parser.add_argument("--t-min", type=float, metavar="T", help="time of the data (default: the SDE's)")
-        options.add_values(parser, options.ODE)
-        text = "remove the noise of t_min from decoded events, not in round trips"
-        parser.add_argument("--denoise", action="store_true", help=text)
-        options.add_discrete(parser)
-        parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
-        options.add_seed(parser, "seed of a preset's random weights")
-        options.add_device(parser)
+        add_shared(parser, "dataset", "split", "download", "known", "out")
+        add = parser.add_argument
+        add("--images", type=int, default=64, metavar="N", help="how many events (default: 64)")
+        add("--decode", type=Path, metavar="FILE", help="decode the latents in an .npz file, not data")
+        add("--interpolate", type=int, metavar="N", help="events per arc, ends included")
+        add("--temperature", type=float, nargs="+", default=[], metavar="T", help="also decode at these temperatures")
+        add("--t-min", type=float, metavar="T", help="time of the data (default: the SDE's)")
+        add_shared(parser, *ODE)
+        add("--denoise", action="store_true", help="remove the noise of t_min from decoded events, not in round trips")
+        add_shared(parser, "discrete", "device", seed="seed of a preset's random weights (default: 0)")
+        add("--batch-size", type=int, default=100, metavar="N", help="events at a time (default: 100)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         _check(arguments)
@@ -65,17 +60,22 @@ class EncodeCommand(Command):
         from scoresde_run.results import request
         from ..numerics.flow import Solver, check_t_min, require_continuous
 
-        solver = build(Solver, options.values_of(arguments, options.ODE), "the solver")
+        solver = build(Solver, values_of(arguments, ODE), "the solver")
         request.check_place(arguments.out, INDEX)
         keep_freed_memory()
-        opened = open_model(arguments, registry, find_device(arguments.device), torch.float32)
+        opened = open_model(arguments, registry, find_device(arguments.device))
         t_min = opened.sde.t_min if arguments.t_min is None else arguments.t_min
         check_t_min(t_min)
         if not arguments.discrete:
             require_continuous(opened.score, "an encoding")
         record = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde), "t_min": t_min}
         record |= {"solver": repr(solver), "discrete": arguments.discrete, "denoise": arguments.denoise}
-        x, indices = _given(arguments, registry, opened)
+        if arguments.decode:
+            x, indices = read_latents(arguments.decode, opened), []
+        else:
+            events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
+            indices = subset(len(events), arguments.images)
+            x = to_model(take(events, indices), opened)
         if arguments.known:
             told = tell_of_events(arguments, opened, registry, indices or range(len(x)))
             opened = attrs.evolve(opened, score=bound(opened, told))
@@ -100,26 +100,17 @@ class EncodeCommand(Command):
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    options.check_counts(arguments, "images", "batch_size")
-    options.check_fractions(arguments, "t_min")
+    check_counts(arguments, "images", "batch_size")
+    check_fractions(arguments, "t_min")
     if arguments.interpolate is not None and arguments.interpolate < 2:
         raise UsageError(f"--interpolate needs at least the 2 ends, got {arguments.interpolate}")
     if arguments.interpolate is not None and arguments.known:
         raise UsageError("--interpolate goes from one event to another, and --known belongs to events: leave one out")
-    wrong = [value for value in arguments.temperature if not value > 0]
-    if wrong:
-        raise UsageError(f"--temperature must be above 0, got {wrong[0]:g}")
+    for value in arguments.temperature:
+        if not value > 0:
+            raise UsageError(f"--temperature must be above 0, got {value:g}")
     if arguments.decode and arguments.dataset:
         raise UsageError("--decode reads latents from its file: leave --dataset out")
-
-
-def _given(arguments: argparse.Namespace, registry: Registry, opened: OpenedModel) -> tuple[Tensor, list[int]]:
-    """The events to encode in the model's units with their indices, or the latents to decode."""
-    if arguments.decode:
-        return read_latents(arguments.decode, opened), []
-    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
-    indices = subset(len(events), arguments.images)
-    return to_model(take(events, indices), opened), indices
 
 
 _Sheet = tuple[dict[str, "Tensor"], list["Tensor"], int | None]

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import Command, Registry, UsageError
-from scoresde_run.commands.options import add_weights
+from scoresde_run.commands.options import add_shared
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-_DTYPES = ("float32", "float16", "bfloat16")
+    from scoresde_run import Model
 
 
 @attrs.frozen
@@ -32,24 +31,30 @@ class ExportCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a checkpoint or a training run")
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
+        add_shared(parser, out="the checkpoint folder to make")
         text = "a checkpoint of ours, or a folder that diffusers opens (default: scoresde)"
         parser.add_argument("--format", default="scoresde", choices=("scoresde", "diffusers"), help=text)
         text = "of the weights in the file, except vectors (default: float32)"
-        parser.add_argument("--dtype", default="float32", choices=_DTYPES, help=text)
-        add_weights(parser)
+        parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help=text)
+        add_shared(parser, "weights")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import torch
         from scoresde_run import NoisyClassifier
+        from scoresde_run.machine.files import check_new
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request
 
+        ema = None if arguments.weights is None else arguments.weights == "ema"
         if arguments.format == "diffusers":
-            return _for_diffusers(arguments, registry)
+            check_new(arguments.out)
+            if arguments.dtype != "float32":
+                remedy = "leave out --dtype, and load it with torch_dtype there"
+                raise UsageError(f"a folder for diffusers is in float32: {remedy}")
+            _for_diffusers(arguments.out, checkpoint.find(arguments.checkpoint, registry).load(registry, ema))
+            return 0
         request.check_place(arguments.out, checkpoint.INDEX)
         found = checkpoint.find(arguments.checkpoint, registry)
-        ema = None if arguments.weights is None else arguments.weights == "ema"
         # An exported checkpoint has one set of weights, which may be averages.
         which = "ema" if found.uses_ema(ema) else found.provenance.get("exported", {}).get("weights", "raw")
         known = {"of": found.digest(ema), "config": found.config.plain(), "provenance": found.provenance}
@@ -59,9 +64,8 @@ class ExportCommand(Command):
         model = found.load(registry, ema, outputs=None)
         state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
-        provenance = {**found.provenance, "exported": about}
-        how: dict[str, Any] = {"step": found.step, "provenance": provenance, "asked": asked}
-        written = checkpoint.save(arguments.out, found.config, state, **how)
+        how: dict[str, Any] = {"step": found.step, "provenance": {**found.provenance, "exported": about}}
+        written = checkpoint.save(arguments.out, found.config, state, **how, asked=asked)
         size = (written.folder / checkpoint.WEIGHTS).stat().st_size
         numbers = sum(tensor.numel() for tensor in state.values())
         print(f"step {found.step}, {which} weights: {numbers:,} numbers in {size:,} bytes")
@@ -71,21 +75,13 @@ class ExportCommand(Command):
         return 0
 
 
-def _for_diffusers(arguments: argparse.Namespace, registry: Registry) -> int:
-    """Export as a folder of diffusers, which must not exist."""
-    from scoresde_run.machine.files import check_new, new_folder
-    from scoresde_run.models import checkpoint
+def _for_diffusers(out: Path, model: Model) -> None:
+    from scoresde_run.machine.files import new_folder
     from ..formats.diffusers_folder import write_folder
 
-    check_new(arguments.out)
-    if arguments.dtype != "float32":
-        raise UsageError("a folder for diffusers is in float32: leave out --dtype, and load it with torch_dtype there")
-    found = checkpoint.find(arguments.checkpoint, registry)
-    model = found.load(registry, None if arguments.weights is None else arguments.weights == "ema")
-    with new_folder(arguments.out) as scratch:
+    with new_folder(out) as scratch:
         write_folder(scratch, model)
-    print(f"wrote {arguments.out}: diffusers.DiffusionPipeline.from_pretrained({str(arguments.out)!r})")
-    return 0
+    print(f"wrote {out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r})")
 
 
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,23 +1,14 @@
 """``scoresde fit-target``: fits a mixture of factor analysers to a data set, and saves it as a target."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 from scoresde_core import Command, Registry, UsageError, parse
 from scoresde_run import Progress
-from scoresde_run.commands.options import check_counts, seed
+from scoresde_run.commands.options import add_shared, check_counts
 
-_NUMBERS: dict[str, tuple[Callable[[str], Any], float, str]] = {
-    "components": (int, 32, "mixture components"),
-    "factors": (int, 13, "factors of each component"),
-    "iterations": (int, 60, "EM iterations"),
-    "floor": (float, 0.05, "smallest noise of a pixel, as a standard deviation on the scale [-1, 1]"),
-    "ceiling": (float, 0.2, "largest noise of a pixel"),
-    "seed": (seed, 0, "seed of the dequantisation and of the first guess"),
-}
+_NUMBERS = ("components", "factors", "iterations", "floor", "ceiling", "seed")
 
 
 @attrs.frozen
@@ -28,13 +19,17 @@ class FitTargetCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("dataset", metavar="DATASET", help="as 'mnist[root=data]' or 'image_folder[path=here]'")
-        parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
-        parser.add_argument("--images", type=int, metavar="N", help="use the first N training images only")
-        for name, (kind, default, text) in _NUMBERS.items():
-            parser.add_argument(
-                f"--{name}", type=kind, default=default, metavar="X", help=f"{text} (default: {default})"
-            )
+        add = parser.add_argument
+        add("dataset", metavar="DATASET", help="as 'mnist[root=data]' or 'image_folder[path=here]'")
+        add("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+        add("--images", type=int, metavar="N", help="use the first N training images only")
+        add("--components", type=int, default=32, metavar="X", help="mixture components (default: 32)")
+        add("--factors", type=int, default=13, metavar="X", help="factors of each component (default: 13)")
+        add("--iterations", type=int, default=60, metavar="X", help="EM iterations (default: 60)")
+        text = "smallest noise of a pixel, as a standard deviation on the scale [-1, 1] (default: 0.05)"
+        add("--floor", type=float, default=0.05, metavar="X", help=text)
+        add("--ceiling", type=float, default=0.2, metavar="X", help="largest noise of a pixel (default: 0.2)")
+        add_shared(parser, seed="seed of the dequantisation and of the first guess (default: 0)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.data.dataset import content_hash

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 from scoresde_core import Command, FileError, Registry, UsageError
-from scoresde_run.commands.options import add_changes
+from scoresde_run.commands.options import add_shared
 
 
 @attrs.frozen
@@ -17,14 +17,13 @@ class ImportCheckpointCommand(Command):
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
         text = "checkpoint_24.pth with --preset, a folder of diffusers, or hub:google/ddpm-cifar10-32"
-        parser.add_argument("file", metavar="FILE", help=text)
-        text = "the preset of a file that has no configuration: see 'scoresde presets'"
-        parser.add_argument("--preset", metavar="NAME", help=text)
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint folder to make")
-        add_changes(parser, "model.network.nf=64")
+        add("file", metavar="FILE", help=text)
+        add("--preset", metavar="NAME", help="the preset of a file that has no configuration: see 'scoresde presets'")
+        add_shared(parser, out="the checkpoint folder to make", set="change the configuration: model.network.nf=64")
         text = "prefix of the network's tensors in the file, such as net. (default: detected)"
-        parser.add_argument("--prefix", metavar="P", help=text)
+        add("--prefix", metavar="P", help=text)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.models import checkpoint

@@ -13,18 +13,17 @@ import argparse
 import io
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import OURS, Command, Registry, UsageError, build, parse_value
-from scoresde_run.commands.events import add_dataset, find_events, open_events
-from scoresde_run.commands.known import add_known, bound, tell_of_events
+from scoresde_run.commands.events import find_events, open_events
+from scoresde_run.commands.known import bound, tell_of_events
 from scoresde_run.commands.opened import OpenedModel, add_model, open_model
-from scoresde_run.commands.options import ODE, add_device, add_discrete, add_seed, add_values, check_counts, values_of
+from scoresde_run.commands.options import ODE, add_shared, check_counts, values_of
 from scoresde_run.machine import document, files
 
 if TYPE_CHECKING:
@@ -36,12 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "scoresde-likelihood", 1
 INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
-
-_ODE = {
-    "trace": "the divergence: rademacher (default) or gaussian probes, or exact",
-    "probes": "probes per image (default: 1)",
-    **ODE,
-}
+_NAMES = {"values": "bits_per_dim", "truth": "exact", "latent": "latents"}
 
 
 @attrs.frozen
@@ -53,24 +47,25 @@ class LikelihoodCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add_model(parser)
-        add_dataset(parser)
-        add_known(parser)
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
-        parser.add_argument("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
-        parser.add_argument("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
-        parser.add_argument("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
-        parser.add_argument("--t-min", type=parse_value, metavar="T", help="time of the data (default: as trained)")
-        add_discrete(parser)
-        add_values(parser.add_argument_group("by the probability flow ODE"), _ODE)
-        bound = parser.add_argument_group("by the variational bound")
-        bound.add_argument("--bound", nargs="?", const="dsm", metavar="FORM", help="the bound, dsm (default) or ssm")
-        bound.add_argument("--times", type=parse_value, metavar="N", help="times per image (default: 1000)")
-        bound.add_argument("--uniform-times", action="store_true", help="no importance sampling of times")
-        bound.add_argument("--no-offset", action="store_true", help="leave out the step from t_min to the data")
-        parser.add_argument("--latents", action="store_true", help="also write the latents")
-        parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
-        add_seed(parser, "seed of dequantisation, probes, times")
-        add_device(parser)
+        add_shared(parser, "dataset", "split", "download", "known", "out")
+        add = parser.add_argument
+        add("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
+        add("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
+        add("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
+        add("--t-min", type=parse_value, metavar="T", help="time of the data (default: as trained)")
+        add("--latents", action="store_true", help="also write the latents")
+        add("--batch-size", type=int, default=100, metavar="N", help="images at a time (default: 100)")
+        add_shared(parser, "discrete", "device", seed="seed of dequantisation, probes, times (default: 0)")
+        flow = parser.add_argument_group("by the probability flow ODE")
+        text = "the divergence: rademacher (default) or gaussian probes, or exact"
+        flow.add_argument("--trace", type=parse_value, metavar="X", help=text)
+        flow.add_argument("--probes", type=parse_value, metavar="X", help="probes per image (default: 1)")
+        add_shared(flow, *ODE)
+        add = parser.add_argument_group("by the variational bound").add_argument
+        add("--bound", nargs="?", const="dsm", metavar="FORM", help="the bound, dsm (default) or ssm")
+        add("--times", type=parse_value, metavar="N", help="times per image (default: 1000)")
+        add("--uniform-times", action="store_true", help="no importance sampling of times")
+        add("--no-offset", action="store_true", help="leave out the step from t_min to the data")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         check_counts(arguments, "images", "repeats", "batch_size")
@@ -84,7 +79,7 @@ def find_density(arguments: argparse.Namespace) -> Density:
     """Create the density that the options choose; an option of the other density is a :class:`UsageError`."""
     from ..likelihood.density import BoundDensity, FlowDensity
 
-    flow, bound, common = (values_of(arguments, names) for names in (_ODE, ["times"], ["t_min"]))
+    flow, bound, common = (values_of(arguments, names) for names in (["trace", "probes", *ODE], ["times"], ["t_min"]))
     left_out = {"importance": arguments.uniform_times, "offset": arguments.no_offset}
     bound |= {name: False for name, given in left_out.items() if given}
     common |= {"discrete": True} if arguments.discrete else {}
@@ -114,7 +109,7 @@ def _prepare(
     if not ((out / files.LOCK).is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS, INDEX}):
         files.check_new(out)
     dequantizer = registry.create("dequantizers", arguments.dequantizer or f"{OURS}:uniform")
-    opened = open_model(arguments, registry, processes.device, torch.float32)
+    opened = open_model(arguments, registry, processes.device)
     density.check(opened.score)
     if arguments.t_min is None:
         density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
@@ -173,6 +168,7 @@ def _measure(
     processes: Processes, progress: Progress, digits: str,
 ) -> int:  # fmt: skip
     """Compute the missing batches; then process 0 writes the result."""
+    import numpy as np
     from scoresde_run.results.request import sealed
     from ..evaluate.batches import compute, together
 
@@ -183,7 +179,9 @@ def _measure(
     def conclude() -> None:
         parts = list(model.parts_of(asked).all(asked.count))
         found = asked.joined(parts)
-        files.write(out / ARRAYS, _arrays(found, asked.share.indices))
+        arrays: dict[str, Any] = {_NAMES.get(name, name): value.numpy() for name, value in found.tensors.items()}
+        np.savez_compressed(file := io.BytesIO(), index=np.array(asked.share.indices), **arrays)
+        files.write(out / ARRAYS, file.getvalue())
         seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
         record = {**protocol, **_summary(found), **seconds, "asked": digits}
         files.write(out / INDEX, sealed(record, out, ARRAYS))
@@ -208,16 +206,6 @@ def _summary(found: Measurement) -> dict[str, Any]:
         own = float(found.stderr.square().sum().sqrt()) / found.stderr.numel()
         result |= {"stderr_of_draws": round(own, 8)}
     return {**result, "nfe": round(float(found.nfe.double().mean()), 3)}
-
-
-def _arrays(found: Measurement, indices: Sequence[int]) -> bytes:
-    import numpy as np
-
-    names = {"values": "bits_per_dim", "truth": "exact", "latent": "latents"}
-    arrays = {names.get(name, name): value.numpy() for name, value in found.tensors.items()}
-    file = io.BytesIO()
-    np.savez_compressed(file, index=np.array(indices), **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> int:

@@ -12,18 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from scoresde_core import KINDS, Command, FileError, Kind, Registry, UsageError, find_kind, near_misses, parse_value
+from scoresde_core import KINDS, Command, FileError, Kind, Registry, UsageError, near_misses, parse_value
 
 TEMPLATES = files("scoresde_plugins") / "scaffold"
-FILES = {
-    "pyproject.toml": "pyproject.toml",
-    "README.md": "README.md",
-    "{name}/__init__.py": "init.py",
-    "{name}/{kind}.py": "component",
-    "{name}/registry.yaml": "registry.yaml",
-    "tests/test_{name}.py": "test.py",
-    ".github/workflows/test.yml": "workflow.yml",
-}
+FILES = {"pyproject.toml": "pyproject.toml", "README.md": "README.md", "{name}/__init__.py": "init.py",
+         "{name}/{kind}.py": "component", "{name}/registry.yaml": "registry.yaml", "tests/test_{name}.py": "test.py",
+         ".github/workflows/test.yml": "workflow.yml"}  # fmt: skip
 """The template of each file."""
 
 
@@ -42,7 +36,7 @@ class NewCommand(Command):
         kind, name = _kind(arguments.kind), _spelled(arguments.called)
         folder: Path = arguments.folder or Path(name)
         made = rendered(kind, name)
-        if all(_reads(folder / path) == text for path, text in made.items()):
+        if all((at := folder / path).is_file() and at.read_bytes() == text.encode() for path, text in made.items()):
             print(f"{folder} is the result of this command already")
             return 0
         if folder.exists():
@@ -66,10 +60,9 @@ def rendered(kind: Kind, name: str) -> dict[str, str]:
         return environment.from_string(text)
 
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    contract = kind.contract.rpartition(":")[2].replace("Process", "SDE")
     known: dict[str, Any] = {"name": name, "kind": kind.name, "singular": kind.singular}
-    known["cls"] = "".join(word.capitalize() for word in name.split("_")) + kind.contract.rpartition(":")[2].replace(
-        "Process", "SDE"
-    )
+    known["cls"] = "".join(word.capitalize() for word in name.split("_")) + contract
     component: Any = template(f"kinds/{kind.name}.py").make_module(known)
     known |= {key: getattr(component, key) for key in ("summary", "paper", "use", "needs")}
     known["test"] = component.test().strip()
@@ -84,12 +77,12 @@ def _singulars() -> list[str]:
 
 
 def _kind(text: str) -> Kind:
-    if text in KINDS or any(text == kind.singular for kind in KINDS.values()):
-        kind = find_kind(text)
-        if kind.singular in _singulars():
-            return kind
+    kind = next((kind for kind in KINDS.values() if text in (kind.name, kind.singular)), None)
+    if kind is None:
+        raise UsageError(f"no kind of component is called {text!r}.{near_misses(text, _singulars())}")
+    if kind.singular not in _singulars():
         raise UsageError(f"there is no template of {kind.name}: take one of {', '.join(_singulars())}")
-    raise UsageError(f"no kind of component is called {text!r}.{near_misses(text, _singulars())}")
+    return kind
 
 
 def _spelled(name: str) -> str:
@@ -105,19 +98,12 @@ def _check_free(kind: Kind, name: str, registry: Registry) -> None:
     """Raise :class:`UsageError` where a component, a plugin or a module has the name."""
     spec = find_spec(name)
     owners = {re.sub("[-_.]+", "_", status.owner.lower()) for status in registry.statuses}
+    taken = None
     if claims := registry.claims(kind.name, name):
         taken = f"the {kind.singular} {claims[0].qualified} exists"
     elif name in owners:
         taken = f"the plugin {name} is installed"
     elif name == "tests" or (spec and spec.origin):
         taken = f"{name} is a module already"
-    else:
-        return
-    raise UsageError(f"{taken}: choose another name, such as my_{name}")
-
-
-def _reads(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+    if taken:
+        raise UsageError(f"{taken}: choose another name, such as my_{name}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import OURS, Command, Registry, Spec, UsageError
-from scoresde_run.commands.options import add_device, check_counts
+from scoresde_run.commands.options import add_shared, check_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,22 +33,19 @@ class StatsCommand(Command):
         parser.add_argument("--images", type=int, metavar="N", help="use the first N events only")
         parser.add_argument("--raw", action="store_true", help="also keep the features")
         parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="events at a time (default: 250)")
-        add_device(parser)
+        add_shared(parser, "device")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         if (arguments.dataset is None) == (arguments.show is None):
             raise UsageError("give either a data set or --show FILE")
         if arguments.show is not None:
-            print(_shown(arguments.show))
+            _show(arguments.show)
             return 0
-        from scoresde_run.results.request import check_place
-
         if arguments.out is None:
             raise UsageError("--out FILE is missing: name the file to write")
         check_counts(arguments, "images", "batch_size", least=2)
         if arguments.out.suffix != ".safetensors":
             raise UsageError(f"--out {arguments.out} must end in .safetensors: rename it")
-        check_place(arguments.out)
         return _make(arguments, registry)
 
 
@@ -60,10 +57,10 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_run.results import request
     from ..evaluators.statistics_file import write
 
+    request.check_place(arguments.out)
     dataset = registry.create("datasets", arguments.dataset)
     extractor = registry.create("extractors", arguments.features or f"{OURS}:inception")
-    reason = extractor.skip(dataset.shape)
-    if reason:
+    if reason := extractor.skip(dataset.shape):
         raise UsageError(reason)
     device = find_device(arguments.device)
     use_tf32(False)  # as for the samples that are compared with them
@@ -107,13 +104,13 @@ def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> 
     return moments, torch.cat(kept) if raw else None
 
 
-def _shown(path: Path) -> str:
-    """Describe a file of statistics in a few lines."""
+def _show(path: Path) -> None:
     from ..evaluators.statistics_file import read
 
     found = read(path)
     count = "an unknown number of" if found.moments.count is None else str(found.moments.count)
-    lines = [f"{path}: moments of {count} events, {len(found.moments.mean)} features"]
-    lines.append("raw features: " + ("no" if found.features is None else f"{len(found.features)}"))
-    lines += [f"{name}: {value}" for name, value in found.report.items() if value is not None]
-    return "\n".join(lines)
+    print(f"{path}: moments of {count} events, {len(found.moments.mean)} features")
+    print(f"raw features: {'no' if found.features is None else len(found.features)}")
+    for name, value in found.report.items():
+        if value is not None:
+            print(f"{name}: {value}")

@@ -9,6 +9,7 @@ are those of ``scoresde train``.
 
 import argparse
 import math
+from functools import partial
 from typing import Any
 
 import attrs
@@ -41,7 +42,7 @@ class TrainDequantizerCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         arguments.seed = 0  # of a preset's random weights
-        return run_training(arguments, registry, lambda processes: plan_dequantizer(arguments, registry, processes))
+        return run_training(arguments, registry, partial(_plan, arguments, registry))
 
 
 @attrs.frozen(eq=False)
@@ -98,9 +99,9 @@ class DequantizerPlan(TrainingPlan):
         return DequantizerTrainer(self, processes)
 
 
-def plan_dequantizer(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
+def _plan(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
     """The plan of a run, with the model's score in its loss."""
-    opened = open_model(arguments, registry, processes.device, torch.float32)
+    opened = open_model(arguments, registry, processes.device)
     require_continuous(opened.score, "a dequantiser's bound", "an integral over")
     if isinstance(opened.score, NetworkScore):
         opened.score.network.requires_grad_(False)

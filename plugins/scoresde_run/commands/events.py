@@ -10,7 +10,6 @@ images, in the model's range.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +18,13 @@ from scoresde_core import OURS, Registry, UnknownName, UsageError, parse
 from ..data import array_file
 from ..machine import inputs
 from .opened import OpenedModel
-from .options import add_download
 
 if TYPE_CHECKING:
     from torch import Tensor
     from ..data.dataset import Dataset, Events, Split
 
+_LOOKED_AT = 256
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
-
-def add_dataset(parser: argparse.ArgumentParser, default: str = "the configuration's, or draws of the target") -> None:
-    """Add the options that choose events."""
-    text = f"a data set, an .npz, .npy or .csv file, an image, or a folder of images: ./here ({default})"
-    parser.add_argument("--dataset", metavar="X", help=text)
-    parser.add_argument("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
-    add_download(parser)
 
 
 def open_events(text: str | None, opened: OpenedModel, registry: Registry, split: Split, download: bool) -> Events:
@@ -95,11 +86,11 @@ def read_events(path: Path, opened: OpenedModel, shape: tuple[int, ...] | None =
 
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
-    array = array_file.read(path) if path.suffix in array_file.SUFFIXES else _pictures(path, shape or opened.shape)
+    own = shape or opened.shape
+    array = array_file.read(path) if path.suffix in array_file.SUFFIXES else _pictures(path, own)
     if array.dtype.kind != "f" and array.dtype not in ("uint8", "uint16"):
         raise UsageError(f"{path} holds {array.dtype} values: give images as uint8 0 to 255, other events as floats")
-    array = array.astype("int32") if array.dtype == "uint16" else array
-    events = _arranged(torch.from_numpy(array), shape or opened.shape, path)
+    events = _arranged(torch.from_numpy(array.astype("int32") if array.dtype == "uint16" else array), own, path)
     if shape is not None:
         return events
     if events.is_floating_point():
@@ -162,10 +153,13 @@ def _check_kind(events: Tensor, opened: OpenedModel, name: str) -> None:
 
 
 def _check_range(events: Tensor, opened: OpenedModel, path: Path) -> None:
-    """Refuse images and fields that exceed the model's range, if it is known, by more than half its width."""
-    if len(opened.shape) != 3:
+    """Refuse images and fields that exceed the range of the model's events, if it is known, by more than half of it."""
+    if len(opened.shape) != 3 or (opened.units.levels is None and opened.target is None):
         return
-    low, high = opened.span
+    low, high = opened.units.range
+    if opened.units.levels is None and opened.target is not None:
+        drawn = opened.target.sample(_LOOKED_AT)
+        low, high = float(drawn.min()), float(drawn.max())
     slack = (high - low) / 2
     known = events[~events.isnan()]
     if known.numel() and (float(known.min()) < low - slack or float(known.max()) > high + slack):

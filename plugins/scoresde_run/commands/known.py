@@ -25,21 +25,9 @@ if TYPE_CHECKING:
 DATA = "data"
 
 
-def add_known(parser: Any) -> None:
-    """Add ``--known`` to a parser or a group of options."""
-    parser.add_argument(
-        "--known", nargs="+", action="extend", default=[], metavar="NAME=X",
-        help="what is known of each sample: class=[3,8], y=noisy.npz, class=data (as the data set knows)"
-    )  # fmt: skip
-
-
 def tell(arguments: argparse.Namespace, opened: OpenedModel, registry: Registry, n: int) -> ScoreModel:
     """The opened score with what ``--known`` says of ``n`` samples, checked; classes and rows are cycled."""
-    import torch
-
-    told = read_known(arguments.known, opened, registry, arguments)
-    rows = {name: value[torch.arange(n) % len(value)] for name, value in told.items()}
-    return bound(opened, rows)
+    return bound(opened, _read(arguments.known, n, opened, registry, arguments))
 
 
 def tell_of_events(
@@ -48,9 +36,10 @@ def tell_of_events(
     """What ``--known`` says of the events ``indices`` of the command's data set: one row an event."""
     import torch
 
-    found = read_known([text for text in arguments.known if not text.endswith(f"={DATA}")], opened, registry, arguments)
-    rows = {name: value[torch.arange(len(indices)) % len(value)] for name, value in found.items()}
-    for name in (text.removesuffix(f"={DATA}") for text in arguments.known if text.endswith(f"={DATA}")):
+    of_data = [text for text in arguments.known if text.endswith(f"={DATA}")]
+    typed = [text for text in arguments.known if text not in of_data]
+    rows = _read(typed, len(indices), opened, registry, arguments)
+    for name in (text.removesuffix(f"={DATA}") for text in of_data):
         dataset = find_events(arguments.dataset, opened, registry, arguments.download)
         value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
         rows[name] = opened.units.beside(value, opened.shape)
@@ -92,13 +81,15 @@ def read_classes(texts: Sequence[str], score: ScoreModel) -> dict[str, Tensor]:
     return found
 
 
-def read_known(
-    texts: Sequence[str], opened: OpenedModel, registry: Registry, arguments: argparse.Namespace
+def _read(
+    texts: Sequence[str], n: int, opened: OpenedModel, registry: Registry, arguments: argparse.Namespace
 ) -> dict[str, Tensor]:
-    """The tensors that ``texts`` name, with as many rows as were given."""
+    """The tensors that ``texts`` name, their rows cycled over ``n`` samples."""
+    import torch
     from ..models.known import wanted
 
-    takes, found = wanted(opened.score), {}
+    takes: Mapping[str, Any] = wanted(opened.score)
+    found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value:
@@ -106,12 +97,20 @@ def read_known(
         if name not in takes:
             words = near_misses(name, list(takes)) if takes else " It takes nothing."
             raise UsageError(f"the model takes nothing called {name!r}.{words}")
-        read = _classes if isinstance(takes[name], int) else _rows
-        found[name] = read(name, value, opened, registry, arguments)
+        if isinstance(takes[name], int):
+            rows = _classes(name, value)
+        elif (shape := takes[name]) != opened.shape:  # a picture of another size
+            rows = opened.units.beside(read_events(Path(value), opened, shape), opened.shape)
+        else:
+            events = open_events(value, opened, registry, arguments.split, arguments.download)
+            if not len(events):
+                raise UsageError(f"--known {text} has no rows")
+            rows = to_model(take(events, range(len(events))), opened)
+        found[name] = rows[torch.arange(n) % len(rows)]
     return found
 
 
-def _classes(name: str, text: str, *_: Any) -> Tensor:
+def _classes(name: str, text: str) -> Tensor:
     import torch
 
     value = parse_value(text)
@@ -119,17 +118,3 @@ def _classes(name: str, text: str, *_: Any) -> Tensor:
     if not values or any(isinstance(one, bool) or not isinstance(one, int) for one in values):
         raise UsageError(f"--known {name} must be an integer or a list of integers, got {text!r}")
     return torch.tensor(values)
-
-
-def _rows(name: str, text: str, opened: OpenedModel, registry: Registry, arguments: argparse.Namespace) -> Tensor:
-    """Events of a file or data set, in the model's units."""
-    from ..models.known import wanted
-
-    split: Any = getattr(arguments, "split", "test")
-    own: Any = wanted(opened.score)[name]
-    if own != opened.shape:  # a picture of another size
-        return opened.units.beside(read_events(Path(text), opened, own), opened.shape)
-    events = open_events(text, opened, registry, split, getattr(arguments, "download", False))
-    if not len(events):
-        raise UsageError(f"--known {name}={text} has no rows")
-    return to_model(take(events, range(len(events))), opened)

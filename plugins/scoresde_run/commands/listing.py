@@ -69,26 +69,27 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _show(arguments: argparse.Namespace, registry: Registry) -> int:
+    from scoresde_core import Grid
+
     entry = registry.find(arguments.kind, arguments.name)
     if find_kind(arguments.kind).data:
         return _show_file(entry, registry.create(arguments.kind, arguments.name), arguments.json)
     cls = registry.load(arguments.kind, arguments.name)
     record = _record(entry)
-    record["grid"] = _grid_of(cls, registry)
+    grid = getattr(cls, "grid", None)  # of a predictor
+    record["grid"] = str(registry.typed(grid) or grid) if isinstance(grid, Grid) else None
     record["source"] = inspect.getsourcefile(cls)
     record["doc"] = inspect.getdoc(cls) or ""
-    record["parameters"], rows = [], []
-    for p in parameters(cls):
-        required = p.default is attrs.NOTHING
-        default = None if required else plain(p.default)
-        facts = {"name": p.name, "type": p.type_name, "default": default, "required": required, "help": p.help}
-        record["parameters"].append(facts)
-        rows.append((p.name, p.type_name, "required" if required else str(default), p.help))
+    record["parameters"] = [
+        {"name": p.name, "type": p.type_name, "default": _plain(p.default), "required": p.default is attrs.NOTHING,
+         "help": p.help} for p in parameters(cls)
+    ]  # fmt: skip
     if arguments.json:
         print(json.dumps(record, indent=2))
         return 0
     title = f"{find_kind(arguments.kind).singular} {entry.row.name}: {entry.row.summary}"
     print(f"{reflowed(title)}\n\n{reflowed(record['doc'])}\n")
+    rows = parameter_rows(cls)
     print("parameters:" if rows else "no parameters")
     print_table(rows, indent="  ")
     for label in ("grid", "paper", "plugin", "target", "source"):
@@ -115,14 +116,6 @@ def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
     return 0
 
 
-def _grid_of(cls: type, registry: Registry) -> str | None:
-    """The grid of a predictor class, as it would be typed."""
-    from scoresde_core import Grid
-
-    grid = getattr(cls, "grid", None)
-    return str(registry.typed(grid) or grid) if isinstance(grid, Grid) else None
-
-
 def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
     statuses = registry.statuses
     if arguments.json:
@@ -138,14 +131,24 @@ def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
     return 0
 
 
-def plain(value: Any) -> Any:
+def parameter_rows(cls: type) -> list[tuple[str, str, str, str]]:
+    """The name, type, default and help of each parameter of a component."""
+    return [
+        (p.name, p.type_name, "required" if p.default is attrs.NOTHING else str(_plain(p.default)), p.help)
+        for p in parameters(cls)
+    ]
+
+
+def _plain(value: Any) -> Any:
     """A default for JSON; a component is shown as its class."""
+    if value is attrs.NOTHING:
+        return None
     if value is ...:
         return "follows from others"
     if attrs.has(type(value)):
         return type(value).__name__
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [_plain(each) for each in value]
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import OURS, Registry, UsageError
-from .options import add_changes, add_network, add_weights, check_weights
+from .options import add_shared, check_weights
 
 if TYPE_CHECKING:
     import torch
     from scoresde_core import SDE, Sampler, ScoreModel, Target
     from ..data.units import Units
     from ..models.model import Model, Plan
-
-_SAMPLES_OF_A_TARGET = 64
-_LOOKED_AT = 256
 
 
 @attrs.frozen(eq=False)
@@ -35,16 +31,10 @@ class OpenedModel:
     """The configuration's components; None for a target."""
     target: Target | None = None
     """The exact target, on the CPU; None for a network."""
-
-    @property
-    def sde(self) -> SDE:
-        """The score's process."""
-        return self.score.sde
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of an event."""
-        return self.score.shape
+    sde: SDE = attrs.field(init=False, default=attrs.Factory(lambda self: self.score.sde, takes_self=True))
+    shape: tuple[int, ...] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.score.shape, takes_self=True)
+    )
 
     @property
     def named(self) -> dict[str, Any]:
@@ -58,44 +48,30 @@ class OpenedModel:
             return f"exact[target={self.origin['target']}]"
         return str(self.plan.config.data.dataset or "none")
 
-    @property
-    def span(self) -> tuple[float, float]:
-        """The range of the events' values: of images, or of some draws of a target; else unbounded."""
-        if self.units.levels is not None:
-            return self.units.range
-        if self.target is None:
-            return -math.inf, math.inf
-        drawn = self.target.sample(_LOOKED_AT)
-        return float(drawn.min()), float(drawn.max())
-
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--checkpoint", metavar="DIR", help="a folder of a model or run, or a name of 'scoresde list checkpoints'"
-    )
-    model.add_argument("--preset", metavar="NAME", help="a preset with random weights, for trials")
-    model.add_argument("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
-    add_network(parser, model)
+    add = model.add_argument
+    add("--checkpoint", metavar="DIR", help="a folder of a model or run, or a name of 'scoresde list checkpoints'")
+    add("--preset", metavar="NAME", help="a preset with random weights, for trials")
+    add("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
+    add_shared(model, "network")
+    add_shared(parser, "parameterisation")
     parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp) or --network")
-    add_weights(parser)
-    add_changes(parser, "sampling.t_min=1e-4")
+    add_shared(parser, "weights", set="change the configuration: sampling.t_min=1e-4")
 
 
-def open_model(
-    arguments: argparse.Namespace,
-    registry: Registry,
-    device: torch.device,
-    dtype: torch.dtype,
-    precision: str = "float32",
-) -> OpenedModel:
-    """Open the model that :func:`add_model`'s options choose, with the network's arithmetic in ``precision``.
+def open_model(arguments: argparse.Namespace, registry: Registry, device: torch.device) -> OpenedModel:
+    """Open the model that :func:`add_model`'s options choose, in ``--dtype`` and ``--precision`` where there are any.
 
     Float32 is not rounded to TF32.
     """
+    import torch
     from ..machine.device import PRECISIONS, use_tf32
 
+    dtype = getattr(torch, getattr(arguments, "dtype", "float32"))
+    autocast = PRECISIONS[getattr(arguments, "precision", "float32")]
     use_tf32(False)
     check_weights(arguments)
     if arguments.target is not None:
@@ -103,7 +79,7 @@ def open_model(
     if arguments.sde is not None and arguments.network is None:
         raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
-    score, plan = model.to(device, dtype).score(autocast=PRECISIONS[precision]), model.plan
+    score, plan = model.to(device, dtype).score(autocast=autocast), model.plan
     return OpenedModel(score, plan.units, plan.sampler, plan.config.sampling.n, device, origin, plan)
 
 
@@ -122,7 +98,7 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype), sde)
     units = Units(levels=256 if target.images else None)
-    return OpenedModel(score, units, sampler, _SAMPLES_OF_A_TARGET, device, origin, target=target)
+    return OpenedModel(score, units, sampler, 64, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
@@ -130,8 +106,7 @@ def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, di
     from ..models import checkpoint
     from ..models.model import plan_model
     from ..results.fingerprint import Fingerprint, placeless
-    from .own import own_config
-    from .presets import find_preset
+    from .presets import find_preset, own_config
 
     if arguments.network is not None:
         typed = {"weights": arguments.weights, "parameterisation": arguments.parameterisation}
@@ -149,6 +124,6 @@ def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, di
     found = checkpoint.find(arguments.checkpoint, registry)
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     ema = None if arguments.weights is None else arguments.weights == "ema"
-    which = "ema" if found.uses_ema(ema) else "raw"
-    origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step, "weights": which}
+    origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step}
+    origin["weights"] = "ema" if found.uses_ema(ema) else "raw"
     return found.load(registry, ema), {**origin, "digest": found.digest(ema)}

@@ -1,17 +1,13 @@
-"""``scoresde presets``, and looking presets up by name or file."""
-
-from __future__ import annotations
+"""``scoresde presets``, and the configurations that a command line names: a preset, or a network with its weights."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import attrs
-from scoresde_core import Command, Registry, UsageError
+from scoresde_core import Command, Registry, UsageError, parse
+from ..models.config import Config, ModelConfig
 from .listing import list_components
-
-if TYPE_CHECKING:
-    from ..models.config import Config
 
 
 @attrs.frozen
@@ -28,12 +24,31 @@ class PresetsCommand(Command):
 
 def find_preset(registry: Registry, text: str) -> Config:
     """The preset named ``text``, or the one in the YAML file ``text``."""
-    if not text.endswith((".yaml", ".yml")):
-        preset: Config = registry.create("presets", text)
-        return preset
-    from ..models.config import Config
-
     path = Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        return registry.create("presets", text)  # type: ignore[no-any-return]
     if not path.is_file():
         raise UsageError(f"there is no preset file {path}; a name without .yaml is looked up in 'scoresde presets'")
     return Config.read(path.parent, path.name)
+
+
+def is_own(registry: Registry, text: str) -> bool:
+    """Whether ``text`` names a network rather than a preset: it has parameters in brackets."""
+    return "[" in text and bool(registry.claims("networks", parse(text).name))
+
+
+def own_config(registry: Registry, text: str, sde: str | None = None, **typed: Any) -> Config:
+    """The configuration of the network ``text`` under ``sde``; ``typed`` are options that are its parameters.
+
+    :class:`UsageError` for a network that does not know the shape of its events or its process, where neither is given.
+    """
+    spec = parse(text)
+    spec.params.update({name: value for name, value in typed.items() if value is not None})
+    network = registry.create("networks", spec)
+    network.trust()
+    if network.fixed_shape is None:
+        raise UsageError(f"{spec.name} does not tell the shape of its events: write {spec.name}[shape=[1,28,28],...]")
+    process = network.process if sde is None else parse(sde)
+    if process is None:
+        raise UsageError(f"{spec.name} does not tell its forward process: give --sde, such as --sde vp")
+    return Config(ModelConfig(spec, process, network.fixed_shape))

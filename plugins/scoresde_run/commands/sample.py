@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from scoresde_core import Command, FileError, Registry, ScoreSDEError, UsageError, parameters
+from scoresde_core import Command, Registry, ScoreSDEError, UsageError, parameters
 from ..machine.progress import Progress, is_tenth, step_observer
 from ..results import picture
 from ..results.picture import to_pixels
 from .events import open_events, take, to_model
-from .known import add_known, tell
+from .known import tell
 from .opened import add_model, open_model
-from .options import add_device, add_download, add_precision, add_seed, check_counts
+from .options import add_shared, check_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,18 +46,17 @@ class SampleCommand(Command):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add_model(parser)
+        add_shared(parser, "out")
         add = parser.add_argument
-        add("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
         add("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
         add("--sampler", metavar="X", help="such as 'pc[predictor=ddim,steps=50]' (default: the configuration's)")
         add("--steps", type=int, metavar="N", help="number of steps of the sampler")
-        add_seed(parser, "seed of the noise")
+        add_shared(parser, seed="seed of the noise (default: 0)")
         add("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
-        add_device(parser)
-        add_precision(parser)
+        add_shared(parser, "device", "dtype", "precision")
         add("--keep-floats", action="store_true", help="also write the samples before rounding, NCHW")
         given = parser.add_argument_group("controllable generation")
-        add_known(given)
+        add_shared(given, "known")
         add = given.add_argument
         add("--guidance", metavar="X", help="away from another score, such as 'cfg[scale=2]'")
         add("--condition", metavar="X", help="such as 'inpaint[mask=box]', colorize, linear, class")
@@ -65,8 +64,7 @@ class SampleCommand(Command):
         add("--observe", metavar="X", help=text)
         text = "which of these events; several are cycled over the samples (default: in their order)"
         add("--index", type=int, nargs="+", metavar="I", help=text)
-        add("--split", default="test", choices=("train", "test"), help="of the data set (default: test)")
-        add_download(given)
+        add_shared(given, "split", "download")
         add("--start-from", metavar="X", help="events to start from, noised, in place of the prior: as --observe")
         add("--t-start", type=float, metavar="T", help="time of that noise (default: 0.5)")
         add("--rounds", type=int, default=1, metavar="N", help="repeats of a predictor step (RePaint)")
@@ -88,8 +86,6 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
         why = "an exact score has no network" if arguments.target else f"the network computes in {arguments.dtype}"
         raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
-    if arguments.out.exists() and not (arguments.out / INDEX).is_file():
-        raise FileError(f"{arguments.out} exists: choose another --out, or remove it")
 
 
 def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
@@ -105,7 +101,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     request.check_place(arguments.out, INDEX)
     keep_freed_memory()
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
-    opened = open_model(arguments, registry, device, dtype, arguments.precision)
+    opened = open_model(arguments, registry, device)
     n = arguments.n or opened.n
     model = tell(arguments, opened, registry, n)
     plain = sampler = _sampler(arguments, registry, opened)

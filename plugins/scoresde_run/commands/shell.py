@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,12 +104,10 @@ def _terminable() -> Iterator[None]:
         yield
         return
     ours = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else [])]
-    before = {number: signal.signal(number, end) for number in ours}
-    try:
+    with ExitStack() as stack:
+        for number in ours:
+            stack.callback(signal.signal, number, signal.signal(number, end))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
@@ -171,10 +169,11 @@ def _unexpected(error: Exception) -> str:
     return f"out of memory: use a smaller batch or fewer steps ({text})" if scarce else text
 
 
-def add_global_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command has."""
-    parser.add_argument("--registry", metavar="FILE", action="append", default=[], help="a local file of components")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+def add_global_options(parser: argparse.ArgumentParser, **hidden: Any) -> None:
+    """Add the options that every command has; ``hidden`` replaces their help and default."""
+    told: dict[str, Any] = {"default": [], "help": "a local file of components", **hidden}
+    parser.add_argument("--registry", metavar="FILE", action="append", **told)
+    parser.add_argument("--debug", action="store_true", **{"help": "show tracebacks", **hidden})
 
 
 def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
@@ -272,7 +271,5 @@ def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None)
             command.set_defaults(run=component.run)
     for command in commands.choices.values():
         command.set_defaults(asked=command)
-        hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-        command.add_argument("--registry", metavar="FILE", action="append", **hidden)
-        command.add_argument("--debug", action="store_true", **hidden)
+        add_global_options(command, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser

@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from scoresde_core import Command, FileError, Registry, UsageError
 from ..machine.files import locked
 from ..machine.progress import Progress, in_words
 from ..models.config import RECORDED, TrainingConfig
-from .options import add_device, add_download
+from .options import add_shared
+from .presets import find_preset
 
 if TYPE_CHECKING:
     from ..machine.processes import Processes
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..training.trainer import TrainingPlan
 
 _LEVELS = ("error", "warning", "info", "debug")
-_INTERRUPTED = 130
 
 
 @attrs.frozen
@@ -38,8 +38,6 @@ class TrainCommand(Command):
         add_run(parser)
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        from .presets import find_preset
-
         if "=" in arguments.preset:
             raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
         config = find_preset(registry, arguments.preset).override(arguments.changes)
@@ -58,14 +56,10 @@ class TrainCommand(Command):
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of a training run."""
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes, such as training.batch_size=64")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder; a run is resumed")
-    add_device(parser)
-    add_download(parser)
+    add_shared(parser, "device", "download", out="the run's folder; a run is resumed")
     parser.add_argument("--fresh", action="store_true", help="start again; a run is moved to DIR.1, DIR.2, ...")
-    parser.add_argument(
-        "--from", dest="source", metavar="CHECKPOINT",
-        help="begin with these weights: the folder or name of a model or run; or with a state in checkpoints/"
-    )  # fmt: skip
+    text = "begin with these weights: the folder or name of a model or run; or with a state in checkpoints/"
+    parser.add_argument("--from", dest="source", metavar="CHECKPOINT", help=text)
     parser.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     parser.add_argument("--log-level", default="info", choices=_LEVELS, help="least level of messages (default: info)")
     parser.set_defaults(rest="changes")
@@ -87,10 +81,11 @@ def run_training(arguments: argparse.Namespace, registry: Registry, plan: Callab
     from ..machine.processes import joined
 
     with ExitStack() as stack:
-        stack.enter_context(_warnings_as_lines())
+        stack.enter_context(warnings.catch_warnings())  # which are a line each, without their place in the code
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         try:
             processes = stack.enter_context(joined(arguments.device))
-            signals = stack.enter_context(_stop_signals())
+            signals = _stop_signals(stack)
             run = _prepare(arguments, registry, plan(processes), processes, stack)
         except (UsageError, FileError) as error:
             # All processes of a machine raise the same error, which may differ from another machine's.
@@ -99,7 +94,7 @@ def run_training(arguments: argparse.Namespace, registry: Registry, plan: Callab
             raise SystemExit(error.exit_code) from error
         run.stop = lambda: bool(signals)
         _train(run, arguments, stack)
-    return _INTERRUPTED if signal.SIGINT in signals else 0
+    return 130 if signal.SIGINT in signals else 0
 
 
 def _prepare(
@@ -136,7 +131,7 @@ def _prepare(
 def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
     """Train, and show the events."""
     shown = run.first and arguments.log_level in ("info", "debug")
-    stack.enter_context(_logging(arguments.log_level if run.first else "error"))
+    _log(arguments.log_level if run.first else "error", stack)
     writer, first = None, True
     progress = stack.enter_context(Progress(shown))
     for event in run:
@@ -175,47 +170,29 @@ def _show(event: Event, progress: Progress, training: TrainingConfig, due: bool 
         progress.say(line(f"test loss {event.numbers['evaluation_loss']:.4g}"))
 
 
-@contextmanager
-def _logging(level: str) -> Iterator[None]:
+def _log(level: str, stack: ExitStack) -> None:
     """Print the library's log from ``level`` on to the current stderr, which a progress bar replaces."""
     logger, handler = logging.getLogger("scoresde_run"), logging.Handler()
     handler.emit = lambda record: print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)  # type: ignore[method-assign]
-    before = logger.level
+    stack.callback(logger.setLevel, logger.level)
+    stack.callback(logger.removeHandler, handler)
     logger.addHandler(handler)
     logger.setLevel(level.upper())
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
 
 
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print warnings as one line each, without their place in the code."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-        yield
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yield a list of the stop signals so far: SIGTERM, or the first Ctrl-C (the second has its usual effect)."""
+def _stop_signals(stack: ExitStack) -> list[int]:
+    """A list of the stop signals so far: SIGTERM, or the first Ctrl-C (the second has its usual effect)."""
     signals: list[int] = []
-    before: dict[int, Any] = {}
+    usual = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         signals.append(number)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signal.signal(signal.SIGINT, usual)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, note)
-    try:
-        yield signals
-    finally:
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        stack.callback(signal.signal, number, signal.signal(number, note))
+    return signals
 
 
 def _locked_run(folder: Path) -> AbstractContextManager[None]:

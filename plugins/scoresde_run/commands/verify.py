@@ -7,23 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import attrs
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from yaml import YAMLError
 from scoresde_core import Command, FileError, Registry, UsageError
+from ..machine import document
+from ..machine.digest import DIGEST, SEAL, is_changed, is_sealed, of_tensors
 
-
-@attrs.frozen
-class Finding:
-    """What was found at ``path``: ``sound``, ``not checked`` or ``damaged``, and the reason."""
-
-    path: Path
-    state: str = "sound"
-    reason: str = ""
-
-    def __str__(self) -> str:
-        # Most reasons are errors, which name a file themselves.
-        because = f": {self.reason}" if self.reason else ""
-        return f"{self.state:13}" + (self.reason if str(self.path) in self.reason else f"{self.path}{because}")
+Finding = tuple[Path, str, str]
+"""A path, whether it is ``sound``, ``not checked`` or ``damaged``, and the reason."""
 
 
 @attrs.frozen
@@ -41,9 +32,11 @@ class VerifyCommand(Command):
         states: list[str] = []
         for folder in arguments.folders:
             before = len(states)
-            for found in _findings(folder):
-                print(found, flush=True)
-                states.append(found.state)
+            for path, state, reason in _findings(folder):
+                # Most reasons are errors, which name a file themselves.
+                because = f": {reason}" if reason else ""
+                print(f"{state:13}" + (reason if str(path) in reason else f"{path}{because}"), flush=True)
+                states.append(state)
             if len(states) == before:
                 raise UsageError(f"{folder} holds no training run, checkpoint or results: name a folder that does")
         print(", ".join(f"{states.count(state)} {state}" for state in ("sound", "not checked", "damaged")))
@@ -74,6 +67,22 @@ def _findings(folder: Path) -> Iterator[Finding]:
             yield _tried(index, _record)
 
 
+def _tried(path: Path, check: Callable[[Path], str | None]) -> Finding:
+    """Sound, unless ``check`` raises, or returns why nothing is checked."""
+    try:
+        unchecked = check(path)
+    except (FileError, OSError, ValueError, SafetensorError, YAMLError) as error:
+        return path, "damaged", str(error)
+    return path, "not checked" if unchecked else "sound", unchecked or ""
+
+
+def _told(sound: bool | None, path: Path, when: str = "when it was written") -> str | None:
+    """Raise :class:`FileError` for what is not sound; None: there is nothing to tell it by."""
+    if sound is False:
+        raise FileError(f"{path}: it is not as it was {when}")
+    return "it has no digest" if sound is None else None
+
+
 def _state(folder: Path) -> None:
     from ..training import state
 
@@ -81,8 +90,6 @@ def _state(folder: Path) -> None:
 
 
 def _checkpoint(folder: Path) -> str | None:
-    from ..machine import document
-    from ..machine.digest import DIGEST
     from ..models import checkpoint
 
     checkpoint.read(folder).states()
@@ -92,31 +99,27 @@ def _checkpoint(folder: Path) -> str | None:
 
 def _results(folder: Path) -> Iterator[Finding]:
     """The rows, their pictures, and the page."""
-    from ..machine.digest import DIGEST
     from ..results.results import parse
 
     path, rows, missing = folder / "results.jsonl", [], set[Path]()
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         row, wrong = parse(line, path) if line.strip() else ({}, None)
         if wrong:
-            yield Finding(path, "damaged", f"{path}, line {number}: {wrong}")
+            yield path, "damaged", f"{path}, line {number}: {wrong}"
         elif row:
             rows.append(row)
             missing |= {folder / row["picture"]} if row.get("picture") else set()
     checked = sum(DIGEST in row for row in rows)
-    yield Finding(path, "sound" if checked else "not checked", f"{checked} of {len(rows)} rows have a digest")
+    yield path, "sound" if checked else "not checked", f"{checked} of {len(rows)} rows have a digest"
     for picture in sorted(path for path in missing if not path.is_file()):
-        yield Finding(picture, "damaged", "a row names it, and it is missing")
+        yield picture, "damaged", "a row names it, and it is missing"
     if (folder / "report.html").is_file():
         yield _tried(folder / "report.html", _sealed)
 
 
 def _sealed(path: Path) -> str | None:
     """Check a document with its digest at its end."""
-    from ..machine.digest import is_sealed
-
-    whole = is_sealed(path.read_bytes())
-    return _NONE if whole is None else _check(whole, path)
+    return _told(is_sealed(path.read_bytes()), path)
 
 
 def _metrics(path: Path) -> str | None:
@@ -128,51 +131,26 @@ def _metrics(path: Path) -> str | None:
         with suppress(FileError):
             known = state.read(place).log
         if known:
-            content = path.read_bytes()[: known["bytes"]]
-            return _check(hashlib.sha256(content).hexdigest() == known["sha256"], path, f" when {place.name} was saved")
-    return _NONE
+            content = hashlib.sha256(path.read_bytes()[: known["bytes"]]).hexdigest()
+            return _told(content == known["sha256"], path, f"when {place.name} was saved")
+    return _told(None, path)
 
 
 def _record(path: Path) -> str | None:
     """Check the index of a result, and the files that it names."""
-    from ..machine import document
-    from ..machine.digest import SEAL, is_changed
     from ..models.checkpoint import file_hash
 
     record = document.load(path.read_text(encoding="utf-8"))
     if not isinstance(record, dict) or SEAL not in record:
-        return _NONE
-    _check(not is_changed(record, SEAL), path)
+        return _told(None, path)
+    _told(not is_changed(record, SEAL), path)
     for name, known in record["sha256"].items():
-        _check(file_hash(path.parent / name) == known, path.parent / name)
+        _told(file_hash(path.parent / name) == known, path.parent / name)
     return None
 
 
 def _tensors(path: Path) -> str | None:
-    from safetensors import safe_open
-    from ..machine.digest import DIGEST, of_tensors
-
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if DIGEST not in about:
-        return _NONE
-    return _check(about[DIGEST] == of_tensors(tensors, about), path)
-
-
-_NONE = "it has no digest"
-
-
-def _check(sound: bool, path: Path, when: str = "") -> str | None:
-    if sound:
-        return None
-    raise FileError(f"{path}: it is not as it was{when or ' when it was written'}")
-
-
-def _tried(path: Path, check: Callable[[Path], str | None]) -> Finding:
-    """Sound, unless ``check`` raises, or returns why nothing is checked."""
-    try:
-        unchecked = check(path)
-    except (FileError, OSError, ValueError, SafetensorError, YAMLError) as error:
-        return Finding(path, "damaged", str(error))
-    return Finding(path, "not checked", unchecked) if unchecked else Finding(path)
+    return _told(about[DIGEST] == of_tensors(tensors, about) if DIGEST in about else None, path)
