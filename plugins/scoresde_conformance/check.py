@@ -47,8 +47,11 @@ class CheckCommand(Command):
             raise UsageError(
                 f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
             )
+        from .suite import candidates, cases
+
         broken = _not_loaded(registry, arguments)
-        results = _run(_cases(registry, arguments, bool(broken)))
+        chosen = (arguments.kind, arguments.name, arguments.dist, arguments.level)
+        results = _run([] if arguments.dist is not None and broken else cases(candidates(registry, *chosen)))
         if arguments.json:
             found = list(results)
             records = [attrs.asdict(result, filter=lambda field, _: field.name != "error") for result in found]
@@ -56,7 +59,7 @@ class CheckCommand(Command):
         else:
             # On a terminal each component has one line, unless there is only one component.
             by_check = arguments.verbose or arguments.name is not None or not sys.stdout.isatty()
-            found = _print_checks(results) if by_check else _print_components(results)
+            found = _print(results, by_check)
             for owner, reason in broken.items():
                 print(f"failed   plugin {owner}: {reason}")
             _print_summary(found, broken, arguments.level)
@@ -73,14 +76,6 @@ def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, 
     return {status.owner: status.detail for status in found if status.state not in passing}
 
 
-def _cases(registry: Registry, arguments: argparse.Namespace, broken: bool) -> list[Case]:
-    if arguments.dist is not None and broken:
-        return []
-    from .suite import candidates, cases
-
-    return cases(candidates(registry, arguments.kind, arguments.name, arguments.dist, arguments.level))
-
-
 def _run(cases: list[Case]) -> Iterator[Result]:
     """Yield the results one by one; a terminal shows the running check."""
     shown, terminal = sys.stderr.isatty(), getattr(sys.stderr, "raw", sys.stderr)
@@ -94,34 +89,28 @@ def _run(cases: list[Case]) -> Iterator[Result]:
         yield result
 
 
-def _print_checks(results: Iterable[Result]) -> list[Result]:
-    """Print a line for each component, and a line below it for each finished check."""
+def _print(results: Iterable[Result], by_check: bool) -> list[Result]:
+    """Print a line for each component, and below it its finished checks, or its failures and exemptions alone."""
     found: list[Result] = []
-    for result in results:
-        if not found or (found[-1].kind, found[-1].name) != (result.kind, result.name):
-            print(f"{result.kind} {result.name}")
-        state = "ok" if result.state == "passed" else result.state
-        reason = f": {result.reason}" if result.reason else ""
-        print(f"  {state:7} {_time(result.seconds):>7}  {result.check}{reason}", flush=True)
-        found.append(result)
-    return found
-
-
-def _print_components(results: Iterable[Result]) -> list[Result]:
-    """Print a line for each component, and its failures and exemptions below it."""
-    found: list[Result] = []
-    for _, group in groupby(results, key=lambda result: (result.kind, result.name)):
+    for (kind, name), group in groupby(results, key=lambda result: (result.kind, result.name)):
+        if by_check:
+            print(f"{kind} {name}")
+            for result in group:
+                word = "ok" if result.state == "passed" else result.state
+                reason = f": {result.reason}" if result.reason else ""
+                print(f"  {word:7} {_time(result.seconds):>7}  {result.check}{reason}", flush=True)
+                found.append(result)
+            continue
         part = list(group)
         states = {result.state for result in part}
         state = next(state for state in STATES if state in states)
         seconds = sum(result.seconds for result in part)
-        print(f"{state:8} {part[0].kind} {part[0].name}: {_counts(part)} in {_time(seconds)}")
-        idle = states == {"skipped"}
+        print(f"{state:8} {kind} {name}: {_counts(part)} in {_time(seconds)}", flush=True)
         # If nothing could be checked, each reason is printed once.
+        idle = states == {"skipped"}
         told = {result.reason: result for result in part if result.reason and (idle or result.state != "skipped")}
         for result in told.values():
-            print(f"         {result.check}: {result.reason}")
-        sys.stdout.flush()
+            print(f"         {result.check}: {result.reason}", flush=True)
         found += part
     return found
 
@@ -144,10 +133,9 @@ def _print_summary(results: list[Result], broken: dict[str, str], level: str) ->
     if components > 1:
         for result in failed:
             print(f"failed   {result.kind} {result.name} {result.check}: {result.reason}")
-    slowest = sorted(results, key=lambda result: -result.seconds)[:SLOWEST]
-    if slowest and slowest[0].seconds > WORTH_TELLING:
-        told = (f"{r.kind} {r.name} {r.check} {_time(r.seconds)}" for r in slowest if r.seconds > WORTH_TELLING)
-        print(f"slowest: {', '.join(told)}")
+    slow = sorted((r for r in results if r.seconds > WORTH_TELLING), key=lambda result: -result.seconds)[:SLOWEST]
+    if slow:
+        print(f"slowest: {', '.join(f'{r.kind} {r.name} {r.check} {_time(r.seconds)}' for r in slow)}")
     plugins = f"; {len(broken)} plugin{'s' * (len(broken) > 1)} not loaded" if broken else ""
     checks = f"{len(results)} checks at level {level}: {_counts(results)}" if results else "nothing was checked"
     seconds = sum(result.seconds for result in results)

@@ -18,7 +18,7 @@ from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile
 from .candidate import Candidate, Skip, first_accepted, kept
 from .exact import FlowSampler, Mixture, Watched, gaussian
-from .expect import some
+from .expect import near, some
 
 SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
@@ -154,11 +154,8 @@ def exact_samples_score_the_floor(candidate: Candidate) -> None:
     floored = (metric for metric in _at_exact(candidate) if metric.floor is not None)
     for metric in some(floored, "none of its metrics has a floor"):
         floor = Estimate(metric.floor or 0.0, metric.floor_stderr or 0.0, metric.floor_df)
-        allowed = _allowed(_estimate(metric), floor)
-        assert abs(metric.value - floor.value) <= allowed + 1e-12, (
-            f"{metric.name} of exact samples is {metric.value:.4g}, expected the floor, {floor.value:.4g}, "
-            f"within {allowed:.2g}"
-        )
+        allowed = _allowed(_estimate(metric), floor) + 1e-12
+        near(f"compared with its floor, {metric.name} of exact samples", metric.value, floor.value, allowed)
 
 
 def worse_evidence_scores_worse(candidate: Candidate) -> None:
@@ -208,10 +205,7 @@ def zero_is_the_truth(candidate: Candidate) -> None:
         if exact.floor is not None:
             floors = torch.tensor([metric.floor or 0.0 for metric in _repeats(candidate)[name]], dtype=torch.float64)
             found, error = float(floors.mean()), float(floors.std()) / math.sqrt(len(floors))
-        allowed = 5 * error + 1e-3 * abs(worse.value)
-        assert abs(found) <= allowed, (
-            f"better is 'zero', but {name} of the truth is {found:.4g}, expected 0 within {allowed:.2g}"
-        )
+        near(f"better is 'zero', but {name} of the truth", found, 0, 5 * error + 1e-3 * abs(worse.value))
 
 
 def values_have_their_unit(candidate: Candidate) -> None:
@@ -268,10 +262,8 @@ def tells_what_it_reads(candidate: Candidate) -> None:
     unread = [events.label for (_, events), made in given.items() if not made.read]
     assert not unread, f"evaluate does not read the features of {unread[0]}, which reads names"
     for metric, expected in zip(found, _metrics(candidate, target, samples), strict=True):
-        off = abs(metric.value - expected.value)
-        assert off <= 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0), (
-            f"{metric.name} is {expected.value:.6g}, and {metric.value:.6g} with its features in three batches"
-        )
+        most = 1e-4 * abs(expected.value) + 1e-3 * (expected.stderr or 0.0)
+        near(f"with its features in three batches {metric.name}", metric.value, expected.value, most)
 
 
 def survives_nan(candidate: Candidate) -> None:

@@ -53,6 +53,12 @@ def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> No
     assert gap <= most, f"{what} {gap:.3g}"
 
 
+def near(what: str, found: float | Tensor, expected: float | Tensor, most: float | Tensor) -> None:
+    """A number is as expected, but for ``most``."""
+    told = f"{what} is {float(found):#.4g}, expected {float(expected):#.4g} within {float(most):.2g}"
+    assert abs(float(found) - float(expected)) <= float(most), told
+
+
 def refusal(call: Callable[..., Any], *given: Any) -> str | None:
     """Return the reason of the ValueError that a call raises, or None."""
     try:

@@ -20,7 +20,7 @@ from scoresde_run import NoisyClassifier
 from .candidate import Candidate, Skip
 from .counterparts import pairs
 from .exact import Mixture, gaussian
-from .expect import agree, is_like, some
+from .expect import agree, is_like, near, some
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
@@ -152,15 +152,11 @@ def the_truth_is_the_minimiser(candidate: Candidate) -> None:
                 rises.append(loss.per_sample(wrong, x, draws, **known).mean() - least.detach())
         slope = torch.stack(slopes)
         bound = 5 * float(slope.std()) / math.sqrt(BATCHES) + 1e-9
-        found = float(slope.mean())
-        assert abs(found) <= bound, (
-            f"the slope of per_sample at the exact {trained.what} is {found:.3g}, expected 0 within {bound:.2g}"
-        )
+        near(f"the slope of per_sample at the exact {trained.what}", slope.mean(), 0, bound)
         # The mean over both signs cancels the part that is linear in the error, whose noise would hide the rise.
         rise = float(torch.stack(rises).detach().mean())
-        assert rise > 0, (
-            f"errors of -{ERROR} and {ERROR} in the {trained.what} change per_sample by {rise:.3g}, expected a rise"
-        )
+        told = f"errors of -{ERROR} and {ERROR} in the {trained.what} change per_sample by {rise:.3g}, expected a rise"
+        assert rise > 0, told
 
 
 def gives_one_number_an_event(candidate: Candidate) -> None:

@@ -14,7 +14,7 @@ from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 from .candidate import Candidate, Skip
 from .counterparts import FEW, samples_of, served, splits_alike
 from .exact import Mixture, PlainCorrector, PlainPredictor, Watched, gaussian
-from .expect import is_like
+from .expect import is_like, near
 
 KINDS_OF_EVENTS = (((2,), torch.float32), ((1, 4, 4), torch.float64), ((3, 4, 6), torch.float32))
 MANY = 400
@@ -203,10 +203,7 @@ def finds_the_moments(candidate: Candidate) -> None:
             ("variance", (x - mean).square().mean(), std**2, std**2 * math.sqrt(2)),
         ):
             allowed = left + (4 * spread / math.sqrt(x.numel()) if noisy else BIAS * spread)
-            off = abs(float(found) - expected)
-            assert off <= allowed, (
-                f"the {name} of samples is {float(found):.4f}, expected {expected:.4f} within {allowed:.4f}"
-            )
+            near(f"the {name} of samples", found, expected, allowed)
 
 
 def _spread(sde: SDE, data: Mixture, n: int) -> Tensor:

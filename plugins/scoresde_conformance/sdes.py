@@ -188,9 +188,8 @@ def prior_is_the_marginal(sde: SDE) -> None:
     end = sde.float_level(sde.t_max)
     alpha, sigma, std = float(end.alpha), float(end.sigma), sde.prior.std
     spread = math.hypot(alpha, sigma)
-    assert 0.999 * sigma <= std <= 1.001 * spread, (
-        f"the prior's std is {std:.6g}, but at t_max sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
-    )
+    told = f"the prior's std is {std:.6g}, but at t_max sigma is {sigma:.6g}, and {spread:.6g} with unit-variance data"
+    assert 0.999 * sigma <= std <= 1.001 * spread, told
     if sde.needs:
         return  # its mean takes y for the data
     means = sde.prior.mean if isinstance(sde.prior.mean, tuple) else (sde.prior.mean,)

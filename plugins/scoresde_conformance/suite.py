@@ -36,9 +36,8 @@ def builds(candidate: Candidate) -> None:
     """It builds from its defaults, and building twice gives equal components."""
     built = candidate.component
     assert isinstance(built, candidate.cls), f"{candidate.name} built {built!r}, not a {candidate.cls.__qualname__}"
-    assert repr(built) == repr(candidate.build()), (
-        f"{candidate.name} built twice gives {built!r} and {candidate.build()!r}"
-    )
+    again = candidate.build()
+    assert repr(built) == repr(again), f"{candidate.name} built twice gives {built!r} and {again!r}"
 
 
 def is_documented(candidate: Candidate) -> None:
