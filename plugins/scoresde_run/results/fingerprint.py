@@ -87,17 +87,22 @@ def _described(component: Any) -> Iterator[tuple[str, Any]]:
             yield field.alias or field.name, getattr(component, field.name)
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values in nested containers."""
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
 def _components(value: Any) -> Iterator[Any]:
     """The components in ``value``, nested ones included."""
-    if isinstance(value, Mapping):
-        yield from _components(list(value.values()))
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from _components(item)
-    elif not isinstance(value, (*_PLAIN, torch.Tensor, np.ndarray, Path)):
-        yield value
-        if attrs.has(type(value)):
-            yield from _components([item for _, item in _described(value)])
+    for leaf in _leaves(value):
+        if not isinstance(leaf, (*_PLAIN, torch.Tensor, np.ndarray, Path)):
+            yield leaf
+            if attrs.has(type(leaf)):
+                yield from _components([item for _, item in _described(leaf)])
 
 
 def _files(component: Any) -> Iterable[Path]:
@@ -108,7 +113,8 @@ def _files(component: Any) -> Iterable[Path]:
     if not attrs.has(type(component)):
         return []
     names = _fields(type(component))  # type: ignore[arg-type]  # mypy takes no class for hashable
-    return [Path(text) for name in names for text in _texts(getattr(component, name, None))]
+    values = _leaves([getattr(component, name, None) for name in names])
+    return [Path(text) for text in values if isinstance(text, Path) or (isinstance(text, str) and text)]
 
 
 @cache
@@ -119,13 +125,3 @@ def _fields(cls: Any) -> list[str]:
     except NameError:  # a name imported under TYPE_CHECKING
         hints = {}
     return [field.name for field in attrs.fields(cls) if get_origin(hints.get(field.name)) is not Literal]
-
-
-def _texts(value: Any) -> Iterator[str | Path]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, Path) or (isinstance(value, str) and value):
-        yield value
