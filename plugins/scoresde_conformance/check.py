@@ -77,7 +77,6 @@ def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, 
 
 
 def _run(cases: list[Case]) -> Iterator[Result]:
-    """Yield the results one by one; a terminal shows the running check."""
     shown, terminal = sys.stderr.isatty(), getattr(sys.stderr, "raw", sys.stderr)
     for k, case in enumerate(cases):
         if shown:

@@ -36,7 +36,6 @@ class _BothSigns:
 
 
 def _steps(sde: SDE) -> list[Step]:
-    """Return steps at high, middle and low noise."""
     schedule = Schedule(sde, times_between(sde, 40, last=0.1))
     return [schedule[k] for k in (5, 20, 38)]
 

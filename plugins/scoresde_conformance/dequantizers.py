@@ -17,8 +17,6 @@ ROWS, DRAWS = 6, 4000
 
 @kept
 def _shape(candidate: Candidate) -> tuple[int, ...]:
-    """Return the smallest image shape that the dequantizer accepts."""
-
     def refused(shape: tuple[int, ...]) -> str | None:
         try:
             return refusal(candidate.component.dequantize, _images(shape, 2), lambda: torch.zeros(2, *shape))

@@ -54,7 +54,6 @@ def _target(candidate: Candidate) -> Target:
 
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
-    """Return evidence with everything that an evaluator may ask for."""
     return Evidence(samples, seed, target=target, model=model or Watched(target), sampler=FlowSampler())
 
 

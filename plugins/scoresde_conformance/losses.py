@@ -129,7 +129,6 @@ def _trained(loss: Loss) -> _Trained:
 
 
 def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
-    """Yield every variant with every SDE that it accepts."""
     trained = _trained(candidate.component)
     found = pairs(candidate, lambda loss, sde: unserved(loss, sde) or loss.skip(trained.plain(sde)))
     return ((loss, trained, sde) for loss, sde in some(found, "it refuses every SDE that was tried"))

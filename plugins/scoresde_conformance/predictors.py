@@ -32,7 +32,6 @@ def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:
 
 
 def _converging(candidate: Candidate, *, crossed: bool = False) -> Iterator[tuple[Predictor, SDE]]:
-    """Yield the pairs that declare an order; :class:`Skip` if none does."""
     found = (pair for pair in pairs(candidate, crossed=crossed) if pair[0].order is not None)
     return some(found, "it declares no order: it does not converge by itself")
 

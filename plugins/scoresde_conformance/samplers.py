@@ -36,7 +36,6 @@ def short(candidate: Candidate, **parts: Any) -> Sampler:
 
 
 def _served(candidate: Candidate) -> Iterator[SDE]:
-    """Yield the SDEs that the sampler accepts; at the quick level only the first."""
     return islice(served(candidate), None if candidate.full else 1)
 
 

@@ -12,7 +12,6 @@ Split = Literal["train", "test"]
 Levels = int | Literal["auto"] | None
 """The number of grey levels of images; None: events are floats; ``auto``: inferred from the type of the events."""
 
-
 STORED = {"class": "labels"}
 """Names that data sets have for what models know."""
 

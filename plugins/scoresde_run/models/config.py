@@ -227,7 +227,6 @@ _SECTIONS: dict[type, str] = {
     EvaluationConfig: "evaluation",
 }
 
-
 _KINDS = {
     **{"network": "networks", "sde": "sdes", "loss": "losses", "dataset": "datasets"},
     **{"dequantizer": "dequantizers", "sampler": "samplers"},

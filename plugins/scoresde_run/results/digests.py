@@ -104,7 +104,6 @@ def _roots(name: str) -> list[Path]:
 
 
 def _python_files(folder: Path) -> list[Path]:
-    """The .py files below a package's folder, except in folders whose names cannot be imported."""
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]

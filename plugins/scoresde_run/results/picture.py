@@ -127,7 +127,6 @@ def _curves(x: Tensor, columns: int) -> tuple[NDArray[Any], str]:
 
 
 def _scatter(sides: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Draw points in a square around the origin whose size is a round number."""
     import numpy as np
 
     points = np.concatenate(sides)

@@ -10,7 +10,6 @@ from ..machine.digest import is_changed
 SCHEMA = 2
 """The version of a row. Version 2 added the digests of ``sources`` and ``files``."""
 
-
 _NEEDED = ("schema", "cell", "status")
 _KINDS: dict[str, tuple[type, ...]] = {
     **{"text": (str,), "an integer": (int,), "a number": (int, float), "true or false": (bool,)},
@@ -99,7 +98,6 @@ def changed(row: Mapping[str, Any], since: Mapping[str, Any]) -> list[str]:
 
 
 def _unlike(a: Any, b: Any) -> list[str]:
-    """The names in both mappings whose values differ."""
     if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
         return []
     return [name for name, value in a.items() if name in b and b[name] != value]
