@@ -73,19 +73,18 @@ class EncodeCommand(Command):
         if arguments.decode:
             x, indices = read_latents(arguments.decode, opened), []
         else:
-            events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
+            events = open_events(arguments.dataset, opened)
             indices = subset(len(events), arguments.images)
             x = to_model(take(events, indices), opened)
         if arguments.known:
-            told = tell_of_events(arguments, opened, registry, indices or range(len(x)))
-            opened = attrs.evolve(opened, score=bound(opened, told))
+            opened = attrs.evolve(opened, score=bound(opened, tell_of_events(opened, indices or range(len(x)))))
         parts = opened.sde, opened.target, opened.plan and opened.plan.network, solver
         asked = request.digits(registry, arguments, *parts, x=x, **opened.named)
         if request.finished(arguments.out, asked, INDEX):
             return 0
         how = {"t_min": t_min, "solver": solver, "discrete": arguments.discrete}
         with Progress() as progress:
-            coded = _Coder(opened, arguments, how, progress)
+            coded = _Coder(opened, how, progress)
             latents = x if arguments.decode else coded("encoding", x, "encode")
             sheets = dict(coded.sheets(x, latents, indices, record))
         record |= {"device": str(opened.device), "torch": str(torch.__version__), "asked": asked}
@@ -122,7 +121,6 @@ class _Coder:
     """Encodes and decodes in batches, with progress."""
 
     opened: OpenedModel
-    arguments: argparse.Namespace
     how: dict[str, Any]
     progress: Progress
 
@@ -132,7 +130,7 @@ class _Coder:
         from ..numerics import encoding
         from ..numerics.batches import in_batches
 
-        size, done = self.arguments.batch_size, []
+        size, done = self.opened.arguments.batch_size, []
         for start, model, chunk in in_batches(self.opened.score, x, size):
             self.progress.batch(f"encode: {what}", start // size, -(-len(x) // size))
             done.append(getattr(encoding, work)(model, chunk.to(self.opened.device), **self.how, **how).cpu())
@@ -140,7 +138,7 @@ class _Coder:
 
     def decoded(self, what: str, x: Tensor, columns: int | None = None, **arrays: Tensor) -> _Sheet:
         """The sheet of latents ``x`` decoded, with more ``arrays``."""
-        found = self(what, x, denoise=self.arguments.denoise)
+        found = self(what, x, denoise=self.opened.arguments.denoise)
         return {**arrays, "decoded": self.opened.units.to_file(found)}, [found], columns
 
     def sheets(
@@ -150,7 +148,7 @@ class _Coder:
         import torch
         from ..numerics.encoding import interpolate, temper
 
-        arguments, prior, units = self.arguments, self.opened.sde.prior, self.opened.units
+        arguments, prior, units = self.opened.arguments, self.opened.sde.prior, self.opened.units
         if arguments.decode:
             record |= {"decoded": str(arguments.decode), "images": len(x)}
             yield "decoded", self.decoded("decoding", x)

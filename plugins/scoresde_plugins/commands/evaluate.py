@@ -6,7 +6,7 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
 if TYPE_CHECKING:
-    from scoresde_run import Processes, Row
+    from scoresde_run import Processes
     from ..evaluate.checkpoints import ChosenCheckpoint
 
 RESULTS = "results.jsonl"
@@ -117,7 +117,7 @@ def _prepare(
     from scoresde_run.models import checkpoint
     from ..evaluate.checkpoints import Choice, as_they_appear, chosen_checkpoints
     from ..evaluate.plan import Planner, Request
-    from ..evaluate.rows import Evaluation
+    from ..evaluate.rows import Evaluation, metric_texts
 
     choice = Choice(arguments.models)
     own = _own(arguments, registry)
@@ -146,7 +146,12 @@ def _prepare(
         rows = [evaluation.run(each, folder) for each, folder in coming]
         progress.stop()
         if processes.first:
-            _conclude(rows, arguments.out)
+            for row in rows:
+                told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])
+                print(f"{row['checkpoint']}: {'; '.join(told)}")
+            for warning in warnings_of(rows):
+                print(f"warning: {warning}")
+            print(f"rows: {arguments.out / RESULTS}")
         return 1 if any(row["status"] == "failed" for row in rows) else 0
 
     return evaluate
@@ -165,14 +170,3 @@ def _own(arguments: argparse.Namespace, registry: Registry) -> list[ChosenCheckp
     config = own_config(registry, arguments.network, arguments.sde, **typed)
     arguments.weights, name = None, str(config.model.network)
     return [ChosenCheckpoint(Path(name), own=Checkpoint(Path(name), config, 0, {}, {}, name))]
-
-
-def _conclude(rows: Sequence[Row], out: Path) -> None:
-    from ..evaluate.rows import metric_texts
-
-    for row in rows:
-        told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])
-        print(f"{row['checkpoint']}: {'; '.join(told)}")
-    for warning in warnings_of(rows):
-        print(f"warning: {warning}")
-    print(f"rows: {out / RESULTS}")

@@ -8,7 +8,6 @@ frequencies, whose rounding would change an angle of hundreds of radians by a wh
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,7 +17,6 @@ from scoresde_run.commands.options import add_shared
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from scoresde_run import Model
 
 
 @attrs.frozen
@@ -41,17 +39,22 @@ class ExportCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         import torch
         from scoresde_run import NoisyClassifier
-        from scoresde_run.machine.files import check_new
+        from scoresde_run.machine.files import check_new, new_folder
         from scoresde_run.models import checkpoint
         from scoresde_run.results import request
 
         ema = None if arguments.weights is None else arguments.weights == "ema"
         if arguments.format == "diffusers":
+            from ..formats.diffusers_folder import write_folder
+
             check_new(arguments.out)
             if arguments.dtype != "float32":
                 remedy = "leave out --dtype, and load it with torch_dtype there"
                 raise UsageError(f"a folder for diffusers is in float32: {remedy}")
-            _for_diffusers(arguments.out, checkpoint.find(arguments.checkpoint, registry).load(registry, ema))
+            model = checkpoint.find(arguments.checkpoint, registry).load(registry, ema)
+            with new_folder(arguments.out) as scratch:
+                write_folder(scratch, model)
+            print(f"wrote {arguments.out}: diffusers.DiffusionPipeline.from_pretrained({str(arguments.out)!r})")
             return 0
         request.check_place(arguments.out, checkpoint.INDEX)
         found = checkpoint.find(arguments.checkpoint, registry)
@@ -73,15 +76,6 @@ class ExportCommand(Command):
         use = "the condition class[checkpoint={}]" if guides else "scoresde sample --checkpoint {} --out samples"
         print(f"wrote {written.folder}: {use.format(written.folder)}")
         return 0
-
-
-def _for_diffusers(out: Path, model: Model) -> None:
-    from scoresde_run.machine.files import new_folder
-    from ..formats.diffusers_folder import write_folder
-
-    with new_folder(out) as scratch:
-        write_folder(scratch, model)
-    print(f"wrote {out}: diffusers.DiffusionPipeline.from_pretrained({str(out)!r})")
 
 
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -113,16 +113,16 @@ def _prepare(
     density.check(opened.score)
     if arguments.t_min is None:
         density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
-    events = open_events(arguments.dataset, opened, registry, arguments.split, arguments.download)
+    events = open_events(arguments.dataset, opened)
     source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
     share = Share(events, arguments.images, arguments.batch_size, source)
-    known = tell_of_events(arguments, opened, registry, share.indices)
+    known = tell_of_events(opened, share.indices)
     bound(opened, known)  # which checks it
     share.tell(known)
     truth = opened.target
     if known:
         truth = truth.component(int(known["class"][0])) if truth and len({*known["class"].tolist()}) == 1 else None
-    dataset = share.unread(find_events(arguments.dataset, opened, registry, arguments.download))
+    dataset = share.unread(find_events(arguments.dataset, opened))
     plan, fingerprint = opened.plan, Fingerprint(registry)
     asked = SplitLikelihood(
         share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, truth,
@@ -143,8 +143,7 @@ def _prepare(
         # A kill may have left its batches.
         record = document.load((out / INDEX).read_text(encoding="utf-8"))
         return lambda: _conclude(record, arguments) if processes.first else 0
-    protocol = _protocol(arguments, opened, asked)
-    return lambda: _measure(arguments, protocol, asked, model, processes, progress, digits)
+    return lambda: _measure(arguments, _protocol(arguments, opened, asked), asked, model, processes, progress, digits)
 
 
 def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:

@@ -14,31 +14,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoresde_core import OURS, Registry, UnknownName, UsageError, parse
+from scoresde_core import OURS, UnknownName, UsageError, parse
 from ..data import array_file
 from ..machine import inputs
 from .opened import OpenedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from ..data.dataset import Dataset, Events, Split
+    from ..data.dataset import Dataset, Events
 
 _LOOKED_AT = 256
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
-def open_events(text: str | None, opened: OpenedModel, registry: Registry, split: Split, download: bool) -> Events:
+def open_events(text: str | None, opened: OpenedModel) -> Events:
     """Open the events named ``text`` (None: the model's own data): integers as stored, or floats of the data."""
-    dataset = find_events(text, opened, registry, download)
+    dataset = find_events(text, opened)
     if dataset is None:
         return read_events(Path(str(text)), opened)
-    events = dataset.open(split)
+    events = dataset.open(opened.arguments.split)
     if len(events):
         _check_kind(events[0], opened, text or opened.data)
     return events
 
 
-def find_events(text: str | None, opened: OpenedModel, registry: Registry, download: bool) -> Dataset | None:
+def find_events(text: str | None, opened: OpenedModel) -> Dataset | None:
     """The data set that :func:`open_events` reads; None for files."""
     if text is not None and (
         Path(text).suffix.lower() in (*array_file.SUFFIXES, *PICTURES) or ("/" in text and "[" not in text)
@@ -46,6 +46,7 @@ def find_events(text: str | None, opened: OpenedModel, registry: Registry, downl
         return None
     from ..models.model import find_dataset, plan_data
 
+    registry, download = opened.registry, opened.arguments.download
     if text is not None:
         try:
             return find_dataset(parse(text), opened.shape, registry, download)

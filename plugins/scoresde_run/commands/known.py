@@ -8,12 +8,11 @@ NAME=DATASET           the events of a data set, cycled
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoresde_core import Registry, UsageError, near_misses, parse_value
+from scoresde_core import UsageError, near_misses, parse_value
 from .events import find_events, open_events, read_events, take, to_model
 from .opened import OpenedModel
 
@@ -25,22 +24,21 @@ if TYPE_CHECKING:
 DATA = "data"
 
 
-def tell(arguments: argparse.Namespace, opened: OpenedModel, registry: Registry, n: int) -> ScoreModel:
+def tell(opened: OpenedModel, n: int) -> ScoreModel:
     """The opened score with what ``--known`` says of ``n`` samples, checked; classes and rows are cycled."""
-    return bound(opened, _read(arguments.known, n, opened, registry, arguments))
+    return bound(opened, _read(opened.arguments.known, n, opened))
 
 
-def tell_of_events(
-    arguments: argparse.Namespace, opened: OpenedModel, registry: Registry, indices: Sequence[int]
-) -> dict[str, Tensor]:
+def tell_of_events(opened: OpenedModel, indices: Sequence[int]) -> dict[str, Tensor]:
     """What ``--known`` says of the events ``indices`` of the command's data set: one row an event."""
     import torch
 
+    arguments = opened.arguments
     of_data = [text for text in arguments.known if text.endswith(f"={DATA}")]
     typed = [text for text in arguments.known if text not in of_data]
-    rows = _read(typed, len(indices), opened, registry, arguments)
+    rows = _read(typed, len(indices), opened)
     for name in (text.removesuffix(f"={DATA}") for text in of_data):
-        dataset = find_events(arguments.dataset, opened, registry, arguments.download)
+        dataset = find_events(arguments.dataset, opened)
         value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
         rows[name] = opened.units.beside(value, opened.shape)
     return rows
@@ -81,9 +79,7 @@ def read_classes(texts: Sequence[str], score: ScoreModel) -> dict[str, Tensor]:
     return found
 
 
-def _read(
-    texts: Sequence[str], n: int, opened: OpenedModel, registry: Registry, arguments: argparse.Namespace
-) -> dict[str, Tensor]:
+def _read(texts: Sequence[str], n: int, opened: OpenedModel) -> dict[str, Tensor]:
     """The tensors that ``texts`` name, their rows cycled over ``n`` samples."""
     import torch
     from ..models.known import wanted
@@ -102,7 +98,7 @@ def _read(
         elif (shape := takes[name]) != opened.shape:  # a picture of another size
             rows = opened.units.beside(read_events(Path(value), opened, shape), opened.shape)
         else:
-            events = open_events(value, opened, registry, arguments.split, arguments.download)
+            events = open_events(value, opened)
             if not len(events):
                 raise UsageError(f"--known {text} has no rows")
             rows = to_model(take(events, range(len(events))), opened)

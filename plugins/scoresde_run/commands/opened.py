@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class OpenedModel:
-    """A score model on a device, with its SDE, default sampler and units."""
+    """A score model on a device, with its SDE, default sampler and units, for a command with these ``arguments``."""
 
+    arguments: argparse.Namespace
+    registry: Registry
     score: ScoreModel
     units: Units
     sampler: Sampler
@@ -80,7 +82,8 @@ def open_model(arguments: argparse.Namespace, registry: Registry, device: torch.
         raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
     score, plan = model.to(device, dtype).score(autocast=autocast), model.plan
-    return OpenedModel(score, plan.units, plan.sampler, plan.config.sampling.n, device, origin, plan)
+    parts = score, plan.units, plan.sampler, plan.config.sampling.n, device, origin, plan
+    return OpenedModel(arguments, registry, *parts)
 
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
@@ -98,7 +101,7 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
     origin = {"target": arguments.target, "weights": "exact score"}
     score = ExactScore(target.to(device, dtype), sde)
     units = Units(levels=256 if target.images else None)
-    return OpenedModel(score, units, sampler, 64, device, origin, target=target)
+    return OpenedModel(arguments, registry, score, units, sampler, 64, device, origin, target=target)
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:

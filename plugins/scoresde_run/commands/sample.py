@@ -93,8 +93,6 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_core import sampler as sampling
     from ..machine.device import find_device, keep_freed_memory, slow_precision
     from ..results import request
-    from ..sampling.condition import ConditionedSampler
-    from ..sampling.guidance import GuidedSampler
     from ..sampling.samples import smallest_batch
     from ..sampling.start import start_from
 
@@ -103,13 +101,9 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
     opened = open_model(arguments, registry, device)
     n = arguments.n or opened.n
-    model = tell(arguments, opened, registry, n)
-    plain = sampler = _sampler(arguments, registry, opened)
-    observation, observed = _observe(arguments, registry, opened, n)
-    if observation is not None:
-        sampler = ConditionedSampler(sampler, observation, arguments.rounds)
-    if arguments.guidance is not None:
-        sampler = GuidedSampler(sampler, registry.create("guidances", arguments.guidance))
+    model = tell(opened, n)
+    observation, observed = _observe(opened, n)
+    plain, sampler = _samplers(opened, observation)
     reason = sampling.skip(sampler, opened.sde, opened.shape) or sampler.skip_model(model)
     if reason:
         raise UsageError(reason)
@@ -117,7 +111,7 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
     inputs: dict[str, Any] = {"observation": observation, **opened.named}
     how: dict[str, Any] = {"seed": arguments.seed, "batch_size": arguments.batch_size, "device": device, "dtype": dtype}
     if arguments.start_from is not None:
-        x = _chosen(arguments, arguments.start_from, registry, opened, n).to(device, dtype)
+        x = _chosen(arguments.start_from, opened, n).to(device, dtype)
         model, latent = start_from(model, x, 0.5 if arguments.t_start is None else arguments.t_start, arguments.seed)
         inputs["latent"] = how["latent"] = latent
     asked = request.digits(registry, arguments, *parts, **inputs)
@@ -165,15 +159,14 @@ def _check_samples(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
         raise ScoreSDEError(f"{lost}; nothing was written")
 
 
-def _observe(
-    arguments: argparse.Namespace, registry: Registry, opened: OpenedModel, n: int
-) -> tuple[Observation | None, dict[str, Any]]:
+def _observe(opened: OpenedModel, n: int) -> tuple[Observation | None, dict[str, Any]]:
     """The observation of ``n`` samples, and its record."""
     import torch
 
+    arguments = opened.arguments
     if arguments.condition is None:
         return None, {}
-    condition = registry.create("conditions", arguments.condition, units=opened.units)
+    condition = opened.registry.create("conditions", arguments.condition, units=opened.units)
     if reason := condition.skip(opened.shape):
         raise UsageError(reason)
     if condition.mixes_channels and len({*opened.units.scale}) > 1:
@@ -186,15 +179,15 @@ def _observe(
         return condition.observe(torch.zeros(n, *opened.shape, device=opened.device, dtype=dtype)), record
     if arguments.observe is None:
         raise UsageError(f"the condition {arguments.condition} needs events for the known part: give --observe X")
-    x = _chosen(arguments, arguments.observe, registry, opened, n)
+    x = _chosen(arguments.observe, opened, n)
     record |= {"observed": arguments.observe, "split": arguments.split, "index": arguments.index or "in order"}
     return condition.observe(x), record
 
 
-def _chosen(arguments: argparse.Namespace, text: str, registry: Registry, opened: OpenedModel, n: int) -> Tensor:
+def _chosen(text: str, opened: OpenedModel, n: int) -> Tensor:
     """``n`` events of a source, those of ``--index`` or all in turn, in the model's units."""
-    events = open_events(text, opened, registry, arguments.split, arguments.download)
-    indices = arguments.index or range(len(events))
+    events = open_events(text, opened)
+    indices = opened.arguments.index or range(len(events))
     return to_model(take(events, [indices[k % len(indices)] for k in range(n)]), opened)
 
 
@@ -211,14 +204,22 @@ def _known(observation: Observation | None, opened: OpenedModel, n: int) -> Tens
     return observation.rows(0, n).to(blank).impose(blank, DATA)
 
 
-def _sampler(arguments: argparse.Namespace, registry: Registry, opened: OpenedModel) -> Sampler:
-    sampler: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else opened.sampler
-    if arguments.steps is None:
-        return sampler
-    if "steps" not in {p.name for p in parameters(type(sampler))} & sampler.uses:
-        text = arguments.sampler or repr(sampler)
-        raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
-    return attrs.evolve(sampler, steps=arguments.steps)  # type: ignore[misc]
+def _samplers(opened: OpenedModel, observation: Observation | None) -> tuple[Sampler, Sampler]:
+    """The sampler that is asked for, and the same under the condition and the guidance."""
+    from ..sampling.condition import ConditionedSampler
+    from ..sampling.guidance import GuidedSampler
+
+    arguments, registry = opened.arguments, opened.registry
+    plain: Sampler = registry.create("samplers", arguments.sampler) if arguments.sampler else opened.sampler
+    if arguments.steps is not None:
+        if "steps" not in {p.name for p in parameters(type(plain))} & plain.uses:
+            text = arguments.sampler or repr(plain)
+            raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
+        plain = attrs.evolve(plain, steps=arguments.steps)  # type: ignore[misc]
+    sampler = plain if observation is None else ConditionedSampler(plain, observation, arguments.rounds)
+    if arguments.guidance is not None:
+        sampler = GuidedSampler(sampler, registry.create("guidances", arguments.guidance))
+    return plain, sampler
 
 
 def _write(folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool) -> str | None:
