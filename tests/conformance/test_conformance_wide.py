@@ -11,7 +11,7 @@ from scoresde_conformance.candidate import Skip, own_checks
 from scoresde_plugins.blurring.sdes import BlurringSDE
 from scoresde_plugins.cld.sdes import CriticallyDampedSDE
 from scoresde_plugins.double_well.sdes import DoubleWellPrior, DoubleWellSDE
-from scoresde_plugins.linear.per_channel import PerChannelSDE
+from scoresde_plugins.linear.diagonal import PerChannelSDE
 from scoresde_plugins.restoration.sdes import OUVESDE, SBVESDE
 
 

@@ -22,8 +22,7 @@ from scoresde_core import sample
 from scoresde_core.evaluator import Evaluator, Metric
 from scoresde_core.registry import load_registry
 from scoresde_plugins.evaluate import checkpoints as choice
-from scoresde_plugins.evaluate.batches import compute
-from scoresde_plugins.evaluate.measure import Measure, MeasuredModel, Part
+from scoresde_plugins.evaluate.measure import Measure, MeasuredModel, Part, compute
 from scoresde_plugins.evaluate.measures import Draw, SplitLikelihood, SplitLoss
 from scoresde_plugins.evaluators import comparison
 from scoresde_plugins.extractors.identity import Identity

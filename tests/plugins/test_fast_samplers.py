@@ -16,7 +16,7 @@ from scoresde_core.errors import UsageError
 from scoresde_core.noise import Noise
 from scoresde_core.sampler import sample
 from scoresde_core.sde import SDE
-from scoresde_plugins.adaptive.path import Path as BrownianPath
+from scoresde_plugins.adaptive.samplers import Path as BrownianPath
 from scoresde_plugins.song2021.samplers import PredictorCorrectorSampler
 
 SDES = ["ve", "vp", "subvp", "linear_ve"]

@@ -6,8 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from scoresde_core import ExactScore, create, default_registry, sample
-from scoresde_plugins.evaluators.gaussian_w2 import Affine
-from scoresde_plugins.evaluators.moments import gaussian_w2
+from scoresde_plugins.evaluators.moments import Affine, gaussian_w2
 from scoresde_run.data.evidence import Evidence
 
 TARGET = "gaussian[shape=[2],mean=[0.5,-1],covariance=[[0.4,0.25],[0.25,0.3]]]"

@@ -10,7 +10,7 @@ import yaml
 from scoresde_core import ExactScore, create
 from scoresde_core.registry import load_registry
 from scoresde_plugins.likelihood.bits_per_dim import join, measure
-from scoresde_plugins.likelihood.density import BoundDensity, FlowDensity, trained_t_min
+from scoresde_plugins.likelihood.likelihood import BoundDensity, FlowDensity, trained_t_min
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mfa import MNISTMFATarget
 from scoresde_run.commands.shell import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scoresde_plugins.likelihood.density import FlowDensity
+from scoresde_plugins.likelihood.likelihood import FlowDensity
 from scoresde_run.commands.shell import main
 from scoresde_run.machine import files
 from scoresde_run.results import fingerprint

@@ -11,7 +11,7 @@ from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
 from scoresde_plugins.conditions.label import ClassObservation
 from scoresde_plugins.likelihood.bits_per_dim import measure
-from scoresde_plugins.likelihood.density import BoundDensity, FlowDensity
+from scoresde_plugins.likelihood.likelihood import BoundDensity, FlowDensity
 from scoresde_plugins.numerics.encoding import decode, encode
 from scoresde_plugins.numerics.runge_kutta import FIXED
 

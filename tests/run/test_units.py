@@ -30,7 +30,7 @@ from scoresde_plugins.conditions.label import ClassCondition
 from scoresde_plugins.evaluators.frechet import FrechetDistance
 from scoresde_plugins.evaluators.likelihood import LogLikelihoodError
 from scoresde_plugins.likelihood.bits_per_dim import measure
-from scoresde_plugins.likelihood.density import FlowDensity
+from scoresde_plugins.likelihood.likelihood import FlowDensity
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.commands.shell import main
 from scoresde_run.data.batches import mirrored

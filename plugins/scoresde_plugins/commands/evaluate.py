@@ -76,7 +76,7 @@ class EvaluateCommand(Command):
         _check(arguments)
 
         # Imports torch, so not before the options are checked.
-        from ..evaluate.batches import run_together
+        from ..evaluate.measure import run_together
 
         return run_together(arguments.device, partial(_prepare, arguments, registry))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..evaluate.measure import MeasuredModel
     from ..evaluate.measures import SplitLikelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
-    from ..likelihood.density import Density
+    from ..likelihood.likelihood import Density
 
 FORMAT, VERSION = "scoresde-likelihood", 1
 INDEX, ARRAYS, PARTS = "likelihood.yaml", "likelihood.npz", "parts"
@@ -70,14 +70,14 @@ class LikelihoodCommand(Command):
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         check_counts(arguments, "images", "repeats", "batch_size")
 
-        from ..evaluate.batches import run_together
+        from ..evaluate.measure import run_together
 
         return run_together(arguments.device, partial(_prepare, arguments, registry, find_density(arguments)))
 
 
 def find_density(arguments: argparse.Namespace) -> Density:
     """Create the density that the options choose; an option of the other density is a :class:`UsageError`."""
-    from ..likelihood.density import BoundDensity, FlowDensity
+    from ..likelihood.likelihood import BoundDensity, FlowDensity
 
     flow, bound, common = (values_of(arguments, names) for names in (["trace", "probes", *ODE], ["times"], ["t_min"]))
     left_out = {"importance": arguments.uniform_times, "offset": arguments.no_offset}
@@ -103,7 +103,7 @@ def _prepare(
     from scoresde_run.results.fingerprint import Fingerprint, placeless
     from ..evaluate.measure import MeasuredModel, Share
     from ..evaluate.measures import SplitLikelihood
-    from ..likelihood.density import trained_t_min
+    from ..likelihood.likelihood import trained_t_min
 
     out = arguments.out
     if not ((out / files.LOCK).is_file() and {path.name for path in out.glob("[!.]*")} <= {PARTS, ARRAYS, INDEX}):
@@ -169,7 +169,7 @@ def _measure(
     """Compute the missing batches; then process 0 writes the result."""
     import numpy as np
     from scoresde_run.results.request import sealed
-    from ..evaluate.batches import compute, together
+    from ..evaluate.measure import compute, together
 
     out = arguments.out
     for failure in compute([asked], model, processes, progress, str(out)).values():

@@ -24,7 +24,7 @@ from scoresde_run.models.model import find_dataset
 from scoresde_run.training.trainer import TrainingPlan
 from ..dequantizers.variational import NAME, FlowPP
 from ..likelihood.bound import bound_draw
-from ..likelihood.density import PUBLISHED_T_MIN, trained_t_min
+from ..likelihood.likelihood import PUBLISHED_T_MIN, trained_t_min
 from ..numerics.flow import require_continuous
 
 

@@ -87,10 +87,8 @@ class Choice:
         """The chosen ones of ``steps``; single steps are chosen even if they are not in ``steps``."""
         if self.word == "last":
             return list(steps[-1:])
-        if self.word == "all":
-            return list(steps)
-        if self.steps:
-            return list(self.steps)
+        if self.steps or self.word == "all":
+            return list(self.steps or steps)
         chosen, every = run.config.evaluation, run.config.training.snapshot_every
         first, last = self.ends or (chosen.first_checkpoint * every, chosen.last_checkpoint * every)
         return [step for step in steps if first <= step <= last]
@@ -142,8 +140,7 @@ def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> l
         if _exists(folder):
             found.append(ChosenCheckpoint.of(folder))
         elif (folder / CONFIG).is_file():
-            run = RunFolder(folder, Config.read(folder, CONFIG))
-            found += _planned(run, choice) if wait else _saved(run, choice)
+            found += _of_run(RunFolder(folder, Config.read(folder, CONFIG)), choice, wait)
         else:
             what = f"neither {checkpoint.INDEX} nor {CONFIG} in it" if folder.is_dir() else "no such folder"
             raise UsageError(f"{folder} is neither a checkpoint nor a training run: there is {what}")
@@ -181,30 +178,21 @@ def _exists(folder: Path) -> bool:
     return (folder / checkpoint.INDEX).exists()
 
 
-def _saved(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
-    saved = run.saved()
-    listed = ", ".join(map(str, saved)) or "none so far"
-    chosen = [run.best()] if choice.word == "best" and saved else choice.among(run, saved)
-    missing = sorted(set(chosen) - set(saved))
-    if missing or not chosen:
-        what = f"model of step {missing[0]}" if missing else "such model"
-        raise UsageError(f"{run.folder} has no {what}: it has {listed} (--wait MINUTES waits for more)")
-    return [ChosenCheckpoint(run.model(step), run) for step in chosen]
-
-
-def _planned(run: RunFolder, choice: Choice) -> list[ChosenCheckpoint]:
-    planned = run.planned()
-    never = [step for step in choice.steps if step not in planned and step not in run.saved()]
-    if never:
-        raise UsageError(
-            f"{run.folder} will have no model of step {never[0]}: it saves one every "
-            f"{run.config.training.snapshot_every} steps, and at {planned[-1]}"
-        )
-    if choice.word == "best":
-        if run.config.training.evaluate_every is None:
+def _of_run(run: RunFolder, choice: Choice, wait: bool) -> list[ChosenCheckpoint]:
+    """The chosen ones of the models that a run has or, with ``wait``, will have."""
+    saved, planned, training = run.saved(), run.planned(), run.config.training
+    if wait and choice.word == "best":
+        if training.evaluate_every is None:
             raise UsageError(f"{run.folder} trains with training.evaluate_every=null: none of its models is the best")
         return [ChosenCheckpoint(run.folder, run, best=True)]
-    chosen = choice.among(run, sorted({*planned, *run.saved()}))
-    if not chosen:
-        raise UsageError(f"{run.folder} will have no such model: it saves {planned[0]} to {planned[-1]}")
+    steps = sorted({*planned, *saved}) if wait else saved
+    chosen = [run.best()] if choice.word == "best" and saved else choice.among(run, steps)
+    missing = sorted(set(chosen) - set(steps))
+    if missing or not chosen:
+        what = f"model of step {missing[0]}" if missing else "such model"
+        if not wait:
+            listed = ", ".join(map(str, saved)) or "none so far"
+            raise UsageError(f"{run.folder} has no {what}: it has {listed} (--wait MINUTES waits for more)")
+        every = f"one every {training.snapshot_every} steps, and at" if missing else f"{planned[0]} to"
+        raise UsageError(f"{run.folder} will have no {what}: it saves {every} {planned[-1]}")
     return [ChosenCheckpoint(run.model(step), run) for step in chosen]

@@ -1,6 +1,7 @@
 """Measures: computed in batches, then summarised in a row. Batch k is a function of weights, settings and k alone.
 
-A finished batch is a file, which appears whole or not at all:
+The number of a batch determines its process, whichever batches are finished already. A failure of one process is sent
+to all, so none waits for another that is gone. A finished batch is a file, which appears whole or not at all:
 
     parts/likelihood-3f2a...9c/about.json           format, version, settings of the measure
     parts/likelihood-3f2a...9c/000012.safetensors   tensors of batch 12, and its record as JSON in the header
@@ -11,29 +12,37 @@ device and versions. Other settings go to another folder; nothing is mixed or re
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
+import os
+import time
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from scoresde_core import FileError, Metric, Observer, ScoreModel
+from scoresde_core import FileError, Metric, Observer, ScoreModel, ScoreSDEError, UsageError
+from scoresde_core.plugins import one_line
 from scoresde_run.commands.events import subset, take
 from scoresde_run.data.dataset import Dataset, Events, content_hash
 from scoresde_run.machine import files
+from scoresde_run.machine.device import keep_freed_memory, use_tf32
+from scoresde_run.machine.processes import Processes, joined
+from scoresde_run.machine.progress import Progress
+from scoresde_run.results.digests import digest
 from scoresde_run.results.fingerprint import Fingerprint, placeless
 from scoresde_run.results.results import Row
+from ..evaluators.comparison import mean_of
 from ..tensor_file import Format
 
 FORMAT = Format("scoresde-evaluation-part", 1, "part of an evaluation")
 ABOUT = "about.json"
+T = TypeVar("T")
 _UNREADABLE = (FileError, SafetensorError, OSError, KeyError, ValueError)
 
 
@@ -49,10 +58,9 @@ class Parts:
     """The batches of one measure of one model, below ``folder``."""
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-        text = json.dumps(
-            {"format": FORMAT.name, "version": FORMAT.version, "measure": name, **settings}, sort_keys=True
-        )
-        self.folder = folder / f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+        about = {"format": FORMAT.name, "version": FORMAT.version, "measure": name, **settings}
+        text = json.dumps(about, sort_keys=True)
+        self.folder = folder / f"{name}-{digest(text.encode())}"
         self._about = json.dumps(json.loads(text), indent=1) + "\n"
 
     def has(self, k: int) -> bool:
@@ -216,5 +224,70 @@ class EventMeasure(Measure):
 
 def mean(name: str, values: Tensor, unit: str = "") -> Metric:
     """The mean of float64 ``values`` (n,) and its standard error."""
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Metric(name, float(values.mean()), error, unit=unit, df=len(values) - 1)
+    found = mean_of(values)
+    return Metric(name, found.value, found.stderr, unit=unit, df=found.df)
+
+
+class Failed(ScoreSDEError):
+    """The failure of a process; ``trace`` is its traceback."""
+
+    trace = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        """Convert the exception being handled, its reason on one line."""
+        full = isinstance(error, torch.OutOfMemoryError)
+        found = cls(f"out of memory: lower --batch-size ({one_line(error)})" if full else one_line(error))
+        found.trace = traceback.format_exc()
+        return found
+
+
+def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable[[], int]]) -> int:
+    """Run what ``prepare`` returns in every process; return the exit code.
+
+    All processes raise the same errors; only process 0 reports them.
+    """
+    keep_freed_memory()
+    use_tf32(False)
+    with ExitStack() as stack:
+        try:
+            return prepare(stack.enter_context(joined(device)), stack)()
+        except (UsageError, FileError, Failed) as error:
+            if os.environ.get("RANK", "0") == "0":
+                raise
+            raise SystemExit(error.exit_code) from error
+
+
+def compute(
+    measures: Sequence[Measure], model: MeasuredModel, processes: Processes, progress: Progress, name: str
+) -> dict[str, Failed]:
+    """Compute the batches that do not exist yet; return failures by title. ``name`` is that of the model."""
+    batches = [(measure, k) for measure in measures for k in range(measure.count)]
+    failed: dict[str, Failed] = {}
+    for measure, k in batches[processes.rank :: processes.count]:
+        if measure.title in failed:
+            continue
+        progress.batch(f"{name}: {measure.title}", k, measure.count)
+        parts = model.parts_of(measure)
+        try:
+            if not parts.has(k):
+                started = time.perf_counter()
+                part = measure.measure(k, model)
+                part.record.setdefault("seconds", time.perf_counter() - started)
+                parts.save(k, part)
+        except Exception as error:
+            failed[measure.title] = Failed.of(error)
+    return {title: failure for found in reversed(processes.exchange(failed)) for title, failure in found.items()}
+
+
+def together(processes: Processes, work: Callable[[], T]) -> T:
+    """Call ``work()`` in every process; if one fails, all raise :class:`Failed` with its reason."""
+    result, failure = None, None
+    try:
+        result = work()
+    except Exception as error:
+        failure = Failed.of(error)
+    for found in processes.exchange(failure):
+        if found is not None:
+            raise found
+    return result  # type: ignore[return-value]

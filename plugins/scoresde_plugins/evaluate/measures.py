@@ -28,7 +28,7 @@ from scoresde_run.results.results import Row
 from scoresde_run.sampling.samples import diverged, smallest_batch
 from ..evaluators.feature_metric import Extracted
 from ..likelihood.bits_per_dim import Measurement, join, measure
-from ..likelihood.density import Density
+from ..likelihood.likelihood import Density
 from .measure import EventMeasure, Measure, MeasuredModel, Part, mean
 
 Key = tuple[Extraction, EventSet]
@@ -270,18 +270,18 @@ class Judgement(Measure):
         said = self.fingerprint.describe(self.state)
         return {"samples": samples, "evaluator": self.fingerprint.describe(self.evaluator), "target": truth, **said}
 
-    def evidence(self, score: ScoreModel, samples: Tensor, dtype: torch.dtype | None = None) -> Evidence:
-        """The evidence for the evaluator; ``dtype`` is the model's."""
+    def evidence(
+        self, score: ScoreModel, device: torch.device, samples: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Evidence:
+        """Evidence for the evaluator, with zeros for ``samples`` unless they are given; ``dtype`` is the model's."""
+        if samples is None:
+            samples = torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
         units = self.plan.units
         return Evidence(samples, self.seed, model=score, reference=self.reference, units=units, dtype=dtype)
 
-    def blank(self, device: torch.device) -> Tensor:
-        """A tensor of zeros in the shape of all samples, expanded from one."""
-        return torch.zeros(1, *self.plan.shape, device=device).expand(self.n, *self.plan.shape)
-
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        samples = self.blank(model.device) if self.draw is None else self.draw.collect(model)
-        evidence = self.evidence(model.score, samples, model.dtype)
+        samples = None if self.draw is None else self.draw.collect(model)
+        evidence = self.evidence(model.score, model.device, samples, model.dtype)
         for key, batches in self.features.items():
             rows = None if batches.key == key else key[1].rows
             evidence.once(key, partial(Extracted, partial(_stored, batches, model, rows)))

@@ -23,7 +23,7 @@ from scoresde_run.models.model import Model, plan_data, plan_model
 from scoresde_run.results.fingerprint import Depends, Fingerprint, placeless
 from scoresde_run.sampling.samples import root_mean_square
 from ..evaluators.feature_metric import samples as sample_set
-from ..likelihood.density import FlowDensity, trained_t_min
+from ..likelihood.likelihood import FlowDensity, trained_t_min
 from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share
 from .measures import Draw, FeatureBatches, Judgement, Key, SplitLikelihood, SplitLoss
@@ -79,11 +79,6 @@ class Request:
         del data["precision"]
         told = {name: data.pop(name) for name in ("known", "guidance")}
         return {**data, **{name: value for name, value in told.items() if value}, **self.lowered}
-
-    def density(self, t_min: float) -> dict[str, Any]:
-        """The parameters of the likelihood's density; ``t_min`` is the model's own."""
-        ode = {"trace": self.trace, "probes": self.probes or 1, "rtol": self.tolerance, "atol": self.tolerance}
-        return {**ode, "t_min": t_min if self.t_min is None else self.t_min, "discrete": self.discrete}
 
 
 class Planner:
@@ -175,7 +170,10 @@ class EvaluationPlan:
     def likelihood(self) -> Measure:
         """Bits per dimension."""
         request, chosen = self.request, self.config.evaluation
-        density = build(FlowDensity, request.density(trained_t_min(self.plan, self.registry)), "the likelihood")
+        t_min = trained_t_min(self.plan, self.registry) if request.t_min is None else request.t_min
+        how = {"trace": request.trace, "probes": request.probes or 1, "t_min": t_min, "discrete": request.discrete}
+        how |= dict.fromkeys(("rtol", "atol"), request.tolerance)
+        density = build(FlowDensity, how, "the likelihood")
         density.check(self._labelled())
         dataset, _ = plan_data(self.plan, self.registry, self.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
@@ -233,7 +231,7 @@ class EvaluationPlan:
         samples = draw if evaluator.judges == "samples" else None
         used = self._of(evaluator, None if reference is None else reference.target)
         found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, **used)
-        evidence = found.evidence(self._labelled(), found.blank(self.device))
+        evidence = found.evidence(self._labelled(), self.device)
         if reason := evaluator.skip(evidence):
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
         read: dict[Key, FeatureBatches] = {}
@@ -293,10 +291,9 @@ class EvaluationPlan:
             raise UsageError(f"the {split} split of {self.config.data.dataset} is empty: choose another --split")
         source = {"dataset": str(self.config.data.dataset), "split": split}
         share = Share(events, self.request.events, batch_size, source)
+        rows, plan = torch.as_tensor(share.indices), self.plan
         names = wanted(self._labelled())
-        known = {name: known_of(dataset, name, split)[torch.as_tensor(share.indices)] for name in names}
-        units = self.plan.units
-        known = {n: units.encode(v).float() if v.shape[1:] == self.plan.shape else v for n, v in known.items()}
+        known = {name: plan.units.beside(known_of(dataset, name, split)[rows], plan.shape) for name in names}
         check(self._labelled(), known, f"{dataset}")
         share.tell({name: value.to(self.device) for name, value in known.items()})
         return share

@@ -3,8 +3,8 @@
 Every outcome, a failure too, is a row, and the processes agree on it at every stage.
 """
 
-import hashlib
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from scoresde_run.machine import environment
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
+from scoresde_run.results.digests import digest
 from scoresde_run.results.results import Results
 from scoresde_run.results.rows import SCHEMA, changed
 from scoresde_run.sampling.samples import valueless
-from .batches import Failed, compute, together
 from .checkpoints import ChosenCheckpoint
-from .measure import Measure, MeasuredModel
+from .measure import Failed, Measure, MeasuredModel, compute, together
 from .measures import Draw
 from .plan import EvaluationPlan, Planner
 
@@ -114,14 +114,17 @@ class Evaluation:
                 found["picture"] = str(path.relative_to(self.folder))
             except FileError as error:  # which the numbers do not need
                 found["warnings"] = {"picture": str(error)}
-        for text in found_texts(found):
+        texts = metric_texts(found.get("metrics", {}))
+        texts += [f"{title} skipped: {reason}" for title, reason in found.get("metrics_skipped", {}).items()]
+        if found.get("nfe"):
+            texts.append(f"samples, {found['nfe']:g} function evaluations each, {found['seconds']:.1f} s")
+        for text in texts:
             self.progress.say(f"{row['checkpoint']}: {text}")
         return found
 
     def _blank(self, name: str) -> Row:
         """The row of a checkpoint of which only the name is known."""
-        asked = json.dumps([name, self.request.plain, self.processes.device.type], sort_keys=True)
-        cell = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
+        cell = digest(_text([name, self.request.plain, self.processes.device.type]).encode())
         return {
             **{"schema": SCHEMA, "cell": cell, "status": "done", "reason": None, **_NOTHING, "checkpoint": name},
             **{"parameters": {}, "seed": self.request.seed},
@@ -148,25 +151,16 @@ class Evaluation:
         return None
 
 
-def _text(parameters: Any) -> str:
-    return json.dumps(parameters, sort_keys=True, default=str)
-
-
-def found_texts(found: Row) -> list[str]:
-    """The metrics that a measure adds to a row, why others are missing, and what samples cost."""
-    texts = metric_texts(found.get("metrics", {}))
-    texts += [f"{title} skipped: {reason}" for title, reason in found.get("metrics_skipped", {}).items()]
-    if found.get("nfe"):
-        texts.append(f"samples, {found['nfe']:g} function evaluations each, {found['seconds']:.1f} s")
-    return texts
+def _text(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
 def metric_texts(metrics: Row) -> list[str]:
     """``test_loss 0.1234 ± 0.0012`` for every metric of a row."""
-    return [f"{name} {_number(m['value'], m['stderr'])} {m['unit']}".rstrip() for name, m in metrics.items()]
-
-
-def _number(value: float | None, error: float | None) -> str:
-    if value is None:  # a row on the disk has no NaN
-        return "nan"
-    return f"{value:.6g}" + (f" ± {error:.2g}" if error is not None and error == error else "")
+    texts = []
+    for name, metric in metrics.items():
+        # A row on the disk has no NaN.
+        value, error = (math.nan if metric[key] is None else metric[key] for key in ("value", "stderr"))
+        number = f"{value:.6g}" + ("" if math.isnan(value) or math.isnan(error) else f" ± {error:.2g}")
+        texts.append(f"{name} {number} {metric['unit']}".rstrip())
+    return texts

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -55,6 +55,12 @@ class Comparison(Evaluator):
         return [self.metric(self.name, found, floor)]
 
 
+def mean_of(values: Tensor) -> Estimate:
+    """Return the mean of independent float64 ``values`` (n,) and its standard error; NaN for n = 1."""
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), error, len(values) - 1)
+
+
 def balanced_halves(n: int, most: int = 64) -> list[Tensor]:
     """Return masks (n,) of half of n events, each followed by its complement.
 
@@ -82,12 +88,6 @@ def with_error(value: float, of_halves: Sequence[float]) -> Estimate:
     return Estimate(value, math.sqrt(sum(squares) / len(squares)) / 2, len(squares))
 
 
-def by_halves(statistic: Callable[[Tensor], float], n: int) -> Estimate:
-    """Return a statistic of n events, given their mask (n,), with the error from its values on balanced halves."""
-    whole = statistic(torch.ones(n, dtype=torch.bool))
-    return with_error(whole, [statistic(half) for half in balanced_halves(n)])
-
-
 @attrs.frozen
 class NLLGap(Comparison):
     """Mean of -log p(x_i) minus the entropy of p, in nats per event: how far from typical the samples are.
@@ -104,9 +104,7 @@ class NLLGap(Comparison):
 
     def measure(self, samples: Tensor, reference: Reference) -> Estimate:
         surprise = -reference.precise.log_prob(samples).double()
-        entropy = reference.once("entropy", reference.precise.entropy)
-        n = len(samples)
-        return difference(Estimate(float(surprise.mean()), float(surprise.std()) / math.sqrt(n), n - 1), entropy)
+        return difference(mean_of(surprise), reference.once("entropy", reference.precise.entropy))
 
 
 @attrs.frozen
@@ -114,7 +112,7 @@ class ModeWeights(Comparison):
     """Total variation 1/2 sum_k |mean_i r_k(x_i) - w_k|, between 0 and 1: whether each component has its share.
 
     The posterior responsibilities r_k(x) = w_k p_k(x) / p(x) average to the weights under the true mixture, without any
-    threshold or clustering. The standard error is that of half-samples (:func:`by_halves`).
+    threshold or clustering. The standard error is that of half-samples (:func:`balanced_halves`).
     """
 
     name: ClassVar[str] = "mode_weights"
@@ -132,7 +130,9 @@ class ModeWeights(Comparison):
         if not bool(shares.isfinite().all()):
             return Estimate(math.nan, math.nan)
         weights = weights.to(shares)
-        return by_halves(lambda chosen: float((shares[chosen].mean(0) - weights).abs().sum() / 2), len(samples))
+        chosen = [torch.ones(len(samples), dtype=torch.bool), *balanced_halves(len(samples))]
+        value, *of_halves = (float((shares[part].mean(0) - weights).abs().sum() / 2) for part in chosen)
+        return with_error(value, of_halves)
 
 
 KEPT = 2

@@ -32,24 +32,17 @@ _LOOKED_AT = 256
 class Extracted:
     """Features, batch by batch; extracted once if they take at most ``held`` bytes."""
 
-    extract: Callable[[], Iterator[Features]] | None
+    extract: Callable[[], Iterable[Features]]
     held: int = 0
-    _kept: list[Features] = attrs.field(factory=list, init=False)
 
     def __iter__(self) -> Iterator[Features]:
-        if self.extract is None:
-            yield from self._kept
-            return
-        kept, size = [], 0
+        kept, size = list[Features](), 0
         for batch in self.extract():
             size += batch.pooled.nbytes
-            if size <= self.held:
-                kept.append(batch)
-            else:
-                kept.clear()
+            kept = [*kept, batch] if size <= self.held else []
             yield batch
         if size <= self.held:
-            self._kept, self.extract = kept, None
+            self.extract = lambda: kept
 
 
 def samples(evidence: Evidence) -> EventSet:
@@ -77,18 +70,6 @@ def features(extraction: Extraction, events: EventSet, evidence: Evidence, keep:
 def pooled(batches: Iterable[Features]) -> Tensor:
     """Return all features in one tensor (n, D), float64."""
     return torch.cat([batch.pooled for batch in batches]).double()
-
-
-def no_images(x: Tensor) -> str | None:
-    """Return why floats ``x`` cannot be images on [-1, 1], or None.
-
-    They are not if more than 1 in 100 numbers of the first events lie far outside, where rounding to grey levels would
-    clip.
-    """
-    some = x[:_LOOKED_AT]
-    if not some.is_floating_point() or float((some.abs() > 1.5).double().mean()) <= 0.01:
-        return None
-    return f"floats from {float(some.min()):.4g} to {float(some.max()):.4g}"
 
 
 T = TypeVar("T")
@@ -150,7 +131,11 @@ class FeatureMetric(DataReference, Evaluator):
         return None if evidence.reference is not None else f"{self.name} needs a reference: {how}"
 
     def _no_images(self, evidence: Evidence) -> str | None:
-        """Return why the samples or the true events are not images, where the extractor reads images, or None."""
+        """Return why the samples or the true events are not images, where the extractor reads images, or None.
+
+        They are not if more than 1 in 100 numbers of the first events lie far outside [-1, 1], where rounding to grey
+        levels would clip.
+        """
         if not self.features.images:
             return None
         sets = [evidence.samples] if evidence.units is not None and evidence.units.levels is None else []
@@ -158,9 +143,12 @@ class FeatureMetric(DataReference, Evaluator):
             sets.append(self.origin.events())
         elif self.statistics is None and evidence.target is not None and not evidence.target.images:
             sets.append(evidence.exact())
-        found = next(filter(None, map(no_images, sets)), None)
-        hint = "choose features=identity, or a metric of points such as sliced_wasserstein"
-        return f"{self.features.name} reads images on [-1, 1], and these are {found}: {hint}" if found else None
+        for some in (events[:_LOOKED_AT] for events in sets):
+            if some.is_floating_point() and float((some.abs() > 1.5).double().mean()) > 0.01:
+                hint = "choose features=identity, or a metric of points such as sliced_wasserstein"
+                these = f"floats from {float(some.min()):.4g} to {float(some.max()):.4g}"
+                return f"{self.features.name} reads images on [-1, 1], and these are {these}: {hint}"
+        return None
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
         """Return the metrics of :meth:`judge`; raise ValueError with the reason of :meth:`skip`."""

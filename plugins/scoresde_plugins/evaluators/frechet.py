@@ -14,7 +14,7 @@ value at 1 / n = 0 (Chong & Forsyth 2020, arXiv:1911.07023).
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import torch
@@ -59,11 +59,6 @@ class Extrapolation:
     values: tuple[float, ...]
     finite: Estimate
     infinity: Estimate
-
-    @property
-    def bias(self) -> float:
-        """The difference between all samples and infinitely many."""
-        return self.finite.value - self.infinity.value
 
 
 def extrapolate(parts: Sequence[FeatureMoments], centre: Centre) -> Extrapolation:
@@ -137,44 +132,35 @@ class FrechetDistance(FeatureMetric):
         return 2 * self.ranges
 
     def judge(self, evidence: Evidence) -> list[Metric]:
-        centre = self._centre(evidence)
+        centre, name = self._centre(evidence), f"{self.name}_infinity"
         floor = self.of_floor(
             evidence, lambda events: extrapolate(self._parts(self.seen(events, evidence), events.size), centre)
         )
+        low = (None, None) if floor is None else (floor.finite, floor.infinity)
         if not self.finite(evidence):
-            nothing = Extrapolation((), (), Estimate(math.nan, math.nan), Estimate(math.nan, math.nan))
-            return self._metrics(nothing, floor, {})
+            unknown = Estimate(math.nan, math.nan)
+            return [self.metric(self.name, unknown, low[0]), self.metric(name, unknown, low[1])]
         processes = evidence.processes
         place = 0 if processes is None else sum(processes.exchange(len(evidence.samples))[: processes.rank])
         own = self._parts(self.seen(samples(evidence), evidence), evidence.count, place)
         parts = [part.over(processes) for part in own]
-        width = len(parts[0].mean)
+        width, a_range = len(parts[0].mean), evidence.count // self.ranges
         self.check_width(width, len(centre.mean))
         found = extrapolate(parts, centre)
         details = self.protocol(evidence, dimensions=width)
         details["curve"] = [list(pair) for pair in zip(found.sizes, found.values, strict=True)]
         if "target" in details["reference"]:
             details["reference"]["draws"] = self.draws
-        if found.bias > NOTABLE * abs(found.finite.value):
+        plain, bias = dict(details), found.finite.value - found.infinity.value
+        if bias > NOTABLE * abs(found.finite.value):
             details["warning"] = (
-                f"with {evidence.count} samples of {width} features {self.name} is about {found.bias:.3g} too high: "
-                f"draw more, or compare {self.name}_infinity"
+                f"with {evidence.count} samples of {width} features {self.name} is about {bias:.3g} too high: "
+                f"draw more, or compare {name}"
             )
-        return self._metrics(found, floor, details)
-
-    def _metrics(self, found: Extrapolation, floor: Extrapolation | None, details: dict[str, Any]) -> list[Metric]:
-        low = (None, None) if floor is None else (floor.finite, floor.infinity)
-        plain = {name: value for name, value in details.items() if name != "warning"}
-        width, samples = details.get("dimensions", 0), details.get("samples", 0)
-        a_range = samples // self.ranges
         if a_range < FEWEST_A_FEATURE * width:
-            plain["warning"] = (
-                f"{a_range} samples per range are too few for {width} features: {self.name}_infinity is unreliable"
-            )
-        return [
-            self.metric(self.name, found.finite, low[0], **details),
-            self.metric(f"{self.name}_infinity", found.infinity, low[1], **plain),
-        ]
+            plain["warning"] = f"{a_range} samples per range are too few for {width} features: {name} is unreliable"
+        finite = self.metric(self.name, found.finite, low[0], **details)
+        return [finite, self.metric(name, found.infinity, low[1], **plain)]
 
     def _parts(self, batches: Iterable[Features], total: int, start: int = 0) -> list[FeatureMoments]:
         """Return the moments of each range of ``total`` events; these batches start at event ``start``."""
@@ -192,7 +178,6 @@ class FrechetDistance(FeatureMetric):
         found, reference = super().truth(evidence), evidence.reference
         if found is None or found.whole is not None or reference is None or reference.target is None:
             return found and (found.whole or found)
-
         load = partial(reference.target.sample, self.draws, key(reference.seed, "moments") % 2**31)
         return EventSet(("moments", repr(reference.target), self.draws, reference.seed), self.draws, load, reference)
 

@@ -23,9 +23,10 @@ from scoresde_core.steps import unserved
 from scoresde_run import Evidence
 from ..coordinates import FORMS
 from ..likelihood.bound import FEWEST_TIMES
-from ..likelihood.density import BoundDensity, Density, FlowDensity
+from ..likelihood.likelihood import BoundDensity, Density, FlowDensity
 from ..numerics.divergence import Trace
 from ..numerics.flow import Diverged
+from .comparison import mean_of
 
 EXACT_UP_TO = 64
 """The largest dimension for which ``trace=auto`` is exact: one batched backward pass."""
@@ -78,8 +79,7 @@ class _AgainstTruth(Evaluator):
         if evidence.units is not None:
             found = found - evidence.units.log_volume(tuple(x.shape[1:]))
         gap = self.sign * (found - truth) / (x[0].numel() * math.log(2))
-        mean = Estimate(float(gap.mean()), float(gap.std()) / math.sqrt(len(x)), len(x) - 1)
-        return [self.metric(self.name, mean)]
+        return [self.metric(self.name, mean_of(gap))]
 
 
 @attrs.frozen

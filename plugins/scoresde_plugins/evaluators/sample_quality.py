@@ -10,7 +10,7 @@ from attrs.validators import ge
 from torch import Tensor
 from scoresde_core import Better, Estimate, Metric, UsageError, param
 from scoresde_run import EventSet, Evidence
-from .comparison import balanced_halves, with_error
+from .comparison import balanced_halves, mean_of, with_error
 from .feature_metric import FeatureMetric, TwoSetMetric, samples
 
 FEWEST = 10
@@ -39,8 +39,7 @@ def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
     size = min(size, len(x) // FEWEST)
     count = len(x) // size
     blocks = [polynomial_mmd(x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]) for i in range(count)]
-    values = torch.stack(blocks)
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(count), count - 1)
+    return mean_of(torch.stack(blocks))
 
 
 @attrs.frozen
@@ -164,8 +163,7 @@ def classifier_score(logits: Tensor, splits: int) -> Estimate:
         log_p = part.log_softmax(1)
         log_marginal = log_p.logsumexp(0) - math.log(len(part))
         scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
-    values = torch.stack(scores)
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(splits), splits - 1)
+    return mean_of(torch.stack(scores))
 
 
 @attrs.frozen

@@ -72,26 +72,26 @@ class TiltedDistance(Evaluator):
     scale: float | None = param(None, "the exponent w of p(c | x); null: the scale of the guidance", optional(ge(0)))
 
     def skip(self, evidence: Evidence) -> str | None:
-        target, label, scale = self._law(evidence)
+        found = self._law(evidence)
+        return found if isinstance(found, str) else None
+
+    def _law(self, evidence: Evidence) -> TiltedLaw | str:
+        target, label, scale = evidence.target, self.label, self.scale
+        if label is None or scale is None:
+            known = getattr(evidence.model, "known", {})
+            label = int(known["class"][0]) if "class" in known and known["class"].shape == (1,) else None
+            scale = getattr(getattr(evidence.sampler, "guidance", None), "scale", None)
+            target = getattr(evidence.model, "target", None)
         if label is None or scale is None:
             return "tilted_distance needs samples that one known class guides: --known class=0 --guidance cfg"
         if target is None or target.shape != (2,) or "class" not in target.knows:
             return "tilted_distance integrates over the plane: take the exact score of mixture2d"
-        return None
-
-    def _law(self, evidence: Evidence) -> tuple[Target | None, int | None, float | None]:
-        if self.label is not None and self.scale is not None:
-            return evidence.target, self.label, self.scale
-        guidance, known = getattr(evidence.sampler, "guidance", None), getattr(evidence.model, "known", {})
-        one = "class" in known and known["class"].shape == (1,)
-        label = int(known["class"][0]) if one else None
-        return getattr(evidence.model, "target", None), label, getattr(guidance, "scale", None)
+        return TiltedLaw(target.to("cpu", torch.float64), label, scale)
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        target, label, scale = self._law(evidence)
-        if (reason := self.skip(evidence)) or target is None or label is None or scale is None:
-            raise ValueError(reason)
-        law = TiltedLaw(target.to("cpu", torch.float64), label, scale)
+        law = self._law(evidence)
+        if isinstance(law, str):
+            raise ValueError(law)
         x = evidence.gathered().double().cpu()
         y, z = (law.draw(len(x), 2 * evidence.seed + which) for which in range(2))
         within = sums(y, y, torch.abs)

@@ -25,8 +25,7 @@ from scoresde_core import Noise, ScoreModel
 from scoresde_run.data.dequantizer import Dequantizer
 from scoresde_run.data.units import Units, stored_levels
 from ..dequantizers.uniform import UniformDequantizer
-from .density import Density
-from .likelihood import LogDensities
+from .likelihood import Density, LogDensities
 
 LogProb = Callable[[Tensor, int], Tensor]
 """(events (n, ...) in the density's range, seed) -> log density or a lower bound on it, (n,) in nats."""

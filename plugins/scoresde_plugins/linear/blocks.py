@@ -87,15 +87,12 @@ class Block:
         """``other``, a block or a number times the identity, as a matrix."""
         if isinstance(other, Block):
             return other.matrix
-        eye = torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
-        scaled: Tensor = eye * other
-        return scaled
+        return torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device).mul(other)
 
     def _apply(self, x: Tensor) -> Tensor:
         matrix = self.matrix.to(x)
         parts = x.reshape(len(x), matrix.shape[-1], -1)
-        mixed: Tensor = (matrix @ parts).reshape(x.shape)
-        return mixed
+        return torch.matmul(matrix, parts).reshape(x.shape)
 
 
 class BlockSDE(SDE):
@@ -174,12 +171,13 @@ class BlockSDE(SDE):
 
     def transition(self, times: Tensor) -> Transition:
         """The exact transition of each step: A_t A_s^-1, with the roots of its covariance and of the posterior's."""
-        alpha, cov = self._moments(times)
+        # Clean data, at time 0, have the moments (I, 0).
+        eye, data = torch.eye(self.parts, dtype=times.dtype), (times == 0).reshape(-1, 1, 1)
+        alpha, cov = torch.where(data, eye, self.alpha(times)), torch.where(data, 0.0, self.covariance(times))
         scale = torch.linalg.solve(alpha[1:], alpha[:-1], left=False)
         spread = cov[:-1] - scale @ cov[1:] @ scale.mT
         gain = torch.linalg.solve(cov[:-1], scale @ cov[1:])
         posterior = cov[1:] - cov[1:] @ scale.mT @ gain
-        eye = torch.eye(self.parts, dtype=times.dtype)
         return Transition(scale, _root(spread), _root(posterior), scale - eye)
 
     def discretize(self, times: Tensor) -> Transition:
@@ -190,12 +188,6 @@ class BlockSDE(SDE):
             return self.transition(times)
         eye = torch.eye(self.parts, dtype=times.dtype)
         return Transition(eye + drift, self.diffusion(now) * dt.sqrt(), drift=drift)
-
-    def _moments(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """A and Sigma on a grid, with clean data (I, 0) at time 0."""
-        data = (times == 0).reshape(-1, 1, 1)
-        eye = torch.eye(self.parts, dtype=times.dtype)
-        return torch.where(data, eye, self.alpha(times)), torch.where(data, 0.0, self.covariance(times))
 
     @cached_property
     def _turns(self) -> tuple[Tensor, Tensor]:

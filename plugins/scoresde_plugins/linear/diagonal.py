@@ -10,13 +10,17 @@ again, without noise of its own. One Cholesky factor a level, and two products m
 """
 
 from collections import OrderedDict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import attrs
 import torch
+from attrs.validators import min_len
 from torch import Tensor
+from scoresde_core import param
 from scoresde_core.frame import Basis, rotate
 from scoresde_core.sde import SDE, Form, GaussianPrior, Level
 from scoresde_core.shapes import expand
+from ..song2021.sdes import VPSDE, SubVPSDE
 from ..targets.mixture import MixtureOfFactorAnalysers
 
 _CACHED = 8
@@ -60,6 +64,43 @@ class DiagonalSDE(SDE):
     def coefficient(self, value: Any, x: Tensor | None) -> Any:
         assert x is not None
         return expand(value.unsqueeze(0), x).to(x.device)
+
+
+@attrs.frozen
+class PerChannelSDE(DiagonalSDE):
+    """Channel i follows the i-th of ``sdes``; t_min is their largest, t_max their smallest.
+
+    Such are data of several kinds in one event, whose natural scales or schedules differ.
+    """
+
+    sdes: tuple[SDE, ...] = param((VPSDE(), SubVPSDE()), "one process a channel", min_len(1))
+
+    def __attrs_post_init__(self) -> None:
+        for sde in self.sdes:
+            if sde.form != "scalar" or sde.needs or sde.t_signal < sde.t_max:
+                raise ValueError(f"each channel needs a process of one alpha > 0 and sigma, got {sde}")
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        return max(sde.t_min for sde in self.sdes)
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override]
+        return min(sde.t_max for sde in self.sdes)
+
+    def until(self, t: float) -> Self:
+        return attrs.evolve(self, sdes=tuple(sde.until(t) for sde in self.sdes))
+
+    def skip(self, shape: tuple[int, ...]) -> str | None:
+        if shape and shape[0] == len(self.sdes):
+            return None
+        return f"per_channel has {len(self.sdes)} processes, but events have shape {shape}: give one a channel"
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.stack([sde.alpha(t) for sde in self.sdes], -1)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.stack([sde.sigma(t) for sde in self.sdes], -1)
 
 
 class DiagonalLaw:

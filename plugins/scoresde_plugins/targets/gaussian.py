@@ -120,7 +120,13 @@ class GaussianTarget(Target):
         dim = prod(self.shape)
         mean = _vector(self.mean, dim)
         if self.covariance is not None:
-            spectrum, basis = _eigen(self.covariance)
+            matrix = torch.tensor(self.covariance, dtype=torch.float64)
+            if not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=0):
+                raise ValueError(f"covariance must be symmetric, got {[list(row) for row in self.covariance]}")
+            spectrum, basis = torch.linalg.eigh(matrix)
+            if not bool(spectrum[0] > 0):
+                least = f"its smallest eigenvalue is {float(spectrum[0]):.3g}"
+                raise ValueError(f"covariance must be positive definite, {least}")
             return _Law(mean, spectrum, (dim,), (basis.T,))
         if self.decay is None:
             return _Law(mean, _vector(self.std, dim).square(), (dim,), (None,))
@@ -150,7 +156,7 @@ class GaussianTarget(Target):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != dim:
                 raise ValueError(f"{name} needs one number or {dim} for shape {self.shape}, got {len(value)}")
-        if min(_numbers(self.std)) <= 0:
+        if float(torch.as_tensor(self.std, dtype=torch.float64).min()) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.covariance is not None and self.decay is not None:
             raise ValueError("covariance and decay are both given: omit one of them")
@@ -160,19 +166,5 @@ class GaussianTarget(Target):
             raise ValueError(f"decay needs a single std and must not be negative, got {self.decay} with std {self.std}")
 
 
-def _numbers(value: float | Sequence[float]) -> Sequence[float]:
-    return (value,) if isinstance(value, float | int) else value
-
-
 def _vector(value: float | Sequence[float], dim: int) -> Tensor:
-    return torch.tensor(_numbers(value), dtype=torch.float64).expand(dim).clone()
-
-
-def _eigen(covariance: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    matrix = torch.tensor(covariance, dtype=torch.float64)
-    if not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=0):
-        raise ValueError(f"covariance must be symmetric, got {[list(row) for row in covariance]}")
-    spectrum, basis = torch.linalg.eigh(matrix)
-    if not bool(spectrum[0] > 0):
-        raise ValueError(f"covariance must be positive definite, its smallest eigenvalue is {float(spectrum[0]):.3g}")
-    return spectrum, basis
+    return torch.tensor(value, dtype=torch.float64).expand(dim).clone()

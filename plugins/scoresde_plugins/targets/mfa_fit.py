@@ -80,9 +80,8 @@ def fit_mfa(
     target = _start(x, components, factors, bounds, shape, generator)
     trace, reseeded = list[float](), 0
     for iteration in range(1, iterations + 1):
-        statistics = _expect(target, x)
-        trace.append(statistics.log_likelihood)
-        target, starved = _maximise(statistics, x, bounds, shape, generator)
+        log_likelihood, target, starved = _step(target, x, bounds, generator)
+        trace.append(log_likelihood)
         reseeded += starved
         if progress is not None:
             progress(iteration, iterations, trace[-1])
@@ -111,19 +110,13 @@ def bits_per_dim(log_likelihood: float, dim: int) -> float:
     return -log_likelihood / (dim * math.log(2)) + math.log2(256 / 2)
 
 
-@attrs.frozen
-class _Statistics:
-    """Sums over the data in float64, about the centre of the mixture in the expectation step."""
+def _step(
+    target: MixtureOfFactorAnalysers, x: Tensor, bounds: tuple[float, float], generator: torch.Generator
+) -> tuple[float, MixtureOfFactorAnalysers, int]:
+    """Return the mean log-likelihood, the next mixture, and how many starved components were re-seeded in it.
 
-    count: Tensor  # N_k, (K,)
-    cross: Tensor  # A_k, (K, q + 1, D)
-    second: Tensor  # B_k, (K, q + 1, q + 1)
-    square: Tensor  # sum_n x_n^2, (D,)
-    center: Tensor
-    log_likelihood: float
-
-
-def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
+    Sums are in float64, about the centre of the mixture.
+    """
     components, factors, dim = target.factors.shape
     count = torch.zeros(components, dtype=torch.float64)
     cross = torch.zeros(components * (factors + 1), dim, dtype=torch.float64)
@@ -143,26 +136,18 @@ def _expect(target: MixtureOfFactorAnalysers, x: Tensor) -> _Statistics:
     # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.
     second[:, :-1, :-1] += count[:, None, None] * posterior.components.gain.squeeze(0).double()
     cross = cross.reshape(components, factors + 1, dim)
-    return _Statistics(count, cross, second, square, target.center, total / len(x))
-
-
-def _maximise(
-    statistics: _Statistics, x: Tensor, bounds: tuple[float, float], shape: tuple[int, ...], generator: torch.Generator
-) -> tuple[MixtureOfFactorAnalysers, int]:
-    """Return the next mixture, and how many starved components were re-seeded in it."""
-    ridge = _RIDGE * torch.eye(statistics.second.shape[-1], dtype=torch.float64)
-    stack = torch.linalg.solve(statistics.second + ridge, statistics.cross)
-    explained = (stack * statistics.cross).sum((0, 1))
-    noise = ((statistics.square - explained) / len(x)).clamp(*bounds)
-    weights, factors, means = statistics.count / len(x), stack[:, :-1], stack[:, -1] + statistics.center
+    stack = torch.linalg.solve(second + _RIDGE * torch.eye(factors + 1, dtype=torch.float64), cross)
+    noise = ((square - (stack * cross).sum((0, 1))) / len(x)).clamp(*bounds)
+    weights, axes, means = count / len(x), stack[:, :-1], stack[:, -1] + target.center
     starved = weights < _STARVED / len(weights)
     for k in starved.nonzero().flatten().tolist():
         # Half of the largest component moves here, slightly displaced: the two separate within a few passes.
         donor = int(weights.argmax())
         aside = torch.randn(noise.shape, generator=generator, dtype=torch.float64) * noise.sqrt()
-        means[k], factors[k] = means[donor] + aside, factors[donor]
+        means[k], axes[k] = means[donor] + aside, axes[donor]
         weights[k] = weights[donor] = weights[donor] / 2
-    return MixtureOfFactorAnalysers(weights, means, factors, noise, shape, dtype=x.dtype), int(starved.sum())
+    found = MixtureOfFactorAnalysers(weights, means, axes, noise, target.shape, dtype=x.dtype)
+    return total / len(x), found, int(starved.sum())
 
 
 def _start(

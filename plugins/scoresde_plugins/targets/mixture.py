@@ -273,13 +273,11 @@ class MixtureOfFactorAnalysers(Target):
         if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
             return self._components(alpha, sigma).to(dtype)
         key = (alpha, sigma, dtype)
-        if key in self._levels:
-            self._levels.move_to_end(key)
-        else:
-            self._levels[key] = self._components(alpha, sigma).to(dtype)
-            if len(self._levels) > _CACHED_LEVELS:
-                self._levels.popitem(last=False)
-        return self._levels[key]
+        found = self._levels.pop(key, None) or self._components(alpha, sigma).to(dtype)
+        self._levels[key] = found  # the last used is the last
+        if len(self._levels) > _CACHED_LEVELS:
+            self._levels.popitem(last=False)
+        return found
 
     def _components(self, alpha: Coefficient, sigma: Coefficient) -> Components:
         """Return the components at one level or at one per row, in float64, without reading from a device."""

@@ -104,14 +104,11 @@ class Extraction:
         """Yield the features of ``events``, uint8 images or floats, batch by batch."""
         network = _loaded(self, str(device))
         with torch.no_grad():
-            for batch in torch.split(events, self.batch_size):
-                yield network(self._input(batch.to(device)))
-
-    def _input(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.uint8 and self.rounding is not None:
-            return x
-        seen = Units().encode(x).float()
-        return seen if self.rounding is None else Units().images(seen, self.rounding)
+            for x in (batch.to(device) for batch in torch.split(events, self.batch_size)):
+                if self.rounding is None or x.dtype != torch.uint8:
+                    x = Units().encode(x).float()
+                    x = x if self.rounding is None else Units().images(x, self.rounding)
+                yield network(x)
 
     def prepare(self) -> None:
         """Load the extractor, so that missing weights are an error here."""
