@@ -47,7 +47,6 @@ class CatalogueCommand(Command):
 
 
 def _about(entry: Entry, registry: Registry) -> Iterator[tuple[str, Any]]:
-    """What the page tells of a component, by name."""
     yield from (("row", entry.row), ("owner", entry.owner), ("name", registry.shown_name(entry)))
     if KINDS[entry.row.kind].data:
         return

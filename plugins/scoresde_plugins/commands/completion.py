@@ -91,7 +91,6 @@ def _values(action: argparse.Action, before: Sequence[str], word: str, registry:
 
 
 def _kind(name: str) -> Kind | None:
-    """The kind of what an option or a setting of this name takes."""
     return next((kind for kind in KINDS.values() if NAMED.get(name, name) in (kind.name, kind.singular)), None)
 
 

@@ -46,7 +46,6 @@ class DoctorCommand(Command):
 
 
 def _facts(registry: Registry) -> Iterator[tuple[str, Any]]:
-    """What the report says, in its order."""
     yield "scoresde", [f"{own_version()} in {Path(__file__).parents[2]}"]
     yield "python", [f"{platform.python_version()} at {sys.executable}"]
     memory = _told(lambda: _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))

@@ -82,7 +82,6 @@ class EvaluateCommand(Command):
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Check the options before anything is loaded."""
     check_counts(arguments, "samples", "events", "repeats", "probes", "batch_size")
     if not arguments.folders and arguments.network is None:
         raise UsageError("there is nothing to evaluate: name a checkpoint's folder, or give --network")

@@ -147,7 +147,6 @@ def _prepare(
 
 
 def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:
-    """What is measured, of what, and how."""
     import torch
 
     share, units = asked.share, asked.units
@@ -192,8 +191,6 @@ def _measure(
 
 
 def _summary(found: Measurement) -> dict[str, Any]:
-    """The numbers of a measurement, as recorded."""
-
     def plain(bits: BitsPerDim) -> dict[str, float | None]:
         return {"mean": round(bits.mean, 8), "stderr": None if math.isnan(bits.stderr) else round(bits.stderr, 8)}
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from scoresde_core import ScoreModel
     from ..data.dataset import Dataset
 
-DATA = "data"
-
 
 def tell(opened: OpenedModel, n: int) -> ScoreModel:
     """The opened score with what ``--known`` says of ``n`` samples, checked; classes and rows are cycled."""
@@ -34,10 +32,10 @@ def tell_of_events(opened: OpenedModel, indices: Sequence[int]) -> dict[str, Ten
     import torch
 
     arguments = opened.arguments
-    of_data = [text for text in arguments.known if text.endswith(f"={DATA}")]
+    of_data = [text for text in arguments.known if text.endswith("=data")]
     typed = [text for text in arguments.known if text not in of_data]
     rows = _read(typed, len(indices), opened)
-    for name in (text.removesuffix(f"={DATA}") for text in of_data):
+    for name in (text.removesuffix("=data") for text in of_data):
         dataset = find_events(arguments.dataset, opened)
         value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
         rows[name] = opened.units.beside(value, opened.shape)

@@ -105,7 +105,6 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
-    """Load or build the model; return it with its origin."""
     from ..models import checkpoint
     from ..models.model import plan_model
     from ..results.fingerprint import Fingerprint, placeless

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .opened import OpenedModel
 
 INDEX = "sampling.yaml"
-_TRUE_EVENTS = 256
-"""Number of draws of a target that determine its scale."""
 
 
 @attrs.frozen
@@ -75,7 +73,6 @@ class SampleCommand(Command):
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Check the options before anything is loaded."""
     check_counts(arguments, "n", "steps", "batch_size", "rounds")
     if arguments.condition is None and (arguments.observe or arguments.rounds > 1):
         raise UsageError("--observe and --rounds need a --condition: see 'scoresde list conditions'")
@@ -149,12 +146,11 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _check_samples(x: Tensor, opened: OpenedModel, sampler: Sampler) -> None:
-    """Raise :class:`ScoreSDEError` for samples of a wrong shape or scale."""
     from ..sampling.samples import diverged, root_mean_square
 
     if x.shape[1:] != opened.shape:
         raise ScoreSDEError(f"{sampler!r} gave samples of shape {tuple(x.shape[1:])}, expected {opened.shape}")
-    scale = None if opened.target is None else root_mean_square(opened.target.sample(_TRUE_EVENTS))
+    scale = None if opened.target is None else root_mean_square(opened.target.sample(256))
     if lost := diverged(x, scale):
         raise ScoreSDEError(f"{lost}; nothing was written")
 

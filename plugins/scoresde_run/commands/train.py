@@ -66,7 +66,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_changes(changes: list[str]) -> None:
-    """Refuse changes of keys that training records."""
     for name in RECORDED:
         if any(change.partition("=")[0].strip() == f"model.{name}" for change in changes):
             what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"

@@ -44,7 +44,6 @@ class VerifyCommand(Command):
 
 
 def _findings(folder: Path) -> Iterator[Finding]:
-    """What is found of everything in ``folder`` that may have a digest."""
     from ..models import checkpoint
     from ..training import run, state
 
@@ -98,7 +97,6 @@ def _checkpoint(folder: Path) -> str | None:
 
 
 def _results(folder: Path) -> Iterator[Finding]:
-    """The rows, their pictures, and the page."""
     from ..results.results import parse
 
     path, rows, missing = folder / "results.jsonl", [], set[Path]()
@@ -118,7 +116,6 @@ def _results(folder: Path) -> Iterator[Finding]:
 
 
 def _sealed(path: Path) -> str | None:
-    """Check a document with its digest at its end."""
     return _told(is_sealed(path.read_bytes()), path)
 
 
