@@ -2,10 +2,11 @@
 
 import sys
 
-from .run.importable import forget_working_folder
+from .run.importable import is_strange
 
-forget_working_folder()
+if not sys.flags.safe_path and sys.path and is_strange(sys.path[0]):  # which ``python -m`` put there
+    del sys.path[0]
 
-from .cli import main  # noqa: E402  # after the working folder has left sys.path
+from .cli import main  # after the working folder has left sys.path
 
 sys.exit(main())

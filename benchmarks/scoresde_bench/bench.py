@@ -7,7 +7,7 @@ from typing import Any
 from scoresde_core import ScoreModel, default_registry
 from scoresde_run.results.results import Results
 from .plan.cells import folder_of
-from .plan.score_sources import InMemory
+from .plan.score_sources import in_memory
 from .plan.suite import Block
 from .plan.sweep import Sweep
 from .run.executor import Executor, Settings
@@ -41,7 +41,7 @@ def bench(
     exact = None if target is None else registry.create("targets", target)
     process = str(registry.typed(model.sde) or type(model.sde).__name__)
     names = {"target": target, "checkpoint": None, "network": name, "sde": process}
-    source = InMemory.of(model, names, exact)
+    source = in_memory(model, names, exact)
     axes = {"predictor": predictors, "corrector": correctors, "sampler": samplers, "grid": grids, "steps": steps,
             "seed": seeds, "evaluator": evaluators}  # fmt: skip
     asked = {axis: tuple(values) for axis, values in axes.items() if values}

@@ -92,7 +92,10 @@ def _run(given: list[str]) -> int:
     registry = open_registry(arguments.registry)
     blocks, published = _blocks(arguments, registry)
     durations = {name: _duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout")}
-    executor_text, jobs = _executor(arguments)
+    jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
+    executor_text = arguments.executor
+    if executor_text is None:
+        executor_text, jobs = ("local", {}) if arguments.jobs in (None, 1) else ("processes", jobs)
 
     # torch is imported from here on, so that usage errors are reported at once.
     from scoresde_run.machine.device import keep_freed_memory
@@ -107,15 +110,10 @@ def _run(given: list[str]) -> int:
     asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
     cells = Sweep(registry, device, prepare=not arguments.dry_run).cells(blocks, asked)
     folder = arguments.out or folder_of(cells)
-    settings = Settings(
-        folder=str(folder.absolute()),
-        directory=str(Path.cwd()),
-        registry=tuple(str(Path(path).absolute()) for path in arguments.registry),
-        command=shlex.join(["scoresde-bench", *given]),
-        tf32=arguments.tf32,
-        timeout=durations["timeout"],
-        device=device,
-    )
+    files = tuple(str(Path(path).absolute()) for path in arguments.registry)
+    how = {"tf32": arguments.tf32, "timeout": durations["timeout"], "device": device}
+    typed = shlex.join(["scoresde-bench", *given])
+    settings = Settings(str(folder.absolute()), str(Path.cwd()), files, command=typed, **how)
     work = Work(registry, cells, executor, settings, folder, published, durations["time_budget"], arguments.debug)
     return work.preview() if arguments.dry_run else work.run()
 
@@ -145,14 +143,6 @@ def find_suite(registry: Registry, text: str) -> Suite:
     if not path.is_file():
         raise UsageError(f"suite file {path} not found; for a suite by name (scoresde list suites) omit .yaml")
     return Suite.read(path.parent, path.name)
-
-
-def _executor(arguments: argparse.Namespace) -> tuple[str, dict[str, int]]:
-    """Return the executor as typed, and the parameter that ``--jobs`` adds to it."""
-    jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
-    if arguments.executor is not None:
-        return arguments.executor, jobs
-    return ("local", {}) if arguments.jobs in (None, 1) else ("processes", jobs)
 
 
 def _duration(option: str, text: str | None) -> float | None:

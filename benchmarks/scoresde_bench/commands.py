@@ -10,17 +10,19 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from scoresde_core import FileError, UsageError
 from scoresde_run.commands.shell import Parser, add_global_options, open_registry
-from .report.compare import RunComparison, compare
+from .report.compare import RunComparison
 from .report.result_sets import ResultSet, merge, read_result_sets
 
 MOST = 25
 """Lines per section that ``compare`` prints without ``--all``."""
 OURS = {"html": "scoresde-bench", "markdown": "<!-- scoresde-bench report -->", "csv": "cell,status,reason,"}
 """Text at the head of files that this program wrote and may replace."""
+KINDS = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
 PLACES = "folder of results, file of rows, or name of committed results"
 
 
@@ -38,8 +40,10 @@ def report(given: Sequence[str]) -> int:
     add_global_options(parser)
     arguments = parser.parse_args(given)
     runs = read_result_sets(arguments.runs)
-    kind = arguments.format or _kind(arguments.out)
     out = arguments.out
+    kind = arguments.format or ("html" if out is None else KINDS.get(out.suffix.lower()))
+    if kind is None:
+        raise UsageError(f"--out {out} has no known suffix (.html, .md, .csv): add --format")
     if kind == "html" and out is None:
         if len(runs) > 1:
             raise UsageError("a page of several runs has no default place: give one with --out page.html")
@@ -77,7 +81,7 @@ def compare_runs(given: Sequence[str]) -> int:
     if arguments.threshold is not None and not arguments.threshold >= 0:
         raise UsageError(f"--threshold must be at least 0, got {arguments.threshold}")
     before, after = read_result_sets([arguments.before, arguments.after])
-    found = compare(before, after, arguments.threshold)
+    found = RunComparison(before, after, arguments.threshold)
     print(json.dumps(found.data, indent=1, allow_nan=False) if arguments.json else _text(found, arguments.all))
     return 1 if found.is_worse else 0
 
@@ -94,16 +98,6 @@ def _text(found: RunComparison, complete: bool) -> str:
         if len(shown) < len(entries):
             lines.append(f"  and {len(entries) - len(shown)} more (--all shows them)")
     return "\n".join(lines)
-
-
-def _kind(out: Path | None) -> str:
-    """The format for a file of this name."""
-    kinds = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
-    if out is None:
-        return "html"
-    if out.suffix.lower() not in kinds:
-        raise UsageError(f"--out {out} has no known suffix (.html, .md, .csv): add --format")
-    return kinds[out.suffix.lower()]
 
 
 def _check_ours(out: Path, kind: str) -> None:
@@ -123,24 +117,13 @@ def _render(runs: Sequence[ResultSet], kind: str, metric: str | None, meaning: d
     from .report.page import facts, page
     from .report.ranking import rank
 
-    comparisons = compare_all(runs)
-    try:
-        ranking = rank(merge(runs), metric)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    comparisons = []
+    for run in runs[1:]:
+        with suppress(UsageError):  # nothing in common with the first: the page only merges them
+            comparisons.append(RunComparison(runs[0], run))
+    ranking = rank(merge(runs), metric)
     if kind == "csv":
         return as_csv(ranking)
     if kind == "markdown":
         return as_markdown(runs, ranking, facts(ranking.rows), comparisons)
     return page(runs, ranking, meaning, comparisons, out and out.parent)
-
-
-def compare_all(runs: Sequence[ResultSet]) -> list[RunComparison]:
-    """Compare every later run with the first, if they have cells in common."""
-    found = []
-    for run in runs[1:]:
-        try:
-            found.append(compare(runs[0], run))
-        except UsageError:  # nothing in common: the page only merges them
-            continue
-    return found

@@ -6,7 +6,7 @@ from typing import Any
 import browser
 import pytest
 import torch
-from scoresde_bench.report.compare import compare
+from scoresde_bench.report.compare import RunComparison as compare
 from scoresde_bench.report.page import page
 from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.result_sets import ResultSet, merge

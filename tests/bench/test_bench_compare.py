@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scoresde_bench.cli import main
-from scoresde_bench.report.compare import compare
+from scoresde_bench.report.compare import RunComparison as compare
 from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core.errors import UsageError
 from scoresde_run.results.certainty import holm

@@ -1,14 +1,13 @@
 """The commands of docs/report.md run, and the tables of docs/which_sampler.md are those of the committed rows."""
 
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from scoresde_bench.cli import main
-from scoresde_bench.report.result_sets import read_result_sets
+from scoresde_bench.report.ranking import rank
+from scoresde_bench.report.result_sets import merge, read_result_sets
 
 ROOT = Path(__file__).parents[2]
 CHOICE = (ROOT / "docs" / "which_sampler.md").read_text(encoding="utf-8")
@@ -27,14 +26,20 @@ def test_the_commands_of_the_page_on_reports(tmp_path: Path, monkeypatch: pytest
     assert {path.name for path in tmp_path.iterdir()} == {"before", "after", "both.html", "rows.csv"}
 
 
-def test_the_fewest_evaluations_are_those_of_the_committed_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["markdown_table.py", "few_step", *DISTANCES])
-    runpy.run_path(str(ROOT / "docs/pictures/markdown_table.py"), run_name="__main__")
-    table = capsys.readouterr().out
-    assert table.count("\n") == 12
-    assert table in CHOICE
+def test_the_fewest_evaluations_are_those_of_the_committed_rows() -> None:
+    ranking = rank(merge(read_result_sets(["few_step"])))
+    sdes, predictors = (list(dict.fromkeys(r[axis] for r in ranking.done.values())) for axis in ("sde", "predictor"))
+    good = [row for at, row in ranking.done.items() if all(ranking.as_good(at, metric) for metric in DISTANCES)]
+    table = [f"| predictor | {' | '.join(sdes)} |", "|---|---|---|---|"]
+    for predictor in predictors:
+        cells = []
+        for sde in sdes:
+            those = [(row["nfe"], row["grid"]) for row in good if (row["predictor"], row["sde"]) == (predictor, sde)]
+            least = min(those, default=(0, ""))[0]
+            cells.append(f"{least:g} ({', '.join(grid for nfe, grid in those if nfe == least)})" if those else "–")
+        table.append(f"| `{predictor}` | {' | '.join(cells)} |")
+    assert len(table) == 12
+    assert "\n".join(["", *table, ""]) in CHOICE
 
 
 def test_the_gaps_are_those_of_the_committed_rows() -> None:
@@ -62,15 +67,20 @@ def test_the_distances_of_the_page_on_samplers_are_those_of_the_committed_rows()
 
 
 @pytest.mark.parametrize("folder", ["exact_scores", "exact_scores_snr", "exact_scores_steps"])
-def test_the_tables_of_the_page_on_exact_scores_are_of_the_committed_rows(
-    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = ROOT / "benchmarks" / "results" / folder / "results.jsonl"
-    monkeypatch.setattr(sys, "argv", ["markdown_table.py", str(rows), "nll_gap"])
-    runpy.run_path(str(ROOT / "docs/pictures/markdown_table.py"), run_name="__main__")
-    table = capsys.readouterr().out.strip()
-    assert table.count("\n") > 3
-    assert table in (ROOT / "docs" / "exact_scores.md").read_text(encoding="utf-8")
+def test_the_tables_of_the_page_on_exact_scores_are_of_the_committed_rows(folder: str) -> None:
+    """In one of its tables every line and column is that of rows, and every row is there."""
+    ranking, want = rank(merge(read_result_sets([folder]))), dict[tuple[str, ...], str]()
+    for position, row in ranking.done.items():
+        found = ranking.value(position, "nll_gap")
+        text = f"{found.value:.1f} ± {found.stderr:.1f}"
+        cell = (row["sde"], row["predictor"], row["corrector"], f"{row['steps']} steps")
+        want[cell] = f"**{text}**" if found.as_good else text
+    tables = []
+    for block in (ROOT / "docs" / "exact_scores.md").read_text(encoding="utf-8").split("\n\n"):
+        if block.startswith("| sde | predictor | corrector |"):
+            heads, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines())
+            tables.append({(*line[:3], n): cell for line in lines for n, cell in zip(heads[3:], line[3:], strict=True)})
+    assert want in [{key: cell for key, cell in table.items() if cell} for table in tables]
 
 
 def test_the_committed_pictures_are_those_of_the_rows() -> None:

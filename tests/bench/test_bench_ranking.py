@@ -12,6 +12,7 @@ from scoresde_bench.report.export import as_markdown
 from scoresde_bench.report.labels import labels, plain, quantity
 from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.table import print_table
+from scoresde_core import UsageError
 
 
 def row(value: float | None = 1.0, stderr: float | None = 0.1, better: str = "lower", **more: Any) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def test_primary_metric_is_the_first_unless_given() -> None:
     rows = [broken("failed", "boom"), row(metrics=entries), row(metrics={"late": entries["m"]})]
     assert rank(rows).metrics == ["m", "other", "late"]
     assert rank(rows, "other").metrics == ["other", "m", "late"]
-    with pytest.raises(ValueError, match=r"has the metric 'othr'\. Did you mean 'other'"):
+    with pytest.raises(UsageError, match=r"has the metric 'othr'\. Did you mean 'other'"):
         rank(rows, "othr")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 import torch
-from scoresde_bench.report.compare import compare
+from scoresde_bench.report.compare import RunComparison as compare
 from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_plugins.extractors.identity import Identity

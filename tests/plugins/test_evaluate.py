@@ -15,7 +15,7 @@ import pytest
 import torch
 from third_party import ASKED as THEIRS
 from third_party import DIST, distribution_of_the_page, rows_of
-from scoresde_bench.report.compare import compare
+from scoresde_bench.report.compare import RunComparison as compare
 from scoresde_bench.report.page import write_report
 from scoresde_bench.report.result_sets import identity, read_result_sets
 from scoresde_core import sample

@@ -6,31 +6,27 @@ network      a network that brings its weights, under an SDE of the axis
 preset       a network with random weights, as fast as a trained one; its samples are meaningless
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import nn
 from scoresde_core import SDE, ExactScore, Registry, ScoreModel, Spec, Target, UsageError, parse_value
-from scoresde_run import Model, Plan, Units, plan_model
+from scoresde_run import Config, Model, Units, plan_model
 from scoresde_run.commands.presets import find_preset, is_own, own_config
 from scoresde_run.machine.device import PRECISIONS
 from scoresde_run.models import checkpoint
 from scoresde_run.models.known import check
 
 WEIGHTS_SEED = 0
+Load = Callable[[torch.device, torch.dtype, str, str], ScoreModel]
+"""Returns a score model on a device, its network compiled in this mode unless it is ``none``, and in this precision."""
 
 
 @attrs.frozen(eq=False)
-class ScoreSource(ABC):
+class ScoreSource:
     """A score, its SDE, its names as shown, and everything that its results depend on."""
-
-    has_network: ClassVar[bool]
-    """Whether the score is a network, which can be compiled or run in lower precision."""
-    chooses_sde: bool = attrs.field(default=True, kw_only=True)
-    """Whether the SDE is a value of its axis, not the model's own."""
 
     names: dict[str, str | None]
     """Its axes, by the keys of a result row."""
@@ -41,13 +37,24 @@ class ScoreSource(ABC):
     """Units of its samples; targets and pictures are in data units."""
     target: Target | None
     """The exact distribution of the score or of the data, or None."""
+    unloaded: Callable[[], ScoreModel]
+    """Returns the score model without its weights."""
+    loaded: Load
+    """Loads the score model; a network compiles at its first call."""
+    made_of: Callable[[], dict[str, Any]] = dict
+    """What the score consists of besides target and SDE."""
+    has_network: bool = attrs.field(default=True, kw_only=True)
+    """Whether the score is a network, which can be compiled or run in lower precision."""
+    chooses_sde: bool = attrs.field(default=True, kw_only=True)
+    """Whether the SDE is a value of its axis, not the model's own."""
     known: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
     """What is known of all samples."""
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The components and plain data that it consists of."""
-        return {"target": self.target, "sde": self.sde, **({"known": dict(self.known)} if self.known else {})}
+        known = {"known": dict(self.known)} if self.known else {}
+        return {"target": self.target, "sde": self.sde, **known, **self.made_of()}
 
     @property
     def truth(self) -> Target | None:
@@ -57,9 +64,9 @@ class ScoreSource(ABC):
         return self.target.component(self.known["class"])
 
     @property
-    @abstractmethod
     def view(self) -> ScoreModel:
         """The score model without its weights, with what is known, for plans."""
+        return self._told(self.unloaded())
 
     @property
     def lacks(self) -> str | None:
@@ -86,107 +93,72 @@ class ScoreSource(ABC):
             raise UsageError(f"--known {known} cannot be compared with all of {self.names['target']}: remove --target")
         return bound
 
-    @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
-        """Return the score model on ``device``, its network in ``precision``.
-
-        Unless ``compile`` is ``none``, the network compiles at the first call.
-        """
+        """Return the score model on ``device``, its network in ``precision``, with what is known."""
+        return self._told(self.loaded(device, dtype, compile, precision), device)
 
 
-@attrs.frozen(eq=False)
-class Exact(ScoreSource):
-    """A target with its closed-form score."""
-
-    has_network: ClassVar[bool] = False
-
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
-        assert self.target is not None
-        return self._told(ExactScore(self.target.to(device, dtype), self.sde), device)
-
-    @property
-    def view(self) -> ScoreModel:
-        assert self.target is not None
-        return self._told(ExactScore(self.target, self.sde))
-
-
-@attrs.frozen(eq=False)
-class Learned(ScoreSource):
-    """A network under its own SDE, with the weights of ``stored``, or random ones without it."""
-
-    has_network: ClassVar[bool] = True
-
-    plan: Plan
-    registry: Registry
-    stored: checkpoint.Checkpoint | None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        made = "its own" if self.plan.network.fixed_shape else f"random, seed {WEIGHTS_SEED}"
-        weights = made if self.stored is None else self.stored.digest()
-        ema = None if self.stored is None else self.stored.uses_ema()
-        model = {"model": attrs.asdict(self.plan.config.model), "units": attrs.asdict(self.units)}
-        return {**super().parameters, "network": self.plan.network, **model, "weights": weights, "ema": ema}
-
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
-        model = self.plan.build(WEIGHTS_SEED) if self.stored is None else self.stored.load(self.registry)
-        model.to(device, dtype)
-        if compile != "none":
-            model.network.compile(mode=compile, dynamic=False)
-        return self._told(model.score(autocast=PRECISIONS[precision]), device)
-
-    @property
-    def view(self) -> ScoreModel:
-        return self._told(Model(self.plan, nn.Identity()).score())
-
-
-@attrs.frozen(eq=False)
-class InMemory(ScoreSource):
-    """A score model of the caller's, known by its answers."""
-
-    has_network: ClassVar[bool] = True
-
-    model: ScoreModel
-    answers: Tensor
-
-    @classmethod
-    def of(cls, model: ScoreModel, names: dict[str, str | None], exact: Target | None) -> Self:
-        """The source of ``model``; what it answers to some noise at three times identifies it."""
-        sde, asked = model.sde, model.informed(4, 0, 0).framed()
-        x = sde.prior.from_noise(torch.randn(4, *asked.shape, generator=torch.Generator().manual_seed(0)))
-        times = [sde.t_signal, 0.5 * sde.t_signal, sde.t_min]
-        x = x.to(next((p for p in getattr(model, "network", nn.Identity()).parameters()), x))
-        with torch.no_grad():
-            answers = torch.stack([asked.score(x, sde.level_at(t, x)).cpu() for t in times])
-        return cls(names, sde, model.shape, Units(levels=None), exact, model, answers)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {**super().parameters, "answers": self.answers}
-
-    def load(self, device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
-        return self.model
-
-    @property
-    def view(self) -> ScoreModel:
-        return self.model
+def in_memory(model: ScoreModel, names: dict[str, str | None], exact: Target | None) -> ScoreSource:
+    """The source of a caller's ``model``; what it answers to some noise at three times identifies it."""
+    sde, asked = model.sde, model.informed(4, 0, 0).framed()
+    x = sde.prior.from_noise(torch.randn(4, *asked.shape, generator=torch.Generator().manual_seed(0)))
+    times = [sde.t_signal, 0.5 * sde.t_signal, sde.t_min]
+    x = x.to(next((p for p in getattr(model, "network", nn.Identity()).parameters()), x))
+    with torch.no_grad():
+        answers = torch.stack([asked.score(x, sde.level_at(t, x)).cpu() for t in times])
+    given = (names, sde, model.shape, Units(levels=None), exact)
+    return ScoreSource(*given, lambda: model, lambda *_: model, lambda: {"answers": answers})
 
 
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Return every target under every SDE."""
+
+    def exact(name: str, target: Target, process: str, sde: SDE) -> ScoreSource:
+        def load(device: torch.device, dtype: torch.dtype, *_: str) -> ScoreModel:
+            return ExactScore(target.to(device, dtype), sde)
+
+        given = ({"target": name, "sde": process}, sde, target.shape, Units(levels=256 if target.images else None))
+        return ScoreSource(*given, target, lambda: ExactScore(target, sde), load, has_network=False)
+
     built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
-    made = [(str(spec), registry.create("targets", spec)) for spec in targets]
-    truths = [(name, target, 256 if target.images else None) for name, target in made]
-    return [
-        Exact({"target": name, "sde": process}, sde, target.shape, Units(levels=levels), target)
-        for name, target, levels in truths
-        for process, sde in built
-    ]
+    truths = [(str(spec), registry.create("targets", spec)) for spec in targets]
+    return [exact(*truth, *process) for truth in truths for process in built]
+
+
+def _learned(
+    registry: Registry, network: str, config: Config, stored: checkpoint.Checkpoint | None, spec: Spec | None
+) -> ScoreSource:
+    """A network under its own SDE, with the weights of ``stored``, or random ones without it."""
+    plan, target = plan_model(config, registry), None if spec is None else registry.create("targets", spec)
+    if target is not None and target.shape != plan.shape:
+        whose = network if stored is None else f"checkpoint {stored.name}"
+        shapes = f"{list(plan.shape)}, but target {spec} has shape {list(target.shape)}"
+        raise UsageError(f"{whose} samples events of shape {shapes}")
+    names = {"target": None if spec is None else str(spec), "checkpoint": None if stored is None else stored.name}
+    names |= {"network": network, "sde": str(plan.config.model.sde)}
+    own = plan.network.fixed_shape
+
+    def load(device: torch.device, dtype: torch.dtype, compile: str, precision: str) -> ScoreModel:
+        model = plan.build(WEIGHTS_SEED) if stored is None else stored.load(registry)
+        model.to(device, dtype)
+        if compile != "none":
+            model.network.compile(mode=compile, dynamic=False)
+        return model.score(autocast=PRECISIONS[precision])
+
+    def made_of() -> dict[str, Any]:
+        weights, ema = "its own" if own else f"random, seed {WEIGHTS_SEED}", None
+        if stored is not None:
+            weights, ema = stored.digest(), stored.uses_ema()
+        found = {"network": plan.network, "model": attrs.asdict(plan.config.model), "units": attrs.asdict(plan.units)}
+        return {**found, "weights": weights, "ema": ema}
+
+    given = (names, plan.sde, plan.shape, plan.units, target, lambda: Model(plan, nn.Identity()).score(), load, made_of)
+    return ScoreSource(*given, chooses_sde=stored is None and own is not None)
 
 
 def learned_sources(
     registry: Registry, checkpoints: Sequence[str], networks: Sequence[str], targets: Sequence[Spec],
-    sdes: Sequence[str] = (),
+    sdes: Sequence[str],
 ) -> list[ScoreSource]:  # fmt: skip
     """Return every checkpoint with every target (or with none), every network that brings its weights so under every
     one of ``sdes`` (none: under its own), and every preset.
@@ -200,30 +172,12 @@ def learned_sources(
         raise UsageError("--sde has no effect: a checkpoint or preset defines its own SDE; remove --sde")
     if targets and not (checkpoints or own):
         raise UsageError("--target has no effect on random weights; remove --target")
-
-    def learned(network: str, plan: Plan, stored: checkpoint.Checkpoint | None, spec: Spec | None) -> ScoreSource:
-        target: Target | None = None if spec is None else registry.create("targets", spec)
-        if target is not None and target.shape != plan.shape:
-            raise UsageError(
-                f"{network if stored is None else f'checkpoint {stored.name}'} samples events of shape "
-                f"{list(plan.shape)}, but target {spec} has shape {list(target.shape)}"
-            )
-        names = {
-            "target": None if spec is None else str(spec),
-            "checkpoint": None if stored is None else stored.name,
-            "network": network,
-            "sde": str(plan.config.model.sde),
-        }
-        free = stored is None and plan.network.fixed_shape is not None
-        return Learned(names, plan.sde, plan.shape, plan.units, target, plan, registry, stored, chooses_sde=free)
-
     truths: list[Spec | None] = [*targets] or [None]
     found = [checkpoint.find(name, registry) for name in checkpoints]
-    plans = [(stored, plan_model(stored.config, registry)) for stored in found]
     return [
-        *(learned(s.config.model.network.name, plan, s, spec) for s, plan in plans for spec in truths),
-        *(learned(str(each.model.network), plan_model(each, registry), None, spec) for each in own for spec in truths),
-        *(learned(name, plan_model(find_preset(registry, name), registry), None, None) for name in presets),
+        *(_learned(registry, one.config.model.network.name, one.config, one, spec) for one in found for spec in truths),
+        *(_learned(registry, str(config.model.network), config, None, spec) for config in own for spec in truths),
+        *(_learned(registry, name, find_preset(registry, name), None, None) for name in presets),
     ]
 
 

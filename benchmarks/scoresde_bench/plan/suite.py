@@ -79,8 +79,7 @@ class Block:
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Block:
         """Return this block with ambiguous names qualified by one of ``owners``."""
-        axes = {axis: clear(axis, texts, registry, owners) for axis, texts in self.axes.items()}
-        return attrs.evolve(self, axes=axes)
+        return attrs.evolve(self, axes={axis: clear(axis, them, registry, owners) for axis, them in self.axes.items()})
 
     def plain(self) -> dict[str, Any]:
         """Return plain data that :func:`read_block` reads back."""
@@ -124,22 +123,17 @@ class Suite:
         if not blocks:
             problems.append("'blocks' must be a list of at least one mapping")
         read = [read_block(block, f"block {number}", problems) for number, block in enumerate(blocks, 1)]
-        published = [
-            _published(entry, f"published {number}", problems)
-            for number, entry in enumerate(_list_of(data, "published", problems), 1)
-        ]
+        values = enumerate(_list_of(data, "published", problems), 1)
+        published = [_published(entry, f"published {number}", problems) for number, entry in values]
         if problems:
             raise UsageError(f"suite {source}: {'; '.join(problems)}")
         return cls(str(data.get("about", "")), tuple(read), tuple(filter(None, published)))
 
     def plain(self) -> dict[str, Any]:
         """Return plain data that :meth:`from_plain` reads back."""
-        found: dict[str, Any] = {"format": FORMAT, "about": self.about}
-        found["blocks"] = [block.plain() for block in self.blocks]
-        if self.published:
-            entries = [attrs.asdict(entry) for entry in self.published]
-            found["published"] = [{k: v for k, v in entry.items() if v is not None} for entry in entries]
-        return found
+        found = {"format": FORMAT, "about": self.about, "blocks": [block.plain() for block in self.blocks]}
+        values = [attrs.asdict(value, filter=lambda _, entry: entry is not None) for value in self.published]
+        return found | ({"published": values} if values else {})
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
         """Return this suite with ambiguous names qualified by one of ``owners`` (:mod:`.names`)."""

@@ -27,15 +27,12 @@ def sweep(registry: Registry, kind: str, texts: Iterable[str]) -> list[Spec]:
     for text in itertools.chain.from_iterable(split(text) for text in texts):
         spec = parse(text.strip())
         known = {parameter.name: parameter for parameter in parameters(registry.load(kind, spec.name))}
-        choices = [
-            [(name, choice) for choice in _choices(registry, known.get(name), value)]
-            for name, value in spec.params.items()
-        ]
-        empty = [name for name, values in zip(spec.params, choices, strict=True) if not values]
-        if empty:
+        choices = {name: _choices(registry, known.get(name), value) for name, value in spec.params.items()}
+        if empty := [name for name, values in choices.items() if not values]:
             raise UsageError(f"empty list for {empty[0]} in {text.strip()!r}: give it one or more values")
-        _check_count(math.prod(map(len, choices)), f"{kind} in {text[:60]}")
-        specs += [Spec(spec.name, dict(chosen)) for chosen in itertools.product(*choices)]
+        _check_count(math.prod(map(len, choices.values())), f"{kind} in {text[:60]}")
+        combined = itertools.product(*choices.values())
+        specs += [Spec(spec.name, dict(zip(choices, values, strict=True))) for values in combined]
     return list({str(spec): spec for spec in specs}.values())
 
 
@@ -69,10 +66,9 @@ class Sweep:
     _built: dict[tuple[str, str], Any] = attrs.field(factory=dict, init=False)
     """Evaluators, and samplers without the values of axes, by kind and text."""
     _used: set[str] = attrs.field(factory=set, init=False)
-    _fingerprint: Fingerprint = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._fingerprint = Fingerprint(self.registry)
+    _fingerprint: Fingerprint = attrs.field(
+        init=False, default=attrs.Factory(lambda self: Fingerprint(self.registry), takes_self=True)
+    )
 
     def cells(self, blocks: Sequence[Block], asked: frozenset[str] = frozenset()) -> list[Cell]:
         """Return every cell of ``blocks`` once; ``asked`` are the axes that must have an effect.
@@ -115,13 +111,16 @@ class Sweep:
         swept = [chosen["sampler"], *(chosen[axis] for axis in SAMPLER_AXES)]
         others: list[Sequence[Any]] = [sources, modes, precisions, seeds, dtypes, guidances]
         _check_count(math.prod(map(len, [*others, *swept])))
-        samplers = {}
+        samplers = dict[Any, tuple[Sampler, dict[str, Any]]]()
         for spec, *values in itertools.product(*swept):
             sampler, names = self._sampler(spec, dict(zip(SAMPLER_AXES, values, strict=True)))
             shown = {axis: names[axis] for axis in names if axis != "steps"}
             for guidance in guidances:
                 key = (*names.values(), str(guidance))
-                samplers[key] = (sampler, shown) if guidance is None else self._guided(sampler, shown, guidance)
+                samplers[key] = (sampler, shown)
+                if guidance is not None:
+                    guided = GuidedSampler(sampler, self._once("guidances", guidance))
+                    samplers[key] = (guided, {**shown, "guidance": str(guidance)})
         size = min(block.batch_size or block.samples, block.samples)
         shared: dict[str, Any] = {"samples": block.samples, "batch_size": size, "timing": block.timing}
         judges = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
@@ -133,9 +132,6 @@ class Sweep:
         ):
             how: dict[str, Any] = {"seed": seed, "dtype": dtype, "precision": precision, "compile": mode}
             yield Cell(names={**source.names, **names}, source=source, sampler=sampler, **how, **shared)
-
-    def _guided(self, sampler: Sampler, names: dict[str, Any], guidance: Spec) -> tuple[Sampler, dict[str, Any]]:
-        return GuidedSampler(sampler, self._once("guidances", guidance)), {**names, "guidance": str(guidance)}
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; default names always mean our components."""

@@ -16,7 +16,7 @@ by Welch and Satterthwaite), and both are kept.
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from scoresde_core import Estimate
@@ -26,7 +26,7 @@ from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
 IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
 """The axes that identify a combination."""
-NOW = "now"
+NOW, EARLIER = "now", "with an earlier "
 SETTING = ("run", *IDENTITY, "parameters", "plugins", "sources", "files", "timing")
 """Keys that, with the kind of device, identify a setting."""
 MEASURED = {
@@ -51,28 +51,9 @@ def tell_apart(rows: Sequence[ResultRow], current: Collection[str] | None = None
             newest[identity(row)] = row
     what = [changed(row, newest.get(identity(row), row)) for row in rows]
     apart = {identity(row) for row, names in zip(rows, what, strict=True) if names}
-    found: list[ResultRow] = []
-    for row, names in zip(rows, what, strict=True):
-        when = f"with an earlier {', '.join(names)}" if names else NOW
-        if not names or is_done(row):
-            found.append({**row, **({"measured": when} if identity(row) in apart else {})})
-    return found
-
-
-def earlier(rows: Mapping[str, ResultRow], asked: Sequence[ResultRow]) -> list[tuple[ResultRow, list[str]]]:
-    """Return the ``rows`` with the combination and seed of one of ``asked`` under another key, and what changed."""
-    now = {(identity(row), row.get("seed")): row for row in asked}
-    cells = {row["cell"] for row in asked}
-    others = [(row, now.get((identity(row), row.get("seed")))) for key, row in rows.items() if key not in cells]
-    found = [(row, changed(row, since)) for row, since in others if since is not None]
-    return [(row, names) for row, names in found if names]
-
-
-def summary(found: Sequence[tuple[ResultRow, Sequence[str]]]) -> str:
-    """Return the result of :func:`earlier` in one line."""
-    names = ", ".join(dict.fromkeys(name for _, each in found for name in each))
-    rows = "1 row of these cells was" if len(found) == 1 else f"{len(found)} rows of these cells were"
-    return f"{rows} measured with an earlier version of {names}; shown beside the new ones, not reused"
+    when = [f"{EARLIER}{', '.join(names)}" if names else NOW for names in what]
+    told = [{**row, "measured": at} if identity(row) in apart else row for row, at in zip(rows, when, strict=True)]
+    return [row for row in told if is_current(row) or is_done(row)]
 
 
 def is_current(row: ResultRow) -> bool:
@@ -105,27 +86,23 @@ def _pooled(group: Sequence[ResultRow]) -> dict[str, Any]:
     row = {**group[0], "seeds": sorted(row["seed"] for row in group)}
     for name in MEASURED & set(row):
         row[name] = mean([as_float(each.get(name)) for each in group]).value
-    names = dict.fromkeys(name for each in group for name in each.get("metrics") or {})
-    row["metrics"] = {name: _metric([(each.get("metrics") or {}).get(name) for each in group]) for name in names}
+    found = [each.get("metrics") or {} for each in group]
+    names = dict.fromkeys(name for metrics in found for name in metrics)
+    row["metrics"] = {name: _metric([metrics[name] for metrics in found if metrics.get(name)]) for name in names}
     return row
 
 
-def _metric(entries: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+def _metric(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One metric over the seeds; the mean is None if a value is missing or not finite."""
-    present = [entry for entry in entries if entry]
-    found = dict(present[0])
+    found = dict(entries[0])
     for value, stderr, df in (("value", "stderr", "df"), ("floor", "floor_stderr", "floor_df")):
-        if any(entry.get(value) is not None for entry in present):
-            middle = mean([as_float(entry.get(value)) for entry in present])
-            error, freedom = spread([_estimate(entry, value, stderr, df) for entry in present])
-            within = error / len(present)
+        if any(entry.get(value) is not None for entry in entries):
+            parts = [Estimate(as_float(e.get(value)), as_float(e.get(stderr)), freedom_of(e, df)) for e in entries]
+            middle, (error, freedom) = mean([part.value for part in parts]), spread(parts)
+            within = error / len(parts)
             errors = ((middle.stderr, middle.df), (within, freedom))
             chosen = max(((e, f) for e, f in errors if math.isfinite(e)), default=(None, math.inf))
             found |= {value: middle.value if math.isfinite(middle.value) else None, stderr: chosen[0], df: chosen[1]}
             if value == "value":
                 found |= {"stderr_across_seeds": middle.stderr, "stderr_within_seeds": within}
     return found
-
-
-def _estimate(entry: ResultRow, value: str, stderr: str, df: str) -> Estimate:
-    return Estimate(as_float(entry.get(value)), as_float(entry.get(stderr)), freedom_of(entry, df))

@@ -15,7 +15,7 @@ the chance of even one false alarm in the whole comparison below 5 % (:mod:`scor
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -26,8 +26,6 @@ from .labels import ResultRow, as_float, count, is_done, labels, plain
 from .ranking import MetricValue, metric_value
 from .result_sets import ResultSet
 
-_Pair = tuple[str, ResultRow, ResultRow]
-"""The label of a cell, and its row before and after."""
 EXACT = 1e-6
 """Relative difference below which two values count as equal."""
 SCHEMA = 1
@@ -68,25 +66,24 @@ class Change:
     @property
     def data(self) -> dict[str, Any]:
         """The change as plain data for JSON, null for what is not finite."""
-        ends = {"before": self.before, "after": self.after}
         found: dict[str, Any] = {"cell": self.cell, "label": self.label, "metric": self.metric}
-        for name, end in ends.items():
+        for name, end in (("before", self.before), ("after", self.after)):
             found |= {name: _finite(end.value), f"{name}_stderr": _finite(end.stderr)}
         p = None if math.isnan(self.z) else self.p
         return {**found, "unit": self.after.unit, "standard_errors": _finite(self.z), "p": p}
 
 
 class Speed:
-    """Ratios of samples per second, for cells timed on the same kind of device in both runs."""
+    """Ratios of samples per second, for cells (label, before, after) timed on the same kind of device in both runs."""
 
-    def __init__(self, ran: Sequence[_Pair]) -> None:
-        timed = []
-        for label, a, b in ran:
-            old, new = (as_float(row.get("samples_per_second")) for row in (a, b))
+    def __init__(self, ran: Sequence[tuple[str, ResultRow, ResultRow]]) -> None:
+        self.ratios, self.unlike = dict[str, float](), 0
+        for label, *ends in ran:
+            old, new = (as_float(row.get("samples_per_second")) for row in ends)
             if 0 < old < math.inf and 0 < new < math.inf:
-                timed.append((label, new / old, a.get("device") == b.get("device")))
-        self.ratios = {label: ratio for label, ratio, alike in timed if alike}
-        self.unlike = sum(not alike for *_, alike in timed)
+                alike = ends[0].get("device") == ends[1].get("device")
+                self.ratios |= {label: new / old} if alike else {}
+                self.unlike += not alike
 
     @property
     def text(self) -> str:
@@ -104,9 +101,12 @@ class Speed:
 
 
 class RunComparison:
-    """The differences between the runs ``before`` and ``after``; see :func:`compare`."""
+    """The differences between the runs ``before`` and ``after``.
 
-    def __init__(self, before: ResultSet, after: ResultSet, threshold: float | None) -> None:
+    A ``threshold`` in standard errors replaces Holm's procedure. Raises UsageError if the two have no cell in common.
+    """
+
+    def __init__(self, before: ResultSet, after: ResultSet, threshold: float | None = None) -> None:
         old, new = _cells(before.rows), _cells(after.rows)
         both = [key for key in old if key in new]
         if not both:
@@ -116,15 +116,34 @@ class RunComparison:
         ran = [(label, a, b) for label, a, b in pairs if is_done(a) and is_done(b)]
         lost = [f"{label}: {name}" for label, a, b in ran for name in _metrics(a) if name not in _metrics(b)]
         self.before, self.after, self.matched = before.name, after.name, len(both)
-        self.changes = [change for label, a, b in ran for change in _changes(label, a, b)]
-        moved, self.rule = _moved(self.changes, threshold)
-        self.worse = sorted((change for change in moved if change.z > 0), key=lambda change: -change.z)
-        self.better = sorted((change for change in moved if change.z < 0), key=lambda change: change.z)
+        self.changes = [
+            Change(label, str(b.get("cell", "")), name, was, now)
+            for label, a, b in ran
+            for name in _metrics(a)
+            if (was := metric_value(a, name)) and (now := metric_value(b, name))
+        ]
+        judged = [change for change in self.changes if not math.isnan(change.z)]
+        if threshold is not None:
+            self.rule = f"beyond {plain(threshold)} standard errors of the difference"
+            verdicts = [abs(change.z) > threshold for change in judged]
+        else:
+            many = count(len(judged), "value")
+            self.rule = f"Holm's procedure: at most {ALPHA:.0%} chance of any false alarm among {many}"
+            verdicts = holm([change.p for change in judged])
+        moved = [change for change, beyond in zip(judged, verdicts, strict=True) if beyond]
+        moved.sort(key=lambda change: -abs(change.z))
+        self.worse, self.better = ([change for change in moved if (change.z > 0) is up] for up in (True, False))
         self.unjudged = [change for change in self.changes if math.isnan(change.z)]
         self.broken = [f"{label}: {_outcome(b)}" for label, a, b in pairs if is_done(a) and not is_done(b)]
         self.fixed = [f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)]
         self.missing, self.new = [*_alone(old, new), *lost], _alone(new, old)
-        self.costs, self.speed = _costs(ran), Speed(ran)
+        spent = [(label, as_float(a.get("nfe")), as_float(b.get("nfe"))) for label, a, b in ran]
+        self.costs = [
+            f"{label}: {plain(was)} -> {plain(now)} function evaluations per sample"
+            for label, was, now in spent
+            if abs(was - now) > EXACT
+        ]
+        self.speed = Speed(ran)
         self.earlier = [f"{text} of {run.name}" for run in (before, after) for text in _earlier(run.rows)]
         """Rows measured with earlier source, which are left out."""
 
@@ -171,14 +190,6 @@ class RunComparison:
         }  # fmt: skip
 
 
-def compare(before: ResultSet, after: ResultSet, threshold: float | None = None) -> RunComparison:
-    """Compare ``after`` with ``before``; a ``threshold`` in standard errors replaces Holm's procedure.
-
-    Raises UsageError if the two have no cell in common.
-    """
-    return RunComparison(before, after, threshold)
-
-
 def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
     """One row per combination: seeds pooled, or the row of a seed that failed. Repeats are numbered."""
     found: dict[tuple[Any, ...], ResultRow] = {}
@@ -191,29 +202,12 @@ def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
     return found
 
 
-def _metrics(row: ResultRow) -> Sequence[str]:
-    return list(row.get("metrics") or {})
+def _metrics(row: ResultRow) -> Mapping[str, Any]:
+    return row.get("metrics") or {}
 
 
 def _earlier(rows: Sequence[ResultRow]) -> list[str]:
     return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
-
-
-def _changes(label: str, a: ResultRow, b: ResultRow) -> list[Change]:
-    ends = [(metric, metric_value(a, metric), metric_value(b, metric)) for metric in _metrics(a)]
-    cell = str(b.get("cell", ""))
-    return [Change(label, cell, name, old, new) for name, old, new in ends if old and new]
-
-
-def _moved(changes: Sequence[Change], threshold: float | None) -> tuple[list[Change], str]:
-    """The changes beyond the noise, and the rule that decides it."""
-    judged = [change for change in changes if not math.isnan(change.z)]
-    if threshold is not None:
-        rule = f"beyond {plain(threshold)} standard errors of the difference"
-        return [change for change in judged if abs(change.z) > threshold], rule
-    verdicts = holm([change.p for change in judged])
-    rule = f"Holm's procedure: at most {ALPHA:.0%} chance of any false alarm among {count(len(judged), 'value')}"
-    return [change for change, moved in zip(judged, verdicts, strict=True) if moved], rule
 
 
 def _names(rows: Sequence[ResultRow]) -> list[str]:
@@ -229,14 +223,6 @@ def _alone(one: dict[tuple[Any, ...], ResultRow], other: dict[tuple[Any, ...], R
 
 def _outcome(row: ResultRow) -> str:
     return f"{row.get('status')}: {' '.join(str(row.get('reason')).split())}"
-
-
-def _costs(ran: Sequence[_Pair]) -> list[str]:
-    return [
-        f"{label}: {plain(as_float(a['nfe']))} -> {plain(as_float(b['nfe']))} function evaluations per sample"
-        for label, a, b in ran
-        if abs(as_float(a.get("nfe")) - as_float(b.get("nfe"))) > EXACT
-    ]
 
 
 def _why(old: Sequence[ResultRow], new: Sequence[ResultRow]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from . import labels, published, repeat
 from .compare import RunComparison
-from .labels import AXES, ResultRow, axis_text
+from .labels import AXES, axis_text
 from .ranking import Ranking
 from .result_sets import ResultSet
 
@@ -33,10 +33,8 @@ def templates(escape: bool) -> Environment:
 
 
 def as_csv(ranking: Ranking) -> str:
-    """Return every row of the ranking as CSV."""
     axes = [axis for axis in AXES if axis not in FACTS and any(row.get(axis) is not None for row in ranking.rows)]
-    printed = published.metrics(ranking.rows)
-    out = io.StringIO()
+    printed, out = published.metrics(ranking.rows), io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     metrics = [f"{metric}_{part}".removesuffix("_value") for metric in ranking.metrics for part in PARTS]
     theirs = [f"published_{name}" for name in [*printed, *["source"] * bool(printed)]]
@@ -44,11 +42,13 @@ def as_csv(ranking: Ranking) -> str:
     for row in ranking.rows:
         known = row.get("metrics") or {}
         values = [(known.get(metric) or {}).get(part) for metric in ranking.metrics for part in PARTS]
-        values += [published.value(row, name) for name in printed]
+        values += [published.value(row, name)[0] for name in printed]
         values += [(row.get("published") or {}).get("source")] * bool(printed)
-        names, numbers, facts = ([row.get(key) for key in keys] for keys in (ENDS, COSTS, FACTS))
-        line = [*names, *(_cell(row, axis) for axis in axes), *numbers, *values, *facts, repeat.command(row)]
-        writer.writerow(map(_csv, line))
+        pooled = {"seed": axis_text(row, "seed"), "seeds": " ".join(map(str, row.get("seeds") or []))}
+        names, given, numbers, facts = (
+            [pooled.get(key, row.get(key)) for key in keys] for keys in (ENDS, axes, COSTS, FACTS)
+        )
+        writer.writerow(map(_csv, [*names, *given, *numbers, *values, *facts, repeat.command(row)]))
     return out.getvalue()
 
 
@@ -66,13 +66,6 @@ def as_markdown(
 def _fence(commands: Sequence[str]) -> str:
     """The fence of a block of code, which no command closes."""
     return "`" * max(3, 1 + max((len(run) for text in commands for run in re.findall("`+", text)), default=0))
-
-
-def _cell(row: ResultRow, axis: str) -> Any:
-    """The value of an axis in CSV; the seeds of a pooled row are text."""
-    if axis == "seeds" and row.get("seeds"):
-        return " ".join(map(str, row["seeds"]))
-    return axis_text(row, axis) if axis == "seed" else row.get(axis)
 
 
 def _csv(item: Any) -> Any:

@@ -46,7 +46,6 @@ def title(axis: str) -> str:
 
 
 def kind(axis: str) -> str:
-    """Return the kind of a column: numbers are aligned right."""
     return "number" if axis in NUMBER_AXES else "name"
 
 
@@ -108,7 +107,6 @@ def seed_text(row: ResultRow) -> str | None:
 
 
 def number_text(row: ResultRow, key: str, digits: int = 4) -> str:
-    """Return a number of a row as text, or a dash."""
     value = as_float(row.get(key))
     return plain(value, digits) if value == value else NOTHING
 
@@ -175,7 +173,6 @@ def plain(value: float, digits: int = 4) -> str:
 
 
 def _places(stderr: float) -> int:
-    """Number of decimals for an error of this size."""
     exponent = max(-300, math.floor(math.log10(stderr)))
     leading = stderr / 10.0**exponent
     return max(0, (1 if leading < 3.55 else 0) - exponent)

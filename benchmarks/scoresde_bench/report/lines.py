@@ -54,7 +54,6 @@ class Layout:
 
 
 def _axes(rows: Sequence[ResultRow], joined: str) -> list[str]:
-    """The axes that tell lines apart."""
     differ = varying(rows)
     return [axis for axis in AXES if axis in differ and axis not in ("target", "seed", "seeds", joined)]
 

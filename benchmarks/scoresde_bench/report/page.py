@@ -7,9 +7,10 @@ The script adds sorting, filtering, tooltips and copying.
 
 import base64
 import hashlib
+import itertools
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -87,13 +88,9 @@ def _digest(text: str) -> str:
 
 def _ids(rows: Sequence[ResultRow]) -> list[str]:
     """A unique id for each row: its cell, numbered if several runs have it."""
-    seen: Counter[str] = Counter()
-    names = []
-    for row in rows:
-        cell = str(row.get("cell", ""))
-        seen[cell] += 1
-        names.append(cell if seen[cell] == 1 else f"{cell}-{seen[cell]}")
-    return names
+    seen: Mapping[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
+    cells = [str(row.get("cell", "")) for row in rows]
+    return [cell if (number := next(seen[cell])) == 1 else f"{cell}-{number}" for cell in cells]
 
 
 def _figures(ranking: Ranking, drawn: Layout) -> dict[tuple[str, str | None], tuple[list[Plot], list[Plot]]]:
@@ -160,8 +157,7 @@ def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     cells = [as_float(row.get("seconds")) * len(row.get("seeds") or [0]) for row in rows]
     seconds = sum(value for value in cells if value > 0)
     memory = max((value for row in rows if (value := as_float(row.get("peak_memory_bytes"))) > 0), default=0)
-    found.append(("Plugins", ", ".join(sorted(plugins))))
-    found.append(("Measured", " to ".join(dict.fromkeys((*dates[:1], *dates[-1:])))))
+    found += [("Plugins", ", ".join(sorted(plugins))), ("Measured", " to ".join(dict.fromkeys(dates[:1] + dates[-1:])))]
     found.append(("Sampling time", f"{plain(seconds, 3)} s in total" if seconds else ""))
     found.append(("Peak memory", f"{plain(memory / 2**20, 3)} MiB" if memory else ""))
     return [(title, value) for title, value in found if value]

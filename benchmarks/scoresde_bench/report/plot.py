@@ -62,12 +62,10 @@ class Cost:
 
 NFE = Cost("function evaluations per sample (NFE)", "NFE", lambda row: as_float(row.get("nfe")))
 TIME = Cost(
-    "milliseconds per sample",
-    "ms per sample",
+    "milliseconds per sample", "ms per sample",
     lambda row: 1000.0 / speed if (speed := as_float(row.get("samples_per_second"))) > 0 else math.nan,
-    counted=False,
-    dodged=False,
-)
+    counted=False, dodged=False,
+)  # fmt: skip
 TRAINING = Cost("training steps", "training steps", lambda row: as_float(row.get("training_step")), "training_step")
 STEPS = Cost("steps", "steps", lambda row: as_float(row.get("steps")), dodged=False)
 
@@ -137,8 +135,8 @@ class Frame:
 class Plot:
     """The plot of one metric on one target in the panel that has the positions ``here``; ``points`` are drawn.
 
-    Of more than CROWD lines only ``leading`` ones are not faint. ``front`` has the corners of the staircase. ``slopes``
-    are the exponents of lines, error ~ steps^-p.
+    Of more than CROWD lines only ``leading`` ones are not faint. ``front`` has the corners of the staircase, ``band``
+    top and height of the confidence interval of exact samples. ``slopes`` are the exponents of lines, error ~ steps^-p.
     """
 
     def __init__(
@@ -150,18 +148,23 @@ class Plot:
         self.metric, self.cost, self.axis, self.front = frame.metric, frame.cost, up.scale.kind, front
         self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
         self.unit, self.better = frame.found[first].unit, frame.found[first].better
-        self.series = []
+        self.series, gaps = [], len(lines) - 1
+        # Lines are a little apart, so that bars of equal cost do not overlap.
+        width = (RIGHT - LEFT) * 0.8 if len(set(costs)) == 1 else min(5.0 * gaps, 22.0)
         for rank, (line, members) in enumerate(lines):
-            shift = _dodge(rank, len(lines), len(set(costs)) == 1) if frame.cost.dodged else 0.0
+            shift = (rank / gaps - 0.5) * width if gaps and frame.cost.dodged else 0.0
             moved = [attrs.evolve(points[p], x=points[p].x + shift) for p in members]
             self.series.append(Series(line, moved, _path(moved), len(lines) > CROWD and line not in leading))
         self.series.sort(key=lambda one: not one.faint)  # faint lines are drawn first
         self.x_ticks, self.y_ticks = cost_ticks(costs, frame.across, frame.cost.counted), quality_ticks(up)
         self.beyond = [point.title.partition("\n")[0] for one in self.series for point in one.points if point.off]
         self.undrawn = [frame.ranking.labels[position] for position in here if position not in points]
-        self.band = _band([frame.found[position] for position in shown], up)
         self.zero = up(0.0) if up.low < 0 < up.high else None
-        self.slopes = list[tuple[Line, str]]()
+        self.slopes, self.band = list[tuple[Line, str]](), None
+        floors = [m for position in shown if math.isfinite((m := frame.found[position]).floor)]
+        ends = [m.floor + side * m.floor_bar for m in floors for side in (-1, 1)]
+        if ends and max(ends) >= up.low and min(ends) <= up.high:
+            self.band = up(max(ends)), max(1.0, up(min(ends)) - up(max(ends)))
 
 
 def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> list[Plot]:
@@ -202,21 +205,6 @@ def _path(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [(x, sum(ys) / len(ys)) for x, ys in heights.items()] if len(heights) > 1 else []
 
 
-def _band(found: Sequence[MetricValue], up: Axis) -> tuple[float, float] | None:
-    """Top and height of the band of exact samples: the confidence interval of their score."""
-    ends = [m.floor + side * m.floor_bar for m in found if math.isfinite(m.floor) for side in (-1, 1)]
-    if not ends or max(ends) < up.low or min(ends) > up.high:
-        return None
-    top = up(max(ends))
-    return top, max(1.0, up(min(ends)) - top)
-
-
-def _dodge(rank: int, many: int, single: bool) -> float:
-    """A small sideways shift for each line, so that bars of equal cost do not overlap."""
-    spread = (RIGHT - LEFT) * 0.8 if single else min(5.0 * (many - 1), 22.0)
-    return 0.0 if many == 1 else (rank / (many - 1) - 0.5) * spread
-
-
 def error(found: MetricValue) -> MetricValue:
     """The excess of a value over exact samples, as a value for which lower is better."""
     floor = found.floor if math.isfinite(found.floor) and found.better != "zero" else 0.0
@@ -245,10 +233,8 @@ def _line(points: Sequence[tuple[float, MetricValue]]) -> tuple[float, float, fl
     explained share of the variance; the squared deviations over what the errors allow, with two standard errors.
     """
     x, y = np.log([steps for steps, _ in points]), np.log([found.value for _, found in points])
-    weights, free = (
-        np.array([1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points]),
-        len(points) - 2,
-    )
+    weights = np.array([1 / ((found.stderr / found.value) ** 2 + MODEL**2) for _, found in points])
+    free = len(points) - 2
     fit, covariance = np.polyfit(x, y, 1, w=np.sqrt(weights), cov="unscaled")
     residual = float(weights @ (y - np.polyval(fit, x)) ** 2)
     variance = float(weights @ (y - np.average(y, weights=weights)) ** 2)

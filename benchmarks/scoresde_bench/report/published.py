@@ -35,20 +35,20 @@ def attach(row: dict[str, Any], values: Sequence[PublishedValue]) -> dict[str, A
 
 
 def metrics(rows: Sequence[ResultRow]) -> list[str]:
-    """Return the metrics for which any row has a published value."""
-    names = dict.fromkeys(name for row in rows for name in row.get("published") or {} if name != "source")
-    return [name for name in names if any(value(row, name) is not None for row in rows)]
+    return list(dict.fromkeys(name for row in rows for name in row.get("published") or {} if text(row, name)))
 
 
-def value(row: ResultRow, metric: str) -> float | None:
-    found = _entry(row, metric)[0]
-    return found if math.isfinite(found) else None
+def value(row: ResultRow, metric: str) -> tuple[float | None, float]:
+    """Return a published value, None if it is missing, and its standard error, nan if that is."""
+    entry = (row.get("published") or {}).get(metric)
+    found, stderr = (entry.get("value"), entry.get("stderr")) if isinstance(entry, dict) else (entry, None)
+    return as_float(found) if math.isfinite(as_float(found)) else None, as_float(stderr)
 
 
 def text(row: ResultRow, metric: str) -> str:
     """Return a published value as text, with its error if published, or an empty string."""
-    found, stderr = _entry(row, metric)
-    if not math.isfinite(found):
+    found, stderr = value(row, metric)
+    if found is None:
         return ""
     return f"{found:g}" if math.isnan(stderr) else quantity(found, stderr)
 
@@ -56,11 +56,3 @@ def text(row: ResultRow, metric: str) -> str:
 def sources(rows: Sequence[ResultRow]) -> list[str]:
     found = ((row.get("published") or {}).get("source") for row in rows)
     return list(dict.fromkeys(str(source) for source in found if source))
-
-
-def _entry(row: ResultRow, metric: str) -> tuple[float, float]:
-    """A published value and its standard error; nan for what is missing."""
-    entry = (row.get("published") or {}).get(metric)
-    if isinstance(entry, dict):
-        return as_float(entry.get("value")), as_float(entry.get("stderr"))
-    return as_float(entry), math.nan

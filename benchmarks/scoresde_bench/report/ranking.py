@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from scoresde_core import Estimate, near_misses
+from scoresde_core import Estimate, UsageError, near_misses
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 from .combinations import pool
 from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
@@ -182,7 +182,7 @@ class Ranking:
         self.targets = list(dict.fromkeys(row.get("target") for row in self.done.values()))
         known = list(dict.fromkeys(name for row in self.done.values() for name in row.get("metrics") or {}))
         if metric is not None and known and metric not in known:
-            raise ValueError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
+            raise UsageError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
         self.metrics = sorted(known, key=lambda name: name != metric)
         self.primary = self.metrics[0] if self.metrics else None
         pairs = [(name, target) for name in self.metrics for target in self.targets]
@@ -207,11 +207,8 @@ class Ranking:
     @property
     def unjudged(self) -> list[str]:
         """Why metrics are missing from done cells, one sentence per metric and reason."""
-        reasons = [
-            f"{metric} was skipped: {' '.join(str(reason).split())}"
-            for row in self.done.values()
-            for metric, reason in (row.get("metrics_skipped") or {}).items()
-        ]
+        missed = [item for row in self.done.values() for item in (row.get("metrics_skipped") or {}).items()]
+        reasons = [f"{metric} was skipped: {' '.join(str(reason).split())}" for metric, reason in missed]
         return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
 
     @property
@@ -260,7 +257,7 @@ def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     """Rank the done rows by every metric, ``metric`` first (default: the first metric of the first done row).
 
     Seeds are pooled first, so ``ranking.rows`` may be fewer than ``rows``.
-    Raises ValueError if no done row has ``metric``.
+    Raises UsageError if no done row has ``metric``.
     """
     return Ranking(pool(rows), metric)
 

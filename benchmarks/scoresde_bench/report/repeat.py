@@ -30,7 +30,14 @@ def command(row: ResultRow) -> str:
     given = _words(row.get("command"))
     if given and given[0] != PROGRAM:
         return str(row["command"])
-    words = [PROGRAM, *(word for name, values in _options(row).items() for word in _typed(name, values))]
+    network = str(row.get("network") or "")
+    learned = row.get("checkpoint") or (network and "[" not in network)  # which defines its SDE
+    implied = {"sde": learned, "network": row.get("checkpoint"), "steps": _fixes_steps(str(row.get("sampler")))}
+    found = {axis: [row[axis]] for axis in OPTIONS if row.get(axis) is not None and not implied.get(axis)}
+    found["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
+    if row.get("device"):
+        found["device"] = [str(row["device"]).split(" ")[0]]
+    words = [PROGRAM, *(word for axis, values in found.items() for word in _typed(axis.replace("_", "-"), values))]
     asked = _given.parse_known_args(given)[0]
     if evaluators := row.get("evaluators") or asked.evaluator:  # else those that the program has by default
         words += _typed("evaluator", evaluators)
@@ -44,18 +51,6 @@ def _typed(name: str, values: Sequence[object]) -> list[str]:
     texts = [str(value) for value in values]
     dashed = any(text.startswith("-") for text in texts)
     return [f"--{name}={text}" for text in texts] if dashed else [f"--{name}", *texts]
-
-
-def _options(row: ResultRow) -> dict[str, list[object]]:
-    """The options of a row, by name: only those that its score source and its sampler use."""
-    network = str(row.get("network") or "")
-    learned = row.get("checkpoint") or (network and "[" not in network)  # which defines its SDE
-    implied = {"sde": learned, "network": row.get("checkpoint"), "steps": _fixes_steps(str(row.get("sampler")))}
-    found = {axis: [row[axis]] for axis in OPTIONS if row.get(axis) is not None and not implied.get(axis)}
-    found["seed"] = list(row.get("seeds") or [row.get("seed", 0)])
-    if row.get("device"):
-        found["device"] = [str(row["device"]).split(" ")[0]]
-    return {axis.replace("_", "-"): values for axis, values in found.items()}
 
 
 def _fixes_steps(sampler: str) -> bool:

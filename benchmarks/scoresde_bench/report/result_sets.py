@@ -40,12 +40,9 @@ def read_result_sets(paths: Sequence[str]) -> list[ResultSet]:
     Raises UsageError if a path has no results, FileError if it cannot be read.
     """
     files = [_find(path) for path in paths]
-    names = [
-        Path(path).name if Path(path).is_dir() else file.parent.name for path, file in zip(paths, files, strict=True)
-    ]
-    names = [name or file.resolve().parent.name for name, file in zip(names, files, strict=True)]
-    twice = {name for name, times in Counter(names).items() if times > 1}
-    names = [path if name in twice else name for path, name in zip(paths, names, strict=True)]
+    named = [Path(path) if Path(path).is_dir() else file.parent for path, file in zip(paths, files, strict=True)]
+    names = [folder.name or folder.resolve().name for folder in named]
+    names = [path if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
     names = [f"{name} ({n})" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
     rows = [tell_apart([_of_a_run(row) for row in read_rows(file).values()]) for file in files]
     return [ResultSet(name, file.parent, found) for name, file, found in zip(names, files, rows, strict=True)]
@@ -74,7 +71,6 @@ def merge(runs: Sequence[ResultSet]) -> list[ResultRow]:
 
 
 def _find(path: str) -> Path:
-    """The file of rows for ``path``."""
     given = Path(path)
     for place in (given, COMMITTED / path):
         if place.is_file():

@@ -100,8 +100,8 @@ def across(costs: Sequence[float]) -> Axis:
 
 def up(found: Sequence[MetricValue]) -> Axis:
     """The vertical axis of finite qualities, with their bars and floors."""
-    scale = _quality_scale(found)
     values, floors = [m.value for m in found], [m.floor for m in found if math.isfinite(m.floor)]
+    scale = _quality_scale([*values, *floors], [m.floor_stderr for m in found], [m.stderr for m in found])
     bars = [m.value + side * m.bar for m in found if m.bar < HUGE for side in (-1, 1)]
     # On a logarithmic axis a bar may end below zero, outside of it; an asinh axis shows zero.
     least = min(values) / 2 if scale.kind == "logarithmic" else -math.inf
@@ -126,9 +126,12 @@ def cost_ticks(costs: Sequence[float], across: Axis, counted: bool = True) -> li
 
 
 def quality_ticks(up: Axis) -> list[Tick]:
-    """Return ticks at round values, those near zero first."""
-    values = sorted(up.scale.ticks(up.low, up.high), key=abs)
-    return _apart([Tick(up(value), tick_text(value)) for value in values], lambda *_: 16.0)
+    """Return ticks at round values, those near zero first, with three digits and a true minus sign."""
+    ticks = []
+    for value in sorted(up.scale.ticks(up.low, up.high), key=abs):
+        text = plain(value, 3) if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
+        ticks.append(Tick(up(value), text.replace("e+0", "e").replace("e-0", "e-").replace("-", "−")))
+    return _apart(ticks, lambda *_: 16.0)
 
 
 def _apart(ticks: Sequence[Tick], gap: Callable[[Tick, Tick], float]) -> list[Tick]:
@@ -140,19 +143,12 @@ def _apart(ticks: Sequence[Tick], gap: Callable[[Tick, Tick], float]) -> list[Ti
     return sorted(kept)
 
 
-def _quality_scale(found: Sequence[MetricValue]) -> Scale:
-    """The scale of values; the ``unit`` of asinh is the median standard error of the floors, else of the values."""
-    values = [m.value for m in found] + [m.floor for m in found if math.isfinite(m.floor)]
+def _quality_scale(values: Sequence[float], *errors: Sequence[float]) -> Scale:
+    """The scale of values; the ``unit`` of asinh is the median of the first ``errors`` that are known."""
     least, most = min(values), max(values)
     if least > TINY:
         return Scale("logarithmic" if most / least >= 5 else "linear")
-    extent, errors = max(-least, most), ([m.floor_stderr for m in found], [m.stderr for m in found])
+    extent = max(-least, most)
     known = filter(None, ([error for error in each if 0 < error < math.inf] for each in errors))
     unit = max(median(next(known, [extent / 100])), TINY)
     return Scale("asinh", unit) if extent > 20 * unit else Scale("linear")
-
-
-def tick_text(value: float) -> str:
-    """Return the text of a tick: three digits and a true minus sign."""
-    text = plain(value, 3) if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
-    return text.replace("e+0", "e").replace("e-0", "e-").replace("-", "−")

@@ -64,11 +64,10 @@ class _Listing:
         self.floors = {f"{FLOOR} of {target}" if many else FLOOR: found for target, found in floors.items()}
         self.names = {title(axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
         self.names["NFE"] = [number_text(row, "nfe") for row in rows]
-        printed = {
-            f"published {metric}": [published.text(row, metric) for row in rows] for metric in published.metrics(rows)
+        self.last = {
+            f"published {name}": [published.text(row, name) for row in rows] for name in published.metrics(rows)
         }
-        self.last = printed | {"samples/s": [number_text(row, "samples_per_second", 3) for row in rows]}
-        self.headings = {metric: ranking.heading(metric, "{}\n({})") for metric in ranking.metrics}
+        self.last["samples/s"] = [number_text(row, "samples_per_second", 3) for row in rows]
         self.values = {metric: self._column(metric) for metric in ranking.metrics}
 
     def _floors(self, target: str | None) -> dict[str, str]:
@@ -128,13 +127,14 @@ class _Listing:
             right = name == "NFE" or all(content.replace(".", "").isdigit() for content in texts)
             table.add_column(text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for metric in metrics:
-            table.add_column(Text.assemble(text(self.headings[metric]), justify="right"), no_wrap=True)
+            heading = text(self.ranking.heading(metric, "{}\n({})"))
+            table.add_column(Text.assemble(heading, justify="right"), no_wrap=True)
         for name in self.last:
             table.add_column(name, justify="right", no_wrap=True)
         last = len(self.ranking.done) - 1
         for line, position in enumerate(self.ranking.done):
-            styles = ["bold green" if self.ranking.mark(position, metric) == "best" else "" for metric in metrics]
-            values = [text(self.values[metric][line], style) for metric, style in zip(metrics, styles, strict=True)]
+            best = {metric: self.ranking.mark(position, metric) == "best" for metric in metrics}
+            values = [text(self.values[metric][line], "bold green" if best[metric] else "") for metric in metrics]
             names, others = ([text(texts[line]) for texts in each.values()] for each in (self.names, self.last))
             table.add_row(*names, *values, *others, end_section=line == last)
         for line, name in enumerate(self.floors, last + 1):

@@ -84,15 +84,13 @@ class Bench:
         environment.reset_peak_memory(device)
         drawn, size = self._draw(cell, model, device, progress)
         found: Row = {
-            "batch_size": size,
-            "nfe": drawn.nfe,
-            "seconds": drawn.seconds,
+            **{"batch_size": size, "nfe": drawn.nfe, "seconds": drawn.seconds},
             "samples_per_second": cell.samples / drawn.seconds,
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
+            "picture": f"pictures/{cell.key}.png",
         }
         warnings = _warnings(cell, size)
-        found["picture"] = f"pictures/{cell.key}.png"
         try:
             shown: dict[str, Any] = {"columns": 8, "count": 32, "least": 56, "clear": True}
             picture.draw(self.folder / found["picture"], cell.source.units, drawn.x, **shown)
@@ -106,16 +104,15 @@ class Bench:
             return {**found, "status": "failed", "reason": lost}
         return {**found, **self._judge(cell, x, model, reference)}
 
-    def _draw(
-        self, cell: Cell, model: ScoreModel, device: torch.device, progress: OnStep | None
-    ) -> tuple[Samples, int]:
+    def _draw(self, cell: Cell, model: ScoreModel, device: torch.device, on: OnStep | None) -> tuple[Samples, int]:
         """Return the samples and the batch size, which is halved until they fit into memory."""
         how: dict[str, Any] = {"seed": cell.seed, "device": device, "dtype": getattr(torch, cell.dtype)}
-        observe, size = step_observer(self.registry, progress), cell.batch_size
+        observe, size = step_observer(self.registry, on), cell.batch_size
         while True:
             try:
-                if cell.compile != "none":
-                    self._compile(cell, model, device, size)
+                for part in _parts(cell.samples, size) if cell.compile != "none" else ():
+                    if part not in self._compiled:  # by an earlier cell
+                        self._compiled[part] = self._first_call(cell, model, device, part)
                 return sample(model, cell.sampler, cell.samples, batch_size=size, observe=observe, **how), size
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
@@ -123,22 +120,16 @@ class Bench:
             size //= 2  # outside the handler, whose traceback keeps tensors alive
             torch.cuda.empty_cache()
 
-    def _compile(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
-        """Compile the network for the batch sizes of the cell, unless an earlier cell did."""
-        for part in _parts(cell.samples, size):
-            if part not in self._compiled:
-                started = time.perf_counter()
-                self._first_call(cell, model, device, part)
-                self._compiled[part] = time.perf_counter() - started
-
     @torch.no_grad()
-    def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> None:
-        """Evaluate the model once, uncounted, to pay for lazy initialisation and compilation."""
+    def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> float:
+        """Evaluate the model once, uncounted, to pay for lazy initialisation and compilation; returns the seconds."""
+        started = time.perf_counter()
         known = model.informed(size, cell.seed, 0).framed()
         x = torch.zeros(size, *known.shape, device=device, dtype=getattr(torch, cell.dtype))
         known.evaluate(x, known.sde.level_at(known.sde.t_signal, x))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        return time.perf_counter() - started
 
     def load(self, cell: Cell) -> ScoreModel:
         """Return the score model of ``cell``. The last one is kept: cells with one model run in sequence."""
@@ -164,12 +155,9 @@ class Bench:
 
     def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
         started = time.perf_counter()
-        evidence = Evidence(
-            x, cell.seed, model=model, sampler=cell.sampler, reference=reference,
-            units=cell.source.units, dtype=getattr(torch, cell.dtype),
-        )  # fmt: skip
-        metrics: dict[str, Any] = {}
-        skipped: dict[str, str] = {}
+        given: dict[str, Any] = {"units": cell.source.units, "dtype": getattr(torch, cell.dtype)}
+        evidence = Evidence(x, cell.seed, model=model, sampler=cell.sampler, reference=reference, **given)
+        metrics, skipped = dict[str, Any](), dict[str, str]()
         for name, evaluator in cell.judges.items():
             if reason := evaluator.skip(evidence):
                 skipped[name] = reason
@@ -179,8 +167,7 @@ class Bench:
             except Exception as error:
                 error.add_note(f"in the evaluator {name}")
                 raise
-        seconds = time.perf_counter() - started
-        row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": seconds}
+        row = {"metrics": metrics, "metrics_skipped": skipped, "evaluation_seconds": time.perf_counter() - started}
         reason = valueless(metrics)
         return {**row, "status": "failed", "reason": reason} if reason else row
 
@@ -203,7 +190,6 @@ def _warnings(cell: Cell, size: int) -> dict[str, str]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason of a failure in one line."""
     if isinstance(error, ScoreSDEError | OutOfTime):
         return str(error)
     if _out_of_memory(error):

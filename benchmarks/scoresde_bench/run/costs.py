@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -52,11 +52,9 @@ class Costs:
     here: bool = True
     """Whether cells run on this machine, so that measurements here apply to them."""
     _done: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
-    """Seconds per evaluation and sample of every finished cell."""
-    _rates: dict[Any, float | None] = attrs.field(factory=dict, init=False)
-    """Seconds per evaluation and sample from calibration."""
-    _judging: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
-    _nfe: dict[Any, float | None] = attrs.field(factory=dict, init=False)
+    """Of every finished cell, seconds per evaluation and sample, and seconds to evaluate its metrics."""
+    _tried: dict[Any, float | None] = attrs.field(factory=dict, init=False)
+    """Evaluations, and seconds per evaluation and sample, that were measured here; None if that failed."""
 
     def learn(self, cells: Iterable[Cell], rows: dict[str, Row]) -> None:
         """Record the times of the finished cells among ``cells``."""
@@ -69,28 +67,34 @@ class Costs:
                 continue
             self._done.setdefault(_rate_key(cell), []).append(seconds / nfe / cell.samples)
             if math.isfinite(beside := whole - seconds - compiling):
-                self._judging.setdefault(_judging_key(cell), []).append(max(0.0, beside))
+                self._done.setdefault(_judging_key(cell), []).append(max(0.0, beside))
             if "steps" not in cell.sampler.uses:
-                self._nfe[self._nfe_key(cell)] = nfe
+                self._tried[_nfe_key(cell)] = nfe
 
     def seconds(self, cell: Cell) -> float | None:
         """Return the predicted seconds of ``cell``; None if unknown."""
         if cell.skip:
             return 0.0
-        rate, nfe = self._rate(cell), self.nfe(cell)
+        key, nfe = _rate_key(cell), self.nfe(cell)
+        rate = statistics.median(self._done[key]) if key in self._done else self._try(key, cell, self._calibrate)
         if rate is None or nfe is None:
             return None
-        return rate * nfe * cell.samples + statistics.median(self._judging.get(_judging_key(cell), [0.0]))
+        return rate * nfe * cell.samples + statistics.median(self._done.get(_judging_key(cell), [0.0]))
 
     def nfe(self, cell: Cell) -> float | None:
         """Return the function evaluations per sample; None if a trial fails or would have to run elsewhere."""
-        key = self._nfe_key(cell)
-        if key not in self._nfe:
+        return self._try(_nfe_key(cell), cell, self._count)
+
+    def _try(self, key: Any, cell: Cell, measure: Callable[[Cell], float | None]) -> float | None:
+        if key not in self._tried:
+            threads = torch.get_num_threads()
             try:
-                self._nfe[key] = self._count(cell)
+                self._tried[key] = measure(cell)
             except Exception:  # the cell itself will report why
-                self._nfe[key] = None
-        return self._nfe[key]
+                self._tried[key] = None
+            finally:
+                torch.set_num_threads(threads)
+        return self._tried[key]
 
     def _count(self, cell: Cell) -> float | None:
         sampler, sde = cell.sampler, cell.source.sde
@@ -101,31 +105,16 @@ class Costs:
             return more + (more - few) / (TRIAL_STEPS[1] - TRIAL_STEPS[0]) * (cell.steps - TRIAL_STEPS[1])
         if not self.here:
             return None
-        device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
-        model = self.bench.load(cell)
-        return sample(model, sampler, 2, device=device, dtype=dtype).nfe
-
-    def _rate(self, cell: Cell) -> float | None:
-        """Seconds per evaluation and sample."""
-        key = _rate_key(cell)
-        if key in self._done:
-            return statistics.median(self._done[key])
-        if key not in self._rates:
-            threads = torch.get_num_threads()
-            try:
-                self._rates[key] = self._calibrate(cell) if self.here else None
-            except Exception:  # the cell itself will report why
-                self._rates[key] = None
-            finally:
-                torch.set_num_threads(threads)
-        return self._rates[key]
+        return sample(self.bench.load(cell), sampler, 2, device=cell.device, dtype=getattr(torch, cell.dtype)).nfe
 
     @torch.no_grad()
-    def _calibrate(self, cell: Cell) -> float:
+    def _calibrate(self, cell: Cell) -> float | None:
         """Seconds per sample of an evaluation, with the largest batch that PATIENCE allows.
 
         The network is timed without compiling, which would take longer than the answer is worth.
         """
+        if not self.here:
+            return None
         device, dtype = torch.device(cell.device), getattr(torch, cell.dtype)
         model, level = self.bench.load(attrs.evolve(cell, compile="none")), cell.source.sde.level(torch.ones(()))
 
@@ -154,11 +143,6 @@ class Costs:
                 return seconds / size
             size = following
 
-    def _nfe_key(self, cell: Cell) -> Any:
-        """The evaluations of an adaptive sampler depend on the score, those of others on the steps alone."""
-        adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
-        return json.dumps(cell.parameters["sampler"], sort_keys=True), adaptive
-
 
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
     """Evaluations for one sample of a small event with as many axes."""
@@ -169,6 +153,12 @@ def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
 def _rate_key(cell: Cell) -> Any:
     names = tuple(cell.names.get(name) for name in ("target", "checkpoint", "network", "sde"))
     return names, cell.dtype, cell.device, cell.compile, cell.precision
+
+
+def _nfe_key(cell: Cell) -> Any:
+    """The evaluations of an adaptive sampler depend on the score, those of others on the steps alone."""
+    adaptive = None if "steps" in cell.sampler.uses else _rate_key(cell)
+    return json.dumps(cell.parameters["sampler"], sort_keys=True), adaptive
 
 
 def _judging_key(cell: Cell) -> Any:

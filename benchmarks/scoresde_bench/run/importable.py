@@ -17,19 +17,13 @@ _HOMES = {
 }
 
 
-def forget_working_folder() -> None:
-    """Remove the entry that ``python -m`` put first in ``sys.path``, unless it is needed."""
-    if not sys.flags.safe_path and sys.path and _is_strange(sys.path[0]):
-        del sys.path[0]
-
-
 def environment() -> dict[str, str]:
     """Return variables with which another process imports what this one can, and nothing from its working folder."""
-    found = [entry or os.getcwd() for entry in sys.path if entry or not _is_strange(entry)]
+    found = [entry or os.getcwd() for entry in sys.path if entry or not is_strange(entry)]
     return {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
 
 
-def _is_strange(entry: str) -> bool:
+def is_strange(entry: str) -> bool:
     """Whether ``entry`` is the working folder and none of our packages is in it."""
     here = os.path.realpath(entry or os.getcwd())
     return here == os.path.realpath(os.getcwd()) and here not in _HOMES

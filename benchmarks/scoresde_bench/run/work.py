@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from scoresde_run.machine.terminal import Terminal
 from scoresde_run.results.results import Results, Row
 from scoresde_run.results.rows import warnings_of
 from ..plan.cells import Cell
-from ..report.combinations import earlier, pool, summary, tell_apart
+from ..report.combinations import EARLIER, identity, is_current, pool, tell_apart
 from ..report.labels import ResultRow, count
 from ..report.page import write_report
 from ..report.published import PublishedValue, attach
@@ -50,28 +50,24 @@ class Work:
     budget: float | None = None
     """Seconds within which every started cell must end by its predicted cost; None: no limit."""
     debug: bool = False
-    _warned: set[str] = attrs.field(factory=set, init=False)
-    """Warnings already printed."""
 
     def preview(self) -> int:
         """Print the cells with their predicted cost."""
         done = Results.peek(self.folder)
         costs = self._costs(done)
-        total, unknown = 0.0, 0
+        found = list[float | None]()
         for cell in self.cells:
-            seconds, nfe = costs.seconds(cell), None if cell.skip else costs.nfe(cell)
             if cell.skip:
                 note = f"skipped: {cell.skip}"
             elif cell.key in done and done[cell.key]["status"] != "failed":
                 note = "already done"
             else:
-                unknown += seconds is None
-                total += seconds or 0.0
+                seconds, nfe = costs.seconds(cell), costs.nfe(cell)
+                found.append(seconds)
                 cost = "cost unknown" if seconds is None else f"about {in_words(seconds)}"
                 note = cost if nfe is None else f"NFE {nfe:g}, {cost}"
             print(f"{cell.key}  {cell.title}  ({note})")
-        more = f", plus {unknown} of unknown cost" if unknown else ""
-        print(f"{count(len(self.cells), 'cell')}, about {in_words(total)} left{more}")
+        print(f"{count(len(self.cells), 'cell')}, about {_total(found, ' left')}")
         return 0
 
     def _costs(self, done: dict[str, Row]) -> Costs:
@@ -87,10 +83,6 @@ class Work:
             if len(todo) < len(cells):
                 console.print(f"{len(cells) - len(todo)} of {len(cells)} cells are already done in {self.folder}")
             costs = self._costs(results.rows)
-            others = set(results.rows) - {cell.key for cell in cells}
-            known = earlier(results.rows, [costs.bench.blank(cell) for cell in cells if others])
-            if known:
-                console.print(f"in {self.folder}: {summary(known)}", markup=False, highlight=False)
             for precision in dict.fromkeys(cell.precision for cell in todo if self.executor.here and not cell.skip):
                 if slow := slow_precision(torch.device(self.settings.device), precision):
                     print(f"warning: {slow}", file=sys.stderr)
@@ -99,11 +91,23 @@ class Work:
                 left = self._perform(todo, results, costs, meter)
             missing = {cell.key for cell in left}
             rows = [results.rows[cell.key] for cell in cells if cell.key not in missing]
-            self._show(tell_apart([*(row for row, _ in known), *rows], {row["cell"] for row in rows}), console)
+            self._show(self._beside(rows, results, console), console)
         if left:
             undone = f"{len(left)} of {len(cells)} cells were not run"
             console.print(f"time budget exhausted: {undone}; repeat the command to continue", highlight=False)
         return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+    def _beside(self, rows: Sequence[Row], results: Results, console: Terminal) -> list[ResultRow]:
+        """``rows`` behind those of the same cells that were measured with earlier source; says how many these are."""
+        asked, keys = {(identity(row), row.get("seed")) for row in rows}, {cell.key for cell in self.cells}
+        same = [row for row in results.rows.values() if (identity(row), row.get("seed")) in asked]
+        shown = tell_apart([*(row for row in same if row["cell"] not in keys), *rows], keys)
+        if old := [row["measured"].removeprefix(EARLIER) for row in shown if not is_current(row)]:
+            many = "1 row of these cells was" if len(old) == 1 else f"{len(old)} rows of these cells were"
+            what = ", ".join(dict.fromkeys(", ".join(old).split(", ")))
+            said = f"{many} measured with an earlier version of {what}; shown beside the new ones, not reused"
+            console.print(f"in {self.folder}: {said}", markup=False, highlight=False)
+        return [row for row in shown if row["cell"] in keys or not is_current(row)]
 
     def _announce(self, cells: Sequence[Cell], costs: Costs) -> None:
         """Say what the cells will cost, if that is above an hour; what is far below it is not estimated."""
@@ -111,17 +115,15 @@ class Work:
         if evaluations < (FEW if any(cell.source.has_network for cell in cells) else 1000 * FEW):
             return
         found = [costs.seconds(cell) for cell in cells]
-        total, unknown = sum(filter(None, found)), found.count(None)
-        if total > 3600:
-            more = f", plus {unknown} of unknown cost" if unknown else ""
-            work = f"{count(len(cells), 'cell')}, about {in_words(total)} of work{more}"
+        if sum(filter(None, found)) > 3600:
+            work = f"{count(len(cells), 'cell')}, about {_total(found, ' of work')}"
             print(f"{work} (--dry-run lists them)", file=sys.stderr)
 
     def _perform(self, cells: Sequence[Cell], results: Results, costs: Costs, meter: Meter) -> list[Cell]:
         """Run ``cells``, write their rows, and return the cells that the time budget left out."""
         end = time.monotonic() + (self.budget or 0.0)
         known = {cell.key: cell for cell in cells}
-        left: list[Cell] = []
+        left, warned = list[Cell](), set[str]()
 
         def tasks(chosen: Sequence[Cell]) -> Iterator[Task]:
             for cell in chosen:
@@ -130,27 +132,21 @@ class Work:
                 else:
                     yield Task.of(cell, self.settings)
 
-        def started(task: Task) -> OnStep | None:
-            return meter.start(task.title)
-
         for alone in (False, True):
             chosen = [cell for cell in cells if cell.timing == alone]
-            for row in self.executor.run(tasks(chosen), alone=alone, started=started) if chosen else ():
+            for row in self.executor.run(tasks(chosen), alone=alone, started=meter.start) if chosen else ():
                 results.append(attach(row, self.published))
                 cell = known[row["cell"]]
                 if self.budget is not None:
                     costs.learn([cell], results.rows)
                 meter.finish(row, cell.title)
-                self._warn(cell, row)
+                for warning in (row.get("warnings") or {}).values():
+                    if warning not in warned:
+                        print(f"warning: {cell.title}: {warning}", file=sys.stderr)
+                    warned.add(warning)
+                if row["status"] == "failed" and self.debug:
+                    print(row.get("traceback", ""), file=sys.stderr)
         return left
-
-    def _warn(self, cell: Cell, row: ResultRow) -> None:
-        for warning in (row.get("warnings") or {}).values():
-            if warning not in self._warned:
-                self._warned.add(warning)
-                print(f"warning: {cell.title}: {warning}", file=sys.stderr)
-        if row["status"] == "failed" and self.debug:
-            print(row.get("traceback", ""), file=sys.stderr)
 
     def _show(self, rows: Sequence[ResultRow], console: Terminal) -> None:
         """Print the table and the best cells, and write the report."""
@@ -171,6 +167,11 @@ class Work:
             console.print(f"report:  {page}", highlight=False)
 
 
+def _total(found: Sequence[float | None], word: str) -> str:
+    unknown = found.count(None)
+    return f"{in_words(sum(filter(None, found)))}{word}" + (f", plus {unknown} of unknown cost" if unknown else "")
+
+
 class Meter(Progress):
     """Counts the cells of a run: a live bar on a terminal, one plain line per cell in a pipe."""
 
@@ -183,11 +184,12 @@ class Meter(Progress):
         if error[0] is not None and self.done < self.total:
             self.console.print(f"stopped with {self.done} of {self.total} cells done; repeat the command to continue")
 
-    def start(self, title: str) -> Callable[[int, int], Any] | None:
-        """Show the start of a cell; returns a function to call after each step."""
+    def start(self, task: Task) -> OnStep | None:
+        """Show the start of a task; returns a function to call after each step."""
         if not self.live:
             return None
-        shown = title[-max(24, self.console.width - 86) :]  # its end, beside the bar: cells differ in their last axes
+        room = max(24, self.console.width - 86)  # beside the bar
+        shown = task.title[-room:]  # cells differ in their last axes
         self.show(shown, self.done, self.total)
         return lambda k, n: self.show(f"{shown}, step {k}{f' of {n}' if n else ''}", self.done, self.total)
 

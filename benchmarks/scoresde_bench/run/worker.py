@@ -25,37 +25,32 @@ def prepare(settings: Settings, registry: Registry | None = None) -> tuple[Bench
         os.chdir(settings.directory)
         loaded = registry or load_registry(local=settings.registry)
         use_tf32(settings.tf32)
-        _benches[settings] = (
-            Bench(loaded, Path(settings.folder), settings.command, settings.tf32, settings.timeout),
-            Sweep(loaded, settings.device),
-        )
+        bench = Bench(loaded, Path(settings.folder), settings.command, settings.tf32, settings.timeout)
+        _benches[settings] = bench, Sweep(loaded, settings.device)
     return _benches[settings]
 
 
 def perform(task: Task, progress: OnStep | None = None) -> Row:
     """Run a task and return its row, with status done, skip or failed."""
     try:
-        bench, _ = prepare(task.settings)
         cell = _cell(task)
     except Exception as error:
         return _failed(task, reason_of(error))
-    return bench.run(cell, progress)
+    return prepare(task.settings)[0].run(cell, progress)
 
 
 def fail(task: Task, reason: str) -> Row:
     """Return a failed row for a task that was lost."""
     try:
-        bench, _ = prepare(task.settings)
-        return {**bench.blank(_cell(task)), "status": "failed", "reason": reason}
+        return {**prepare(task.settings)[0].blank(_cell(task)), "status": "failed", "reason": reason}
     except Exception:
         return _failed(task, reason)
 
 
 def _cell(task: Task) -> Cell:
     """The cell of a task, built if the task is text. Checks its key again, because files may have changed."""
-    made = task.cell
-    if made is None:
-        (made,) = prepare(task.settings)[1].cells([read_block(task.request, f"the task {task.key}", [])])
+    _, sweep = prepare(task.settings)
+    made = task.cell or sweep.cells([read_block(task.request, f"the task {task.key}", [])])[0]
     cell = attrs.evolve(made, files=task.files)
     if cell.key != task.key:
         raise RuntimeError(

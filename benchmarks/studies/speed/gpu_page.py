@@ -74,13 +74,12 @@ def page(data, device, pictures):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("waits", "page"))
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", type=torch.device, default="cuda")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = options.device
     if options.what == "waits":
-        waits(device)
-        return
+        return waits(device)
     data = read(options.out) | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": describe_device(device)}
     newest = sorted(options.out.glob("cifar10/samples/*.png"))[-1:]
     pictures = [shutil.copy(path, options.out / "samples.png").name for path in newest]

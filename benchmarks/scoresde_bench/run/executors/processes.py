@@ -72,9 +72,7 @@ class ProcessesExecutor(Executor):
                 worker.end()
 
     def _places(self, device: str, alone: bool) -> list[dict[str, str]]:
-        """The environment variables of every worker."""
-        gpus = _gpus() if device.startswith("cuda") else []
-        if gpus:
+        if gpus := _gpus() if device.startswith("cuda") else []:
             jobs = min(self.jobs or len(gpus), len(gpus)) if alone else self.jobs or len(gpus)
             return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(jobs)]
         jobs = 1 if alone else self.jobs or 1
@@ -83,7 +81,6 @@ class ProcessesExecutor(Executor):
 
 
 def _gpus() -> list[str]:
-    """Names of the GPUs that this process may use."""
     import torch
 
     count = torch.cuda.device_count()
@@ -115,7 +112,10 @@ class _Worker:
                 return fail(task, f"killed because it did not stop at its --timeout of {limit:g} s")
             except (EOFError, OSError):  # it died
                 code = self.end()
-        return fail(task, _cause(code))
+        if code >= 0:
+            return fail(task, f"the worker process exited with code {code} in each of {ATTEMPTS} attempts")
+        hint = ", probably because memory ran out: lower --batch-size or --jobs" if code == -9 else ""
+        return fail(task, f"the worker process was killed by signal {-code} in each of {ATTEMPTS} attempts{hint}")
 
     def stop(self) -> None:
         """Kill the process, even in the middle of a cell; no other is started."""
@@ -147,11 +147,3 @@ class _Worker:
                 self._process = subprocess.Popen(command, env=self._environment, **how)
         with suppress(EOFError, OSError):  # if the process has died, the first task notices
             self._pipe.recv()
-
-
-def _cause(code: int) -> str:
-    """Describe how a process died."""
-    if code >= 0:
-        return f"the worker process exited with code {code} in each of {ATTEMPTS} attempts"
-    hint = ", probably because memory ran out: lower --batch-size or --jobs" if code == -9 else ""
-    return f"the worker process was killed by signal {-code} in each of {ATTEMPTS} attempts{hint}"

@@ -71,8 +71,7 @@ class SlurmExecutor(Executor):
         folder = Path(next(iter(left.values())).settings.folder)
         queue = _Queue(folder / "slurm", self.cluster)
         jobs: list[Any] = []
-        new = [task for key, task in left.items() if not queue.running(key)]
-        if new:
+        if new := [task for key, task in left.items() if not queue.running(key)]:
             name = f"scoresde-bench-{secrets.token_hex(4)}"
             parts = [new[start : start + self.cells] for start in range(0, len(new), self.cells)]
             queue.add(name, parts)
@@ -103,19 +102,17 @@ class SlurmExecutor(Executor):
             wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
             wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
 
-        def submit(chunks: Sequence[Chunk], place: Path) -> list[Any]:
-            executor = submitit.AutoExecutor(place, cluster=self.cluster)
-            executor.update_parameters(**wanted)
-            return list(executor.submit_array(list(chunks)))
-
-        jobs, chunks = [], [Chunk(part) for part in parts]
+        jobs, chunks = list[Any](), [Chunk(part) for part in parts]
+        arrays = {folder: chunks}
+        if self.here:  # each with a mark of its own
+            arrays = {folder / str(number): [chunk] for number, chunk in enumerate(chunks)}
         try:
             with patch.dict(os.environ, importable.environment()):  # of the processes that submitit starts
-                if self.cluster == "slurm":
-                    return submit(chunks, folder)
-                for number, chunk in enumerate(chunks):
-                    os.environ[MARK] = f"{folder.name}_{number}"
-                    jobs += submit([chunk], folder / str(number))
+                for place, array in arrays.items():
+                    os.environ |= {MARK: f"{folder.name}_{place.name}"} if self.here else {}
+                    executor = submitit.AutoExecutor(place, cluster=self.cluster)
+                    executor.update_parameters(**wanted)
+                    jobs += executor.submit_array(array)
         except Exception as error:  # from submitit, sbatch or the system
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
         return jobs
@@ -151,8 +148,8 @@ class _Queue:
         self._record = folder / "jobs.jsonl"
         self._job_of: dict[str, str] = {}
         self._missed: dict[str, int] = {}
-        lines = self._record.read_text(encoding="utf-8", errors="replace").splitlines() if self._record.exists() else []
-        for line in lines:
+        text = self._record.read_text(encoding="utf-8", errors="replace") if self._record.exists() else ""
+        for line in text.splitlines():
             with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short: nothing was submitted
                 entry = json.loads(line)
                 if entry["cluster"] == cluster:
@@ -160,14 +157,12 @@ class _Queue:
         self._alive = self._ask() if self._job_of else set()
 
     def running(self, key: str) -> bool:
-        """Whether a job for this cell still exists."""
         return self._job_of.get(key) in self._alive
 
     def add(self, name: str, parts: Sequence[Sequence[Task]]) -> None:
         """Record on disk which cells the jobs that are to be submitted will run; job n is ``NAME_n``."""
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        cells = [[task.key for task in part] for part in parts]
-        jobs = {f"{name}_{number}": keys for number, keys in enumerate(cells)}
+        jobs = {f"{name}_{number}": [task.key for task in part] for number, part in enumerate(parts)}
         lines = [json.dumps({"job": job, "cluster": self.cluster, "cells": keys}) for job, keys in jobs.items()]
         with self._record.open("a", encoding="utf-8") as file:
             file.write("\n" * bool(file.tell()) + "\n".join(lines) + "\n")  # after a torn line, on a new one
@@ -191,7 +186,6 @@ class _Queue:
                     yield key, fail(task, self._reason(self._job_of[key]))
 
     def _ask(self) -> set[str]:
-        """The names of the jobs that are queued or running."""
         if self.cluster == "local":
             return _marks()
         command = ["squeue", "--noheader", "--array", "--format=%i %j", f"--user={getpass.getuser()}"]
