@@ -117,8 +117,9 @@ def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Sp
         def load(device: torch.device, dtype: torch.dtype, *_: str) -> ScoreModel:
             return ExactScore(target.to(device, dtype), sde)
 
-        given = ({"target": name, "sde": process}, sde, target.shape, Units(levels=256 if target.images else None))
-        return ScoreSource(*given, target, lambda: ExactScore(target, sde), load, has_network=False)
+        names: dict[str, str | None] = {"target": name, "sde": process}
+        given = (names, sde, target.shape, Units(levels=256 if target.images else None), target)
+        return ScoreSource(*given, lambda: ExactScore(target, sde), load, has_network=False)
 
     built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
     truths = [(str(spec), registry.create("targets", spec)) for spec in targets]

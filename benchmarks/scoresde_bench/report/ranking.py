@@ -164,15 +164,6 @@ class Standing:
         return self.label + place + (f" ({count(len(self.tied), 'other')} within its noise)" if self.tied else "")
 
 
-@attrs.frozen
-class Unfinished:
-    """Cells that failed or were skipped for the same reason."""
-
-    status: str
-    reason: str
-    labels: list[str]
-
-
 class Ranking:
     """Ranked rows, their labels, and a standing for each metric and target, the primary metric first."""
 
@@ -212,14 +203,14 @@ class Ranking:
         return [f"{reason} [{count(times, 'cell')}]" for reason, times in Counter(reasons).items()]
 
     @property
-    def unfinished(self) -> list[Unfinished]:
-        """The cells that are not done, by reason, failed ones first; rows neither done nor skipped count as failed."""
+    def unfinished(self) -> dict[tuple[str, str], list[str]]:
+        """The cells that are not done, by their status and reason, failed ones first, as is what is not skipped."""
         grouped: dict[tuple[str, str], list[str]] = {}
         for row, label in zip(self.rows, self.labels, strict=True):
             if not is_done(row):
                 status = "skipped" if row.get("status") == "skip" else "failed"
                 grouped.setdefault((status, str(row.get("reason") or "no reason was recorded")), []).append(label)
-        return [Unfinished(*key, grouped[key]) for key in sorted(grouped, key=lambda key: key[0])]
+        return {key: grouped[key] for key in sorted(grouped, key=lambda key: key[0])}
 
     def mark(self, position: int, metric: str) -> str:
         """Return ``best``, ``tied`` or an empty string for one value."""

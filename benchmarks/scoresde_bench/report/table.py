@@ -48,10 +48,9 @@ def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None 
             show(_directions(ranking))
     for sentence in ranking.unjudged:
         show(sentence, "dim")
-    for group in sorted(ranking.unfinished, key=lambda group: group.status, reverse=True):
-        style = "yellow" if group.status == "skipped" else "red"
-        reason = " ".join(group.reason.split())
-        show(f"{count(len(group.labels), 'cell')} {group.status}: {reason}  [{listing(group.labels)}]", style)
+    for (status, reason), names in sorted(ranking.unfinished.items(), key=lambda group: group[0][0], reverse=True):
+        style = "yellow" if status == "skipped" else "red"
+        show(f"{count(len(names), 'cell')} {status}: {' '.join(reason.split())}  [{listing(names)}]", style)
 
 
 class _Listing:

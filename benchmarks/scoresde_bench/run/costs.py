@@ -34,7 +34,7 @@ PATIENCE = 0.5
 """Upper limit on the expected seconds of a timed evaluation with more than one sample."""
 
 
-class _FreeScore(ScoreModel):
+class FreeScore(ScoreModel):
     """A score that costs nothing: -x."""
 
     def __init__(self, sde: SDE, shape: tuple[int, ...]) -> None:
@@ -147,7 +147,7 @@ class Costs:
 def _trial(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> float:
     """Evaluations for one sample of a small event with as many axes."""
     small = (shape[0], *(min(side, 2) for side in shape[1:])) if shape else shape
-    return sample(_FreeScore(sde, small), sampler, 1).nfe
+    return sample(FreeScore(sde, small), sampler, 1).nfe
 
 
 def _rate_key(cell: Cell) -> Any:

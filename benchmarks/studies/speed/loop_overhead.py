@@ -9,18 +9,10 @@ the samplers of a checkout of score_sde_pytorch (its ODE needs SciPy).
 import torch
 from published import Checkout
 from side_by_side import in_turn, options_of, prepare, show
-from scoresde_core import Noise, ScoreModel, create
+from scoresde_bench.run.costs import FreeScore
+from scoresde_core import Noise, create
 
 SHAPE, BATCH, STEPS = (3, 32, 32), 64, 50
-
-
-class TrivialScore(ScoreModel):
-    """-x: one kernel."""
-
-    sde, shape = create("sdes", "vp"), SHAPE
-
-    def evaluate(self, x, level):
-        return -x
 
 
 def published(checkout, device):
@@ -38,7 +30,7 @@ def published(checkout, device):
 
 def ours(device):
     """Runs of our samplers, which return their number of steps or evaluations."""
-    model = TrivialScore()
+    model = FreeScore(create("sdes", "vp"), SHAPE)
 
     def run(text, steps=STEPS):
         noise, before = Noise(0, SHAPE, BATCH, device=device), model.calls
