@@ -187,7 +187,6 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
 
 
 def _text(axis: str, value: Any, where: str, problems: list[str]) -> str:
-    """A value of an axis as text."""
     component = axis in COMPONENT_AXES or axis == "evaluator"
     if component and isinstance(value, dict) and isinstance(value.get("name"), str):
         return str(Spec(value["name"], {key: item for key, item in value.items() if key != "name"}))

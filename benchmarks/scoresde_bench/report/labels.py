@@ -83,7 +83,6 @@ def labels(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def name(row: ResultRow, axes: Sequence[str]) -> str:
-    """Return the values of ``axes`` in words; missing components are left out."""
     words = [_word(axis, seed_text(row) if axis == "seed" else row.get(axis)) for axis in axes]
     return " ".join(word for word in words if word) or "cell"
 

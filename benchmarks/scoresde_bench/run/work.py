@@ -149,7 +149,6 @@ class Work:
         return left
 
     def _show(self, rows: Sequence[ResultRow], console: Terminal) -> None:
-        """Print the table and the best cells, and write the report."""
         pooled = pool(rows)
         print_table(pooled, console)
         for warning in warnings_of(rows):

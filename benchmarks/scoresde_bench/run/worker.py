@@ -61,7 +61,6 @@ def _cell(task: Task) -> Cell:
 
 
 def _failed(task: Task, reason: str) -> Row:
-    """A failed row for a cell that cannot be built here."""
     names = {key: value[0] if isinstance(value, list) and value else value for key, value in task.request.items()}
     row: Row = {"schema": SCHEMA, "cell": task.key, "status": "failed", "reason": reason, **names}
     return {**row, "device": task.settings.device, "command": task.settings.command, **facts()}
