@@ -10,6 +10,7 @@ random numbers: a few thousand points reveal an error of 2 % in the noise.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -122,14 +123,11 @@ _TRAINED: Mapping[type, _Trained] = {
 }
 
 
-def _trained(loss: Loss) -> _Trained:
-    if loss.trains not in _TRAINED:
-        raise Skip(f"it trains a {loss.trains.__name__}, for which the suite has no ground truth")
-    return _TRAINED[loss.trains]
-
-
 def _served(candidate: Candidate) -> Iterator[tuple[Any, _Trained, SDE]]:
-    trained = _trained(candidate.component)
+    trains = candidate.component.trains
+    if trains not in _TRAINED:
+        raise Skip(f"it trains a {trains.__name__}, for which the suite has no ground truth")
+    trained = _TRAINED[trains]
     found = pairs(candidate, lambda loss, sde: unserved(loss, sde) or loss.skip(trained.plain(sde)))
     return ((loss, trained, sde) for loss, sde in some(found, "it refuses every SDE that was tried"))
 
@@ -167,6 +165,18 @@ def gives_one_number_an_event(candidate: Candidate) -> None:
             is_like(f"per_sample of {shape}", value, x.shape[:1], x.dtype)
 
 
+def _loss_of(
+    loss: Loss, model: Any, x: Tensor, known: Mapping[str, Tensor], first: int, last: int, step: int = 0
+) -> Tensor:
+    """Return the losses of some of the events, none of whose draws has the purpose of another."""
+    draws = _Recorded(0, step, last - first, start=first, total=len(x))
+    draws.purposes = []
+    value = loss.per_sample(model, x[first:last], draws, **{name: rows[first:last] for name, rows in known.items()})
+    twice = {purpose for purpose in draws.purposes if draws.purposes.count(purpose) > 1}
+    assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, which gives the same numbers"
+    return value
+
+
 def draws_are_its_only_chance(candidate: Candidate) -> None:
     """The same draws give the same loss, another step another loss, and parts of a batch the losses of the whole.
 
@@ -174,18 +184,7 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
     """
     x = torch.randn(6, 3)
     for loss, trained, sde in _served(candidate):
-        known = trained.known(loss.needs, x)
-
-        def of(first: int, last: int, step: int = 0, of: Any = (loss, trained, sde, known)) -> Tensor:
-            loss, trained, sde, known = of
-            draws = _Recorded(0, step, last - first, start=first, total=6)
-            draws.purposes = []
-            rows = {name: values[first:last] for name, values in known.items()}
-            value: Tensor = loss.per_sample(trained.plain(sde), x[first:last], draws, **rows)
-            twice = {purpose for purpose in draws.purposes if draws.purposes.count(purpose) > 1}
-            assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, which gives the same numbers"
-            return value
-
+        of = partial(_loss_of, loss, trained.plain(sde), x, trained.known(loss.needs, x))
         whole = of(0, 6)
         assert torch.equal(whole, of(0, 6)), "the same draws give another loss"
         assert not torch.equal(whole, of(0, 6, step=1)), "another step gives the same loss"
