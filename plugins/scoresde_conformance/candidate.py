@@ -191,8 +191,13 @@ Shape = tuple[int, ...]
 
 
 def kept(compute: Callable[[Candidate], T]) -> Callable[[Candidate], T]:
-    """A function of a candidate whose result its other checks share."""
-    return lambda candidate: candidate.once(compute, lambda: compute(candidate))
+    """A function of a candidate whose result its other checks share, with what was tried for it."""
+
+    def ask(candidate: Candidate) -> T:
+        found, candidate.trying = candidate.once(compute, lambda: (compute(candidate), candidate.trying))
+        return found
+
+    return ask
 
 
 def first_accepted(tried: Iterable[T], refusal: Callable[[T], str | None], what: str = "shape tried") -> T:

@@ -35,6 +35,7 @@ SCALED = 3.0
 ByName = dict[str, list[Metric]]
 
 
+@kept
 def _target(candidate: Candidate) -> Target:
     """Return the first target that the evaluator accepts: the suite's own two, then its counterparts by dimension."""
 
@@ -43,14 +44,11 @@ def _target(candidate: Candidate) -> Target:
         evaluator: Evaluator = candidate.component
         return evaluator.skip(_evidence(case[1], _draws(case[1])))
 
-    def find() -> tuple[str, Target]:
-        own = [("the suite's own gaussian", gaussian(event=(2,))), ("the suite's own mixture", Mixture())]
-        partners = sorted(candidate.partners("targets"), key=lambda partner: prod(partner[1].shape))
-        return first_accepted([*own, *((f"target {name}", found) for name, found in partners)], refusal, "target")
-
-    label, target = candidate.once("target", find)
-    candidate.trying = f"{candidate.name} on {label}"
-    return target
+    tried: list[tuple[str, Target]] = [("the suite's own gaussian", gaussian(event=(2,)))]
+    tried.append(("the suite's own mixture", Mixture()))
+    partners = sorted(candidate.partners("targets"), key=lambda partner: prod(partner[1].shape))
+    tried += [(f"target {name}", target) for name, target in partners]
+    return first_accepted(tried, refusal, "target")[1]
 
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
