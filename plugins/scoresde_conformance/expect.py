@@ -49,7 +49,7 @@ def is_zero(values: Tensor, what: str, more: float = 0.0, *, verb: str = "is off
 
 def agree(found: Tensor, expected: Tensor | float, most: float, what: str) -> None:
     """Two tensors differ by at most ``most``, which ends the sentence ``what``."""
-    gap = float((found - expected).abs().max())
+    gap = float((found - expected).detach().abs().max())
     assert gap <= most, f"{what} {gap:.3g}"
 
 

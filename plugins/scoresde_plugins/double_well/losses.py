@@ -8,7 +8,6 @@ are +-1.
 """
 
 import math
-from typing import ClassVar
 
 import attrs
 import torch
@@ -23,8 +22,6 @@ from ..song2021.losses import ContinuousLoss
 @attrs.frozen
 class SlicedScoreMatchingLoss(ContinuousLoss):
     """g^2 (v^T ds/dx v + |s|^2 / 2) at simulated states; it has no lower bound that is known beforehand."""
-
-    exempt: ClassVar = {"draws_are_its_only_chance": "of a score that is zero it is zero, whatever the draws"}
 
     steps: int = param(100, "steps of the forward simulation", ge(1), kw_only=True)
 
