@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import attrs
+import flax_files
 import numpy as np
 import torch
 import yaml
@@ -434,6 +435,22 @@ pickles = st.builds(
     lambda data: Case("pickles", ["import-checkpoint", "a.pth", "--preset", "moons_vp", "--out", "o"], {"a.pth": data}),
     changed(pickled()),
 )
+
+
+def trained():
+    """A train state of the JAX code."""
+    weights = {"Conv_0/kernel": torch.zeros(3, 3, 2, 4), "GroupNorm_0/scale": torch.ones(1, 1, 1, 4)}
+    return [flax_files.encoded(flax_files.state(weights, weights))]
+
+
+flax_states = st.builds(
+    lambda data: Case(
+        "flax",
+        ["import-checkpoint", "checkpoint_1", "--preset", "vp_cifar10_ddpmpp", "--out", "o"],
+        {"checkpoint_1": data},
+    ),
+    changed(trained()),
+)
 GRAMMARS = {
     "components": components,
     "overrides": overrides,
@@ -445,6 +462,7 @@ GRAMMARS = {
     "npz": arrays,
     "safetensors": tensors,
     "pickles": pickles,
+    "flax": flax_states,
 }
 
 

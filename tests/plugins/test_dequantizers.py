@@ -12,7 +12,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
 from scoresde_plugins.commands.train_dequantizer import DequantizationLoss
-from scoresde_plugins.dequantizers.variational import FlowPP, merge, split
+from scoresde_plugins.dequantizers.flowpp import FlowPP, merge, split
 from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
 from scoresde_plugins.likelihood.bound import likelihood_bound
 from scoresde_plugins.targets.gaussian import GaussianTarget

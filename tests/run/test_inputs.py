@@ -22,6 +22,7 @@ from scoresde_plugins.datasets.files import ImageFolderDataset, JPEGArchiveDatas
 from scoresde_plugins.datasets.published import DownsampledImageNetDataset
 from scoresde_plugins.evaluators import statistics_file
 from scoresde_plugins.extractors.networks import Classifier, Inception
+from scoresde_plugins.song2021 import flax_checkpoint
 from scoresde_plugins.song2021.published_checkpoint import read_published
 from scoresde_plugins.targets import mfa
 from scoresde_run.commands import events
@@ -64,6 +65,7 @@ READERS = {
     "mask.npy": [mask],
     "mask.png": [mask, lambda path: events._pictures(path, (1, 8, 8))],
     "checkpoint.pth": [read_published, lambda path: Inception(weights=str(path)).load(torch.device("cpu"))],
+    "checkpoint_12": [lambda path: flax_checkpoint.read(path) or read_published(path)],
     "a.zip": [lambda path: ImageFolderDataset(path=str(path)).load()],
     "a.tfrecords": [lambda path: ImageFolderDataset(path=str(path)).load()],
     "train_data_batch_1": [lambda path: DownsampledImageNetDataset(root=str(path.parent)).load()],

@@ -11,7 +11,7 @@ from scoresde_run.commands.options import add_shared
 
 @attrs.frozen
 class ImportCheckpointCommand(Command):
-    """Imports a folder of diffusers, or with its preset a file of score_sde_pytorch, ncsn or ncsnv2.
+    """Imports a folder of diffusers, or with its preset a file of score_sde (also in JAX), score_flow, ncsn or ncsnv2.
 
     Every tensor must have its place in the network. Nothing that is read is run.
     """
@@ -45,6 +45,7 @@ class ImportCheckpointCommand(Command):
             raise FileError(f"{arguments.file} does not fit {whose}: {misfit}; {remedy}") from misfit
         about = {"file": file.name, "sha256": sha256, **about, "changes": list(arguments.set)}
         states, step = (converted.weights, converted.ema), about.pop("step", 0)
+        use = about.pop("use", "sample --checkpoint {} --out samples")
         written = checkpoint.save(arguments.out, config, *states, step=step, provenance=about, asked=asked)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
@@ -52,7 +53,7 @@ class ImportCheckpointCommand(Command):
         print(f"{about['layout']}, step {step}: {tensors}")
         for note in converted.notes:
             print(note)
-        print(f"wrote {written.folder}: scoresde sample --checkpoint {written.folder} --out samples")
+        print(f"wrote {written.folder}: scoresde {use.format(written.folder)}")
         return 0
 
 
@@ -60,25 +61,43 @@ def _with_preset(arguments: argparse.Namespace, registry: Registry) -> tuple[Pat
     """The file of a preset's network: its path, configuration, origin, and what converts it."""
     from scoresde_run import plan_model
     from scoresde_run.commands.presets import find_preset
-    from ..song2021.published_checkpoint import convert, read_published
+    from ..song2021 import flax_checkpoint as flax
+    from ..song2021.published_checkpoint import Converted, convert, read_published
 
     file, config = Path(arguments.file), find_preset(registry, arguments.preset).override(arguments.set)
     if file.is_dir():
         raise UsageError(
             f"{file} is a folder: name the published file in it, or leave out --preset for one of diffusers"
         )
-    published, plan = read_published(file), plan_model(config, registry)
+    published, plan = flax.read(file) or read_published(file), plan_model(config, registry)
+    if published.layout == flax.DEQUANTISER:
+        raise UsageError(f"{file} is a dequantiser, which says itself what it is of: leave --preset out")
     how = {"table": hasattr(plan.sde, "sigma_max"), "prefix": arguments.prefix}
     about = {"layout": published.layout, "preset": arguments.preset, "step": published.step}
-    return file, config, about, lambda: convert(published, plan.build().network, **how)
+
+    def converted() -> Converted:
+        network = plan.build().network
+        return convert(flax.renamed(published, network), network, **how)
+
+    return file, config, about, converted
 
 
 def _foreign(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
     """As :func:`_with_preset`, for what says itself which network it is of."""
     from scoresde_run import Config, plan_model
+    from ..dequantizers.flowpp import configured
+    from ..dequantizers.variational import flow_of
     from ..formats import diffusers_folder
+    from ..song2021 import flax_checkpoint as flax
+    from ..song2021.published_checkpoint import convert
 
     place = diffusers_folder.fetched(arguments.file)
+    published = flax.read(place) if place.is_file() else None
+    if published and published.layout == flax.DEQUANTISER:
+        config = configured(published.weights, place).override(arguments.set)
+        about = {"layout": published.layout, "step": published.step}
+        about |= {"use": "likelihood --dequantizer 'variational[checkpoint={}]'"}
+        return place, config, about, lambda: convert(published, flow_of(config, "meta"), prefix=arguments.prefix)
     if not place.is_dir() or arguments.prefix:
         raise UsageError(f"{place} does not say which network it is of: add --preset NAME (see 'scoresde presets')")
     found = diffusers_folder.read_folder(place)

@@ -22,7 +22,8 @@ from scoresde_run.commands.train import add_run, run_training
 from scoresde_run.models.config import DataConfig, ModelConfig, SamplingConfig, TrainingConfig
 from scoresde_run.models.model import find_dataset
 from scoresde_run.training.trainer import TrainingPlan
-from ..dequantizers.variational import NAME, FlowPP
+from ..dequantizers.flowpp import FlowPP
+from ..dequantizers.variational import NAME
 from ..likelihood.bound import bound_draw
 from ..likelihood.likelihood import PUBLISHED_T_MIN, trained_t_min
 from ..numerics.flow import require_continuous

@@ -35,6 +35,7 @@ class Published:
     weights: dict[str, Tensor]
     ema: dict[str, Tensor] | list[Tensor] | None
     step: int
+    notes: list[str] = attrs.field(factory=list)
 
 
 @attrs.frozen
@@ -91,12 +92,14 @@ def convert(published: Published, network: nn.Module, table: bool = False, prefi
         raise Misfit("; ".join([summary(report), *notes]), report)
     if table and "sigmas" in own:
         weights["sigmas"] = _table(weights["sigmas"], own["sigmas"])
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    named = published.ema if isinstance(published.ema, dict) else {}
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad or name in named}
     order = [name for name in stored if name in trained or name in unread]
     ema = None if published.ema is None else _averages(published.ema, trained, order, unread)
     casts = {(weights[name].dtype, own[name].dtype) for name in own if weights[name].dtype != own[name].dtype}
     notes += [f"converted from {old} to {new}".replace("torch.", "") for old, new in sorted(casts, key=str)]
-    return Converted({name: weights[name].to(own[name].dtype) for name in own}, ema, notes)
+    weights = {name: weights[name].to(own[name].dtype) for name in own}
+    return Converted(weights, ema, [*notes, *published.notes])
 
 
 def _without_prefix(

@@ -75,6 +75,7 @@ PARAMETERISATIONS: dict[str, Parameterisation] = {
 
 LABELS: dict[str, Callable[[Level, int], Scalar]] = {
     "time": lambda level, scales: level.t * 999,
+    "log_time": lambda level, scales: _log(level.t * 999),
     "index": lambda level, scales: level.t * (scales - 1),
     "sigma": lambda level, scales: level.sigma,
     "reverse_index": lambda level, scales: _round((1 - level.t) * (scales - 1)),
@@ -82,11 +83,12 @@ LABELS: dict[str, Callable[[Level, int], Scalar]] = {
     "log_ratio": lambda level, scales: 0.25 * _log(level.sigma / level.alpha),
 }
 """The time label of a network: (level, number of training scales) -> label. The published rules are ``time`` (VP and
-sub-VP, continuous), ``index`` (VP, discrete), ``sigma`` (VE, continuous), ``reverse_index`` (VE, discrete: an integer,
-0 the highest noise), ``t`` (flow matching) and ``log_ratio`` (EDM: log(sigma / alpha) / 4)."""
+sub-VP, continuous), ``log_time`` (its logarithm: score_sde's VP models with Fourier features, where ScoreFlow's have
+``time``), ``index`` (VP, discrete), ``sigma`` (VE, continuous), ``reverse_index`` (VE, discrete: an integer, 0 the
+highest noise), ``t`` (flow matching) and ``log_ratio`` (EDM: log(sigma / alpha) / 4)."""
 
 _ALL: tuple[Form, ...] = ("scalar", "diagonal", "blocks", "nonlinear")
-LABEL_FORMS: dict[str, tuple[Form, ...]] = {"time": _ALL, "t": _ALL}
+LABEL_FORMS: dict[str, tuple[Form, ...]] = {"time": _ALL, "log_time": _ALL, "t": _ALL}
 """The forms of processes whose label of a name is one number a row; a name without an entry serves scalar ones."""
 PARAMETERISATION_FORMS: dict[str, tuple[Form, ...]] = {
     **dict.fromkeys(("v", "flow", "edm"), _ALL[:2]),
