@@ -11,14 +11,14 @@ from scoresde_run.commands.options import add_shared
 
 @attrs.frozen
 class ImportCheckpointCommand(Command):
-    """Imports a folder of diffusers, or with its preset a file of score_sde (also in JAX), score_flow, ncsn or ncsnv2.
+    """Imports a folder of diffusers, a pickle of EDM, or with its preset a file of score_sde, score_flow, ncsn or ncsnv2.
 
     Every tensor must have its place in the network. Nothing that is read is run.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         add = parser.add_argument
-        text = "checkpoint_24.pth with --preset, a folder of diffusers, or hub:google/ddpm-cifar10-32"
+        text = "checkpoint_24.pth with --preset, a folder of diffusers, hub:google/ddpm-cifar10-32, or EDM's .pkl"
         add("file", metavar="FILE", help=text)
         add("--preset", metavar="NAME", help="the preset of a file that has no configuration: see 'scoresde presets'")
         add_shared(parser, out="the checkpoint folder to make", set="change the configuration: model.network.nf=64")
@@ -87,19 +87,20 @@ def _foreign(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, A
     from scoresde_run import Config, plan_model
     from ..dequantizers.flowpp import configured
     from ..dequantizers.variational import flow_of
-    from ..formats import diffusers_folder
+    from ..formats import diffusers_folder, edm_pickle
     from ..song2021 import flax_checkpoint as flax
     from ..song2021.published_checkpoint import convert
 
     place = diffusers_folder.fetched(arguments.file)
-    published = flax.read(place) if place.is_file() else None
+    pickled = place.is_file() and place.suffix == ".pkl"
+    published = flax.read(place) if place.is_file() and not pickled else None
     if published and published.layout == flax.DEQUANTISER:
         config = configured(published.weights, place).override(arguments.set)
         about = {"layout": published.layout, "step": published.step}
         about |= {"use": "likelihood --dequantizer 'variational[checkpoint={}]'"}
         return place, config, about, lambda: convert(published, flow_of(config, "meta"), prefix=arguments.prefix)
-    if not place.is_dir() or arguments.prefix:
+    if not (place.is_dir() or pickled) or arguments.prefix:
         raise UsageError(f"{place} does not say which network it is of: add --preset NAME (see 'scoresde presets')")
-    found = diffusers_folder.read_folder(place)
+    found = edm_pickle.read_pickle(place) if pickled else diffusers_folder.read_folder(place)
     config = Config.from_plain(found.config, str(place)).override(arguments.set)
     return found.file, config, {"layout": found.layout}, lambda: found.convert(plan_model(config, registry))

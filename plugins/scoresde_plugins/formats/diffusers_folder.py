@@ -90,7 +90,7 @@ def read_folder(folder: Path) -> Foreign:
     def named(module: Any) -> Mapping[str, str]:
         if kind == "diffusers":
             return {name: name.removeprefix("model.") for name in module.state_dict()}
-        return names(module, kind)
+        return names(module, kind, min(model["shape"][1:]))
 
     sampling = {"sampler": process.pop("sampler")}
     plain = {"model": {**process, **model, "network": {**model["network"], **process["network"]}}, "sampling": sampling}
@@ -220,7 +220,7 @@ def write_folder(folder: Path, model: Model) -> None:
 def _theirs(module: Any, kind: str) -> dict[str, Tensor]:
     """The tensors of ``module`` under the library's names and in its shapes."""
     found, state = {}, module.state_dict()
-    for name, other in names(module, kind).items():
+    for name, other in names(module, kind, 1).items():
         value = state[name].t() if name.endswith(".W") and state[name].ndim > 1 else state[name]
         found[other] = value[:, :, None, None] if "conv_shortcut" in other and value.ndim == 2 else value
     return found

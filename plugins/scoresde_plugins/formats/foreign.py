@@ -1,7 +1,7 @@
 """Models that other libraries saved: a configuration, and weights that must all have a place in its network.
 
 The names of a U-Net's layers are in ``names.yaml``. A 1x1 convolution that we have as a matrix ``W`` (in, out) is (out,
-in, 1, 1) or (out, in) there.
+in, 1, 1) or (out, in) there. A name that ends in ``/k`` is every third row from k on: EDM's query, key and value.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,10 @@ from ..song2021.published_checkpoint import Converted, Misfit
 
 @attrs.frozen
 class Foreign:
-    """A model of another library; ``named(module)`` gives our names of its tensors with those of the ``file``."""
+    """A model of another library; ``named(module)`` gives our names of its tensors with those of the ``file``.
+
+    ``made`` are tensors under our names that the file has in another form.
+    """
 
     layout: str
     file: Path
@@ -29,18 +32,22 @@ class Foreign:
     weights: Mapping[str, Tensor]
     named: Callable[[Any], Mapping[str, str]]
     notes: list[str]
+    made: Mapping[str, Tensor] = attrs.field(factory=dict)
 
     def convert(self, plan: Plan) -> Converted:
         """The tensors for the network of ``plan``; :class:`Misfit` unless each has its place."""
         with torch.device("meta"):  # no memory for its numbers
             module: Any = plan.build().network
-        own, named, found = dict(module.state_dict()), self.named(module), {}
+        own, named, found = dict(module.state_dict()), self.named(module), dict(self.made)
         later = {"sigmas": module.spec.sigma_table()} if own.pop("sigmas", None) is not None else {}
-        for name, value in ((name, self.weights[key]) for name, key in named.items() if key in self.weights):
-            found[name] = value.flatten(1).t() if name.endswith(".W") and value.ndim > 1 else value
+        for name, (key, _, third) in ((name, key.partition("/")) for name, key in named.items()):
+            if key in self.weights:
+                value = self.weights[key][int(third) :: 3] if third else self.weights[key]
+                found[name] = value.flatten(1).t() if name.endswith(".W") and value.ndim > 1 else value
+        used = {key.partition("/")[0] for key in named.values()}
         report = [line for line in mismatches(own, found) if not line.startswith("missing: ")]
         report += [f"missing: {named.get(name, name)}" for name in own if name not in found]
-        report += [f"unexpected: {name}" for name in self.weights if name not in named.values()]
+        report += [f"unexpected: {name}" for name in self.weights if name not in used]
         report += [f"wrong type: {name}, {v.dtype}" for name, v in found.items() if not v.is_floating_point()]
         if report:
             raise Misfit(summary(report), report)
@@ -55,17 +62,22 @@ def rows(file: str) -> dict[str, Any]:
     return found
 
 
-def names(unet: UNet, kind: str) -> dict[str, str]:
-    """Our names of the tensors of ``unet`` with theirs; ``sigmas`` has none."""
+def names(unet: UNet, kind: str, side: int) -> dict[str, str]:
+    """Our names of the tensors of ``unet`` for images of ``side`` with theirs; ``sigmas`` has none."""
     tables, found = rows("names.yaml"), {}
     table = {**tables.get(tables[kind].get("like"), {}), **tables[kind]}
     for place, role, level, j in _layers(unet):
-        module, where = unet.all_modules[place], table[role].format(i=level, u=len(unet.down) - 1 - level, j=j)
+        r, u, module = side >> level, len(unet.down) - 1 - level, unet.all_modules[place]
+        where = table[role].format(
+            i=level, u=u, j=j, r=r, s=r // 2, t=2 * r, p=unet.spec.progressive_input.removeprefix("input_")
+        )
         inside: Mapping[str, str] = table["inside"].get(type(module).__name__, {})
         for name in module.state_dict():
             inner, _, leaf = name.rpartition(".")
-            leaf = {"W": "weight", "b": "bias"}.get(leaf, leaf)
-            found[f"all_modules.{place}.{name}"] = ".".join(part for part in (where, inside.get(inner), leaf) if part)
+            inner, _, third = inside.get(inner, inner).partition("/")
+            leaf = inside.get(name, {"W": "weight", "b": "bias"}.get(leaf, leaf))
+            theirs = ".".join(part for part in (where, inner, leaf) if part)
+            found[f"all_modules.{place}.{name}"] = f"{theirs}/{third}" if third else theirs
     return found
 
 

@@ -96,7 +96,9 @@ class UNet(nn.Module):
         self.up, width = self._build_up(channels, kept)
         self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
         if spec.classes:
-            self.class_embedding = ClassEmbedding(spec.classes, 4 * spec.nf)
+            inner: Any = self.all_modules[self.embedding[0]]
+            width = inner.in_features if spec.class_joins == "features" else inner.out_features
+            self.class_embedding = ClassEmbedding(spec.classes, width)
         if self.sigmas.device.type == "cpu":
             self._lay_out(torch.channels_last)
 
@@ -169,9 +171,12 @@ class UNet(nn.Module):
             features = self.all_modules[self.fourier[0]](label.log() if self.spec.label == "sigma" else label)
         else:
             features = layers.positional_embedding(label, self.spec.nf)
-        out: Tensor = outer(self.activation(inner(features.to(inner.weight.dtype))))
-        if self.spec.classes:
-            out = out + self.class_embedding(classes)
+        features, told = features.to(inner.weight.dtype), self.class_embedding(classes) if self.spec.classes else None
+        if told is not None and self.spec.class_joins == "features":
+            features, told = features + told, None
+        out: Tensor = outer(self.activation(inner(features)))
+        if told is not None:
+            out = out + told
         activated: Tensor = self.activation(out)
         return activated
 

@@ -31,6 +31,11 @@ class ImageUNet(KnowingNetwork):
         "going up, attention after the last block of a level, or after every block",
         check.in_(["level", "block"]),
     )
+    class_joins: Literal["embedding", "features"] = param(
+        "embedding",
+        "the class is added to the embedding, or to the label's features",
+        check.in_(["embedding", "features"]),
+    )
     dropout: float = param(0.1, "dropout inside the blocks", check.and_(check.ge(0), check.lt(1)))
     resamp_with_conv: bool = param(True, "for ddpm blocks, use a convolution at each change of resolution")
     conditional: bool = param(True, "whether the blocks receive the label")

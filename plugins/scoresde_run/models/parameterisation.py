@@ -81,6 +81,7 @@ LABELS: dict[str, Callable[[Level, int], Scalar]] = {
     "reverse_index": lambda level, scales: _round((1 - level.t) * (scales - 1)),
     "t": lambda level, scales: level.t,
     "log_ratio": lambda level, scales: 0.25 * _log(level.sigma / level.alpha),
+    "log_half": lambda level, scales: _log(0.5 * level.sigma / level.alpha),
 }
 """The time label of a network: (level, number of training scales) -> label. The published rules are ``time`` (VP and
 sub-VP, continuous), ``log_time`` (its logarithm: score_sde's VP models with Fourier features, where ScoreFlow's have
