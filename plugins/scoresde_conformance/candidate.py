@@ -17,7 +17,7 @@ from scoresde_core import KINDS, OURS, Entry, Registry, Spec, UsageError, parame
 
 SUITES = (
     "sdes", "predictors", "correctors", "samplers", "grids", "targets", "evaluators", "conditions", "losses",
-    "extractors", "networks", "datasets", "dequantizers", "checkpoints", "operators",
+    "extractors", "networks", "datasets", "dequantizers", "checkpoints", "operators", "guidances",
 )  # fmt: skip
 """The kinds with their own checks, in the modules of this package with their names."""
 SHARED = {"sdes": ("wide",), "predictors": ("steps",), "correctors": ("steps",)}

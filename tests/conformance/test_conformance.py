@@ -300,7 +300,7 @@ def test_every_check_says_what_it_checks(kind):
     found = checks(kind)
     assert len({check.__name__ for check in found}) == len(found)
     assert all((check.__doc__ or "").strip().endswith(".") for check in found)
-    assert kind in SUITES or kind in {"commands", "presets", "executors", "suites", "guidances"}
+    assert kind in SUITES or kind in {"commands", "presets", "executors", "suites"}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -1,6 +1,7 @@
 """The data set ``array``: what a file holds is what is read, and what it cannot hold is one line."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -225,3 +226,92 @@ def test_commands_take_npy_and_csv(tmp_path, capsys, monkeypatch):
     observe = ["sample", "--target", "gaussian[shape=[2]]", "--condition", "inpaint", "--observe", "a.npy", "--n", "3"]
     assert main([*observe, "--steps", "3", "--device", "cpu", "--out", "o"]) == 0
     np.testing.assert_array_equal(np.load("o/samples.npz")["floats"][:, 0], values[:, 0])
+
+
+class TestLevels:
+    def test_stated_levels_are_those_of_dequantisation_and_bits(self, tmp_path):
+        from scoresde_plugins.likelihood.bits_per_dim import Grey
+
+        values = generator().integers(0, 4096, (20, 6, 6)).astype("u2")
+        np.save(tmp_path / "a.npy", values)
+        data = made(tmp_path / "a.npy", levels=4096)
+        assert (data.levels, made(tmp_path / "a.npy").levels) == (4096, 65536)
+        x = Preprocessing(levels=data.levels)(data.load())
+        expected = train_rows(values)[:, None] / 4095 * 2 - 1
+        np.testing.assert_allclose(x.numpy(), expected, atol=1e-6)
+        half = Preprocessing(levels=4096, dequantise=True)(data.load())
+        np.testing.assert_allclose(half.numpy(), (train_rows(values)[:, None] + 0.5) / 4096 * 2 - 1, atol=1e-6)
+        assert torch.equal(Preprocessing(levels=4096).to_images(x), data.load())
+        assert Grey(levels=4096).levels == 4096
+
+    @pytest.mark.parametrize(
+        ("dtype", "levels", "words"),
+        [
+            ("u2", 300, "has grey levels up to 4095, not below levels=300"),
+            ("u1", 4096, "levels=4096 is of uint16 arrays, not of"),
+            ("f4", 4096, "levels=4096 is of uint16 arrays, not of"),
+            ("u2", 100, "levels"),
+        ],
+    )
+    def test_wrong_ones_are_one_line(self, tmp_path, dtype, levels, words):
+        values = np.full((20, 6, 6), 4095 if dtype == "u2" else 1).astype(dtype)
+        np.save(tmp_path / "a.npy", values)
+
+        def read():
+            data = made(tmp_path / "a.npy", levels=levels)
+            return data.levels, data.load()
+
+        with pytest.raises(ScoreSDEError, match=words) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+class TestColumns:
+    def test_a_column_of_a_table_has_the_classes(self, tmp_path):
+        values, kinds = generator().normal(size=(20, 2)), np.arange(20) % 3
+        lines = [f"{a!r},{kind},{b!r}" for (a, b), kind in zip(values.tolist(), kinds, strict=True)]
+        (tmp_path / "a.csv").write_text("\n".join(["height,kind,weight", *lines]))
+        data = made(tmp_path / "a.csv", labels="kind")
+        assert data.shape == (2,)
+        np.testing.assert_array_equal(data.load("test").numpy(), values[9::10].astype("f4"))
+        assert data.known("test")["labels"].tolist() == kinds[9::10].tolist()
+        with pytest.raises(UsageError, match=r"a.csv has no column 'sort': it has height, kind, weight"):
+            made(tmp_path / "a.csv", labels="sort").load()
+        with pytest.raises(FileError, match=r"'weight' in .* must be integers from 0"):
+            made(tmp_path / "a.csv", labels="weight").known()
+
+
+class TestParquet:
+    @pytest.fixture
+    def write(self, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+
+        def to_file(**columns):
+            parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+            return made(tmp_path / "a.parquet", labels="kind" if "kind" in columns else None)
+
+        return to_file
+
+    def test_columns_of_numbers(self, write):
+        values = generator().normal(size=(20, 2))
+        data = write(a=values[:, 0], b=values[:, 1], kind=np.arange(20) % 4)
+        np.testing.assert_array_equal(data.load().numpy(), train_rows(values).astype("f4"))
+        assert data.known("test")["labels"].tolist() == [1, 3]
+
+    @pytest.mark.parametrize("column", [["a", "b"] * 10, [1.0, float("nan")] * 10, [1, None] * 10], ids=str)
+    def test_words_and_gaps_are_one_line(self, write, column):
+        with pytest.raises(FileError, match=r"the column 'b' of .*a.parquet has .* no finite numbers: leave it out"):
+            write(a=[1.0] * 20, b=column).load()
+
+    def test_what_is_none_is_one_line(self, tmp_path):
+        pytest.importorskip("pyarrow")
+        (tmp_path / "a.parquet").write_bytes(b"PAR1 no table")
+        with pytest.raises(FileError, match=r"cannot read .*a.parquet as a .parquet table"):
+            made(tmp_path / "a.parquet").load()
+
+    def test_without_pyarrow_the_error_has_the_command(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        (tmp_path / "a.parquet").write_bytes(b"PAR1")
+        with pytest.raises(UsageError, match=r"needs pyarrow to be read: pip install 'scoresde\[data\]'"):
+            made(tmp_path / "a.parquet").load()

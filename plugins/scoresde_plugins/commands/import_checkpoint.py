@@ -11,7 +11,7 @@ from scoresde_run.commands.options import add_shared
 
 @attrs.frozen
 class ImportCheckpointCommand(Command):
-    """Imports a folder of diffusers, a pickle of EDM, or with its preset a file of score_sde, score_flow, ncsn or ncsnv2.
+    """Imports a folder of diffusers, a pickle of EDM, or with its preset a file of score_sde, score_flow or ncsn(v2).
 
     Every tensor must have its place in the network. Nothing that is read is run.
     """

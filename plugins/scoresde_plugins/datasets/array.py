@@ -1,4 +1,4 @@
-"""Your own numbers: images, signals, volumes, fields or rows of a table, in an ``.npy``, ``.npz`` or ``.csv`` file."""
+"""Your own numbers: images, signals, volumes, fields or rows of a table, in a file."""
 
 from functools import partial
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 import torch
+from attrs.validators import and_, gt, le, optional
 from numpy.typing import NDArray
 from torch import Tensor
 from scoresde_core import FileError, UsageError, param
@@ -39,7 +40,12 @@ class ArrayDataset(HeldOut):
     example: ClassVar = staticmethod(images)
 
     key: str | None = param(None, "name of the array in an .npz file; null: the only one, or images")
-    labels: str | None = param(None, "classes, integers from 0: an array of the .npz file, or another file; null: none")
+    labels: str | None = param(
+        None, "classes, integers from 0: an array of the .npz file, a column of the table, or another file; null: none"
+    )
+    _levels: int | None = param(
+        None, "grey levels of a uint16 array, such as 4096; null: by its type", optional(and_(gt(256), le(65536)))
+    )
 
     def files(self) -> list[str]:
         """The paths of both splits, and of the labels."""
@@ -53,8 +59,11 @@ class ArrayDataset(HeldOut):
 
     @property
     def levels(self) -> int | None:
-        """256 or 65536 by the type of the array; None for floats."""
-        return {"u1": 256, "u2": 65536}.get(self._header("train").dtype.str[1:])
+        """256 or 65536 by the type of the array, unless stated; None for floats."""
+        found = {"u1": 256, "u2": 65536}.get(self._header("train").dtype.str[1:])
+        if self._levels is not None and found != 65536:
+            raise UsageError(f"levels={self._levels} is of uint16 arrays, not of {self.path}: leave it out")
+        return self._levels or found
 
     def open(self, split: Split = "train") -> Events:
         header = self._header(split)
@@ -66,8 +75,10 @@ class ArrayDataset(HeldOut):
     def load(self, split: Split = "train") -> Tensor:
         """Grey levels as uint8 or int32, or floats as float32 (float64 if a column needs the digits)."""
         self._header(split)
-        array = array_file.read(Path(self.place(split)), self.key)
+        array = self._read(split)
         _check_finite(self.place(split), array)
+        if self._levels is not None and array.max(initial=0) >= (self.levels or 0):
+            raise FileError(f"{self.place(split)} has grey levels up to {array.max()}, not below levels={self._levels}")
         events = _rounded(as_events(array))
         return events if self.test is not None else events[self.rows(len(events), split)]
 
@@ -84,13 +95,22 @@ class ArrayDataset(HeldOut):
 
     def _header(self, split: Split) -> NDArray[Any]:
         """An array of the shape and type of the events; FileError if they are neither grey levels nor floats."""
-        header = array_file.read(Path(self.place(split)), self.key, header=True)
+        header = self._read(split, header=True)
         if header.dtype.kind != "f" and header.dtype.str[1:] not in ("u1", "u2"):
             raise FileError(
                 f"{self.place(split)} must be uint8 or uint16 images, or float events of any shape, got "
                 f"{header.dtype} {header.shape}: choose another array, key=..., or convert it"
             )
         return header
+
+    def _read(self, split: Split, header: bool = False) -> NDArray[Any]:
+        """The array of the events, or its shape and type."""
+        path = Path(self.place(split))
+        found = array_file.read(path, self.key, header=header)
+        return np.delete(found, array_file.column(path, str(self.labels)), 1) if self._in_table(path) else found
+
+    def _in_table(self, path: Path) -> bool:
+        return path.suffix in array_file.TABLES and self.labels is not None and not self._apart
 
     @property
     def _apart(self) -> list[str]:
@@ -105,7 +125,10 @@ class ArrayDataset(HeldOut):
                     f"{name} has the labels of one split: with test=, give .npz files that have both arrays"
                 )
             path, name = Path(self._apart[0]), None
-        labels = array_file.read(path, name, ("labels",))
+        if self._in_table(path):
+            name, labels = None, array_file.read(path)[:, array_file.column(path, str(name))]
+        else:
+            labels = array_file.read(path, name, ("labels",))
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
         if labels.ndim != 1 or (labels % 1 != 0).any() or labels.min(initial=0) < 0:
             found = f"{labels.dtype} {labels.shape}"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 import torch
-from attrs.validators import and_, ge, gt, lt, optional
+from attrs.validators import and_, ge, gt, le, lt, optional
 from numpy.typing import NDArray
 from torch import Tensor
 from scoresde_core import FileError, param
@@ -86,9 +86,22 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
     grey: bool = param(False, "one grey channel instead of three")
     crop: int | None = param(None, "side of a central crop before resizing, in pixels", optional(ge(1)))
     broken: pictures.Broken = param("fail", pictures.BROKEN_HELP)
+    _levels: int | None = param(
+        None,
+        "levels of 16-bit pictures, such as 65536, with grey=true; null: 8 bits",
+        optional(and_(gt(256), le(65536))),
+    )
     classes: Classes = param(
         "auto", "source of labels. auto: dataset.json, else folders; names: text before the first _"
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self._levels is not None and not self.grey:
+            raise ValueError("pictures of 16 bits are grey: set grey=true, or leave levels out")
+
+    @property
+    def levels(self) -> int:  # type: ignore[override]
+        return self._levels or 256
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +114,11 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
         picked = [names[row] for row in self.rows(len(names), split).tolist()]
         if names and not picked:
             raise FileError(f"{place!r} has {len(names)} images, too few for a {split} split: set test_share=")
-        return pictures.Pictures(source, picked, pictures.Fit(self.size, self.crop, self.grey), self.broken, place)
+        return pictures.Pictures(source, picked, self.fit(self.size), self.broken, place)
+
+    def fit(self, size: pictures.Size) -> pictures.Fit:
+        """How a picture becomes an event of ``size``."""
+        return pictures.Fit(size, self.crop, self.grey, levels=self.levels)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` from ``dataset.json``, or the numbers of the folders sorted by name; none for a single folder."""

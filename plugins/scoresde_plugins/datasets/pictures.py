@@ -110,14 +110,17 @@ class Fit:
     crop: int | None = None
     grey: bool = False
     filter: Literal["bicubic", "bilinear"] = "bicubic"
+    levels: int = 256
 
     def decode(self, stored: Stored) -> Tensor:
-        """Return uint8 (1 or 3, H, W); a decoder may raise anything."""
+        """Return uint8 (1 or 3, H, W), or int32 (1, H, W) of more than 256 levels; a decoder may raise anything."""
         from PIL import Image, ImageOps
 
         with Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else Image.fromarray(stored) as opened:
-            if opened.mode.startswith(("I", "F")):  # PIL would clip their values at 255
-                raise ValueError(f"its pixels have the format {opened.mode!r}, not 8 bits: convert it")
+            deep = self.levels > 256
+            if opened.mode.startswith(("I", "F")) != deep:  # PIL would clip their values at 255
+                bits = "16 bits: leave levels out" if deep else "8 bits: convert it, or set grey=true and levels=65536"
+                raise ValueError(f"its pixels have the format {opened.mode!r}, not {bits}")
             try:
                 image: Image.Image = ImageOps.exif_transpose(opened)
             except Exception:  # a damaged tag; damaged pixels are found below
@@ -125,7 +128,7 @@ class Fit:
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if self.grey else "RGB")
+        image = image.convert("F" if deep else "L" if self.grey else "RGB")
         if self.crop is not None:
             if min(image.size) < self.crop:
                 raise ValueError(f"{image.width} x {image.height} pixels are less than the crop of {self.crop}")
@@ -135,6 +138,10 @@ class Fit:
             height, width = sides(self.size)
             image = ImageOps.fit(image, (width, height), Image.Resampling[self.filter.upper()])
         array = torch.from_numpy(np.array(image))
+        if deep:
+            if float(array.max()) >= self.levels + 0.5 * (self.size is not None):
+                raise ValueError(f"it has grey levels up to {float(array.max()):g}, not below levels={self.levels}")
+            array = array.round().clamp(0, self.levels - 1).int()
         return array.unsqueeze(0) if self.grey else array.permute(2, 0, 1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Files of numbers with one event a row: ``.npy``, an array of an ``.npz`` file, or a ``.csv`` table.
+"""Files of numbers with one event a row: ``.npy``, an array of an ``.npz`` file, a ``.csv`` or ``.parquet`` table.
 
 A table has numbers between commas, and may begin with a line of names.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SUFFIXES = (".npy", ".npz", ".csv")
+SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+TABLES = (".csv", ".parquet")
 EVENTS = ("images", "samples", "floats", "decoded")
 """What the events of an ``.npz`` file with several arrays may be called."""
 
@@ -31,7 +32,7 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
     """
     import numpy as np
 
-    if path.suffix not in (".npy", ".csv"):
+    if path.suffix not in (".npy", *TABLES):
         with inputs.arrays(path) as file:
             name = _chosen(path, file.names, key, wanted)
             shape, dtype = file.header(name)
@@ -42,9 +43,9 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
             f"{path} has one array without a name, none called {key!r}: leave it out, or give an .npz file"
         )
     else:
-        found = table(path) if path.suffix == ".csv" else inputs.array(path, mapped=header)
+        found = table(path)[0] if path.suffix in TABLES else inputs.array(path, mapped=header)
         _check(path, found.shape, found.dtype)
-    return found if header else found.astype(found.dtype.newbyteorder("="), copy=path.suffix == ".csv")
+    return found if header else found.astype(found.dtype.newbyteorder("="), copy=path.suffix in TABLES)
 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -73,23 +74,40 @@ def _chosen(path: Path, names: Sequence[str], key: str | None, wanted: Sequence[
     return found
 
 
-def table(path: Path) -> NDArray[np.float64]:
-    """The numbers (N, D) of a ``.csv`` file; FileError names the first wrong line."""
-    with inputs.reading(path, "a .csv table") as found:
-        return _table(found, found.stat().st_mtime_ns)
+def table(path: Path) -> tuple[NDArray[np.float64], Sequence[str]]:
+    """The numbers (N, D) of a ``.csv`` or ``.parquet`` file, and the names of its columns; FileError for others."""
+    with inputs.reading(path, f"a {path.suffix} table") as found:
+        return (_parquet if path.suffix == ".parquet" else _table)(found, found.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _table(path: Path, version: int) -> NDArray[np.float64]:
+def _parquet(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[str]]:
     import numpy as np
 
-    numbers, width = growing("d"), 0
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{path} needs pyarrow to be read: pip install 'scoresde[data]'") from error
+    found = parquet.read_table(path)
+    columns = [found[name].to_numpy() for name in found.column_names]
+    for name, column in zip(found.column_names, columns, strict=True):
+        if column.dtype.kind not in "biuf" or not np.isfinite(column).all():
+            wrong = f"the column {name!r} of {path} has {column.dtype} values, some of which are no finite numbers"
+            raise FileError(f"{wrong}: leave it out")
+    return np.stack(columns, 1).astype(np.float64), found.column_names
+
+
+@lru_cache(maxsize=2)
+def _table(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[str]]:
+    import numpy as np
+
+    numbers, width, names = growing("d"), 0, []
     lines = csv.reader(inputs.text(path, None).splitlines())
     for row in filter(None, lines):
         values = [_number(text) for text in row]
         wrong = [text for text, value in zip(row, values, strict=True) if not abs(value) < np.inf]
         if not width and len(wrong) == len(row):
-            width = len(row)  # the names of the columns
+            width, names = len(row), [name.strip() for name in row]
         elif wrong:
             remedy = "write finite numbers between commas, and names in the first line alone"
             raise FileError(f"line {lines.line_num} of {path} has {wrong[0][:40]!r}, not a number: {remedy}")
@@ -100,7 +118,14 @@ def _table(path: Path, version: int) -> NDArray[np.float64]:
             numbers.extend(values)
     if not numbers:
         raise FileError(f"{path} has no line of numbers: write one event a line, with commas between its numbers")
-    return np.frombuffer(numbers).reshape(-1, width)
+    return np.frombuffer(numbers).reshape(-1, width), names
+
+
+def column(path: Path, name: str) -> int:
+    """The number of a table's column."""
+    if name not in (names := table(path)[1]):
+        raise UsageError(f"{path} has no column {name!r}: it has {', '.join(names) or 'no line of names'}")
+    return names.index(name)
 
 
 def _number(text: str) -> float:
