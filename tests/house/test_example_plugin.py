@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cosine_vp"
 DIST = "scoresde-cosine-vp"
@@ -100,6 +101,22 @@ def test_benchmarked(scoresde, tmp_path):
     (row,) = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert (row["status"], row["sde"], row["nfe"]) == ("done", "cosine_vp", 20)
     assert row["plugins"][DIST] == "0.1.0"
+
+
+def test_a_checkpoint_says_which_plugin_it_needs(scoresde, tmp_path):
+    words = ("moons_vp", "model.sde=cosine_vp", "training.iterations=1", "--device", "cpu")
+    done = scoresde("train", *words, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    (index,) = (tmp_path / "run" / "models").glob("*/model.yaml")
+    assert yaml.safe_load(index.read_text())["plugins"] == {"sde": f"{DIST} 0.1.0"}
+    again = ("sample", "--checkpoint", "run", "--n", "2", "--steps", "2", "--device", "cpu", "--out")
+    assert scoresde(*again, "one").returncode == 0
+    gone = scoresde(*again, "two", installed=False)
+    assert gone.returncode == 1
+    words = f"has the sde 'cosine_vp' of the plugin {DIST} 0.1.0, which is not loaded: pip install {DIST}, or see"
+    assert words in gone.stderr
+    assert gone.stderr.count("\n") == 1
+    assert not (tmp_path / "two").exists()
 
 
 def test_without_it_everything_goes_on(scoresde):

@@ -12,6 +12,7 @@ from scoresde_core.errors import FileError, UsageError
 from scoresde_core.registry import load_registry
 from scoresde_plugins.formats import diffusers_folder
 from scoresde_run.commands.shell import main
+from scoresde_run.data import array_file
 from scoresde_run.models import checkpoint
 from scoresde_run.models.config import Config
 from scoresde_run.models.model import plan_model
@@ -161,6 +162,7 @@ SCHEDULERS = {
     "scaled": lambda: diffusers.PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     "cosine": lambda: diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
     "listed": lambda: diffusers.DDPMScheduler(trained_betas=torch.linspace(1e-3, 0.1, 50).tolist()),
+    "zero snr": lambda: diffusers.DDIMScheduler(rescale_betas_zero_snr=True, beta_schedule="scaled_linear"),
     "v": lambda: diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction"),
 }
 
@@ -227,6 +229,25 @@ def test_through_the_library(tmp_path, capsys, name):
             assert torch.equal(ours.network(x, labels, **{"class": torch.full((3,), -1)}), none)
     assert main(["sample", "--checkpoint", f"{tmp_path}/ck", "--n", "1", "--steps", "2", "--out", f"{tmp_path}/s",
                  *(["--known", "class=1"] if name == "classes" else [])]) == 0  # fmt: skip
+
+
+def test_named_on_the_command_line(tmp_path, capsys):
+    """A folder says its shape, its process and what its output means; its samples are those of the imported model."""
+    folder = saved(tmp_path / "a", random(LIBRARY["other U-Net"][1]), SCHEDULERS["v"]())
+    network = f"diffusers[path={folder}]"
+    how = ["--n", "2", "--sampler", "pc[predictor=ddim,steps=3]", "--device", "cpu"]
+    imported(folder, tmp_path / "ck")
+    assert main(["sample", "--checkpoint", f"{tmp_path}/ck", *how, "--out", f"{tmp_path}/one"]) == 0
+    assert main(["sample", "--network", network, *how, "--out", f"{tmp_path}/two"]) == 0
+    one, two = (array_file.read(tmp_path / name / "samples.npz") for name in ("one", "two"))
+    assert one.shape == (2, 16, 16, 3)
+    assert (one == two).all()
+    assert main(["sample", "--network", network, "--sde", "subvp", *how, "--out", f"{tmp_path}/three"]) == 0
+    assert (array_file.read(tmp_path / "three" / "samples.npz") != one).any()
+    shutil.rmtree(folder / "scheduler")
+    capsys.readouterr()
+    assert main(["sample", "--network", network, *how, "--out", f"{tmp_path}/four"]) == 2
+    assert "diffusers does not tell its forward process: give --sde, such as --sde vp" in capsys.readouterr().err
 
 
 def test_without_the_library(monkeypatch):

@@ -118,10 +118,7 @@ def _angles(sde: TableSDE, device: torch.device) -> tuple[Tensor, Tensor]:
             "a table needs at least 4 values of alphas_cumprod that fall from at most 1 to at least 0, got "
             f"{len(products)} from {float(products[0]):.4g} to {float(products[-1]):.4g}"
         )
-    root = products.sqrt()
-    if sde.zero_terminal_snr:
-        root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    phi = torch.atan2(root, (1 - root.square()).sqrt())
+    phi = torch.atan2(products.sqrt(), (1 - products).sqrt())
     inner = 0.5 * (phi[2:] - phi[:-2])
     slope = torch.cat([(phi[1] - phi[0]).reshape(1), inner, (phi[-1] - phi[-2]).reshape(1)])
     return phi.to(device), slope.to(device)
@@ -129,7 +126,13 @@ def _angles(sde: TableSDE, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _products(sde: TableSDE) -> Tensor:
     """Return abar_i (N,), float64."""
-    return _read(Path(sde.path)) if sde.path is not None else (1 - betas_of(sde)).cumprod(0).double()
+    products = _read(Path(sde.path)) if sde.path is not None else (1 - betas_of(sde)).cumprod(0)
+    if sde.zero_terminal_snr:  # by way of beta, so that single precision rounds as published
+        root = products.sqrt()
+        products = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square()
+        beta = 1 - torch.cat([products[:1], products[1:] / products[:-1]])
+        products = (1 - beta).cumprod(0)
+    return products.double()
 
 
 def betas_of(sde: TableSDE) -> Tensor:

@@ -66,26 +66,35 @@ def read_json(path: Path) -> dict[str, Any]:
         return content
 
 
+def scheduler(folder: Path) -> Path | None:
+    """The file of the scheduler's configuration in ``folder``, if it is there."""
+    places = folder / "scheduler" / SCHEDULER, folder / SCHEDULER
+    return next((path for path in places if path.is_file()), None)
+
+
+def sides(config: Mapping[str, Any]) -> list[int]:
+    """Height and width of the images of a network with this ``config``; empty if it does not say."""
+    size = config.get("sample_size")
+    return [size, size] if isinstance(size, int) else size if isinstance(size, list) else []
+
+
 def read_folder(folder: Path) -> Foreign:
     """Read the model in ``folder``; :class:`FileError` for what it lacks."""
     place, notes, kind = part(folder), [], "diffusers"
     config = read_json(place / "config.json")
-    scheduler = next((path for path in (folder / "scheduler" / SCHEDULER, folder / SCHEDULER) if path.is_file()), None)
     file = next((path for end in ("safetensors", "bin") if (path := place / f"{WEIGHTS}.{end}").is_file()), None)
-    if scheduler is None or file is None:
-        lacks = f"scheduler/{SCHEDULER}" if scheduler is None else f"{WEIGHTS}.safetensors"
+    if (law := scheduler(folder)) is None or file is None:
+        lacks = f"scheduler/{SCHEDULER}" if law is None else f"{WEIGHTS}.safetensors"
         raise FileError(f"{folder} has no {lacks}: save the whole pipeline again, with its weights in one file")
-    process = process_of(read_json(scheduler))
+    process = process_of(read_json(law))
     try:
         kind, model = model_of(config)
     except UnlikeOurs as error:
-        size = config.get("sample_size")
-        sides = [size, size] if isinstance(size, int) else size if isinstance(size, list) else []
         network = {"name": "diffusers", "config": json.dumps(config)}
-        model = {"network": network, "shape": [config.get("in_channels", 3), *sides]}
+        model = {"network": network, "shape": [config.get("in_channels", 3), *sides(config)]}
         notes = [f"it runs through diffusers, not our own network: {error}"]
     if kind != "diffusers" and (kind == "ncsnpp") != (process["sde"]["name"] == "ve"):
-        raise FileError(f"{scheduler} is of another model, {kind} does not go with {process['sde']['name']}: mend it")
+        raise FileError(f"{law} is of another model, {kind} does not go with {process['sde']['name']}: mend it")
 
     def named(module: Any) -> Mapping[str, str]:
         if kind == "diffusers":

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import attrs
 from torch import Tensor, nn
-from scoresde_core import FileError, UsageError, param
+from scoresde_core import FileError, Spec, UsageError, param
 from scoresde_run import Network
-from .diffusers_folder import part, read_json
+from .diffusers_folder import part, process_of, read_json, scheduler, sides
 
 CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 EXAMPLE = """{"_class_name": "UNet2DModel", "sample_size": 8, "layers_per_block": 1, "block_out_channels": [8, 16],
@@ -47,14 +47,25 @@ class DiffusersModel(Network):
         except (FileError, TypeError) as error:
             raise ValueError(str(error)) from error
 
+    @property
+    def fixed_shape(self) -> tuple[int, ...] | None:
+        known = sides(self.settings) if self.path else []
+        return (self.settings.get("in_channels", 3), *known) if known else None
+
+    @property
+    def trained(self) -> tuple[Spec | None, dict[str, Any]]:
+        if self.path is None or (file := scheduler(Path(self.path))) is None:
+            return None, {}
+        found = process_of(read_json(file))
+        return Spec(found["sde"].pop("name"), found["sde"]), found["network"]
+
     def takes(self, shape: tuple[int, ...]) -> Mapping[str, int | tuple[int, ...]]:
         classes = self.settings.get("num_class_embeds") or self.settings.get("num_embeds_ada_norm")
         return {"class": int(classes)} if classes else {}
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         settings = self.settings
-        size, channels = settings.get("sample_size"), settings.get("in_channels", 3)
-        wanted = (channels, *([size, size] if isinstance(size, int) else size or shape[1:]))
+        wanted = (settings.get("in_channels", 3), *(sides(settings) or shape[1:]))
         if tuple(shape) != wanted:
             raise ValueError(f"its configuration is for events of shape {list(wanted)}, not {list(shape)}")
         try:

@@ -1,6 +1,7 @@
 """Checkpoints: folders from which models are rebuilt.
 
-    model.yaml              format, version, configuration, step, provenance, sha256 of the other files and of itself
+    model.yaml              format, version, configuration, step, provenance, plugins of the network and the process,
+                            sha256 of the other files and of itself
     weights.safetensors     every parameter and buffer
     ema.safetensors         averaged parameters, if there are any; everything else is as in the weights
 
@@ -25,7 +26,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from scoresde_core import OURS, FileError, Registry, Spec, UnknownName, param
+from scoresde_core import OURS, FileError, PluginError, Registry, Spec, UnknownName, default_registry, param
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed
 from ..machine.files import check_new, new_folder
@@ -36,6 +37,8 @@ from .parameterisation import PARAMETERISATIONS
 FORMAT = "scoresde-checkpoint"
 VERSION = 1
 INDEX, WEIGHTS, EMA = "model.yaml", "weights.safetensors", "ema.safetensors"
+_PARTS = {"network": "networks", "sde": "sdes"}
+"""What a checkpoint cannot be read without, by its key in the configuration of the model."""
 
 Weights = Mapping[str, Tensor]
 
@@ -50,6 +53,7 @@ class Checkpoint:
     provenance: dict[str, Any] = param(help="origin of the weights")
     hashes: dict[str, str] = param(help="sha256 of each weights file; none for a network that brings its weights")
     name: str = param(help="its folder, or its name in the registry")
+    plugins: dict[str, str] = param(attrs.Factory(dict), "plugins, but ours, of its network and sde, with versions")
 
     @staticmethod
     def read(folder: Traversable | Path, name: str) -> Checkpoint:
@@ -57,7 +61,15 @@ class Checkpoint:
         return read(Path(str(folder.joinpath(name))).parent)
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Checkpoint:
-        """Qualify the configuration's names that several plugins have (:meth:`Config.clear`)."""
+        """Qualify the configuration's names that several plugins have (:meth:`Config.clear`).
+
+        :class:`PluginError` names the plugin that it needs, and that is not there.
+        """
+        for part, plugin in self.plugins.items():
+            name = getattr(self.config.model, part).name
+            if not registry.claims(_PARTS[part], name):
+                what = f"{self.folder} has the {part} {name!r} of the plugin {plugin}, which is not loaded"
+                raise PluginError(f"{what}: pip install {plugin.partition(' ')[0]}, or see 'scoresde plugins'")
         return attrs.evolve(self, config=self.config.clear(registry, owners))
 
     def uses_ema(self, ema: bool | None = None) -> bool:
@@ -141,15 +153,16 @@ def read(folder: Path | str) -> Checkpoint:
     version = index.get("version")
     if isinstance(version, int) and version > VERSION:
         raise FileError(f"{path} has version {version}, this scoresde reads up to {VERSION}: upgrade scoresde")
-    types = {"version": int, "step": int, "provenance": dict, "config": dict, "sha256": dict}
-    wrong = [key for key, kind in types.items() if not isinstance(index.get(key), kind)]
+    types = {"version": int, "step": int, "provenance": dict, "config": dict, "sha256": dict, "plugins": dict}
+    wrong = [key for key, kind in types.items() if not isinstance({"plugins": {}, **index}.get(key), kind)]
     hashes = {} if wrong else {str(name): str(digest) for name, digest in index["sha256"].items()}
     if wrong or WEIGHTS not in hashes or not set(hashes) <= {WEIGHTS, EMA}:
         raise FileError(f"{path} is damaged: {', '.join(wrong) or 'sha256'} is missing or invalid")
     config = Config.from_plain(index["config"], str(path))
     if is_changed(index):
         raise FileError(f"{path} is damaged: its digest does not match its content; copy or import it again")
-    return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder))
+    needs = {part: str(plugin) for part, plugin in index.get("plugins", {}).items() if part in _PARTS}
+    return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder), needs)
 
 
 def find(name: Path | str, registry: Registry) -> Checkpoint:
@@ -191,10 +204,21 @@ def save(
         hashes = {name: write_tensors(scratch / name, state) for name, state in states.items()}
         index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
         index |= {"asked": asked} if asked else {}
+        index |= {"plugins": plugins} if (plugins := _plugins(config)) else {}
         index |= {"sha256": hashes, "config": config.plain()}
         index[DIGEST] = digest_of(document.load(document.dump(index)))
         (scratch / INDEX).write_text(document.dump(index), encoding="utf-8")
     return read(folder)
+
+
+def _plugins(config: Config) -> dict[str, str]:
+    """The plugins, but ours, of the network and the process, with their versions."""
+    registry, found = default_registry(), {}
+    versions = {status.owner: status.version for status in registry.statuses}
+    for part, kind in _PARTS.items():
+        owner = next((entry.owner for entry in registry.claims(kind, getattr(config.model, part).name)), OURS)
+        found |= {} if owner == OURS else {part: f"{owner} {versions[owner]}"}
+    return found
 
 
 def mismatches(own: Weights, found: Weights) -> list[str]:

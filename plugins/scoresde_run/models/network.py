@@ -37,9 +37,9 @@ class Network(ABC):
         return None
 
     @property
-    def process(self) -> Spec | None:
-        """The forward process that the network says it was trained under, or None."""
-        return None
+    def trained(self) -> tuple[Spec | None, dict[str, Any]]:
+        """What its files say: the forward process that it was trained under, or None; and parameters of its own."""
+        return None, {}
 
     def trust(self) -> None:  # noqa: B027
         """Allow the code that the network names, because a person has typed its name; most name none."""
