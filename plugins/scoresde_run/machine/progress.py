@@ -30,6 +30,8 @@ class Progress:
         self._bar = progress.Progress(*columns, console=console, disable=not self.live, transient=True)
         self._task = self._bar.add_task("", total=None)
         self._text, self._last = "", time.monotonic()
+        self._begun = 0, self._last
+        """The first batch of the task, and when it began."""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -56,8 +58,13 @@ class Progress:
             self.say(line)
 
     def batch(self, text: str, k: int, count: int) -> None:
-        """Show that batch ``k`` of ``count`` begins."""
-        self.show(text, k, count, f"{text}, batch {k + 1} of {count}")
+        """Show that batch ``k`` of ``count`` begins, and how long the rest will take."""
+        now = time.monotonic()
+        if text != self._text or k <= self._begun[0]:
+            self._begun = k, now
+        first, begun = self._begun
+        left = f", about {in_words((now - begun) / (k - first) * (count - k))} left" if k > first else ""
+        self.show(text, k, count, f"{text}, batch {k + 1} of {count}{left}")
 
     def step(self, done: int, total: int) -> None:
         """Add a sampler's step to the bar's text; ``total`` is 0 where it is not known."""
