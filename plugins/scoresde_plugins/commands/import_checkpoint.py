@@ -27,6 +27,7 @@ class ImportCheckpointCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         from scoresde_run.models import checkpoint
+        from scoresde_run.models.names import plugins_of
         from scoresde_run.results import request
         from ..song2021.published_checkpoint import Misfit
 
@@ -46,7 +47,8 @@ class ImportCheckpointCommand(Command):
         about = {"file": file.name, "sha256": sha256, **about, "changes": list(arguments.set)}
         states, step = (converted.weights, converted.ema), about.pop("step", 0)
         use = about.pop("use", "sample --checkpoint {} --out samples")
-        written = checkpoint.save(arguments.out, config, *states, step=step, provenance=about, asked=asked)
+        how: dict[str, Any] = {"provenance": about, "plugins": plugins_of(registry, config.model), "asked": asked}
+        written = checkpoint.save(arguments.out, config, *states, step=step, **how)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
         tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"

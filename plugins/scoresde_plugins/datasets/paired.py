@@ -8,19 +8,20 @@ from attrs.validators import optional
 from torch import Tensor
 from scoresde_core import FileError, param
 from scoresde_run import Split
-from . import files, pictures
+from . import pictures
+from .files import ImageFolderDataset, image_folder
 
 
 def _pairs(folder: Path) -> dict[str, Any]:
     """Write two folders of images with the same names."""
     (folder / "x").mkdir()
     (folder / "y").mkdir()
-    made = files.image_folder(folder / "x")
-    return {**made, "y": files.image_folder(folder / "y")["path"]}
+    made = image_folder(folder / "x")
+    return {**made, "y": image_folder(folder / "y")["path"]}
 
 
 @attrs.frozen
-class PairedDataset(files.ImageFolderDataset):
+class PairedDataset(ImageFolderDataset):
     """The pictures of ``path``, and of ``y`` those with the same names (suffixes may differ), known as ``y``.
 
     Both are cropped and resized alike, unless ``y_size`` is given. The pictures of ``y`` are kept in memory.

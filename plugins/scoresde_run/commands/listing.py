@@ -69,11 +69,11 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _show(arguments: argparse.Namespace, registry: Registry) -> int:
-    from scoresde_core import Grid
-
     entry = registry.find(arguments.kind, arguments.name)
     if find_kind(arguments.kind).data:
         return _show_file(entry, registry.create(arguments.kind, arguments.name), arguments.json)
+    from scoresde_core import Grid  # which loads torch, as components do and presets do not
+
     cls = registry.load(arguments.kind, arguments.name)
     record = _record(entry)
     grid = getattr(cls, "grid", None)  # of a predictor

@@ -26,10 +26,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from scoresde_core import OURS, FileError, PluginError, Registry, Spec, UnknownName, default_registry, param
+from scoresde_core import OURS, FileError, PluginError, Registry, Spec, UnknownName, param
 from ..machine import document, inputs
 from ..machine.digest import DIGEST, digest_of, is_changed
 from ..machine.files import check_new, new_folder
+from . import names
 from .config import Config
 from .model import Model, plan_model
 from .parameterisation import PARAMETERISATIONS
@@ -37,8 +38,6 @@ from .parameterisation import PARAMETERISATIONS
 FORMAT = "scoresde-checkpoint"
 VERSION = 1
 INDEX, WEIGHTS, EMA = "model.yaml", "weights.safetensors", "ema.safetensors"
-_PARTS = {"network": "networks", "sde": "sdes"}
-"""What a checkpoint cannot be read without, by its key in the configuration of the model."""
 
 Weights = Mapping[str, Tensor]
 
@@ -67,7 +66,7 @@ class Checkpoint:
         """
         for part, plugin in self.plugins.items():
             name = getattr(self.config.model, part).name
-            if not registry.claims(_PARTS[part], name):
+            if not registry.claims(names.PARTS[part], name):
                 what = f"{self.folder} has the {part} {name!r} of the plugin {plugin}, which is not loaded"
                 raise PluginError(f"{what}: pip install {plugin.partition(' ')[0]}, or see 'scoresde plugins'")
         return attrs.evolve(self, config=self.config.clear(registry, owners))
@@ -161,7 +160,7 @@ def read(folder: Path | str) -> Checkpoint:
     config = Config.from_plain(index["config"], str(path))
     if is_changed(index):
         raise FileError(f"{path} is damaged: its digest does not match its content; copy or import it again")
-    needs = {part: str(plugin) for part, plugin in index.get("plugins", {}).items() if part in _PARTS}
+    needs = {part: str(plugin) for part, plugin in index.get("plugins", {}).items() if part in names.PARTS}
     return Checkpoint(folder, config, index["step"], index["provenance"], hashes, str(folder), needs)
 
 
@@ -194,9 +193,13 @@ def save(
     *,
     step: int = 0,
     provenance: Mapping[str, Any] | None = None,
+    plugins: Mapping[str, str] | None = None,
     asked: str | None = None,
 ) -> Checkpoint:
-    """Write a new checkpoint to ``folder``, which must not exist; ``asked`` is the command's request."""
+    """Write a new checkpoint to ``folder``, which must not exist.
+
+    ``plugins`` are those that it needs (:func:`.names.plugins_of`), ``asked`` is the command's request.
+    """
     folder = Path(folder)
     check_new(folder)
     with new_folder(folder) as scratch:
@@ -204,21 +207,11 @@ def save(
         hashes = {name: write_tensors(scratch / name, state) for name, state in states.items()}
         index = {"format": FORMAT, "version": VERSION, "step": step, "provenance": dict(provenance or {})}
         index |= {"asked": asked} if asked else {}
-        index |= {"plugins": plugins} if (plugins := _plugins(config)) else {}
+        index |= {"plugins": dict(plugins)} if plugins else {}
         index |= {"sha256": hashes, "config": config.plain()}
         index[DIGEST] = digest_of(document.load(document.dump(index)))
         (scratch / INDEX).write_text(document.dump(index), encoding="utf-8")
     return read(folder)
-
-
-def _plugins(config: Config) -> dict[str, str]:
-    """The plugins, but ours, of the network and the process, with their versions."""
-    registry, found = default_registry(), {}
-    versions = {status.owner: status.version for status in registry.statuses}
-    for part, kind in _PARTS.items():
-        owner = next((entry.owner for entry in registry.claims(kind, getattr(config.model, part).name)), OURS)
-        found |= {} if owner == OURS else {part: f"{owner} {versions[owner]}"}
-    return found
 
 
 def mismatches(own: Weights, found: Weights) -> list[str]:

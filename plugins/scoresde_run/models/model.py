@@ -19,6 +19,7 @@ from ..data.dataset import Dataset, Levels
 from ..data.scale import standardising
 from ..data.units import Units, columns, stored_levels
 from .config import Config, ModelConfig
+from .names import plugins_of
 from .network import Network
 from .network_score import NetworkScore
 from .parameterisation import LABEL_FORMS, PARAMETERISATION_FORMS, PARAMETERISATIONS
@@ -37,6 +38,8 @@ class Plan:
     sampler: Sampler
     units: Units = attrs.field(default=attrs.Factory(lambda self: recorded_units(self.config.model), takes_self=True))
     """Units of the events."""
+    plugins: Mapping[str, str] = attrs.field(factory=dict)
+    """The plugins that its network and process are of (:func:`.names.plugins_of`)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,7 +137,8 @@ def plan_model(
         )
     _check_form(network, sde, choice)
     units = recorded_units(choice, _levels(config, registry, read))
-    return Plan(config, network, sde, registry.create("samplers", config.sampling.sampler), units)
+    sampler = registry.create("samplers", config.sampling.sampler)
+    return Plan(config, network, sde, sampler, units, plugins_of(registry, choice))
 
 
 def _check_form(network: Network, sde: SDE, choice: ModelConfig) -> None:

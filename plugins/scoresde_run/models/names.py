@@ -1,10 +1,21 @@
 """Names of components in text that a plugin contains, such as a preset, a suite or a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scoresde_core import Registry, ScoreSDEError, Spec, parameters, parse
+from scoresde_core import OURS, Registry, ScoreSDEError, Spec, parameters, parse
 from scoresde_core.kinds import kind_of
+
+PARTS = {"network": "networks", "sde": "sdes"}
+"""The components without which a checkpoint cannot be read, and their kinds."""
+
+
+def plugins_of(registry: Registry, model: Any) -> Mapping[str, str]:
+    """The plugins, but ours, that a configuration's ``model`` needs, with versions: ``{"sde": "my-sdes 0.1"}``."""
+    versions = {status.owner: status.version for status in registry.statuses}
+    found = {part: registry.claims(kind, getattr(model, part).name) for part, kind in PARTS.items()}
+    owners = {part: claims[0].owner for part, claims in found.items() if claims}  # a dequantiser has no component
+    return {part: f"{owner} {versions[owner]}" for part, owner in owners.items() if owner != OURS}
 
 
 def clear(registry: Registry, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:

@@ -189,8 +189,9 @@ class TrainingRun:
         if self.first and not path.exists():
             averages = None if self.state.average is None else self.state.average.parameters
             about = {"source": "scoresde train", "torch": str(torch.__version__)}
-            weights, config = self.state.network.state_dict(), self.trainer.plan.config
-            checkpoint.save(path, config, weights, averages, step=self.state.step, provenance=about)
+            weights, plan = self.state.network.state_dict(), self.trainer.plan
+            how: dict[str, Any] = {"step": self.state.step, "provenance": about, "plugins": plan.model.plugins}
+            checkpoint.save(path, plan.config, weights, averages, **how)
             if self._on_checkpoint is not None:
                 self._on_checkpoint(path=path, state=self.state)
         if self.first:
