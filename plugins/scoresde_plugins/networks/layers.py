@@ -28,6 +28,7 @@ too; a layer with a convolution is made for its number of sides, ``dims``.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,8 +39,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from scoresde_core.shapes import expand
-
-Activation = Callable[[Tensor], Tensor]
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "elu": nn.ELU,
@@ -59,9 +58,8 @@ class Overwrite(nn.Module):
         super().__init__()
         self.fresh, self.inplace = ACTIVATIONS[name](), ACTIVATIONS[name](inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fresh(x) if torch.is_grad_enabled() else self.inplace(x)
-        return out
+    def forward(self, x: Tensor) -> Any:
+        return self.fresh(x) if torch.is_grad_enabled() else self.inplace(x)
 
 
 SMALLEST_SCALE = 1e-10
@@ -169,8 +167,7 @@ class FourierEmbedding(nn.Module):
         self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=trainable)
 
     def forward(self, label: Tensor) -> Tensor:
-        # Angles reach several hundred radians, so the products have the order of the published code, to agree in
-        # float32.
+        # Angles reach several hundred radians: to agree in float32, products have the order of the published code.
         angle = label[:, None] * self.W * 2 * math.pi
         return torch.cat([angle.sin(), angle.cos()], 1)
 
@@ -188,9 +185,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, *, min_group: int, scale: float, rescale: bool) -> None:
         super().__init__()
         self.GroupNorm_0 = group_norm(channels, min_group)
-        self.NIN_0 = NIN(channels, channels)
-        self.NIN_1 = NIN(channels, channels)
-        self.NIN_2 = NIN(channels, channels)
+        self.NIN_0, self.NIN_1, self.NIN_2 = (NIN(channels, channels) for _ in range(3))
         self.NIN_3 = NIN(channels, channels, scale)
         self.rescale = rescale
 
@@ -209,7 +204,7 @@ class AttentionBlock(nn.Module):
 class BlockStyle:
     """The options that all blocks of a network share; ``embedding`` is the embedding's length, None for none."""
 
-    activation: Activation
+    activation: Callable[[Tensor], Tensor]
     embedding: int | None
     biggan: bool
     dropout: float
@@ -293,9 +288,8 @@ class Blur(nn.Module):
         before, after = self.pad
         if before != after:  # only taps of odd length
             x, before = F.pad(x, (before, after, before, after)), 0
-        channels = x.shape[1]
-        kernel = self.kernel.expand(channels, -1, -1, -1)
-        return F.conv2d(x, kernel, stride=self.stride, padding=before, groups=channels)
+        kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, kernel, stride=self.stride, padding=before, groups=len(kernel))
 
 
 class FIRDown(Blur):
@@ -330,38 +324,27 @@ NearestUp = partial(nn.Upsample, scale_factor=2.0, mode="nearest")
 """Each pixel four times: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
 
-class ConvDown(nn.Module):
+class ConvDown(nn.Sequential):
     """(B, in, 2H, 2W) -> (B, out, H, W): 3x3, stride 2, padded at the far edges as TensorFlow's 'SAME'."""
 
     def __init__(self, in_channels: int, out_channels: int, dims: int = 2) -> None:
-        super().__init__()
-        self.Conv_0 = conv(in_channels, out_channels, stride=2, dims=dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.Conv_0(F.pad(x, (0, 1) * (x.ndim - 2)))  # type: ignore[no-any-return]
+        pad = nn.ConstantPad2d((0, 1) * dims, 0.0)  # type: ignore[arg-type]  # it serves any number of sides
+        super().__init__(OrderedDict(pad=pad, Conv_0=conv(in_channels, out_channels, stride=2, dims=dims)))
 
 
-class ConvUp(nn.Module):
+class ConvUp(nn.Sequential):
     """(B, in, H, W) -> (B, out, 2H, 2W): nearest neighbours, then a 3x3 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, dims: int = 2) -> None:
-        super().__init__()
-        self.Conv_0 = conv(in_channels, out_channels, dims=dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.Conv_0(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+        super().__init__(OrderedDict(grow=NearestUp(), Conv_0=conv(in_channels, out_channels, dims=dims)))
 
 
-class FIRConvDown(nn.Module):
+class FIRConvDown(nn.Sequential):
     """``conv_down``, (B, in, 2H, 2W) -> (B, out, H, W): the filter, then a 3x3 convolution of stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, taps: Sequence[float]) -> None:
-        super().__init__()
-        self.blur = Blur(taps, ((len(taps) + 1) // 2, len(taps) // 2))
-        self.Conv2d_0 = conv(in_channels, out_channels, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.Conv2d_0(self.blur(x))  # type: ignore[no-any-return]
+        blur = Blur(taps, ((len(taps) + 1) // 2, len(taps) // 2))
+        super().__init__(OrderedDict(blur=blur, Conv2d_0=conv(in_channels, out_channels, stride=2)))
 
 
 class FIRConvUp(nn.Module):

@@ -19,18 +19,7 @@ from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 from scoresde_core import param
 from .layers import geometric
-from .refinenet import (
-    ConditionalInstanceNormPlus,
-    InstanceNormPlus,
-    NoNorm,
-    Norm,
-    RefineNet,
-    RefineNetSpec,
-    Stage,
-    VarianceNorm,
-    check_image,
-    level_index,
-)
+from .refinenet import NORMS, ConditionalInstanceNormPlus, RefineNet, RefineNetSpec, Stage, check_image, level_index
 
 _FINE = (Stage("res1", "refine5", 1), Stage("res2", "refine4", 2, pool=True), Stage("res3", "refine3", 2, pool=True))
 _COARSE = (Stage("res4", "refine2", 4, dilation=2), Stage("res5", "refine1", 4, dilation=4))
@@ -45,8 +34,6 @@ STAGES: dict[int, tuple[Stage, ...]] = {
     256: (*_FINE, Stage("res31", "refine31", 2, pool=True), *_COARSE),
 }
 """The published networks by resolution; NCSN has the first."""
-
-NORMS: dict[str, Norm] = {"instance_plus": InstanceNormPlus, "variance": VarianceNorm, "none": NoNorm}
 
 
 @attrs.frozen(kw_only=True)
@@ -94,7 +81,7 @@ class NCSNv2Module(RefineNet):
     sigmas: Tensor
 
     def __init__(self, spec: NCSNv2, channels: int, stages: tuple[Stage, ...]) -> None:
-        super().__init__(spec, channels, stages, norm=NORMS[spec.norm], inner=NoNorm, pool="max")
+        super().__init__(spec, channels, stages, norm=NORMS[spec.norm], inner=NORMS["none"], pool="max")
         self.labels_are_sigmas, self.scale_by_sigma = spec.label == "sigma", spec.scale_by_sigma
         # Always present, because the published state dicts contain it.
         self.register_buffer("sigmas", geometric(spec.sigma_max, spec.sigma_min, spec.scales))

@@ -97,14 +97,14 @@ class VarianceNorm(nn.Module):
         return x * (self.alpha[:, None, None] * torch.rsqrt(x.var((2, 3), keepdim=True) + EPS))
 
 
-class NoNorm(nn.Module):
+class NoNorm(nn.Identity):
     """The identity, without parameters."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
+    def forward(self, input: Tensor, index: Tensor | None = None) -> Tensor:
+        return input
 
-    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        return x
+
+NORMS: dict[str, Norm] = {"instance_plus": InstanceNormPlus, "variance": VarianceNorm, "none": NoNorm}
 
 
 @attrs.frozen
@@ -203,28 +203,26 @@ class Fusion(nn.Module):
         return fused
 
 
-def window_pool(x: Tensor, kind: Pooling) -> Tensor:
-    """The maximum, or with zeros outside the image the mean, over the 5x5 pixels around each pixel."""
-    if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
-        x = x.contiguous(memory_format=torch.channels_last)
-    pooled = F.max_pool2d(x, 5, 1, 2) if kind == "max" else F.avg_pool2d(x, 5, 1, 2)
-    return pooled.contiguous()
-
-
 class ChainedPooling(nn.Module):
-    """CRP: act(x) plus two pooled and convolved copies, each made from the one before; windows of 5x5 pixels."""
+    """CRP: act(x) plus two pooled and convolved copies, each made from the one before.
+
+    Pooling is the maximum, or with zeros outside the image the mean, over the 5x5 pixels around each pixel.
+    """
 
     def __init__(self, channels: int, norm: Norm, act: nn.Module, pool: Pooling) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv3x3(channels, channels, bias=False) for _ in range(2))
         self.norms = nn.ModuleList(norm(channels) for _ in range(2))
-        self.act, self.pool = act, pool
+        self.act, self.pool = act, {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[pool](5, 1, 2)
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
         total: Tensor = self.act(x)
         path = total
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            path = conv(window_pool(norm(path, index), self.pool))
+            path = norm(path, index)
+            if x.device.type == "cpu":  # channels-last pooling is several times faster on CPUs, despite two copies
+                path = path.contiguous(memory_format=torch.channels_last)
+            path = conv(self.pool(path).contiguous())
             total = total + path
         return total
 

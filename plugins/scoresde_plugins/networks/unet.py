@@ -29,17 +29,15 @@ Way = Literal["down", "up"]
 Places = tuple[int, ...]
 """Indices of layers in ``all_modules``, in the order in which they run."""
 
-NONE: Places = ()
 
-
-@attrs.frozen
+@attrs.define
 class Stage:
     """The layers of one level on one side of the U."""
 
-    blocks: Places
-    attention: Places
-    pyramid: Places
-    resample: Places
+    blocks: Places = ()
+    attention: Places = ()
+    pyramid: Places = ()
+    resample: Places = ()
 
 
 class Combine(nn.Module):
@@ -175,9 +173,7 @@ class UNet(nn.Module):
         if told is not None and self.spec.class_joins == "features":
             features, told = features + told, None
         out: Tensor = outer(self.activation(inner(features)))
-        if told is not None:
-            out = out + told
-        activated: Tensor = self.activation(out)
+        activated: Tensor = self.activation(out if told is None else out + told)
         return activated
 
     def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
@@ -242,24 +238,24 @@ class UNet(nn.Module):
         spec, stages = self.spec, []
         image, width = seen, spec.nf
         for level, multiple in enumerate(spec.ch_mult):
-            blocks, attention, pyramid, resample = NONE, NONE, NONE, NONE
+            stage = Stage()
             for _ in range(spec.num_res_blocks):
-                blocks += self._add(self._block(width, multiple * spec.nf))
+                stage.blocks += self._add(self._block(width, multiple * spec.nf))
                 width = multiple * spec.nf
                 if self.attends[level]:
-                    attention += self._add(self._attention(width))
+                    stage.attention += self._add(self._attention(width))
                 kept.append(width)
             if level + 1 < len(spec.ch_mult):
-                resample = self._add(self._resize("down", width))
+                stage.resample = self._add(self._resize("down", width))
                 if spec.progressive_input == "input_skip":
                     stack = spec.progressive_combine == "cat"
-                    pyramid = self._add(Combine(seen, width, stack, self.style.dims))
+                    stage.pyramid = self._add(Combine(seen, width, stack, self.style.dims))
                     width *= 2 if stack else 1
                 elif spec.progressive_input == "residual":
-                    pyramid = self._add(self._filtered_conv("down", image, width))
+                    stage.pyramid = self._add(self._filtered_conv("down", image, width))
                     image = width
                 kept.append(width)
-            stages.append(Stage(blocks, attention, pyramid, resample))
+            stages.append(stage)
         return stages
 
     def _build_up(self, channels: int, kept: list[int]) -> tuple[list[Stage], int]:
@@ -267,20 +263,22 @@ class UNet(nn.Module):
         spec, stages = self.spec, []
         image, width = 0, kept[-1]
         for level, multiple in reversed(list(enumerate(spec.ch_mult))):
-            blocks, attention, pyramid, resample = NONE, NONE, NONE, NONE
+            stage = Stage()
             for index in range(spec.num_res_blocks + 1):
-                blocks += self._add(self._block(width + kept.pop(), multiple * spec.nf))
+                stage.blocks += self._add(self._block(width + kept.pop(), multiple * spec.nf))
                 width = multiple * spec.nf
                 if self.attends[level] and (spec.up_attention == "block" or index == spec.num_res_blocks):
-                    attention += self._add(self._attention(width))
+                    stage.attention += self._add(self._attention(width))
             if spec.progressive == "output_skip":
-                pyramid = self._add(*self._head(width, channels, spec.init_scale))
+                stage.pyramid = self._add(*self._head(width, channels, spec.init_scale))
             elif spec.progressive == "residual":
-                pyramid = self._add(*([self._filtered_conv("up", image, width)] if image else self._head(width, width)))
+                stage.pyramid = self._add(
+                    *([self._filtered_conv("up", image, width)] if image else self._head(width, width))
+                )
                 image = width
             if level:
-                resample = self._add(self._resize("up", width))
-            stages.append(Stage(blocks, attention, pyramid, resample))
+                stage.resample = self._add(self._resize("up", width))
+            stages.append(stage)
         return stages, width
 
     def _block(self, in_channels: int, out_channels: int) -> nn.Module:
@@ -340,7 +338,12 @@ class NCSNpp(UNetSpec):
         """Return the U-Net for images (C, H, W), or without FIR filters for events of one to three sides."""
         if self.fir and 2 <= len(shape) != 3:
             raise ValueError(f"FIR filters need images (C, H, W), got {tuple(shape)}: set fir=false, or choose unet")
-        return UNet(self, self.checked(shape))
+        if not 2 <= len(shape) <= 4:
+            raise ValueError(
+                f"a U-Net needs channels and one to three sides, got {tuple(shape)}: choose another network"
+            )
+        self.check_size(shape[1:])
+        return UNet(self, shape)
 
 
 @attrs.frozen(kw_only=True)

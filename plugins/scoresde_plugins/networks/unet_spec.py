@@ -96,16 +96,6 @@ class ImageUNet(KnowingNetwork):
             )
         return [side in self.attn_resolutions for side in shortest]
 
-    def checked(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the ``shape`` (C, *sides) of events; raise ``ValueError`` if the network cannot read them."""
-        if not 2 <= len(shape) <= 4:
-            raise ValueError(
-                f"a U-Net needs channels and one to three sides, got {tuple(shape)}: choose another network"
-            )
-        self.check_size(shape[1:])
-        self.attended(shape[1:])
-        return shape
-
 
 @attrs.frozen(kw_only=True)
 class UNetSpec(ImageUNet):
