@@ -53,9 +53,7 @@ class BlurringSDE(DiagonalSDE):
         rate = cycles.reshape(-1, 1) + cycles
         tau = 0.5 * (self.s_max * torch.sin(0.5 * math.pi * t).square()).square()
         left = (1 - self.d_min) * torch.exp(-rate * tau[..., None, None]) + self.d_min
-        alpha: Tensor = self.noise.alpha(t)[..., None, None] * left
-        return alpha.unsqueeze(-3)
+        return (self.noise.alpha(t)[..., None, None] * left).unsqueeze(-3)
 
     def sigma(self, t: Tensor) -> Tensor:
-        sigma: Tensor = self.noise.sigma(t)[..., None, None, None]
-        return sigma
+        return self.noise.sigma(t).reshape(*t.shape, 1, 1, 1)

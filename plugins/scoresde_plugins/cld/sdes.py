@@ -52,24 +52,21 @@ class CriticallyDampedSDE(BlockSDE):
 
     def alpha(self, t: Tensor) -> Tensor:
         damping, b = self.damping, self.beta * t
-        rows = _matrix(1 + 2 * b / damping, 4 * b / damping**2, -b, 1 - 2 * b / damping)
-        return torch.exp(-2 * b / damping)[..., None, None] * rows
+        rows = torch.stack([1 + 2 * b / damping, 4 * b / damping**2, -b, 1 - 2 * b / damping], -1)
+        return (torch.exp(-2 * b / damping)[..., None] * rows).reshape(*t.shape, 2, 2)
 
     def covariance(self, t: Tensor) -> Tensor:
         damping, at = self.damping, self.beta * t.double()
         b = 4 * at / damping
         cross = 4 * at.square() / damping
         velocity = 0.25 * damping**2 * torch.expm1(b) + at * damping - 2 * at.square()
-        fresh = torch.exp(-b)[..., None, None] * _matrix(_remainder(b), cross, cross, velocity)
+        rows = torch.stack([_remainder(b), cross, cross, velocity], -1)
+        fresh = (torch.exp(-b)[..., None] * rows).reshape(*t.shape, 2, 2)
         start = self.alpha(t.double())[..., 1:]
         return (fresh + self.gamma * self.mass * start * start.mT).to(t.dtype)
 
     def _constant(self, t: Tensor, rows: list[list[float]]) -> Tensor:
         return t.new_tensor(rows).expand(*t.shape, 2, 2)
-
-
-def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return torch.stack([torch.stack([a, b], -1), torch.stack([c, d], -1)], -2)
 
 
 def _remainder(b: Tensor) -> Tensor:

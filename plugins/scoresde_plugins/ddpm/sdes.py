@@ -40,12 +40,9 @@ class CosineSDE(SDE):
     def _b(self) -> float:
         return 0.5 * math.pi * self.s / (1 + self.s)
 
-    def _left(self, t: Tensor) -> Tensor:
-        """pi / 2 - a, exactly 0 at t = 1."""
-        return 0.5 * math.pi * (1 - t) / (1 + self.s)
-
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin(self._left(t)) / math.cos(self._b)
+        """Its angle is pi / 2 - a, exactly 0 at t = 1."""
+        return torch.sin(0.5 * math.pi * (1 - t) / (1 + self.s)) / math.cos(self._b)
 
     def sigma(self, t: Tensor) -> Tensor:
         angle = 0.5 * math.pi * t / (1 + self.s)

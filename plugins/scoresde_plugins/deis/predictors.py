@@ -29,10 +29,7 @@ ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 2
 
 
 class NoiseMultistep(MultistepPredictor):
-    """y' = y + sum_k w_k eps_k over the noises of the last levels, with one evaluation per step.
-
-    The order starts at 1, a step of DDIM, and rises with the past; the last step, to the data, is of first order.
-    """
+    """y' = y + sum_k w_k eps_k over the noises of the last levels, with one evaluation per step."""
 
     max_order: int
 
@@ -71,9 +68,13 @@ class DEISPredictor(NoiseMultistep):
         return float(self.max_order)
 
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
+        now, length = noise_ratio(step.now), noise_ratio(step.next) - noise_ratio(step.now)
         if len(levels) == 1:
-            return [noise_ratio(step.next) - noise_ratio(step.now)]
-        return _weights_in_t(step, levels) if self.variant == "tab" else _weights_in_ratio(step, levels)
+            return [length]
+        if self.variant == "tab":
+            return _weights_in_t(step, levels)
+        nodes = [(noise_ratio(level) - now) / length for level in levels]
+        return power_weights(nodes, [length / (q + 1) for q in range(len(nodes))])
 
 
 @attrs.frozen
@@ -100,13 +101,6 @@ class IPNDMPredictor(NoiseMultistep):
     def weights(self, step: Step, levels: list[Level]) -> list[Scalar]:
         length = noise_ratio(step.next) - noise_ratio(step.now)
         return [length * w for w in ADAMS_BASHFORTH[len(levels) - 1]]
-
-
-def _weights_in_ratio(step: Step, levels: list[Level]) -> list[Scalar]:
-    """Return the integrals over s of the Lagrange polynomials in s."""
-    now, length = noise_ratio(step.now), noise_ratio(step.next) - noise_ratio(step.now)
-    nodes = [(noise_ratio(level) - now) / length for level in levels]
-    return power_weights(nodes, [length / (q + 1) for q in range(len(nodes))])
 
 
 def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:

@@ -50,17 +50,13 @@ class FlowPPModule(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor) -> Halves:
         """uint8 ``images`` (B, C, H, W) and standard normal ``noise`` -> u like ``noise``, and log q (B,) float64."""
-        context = self._context(images, noise)
+        features: Tensor = self.context(images.to(noise) / 127.5 - 1)
+        context = torch.cat(split(features), 1)  # at the width of a half: neighbouring columns become channels
         halves, log_det = split(noise), noise.new_zeros(len(noise), dtype=torch.float64)
         for layer in self.layers:
             halves, change = layer(halves, context)
             log_det = log_det + change
         return finish(halves, noise, log_det)
-
-    def _context(self, images: Tensor, like: Tensor) -> Tensor:
-        """Return features of the image at the width of a half: neighbouring columns become channels."""
-        features: Tensor = self.context(images.to(like) / 127.5 - 1)
-        return torch.cat(split(features), 1)
 
 
 @attrs.frozen(kw_only=True)
@@ -118,12 +114,10 @@ class Coupling(nn.Module):
 
     def __init__(self, spec: FlowPP, channels: int, half: tuple[int, int]) -> None:
         super().__init__()
-        self.components, height, width = spec.components, *half
-        self.position = nn.Parameter(0.01 * torch.randn(1, spec.filters, height, width))
+        self.position = nn.Parameter(0.01 * torch.randn(1, spec.filters, *half))
         self.begin = nn.Conv2d(channels + 2 * spec.context, spec.filters, 3, padding=1)
-        self.blocks = nn.ModuleList()
-        for _ in range(spec.blocks):
-            self.blocks += [Gated(spec.filters), Attention(spec.filters, spec.heads)]
+        blocks = [b for _ in range(spec.blocks) for b in (Gated(spec.filters), Attention(spec.filters, spec.heads))]
+        self.blocks = nn.Sequential(*blocks)
         self.end = nn.Conv2d(spec.filters, channels * (2 + 3 * spec.components), 3, padding=1)
         # Each half passes every second coupling. Together they start near logit(Phi(x)), so u starts near uniform: the
         # normal distribution function is approximately that of a logistic of scale 1/1.702.
@@ -137,9 +131,7 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, other: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return y like ``x``, and the log determinant (B,)."""
         h = self.begin(torch.cat([other, context], 1)) + self.position
-        for block in self.blocks:
-            h = block(h)
-        return couple(x, self.end(h))
+        return couple(x, self.end(self.blocks(h)))
 
 
 class Gated(nn.Module):

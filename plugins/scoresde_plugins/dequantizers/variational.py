@@ -76,8 +76,6 @@ def _load(folder: Path, digest: str, device: torch.device, dtype: torch.dtype) -
         raise FileError(f"the weights in {folder} were replaced while in use: start again")
     module = flow_of(found.config)
     weights, averages = found.states()
-    report = checkpoint.mismatches(module.state_dict(), weights | averages)
-    if report:
-        raise FileError(f"the weights in {folder} do not fit its configuration: {checkpoint.summary(report)}")
+    checkpoint.check_fit(module.state_dict(), weights | averages, folder, "its configuration")
     module.load_state_dict(weights | averages)
     return module.eval().requires_grad_(False).to(device, dtype), found.config.model.shape

@@ -1,10 +1,10 @@
 """The process of EDM (Karras et al. 2022, arXiv:2206.00364, Table 1): sigma is the time, up to 80."""
 
 import attrs
-from attrs.validators import and_, gt, le, lt
+from attrs.validators import and_, gt, lt
 from scoresde_core import param
 from ..score_flow.sdes import LinearVESDE
-from ..song2021.sdes import LARGEST, T_MIN_HELP
+from ..song2021.sdes import IN_RANGE, T_MIN_HELP
 
 
 @attrs.frozen
@@ -14,5 +14,5 @@ class EDMSDE(LinearVESDE):
     The paper's network has the parameterisation ``edm`` and the label ``log_ratio``.
     """
 
-    sigma_max: float = param(80.0, "noise scale at t = 1", and_(gt(0), le(LARGEST)))
+    sigma_max: float = param(80.0, "noise scale at t = 1", IN_RANGE)
     t_min: float = param(2.5e-5, T_MIN_HELP, and_(gt(0), lt(1)))

@@ -102,19 +102,15 @@ def read_pickle(path: Path) -> Foreign:
     with inputs.reading(path, "a pickle of EDM") as found:
         with found.open("rb") as file:
             content = _Reader(file).load()
-        table, net = rows("edm.yaml"), content["ema"] if isinstance(content, dict) else content
-        row, given = table["preconditioning"].get(net.name), net.state
+        net = content["ema"] if isinstance(content, dict) else content
+        row, given = rows("edm.yaml")["preconditioning"].get(net.name), net.state
         model = given["_modules"]["model"]
         if row is None or model.name != "SongUNet":
             raise FileError(f"it is a {net.name} of a {model.name}, and we have SongUNet: choose another model")
         wrong = [key for key, value in row["state"].items() if key not in given or given[key] != value]
         if wrong:
             raise FileError(f"its {wrong[0]} is {given.get(wrong[0])}, and we have {row['state'][wrong[0]]}")
-        how = {**table["defaults"], **{k: v for k, v in given["_init_kwargs"].items() if k in table["defaults"]}}
-        weights = {name: value for name, value in _tensors(model) if not name.endswith("resample_filter")}
-        return _foreign(
-            path, net.name, row, how, {"C": given["img_channels"], "side": given["img_resolution"]}, weights
-        )
+        return _foreign(path, net, row)
 
 
 def _tensors(module: Inert, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
@@ -128,16 +124,17 @@ def _tensors(module: Inert, prefix: str = "", depth: int = 0) -> Iterator[tuple[
             yield from _tensors(inner, f"{prefix}{name}.", depth + 1)
 
 
-def _foreign(
-    path: Path,
-    name: str,
-    row: Mapping[str, Any],
-    how: dict[str, Any],
-    size: Mapping[str, int],
-    weights: dict[str, Tensor],
-) -> Foreign:
-    """The model of a SongUNet with the arguments ``how``."""
-    taps, channels, nf = how["resample_filter"], size["C"], how["model_channels"]
+def _foreign(path: Path, net: Inert, row: Mapping[str, Any]) -> Foreign:
+    """The model of the SongUNet in ``net``, whose preconditioning is ``row``."""
+    given, how = net.state, dict(rows("edm.yaml")["defaults"])
+    how |= {key: value for key, value in given["_init_kwargs"].items() if key in how}
+    weights = {k: value for k, value in _tensors(given["_modules"]["model"]) if not k.endswith("resample_filter")}
+    taps, nf, channels, side = (
+        how["resample_filter"],
+        how["model_channels"],
+        given["img_channels"],
+        given["img_resolution"],
+    )
     noise, kinds = {"positional": 1, "fourier": 2}, {"standard": "none", "residual": "residual", "skip": "input_skip"}
     fixed = {"channel_mult_emb": 4, "channel_mult_noise": noise.get(how["embedding_type"])}
     if wrong := [key for key, value in fixed.items() if how[key] != value]:
@@ -147,7 +144,7 @@ def _foreign(
     network |= {"embedding_type": how["embedding_type"], "progressive_input": kinds[how["encoder_type"]]}
     network |= {"progressive": "output_skip" if how["decoder_type"] == "skip" else "none", **row["network"]}
     network |= {"fir": False} if list(taps) == [1, 1] else {"fir_kernel": [float(tap) for tap in taps]}
-    made, notes = {}, [f"{name}: averages alone, as the file has"]
+    made, notes = {}, [f"{net.name}: averages alone, as the file has"]
     if "map_augment.weight" in weights:
         weights.pop("map_augment.weight")
         notes.append("the layer of augmentation labels is left out: sampling never reads it")
@@ -158,6 +155,6 @@ def _foreign(
         made["class_embedding.weight"] = table / math.sqrt(len(bias))
     for key in [key for key in weights if ".".join(key.split(".")[-2:-1]).endswith("aux_conv")]:
         weights[key] = weights[key][:channels] * row["sign"]
-    plain = {"network": network, "sde": row["sde"], "shape": [channels, size["side"], size["side"]]}
+    plain = {"network": network, "sde": row["sde"], "shape": [channels, side, side]}
     config = {"model": plain, "sampling": {"sampler": row["sampler"]}}
-    return Foreign(f"EDM {name}", path, config, weights, lambda net: names(net, "edm", size["side"]), notes, made)
+    return Foreign(f"EDM {net.name}", path, config, weights, lambda unet: names(unet, "edm", side), notes, made)

@@ -20,7 +20,7 @@ Technique 3 is a network that divides its output by sigma instead of taking a la
 """
 
 import math
-from collections.abc import Callable
+from statistics import NormalDist
 
 import attrs
 import torch
@@ -62,7 +62,7 @@ def largest_distance(x: Tensor, chunk: int = _CHUNK) -> float:
 def shell_overlap(gamma: float, dimensions: int) -> float:
     """Return the share of one shell of noise that lies within three widths of the next, gamma times as large."""
     shift, width = math.sqrt(2 * dimensions) * (gamma - 1), 3 * gamma
-    return _normal_cdf(shift + width) - _normal_cdf(shift - width)
+    return NormalDist().cdf(shift + width) - NormalDist().cdf(shift - width)
 
 
 def scale_ratio(dimensions: int, overlap: float = 0.5) -> float:
@@ -75,10 +75,13 @@ def scale_ratio(dimensions: int, overlap: float = 0.5) -> float:
             f"technique 2 needs 5 dimensions or more, got {dimensions}, where shells overlap at any ratio: "
             "choose the number of scales yourself"
         )
-    high = 2.0
+    low, high = 1.0, 2.0
     while shell_overlap(high, dimensions) > overlap:
         high *= 2
-    return _bisect(lambda gamma: shell_overlap(gamma, dimensions) - overlap, 1.0, high)
+    for _ in range(200):  # the overlap falls as the ratio grows
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if shell_overlap(middle, dimensions) > overlap else (low, middle)
+    return 0.5 * (low + high)
 
 
 def number_of_scales(dimensions: int, sigma_min: float, sigma_max: float, overlap: float = 0.5) -> int:
@@ -122,15 +125,3 @@ def langevin_steps(gamma: float, sigma_min: float, steps: int) -> Langevin:
 def _check_scales(sigma_min: float, sigma_max: float) -> None:
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"sigma_min must be positive and below sigma_max = {sigma_max:.4g}, got {sigma_min:.4g}")
-
-
-def _normal_cdf(x: float) -> float:
-    return 0.5 * math.erfc(-x / math.sqrt(2))
-
-
-def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return the root of a decreasing function."""
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if function(middle) > 0 else (low, middle)
-    return 0.5 * (low + high)

@@ -4,17 +4,17 @@ import math
 
 import attrs
 import torch
-from attrs.validators import and_, gt, le, lt
+from attrs.validators import and_, gt, lt
 from torch import Tensor
 from scoresde_core import SDE, param
-from ..song2021.sdes import LARGEST, T_MIN_HELP
+from ..song2021.sdes import IN_RANGE, T_MIN_HELP
 
 
 @attrs.frozen
 class LinearVESDE(SDE):
     """dx = sigma_max sqrt(2 t) dw, so ``alpha = 1`` and ``sigma = sigma_max t``; its chain is Euler-Maruyama."""
 
-    sigma_max: float = param(50.0, "noise scale at t = 1", and_(gt(0), le(LARGEST)))
+    sigma_max: float = param(50.0, "noise scale at t = 1", IN_RANGE)
     t_min: float = param(1e-5, T_MIN_HELP, and_(gt(0), lt(1)))
 
     def alpha(self, t: Tensor) -> Tensor:

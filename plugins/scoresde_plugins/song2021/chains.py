@@ -1,4 +1,4 @@
-r"""The published discrete chains: SMLD for VE, DDPM for VP, Euler-Maruyama in steps of 1/N for sub-VP.
+r"""The published discrete chains: SMLD for VE, DDPM for VP. That of sub-VP is its ``discretize``.
 
 SMLD and DDPM are tables over N noise scales (arXiv:2011.13456, Eq. 8 and 10). The published sampler visits N evenly
 spaced times from 1 to t_min, but at the k-th of them, k = 0 .. N-1, it reads the table at 1 - k/(N-1), not at the time
@@ -104,17 +104,3 @@ class TabulatedSDE(SDE):
 def _log_signal(chain: DDPMChain, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """log alpha_bar_i, cached: training reads it at every step, and a copy to the device would block."""
     return torch.log1p(-chain.betas(n)).cumsum(0).to(device=device, dtype=dtype)
-
-
-@attrs.frozen
-class EulerChain:
-    """Euler-Maruyama in N steps of 1/N, at the times of the published grid."""
-
-    sde: SDE
-
-    def transition(self, times: Tensor) -> Transition | None:
-        """f/N and g/sqrt(N); None off the published grid."""
-        if not evenly_spaced(times):
-            return None
-        now, steps = times[:-1], len(times) - 1
-        return Transition.from_drift(self.sde.drift_rate(now) / steps, self.sde.diffusion(now) / steps**0.5)

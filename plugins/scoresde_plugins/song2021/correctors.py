@@ -91,7 +91,7 @@ class LangevinCorrector(Corrector):
         )
 
     def decoupled(self) -> Self:
-        return attrs.evolve(self, norm="level")
+        return self if self.norm == "level" else attrs.evolve(self, norm="level")
 
     def shrunk(self, factor: float) -> Self:
         """Divide snr by sqrt(factor): the step size is proportional to snr^2."""

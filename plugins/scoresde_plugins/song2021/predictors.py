@@ -110,9 +110,7 @@ class ProbabilityFlowPredictor(Predictor):
         return f"{why}euler_maruyama[probability_flow=true]" if steep else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        score = model.score(x, step.now)
-        x = combine(1 - step.discrete_drift, x, 0.5 * step.discrete_diffusion**2, score)
-        return x, x
+        return ReverseDiffusionPredictor(probability_flow=True).step(x, step, model, noise)
 
 
 @attrs.frozen

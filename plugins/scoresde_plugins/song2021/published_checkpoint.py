@@ -83,7 +83,9 @@ def convert(published: Published, network: nn.Module, table: bool = False, prefi
     """
     own = network.state_dict()
     stored, notes = _without_prefix(published.weights, own, prefix)
-    unread = _unread(stored, network)
+    # What the network accepts but has no use for, such as layers that would read a label.
+    surplus = {name: value for name, value in stored.items() if name not in own}
+    unread = set(surplus) - set(network.load_state_dict(surplus, strict=False).unexpected_keys)
     weights = {name: value for name, value in stored.items() if name not in unread}
     report = mismatches(own, weights) or [
         f"wrong type: {name}, {value.dtype}" for name, value in weights.items() if not value.is_floating_point()
@@ -133,12 +135,6 @@ def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         named = " and ".join(map(repr, sorted(fitting)))
         raise FileError(f"the file holds the network {len(fitting)} times, under {named}: say which by --prefix")
     return fitting[0] if fitting else found.most_common(1)[0][0]
-
-
-def _unread(weights: Mapping[str, Tensor], network: nn.Module) -> set[str]:
-    """Return names in the file that the network accepts but has no use for, such as layers that would read a label."""
-    surplus = {name: value for name, value in weights.items() if name not in network.state_dict()}
-    return set(surplus) - set(network.load_state_dict(surplus, strict=False).unexpected_keys)
 
 
 def _table(theirs: Tensor, ours: Tensor) -> Tensor:

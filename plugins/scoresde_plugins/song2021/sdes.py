@@ -19,16 +19,12 @@ import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
 from scoresde_core import SDE, GaussianPrior, Transition, param
-from .chains import CHAIN_HELP, ChainName, DDPMChain, EulerChain, SMLDChain, TabulatedSDE
+from .chains import CHAIN_HELP, ChainName, DDPMChain, SMLDChain, TabulatedSDE, evenly_spaced
 
 LARGEST = 1e15
 """The largest scale allowed: squares of the state stay finite in float32."""
+IN_RANGE = (gt(0), le(LARGEST))
 T_MIN_HELP = "smallest time at which the score is evaluated"
-
-
-def _positive(help_text: str, default: float) -> float:
-    value: float = param(default, help_text, and_(gt(0), le(LARGEST)))
-    return value
 
 
 @attrs.frozen
@@ -40,8 +36,8 @@ class VESDE(TabulatedSDE):
     true marginal by ``D mean^2 / (2 sigma_max^2)`` nats: about 0.14 on CIFAR-10.
     """
 
-    sigma_min: float = _positive("smallest noise scale", 0.01)
-    sigma_max: float = _positive("largest noise scale; about the largest distance between two data points", 50.0)
+    sigma_min: float = param(0.01, "smallest noise scale", IN_RANGE)
+    sigma_max: float = param(50.0, "largest noise scale; about the largest distance between two data points", IN_RANGE)
     chain: ChainName = param("published", CHAIN_HELP)
     prior_mean: float | tuple[float, ...] = param(0.0, "mean of the prior, or one mean per channel")
     t_min: float = param(1e-5, T_MIN_HELP, and_(gt(0), lt(1)))
@@ -90,8 +86,8 @@ _LARGEST_BETAS = 340
 class LinearBetaSDE(SDE):
     """Base of VP and sub-VP: drift -beta(t) x / 2 with beta linear in t, and the prior N(0, I)."""
 
-    beta_min: float = _positive("beta at t = 0", 0.1)
-    beta_max: float = _positive("beta at t = 1", 20.0)
+    beta_min: float = param(0.1, "beta at t = 0", IN_RANGE)
+    beta_max: float = param(20.0, "beta at t = 1", IN_RANGE)
     t_min: float = param(1e-3, T_MIN_HELP, and_(gt(0), lt(1)))
 
     def __attrs_post_init__(self) -> None:
@@ -175,5 +171,7 @@ class SubVPSDE(LinearBetaSDE):
         return torch.sqrt(self.beta(t) * -torch.expm1(-2 * self.integral(t)))
 
     def discretize(self, times: Tensor) -> Transition:
-        published = EulerChain(self).transition(times) if self.chain == "published" else None
-        return published or SDE.discretize(self, times)
+        if self.chain == "grid" or not evenly_spaced(times):
+            return SDE.discretize(self, times)
+        now, steps = times[:-1], len(times) - 1
+        return Transition.from_drift(self.drift_rate(now) / steps, self.diffusion(now) / steps**0.5)
