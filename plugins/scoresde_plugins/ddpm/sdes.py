@@ -22,8 +22,6 @@ from ..song2021.sdes import T_MIN_HELP
 
 _LAWS = {"linear": (1.0, 1e-4, 0.02), "scaled_linear": (0.5, 0.00085, 0.012)}
 """The power of beta that is evenly spaced, and beta of the first and the last entry."""
-LARGEST_BETA = 0.999
-"""The largest beta of a cosine table (arXiv:2102.09672, Section 3.2)."""
 
 
 @attrs.frozen
@@ -144,7 +142,7 @@ def betas_of(sde: TableSDE) -> Tensor:
     if sde.betas == "squaredcos":
         edges = torch.linspace(0, 1, n + 1, dtype=torch.float64, device="cpu")
         signal = torch.cos((edges + 0.008) / 1.008 * math.pi / 2).square()
-        return (1 - signal[1:] / signal[:-1]).clamp_max(LARGEST_BETA).to(dtype)
+        return (1 - signal[1:] / signal[:-1]).clamp_max(0.999).to(dtype)  # arXiv:2102.09672, Section 3.2
     power, first, last = _LAWS[sde.betas]
     ends = (float(sde.first or first) ** power, float(sde.last or last) ** power)
     return torch.linspace(*ends, n, dtype=dtype, device="cpu") ** (1 / power)

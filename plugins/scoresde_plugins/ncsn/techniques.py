@@ -26,8 +26,6 @@ import attrs
 import torch
 from torch import Tensor
 
-_CHUNK = 2048
-
 
 @attrs.frozen
 class Langevin:
@@ -43,7 +41,7 @@ class Langevin:
     variance_ratio: float
 
 
-def largest_distance(x: Tensor, chunk: int = _CHUNK) -> float:
+def largest_distance(x: Tensor, chunk: int = 2048) -> float:
     """Return the largest Euclidean distance between two events of ``x`` (N, ...), N >= 2; memory chunk^2."""
     if len(x) < 2:
         raise ValueError(f"a largest distance needs two events or more, got {len(x)}")

@@ -64,15 +64,12 @@ class NCSNv2(RefineNetSpec):
             )
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        stages = STAGES[64 if len(shape) != 3 else self._variant(max(shape[1:]))]
-        return NCSNv2Module(self, check_image("ncsnv2", shape, stages), stages)
-
-    def _variant(self, side: int) -> int:
-        if self.variant != "auto":
-            return self.variant
-        if side > 256:
+        side = max(shape[1:]) if len(shape) == 3 else 0  # else no image, which is refused below
+        if side > 256 and self.variant == "auto":
             raise ValueError(f"no ncsnv2 was published for {side} pixels: choose a variant, such as variant=256")
-        return 64 if side < 96 else 128 if side <= 128 else 256
+        published = 64 if side < 96 else 128 if side <= 128 else 256
+        stages = STAGES[published if self.variant == "auto" else self.variant]
+        return NCSNv2Module(self, check_image("ncsnv2", shape, stages), stages)
 
 
 class NCSNv2Module(RefineNet):
