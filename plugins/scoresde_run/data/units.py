@@ -75,7 +75,7 @@ class Units:
         """What is known of events of ``shape``: their like in their units, other pictures in the range of files."""
         if tuple(values.shape[1:]) == shape:
             return self.encode(values).float()
-        grey = values.ndim > 2 and not values.is_floating_point()
+        grey = values.ndim > 2 and values.dtype in (torch.uint8, torch.int32)
         return Units(self.centered).encode(values).float() if grey else values
 
     def decode(self, x: Tensor) -> Tensor:
