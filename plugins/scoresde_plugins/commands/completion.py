@@ -45,8 +45,7 @@ class CompletionCommand(Command):
         """The words that may stand where ``word`` does, after the words ``given`` to the program."""
         words = list(given)
         while group := next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None):
-            at = next((k for k, w in enumerate(words) if w in group.choices), None)
-            if at is None:
+            if (at := next((k for k, w in enumerate(words) if w in group.choices), None)) is None:
                 break
             parser, words = group.choices[words[at]], words[at + 1 :]
         action, before = _reader(parser, words)
@@ -81,13 +80,12 @@ def _values(action: argparse.Action, before: Sequence[str], word: str, registry:
         yield from map(str, action.choices)
     elif action.dest == "kind":
         yield from (text for kind in KINDS.values() for text in (kind.name, kind.singular))
-    elif action.dest == "name" and before:
-        yield from _components(_kind(before[0]), word, registry)
     elif "=" in word.partition("[")[0]:  # a setting, as of train
         key, _, value = word.partition("=")
         yield from (f"{key}={text}" for text in _components(_kind(key), value, registry))
     else:
-        yield from _components(_kind(action.dest), word, registry)
+        name = before[0] if action.dest == "name" and before else action.dest
+        yield from _components(_kind(name), word, registry)
 
 
 def _kind(name: str) -> Kind | None:
@@ -103,9 +101,9 @@ def _components(kind: Kind | None, word: str, registry: Registry) -> Iterator[st
         yield from (registry.shown_name(entry) for entry in registry.entries(kind.name))
         return
     claims = registry.claims(kind.name, name)
-    if len(claims) != 1 or kind.data or not isinstance(claims[0].row.target, str):
+    if len(claims) != 1 or kind.data or not isinstance(target := claims[0].row.target, str):
         return
-    known = fields(*claims[0].row.target.split(":"))
+    known = fields(*target.split(":"))
     depths = [inside[:k].count("[") - inside[:k].count("]") for k in range(len(inside) + 1)]
     start = max((k + 1 for k, c in enumerate(inside) if c == "," and depths[k] == 0), default=0)
     key, equals, value = inside[start:].partition("=")
@@ -138,8 +136,7 @@ def _declared(module: str, name: str) -> dict[str, str]:
         if isinstance(node, ast.ImportFrom):
             home = resolve_name("." * node.level + (node.module or ""), spec.parent or None)
             imports |= {alias.asname or alias.name: (home, alias.name) for alias in node.names}
-    made = next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    if made is None:
+    if (made := next((node for node in body if isinstance(node, ast.ClassDef) and node.name == name), None)) is None:
         return _declared(*imports[name]) if name in imports else {}
     found: dict[str, str] = {}
     for base in map(ast.unparse, reversed(made.bases)):

@@ -38,10 +38,10 @@ class DoctorCommand(Command):
         if arguments.json:
             print(json.dumps(found, indent=2))
             return 0
-        whole: dict[str, Any] = {"subsequent_indent": " " * 11, "break_on_hyphens": False, "break_long_words": False}
+        wrap = textwrap.TextWrapper(78, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
         for name, value in found.items():
             items = [f"{key} {text}" for key, text in value.items()] if isinstance(value, dict) else value
-            print(textwrap.fill(f"{name + ':':<11}{'; '.join(items) or 'nothing'}", 78, **whole))
+            print(wrap.fill(f"{name + ':':<11}{'; '.join(items) or 'nothing'}"))
         return 0
 
 

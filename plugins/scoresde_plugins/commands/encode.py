@@ -58,14 +58,13 @@ class EncodeCommand(Command):
         from scoresde_run import Progress
         from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.results import request
-        from ..numerics.flow import Solver, check_t_min, require_continuous
+        from ..numerics.flow import Solver, require_continuous
 
         solver = build(Solver, values_of(arguments, ODE), "the solver")
         request.check_place(arguments.out, INDEX)
         keep_freed_memory()
         opened = open_model(arguments, registry, find_device(arguments.device))
         t_min = opened.sde.t_min if arguments.t_min is None else arguments.t_min
-        check_t_min(t_min)
         if not arguments.discrete:
             require_continuous(opened.score, "an encoding")
         record = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde), "t_min": t_min}
@@ -78,8 +77,7 @@ class EncodeCommand(Command):
             x = to_model(take(events, indices), opened)
         if arguments.known:
             opened = attrs.evolve(opened, score=bound(opened, tell_of_events(opened, indices or range(len(x)))))
-        parts = opened.sde, opened.target, opened.plan and opened.plan.network, solver
-        asked = request.digits(registry, arguments, *parts, x=x, **opened.named)
+        asked = request.digits(registry, arguments, *opened.parts, solver, x=x, **opened.named)
         if request.finished(arguments.out, asked, INDEX):
             return 0
         how = {"t_min": t_min, "solver": solver, "discrete": arguments.discrete}
@@ -164,16 +162,15 @@ class _Coder:
         if count := arguments.interpolate:
             if len(latents) < 2:
                 raise UsageError(f"--interpolate needs at least two events, got {len(latents)}")
-            pairs = len(latents) // 2
-            ends = latents[0 : 2 * pairs : 2], latents[1 : 2 * pairs : 2]
-            flat = interpolate(*ends, torch.linspace(0, 1, count), prior).transpose(0, 1).flatten(0, 1)
+            last = latents[1::2]
+            arcs = interpolate(latents[::2][: len(last)], last, torch.linspace(0, 1, count), prior)
+            flat = arcs.transpose(0, 1).flatten(0, 1)
             yield "interpolation", self.decoded("interpolating", flat, count, latents=flat)
         for value in arguments.temperature:
             yield f"temperature_{value:g}", self.decoded(f"temperature {value:g}", temper(latents, value, prior))
 
 
 def _write(folder: Path, opened: OpenedModel, sheets: dict[str, _Sheet]) -> list[str]:
-    """Write ``.npz`` and ``.png`` of all sheets; return the names."""
     import numpy as np
 
     for stem, (arrays, sides, columns) in sheets.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from scoresde_core import Command, FileError, Registry, UsageError
-from scoresde_run.commands.options import SHARED, add_shared, check_counts, check_fractions, check_weights
+from scoresde_run.commands.options import SHARED, add_shared, check_counts, check_fractions, check_weights, values_of
 from scoresde_run.machine.files import locked
 from scoresde_run.results.rows import warnings_of
 
@@ -95,9 +95,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("samples", "sampler", "target", "known", "guidance"):
         if getattr(arguments, name) not in (None, []) and not arguments.evaluators:
             raise UsageError(f"--{name} has no effect without an --evaluator: give one, or leave it out")
-    for name in ("repeats", "probes"):
-        others = arguments.loss or arguments.evaluators
-        if getattr(arguments, name) is not None and others and not arguments.likelihood:
+    if (arguments.loss or arguments.evaluators) and not arguments.likelihood:
+        for name in values_of(arguments, ("repeats", "probes")):
             raise UsageError(f"--{name} has no effect without --likelihood: add it, or leave --{name} out")
     out = arguments.out
     own = {RESULTS, "parts", "pictures"}  # a kill may have left any one of them
@@ -118,8 +117,7 @@ def _prepare(
     from ..evaluate.plan import Planner, Request
     from ..evaluate.rows import Evaluation, metric_texts
 
-    choice = Choice(arguments.models)
-    own = _own(arguments, registry)
+    choice, own = Choice(arguments.models), _own(arguments, registry)
     # A run may be writing at this moment, so all processes use what process 0 found.
     folders = [
         given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
@@ -133,14 +131,12 @@ def _prepare(
     if processes.first:
         stack.enter_context(locked(arguments.out, "evaluating"))
         clean(arguments.out)
-    slow = slow_precision(processes.device, arguments.precision)
-    if slow and processes.first:
+    if processes.first and (slow := slow_precision(processes.device, arguments.precision)):
         print(f"warning: {slow}", file=sys.stderr)
     progress = stack.enter_context(Progress(processes.first))
     evaluation = Evaluation(planner, arguments.out, processes, progress, shlex.join(["scoresde", *sys.argv[1:]]))
 
     def evaluate() -> int:
-        """Evaluate the checkpoints in the order in which they appear."""
         coming = as_they_appear(asked, (arguments.wait or 0.0) * 60, processes, progress.say)
         rows = [evaluation.run(each, folder) for each, folder in coming]
         progress.stop()

@@ -67,12 +67,9 @@ class ExportCommand(Command):
         model = found.load(registry, ema, outputs=None)
         state = shortened(model.network, getattr(torch, arguments.dtype))
         about = {"weights": which, "dtype": arguments.dtype, "of": found.digest(ema)}
-        how: dict[str, Any] = {
-            "step": found.step,
-            "provenance": {**found.provenance, "exported": about},
-            "plugins": found.plugins,
-        }
-        written = checkpoint.save(arguments.out, found.config, state, **how, asked=asked)
+        how: dict[str, Any] = {"step": found.step, "plugins": found.plugins, "asked": asked}
+        how["provenance"] = {**found.provenance, "exported": about}
+        written = checkpoint.save(arguments.out, found.config, state, **how)
         size = (written.folder / checkpoint.WEIGHTS).stat().st_size
         numbers = sum(tensor.numel() for tensor in state.values())
         print(f"step {found.step}, {which} weights: {numbers:,} numbers in {size:,} bytes")

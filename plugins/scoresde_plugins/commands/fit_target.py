@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 from scoresde_core import Command, Registry, UsageError, parse
 from scoresde_run import Progress
-from scoresde_run.commands.options import add_shared, check_counts
+from scoresde_run.commands.options import add_shared, check_counts, values_of
 
 _NUMBERS = ("components", "factors", "iterations", "floor", "ceiling", "seed")
 
@@ -51,7 +51,7 @@ class FitTargetCommand(Command):
                 progress.show(f"EM, {text}", iteration, of, f"iteration {iteration} of {of}: {text}", due=True)
 
             try:
-                numbers = {name: getattr(arguments, name) for name in _NUMBERS}
+                numbers = values_of(arguments, _NUMBERS)
                 target, report = fit_mfa(images, held_out, progress=show, **numbers)
             except ValueError as error:
                 raise UsageError(str(error)) from error

@@ -51,8 +51,8 @@ class ImportCheckpointCommand(Command):
         written = checkpoint.save(arguments.out, config, *states, step=step, **how)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
-        tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers, {averaged}"
-        print(f"{about['layout']}, step {step}: {tensors}")
+        tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers"
+        print(f"{about['layout']}, step {step}: {tensors}, {averaged}")
         for note in converted.notes:
             print(note)
         print(f"wrote {written.folder}: scoresde {use.format(written.folder)}")
@@ -68,18 +68,16 @@ def _with_preset(arguments: argparse.Namespace, registry: Registry) -> tuple[Pat
 
     file, config = Path(arguments.file), find_preset(registry, arguments.preset).override(arguments.set)
     if file.is_dir():
-        raise UsageError(
-            f"{file} is a folder: name the published file in it, or leave out --preset for one of diffusers"
-        )
+        remedy = "name the published file in it, or leave out --preset for one of diffusers"
+        raise UsageError(f"{file} is a folder: {remedy}")
     published, plan = flax.read(file) or read_published(file), plan_model(config, registry)
     if published.layout == flax.DEQUANTISER:
         raise UsageError(f"{file} is a dequantiser, which says itself what it is of: leave --preset out")
-    how = {"table": hasattr(plan.sde, "sigma_max"), "prefix": arguments.prefix}
     about = {"layout": published.layout, "preset": arguments.preset, "step": published.step}
 
     def converted() -> Converted:
-        network = plan.build().network
-        return convert(flax.renamed(published, network), network, **how)
+        network, table = plan.build().network, hasattr(plan.sde, "sigma_max")
+        return convert(flax.renamed(published, network), network, table=table, prefix=arguments.prefix)
 
     return file, config, about, converted
 
@@ -98,8 +96,8 @@ def _foreign(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, A
     published = flax.read(place) if place.is_file() and not pickled else None
     if published and published.layout == flax.DEQUANTISER:
         config = configured(published.weights, place).override(arguments.set)
-        about = {"layout": published.layout, "step": published.step}
-        about |= {"use": "likelihood --dequantizer 'variational[checkpoint={}]'"}
+        use = "likelihood --dequantizer 'variational[checkpoint={}]'"
+        about = {"layout": published.layout, "step": published.step, "use": use}
         return place, config, about, lambda: convert(published, flow_of(config, "meta"), prefix=arguments.prefix)
     if not (place.is_dir() or pickled) or arguments.prefix:
         raise UsageError(f"{place} does not say which network it is of: add --preset NAME (see 'scoresde presets')")

@@ -27,8 +27,9 @@ from scoresde_run.commands.options import ODE, add_shared, check_counts, values_
 from scoresde_run.machine import document, files
 
 if TYPE_CHECKING:
+    from scoresde_core import Target
     from scoresde_run import Processes, Progress
-    from ..evaluate.measure import MeasuredModel
+    from ..evaluate.measure import MeasuredModel, Share
     from ..evaluate.measures import SplitLikelihood
     from ..likelihood.bits_per_dim import BitsPerDim, Measurement
     from ..likelihood.likelihood import Density
@@ -101,7 +102,7 @@ def _prepare(
     from scoresde_run.machine.progress import Progress
     from scoresde_run.results import request
     from scoresde_run.results.fingerprint import Fingerprint, placeless
-    from ..evaluate.measure import MeasuredModel, Share
+    from ..evaluate.measure import MeasuredModel
     from ..evaluate.measures import SplitLikelihood
     from ..likelihood.likelihood import trained_t_min
 
@@ -113,21 +114,14 @@ def _prepare(
     density.check(opened.score)
     if arguments.t_min is None:
         density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
-    events = open_events(arguments.dataset, opened)
-    source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
-    share = Share(events, arguments.images, arguments.batch_size, source)
-    known = tell_of_events(opened, share.indices)
-    bound(opened, known)  # which checks it
-    share.tell(known)
-    truth = opened.target
-    if known:
-        truth = truth.component(int(known["class"][0])) if truth and len({*known["class"].tolist()}) == 1 else None
+    fingerprint = Fingerprint(registry)
+    share, truth = _share(opened)
     dataset = share.unread(find_events(arguments.dataset, opened))
-    plan, fingerprint = opened.plan, Fingerprint(registry)
     asked = SplitLikelihood(
         share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, truth,
         arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, truth, dataset),
     )  # fmt: skip
+    plan = opened.plan
     parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
     identity = {**opened.origin, **fingerprint.describe(parts), **placeless(fingerprint.depends(parts))}
     identity["torch"] = str(torch.__version__)
@@ -146,11 +140,26 @@ def _prepare(
     return lambda: _measure(arguments, _protocol(arguments, opened, asked), asked, model, processes, progress, digits)
 
 
+def _share(opened: OpenedModel) -> tuple[Share, Target | None]:
+    """The events, with what is known of them, and the law of these if it is exact."""
+    from ..evaluate.measure import Share
+
+    arguments, truth = opened.arguments, opened.target
+    source = {"dataset": arguments.dataset or opened.data, "split": arguments.split}
+    share = Share(open_events(arguments.dataset, opened), arguments.images, arguments.batch_size, source)
+    known = tell_of_events(opened, share.indices)
+    bound(opened, known)  # which checks it
+    share.tell(known)
+    if known and truth:
+        classes = known["class"].tolist()
+        truth = truth.component(classes[0]) if len({*classes}) == 1 else None
+    return share, truth
+
+
 def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLikelihood) -> dict[str, Any]:
     import torch
 
-    share, units = asked.share, asked.units
-    floats = share.batch(0)[1].is_floating_point()
+    share, units, floats = asked.share, asked.units, asked.share.batch(0)[1].is_floating_point()
     head = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde)}
     data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
     data |= {"seed": asked.seed, "batch_size": share.batch_size}
@@ -180,8 +189,8 @@ def _measure(
         arrays: dict[str, Any] = {_NAMES.get(name, name): value.numpy() for name, value in found.tensors.items()}
         np.savez_compressed(file := io.BytesIO(), index=np.array(asked.share.indices), **arrays)
         files.write(out / ARRAYS, file.getvalue())
-        seconds = {"seconds": round(sum(part.record["seconds"] for part in parts), 3)}
-        record = {**protocol, **_summary(found), **seconds, "asked": digits}
+        seconds = round(sum(part.record["seconds"] for part in parts), 3)
+        record = {**protocol, **_summary(found), "seconds": seconds, "asked": digits}
         files.write(out / INDEX, sealed(record, out, ARRAYS))
         progress.stop()
         _conclude(record, arguments)
@@ -199,8 +208,7 @@ def _summary(found: Measurement) -> dict[str, Any]:
         result |= {"exact_bits_per_dim": plain(found.exact), "bits_above_exact": plain(found.gap)}
     if found.stderr is not None:
         # Draws of different images are independent, so the squares of their errors add up.
-        own = float(found.stderr.square().sum().sqrt()) / found.stderr.numel()
-        result |= {"stderr_of_draws": round(own, 8)}
+        result["stderr_of_draws"] = round(float(found.stderr.square().sum().sqrt()) / found.stderr.numel(), 8)
     return {**result, "nfe": round(float(found.nfe.double().mean()), 3)}
 
 

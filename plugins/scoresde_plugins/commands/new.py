@@ -56,8 +56,7 @@ def rendered(kind: Kind, name: str) -> dict[str, str]:
     import jinja2
 
     def template(path: str) -> jinja2.Template:
-        text = TEMPLATES.joinpath(f"{path}.j2").read_text(encoding="utf-8")
-        return environment.from_string(text)
+        return environment.from_string(TEMPLATES.joinpath(f"{path}.j2").read_text(encoding="utf-8"))
 
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     contract = kind.contract.rpartition(":")[2].replace("Process", "SDE")
@@ -77,8 +76,7 @@ def _singulars() -> list[str]:
 
 
 def _kind(text: str) -> Kind:
-    kind = next((kind for kind in KINDS.values() if text in (kind.name, kind.singular)), None)
-    if kind is None:
+    if (kind := next((kind for kind in KINDS.values() if text in (kind.name, kind.singular)), None)) is None:
         raise UsageError(f"no kind of component is called {text!r}.{near_misses(text, _singulars())}")
     if kind.singular not in _singulars():
         raise UsageError(f"there is no template of {kind.name}: take one of {', '.join(_singulars())}")

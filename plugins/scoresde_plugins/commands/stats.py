@@ -39,8 +39,7 @@ class StatsCommand(Command):
         if (arguments.dataset is None) == (arguments.show is None):
             raise UsageError("give either a data set or --show FILE")
         if arguments.show is not None:
-            _show(arguments.show)
-            return 0
+            return _show(arguments.show)
         if arguments.out is None:
             raise UsageError("--out FILE is missing: name the file to write")
         check_counts(arguments, "images", "batch_size", least=2)
@@ -68,12 +67,11 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     protocol = extraction.protocol
     events: Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
-        found = f"{len(events)} events in its {arguments.split} split"
-        raise UsageError(f"{arguments.dataset} has {found}: two or more are needed")
+        few = f"{arguments.dataset} has {len(events)} events in its {arguments.split} split"
+        raise UsageError(f"{few}: two or more are needed")
     rounding = protocol["rounding"] if events.is_floating_point() else None
-    asked = request.digits(
-        registry, arguments, dataset, extractor, hash=content_hash(events), protocol=protocol, device=device.type
-    )
+    known = {"hash": content_hash(events), "protocol": protocol, "device": device.type}
+    asked = request.digits(registry, arguments, dataset, extractor, **known)
     if request.finished(arguments.out, asked):
         return 0
     moments, features = _collect(extraction, events, device, arguments.raw)
@@ -94,17 +92,16 @@ def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> 
 
     moments, kept, done, total = None, [], 0, len(events)
     with Progress() as progress:
-        for batch in extraction(events, device):
-            found = FeatureMoments.of(batch.pooled)
+        for pooled in (batch.pooled for batch in extraction(events, device)):
+            found = FeatureMoments.of(pooled)
             moments = found if moments is None else moments.merge(found)
-            if raw:
-                kept.append(batch.pooled.cpu())
-            before, done = done, done + len(batch.pooled)
+            kept += [pooled.cpu()] if raw else []
+            before, done = done, done + len(pooled)
             progress.show("events", done, total, f"{done} of {total} events", is_tenth(before, done, total))
     return moments, torch.cat(kept) if raw else None
 
 
-def _show(path: Path) -> None:
+def _show(path: Path) -> int:
     from ..evaluators.statistics_file import read
 
     found = read(path)
@@ -114,3 +111,4 @@ def _show(path: Path) -> None:
     for name, value in found.report.items():
         if value is not None:
             print(f"{name}: {value}")
+    return 0

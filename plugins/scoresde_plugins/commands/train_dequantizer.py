@@ -57,15 +57,13 @@ class DequantizationLoss(Loss):
     def per_sample(self, model: ScoreModel, x: Tensor, draws: Draws) -> Tensor:
         """(B,) for uint8 ``x`` (B, C, H, W)."""
         assert isinstance(model, NetworkScore)
-        eps = draws.normal(x.float(), "dequantise")
-        u, log_q = model.network(x, eps)
+        u, log_q = model.network(x, draws.normal(x.float(), "dequantise"))
         events = self.units.encode(x, u)
         share = draws.uniform("time", stratified=True)
         nats = bound_draw(self.score, events, share, draws.normal(events, "noise"), self.t_min) + log_q
         # Convert the model's density to one on [-1, 1], and to the probability of a cell of width 2/256.
-        shape, numbers = tuple(x.shape[1:]), x[0].numel()
-        bits: Tensor = (nats + self.units.log_volume(shape)) / (numbers * math.log(2)) + math.log2(256 / 2)
-        return bits
+        nats = nats + self.units.log_volume(tuple(x.shape[1:]))
+        return nats / (x[0].numel() * math.log(2)) + math.log2(256 / 2)  # type: ignore[no-any-return]
 
 
 @attrs.frozen
@@ -73,16 +71,13 @@ class StoredImages(Preprocessing):
     """No conversion: images stay grey levels."""
 
     def __call__(self, events: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return ``events`` as uint8, mirrored if asked."""
         return self.augment(events, draws)
 
 
 class DequantizerTrainer(Trainer):
     """A trainer whose pictures show the noise instead of samples."""
 
-    @property
-    def use(self) -> str:
-        return "scoresde likelihood --dequantizer 'variational[checkpoint={}]' ..."
+    use = "scoresde likelihood --dequantizer 'variational[checkpoint={}]' ..."
 
     @torch.no_grad()
     def sample(self) -> Tensor:

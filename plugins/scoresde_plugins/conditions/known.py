@@ -55,7 +55,6 @@ class KnownCoefficients(Observation):
         return found if self.noise is None else attrs.evolve(found, noise=self.noise.to(x))
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
-        """Set the known coefficients to alpha c + sigma z, and keep the others."""
         shape, known, where, sigma = x.shape, self.values * level.alpha, self.known, level.sigma
         if self.noise is not None:
             missing = sigma**2 - (level.alpha * self.noise).square()
@@ -89,7 +88,7 @@ class Inpaint(MaskOperator, Condition):
         return observe(x, self.known(len(x), tuple(x.shape[1:])).expand(-1, *x.shape[1:]))
 
     def known(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Return where an event of ``shape`` is known, (n, ...) for random masks, else (1, ...), to be broadcast."""
+        """Where an event of ``shape`` is known, (n, ...) for random masks, else (1, ...), to be broadcast."""
         mask = self.drawn(n, shape)
         return mask.reshape(len(mask), *[1] * (len(shape) + 1 - mask.ndim), *mask.shape[1:])
 
@@ -155,7 +154,7 @@ class LinearMeasurement(Condition):
         return self.given(self.measure(x.double()), tuple(x.shape[1:])).to(x)
 
     def given(self, y: Tensor, shape: Shape) -> KnownCoefficients:
-        """Return what measurements ``y`` (n, *measured) determine of events of ``shape``."""
+        """What measurements ``y`` (n, *measured) determine of events of ``shape``."""
         values, spectrum = self.operator.back(y, shape, self.smallest)
         s = spectrum.values
         known, noise = s > self.smallest * s.max(), self.noise / s if self.noise else None

@@ -37,9 +37,7 @@ class TargetClassifier(NoisyClassifier):
 
     @property
     def classes(self) -> int:
-        modes = self.target.modes()
-        assert modes is not None
-        return len(modes)
+        return len(self.target.modes())  # type: ignore[arg-type]  # which the condition has checked
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         seen = self.scale * x + self.shift * level.alpha
@@ -120,8 +118,7 @@ class ClassCondition(Condition):
         if min(self.labels) < 0:
             raise ValueError(f"labels count from 0, got {min(self.labels)}")
         if self.target is not None:
-            modes = self.target.modes()
-            if modes is None:
+            if (modes := self.target.modes()) is None:
                 raise ValueError(f"{type(self.target).__name__} has no components to use as classes: choose a mixture")
             if max(self.labels) >= len(modes):
                 raise ValueError(f"the target has classes 0 to {len(modes) - 1}, got {max(self.labels)}")
@@ -153,7 +150,6 @@ class ClassCondition(Condition):
         return None if self.network is not None or self._onto(units, shape) else _SCALED
 
     def observe(self, x: Tensor) -> ClassObservation:
-        """Return a label for each row of ``x``; its values are not used."""
         if reason := self.skip(tuple(x.shape[1:])):
             raise ValueError(reason)
         index = torch.arange(len(x), device=x.device) % len(self.labels)

@@ -29,6 +29,7 @@ As K and the number of steps grow, samples have the exact conditional law of the
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import torch
@@ -110,7 +111,7 @@ class ParticleObservation(Observation):
         states = sde.prior.from_noise(many.draw("prior", "prior"))
         states[:: self.particles] = x
         run = _Particles(self, noise)
-        sampler = loop.wrapped(lambda inner: _Move(inner, run, loop.rounds), lambda inner: _Correct(inner, run))
+        sampler = loop.wrapped(partial(_Move, run, loop.rounds), partial(_Correct, run))
         hear = loop.observe
         observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
         sample = torch.arange(len(x), device=x.device).repeat_interleave(self.particles)
@@ -166,8 +167,7 @@ class _Particles:
         return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
 
     def _chance(self, step: int | str) -> Tensor:
-        """Return a number on [0, 1) per sample, (B, 1)."""
-        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()
+        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()  # (B, 1)
 
     def _parted(self, x: Tensor) -> Tensor:
         return x.reshape(-1, self.number, *x.shape[1:])
@@ -186,9 +186,9 @@ def _at(weights: Tensor, chance: Tensor) -> Tensor:
 class _Move(MultistepPredictor):
     """A predictor's step for all particles, followed by resampling according to the path."""
 
-    inner: Predictor
     run: _Particles
     rounds: int
+    inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
@@ -211,8 +211,8 @@ class _Move(MultistepPredictor):
 class _Correct(Corrector):
     """A corrector of the unknown part given the known one: its score and noise are those of the unknown part."""
 
-    inner: Corrector
     run: _Particles
+    inner: Corrector
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         if self.inner.idle:
@@ -236,8 +236,7 @@ class _Seen(WrappedScore):
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         if x is not self.x or level is not self.level:
             return self.model.score(x, level)
-        if self.remembered is None:
-            self.remembered = self.model.score(x, level)
+        self.remembered = self.model.score(x, level) if self.remembered is None else self.remembered
         return self.remembered
 
 

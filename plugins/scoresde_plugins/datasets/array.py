@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 import torch
-from attrs.validators import and_, gt, le, optional
 from numpy.typing import NDArray
 from torch import Tensor
 from scoresde_core import FileError, UsageError, param
@@ -16,6 +15,7 @@ from scoresde_run.data import array_file
 from scoresde_run.machine import inputs
 from .files import HeldOut
 from .picture_file import opened
+from .pictures import deep
 
 LARGE, _CHUNK = 2**30, 1024
 """An ``.npy`` array of more bytes stays on the disk; rows that are looked at together."""
@@ -43,9 +43,7 @@ class ArrayDataset(HeldOut):
     labels: str | None = param(
         None, "classes, integers from 0: an array of the .npz file, a column of the table, or another file; null: none"
     )
-    _levels: int | None = param(
-        None, "grey levels of a uint16 array, such as 4096; null: by its type", optional(and_(gt(256), le(65536)))
-    )
+    _levels: int | None = param(None, "grey levels of a uint16 array, such as 4096; null: by its type", deep)
 
     def files(self) -> list[str]:
         """The paths of both splits, and of the labels."""
@@ -97,10 +95,9 @@ class ArrayDataset(HeldOut):
         """An array of the shape and type of the events; FileError if they are neither grey levels nor floats."""
         header = self._read(split, header=True)
         if header.dtype.kind != "f" and header.dtype.str[1:] not in ("u1", "u2"):
-            raise FileError(
-                f"{self.place(split)} must be uint8 or uint16 images, or float events of any shape, got "
-                f"{header.dtype} {header.shape}: choose another array, key=..., or convert it"
-            )
+            wanted = "uint8 or uint16 images, or float events of any shape"
+            found = f"{header.dtype} {header.shape}: choose another array, key=..., or convert it"
+            raise FileError(f"{self.place(split)} must be {wanted}, got {found}")
         return header
 
     def _read(self, split: Split, header: bool = False) -> NDArray[Any]:
@@ -121,9 +118,8 @@ class ArrayDataset(HeldOut):
         path, name = Path(self.place(split)), self.labels
         if self._apart:
             if self.test is not None:
-                raise UsageError(
-                    f"{name} has the labels of one split: with test=, give .npz files that have both arrays"
-                )
+                remedy = "with test=, give .npz files that have both arrays"
+                raise UsageError(f"{name} has the labels of one split: {remedy}")
             path, name = Path(self._apart[0]), None
         if self._in_table(path):
             name, labels = None, array_file.read(path)[:, array_file.column(path, str(name))]

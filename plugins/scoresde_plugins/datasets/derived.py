@@ -1,6 +1,7 @@
 """Data sets made of something else: draws of an exact target, or the images of any data set in another size."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from scoresde_core import Noise, Spec, Target, UsageError, param
 from scoresde_core.noise import key
-from scoresde_run.data.dataset import Dataset, Events, Levels, Split
+from scoresde_run.data.dataset import Dataset, Events, Split
 from . import array
 from .pictures import SIZE_HELP, Size, positive, sides
 
@@ -91,13 +92,7 @@ class ResizedDataset(Dataset):
         if self.crop is not None and len(self.data.shape) == 3 and self.crop > min(self.data.shape[1:]):
             raise ValueError(f"crop must be at most the {self.data.shape[1:]} pixels of the image, got {self.crop}")
 
-    @property
-    def levels(self) -> Levels:
-        return self.data.levels
-
-    @property
-    def mirrors(self) -> Mapping[str, bool]:
-        return self.data.mirrors
+    levels, mirrors = (property(attrgetter(f"data.{name}")) for name in ("levels", "mirrors"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,7 +103,6 @@ class ResizedDataset(Dataset):
         return (self.data.shape[0], *(side + 2 * self.padding for side in found))
 
     def open(self, split: Split = "train") -> Events:
-        """Return the events of a split, resized on access if the data set gives them one by one."""
         events = self.data.open(split)
         return self.load(split) if isinstance(events, Tensor) else Fitted(events, self)
 
@@ -120,18 +114,15 @@ class ResizedDataset(Dataset):
         known = self.data.known(split)
         for name, values in known.items():
             if values.ndim > 2 and values.shape[-2:] == self.data.shape[-2:]:
-                raise UsageError(
-                    f"resized changes the images of {self.data} but not their {name} {tuple(values.shape[1:])}: resize "
-                    "both beforehand"
-                )
+                given = f"the images of {self.data} but not their {name} {tuple(values.shape[1:])}"
+                raise UsageError(f"resized changes {given}: resize both beforehand")
         return known
 
     def fit(self, images: Tensor) -> Tensor:
         """Resize uint8 (B, C, H, W)."""
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(
-                f"{self.data} has {images.dtype} events of shape {self.data.shape}: only 8-bit images can be resized"
-            )
+            found = f"{images.dtype} events of shape {self.data.shape}"
+            raise ValueError(f"{self.data} has {found}: only 8-bit images can be resized")
         if self.crop is not None:
             top, left = ((side - self.crop) // 2 for side in images.shape[-2:])
             images = images[..., top : top + self.crop, left : left + self.crop]

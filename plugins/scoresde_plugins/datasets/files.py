@@ -12,13 +12,15 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 import torch
-from attrs.validators import and_, ge, gt, le, lt, optional
+from attrs.validators import and_, ge, gt, lt, optional
 from numpy.typing import NDArray
 from torch import Tensor
 from scoresde_core import FileError, param
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
 from . import pictures
+from .picture_file import Source
+from .pictures import deep
 
 INDEX = "dataset.json"
 Classes = Literal["auto", "folders", "names"]
@@ -60,11 +62,11 @@ class HeldOut(Dataset):
         return [self.path, *([] if self.test is None else [self.test])]
 
     def place(self, split: Split) -> str:
-        """Return the path of a split."""
+        """The path of a split."""
         return self.path if split == "train" or self.test is None else self.test
 
     def rows(self, count: int, split: Split) -> Tensor:
-        """Return the indices of a split among the ``count`` events at its path."""
+        """The indices of a split among the ``count`` events at its path."""
         if self.test is not None:
             return torch.arange(count)
         every = max(2, round(1 / self.test_share))
@@ -86,11 +88,7 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
     grey: bool = param(False, "one grey channel instead of three")
     crop: int | None = param(None, "side of a central crop before resizing, in pixels", optional(ge(1)))
     broken: pictures.Broken = param("fail", pictures.BROKEN_HELP)
-    _levels: int | None = param(
-        None,
-        "levels of 16-bit pictures, such as 65536, with grey=true; null: 8 bits",
-        optional(and_(gt(256), le(65536))),
-    )
+    _levels: int | None = param(None, "levels of 16-bit pictures, such as 65536, with grey=true; null: 8 bits", deep)
     classes: Classes = param(
         "auto", "source of labels. auto: dataset.json, else folders; names: text before the first _"
     )
@@ -103,14 +101,9 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
     def levels(self) -> int:  # type: ignore[override]
         return self._levels or 256
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (1 if self.grey else 3, *pictures.sides(self.size))
-
     def open(self, split: Split = "train") -> pictures.Pictures:
         place = self.place(split)
-        source = pictures.source_at(place)
-        names = source.names()
+        names = (source := pictures.source_at(place)).names()
         picked = [names[row] for row in self.rows(len(names), split).tolist()]
         if names and not picked:
             raise FileError(f"{place!r} has {len(names)} images, too few for a {split} split: set test_share=")
@@ -122,8 +115,7 @@ class ImageFolderDataset(HeldOut, pictures.PictureDataset):
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` from ``dataset.json``, or the numbers of the folders sorted by name; none for a single folder."""
-        found = labels(self.place(split), self.path, self.classes)
-        if found is None:
+        if (found := labels(self.place(split), self.path, self.classes)) is None:
             return {}
         pictures.check_labelled(self.broken)
         return {"labels": found[self.rows(len(found), split)]}
@@ -146,18 +138,16 @@ class CelebAHQDataset(ImageFolderDataset):
 
 
 @attrs.frozen(eq=False)
-class Packed:
+class Packed(Source):
     """The images of one file, by number."""
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
 
     def names(self) -> list[int]:
-        """0 .. N - 1."""
         return list(range(len(self.offsets) - 1))
 
     def read(self, name: int) -> bytes:
-        """Return the encoded image."""
         return self.data[self.offsets[name] : self.offsets[name + 1]].tobytes()
 
 
@@ -179,28 +169,23 @@ class JPEGArchiveDataset(pictures.PictureDataset):
     @property
     def shape(self) -> tuple[int, ...]:
         """(1 or 3, H, W), by default that of the first test image."""
-        if self.size is not None:
-            return (1 if self.grey else 3, self.size, self.size)
-        return tuple(self.open("test")[0].shape)
+        return tuple(self.open("test")[0].shape) if self.size is None else super().shape
 
     def files(self) -> list[Path]:
         """Return the files of both splits."""
         return [self._file("train"), self._file("test")]
 
     def open(self, split: Split = "train") -> pictures.Pictures:
-        file = self._file(split)
-        arrays = self._arrays(split)
+        file, arrays = self._file(split), self._arrays(split)
         packed = Packed(arrays["jpeg"], arrays["offsets"])
         steps = np.diff(packed.offsets)
         if packed.data.dtype != np.uint8 or (steps < 0).any() or packed.offsets[-1] > len(packed.data):
             raise FileError(f"{file} is damaged: its offsets exceed its {len(packed.data)} bytes")
-        return pictures.Pictures(
-            packed, packed.names(), pictures.Fit(self.size, grey=self.grey), self.broken, str(file)
-        )
+        fit = pictures.Fit(self.size, grey=self.grey)
+        return pictures.Pictures(packed, packed.names(), fit, self.broken, str(file))
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        labels = self._arrays(split).get("labels")
-        if labels is None:
+        if (labels := self._arrays(split).get("labels")) is None:
             return {}
         pictures.check_labelled(self.broken)
         return {"labels": torch.from_numpy(labels.astype(np.int64))}
@@ -215,7 +200,9 @@ class JPEGArchiveDataset(pictures.PictureDataset):
 
 
 def labels(place: str, path: str, classes: Classes) -> Tensor | None:
-    """Return the class of each image at ``place``, int64 (N,), or None; ``path`` has the training images.
+    """The class of each image at ``place``, int64 (N,), or None; ``path`` has the training images.
+
+    Without an index a class is the number of a folder among those of ``path``, sorted by name, if there are several.
 
     The tools of StyleGAN and EDM pack images into folders of a thousand, which are not classes, beside an index
     ``{"labels": [["00000/img00000000.png", 6], ...]}``, or ``{"labels": null}`` if there are none.
@@ -224,29 +211,22 @@ def labels(place: str, path: str, classes: Classes) -> Tensor | None:
     if classes == "auto" and isinstance(source, pictures.Folder | pictures.Archive):
         with suppress(OSError, KeyError):  # there is none
             return _listed(source.read(INDEX), source.names(), place)
-    return _by_folder(source, place, path, classes)
-
-
-def _by_folder(source: pictures.Source, place: str, path: str, classes: Classes) -> Tensor | None:
-    """Return the number of each image's folder among those of ``path``, sorted by name; None if there is only one."""
     known = sorted(set(_groups(pictures.source_at(path), classes)))
     if len(known) < 2:
         return None
     if classes == "auto" and all(re.fullmatch(r"\d{5,}", name) for name in known):
-        raise FileError(
-            f"{path!r} has the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without "
-            f"meaning, and no {INDEX} with the classes: add it, or set classes=folders if they are classes"
-        )
+        found = f"the folders {known[0]} to {known[-1]}, which the tools of StyleGAN and EDM number without meaning"
+        remedy = "add it, or set classes=folders if they are classes"
+        raise FileError(f"{path!r} has {found}, and no {INDEX} with the classes: {remedy}")
     folders = _groups(source, classes)
-    strange = sorted(set(folders) - set(known))
-    if strange:
+    if strange := sorted(set(folders) - set(known)):
         what = "name" if classes == "names" else "folder"
         raise FileError(f"{place!r} has a {what} {strange[0]!r} that {path!r} does not have: it is not a class")
     number = {name: k for k, name in enumerate(known)}
     return torch.tensor([number[folder] for folder in folders])
 
 
-def _groups(source: pictures.Source, classes: Classes) -> list[str]:
+def _groups(source: Source, classes: Classes) -> list[str]:
     parts = [name.rpartition("/") for name in source.names()]
     return [name.partition("_")[0] if classes == "names" else folder for folder, _, name in parts]
 
@@ -261,11 +241,9 @@ def _listed(text: bytes, names: list[str], place: str) -> Tensor | None:
         raise FileError(f"cannot read the {where}: {error}; expected {{'labels': [[name, class], ...]}}") from error
     if by_name is None:
         return None
-    missing = [name for name in names if name not in by_name]
-    if missing:
+    if missing := [name for name in names if name not in by_name]:
         raise FileError(f"the {where} has no label for {missing[0]} ({len(missing)} of {len(names)} lack one)")
-    wrong = [name for name in names if type(by_name[name]) is not int or by_name[name] < 0]
-    if wrong:
+    if wrong := [name for name in names if type(by_name[name]) is not int or by_name[name] < 0]:
         what = f"the label {by_name[wrong[0]]!r} for {wrong[0]}"
         raise FileError(f"the {where} has {what}: classes must be integers from 0")
     return torch.tensor([by_name[name] for name in names])

@@ -1,11 +1,12 @@
 """Files that contain many pictures, such as zip archives and TensorFlow records."""
 
+import io
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -14,6 +15,18 @@ from scoresde_core import FileError
 from scoresde_run.machine import inputs
 
 Handle = TypeVar("Handle")
+Stored = bytes | NDArray[np.uint8]
+"""A picture as its source stores it: an encoded file, or pixels (H, W, C)."""
+
+
+class Source(Protocol):
+    """A collection of stored pictures."""
+
+    def names(self) -> list[Any]:
+        """The names of all pictures, in the stored order."""
+
+    def read(self, name: Any) -> Stored:
+        """The picture called ``name``."""
 
 
 @lru_cache(maxsize=16)
@@ -32,7 +45,7 @@ def _map(path: Path) -> mmap.mmap:
 
 
 @attrs.frozen
-class Records:
+class Records(Source):
     """The images of a ``.tfrecords`` file, all of one size, as the tools of ProGAN and StyleGAN write them.
 
     A file is a sequence of records: length (8 bytes), checksum of the length, data, checksum of the data (4 bytes),
@@ -44,92 +57,65 @@ class Records:
 
     path: Path
 
-    @property
-    def file(self) -> mmap.mmap:
-        """Its bytes."""
-        return opened(_map, self.path)
-
     def names(self) -> list[str]:
-        """Return ``offset:length`` of the data of each record."""
-        try:
-            size = len(self.file)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise FileError(f"cannot read {self.path} as TensorFlow records: {error}") from error
+        """``offset:length`` of the data of each record."""
+        with inputs.reading(self.path, "TensorFlow records"):
+            file = opened(_map, self.path)
         found: list[str] = []
         at = 0
-        while at < size:
-            head = self.file[at : at + 8]
+        while at < len(file):
+            head = file[at : at + 8]
             length = int.from_bytes(head, "little")
-            if self.file[at + 8 : at + 12] != _masked(head) or at + length + 16 > size:
+            if file[at + 8 : at + 12] != _masked(head) or at + length + 16 > len(file):
                 raise FileError(f"{self.path} has no TensorFlow records, or is damaged after record {len(found)}")
             found.append(f"{at + 12}:{length}")
             at += length + 16
         return found
 
     def read(self, name: str) -> NDArray[np.uint8]:
-        """Return the pixels (H, W, 3), or (H, W) of a grey image."""
+        """The pixels (H, W, 3), or (H, W) of a grey image."""
         start, length = map(int, name.split(":"))
-        features = _features(memoryview(self.file[start : start + length]))
+        example = opened(_map, self.path)[start : start + length]
+        # A map is stored as entries with a key 1 and a value 2; a feature is a list of bytes 1 or of integers 3.
+        features = {_only(entry, 1).decode(): _only(entry, 2) for _, entry in _fields(_only(example, 1))}
         if not {"shape", "data"} <= set(features):
             raise ValueError(f"it has the features {sorted(features)}, not shape and data")
-        shape = _integers(features["shape"])
-        pixels = np.frombuffer(_only(_only(features["data"], 1), 1), np.uint8).reshape(shape).transpose(1, 2, 0)
+        shape = tuple(_numbers(io.BytesIO(_only(features["shape"], 3, 1))))
+        pixels = np.frombuffer(_only(features["data"], 1, 1), np.uint8).reshape(shape).transpose(1, 2, 0)
         return np.ascontiguousarray(pixels[..., 0] if shape[0] == 1 else pixels)
 
 
-def _features(example: memoryview) -> dict[str, memoryview]:
-    """Return the features of an Example: a map, stored as entries with a key 1 and a value 2."""
-    found = {}
-    for _, entry in _fields(_only(example, 1)):
-        key, value = _only(entry, 1), _only(entry, 2)
-        found[bytes(key).decode()] = value
-    return found
+def _only(message: bytes, *path: int) -> bytes:
+    """The bytes of a message's field, or of a field within it, by their numbers."""
+    for number in path:
+        found = next((value for n, value in _fields(message) if n == number and isinstance(value, bytes)), None)
+        if found is None:
+            raise ValueError(f"a message has no field {number} of bytes")
+        message = found
+    return message
 
 
-def _integers(feature: memoryview) -> tuple[int, ...]:
-    """Return an int64 list, which is packed."""
-    packed, found, at = _only(_only(feature, 3), 1), [], 0
-    while at < len(packed):
-        number, at = _varint(packed, at)
-        found.append(number)
-    return tuple(found)
-
-
-def _only(message: memoryview, number: int) -> memoryview:
-    """Return the bytes of a message's field ``number``."""
-    for found, value in _fields(message):
-        if found == number and isinstance(value, memoryview):
-            return value
-    raise ValueError(f"a message has no field {number} of bytes")
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Yield the fields of a protocol buffer, in order."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind, number = tag & 7, tag >> 3
-        if kind not in (0, 2):
-            raise ValueError(f"unknown wire type {kind} in a protocol buffer")
-        length, at = _varint(message, at)
-        if kind == 0:
-            yield number, length
-            continue
-        if at + length > len(message):
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protocol buffer, in order: their numbers, and integers or bytes."""
+    stream = io.BytesIO(message)
+    numbers = _numbers(stream)
+    for tag, value in zip(numbers, numbers, strict=False):
+        if tag & 7 not in (0, 2):
+            raise ValueError(f"unknown wire type {tag & 7} in a protocol buffer")
+        found: Any = stream.read(value) if tag & 7 else value
+        if tag & 7 and len(found) < value:
             raise ValueError("a field is longer than its message")
-        yield number, message[at : at + length]
-        at += length
+        yield tag >> 3, found
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Return a number stored in groups of 7 bits, and where it ends."""
+def _numbers(stream: io.BytesIO) -> Iterator[int]:
+    """The numbers from here to the end, each in groups of 7 bits, all but its last with the highest bit set."""
     number = shift = 0
-    while True:
-        byte = message[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
+    while byte := stream.read(1):
+        number, shift = number | (byte[0] & 0x7F) << shift, shift + 7
+        if byte[0] < 0x80:
+            yield number
+            number = shift = 0
 
 
 _CRC = [reduce(lambda crc, _: crc >> 1 ^ (0x82F63B78 if crc & 1 else 0), range(8), byte) for byte in range(256)]

@@ -7,17 +7,17 @@ import zipfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import attrs
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from attrs.validators import and_, gt, le, optional
 from torch import Tensor
 from scoresde_core import FileError, UsageError
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
-from .picture_file import Records, opened
+from .picture_file import Records, Source, Stored, opened
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
@@ -26,6 +26,8 @@ BROKEN_HELP = "what to do with a file that cannot be decoded: fail, or skip it w
 Size = int | tuple[int, int]
 """The side of a square in pixels, or height and width."""
 SIZE_HELP = "side in pixels, or [height, width]"
+deep = optional(and_(gt(256), le(65536)))
+"""Validates a number of grey levels of more than 8 bits."""
 
 
 def positive(instance: Any, attribute: "attrs.Attribute[Any]", value: Size) -> None:
@@ -39,28 +41,13 @@ def sides(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-Stored = bytes | NDArray[np.uint8]
-"""A picture as its source stores it: an encoded file, or pixels (H, W, C)."""
-
-
-class Source(Protocol):
-    """A collection of stored pictures."""
-
-    def read(self, name: Any) -> Stored:
-        """Return the picture called ``name``."""
-
-    def names(self) -> list[Any]:
-        """Return the names of all pictures, in the stored order."""
-
-
 @attrs.frozen
-class Folder:
+class Folder(Source):
     """The image files below a folder and linked folders, in the order of their paths, without hidden ones."""
 
     root: Path
 
     def names(self) -> list[str]:
-        """Return paths relative to the folder."""
         found = []
         for folder, below, files in os.walk(self.root, followlinks=True):
             below[:] = [name for name in below if not name.startswith(".")]
@@ -69,33 +56,24 @@ class Folder:
         return [name for name in sorted(found) if _is_picture(name)]
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file."""
         return inputs.content(self.root / name)
 
 
 @attrs.frozen
-class Archive:
-    """The image files in a zip file, in the order of their paths."""
+class Archive(Source):
+    """The image files in a zip file, in the order of their paths, without resource forks that some systems add."""
 
     path: Path
 
-    @property
-    def file(self) -> zipfile.ZipFile:
-        """The opened file."""
-        return opened(zipfile.ZipFile, self.path)
-
     def names(self) -> list[str]:
-        """Return paths within the archive, without the resource forks that some systems add."""
-        try:
-            listed = self.file.namelist()
-        except (OSError, zipfile.BadZipFile) as error:
-            raise FileError(f"cannot read {self.path} as a zip file: {error}") from error
+        with inputs.reading(self.path, "a zip file"):
+            listed = opened(zipfile.ZipFile, self.path).namelist()
         return sorted(n for n in listed if _is_picture(n) and not n.startswith("__MACOSX/"))
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file."""
-        inputs.check_member(self.file.getinfo(name), inputs.PICTURE)
-        return self.file.read(name)
+        file = opened(zipfile.ZipFile, self.path)
+        inputs.check_member(file.getinfo(name), inputs.PICTURE)
+        return file.read(name)
 
 
 @attrs.frozen
@@ -161,17 +139,15 @@ class Pictures:
 
     def __attrs_post_init__(self) -> None:
         if not self.names:
-            raise FileError(
-                f"there is no image file in {self.where!r}: give a folder, a zip or a .tfrecords file of images"
-            )
+            remedy = "give a folder, a zip or a .tfrecords file of images"
+            raise FileError(f"there is no image file in {self.where!r}: {remedy}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
         for step in range(len(self)):
-            found = self._decode((index + step) % len(self))
-            if found is not None:
+            if (found := self._decode((index + step) % len(self))) is not None:
                 return found
         raise FileError(f"no picture in {self.where} can be read")
 
@@ -179,14 +155,11 @@ class Pictures:
         """Return all readable pictures, uint8 (N, C, H, W)."""
         found: list[Tensor] = []
         for index, name in enumerate(self.names):
-            picture = self._decode(index)
-            if picture is None:
+            if (picture := self._decode(index)) is None:
                 continue
             if found and picture.shape != found[0].shape:
-                raise FileError(
-                    f"the pictures in {self.where} differ in size ({name}: {tuple(picture.shape[1:])}, "
-                    f"the first: {tuple(found[0].shape[1:])}): set size="
-                )
+                sizes = f"{name}: {tuple(picture.shape[1:])}, the first: {tuple(found[0].shape[1:])}"
+                raise FileError(f"the pictures in {self.where} differ in size ({sizes}): set size=")
             found.append(picture)
         if not found:
             raise FileError(f"no picture in {self.where} can be read")
@@ -228,11 +201,12 @@ class PictureDataset(Dataset):
 
     levels = 256
     size: Size | None
+    grey: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         assert self.size is not None
-        return (3, *sides(self.size))
+        return (1 if self.grey else 3, *sides(self.size))
 
     @abstractmethod
     def open(self, split: Split = "train") -> Pictures:

@@ -3,7 +3,6 @@
 MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747), CIFAR-10 (Krizhevsky 2009), SVHN (Netzer et al. 2011).
 """
 
-import codecs
 import os
 import pickle
 import re
@@ -22,6 +21,7 @@ from scoresde_core.plugins import one_line
 from scoresde_run import Dataset, Split
 from scoresde_run.machine import inputs
 from .array import as_events
+from .picture_file import Source
 from .pictures import BROKEN_HELP, Broken, Fit, PictureDataset, Pictures, source_at
 
 DOWNLOAD_HELP = "let torchvision download it if it is missing"
@@ -32,12 +32,14 @@ def torchvision_datasets() -> ModuleType:
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError, OSError) as error:
-        raise FileError(
-            f"torchvision cannot be imported ({error}): it needs the full torch build, "
-            "pip install --force-reinstall torch torchvision"
-        ) from error
-    loaded: ModuleType = datasets
-    return loaded
+        repair = "it needs the full torch build, pip install --force-reinstall torch torchvision"
+        raise FileError(f"torchvision cannot be imported ({error}): {repair}") from error
+    return datasets  # type: ignore[no-any-return]
+
+
+def _get(name: str) -> str:
+    how = f"download it with {name}[download=true] (for scoresde train: --download)"
+    return f"give its folder, {name}[root=...], or {how}"
 
 
 @attrs.frozen
@@ -56,12 +58,12 @@ class VisionDataset(Dataset):
     download: bool = param(False, DOWNLOAD_HELP)
 
     def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
-        """Return the images and their labels, from torchvision's class."""
+        """The images and their labels, from torchvision's class."""
         found = reader(self.root, train=split == "train", download=self.download)
         return as_events(np.asarray(found.data)), found.targets
 
     def files(self) -> list[Path]:
-        """Return its own folder: ``root`` may contain others."""
+        """Its own folder: ``root`` may contain others."""
         return [Path(self.root) / self.folder]
 
     def load(self, split: Split = "train") -> Tensor:
@@ -79,10 +81,7 @@ class VisionDataset(Dataset):
         except Exception as error:  # torchvision's checks raise several kinds, and a damaged file fails in any way
             if self.download:
                 raise FileError(f"{self.title} cannot be downloaded to {self.root!r}: {error}") from error
-            raise FileError(
-                f"{self.title} is not in {self.root!r}, or is damaged: give its folder, {self.name}[root=...], "
-                f"or download it with {self.name}[download=true] (for scoresde train: --download)"
-            ) from error
+            raise FileError(f"{self.title} is not in {self.root!r}, or is damaged: {_get(self.name)}") from error
 
 
 @attrs.frozen
@@ -121,9 +120,6 @@ class SVHNDataset(VisionDataset):
         return as_events(found.data), found.labels
 
 
-_PARTITION = {"train": "0", "test": "1"}
-
-
 @attrs.frozen
 class CelebADataset(PictureDataset):
     """162,770 training faces (Liu et al. 2015), (3, size, size); the test split is the 19,867 validation faces.
@@ -153,19 +149,16 @@ class CelebADataset(PictureDataset):
         where = images if images.is_dir() else images.with_suffix(".zip")
         try:
             lines = inputs.text(folder / "list_eval_partition.txt", 2**26).splitlines()
-            rows = [line.split() for line in lines if line.strip()]
-            names = [name for name, part in rows if part == _PARTITION[split]]
+            part = "0" if split == "train" else "1"
+            names = [name for name, of in map(str.split, filter(str.strip, lines)) if of == part]
         except (OSError, ValueError) as error:
-            raise FileError(
-                f"CelebA is not in {self.root!r} ({error}): give its folder, celeba[root=...], "
-                "or download it with celeba[download=true] (for scoresde train: --download)"
-            ) from error
+            raise FileError(f"CelebA is not in {self.root!r} ({error}): {_get('celeba')}") from error
         if not where.exists():
             raise FileError(f"CelebA's images are neither in {images} nor in {where}: unpack them there")
-        source = source_at(str(where))
         if where.suffix == ".zip":
             names = [f"img_align_celeba/{name}" for name in names]
-        return Pictures(source, names, Fit(self.size, self.crop, filter="bilinear"), self.broken, str(where))
+        fit = Fit(self.size, self.crop, filter="bilinear")
+        return Pictures(source_at(str(where)), names, fit, self.broken, str(where))
 
 
 @cache
@@ -185,18 +178,16 @@ def environment(path: Path) -> Any:
 
 
 @attrs.frozen(eq=False)
-class Database:
+class Database(Source):
     """An lmdb folder of encoded images under binary keys."""
 
     path: Path
 
     def names(self) -> list[bytes]:
-        """Return all keys, in the database's order."""
         with environment(self.path.resolve()).begin() as transaction:
             return [bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def read(self, name: bytes) -> bytes:
-        """Return the encoded image."""
         with environment(self.path.resolve()).begin() as transaction:
             return bytes(transaction.get(name))
 
@@ -223,10 +214,8 @@ class LSUNDataset(PictureDataset):
     def open(self, split: Split = "train") -> Pictures:
         path = self._folder(split)
         if not path.is_dir():
-            raise FileError(
-                f"the LSUN folder {path} does not exist: give its parent, lsun[root=...], or download it with LSUN's "
-                "download.py and unzip it there (torchvision cannot)"
-            )
+            how = "give its parent, lsun[root=...], or download it with LSUN's download.py and unzip it there"
+            raise FileError(f"the LSUN folder {path} does not exist: {how} (torchvision cannot)")
         database = Database(path)
         try:
             names = database.names()
@@ -235,14 +224,9 @@ class LSUNDataset(PictureDataset):
         return Pictures(database, names, Fit(self.size), self.broken, str(path))
 
 
-_MAKERS: tuple[Any, ...] = (
-    np.zeros(1).__reduce__()[0],  # _reconstruct
-    np.zeros(1).__reduce_ex__(5)[0],  # _frombuffer
-    np.float64(0).__reduce__()[0],  # scalar
-    np.ndarray,
-    np.dtype,
-)
-_BUILDERS = {maker.__name__: maker for maker in _MAKERS}
+_MAKERS: tuple[Any, ...] = (np.zeros(1).__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0], np.float64(0).__reduce__()[0])
+"""NumPy's private ``_reconstruct``, ``_frombuffer`` and ``scalar``."""
+_BUILDERS = {maker.__name__: maker for maker in (*_MAKERS, np.ndarray, np.dtype)}
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -257,12 +241,8 @@ class ArrayUnpickler(pickle.Unpickler):
         if module.partition(".")[0] == "numpy" and name in _BUILDERS:
             return _BUILDERS[name]
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
+            return lambda text, encoding="latin1": text.encode("latin1")
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array")
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    return codecs.encode(text, "latin1")
 
 
 _PATTERNS: dict[Split, str] = {"train": "train_data_batch_*", "test": "val_data*"}
@@ -304,10 +284,9 @@ class DownsampledImageNetDataset(Dataset):
     def _files(self, split: Split) -> list[Path]:
         if files := self._matching(split):
             return files
-        raise FileError(
-            f"there is no {_PATTERNS[split]} below {self.root!r}: give the folder, imagenet[root=...]; the files are "
-            "at image-net.org (Download downsampled image data), after a login"
-        )
+        where = "the files are at image-net.org (Download downsampled image data), after a login"
+        lacking = f"there is no {_PATTERNS[split]} below {self.root!r}"
+        raise FileError(f"{lacking}: give the folder, imagenet[root=...]; {where}")
 
     def _read(self, path: Path, name: str) -> Any:
         try:

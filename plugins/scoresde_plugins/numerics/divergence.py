@@ -55,11 +55,8 @@ def field_and_divergence(
 
 
 def _estimate(score: Tensor, x: Tensor, probes: Tensor) -> Tensor:
-    if len(probes) == 1:
-        (product,) = torch.autograd.grad(score, x, probes[0])
-        products = product.unsqueeze(0)
-    else:
-        (products,) = torch.autograd.grad(score, x, probes, is_grads_batched=True)
+    one = len(probes) == 1  # for which vmap costs more than it saves
+    (products,) = torch.autograd.grad(score, x, probes[0] if one else probes, is_grads_batched=not one)
     return (products * probes).flatten(2).sum(2, dtype=torch.float64).mean(0)
 
 

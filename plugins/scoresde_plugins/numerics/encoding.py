@@ -6,9 +6,8 @@ the marginals p_t alone, not on the network: two models of the same data with ex
 """
 
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
-import attrs
 import torch
 from torch import Tensor
 from scoresde_core import GaussianPrior, ScoreModel, UsageError
@@ -17,8 +16,7 @@ from .batches import in_batches
 from .flow import Solver, check_t_min, require_continuous, velocity
 
 
-@attrs.frozen(eq=False)
-class RoundTrip:
+class RoundTrip(NamedTuple):
     """Events ``x`` (n, ...) encoded, decoded again, and the root mean square error (n,)."""
 
     latent: Tensor
@@ -45,17 +43,14 @@ def decode(model: ScoreModel, latent: Tensor, *, denoise: bool = False, **path: 
     events = _follow(model, latent, encoding=False, **path)
     if not denoise:
         return events
-    t_min = model.sde.t_min if (given := path.get("t_min")) is None else given
-
-    def clean(known: ScoreModel, part: Tensor) -> Tensor:
-        frame = known.sde.frame
-        state = frame.enter(part, t_min) if frame else part
-        x = known.denoised(state, known.sde.level_at(t_min, state))
-        return frame.drop(x) if frame else x
-
+    t_min, clean = model.sde.t_min if (given := path.get("t_min")) is None else given, []
     with torch.no_grad():
-        batches = in_batches(model.framed(), events, path.get("batch_size"))
-        return torch.cat([clean(known, part) for _, known, part in batches])
+        for _, known, part in in_batches(model.framed(), events, path.get("batch_size")):
+            frame = known.sde.frame
+            state = frame.enter(part, t_min) if frame else part
+            x = known.denoised(state, known.sde.level_at(t_min, state))
+            clean.append(frame.drop(x) if frame else x)
+    return torch.cat(clean)
 
 
 def round_trip(model: ScoreModel, x: Tensor, **path: Unpack[Path]) -> RoundTrip:
@@ -84,15 +79,12 @@ def interpolate(first: Tensor, last: Tensor, weights: Tensor, prior: GaussianPri
     # The angle from half the chord of sum and difference: exact for small angles, where a cosine is not.
     apart, along = ((unit_a - unit_b).flatten(1).norm(dim=1), (unit_a + unit_b).flatten(1).norm(dim=1))
     if bool((along < 1e-9).any()):
-        raise ValueError(
-            "two latents are opposite to each other, so no arc between them is shortest: change one of them"
-        )
-    angle = expand(2 * torch.atan2(apart, along), a)
+        remedy = "change one of them"
+        raise ValueError(f"two latents are opposite to each other, so no arc between them is shortest: {remedy}")
+    # Two latents less than 1e-7 apart are on a straight line: sin(w a) / sin a is w there.
+    angle = expand(2 * torch.atan2(apart, along), a).clamp_min(1e-7)
     w = weights.to(a).reshape(-1, *[1] * a.ndim)
-    straight = angle < 1e-7
-    safe = torch.where(straight, 1.0, angle)
-    from_a = torch.where(straight, 1 - w, ((1 - w) * safe).sin() / safe.sin())
-    from_b = torch.where(straight, w, (w * safe).sin() / safe.sin())
+    from_a, from_b = (((share * angle).sin() / angle.sin()) for share in (1 - w, w))
     return (from_a * a + from_b * b).to(first) + centre
 
 

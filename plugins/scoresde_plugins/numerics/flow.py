@@ -44,16 +44,14 @@ class Solver:
 
     def solve(self, velocity: Callable[[float, State], State], state: State, start: float, end: float) -> State:
         """Return the state at ``end``, from ``state`` at ``start``; :class:`Diverged` if there is no solution."""
-        left = self.max_evaluations
+        left, given = self.max_evaluations, f"for rtol {self.rtol:g}, atol {self.atol:g}"
 
         def counted(t: float, at: State) -> State:
             nonlocal left
             if left == 0:
-                raise Diverged(
-                    f"the probability flow ODE took {self.max_evaluations} evaluations (max_evaluations) and only got "
-                    f"from t = {start:g} to {t:.3g}: the score is too steep for rtol {self.rtol:g}, "
-                    f"atol {self.atol:g}; try larger ones, a larger t_min, or a method with fixed steps"
-                )
+                took = f"the probability flow ODE took {self.max_evaluations} evaluations (max_evaluations)"
+                why = f"the score is too steep {given}; try larger ones, a larger t_min, or a method with fixed steps"
+                raise Diverged(f"{took} and only got from t = {start:g} to {t:.3g}: {why}")
             left -= 1
             return velocity(t, at)
 
@@ -62,19 +60,16 @@ class Solver:
         except Diverged:
             raise
         except ArithmeticError as error:
-            raise Diverged(
-                f"the probability flow ODE could not be solved ({error}): the score is not finite or not smooth enough "
-                f"for rtol {self.rtol:g}, atol {self.atol:g}; try larger ones, or a larger t_min"
-            ) from error
+            why = f"the score is not finite or not smooth enough {given}; try larger ones, or a larger t_min"
+            raise Diverged(f"the probability flow ODE could not be solved ({error}): {why}") from error
 
 
 def require_continuous(model: ScoreModel, what: str, how: str = "an ODE through") -> None:
     """Raise if ``model`` knows only discrete noise scales, between which there is nothing to follow."""
     if not model.continuous:
-        raise UsageError(
-            f"{what} follows {how} all noise levels, but this model was trained at discrete ones: use a model trained "
-            "in continuous time, or discrete=True (--discrete) for the nearest trained level"
-        )
+        why = f"{what} follows {how} all noise levels, but this model was trained at discrete ones"
+        remedy = "use a model trained in continuous time, or discrete=True (--discrete) for the nearest trained level"
+        raise UsageError(f"{why}: {remedy}")
 
 
 def check_t_min(t_min: float) -> None:

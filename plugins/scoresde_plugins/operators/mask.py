@@ -73,7 +73,7 @@ class MaskOperator(SelectedOperator):
 
 
 def _spatial(shape: Shape) -> Shape:
-    """Return the axes of positions: all but the first of three, which holds channels."""
+    """The axes of positions: all but the first of three, which holds channels."""
     return shape[1:] if len(shape) == 3 else shape
 
 

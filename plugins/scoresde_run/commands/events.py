@@ -40,31 +40,27 @@ def open_events(text: str | None, opened: OpenedModel) -> Events:
 
 def find_events(text: str | None, opened: OpenedModel) -> Dataset | None:
     """The data set that :func:`open_events` reads; None for files."""
-    if text is not None and (
-        Path(text).suffix.lower() in (*array_file.SUFFIXES, *PICTURES) or ("/" in text and "[" not in text)
-    ):
-        return None
     from ..models.model import find_dataset, plan_data
 
     registry, download = opened.registry, opened.arguments.download
-    if text is not None:
-        try:
-            return find_dataset(parse(text), opened.shape, registry, download)
-        except UnknownName as error:
-            hint = f" (a folder of images is written with a slash: ./{text})" if Path(text).is_dir() else ""
-            raise UsageError(f"{error}{hint}") from error
-    if opened.plan is not None:
-        return plan_data(opened.plan, registry, download)[0]
-    exact: Dataset = registry.create("datasets", f"{OURS}:exact", target=opened.target)
-    return exact
+    if text is None:
+        if opened.plan is not None:
+            return plan_data(opened.plan, registry, download)[0]
+        return registry.create("datasets", f"{OURS}:exact", target=opened.target)  # type: ignore[no-any-return]
+    if Path(text).suffix.lower() in (*array_file.SUFFIXES, *PICTURES) or ("/" in text and "[" not in text):
+        return None
+    try:
+        return find_dataset(parse(text), opened.shape, registry, download)
+    except UnknownName as error:
+        hint = f" (a folder of images is written with a slash: ./{text})" if Path(text).is_dir() else ""
+        raise UsageError(f"{error}{hint}") from error
 
 
 def take(events: Events, indices: Sequence[int]) -> Tensor:
     """Stack the events at ``indices``; an index out of range is a :class:`UsageError`."""
     from ..data.dataset import rows
 
-    wrong = [index for index in indices if not 0 <= index < len(events)]
-    if wrong:
+    if wrong := [index for index in indices if not 0 <= index < len(events)]:
         raise UsageError(f"there is no event {wrong[0]}: there are {len(events)}, 0 to {len(events) - 1}")
     return rows(events, indices)
 
@@ -124,8 +120,8 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
     found = []
     for file in files:
         with inputs.picture(file) as image:
-            if image.size[::-1] != shape[1:]:
-                width, height = image.size
+            width, height = image.size
+            if (height, width) != shape[1:]:
                 raise UsageError(f"{file} has {height} x {width} pixels, the model {shape[1]} x {shape[2]}: resize it")
             found.append(np.asarray(image.convert("L" if shape[0] == 1 else "RGB")))
     return np.stack(found)
@@ -148,9 +144,8 @@ def _arranged(events: Tensor, shape: tuple[int, ...], path: Path) -> Tensor:
 def _check_kind(events: Tensor, opened: OpenedModel, name: str) -> None:
     """Refuse grey levels for a model of floats. (Those of a target are on [-1, 1].)"""
     if not events.is_floating_point() and opened.units.levels is None and opened.target is None:
-        raise UsageError(
-            f"{name} holds grey levels, but the model's data are floats ({opened.data}): give floats in their units"
-        )
+        floats = f"but the model's data are floats ({opened.data}): give floats in their units"
+        raise UsageError(f"{name} holds grey levels, {floats}")
 
 
 def _check_range(events: Tensor, opened: OpenedModel, path: Path) -> None:
@@ -159,12 +154,9 @@ def _check_range(events: Tensor, opened: OpenedModel, path: Path) -> None:
         return
     low, high = opened.units.range
     if opened.units.levels is None and opened.target is not None:
-        drawn = opened.target.sample(_LOOKED_AT)
-        low, high = float(drawn.min()), float(drawn.max())
-    slack = (high - low) / 2
-    known = events[~events.isnan()]
-    if known.numel() and (float(known.min()) < low - slack or float(known.max()) > high + slack):
-        raise UsageError(
-            f"{path} has values from {float(known.min()):.4g} to {float(known.max()):.4g}, the model's events in "
-            f"[{low:.4g}, {high:.4g}]: scale them, or store uint8 grey levels, which are scaled here"
-        )
+        low, high = map(float, opened.target.sample(_LOOKED_AT).aminmax())
+    slack, known = (high - low) / 2, events[~events.isnan()]
+    least, most = map(float, known.aminmax()) if known.numel() else (low, high)
+    if least < low - slack or most > high + slack:
+        given = f"{path} has values from {least:.4g} to {most:.4g}, the model's events in [{low:.4g}, {high:.4g}]"
+        raise UsageError(f"{given}: scale them, or store uint8 grey levels, which are scaled here")

@@ -32,13 +32,10 @@ def tell_of_events(opened: OpenedModel, indices: Sequence[int]) -> dict[str, Ten
     import torch
 
     arguments = opened.arguments
-    of_data = [text for text in arguments.known if text.endswith("=data")]
-    typed = [text for text in arguments.known if text not in of_data]
-    rows = _read(typed, len(indices), opened)
-    for name in (text.removesuffix("=data") for text in of_data):
-        dataset = find_events(arguments.dataset, opened)
-        value = known_of(dataset, name, arguments.split)[torch.as_tensor(list(indices))]
-        rows[name] = opened.units.beside(value, opened.shape)
+    rows = _read([text for text in arguments.known if not text.endswith("=data")], len(indices), opened)
+    for name in (text.removesuffix("=data") for text in arguments.known if text.endswith("=data")):
+        value = known_of(find_events(arguments.dataset, opened), name, arguments.split)
+        rows[name] = opened.units.beside(value[torch.as_tensor(list(indices))], opened.shape)
     return rows
 
 

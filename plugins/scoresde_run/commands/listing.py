@@ -62,10 +62,9 @@ def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    record = attrs.asdict(entry.row)
-    target = record["target"]
-    record["target"] = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-    return {**record, "plugin": entry.owner, "qualified": entry.qualified}
+    target: Any = entry.row.target
+    named = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+    return {**attrs.asdict(entry.row), "target": named, "plugin": entry.owner, "qualified": entry.qualified}
 
 
 def _show(arguments: argparse.Namespace, registry: Registry) -> int:
@@ -75,11 +74,9 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_core import Grid  # which loads torch, as components do and presets do not
 
     cls = registry.load(arguments.kind, arguments.name)
-    record = _record(entry)
     grid = getattr(cls, "grid", None)  # of a predictor
-    record["grid"] = str(registry.typed(grid) or grid) if isinstance(grid, Grid) else None
-    record["source"] = inspect.getsourcefile(cls)
-    record["doc"] = inspect.getdoc(cls) or ""
+    record = _record(entry) | {"grid": str(registry.typed(grid) or grid) if isinstance(grid, Grid) else None}
+    record |= {"source": inspect.getsourcefile(cls), "doc": inspect.getdoc(cls) or ""}
     record["parameters"] = [
         {"name": p.name, "type": p.type_name, "default": _plain(p.default), "required": p.default is attrs.NOTHING,
          "help": p.help} for p in parameters(cls)
@@ -100,8 +97,7 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
     """Print a component that is a file in the format of that file; for a checkpoint, its configuration."""
-    row = entry.row
-    document = getattr(found, "config", found)
+    row, document = entry.row, getattr(found, "config", found)
     made = {} if document is found else {"step": found.step, **found.provenance}
     facts = {"paper": row.paper, "plugin": entry.owner, "target": row.target, **made}
     if as_json:
@@ -119,11 +115,9 @@ def _show_file(entry: Entry, found: Any, as_json: bool) -> int:
 def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
     statuses = registry.statuses
     if arguments.json:
-        records = [
-            {"plugin": s.owner, "version": s.version, "status": s.state, "reason": s.detail, "components": len(s.rows)}
-            for s in statuses
-        ]
-        print(json.dumps(records, indent=2))
+        keys = ("plugin", "version", "status", "reason", "components")
+        rows = [(s.owner, s.version, s.state, s.detail, len(s.rows)) for s in statuses]
+        print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
         return 0
     if not statuses:
         raise UsageError("no plugin is installed, not even the bundled one: reinstall scoresde")

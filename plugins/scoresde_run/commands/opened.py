@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -11,7 +12,7 @@ from .options import add_shared, check_weights
 
 if TYPE_CHECKING:
     import torch
-    from scoresde_core import SDE, Sampler, ScoreModel, Target
+    from scoresde_core import Sampler, ScoreModel, Target
     from ..data.units import Units
     from ..models.model import Model, Plan
 
@@ -33,15 +34,17 @@ class OpenedModel:
     """The configuration's components; None for a target."""
     target: Target | None = None
     """The exact target, on the CPU; None for a network."""
-    sde: SDE = attrs.field(init=False, default=attrs.Factory(lambda self: self.score.sde, takes_self=True))
-    shape: tuple[int, ...] = attrs.field(
-        init=False, default=attrs.Factory(lambda self: self.score.shape, takes_self=True)
-    )
+    sde, shape = (property(attrgetter(f"score.{name}")) for name in ("sde", "shape"))
 
     @property
     def named(self) -> dict[str, Any]:
         """What a result depends on besides the options: the weights, and the kind of device."""
         return {"origin": self.origin, "device": self.device.type}
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The components that a result depends on."""
+        return self.sde, self.target, self.plan and self.plan.network
 
     @property
     def data(self) -> str:
@@ -82,8 +85,8 @@ def open_model(arguments: argparse.Namespace, registry: Registry, device: torch.
         raise UsageError(f"--sde {arguments.sde} needs a --target: a model has its own SDE")
     model, origin = _model(arguments, registry)
     score, plan = model.to(device, dtype).score(autocast=autocast), model.plan
-    parts = score, plan.units, plan.sampler, plan.config.sampling.n, device, origin, plan
-    return OpenedModel(arguments, registry, *parts)
+    how = plan.units, plan.sampler, plan.config.sampling.n
+    return OpenedModel(arguments, registry, score, *how, device, origin, plan)
 
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
@@ -127,5 +130,5 @@ def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, di
     found = attrs.evolve(found, config=found.config.override(arguments.set))
     ema = None if arguments.weights is None else arguments.weights == "ema"
     origin = {"checkpoint": arguments.checkpoint, "changes": arguments.set, "step": found.step}
-    origin["weights"] = "ema" if found.uses_ema(ema) else "raw"
-    return found.load(registry, ema), {**origin, "digest": found.digest(ema)}
+    origin |= {"weights": "ema" if found.uses_ema(ema) else "raw", "digest": found.digest(ema)}
+    return found.load(registry, ema), origin

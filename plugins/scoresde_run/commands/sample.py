@@ -25,17 +25,18 @@ from ..results.picture import to_pixels
 from .events import open_events, take, to_model
 from .known import tell
 from .opened import add_model, open_model
-from .options import add_shared, check_counts
+from .options import add_shared, check_counts, values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
     from scoresde_core import Sampler
-    from ..data.units import Units
     from ..sampling.condition import Observation
     from .opened import OpenedModel
 
 INDEX = "sampling.yaml"
+_TOLD = ("known", "guidance", "start_from", "t_start")
+"""Options that are recorded as typed."""
 
 
 @attrs.frozen
@@ -69,7 +70,14 @@ class SampleCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         _check(arguments)
-        return _sample(arguments, registry)
+
+        # Imports torch, which takes time, so not before the options are checked.
+        from ..machine.device import find_device, keep_freed_memory
+        from ..results import request
+
+        request.check_place(arguments.out, INDEX)
+        keep_freed_memory()
+        return _sample(open_model(arguments, registry, find_device(arguments.device)))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -85,33 +93,28 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--precision {arguments.precision} has no effect: {why}; leave it out")
 
 
-def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
-    import torch  # takes time, so not before the options are checked
+def _sample(opened: OpenedModel) -> int:
+    import torch
     from scoresde_core import sampler as sampling
-    from ..machine.device import find_device, keep_freed_memory, slow_precision
+    from ..machine.device import slow_precision
     from ..results import request
     from ..sampling.samples import smallest_batch
     from ..sampling.start import start_from
 
-    request.check_place(arguments.out, INDEX)
-    keep_freed_memory()
-    device, dtype = find_device(arguments.device), getattr(torch, arguments.dtype)
-    opened = open_model(arguments, registry, device)
-    n = arguments.n or opened.n
+    arguments, registry, device = opened.arguments, opened.registry, opened.device
+    n, dtype = arguments.n or opened.n, getattr(torch, arguments.dtype)
     model = tell(opened, n)
     observation, observed = _observe(opened, n)
     plain, sampler = _samplers(opened, observation)
-    reason = sampling.skip(sampler, opened.sde, opened.shape) or sampler.skip_model(model)
-    if reason:
+    if reason := sampling.skip(sampler, opened.sde, opened.shape) or sampler.skip_model(model):
         raise UsageError(reason)
-    parts = sampler, opened.sde, opened.target, opened.plan and opened.plan.network
     inputs: dict[str, Any] = {"observation": observation, **opened.named}
     how: dict[str, Any] = {"seed": arguments.seed, "batch_size": arguments.batch_size, "device": device, "dtype": dtype}
     if arguments.start_from is not None:
         x = _chosen(arguments.start_from, opened, n).to(device, dtype)
         model, latent = start_from(model, x, 0.5 if arguments.t_start is None else arguments.t_start, arguments.seed)
         inputs["latent"] = how["latent"] = latent
-    asked = request.digits(registry, arguments, *parts, **inputs)
+    asked = request.digits(registry, arguments, sampler, *opened.parts, **inputs)
     if request.finished(arguments.out, asked, INDEX):
         return 0
     caveat = sampler.caveat(opened.shape, smallest_batch(n, arguments.batch_size))
@@ -122,16 +125,14 @@ def _sample(arguments: argparse.Namespace, registry: Registry) -> int:
         drawn = sampling.sample(model, sampler, n, observe=step_observer(registry, show), **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
-    told = ("known", "guidance", "start_from", "t_start")
-    about |= {name: value for name in told if (value := getattr(arguments, name))}
+    about |= values_of(arguments, [name for name in _TOLD if getattr(arguments, name)])
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
-    about |= {"dtype": arguments.dtype, "device": str(opened.device), "torch": str(torch.__version__)}
+    about |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
     about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
-    known = _known(observation, opened, n)
 
     def write(folder: Path) -> list[str]:
-        note = _write(folder, opened.units, drawn.x.cpu(), known, arguments.keep_floats)
+        note = _write(folder, opened, drawn.x.cpu(), _known(observation, opened, n))
         about.update({} if note is None else {"picture": note})
         return ["samples.npz", "samples.png"]
 
@@ -218,17 +219,17 @@ def _samplers(opened: OpenedModel, observation: Observation | None) -> tuple[Sam
     return plain, sampler
 
 
-def _write(folder: Path, units: Units, x: Tensor, known: Tensor | None, keep_floats: bool) -> str | None:
+def _write(folder: Path, opened: OpenedModel, x: Tensor, known: Tensor | None) -> str | None:
     """Write arrays and a picture; return the picture's note."""
     import numpy as np
 
-    parts = {"samples": x} if known is None else {"samples": x, "observed": known}
+    units, parts = opened.units, {"samples": x} if known is None else {"samples": x, "observed": known}
     arrays: dict[str, NDArray[Any]] = {}
     if units.levels is not None:
         arrays = {name: to_pixels(part, units) for name, part in parts.items()}
     elif known is not None:
         arrays["observed"] = units.to_file(known).numpy()
-    if keep_floats or units.levels is None:
+    if opened.arguments.keep_floats or units.levels is None:
         arrays["floats"] = units.to_file(x).numpy()
     np.savez_compressed(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
     return picture.draw(folder / "samples.png", units, *reversed(parts.values()))

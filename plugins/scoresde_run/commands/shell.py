@@ -178,8 +178,7 @@ def add_global_options(parser: argparse.ArgumentParser, **hidden: Any) -> None:
 
 def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
     """The registry of everything installed and the local files; a missing file is a usage error."""
-    missing = [path for path in local if not Path(path).is_file()]
-    if missing:
+    if missing := [path for path in local if not Path(path).is_file()]:
         raise UsageError(f"there is no registry file {missing[0]}: check --registry")
     registry = load_registry(local=local) if imports else load_registry(local=local, imports=False)
     for status in registry.statuses:
@@ -212,10 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     early = Parser(prog="scoresde", add_help=False, allow_abbrev=False)
     add_global_options(early)
-    known, _ = early.parse_known_args(arguments)
-    at = _command_at(arguments)
-    before, helps = set(arguments[:at]), bool(_HELP & set(arguments))
-    word = arguments[at] if at < len(arguments) and not before & _HELP else None
+    known, left = early.parse_known_args(arguments)
+    at = next((k for k, word in enumerate(left) if not word.startswith("-")), len(left))
+    before, helps = set(left[:at]), bool(_HELP & set(left))
+    word = left[at] if at < len(left) and not before & _HELP else None
     if "--version" in before:
         print(f"scoresde {own_version()}")
         return 0
@@ -232,16 +231,6 @@ def _dispatch(arguments: list[str]) -> int:
         parser.print_help()
         return 0
     return parsed.run(parsed, registry)  # type: ignore[no-any-return]
-
-
-def _command_at(arguments: list[str]) -> int:
-    """The position of the command after the global options; the number of arguments if there is none."""
-    takes = False  # whether the argument before takes a value
-    for position, argument in enumerate(arguments):
-        if not takes and not argument.startswith("-"):
-            return position
-        takes = argument == "--registry"
-    return len(arguments)
 
 
 def _commands(registry: Registry) -> dict[str, Entry]:
@@ -263,8 +252,7 @@ def _parser(registry: Registry, plugins: Mapping[str, Entry], asked: str | None)
         listing.configure(commands)
     for name, entry in plugins.items() if asked not in _OWN else ():
         component = registry.create("commands", parse(entry.qualified)) if name == asked else None
-        told = (inspect.getdoc(component) or "").partition("\n\n")[0].replace("``", "")
-        row = entry.row
+        row, told = entry.row, (inspect.getdoc(component) or "").partition("\n\n")[0].replace("``", "")
         command = commands.add_parser(name, **listing.told(row.summary, row.example, row.page, told))
         if component is not None:
             component.configure(command)

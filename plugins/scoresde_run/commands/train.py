@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +67,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_changes(changes: list[str]) -> None:
-    for name in RECORDED:
-        if any(change.partition("=")[0].strip() == f"model.{name}" for change in changes):
-            what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"
-            raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
+    keys = {change.partition("=")[0].strip() for change in changes}
+    for name in (name for name in RECORDED if f"model.{name}" in keys):
+        what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"
+        raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
 
 
 def run_training(arguments: argparse.Namespace, registry: Registry, plan: Callable[[Processes], TrainingPlan]) -> int:
@@ -112,8 +113,7 @@ def _prepare(
             run.start_from(source if source.exists() else checkpoint.find(arguments.source, registry).folder)
         return run
 
-    slow = slow_precision(processes.device, plan.config.training.precision)
-    if slow and processes.first:
+    if processes.first and (slow := slow_precision(processes.device, plan.config.training.precision)):
         print(f"warning: {slow}", file=sys.stderr)
     # An existing run is moved only after the new one has been built.
     fresh = build() if arguments.fresh else None
@@ -207,9 +207,8 @@ def _move_away(folder: Path) -> None:
     """Move a run to the first free DIR.1, DIR.2, ..."""
     if not folder.exists():
         return
-    number = 1
-    while (place := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
+    places = (folder.with_name(f"{folder.name}.{number}") for number in count(1))
+    place = next(place for place in places if not place.exists())
     with _locked_run(folder):
         folder.rename(place)
     print(f"moved the run in {folder} to {place}", file=sys.stderr)

@@ -34,8 +34,8 @@ class VerifyCommand(Command):
             before = len(states)
             for path, state, reason in _findings(folder):
                 # Most reasons are errors, which name a file themselves.
-                because = f": {reason}" if reason else ""
-                print(f"{state:13}" + (reason if str(path) in reason else f"{path}{because}"), flush=True)
+                text = reason if str(path) in reason else ": ".join(filter(None, (str(path), reason)))
+                print(f"{state:13}{text}", flush=True)
                 states.append(state)
             if len(states) == before:
                 raise UsageError(f"{folder} holds no training run, checkpoint or results: name a folder that does")
@@ -99,17 +99,17 @@ def _checkpoint(folder: Path) -> str | None:
 def _results(folder: Path) -> Iterator[Finding]:
     from ..results.results import parse
 
-    path, rows, missing = folder / "results.jsonl", [], set[Path]()
+    path, rows = folder / "results.jsonl", []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         row, wrong = parse(line, path) if line.strip() else ({}, None)
         if wrong:
             yield path, "damaged", f"{path}, line {number}: {wrong}"
         elif row:
             rows.append(row)
-            missing |= {folder / row["picture"]} if row.get("picture") else set()
     checked = sum(DIGEST in row for row in rows)
     yield path, "sound" if checked else "not checked", f"{checked} of {len(rows)} rows have a digest"
-    for picture in sorted(path for path in missing if not path.is_file()):
+    named = {folder / row["picture"] for row in rows if row.get("picture")}
+    for picture in sorted(path for path in named if not path.is_file()):
         yield picture, "damaged", "a row names it, and it is missing"
     if (folder / "report.html").is_file():
         yield _tried(folder / "report.html", _sealed)

@@ -39,9 +39,8 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
             _check(path, shape, dtype)
             found = np.broadcast_to(np.zeros((), dtype), shape) if header else file[name]
     elif key is not None:
-        raise UsageError(
-            f"{path} has one array without a name, none called {key!r}: leave it out, or give an .npz file"
-        )
+        unnamed = f"one array without a name, none called {key!r}"
+        raise UsageError(f"{path} has {unnamed}: leave it out, or give an .npz file")
     else:
         found = table(path)[0] if path.suffix in TABLES else inputs.array(path, mapped=header)
         _check(path, found.shape, found.dtype)

@@ -52,15 +52,12 @@ class Preprocessing(Units):
     def augment(self, events: Tensor, draws: Draws | None = None) -> Tensor:
         """Mirror some of the stored ``events`` (B, ...), chosen by ``draws``."""
         if self.flip and events.is_floating_point():
-            raise UsageError(
-                f"events of shape {tuple(events.shape[1:])} are floats, which may have no mirror images: "
-                "set data.random_flip=false"
-            )
+            given = f"events of shape {tuple(events.shape[1:])} are floats"
+            raise UsageError(f"{given}, which may have no mirror images: set data.random_flip=false")
         return mirrored(events, draws) if self.flip and draws is not None else events
 
     def to_images(self, x: Tensor) -> Tensor:
-        """Convert model values to uint8 (B, C, H, W), rounded to the nearest grey level and clamped."""
-        # A dequantised grey level is a bin [v, v + 1) / 256, any other a point v / 255.
+        """Grey levels of model values: a dequantised one is a bin [v, v + 1) / 256, any other a point v / 255."""
         return self.images(x, "bins" if self.dequantise else "nearest")
 
 
@@ -127,22 +124,20 @@ class Batches:
         needs: tuple[str, ...] = (),
     ) -> None:
         if batch_size < 1 or batch_size % world:
-            remedy = f"choose a multiple of {world}"
-            raise UsageError(f"a batch of {batch_size} does not divide among {world} processes: {remedy}")
+            given = f"a batch of {batch_size} does not divide among {world} processes"
+            raise UsageError(f"{given}: choose a multiple of {world}")
         self.preprocessing = preprocessing or Preprocessing()
         self.seed, self.batch_size, self.device, self.workers = seed, batch_size, torch.device(device), workers
         self.start, self.count = rank * (batch_size // world), batch_size // world
         self.known = self._known(dataset, split, needs)
         self.mirrors = self._mirrors(dataset) if self.preprocessing.flip else frozenset()
-        self.events: Events = dataset.open(split)
-        self.shape = dataset.shape
-        found = self.events.element_size() if isinstance(self.events, Tensor) else None
-        width = found or (4 if dataset.levels in (None, 65536) else 1)
+        self.shape, self.events = dataset.shape, dataset.open(split)
+        loaded = self.events if isinstance(self.events, Tensor) else None
+        width = (4 if dataset.levels in (None, 65536) else 1) if loaded is None else loaded.element_size()
         fits = len(self.events) * math.prod(self.shape) * width <= RESIDENT_BYTES
         self.resident = fits if resident is None else resident
         if self.resident:
-            loaded = self.events if isinstance(self.events, Tensor) else dataset.load(split)
-            self.events = loaded.to(self.device)
+            self.events = (dataset.load(split) if loaded is None else loaded).to(self.device)
         # Known only after loading, which leaves out broken files.
         self.size = len(self.events)
         if not self.size:
@@ -155,24 +150,20 @@ class Batches:
         found = dataset.known(split) if needs else {}
         # A class is called labels by data sets, whose names a loss uses.
         stored = {name: name if name in found else STORED.get(name, name) for name in needs}
-        missing = [name for name, own in stored.items() if own not in found]
-        if missing:
-            raise UsageError(
-                f"{dataset} has no {', '.join(missing)}, which training needs: choose another data set or network"
-            )
+        if missing := ", ".join(name for name, own in stored.items() if own not in found):
+            raise UsageError(f"{dataset} has no {missing}, which training needs: choose another data set or network")
         return {name: found[own].to(self.device) for name, own in stored.items()}
 
     def _mirrors(self, dataset: Dataset) -> frozenset[str]:
         """The known values that are mirrored with the events: those declared, else those with the same pixels."""
-        declared, found = dataset.mirrors, set()
-        declared = {**declared, **{name: declared[own] for name, own in STORED.items() if own in declared}}
+        declared, found = dict(dataset.mirrors), set()
+        declared |= {name: declared[own] for name, own in STORED.items() if own in declared}
         for name, values in self.known.items():
             covers = values.ndim > 2 and values.shape[-2:] == dataset.shape[-2:]
             if name not in declared and not covers:
-                raise UsageError(
-                    f"{dataset} does not say whether {name} {tuple(values.shape[1:])} is mirrored with its events: set "
-                    f"data.random_flip=false, or give its class mirrors = {{{name!r}: False}} (True: mirrored too)"
-                )
+                silent = f"does not say whether {name} {tuple(values.shape[1:])} is mirrored with its events"
+                remedy = f"or give its class mirrors = {{{name!r}: False}} (True: mirrored too)"
+                raise UsageError(f"{dataset} {silent}: set data.random_flip=false, {remedy}")
             if declared.get(name, covers):
                 found.add(name)
         return frozenset(found)

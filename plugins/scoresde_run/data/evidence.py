@@ -1,7 +1,4 @@
-"""Evidence: samples, what is known of their origin, and the truth to compare them with.
-
-The truth is an exact target, or a data set, which has no formula but sets of events to compare with.
-"""
+"""Evidence: samples, what is known of their origin, and the truth to compare them with, a target or a data set."""
 
 import math
 from collections.abc import Callable, Hashable
@@ -98,8 +95,8 @@ class Evidence(_Cache):
 
     def __attrs_post_init__(self) -> None:
         self.count = len(self.samples)
-        if self.processes is not None:
-            self.count = int(self.processes.total(torch.tensor(self.count, device=self.processes.device)))
+        if (processes := self.processes) is not None:
+            self.count = int(processes.total(torch.tensor(self.count, device=processes.device)))
         if self.reference is not None:
             if self.target is not None and self.target is not self.reference.target:
                 raise ValueError("the reference has another target: give the target or the reference, not both")

@@ -37,11 +37,9 @@ def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tu
     mean, variance = moments(events, units, range(len(events)))
     flat = [k for k, value in enumerate(variance.tolist()) if not 0 < value < math.inf]
     if flat:
-        raise UsageError(
-            f"{dataset} cannot be standardised: of {dataset.shape[0]} channels or columns number {flat[0]}, counted "
-            "from 0, is constant or not finite; leave it out, or give data.shift and data.scale in place of "
-            "data.standardise"
-        )
+        which = f"of {dataset.shape[0]} channels or columns number {flat[0]}, counted from 0, is constant or not finite"
+        remedy = "leave it out, or give data.shift and data.scale in place of data.standardise"
+        raise UsageError(f"{dataset} cannot be standardised: {which}; {remedy}")
     return tuple(mean.tolist()), tuple(variance.sqrt().tolist())
 
 
@@ -66,23 +64,18 @@ def mismatch(events: Events, shape: tuple[int, ...], units: Units, sde: SDE) -> 
         ends = units.from_file(torch.tensor(units.range, dtype=torch.float64).reshape(2, 1).expand(2, shape[0]))
         if all(bool((left(end_of_range) <= 1).all()) for end_of_range in ends):
             return None
-    count = len(events)
-    mean, variance = moments(
-        events, units, [k * count // min(count, _LOOKED_AT) for k in range(min(count, _LOOKED_AT))]
-    )
+    count, most = len(events), min(len(events), _LOOKED_AT)
+    mean, variance = moments(events, units, [k * count // most for k in range(most)])
     far = left(mean, variance)
     worst = int(far.argmax())
     if float(far[worst]) > 1:
         size = float((mean[worst].square() + variance[worst]).sqrt())
-        return (
-            f"the data's root mean square is {size:.4g} (channel or column {worst}), but the prior of {sde!r} forgets "
-            f"only data that are small compared with {float(end.sigma / end.alpha):.4g}"
-        )
+        small = f"only data that are small compared with {float(end.sigma / end.alpha):.4g}"
+        given = f"the data's root mean square is {size:.4g} (channel or column {worst})"
+        return f"{given}, but the prior of {sde!r} forgets {small}"
     finest, spread = float(start.sigma / start.alpha), variance.sqrt()
     if units.levels is None and bool((spread < finest).any()):
         least = int(spread.argmin())
-        return (
-            f"the data's standard deviation is {float(spread[least]):.4g} (channel or column {least}), less than the "
-            f"noise of {finest:.4g} that {sde!r} ends at"
-        )
+        given = f"the data's standard deviation is {float(spread[least]):.4g} (channel or column {least})"
+        return f"{given}, less than the noise of {finest:.4g} that {sde!r} ends at"
     return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 from torch import Tensor
@@ -48,11 +49,8 @@ class Observation(ABC):
         A method that needs several states per sample, such as particles, overrides this.
         """
         x = self.impose(x, model.sde.float_level(model.sde.t_max), noise.at("prior", "condition"))
-        sampler = loop.wrapped(
-            lambda inner: _ConditionedPredictor(inner, self, loop.rounds),
-            lambda inner: _ConditionedCorrector(inner, self),
-        )
-        return sampler.run(x, self.guide(model), noise, loop.observe)
+        move, correct = partial(_ConditionedPredictor, self, loop.rounds), partial(_ConditionedCorrector, self)
+        return loop.wrapped(move, correct).run(x, self.guide(model), noise, loop.observe)
 
 
 class Condition(ABC):
@@ -76,9 +74,9 @@ class Condition(ABC):
 class _ConditionedPredictor(MultistepPredictor):
     """A predictor that imposes the known part after its step; with ``rounds`` > 1 it goes back and repeats it."""
 
-    inner: Predictor
     observation: Observation
     rounds: int
+    inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
         for round_ in range(self.rounds):
@@ -92,8 +90,8 @@ class _ConditionedPredictor(MultistepPredictor):
 
 @attrs.frozen
 class _ConditionedCorrector(Corrector):
-    inner: Corrector
     observation: Observation
+    inner: Corrector
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         if self.inner.idle:

@@ -27,10 +27,9 @@ class ExtrapolatedScore(WrappedScore):
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         score, (low, high) = self.model.score(x, level), self.interval
-        if self.interval == EVERYWHERE:
-            inside: bool | Tensor = True
-        else:
-            inside = (level.sigma > low * level.alpha) & (level.sigma <= high * level.alpha)
+        inside: bool | Tensor = self.interval == EVERYWHERE or (
+            (level.sigma > low * level.alpha) & (level.sigma <= high * level.alpha)
+        )
         if self.scale == 1 or inside is False:
             return score
         more = (score - self.base.score(x, level)) * (self.scale - 1)
@@ -88,7 +87,6 @@ class GuidedSampler(Sampler):
         return self.sampler.skip(sde)
 
     def skip_model(self, model: ScoreModel) -> str | None:
-        """Why the guidance does not fit ``model``, or None."""
         return self.guidance.skip(model) or self.sampler.skip_model(model)
 
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:

@@ -12,16 +12,13 @@ FAR, STRAY = 100.0, 1000.0
 
 def diverged(x: Tensor, scale: float | None = None) -> str | None:
     """Why samples ``x`` (n, ...) are no result, or None; ``scale`` is the root mean square of true events, if known."""
-    bad = int((~x.flatten(1).isfinite().all(1)).sum())
-    if bad:
+    if bad := int((~x.flatten(1).isfinite().all(1)).sum()):
         return f"the sampler diverged: {bad} of {len(x)} samples are not finite; try more steps"
     size, largest = root_mean_square(x), float(x.flatten(1).double().square().mean(1).sqrt().max())
     if scale is None or (size <= FAR * scale and largest <= STRAY * scale):
         return None
-    return (
-        f"the sampler diverged: the root mean square of its samples is {size:.3g}, that of the largest {largest:.3g}, "
-        f"that of true events {scale:.3g}; try more steps"
-    )
+    sizes = f"{size:.3g}, that of the largest {largest:.3g}, that of true events {scale:.3g}"
+    return f"the sampler diverged: the root mean square of its samples is {sizes}; try more steps"
 
 
 def root_mean_square(x: Tensor) -> float:

@@ -19,9 +19,8 @@ def start_from(model: ScoreModel, x: Tensor, t: float, seed: int = 0) -> tuple[S
     if not sde.t_min < t <= sde.t_max:
         raise UsageError(f"sampling starts at a time above {sde.t_min:g} and at most {sde.t_max:g}, got {t:g}")
     if sde.form not in ("scalar", "diagonal"):
-        raise UsageError(
-            f"{type(sde).__name__} has the form {sde.form}: only one or one an entry can start from events"
-        )
+        form = f"{type(sde).__name__} has the form {sde.form}"
+        raise UsageError(f"{form}: only one or one an entry can start from events")
     frame, level = sde.frame, sde.level_at(t, x)
     c = frame.lift(x) if frame else x
     noise = Noise(seed, tuple(x.shape[1:]), len(x), device=x.device, dtype=x.dtype).draw("prior", "prior")
