@@ -40,8 +40,8 @@ class CatalogueCommand(Command):
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
         environment.filters["paper"] = _linked
         kinds = [(kind, found) for kind, found in of.items() if found]
-        known = {"kinds": kinds, "plugins": registry.statuses, "version": own_version()}
-        write(path, f"{OURS}\n{environment.from_string(text).render(known)}\n")
+        page = environment.from_string(text).render(kinds=kinds, plugins=registry.statuses, version=own_version())
+        write(path, f"{OURS}\n{page}\n")
         print(f"wrote {path}: {len(entries)} components")
         return 0
 

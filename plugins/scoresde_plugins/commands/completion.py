@@ -61,10 +61,10 @@ def _reader(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argp
     """The argument that reads the word after ``words``, and the positional words before it."""
     before: list[str] = []
     option: argparse.Action | None = None
+    takes = {text: action for text, action in parser._option_string_actions.items() if action.nargs != 0}
     for text in words:
         if text.startswith("-"):
-            option = parser._option_string_actions.get(text)
-            option = None if option is not None and option.nargs == 0 else option
+            option = takes.get(text)
         elif option is None:
             before.append(text)
         elif option.nargs not in ("+", "*"):
@@ -104,8 +104,8 @@ def _components(kind: Kind | None, word: str, registry: Registry) -> Iterator[st
     if len(claims) != 1 or kind.data or not isinstance(target := claims[0].row.target, str):
         return
     known = fields(*target.split(":"))
-    depths = [inside[:k].count("[") - inside[:k].count("]") for k in range(len(inside) + 1)]
-    start = max((k + 1 for k, c in enumerate(inside) if c == "," and depths[k] == 0), default=0)
+    commas = (k for k, c in enumerate(inside) if c == "," and inside[:k].count("[") == inside[:k].count("]"))
+    start = max(commas, default=-1) + 1
     key, equals, value = inside[start:].partition("=")
     head = f"{name}[{inside[:start]}"
     if not equals:

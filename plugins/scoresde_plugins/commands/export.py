@@ -82,9 +82,7 @@ class ExportCommand(Command):
 def shortened(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """The state of ``network``, with parameters of two or more axes in ``dtype``; ``UsageError`` if one overflows."""
     state = dict(network.state_dict())
-    for name, parameter in network.named_parameters():
-        if parameter.ndim < 2:
-            continue
+    for name in (name for name, parameter in network.named_parameters() if parameter.ndim > 1):
         short = state[name].to(dtype)
         if not short.isfinite().all():
             largest = float(state[name].abs().max())

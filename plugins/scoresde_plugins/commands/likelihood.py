@@ -222,9 +222,8 @@ def _conclude(record: dict[str, Any], arguments: argparse.Namespace) -> int:
 
     shutil.rmtree(arguments.out / PARTS, ignore_errors=True)
     what = "at most " if arguments.bound and not arguments.no_offset else ""
-    repeats = f" x {arguments.repeats}" if arguments.repeats > 1 else ""
-    evaluations = f"{record['nfe']:g} function evaluations each"
-    print(f"{what}{text('bits_per_dim')}, {record['images']} images{repeats}, {evaluations}")
+    images = f"{record['images']} images" + (f" x {arguments.repeats}" if arguments.repeats > 1 else "")
+    print(f"{what}{text('bits_per_dim')}, {images}, {record['nfe']:g} function evaluations each")
     if "exact_bits_per_dim" in record:
         print(f"exact: {text('exact_bits_per_dim')}; above it by {text('bits_above_exact', '+')}")
     print(f"wrote {arguments.out / INDEX}, {arguments.out / ARRAYS}")

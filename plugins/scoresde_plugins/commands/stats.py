@@ -85,7 +85,6 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
-    """The moments and, if ``raw``, the features."""
     import torch
     from scoresde_run.machine.progress import Progress, is_tenth
     from ..evaluators.statistics_file import FeatureMoments

@@ -124,6 +124,6 @@ def _config(arguments: argparse.Namespace, opened: OpenedModel) -> Config:
     return Config(
         ModelConfig(Spec(NAME), sde, opened.shape, **{**attrs.asdict(opened.units, recurse=False), "levels": 256}),
         TrainingConfig(Spec("dequantization", score), 128, 300_000, ema=0.99, evaluate_every=1000, resume_every=1000),
-        DataConfig(data, random_flip=False if own is None else own.data.random_flip),
+        DataConfig(data, random_flip=own is not None and own.data.random_flip),
         SamplingConfig(n=64),
     )

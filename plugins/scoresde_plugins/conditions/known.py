@@ -42,17 +42,16 @@ class KnownCoefficients(Observation):
     noise: Tensor | None = None
 
     def rows(self, start: int, count: int) -> "KnownCoefficients":
-        if start + count > len(self.values):
-            few = f"{len(self.values)} events were observed, too few for sample {start + count - 1}"
-            raise ValueError(f"{few}: observe one event per sample")
         rows = slice(start, start + count)
+        if rows.stop > len(self.values):
+            few = f"{len(self.values)} events were observed, too few for sample {rows.stop - 1}"
+            raise ValueError(f"{few}: observe one event per sample")
         known = self.known if len(self.known) == 1 else self.known[rows]
         return attrs.evolve(self, values=self.values[rows], known=known)
 
     def to(self, x: Tensor) -> "KnownCoefficients":
-        basis = tuple(matrix if matrix is None else matrix.to(x) for matrix in self.basis)
-        found = attrs.evolve(self, values=self.values.to(x), known=self.known.to(x.device), basis=basis)
-        return found if self.noise is None else attrs.evolve(found, noise=self.noise.to(x))
+        *basis, noise = (each if each is None else each.to(x) for each in (*self.basis, self.noise))
+        return KnownCoefficients(self.values.to(x), self.known.to(x.device), tuple(basis), noise)
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
         shape, known, where, sigma = x.shape, self.values * level.alpha, self.known, level.sigma

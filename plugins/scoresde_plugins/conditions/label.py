@@ -177,6 +177,6 @@ class ClassCondition(Condition):
         return NetworkClassifier(ready, getattr(self.network, "classes", max(self.labels) + 1))
 
     def _onto(self, units: Units, shape: tuple[int, ...]) -> tuple[float, float] | None:
-        """Return the scale and shift from sampled events to the classifier's ``units``; None if not two numbers."""
+        """The scale and shift from sampled events to the classifier's ``units``; None if not two numbers."""
         own = self.units or Units(self.centered, levels=256 if len(shape) == 3 else None)
         return own.onto(units)

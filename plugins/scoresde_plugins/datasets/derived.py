@@ -36,10 +36,7 @@ class ExactDataset(Dataset):
         return self.target.shape
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
-        """``labels`` of a target with components, drawn from their posterior, so that the law is joint.
-
-        Of an ``observed`` target also ``y``.
-        """
+        """``y`` of an ``observed`` target, and ``labels`` drawn from the components' posterior: the law is joint."""
         found = {}
         if hasattr(self.target, "observe"):
             found["y"] = self.target.observe(self.load(split), key(self.seed, "observed", split) % 2**31)
@@ -70,7 +67,6 @@ class Fitted:
 
 
 def _resized(folder: Path) -> dict[str, Any]:
-    """Write an array of images, to crop, resize and pad."""
     return {"data": Spec("array", array.images(folder)), "crop": 6, "size": 4, "padding": 1}
 
 

@@ -13,11 +13,9 @@ from .files import ImageFolderDataset, image_folder
 
 
 def _pairs(folder: Path) -> dict[str, Any]:
-    """Write two folders of images with the same names."""
-    (folder / "x").mkdir()
-    (folder / "y").mkdir()
-    made = image_folder(folder / "x")
-    return {**made, "y": image_folder(folder / "y")["path"]}
+    for name in "xy":
+        (folder / name).mkdir()
+    return {**image_folder(folder / "x"), "y": image_folder(folder / "y")["path"]}
 
 
 @attrs.frozen

@@ -123,7 +123,6 @@ _CRC = [reduce(lambda crc, _: crc >> 1 ^ (0x82F63B78 if crc & 1 else 0), range(8
 
 
 def _masked(data: bytes) -> bytes:
-    """Return the checksum of ``data`` as a record stores it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -104,7 +104,6 @@ def adapt(
 
 
 def _in_parts(velocity: Callable[[float, State], State], state: State) -> tuple[Velocity, Parts]:
-    """Return velocity and state in terms of tuples of tensors."""
     if isinstance(state, tuple):
         return velocity, state
     return lambda t, parts: (velocity(t, parts[0]),), (state,)

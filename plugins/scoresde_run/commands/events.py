@@ -29,8 +29,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 def open_events(text: str | None, opened: OpenedModel) -> Events:
     """Open the events named ``text`` (None: the model's own data): integers as stored, or floats of the data."""
-    dataset = find_events(text, opened)
-    if dataset is None:
+    if (dataset := find_events(text, opened)) is None:
         return read_events(Path(str(text)), opened)
     events = dataset.open(opened.arguments.split)
     if len(events):
@@ -67,8 +66,7 @@ def take(events: Events, indices: Sequence[int]) -> Tensor:
 
 def subset(size: int, count: int | None) -> list[int]:
     """``count`` of ``size`` indices (None: all), spread evenly, because a set may be sorted by class."""
-    if count is None or count >= size:
-        return list(range(size))
+    count = size if count is None else min(count, size)
     return [index * size // count for index in range(count)]
 
 

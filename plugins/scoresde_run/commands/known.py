@@ -45,9 +45,8 @@ def bound(opened: OpenedModel, known: Mapping[str, Tensor]) -> ScoreModel:
 
     if not known:
         return opened.score
-    score = opened.score.given(**{name: value.to(opened.device) for name, value in known.items()})
     check(opened.score, known, "--known")
-    return score
+    return opened.score.given(**{name: value.to(opened.device) for name, value in known.items()})
 
 
 def known_of(dataset: Dataset | None, name: str, split: Any) -> Tensor:

@@ -55,9 +55,8 @@ def list_components(arguments: argparse.Namespace, registry: Registry) -> int:
         if rows or arguments.kind:
             print(f"{kind.name}: {kind.summary}")
             print_table([(registry.shown_name(e), e.owner, e.row.summary, e.row.paper) for e in rows], indent="  ")
-    broken = [status for status in registry.statuses if status.state != "ok"]
-    if broken:
-        print(f"{', '.join(s.owner for s in broken)}: not loaded, see 'scoresde plugins'")
+    if broken := ", ".join(status.owner for status in registry.statuses if status.state != "ok"):
+        print(f"{broken}: not loaded, see 'scoresde plugins'")
     return 0
 
 
@@ -127,10 +126,8 @@ def _plugins(arguments: argparse.Namespace, registry: Registry) -> int:
 
 def parameter_rows(cls: type) -> list[tuple[str, str, str, str]]:
     """The name, type, default and help of each parameter of a component."""
-    return [
-        (p.name, p.type_name, "required" if p.default is attrs.NOTHING else str(_plain(p.default)), p.help)
-        for p in parameters(cls)
-    ]
+    defaults = [(p, "required" if p.default is attrs.NOTHING else str(_plain(p.default))) for p in parameters(cls)]
+    return [(p.name, p.type_name, default, p.help) for p, default in defaults]
 
 
 def _plain(value: Any) -> Any:

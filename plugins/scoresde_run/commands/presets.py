@@ -50,7 +50,6 @@ def own_config(registry: Registry, text: str, sde: str | None = None, **typed: A
         raise UsageError(f"{spec.name} does not tell the shape of its events: write {spec.name}[shape=[1,28,28],...]")
     process, known = network.trained
     spec.params.update({**known, **spec.params})
-    process = process if sde is None else parse(sde)
-    if process is None:
+    if (process := process if sde is None else parse(sde)) is None:
         raise UsageError(f"{spec.name} does not tell its forward process: give --sde, such as --sde vp")
     return Config(ModelConfig(spec, process, network.fixed_shape))

@@ -128,7 +128,6 @@ def _prepare(
 
 
 def _train(run: TrainingRun, arguments: argparse.Namespace, stack: ExitStack) -> None:
-    """Train, and show the events."""
     shown = run.first and arguments.log_level in ("info", "debug")
     _log(arguments.log_level if run.first else "error", stack)
     writer, first = None, True

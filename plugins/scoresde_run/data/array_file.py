@@ -67,10 +67,10 @@ def _chosen(path: Path, names: Sequence[str], key: str | None, wanted: Sequence[
     given = f"has the arrays {', '.join(names)}" if names else "has no array"
     if key is not None and key not in names:
         raise UsageError(f"{path} {given}, none called {key!r}: key=...")
-    found = key or (names[0] if len(names) == 1 else next((name for name in wanted if name in names), None))
-    if found is None:
-        raise UsageError(f"{path} {given}: name the events {wanted[0]!r}")
-    return found
+    for name in [key] if key else names if len(names) == 1 else wanted:
+        if name in names:
+            return name
+    raise UsageError(f"{path} {given}: name the events {wanted[0]!r}")
 
 
 def table(path: Path) -> tuple[NDArray[np.float64], Sequence[str]]:

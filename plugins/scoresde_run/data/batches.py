@@ -179,8 +179,7 @@ class Batches:
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Yield this process's share of batch ``start``, ``start`` + 1, ... without end, float32 on the device."""
-        steps = itertools.count(start)
-        for k, events in zip(steps, self._fetch(map(self.indices, itertools.count(start))), strict=False):
+        for k, events in enumerate(self._fetch(map(self.indices, itertools.count(start))), start):
             yield self._batch(events, self.indices(k), self.draws(k, self.count))
 
     def once(self) -> Iterator[Batch]:
@@ -223,11 +222,11 @@ class Batches:
         return indices.to(self.device)
 
 
+@attrs.frozen(eq=False, slots=False)
 class _Fetched(torch.utils.data.Dataset[Any]):
     """Batches of events, with our errors as values, because a worker would wrap them in its traceback."""
 
-    def __init__(self, events: Events) -> None:
-        self.events = events
+    events: Events
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor | ScoreSDEError:
         try:

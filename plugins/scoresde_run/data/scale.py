@@ -35,8 +35,7 @@ def standardising(dataset: Dataset, units: Units) -> tuple[tuple[float, ...], tu
     if not len(events):
         raise UsageError(f"the train split of {dataset} is empty")
     mean, variance = moments(events, units, range(len(events)))
-    flat = [k for k, value in enumerate(variance.tolist()) if not 0 < value < math.inf]
-    if flat:
+    if flat := [k for k, value in enumerate(variance.tolist()) if not 0 < value < math.inf]:
         which = f"of {dataset.shape[0]} channels or columns number {flat[0]}, counted from 0, is constant or not finite"
         remedy = "leave it out, or give data.shift and data.scale in place of data.standardise"
         raise UsageError(f"{dataset} cannot be standardised: {which}; {remedy}")

@@ -63,8 +63,7 @@ class Units:
 
     def encode(self, events: Tensor, u: Tensor | float | None = None) -> Tensor:
         """Model values of ``events`` (B, ...): grey levels, dequantised by noise ``u`` if given, or data floats."""
-        levels = stored_levels(events)
-        if levels is None:
+        if (levels := stored_levels(events)) is None:
             return self.from_file((events + 1) / 2 if self._halved else events)
         if levels > 256:
             levels = self.levels or levels  # such as 4096, for 12 bits

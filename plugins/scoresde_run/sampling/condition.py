@@ -114,11 +114,9 @@ class Loop:
         named = {p.name: getattr(self.sampler, p.name) for p in parameters(type(self.sampler))}
         return {name: part for name, part in named.items() if isinstance(part, Predictor | Corrector)}
 
-    def wrapped(
-        self, predictor: Callable[[Predictor], Predictor], corrector: Callable[[Corrector], Corrector]
-    ) -> Sampler:
+    def wrapped(self, move: Callable[[Predictor], Predictor], correct: Callable[[Corrector], Corrector]) -> Sampler:
         """The sampler with its steps wrapped."""
-        steps = {k: predictor(v) if isinstance(v, Predictor) else corrector(v) for k, v in self.steps.items()}
+        steps = {k: move(v) if isinstance(v, Predictor) else correct(v) for k, v in self.steps.items()}
         return attrs.evolve(self.sampler, **steps)  # type: ignore[misc]
 
 
