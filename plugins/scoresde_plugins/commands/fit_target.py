@@ -56,10 +56,9 @@ class FitTargetCommand(Command):
             except ValueError as error:
                 raise UsageError(str(error)) from error
         save(arguments.out, target, report, parse(arguments.dataset).name, asked)
-        print(
-            f"{report.components} components of {report.factors} factors, {report.iterations} iterations\n"
-            f"held-out log-likelihood {report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats "
-            f"an image, {report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)\n"
-            f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'"
-        )
+        print(f"{report.components} components of {report.factors} factors, {report.iterations} iterations")
+        nats = f"{report.held_out_log_likelihood:.2f} ± {report.held_out_stderr:.2f} nats an image"
+        bits = f"{report.held_out_bits_per_dim:.4f} bits/dim ({report.held_out_images} images)"
+        print(f"held-out log-likelihood {nats}, {bits}")
+        print(f"wrote {arguments.out}: scoresde-bench --target 'mfa[file={arguments.out}]'")
         return 0

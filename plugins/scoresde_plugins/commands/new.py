@@ -96,12 +96,12 @@ def _check_free(kind: Kind, name: str, registry: Registry) -> None:
     """Raise :class:`UsageError` where a component, a plugin or a module has the name."""
     spec = find_spec(name)
     owners = {re.sub("[-_.]+", "_", status.owner.lower()) for status in registry.statuses}
-    taken = None
     if claims := registry.claims(kind.name, name):
         taken = f"the {kind.singular} {claims[0].qualified} exists"
     elif name in owners:
         taken = f"the plugin {name} is installed"
     elif name == "tests" or (spec and spec.origin):
         taken = f"{name} is a module already"
-    if taken:
-        raise UsageError(f"{taken}: choose another name, such as my_{name}")
+    else:
+        return
+    raise UsageError(f"{taken}: choose another name, such as my_{name}")

@@ -121,10 +121,9 @@ class ArrayDataset(HeldOut):
                 remedy = "with test=, give .npz files that have both arrays"
                 raise UsageError(f"{name} has the labels of one split: {remedy}")
             path, name = Path(self._apart[0]), None
-        if self._in_table(path):
-            name, labels = None, array_file.read(path)[:, array_file.column(path, str(name))]
-        else:
-            labels = array_file.read(path, name, ("labels",))
+        in_table = self._in_table(path)
+        labels = array_file.read(path, None if in_table else name, ("labels",))
+        labels = labels[:, array_file.column(path, str(name))] if in_table else labels
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
         if labels.ndim != 1 or (labels % 1 != 0).any() or labels.min(initial=0) < 0:
             found = f"{labels.dtype} {labels.shape}"

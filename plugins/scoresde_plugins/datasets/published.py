@@ -216,9 +216,8 @@ class LSUNDataset(PictureDataset):
         if not path.is_dir():
             how = "give its parent, lsun[root=...], or download it with LSUN's download.py and unzip it there"
             raise FileError(f"the LSUN folder {path} does not exist: {how} (torchvision cannot)")
-        database = Database(path)
         try:
-            names = database.names()
+            names = (database := Database(path)).names()
         except Exception as error:  # lmdb has errors of its own
             raise FileError(f"cannot read the LSUN database {path}: {error}") from error
         return Pictures(database, names, Fit(self.size), self.broken, str(path))
@@ -299,8 +298,7 @@ class DownsampledImageNetDataset(Dataset):
             raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {one_line(error)}") from error
 
     def _images(self, path: Path) -> Tensor:
-        data = self._read(path, "data")
-        width = 3 * self.size**2
+        data, width = self._read(path, "data"), 3 * self.size**2
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
             found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
             raise FileError(f"{path} must hold uint8 rows of {width} numbers for size={self.size}, got {found}")

@@ -119,9 +119,8 @@ def _step(
     """Return the solution of one step whose first slope is ``slope``, and all its slopes."""
     slopes, step = [slope], end - start
     for row in rows[:-1]:
-        node = sum(row)
         # Rounding must not go past the end, where the velocity may be undefined.
-        t = end if math.isclose(node, 1) else start + node * step
+        t = end if math.isclose(sum(row), 1) else start + sum(row) * step
         slopes.append(velocity(t, _advance(state, slopes, row, step)))
     return _advance(state, slopes, rows[-1], step), slopes
 

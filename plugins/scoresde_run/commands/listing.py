@@ -88,9 +88,8 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     rows = parameter_rows(cls)
     print("parameters:" if rows else "no parameters")
     print_table(rows, indent="  ")
-    for label in ("grid", "paper", "plugin", "target", "source"):
-        if record[label]:
-            print(f"{label + ':':8} {record[label]}")
+    for label in (label for label in ("grid", "paper", "plugin", "target", "source") if record[label]):
+        print(f"{label + ':':8} {record[label]}")
     return 0
 
 

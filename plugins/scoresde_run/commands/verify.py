@@ -49,10 +49,9 @@ def _findings(folder: Path) -> Iterator[Finding]:
 
     if folder.is_file():
         yield _tried(folder, _tensors if folder.suffix == ".safetensors" else _sealed)
-    if (folder / checkpoint.INDEX).is_file():
-        yield _tried(folder, _checkpoint)
-    if (folder / state.INDEX).is_file():
-        yield _tried(folder, _state)
+    for name, check in ((checkpoint.INDEX, _checkpoint), (state.INDEX, _state)):
+        if (folder / name).is_file():
+            yield _tried(folder, check)
     if (folder / run.CONFIG).is_file():
         for name, check in ((run.CHECKPOINTS, _state), (run.MODELS, _checkpoint)):
             yield from (_tried(path, check) for path in sorted((folder / name).glob("step_*")))

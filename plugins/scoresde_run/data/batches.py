@@ -109,20 +109,11 @@ class Batches:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        *,
-        split: Split = "train",
-        seed: int = 0,
-        preprocessing: Preprocessing | None = None,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-        resident: bool | None = None,
-        workers: int = 4,
-        needs: tuple[str, ...] = (),
-    ) -> None:
+        self, dataset: Dataset, batch_size: int, *, split: Split = "train", seed: int = 0,
+        preprocessing: Preprocessing | None = None, needs: tuple[str, ...] = (),
+        rank: int = 0, world: int = 1, device: torch.device | str = "cpu",
+        resident: bool | None = None, workers: int = 4,
+    ) -> None:  # fmt: skip
         if batch_size < 1 or batch_size % world:
             given = f"a batch of {batch_size} does not divide among {world} processes"
             raise UsageError(f"{given}: choose a multiple of {world}")
@@ -201,17 +192,11 @@ class Batches:
             for indices in batches:
                 yield self.events[self._moved(indices)]
             return
-        loader: Any = torch.utils.data.DataLoader(
-            _Fetched(self.events),
-            sampler=(indices.tolist() for indices in batches),
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=_obey_the_parent,
-            pin_memory=self.device.type == "cuda",
-            # Seeds the workers, without torch's global generator.
-            generator=torch.Generator().manual_seed(key(self.seed, "workers")),
-        )
-        for batch in loader:
+        how: dict[str, Any] = {"sampler": (indices.tolist() for indices in batches), "batch_size": None}
+        how |= {"num_workers": self.workers, "worker_init_fn": _obey_the_parent}
+        # Seeds the workers, without torch's global generator.
+        how["generator"] = torch.Generator().manual_seed(key(self.seed, "workers"))
+        for batch in torch.utils.data.DataLoader(_Fetched(self.events), pin_memory=self.device.type == "cuda", **how):
             if isinstance(batch, ScoreSDEError):
                 raise batch
             yield batch.to(self.device, non_blocking=True)
