@@ -51,7 +51,6 @@ class ArrayDataset(HeldOut):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one event, from the file's header."""
         header = self._header("train")
         return tuple(as_events(np.empty((0, *header.shape[1:]), header.dtype)).shape[1:])
 

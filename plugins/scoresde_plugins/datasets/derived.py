@@ -67,6 +67,7 @@ class Fitted:
 
 
 def _resized(folder: Path) -> dict[str, Any]:
+    """Write an array of images, to crop, resize and pad."""
     return {"data": Spec("array", array.images(folder)), "crop": 6, "size": 4, "padding": 1}
 
 
@@ -92,7 +93,6 @@ class ResizedDataset(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) after resizing and padding."""
         if len(self.data.shape) != 3:
             raise ValueError(f"{self.data} has events of shape {self.data.shape}: only images can be resized")
         found = sides(self.size) if self.size else [self.crop or side for side in self.data.shape[1:]]

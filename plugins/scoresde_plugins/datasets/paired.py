@@ -13,6 +13,7 @@ from .files import ImageFolderDataset, image_folder
 
 
 def _pairs(folder: Path) -> dict[str, Any]:
+    """Write two folders of images with the same names."""
     for name in "xy":
         (folder / name).mkdir()
     return {**image_folder(folder / "x"), "y": image_folder(folder / "y")["path"]}

@@ -213,5 +213,4 @@ class PictureDataset(Dataset):
         """The pictures of a split, decoded on access."""
 
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, C, H, W), in the order of the source."""
         return self.open(split).all()

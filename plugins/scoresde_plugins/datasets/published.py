@@ -269,7 +269,6 @@ class DownsampledImageNetDataset(Dataset):
         return [path for split in _PATTERNS for path in self._matching(split)]
 
     def load(self, split: Split = "train") -> Tensor:
-        """uint8 (N, 3, size, size), batch 1 first."""
         return torch.cat([self._images(path) for path in self._files(split)])
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:

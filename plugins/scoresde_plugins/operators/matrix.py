@@ -16,6 +16,7 @@ from scoresde_run.sampling.operator import Shape
 
 
 def _example(folder: Path) -> dict[str, Any]:
+    """Write a matrix for points in the plane."""
     np.save(folder / "matrix.npy", np.array([[1.0, 2.0]]))
     return {"path": str(folder / "matrix.npy")}
 
