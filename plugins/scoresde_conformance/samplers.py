@@ -13,8 +13,8 @@ from scoresde_core import SDE, Draw, Noise, Sampler, Scalar, ScoreModel, Spec, S
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor
 from .candidate import Candidate, Skip
 from .counterparts import FEW, samples_of, served, splits_alike
-from .exact import Mixture, PlainCorrector, PlainPredictor, Watched, gaussian
-from .expect import is_like, near
+from .exact import ConstantRateSDE, Mixture, PlainCorrector, PlainPredictor, Watched, gaussian
+from .expect import is_like, near, some
 
 KINDS_OF_EVENTS = (((2,), torch.float32), ((1, 4, 4), torch.float64), ((3, 4, 6), torch.float32))
 MANY = 400
@@ -36,7 +36,8 @@ def short(candidate: Candidate, **parts: Any) -> Sampler:
 
 
 def _served(candidate: Candidate) -> Iterator[SDE]:
-    return islice(served(candidate), None if candidate.full else 1)
+    reason = candidate.component.skip(ConstantRateSDE()) or "it serves no process of the suite"
+    return some(islice(served(candidate), None if candidate.full else 1), reason)
 
 
 def is_split_invariant(candidate: Candidate) -> None:

@@ -52,7 +52,8 @@ class Cell:
     @property
     def steps(self) -> int | None:
         """The sampler's step count; None if it chooses its own steps."""
-        sampler = getattr(self.sampler, "sampler", self.sampler)  # inside its guidance
+        inner = getattr(self.sampler, "sampler", None)  # inside its guidance
+        sampler = inner if isinstance(inner, Sampler) else self.sampler
         return getattr(sampler, "steps", None) if "steps" in sampler.uses else None
 
     @property

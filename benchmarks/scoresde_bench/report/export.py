@@ -16,6 +16,7 @@ from .compare import RunComparison
 from .labels import AXES, axis_text
 from .ranking import Ranking
 from .result_sets import ResultSet
+from .verdicts import verdicts
 
 PARTS = ("value", "stderr", "floor", "floor_stderr")
 COSTS = ("nfe", "seconds", "samples_per_second", "peak_memory_bytes")
@@ -59,7 +60,7 @@ def as_markdown(
     environment = templates(escape=False)
     environment.filters |= {"plain": _plain, "fence": _fence, "command": repeat.command}
     template = environment.get_template("report.md.j2")
-    known = {"runs": runs, "ranking": ranking, "facts": facts, "compared": compared}
+    known = {"runs": runs, "ranking": ranking, "facts": facts, "compared": compared, "verdicts": verdicts(ranking)}
     return template.render(**known, labels=labels, published=published).rstrip("\n") + "\n"
 
 

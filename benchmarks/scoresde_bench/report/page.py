@@ -1,7 +1,8 @@
 """The HTML report: one self-contained file that can be read without its script.
 
-Its parts, in order: the best cells and those not told apart from them, quality against cost, convergence, changes
-between runs, samples, all values, cells that did not run, how to read the metrics, the environment, and the commands.
+Its parts, in order: the best cells and those not told apart from them, quality against cost, convergence, verdicts on
+samplers, changes between runs, samples, all values, cells that did not run, how to read the metrics, the environment,
+and the commands.
 The script adds sorting, filtering, tooltips and copying.
 """
 
@@ -25,6 +26,7 @@ from .lines import MANY, Layout
 from .plot import NFE, TIME, TRAINING, Plot, convergences, plots
 from .ranking import Ranking, rank
 from .result_sets import ResultSet
+from .verdicts import verdicts
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GALLERY = 24
@@ -77,7 +79,7 @@ def page(
         cost=TRAINING, training=Layout(ranking, TRAINING.joined) if trained else None, comparisons=comparisons,
         pictures=pictures[:GALLERY], further_pictures=pictures[GALLERY:], meaning=meaning, labels=labels,
         widths={metric: _stderr_width(ranking, metric) for metric in ranking.metrics}, published=published,
-        environment=facts(ranking.rows), repeat=repeat,
+        environment=facts(ranking.rows), repeat=repeat, verdicts=verdicts(ranking),
     )  # fmt: skip
 
 

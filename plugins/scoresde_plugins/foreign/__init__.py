@@ -1,0 +1,1 @@
+"""Samplers of other libraries around our score models: contestants, judged by the same truth."""

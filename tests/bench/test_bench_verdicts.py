@@ -1,0 +1,94 @@
+"""Verdicts on samplers: every fault from errors that have it, none from errors that have not."""
+
+import pytest
+from scoresde_bench.report.export import as_markdown
+from scoresde_bench.report.page import facts, page
+from scoresde_bench.report.ranking import rank
+from scoresde_bench.report.result_sets import ResultSet
+from scoresde_bench.report.verdicts import verdicts
+
+STEPS = (10, 20, 40, 80, 160)
+
+
+def row(sampler, steps, value, order=None, status="done"):
+    known = {"parameters": {"sampler": {"type": f"sampler {sampler}", "claims": order}}}
+    metric = {"value": value, "stderr": 0.0, "better": "lower", "unit": "data units"}
+    found = {"status": status, "reason": "it fell over" if status == "failed" else None, "target": "gaussian"}
+    return {
+        "cell": f"{sampler}-{steps}", "sde": "vp", "sampler": sampler, "steps": steps, "seed": 0, **known, **found,
+        "metrics": {"gaussian_w2": metric} if status == "done" else {}, "nfe": steps,
+    }  # fmt: skip
+
+
+def judged(**lines):
+    """Errors by sampler; each with its claim."""
+    rows = [
+        row(name, n, value, claim)
+        for name, (claim, errors) in lines.items()
+        for n, value in zip(STEPS, errors, strict=True)
+    ]
+    return {verdict.line: verdict for verdict in verdicts(rank(rows))}
+
+
+def falling(power, scale=1.0):
+    return [scale * n**-power for n in STEPS]
+
+
+def test_what_holds_its_claim_has_no_fault():
+    found = judged(second=(2, falling(2.0)), first=(1, falling(1.0)), unclaimed=(None, falling(0.9)))
+    assert {line: verdict.faults for line, verdict in found.items()} == dict.fromkeys(found, ())
+    assert found["second"].order[0] == pytest.approx(2.0, abs=1e-6)
+    assert (found["second"].steps, found["second"].declared) == (160, 2)
+    assert found["second"].error.value == pytest.approx(160**-2.0)
+
+
+@pytest.mark.parametrize(
+    ("errors", "faults"),
+    [
+        ([0.2, 0.16, 0.151, 0.15, 0.1499], ("wrong law",)),
+        (falling(1.0), ("lost order",)),
+        (falling(1.8), ()),
+        (falling(1.6), ("lost order",)),
+        ([1e-2, 2.5e-3, 6e-4, 9e-4, 8e-2], ("rounding",)),
+        ([1e-2, 2.5e-3, 6e-4, 1.5e-4, 1e-4], ()),
+        ([0.3, 0.07, 0.018, 3e-6, 3e-5], ()),
+        ([0.3, 0.07, 0.018, 0.0045, 0.02], ("rounding",)),
+    ],
+    ids=[
+        "plateau",
+        "first for second",
+        "within 0.3",
+        "not within 0.3",
+        "rises",
+        "slows",
+        "single precision",
+        "rises again",
+    ],
+)
+def test_every_fault_has_its_name(errors, faults):
+    assert judged(good=(2, falling(2.0)), judged=(2, errors))["judged"].faults == faults
+
+
+def test_a_plateau_that_all_reach_is_no_wrong_law():
+    level = [0.2, 0.16, 0.151, 0.15, 0.1499]
+    assert judged(one=(2, level), two=(2, level))["one"].faults == ()
+
+
+def test_a_cell_that_failed_is_a_crash():
+    rows = [row("one", n, n**-2.0, 2) for n in STEPS] + [row("one", 320, 0.0, 2, status="failed")]
+    (verdict,) = verdicts(rank(rows))
+    assert verdict.faults == ("crash",)
+
+
+def test_rows_without_a_claim_are_not_judged():
+    assert judged(one=(None, falling(1.0))) == {}
+
+
+def test_they_are_on_the_page_and_in_markdown(tmp_path):
+    rows = [row(name, n, n**-power, 2) for name, power in (("good", 2.0), ("bad", 1.0)) for n in STEPS]
+    ranking, run = rank(rows), ResultSet("here", tmp_path, rows)
+    text = as_markdown([run], ranking, facts(rows), [])
+    assert "| bad | gaussian | gaussian_w2 | 1.000 ± 0.023 | 2 | 160 | 0.00625 data units | lost order |" in text
+    html = page([run], ranking, {})
+    assert "<td>bad</td><td>gaussian</td><td>gaussian_w2</td>" in html
+    assert "<td>lost order</td>" in html
