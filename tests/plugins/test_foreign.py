@@ -82,6 +82,7 @@ class TestDiffusers:
             ({"scheduler": "DDIMInverse"}, "vp", "has no such scheduler of samples"),
             ({"scheduler": "DDIM"}, "edm", "it is not for EDMSDE: take table or vp, rectified_flow, or edm"),
             ({"scheduler": "FlowMatchEulerDiscrete"}, "vp", "it is not for VPSDE"),
+            ({"scheduler": "DDIM"}, "trigflow", "it is not for TrigFlowSDE"),
             ({"scheduler": "DDIM", "options": {"foo": 1}}, "vp", "unexpected keyword argument 'foo'"),
         ],
     )

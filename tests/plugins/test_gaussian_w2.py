@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scoresde_core import ExactScore, create, default_registry, sample
+from scoresde_core import ExactScore, Spec, create, default_registry, sample
 from scoresde_plugins.evaluators.moments import Affine, gaussian_w2
 from scoresde_run.data.evidence import Evidence
 
@@ -110,9 +110,12 @@ def test_a_network_and_a_missing_sampler_are_refused():
 
 @pytest.mark.parametrize("entry", default_registry().entries("samplers"), ids=lambda entry: entry.qualified)
 def test_every_sampler_is_judged_or_refused_with_a_reason(entry):
-    found = evidence(entry.qualified, sde="vp")
+    params = getattr(default_registry().load("samplers", entry.qualified), "example", {})
+    if reason := create("samplers", Spec(entry.qualified, params)).skip(create("sdes", "vp")):
+        pytest.skip(reason)
+    found = evidence(str(Spec(entry.qualified, params)), sde="vp")
     if "steps" in found.sampler.uses:
-        found = evidence(f"{entry.qualified}[steps=8]")
+        found = evidence(str(Spec(entry.qualified, {**params, "steps": 8})))
     evaluator = create("evaluators", "gaussian_w2")
     reason = evaluator.skip(found)
     assert reason or math.isfinite(evaluator.evaluate(found)[0].value)
