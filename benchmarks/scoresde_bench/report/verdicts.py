@@ -3,8 +3,8 @@
 The cells of a line differ in the number of steps N alone. Its errors are the excess over exact samples
 (:func:`.plot.error`), and its order is the power with which they fall (:func:`.plot.power`).
 
-    wrong law     at the largest N the error is beyond its noise, has not fallen by a tenth since half as many steps,
-                  and is ten times that of the best sampler of the target
+    wrong law     at the largest N the error is beyond its noise, has not fallen by a tenth since half as many steps, is
+                  ten times that of the best sampler of the target, and a hundredth of that at the smallest N
     lost order    the order is more than 0.3 and two standard errors below the one that the sampler declares
     rounding      the error at the largest N is three times the least one at fewer steps, and a hundredth of that at the
                   smallest
@@ -89,7 +89,7 @@ def _verdict(
     before = min((value.value for steps, value in errors.items() if steps <= most / 2), default=math.inf)
     stays = FALL * before < last.value <= RISE * least
     faults = {
-        "wrong law": resolved(last) and stays and last.value > NEARER * best,
+        "wrong law": resolved(last) and stays and last.value > max(NEARER * best, SEEN * errors[few].value),
         "lost order": bool(order and claim and order[0] < claim - max(LOST, 2 * order[1])),
         "rounding": last.value > max(RISE * least, RISE * last.bar, SEEN * errors[few].value),
         "crash": any(row.get("status") == "failed" for row in rows),
