@@ -62,6 +62,7 @@ def test_what_holds_its_claim_has_no_fault():
         "not within 0.3",
         "rises",
         "slows",
+        "small",
         "single precision",
         "rises again",
     ],
