@@ -315,3 +315,17 @@ class TestParquet:
         (tmp_path / "a.parquet").write_bytes(b"PAR1")
         with pytest.raises(UsageError, match=r"needs pyarrow to be read: pip install 'scoresde\[data\]'"):
             made(tmp_path / "a.parquet").load()
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "and at least one"), (40_000_000, "store it uncompressed")])
+def test_a_table_of_no_rows_or_of_far_too_many_is_refused_before_it_is_read(tmp_path, count, words):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"a": np.zeros(count)}), tmp_path / "table.parquet", compression="zstd")
+    with pytest.raises(ScoreSDEError, match=words):
+        create("datasets", f"array[path={tmp_path / 'table.parquet'}]").load()
+
+
+def test_an_array_without_rows_is_refused(tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((0, 2)))
+    with pytest.raises(UsageError, match=r"holds float64 of shape \[0, 2\]: .* and at least one"):
+        create("datasets", f"array[path={tmp_path / 'none.npy'}]").load()

@@ -48,8 +48,8 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if not shape or dtype.kind not in "biuf" or dtype.itemsize > 8:
-        wanted = "numbers of at most 64 bits, one event per row"
+    if not shape or 0 in shape or dtype.kind not in "biuf" or dtype.itemsize > 8:
+        wanted = "numbers of at most 64 bits, one event per row, and at least one"
         raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give {wanted}")
 
 
@@ -87,6 +87,8 @@ def _parquet(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[st
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError(f"{path} needs pyarrow to be read: pip install 'scoresde[data]'") from error
+    about = parquet.read_metadata(path)
+    inputs.check_expansion(8 * about.num_rows * about.num_columns, path.stat().st_size, "the table")
     found = parquet.read_table(path)
     columns = [found[name].to_numpy() for name in found.column_names]
     for name, column in zip(found.column_names, columns, strict=True):

@@ -146,8 +146,13 @@ def check_member(member: zipfile.ZipInfo, limit: int | None = None) -> None:
     size, name = member.file_size, member.filename
     if limit is not None and size > limit:
         raise ValueError(f"{name} has {size:,} bytes, and a file of its kind at most {limit:,}")
-    if size > max(_SMALL, _DENSEST * member.compress_size):
-        raise ValueError(f"{name} expands from {member.compress_size:,} to {size:,} bytes: store it uncompressed")
+    check_expansion(size, member.compress_size, name)
+
+
+def check_expansion(size: int, stored: int, name: str) -> None:
+    """Refuse to expand ``stored`` bytes to many times their size, or to more than the memory."""
+    if size > max(_SMALL, _DENSEST * stored):
+        raise ValueError(f"{name} expands from {stored:,} to {size:,} bytes: store it uncompressed")
     _check_memory(size, name)
 
 
