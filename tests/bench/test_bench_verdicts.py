@@ -38,7 +38,7 @@ def test_what_holds_its_claim_has_no_fault():
     found = judged(second=(2, falling(2.0)), first=(1, falling(1.0)), unclaimed=(None, falling(0.9)))
     assert {line: verdict.faults for line, verdict in found.items()} == dict.fromkeys(found, ())
     assert found["second"].order[0] == pytest.approx(2.0, abs=1e-6)
-    assert (found["second"].steps, found["second"].declared) == (160, 2)
+    assert (found["second"].steps, found["second"].claim) == (160, 2)
     assert found["second"].error.value == pytest.approx(160**-2.0)
 
 

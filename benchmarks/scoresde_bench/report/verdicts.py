@@ -5,7 +5,7 @@ The cells of a line differ in the number of steps N alone. Its errors are the ex
 
     wrong law     at the largest N the error is beyond its noise, has not fallen by a tenth since half as many steps, is
                   ten times that of the best sampler of the target, and a hundredth of that at the smallest N
-    lost order    the order is more than 0.3 and two standard errors below the one that the sampler declares
+    lost order    the order is more than 0.3 and two standard errors below the one that the sampler claims
     rounding      the error at the largest N is three times the least one at fewer steps, and a hundredth of that at the
                   smallest
     crash         a cell failed
@@ -39,7 +39,7 @@ class Verdict:
     steps: float
     error: MetricValue
     order: tuple[float, float] | None
-    declared: float | None
+    claim: float | None
     faults: tuple[str, ...]
 
     @property
@@ -59,7 +59,7 @@ def verdicts(ranking: Ranking) -> list[Verdict]:
         for line, errors in known.items():
             rows = [row for row in lines[line].values() if row.get("target") == target]
             found.append(_verdict(line, errors, rows, str(target), metric, (best, worst)))
-    return found if any(verdict.declared for verdict in found) else []
+    return found if any(verdict.claim for verdict in found) else []
 
 
 def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
