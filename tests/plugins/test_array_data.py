@@ -317,7 +317,7 @@ class TestParquet:
             made(tmp_path / "a.parquet").load()
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "and at least one"), (40_000_000, "store it uncompressed")])
+@pytest.mark.parametrize(("count", "words"), [(0, r"is empty: .* \[0, 1\]"), (40_000_000, "store it uncompressed")])
 def test_a_table_of_no_rows_or_of_far_too_many_is_refused_before_it_is_read(tmp_path, count, words):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"a": np.zeros(count)}), tmp_path / "table.parquet", compression="zstd")
@@ -327,5 +327,5 @@ def test_a_table_of_no_rows_or_of_far_too_many_is_refused_before_it_is_read(tmp_
 
 def test_an_array_without_rows_is_refused(tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((0, 2)))
-    with pytest.raises(UsageError, match=r"holds float64 of shape \[0, 2\]: .* and at least one"):
+    with pytest.raises(UsageError, match=r"is empty: its events have the shape \[0, 2\]"):
         create("datasets", f"array[path={tmp_path / 'none.npy'}]").load()

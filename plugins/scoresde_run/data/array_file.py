@@ -48,8 +48,10 @@ def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, 
 
 
 def _check(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if not shape or 0 in shape or dtype.kind not in "biuf" or dtype.itemsize > 8:
-        wanted = "numbers of at most 64 bits, one event per row, and at least one"
+    if 0 in shape:
+        raise UsageError(f"{path} is empty: its events have the shape {list(shape)}")
+    if not shape or dtype.kind not in "biuf" or dtype.itemsize > 8:
+        wanted = "numbers of at most 64 bits, one event per row"
         raise UsageError(f"{path} holds {dtype} of shape {list(shape)}: give {wanted}")
 
 
