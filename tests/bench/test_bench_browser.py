@@ -272,3 +272,21 @@ def test_a_long_page_shows_its_best_and_finds_the_rest(chromium: browser.Browser
     assert tab.run(f"document.querySelectorAll('{linked}').length") == 21
     loaded = f"new Promise(done => {{ const one = document.querySelector('{linked}'); one.scrollIntoView();"
     assert tab.run(f"{loaded} one.decode().then(() => done(one.naturalWidth), () => done(0)) }})") > 0
+
+
+def test_verdicts_are_sorted_and_filtered_by_library(chromium: browser.Browser, tmp_path: Path) -> None:
+    def judged(name: str, steps: int, power: int) -> dict[str, Any]:
+        about = {"type": f"sampler scoresde:{name}", "version": "1.0", "claims": 2}
+        found = row("vp", "ddim", steps, cell=f"{name}-{steps}", sampler=name, parameters={"sampler": about})
+        found["metrics"] = {"moments": {"value": steps**-power, "stderr": 0.0, "unit": "", "better": "lower"}}
+        return found
+
+    rows = [judged(name, steps, power) for name, power in (("one", 2), ("two", 1)) for steps in STEPS]
+    tab = chromium.open(written(tmp_path, ResultSet("run", tmp_path, rows)))
+    faults = "[...document.querySelectorAll('#verdicts tbody tr:not(.gone)')].map(row => row.cells[1].textContent)"
+    assert tab.run(faults) == ["–", "lost order"]
+    tab.run("document.querySelector('#verdicts th:nth-child(3) [role=button]').click()")
+    assert tab.run(faults) == ["lost order", "–"]
+    tab.run("document.querySelector('#judge select[aria-label=library]').value = 'one 1.0'")
+    tab.run("document.querySelector('#judge').dispatchEvent(new Event('input'))")
+    assert (tab.run(faults), tab.run("document.querySelector('#judge output').value")) == (["–"], "1 of 2 verdicts")

@@ -1,5 +1,7 @@
 """Verdicts on samplers: every fault from errors that have it, none from errors that have not."""
 
+import re
+
 import pytest
 from scoresde_bench.report.export import as_markdown
 from scoresde_bench.report.page import facts, page
@@ -11,7 +13,7 @@ STEPS = (10, 20, 40, 80, 160)
 
 
 def row(sampler, steps, value, order=None, status="done"):
-    known = {"parameters": {"sampler": {"type": f"sampler {sampler}", "claims": order}}}
+    known = {"parameters": {"sampler": {"type": f"sampler scoresde:{sampler}", "claims": order, "version": "1.0"}}}
     metric = {"value": value, "stderr": 0.0, "better": "lower", "unit": "data units"}
     found = {"status": status, "reason": "it fell over" if status == "failed" else None, "target": "gaussian"}
     return {
@@ -90,7 +92,15 @@ def test_they_are_on_the_page_and_in_markdown(tmp_path):
     rows = [row(name, n, n**-power, 2) for name, power in (("good", 2.0), ("bad", 1.0)) for n in STEPS]
     ranking, run = rank(rows), ResultSet("here", tmp_path, rows)
     text = as_markdown([run], ranking, facts(rows), [])
-    assert "| bad | gaussian | gaussian_w2 | 1.000 ± 0.023 | 2 | 160 | 0.00625 data units | lost order |" in text
+    assert (
+        "| bad | lost order | 1.000 ± 0.023 | 2 | 0.00625 data units | 160 | gaussian_w2 | gaussian | bad 1.0 |" in text
+    )
     html = page([run], ranking, {})
-    assert "<td>bad</td><td>gaussian</td><td>gaussian_w2</td>" in html
-    assert "<td>lost order</td>" in html
+    assert re.search(r">bad</td><td class=.name.>lost order</td>.*>gaussian</td><td class=.name.>bad 1.0</td>", html)
+
+
+def test_a_fault_in_one_line():
+    verdict = judged(good=(2, falling(2.0)), bad=(2, falling(1.0)))["bad"]
+    assert verdict.text == (
+        "lost order: bad of bad 1.0 on gaussian: order 1.000 ± 0.023 of 2, gaussian_w2 0.00625 data units at 160 steps"
+    )

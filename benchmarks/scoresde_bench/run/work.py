@@ -27,6 +27,7 @@ from ..report.page import write_report
 from ..report.published import PublishedValue, attach
 from ..report.ranking import rank
 from ..report.table import print_table
+from ..report.verdicts import verdicts
 from .costs import Costs
 from .executor import Executor, OnStep, Settings, Task
 from .worker import prepare
@@ -153,7 +154,8 @@ class Work:
         print_table(pooled, console)
         for warning in warnings_of(rows):
             console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
-        for sentence in rank(pooled).sentences:
+        ranking = rank(pooled)
+        for sentence in (*ranking.sentences, *(one.text for one in verdicts(ranking) if one.faults)):
             console.print(sentence, markup=False, highlight=False)
         meaning = {entry.row.name: entry.row.summary for entry in self.registry.entries("evaluators")}
         console.print(f"rows:    {self.folder / 'results.jsonl'}", highlight=False)
