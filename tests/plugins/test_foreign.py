@@ -103,7 +103,10 @@ def test_k_diffusion_is_our_heun():
     theirs = drawn(KDiffusionSampler(function="heun", steps=9), "edm")
     assert theirs.nfe == ours.nfe
     torch.testing.assert_close(theirs.x, ours.x, rtol=0, atol=1e-3)
-    assert "no sample_foo" in skip(KDiffusionSampler(function="foo"), create("sdes", "edm"), (2,))
+    assert "has no attribute 'sample_foo'" in skip(KDiffusionSampler(function="foo"), create("sdes", "edm"), (2,))
+    assert "unexpected keyword argument 'foo'" in skip(
+        KDiffusionSampler(function="heun", options={"foo": 1}), create("sdes", "edm"), (2,)
+    )
     assert "alpha, which is 0" in skip(KDiffusionSampler(function="heun"), create("sdes", "rectified_flow"), (2,))
 
 
@@ -128,12 +131,17 @@ def test_noise_is_keyed_but_for_draws_with_their_own_generator():
         y = torch.randn((4, 2))
         z = torch.randn(4, 2, dtype=torch.float64)
         own = torch.randn((4, 2), generator=torch.Generator().manual_seed(5))
+        filled = torch.empty(4, 2, dtype=torch.float64).normal_(generator=None)
+        spread = torch.zeros(4, 2).normal_(5.0, 1e-3)
         other = torch.randn(3)
     assert torch.equal(x, first())
     assert torch.equal(y, first())
     assert torch.equal(z, first().double())
+    assert torch.equal(filled, first().double())
+    assert torch.allclose(spread, torch.full((4, 2), 5.0), atol=0.1)  # of another law, and left to the library
     assert torch.equal(own, torch.randn((4, 2), generator=torch.Generator().manual_seed(5)))
     with keyed(noise):
+        torch.zeros(4, 2).normal_(5.0, 1e-3)
         assert torch.equal(torch.randn(3), other)  # seeded by the noise's key
 
 

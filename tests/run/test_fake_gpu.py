@@ -73,7 +73,7 @@ def test_samplers_that_choose_their_steps_read_the_state(text):
 
 
 def test_every_sampler_is_here():
-    of_other_libraries = {"azula", "diffusers", "k_diffusion"}
+    of_other_libraries = {"azula", "deepinv", "diffusers", "flow_matching", "k_diffusion", "sbi"}
     assert set(names("samplers")) - of_other_libraries == {"pc", "ode", "adaptive_sde"}
 
 

@@ -6,41 +6,31 @@ import attrs
 import torch
 from attrs.validators import ge, matches_re
 from torch import Tensor, nn
-from scoresde_core import SDE, Noise, Observer, Sampler, ScoreModel, param
-from scoresde_core.plugins import one_line
-from .library import claimed, installed, keyed, missing
+from scoresde_core import SDE, Noise, Observer, ScoreModel, param
+from .library import ForeignSampler, keyed
 
 
 @attrs.frozen
-class AzulaSampler(Sampler):
+class AzulaSampler(ForeignSampler):
     """``{sampler}Sampler`` of the library, from t_max to t_min of a process with one alpha and sigma.
 
     ``options`` are arguments of its class, as ``{order=3}``.
     """
 
+    library: ClassVar[str] = "azula"
+    chosen: ClassVar[str] = "sampler"
     example: ClassVar[dict[str, Any]] = {"sampler": "Heun"}
-    coarse: ClassVar[dict[str, Any]] = {"steps": 8}
 
     sampler: str = param(help="the name of its class without Sampler, such as DDIM", check=matches_re(r"\w+"))
-    options: dict = param(attrs.Factory(dict), "arguments of the class, such as {eta=1.0}")  # type: ignore[type-arg]
     steps: int = param(64, "number of steps", ge(1))
-    version: str = attrs.field(init=False, factory=lambda: installed("azula"))
-    claims: int | None = attrs.field(init=False, default=claimed("azula", "sampler"))
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         with keyed(noise):
             found: Tensor = self._made(model, x, observe)(x)
         return found
 
-    def skip(self, sde: SDE) -> str | None:
-        """Refuse samplers and options that the library has not."""
-        if reason := missing("azula"):
-            return reason
-        try:
-            self._made(ScoreModel, torch.zeros(1))
-        except Exception as error:  # of the library, which raises anything
-            return f"{self.sampler} of azula cannot run: {one_line(error)}"
-        return None
+    def check(self, sde: SDE) -> None:
+        self._made(ScoreModel, torch.zeros(1))
 
     def _made(self, model: Any, x: Tensor, observe: Observer | None = None) -> Any:
         from azula import sample

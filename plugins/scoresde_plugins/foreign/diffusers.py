@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from attrs.validators import ge, matches_re
+from attrs.validators import matches_re
 from torch import Tensor
-from scoresde_core import SDE, Noise, Observer, Sampler, ScoreModel, param
-from scoresde_core.plugins import one_line
-from .library import claimed, installed, keyed, missing
+from scoresde_core import SDE, Noise, Observer, ScoreModel, param
+from .library import ForeignSampler, denoised_at, keyed
 
 LAST = 999
 """The last timestep of a table of betas."""
@@ -30,21 +29,18 @@ def betas_of(sde: SDE) -> Tensor:
 
 
 @attrs.frozen
-class DiffusersSampler(Sampler):
+class DiffusersSampler(ForeignSampler):
     """A scheduler of the library; processes with alpha^2 + sigma^2 = 1, alpha + sigma = 1 (flow) or alpha = 1 (EDM).
 
     ``options`` are arguments of its class, as ``{use_karras_sigmas=true}``. Consistency samplers (LCM, TCD) are for
     networks that jump to the data, and have another law with any other.
     """
 
+    library: ClassVar[str] = "diffusers"
+    chosen: ClassVar[str] = "scheduler"
     example: ClassVar[dict[str, Any]] = {"scheduler": "HeunDiscrete"}
-    coarse: ClassVar[dict[str, Any]] = {"steps": 8}
 
     scheduler: str = param(help="the name of its class without Scheduler, such as DDIM", check=matches_re(r"\w+"))
-    options: dict = param(attrs.Factory(dict), "arguments of the class: {solver_order=3}")  # type: ignore[type-arg]
-    steps: int = param(50, "number of inference steps", ge(1))
-    version: str = attrs.field(init=False, factory=lambda: installed("diffusers"))
-    claims: int | None = attrs.field(init=False, default=claimed("diffusers", "scheduler"))
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         scheduler, answer = self._made(model.sde)
@@ -57,15 +53,8 @@ class DiffusersSampler(Sampler):
                     observe(k + 1, len(scheduler.timesteps), x)
         return x
 
-    def skip(self, sde: SDE) -> str | None:
-        """Refuse a process that the scheduler is not for, and options that its class does not take."""
-        if reason := missing("diffusers"):
-            return reason
-        try:
-            self._made(sde)
-        except Exception as error:  # of the library, which raises anything
-            return f"{self.scheduler} of diffusers cannot run: {one_line(error)}"
-        return None
+    def check(self, sde: SDE) -> None:
+        self._made(sde)
 
     def _made(self, sde: SDE) -> tuple[Any, Any]:
         """The scheduler, and what a network of its kind would answer."""
@@ -109,7 +98,6 @@ def _velocity(scheduler: Any, model: ScoreModel, x: Tensor, t: float) -> Tensor:
 def _preconditioned(scheduler: Any, model: ScoreModel, x: Tensor, t: float) -> Tensor:
     scheduler.scale_model_input(x, scheduler.timesteps.new_tensor(t))  # by which it notes its step
     sigma = torch.tensor(math.exp(4 * t), dtype=torch.float64)
-    level = model.sde.level_at(float(model.sde.time_at(sigma.log())), x)
     passed, gain = (scheduler.precondition_outputs(a, b, sigma) for a, b in ((x, 0 * x), (0 * x, torch.ones_like(x))))
-    answer: Tensor = (model.denoised(x, level) - passed) / gain
+    answer: Tensor = (denoised_at(model, x, sigma) - passed) / gain
     return answer.to(x.dtype)

@@ -1,18 +1,22 @@
 """What samplers of other libraries share: versions, the orders that they claim, and noise that is keyed as ours is."""
 
+import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
+from attrs.validators import ge
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from scoresde_core import Noise
+from scoresde_core import SDE, Noise, Sampler, ScoreModel, param
 from scoresde_core.noise import key
+from scoresde_core.plugins import one_line
 from scoresde_run.machine import document
 
 
@@ -24,25 +28,65 @@ def installed(library: str) -> str:
         return "none"
 
 
-def missing(library: str) -> str | None:
-    """Why a library cannot be used, or None."""
-    return f"{library} is not installed: pip install {library}" if installed(library) == "none" else None
-
-
 @cache
 def _orders() -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = document.load(files(__package__).joinpath("orders.yaml").read_text("utf-8"))
     return found
 
 
-def claimed(library: str, chosen: str) -> Any:
-    """A default: the order that a sampler claims, or None: that of ``orders.yaml`` by the parameter ``chosen``."""
+@attrs.frozen(kw_only=True)
+class ForeignSampler(Sampler):
+    """A sampler of the distribution ``library``, which the parameter ``chosen`` names.
 
-    def order(sampler: Any) -> int | None:
-        usual = _orders()[library].get(getattr(sampler, chosen))
-        return usual and int(sampler.options.get("solver_order", sampler.options.get("order", usual)))
+    ``version`` is the installed one, ``claims`` the order that it claims, of ``orders.yaml``, or None.
+    """
 
-    return attrs.Factory(order, takes_self=True)
+    library: ClassVar[str]
+    chosen: ClassVar[str]
+    coarse: ClassVar[dict[str, Any]] = {"steps": 8}
+
+    options: dict = param(attrs.Factory(dict), "its arguments, such as {order=3}")  # type: ignore[type-arg]
+    steps: int = param(50, "number of steps", ge(1))
+    version: str = attrs.field(init=False, default="none")
+    claims: int | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        usual = _orders().get(self.library, {}).get(self._name)
+        order = usual and int(self.options.get("solver_order", self.options.get("order", usual)))
+        object.__setattr__(self, "version", installed(self.library))
+        object.__setattr__(self, "claims", order)
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self, self.chosen))
+
+    @abstractmethod
+    def check(self, sde: SDE) -> None:
+        """Raise, as the library does, if it has no such sampler or option, or has none for the process."""
+
+    def skip(self, sde: SDE) -> str | None:
+        if self.version == "none":
+            return f"{self.library} is not installed: pip install 'scoresde[{self.library}]'"
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of imports, which are not about our use
+                self.check(sde)
+        except Exception as error:  # of the library, which raises anything, on import too
+            return f"{self._name} of {self.library} cannot run: {one_line(error)}"
+        return None
+
+
+def noise_ratios(sde: SDE) -> tuple[float, float]:
+    """The largest and the smallest sigma / alpha of a process."""
+    times = torch.tensor([sde.t_max, sde.t_min], dtype=torch.float64)
+    high, low = (sde.sigma(times) / sde.alpha(times)).tolist()
+    return high, low
+
+
+def denoised_at(model: ScoreModel, x: Tensor, ratio: Tensor) -> Tensor:
+    """E[x_0 | x_0 + ratio eps = x], like ``x``, for a ``ratio`` with one element; below t_min by the score there."""
+    level = model.sde.level_at(float(model.sde.time_at(ratio.reshape(1).double().log().cpu())), x)
+    found = model.denoised(x * level.alpha, level)
+    return torch.lerp(x, found.to(x.dtype), min(1.0, float(ratio) * level.alpha / level.sigma) ** 2)
 
 
 @contextmanager
@@ -65,10 +109,11 @@ class _Keyed(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         known = kwargs or {}
-        if func not in (torch.randn, torch.randn_like) or known.get("generator") is not None:
+        fills = func is Tensor.normal_ and len(args) == 1 and not {"mean", "std"} & known.keys()
+        if not (fills or func in (torch.randn, torch.randn_like)) or known.get("generator") is not None:
             return func(*args, **known)
         like = args[0] if args else known.get("size")
         shape = like.shape if isinstance(like, Tensor) else like if isinstance(like, tuple | list) else args
         if tuple(shape) != (self.noise.count, *self.noise.shape):
             return func(*args, **known)
-        return self.draw().to(known.get("dtype") or self.noise.dtype)
+        return args[0].copy_(self.draw()) if fills else self.draw().to(known.get("dtype") or self.noise.dtype)
