@@ -261,3 +261,11 @@ def test_damage_is_one_line_or_another_model(tmp_path, capsys):
         err = capsys.readouterr().err
         assert code in (0, 2, 3), (seed, err)
         assert err.count("\n") == (code != 0), (seed, err)
+
+
+@pytest.mark.usefixtures("theirs")
+@pytest.mark.parametrize("code", [pickle.BINBYTES8, pickle.BINUNICODE8, pickle.BYTEARRAY8, pickle.FRAME])
+def test_a_wild_length_reserves_no_memory(tmp_path, capsys, code):
+    (tmp_path / "a.pkl").write_bytes(pickle.PROTO + b"\x05" + code + (2**44).to_bytes(8, "little") + b"ema")
+    assert main(["import-checkpoint", str(tmp_path / "a.pkl"), "--out", str(tmp_path / "ck")]) == 3
+    assert "cannot read" in capsys.readouterr().err

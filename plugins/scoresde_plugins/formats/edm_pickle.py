@@ -11,6 +11,7 @@ name is refused. Objects carry the source of their classes, which is left unread
 
 import io
 import math
+import os
 import pickle
 import struct
 import warnings
@@ -67,8 +68,15 @@ class _Reader(pickle._Unpickler):
 
     for code, step in ((pickle.REDUCE, reduce), (pickle.BUILD, build), (pickle.NEWOBJ, newobj)):
         dispatch[code[0]] = step
-    for code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX):
+    for code in (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.BYTEARRAY8):
         del dispatch[code[0]]
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than it has: a wild length would reserve as much memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 0, os.fstat(self.fileno()).st_size))
 
 
 def _value(name: str, args: Any) -> Any:
@@ -100,7 +108,7 @@ def _storage(data: bytes) -> Tensor:
 def read_pickle(path: Path) -> Foreign:
     """Read the network in ``path``, its averages (``ema``); :class:`FileError` for any other content."""
     with inputs.reading(path, "a pickle of EDM") as found:
-        with found.open("rb") as file:
+        with _Bounded(io.FileIO(found)) as file:
             content = _Reader(file).load()
         net = content["ema"] if isinstance(content, dict) else content
         row, given = rows("edm.yaml")["preconditioning"].get(net.name), net.state
