@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import tempfile
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -36,12 +37,24 @@ def on_files(files, config):
     for folder in FOLDERS:
         first = json.loads((folder / "results.jsonl").open(encoding="utf-8").readline())
         name, about = folder.name, what.get(folder.name, "").strip()
-        text = f"# {name}\n\n{about[:1].upper()}{about[1:]}.\n\n{_report(folder)}"
+        link = ""
+        if not (folder / "pictures").exists():  # with them a page has megabytes
+            files.append(File.generated(config, f"results/{name}/page.html", content=_page(folder)))
+            link = f"[Sort, filter and plot them]({name}/page.html).\n\n"
+        text = f"# {name}\n\n{about[:1].upper()}{about[1:]}.\n\n{link}{_report(folder)}"
         files.append(File.generated(config, f"results/{name}.md", content=text))
         facts = (first["date"][:10], first["device"], f"scoresde {first['scoresde']}, torch {first['torch']}")
         rows.append(f"| [{name}]({name}.md) | {about} | {' | '.join(facts)} |")
     files.append(File.generated(config, "results/index.md", content=HEAD + "\n".join(rows) + "\n"))
     return files
+
+
+def _page(folder):
+    """The page of a folder, with its plots, verdicts and commands."""
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
+        path = Path(place) / "page.html"
+        assert main(["report", str(folder), "--out", str(path)]) == 0
+        return path.read_text(encoding="utf-8")
 
 
 def _report(folder):
