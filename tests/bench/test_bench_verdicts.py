@@ -84,6 +84,18 @@ def test_a_cell_that_failed_is_a_crash():
     assert verdict.faults == ("crash",)
 
 
+def test_more_evaluations_than_said_are_a_fault():
+    def spent(nfe):
+        rows = [row("one", n, n**-2.0, 2) for n in STEPS]
+        for each in rows:
+            each["parameters"]["sampler"]["evaluations"] = 2
+            each["nfe"] = nfe(each["steps"])
+        return verdicts(rank(rows))[0].faults
+
+    assert (spent(lambda n: 2 * n), spent(lambda n: 2 * n - 1)) == ((), ())
+    assert spent(lambda n: 2 * n + 1) == ("evaluations",)
+
+
 def test_rows_without_a_claim_are_not_judged():
     assert judged(one=(None, falling(1.0))) == {}
 

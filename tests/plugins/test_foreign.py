@@ -93,7 +93,12 @@ class TestDiffusers:
 
     def test_its_version_and_claim_are_in_the_row(self, library):
         about = Fingerprint(default_registry()).describe(DiffusersSampler(scheduler="DEISMultistep"))
-        assert (about["version"], about["claims"]) == (library.__version__, 2)
+        assert (about["version"], about["claims"], about["evaluations"]) == (library.__version__, 2, 1)
+        assert [DiffusersSampler(scheduler=name).evaluations for name in ("HeunDiscrete", "PNDM", "LCM")] == [
+            2,
+            None,
+            None,
+        ]
 
 
 def test_k_diffusion_is_our_heun():

@@ -8,6 +8,7 @@ The cells of a line differ in the number of steps N alone. Its errors are the ex
     lost order    the order is more than 0.3 and two standard errors below the one that the sampler claims
     rounding      the error at the largest N is three times the least one at fewer steps, and a hundredth of that at the
                   smallest
+    evaluations   a cell took more than its sampler says, by its number in a step
     crash         a cell failed
 
 Errors below 3e-4 of the largest on the target are those of single precision, and not fitted. What else is no power has
@@ -94,7 +95,7 @@ def _verdict(
     clear = [(steps, value) for steps, value in errors.items() if resolved(value) and value.value > SINGLE * worst]
     order = power(clear) if len(clear) > 2 else None
     sampler: Mapping[str, Any] = next((s for row in rows if (s := (row.get("parameters") or {}).get("sampler"))), {})
-    claim, version = sampler.get("claims"), sampler.get("version")
+    claim, version, often = (sampler.get(key) for key in ("claims", "version", "evaluations"))
     library = f"{str(sampler.get('type')).rpartition(':')[2]} {version}" if version else "scoresde"
     last, least = errors[most], min(value.value for value in errors.values())
     before = min((value.value for steps, value in errors.items() if steps <= most / 2), default=math.inf)
@@ -103,6 +104,7 @@ def _verdict(
         "wrong law": resolved(last) and stays and last.value > max(NEARER * best, SEEN * errors[few].value),
         "lost order": bool(order and claim and order[0] < claim - max(LOST, 2 * order[1])),
         "rounding": last.value > max(RISE * least, RISE * last.bar, SEEN * errors[few].value),
+        "evaluations": any(often and as_float(row.get("nfe")) > often * as_float(row.get("steps")) for row in rows),
         "crash": any(row.get("status") == "failed" for row in rows),
     }
     return Verdict(

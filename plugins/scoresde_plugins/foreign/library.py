@@ -29,8 +29,8 @@ def installed(library: str) -> str:
 
 
 @cache
-def _orders() -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = document.load(files(__package__).joinpath("orders.yaml").read_text("utf-8"))
+def _orders() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = document.load(files(__package__).joinpath("orders.yaml").read_text("utf-8"))
     return found
 
 
@@ -38,7 +38,8 @@ def _orders() -> dict[str, dict[str, int]]:
 class ForeignSampler(Sampler):
     """A sampler of the distribution ``library``, which the parameter ``chosen`` names.
 
-    ``version`` is the installed one, ``claims`` the order that it claims, of ``orders.yaml``, or None.
+    ``version`` is the installed one, ``claims`` the order that it claims, and ``evaluations`` how often it evaluates
+    the model in a step, both of ``orders.yaml``, or None.
     """
 
     library: ClassVar[str]
@@ -49,12 +50,15 @@ class ForeignSampler(Sampler):
     steps: int = param(50, "number of steps", ge(1))
     version: str = attrs.field(init=False, default="none")
     claims: int | None = attrs.field(init=False, default=None)
+    evaluations: int | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        usual = _orders().get(self.library, {}).get(self._name)
+        known = _orders().get(self.library, {}).get(self._name)
+        usual, often = known if isinstance(known, list) else (known, known and 1)
         order = usual and int(self.options.get("solver_order", self.options.get("order", usual)))
         object.__setattr__(self, "version", installed(self.library))
         object.__setattr__(self, "claims", order)
+        object.__setattr__(self, "evaluations", often)
 
     @property
     def _name(self) -> str:
