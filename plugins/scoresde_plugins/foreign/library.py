@@ -54,8 +54,9 @@ class ForeignSampler(Sampler):
 
     def __attrs_post_init__(self) -> None:
         known = _orders().get(self.library, {}).get(self._name)
-        usual, often = known if isinstance(known, list) else (known, 1 if known else None)
-        order = int(self.options.get("solver_order", self.options.get("order", usual))) if usual else None
+        order, often = known if isinstance(known, list) else (known, known and 1)
+        own = self.options.get("solver_order", self.options.get("order"))
+        order = int(own) if order and own is not None else order
         object.__setattr__(self, "version", installed(self.library))
         object.__setattr__(self, "claims", order)
         object.__setattr__(self, "evaluations", often)
