@@ -44,10 +44,10 @@ part forward 110 python "$here/speed/network_forward.py" --device "$device" "${f
 NVIDIA_TF32_OVERRIDE=0 part training_float32 60 python "$here/speed/training_step.py" --device "$device" "${training[@]}" "${published[@]}"
 part training 75 python "$here/speed/training_step.py" --device "$device" "${training[@]}"
 part predictors 70 python "$here/speed/predictor_speed.py" --device "$device" "${predictors[@]}"
-part waits 20 python "$here/speed/gpu_page.py" waits --device "$device"
+part waits 20 python "$here/../../docs/pictures/gpu_page.py" waits --device "$device"
 run=(scoresde train "${cifar[@]}" "data.dataset=$data" --out "$out/cifar10" --device "$device")
 part cifar10 "$minutes" "${run[@]}"
 # Stopped by its limit it has saved its state: asked for the steps that it made, it writes its model and the picture.
 steps=$(find "$out/cifar10/checkpoints" -maxdepth 1 -name 'step_*' 2>/dev/null | sort | tail -1 | sed 's/.*step_0*//')
 [ -z "$steps" ] || part picture 20 "${run[@]}" "training.iterations=$steps"
-python "$here/speed/gpu_page.py" page --out "$out" --device "$device"
+python "$here/../../docs/pictures/gpu_page.py" page --out "$out" --device "$device"

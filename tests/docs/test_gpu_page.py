@@ -16,6 +16,7 @@ SCRIPT = (ROOT / "benchmarks" / "studies" / "gpu.sh").read_text(encoding="utf-8"
 def study(monkeypatch):
     """The modules of the study, as the script finds them."""
     monkeypatch.syspath_prepend(str(SPEED))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "pictures"))
     import gpu_page
     import side_by_side
 

@@ -23,8 +23,8 @@ from scoresde_core.errors import UsageError
 from scoresde_core.frame import rotate
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.conditions.label import ClassCondition
-from scoresde_plugins.conditions.smcdiff import SMCDiff, _Particles
 from scoresde_plugins.operators.average import AverageOperator
+from scoresde_plugins.posterior.smcdiff import SMCDiff, _Particles
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mixture import MixtureOfFactorAnalysers

@@ -33,25 +33,39 @@ class KnownCoefficients(Observation):
 
     ``view`` is the shape of an event, or another one of as many entries whose axes the basis turns. With ``noise``, the
     standard deviation of each value (*view), a value is imposed while alpha noise <= sigma, with what noise is missing;
-    then the state is as noisy as the value, and what follows removes the noise.
+    then the state is as noisy as the value, and what follows removes the noise. What was measured is ``gain`` (*view,
+    singular values; None: 1) times each value.
     """
 
     values: Tensor
     known: Tensor
     basis: Basis = ()
     noise: Tensor | None = None
+    gain: Tensor | None = None
 
     def rows(self, start: int, count: int) -> "KnownCoefficients":
-        rows = slice(start, start + count)
-        if rows.stop > len(self.values):
-            few = f"{len(self.values)} events were observed, too few for sample {rows.stop - 1}"
+        if start + count > len(self.values):
+            few = f"{len(self.values)} events were observed, too few for sample {start + count - 1}"
             raise ValueError(f"{few}: observe one event per sample")
-        known = self.known if len(self.known) == 1 else self.known[rows]
-        return attrs.evolve(self, values=self.values[rows], known=known)
+        return self.select(slice(start, start + count))
+
+    def select(self, index: slice | Tensor) -> "KnownCoefficients":
+        """The observation of the samples ``index`` among its samples."""
+        known = self.known if len(self.known) == 1 else self.known[index]
+        return attrs.evolve(self, values=self.values[index], known=known)
 
     def to(self, x: Tensor) -> "KnownCoefficients":
-        *basis, noise = (each if each is None else each.to(x) for each in (*self.basis, self.noise))
-        return KnownCoefficients(self.values.to(x), self.known.to(x.device), tuple(basis), noise)
+        given = (*self.basis, self.noise, self.gain)
+        *basis, noise, gain = (each if each is None else each.to(x) for each in given)
+        return KnownCoefficients(self.values.to(x), self.known.to(x.device), tuple(basis), noise, gain)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """The coefficients (n, *view) of events ``x`` (n, ...) where known, else 0."""
+        return torch.where(self.known, rotate(x.reshape(len(x), *self.values.shape[1:]), self.basis), 0.0)
+
+    def events(self, c: Tensor, like: Tensor) -> Tensor:
+        """The events, in the shape of ``like``, with coefficients ``c`` (n, *view) where known, else 0."""
+        return rotate(torch.where(self.known, c, 0.0), self.basis, inverse=True).reshape(like.shape)
 
     def impose(self, x: Tensor, level: Level, noise: Draw | None = None) -> Tensor:
         shape, known, where, sigma = x.shape, self.values * level.alpha, self.known, level.sigma
@@ -157,4 +171,4 @@ class LinearMeasurement(Condition):
         values, spectrum = self.operator.back(y, shape, self.smallest)
         s = spectrum.values
         known, noise = s > self.smallest * s.max(), self.noise / s if self.noise else None
-        return KnownCoefficients(values, known.unsqueeze(0), spectrum.basis, noise)
+        return KnownCoefficients(values, known.unsqueeze(0), spectrum.basis, noise, s)

@@ -66,6 +66,12 @@ def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.reshape(x.shape[0], prod(shape))
 
 
+def mixed(_: Any, __: Any, target: Any) -> None:
+    """Refuse a target that is no mixture of Gaussians: a validator of parameters."""
+    if not hasattr(target, "as_mixture"):
+        raise ValueError(f"{type(target).__name__} is no mixture of Gaussians: take gaussian, mixture2d or mnist_mfa")
+
+
 @attrs.frozen
 class Components:
     """The components at a noise level, n = 1 for a shared one or n = B; float64 results in the working dtype."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from scoresde_core import Level, Noise, Target, param
 from scoresde_core.noise import key
 from scoresde_core.sde import GaussianPrior
-from .mixture import MixtureOfFactorAnalysers, MixtureTarget
+from .mixture import MixtureOfFactorAnalysers, MixtureTarget, mixed
 from .mixture2d import Mixture2DTarget
 
 
@@ -27,15 +27,9 @@ from .mixture2d import Mixture2DTarget
 class ObservedTarget(MixtureTarget):
     """A mixture whose events are observed with Gaussian noise: what processes that move to an observation y need."""
 
-    of: Target = param(attrs.Factory(Mixture2DTarget), "the law of the events: a Gaussian, or a mixture of them")
+    of: Target = param(attrs.Factory(Mixture2DTarget), "the law of the events: a Gaussian, or mixture of them", mixed)
     noise: float = param(0.5, "standard deviation of the noise of y", gt(0))
     scale: float = param(1.0, "factor of the event in y", gt(0))
-
-    def __attrs_post_init__(self) -> None:
-        if not hasattr(self.of, "as_mixture"):
-            raise ValueError(
-                f"{type(self.of).__name__} is no mixture of Gaussians: take gaussian, mixture2d or mnist_mfa"
-            )
 
     def build(self) -> MixtureOfFactorAnalysers:
         return self.of.as_mixture()  # type: ignore[attr-defined,no-any-return]

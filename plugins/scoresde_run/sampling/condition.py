@@ -43,6 +43,12 @@ class Observation(ABC):
         """The state with its known part drawn from its law at ``level``, or set to the mean without ``noise``."""
         return x
 
+    def skip(self, loop: Loop) -> str | None:
+        """Why it cannot act in ``loop``, or None."""
+        if not loop.steps and (self.acts_on_state or loop.rounds > 1):
+            return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
+        return None
+
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
         """Run ``loop`` from the latent ``x`` at t_max, with the known part imposed; returns samples like ``x``.
 
@@ -140,9 +146,7 @@ class ConditionedSampler(Sampler):
         """Why the sampler has no steps to act after, or does not support ``sde``; or None."""
         if sde.needs:
             return f"a condition acts on events, {type(sde).__name__} samples their distance to y: take vp or ve"
-        if not Loop(self.sampler).steps and (self.observation.acts_on_state or self.rounds > 1):
-            return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
-        return self.sampler.skip(sde)
+        return self.observation.skip(Loop(self.sampler, self.rounds)) or self.sampler.skip(sde)
 
     def skip_model(self, model: ScoreModel) -> str | None:
         return self.sampler.skip_model(model)

@@ -39,15 +39,16 @@ from scoresde_core import DATA, Draw, Level, Noise, ScoreModel, Step, WrappedSco
 from scoresde_core.noise import key
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past
 from scoresde_run.sampling.condition import Condition, Loop, Observation
+from ..conditions.known import Inpaint
 from ..coordinates import noise_ratio, reaches_data
-from .known import Inpaint
+from .method import PosteriorMethod, Seen
 
 _NOTHING = Level(0.0, 0.0, 0.0)
 """Imposing the known part at this level removes it."""
 
 
 @attrs.frozen
-class SMCDiff(Condition):
+class SMCDiff(PosteriorMethod):
     """The exact conditional law for ``inpaint``, ``colorize``, ``linear`` and the like, by K particles per sample.
 
     It costs K times the evaluations; samples stay independent. ``rounds`` moves the particles again after resampling,
@@ -61,21 +62,11 @@ class SMCDiff(Condition):
     )
 
     def __attrs_post_init__(self) -> None:
-        if not self.condition.needs_data or isinstance(self.condition, SMCDiff):
-            found = type(self.condition).__name__
-            raise ValueError(f"condition must know a part of each sample, as inpaint does, got {found}")
+        super().__attrs_post_init__()
         if getattr(self.condition, "noise", 0):
             raise ValueError("particles need a known part without noise: set noise=0, or use the condition itself")
 
-    @property
-    def mixes_channels(self) -> bool:  # type: ignore[override]
-        return self.condition.mixes_channels
-
-    def skip(self, shape: tuple[int, ...]) -> str | None:
-        return self.condition.skip(shape)
-
-    def observe(self, x: Tensor) -> "ParticleObservation":
-        known = self.condition.observe(x)
+    def given(self, known: Observation) -> "ParticleObservation":
         if not known.acts_on_state:
             raise ValueError(f"{type(self.condition).__name__} changes the score only: it needs no particles")
         return ParticleObservation(known, self.particles, self.threshold)
@@ -191,7 +182,7 @@ class _Move(MultistepPredictor):
     inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        run, seen, before = self.run, _Seen(model, x, step.now), self.run.path
+        run, seen, before = self.run, Seen(model, x, step.now), self.run.path
         x, mean, past = advance(self.inner, x, step, seen, noise, past)
         if not reaches_data(step):
             run.advance(step)
@@ -220,24 +211,6 @@ class _Correct(Corrector):
         free = self.run.free
         x, mean = self.inner.correct(x, step, _Unknown(model, free), lambda: free(noise()))
         return self.run.impose(x, step.now, self.run.path), self.run.impose(mean, step.now)
-
-
-class _Seen(WrappedScore):
-    """A model that caches its score at ``x`` and ``level``."""
-
-    def __init__(self, model: ScoreModel, x: Tensor, level: Level) -> None:
-        super().__init__(model)
-        self.x, self.level = x, level
-        self.remembered: Tensor | None = None
-
-    def select(self, index: Tensor) -> ScoreModel:
-        return self.model.select(index)
-
-    def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        if x is not self.x or level is not self.level:
-            return self.model.score(x, level)
-        self.remembered = self.model.score(x, level) if self.remembered is None else self.remembered
-        return self.remembered
 
 
 class _Unknown(WrappedScore):

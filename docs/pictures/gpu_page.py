@@ -1,7 +1,7 @@
 """The last parts of benchmarks/studies/gpu.sh: how often the host waits for a GPU, and the page of all parts.
 
-python benchmarks/studies/speed/gpu_page.py waits --device cuda
-python benchmarks/studies/speed/gpu_page.py page --out gpu --device cuda
+python docs/pictures/gpu_page.py waits --device cuda
+python docs/pictures/gpu_page.py page --out gpu --device cuda
 """
 
 import argparse
