@@ -10,6 +10,7 @@ import torch
 from scoresde_core import ExactScore, Noise, create, sample, skip
 from scoresde_core.document import load
 from scoresde_plugins.foreign import library
+from scoresde_plugins.foreign.flow_matching import _slope
 from scoresde_plugins.foreign.library import denoised_at
 from scoresde_run.data.evidence import Evidence
 
@@ -136,6 +137,7 @@ class TestSbi:
         assert not torch.allclose(found.x, plain.x, atol=1e-3)
         short = drawn(f"sbi[correction={name},correction_options={{num_steps=2}},steps=12]", "vp")
         assert short.nfe == 33
+        assert create("samplers", f"sbi[correction={name}]").evaluations is None  # which the corrector's options decide
 
 
 class TestDeepinv:
@@ -215,6 +217,28 @@ def test_levels_below_t_min_have_its_score():
     for ratio in (0.0, 0.2 * lowest, 3 * lowest):
         expected = x - ratio**2 * x / (0.25 + max(ratio, lowest) ** 2)
         torch.testing.assert_close(denoised_at(model, x, torch.tensor(ratio)), expected, rtol=0, atol=1e-6)
+
+
+class Asked(ExactScore):
+    """The exact score, and the times that it was asked at."""
+
+    def evaluate(self, x, level):
+        self.times = [*getattr(self, "times", []), level.t]
+        return super().evaluate(x, level)
+
+
+def test_velocities_below_t_min_take_its_score_and_go_on_smoothly():
+    """On x_t = (1 - t) x_0 + t eps: f = -1 / (1 - t) and g^2 / 2 = t / (1 - t), beyond 0 by values on this side."""
+    sde = create("sdes", "rectified_flow[t_min=0.01]")
+    model, x = Asked(create("targets", "gaussian[std=0.5]").to("cpu", torch.float64), sde), latent()
+    score = -x / (0.25 * 0.99**2 + 0.01**2)
+    for t in (0.004, 0.0):
+        expected = -x / (1 - t) - t / (1 - t) * score
+        torch.testing.assert_close(_slope(model, t, x), expected, rtol=0, atol=1e-12)
+    beyond = -(2 - 1 / 0.9) * x + 0.1 / 0.9 * score
+    torch.testing.assert_close(_slope(model, -0.1, x), beyond, rtol=0, atol=1e-12)
+    assert model.times == [0.01] * 3
+    torch.testing.assert_close(_slope(model, 0.3, x), straight(0.3, x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
