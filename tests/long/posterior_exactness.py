@@ -9,8 +9,8 @@ standard errors over these:
     spread    variance of the samples over that of the posterior, summed over entries
     inside    share of exact posterior draws in the central 90 % interval of the samples, entry by entry
     residual  root mean square of y - A x in units of the noise, over that of exact draws
-    sliced    sliced Wasserstein distance to the exact posterior, in its standard deviations; bold: no more than that of
-              as many exact draws, by two standard errors
+    sliced    sliced Wasserstein-1 distance to as many exact draws, in the posterior's standard deviations; bold: no
+              more than that of other exact draws, by two standard errors
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from scoresde import ConditionedSampler, Evidence, ExactScore, create, sample
+from scoresde import ConditionedSampler, ExactScore, create, sample
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -29,9 +29,9 @@ from exact_posterior import law_of
 GAUSSIAN = "gaussian[shape=[1,8,8],decay=3]"
 PROBLEMS = {
     "plane": (lambda: (CROSS, None), "mask", 24, 400),
-    "gaussian": (lambda: (create("targets", GAUSSIAN), GAUSSIAN), "blur[width=1]", 24, 200),
-    "factors": (lambda: (correlated(), None), "average", 24, 400),
-    "digits": (lambda: (create("targets", "mnist_mfa"), "mnist_mfa"), "average[factor=4]", 6, 60),
+    "gaussian": (lambda: (create("targets", GAUSSIAN), GAUSSIAN), "blur[width=1]", 16, 200),
+    "factors": (lambda: (correlated(), None), "average", 24, 300),
+    "digits": (lambda: (create("targets", "mnist_mfa"), "mnist_mfa"), "average[factor=4]", 4, 60),
 }
 METHODS = ["exact", "mmps", "tmpd", "pigdm", "diffpir", "dps", "ddnm", "ddrm", "replacement", "repaint"]
 
@@ -45,19 +45,18 @@ def observation(name, condition, known, target, scale):
     return cls(condition=condition, **more).given(known), 1
 
 
-def numbers(x, exact, law, residual, seed):
+def numbers(x, exact, law, residual):
     """The numbers of samples ``x`` (n, D) of one observation, beside exact draws ``exact`` (n, D)."""
     mean, covariance = law.moments()
     total = float(covariance.trace())
     own = x.var(0).sum()
     low, high = x.quantile(0.05, 0), x.quantile(0.95, 0)
     inside = ((exact >= low) & (exact <= high)).double().mean()
-    scale = (total / x.shape[1]) ** 0.5
-    (metric,) = create("evaluators", "sliced_wasserstein").evaluate(
-        Evidence(x.reshape(-1, *law.shape), target=law, seed=seed)
-    )
+    directions = torch.randn(x.shape[1], 64, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    directions /= directions.norm(dim=0) * (total / x.shape[1]) ** 0.5
+    sliced = float(((x @ directions).sort(0)[0] - (exact @ directions).sort(0)[0]).abs().mean())
     gap = ((x.mean(0) - mean).square().sum() - own / len(x)) / total
-    return [float(gap), float(own) / total, float(inside), residual(x) / residual(exact), metric.value / scale]
+    return [float(gap), float(own) / total, float(inside), residual(x) / residual(exact), sliced]
 
 
 def main():
@@ -84,7 +83,7 @@ def run(arguments, name, target, operator, noise, count, n):
     known, shape = condition.observe(x), target.shape
     rows = torch.arange(count).repeat_interleave(n)
     laws = [law_of(target.as_mixture(), known, row) for row in range(count)]
-    draws = [law.sample(n, seed=3).double().flatten(1) for law in laws]
+    draws = [law.sample(n, seed=2 * row).double().flatten(1) for row, law in enumerate(laws)]
 
     def residual(row):
         def of(x):
@@ -96,9 +95,7 @@ def run(arguments, name, target, operator, noise, count, n):
 
     def line(method, drawn, nfe, products, seconds, floor=None):
         parts = drawn.double().reshape(count, n, -1)
-        found = torch.tensor(
-            [numbers(parts[row], draws[row], laws[row], residual(row), seed=1) for row in range(count)]
-        )
+        found = torch.tensor([numbers(parts[row], draws[row], laws[row], residual(row)) for row in range(count)])
         means, errors = found.mean(0).tolist(), (found.std(0) / count**0.5).tolist()
         cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in zip(means, errors, strict=True)]
         if floor is not None and (found[:, 4] - floor).mean() < 2 * (found[:, 4] - floor).std() / count**0.5:
@@ -106,7 +103,7 @@ def run(arguments, name, target, operator, noise, count, n):
         print(f"| {name} | {noise:g} | {method} | {nfe} | {products} | {seconds} | {' | '.join(cells)} |", flush=True)
         return found[:, 4]
 
-    second = torch.cat([law.sample(n, seed=4).double().flatten(1) for law in laws])
+    second = torch.cat([law.sample(n, seed=2 * row + 1).double().flatten(1) for row, law in enumerate(laws)])
     floor = line("exact draws", second, "", "", "")
     sampler, model = create("samplers", arguments.sampler), ExactScore(target, create("sdes", arguments.sde))
     scale = arguments.scale / float(known.known.sum()) ** 0.5

@@ -87,6 +87,16 @@ class TestExactPosterior:
         found = PosteriorLaw(RING.mixture, known).score(x, level, known.values.expand(3, -1))
         torch.testing.assert_close(found, (level.alpha * denoised - x) / level.sigma**2, rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.parametrize("level", LEVELS, ids=lambda level: f"{level.alpha}")
+    def test_components_of_other_covariances(self, level):
+        """Their posterior as a mixture of factor analysers, whose score is held to its density elsewhere."""
+        x = correlated().sample(3, seed=1).double()
+        known = create("conditions", "linear[noise=0.3]").observe(x)
+        found = PosteriorLaw(correlated(), known).score(x, level, known.values)
+        for row in range(3):
+            expected = law_of(correlated(), known, row).score(x[row : row + 1], level)
+            torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-7, atol=1e-8)
+
     def test_of_a_gaussian_is_bayes_rule_for_every_observation(self, matrix):
         target, mean, covariance = gaussian()
         a = np.random.default_rng(1).normal(size=(3, 5))
@@ -178,6 +188,11 @@ class TestFormulas:
 
     def test_mmps_is_bayes_rule_once_it_has_solved(self, seen):
         expected = self.expected(seen, seen[-1], self.A @ seen[-1] @ self.A.T)
+        rest = self.Y - self.A @ seen[-2]
+        once = (
+            rest @ rest / (rest @ (self.A @ seen[-1] @ self.A.T + R**2 * np.eye(3)) @ rest) * seen[-1] @ self.A.T @ rest
+        )
+        np.testing.assert_allclose(self.shift("mmps", seen, iterations=1), once, atol=1e-10)
         off = [np.abs(self.shift("mmps", seen, iterations=k) - expected).max() for k in (1, 2, 3, 9)]
         assert off[0] > 2 * off[1] > 1e-3
         assert max(off[2:]) < 1e-9
@@ -200,6 +215,19 @@ class TestFormulas:
             found = (x + 0.6**2 * score[0].numpy()) / 0.7 - denoised
             np.testing.assert_allclose(found, expected, atol=1e-10)
 
+    def test_tmpd_has_no_variance_below_zero(self):
+        """Of entries of deviations 0.3 and 1 and correlation -0.9, the first sum would be negative."""
+        covariance = np.array([[0.09, -0.27], [-0.27, 1.0]])
+        target = GaussianTarget((2, 1, 2), covariance=tuple(map(tuple, np.kron(covariance, np.eye(2)))))
+        known = problem("mask").given(torch.tensor([[[0.4], [-0.3]]], dtype=torch.float64), (2, 1, 2))
+        x = torch.zeros(1, 2, 1, 2, dtype=torch.float64)
+        score = method("tmpd", problem("mask")).given(known).guide(ExactScore(target, VPSDE())).score(x, self.LEVEL)
+        marginal = 0.7**2 * covariance + 0.6**2 * np.eye(2)
+        spread = covariance - 0.7**2 * covariance @ np.linalg.solve(marginal, covariance)
+        assert spread.sum(1)[0] < 0
+        expected = spread @ (np.array([0.4, -0.3]) / (spread.sum(1).clip(0) + R**2))
+        np.testing.assert_allclose(score[0, :, 0, 0].numpy() * 0.6**2 / 0.7, expected, atol=1e-10)
+
     def look(self, name, seen, **more):
         model, condition, known, x, *_ = seen
         observed = method(name, condition, **more).given(known)
@@ -215,7 +243,7 @@ class TestFormulas:
         np.testing.assert_allclose(moved[0].numpy(), expected, atol=1e-10)
         np.testing.assert_allclose(mean[0].numpy(), expected + 1, atol=1e-10)
 
-    @pytest.mark.parametrize("noise", [0.0, 0.05, 0.5])
+    @pytest.mark.parametrize("noise", [0.0, 0.05, 0.5, 2.0])
     def test_ddnm_and_ddrm_of_an_entry(self, noise):
         """The formulas of the papers for one number, of noise above and below that of the step."""
         target = GaussianTarget((2,), std=(0.8, 0.5))
@@ -304,6 +332,18 @@ class TestSamples:
         else:
             assert drawn.nfe == plain
             assert observed.products[0] == 6 * plain * products
+
+    def test_mmps_of_a_blur_that_hardly_sees_some_directions(self):
+        """Singular values down to 1e-9: few iterations suffice, as the noise bounds what y can tell."""
+        target = GaussianTarget((1, 8, 8), decay=3.0)
+        condition = create("conditions", "linear[operator=blur[width=1],noise=0.3,smallest=1e-9]")
+        known = condition.observe(target.sample(1).double()).select(torch.zeros(600, dtype=torch.long))
+        sampler = create("samplers", "pc[predictor=dpmpp_2m_sde,grid=logsnr,steps=50]")
+        observed = method("mmps", condition, iterations=3).given(known)
+        x = sample(ExactScore(target, VPSDE()), ConditionedSampler(sampler, observed), 600).x.flatten(1)
+        mean, covariance = law_of(target.as_mixture(), known).moments()
+        assert float(x.var(0).sum() / covariance.trace()) == pytest.approx(1, abs=0.05)
+        assert float((x.mean(0) - mean).square().sum() / covariance.trace()) < 0.02
 
     def test_what_is_known_exactly_is_in_the_samples(self):
         x = correlated().sample(5, seed=1)

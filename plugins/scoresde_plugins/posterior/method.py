@@ -21,7 +21,7 @@ from ..operators.mask import MaskOperator
 
 
 class Look:
-    """A state ``x`` as the model sees it: ``score``, ``denoised`` D, ``residual`` e, and the ``variance`` n^2."""
+    """A state as a model sees it: ``off`` is c - Q D, ``own`` n^2; ``residual`` and ``variance`` the same of y."""
 
     def __init__(self, model: ScoreModel, x: Tensor, level: Level, observed: "Posterior") -> None:
         self.level, self.known, self._products = level, observed.known, observed.products
@@ -30,22 +30,25 @@ class Look:
             score = model.score(self.x, level)
             self._denoised = (self.x + level.sigma**2 * score) / level.alpha
         self.score, self.denoised = score.detach(), self._denoised.detach()
-        self.residual = torch.where(self.known.known, self.known.values - self.known.seen(self.denoised), 0.0)
-        noise = self.residual.new_zeros(()) if self.known.noise is None else self.known.noise
-        self.variance = torch.where(self.known.known, noise.square(), 0.0)
+        self.off = torch.where(self.known.known, self.known.values - self.known.seen(self.denoised), 0.0)
+        noise, gain = self.known.noise, self.known.gain
+        self.own = torch.zeros_like(self.off) if noise is None else torch.where(self.known.known, noise.square(), 0.0)
+        self.gain = torch.ones_like(self.off) if gain is None else gain
+        self.residual, self.variance = self.gain * self.off, self.gain**2 * self.own
 
-    def pull(self, c: Tensor) -> Tensor:
-        """(dD/dx_t)^T Q^T c of coefficients ``c``, an event: one Jacobian product, which is counted."""
-        self._products[0] += len(c)
-        return torch.autograd.grad(self._denoised, self.x, self.known.events(c, self.x), retain_graph=True)[0]
+    def pull(self, y: Tensor) -> Tensor:
+        """(dD/dx_t)^T A^T y, an event: one Jacobian product, which is counted."""
+        self._products[0] += len(y)
+        at = self.known.events(self.gain * y, self.x)
+        return torch.autograd.grad(self._denoised, self.x, at, retain_graph=True)[0]
 
-    def covary(self, c: Tensor) -> Tensor:
-        """V Q^T c, an event: one Jacobian product."""
-        return self.pull(c) * (self.level.sigma**2 / self.level.alpha)
+    def covary(self, y: Tensor) -> Tensor:
+        """V A^T y, an event: one Jacobian product."""
+        return self.pull(y) * (self.level.sigma**2 / self.level.alpha)
 
     def fit(self, value: Any) -> Any:
         """A number, or one a row, in a shape that broadcasts against coefficients."""
-        return value if isinstance(value, NUMBER) else value.reshape(-1, *[1] * (self.residual.ndim - 1))
+        return value if isinstance(value, NUMBER) else value.reshape(-1, *[1] * (self.off.ndim - 1))
 
     def put(self, x: Tensor, c: Tensor) -> Tensor:
         """``x`` with the coefficients ``c`` where known."""

@@ -32,7 +32,7 @@ class PiGDM(PosteriorMethod):
 
     def shift(self, look: Look) -> Tensor:
         a2, s2 = look.level.alpha**2, look.level.sigma**2
-        return look.covary(look.residual / (look.variance + look.fit(s2 / (a2 + s2))))
+        return look.covary(look.residual / (look.variance + look.gain**2 * look.fit(s2 / (a2 + s2))))
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class TMPD(PosteriorMethod):
     needs_noise = True
 
     def shift(self, look: Look) -> Tensor:
-        sums = look.known.seen(look.covary(torch.ones_like(look.residual))).clamp_min(0)
+        sums = (look.gain * look.known.seen(look.covary(torch.ones_like(look.residual)))).clamp_min(0)
         return look.covary(look.residual / (look.variance + sums))
 
 
@@ -59,7 +59,7 @@ class MMPS(PosteriorMethod):
         u, rest, along = torch.zeros_like(look.residual), look.residual, look.residual
         square = rest.square().flatten(1).sum(1)
         for _ in range(self.iterations):
-            image = look.variance * along + look.known.seen(look.covary(along))
+            image = look.variance * along + look.gain * look.known.seen(look.covary(along))
             step = ratio(square, (along * image).flatten(1).sum(1))
             u, rest = u + step * along, rest - step * image
             before, square = square, rest.square().flatten(1).sum(1)
@@ -76,7 +76,7 @@ class DiffPIR(PosteriorMethod):
 
     def shift(self, look: Look) -> Tensor:
         s2 = look.fit((look.level.sigma / look.level.alpha) ** 2 / self.weight)
-        return look.known.events(look.residual * s2 / (look.variance + s2), look.x)
+        return look.known.events(look.off * s2 / (look.own + s2), look.x)
 
 
 @attrs.frozen
@@ -87,9 +87,7 @@ class DPS(PosteriorMethod):
     scale: float = param(1.0, "length of the moves in units of y, zeta", gt(0))
 
     def settle(self, look: Look, step: Step, x: Tensor, mean: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
-        gain = torch.ones_like(look.variance) if look.known.gain is None else look.known.gain
-        norm = (gain * look.residual).flatten(1).norm(dim=1).clamp_min(1e-12)
-        move = look.pull(self.scale * gain**2 * look.residual / look.fit(norm))
+        move = look.pull(self.scale * look.residual / look.fit(look.residual.flatten(1).norm(dim=1).clamp_min(1e-12)))
         return x + move, mean + move
 
 
@@ -104,10 +102,10 @@ class DDNM(PosteriorMethod):
         ratio = now.alpha / ahead.alpha
         fresh = 1 - (ratio * ahead.sigma / now.sigma) ** 2  # the share of the variance at ``now`` that the step removes
         a, b, var = (look.fit(v) for v in (ahead.alpha * fresh, (1 - fresh) / ratio, ahead.sigma**2 * fresh))
-        own = a**2 * look.variance
+        own = a**2 * look.own
         share = torch.where(own > var, var / own, 1.0)  # l^2
-        centre = a * (seen(look.denoised) + share.sqrt() * look.residual) + b * seen(look.x)
-        drawn = centre + (var - share * own).clamp_min(0).sqrt() * noise().reshape(centre.shape)
+        centre = a * (seen(look.denoised) + share.sqrt() * look.off) + b * seen(look.x)
+        drawn = centre + (var - own).clamp_min(0).sqrt() * noise().reshape(centre.shape)
         return look.put(x, drawn), look.put(mean, centre)
 
 
@@ -121,9 +119,9 @@ class DDRM(PosteriorMethod):
 
     def settle(self, look: Look, step: Step, x: Tensor, mean: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
         alpha, s = look.fit(step.next.alpha), look.fit(step.next.sigma / step.next.alpha)
-        n = look.variance.sqrt()
-        toward = torch.where(n > s, (1 - self.eta**2) ** 0.5 * s / n, self.eta_b) * look.residual
-        var = torch.where(n > s, self.eta**2 * s**2, s**2 - self.eta_b**2 * look.variance)
+        n = look.own.sqrt()
+        toward = torch.where(n > s, (1 - self.eta**2) ** 0.5 * s / n, self.eta_b) * look.off
+        var = torch.where(n > s, self.eta**2 * s**2, s**2 - self.eta_b**2 * look.own)
         centre = alpha * (look.known.seen(look.denoised) + toward)
         drawn = centre + alpha * var.clamp_min(0).sqrt() * noise().reshape(centre.shape)
         return look.put(x, drawn), look.put(mean, centre)
