@@ -44,6 +44,17 @@ def test_versions_devices_and_dates_are_ignored_names_are_not() -> None:
     assert not found.is_worse
 
 
+def test_two_versions_of_a_library_are_compared_cell_by_cell() -> None:
+    def of(version: str, value: float) -> dict[str, Any]:
+        about = {"sampler": {"type": "sampler scoresde:diffusers", "version": version}}
+        return row(value, sampler="diffusers[scheduler=DDIM]", parameters=about)
+
+    found = compare(run("a", of("0.41.0", 1.0)), run("b", of("0.42.1", 3.0)))
+    assert (found.matched, [change.z for change in found.worse]) == (1, [pytest.approx(20 / 2**0.5)])
+    assert dict(found.sections)["libraries"] == ["diffusers 0.41.0 -> diffusers 0.42.1"]
+    assert compare(run("a", of("0.41.0", 1.0)), run("b", of("0.41.0", 1.0))).libraries == []
+
+
 @pytest.mark.parametrize(
     ("better", "before", "after", "z"),
     [

@@ -22,7 +22,7 @@ import attrs
 from scoresde_core import UsageError
 from scoresde_run.results.certainty import ALPHA, difference, holm, tail
 from .combinations import IDENTITY, identity, is_current, pool
-from .labels import ResultRow, as_float, count, is_done, labels, plain
+from .labels import ResultRow, as_float, count, is_done, labels, library, plain
 from .ranking import MetricValue, metric_value
 from .result_sets import ResultSet
 
@@ -144,6 +144,8 @@ class RunComparison:
             if abs(was - now) > EXACT
         ]
         self.speed = Speed(ran)
+        ends = dict.fromkeys((library(a), library(b)) for _, a, b in pairs)
+        self.libraries = [f"{was} -> {now}" for was, now in ends if was != now]
         self.earlier = [f"{text} of {run.name}" for run in (before, after) for text in _earlier(run.rows)]
         """Rows measured with earlier source, which are left out."""
 
@@ -173,6 +175,7 @@ class RunComparison:
             (f"missing from {self.after}", self.missing),
             (f"new in {self.after}", self.new),
             ("left out", self.earlier),
+            ("libraries", self.libraries),
             ("cost", self.costs),
             ("speed", [self.speed.text] if self.speed.text else []),
         ]

@@ -171,6 +171,13 @@ def plain(value: float, digits: int = 4) -> str:
     return f"{float(rounded):.0f}" if "e+" in rounded and abs(value) < 1e6 else rounded
 
 
+def library(row: ResultRow) -> str:
+    """The library of a row's sampler with its version, as ``diffusers 0.42.1``, or ``scoresde``."""
+    sampler = (row.get("parameters") or {}).get("sampler") or {}
+    kind, version = str(sampler.get("type")).rpartition(":")[2], sampler.get("version")
+    return f"{kind} {version}" if version else "scoresde"
+
+
 def _places(stderr: float) -> int:
     exponent = max(-300, math.floor(math.log10(stderr)))
     leading = stderr / 10.0**exponent

@@ -21,6 +21,7 @@ from itertools import product
 from typing import Any
 
 import attrs
+from . import labels
 from .labels import AXES, ResultRow, as_float, name, quantity, varying
 from .plot import error, power, resolved
 from .ranking import MetricValue, Ranking
@@ -95,8 +96,7 @@ def _verdict(
     clear = [(steps, value) for steps, value in errors.items() if resolved(value) and value.value > SINGLE * worst]
     order = power(clear) if len(clear) > 2 else None
     sampler: Mapping[str, Any] = next((s for row in rows if (s := (row.get("parameters") or {}).get("sampler"))), {})
-    claim, version, often = (sampler.get(key) for key in ("claims", "version", "evaluations"))
-    library = f"{str(sampler.get('type')).rpartition(':')[2]} {version}" if version else "scoresde"
+    claim, often, library = sampler.get("claims"), sampler.get("evaluations"), labels.library(next(iter(rows), {}))
     last, least = errors[most], min(value.value for value in errors.values())
     before = min((value.value for steps, value in errors.items() if steps <= most / 2), default=math.inf)
     stays = FALL * before < last.value <= RISE * least
