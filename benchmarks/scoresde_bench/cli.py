@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from .run.executor import Executor
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-ARENA = "arena"
-"""A suite with a word of its own."""
 LONGEST = 3.6e8
 """Seconds of the longest time, over ten years."""
 
@@ -50,7 +48,7 @@ LONGEST = 3.6e8
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code (docs/durability.md has a table)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == [ARENA]:
+    if given[:1] == ["arena"]:  # a suite with a word of its own
         given = ["--suite", *given]
     command = COMMANDS.get(given[0]) if given else None
     return guarded(lambda: command(given[1:]) if command else _run(given), "--debug" in given)
@@ -66,7 +64,7 @@ def _parser() -> Parser:
         "example: scoresde-bench --predictor reverse_diffusion --corrector langevin; more: docs/bench.md",
         allow_abbrev=False,
     )
-    parser.words = (*COMMANDS, ARENA)
+    parser.words = (*COMMANDS, "arena")
     swept = parser.add_argument_group("axes")
     for axis, default in axes.DEFAULTS.items():
         text = f"{axes.HELP[axis]} (default: {' '.join(default) or axes.UNNAMED.get(axis, 'none')})"
@@ -92,7 +90,7 @@ def _parser() -> Parser:
 
 def _run(given: list[str]) -> int:
     if given and not given[0].startswith("-"):
-        raise UsageError(f"unknown command {given[0]!r}.{near_misses(given[0], [*COMMANDS, ARENA])}")
+        raise UsageError(f"unknown command {given[0]!r}.{near_misses(given[0], [*COMMANDS, 'arena'])}")
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
     blocks, published = _blocks(arguments, registry)

@@ -12,13 +12,13 @@ from scoresde_bench.report.verdicts import verdicts
 STEPS = (10, 20, 40, 80, 160)
 
 
-def row(sampler, steps, value, order=None, status="done"):
+def row(sampler, steps, value, order=None, status="done", **more):
     known = {"parameters": {"sampler": {"type": f"sampler scoresde:{sampler}", "claims": order, "version": "1.0"}}}
     metric = {"value": value, "stderr": 0.0, "better": "lower", "unit": "data units"}
     found = {"status": status, "reason": "it fell over" if status == "failed" else None, "target": "gaussian"}
     return {
         "cell": f"{sampler}-{steps}", "sde": "vp", "sampler": sampler, "steps": steps, "seed": 0, **known, **found,
-        "metrics": {"gaussian_w2": metric} if status == "done" else {}, "nfe": steps,
+        "metrics": {"gaussian_w2": metric} if status == "done" else {}, "nfe": steps, **more,
     }  # fmt: skip
 
 
@@ -76,6 +76,40 @@ def test_every_fault_has_its_name(errors, faults):
 def test_a_plateau_that_all_reach_is_no_wrong_law():
     level = [0.2, 0.16, 0.151, 0.15, 0.1499]
     assert judged(one=(2, level), two=(2, level))["one"].faults == ()
+
+
+def test_the_end_of_a_process_is_no_wrong_law_of_its_samplers():
+    """Under ve both stop at 3e-3, where the process ends; under vp one goes on."""
+    ends = [0.2, 0.01, 0.003, 0.003, 0.003]
+    rows = [row("far", n, value, 2, sde="vp") for n, value in zip(STEPS, falling(4.0, 1e3), strict=True)]
+    rows += [row(one, n, value, 2, sde="ve") for one in ("a", "b") for n, value in zip(STEPS, ends, strict=True)]
+    assert {verdict.faults for verdict in verdicts(rank(rows))} == {()}
+    alone = [{**each, "sde": "vp"} for each in rows if each["sampler"] != "b"]
+    assert ("wrong law",) in {verdict.faults for verdict in verdicts(rank(alone))}
+
+
+def test_a_floor_of_a_library_is_not_fitted():
+    """Of order 2 until 2.5e-4, to which all of the library fall; fitted, it would be 1.7."""
+    level = [4 * n**-2.0 + 2.5e-4 for n in STEPS]
+    kin = {"type": "sampler scoresde:same", "version": "1.0", "claims": 2}
+    rows = [
+        row(one, n, value, 2, parameters={"sampler": kin})
+        for one in "ab"
+        for n, value in zip(STEPS, level, strict=True)
+    ]
+    assert [verdict.faults for verdict in verdicts(rank(rows))] == [(), ()]
+    assert judged(alone=(2, level), other=(None, level))["alone"].faults == ("lost order",)
+
+
+def test_one_target_where_an_order_holds_clears_it_on_others():
+    hard = [row("one", n, value, 2, target="hard") for n, value in zip(STEPS, falling(1.0), strict=True)]
+    easy = [row("one", n, value, 2, target="easy") for n, value in zip(STEPS, falling(2.0), strict=True)]
+    assert [verdict.faults for verdict in verdicts(rank(hard))] == [("lost order",)]
+    assert [verdict.faults for verdict in verdicts(rank(hard + easy))] == [(), ()]
+
+
+def test_an_error_that_passes_through_zero_is_neither():
+    assert judged(good=(1, falling(2.0)), one=(1, [0.3, 0.07, 0.02, 0.0066, 0.0109]))["one"].faults == ()
 
 
 def test_a_cell_that_failed_is_a_crash():

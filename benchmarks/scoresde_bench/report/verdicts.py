@@ -3,21 +3,25 @@
 The cells of a line differ in the number of steps N alone. Its errors are the excess over exact samples
 (:func:`.plot.error`), and its order is the power with which they fall (:func:`.plot.power`).
 
-    wrong law     at the largest N the error is beyond its noise, has not fallen by a tenth since half as many steps, is
-                  ten times that of the best sampler of the target, and a hundredth of that at the smallest N
-    lost order    the order is more than 0.3 and two standard errors below the one that the sampler claims
-    rounding      the error at the largest N is three times the least one at fewer steps, and a hundredth of that at the
-                  smallest
+    wrong law     at the largest N the error is beyond its noise, has neither fallen by a tenth nor risen by half since
+                  half as many steps, is ten times that of the best sampler under the same process, and a hundredth of
+                  that at the smallest N
+    lost order    the order is more than 0.3 and two standard errors below the one that the sampler claims, by the first
+                  metric that shows one, on every target: one where it holds the claim shows that others need more steps
+    rounding      the error at the largest N still rises, to three times the least one and a hundredth of that at the
+                  smallest N
     evaluations   a cell took more than its sampler says, by its number in a step
     crash         a cell failed
 
-Errors below 3e-4 of the largest on the target are those of single precision, and not fitted. What else is no power has
-no order, and no fault for it.
+Not fitted, and no fault, are errors near those of single precision and of the ends of a process, which no sampler falls
+below: a thousandth of the usual one at the smallest N (the median), or three times the least of the same library at the
+largest N. What else is no power has no order, and no fault for it.
 """
 
 import math
 from collections.abc import Mapping
 from itertools import product
+from statistics import median
 from typing import Any
 
 import attrs
@@ -26,7 +30,7 @@ from .labels import AXES, ResultRow, as_float, name, quantity, varying
 from .plot import error, power, resolved
 from .ranking import MetricValue, Ranking
 
-FALL, NEARER, LOST, RISE, SEEN, SINGLE = 0.9, 10.0, 0.3, 3.0, 0.01, 3e-4
+FALL, STAY, NEARER, LOST, RISE, SEEN, SINGLE = 0.9, 1.5, 10.0, 0.3, 3.0, 0.01, 1e-3
 """The thresholds above, in their order."""
 Errors = Mapping[float, MetricValue]
 """The errors of a line by the number of steps."""
@@ -62,15 +66,29 @@ class Verdict:
 def verdicts(ranking: Ranking) -> list[Verdict]:
     """The verdicts on lines with three step counts or more, by the order of the rows; none if no sampler claims one."""
     lines, found = _lines(ranking), []
-    for target, metric in product(ranking.targets, ranking.metrics):
+    for metric, target in product(ranking.metrics, ranking.targets):
         known = {line: _errors(ranking, rows, target, metric) for line, rows in lines.items()}
         known = {line: errors for line, errors in known.items() if len(errors) > 2}
-        best = min((errors[max(errors)].value for errors in known.values()), default=0.0)
-        worst = max((value.value for errors in known.values() for value in errors.values()), default=0.0)
+        usual = median(errors[min(errors)].value for errors in known.values()) if known else 0.0
+        rows = {line: [row for row in lines[line].values() if row.get("target") == target] for line in known}
         for line, errors in known.items():
-            rows = [row for row in lines[line].values() if row.get("target") == target]
-            found.append(_verdict(line, errors, rows, str(target), metric, (best, worst)))
-    return found if any(verdict.claim for verdict in found) else []
+            same = [one for one in known if rows[one][0].get("sde") == rows[line][0].get("sde")]
+            kin = [one for one in same if labels.library(rows[one][0]) == labels.library(rows[line][0])]
+            best, least = (min(known[one][max(known[one])].value for one in group) for group in (same, kin))
+            floor = max(SINGLE * usual, RISE * least if len(kin) > 1 else 0.0)
+            found.append(_verdict(line, errors, rows[line], metric, best, floor))
+    return _agreed(found) if any(verdict.claim for verdict in found) else []
+
+
+def _agreed(found: list[Verdict]) -> list[Verdict]:
+    """The verdicts, where an order is lost only by the first metric that shows one, and on all targets."""
+    first = {one.line: one.metric for one in reversed(found) if one.order}
+    judged = [one for one in found if one.metric == first.get(one.line)]
+    held = {one.line for one in judged if one.order and one.claim and one.order[0] >= one.claim - LOST}
+    for at, one in enumerate(found):
+        if one.line in held or one not in judged:
+            found[at] = attrs.evolve(one, faults=tuple(fault for fault in one.faults if fault != "lost order"))
+    return found
 
 
 def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
@@ -89,24 +107,31 @@ def _errors(ranking: Ranking, rows: Mapping[int, ResultRow], target: str | None,
     }
 
 
-def _verdict(
-    line: str, errors: Errors, rows: list[ResultRow], target: str, metric: str, ends: tuple[float, float]
-) -> Verdict:
-    few, most, (best, worst) = min(errors), max(errors), ends
-    clear = [(steps, value) for steps, value in errors.items() if resolved(value) and value.value > SINGLE * worst]
+def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best: float, floor: float) -> Verdict:
+    few, most = min(errors), max(errors)
+    clear = [(steps, value) for steps, value in errors.items() if resolved(value) and value.value > floor]
     order = power(clear) if len(clear) > 2 else None
     sampler: Mapping[str, Any] = next((s for row in rows if (s := (row.get("parameters") or {}).get("sampler"))), {})
     claim, often, library = sampler.get("claims"), sampler.get("evaluations"), labels.library(next(iter(rows), {}))
     last, least = errors[most], min(value.value for value in errors.values())
-    before = min((value.value for steps, value in errors.items() if steps <= most / 2), default=math.inf)
-    stays = FALL * before < last.value <= RISE * least
+    seen = max(floor, SEEN * errors[few].value)
+    before = [value.value for steps, value in sorted(errors.items()) if steps <= most / 2] or [math.inf]
+    stays = FALL * min(before) < last.value <= STAY * before[-1]
     faults = {
-        "wrong law": resolved(last) and stays and last.value > max(NEARER * best, SEEN * errors[few].value),
+        "wrong law": resolved(last) and stays and last.value > max(NEARER * best, seen),
         "lost order": bool(order and claim and order[0] < claim - max(LOST, 2 * order[1])),
-        "rounding": last.value > max(RISE * least, RISE * last.bar, SEEN * errors[few].value),
+        "rounding": last.value > max(RISE * least, RISE * last.bar, seen, before[-1]),
         "evaluations": any(often and as_float(row.get("nfe")) > often * as_float(row.get("steps")) for row in rows),
         "crash": any(row.get("status") == "failed" for row in rows),
     }
     return Verdict(
-        line, library, target, metric, most, last, order, claim, tuple(name for name in faults if faults[name])
+        line,
+        library,
+        str(rows[0].get("target")),
+        metric,
+        most,
+        last,
+        order,
+        claim,
+        tuple(name for name in faults if faults[name]),
     )

@@ -1,9 +1,11 @@
 """Measures the sampling loops without a network, with a trivial score and a state (64, 3, 32, 32).
 
-    python benchmarks/studies/speed/loop_overhead.py [--device cuda] [--published CHECKOUT]
+    python benchmarks/studies/speed/loop_overhead.py [--device cuda] [--published CHECKOUT] [--libraries]
 
 Runs of 50 steps alternate; times are those of a step, for the ODE those of an evaluation. ``--published`` also times
-the samplers of a checkout of score_sde_pytorch (its ODE needs SciPy).
+the samplers of a checkout of score_sde_pytorch (its ODE needs SciPy), ``--libraries`` those of diffusers, k-diffusion
+and azula for the same methods: each in its own loop, with its own random numbers, around a network that returns its
+input as the noise, from which each makes what its sampler needs.
 """
 
 import torch
@@ -13,6 +15,16 @@ from scoresde_bench.run.costs import FreeScore
 from scoresde_core import Noise, create
 
 SHAPE, BATCH, STEPS = (3, 32, 32), 64, 50
+METHODS = {  # ours by its process and predictor; schedulers of diffusers; functions of k-diffusion; samplers of azula
+    "DDIM": ("vp", "ddim", "DDIM", None, "DDIM"),
+    "ancestral": ("vp", "ancestral_sampling", "DDPM", "euler_ancestral", "DDPM"),
+    "Heun": ("edm", "heun", "HeunDiscrete", "heun", "Heun"),
+    "DPM-Solver++(2M)": ("edm", "dpmpp_2m", "DPMSolverMultistep", "dpmpp_2m", None),
+    "SDE-DPM-Solver++(2M)": ("edm", "dpmpp_2m_sde", None, "dpmpp_2m_sde", None),
+    "UniPC": ("vp", "unipc", "UniPCMultistep", None, None),
+    "DEIS": ("vp", "deis[max_order=2]", "DEISMultistep", None, "zEAB"),
+    "PNDM": ("vp", "pndm", "PNDM", None, None),
+}
 
 
 def published(checkout, device):
@@ -28,37 +40,99 @@ def published(checkout, device):
     }
 
 
-def ours(device):
-    """Runs of our samplers, which return their number of steps or evaluations."""
-    model = FreeScore(create("sdes", "vp"), SHAPE)
-
-    def run(text, steps=STEPS):
-        noise, before = Noise(0, SHAPE, BATCH, device=device), model.calls
-        create("samplers", text).run(noise.draw("prior", "prior"), model, noise)
-        return steps or model.calls - before
-
-    def two_draws():
-        noise = Noise(0, SHAPE, BATCH, device=device)
-        for k in range(STEPS):
-            noise.draw(k, "predictor")
-            noise.draw(k, "corrector")
-        return STEPS
-
-    return {
-        "reverse diffusion + Langevin, a step": lambda: run(f"pc[steps={STEPS},corrector=langevin]"),
-        "  of which two draws of noise": two_draws,
-        "reverse diffusion, a step": lambda: run(f"pc[steps={STEPS}]"),
-        "ddim, a step": lambda: run(f"pc[steps={STEPS},predictor=ddim]"),
-        "ode (dopri5), an evaluation": lambda: run("ode", 0),
-    }
+def run(sampler, process="vp", steps=0):
+    """Run one of ours; returns the number of its steps, or else of its evaluations."""
+    model, noise = FreeScore(create("sdes", process), SHAPE), Noise(0, SHAPE, BATCH, device=device)
+    create("samplers", sampler).run(noise.draw("prior", "prior"), model, noise)
+    return steps or model.calls
 
 
-options = options_of(__doc__).parse_args()
+def two_draws():
+    noise = Noise(0, SHAPE, BATCH, device=device)
+    for k in range(STEPS):
+        noise.draw(k, "predictor")
+        noise.draw(k, "corrector")
+    return STEPS
+
+
+OURS = {
+    "reverse diffusion + Langevin, a step": lambda: run(f"pc[steps={STEPS},corrector=langevin]", steps=STEPS),
+    "  of which two draws of noise": two_draws,
+    "reverse diffusion, a step": lambda: run(f"pc[steps={STEPS}]"),
+    "ddim, a step": lambda: run(f"pc[steps={STEPS},predictor=ddim]"),
+    "ode (dopri5), an evaluation": lambda: run("ode"),
+}
+
+
+def _noise(x, calls):
+    calls.append(len(x))
+    return x
+
+
+def diffusers(name):
+    import diffusers
+
+    scheduler = getattr(diffusers, f"{name}Scheduler")()
+
+    def run():
+        calls, x = [], torch.randn(BATCH, *SHAPE, device=device)
+        scheduler.set_timesteps(STEPS)
+        for t in scheduler.timesteps:
+            x = scheduler.step(_noise(scheduler.scale_model_input(x, t), calls), t, x).prev_sample
+        return len(calls)
+
+    return run
+
+
+def k_diffusion(name):
+    from k_diffusion import sampling
+
+    def run():
+        calls, sigmas = [], sampling.get_sigmas_karras(STEPS, 0.002, 80.0)
+        denoiser = lambda x, sigma: x - sigma.reshape(-1, 1, 1, 1) * _noise(x, calls)  # noqa: E731
+        getattr(sampling, f"sample_{name}")(
+            denoiser, 80.0 * torch.randn(BATCH, *SHAPE, device=device), sigmas, disable=True
+        )
+        return len(calls)
+
+    return run
+
+
+def azula(name):
+    from azula import denoise, noise, sample
+
+    class Denoiser(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.schedule, self.calls = noise.VPSchedule(), []
+
+        def forward(self, x, t):
+            alpha, sigma = self.schedule(t)
+            return denoise.DiracPosterior((x - sigma * _noise(x, self.calls)) / alpha)
+
+    def run():
+        denoiser = Denoiser()
+        getattr(sample, f"{name}Sampler")(denoiser, steps=STEPS, silent=True)(torch.randn(BATCH, *SHAPE, device=device))
+        return len(denoiser.calls)
+
+    return run
+
+
+def compare(title, runs):
+    with torch.no_grad():
+        measured = in_turn(runs, device, options.repeat)
+    for found in measured.values():
+        found.seconds = [taken / found.result for taken in found.seconds]
+    show(title, measured)
+
+
+parser = options_of(__doc__)
+parser.add_argument("--libraries", action="store_true", help="compare with the loops of other libraries")
+options = parser.parse_args()
 device, where = prepare(options)
 print(where)
-with torch.no_grad():
-    runs = ours(device) | (published(options.published, device) if options.published else {})
-    measured = in_turn(runs, device, options.repeat)
-for found in measured.values():
-    found.seconds = [taken / found.result for taken in found.seconds]
-show(f"state ({BATCH}, 3, 32, 32)", measured)
+compare(f"state ({BATCH}, 3, 32, 32)", OURS | (published(options.published, device) if options.published else {}))
+for method, (process, predictor, *theirs) in METHODS.items() if options.libraries else ():
+    runs = {"ours": lambda process=process, text=f"pc[predictor={predictor},steps={STEPS}]": run(text, process)}
+    known = zip((diffusers, k_diffusion, azula), theirs, strict=True)
+    compare(f"{method}, an evaluation", runs | {make.__name__: make(name) for make, name in known if name})
