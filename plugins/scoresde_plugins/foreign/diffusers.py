@@ -65,12 +65,8 @@ class DiffusersSampler(ForeignSampler):
             raise ValueError(f"diffusers {diffusers.__version__} has no such scheduler of samples")
         known = inspect.signature(kind).parameters
         alpha, sigma = (float(scale(torch.tensor([0.5 * sde.t_max]).double())) for scale in (sde.alpha, sde.sigma))
-        signal_lasts = sde.t_signal >= sde.t_max  # a last beta of 1 would be an infinite sigma
-        if (
-            {"trained_betas", "prediction_type"} <= known.keys()
-            and signal_lasts
-            and abs(alpha**2 + sigma**2 - 1) < 1e-6
-        ):
+        table = {"trained_betas", "prediction_type"} <= known.keys() and sde.t_signal >= sde.t_max  # no beta of 1
+        if table and abs(alpha**2 + sigma**2 - 1) < 1e-6:
             return kind(trained_betas=betas_of(sde).tolist(), **self.options), _noise
         if "FlowMatch" in self.scheduler and abs(alpha + sigma - 1) < 1e-6:
             return kind(**self.options), _velocity
