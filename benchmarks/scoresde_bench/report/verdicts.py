@@ -1,20 +1,20 @@
 """What a sampler's errors over its step counts say of it: the order, and its faults by name.
 
 The cells of a line differ in the number of steps N alone. Its errors are the excess over exact samples
-(:func:`.plot.error`), and its order is the power with which they fall (:func:`.plot.power`).
+(:func:`.plot.error`), and its order is the power with which the last three fall (:func:`.plot.power`).
 
     wrong law     at the largest N the error is beyond its noise, has neither fallen by a tenth nor risen by half since
-                  half as many steps, is ten times that of the best sampler under the same process, and a hundredth of
-                  that at the smallest N
+                  half as many steps, is ten times that of the best sampler under the same process and unlike those of
+                  two others, and a hundredth of that at the smallest N
     lost order    the order is more than 0.3 and two standard errors below the one that the sampler claims, by the first
                   metric that shows one, on every target: one where it holds the claim shows that others need more steps
-    rounding      the error at the largest N still rises, to three times the least one and a hundredth of that at the
-                  smallest N
+    rising error  an error is three times one at fewer steps, and twice what the claimed order allows from the smallest
+                  N: one that passes through zero rises less
     evaluations   a cell took more than its sampler says, by its number in a step
     crash         a cell failed
 
 Not fitted, and no fault, are errors near those of single precision and of the ends of a process, which no sampler falls
-below: a thousandth of the usual one at the smallest N (the median), or three times the least of the same library at the
+below: a thousandth of the usual one at the smallest N (the median), or three times the third of the same library at the
 largest N. What else is no power has no order, and no fault for it.
 """
 
@@ -30,7 +30,7 @@ from .labels import AXES, ResultRow, as_float, name, quantity, varying
 from .plot import error, power, resolved
 from .ranking import MetricValue, Ranking
 
-FALL, STAY, NEARER, LOST, RISE, SEEN, SINGLE = 0.9, 1.5, 10.0, 0.3, 3.0, 0.01, 1e-3
+FALL, STAY, NEARER, SAME, LOST, RISE, TWICE, SEEN, SINGLE = 0.9, 1.5, 10.0, 0.02, 0.3, 3.0, 2.0, 0.01, 1e-3
 """The thresholds above, in their order."""
 Errors = Mapping[float, MetricValue]
 """The errors of a line by the number of steps."""
@@ -74,9 +74,11 @@ def verdicts(ranking: Ranking) -> list[Verdict]:
         for line, errors in known.items():
             same = [one for one in known if rows[one][0].get("sde") == rows[line][0].get("sde")]
             kin = [one for one in same if labels.library(rows[one][0]) == labels.library(rows[line][0])]
-            best, least = (min(known[one][max(known[one])].value for one in group) for group in (same, kin))
-            floor = max(SINGLE * usual, RISE * least if len(kin) > 1 else 0.0)
-            found.append(_verdict(line, errors, rows[line], metric, best, floor))
+            ends = [sorted(known[one][max(known[one])].value for one in group) for group in (same, kin)]
+            own = errors[max(errors)].value
+            shared = sum(abs(value / own - 1) < SAME for value in ends[0]) > 2 if own else False
+            floor = max(SINGLE * usual, RISE * ends[1][2] if len(kin) > 2 else 0.0)
+            found.append(_verdict(line, errors, rows[line], metric, own if shared else ends[0][0], floor))
     return _agreed(found) if any(verdict.claim for verdict in found) else []
 
 
@@ -109,18 +111,23 @@ def _errors(ranking: Ranking, rows: Mapping[int, ResultRow], target: str | None,
 
 def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best: float, floor: float) -> Verdict:
     few, most = min(errors), max(errors)
-    clear = [(steps, value) for steps, value in errors.items() if resolved(value) and value.value > floor]
+    clear = [(n, value) for n, value in sorted(errors.items()) if resolved(value) and value.value > floor][-3:]
     order = power(clear) if len(clear) > 2 else None
     sampler: Mapping[str, Any] = next((s for row in rows if (s := (row.get("parameters") or {}).get("sampler"))), {})
     claim, often, library = sampler.get("claims"), sampler.get("evaluations"), labels.library(next(iter(rows), {}))
-    last, least = errors[most], min(value.value for value in errors.values())
-    seen = max(floor, SEEN * errors[few].value)
+    last, seen = errors[most], max(floor, SEEN * errors[few].value)
     before = [value.value for steps, value in sorted(errors.items()) if steps <= most / 2] or [math.inf]
     stays = FALL * min(before) < last.value <= STAY * before[-1]
+    allowed = {steps: TWICE * errors[few].value * (few / steps) ** (claim or 1) for steps in errors}
+    rises = [
+        value.value
+        > max(RISE * min(errors[n].value for n in errors if n <= steps), RISE * value.bar, allowed[steps], seen)
+        for steps, value in errors.items()
+    ]
     faults = {
         "wrong law": resolved(last) and stays and last.value > max(NEARER * best, seen),
         "lost order": bool(order and claim and order[0] < claim - max(LOST, 2 * order[1])),
-        "rounding": last.value > max(RISE * least, RISE * last.bar, seen, before[-1]),
+        "rising error": any(rises),
         "evaluations": any(often and as_float(row.get("nfe")) > often * as_float(row.get("steps")) for row in rows),
         "crash": any(row.get("status") == "failed" for row in rows),
     }
