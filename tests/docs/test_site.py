@@ -144,5 +144,5 @@ def test_every_page_opens_with_its_answer(pages):
     for name, page in pages.items():
         text = page.path.read_text(encoding="utf-8")
         body = text.split("</h1>", 1)
-        if name != "404.html":
+        if name != "404.html" and not name.endswith("page.html"):  # a report has its headline first
             assert re.match(r"\s*<p>", body[1]), name
