@@ -17,6 +17,7 @@ from scoresde_plugins.posterior.methods import DDNM, DDRM, DPS, MMPS, TMPD, Diff
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget
+from scoresde_run.commands.shell import main
 
 R = 0.3
 LEVELS = [Level(0.1, 0.98, 0.2), Level(0.5, 0.6, 0.8), Level(0.5, 1.0, 3.0)]
@@ -433,3 +434,20 @@ def test_a_guided_score_selects_its_rows():
     level = LEVELS[1]
     torch.testing.assert_close(score.select(rows).score(x[rows], level), score.score(x, level)[rows])
     assert score.calls == 2
+
+
+def test_of_a_trained_model(tmp_path, monkeypatch):
+    """Digits that were seen as means of 4 x 4 pixels: the command draws samples that have these, others have not."""
+    monkeypatch.chdir(tmp_path)
+    drawn, problem = {}, "linear[operator=average[factor=4],noise=0.1]"
+    for name in ("mmps", "plain"):
+        given = ["--condition", f"mmps[condition={problem}]", "--observe", "exact[target=mnist_mfa]"]
+        asked = ["sample", "--checkpoint", "mnist_vp", "--n", "2", "--steps", "10", "--keep-floats", "--out", name]
+        assert main([*asked, *(given if name == "mmps" else [])]) == 0
+        with np.load(f"{name}/samples.npz") as file:
+            drawn[name] = torch.from_numpy(file["floats"])
+    condition = create("conditions", problem)
+    y = condition.measure(create("datasets", "exact[target=mnist_mfa]").load("test")[:2].double())
+    off = {name: float((condition.operator.apply(x.double()) - y).square().mean().sqrt()) for name, x in drawn.items()}
+    assert off["mmps"] < 0.25
+    assert off["plain"] > 2 * off["mmps"]
