@@ -14,11 +14,12 @@ from scoresde_run.models.model import plan_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOORS = {"start.md", "your_sde.md", "your_model.md", "your_data.md"}  # tests/docs/test_doors.py follows them
+BLOCK = re.compile(r"(^<!-- not run: .+ -->\n)?^```python\n(.*?)^```", re.M | re.S)
 PAGES = {
     path.name: blocks
     for path in sorted(DOCS.glob("*.md"))
     if path.name not in DOORS
-    if (blocks := re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
+    if (blocks := [text for skipped, text in BLOCK.findall(path.read_text(encoding="utf-8")) if not skipped])
 }
 
 
