@@ -6,7 +6,6 @@
     scoresde-bench --checkpoint DIR --target mnist_mfa --steps 20,50
     scoresde-bench --network vp_cifar10_ddpmpp_continuous --samples 64 --steps 10
 
-    scoresde-bench --suite few_step --sde vp --jobs 2
     scoresde-bench arena --jobs 2        the samplers of other libraries, judged: --suite arena
     scoresde-bench --suite mine.yaml --executor 'slurm[gpus=1,partition=short]'
 

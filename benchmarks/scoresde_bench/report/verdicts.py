@@ -32,8 +32,7 @@ from .ranking import MetricValue, Ranking
 
 FALL, STAY, NEARER, SAME, LOST, RISE, TWICE, SEEN, SINGLE = 0.9, 1.5, 10.0, 0.02, 0.3, 3.0, 2.0, 0.01, 1e-3
 """The thresholds above, in their order."""
-Errors = Mapping[float, MetricValue]
-"""The errors of a line by the number of steps."""
+Errors = Mapping[float, MetricValue]  # by the number of steps
 
 
 @attrs.frozen

@@ -81,6 +81,8 @@ class PosteriorMethod(Condition):
         return self.condition.skip(shape)
 
     def observe(self, x: Tensor) -> Observation:
+        if reason := self.skip(tuple(x.shape[1:])):
+            raise ValueError(reason)
         return self.given(self.condition.observe(x))
 
     def given(self, known: Observation) -> Observation:
