@@ -59,7 +59,7 @@ def _parser() -> Parser:
         description="Compare samplers with each other and with exact samples. Every axis may take several values.",
         epilog="A component takes parameters in place: --corrector 'langevin[snr=0.16,n_steps=2]'; "
         "a list expands to a sweep: --predictor 'ddim[eta=[0,1]]'. For stored results: "
-        "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER; "
+        "scoresde-bench report RUN, scoresde-bench compare BEFORE AFTER; for other libraries: scoresde-bench arena; "
         "example: scoresde-bench --predictor reverse_diffusion --corrector langevin; more: docs/bench.md",
         allow_abbrev=False,
     )

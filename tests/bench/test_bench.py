@@ -237,6 +237,12 @@ def test_a_word_that_is_no_command(bench):
     assert err == "error: unknown command 'reprot'. Did you mean 'report'?\n"
 
 
+def test_the_arena_has_a_word_of_its_own(bench):
+    asked = ("--sde", "vp", "--target", "mixture2d", "--steps", "10", "--dry-run")
+    assert bench("arena", *asked) == bench("--suite", "arena", *asked)
+    assert "Did you mean 'arena'?" in bench("arna")[2]
+
+
 @pytest.mark.parametrize(("arguments", "message"), USAGE.values(), ids=USAGE)
 def test_a_usage_error_is_one_line_before_any_work(bench, tmp_path, arguments, message):
     code, out, err = bench(*SMALL, *arguments)

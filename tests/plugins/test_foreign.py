@@ -8,9 +8,9 @@ import torch
 from scoresde_core import ExactScore, Noise, create, sample, skip
 from scoresde_core.registry import default_registry
 from scoresde_plugins.foreign.azula import AzulaSampler
-from scoresde_plugins.foreign.diffusers import DiffusersSampler, betas_of
+from scoresde_plugins.foreign.diffusers import DiffusersSampler
 from scoresde_plugins.foreign.k_diffusion import KDiffusionSampler
-from scoresde_plugins.foreign.library import keyed
+from scoresde_plugins.foreign.library import betas_of, keyed
 from scoresde_run.results.fingerprint import Fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore")

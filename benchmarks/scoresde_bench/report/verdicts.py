@@ -19,6 +19,8 @@ largest N. What else is no power has no order, and no fault for it.
 """
 
 import math
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import product
 from statistics import median
@@ -64,21 +66,25 @@ class Verdict:
 
 def verdicts(ranking: Ranking) -> list[Verdict]:
     """The verdicts on lines with three step counts or more, by the order of the rows; none if no sampler claims one."""
+    if not any(_sampler(row).get("claims") for row in ranking.rows):
+        return []
     lines, found = _lines(ranking), []
     for metric, target in product(ranking.metrics, ranking.targets):
         known = {line: _errors(ranking, rows, target, metric) for line, rows in lines.items()}
         known = {line: errors for line, errors in known.items() if len(errors) > 2}
-        usual = median(errors[min(errors)].value for errors in known.values()) if known else 0.0
         rows = {line: [row for row in lines[line].values() if row.get("target") == target] for line in known}
+        of = {line: (str(first.get("sde")), labels.library(first)) for line, (first, *_) in rows.items()}
+        ends: dict[tuple[str, ...], list[float]] = defaultdict(list)  # under a process, and of a library under it
         for line, errors in known.items():
-            same = [one for one in known if rows[one][0].get("sde") == rows[line][0].get("sde")]
-            kin = [one for one in same if labels.library(rows[one][0]) == labels.library(rows[line][0])]
-            ends = [sorted(known[one][max(known[one])].value for one in group) for group in (same, kin)]
-            own = errors[max(errors)].value
-            shared = sum(abs(value / own - 1) < SAME for value in ends[0]) > 2 if own else False
-            floor = max(SINGLE * usual, RISE * ends[1][2] if len(kin) > 2 else 0.0)
-            found.append(_verdict(line, errors, rows[line], metric, own if shared else ends[0][0], floor))
-    return _agreed(found) if any(verdict.claim for verdict in found) else []
+            for group in (of[line][:1], of[line]):
+                insort(ends[group], errors[max(errors)].value)
+        usual = median(errors[min(errors)].value for errors in known.values()) if known else 0.0
+        for line, errors in known.items():
+            own, same, kin = errors[max(errors)].value, ends[of[line][:1]], ends[of[line]]
+            shared = own > 0 and sum(abs(value / own - 1) < SAME for value in same) > 2
+            floor = max(SINGLE * usual, RISE * kin[2] if len(kin) > 2 else 0.0)
+            found.append(_verdict(line, errors, rows[line], metric, own if shared else same[0], floor))
+    return _agreed(found)
 
 
 def _agreed(found: list[Verdict]) -> list[Verdict]:
@@ -90,6 +96,10 @@ def _agreed(found: list[Verdict]) -> list[Verdict]:
         if one.line in held or one not in judged:
             found[at] = attrs.evolve(one, faults=tuple(fault for fault in one.faults if fault != "lost order"))
     return found
+
+
+def _sampler(row: ResultRow) -> Mapping[str, Any]:
+    return (row.get("parameters") or {}).get("sampler") or {}
 
 
 def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
@@ -112,8 +122,7 @@ def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best
     few, most = min(errors), max(errors)
     clear = [(n, value) for n, value in sorted(errors.items()) if resolved(value) and value.value > floor][-3:]
     order = power(clear) if len(clear) > 2 else None
-    sampler: Mapping[str, Any] = next((s for row in rows if (s := (row.get("parameters") or {}).get("sampler"))), {})
-    claim, often, library = sampler.get("claims"), sampler.get("evaluations"), labels.library(next(iter(rows), {}))
+    claim, often = (_sampler(rows[0]).get(name) for name in ("claims", "evaluations"))
     last, seen = errors[most], max(floor, SEEN * errors[few].value)
     before = [value.value for steps, value in sorted(errors.items()) if steps <= most / 2] or [math.inf]
     stays = FALL * min(before) < last.value <= STAY * before[-1]
@@ -130,14 +139,5 @@ def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best
         "evaluations": any(often and as_float(row.get("nfe")) > often * as_float(row.get("steps")) for row in rows),
         "crash": any(row.get("status") == "failed" for row in rows),
     }
-    return Verdict(
-        line,
-        library,
-        str(rows[0].get("target")),
-        metric,
-        most,
-        last,
-        order,
-        claim,
-        tuple(name for name in faults if faults[name]),
-    )
+    about = line, labels.library(rows[0]), str(rows[0].get("target")), metric
+    return Verdict(*about, most, last, order, claim, tuple(name for name in faults if faults[name]))

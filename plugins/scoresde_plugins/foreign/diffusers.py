@@ -1,12 +1,10 @@
 """The schedulers of diffusers, each in its own code, with its own grid and the defaults that it ships with.
 
-A scheduler steps through ``timesteps`` 999 .. 0 of a table of betas, from sigma 1 to 0 of a flow, or through the sigmas
-of EDM. The model answers at each as a network would that is told it: at the time ``timestep / 999`` of the process,
-whose betas the scheduler is given.
+A scheduler steps through timesteps 999 .. 0 of a table of betas, from sigma 1 to 0 of a flow, or through EDM's sigmas.
+The model answers as a network that is told it: at the time timestep / 999 of the process, whose betas it is given.
 """
 
 import inspect
-import math
 from typing import Any, ClassVar
 
 import attrs
@@ -14,18 +12,7 @@ import torch
 from attrs.validators import matches_re
 from torch import Tensor
 from scoresde_core import SDE, Noise, Observer, ScoreModel, param
-from .library import ForeignSampler, denoised_at, keyed
-
-LAST = 999
-"""The last timestep of a table of betas."""
-
-
-def betas_of(sde: SDE) -> Tensor:
-    """Betas (1000,), float64, of a process at k / 999; the first, if it has no noise, half a step on."""
-    times = torch.arange(LAST + 1, dtype=torch.float64) / LAST
-    times[0] = _first(sde)
-    products = sde.alpha(times).square()
-    return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+from .library import LAST, ForeignSampler, betas_of, denoised_at, first_time, keyed
 
 
 @attrs.frozen
@@ -76,24 +63,18 @@ class DiffusersSampler(ForeignSampler):
         raise ValueError(f"it is not for {type(sde).__name__}: take table or vp, rectified_flow, or edm")
 
 
-def _first(sde: SDE) -> float:
-    return 0.0 if float(sde.sigma(torch.zeros(1, dtype=torch.float64))) > 0 else 0.5 / LAST
-
-
 def _noise(scheduler: Any, model: ScoreModel, x: Tensor, t: float) -> Tensor:
     asked: Tensor = scheduler.scale_model_input(x, t)
-    return model.noise(asked, model.sde.level_at(t / LAST or _first(model.sde), x))
+    return model.noise(asked, model.sde.level_at(t / LAST or first_time(model.sde), x))
 
 
 def _velocity(scheduler: Any, model: ScoreModel, x: Tensor, t: float) -> Tensor:
     sigma = t / scheduler.config.num_train_timesteps
-    answer: Tensor = (x - model.denoised(x, model.sde.level_at(sigma, x))) / sigma
-    return answer
+    return torch.div(x - model.denoised(x, model.sde.level_at(sigma, x)), sigma)
 
 
 def _preconditioned(scheduler: Any, model: ScoreModel, x: Tensor, t: float) -> Tensor:
     scheduler.scale_model_input(x, scheduler.timesteps.new_tensor(t))  # by which it notes its step
-    sigma = torch.tensor(math.exp(4 * t), dtype=torch.float64)
+    sigma = torch.tensor(4 * t, dtype=torch.float64).exp()
     passed, gain = (scheduler.precondition_outputs(a, b, sigma) for a, b in ((x, 0 * x), (0 * x, torch.ones_like(x))))
-    answer: Tensor = (denoised_at(model, x, sigma) - passed) / gain
-    return answer.to(x.dtype)
+    return torch.div(denoised_at(model, x, sigma) - passed, gain).to(x.dtype)

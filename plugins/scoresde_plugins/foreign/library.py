@@ -94,6 +94,23 @@ def denoised_at(model: ScoreModel, x: Tensor, ratio: Tensor) -> Tensor:
     return torch.lerp(x, found.to(x.dtype), min(1.0, float(ratio) * level.alpha / level.sigma) ** 2)
 
 
+LAST = 999
+"""The last timestep of a table of betas."""
+
+
+def betas_of(sde: SDE) -> Tensor:
+    """Betas (1000,), float64, of a process at k / 999; the first, if it has no noise, half a step on."""
+    times = torch.arange(LAST + 1, dtype=torch.float64) / LAST
+    times[0] = first_time(sde)
+    products = sde.alpha(times).square()
+    return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+
+
+def first_time(sde: SDE) -> float:
+    """The time of timestep 0: half a step on, where a process has no noise at 0."""
+    return 0.0 if float(sde.sigma(torch.zeros(1, dtype=torch.float64))) > 0 else 0.5 / LAST
+
+
 @contextmanager
 def keyed(noise: Noise) -> Iterator[None]:
     """Within it, torch's draws of the state's shape are the next ones of ``noise``; others have a seed from its key.

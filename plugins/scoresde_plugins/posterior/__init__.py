@@ -1,1 +1,1 @@
-"""Posterior sampling: published methods, each a small file, and the exact posteriors that they are judged by."""
+"""Posterior sampling: published methods, and the exact posterior that they are judged by."""
