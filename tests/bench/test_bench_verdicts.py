@@ -144,5 +144,6 @@ def test_they_are_on_the_page_and_in_markdown(tmp_path):
 def test_a_fault_in_one_line():
     verdict = judged(good=(2, falling(2.0)), bad=(2, falling(1.0)))["bad"]
     assert verdict.text == (
-        "lost order: bad of bad 1.0 on gaussian: order 1.00 ± 0.05 of 2, gaussian_w2 0.00625 data units at 160 steps"
+        "lost order: bad of bad 1.0 on gaussian: "
+        "order 1.00 ± 0.05, claimed 2, gaussian_w2 0.00625 data units at 160 steps"
     )

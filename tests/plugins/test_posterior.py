@@ -389,7 +389,11 @@ class TestBadInput:
     def test_events_that_do_not_fit(self):
         exact = create("conditions", "exact[target=mixture2d]")
         assert exact.skip((2,)) is None
-        assert exact.skip((1, 8, 8)) == "the exact posterior is of events [2] up to 2048 entries, not [1, 8, 8]"
+        assert exact.skip((1, 8, 8)) == "the target has events of shape [2], not [1, 8, 8]: take that of the model"
+        wide = create("conditions", "exact[target=gaussian[shape=[2049]]]")
+        assert "at most 2048 entries, not 2049" in wide.skip((2049,))
+        with pytest.raises(ValueError, match="at most 2048 entries"):
+            wide.observe(torch.zeros(1, 2049))
         assert "blocks of 3 do not tile" in create(
             "conditions", "mmps[condition=linear[operator=average[factor=3]]]"
         ).skip((1, 8, 8))

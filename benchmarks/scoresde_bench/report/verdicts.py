@@ -53,8 +53,8 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """``lost order: azula[sampler=REAB] of azula 0.11.1 on mixture2d: order 0.63 of 2, moments ...``."""
-        order = f"order {self.order_text} of {self.claim:g}, " if self.order and self.claim else ""
+        """``lost order: azula[sampler=REAB] of azula 0.11.1 on mixture2d: order 0.63, claimed 2, ...``."""
+        order = f"order {self.order_text}, claimed {self.claim:g}, " if self.order and self.claim else ""
         last = f"{self.metric} {self.error.text_with_unit} at {self.steps:g} steps"
         return f"{', '.join(self.faults)}: {self.line} of {self.library} on {self.target}: {order}{last}"
 

@@ -11,8 +11,7 @@ from scoresde_core.shapes import combine
 from ..numerics.flow import coefficients, velocity
 from .library import ForeignSampler
 
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
-"""The methods with a ``step_size``, 1 / steps; adaptive ones choose their steps."""
+FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")  # with step_size
 
 
 @attrs.frozen

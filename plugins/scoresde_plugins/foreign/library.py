@@ -94,8 +94,7 @@ def denoised_at(model: ScoreModel, x: Tensor, ratio: Tensor) -> Tensor:
     return torch.lerp(x, found.to(x.dtype), min(1.0, float(ratio) * level.alpha / level.sigma) ** 2)
 
 
-LAST = 999
-"""The last timestep of a table of betas."""
+LAST = 999  # timestep of a table of betas
 
 
 def betas_of(sde: SDE) -> Tensor:

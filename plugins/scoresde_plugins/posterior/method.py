@@ -88,7 +88,7 @@ class PosteriorMethod(Condition):
     def given(self, known: Observation) -> Observation:
         """The observation of known coefficients, such as ``condition.given(y, shape)`` of a measurement ``y``."""
         if not isinstance(known, KnownCoefficients):
-            raise ValueError(f"{type(self).__name__} needs known coefficients, which {type(known).__name__} has not")
+            raise ValueError(f"{type(self).__name__} needs linear, inpaint or colorize, not {type(known).__name__}")
         return Posterior(known, self)
 
     def guide(self, model: ScoreModel, observed: "Posterior") -> ScoreModel:
