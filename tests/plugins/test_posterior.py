@@ -11,9 +11,15 @@ from exact_posterior import affine, law_of
 from scoresde import ConditionedSampler, ExactScore, Level, Schedule, create, sample
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
+from scoresde_plugins.posterior.ddnm import DDNM
+from scoresde_plugins.posterior.ddrm import DDRM
+from scoresde_plugins.posterior.diffpir import DiffPIR
+from scoresde_plugins.posterior.dps import DPS
 from scoresde_plugins.posterior.exact import ExactPosterior, PosteriorLaw
 from scoresde_plugins.posterior.method import GuidedScore, Look
-from scoresde_plugins.posterior.methods import DDNM, DDRM, DPS, MMPS, TMPD, DiffPIR, PiGDM
+from scoresde_plugins.posterior.mmps import MMPS
+from scoresde_plugins.posterior.pigdm import PiGDM
+from scoresde_plugins.posterior.tmpd import TMPD
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_plugins.targets.mixture2d import Mixture2DTarget

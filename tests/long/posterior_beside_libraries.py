@@ -1,6 +1,6 @@
 """Holds posterior methods to those of azula (pip install azula einops tqdm), in float64 with the same score and noise.
 
-    python tests/long/posterior_beside_azula.py
+    python tests/long/posterior_beside_libraries.py
 
 Prints the largest difference of the denoised states at three levels, and for DPS of the samples of a loop of 50 steps.
 """
@@ -12,8 +12,11 @@ import torch
 from azula import denoise, guidance, noise
 from azula.linalg.covariance import IsotropicCovariance
 from scoresde import ExactScore, Level, Schedule, create
+from scoresde_plugins.posterior.diffpir import DiffPIR
+from scoresde_plugins.posterior.dps import DPS
 from scoresde_plugins.posterior.method import _Settled
-from scoresde_plugins.posterior.methods import DPS, MMPS, TMPD, DiffPIR
+from scoresde_plugins.posterior.mmps import MMPS
+from scoresde_plugins.posterior.tmpd import TMPD
 
 R = 0.3
 TARGET = create("targets", "mixture2d[layout=grid,components=4,radius=1.5,std=0.4,weights=[0.4,0.1,0.1,0.4]]")
