@@ -16,6 +16,7 @@ the chance of even one false alarm in the whole comparison below 5 % (:mod:`scor
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 import attrs
@@ -90,7 +91,7 @@ class Speed:
         """The geometric mean and the extremes, in words."""
         parts = []
         if self.ratios:
-            mean = math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
+            mean = geometric_mean(self.ratios.values())
             slow, fast = (pick(self.ratios, key=self.ratios.__getitem__) for pick in (min, max))
             parts.append(f"{mean:.2f} times as fast (geometric mean of {count(len(self.ratios), 'cell')})")
             if len(self.ratios) > 1:
@@ -138,16 +139,12 @@ class RunComparison:
         self.fixed = [f"{label}: was {_outcome(a)}" for label, a, b in pairs if is_done(b) and not is_done(a)]
         self.missing, self.new = [*_alone(old, new), *lost], _alone(new, old)
         spent = [(label, as_float(a.get("nfe")), as_float(b.get("nfe"))) for label, a, b in ran]
-        self.costs = [
-            f"{label}: {plain(was)} -> {plain(now)} function evaluations per sample"
-            for label, was, now in spent
-            if abs(was - now) > EXACT
-        ]
+        texts = [(label, f"{plain(was)} -> {plain(now)}") for label, was, now in spent if abs(was - now) > EXACT]
+        self.costs = [f"{label}: {text} function evaluations per sample" for label, text in texts]
         self.speed = Speed(ran)
         ends = dict.fromkeys((library(a), library(b)) for _, a, b in pairs)
         self.libraries = [f"{was} -> {now}" for was, now in ends if was != now]
         self.earlier = [f"{text} of {run.name}" for run in (before, after) for text in _earlier(run.rows)]
-        """Rows measured with earlier source, which are left out."""
 
     @property
     def is_worse(self) -> bool:

@@ -26,7 +26,6 @@ ENDS, FACTS = ("cell", "status", "reason"), ("scoresde", "torch", "python", "git
 
 
 def templates(escape: bool) -> Environment:
-    """Return the environment of the templates; HTML needs ``escape``."""
     return Environment(
         loader=PackageLoader("scoresde_bench"), autoescape=escape,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -56,7 +55,6 @@ def as_csv(ranking: Ranking) -> str:
 def as_markdown(
     runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[RunComparison]
 ) -> str:
-    """Return findings, values, unfinished cells, changes, environment and commands as Markdown."""
     environment = templates(escape=False)
     environment.filters |= {"plain": _plain, "fence": _fence, "command": repeat.command}
     template = environment.get_template("report.md.j2")

@@ -100,7 +100,6 @@ def axis_text(row: ResultRow, axis: str) -> str:
 
 
 def seed_text(row: ResultRow) -> str | None:
-    """Return the seed of a row, or its pooled seeds (``0,1,2``)."""
     seeds = row.get("seeds") or ([] if row.get("seed") is None else [row["seed"]])
     return ",".join(map(str, seeds)) or None
 
@@ -118,13 +117,11 @@ def _word(axis: str, value: Any) -> str:
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:
-    """Join names: ``a, b, c and 4 more``."""
     shown, rest = list(names[:most]), len(names) - most
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
 def count(number: int, noun: str) -> str:
-    """Return ``1 cell`` or ``2 cells``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -137,7 +134,6 @@ def as_float(value: Any) -> float:
 
 
 def freedom_of(entry: Mapping[str, Any], key: str) -> float:
-    """Return the degrees of freedom of an error; infinite if a row has ``null`` or lacks them."""
     return math.inf if entry.get(key) is None else as_float(entry[key])
 
 

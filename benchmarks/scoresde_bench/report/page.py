@@ -49,7 +49,6 @@ def write_report(
 
 
 def write_text(text: str, path: Path) -> Path:
-    """Write ``text`` to ``path`` as a whole or not at all. Raises FileError."""
     page = text.encode(errors="replace")
     files.write(path, sealed(page) if page.startswith(b"<!doctype html>") else page)
     return path
@@ -148,7 +147,6 @@ def _source(row: ResultRow, place: Path | None) -> str | None:
 
 
 def facts(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
-    """Return the environment in which the cells were measured; several values where they differ."""
     found = [(title, _distinct(rows, key)) for title, key in (
         ("Device", "device"), ("Platform", "platform"), ("Precision", "dtype"), ("TF32", "tf32"),
         ("Samples per cell", "samples"), ("Batch size", "batch_size"), ("Seed", "seed"), ("Seeds", "seeds"),

@@ -23,7 +23,7 @@ and error add in squares, exceeds the floor by the square of the error.
 """
 
 import math
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 import attrs
@@ -35,10 +35,9 @@ from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking
 from .scales import HUGE, LEFT, RIGHT, TINY, Axis, across, cost_ticks, quality_ticks, up
 
-NOISE = "noise"
-"""The mark of a point within its noise."""
+NOISE, WINNERS = "noise", ("best", "tied")
+"""Marks of points: within their noise, and not told apart from the best."""
 FEWEST = 3
-"""Step counts with resolved errors that a fit needs."""
 MODEL = 0.05
 """Relative deviation from a power that is allowed."""
 EXPLAINED = 0.97
@@ -135,13 +134,13 @@ class Frame:
 class Plot:
     """The plot of one metric on one target in the panel that has the positions ``here``; ``points`` are drawn.
 
-    Of more than CROWD lines only ``leading`` ones are not faint. ``front`` has the corners of the staircase, ``band``
-    top and height of the confidence interval of exact samples. ``slopes`` are the exponents of lines, error ~ steps^-p.
+    Of more than CROWD lines only those with a fit, or a leading cell, are not faint. ``front`` has corners of the
+    staircase, ``band`` top and height of the confidence interval of exact samples, ``slopes`` the exponents.
     """
 
     def __init__(
-        self, frame: Frame, here: Sequence[int], points: Mapping[int, Point], leading: Container[Line],
-        front: Sequence[tuple[float, float]] = (),
+        self, frame: Frame, here: Sequence[int], points: Mapping[int, Point],
+        front: Sequence[tuple[float, float]], fits: Mapping[Line, tuple[float, float]],
     ) -> None:  # fmt: skip
         shown, up = [position for position in here if position in points], frame.up
         first, lines, costs = shown[0], frame.lines(shown), [frame.costs[position] for position in shown]
@@ -149,6 +148,7 @@ class Plot:
         self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
         self.unit, self.better = frame.found[first].unit, frame.found[first].better
         self.series, gaps = [], len(lines) - 1
+        leading = {*fits, *(frame.drawn.lines[p] for p in shown if points[p].mark in WINNERS or points[p].front)}
         # Lines are a little apart, so that bars of equal cost do not overlap.
         width = (RIGHT - LEFT) * 0.8 if len(set(costs)) == 1 else min(5.0 * gaps, 22.0)
         for rank, (line, members) in enumerate(lines):
@@ -160,7 +160,7 @@ class Plot:
         self.beyond = [point.title.partition("\n")[0] for one in self.series for point in one.points if point.off]
         self.undrawn = [frame.ranking.labels[position] for position in here if position not in points]
         self.zero = up(0.0) if up.low < 0 < up.high else None
-        self.slopes, self.band = list[tuple[Line, str]](), None
+        self.slopes, self.band = [(line, quantity(*fit)) for line, fit in fits.items()], None
         floors = [m for position in shown if math.isfinite((m := frame.found[position]).floor)]
         ends = [m.floor + side * m.floor_bar for m in floors for side in (-1, 1)]
         if ends and max(ends) >= up.low and min(ends) <= up.high:
@@ -181,9 +181,7 @@ def plots(ranking: Ranking, cost: Cost = NFE, drawn: Layout | None = None) -> li
         front = pareto({p: (costs[p], found[p].badness) for p in shown})
         told = {p: f"{found[p].text_with_unit}\n{costs[p]:,.4g} {cost.words}" for p in shown}
         points = {p: frame.point(p, found[p].bar, told[p], ranking.mark(p, metric), p in front) for p in shown}
-        for here in frame.panels(shown):
-            leading = {drawn.lines[p] for p in here if p in points and (points[p].mark or points[p].front)}
-            made.append(Plot(frame, here, points, leading, _corners(frame, front)))
+        made += [Plot(frame, here, points, _corners(frame, front), {}) for here in frame.panels(shown)]
     return made
 
 
@@ -215,7 +213,6 @@ def error(found: MetricValue) -> MetricValue:
 
 
 def resolved(found: MetricValue) -> bool:
-    """Whether an error exceeds its noise."""
     return math.isfinite(found.value) and found.value > max(found.bar, TINY)
 
 
@@ -263,8 +260,7 @@ def convergences(ranking: Ranking, drawn: Layout) -> list[Plot]:
         points = {p: frame.point(p, bar, told[p] + more, mark) for p, (bar, more, mark) in looks.items()}
         for here in frame.panels(clear):
             fits = {line: fit for line, members in frame.lines(here) if (fit := _fit(frame, members))}
-            made.append(Plot(frame, here, points, fits))
-            made[-1].slopes = [(line, quantity(*fit)) for line, fit in fits.items()]
+            made.append(Plot(frame, here, points, (), fits))
     return made
 
 

@@ -29,7 +29,6 @@ class PublishedValue:
 
 
 def attach(row: dict[str, Any], values: Sequence[PublishedValue]) -> dict[str, Any]:
-    """Return the row with the values that are for it as ``published``: {metric: {value, stderr}}."""
     found = {v.metric: {"value": v.value, "stderr": v.stderr} for v in values if v.fits(row)}
     return {**row, "published": found} if found else row
 

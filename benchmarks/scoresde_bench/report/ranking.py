@@ -15,8 +15,6 @@ Values are compared within one target only, because metrics of different targets
 one combination are one row, with the standard error across them (:mod:`.combinations`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -104,7 +102,6 @@ class MetricValue:
 
 
 def metric_value(row: ResultRow, metric: str) -> MetricValue | None:
-    """Return the metric of a row, or None if the row is not done or lacks it."""
     entry: dict[str, Any] | None = (row.get("metrics") or {}).get(metric) if is_done(row) else None
     if not entry:
         return None
@@ -120,7 +117,7 @@ class Standing:
     ``label`` names the best row among the rows of its target, without the target.
     """
 
-    def __init__(self, ranking: Ranking, metric: str, target: str | None) -> None:
+    def __init__(self, ranking: "Ranking", metric: str, target: str | None) -> None:
         positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
         names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
         measured = ranking.measured(metric, target)

@@ -33,8 +33,6 @@ TINY = 1e-300
 
 
 class Tick(NamedTuple):
-    """A position on an axis and its text."""
-
     at: float
     text: str
 
@@ -93,7 +91,6 @@ class Axis:
 
 
 def across(costs: Sequence[float]) -> Axis:
-    """The horizontal axis of positive costs."""
     low, high = min(costs), max(costs)
     return Axis(Scale("logarithmic" if high / low >= 4 else "linear"), low, high, LEFT + MARGIN, RIGHT - MARGIN)
 
