@@ -64,11 +64,12 @@ def skip(sampler: Sampler, sde: SDE, shape: tuple[int, ...]) -> str | None:
 
 @attrs.frozen
 class Samples:
-    """The samples (n, *shape) of a run, function evaluations per sample, and synchronised seconds."""
+    """The samples (n, *shape) of a run, function evaluations per sample, synchronised seconds, calls of the model."""
 
     x: Tensor
     nfe: float
     seconds: float
+    calls: int
 
 
 @torch.no_grad()
@@ -102,7 +103,7 @@ def sample(
         raise UsageError(reason)
     whole, model = model, model.informed(n, seed, first).framed()
     size, parts = min(batch_size or n, n), []
-    before, started = whole.rows, _now(device)
+    before, started = (whole.rows, whole.calls), _now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
         noise = Noise(seed, model.shape, count, start=first + start, device=device, dtype=dtype)
@@ -115,7 +116,8 @@ def sample(
             x = frame.enter(x, known.sde.t_max) if frame else x
         x = sampler.run(x, known, noise, observe)
         parts.append(frame.drop(x) if frame else x)
-    return Samples(torch.cat(parts), (whole.rows - before) / n, _now(device) - started)
+    rows, calls = whole.rows - before[0], whole.calls - before[1]
+    return Samples(torch.cat(parts), rows / n, _now(device) - started, calls)
 
 
 def _now(device: torch.device | str) -> float:

@@ -13,8 +13,9 @@ from scoresde_core.loss import Draws
 from scoresde_core.noise import Noise
 from scoresde_plugins.commands.train_dequantizer import DequantizationLoss
 from scoresde_plugins.dequantizers.flowpp import FlowPP, merge, split
-from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim
+from scoresde_plugins.likelihood.bits_per_dim import bits_per_dim, measure
 from scoresde_plugins.likelihood.bound import likelihood_bound
+from scoresde_plugins.likelihood.likelihood import FlowDensity
 from scoresde_plugins.targets.gaussian import GaussianTarget
 from scoresde_run.commands.shell import main
 from scoresde_run.data.dequantizer import Dequantizer
@@ -192,6 +193,40 @@ class TestTraining:
         dequantizer = create("dequantizers", f"variational[checkpoint={trained / 'run'}]")
         with pytest.raises(FileError, match=r"for images of shape \[1, 2, 4\], not \[1, 4, 4\]"):
             dequantizer.dequantize(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), lambda: torch.zeros(2, 1, 4, 4))
+
+
+class TestTruncatedNormal:
+    def test_it_is_the_noise_of_a_model_of_grey_levels(self):
+        """Under the exact score of one level, q and p are the same normal law, but q is cut to the cell."""
+        level = torch.full((3, 1, 2, 2), 128, dtype=torch.uint8)
+        model = ExactScore(GaussianTarget((1, 2, 2), mean=2 * 128 / 255 - 1, std=1e-5), create("sdes", "vp"))
+        at = model.sde.float_level(1e-4)
+        cells = at.sigma / at.alpha * 255 / 2
+        density = FlowDensity(trace="exact", t_min=1e-4)
+        found = measure(density, model, level, repeats=2, dequantizer=create("dequantizers", "truncated_normal"))
+        assert 0.3 < cells < 0.6
+        cut = -math.log2(math.erf(0.5 / cells / math.sqrt(2)))
+        torch.testing.assert_close(found.values, torch.full_like(found.values, cut), rtol=0, atol=3e-3)
+
+    def test_a_large_scale_is_uniform(self):
+        images = torch.zeros(4000, 1, 1, 1, dtype=torch.uint8)
+        noise = Noise(0, (1, 1, 1), 4000)
+        u, log_q = create("dequantizers", "truncated_normal[std=50]").dequantize(images, noise.at(0, "u"))
+        assert float(log_q.abs().max()) < 1e-4
+        torch.testing.assert_close(u.flatten().sort().values, (torch.arange(4000) + 0.5) / 4000, rtol=0, atol=0.03)
+
+    def test_its_law_is_that_of_rejection(self):
+        """The variance of a normal law cut at half a cell is s^2 (1 - 2 e phi(e) / (2 Phi(e) - 1)), e = 1 / (2 s)."""
+        images, noise = torch.zeros(20_000, 1, 1, 2, dtype=torch.uint8), Noise(1, (1, 1, 2), 20_000)
+        u, _ = create("dequantizers", "truncated_normal[std=0.3]").dequantize(images, noise.at(0, "u"))
+        e = 0.5 / 0.3
+        share = 2 * e * math.exp(-(e**2) / 2) / math.sqrt(2 * math.pi) / math.erf(e / math.sqrt(2))
+        assert float(u.var()) == pytest.approx(0.09 * (1 - share), rel=0.03)
+        assert abs(float(u.mean()) - 0.5) < 4 * 0.3 / math.sqrt(40_000)
+
+    def test_without_a_model_it_asks_for_its_scale(self):
+        with pytest.raises(UsageError, match="give std="):
+            create("dequantizers", "truncated_normal").dequantize(torch.zeros(1, 1), lambda: torch.zeros(1, 1))
 
 
 class TestWrong:

@@ -77,6 +77,32 @@ class TestMeasure:
         torch.testing.assert_close(found.bits.per_image, truth, rtol=0, atol=8e-3)
         assert abs(found.bits.mean - float(truth.mean())) < 2e-3
 
+    def test_more_draws_reach_the_probability(self):
+        """A pixel much narrower than its cell: the bound of one draw is loose, that of 64 is the mass of the cell."""
+        std = 0.3 * 2 / 256
+        target = GaussianTarget((1, 1, 1), mean=1 / 256, std=std)
+        grey, density = torch.full((40, 1, 1, 1), 128, dtype=torch.uint8), FlowDensity(trace="exact", t_min=1e-6)
+        truth = -math.log2(math.erf(0.5 / 0.3 / math.sqrt(2)))
+        above = []
+        for draws in (1, 8, 64):
+            bits = measure(density, ExactScore(target, VP), grey, draws=draws).bits
+            assert bits.mean > truth - 4 * bits.stderr
+            above.append(bits.mean - truth)
+        assert above[0] > 4 * above[1] > 16 * above[2]
+
+    def test_draws_share_their_probes(self):
+        """The error of the probes is the same in all draws of a Gaussian, and so outside the average over them."""
+        target = GaussianTarget((1, 1, 2), covariance=((1.0, 0.9), (0.9, 1.0)))
+        grey = torch.randint(100, 150, (5, 1, 1, 2), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+
+        def bits(trace, draws):
+            density = FlowDensity(trace=trace, rtol=1e-8, atol=1e-8)
+            return measure(density, ExactScore(target, VP), grey, repeats=2, draws=draws).values
+
+        one, many = (bits("rademacher", draws) - bits("exact", draws) for draws in (1, 5))
+        assert float(one.abs().min()) > 0.01
+        torch.testing.assert_close(one, many, rtol=0, atol=1e-5)
+
     def test_of_mnist_mfa_with_exact_divergence(self):
         """784 dimensions, the trace exact: below 2e-3 bits/dim."""
         target = MNISTMFATarget()
@@ -194,6 +220,9 @@ WRONG = {
     "set of a target": (["--target", "mixture2d", "--set", "a.b=1"], "--set has no effect on a --target"),
     "no images": (["--target", "mixture2d", "--images", "0"], "--images must be at least 1, got 0"),
     "repeats": (["--target", "mixture2d", "--repeats", "0"], "--repeats must be at least 1, got 0"),
+    "draws": (["--target", "mixture2d", "--draws", "0"], "--draws must be at least 1, got 0"),
+    "draws of floats": (["--target", "mixture2d", "--draws", "2"], "these data are floats"),
+    "draws of the bound": (["--target", "mnist_mfa", "--draws", "2", "--bound"], "leave one of them out"),
     "trace": (["--target", "mixture2d", "--trace", "hutch"], "trace must be 'rademacher' or 'gaussian' or 'exact'"),
     "probes": (["--target", "mixture2d", "--probes", "0"], "probes"),
     "method": (["--target", "mixture2d", "--method", "rk4"], "dopri5"),

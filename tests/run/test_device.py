@@ -71,7 +71,10 @@ def test_every_target(target):
     check("pc[corrector=langevin,steps=5]", target=target)
 
 
-@pytest.mark.parametrize("text", ["ode[method=bosh3,rtol=1e-3,atol=1e-3]", "adaptive_sde[rel_tol=1,abs_tol=0.2]"])
+ADAPTIVE = ("ode[method=bosh3,rtol=1e-3,atol=1e-3]", "adaptive_sde[rel_tol=1,abs_tol=0.2]", "paradigms[window=4]")
+
+
+@pytest.mark.parametrize("text", ADAPTIVE)
 def test_adaptive_samplers_stay_on_the_device(text):
     sampler, exact = create("samplers", text), create("targets", "mixture2d")
     expected = draw(sampler, ExactScore(exact, create("sdes", "vp")))

@@ -66,7 +66,7 @@ def test_samplers_of_fixed_steps(text):
     draw(text)
 
 
-@pytest.mark.parametrize("text", ["ode", "adaptive_sde"])
+@pytest.mark.parametrize("text", ["ode", "adaptive_sde", "paradigms"])
 def test_samplers_that_choose_their_steps_read_the_state(text):
     with pytest.raises(Waiting):
         draw(text)
@@ -74,7 +74,7 @@ def test_samplers_that_choose_their_steps_read_the_state(text):
 
 def test_every_sampler_is_here():
     of_other_libraries = {"azula", "deepinv", "diffusers", "flow_matching", "k_diffusion", "sbi"}
-    assert set(names("samplers")) - of_other_libraries == {"pc", "ode", "adaptive_sde"}
+    assert set(names("samplers")) - of_other_libraries == {"pc", "ode", "adaptive_sde", "paradigms"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -30,7 +30,7 @@ NOW, EARLIER = "now", "with an earlier "
 SETTING = ("run", *IDENTITY, "parameters", "plugins", "sources", "files", "timing")
 """Keys that, with the kind of device, identify a setting."""
 MEASURED = {
-    *("nfe", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
+    *("nfe", "calls", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
     *("cell_seconds", "evaluation_seconds"),
 }
 

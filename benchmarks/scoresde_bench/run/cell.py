@@ -84,7 +84,7 @@ class Bench:
         environment.reset_peak_memory(device)
         drawn, size = self._draw(cell, model, device, progress)
         found: Row = {
-            **{"batch_size": size, "nfe": drawn.nfe, "seconds": drawn.seconds},
+            **{"batch_size": size, "nfe": drawn.nfe, "calls": drawn.calls, "seconds": drawn.seconds},
             "samples_per_second": cell.samples / drawn.seconds,
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),

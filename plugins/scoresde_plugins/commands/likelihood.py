@@ -52,6 +52,8 @@ class LikelihoodCommand(Command):
         add = parser.add_argument
         add("--images", type=int, metavar="N", help="N images, the same for every seed (default: all)")
         add("--repeats", type=int, default=1, metavar="N", help="passes, each with its own noise")
+        text = "average the probability over K draws of dequantisation noise: a tighter bound (default: 1)"
+        add("--draws", type=int, default=1, metavar="K", help=text)
         add("--dequantizer", metavar="X", help="of uint8 images (default: uniform)")
         add("--t-min", type=parse_value, metavar="T", help="time of the data (default: as trained)")
         add("--latents", action="store_true", help="also write the latents")
@@ -69,7 +71,7 @@ class LikelihoodCommand(Command):
         add("--no-offset", action="store_true", help="leave out the step from t_min to the data")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        check_counts(arguments, "images", "repeats", "batch_size")
+        check_counts(arguments, "images", "repeats", "draws", "batch_size")
 
         from ..evaluate.measure import run_together
 
@@ -89,6 +91,8 @@ def find_density(arguments: argparse.Namespace) -> Density:
     if arguments.bound is not None and (flow or arguments.latents):
         names = ", ".join(f"--{name}" for name in [*flow, *["latents"] * arguments.latents])
         raise UsageError(f"the bound solves no ODE: leave {names} out")
+    if arguments.bound is not None and arguments.draws > 1:
+        raise UsageError("--draws averages densities, and the variational bound is none: leave one of them out")
     if arguments.bound is None:
         return build(FlowDensity, {**flow, **common}, "the likelihood")  # type: ignore[no-any-return]
     return build(BoundDensity, {"form": arguments.bound, **bound, **common}, "the bound")  # type: ignore[no-any-return]
@@ -116,10 +120,12 @@ def _prepare(
         density = attrs.evolve(density, t_min=trained_t_min(opened.plan, registry))  # type: ignore[misc]
     fingerprint = Fingerprint(registry)
     share, truth = _share(opened)
+    if arguments.draws > 1 and share.batch(0)[1].is_floating_point():
+        raise UsageError("--draws averages over dequantisation noise, and these data are floats: leave it out")
     dataset = share.unread(find_events(arguments.dataset, opened))
     asked = SplitLikelihood(
         share, opened.sde, density, dequantizer, arguments.repeats, arguments.seed, opened.units, truth,
-        arguments.latents, fingerprint=fingerprint, parts=(density, dequantizer, truth, dataset),
+        arguments.latents, arguments.draws, fingerprint=fingerprint, parts=(density, dequantizer, truth, dataset),
     )  # fmt: skip
     plan = opened.plan
     parts = {"sde": opened.sde, "network": plan and plan.network, "model": plan and attrs.asdict(plan.config.model)}
@@ -162,6 +168,7 @@ def _protocol(arguments: argparse.Namespace, opened: OpenedModel, asked: SplitLi
     share, units, floats = asked.share, asked.units, asked.share.batch(0)[1].is_floating_point()
     head = {"format": FORMAT, "version": VERSION, **opened.origin, "sde": repr(opened.sde)}
     data = {**share.source, "of": len(share.events), "images": len(share.indices), "repeats": asked.repeats}
+    data |= {"draws": asked.draws} if asked.draws > 1 else {}
     data |= {"seed": asked.seed, "batch_size": share.batch_size}
     data |= {"dequantizer": "none, the data are floats" if floats else arguments.dequantizer or "uniform"}
     data |= {"range": list(units.range)} if not floats else {}

@@ -66,7 +66,7 @@ class SplitLoss(EventMeasure):
 class SplitLikelihood(EventMeasure):
     """Bits per dimension under a density; images are dequantised, points are not."""
 
-    name, stated = "likelihood", ("density", "dequantizer", "repeats", "seed", "target", "latents")
+    name, stated = "likelihood", ("density", "dequantizer", "repeats", "draws", "seed", "target", "latents")
 
     sde: SDE
     density: Density
@@ -79,6 +79,8 @@ class SplitLikelihood(EventMeasure):
     """An exact target on the CPU, whose own bits are measured too."""
     latents: bool = False
     """Whether to keep the latents."""
+    draws: int = 1
+    """Draws of dequantisation noise over which each repeat averages the probability."""
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -89,7 +91,7 @@ class SplitLikelihood(EventMeasure):
         exact = None if self.target is None else partial(_log_prob, self.target.to("cpu", torch.float64))
         found = measure(
             self.density, self.share.told(model.score, k), events.to(model.device),
-            repeats=self.repeats, seed=self.seed, first=first, exact=exact, units=self.units,
+            repeats=self.repeats, draws=self.draws, seed=self.seed, first=first, exact=exact, units=self.units,
             dequantizer=self.dequantizer, dtype=model.dtype,
         ).tensors  # fmt: skip
         if not bool(found["values"].isfinite().all()):

@@ -134,6 +134,7 @@ class Density(ABC):
     name: ClassVar[str]
     follows: ClassVar[str]
     discrete: bool
+    t_min: float
 
     @abstractmethod
     def measure(self, model: ScoreModel, x: Tensor, seed: int = 0, first: int = 0) -> LogDensities:

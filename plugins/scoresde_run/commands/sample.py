@@ -129,7 +129,7 @@ def _sample(opened: OpenedModel) -> int:
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
     about |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
-    about |= {"nfe": drawn.nfe, "seconds": round(drawn.seconds, 3)}
+    about |= {"nfe": drawn.nfe, "calls": drawn.calls, "seconds": round(drawn.seconds, 3)}
 
     def write(folder: Path) -> list[str]:
         note = _write(folder, opened, drawn.x.cpu(), _known(observation, opened, n))

@@ -19,7 +19,7 @@ _FIELDS = {
     "text": "cell status reason target checkpoint network sde known sampler predictor corrector grid guidance "
     "precision compile dtype device torch python platform scoresde git date command picture traceback run measured "
     "folder",
-    "an integer": "schema steps training_step seed samples batch_size",
+    "an integer": "schema steps training_step seed samples batch_size calls",
     "a number": "nfe seconds samples_per_second compile_seconds evaluation_seconds cell_seconds peak_memory_bytes",
     "true or false": "tf32 timing",
     "a mapping": "parameters plugins sources files metrics metrics_skipped warnings published costs",
