@@ -72,6 +72,8 @@ def _parser() -> Parser:
     run.add_argument("--suite", nargs="+", action="extend", metavar="X", help="suites to run, by name or as YAML files")
     run.add_argument("--samples", type=int, metavar="N", help=f"samples per cell (default: {axes.SAMPLES})")
     run.add_argument("--batch-size", type=int, metavar="N", help="samples drawn at a time (default: all)")
+    text = f"observations of a cell with a condition, which share its samples (default: {axes.OBSERVATIONS})"
+    run.add_argument("--observations", type=int, metavar="K", help=text)
     add_shared(run, "device")
     run.add_argument("--tf32", action="store_true", help="allow TF32 matrix products on a GPU (recorded)")
     run.add_argument("--timing", action="store_true", help="measure speed: run one cell per device at a time")
@@ -122,15 +124,18 @@ def _run(given: list[str]) -> int:
 
 def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Block], list[PublishedValue]]:
     """The blocks to run, with the command line's axes over those of suites, and the suites' published values."""
-    check_counts(arguments, "samples", "batch_size", "jobs")
+    check_counts(arguments, "samples", "batch_size", "observations", "jobs")
     given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
     suites = [find_suite(registry, name) for name in arguments.suite or ()]
     blocks = [block.replaced(given) for suite in suites for block in suite.blocks] or [Block(given)]
-    numbers = {name: getattr(arguments, name) for name in ("samples", "batch_size") if getattr(arguments, name)}
+    counts = ("samples", "batch_size", "observations")
+    numbers = {name: getattr(arguments, name) for name in counts if getattr(arguments, name)}
     if arguments.timing:
         numbers["timing"] = True
     blocks = [attrs.evolve(block, **numbers) for block in blocks]
     for block in blocks:
+        if arguments.observations and not block["condition"]:
+            raise UsageError("--observations has no effect: add a --condition, such as linear[operator=mask,noise=0.3]")
         for axis in axes.CHOICES:
             axes.words(axis, block[axis])
     return blocks, [value for suite in suites for value in suite.published]

@@ -9,6 +9,7 @@ from .data.dataset import Events as Events
 from .data.dataset import Split as Split
 from .data.dequantizer import Dequantizer as Dequantizer
 from .data.evidence import Evidence as Evidence
+from .data.evidence import Observed as Observed
 from .data.evidence import Reference as Reference
 from .data.units import Units as Units
 from .features.extraction import EventSet as EventSet

@@ -10,6 +10,7 @@ only by chance, and count what ``scoresde-bench compare`` calls worse or better.
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import attrs
@@ -18,13 +19,18 @@ from scoresde_bench.report.compare import RunComparison as compare
 from scoresde_bench.report.result_sets import ResultSet
 from scoresde_core import ExactScore, create, default_registry
 from scoresde_plugins.extractors.identity import Identity
-from scoresde_run.data.evidence import Evidence, Reference
+from scoresde_run.data.evidence import Evidence, Observed, Reference
 from scoresde_run.features.extraction import Features
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from exact_posterior import law_of
 
 LAWS = {
     "gaussian[shape=[2]]": "gaussian[shape=[2],mean=0.7,std=1.2]",
     "mixture2d": "mixture2d[imbalance=4]",
     "gaussian[shape=[12],decay=1]": "gaussian[shape=[12],decay=1,mean=0.3]",
+    "gaussian[shape=[1,11,11],decay=2]": "gaussian[shape=[1,11,11],decay=2,mean=0.3]",
 }
 """Targets, and the laws of shifted samples."""
 KINDS = ("exact", "shifted")
@@ -34,6 +40,8 @@ CHEAP = {
     "frechet": {"draws": 2000},
 }
 """Parameters that reduce the time."""
+EACH = 20
+"""Samples of an observation."""
 SILENT = 1e-9
 """Scatter, relative to the value or to 1, that counts as rounding."""
 
@@ -64,6 +72,17 @@ def example(name):
     return getattr(default_registry().load("evaluators", name), "example", {})
 
 
+def given(judge, other, target, n, r):
+    """Samples of ``other`` and what they are given: nothing, or observations of ``target``."""
+    if "observed" not in judge.needs:
+        return other.sample(n, seed=100_000 + r), {}
+    events = target.sample(n // EACH, seed=200_000 + r)
+    known = create("conditions", "linear[operator=mask,noise=0.3]", seed=r).observe(events.double())
+    laws = (law_of(other.as_mixture(), known, k) for k in range(len(events)))
+    drawn = torch.cat([law.sample(EACH, seed=1_000 * r + k) for k, law in enumerate(laws)])
+    return drawn, {"observed": Observed(events, known)}
+
+
 def repeat(name, law, kind, repetitions, n):
     """Return the metrics (repetitions, metrics) of an evaluator; empty if it is skipped."""
     target = create("targets", law)
@@ -72,10 +91,10 @@ def repeat(name, law, kind, repetitions, n):
     judge = create("evaluators", name, **{**example(name), **CHEAP.get(name, {})})
     found = []
     for r in range(repetitions):
+        samples, more = given(judge, other, target, n, r)
         evidence = Evidence(
-            other.sample(n, seed=100_000 + r), reference=WithoutFloor(target, n, seed=r),
-            sampler=sampler, model=ExactScore(other, sde),
-        )  # fmt: skip
+            samples, reference=WithoutFloor(target, n, seed=r), sampler=sampler, model=ExactScore(other, sde), **more
+        )
         if judge.skip(evidence):
             return []
         found.append(judge.evaluate(evidence))

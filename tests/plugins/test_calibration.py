@@ -35,21 +35,32 @@ PIECES = {
     "log_likelihood": [N],
     "likelihood_bound": [N],
     "gaussian_w2": [math.inf],
+    "posterior_moments": [2, 2, 2],
+    "posterior_coverage": [2, 2, 2],
+    "posterior_distance": [2, 2],
+    "residual": [2],
+    "restoration": [2, 2, 2],
 }
 """Independent pieces that each error is found from; a closed form has no error."""
 
 
-COMPONENTS = ("mode_weights", "tilted_distance")
+COMPONENTS = ("mode_weights", "tilted_distance", "posterior_distance")
 """Evaluators that need a target with components."""
+
+
+def law_for(name: str) -> str:
+    if name == "restoration":
+        return "gaussian[shape=[1,11,11],decay=2]"
+    return "mixture2d" if name in COMPONENTS else "gaussian[shape=[2]]"
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_an_error_says_how_many_pieces_it_was_found_from(name):
-    target = create("targets", "mixture2d" if name in COMPONENTS else "gaussian[shape=[2]]")
+    target = create("targets", law_for(name))
     parts = {"model": ExactScore(target, create("sdes", "vp")), "sampler": create("samplers", "pc[steps=3]")}
-    found = create("evaluators", name, **STUDY["example"](name)).evaluate(
-        Evidence(target.sample(N, seed=1) + 0.2, target=target, **parts)
-    )
+    judge = create("evaluators", name, **STUDY["example"](name))
+    samples, more = STUDY["given"](judge, target, target, N, 1)
+    found = judge.evaluate(Evidence(samples + 0.2, target=target, **parts, **more))
     if name == "sliced_wasserstein":  # with the directions, by Welch and Satterthwaite
         assert [31 <= metric.df <= 31 + 255 for metric in found] == [True]
         return
@@ -75,8 +86,7 @@ SILENT = [("gaussian_w2", kind) for kind in ("exact", "shifted")] + [("log_likel
 
 @cache
 def repeated(name: str, kind: str) -> list[list[Metric]]:
-    law = "mixture2d" if name in COMPONENTS else "gaussian[shape=[2]]"
-    found: list[list[Metric]] = STUDY["repeat"](name, law, kind, FEWER.get(name, REPETITIONS), SAMPLES)
+    found: list[list[Metric]] = STUDY["repeat"](name, law_for(name), kind, FEWER.get(name, REPETITIONS), SAMPLES)
     return found
 
 

@@ -16,11 +16,13 @@ COMPONENT_AXES: Mapping[str, str] = {
     "corrector": "correctors",
     "grid": "grids",
     "guidance": "guidances",
+    "condition": "conditions",
+    "method": "conditions",
 }
 """Axes whose values are components, and the kinds of those components."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that set a parameter of the sampler; without effect on samplers that lack it."""
-KNOWN_AXES = ("known", "guidance")
+KNOWN_AXES = ("known", "guidance", "condition", "method")
 """Axes that a cell has only if they are given: what is known of samples, and how it guides them."""
 LEARNED_AXES: Mapping[str, str] = {"checkpoint": "checkpoints", "network": "presets"}
 """Axes that replace a target's exact score and define their own SDE, and the kinds of their values."""
@@ -39,6 +41,8 @@ _AXES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sde": (("ve", "vp", "subvp"), "forward process"),
     "known": ((), "what is known of all samples of a cell: class=3, class=[0,3] for two cells"),
     "guidance": ((), "away from another score: cfg[scale=2], autoguidance[...]"),
+    "condition": ((), "problem whose posterior is sampled: linear[operator=mask,noise=0.3], inpaint, colorize"),
+    "method": ((), "how, under --condition: exact, mmps, dps[scale=0.1], repaint, ... (default there: replacement)"),
     "sampler": (("pc",), "sampling loop: pc, ode, ..."),
     "predictor": (("reverse_diffusion",), "reverse-time step"),
     "corrector": (("none",), "MCMC steps at each noise level"),
@@ -58,7 +62,9 @@ DEFAULTS = {axis: default for axis, (default, _) in _AXES.items()}
 HELP = {axis: text for axis, (_, text) in _AXES.items()}
 UNNAMED: Mapping[str, str] = {"grid": "the predictor's own", "known": "nothing"}
 """How help describes an axis without a default."""
-SAMPLES = 1024
+POSTERIOR = ("posterior_moments", "posterior_coverage", "posterior_distance", "residual", "restoration")
+"""The evaluators by default under a condition."""
+SAMPLES, OBSERVATIONS = 1024, 8
 LIMITS = {"steps": (1, 10**9), "seed": (0, 2**63 - 1)}
 """Axes whose values are integers, with the least and the largest value."""
 MOST_CELLS = 100_000

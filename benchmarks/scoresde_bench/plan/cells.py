@@ -18,9 +18,13 @@ from scoresde_core import Evaluator, Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
 from .axes import COMPONENT_AXES, LEARNED_AXES
+from .problem import Problem
 from .score_sources import ScoreSource
 
-TITLE = ("target", "checkpoint", "network", "sde", "known", "sampler", "predictor", "corrector", "grid", "guidance")
+TITLE = (
+    *("target", "checkpoint", "network", "sde", "known", "condition", "method"),
+    *("sampler", "predictor", "corrector", "grid", "guidance"),
+)
 
 
 @attrs.frozen(slots=False)
@@ -46,6 +50,8 @@ class Cell:
     device: str
     fingerprint: Fingerprint
     timing: bool
+    problem: Problem | None = None
+    """What its samples are given."""
     files: tuple[str, ...] | None = None
     """Files that count for the key; None: all that exist."""
 
@@ -71,12 +77,14 @@ class Cell:
         }
         found |= {axis: getattr(self, axis) for axis in ("steps", "seed", "dtype", "precision", "compile")}
         numbers = {"samples": self.samples, "batch_size": self.batch_size, "timing": self.timing}
+        numbers |= {} if self.problem is None else {"observations": self.problem.count}
         single = {axis: [value] for axis, value in found.items() if value is not None}
         return {**single, "evaluator": [*self.judges], **numbers}
 
     @property
     def _parts(self) -> dict[str, Any]:
-        return {**self.source.parameters, "sampler": self.sampler}
+        given = {} if self.problem is None else self.problem.parameters
+        return {**self.source.parameters, "sampler": self.sampler, **given}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -120,6 +128,8 @@ class Cell:
             return f"a network in {self.dtype} cannot run in {self.precision}: use --dtype float32"
         unknown = None if self.source.has_network else self.source.sde.skip_target(self.source.target)
         unfit = unknown or skip(self.sampler, self.source.sde, self.source.shape)
+        if self.problem is not None:
+            unfit = unfit or self.problem.refusal(self.sampler, self.source)
         return unfit or self.source.lacks or self.sampler.skip_model(self.source.view)
 
     @property

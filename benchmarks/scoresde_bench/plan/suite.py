@@ -33,7 +33,7 @@ from scoresde_run.commands.options import MOST
 from scoresde_run.machine import document, inputs
 from scoresde_run.models import names
 from ..report.published import PublishedValue
-from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, LIMITS, SAMPLES, numbers
+from .axes import COMPONENT_AXES, DEFAULTS, LEARNED_AXES, LIMITS, OBSERVATIONS, POSTERIOR, SAMPLES, numbers
 
 FORMAT = 1
 
@@ -52,12 +52,16 @@ class Block:
     axes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_typed)
     samples: int = SAMPLES
     batch_size: int | None = None
+    observations: int = OBSERVATIONS
+    """How many events are observed, under a condition; samples are divided among them."""
     timing: bool = False
     """Whether its cells measure speed, so that each needs a device to itself."""
     for_sdes: tuple[str, ...] = ()
     """Names of the SDEs that it is for; empty: any."""
 
     def __getitem__(self, axis: str) -> tuple[Any, ...]:
+        if axis == "evaluator" and axis not in self.axes and self.axes.get("condition"):
+            return POSTERIOR
         return self.axes[axis] if axis in self.axes else _typed({axis: DEFAULTS[axis]})[axis]
 
     @property
@@ -170,7 +174,7 @@ def read_block(data: Any, where: str, problems: list[str]) -> Block:
             if not values and axis != "evaluator" and DEFAULTS[axis]:
                 problems.append(f"{where}: {axis} has no value: give one or more, or remove it")
             texts[axis] = tuple(_text(axis, value, where, problems) for value in values)
-    for name in ("samples", "batch_size"):
+    for name in ("samples", "batch_size", "observations"):
         value = data.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
             bound = f"at most {MOST}" if isinstance(value, int) and value > MOST else "at least 1"

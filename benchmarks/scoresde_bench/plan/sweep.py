@@ -6,17 +6,18 @@ several components, also inside a nested component: ``pc[predictor=ddim[eta=[0,1
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from scoresde_core import OURS, Parameter, Registry, Sampler, Spec, UsageError, parameters, parse
+from scoresde_core import OURS, Evaluator, Parameter, Registry, Sampler, Spec, UsageError, parameters, parse
 from scoresde_core.components import split
 from scoresde_core.kinds import kind_of
 from scoresde_run import Fingerprint, GuidedSampler
 from . import axes
 from .axes import COMPONENT_AXES, DEFAULTS, SAMPLER_AXES
 from .cells import Cell
+from .problem import Problem
 from .score_sources import ScoreSource, exact_sources, learned_sources, told
 from .suite import Block, clear
 
@@ -87,6 +88,8 @@ class Sweep:
         if not found:
             meant = ", ".join(dict.fromkeys(name for block in blocks for name in block.for_sdes))
             raise UsageError(f"no block of this suite fits the checkpoint's SDE; they are for {meant}")
+        if "condition" in asked and all(cell.skip for cell in found):
+            raise UsageError(str(found[0].skip))
         if self.prepare:
             for evaluator in {id(judge): judge for cell in found for judge in cell.judges.values()}.values():
                 evaluator.prepare()
@@ -125,13 +128,36 @@ class Sweep:
         shared: dict[str, Any] = {"samples": block.samples, "batch_size": size, "timing": block.timing}
         judges = sweep(self.registry, "evaluators", self._texts(block, "evaluator"))
         shared["judges"] = {str(spec): self._once("evaluators", spec) for spec in judges}
+        given = self._given(block, specs, shared["judges"])
         shared |= {"device": self.device, "fingerprint": self._fingerprint}
         # Cells that share a model, and then those that share exact samples, run in sequence.
-        for source, mode, precision, seed, dtype, (sampler, names) in itertools.product(
-            sources, modes, precisions, seeds, dtypes, samplers.values()
+        for source, mode, precision, seed, dtype, pair, (sampler, names) in itertools.product(
+            sources, modes, precisions, seeds, dtypes, given, samplers.values()
         ):
             how: dict[str, Any] = {"seed": seed, "dtype": dtype, "precision": precision, "compile": mode}
+            if pair is not None:
+                how["problem"] = Problem.of(self.registry, source, pair, block.observations, seed)
+                names = {**names, "condition": str(pair[0]), "method": str(pair[1])}
             yield Cell(names={**source.names, **names}, source=source, sampler=sampler, **how, **shared)
+
+    def _given(
+        self, block: Block, specs: dict[str, list[Spec]], judges: Mapping[str, Evaluator]
+    ) -> Sequence[tuple[Spec, Spec] | None]:
+        """The conditions of a block with their methods, or None alone; an evaluator that does not fit is refused."""
+        conditions, methods, alone = specs["condition"], specs["method"], block.observations == block.samples
+        if methods and not conditions:
+            raise UsageError("--method needs a problem: add a --condition, such as linear[operator=mask,noise=0.3]")
+        if conditions and block.samples % block.observations:
+            raise UsageError(f"{block.samples} samples cannot be divided among {block.observations} observations: "
+                             "make --samples a multiple of --observations")  # fmt: skip
+        for text, judge in judges.items():
+            if "observed" in judge.needs and not conditions:
+                raise UsageError(f"--evaluator {text} judges samples given y: add a --condition")
+            if conditions and "observed" not in judge.needs and not alone:
+                raise UsageError(
+                    f"--evaluator {text} judges samples that are not given y: take {' '.join(axes.POSTERIOR)}"
+                )
+        return [*itertools.product(conditions, methods or [Spec("replacement")])] or [None]
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:
         """The values of an axis; default names always mean our components."""

@@ -24,13 +24,13 @@ from scoresde_run.results.certainty import mean, spread
 from scoresde_run.results.rows import changed
 from .labels import COMPONENT_AXES, ResultRow, as_float, freedom_of, is_done
 
-IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "batch_size")
+IDENTITY = (*COMPONENT_AXES, "steps", "training_step", "dtype", "tf32", "samples", "observations", "batch_size")
 """The axes that identify a combination."""
 NOW, EARLIER = "now", "with an earlier "
 SETTING = ("run", *IDENTITY, "parameters", "plugins", "sources", "files", "timing")
 """Keys that, with the kind of device, identify a setting."""
 MEASURED = {
-    *("nfe", "calls", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
+    *("nfe", "calls", "products", "seconds", "samples_per_second", "compile_seconds", "peak_memory_bytes"),
     *("cell_seconds", "evaluation_seconds"),
 }
 

@@ -19,7 +19,7 @@ from .result_sets import ResultSet
 from .verdicts import verdicts
 
 PARTS = ("value", "stderr", "floor", "floor_stderr")
-COSTS = ("nfe", "seconds", "samples_per_second", "peak_memory_bytes")
+COSTS = ("nfe", "products", "seconds", "samples_per_second", "peak_memory_bytes")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 MARKUP = re.compile(r"[|`\\]|~(?=~)|(?<=\])[(\[:]")
 ENDS, FACTS = ("cell", "status", "reason"), ("scoresde", "torch", "python", "git", "date")

@@ -13,13 +13,16 @@ ResultRow = Mapping[str, Any]
 """A result row as it is read from ``results.jsonl``."""
 
 COMPONENT_AXES = (
-    *("target", "checkpoint", "network", "sde", "known"),
+    *("target", "checkpoint", "network", "sde", "known", "condition", "method"),
     *("sampler", "predictor", "corrector", "grid", "guidance", "precision", "compile"),
 )
 """Axes on which a missing value is a choice like any other (no corrector, a network that is not compiled)."""
-NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "batch_size")
+NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "observations", "batch_size")
 """Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` are the pooled seeds."""
-SETTING_AXES = ("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "batch_size", "device", "torch")
+SETTING_AXES = (
+    *("steps", "training_step", "dtype", "tf32", "seed", "seeds", "samples", "observations", "batch_size"),
+    *("device", "torch"),
+)
 """Axes that always have a value; a row without one (a skipped cell) does not count as different."""
 AXES = ("run", "measured", *COMPONENT_AXES, *SETTING_AXES, "scoresde")
 TITLES = {"sde": "SDE", "batch_size": "batch", "tf32": "TF32", "training_step": "training step"}
@@ -32,6 +35,7 @@ _WORDS = {
 }
 _PATTERNS = {
     **{"steps": "{} steps", "training_step": "after {} training steps", "seed": "seed {}", "samples": "{} samples"},
+    **{"observations": "{} observations"},
     **{"batch_size": "batches of {}", "torch": "torch {}", "scoresde": "scoresde {}", "measured": "({})"},
     **{"precision": "network in {}", "compile": "compiled by {}"},
 }
@@ -39,6 +43,12 @@ _PATTERNS = {
 
 def is_done(row: ResultRow) -> bool:
     return row.get("status") == "done"
+
+
+def truth(row: ResultRow) -> str | None:
+    """Return what the samples of a row are compared with: its target or, under a condition, the posterior."""
+    target, condition = row.get("target"), row.get("condition")
+    return f"{target} given {condition}" if condition else target
 
 
 def title(axis: str) -> str:

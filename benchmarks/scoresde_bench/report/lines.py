@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import attrs
-from .labels import AXES, ResultRow, as_float, name, varying
+from .labels import AXES, ResultRow, as_float, name, truth, varying
 from .ranking import Ranking
 
 MANY = 500
@@ -55,7 +55,7 @@ class Layout:
 
 def _axes(rows: Sequence[ResultRow], joined: str) -> list[str]:
     differ = varying(rows)
-    return [axis for axis in AXES if axis in differ and axis not in ("target", "seed", "seeds", joined)]
+    return [axis for axis in AXES if axis in differ and axis not in ("target", "condition", "seed", "seeds", joined)]
 
 
 def _chosen(ranking: Ranking, joined: str) -> Mapping[int, ResultRow]:
@@ -67,7 +67,7 @@ def _chosen(ranking: Ranking, joined: str) -> Mapping[int, ResultRow]:
         return ranking.done
     axes, lines = _axes(list(ranking.done.values()), joined), dict[tuple[str, str], list[int]]()
     for position, row in ranking.done.items():
-        lines.setdefault((str(row.get("target")), name(row, axes)), []).append(position)
+        lines.setdefault((str(truth(row)), name(row, axes)), []).append(position)
     places: dict[int, int] = {}
     leading: set[int] = set()
     for metric in ranking.metrics:

@@ -30,7 +30,7 @@ import attrs
 import numpy as np
 from scoresde_core import Estimate
 from scoresde_run.results.certainty import spread
-from .labels import ResultRow, as_float, quantity
+from .labels import ResultRow, as_float, quantity, truth
 from .lines import CROWD, Layout, Line, pareto
 from .ranking import MetricValue, Ranking
 from .scales import HUGE, LEFT, RIGHT, TINY, Axis, across, cost_ticks, quality_ticks, up
@@ -145,7 +145,7 @@ class Plot:
         shown, up = [position for position in here if position in points], frame.up
         first, lines, costs = shown[0], frame.lines(shown), [frame.costs[position] for position in shown]
         self.metric, self.cost, self.axis, self.front = frame.metric, frame.cost, up.scale.kind, front
-        self.panel, self.target = frame.drawn.panels[first], frame.ranking.rows[first].get("target")
+        self.panel, self.target = frame.drawn.panels[first], truth(frame.ranking.rows[first])
         self.unit, self.better = frame.found[first].unit, frame.found[first].better
         self.series, gaps = [], len(lines) - 1
         leading = {*fits, *(frame.drawn.lines[p] for p in shown if points[p].mark in WINNERS or points[p].front)}

@@ -11,8 +11,8 @@ The cells of a run share their exact samples, which correlates them positively, 
 smaller: the rules err towards calling cells equal. The best of many is partly the luckiest; the cells tied with it
 belong to the answer.
 
-Values are compared within one target only, because metrics of different targets have no common scale. Several seeds of
-one combination are one row, with the standard error across them (:mod:`.combinations`).
+Values are compared within one target and condition only, because metrics of others have no common scale. Several seeds
+of one combination are one row, with the standard error across them (:mod:`.combinations`).
 """
 
 import math
@@ -24,7 +24,7 @@ import attrs
 from scoresde_core import Estimate, UsageError, near_misses
 from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_nonzero, quantile
 from .combinations import pool
-from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity
+from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity, truth
 
 MARGIN = 5.0
 """Margin for "as good as exact samples", in standard errors of their score."""
@@ -118,7 +118,7 @@ class Standing:
     """
 
     def __init__(self, ranking: "Ranking", metric: str, target: str | None) -> None:
-        positions = [position for position, row in enumerate(ranking.rows) if row.get("target") == target]
+        positions = [position for position, row in enumerate(ranking.rows) if truth(row) == target]
         names = dict(zip(positions, labels([ranking.rows[position] for position in positions]), strict=True))
         measured = ranking.measured(metric, target)
         found = {position: each for position, each in measured.items() if math.isfinite(each.value)}
@@ -167,7 +167,7 @@ class Ranking:
     def __init__(self, rows: Sequence[ResultRow], metric: str | None) -> None:
         self.rows, self.labels = list(rows), labels(rows)
         self.done = {position: row for position, row in enumerate(rows) if is_done(row)}
-        self.targets = list(dict.fromkeys(row.get("target") for row in self.done.values()))
+        self.targets = list(dict.fromkeys(truth(row) for row in self.done.values()))
         known = list(dict.fromkeys(name for row in self.done.values() for name in row.get("metrics") or {}))
         if metric is not None and known and metric not in known:
             raise UsageError(f"no done cell has the metric {metric!r}.{near_misses(metric, known)}")
@@ -226,7 +226,7 @@ class Ranking:
 
     def measured(self, metric: str, *target: str | None) -> dict[int, MetricValue]:
         """Return the values of a metric by position, those of one ``target`` if it is given."""
-        those = (position for position, row in self.done.items() if not target or row.get("target") in target)
+        those = (position for position, row in self.done.items() if not target or truth(row) in target)
         return {position: found for position in those if (found := self.value(position, metric))}
 
     def about(self, metric: str) -> tuple[str, str, list[str]]:

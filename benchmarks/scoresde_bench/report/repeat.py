@@ -12,8 +12,8 @@ from .labels import ResultRow
 
 PROGRAM = "scoresde-bench"
 OPTIONS = (
-    *("target", "checkpoint", "network", "sde", "known", "sampler", "predictor", "corrector", "grid"),
-    *("guidance", "steps", "seed", "dtype", "precision", "compile", "samples", "batch_size"),
+    *("target", "checkpoint", "network", "sde", "known", "condition", "method", "sampler", "predictor", "corrector"),
+    *("grid", "guidance", "steps", "seed", "dtype", "precision", "compile", "samples", "observations", "batch_size"),
 )
 """The options of a command, by the keys of a row."""
 _given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -60,6 +60,8 @@ def _tables(ranking: Ranking, console: Console, text: Callable[..., Text]) -> Ca
     floors = {target: found for target in ranking.targets if (found := _floors(ranking, target))}
     names = {title(axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
     names["NFE"] = [number_text(row, "nfe") for row in rows]
+    if any(row.get("products") is not None for row in rows):
+        names["Jacobian products"] = [number_text(row, "products") for row in rows]
     last = {f"published {name}": [published.text(row, name) for row in rows] for name in published.metrics(rows)}
     last["samples/s"] = [number_text(row, "samples_per_second", 3) for row in rows]
     values = {metric: _column(ranking, metric, floors.values()) for metric in ranking.metrics}

@@ -72,7 +72,7 @@ def verdicts(ranking: Ranking) -> list[Verdict]:
     for metric, target in product(ranking.metrics, ranking.targets):
         known = {line: _errors(ranking, rows, target, metric) for line, rows in lines.items()}
         known = {line: errors for line, errors in known.items() if len(errors) > 2}
-        rows = {line: [row for row in lines[line].values() if row.get("target") == target] for line in known}
+        rows = {line: [row for row in lines[line].values() if labels.truth(row) == target] for line in known}
         of = {line: (str(first.get("sde")), labels.library(first)) for line, (first, *_) in rows.items()}
         ends: dict[tuple[str, ...], list[float]] = defaultdict(list)  # under a process, and of a library under it
         for line, errors in known.items():
@@ -103,7 +103,8 @@ def _sampler(row: ResultRow) -> Mapping[str, Any]:
 
 
 def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
-    axes = [axis for axis in AXES if axis in varying(ranking.rows) and axis not in ("target", "steps", "seed", "seeds")]
+    apart = ("target", "condition", "steps", "seed", "seeds")
+    axes = [axis for axis in AXES if axis in varying(ranking.rows) and axis not in apart]
     found: dict[str, dict[int, ResultRow]] = {}
     for position, row in enumerate(ranking.rows):
         found.setdefault(name(row, axes), {})[position] = row
@@ -111,7 +112,7 @@ def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
 
 
 def _errors(ranking: Ranking, rows: Mapping[int, ResultRow], target: str | None, metric: str) -> Errors:
-    found = {position: ranking.value(position, metric) for position, row in rows.items() if row.get("target") == target}
+    found = {position: ranking.value(position, metric) for position, row in rows.items() if labels.truth(row) == target}
     steps = {position: as_float(rows[position].get("steps")) for position in found}
     return {
         steps[p]: error(value) for p, value in found.items() if value and steps[p] > 0 and math.isfinite(value.value)
@@ -139,5 +140,5 @@ def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best
         "evaluations": any(often and as_float(row.get("nfe")) > often * as_float(row.get("steps")) for row in rows),
         "crash": any(row.get("status") == "failed" for row in rows),
     }
-    about = line, labels.library(rows[0]), str(rows[0].get("target")), metric
+    about = line, labels.library(rows[0]), str(labels.truth(rows[0])), metric
     return Verdict(*about, most, last, order, claim, tuple(name for name in faults if faults[name]))

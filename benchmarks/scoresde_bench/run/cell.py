@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from scoresde_core import FileError, Registry, Samples, ScoreModel, ScoreSDEError, sample
 from scoresde_core.plugins import one_line
-from scoresde_run import Evidence, Reference, Row
+from scoresde_run import Evidence, Observed, Reference, Row, Units
 from scoresde_run.machine import environment
 from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
@@ -23,6 +23,7 @@ from scoresde_run.sampling.samples import diverged, root_mean_square, smallest_b
 from ..plan.cells import Cell
 from .deadline import OutOfTime, deadline
 from .executor import OnStep
+from .restored import sides
 
 KEPT = 16
 """Sets of exact samples, with what metrics cache for them, that are kept in memory: one per seed and target."""
@@ -40,6 +41,7 @@ class Bench:
     """Seconds after which a cell is stopped; None: no limit."""
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
+    _given: tuple[Any, Observed] | None = attrs.field(default=None, init=False)
     _compiled: dict[int, float] = attrs.field(factory=dict, init=False)
     """Seconds of the first call of the compiled model, by batch size."""
 
@@ -66,6 +68,7 @@ class Bench:
             **{"schema": SCHEMA, "cell": cell.key, "status": "done", "reason": None},
             **{"checkpoint": None, "network": None, **cell.names},
             **{key: getattr(cell, key) for key in ("steps", "parameters", "seed", "samples", "batch_size", "timing")},
+            **({"observations": given.count, "observations_seed": given.seed} if (given := cell.problem) else {}),
             "device": environment.describe_device(torch.device(cell.device)),
             "dtype": cell.dtype,
             "precision": None if cell.precision == "float32" else cell.precision,
@@ -78,34 +81,39 @@ class Bench:
         }
 
     def _measure(self, cell: Cell, device: torch.device, progress: OnStep | None) -> Row:
-        model = self.load(cell)
+        model, observed = self.load(cell), self._observe(cell)
         if cell.compile == "none":
             self._first_call(cell, model, device, 1)
         environment.reset_peak_memory(device)
-        drawn, size = self._draw(cell, model, device, progress)
+        drawn, size, products = self._draw(cell, model, device, observed, progress)
         found: Row = {
-            **{"batch_size": size, "nfe": drawn.nfe, "calls": drawn.calls, "seconds": drawn.seconds},
+            **{"batch_size": size, "nfe": drawn.nfe, "calls": drawn.calls, **products, "seconds": drawn.seconds},
             "samples_per_second": cell.samples / drawn.seconds,
             "compile_seconds": sum(self._compiled.get(part, 0.0) for part in _parts(cell.samples, size)),
             "peak_memory_bytes": environment.peak_memory(device),
             "picture": f"pictures/{cell.key}.png",
         }
-        warnings = _warnings(cell, size)
+        warnings, units = _warnings(cell, size), cell.source.units
+        x = units.decode(drawn.x)
+        reference = self._reference(cell, x)
+        about: dict[str, Any] = {"units": units, "dtype": getattr(torch, cell.dtype), "observed": observed}
+        evidence = Evidence(x, cell.seed, model=model, sampler=cell.sampler, reference=reference, **about)
         try:
-            shown: dict[str, Any] = {"columns": 8, "count": 32, "least": 56, "clear": True}
-            picture.draw(self.folder / found["picture"], cell.source.units, drawn.x, **shown)
+            columns, least = (1, 504) if observed else (8, 56)
+            shown: dict[str, Any] = {"columns": columns, "count": 32, "least": least, "clear": True}
+            picture.draw(self.folder / found["picture"], Units(levels=units.levels), *sides(evidence), **shown)
         except FileError as error:  # no reason to lose what was measured
             found["picture"], warnings["picture"] = None, f"no picture of the samples: {error}"
         found |= {"warnings": warnings} if warnings else {}
-        x = cell.source.units.decode(drawn.x)
-        reference = self._reference(cell, x)
         scale = None if reference is None else reference.once("scale", lambda: root_mean_square(reference.exact(0)))
         if lost := diverged(x, scale):
             return {**found, "status": "failed", "reason": lost}
-        return {**found, **self._judge(cell, x, model, reference)}
+        return {**found, **self._judge(cell, evidence)}
 
-    def _draw(self, cell: Cell, model: ScoreModel, device: torch.device, on: OnStep | None) -> tuple[Samples, int]:
-        """Return the samples and the batch size, which is halved until they fit into memory."""
+    def _draw(
+        self, cell: Cell, model: ScoreModel, device: torch.device, observed: Observed | None, on: OnStep | None
+    ) -> tuple[Samples, int, Row]:
+        """Return the samples, the batch size, which is halved until they fit into memory, and Jacobian products."""
         how: dict[str, Any] = {"seed": cell.seed, "device": device, "dtype": getattr(torch, cell.dtype)}
         observe, size = step_observer(self.registry, on), cell.batch_size
         while True:
@@ -113,7 +121,13 @@ class Bench:
                 for part in _parts(cell.samples, size) if cell.compile != "none" else ():
                     if part not in self._compiled:  # by an earlier cell
                         self._compiled[part] = self._first_call(cell, model, device, part)
-                return sample(model, cell.sampler, cell.samples, batch_size=size, observe=observe, **how), size
+                sampler, counted = cell.sampler, dict[str, Any]()
+                if cell.problem is not None and observed is not None:
+                    given = cell.problem.given(observed, cell.samples)
+                    sampler = cell.problem.conditioned(sampler, given)
+                drawn = sample(model, sampler, cell.samples, batch_size=size, observe=observe, **how)
+                counted = {} if observed is None else {"products": getattr(given, "products", [0])[0] / cell.samples}
+                return drawn, size, counted
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
                     raise
@@ -141,6 +155,15 @@ class Bench:
             self._loaded = key, cell.source.load(device, dtype, cell.compile, cell.precision)
         return self._loaded[1]
 
+    def _observe(self, cell: Cell) -> Observed | None:
+        """What the samples are given; the last one is kept, with the exact posterior: methods run in sequence."""
+        if cell.problem is None:
+            return None
+        key = (cell.source, str(cell.problem.condition), cell.problem.count, cell.samples, cell.seed, cell.device)
+        if self._given is None or self._given[0] != key:
+            self._given = key, cell.problem.observe(cell.source)
+        return self._given[1]
+
     def _reference(self, cell: Cell, x: Tensor) -> Reference | None:
         """The exact samples for the cell, shared with cells of the same target and seed; None without a target."""
         if cell.source.truth is None:
@@ -153,10 +176,8 @@ class Bench:
             self._references[key] = Reference(target, cell.samples, cell.seed, x.device)
         return self._references[key]
 
-    def _judge(self, cell: Cell, x: Tensor, model: ScoreModel, reference: Reference | None) -> Row:
+    def _judge(self, cell: Cell, evidence: Evidence) -> Row:
         started = time.perf_counter()
-        given: dict[str, Any] = {"units": cell.source.units, "dtype": getattr(torch, cell.dtype)}
-        evidence = Evidence(x, cell.seed, model=model, sampler=cell.sampler, reference=reference, **given)
         metrics, skipped = dict[str, Any](), dict[str, str]()
         for name, evaluator in cell.judges.items():
             if reason := evaluator.skip(evidence):

@@ -17,6 +17,7 @@ from torch import Tensor
 from scoresde_core import ScoreModel, Target, param
 from scoresde_core.frame import rotate
 from scoresde_core.shapes import per_row
+from scoresde_run.sampling.condition import Observation
 from ..conditions.known import KnownCoefficients
 from ..targets.mixture import MixtureOfFactorAnalysers, mixed
 from .method import GuidedScore, Look, Posterior, PosteriorMethod
@@ -26,8 +27,6 @@ class PosteriorLaw:
     """A mixture's law given coefficients known as in ``observed``; it has ``bases`` U (K, D, D) and ``variances`` v."""
 
     def __init__(self, target: MixtureOfFactorAnalysers, observed: KnownCoefficients) -> None:
-        if len(observed.known) > 1:
-            raise ValueError("the exact posterior takes one mask for all samples: choose a mask that is not random")
         values, observed, dim = observed.values, observed.to(target.noise), len(target.noise)
         self.known, eye = observed.known.flatten(), torch.eye(dim).to(target.noise)
         rows = rotate(eye.reshape(dim, *values.shape[1:]), observed.basis).reshape(dim, dim).T[self.known]
@@ -80,6 +79,11 @@ class ExactPosterior(PosteriorMethod):
         if math.prod(shape) > 2048:
             return f"the exact posterior takes events of at most 2048 entries, not {math.prod(shape)}: take mmps"
         return super().skip(shape)
+
+    def given(self, known: Observation) -> Observation:
+        if len(getattr(known, "known", ())) > 1:
+            raise ValueError("the exact posterior takes one mask for all samples: choose a mask that is not random")
+        return super().given(known)
 
     def guide(self, model: ScoreModel, observed: Posterior) -> ScoreModel:
         mixture = self.target.to(observed.known.values.device).as_mixture()  # type: ignore[attr-defined]

@@ -168,6 +168,7 @@ def _observe(opened: OpenedModel, n: int) -> tuple[Observation | None, dict[str,
         raise UsageError(reason)
     if condition.mixes_channels and len({*opened.units.scale}) > 1:
         raise UsageError(f"{condition!r} knows sums of channels, but the model scales each channel separately")
+    arguments.rounds = max(arguments.rounds, condition.rounds)
     record = {"condition": repr(condition), "rounds": arguments.rounds}
     if not condition.needs_data:
         if arguments.observe or arguments.index:

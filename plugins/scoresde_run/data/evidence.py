@@ -72,13 +72,22 @@ class Reference(_Cache):
 
 
 @attrs.define(eq=False)
+class Observed(_Cache):
+    """What samples are given: of K ``events`` (K, *shape), in data units, what is ``known`` in units of the model."""
+
+    events: Tensor
+    known: Any
+
+
+@attrs.define(eq=False)
 class Evidence(_Cache):
     """What to evaluate: samples (B, *shape) and, if known, their truth, model and sampler.
 
     Samples and truth are in units of the data, images on [-1, 1]. The model has its own ``units`` (None: those of the
     data) and ``dtype`` (None: that of the samples); :meth:`seen` converts events for it. ``reference`` replaces
     ``target`` and ``seed`` to share a reference. With ``processes``, ``samples`` are this process's share, in order of
-    rank; every process evaluates and gets the same result about all samples.
+    rank; every process evaluates and gets the same result about all samples. Under ``observed``, samples are K sets of
+    equal size, each given one of its observations, in their order.
     """
 
     samples: Tensor
@@ -90,6 +99,7 @@ class Evidence(_Cache):
     processes: Processes | None = None
     units: Units | None = None
     dtype: torch.dtype | None = None
+    observed: Observed | None = None
     count: int = attrs.field(default=0, init=False)
     """The number of all samples."""
 

@@ -16,11 +16,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **{"a mapping": (dict,), "a list": (list,)},
 }
 _FIELDS = {
-    "text": "cell status reason target checkpoint network sde known sampler predictor corrector grid guidance "
-    "precision compile dtype device torch python platform scoresde git date command picture traceback run measured "
-    "folder",
-    "an integer": "schema steps training_step seed samples batch_size calls",
-    "a number": "nfe seconds samples_per_second compile_seconds evaluation_seconds cell_seconds peak_memory_bytes",
+    "text": "cell status reason target checkpoint network sde known condition method sampler predictor corrector grid "
+    "guidance precision compile dtype device torch python platform scoresde git date command picture traceback run "
+    "measured folder",
+    "an integer": "schema steps training_step seed samples observations observations_seed batch_size calls",
+    "a number": "nfe products seconds samples_per_second compile_seconds evaluation_seconds cell_seconds "
+    "peak_memory_bytes",
     "true or false": "tf32 timing",
     "a mapping": "parameters plugins sources files metrics metrics_skipped warnings published costs",
     "a list": "evaluators seeds",

@@ -66,6 +66,8 @@ class Condition(ABC):
     """Whether :meth:`observe` takes the known part from events."""
     mixes_channels: bool = False
     """Whether it knows sums over channels or columns, so that a model must not scale them separately."""
+    rounds: int = 1
+    """How often it wants each predictor step to be taken."""
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """Why this condition cannot apply to events of ``shape``, or None."""

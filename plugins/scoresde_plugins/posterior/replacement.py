@@ -1,0 +1,26 @@
+"""The problem's own way, as a method: known coefficients are replaced after each step (Song et al. 2021)."""
+
+import attrs
+from attrs.validators import ge
+from scoresde_core import param
+from scoresde_run.sampling.condition import Condition, Observation
+from ..conditions.known import Inpaint
+from .method import PosteriorMethod
+
+
+@attrs.frozen
+class Replacement(PosteriorMethod):
+    """Known coefficients are set to their law at each level; what the problem does without a method."""
+
+    differentiates = False
+    condition: Condition = param(attrs.Factory(Inpaint), "the problem: linear, inpaint or colorize")
+
+    def given(self, known: Observation) -> Observation:
+        return known
+
+
+@attrs.frozen
+class RePaint(Replacement):
+    """Replacement with every predictor step taken ``rounds`` times, so that the rest adapts to what is known."""
+
+    rounds: int = param(5, "repetitions of each predictor step", ge(1))
