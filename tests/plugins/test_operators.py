@@ -124,6 +124,38 @@ class TestWhatIsMeasured:
         x[..., :3] = math.nan
         assert bool(made("mask[mask=right]").apply(x).isfinite().all())
 
+    @pytest.mark.parametrize("shape", [(2, 8, 12), (3, 16), (1, 4, 4, 8)])
+    def test_jpeg_rounds_the_cosine_transform_of_blocks(self, shape):
+        fft, x = pytest.importorskip("scipy.fft"), events(3, *shape)
+        found, sides = made("jpeg[step=0.3,block=4]").apply(x).numpy(), shape[1:]
+        steps = 0.3 * (1 + np.indices([4] * len(sides)).sum(0))
+        for corner in np.ndindex(*[size // 4 for size in sides]):
+            block = (slice(None), slice(None), *(slice(4 * k, 4 * k + 4) for k in corner))
+            axes = tuple(range(2, x.ndim))
+            c = fft.dctn(x.numpy()[block], axes=axes, norm="ortho")
+            expected = fft.idctn(np.round(c / steps) * steps, axes=axes, norm="ortho")
+            np.testing.assert_allclose(found[block], expected, atol=1e-12)
+        again = made("jpeg[step=0.3,block=4]").apply(torch.from_numpy(found))
+        np.testing.assert_allclose(again.numpy(), found, atol=1e-12)
+
+    def test_jpeg_has_the_gradient_of_the_identity(self):
+        x, y = events(2, 1, 4, 4).requires_grad_(), events(2, 1, 4, 4, seed=1)
+        assert torch.equal(torch.autograd.grad(made("jpeg").apply(x), x, y)[0], y)
+
+    @pytest.mark.parametrize(("shape", "times"), [((2, 5, 6), 2), ((1, 7), 3), ((1, 4, 4), 1)])
+    def test_phase_leaves_magnitudes(self, shape, times):
+        x, operator = events(3, *shape), made(f"phase[oversampling={times}]")
+        axes, sides = tuple(range(2, x.ndim)), [times * size for size in shape[1:]]
+        whole = np.abs(np.fft.fftn(x.numpy(), sides, axes)) / math.sqrt(math.prod(sides))
+        np.testing.assert_allclose(operator.apply(x).numpy(), whole[..., : sides[-1] // 2 + 1], atol=1e-12)
+        np.testing.assert_allclose((whole**2).sum(axes), (x.numpy() ** 2).sum(axes))
+        for twin in (-x, x.flip(axes)):
+            torch.testing.assert_close(operator.apply(twin), operator.apply(x))
+
+    def test_phase_has_the_gradient_of_differences(self):
+        x, operator = events(1, 1, 3, 4), made("phase")
+        assert torch.autograd.gradcheck(operator.apply, (x.requires_grad_(),))
+
 
 class TestSpectra:
     @pytest.mark.parametrize(
@@ -153,6 +185,12 @@ class TestSpectra:
         ("blur", (2,), "BlurOperator needs events with channels and sides"),
         ("radon", (1, 64), r"radon projects images .* not events of shape \[1, 64\]"),
         ("fourier", (7,), "fourier needs events with channels and sides"),
+        ("phase", (7,), "phase needs events with channels and sides"),
+        (
+            "jpeg",
+            (1, 8, 6),
+            r"jpeg needs events with channels, and sides that blocks of 4 tile, not of shape \[1, 8, 6\]",
+        ),
         ("mask[mask=top]", (2,), "a mask of the top half needs images"),
         (
             "matrix[path={folder}/m.npy]",
@@ -178,6 +216,15 @@ def test_a_measurement_of_another_shape_is_one_line():
         made("average").pseudo_inverse(torch.zeros(3, 1, 8, 8), (1, 8, 8))
     with pytest.raises(ScoreSDEError, match=r"by=AverageOperator.* does not fit .*: blocks of 3"):
         create("datasets", "degraded[of='exact[target=gaussian[shape=[1,8,8]]]',by=average[factor=3]]")
+    with pytest.raises(ScoreSDEError, match=r"by=PhaseOperator.* it is not linear, and y has another shape than x"):
+        create("datasets", "degraded[of='exact[target=gaussian[shape=[1,8,8]]]',by=phase]")
+    with pytest.raises(ValueError, match="PhaseOperator is not linear and has no adjoint: take a linear operator"):
+        made("phase").pseudo_inverse(torch.zeros(3, 1, 16, 9), (1, 8, 8))
+
+
+def test_pairs_with_pictures_of_jpeg():
+    pairs = create("datasets", "degraded[of='exact[target=gaussian[shape=[1,8,8]],count=5]',by=jpeg,noise=0]")
+    assert torch.equal(pairs.known()["y"], made("jpeg").apply(pairs.load().double()).float())
 
 
 def test_entries_that_are_not_finite_are_one_line(matrix):

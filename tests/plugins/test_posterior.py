@@ -15,6 +15,7 @@ from scoresde_plugins.posterior.ddnm import DDNM
 from scoresde_plugins.posterior.ddrm import DDRM
 from scoresde_plugins.posterior.diffpir import DiffPIR
 from scoresde_plugins.posterior.dps import DPS
+from scoresde_plugins.posterior.dsg import DSG
 from scoresde_plugins.posterior.exact import ExactPosterior, PosteriorLaw
 from scoresde_plugins.posterior.method import GuidedScore, Look
 from scoresde_plugins.posterior.mmps import MMPS
@@ -29,7 +30,7 @@ R = 0.3
 LEVELS = [Level(0.1, 0.98, 0.2), Level(0.5, 0.6, 0.8), Level(0.5, 1.0, 3.0)]
 RING = Mixture2DTarget(layout="ring", components=3, radius=1.2, std=0.4, weights=(0.5, 0.3, 0.2))
 CLASSES = {"exact": ExactPosterior, "pigdm": PiGDM, "tmpd": TMPD, "mmps": MMPS, "diffpir": DiffPIR}
-STEPPED = {"dps": DPS, "ddnm": DDNM, "ddrm": DDRM}
+STEPPED = {"dps": DPS, "dsg": DSG, "ddnm": DDNM, "ddrm": DDRM}
 CLASSES |= STEPPED
 
 
@@ -250,6 +251,24 @@ class TestFormulas:
         np.testing.assert_allclose(moved[0].numpy(), expected, atol=1e-10)
         np.testing.assert_allclose(mean[0].numpy(), expected + 1, atol=1e-10)
 
+    def test_dsg_turns_the_noise_of_a_step(self, seen):
+        *_, denoised, spread = seen
+        dsg, look = self.look("dsg", seen, rate=0.3)
+        step = Schedule(VPSDE(), torch.tensor([1.0, 0.5, 0.2, 0.0]))[1]
+        z = torch.linspace(-1, 2, 5).double().reshape(1, 5)
+        ahead, mean, _ = look.step(create("predictors", "ddim[eta=1]"), step, seen[0], z.clone, ())
+        moved, kept = dsg.settle(look, step, ahead, mean, z.clone)
+        std = step.next.sigma * math.sqrt(
+            1 - (step.now.alpha / step.next.alpha * step.next.sigma / step.now.sigma) ** 2
+        )
+        np.testing.assert_allclose((ahead - mean)[0].numpy(), std * z[0].numpy(), atol=1e-9)
+        down = spread @ self.A.T @ (self.Y - self.A @ denoised)
+        down *= math.sqrt(5) * std / np.linalg.norm(down)
+        along = 0.7 * std * z[0].numpy() + 0.3 * down
+        expected = mean[0].numpy() + math.sqrt(5) * std * along / np.linalg.norm(along)
+        np.testing.assert_allclose(moved[0].numpy(), expected, atol=1e-9)
+        assert torch.equal(kept, mean)
+
     @pytest.mark.parametrize("noise", [0.0, 0.05, 0.5, 2.0])
     def test_ddnm_and_ddrm_of_an_entry(self, noise):
         """The formulas of the papers for one number, of noise above and below that of the step."""
@@ -324,10 +343,12 @@ class TestSamples:
     @pytest.mark.parametrize(
         ("text", "products"),
         [("exact[target='gaussian[shape=[4]]']", 0), ("pigdm", 1), ("tmpd", 2), ("mmps[iterations=2]", 3),
-         ("diffpir", 0), ("dps", 1), ("ddnm", 0), ("ddrm", 0)],
+         ("diffpir", 0), ("dps", 1), ("dsg", 1), ("ddnm", 0), ("ddrm", 0)],
     )  # fmt: skip
-    @pytest.mark.parametrize("predictor", ["ddim", "dpmpp_2m_sde", "heun", "unipc"])
+    @pytest.mark.parametrize("predictor", ["ddim[eta=1]", "dpmpp_2m_sde", "heun[s_churn=1]", "unipc"])
     def test_cost_is_counted(self, text, products, predictor):
+        if text == "dsg" and predictor == "unipc":
+            return  # refused
         target, condition = GaussianTarget((4,)), create("conditions", text)
         observed = condition.observe(target.sample(6))
         sampler = ConditionedSampler(create("samplers", f"pc[predictor={predictor},steps=10]"), observed)
@@ -370,6 +391,16 @@ class TestSamples:
             assert drawn.nfe == 15
             assert bool(drawn.x.isfinite().all())
 
+    def test_steps_from_no_signal_are_those_of_the_predictor(self):
+        """A rectified flow starts where alpha = 0, and no method divides by it."""
+        for name in [*CLASSES][1:]:
+            conditioned = ConditionedSampler(
+                create("samplers", "pc[predictor=ddim[eta=1],steps=5]"),
+                create("conditions", name).observe(RING.sample(6)),
+            )
+            drawn = sample(ExactScore(RING, create("sdes", "rectified_flow")), conditioned, 6)
+            assert bool(drawn.x.isfinite().all())
+
 
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -385,6 +416,19 @@ class TestBadInput:
             ("smcdiff[condition=mmps]", "as inpaint does, got MMPS"),
             ("exact[target='double_well']", "double_well"),
             ("mmps[iterations=0]", "iterations"),
+            ("dsg[rate=0]", "rate"),
+            ("repaint[rounds=0]", "rounds"),
+            (
+                "smcdiff[condition=linear[operator=phase]]",
+                r"SMCDiff needs a linear operator, unlike PhaseOperator\(overs",
+            ),
+            *(
+                (
+                    f"{name}[condition=linear[operator=jpeg,noise=0.1]]".replace("][", ","),
+                    r"needs a linear operator, .*: take dps, dsg or tds",
+                )
+                for name in ("mmps", "tmpd", "pigdm", "diffpir", "ddnm", "ddrm", "repaint", "exact[target=mixture2d]")
+            ),
         ],
     )
     def test_is_one_line(self, text, words):
@@ -407,6 +451,31 @@ class TestBadInput:
     def test_a_measurement_of_another_length(self, matrix):
         with pytest.raises(ValueError, match=r"MatrixOperator measures \[1\] of an event \[2\], not \[3\]"):
             problem(matrix([[1, 2]])).given(torch.zeros(4, 3).double(), (2,))
+
+        with pytest.raises(
+            ValueError, match=r"PhaseOperator measures \[1, 8, 5\] of an event \[1, 4, 4\], not \[1, 4\]"
+        ):
+            create("conditions", "linear[operator=phase]").given(torch.zeros(2, 1, 4), (1, 4, 4))
+
+    def test_steps_without_noise_have_nothing_to_turn(self):
+        conditioned = ConditionedSampler(
+            create("samplers", "pc[predictor=ddim]"), create("conditions", "dsg").observe(RING.sample(2))
+        )
+        with pytest.raises(
+            UsageError, match=r"DSG turns the noise of steps, and DDIMPredictor has none: take ddim\[eta=1"
+        ):
+            sample(ExactScore(RING, VPSDE()), conditioned, 2)
+
+    @pytest.mark.parametrize("operator", ["jpeg[block=2]", "phase"])
+    def test_an_operator_that_is_not_linear_needs_a_method(self, operator):
+        target = GaussianTarget((1, 4, 4))
+        conditioned = ConditionedSampler(
+            create("samplers", "pc[steps=3]"),
+            create("conditions", f"linear[operator={operator}]").observe(target.sample(2)),
+        )
+        with pytest.raises(UsageError, match=r"is not linear: take a method for it, such as dps\[condition=") as caught:
+            sample(ExactScore(target, VPSDE()), conditioned, 2)
+        assert "\n" not in str(caught.value)
 
     def test_masks_that_differ(self):
         exact = method("exact", Inpaint(mask="random"), target=GaussianTarget((8,)))

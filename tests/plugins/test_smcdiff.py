@@ -178,7 +178,7 @@ class TestParticles:
         denoised = torch.randn(n * particles, 2, dtype=dtype, generator=torch.Generator().manual_seed(3))
         before = now.alpha * x[:, 0] + now.sigma * run.path[:, 0]
         run.advance(step)
-        run.weigh(denoised, step)
+        run.judge(denoised, step)
         after = ahead.alpha * x[:, 0] + ahead.sigma * run.path[:, 0]
         a = now.alpha / ahead.alpha
         added = now.sigma**2 - a**2 * ahead.sigma**2

@@ -14,6 +14,7 @@ value, from which the sampler denoises it.
 """
 
 import math
+from operator import attrgetter
 
 import attrs
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from scoresde_core import Basis, Draw, Level, Noise, param
 from scoresde_core.frame import rotate
 from scoresde_run import Condition, Observation, Operator
+from scoresde_run.sampling.condition import Loop
 from scoresde_run.sampling.operator import Shape
 from ..operators.average import AverageOperator
 from ..operators.mask import MaskOperator
@@ -57,7 +59,13 @@ class KnownCoefficients(Observation):
     def to(self, x: Tensor) -> "KnownCoefficients":
         given = (*self.basis, self.noise, self.gain)
         *basis, noise, gain = (each if each is None else each.to(x) for each in given)
-        return KnownCoefficients(self.values.to(x), self.known.to(x.device), tuple(basis), noise, gain)
+        values, known = self.values.to(x), self.known.to(x.device)
+        return attrs.evolve(self, values=values, known=known, basis=tuple(basis), noise=noise, gain=gain)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """y - A x of events ``x`` (n, ...), 0 where unknown; differentiable."""
+        off = torch.where(self.known, self.values - self.seen(x), 0.0)
+        return off if self.gain is None else self.gain * off
 
     def seen(self, x: Tensor) -> Tensor:
         """The coefficients (n, *view) of events ``x`` (n, ...) where known, else 0."""
@@ -80,6 +88,20 @@ class KnownCoefficients(Observation):
         # Only the difference is rotated back, so the unknown coefficients are not rounded.
         change = torch.where(where, known - rotate(x, self.basis), 0.0)
         return (x + rotate(change, self.basis, inverse=True)).reshape(shape)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class KnownMeasurement(KnownCoefficients):
+    """All of y = A(x), by an ``operator`` that is not linear; alone it changes no sample."""
+
+    operator: Operator
+    acts_on_state = False
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.values - self.operator.apply(x)
+
+    def skip(self, loop: Loop) -> str | None:
+        return f"{self.operator} is not linear: take a method for it, such as dps[condition=...]"
 
 
 def observe(x: Tensor, known: Tensor, basis: Basis = ()) -> KnownCoefficients:
@@ -137,6 +159,8 @@ def grey_basis() -> Tensor:
 class LinearMeasurement(Condition):
     """A measurement y = A x + noise z of each event, by any operator with singular values, in the model's units.
 
+    An operator that is not linear serves methods that need gradients alone: dps, dsg, tds.
+
     Samples match y to rounding where ``noise`` is 0, but for coefficients whose singular value is below ``smallest``
     times the largest: no measurement with rounding can be divided by it, and they are generated.
     """
@@ -146,12 +170,10 @@ class LinearMeasurement(Condition):
     smallest: float = param(0.1, "singular values below this share of the largest are unknown", and_(gt(0), lt(1)))
     seed: int = param(0, "seed of the noise", ge(0))
 
-    @property
-    def mixes_channels(self) -> bool:  # type: ignore[override]
-        return self.operator.mixes_channels
+    linear, mixes_channels = (property(attrgetter(f"operator.{name}")) for name in ("linear", "mixes_channels"))
 
     def skip(self, shape: Shape) -> str | None:
-        if (reason := self.operator.skip(shape)) or self.operator.spectrum(shape):
+        if (reason := self.operator.skip(shape)) or not self.linear or self.operator.spectrum(shape):
             return reason
         return f"{type(self.operator).__name__} has no cheap singular values for events of shape {list(shape)}"
 
@@ -168,6 +190,10 @@ class LinearMeasurement(Condition):
 
     def given(self, y: Tensor, shape: Shape) -> KnownCoefficients:
         """What measurements ``y`` (n, *measured) determine of events of ``shape``."""
+        if not self.linear:
+            self.operator.check(y, shape)
+            known, noise = torch.ones_like(y[:1], dtype=torch.bool), y.new_tensor(self.noise) if self.noise else None
+            return KnownMeasurement(values=y, known=known, noise=noise, operator=self.operator)
         values, spectrum = self.operator.back(y, shape, self.smallest)
         s = spectrum.values
         known, noise = s > self.smallest * s.max(), self.noise / s if self.noise else None

@@ -31,7 +31,10 @@ class DegradedDataset(Dataset):
     seed: int = param(0, "seed of the noise", ge(0))
 
     def __attrs_post_init__(self) -> None:
-        if reason := self.by.skip(self.of.shape):
+        reason = self.by.skip(self.of.shape)
+        if not (reason or self.by.linear or self.by.measured(self.of.shape) == self.of.shape):
+            reason = "it is not linear, and y has another shape than x"
+        if reason:
             raise ValueError(f"by={self.by} does not fit {self.of}: {reason}")
 
     shape, levels, mirrors = (property(attrgetter(f"of.{name}")) for name in ("shape", "levels", "mirrors"))

@@ -14,7 +14,7 @@ from .method import Look, PosteriorMethod
 class DPS(PosteriorMethod):
     """After each step down the gradient of the residual's norm; a Jacobian product a step."""
 
-    settles = True
+    needs_linear, settles = False, True
     scale: float = param(1.0, "length of the moves in units of y, zeta", gt(0))
 
     def settle(self, look: Look, step: Step, x: Tensor, mean: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:

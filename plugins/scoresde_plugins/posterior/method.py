@@ -1,8 +1,9 @@
 r"""What posterior samplers share: the problem, and what a formula may ask about a state.
 
 The problem is a condition that knows coefficients, c = Q x_0 + n z: a linear measurement in the basis of its singular
-vectors (``conditions/known.py``). A model gives D = E[x_0 | x_t], and V = Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx_t.
-A method gives a ``shift`` E[x_0 | x_t, y] - D, times alpha / sigma^2 that of the score, or lets states ``settle``.
+vectors (``conditions/known.py``); or y = A(x_0) + r z with an A that is not linear. A model gives D = E[x_0 | x_t], and
+V = Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx_t. A method gives a ``shift`` E[x_0 | x_t, y] - D, times alpha / sigma^2
+that of the score, or lets states ``settle``.
 """
 
 from collections.abc import Callable
@@ -28,19 +29,18 @@ class Look:
         with torch.set_grad_enabled(observed.method.differentiates):
             self.x = x.detach().requires_grad_(observed.method.differentiates)
             score = model.score(self.x, level)
-            self._denoised = (self.x + level.sigma**2 * score) / level.alpha
-        self.score, self.denoised = score.detach(), self._denoised.detach()
-        self.off = torch.where(self.known.known, self.known.values - self.known.seen(self.denoised), 0.0)
-        noise, gain = self.known.noise, self.known.gain
-        self.own = torch.zeros_like(self.off) if noise is None else torch.where(self.known.known, noise.square(), 0.0)
-        self.gain = torch.ones_like(self.off) if gain is None else gain
-        self.residual, self.variance = self.gain * self.off, self.gain**2 * self.own
+            denoised = (self.x + level.sigma**2 * score) / level.alpha
+            self._residual = self.known.residual(denoised)
+        self.score, self.denoised, self.residual = score.detach(), denoised.detach(), self._residual.detach()
+        noise, gain, zero = self.known.noise, self.known.gain, torch.zeros_like(self.residual)
+        self.own = zero if noise is None else torch.where(self.known.known, noise.square(), 0.0)
+        self.gain = zero + 1 if gain is None else gain
+        self.off, self.variance = torch.where(self.known.known, self.residual / self.gain, 0.0), self.gain**2 * self.own
 
     def pull(self, y: Tensor) -> Tensor:
         """(dD/dx_t)^T A^T y, an event: one Jacobian product, which is counted."""
         self._products[0] += len(y)
-        at = self.known.events(self.gain * y, self.x)
-        return torch.autograd.grad(self._denoised, self.x, at, retain_graph=True)[0]
+        return torch.autograd.grad(self._residual, self.x, -y, retain_graph=True)[0]
 
     def covary(self, y: Tensor) -> Tensor:
         """V A^T y, an event: one Jacobian product."""
@@ -54,6 +54,16 @@ class Look:
         """``x`` with the coefficients ``c`` where known."""
         return x + self.known.events(c - self.known.seen(x), x)
 
+    def step(self, inner: Predictor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> Any:
+        """A predictor's step: the state, its mean, the new past; ``std`` (n, 1, ...) times ``z`` is its noise."""
+        x, z = self.x.detach(), torch.zeros_like(self.score)
+        ahead, mean, past = advance(
+            inner, x, step, Seen(model, x, step.now, self.score), lambda: z.copy_(noise()).clone(), past
+        )
+        scale = ((ahead - mean) * z).flatten(1).sum(1) / z.square().flatten(1).sum(1).clamp_min(1e-12)
+        self.z, self.std = z, scale.reshape(-1, *[1] * (x.ndim - 1))
+        return ahead, mean, past
+
 
 @attrs.frozen
 class PosteriorMethod(Condition):
@@ -63,6 +73,7 @@ class PosteriorMethod(Condition):
         attrs.Factory(lambda: LinearMeasurement(MaskOperator(), 0.1)), "the problem: linear, inpaint or colorize"
     )
     differentiates = True  # whether it takes Jacobian products
+    needs_linear = True  # whether it needs the singular vectors of A
     needs_noise = False
     settles = False  # whether it changes the state, and not the score
 
@@ -72,6 +83,8 @@ class PosteriorMethod(Condition):
             raise ValueError(f"condition must know a part of each sample, as inpaint does, got {found}")
         if self.needs_noise and not getattr(self.condition, "noise", 0):
             raise ValueError(f"{name} divides by the noise of y, and {found} has none: give linear[noise=R], R > 0")
+        if self.needs_linear and not getattr(self.condition, "linear", True):
+            raise ValueError(f"{name} needs a linear operator, unlike {self.condition.operator}: take dps, dsg or tds")  # type: ignore[attr-defined]
 
     @property
     def mixes_channels(self) -> bool:  # type: ignore[override]
@@ -94,6 +107,16 @@ class PosteriorMethod(Condition):
     def guide(self, model: ScoreModel, observed: "Posterior") -> ScoreModel:
         """The conditional score model."""
         return model if self.settles else GuidedScore(model, observed, self.shift)
+
+    def skip_loop(self, loop: Loop) -> str | None:
+        """Why it cannot act in ``loop``, or None."""
+        return None
+
+    def drive(self, observed: "Posterior", loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
+        """Run ``loop`` from the latent ``x``, as an observation does."""
+        if self.settles:
+            loop = attrs.evolve(loop, sampler=loop.wrapped(partial(_Settled, observed), lambda corrector: corrector))
+        return Observation.drive(observed, loop, x, model, noise)
 
     def shift(self, look: Look) -> Tensor:
         """E[x_0 | x_t, y] - D, an event."""
@@ -123,16 +146,14 @@ class Posterior(Observation):
         return self.method.guide(model, self)
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
-        if self.method.settles:
-            loop = attrs.evolve(loop, sampler=loop.wrapped(partial(_Settled, self), lambda corrector: corrector))
-        return super().drive(loop, x, model, noise)
+        return self.method.drive(self, loop, x, model, noise)
 
     def skip(self, loop: Loop) -> str | None:
         active = [isinstance(part, Predictor) for part in loop.steps.values() if not part.idle]
         if self.method.settles and active != [True]:
             name = f"{type(self.method).__name__} acts after every step of a predictor"
             return f"{name} and gives correctors no conditional score: take pc with a predictor and corrector=none"
-        return super().skip(loop)
+        return self.method.skip_loop(loop) or super().skip(loop)
 
 
 class GuidedScore(WrappedScore):
@@ -157,8 +178,10 @@ class _Settled(MultistepPredictor):
     inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
+        if isinstance(step.now.alpha, NUMBER) and not step.now.alpha:  # the state tells nothing of the data
+            return advance(self.inner, x, step, model, noise, past)
         look = Look(model, x, step.now, self.observed)
-        ahead, mean, past = advance(self.inner, x, step, Seen(model, x, step.now, look.score), noise, past)
+        ahead, mean, past = look.step(self.inner, step, model, noise, past)
         return (*self.observed.method.settle(look, step, ahead, mean, noise), past)
 
 

@@ -30,12 +30,13 @@ As K and the number of steps grow, samples have the exact conditional law of the
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
-from scoresde_core import DATA, Draw, Level, Noise, ScoreModel, Step, WrappedScore, param
+from scoresde_core import DATA, Draw, Level, Noise, Observer, ScoreModel, Step, WrappedScore, param
 from scoresde_core.noise import key
 from scoresde_core.steps import Corrector, MultistepPredictor, Past, Predictor, advance, rows_of_past
 from scoresde_run.sampling.condition import Condition, Loop, Observation
@@ -45,6 +46,60 @@ from .method import PosteriorMethod, Seen
 
 _NOTHING = Level(0.0, 0.0, 0.0)
 """Imposing the known part at this level removes it."""
+
+
+class Particles:
+    """``number`` K states for each of B samples, rows (B K) of a state, and their log weights (B, K)."""
+
+    def __init__(self, noise: Noise, number: int, threshold: float) -> None:
+        self.noise, self.number, self.threshold = noise, number, threshold
+        self.log_weights = torch.zeros(noise.count, number, device=noise.device, dtype=noise.dtype)
+        self.owed: Any = 0.0  # the logarithm of what the next weights are divided by
+        self.owners = torch.arange(noise.count, device=noise.device).repeat_interleave(number)
+
+    def start(self, x: Tensor, model: ScoreModel, observe: Observer | None) -> tuple[Tensor, ScoreModel, Noise, Any]:
+        """What a sampler runs on for all particles; the first of a sample starts at ``x``, the others at own draws."""
+        noise, each = self.noise, slice(None, None, self.number)
+        many = Noise(
+            key(noise.seed, "particles"), noise.shape, noise.count * self.number,
+            start=noise.start * self.number, device=noise.device, dtype=noise.dtype,
+        )  # fmt: skip
+        states = model.sde.prior.from_noise(many.draw("prior", "prior"))
+        states[each] = x
+        hear = None if observe is None else lambda done, total, x: observe(done, total, x[each])
+        return states, model.select(self.owners), many, hear
+
+    def weigh(self, log: Tensor) -> None:
+        """Multiply the weights by exp ``log``, (B, K) or (B K,)."""
+        self.log_weights = (self.log_weights + (log - self.owed).reshape(self.log_weights.shape)).log_softmax(1)
+
+    def resample(self, step: int) -> Tensor:
+        """Return the rows to keep, (B K,): systematic resampling where a sample's effective number is low."""
+        weights = self.log_weights.softmax(1)
+        poor = weights.square().sum(1, keepdim=True).reciprocal() < self.threshold * self.number
+        order = torch.arange(self.number, device=weights.device)
+        picked = _at(weights, (order + self._chance(step)) / self.number)
+        self.log_weights = torch.where(poor, 0.0, self.log_weights)
+        return self._rows(torch.where(poor, picked, order))
+
+    def chosen(self) -> Tensor:
+        """Return one row per sample, (B,), in proportion to the weights."""
+        return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
+
+    def parted(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.number, *x.shape[1:])
+
+    def _chance(self, step: int | str) -> Tensor:
+        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()  # (B, 1)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        first = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number
+        return (first + index).flatten()
+
+
+def _at(weights: Tensor, chance: Tensor) -> Tensor:
+    """Return the particles in whose share of [0, 1) the chances (B, n) fall, for weights (B, K)."""
+    return torch.searchsorted(weights.cumsum(1), chance, right=True).clamp_max(weights.shape[1] - 1)
 
 
 @attrs.frozen
@@ -90,41 +145,26 @@ class ParticleObservation(Observation):
         return self.known.impose(x, level, noise)
 
     def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
-        """Run the loop on all particles, and return one per sample, in proportion to its weight.
-
-        The first particle of a sample starts at ``x``, the others at their own draws.
-        """
-        sde = model.sde
-        many = Noise(
-            key(noise.seed, "particles"), noise.shape, noise.count * self.particles,
-            start=noise.start * self.particles, device=noise.device, dtype=noise.dtype,
-        )  # fmt: skip
-        states = sde.prior.from_noise(many.draw("prior", "prior"))
-        states[:: self.particles] = x
+        """Run the loop on all particles, and return one per sample, in proportion to its weight."""
         run = _Particles(self, noise)
         sampler = loop.wrapped(partial(_Move, run, loop.rounds), partial(_Correct, run))
-        hear = loop.observe
-        observe = None if hear is None else lambda done, total, x: hear(done, total, x[:: self.particles])
-        sample = torch.arange(len(x), device=x.device).repeat_interleave(self.particles)
-        model = self.known.guide(model).select(sample)
-        states = sampler.run(run.impose(states, sde.float_level(sde.t_max), run.path), model, many, observe)
-        return states[run.chosen()]
+        states, *rest = run.start(x, self.known.guide(model), loop.observe)
+        return sampler.run(run.impose(states, model.sde.float_level(model.sde.t_max), run.path), *rest)[run.chosen()]
 
 
-class _Particles:
-    """The particles of a run: K rows of a state for each of B samples, their log weights (B, K), and the paths."""
+class _Particles(Particles):
+    """The particles of a run, and the paths of their samples."""
 
     def __init__(self, observation: ParticleObservation, noise: Noise) -> None:
-        self.known, self.number, self.threshold = observation.known, observation.particles, observation.threshold
-        self.noise, self.path = noise, noise.draw("prior", "condition")
+        super().__init__(noise, observation.particles, observation.threshold)
+        self.known, self.path = observation.known, noise.draw("prior", "condition")
         self.fresh = torch.zeros_like(self.path)
-        self.log_weights = torch.zeros(noise.count, self.number, device=noise.device, dtype=noise.dtype)
 
     def impose(self, x: Tensor, level: Level, noise: Tensor | None = None) -> Tensor:
         """Return ``x`` (B K, ...) with its known part at ``level``, under shared noise (B, ...), or none."""
         drawn = None if noise is None else lambda: noise
         every = torch.vmap(lambda state: self.known.impose(state, level, drawn), in_dims=1, out_dims=1)
-        imposed: Tensor = every(self._parted(x)).flatten(0, 1)
+        imposed: Tensor = every(self.parted(x)).flatten(0, 1)
         return imposed
 
     def free(self, x: Tensor) -> Tensor:
@@ -135,42 +175,13 @@ class _Particles:
         self.fresh = self.noise.draw(step.index, "condition")
         self.path = keep * self.path + (1 - keep**2) ** 0.5 * self.fresh
 
-    def weigh(self, denoised: Tensor, step: Step) -> None:
+    def judge(self, denoised: Tensor, step: Step) -> None:
         """Weigh each particle by the density of the path's next point, given its denoised state at ``step.now``."""
         rate = (noise_ratio(step.next) ** -2 - noise_ratio(step.now) ** -2) ** 0.5
         off = self.impose(denoised, DATA) - denoised
         fresh = self.known.impose(torch.zeros_like(self.fresh), Level(0.0, 0.0, 1.0), lambda: self.fresh)
-        gap = self._parted(rate * off) + fresh.unsqueeze(1)
-        weights = self.log_weights - 0.5 * gap.flatten(2).square().sum(2)
-        self.log_weights = weights.log_softmax(1)
-
-    def resample(self, step: int) -> Tensor:
-        """Return the rows to keep, (B K,): systematic resampling where a sample's effective number is low."""
-        weights = self.log_weights.softmax(1)
-        poor = weights.square().sum(1, keepdim=True).reciprocal() < self.threshold * self.number
-        order = torch.arange(self.number, device=weights.device)
-        picked = _at(weights, (order + self._chance(step)) / self.number)
-        self.log_weights = torch.where(poor, 0.0, self.log_weights)
-        return self._rows(torch.where(poor, picked, order))
-
-    def chosen(self) -> Tensor:
-        """Return one row per sample, (B,), in proportion to the weights."""
-        return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
-
-    def _chance(self, step: int | str) -> Tensor:
-        return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()  # (B, 1)
-
-    def _parted(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, self.number, *x.shape[1:])
-
-    def _rows(self, index: Tensor) -> Tensor:
-        first = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number
-        return (first + index).flatten()
-
-
-def _at(weights: Tensor, chance: Tensor) -> Tensor:
-    """Return the particles in whose share of [0, 1) the chances (B, n) fall, for weights (B, K)."""
-    return torch.searchsorted(weights.cumsum(1), chance, right=True).clamp_max(weights.shape[1] - 1)
+        gap = self.parted(rate * off) + fresh.unsqueeze(1)
+        self.weigh(-0.5 * gap.flatten(2).square().sum(2))
 
 
 @attrs.frozen
@@ -187,7 +198,7 @@ class _Move(MultistepPredictor):
         if not reaches_data(step):
             run.advance(step)
             if not self.inner.idle:
-                run.weigh(seen.denoised(seen.x, seen.level), step)
+                run.judge(seen.denoised(seen.x, seen.level), step)
                 rows = run.resample(step.index)
                 x, mean, past = x[rows], mean[rows], rows_of_past(past, rows)
         x = run.impose(x, step.next, run.path)

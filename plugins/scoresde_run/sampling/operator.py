@@ -1,6 +1,6 @@
-r"""Operators: what is measured of an event, y = A x with A linear; noise belongs to whoever measures.
+r"""Operators: what is measured of an event, y = A x; noise belongs to whoever measures.
 
-With A = U S V^T, V orthonormal, a :class:`Spectrum` has V and S >= 0. All else follows from these and the adjoint:
+With a linear A = U S V^T, V orthonormal, a :class:`Spectrum` has V and S >= 0. All else follows from them and A^T:
 U^T y = V^T A^T y / s where s > 0, and the pseudo-inverse is V (V^T A^T y / s^2).
 """
 
@@ -40,13 +40,15 @@ class Spectrum:
 
 
 class Operator(ABC):
-    """A linear map A of events; give :meth:`measured` and :meth:`apply`. The rest follows, where it is not cheaper.
+    """A map A of events; give :meth:`measured` and :meth:`apply`. The rest follows, where it is not cheaper.
 
     Results are on the device and in the dtype of their tensor. Fields must be hashable: tables are kept by component.
     """
 
     mixes_channels: bool = True
     """Whether an entry of y may depend on several channels or columns of x; False is a promise."""
+    linear: bool = True
+    """Whether A is linear; one that is not has no adjoint and no spectrum."""
 
     @abstractmethod
     def measured(self, shape: Shape) -> Shape:
@@ -58,6 +60,8 @@ class Operator(ABC):
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         """A^T y, (n, *shape), for ``y`` (n, *measured): by differentiation unless overridden."""
+        if not self.linear:
+            raise ValueError(f"{type(self).__name__} is not linear and has no adjoint: take a linear operator")
         with torch.enable_grad():
             x = y.new_zeros(len(y), *shape).requires_grad_()
             return torch.autograd.grad(self.apply(x), x, y)[0]
@@ -72,7 +76,7 @@ class Operator(ABC):
 
     def spectrum(self, shape: Shape) -> Spectrum | None:
         """V and S for events of ``shape``, float64; None if they are not cheap: dense, up to 2,048 entries."""
-        return _dense(self, shape, self._version) if math.prod(shape) <= 2048 else None
+        return _dense(self, shape, self._version) if self.linear and math.prod(shape) <= 2048 else None
 
     def skip(self, shape: Shape) -> str | None:
         """Why A does not apply to events of ``shape``, or None."""
@@ -82,19 +86,23 @@ class Operator(ABC):
             return str(error)
         return None
 
+    def check(self, y: Tensor, shape: Shape) -> None:
+        """Raise ``ValueError``, in one line, for measurements ``y`` of another shape."""
+        if tuple(y.shape[1:]) != (wanted := self.measured(shape)):
+            given = f"{type(self).__name__} measures {list(wanted)} of an event {list(shape)}, not {list(y.shape[1:])}"
+            raise ValueError(f"{given}: choose an operator of the right shape")
+
     def back(self, y: Tensor, shape: Shape, smallest: float = 1e-6) -> tuple[Tensor, Spectrum]:
         """U^T y / s in the coefficients, 0 where s is below ``smallest`` times the largest; and the spectrum, for y.
 
         ``ValueError``, in one line, for measurements of another shape, and without a spectrum.
         """
-        name, wanted, found = type(self).__name__, self.measured(shape), self.spectrum(shape)
-        if tuple(y.shape[1:]) != wanted:
-            given = f"{name} measures {list(wanted)} of an event {list(shape)}, not {list(y.shape[1:])}"
-            raise ValueError(f"{given}: choose an operator of the right shape")
+        self.check(y, shape)
+        name, x, found = type(self).__name__, self.adjoint(y, shape), self.spectrum(shape)
         if found is None:
             raise ValueError(f"{name} has no cheap singular values for events of shape {list(shape)}: take smaller")
         spectrum = Spectrum(found.values.to(y), tuple(m if m is None else m.to(y) for m in found.basis))
-        s, c = spectrum.values, spectrum.coefficients(self.adjoint(y, shape))
+        s, c = spectrum.values, spectrum.coefficients(x)
         return torch.where(s > smallest * s.max(), c / s.square(), 0.0), spectrum
 
     def pseudo_inverse(self, y: Tensor, shape: Shape, smallest: float = 1e-6) -> Tensor:
