@@ -87,6 +87,7 @@ class Particles:
         return self._rows(_at(self.log_weights.softmax(1), self._chance("last")))
 
     def parted(self, x: Tensor) -> Tensor:
+        """``x`` (B K, ...) as (B, K, ...)."""
         return x.reshape(-1, self.number, *x.shape[1:])
 
     def _chance(self, step: int | str) -> Tensor:
