@@ -238,7 +238,7 @@ def test_a_signal_ends_a_command_in_one_line(scoresde, tmp_path, monkeypatch, de
         time.sleep(5)
 
     # Interrupted while writing: the partial file is removed.
-    monkeypatch.setattr("scoresde_run.commands.sample._write", struck)
+    monkeypatch.setattr("scoresde_run.commands.drawn._write", struck)
     found, _, err = scoresde(
         "sample", "--target", "mixture2d", "--n", "2", "--steps", "2", "--out", "o", "--device", "cpu"
     )

@@ -56,7 +56,7 @@ def test_tf32_is_for_products_and_convolutions_alike(allowed):
 
 def test_what_is_sampled_as_float32_is_float32(monkeypatch, tmp_path):
     told = []
-    monkeypatch.setattr("scoresde_run.machine.device.use_tf32", told.append)
+    monkeypatch.setattr("scoresde_run.commands.opened.use_tf32", told.append)
     few = ["--n", "2", "--steps", "2", "--device", "cpu"]
     assert main(["sample", "--target", "mixture2d", *few, "--out", str(tmp_path / "o")]) == 0
     assert told == [False]

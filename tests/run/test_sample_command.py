@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from scoresde_core.plugins import discover
 from scoresde_core.registry import load_registry
-from scoresde_run.commands.sample import to_pixels
 from scoresde_run.commands.shell import main
 from scoresde_run.models import checkpoint
 from scoresde_run.models.model import plan_model
+from scoresde_run.results.picture import to_pixels
 
 SMALL = ["model.network.nf=8", "model.network.num_res_blocks=1", "model.network.ch_mult=[1,2]", "model.shape=[1,8,8]",
          "model.network.attn_resolutions=[]"]  # fmt: skip

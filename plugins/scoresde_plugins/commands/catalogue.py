@@ -1,7 +1,4 @@
-"""``scoresde catalogue FILE``, also ``scoresde list --html FILE``: one page of all that is installed.
-
-The page is one file without scripts, fonts or pictures from elsewhere.
-"""
+"""``scoresde catalogue FILE``, also ``scoresde list --html FILE``: one page, without scripts, of all components."""
 
 import argparse
 import inspect
@@ -16,8 +13,7 @@ from scoresde_core import KINDS, Command, Entry, FileError, Registry, ScoreSDEEr
 from scoresde_run.commands.listing import parameter_rows
 from scoresde_run.machine.version import own_version
 
-OURS = "<!doctype html><!-- scoresde list --html -->"
-"""The head of a page that this command wrote and may replace."""
+OURS = "<!doctype html><!-- scoresde list --html -->"  # the head of a page that this command wrote and may replace
 
 
 @attrs.frozen
@@ -60,7 +56,6 @@ def _about(entry: Entry, registry: Registry) -> Iterator[tuple[str, Any]]:
 
 
 def _linked(paper: str) -> Any:
-    """``paper`` with links to arXiv and to identified documents."""
     from markupsafe import Markup, escape
 
     found = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', str(escape(paper)))

@@ -1,11 +1,8 @@
 """``scoresde completion SHELL``: a script with which the shell completes commands, components and parameters.
 
-The script asks the program itself, with the word so far in ``SCORESDE_COMPLETE`` and the words before it as arguments;
-the parser that would read these answers instead (:class:`scoresde_run.commands.shell.Parser`). Nothing imports torch:
-the parameters of a component are read from its source.
+The script runs the program with the word so far in ``SCORESDE_COMPLETE``; the parser then answers instead of reading
+(:class:`scoresde_run.commands.shell.Parser`). Parameters are read from source, so nothing imports torch.
 """
-
-from __future__ import annotations
 
 import argparse
 import ast

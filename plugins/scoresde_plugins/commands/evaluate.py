@@ -1,26 +1,14 @@
 """The command line of ``scoresde evaluate``."""
 
-from __future__ import annotations
-
 import argparse
 import math
-import shlex
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from scoresde_core import Command, FileError, Registry, UsageError
-from scoresde_run.commands.options import SHARED, add_shared, check_counts, check_fractions, check_weights, values_of
-from scoresde_run.machine.files import locked
-from scoresde_run.results.rows import warnings_of
-
-if TYPE_CHECKING:
-    from scoresde_run import Processes
-    from ..evaluate.checkpoints import ChosenCheckpoint
+from scoresde_run.commands.options import SHARED, add_shared, check_counts, check_fractions, values_of
 
 RESULTS = "results.jsonl"
 
@@ -77,8 +65,9 @@ class EvaluateCommand(Command):
 
         # Imports torch, so not before the options are checked.
         from ..evaluate.measure import run_together
+        from ..evaluate.rows import prepare
 
-        return run_together(arguments.device, partial(_prepare, arguments, registry))
+        return run_together(arguments.device, partial(prepare, arguments, registry))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -103,65 +92,3 @@ def _check(arguments: argparse.Namespace) -> None:
     ours = out.is_dir() and ((out / RESULTS).is_file() or {path.name for path in out.glob("[!.]*")} <= own)
     if out.exists() and not ours:
         raise FileError(f"{out} exists and is not an evaluation: choose another --out")
-
-
-def _prepare(
-    arguments: argparse.Namespace, registry: Registry, processes: Processes, stack: ExitStack
-) -> Callable[[], int]:
-    """Check everything before anything is computed."""
-    from scoresde_run import Progress
-    from scoresde_run.machine.device import slow_precision
-    from scoresde_run.machine.files import clean
-    from scoresde_run.models import checkpoint
-    from ..evaluate.checkpoints import Choice, as_they_appear, chosen_checkpoints
-    from ..evaluate.plan import Planner, Request
-    from ..evaluate.rows import Evaluation, metric_texts
-
-    choice, own = Choice(arguments.models), _own(arguments, registry)
-    # A run may be writing at this moment, so all processes use what process 0 found.
-    folders = [
-        given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
-        for given in arguments.folders
-    ]
-    asked = [*processes.exchange(chosen_checkpoints(folders, choice, arguments.wait is not None))[0], *own]
-    request = Request(**{field.name: getattr(arguments, field.name) for field in attrs.fields(Request)})
-    planner = Planner(registry, request, processes.device, arguments.download)
-    for each in asked:
-        planner.expected(each)
-    if processes.first:
-        stack.enter_context(locked(arguments.out, "evaluating"))
-        clean(arguments.out)
-    if processes.first and (slow := slow_precision(processes.device, arguments.precision)):
-        print(f"warning: {slow}", file=sys.stderr)
-    progress = stack.enter_context(Progress(processes.first))
-    evaluation = Evaluation(planner, arguments.out, processes, progress, shlex.join(["scoresde", *sys.argv[1:]]))
-
-    def evaluate() -> int:
-        coming = as_they_appear(asked, (arguments.wait or 0.0) * 60, processes, progress.say)
-        rows = [evaluation.run(each, folder) for each, folder in coming]
-        progress.stop()
-        if processes.first:
-            for row in rows:
-                told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])
-                print(f"{row['checkpoint']}: {'; '.join(told)}")
-            for warning in warnings_of(rows):
-                print(f"warning: {warning}")
-            print(f"rows: {arguments.out / RESULTS}")
-        return 1 if any(row["status"] == "failed" for row in rows) else 0
-
-    return evaluate
-
-
-def _own(arguments: argparse.Namespace, registry: Registry) -> list[ChosenCheckpoint]:
-    """The network that brings its weights, if one is given."""
-    from scoresde_run import Checkpoint
-    from scoresde_run.commands.presets import own_config
-    from ..evaluate.checkpoints import ChosenCheckpoint
-
-    check_weights(arguments)
-    if arguments.network is None:
-        return []
-    typed = {"weights": arguments.weights, "parameterisation": arguments.parameterisation}
-    config = own_config(registry, arguments.network, arguments.sde, **typed)
-    arguments.weights, name = None, str(config.model.network)
-    return [ChosenCheckpoint(Path(name), own=Checkpoint(Path(name), config, 0, {}, {}, name))]

@@ -1,8 +1,7 @@
 """``scoresde export``: a small checkpoint from a checkpoint or a training run.
 
-It has one set of weights, the averaged ones if there are any. In half precision, matrices and kernels take two bytes
-per number. Vectors and buffers keep their precision: they are few, and include tables of noise scales and Fourier
-frequencies, whose rounding would change an angle of hundreds of radians by a whole one. A loaded model is in float32.
+In half precision, matrices and kernels take two bytes per number. Vectors and buffers keep theirs: they are few, and
+to round a Fourier frequency may change an angle of hundreds of radians by a whole one. A loaded model is in float32.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class ImportCheckpointCommand(Command):
         from ..song2021.published_checkpoint import Misfit
 
         request.check_place(arguments.out, checkpoint.INDEX)
-        file, config, about, convert = (_with_preset if arguments.preset else _foreign)(arguments, registry)
+        file, config, about, convert = _source(arguments, registry)
         sha256 = checkpoint.file_hash(file)
         asked = request.digits(registry, arguments, sha256=sha256, config=config.plain())
         if request.finished(arguments.out, asked, checkpoint.INDEX):
@@ -59,47 +59,41 @@ class ImportCheckpointCommand(Command):
         return 0
 
 
-def _with_preset(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
-    """The file of a preset's network: its path, configuration, origin, and what converts it."""
-    from scoresde_run import plan_model
-    from scoresde_run.commands.presets import find_preset
-    from ..song2021 import flax_checkpoint as flax
-    from ..song2021.published_checkpoint import Converted, convert, read_published
-
-    file, config = Path(arguments.file), find_preset(registry, arguments.preset).override(arguments.set)
-    if file.is_dir():
-        remedy = "name the published file in it, or leave out --preset for one of diffusers"
-        raise UsageError(f"{file} is a folder: {remedy}")
-    published, plan = flax.read(file) or read_published(file), plan_model(config, registry)
-    if published.layout == flax.DEQUANTISER:
-        raise UsageError(f"{file} is a dequantiser, which says itself what it is of: leave --preset out")
-    about = {"layout": published.layout, "preset": arguments.preset, "step": published.step}
-
-    def converted() -> Converted:
-        network, table = plan.build().network, hasattr(plan.sde, "sigma_max")
-        return convert(flax.renamed(published, network), network, table=table, prefix=arguments.prefix)
-
-    return file, config, about, converted
-
-
-def _foreign(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
-    """As :func:`_with_preset`, for what says itself which network it is of."""
+def _source(arguments: argparse.Namespace, registry: Registry) -> tuple[Path, Any, dict[str, Any], Any]:
+    """What is imported: its path, configuration, origin, and what converts it; without a preset it says itself."""
     from scoresde_run import Config, plan_model
+    from scoresde_run.commands.presets import find_preset
     from ..dequantizers.flowpp import configured
     from ..dequantizers.variational import flow_of
     from ..formats import diffusers_folder, edm_pickle
     from ..song2021 import flax_checkpoint as flax
-    from ..song2021.published_checkpoint import convert
+    from ..song2021.published_checkpoint import Converted, convert, read_published
 
+    prefix = arguments.prefix
+    if arguments.preset:
+        file, config = Path(arguments.file), find_preset(registry, arguments.preset).override(arguments.set)
+        if file.is_dir():
+            remedy = "name the published file in it, or leave out --preset for one of diffusers"
+            raise UsageError(f"{file} is a folder: {remedy}")
+        published, plan = flax.read(file) or read_published(file), plan_model(config, registry)
+        if published.layout == flax.DEQUANTISER:
+            raise UsageError(f"{file} is a dequantiser, which says itself what it is of: leave --preset out")
+        about = {"layout": published.layout, "preset": arguments.preset, "step": published.step}
+
+        def converted() -> Converted:
+            network, table = plan.build().network, hasattr(plan.sde, "sigma_max")
+            return convert(flax.renamed(published, network), network, table=table, prefix=prefix)
+
+        return file, config, about, converted
     place = diffusers_folder.fetched(arguments.file)
     pickled = place.is_file() and place.suffix == ".pkl"
-    published = flax.read(place) if place.is_file() and not pickled else None
-    if published and published.layout == flax.DEQUANTISER:
-        config = configured(published.weights, place).override(arguments.set)
+    flow = flax.read(place) if place.is_file() and not pickled else None
+    if flow and flow.layout == flax.DEQUANTISER:
+        config = configured(flow.weights, place).override(arguments.set)
         use = "likelihood --dequantizer 'variational[checkpoint={}]'"
-        about = {"layout": published.layout, "step": published.step, "use": use}
-        return place, config, about, lambda: convert(published, flow_of(config, "meta"), prefix=arguments.prefix)
-    if not (place.is_dir() or pickled) or arguments.prefix:
+        about = {"layout": flow.layout, "step": flow.step, "use": use}
+        return place, config, about, lambda: convert(flow, flow_of(config, "meta"), prefix=prefix)
+    if not (place.is_dir() or pickled) or prefix:
         raise UsageError(f"{place} does not say which network it is of: add --preset NAME (see 'scoresde presets')")
     found = edm_pickle.read_pickle(place) if pickled else diffusers_folder.read_folder(place)
     config = Config.from_plain(found.config, str(place)).override(arguments.set)

@@ -1,7 +1,4 @@
-"""``scoresde new``: a distribution of its own with one component, which installs and passes ``scoresde check``.
-
-The templates are in ``scoresde_plugins/scaffold``: the files that all kinds share, and a component for each kind.
-"""
+"""``scoresde new``: a distribution with one component that passes ``scoresde check``, by templates in ``scaffold``."""
 
 import argparse
 import keyword
@@ -71,7 +68,6 @@ def rendered(kind: Kind, name: str) -> dict[str, str]:
 
 
 def _singulars() -> list[str]:
-    """The kinds that have a template, in the singular."""
     return [kind.singular for kind in KINDS.values() if TEMPLATES.joinpath(f"kinds/{kind.name}.py.j2").is_file()]
 
 
@@ -93,7 +89,6 @@ def _spelled(name: str) -> str:
 
 
 def _check_free(kind: Kind, name: str, registry: Registry) -> None:
-    """Raise :class:`UsageError` where a component, a plugin or a module has the name."""
     spec = find_spec(name)
     owners = {re.sub("[-_.]+", "_", status.owner.lower()) for status in registry.statuses}
     if claims := registry.claims(kind.name, name):

@@ -1,19 +1,13 @@
 """``scoresde stats``: reference statistics of a data set, in a file."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from scoresde_core import OURS, Command, Registry, Spec, UsageError
 from scoresde_run.commands.options import add_shared, check_counts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from scoresde_run import Extraction
 
 
 @attrs.frozen
@@ -53,8 +47,9 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     from scoresde_run import Extraction
     from scoresde_run.data.dataset import content_hash
     from scoresde_run.machine.device import find_device, use_tf32
+    from scoresde_run.machine.progress import Progress, is_tenth
     from scoresde_run.results import request
-    from ..evaluators.statistics_file import write
+    from ..evaluators.statistics_file import FeatureMoments, write
 
     request.check_place(arguments.out)
     dataset = registry.create("datasets", arguments.dataset)
@@ -65,7 +60,7 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     use_tf32(False)  # as for the samples that are compared with them
     extraction = Extraction(extractor, batch_size=arguments.batch_size)
     protocol = extraction.protocol
-    events: Tensor = dataset.load(arguments.split)[: arguments.images]
+    events: torch.Tensor = dataset.load(arguments.split)[: arguments.images]
     if len(events) < 2:
         few = f"{arguments.dataset} has {len(events)} events in its {arguments.split} split"
         raise UsageError(f"{few}: two or more are needed")
@@ -74,30 +69,22 @@ def _make(arguments: argparse.Namespace, registry: Registry) -> int:
     asked = request.digits(registry, arguments, dataset, extractor, **known)
     if request.finished(arguments.out, asked):
         return 0
-    moments, features = _collect(extraction, events, device, arguments.raw)
-    report = {"dataset": repr(dataset), "split": arguments.split, "events": len(events), "rounding": rounding}
-    report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
-    write(arguments.out, moments, features, report, asked)
-    print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
-    evaluator = Spec("frechet", {"features": arguments.features or "inception", "statistics": str(arguments.out)})
-    print(f"wrote {arguments.out}: scoresde-bench --evaluator {shlex.quote(str(evaluator))}")
-    return 0
-
-
-def _collect(extraction: Extraction, events: Tensor, device: Any, raw: bool) -> tuple[Any, Tensor | None]:
-    import torch
-    from scoresde_run.machine.progress import Progress, is_tenth
-    from ..evaluators.statistics_file import FeatureMoments
-
-    moments, kept, done, total = None, [], 0, len(events)
+    moments: Any = None
+    kept, done, total = list[torch.Tensor](), 0, len(events)
     with Progress() as progress:
         for pooled in (batch.pooled for batch in extraction(events, device)):
             found = FeatureMoments.of(pooled)
             moments = found if moments is None else moments.merge(found)
-            kept += [pooled.cpu()] if raw else []
+            kept += [pooled.cpu()] if arguments.raw else []
             before, done = done, done + len(pooled)
             progress.show("events", done, total, f"{done} of {total} events", is_tenth(before, done, total))
-    return moments, torch.cat(kept) if raw else None
+    report = {"dataset": repr(dataset), "split": arguments.split, "events": len(events), "rounding": rounding}
+    report |= {"protocol": protocol["features"], "torch": str(torch.__version__)}
+    write(arguments.out, moments, torch.cat(kept) if arguments.raw else None, report, asked)
+    print(f"{len(events)} events of {dataset!r}, {len(moments.mean)} features of {extractor.name}")
+    evaluator = Spec("frechet", {"features": arguments.features or "inception", "statistics": str(arguments.out)})
+    print(f"wrote {arguments.out}: scoresde-bench --evaluator {shlex.quote(str(evaluator))}")
+    return 0
 
 
 def _show(path: Path) -> int:

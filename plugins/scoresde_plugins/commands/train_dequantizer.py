@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from scoresde_core import Command, Draws, Loss, Registry, ScoreModel, Spec, UsageError, build, parse
 from scoresde_run import Config, NetworkScore, Plan, Preprocessing, Processes, Trainer, Units
-from scoresde_run.commands.opened import OpenedModel, add_model, open_model
+from scoresde_run.commands.opened import OpenedModel, open_model
+from scoresde_run.commands.options import add_model
 from scoresde_run.commands.train import add_run, run_training
 from scoresde_run.models.config import DataConfig, ModelConfig, SamplingConfig, TrainingConfig
 from scoresde_run.models.model import find_dataset
@@ -96,7 +97,6 @@ class DequantizerPlan(TrainingPlan):
 
 
 def _plan(arguments: argparse.Namespace, registry: Registry, processes: Processes) -> TrainingPlan:
-    """The plan of a run, with the model's score in its loss."""
     opened = open_model(arguments, registry, processes.device)
     require_continuous(opened.score, "a dequantiser's bound", "an integral over")
     if isinstance(opened.score, NetworkScore):

@@ -17,8 +17,7 @@ from .files import HeldOut
 from .picture_file import opened
 from .pictures import deep
 
-LARGE, _CHUNK = 2**30, 1024
-"""An ``.npy`` array of more bytes stays on the disk; rows that are looked at together."""
+LARGE, _CHUNK = 2**30, 1024  # an ``.npy`` array of more bytes stays on the disk; rows that are looked at together
 
 
 def images(folder: Path) -> dict[str, Any]:
@@ -100,7 +99,6 @@ class ArrayDataset(HeldOut):
         return header
 
     def _read(self, split: Split, header: bool = False) -> NDArray[Any]:
-        """The array of the events, or its shape and type."""
         path = Path(self.place(split))
         found = array_file.read(path, self.key, header=header)
         return np.delete(found, array_file.column(path, str(self.labels)), 1) if self._in_table(path) else found
@@ -179,7 +177,6 @@ def _rounded(exact: Tensor) -> Tensor:
 
 
 def _beside(path: Path, name: str) -> Tensor:
-    """Grey levels like those of events, all else as float32."""
     array = array_file.read(path, name)
     _check_finite(f"{name!r} in {path}", array)
     return as_events(array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32))

@@ -25,8 +25,7 @@ from .pictures import deep
 INDEX = "dataset.json"
 Classes = Literal["auto", "folders", "names"]
 
-COUNT, SIDE = 20, 8
-"""Of the pictures of noise with which the conformance suite checks these data sets."""
+COUNT, SIDE = 20, 8  # of the pictures of noise with which the conformance suite checks these data sets
 
 
 def image_folder(folder: Path) -> dict[str, Any]:
@@ -203,7 +202,6 @@ def labels(place: str, path: str, classes: Classes) -> Tensor | None:
     """The class of each image at ``place``, int64 (N,), or None; ``path`` has the training images.
 
     Without an index a class is the number of a folder among those of ``path``, sorted by name, if there are several.
-
     The tools of StyleGAN and EDM pack images into folders of a thousand, which are not classes, beside an index
     ``{"labels": [["00000/img00000000.png", 6], ...]}``, or ``{"labels": null}`` if there are none.
     """

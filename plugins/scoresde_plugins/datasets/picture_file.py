@@ -15,8 +15,7 @@ from scoresde_core import FileError
 from scoresde_run.machine import inputs
 
 Handle = TypeVar("Handle")
-Stored = bytes | NDArray[np.uint8]
-"""A picture as its source stores it: an encoded file, or pixels (H, W, C)."""
+Stored = bytes | NDArray[np.uint8]  # a picture as its source stores it: an encoded file, or pixels (H, W, C)
 
 
 class Source(Protocol):
@@ -48,11 +47,9 @@ def _map(path: Path) -> mmap.mmap:
 class Records(Source):
     """The images of a ``.tfrecords`` file, all of one size, as the tools of ProGAN and StyleGAN write them.
 
-    A file is a sequence of records: length (8 bytes), checksum of the length, data, checksum of the data (4 bytes),
-    all little-endian; a checksum is CRC-32C, rotated by 15 bits, plus 0xa282ead8. The data are a ``tf.train.Example``,
-    a protocol buffer with the features ``shape``, int64 (3,), channels, height, width, and ``data``, uint8, in that
-    order. Checksums of lengths are verified, so that a truncated file or one of another kind is found before any work;
-    those of pixels are not.
+    A record is, little-endian: length (8 bytes), checksum of the length (4), data, checksum of the data (4). A checksum
+    is CRC-32C, rotated by 15 bits, plus 0xa282ead8; those of lengths alone are verified, which finds a truncated file.
+    The data are a ``tf.train.Example``, a protocol buffer with ``shape``, int64 (C, H, W), and ``data``, uint8.
     """
 
     path: Path

@@ -26,8 +26,7 @@ BROKEN_HELP = "what to do with a file that cannot be decoded: fail, or skip it w
 Size = int | tuple[int, int]
 """The side of a square in pixels, or height and width."""
 SIZE_HELP = "side in pixels, or [height, width]"
-deep = optional(and_(gt(256), le(65536)))
-"""Validates a number of grey levels of more than 8 bits."""
+deep = optional(and_(gt(256), le(65536)))  # validates a number of grey levels of more than 8 bits
 
 
 def positive(instance: Any, attribute: "attrs.Attribute[Any]", value: Size) -> None:
@@ -56,7 +55,7 @@ class Folder(Source):
         return [name for name in sorted(found) if _is_picture(name)]
 
     def read(self, name: str) -> bytes:
-        return inputs.content(self.root / name)
+        return inputs.regular(self.root / name, inputs.PICTURE).read_bytes()
 
 
 @attrs.frozen
@@ -125,11 +124,7 @@ class Fit:
 
 @attrs.frozen(eq=False)
 class Pictures:
-    """The events behind some names of a source.
-
-    On access by index, a broken picture that is to be skipped is replaced by the next readable one, so that the order
-    of a run does not depend on which files are broken; :meth:`all` leaves it out.
-    """
+    """The events behind names of a source; a broken one may be replaced by the next, so that the order stays."""
 
     source: Source
     names: Sequence[Any]

@@ -5,7 +5,6 @@ MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747), CIFAR-10 (Krizhevsk
 
 import os
 import pickle
-import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -48,10 +47,8 @@ class VisionDataset(Dataset):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    folder: ClassVar[str]
-    """The folder of its files, below ``root``."""
-    reader: ClassVar[str]
-    """Its class in torchvision."""
+    folder: ClassVar[str]  # the folder of its files, below ``root``
+    reader: ClassVar[str]  # its class in torchvision
     levels = 256
 
     root: str = param("data", "folder that contains it, or receives it")
@@ -212,8 +209,7 @@ class LSUNDataset(PictureDataset):
         return Path(self.root) / f"{self.category}_{'train' if split == 'train' else 'val'}_lmdb"
 
     def open(self, split: Split = "train") -> Pictures:
-        path = self._folder(split)
-        if not path.is_dir():
+        if not (path := self._folder(split)).is_dir():
             how = "give its parent, lsun[root=...], or download it with LSUN's download.py and unzip it there"
             raise FileError(f"the LSUN folder {path} does not exist: {how} (torchvision cannot)")
         try:
@@ -269,7 +265,14 @@ class DownsampledImageNetDataset(Dataset):
         return [path for split in _PATTERNS for path in self._matching(split)]
 
     def load(self, split: Split = "train") -> Tensor:
-        return torch.cat([self._images(path) for path in self._files(split)])
+        found, width = [], 3 * self.size**2
+        for path in self._files(split):
+            data = self._read(path, "data")
+            if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
+                given = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+                raise FileError(f"{path} must hold uint8 rows of {width} numbers for size={self.size}, got {given}")
+            found.append(torch.from_numpy(data).reshape(-1, *self.shape))
+        return torch.cat(found)
 
     def known(self, split: Split = "train") -> dict[str, Tensor]:
         """``labels`` 0 to 999; the files count from 1."""
@@ -277,7 +280,7 @@ class DownsampledImageNetDataset(Dataset):
 
     def _matching(self, split: Split) -> list[Path]:
         found = [p for p in Path(self.root).rglob(_PATTERNS[split]) if p.suffix in ("", ".npz") and p.is_file()]
-        return sorted(found, key=_number)
+        return sorted(found, key=lambda path: (len(path.stem), path.name))  # 2 is before 10
 
     def _files(self, split: Split) -> list[Path]:
         if files := self._matching(split):
@@ -295,15 +298,3 @@ class DownsampledImageNetDataset(Dataset):
                 return ArrayUnpickler(stream).load()[name]
         except Exception as error:  # a damaged pickle fails in any way
             raise FileError(f"cannot read {path} as a batch of downsampled ImageNet: {one_line(error)}") from error
-
-    def _images(self, path: Path) -> Tensor:
-        data, width = self._read(path, "data"), 3 * self.size**2
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
-            found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-            raise FileError(f"{path} must hold uint8 rows of {width} numbers for size={self.size}, got {found}")
-        return torch.from_numpy(data).reshape(-1, 3, self.size, self.size)
-
-
-def _number(path: Path) -> tuple[int, str]:
-    digits = re.search(r"(\d+)$", path.stem)
-    return (int(digits[1]) if digits else 0, path.name)

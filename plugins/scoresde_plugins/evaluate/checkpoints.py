@@ -10,18 +10,19 @@
 With ``--wait``, a choice is among the models that the finished run will have.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import attrs
-from scoresde_core import FileError, UsageError
+from scoresde_core import FileError, Registry, UsageError
 from scoresde_run import Config, Processes
+from scoresde_run.commands.options import check_weights
+from scoresde_run.commands.presets import own_config
 from scoresde_run.machine import inputs
 from scoresde_run.models import checkpoint
 from scoresde_run.training.run import CONFIG, METRICS, MODELS
@@ -61,10 +62,8 @@ class RunFolder:
                 losses[int(row["step"])] = float(row["evaluation_loss"])
         finite = [step for step in saved if math.isfinite(losses.get(step, math.nan))]
         if not finite:
-            raise UsageError(
-                f"{path} has no evaluation_loss at the step of a model, so none is the best: "
-                "train with a training.evaluate_every that divides training.snapshot_every, or choose --models all"
-            )
+            remedy = "train with a training.evaluate_every that divides training.snapshot_every, or choose --models all"
+            raise UsageError(f"{path} has no evaluation_loss at the step of a model, so none is the best: {remedy}")
         return min(finite, key=lambda step: losses[step])
 
 
@@ -99,21 +98,9 @@ class ChosenCheckpoint:
     """A checkpoint to evaluate: a folder, or the best model of a run once it is finished."""
 
     folder: Path
-    run: RunFolder | None = None
-    """The run that makes it."""
+    run: RunFolder | None = None  # the run that makes it
     best: bool = False
-    own: checkpoint.Checkpoint | None = None
-    """A network that brings its weights, which has no folder."""
-
-    @classmethod
-    def of(cls, folder: Path) -> ChosenCheckpoint:
-        """Choose a single checkpoint, with the run that contains it, if any."""
-        models = folder.absolute().parent
-        run = None
-        if models.name == MODELS:
-            with suppress(FileError):
-                run = RunFolder(models.parent, Config.read(models.parent, CONFIG))
-        return cls(folder, run)
+    own: checkpoint.Checkpoint | None = None  # a network that brings its weights, which has no folder
 
     @property
     def step(self) -> int | None:
@@ -138,7 +125,11 @@ def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> l
     found: list[ChosenCheckpoint] = []
     for folder in folders:
         if _exists(folder):
-            found.append(ChosenCheckpoint.of(folder))
+            models, run = folder.absolute().parent, None
+            if models.name == MODELS:
+                with suppress(FileError):
+                    run = RunFolder(models.parent, Config.read(models.parent, CONFIG))
+            found.append(ChosenCheckpoint(folder, run))
         elif (folder / CONFIG).is_file():
             found += _of_run(RunFolder(folder, Config.read(folder, CONFIG)), choice, wait)
         else:
@@ -147,13 +138,27 @@ def chosen_checkpoints(folders: Sequence[Path], choice: Choice, wait: bool) -> l
     return list({each.name: each for each in found}.values())
 
 
+def asked_checkpoints(asked: Namespace, registry: Registry, processes: Processes) -> list[ChosenCheckpoint]:
+    """The checkpoints that the command names, and the network that brings its weights, if one is given."""
+    choice, own = Choice(asked.models), []
+    check_weights(asked)
+    if asked.network is not None:
+        typed = {"weights": asked.weights, "parameterisation": asked.parameterisation}
+        config = own_config(registry, asked.network, asked.sde, **typed)
+        asked.weights, name = None, str(config.model.network)
+        own = [ChosenCheckpoint(Path(name), own=checkpoint.Checkpoint(Path(name), config, 0, {}, {}, name))]
+    folders = [
+        given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
+        for given in asked.folders
+    ]
+    # A run may be writing at this moment, so all processes use what process 0 found.
+    return [*processes.exchange(chosen_checkpoints(folders, choice, asked.wait is not None))[0], *own]
+
+
 def as_they_appear(
     chosen: Sequence[ChosenCheckpoint], seconds: float, processes: Processes, say: Callable[[str], None]
 ) -> Iterator[tuple[ChosenCheckpoint, Path | None]]:
-    """Yield each with its folder once it exists, or with None if it does not appear within ``seconds`` of the last one.
-
-    All processes follow process 0.
-    """
+    """Yield each with its folder once it exists, or None after ``seconds`` without any; all follow process 0."""
     pending, since, said = list(chosen), time.monotonic(), ""
     while pending:
         late = time.monotonic() - since >= seconds

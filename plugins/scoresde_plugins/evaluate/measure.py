@@ -10,8 +10,6 @@ The name of a folder has a hash of everything that its numbers depend on: weight
 device and versions. Other settings go to another folder; nothing is mixed or replaced.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -99,12 +97,11 @@ class MeasuredModel:
     score: ScoreModel
     device: torch.device
     dtype: torch.dtype
-    identity: Mapping[str, Any]
-    """Weights, network, SDE and their dependencies, as plain data."""
+    identity: Mapping[str, Any]  # weights, network, SDE and their dependencies, as plain data
     folder: Path
     observe: Observer | None = None
 
-    def parts_of(self, measure: Measure) -> Parts:
+    def parts_of(self, measure: "Measure") -> Parts:
         """The batches of ``measure``; those of a reference do not depend on the model."""
         about = dict(self.identity) if measure.of_model else {}
         about |= {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
@@ -116,12 +113,10 @@ class Measure(ABC):
     """One quantity that is measured of a model."""
 
     name: ClassVar[str]
-    stated: ClassVar[Sequence[str]] = ()
-    """The fields of :attr:`protocol`."""
+    stated: ClassVar[Sequence[str]] = ()  # the fields of :attr:`protocol`
 
     fingerprint: Fingerprint = attrs.field(kw_only=True)
-    parts: tuple[Any, ...] = attrs.field(kw_only=True)
-    """The components that it uses besides the model."""
+    parts: tuple[Any, ...] = attrs.field(kw_only=True)  # the components that it uses besides the model
 
     @property
     def title(self) -> str:
@@ -132,11 +127,6 @@ class Measure(ABC):
     def of_model(self) -> bool:
         """Whether the numbers depend on the model."""
         return True
-
-    @property
-    def of_samples(self) -> bool:
-        """Whether its metrics are of samples: a row in which none of these is a number has failed."""
-        return False
 
     @property
     @abstractmethod
@@ -168,11 +158,7 @@ class Measure(ABC):
 
 
 class Share:
-    """``count`` of ``events`` (None: all), spread evenly, in batches; ``source`` names them in the settings.
-
-    ``indices`` are their places in the split, ``count`` is the number of batches; events in memory are hashed.
-    :meth:`tell` adds what is known of them.
-    """
+    """``count`` of ``events`` (None: all), spread evenly, in batches; ``source`` names them in the settings."""
 
     def __init__(self, events: Events, count: int | None, batch_size: int, source: Mapping[str, Any]) -> None:
         self.events, self.batch_size, self.indices = events, batch_size, subset(len(events), count)
@@ -234,7 +220,7 @@ class Failed(ScoreSDEError):
     trace = ""
 
     @classmethod
-    def of(cls, error: Exception) -> Failed:
+    def of(cls, error: Exception) -> "Failed":
         """Convert the exception being handled, its reason on one line."""
         full = isinstance(error, torch.OutOfMemoryError)
         found = cls(f"out of memory: lower --batch-size ({one_line(error)})" if full else one_line(error))
@@ -243,10 +229,7 @@ class Failed(ScoreSDEError):
 
 
 def run_together(device: str, prepare: Callable[[Processes, ExitStack], Callable[[], int]]) -> int:
-    """Run what ``prepare`` returns in every process; return the exit code.
-
-    All processes raise the same errors; only process 0 reports them.
-    """
+    """Run what ``prepare`` returns in every process; all raise the same errors, which only process 0 reports."""
     keep_freed_memory()
     use_tf32(False)
     with ExitStack() as stack:

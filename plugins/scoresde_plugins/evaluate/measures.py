@@ -6,11 +6,9 @@ r"""The measures: of a model alone (loss, likelihood, samples), of features, and
     samples     draws of the sampler, keyed by (seed, index of the sample)
 
 Events of a batch are coupled only by an ODE's error norm or a corrector's mean norms. So the batch size is a setting,
-and the number of processes is not.
-
-An evaluator needs all samples at once, so its judgement is one batch on one process. The slow part of most evaluators,
-the features, is computed in batches before that: of the samples, and of the true events that they are compared with,
-once for all evaluators that use the same extractor. All checkpoints share the features of true events.
+and the number of processes is not. An evaluator needs all samples at once, so its judgement is one batch. The features
+that most need are computed in batches before, of samples and of the true events, once for all evaluators with the same
+extractor; all checkpoints share those of true events.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,8 +29,7 @@ from ..likelihood.bits_per_dim import Measurement, join, measure
 from ..likelihood.likelihood import Density
 from .measure import EventMeasure, Measure, MeasuredModel, Part, mean
 
-Key = tuple[Extraction, EventSet]
-"""How features are extracted, and from which events."""
+Key = tuple[Extraction, EventSet]  # how features are extracted, and from which events
 
 
 @attrs.frozen(eq=False)
@@ -73,14 +70,10 @@ class SplitLikelihood(EventMeasure):
     dequantizer: Dequantizer
     repeats: int
     seed: int
-    units: Units
-    """The model's units, to convert its bits to those of the data."""
-    target: Target | None = None
-    """An exact target on the CPU, whose own bits are measured too."""
-    latents: bool = False
-    """Whether to keep the latents."""
-    draws: int = 1
-    """Draws of dequantisation noise over which each repeat averages the probability."""
+    units: Units  # the model's units, to convert its bits to those of the data
+    target: Target | None = None  # an exact target on the CPU, whose own bits are measured too
+    latents: bool = False  # whether to keep the latents
+    draws: int = 1  # of dequantisation noise, over which each repeat averages the probability
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -125,8 +118,7 @@ class Draw(Measure):
     seed: int
     scale: Callable[[], float | None] = lambda: None
     """Returns the root mean square of true events, in the units of the data, None if unknown."""
-    known: Mapping[str, Tensor] = {}
-    """What is known of samples, in turn."""
+    known: Mapping[str, Tensor] = {}  # what is known of samples, in turn
 
     @property
     def count(self) -> int:
@@ -158,10 +150,6 @@ class Draw(Measure):
         """The samples of batch ``k``, in the units of the data."""
         return self.plan.units.decode(model.parts_of(self).load(k).tensors["x"].to(model.device))
 
-    def collect(self, model: MeasuredModel) -> Tensor:
-        """All samples (n, *shape), in the units of the data."""
-        return torch.cat([self.events(k, model) for k in range(self.count)])
-
 
 @attrs.frozen(eq=False)
 class FeatureBatches(Measure):
@@ -177,11 +165,6 @@ class FeatureBatches(Measure):
     def title(self) -> str:
         rounded = " rounded down" * (self.extraction.rounding == "floor")
         return f"{self.name} {self.extraction.extractor!r} of {' '.join(map(str, self.events.label))}{rounded}"
-
-    @property
-    def key(self) -> Key:
-        """The identity of these features."""
-        return self.extraction, self.events
 
     @property
     def of_model(self) -> bool:
@@ -238,10 +221,10 @@ class Judgement(Measure):
     """An evaluator's metrics of the samples or, if ``draw`` is None, of the model itself."""
 
     name: ClassVar[str] = "judgement"
+    count = 1  # it needs all samples at once
 
     plan: Plan
-    written: str
-    """The evaluator as typed."""
+    written: str  # the evaluator as typed
     evaluator: Evaluator
     draw: Draw | None
     n: int
@@ -249,21 +232,11 @@ class Judgement(Measure):
     reference: Reference | None
     features: Mapping[Key, FeatureBatches] = attrs.field(factory=dict)
     """The features that it reads; for a subset, those of the whole set."""
-    state: Mapping[str, Any] = attrs.field(factory=dict)
-    """Its declared dependencies, and the protocols of its features."""
+    state: Mapping[str, Any] = attrs.field(factory=dict)  # its declared dependencies, and the protocols of its features
 
     @property
     def title(self) -> str:
         return f"{self.name} {self.written}"
-
-    @property
-    def of_samples(self) -> bool:
-        return self.draw is not None
-
-    @property
-    def count(self) -> int:
-        """1, because it needs all samples at once."""
-        return 1
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -282,10 +255,10 @@ class Judgement(Measure):
         return Evidence(samples, self.seed, model=score, reference=self.reference, units=units, dtype=dtype)
 
     def measure(self, k: int, model: MeasuredModel) -> Part:
-        samples = None if self.draw is None else self.draw.collect(model)
+        samples = None if self.draw is None else torch.cat([self.draw.events(k, model) for k in range(self.draw.count)])
         evidence = self.evidence(model.score, model.device, samples, model.dtype)
         for key, batches in self.features.items():
-            rows = None if batches.key == key else key[1].rows
+            rows = None if batches.events == key[1] else key[1].rows
             evidence.once(key, partial(Extracted, partial(_stored, batches, model, rows)))
         reason = self.evaluator.skip(evidence)
         found = [] if reason else self.evaluator.evaluate(evidence)

@@ -1,7 +1,6 @@
 """Plans: the measures of a request and a model's configuration, checked before anything is computed."""
 
-from __future__ import annotations
-
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, cached_property, partial
@@ -28,84 +27,41 @@ from .checkpoints import ChosenCheckpoint
 from .measure import Measure, Share
 from .measures import Draw, FeatureBatches, Judgement, Key, SplitLikelihood, SplitLoss
 
-_PARTS = ("predictor", "corrector", "grid")
-"""Parameters of a sampler that are axes of a row."""
-_TRUE_EVENTS = 256
-"""Number of events of a data set that determine its scale."""
-
-
-@attrs.frozen
-class Request:
-    """The options of an evaluation; None means the configuration's value."""
-
-    loss: bool = False
-    likelihood: bool = False
-    evaluators: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    target: str | None = None
-    samples: int | None = None
-    sampler: str | None = None
-    known: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    guidance: str | None = None
-    split: Split | None = None
-    events: int | None = None
-    repeats: int | None = None
-    dequantizer: str | None = None
-    trace: str = "rademacher"
-    probes: int | None = None
-    tolerance: float = 1e-5
-    t_min: float | None = None
-    discrete: bool = False
-    batch_size: int | None = None
-    seed: int = 0
-    weights: str | None = None
-    dtype: str = "float32"
-    precision: str = "float32"
-    changes: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-
-    @property
-    def ema(self) -> bool | None:
-        """Which weights, as :meth:`Checkpoint.load` takes it."""
-        return None if self.weights is None else self.weights == "ema"
-
-    @property
-    def lowered(self) -> dict[str, str]:
-        """The network's precision, unless it is float32."""
-        return {} if self.precision == "float32" else {"precision": self.precision}
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """The request as plain data; float32 precision is left out, as in older requests."""
-        data = attrs.asdict(self)
-        del data["precision"]
-        told = {name: data.pop(name) for name in ("known", "guidance")}
-        return {**data, **{name: value for name, value in told.items() if value}, **self.lowered}
+_PARTS = ("predictor", "corrector", "grid")  # parameters of a sampler that are axes of a row
+_TRUE_EVENTS = 256  # number of events of a data set that determine its scale
+_ASKED = (
+    "loss likelihood evaluators target samples sampler split events repeats dequantizer trace probes tolerance t_min "
+    "discrete batch_size seed weights dtype changes"
+)
+"""The options that identify a row; later ones are added where they have an effect."""
 
 
 class Planner:
-    """Plans the measures of checkpoints; equal configurations, such as those of one run, are planned once."""
+    """Plans the measures of checkpoints by the options ``request`` (None: as configured), equal ones once."""
 
-    def __init__(self, registry: Registry, request: Request, device: torch.device, download: bool = False) -> None:
-        self.registry, self.request, self.device, self.download = registry, request, device, download
+    def __init__(self, registry: Registry, request: Namespace, device: torch.device) -> None:
+        self.registry, self.request, self.device = registry, request, device
+        self.ema = None if request.weights is None else request.weights == "ema"
+        self.lowered = {} if request.precision == "float32" else {"precision": request.precision}
+        later = {name: getattr(request, name) for name in ("known", "guidance") if getattr(request, name)}
+        self.asked = {**{name: getattr(request, name) for name in _ASKED.split()}, **later, **self.lowered}
         self._last: tuple[Config, EvaluationPlan] | None = None
 
-    def open(self, chosen: ChosenCheckpoint, folder: Path) -> tuple[Checkpoint, EvaluationPlan]:
+    def open(self, chosen: ChosenCheckpoint, folder: Path) -> "tuple[Checkpoint, EvaluationPlan]":
         """Read a checkpoint's index and plan its measures; raises FileError if it cannot be read."""
         found = chosen.own or checkpoint.read(folder)
         planned = self.of(found.config)
         return attrs.evolve(found, config=planned.config), planned
 
-    def of(self, config: Config) -> EvaluationPlan:
+    def of(self, config: Config) -> "EvaluationPlan":
         """The measures of a model of this configuration, with the changes; raises if they are impossible."""
         config = config.clear(self.registry, [OURS]).override(self.request.changes)
         if self._last is None or self._last[0] != config:
             self._last = config, EvaluationPlan(config, self)
         return self._last[1]
 
-    def expected(self, chosen: ChosenCheckpoint) -> EvaluationPlan | None:
-        """The expected measures of ``chosen``; None if its configuration is unknown. Raises what :meth:`of` raises.
-
-        A damaged or missing checkpoint has the configuration of its run; its row will report the damage.
-        """
+    def expected(self, chosen: ChosenCheckpoint) -> "EvaluationPlan | None":
+        """The measures of ``chosen``, by its run's configuration if it is damaged or missing; None if none is known."""
         folder, config = chosen.find(), chosen.run.config if chosen.run is not None else None
         with suppress(FileError):
             config = (chosen.own or checkpoint.read(folder)).config if folder is not None else config
@@ -113,15 +69,15 @@ class Planner:
 
 
 class EvaluationPlan:
-    """The measures of models of one configuration: those that the request names; if none, the loss and those of the
-    configuration.
-    """
+    """The measures of models of one configuration: those asked for, else the loss and those that it names."""
 
     def __init__(self, config: Config, planner: Planner) -> None:
         self.config, self.registry, self.request = config, planner.registry, planner.request
-        self.device, self.download = planner.device, planner.download
+        self.device = planner.device
         self.fingerprint = Fingerprint(self.registry)
         self.plan = plan_model(config, self.registry)
+        self.stand_in: NetworkScore = Model(self.plan, nn.Identity()).score()
+        """A model with the noise levels of all, that takes what they take."""
         asked, model = self.request, config.model
         self.spec = parse(asked.sampler) if asked.sampler else config.sampling.sampler
         self.sampler: Sampler = self.registry.create("samplers", self.spec)
@@ -154,13 +110,11 @@ class EvaluationPlan:
 
     def loss(self) -> Measure:
         """The training loss, on batches as in training."""
-        found = plan_training(self.config, self.registry, download=self.download)
+        found = plan_training(self.config, self.registry, download=self.request.download)
         training = self.config.training
         if found.loss.needs:
-            raise UsageError(
-                f"the loss {training.loss} needs {', '.join(found.loss.needs)}, which is not read here: see the test "
-                "loss in the run's metrics.jsonl"
-            )
+            needs = f"needs {', '.join(found.loss.needs)}, which is not read here"
+            raise UsageError(f"the loss {training.loss} {needs}: see the test loss in the run's metrics.jsonl")
         size = self.request.batch_size or training.batch_size
         share = self._share(found.dataset, self.request.split or "test", size)
         preprocessing = attrs.evolve(found.preprocessing, flip=False)
@@ -174,8 +128,8 @@ class EvaluationPlan:
         how = {"trace": request.trace, "probes": request.probes or 1, "t_min": t_min, "discrete": request.discrete}
         how |= dict.fromkeys(("rtol", "atol"), request.tolerance)
         density = build(FlowDensity, how, "the likelihood")
-        density.check(self._labelled())
-        dataset, _ = plan_data(self.plan, self.registry, self.download)
+        density.check(self.stand_in)
+        dataset, _ = plan_data(self.plan, self.registry, self.request.download)
         share = self._share(dataset, request.split or chosen.split, request.batch_size or chosen.batch_size)
         dequantizer = self.registry.create("dequantizers", request.dequantizer or f"{OURS}:uniform")
         return SplitLikelihood(
@@ -201,8 +155,8 @@ class EvaluationPlan:
 
     def _draw(self, n: int, scale: Callable[[], float | None]) -> Draw:
         request, chosen = self.request, self.config.evaluation
-        told = {name: value.to(self.device) for name, value in read_classes(request.known, self._labelled()).items()}
-        seen = self._labelled().given(**told)
+        told = {name: value.to(self.device) for name, value in read_classes(request.known, self.stand_in).items()}
+        seen = self.stand_in.given(**told)
         if reason := skip(self.sampler, self.plan.sde, self.plan.shape) or self.sampler.skip_model(seen):
             raise UsageError(reason)
         seen.informed(len(next(iter(told.values()), [])), 0, 0)
@@ -231,7 +185,7 @@ class EvaluationPlan:
         samples = draw if evaluator.judges == "samples" else None
         used = self._of(evaluator, None if reference is None else reference.target)
         found = Judgement(self.plan, str(spec), evaluator, samples, n, self.request.seed, reference, **used)
-        evidence = found.evidence(self._labelled(), self.device)
+        evidence = found.evidence(self.stand_in, self.device)
         if reason := evaluator.skip(evidence):
             raise UsageError(f"the evaluator {spec} cannot judge these samples: {reason}")
         read: dict[Key, FeatureBatches] = {}
@@ -241,7 +195,7 @@ class EvaluationPlan:
                 raise UsageError(f"the evaluator {spec} judges the model, so it cannot read features of samples")
             source = samples if events == of_samples else None
             made = FeatureBatches(extraction, events, source, **self._of(extraction.extractor))
-            same = read[made.key] = features.setdefault(made.key, made)
+            same = read[extraction, events] = features.setdefault((extraction, events), made)
             if {**same.protocol, "batch_size": 0} != {**made.protocol, "batch_size": 0}:
                 raise UsageError(f"two evaluators mean different things by {made.title}: change the label in {spec}")
         told = {"features": [each.protocol for each in read.values()]} if read else {}
@@ -251,15 +205,12 @@ class EvaluationPlan:
         return attrs.evolve(found, features=read, state={**state, **told})
 
     def _reference(self, n: int) -> Reference | None:
-        """The reference samples, drawn once for all checkpoints of this configuration."""
         if self.request.target is None:
             return None
         target = self.registry.create("targets", self.request.target)
         if target.shape != self.plan.shape:
-            raise UsageError(
-                f"the model makes events of shape {list(self.plan.shape)}, the target {self.request.target} has "
-                f"{list(target.shape)}: choose another --target"
-            )
+            given = f"the target {self.request.target} has {list(target.shape)}: choose another --target"
+            raise UsageError(f"the model makes events of shape {list(self.plan.shape)}, {given}")
         target = target.to(self.device, getattr(torch, self.request.dtype))
         return Reference(target, n, self.request.seed, self.device)
 
@@ -280,11 +231,6 @@ class EvaluationPlan:
     def _of(self, *parts: Any) -> dict[str, Any]:
         return {"parts": parts, "fingerprint": self.fingerprint}
 
-    def _labelled(self) -> NetworkScore:
-        """A stand-in for the model, with its noise levels and what it takes."""
-        found: NetworkScore = Model(self.plan, nn.Identity()).score()
-        return found
-
     def _share(self, dataset: Dataset, split: Split, batch_size: int) -> Share:
         events = dataset.open(split)
         if not len(events):
@@ -292,8 +238,8 @@ class EvaluationPlan:
         source = {"dataset": str(self.config.data.dataset), "split": split}
         share = Share(events, self.request.events, batch_size, source)
         rows, plan = torch.as_tensor(share.indices), self.plan
-        names = wanted(self._labelled())
+        names = wanted(self.stand_in)
         known = {name: plan.units.beside(known_of(dataset, name, split)[rows], plan.shape) for name in names}
-        check(self._labelled(), known, f"{dataset}")
+        check(self.stand_in, known, f"{dataset}")
         share.tell({name: value.to(self.device) for name, value in known.items()})
         return share

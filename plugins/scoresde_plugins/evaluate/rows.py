@@ -5,41 +5,72 @@ Every outcome, a failure too, is a row, and the processes agree on it at every s
 
 import json
 import math
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from scoresde_core import FileError, ScoreSDEError
+from scoresde_core import FileError, Registry, ScoreSDEError
 from scoresde_run import Checkpoint, Processes, Progress, Row
-from scoresde_run.machine import environment
-from scoresde_run.machine.device import PRECISIONS
+from scoresde_run.machine import environment, files
+from scoresde_run.machine.device import PRECISIONS, slow_precision
 from scoresde_run.machine.progress import step_observer
 from scoresde_run.results import picture
 from scoresde_run.results.digests import digest
 from scoresde_run.results.results import Results
-from scoresde_run.results.rows import SCHEMA, changed
+from scoresde_run.results.rows import SCHEMA, changed, warnings_of
 from scoresde_run.sampling.samples import valueless
-from .checkpoints import ChosenCheckpoint
+from .checkpoints import ChosenCheckpoint, as_they_appear, asked_checkpoints
 from .measure import Failed, Measure, MeasuredModel, compute, together
-from .measures import Draw
+from .measures import Draw, Judgement
 from .plan import EvaluationPlan, Planner
 
-PARTS = "parts"
 _NOTHING: Row = dict.fromkeys(
     ("target", "checkpoint", "training_step", "network", "sde", "sampler", "predictor", "corrector", "grid", "steps",
      "samples", "batch_size", "nfe", "seconds", "samples_per_second", "picture")
 )  # fmt: skip
 
 
-class Evaluation:
-    """Evaluates checkpoints by ``planner``, with parts and rows in ``folder``; all processes make the same calls."""
+def prepare(arguments: Namespace, registry: Registry, processes: Processes, stack: ExitStack) -> Callable[[], int]:
+    """Check everything before anything is computed; what is returned computes it, and returns the exit code."""
+    asked, planner = asked_checkpoints(arguments, registry, processes), Planner(registry, arguments, processes.device)
+    for each in asked:
+        planner.expected(each)
+    if processes.first:
+        stack.enter_context(files.locked(arguments.out, "evaluating"))
+        files.clean(arguments.out)
+    if processes.first and (slow := slow_precision(processes.device, arguments.precision)):
+        print(f"warning: {slow}", file=sys.stderr)
+    evaluation = Evaluation(planner, processes, progress := stack.enter_context(Progress(processes.first)))
 
-    def __init__(self, planner: Planner, folder: Path, processes: Processes, progress: Progress, command: str) -> None:
-        self.planner, self.folder, self.processes = planner, folder, processes
-        self.progress, self.command = progress, command
-        self.registry, self.request = planner.registry, planner.request
-        self.results = Results(folder) if processes.first else None
+    def evaluate() -> int:
+        coming = as_they_appear(asked, (arguments.wait or 0.0) * 60, processes, progress.say)
+        rows = [evaluation.run(each, folder) for each, folder in coming]
+        progress.stop()
+        if processes.first:
+            for row in rows:
+                told = [row["reason"]] if row["status"] == "failed" else metric_texts(row["metrics"])
+                print(f"{row['checkpoint']}: {'; '.join(told)}")
+            for warning in warnings_of(rows):
+                print(f"warning: {warning}")
+            print(f"rows: {arguments.out / 'results.jsonl'}")
+        return 1 if any(row["status"] == "failed" for row in rows) else 0
+
+    return evaluate
+
+
+class Evaluation:
+    """Evaluates checkpoints by ``planner``, with parts and rows in one folder; all processes make the same calls."""
+
+    def __init__(self, planner: Planner, processes: Processes, progress: Progress) -> None:
+        self.planner, self.processes, self.progress = planner, processes, progress
+        self.registry, self.request, self.folder = planner.registry, planner.request, planner.request.out
+        self.results = Results(self.folder) if processes.first else None
         if self.results:
             self.results.repair()
 
@@ -52,8 +83,7 @@ class Evaluation:
             found, planned = together(self.processes, lambda: self.planner.open(chosen, folder))
             row |= {**planned.names, "checkpoint": str(found.folder), "training_step": found.step}
             row |= together(self.processes, partial(self._about, found, planned))
-            known = self.processes.exchange(self._known(row))[0]
-            if known is not None:
+            if (known := self.processes.exchange(self._known(row))[0]) is not None:
                 self.progress.say(f"{chosen.name}: done before")
                 return dict(known)
             self._measure(row, found, planned)
@@ -78,18 +108,18 @@ class Evaluation:
         """Add all measures to ``row``. If one fails, those before it remain."""
         device, dtype = self.processes.device, getattr(torch, self.request.dtype)
         environment.reset_peak_memory(device)
-        network = together(self.processes, lambda: found.load(self.registry, self.request.ema).to(device, dtype))
-        identity = {"weights": found.digest(self.request.ema), **planned.model, **self.request.lowered}
+        network = together(self.processes, lambda: found.load(self.registry, self.planner.ema).to(device, dtype))
+        identity = {"weights": found.digest(self.planner.ema), **planned.model, **self.planner.lowered}
         score = network.score(autocast=PRECISIONS[self.request.precision])
         observe = step_observer(self.registry, self.progress.step if self.progress.live else None)
-        model = MeasuredModel(score, device, dtype, identity, self.folder / PARTS, observe)
+        model = MeasuredModel(score, device, dtype, identity, self.folder / "parts", observe)
         judged: Row = {}
         for stage in planned.stages:
             failed = compute(stage, model, self.processes, self.progress, row["checkpoint"])
             for measure in (measure for measure in stage if measure.title not in failed):
                 add = together(self.processes, partial(self._summary, measure, model, row))
                 add = self.processes.exchange(add)[0]
-                judged |= add["metrics"] if measure.of_samples else {}
+                judged |= add["metrics"] if isinstance(measure, Judgement) and measure.draw else {}
                 for key, value in add.items():
                     if isinstance(value, dict):  # the second of two metrics of one name gets the measure's title
                         old = row.get(key, {})
@@ -123,21 +153,20 @@ class Evaluation:
         return found
 
     def _blank(self, name: str) -> Row:
-        """The row of a checkpoint of which only the name is known."""
-        cell = digest(_text([name, self.request.plain, self.processes.device.type]).encode())
+        cell = digest(_text([name, self.planner.asked, self.processes.device.type]).encode())
         return {
             **{"schema": SCHEMA, "cell": cell, "status": "done", "reason": None, **_NOTHING, "checkpoint": name},
             **{"parameters": {}, "seed": self.request.seed},
             "device": environment.describe_device(self.processes.device),
-            **{"dtype": self.request.dtype, "precision": self.request.lowered.get("precision"), "tf32": False},
-            "evaluators": list(self.request.evaluators),
-            **{"plugins": {}, "sources": {}, "files": {}, **environment.facts(), "command": self.command},
-            **{"compile_seconds": 0.0, "metrics": {}, "metrics_skipped": {}, "costs": {}},
+            **{"dtype": self.request.dtype, "precision": self.planner.lowered.get("precision"), "tf32": False},
+            **{"evaluators": list(self.request.evaluators), "plugins": {}, "sources": {}, "files": {}},
+            **{**environment.facts(), "command": shlex.join(["scoresde", *sys.argv[1:]]), "compile_seconds": 0.0},
+            **{"metrics": {}, "metrics_skipped": {}, "costs": {}},
         }
 
     def _about(self, found: Checkpoint, planned: EvaluationPlan) -> Row:
-        parameters = {"weights": found.digest(self.request.ema), "ema": found.uses_ema(self.request.ema)}
-        parameters |= {**planned.model, **self.request.lowered, **{m.title: m.settings for m in planned.measures}}
+        parameters = {"weights": found.digest(self.planner.ema), "ema": found.uses_ema(self.planner.ema)}
+        parameters |= {**planned.model, **self.planner.lowered, **{m.title: m.settings for m in planned.measures}}
         depends = {name: planned.depends[name] for name in ("sources", "files")}
         return {"parameters": parameters, "plugins": planned.depends["versions"], **depends}
 

@@ -22,6 +22,7 @@ from scoresde_run import Model
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import write_tensors
 from ..ddpm.sdes import betas_of
+from ..foreign import library
 from .foreign import Foreign, names, rows
 
 SCHEDULER, WEIGHTS = "scheduler_config.json", "diffusion_pytorch_model"
@@ -176,10 +177,7 @@ def process_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheduler_of(model: Model) -> dict[str, Any]:
-    """The configuration of a scheduler for the process of a ``model``; :class:`UnlikeOurs` if there is none.
-
-    A continuous ``vp`` is a table at the times of labels 0 to 999; the first, without noise, is half a step on.
-    """
+    """The configuration of a scheduler for the process of a ``model``; :class:`UnlikeOurs` if there is none."""
     sde: Any = model.sde
     process, network = model.config.model.sde.name, model.plan.network
     meanings = {ours: theirs for theirs, ours in rows("diffusers.yaml")["meanings"].items()}
@@ -191,9 +189,8 @@ def scheduler_of(model: Model) -> dict[str, Any]:
         what = f"{process} with parameterisation {told[0]} and label {told[1]}"
         raise UnlikeOurs(f"diffusers has no scheduler for {what}: export as scoresde, or train with ve, vp or table")
     betas = betas_of(sde) if process == "table" else sde.table.betas(network.scales)
-    if process == "vp" and told[1] == "time":
-        products: Tensor = sde.alpha(torch.arange(1000, dtype=torch.float64).clamp_min(0.5) / 999).square()
-        betas = 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+    if process == "vp" and told[1] == "time":  # continuous; the first, without noise, is half a step on
+        betas = library.betas_of(sde)
     config = {"_class_name": "DDPMScheduler", "num_train_timesteps": len(betas), "trained_betas": betas.tolist()}
     snr = {"rescale_betas_zero_snr": sde.zero_terminal_snr} if process == "table" else {}
     return {**config, "prediction_type": meanings[told[0]], **snr}

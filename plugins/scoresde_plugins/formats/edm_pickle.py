@@ -122,7 +122,6 @@ def read_pickle(path: Path) -> Foreign:
 
 
 def _tensors(module: Inert, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers of a module by name."""
     if depth > 8:
         raise ValueError("its modules are nested too deep")
     for kind in ("_parameters", "_buffers"):
@@ -133,23 +132,18 @@ def _tensors(module: Inert, prefix: str = "", depth: int = 0) -> Iterator[tuple[
 
 
 def _foreign(path: Path, net: Inert, row: Mapping[str, Any]) -> Foreign:
-    """The model of the SongUNet in ``net``, whose preconditioning is ``row``."""
     given, how = net.state, dict(rows("edm.yaml")["defaults"])
     how |= {key: value for key, value in given["_init_kwargs"].items() if key in how}
     weights = {k: value for k, value in _tensors(given["_modules"]["model"]) if not k.endswith("resample_filter")}
-    taps, nf, channels, side = (
-        how["resample_filter"],
-        how["model_channels"],
-        given["img_channels"],
-        given["img_resolution"],
-    )
+    taps, channels, side = how["resample_filter"], given["img_channels"], given["img_resolution"]
     noise, kinds = {"positional": 1, "fourier": 2}, {"standard": "none", "residual": "residual", "skip": "input_skip"}
     fixed = {"channel_mult_emb": 4, "channel_mult_noise": noise.get(how["embedding_type"])}
     if wrong := [key for key, value in fixed.items() if how[key] != value]:
         raise FileError(f"its {wrong[0]} is {how[wrong[0]]}, and we have {fixed[wrong[0]]}")
-    network = {"name": "ncsnpp", "nf": nf, "ch_mult": list(how["channel_mult"]), "num_res_blocks": how["num_blocks"]}
-    network |= {"attn_resolutions": list(how["attn_resolutions"]), "dropout": float(how["dropout"])}
-    network |= {"embedding_type": how["embedding_type"], "progressive_input": kinds[how["encoder_type"]]}
+    network = {"name": "ncsnpp", "nf": how["model_channels"], "ch_mult": list(how["channel_mult"])}
+    network |= {"num_res_blocks": how["num_blocks"], "attn_resolutions": list(how["attn_resolutions"])}
+    network |= {"dropout": float(how["dropout"]), "embedding_type": how["embedding_type"]}
+    network |= {"progressive_input": kinds[how["encoder_type"]]}
     network |= {"progressive": "output_skip" if how["decoder_type"] == "skip" else "none", **row["network"]}
     network |= {"fir": False} if list(taps) == [1, 1] else {"fir_kernel": [float(tap) for tap in taps]}
     made, notes = {}, [f"{net.name}: averages alone, as the file has"]

@@ -21,10 +21,7 @@ from ..song2021.published_checkpoint import Converted, Misfit
 
 @attrs.frozen
 class Foreign:
-    """A model of another library; ``named(module)`` gives our names of its tensors with those of the ``file``.
-
-    ``made`` are tensors under our names that the file has in another form.
-    """
+    """A model of another library; ``named(module)`` gives our names of its tensors with those of the ``file``."""
 
     layout: str
     file: Path
@@ -32,7 +29,7 @@ class Foreign:
     weights: Mapping[str, Tensor]
     named: Callable[[Any], Mapping[str, str]]
     notes: list[str]
-    made: Mapping[str, Tensor] = attrs.field(factory=dict)
+    made: Mapping[str, Tensor] = attrs.field(factory=dict)  # under our names, what the file has in another form
 
     def convert(self, plan: Plan) -> Converted:
         """The tensors for the network of ``plan``; :class:`Misfit` unless each has its place."""

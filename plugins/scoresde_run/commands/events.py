@@ -8,20 +8,19 @@ Files are not split, cropped or resized. Integers are grey levels; floats are in
 images, in the model's range.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from scoresde_core import OURS, UnknownName, UsageError, parse
 from ..data import array_file
+from ..data.dataset import Dataset, Events, rows
 from ..machine import inputs
+from ..models.model import find_dataset, plan_data
 from .opened import OpenedModel
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from ..data.dataset import Dataset, Events
 
 _LOOKED_AT = 256
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -39,8 +38,6 @@ def open_events(text: str | None, opened: OpenedModel) -> Events:
 
 def find_events(text: str | None, opened: OpenedModel) -> Dataset | None:
     """The data set that :func:`open_events` reads; None for files."""
-    from ..models.model import find_dataset, plan_data
-
     registry, download = opened.registry, opened.arguments.download
     if text is None:
         if opened.plan is not None:
@@ -57,8 +54,6 @@ def find_events(text: str | None, opened: OpenedModel) -> Dataset | None:
 
 def take(events: Events, indices: Sequence[int]) -> Tensor:
     """Stack the events at ``indices``; an index out of range is a :class:`UsageError`."""
-    from ..data.dataset import rows
-
     if wrong := [index for index in indices if not 0 <= index < len(events)]:
         raise UsageError(f"there is no event {wrong[0]}: there are {len(events)}, 0 to {len(events) - 1}")
     return rows(events, indices)
@@ -70,15 +65,8 @@ def subset(size: int, count: int | None) -> list[int]:
     return [index * size // count for index in range(count)]
 
 
-def to_model(events: Tensor, opened: OpenedModel) -> Tensor:
-    """Convert events to the model's units, float32."""
-    return opened.units.encode(events).float()
-
-
 def read_events(path: Path, opened: OpenedModel, shape: tuple[int, ...] | None = None) -> Tensor:
     """Read all events of a file or folder: grey levels, or floats of the data; with a ``shape`` as stored."""
-    import torch
-
     if not path.exists():
         raise UsageError(f"there is no file or folder {path}")
     own = shape or opened.shape
@@ -97,8 +85,6 @@ def read_events(path: Path, opened: OpenedModel, shape: tuple[int, ...] | None =
 
 def read_latents(path: Path, opened: OpenedModel) -> Tensor:
     """Read the latents (N, *shape) of a file, as float32."""
-    import torch
-
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     latents = _arranged(torch.from_numpy(array_file.read(path, wanted=("latents",))), opened.shape, path)
@@ -108,8 +94,6 @@ def read_latents(path: Path, opened: OpenedModel) -> Tensor:
 
 
 def _pictures(path: Path, shape: tuple[int, ...]) -> Any:
-    import numpy as np
-
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UsageError(f"{path} holds images, but events have shape {list(shape)}: give an .npz or .npy file")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]

@@ -6,20 +6,17 @@ NAME=data              what the data set knows of the events that the command re
 NAME=DATASET           the events of a data set, cycled
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scoresde_core import UsageError, near_misses, parse_value
-from .events import find_events, open_events, read_events, take, to_model
+import torch
+from torch import Tensor
+from scoresde_core import ScoreModel, UsageError, near_misses, parse_value
+from ..data.dataset import STORED, Dataset
+from ..models.known import check, wanted
+from .events import find_events, open_events, read_events, take
 from .opened import OpenedModel
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from scoresde_core import ScoreModel
-    from ..data.dataset import Dataset
 
 
 def tell(opened: OpenedModel, n: int) -> ScoreModel:
@@ -29,8 +26,6 @@ def tell(opened: OpenedModel, n: int) -> ScoreModel:
 
 def tell_of_events(opened: OpenedModel, indices: Sequence[int]) -> dict[str, Tensor]:
     """What ``--known`` says of the events ``indices`` of the command's data set: one row an event."""
-    import torch
-
     arguments = opened.arguments
     rows = _read([text for text in arguments.known if not text.endswith("=data")], len(indices), opened)
     for name in (text.removesuffix("=data") for text in arguments.known if text.endswith("=data")):
@@ -41,8 +36,6 @@ def tell_of_events(opened: OpenedModel, indices: Sequence[int]) -> dict[str, Ten
 
 def bound(opened: OpenedModel, known: Mapping[str, Tensor]) -> ScoreModel:
     """The opened score that knows ``known``, one row a sample, checked."""
-    from ..models.known import check
-
     if not known:
         return opened.score
     check(opened.score, known, "--known")
@@ -51,8 +44,6 @@ def bound(opened: OpenedModel, known: Mapping[str, Tensor]) -> ScoreModel:
 
 def known_of(dataset: Dataset | None, name: str, split: Any) -> Tensor:
     """What a data set knows of its events under ``name``."""
-    from ..data.dataset import STORED
-
     found = {} if dataset is None else dataset.known(split)
     stored = name if name in found else STORED.get(name, name)
     if stored not in found:
@@ -63,8 +54,6 @@ def known_of(dataset: Dataset | None, name: str, split: Any) -> Tensor:
 
 def read_classes(texts: Sequence[str], score: ScoreModel) -> dict[str, Tensor]:
     """The classes that ``texts`` type, checked; other values are a :class:`UsageError`."""
-    from ..models.known import check, wanted
-
     named = dict(text.partition("=")[::2] for text in texts)
     if odd := [name for name in named if not isinstance(wanted(score).get(name), int)]:
         raise UsageError(f"--known {odd[0]} must be classes that the model takes, such as class=[3,8]")
@@ -75,9 +64,6 @@ def read_classes(texts: Sequence[str], score: ScoreModel) -> dict[str, Tensor]:
 
 def _read(texts: Sequence[str], n: int, opened: OpenedModel) -> dict[str, Tensor]:
     """The tensors that ``texts`` name, their rows cycled over ``n`` samples."""
-    import torch
-    from ..models.known import wanted
-
     takes: Mapping[str, Any] = wanted(opened.score)
     found = {}
     for text in texts:
@@ -95,14 +81,12 @@ def _read(texts: Sequence[str], n: int, opened: OpenedModel) -> dict[str, Tensor
             events = open_events(value, opened)
             if not len(events):
                 raise UsageError(f"--known {text} has no rows")
-            rows = to_model(take(events, range(len(events))), opened)
+            rows = opened.units.encode(take(events, range(len(events)))).float()
         found[name] = rows[torch.arange(n) % len(rows)]
     return found
 
 
 def _classes(name: str, text: str) -> Tensor:
-    import torch
-
     value = parse_value(text)
     values = value if isinstance(value, list) else [value]
     if not values or any(isinstance(one, bool) or not isinstance(one, int) for one in values):

@@ -1,20 +1,19 @@
 """The model that a command works on: a checkpoint, a preset with random weights, or an exact target under an SDE."""
 
-from __future__ import annotations
-
 import argparse
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
-from scoresde_core import OURS, Registry, UsageError
-from .options import add_shared, check_weights
-
-if TYPE_CHECKING:
-    import torch
-    from scoresde_core import Sampler, ScoreModel, Target
-    from ..data.units import Units
-    from ..models.model import Model, Plan
+import torch
+from scoresde_core import OURS, ExactScore, Registry, Sampler, ScoreModel, Target, UsageError
+from ..data.units import Units
+from ..machine.device import PRECISIONS, use_tf32
+from ..models import checkpoint
+from ..models.model import Model, Plan, plan_model
+from ..results.fingerprint import Fingerprint, placeless
+from .options import check_weights
+from .presets import find_preset, own_config
 
 
 @attrs.frozen(eq=False)
@@ -28,12 +27,9 @@ class OpenedModel:
     sampler: Sampler
     n: int
     device: torch.device
-    origin: dict[str, Any]
-    """Where the model is from, as recorded in results."""
-    plan: Plan | None = None
-    """The configuration's components; None for a target."""
-    target: Target | None = None
-    """The exact target, on the CPU; None for a network."""
+    origin: dict[str, Any]  # where the model is from, as recorded in results
+    plan: Plan | None = None  # the configuration's components; None for a target
+    target: Target | None = None  # the exact target, on the CPU; None for a network
     sde, shape = (property(attrgetter(f"score.{name}")) for name in ("sde", "shape"))
 
     @property
@@ -54,27 +50,8 @@ class OpenedModel:
         return str(self.plan.config.data.dataset or "none")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    add = model.add_argument
-    add("--checkpoint", metavar="DIR", help="a folder of a model or run, or a name of 'scoresde list checkpoints'")
-    add("--preset", metavar="NAME", help="a preset with random weights, for trials")
-    add("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
-    add_shared(model, "network")
-    add_shared(parser, "parameterisation")
-    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp) or --network")
-    add_shared(parser, "weights", set="change the configuration: sampling.t_min=1e-4")
-
-
 def open_model(arguments: argparse.Namespace, registry: Registry, device: torch.device) -> OpenedModel:
-    """Open the model that :func:`add_model`'s options choose, in ``--dtype`` and ``--precision`` where there are any.
-
-    Float32 is not rounded to TF32.
-    """
-    import torch
-    from ..machine.device import PRECISIONS, use_tf32
-
+    """Open the model that the options choose, in ``--dtype`` and ``--precision`` if any; float32 is never TF32."""
     dtype = getattr(torch, getattr(arguments, "dtype", "float32"))
     autocast = PRECISIONS[getattr(arguments, "precision", "float32")]
     use_tf32(False)
@@ -90,9 +67,6 @@ def open_model(arguments: argparse.Namespace, registry: Registry, device: torch.
 
 
 def _target(arguments: argparse.Namespace, registry: Registry, device: torch.device, dtype: torch.dtype) -> OpenedModel:
-    from scoresde_core import ExactScore
-    from ..data.units import Units
-
     if arguments.set or arguments.weights:
         option = "--set" if arguments.set else "--weights"
         raise UsageError(f"{option} has no effect on a --target: write its parameters in brackets, name[key=value]")
@@ -108,11 +82,6 @@ def _target(arguments: argparse.Namespace, registry: Registry, device: torch.dev
 
 
 def _model(arguments: argparse.Namespace, registry: Registry) -> tuple[Model, dict[str, Any]]:
-    from ..models import checkpoint
-    from ..models.model import plan_model
-    from ..results.fingerprint import Fingerprint, placeless
-    from .presets import find_preset, own_config
-
     if arguments.network is not None:
         typed = {"weights": arguments.weights, "parameterisation": arguments.parameterisation}
         config = own_config(registry, arguments.network, arguments.sde, **typed).override(arguments.set)

@@ -7,8 +7,7 @@ from typing import Any
 
 from scoresde_core import UsageError, parse_value
 
-MOST = 10**9
-"""The largest count of samples, batches, passes and the like."""
+MOST = 10**9  # the largest count of samples, batches, passes and the like
 PRECISIONS = ("float32", "bfloat16", "float16")
 ODE = ("method", "rtol", "atol")
 
@@ -54,6 +53,19 @@ def add_shared(parser: argparse._ActionsContainer, *names: str, **texts: str) ->
     for name in (*names, *texts):
         about = SHARED[name]
         parser.add_argument(f"--{name}", **{**about, "help": texts.get(name, about.get("help"))})
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a model."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    add = model.add_argument
+    add("--checkpoint", metavar="DIR", help="a folder of a model or run, or a name of 'scoresde list checkpoints'")
+    add("--preset", metavar="NAME", help="a preset with random weights, for trials")
+    add("--target", metavar="NAME", help="an exact target with a known score, such as mnist_mfa")
+    add_shared(model, "network")
+    add_shared(parser, "parameterisation")
+    parser.add_argument("--sde", metavar="NAME", help="the forward process of a --target (default: vp) or --network")
+    add_shared(parser, "weights", set="change the configuration: sampling.t_min=1e-4")
 
 
 def check_weights(arguments: argparse.Namespace) -> None:

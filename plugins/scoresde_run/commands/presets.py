@@ -38,10 +38,7 @@ def is_own(registry: Registry, text: str) -> bool:
 
 
 def own_config(registry: Registry, text: str, sde: str | None = None, **typed: Any) -> Config:
-    """The configuration of the network ``text`` under ``sde``; ``typed`` are options that are its parameters.
-
-    :class:`UsageError` for a network that does not know the shape of its events or its process, where neither is given.
-    """
+    """The configuration of the network ``text`` under ``sde``; ``typed`` are options that are its parameters."""
     spec = parse(text)
     spec.params.update({name: value for name, value in typed.items() if value is not None})
     network = registry.create("networks", spec)

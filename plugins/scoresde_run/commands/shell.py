@@ -24,12 +24,10 @@ from ..machine.version import own_version
 from ..machine.visible import Visible
 from . import listing
 
-_OWN = ("list", "show", "plugins")
-"""The commands that need no plugin."""
+_OWN = ("list", "show", "plugins")  # the commands that need no plugin
 _HELP = {"-h", "--help"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-INTERNAL = 70
-"""The exit code of an unexpected error, which is a fault of the program or of a plugin."""
+INTERNAL = 70  # the exit code of an unexpected error, which is a fault of the program or of a plugin
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +37,7 @@ class Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()  # first words that it does not read itself, for completion
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments; unknown ones are an error of the subcommand's parser (``asked``).
-
-        A command's default ``rest`` names a list that takes words after options too.
-        """
+        """Parse; unknown words go to the list ``rest``, or are an error of the subcommand's parser (``asked``)."""
         if (word := os.environ.get("SCORESDE_COMPLETE")) is not None:  # a shell asks what may stand there
             registry = self.registry or load_registry(imports=False)
             given = sys.argv[1:] if args is None else args
@@ -111,10 +106,7 @@ def _terminable() -> Iterator[None]:
 
 
 def guarded(run: Callable[[], int], debug: bool) -> int:
-    """``run()``, with errors as one line on stderr and their exit code, and only :func:`visible` text on both streams.
-
-    Stdout shows ``?`` if it cannot encode text.
-    """
+    """``run()``, with errors as one line and their exit code, and only :func:`visible` text on both streams."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     streams = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None: it is closed
@@ -151,22 +143,18 @@ def _guarded(run: Callable[[], int], debug: bool) -> int:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{'/'.join(Path(frame.filename).parts[-2:])}, line {frame.lineno}"
         where = "" if debug else f" ({place}; --debug shows the traceback)"
-        text = _unexpected(error)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        # Torch reports in several ways that memory ran out.
+        scarce = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
+        text = f"out of memory: use a smaller batch or fewer steps ({text})" if scarce else text
         print(f"error: {_cut(text)}{where}", file=sys.stderr)
-        return 1 if text.startswith("out of memory") else INTERNAL
+        return 1 if scarce else INTERNAL
 
 
 def _cut(text: str) -> str:
     """``text`` in one line, without the middle of words of more than 600 characters, and of a very long text."""
     text = re.sub(r"\S{600,}|\s{600,}", lambda found: f"{found[0][:300]}…{found[0][-60:]}", text.replace("\n", " "))
     return text if len(text) < 20_000 else f"{text[:10_000]}…{text[-1000:]}"
-
-
-def _unexpected(error: Exception) -> str:
-    """An unexpected error in one line; with the remedy if memory ran out, which torch reports in several ways."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    scarce = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
-    return f"out of memory: use a smaller batch or fewer steps ({text})" if scarce else text
 
 
 def add_global_options(parser: argparse.ArgumentParser, **hidden: Any) -> None:
@@ -188,12 +176,9 @@ def open_registry(local: Sequence[str], imports: bool = True) -> Registry:
 
 
 def run() -> NoReturn:
-    """Run :func:`main` and exit.
-
-    One of several processes exits without finalising Python: a thread of the process group that frees a tensor during
-    finalisation would abort the process after its work is done.
-    """
+    """Run :func:`main` and exit."""
     code = main()
+    # A thread of a process group that frees a tensor while Python finalises would abort after the work is done.
     if os.environ.get("WORLD_SIZE", "1") != "1":
         try:
             print(end="", flush=True)

@@ -42,7 +42,10 @@ class TrainCommand(Command):
         if "=" in arguments.preset:
             raise UsageError(f"name a preset before {arguments.preset!r}: scoresde train PRESET KEY=VALUE --out DIR")
         config = find_preset(registry, arguments.preset).override(arguments.changes)
-        _check_changes(arguments.changes)
+        keys = {change.partition("=")[0].strip() for change in arguments.changes}
+        for name in (name for name in RECORDED if f"model.{name}" in keys):
+            what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"
+            raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
         if arguments.tensorboard:
             _tensorboard_or_raise()
 
@@ -66,18 +69,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rest="changes")
 
 
-def _check_changes(changes: list[str]) -> None:
-    keys = {change.partition("=")[0].strip() for change in changes}
-    for name in (name for name in RECORDED if f"model.{name}" in keys):
-        what = "the data set states it" if name == "levels" else f"set data.{name}, or data.standardise=true"
-        raise UsageError(f"model.{name} is recorded by training, and has no effect on it: {what}")
-
-
 def run_training(arguments: argparse.Namespace, registry: Registry, plan: Callable[[Processes], TrainingPlan]) -> int:
-    """Train ``plan`` in the folder ``arguments.out``, or resume the run there; return the exit code.
-
-    ``arguments`` are the options of :func:`add_run`.
-    """
+    """Train ``plan`` in ``arguments.out``, with options of :func:`add_run`, or resume the run there."""
     from ..machine.processes import joined
 
     with ExitStack() as stack:

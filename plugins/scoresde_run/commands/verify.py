@@ -12,9 +12,9 @@ from yaml import YAMLError
 from scoresde_core import Command, FileError, Registry, UsageError
 from ..machine import document
 from ..machine.digest import DIGEST, SEAL, is_changed, is_sealed, of_tensors
+from ..results.results import parse
 
-Finding = tuple[Path, str, str]
-"""A path, whether it is ``sound``, ``not checked`` or ``damaged``, and the reason."""
+Finding = tuple[Path, str, str]  # a path, whether it is ``sound``, ``not checked`` or ``damaged``, and the reason
 
 
 @attrs.frozen
@@ -47,13 +47,16 @@ def _findings(folder: Path) -> Iterator[Finding]:
     from ..models import checkpoint
     from ..training import run, state
 
+    def readable(place: Path) -> None:
+        state.read(place).tensors()
+
     if folder.is_file():
         yield _tried(folder, _tensors if folder.suffix == ".safetensors" else _sealed)
-    for name, check in ((checkpoint.INDEX, _checkpoint), (state.INDEX, _state)):
+    for name, check in ((checkpoint.INDEX, _checkpoint), (state.INDEX, readable)):
         if (folder / name).is_file():
             yield _tried(folder, check)
     if (folder / run.CONFIG).is_file():
-        for name, check in ((run.CHECKPOINTS, _state), (run.MODELS, _checkpoint)):
+        for name, check in ((run.CHECKPOINTS, readable), (run.MODELS, _checkpoint)):
             yield from (_tried(path, check) for path in sorted((folder / name).glob("step_*")))
         yield _tried(folder / run.CONFIG, _sealed)
         if (folder / run.METRICS).is_file():
@@ -81,12 +84,6 @@ def _told(sound: bool | None, path: Path, when: str = "when it was written") -> 
     return "it has no digest" if sound is None else None
 
 
-def _state(folder: Path) -> None:
-    from ..training import state
-
-    state.read(folder).tensors()
-
-
 def _checkpoint(folder: Path) -> str | None:
     from ..models import checkpoint
 
@@ -96,8 +93,6 @@ def _checkpoint(folder: Path) -> str | None:
 
 
 def _results(folder: Path) -> Iterator[Finding]:
-    from ..results.results import parse
-
     path, rows = folder / "results.jsonl", []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         row, wrong = parse(line, path) if line.strip() else ({}, None)

@@ -3,21 +3,17 @@
 A table has numbers between commas, and may begin with a line of names.
 """
 
-from __future__ import annotations
-
 import csv
 from array import array as growing
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scoresde_core import FileError, UsageError
 from ..machine import inputs
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 TABLES = (".csv", ".parquet")
@@ -26,12 +22,7 @@ EVENTS = ("images", "samples", "floats", "decoded")
 
 
 def read(path: Path, key: str | None = None, wanted: Sequence[str] = EVENTS, *, header: bool = False) -> NDArray[Any]:
-    """The only array, the one called ``key``, or the first of those ``wanted``.
-
-    With ``header`` its shape and type alone are sure, and only tables are read.
-    """
-    import numpy as np
-
+    """The only array, the one called ``key``, or the first of those ``wanted``; by ``header`` its shape and type."""
     if path.suffix not in (".npy", *TABLES):
         with inputs.arrays(path) as file:
             name = _chosen(path, file.names, key, wanted)
@@ -83,8 +74,6 @@ def table(path: Path) -> tuple[NDArray[np.float64], Sequence[str]]:
 
 @lru_cache(maxsize=2)
 def _parquet(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[str]]:
-    import numpy as np
-
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -102,8 +91,6 @@ def _parquet(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[st
 
 @lru_cache(maxsize=2)
 def _table(path: Path, version: int) -> tuple[NDArray[np.float64], Sequence[str]]:
-    import numpy as np
-
     numbers, width, names = growing("d"), 0, []
     lines = csv.reader(inputs.text(path, None).splitlines())
     for row in filter(None, lines):

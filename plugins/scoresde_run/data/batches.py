@@ -7,8 +7,6 @@ epoch for any B, a run resumes at any k without replaying, and the number of pro
 Small sets are kept on the device as uint8 and indexed there; large ones are decoded by worker processes.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os
@@ -26,8 +24,7 @@ from scoresde_core.noise import key
 from .dataset import STORED, Dataset, Events, Split, rows
 from .units import Units
 
-RESIDENT_BYTES = 2**30
-"""The largest split that is kept on the device by default; CIFAR-10 takes 0.15 of it."""
+RESIDENT_BYTES = 2**30  # the largest split that is kept on the device by default; CIFAR-10 takes 0.15 of it
 
 
 @attrs.frozen
@@ -74,7 +71,7 @@ class Batch:
     x: Tensor
     known: Mapping[str, Tensor] = attrs.field(factory=dict)
 
-    def parts(self, count: int) -> Iterator[Batch]:
+    def parts(self, count: int) -> "Iterator[Batch]":
         """Split this batch into ``count`` parts."""
         known = {name: values.chunk(count) for name, values in self.known.items()}
         for k, x in enumerate(self.x.chunk(count)):
@@ -99,13 +96,12 @@ def chosen(seed: int, size: int, start: int, stop: int) -> Tensor:
 
 
 class Batches:
-    """Batches of a split in a model's units: ``batches.stream(k)`` yields batch k, k + 1, ... without end,
-    and ``batches.once()`` yields every event once, in the stored order, for evaluation.
+    """Batches of a split in a model's units: :meth:`stream` without end, :meth:`once` in the stored order.
 
     ``batch_size`` is that of all processes together; this process, ``rank`` of ``world``, gets its share of each batch.
     ``needs`` names the known values that batches contain (:meth:`~scoresde_run.data.dataset.Dataset.known`); those of
-    the shape of an event are in the units of the data, and are converted like it.
-    ``resident=None`` decides by size; ``workers`` processes decode data that are not resident (0: this process does).
+    the shape of an event are converted like it. ``resident=None`` decides by size whether data stay on the device;
+    ``workers`` processes decode others (0: this process does).
     """
 
     def __init__(
@@ -221,11 +217,7 @@ class _Fetched(torch.utils.data.Dataset[Any]):
 
 
 def _obey_the_parent(worker: int) -> None:
-    """Ignore SIGINT, and SIGTERM unless the parent sends it.
-
-    Schedulers, torchrun and Ctrl-C signal the whole group. The parent handles these signals, and may still need a
-    batch of this worker.
-    """
+    """Ignore SIGINT, and SIGTERM unless the parent sends it, which handles the group's and may need a batch."""
     if not hasattr(signal, "sigwaitinfo"):  # macOS does not tell who sent a signal
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -1,7 +1,5 @@
 """The scale of data: its standardisation, and whether it fits an SDE."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -12,8 +10,7 @@ from .dataset import Dataset, Events, rows
 from .units import Units
 
 _CHUNK = 1024
-_LOOKED_AT = 4096
-"""Number of events, spread evenly over the training split, whose scale is compared with the SDE's."""
+_LOOKED_AT = 4096  # number of events, spread evenly over the training split, whose scale is compared with the SDE's
 
 
 def moments(events: Events, units: Units, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

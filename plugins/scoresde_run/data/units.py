@@ -8,8 +8,6 @@ r"""Units of events. All conversion between data, models, files and 8-bit images
 Grey level v on [0, 1] is v / (L - 1), or (v + u) / L where noise u on [0, 1) gives it a density.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -56,8 +54,7 @@ class Units:
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """Why these units do not fit events of ``shape``, or None."""
         for name in ("shift", "scale"):
-            count = len(getattr(self, name))
-            if count not in (1, shape[0]):
+            if (count := len(getattr(self, name))) not in (1, shape[0]):
                 return f"{name} has {count} numbers, events of shape {list(shape)} need 1 or {shape[0]}"
         return None
 
@@ -123,7 +120,7 @@ class Units:
         scaled = numbers // len(self.scale) * math.fsum(map(math.log, self.scale))
         return scaled + (numbers * math.log(2) if self._halved else 0.0)
 
-    def onto(self, other: Units) -> tuple[float, float] | None:
+    def onto(self, other: "Units") -> tuple[float, float] | None:
         """(a, b) such that a x + b has ``other`` units; None if no single pair does."""
         if any(len(set(numbers)) > 1 for units in (self, other) for numbers in (units.scale, units.shift)):
             return None

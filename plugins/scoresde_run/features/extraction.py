@@ -4,8 +4,6 @@ An extractor turns events into features. An extraction is an extractor with its 
 metrics with equal extractions of equal sets share their features.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
@@ -54,10 +52,7 @@ class Extractor(ABC):
 
 @attrs.frozen
 class EventSet:
-    """Events whose features a metric reads, identified by ``label`` alone.
-
-    Metrics that read the same set make it with the same function: for samples, a target's exact draws, a data set.
-    """
+    """Events whose features a metric reads, identified by ``label`` alone; equal sets are made by one function."""
 
     label: tuple[Any, ...]
     """What the events are, as unique plain data."""
@@ -65,7 +60,7 @@ class EventSet:
     load: Callable[[], Tensor] = attrs.field(eq=False, repr=False)
     keeper: Reference | None = attrs.field(default=None, eq=False, repr=False)
     """Holds values derived from the events."""
-    whole: EventSet | None = attrs.field(default=None, eq=False, repr=False)
+    whole: "EventSet | None" = attrs.field(default=None, eq=False, repr=False)
     """The set that the events are part of, if any."""
     rows: Callable[[], Tensor] | None = attrs.field(default=None, eq=False, repr=False)
     """Their indices in ``whole``."""
@@ -78,7 +73,7 @@ class EventSet:
         """``compute()``, cached by the ``keeper`` if there is one."""
         return compute() if self.keeper is None else self.keeper.once(name, compute)
 
-    def share(self, processes: Processes | None) -> EventSet:
+    def share(self, processes: Processes | None) -> "EventSet":
         """The events of this process: every n-th for n processes."""
         if processes is None or processes.count == 1:
             return self

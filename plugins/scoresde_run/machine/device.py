@@ -27,37 +27,25 @@ def find_device(name: str) -> torch.device:
 
 
 def use_tf32(allowed: bool) -> None:
-    """Set whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32).
-
-    By default, torch does so in convolutions.
-    """
+    """Set whether float32 products and convolutions on a GPU may round their factors to 10 bits (TF32)."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def slow_precision(device: torch.device, precision: str) -> str | None:
-    """A warning if this CPU has no fast instructions for ``precision``, else None.
-
-    It times a product of two small matrices, which takes a quarter of a second at most.
-    """
+    """A warning if this CPU has no fast instructions for ``precision``, or None; measured in a quarter of a second."""
     if device.type != "cpu" or precision == "float32":
         return None
     factor = _seconds(getattr(torch, precision)) / _seconds(torch.float32)
-    if factor < _SLOW:
+    if factor < 3:  # the least ratio that is worth a warning
         return None
-    return (
-        f"this CPU has no fast instructions for {precision}: its products take {factor:.0f} times as long as in "
-        "float32 (measured); use float32, or a GPU"
-    )
+    measured = f"its products take {factor:.0f} times as long as in float32 (measured)"
+    return f"this CPU has no fast instructions for {precision}: {measured}; use float32, or a GPU"
 
 
-_SLOW = 3.0
-"""The least ratio of times that gives a warning."""
-
-
-def _seconds(dtype: torch.dtype, size: int = 192) -> float:
+def _seconds(dtype: torch.dtype) -> float:
     """The time of a product of two matrices: the shortest of three, after one to warm up."""
-    matrix, times = torch.ones(size, size, dtype=dtype), []
+    matrix, times = torch.ones(192, 192, dtype=dtype), []
     for _ in range(4):
         started = time.perf_counter()
         torch.mm(matrix, matrix)
@@ -66,11 +54,7 @@ def _seconds(dtype: torch.dtype, size: int = 192) -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory; return whether it agreed. For programs, not for libraries.
-
-    Every step of a sampler frees a few states and allocates as many. By default glibc returns such blocks to the system
-    and maps new pages for them, which slows ODE steps most.
-    """
+    """Tell glibc to keep freed memory, which it would return to the system and map again at every step of a sampler."""
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

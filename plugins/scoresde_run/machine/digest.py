@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DIGEST = "digest"
-SEAL = "seal"
-"""The entry of an index for its digest; ``digest`` is there that of the weights of a model."""
+SEAL = "seal"  # the entry of an index for its digest; ``digest`` is there that of the weights of a model
 _SEALED = re.compile(rb"(?:<!--|#) sha256 ([0-9a-f]{64})(?: -->)?\n$")
 
 
@@ -40,7 +39,6 @@ def sealed(page: bytes, comment: str = "<!-- {} -->") -> bytes:
 
 def is_sealed(page: bytes) -> bool | None:
     """Whether the digest at the end of a document is that of its content; None if there is none."""
-    seal = _SEALED.search(page[-100:])
-    if seal is None:
+    if (seal := _SEALED.search(page[-100:])) is None:
         return None
     return hashlib.sha256(page[: -len(seal[0])]).hexdigest() == seal[1].decode()

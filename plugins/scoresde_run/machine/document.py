@@ -12,20 +12,14 @@ _LINE = 90
 class _Dumper(yaml.SafeDumper):
     """Safe YAML with collections of scalars on one line if they fit."""
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        node: yaml.SequenceNode = super().represent_sequence(tag, sequence, flow_style)
-        node.flow_style = _fits(node.value)
+    def represent_data(self, data: Any) -> yaml.Node:
+        node: yaml.Node = super().represent_data(data)
+        if isinstance(node, yaml.CollectionNode):
+            pairs = isinstance(node, yaml.MappingNode)
+            parts = [part for pair in node.value for part in pair] if pairs else node.value
+            scalars = all(isinstance(part, yaml.ScalarNode) or not part.value for part in parts)
+            node.flow_style = scalars and sum(len(str(part.value)) + 2 for part in parts) < _LINE
         return node
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().represent_mapping(tag, mapping, flow_style)
-        node.flow_style = _fits([part for pair in node.value for part in pair])
-        return node
-
-
-def _fits(nodes: list[yaml.Node]) -> bool:
-    scalars = all(isinstance(node, yaml.ScalarNode) or not node.value for node in nodes)
-    return scalars and sum(len(str(node.value)) + 2 for node in nodes) < _LINE
 
 
 def dump(data: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from .version import own_version
 
 
 def describe_device(device: torch.device) -> str:
@@ -43,8 +44,6 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def facts() -> dict[str, Any]:
     """Versions, git state and date, as recorded in every row."""
-    from .version import own_version
-
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -17,16 +17,12 @@ from safetensors import SafetensorError
 from scoresde_core import FileError
 from .lock import held, lock
 
-LOCK = ".lock"
-"""The lock file of a folder in which one command at a time works."""
+LOCK = ".lock"  # the lock file of a folder in which one command at a time works
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that replaces ``path`` when the block ends; missing parent folders are made.
-
-    Raises :class:`FileError` for an ``OSError`` of the block.
-    """
+    """Yield a temporary that replaces ``path``, whose folders are made, in the end; an ``OSError`` is a FileError."""
     with writing(path):
         make(path.absolute().parent)
         with _temporary(path, lambda name: name.open("xb").close()) as temporary:
@@ -44,10 +40,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to ``folder`` when the block ends.
-
-    Raises :class:`FileError` for an ``OSError`` or ``SafetensorError`` of the block.
-    """
+    """Yield a temporary folder that is renamed to ``folder`` in the end; errors of the disk are a FileError."""
     with writing(folder), _temporary(folder, os.mkdir) as temporary:
         yield temporary
         for path in sorted(temporary.rglob("*"), reverse=True):  # what is in a folder comes before it
@@ -61,10 +54,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Make ``folder`` if it is missing, and lock it until the block or the process ends.
-
-    A new folder appears with its lock file in it, which marks it as ours.
-    """
+    """Lock ``folder`` until the block ends; a new one appears with its lock file in it, which marks it as ours."""
     if not folder.exists():
         with writing(folder):
             make(folder.absolute().parent)

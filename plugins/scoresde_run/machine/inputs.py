@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-PICTURE = 2**30
-"""The largest size of an encoded picture, in bytes."""
+PICTURE = 2**30  # the largest size of an encoded picture, in bytes
 _DENSEST, _SMALL = 200, 2**28
 """A compressed array of more than this size may not be this many times as large as its file has bytes for it."""
 
@@ -33,11 +32,6 @@ def text(source: Path | Traversable, limit: int | None = LIMIT, errors: str = "s
     """The text of a file, or of a package's resource, as UTF-8; without a limit it must fit into memory."""
     found = source if not isinstance(source, Path) else whole(source) if limit is None else regular(source, limit)
     return found.read_bytes().decode("utf-8-sig", errors)
-
-
-def content(path: Path, limit: int | None = PICTURE) -> bytes:
-    """The bytes of a file."""
-    return regular(path, limit).read_bytes()
 
 
 def loads(text: str | bytes) -> Any:
@@ -51,26 +45,21 @@ def loads(text: str | bytes) -> Any:
 def whole(path: Path) -> Path:
     """``path``, if it is a regular file that fits into memory."""
     size = regular(path, None).stat().st_size
-    try:
+    with reading(path):
         _check_memory(size, "it")
-    except ValueError as error:
-        raise FileError(f"cannot read {path}: {error}") from error
     return path
 
 
 @contextmanager
-def reading(path: Path | str, what: str) -> Iterator[Path]:
-    """Yield the path of a regular file; any error of its reader is a :class:`FileError` that names it.
-
-    Damaged bytes may raise anything: readers of zip, zlib, npy, PNG and safetensors each have kinds of their own.
-    """
+def reading(path: Path | str, what: str = "") -> Iterator[Path]:
+    """The path of a regular file; whatever its reader raises on damaged bytes is a FileError that names it."""
     try:
         yield regular(Path(path), None)
     except (ScoreSDEError, MemoryError):
         raise
     except Exception as error:
         why = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-        raise FileError(f"cannot read {path} as {what}: {why}") from error
+        raise FileError(f"cannot read {path}{what and f' as {what}'}: {why}") from error
 
 
 @attrs.frozen
@@ -157,7 +146,6 @@ def check_expansion(size: int, stored: int, name: str) -> None:
 
 
 def _check_memory(size: int, name: str) -> None:
-    """Refuse to read more bytes than the machine has memory."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
     if size > whole:
         raise ValueError(f"{name} needs {size / 2**30:,.1f} GiB of memory, and this machine has {whole / 2**30:,.1f}")
@@ -176,10 +164,8 @@ def unpickled(path: Path) -> Any:
     """The content of a PyTorch file of tensors, numbers and containers alone; nothing else in it is made or run."""
     import torch
 
-    try:
+    with reading(path):
         is_zip = zipfile.is_zipfile(whole(path))
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if is_zip:
         with reading(path, "a PyTorch file"), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -190,7 +176,5 @@ def unpickled(path: Path) -> Any:
         named = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if named is None:
             raise FileError(f"{path} is damaged or not a PyTorch file") from error
-        raise FileError(
-            f"{path} holds a pickled {named[1]} besides tensors, which could run code and is not read: "
-            "save its state dict again, with tensors and numbers alone"
-        ) from error
+        given = f"{path} holds a pickled {named[1]} besides tensors, which could run code and is not read"
+        raise FileError(f"{given}: save its state dict again, with tensors and numbers alone") from error

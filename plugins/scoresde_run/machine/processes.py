@@ -42,11 +42,7 @@ class Processes:
         """Concatenate every process's ``value`` in order of rank; every process must call this."""
         if self.count == 1:
             return value
-        sizes = self.exchange(len(value))
-        padded = torch.cat([value, value.new_zeros(max(sizes) - len(value), *value.shape[1:])])
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return torch.cat(self.exchange(value.cpu())).to(value.device)
 
     def wait(self) -> None:
         """Wait until every process calls this."""
@@ -104,7 +100,6 @@ def _own(device: str) -> str:
 
 
 def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
+    if not (text := os.environ.get(name, str(default))).isdecimal():
         raise UsageError(f"the environment variable {name} must be a number, got {text!r}: start with torchrun")
     return int(text)

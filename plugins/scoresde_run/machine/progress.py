@@ -30,8 +30,7 @@ class Progress:
         self._bar = progress.Progress(*columns, console=console, disable=not self.live, transient=True)
         self._task = self._bar.add_task("", total=None)
         self._text, self._last = "", time.monotonic()
-        self._begun = 0, self._last
-        """The first batch of the task, and when it began."""
+        self._begun = 0, self._last  # the first batch of the task, and when it began
 
     def __enter__(self) -> Self:
         self._bar.start()

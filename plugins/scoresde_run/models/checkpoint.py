@@ -6,13 +6,9 @@
     ema.safetensors         averaged parameters, if there are any; everything else is as in the weights
 
 A folder appears whole or not at all, and is never replaced. Nothing in it can run code when it is read. Weights may be
-stored in half precision; a loaded model has them in float32.
-
-Plugins may ship checkpoints: the target of a row of the kind ``checkpoints`` is the index of such a folder, and its
-name is accepted wherever a folder is (:func:`find`).
+stored in half precision; a loaded model has them in float32. A plugin may ship checkpoints: the target of a row of this
+kind is the index of such a folder, and its name is accepted wherever a folder is (:func:`find`).
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections import Counter
@@ -22,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -55,15 +50,12 @@ class Checkpoint:
     plugins: dict[str, str] = param(attrs.Factory(dict), "plugins, but ours, of its network and sde, with versions")
 
     @staticmethod
-    def read(folder: Traversable | Path, name: str) -> Checkpoint:
+    def read(folder: Traversable | Path, name: str) -> "Checkpoint":
         """Read the checkpoint with the index ``name`` in ``folder``, a directory or a package's resources."""
         return read(Path(str(folder.joinpath(name))).parent)
 
-    def clear(self, registry: Registry, owners: Sequence[str]) -> Checkpoint:
-        """Qualify the configuration's names that several plugins have (:meth:`Config.clear`).
-
-        :class:`PluginError` names the plugin that it needs, and that is not there.
-        """
+    def clear(self, registry: Registry, owners: Sequence[str]) -> "Checkpoint":
+        """Qualify names that several plugins have (:meth:`Config.clear`); PluginError for a plugin that is missing."""
         for part, plugin in self.plugins.items():
             name = getattr(self.config.model, part).name
             if not registry.claims(names.PARTS[part], name):
@@ -88,7 +80,6 @@ class Checkpoint:
         """Build the model with its weights, in evaluation mode on the CPU; ``ema`` as for :meth:`uses_ema`.
 
         ``outputs`` is that of :func:`~scoresde_run.models.model.plan_model`; by default a score model is required.
-
         Raises :class:`FileError` for files that are missing, changed or of another network.
         """
         averaged = self.uses_ema(ema)
@@ -113,8 +104,7 @@ class Checkpoint:
 def read_tensors(path: Path, sha256: str, index: str, remedy: str = "") -> dict[str, Tensor]:
     """Read a safetensors file; :class:`FileError` if that fails, or its sha256 is not the one that ``index`` says."""
     try:
-        found = file_hash(path)
-        if found != sha256:
+        if (found := file_hash(path)) != sha256:
             words = f"its sha256 is {found[:12]}..., {index} says {sha256[:12]}..."
             raise FileError(f"{path} is damaged: {words}{remedy}")
         state: dict[str, Tensor] = load_file(path)
@@ -134,19 +124,14 @@ def write_tensors(path: Path, tensors: Weights) -> str:
 
 
 def read(folder: Path | str) -> Checkpoint:
-    """Read the checkpoint in ``folder``, or the newest of the training run in ``folder``.
-
-    Raises :class:`FileError` if it is missing, damaged, or of a newer version.
-    """
+    """The checkpoint in ``folder``, or its run's newest; FileError if it is missing, damaged or of a newer version."""
     folder = newest(Path(folder))
     path = folder / INDEX
     if not path.is_file():
         what = f"no {INDEX} in it" if folder.is_dir() else "no such folder"
         raise FileError(f"{folder} is not a checkpoint: there is {what}")
-    try:
+    with inputs.reading(path):
         index = document.load(inputs.text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise FileError(f"{path} is damaged or not a checkpoint: it lacks 'format: {FORMAT}'")
     version = index.get("version")
@@ -165,10 +150,7 @@ def read(folder: Path | str) -> Checkpoint:
 
 
 def find(name: Path | str, registry: Registry) -> Checkpoint:
-    """Read the checkpoint in the folder ``name`` or, if there is no such folder, a plugin's checkpoint of that name.
-
-    Raises :class:`FileError` as :func:`read` does, and for an unknown name, with near misses.
-    """
+    """The checkpoint in the folder ``name``, or a plugin's of that name; :class:`FileError` as of :func:`read`."""
     if Path(name).exists() or len(Path(name).parts) > 1:
         return read(name).clear(registry, [OURS])
     try:
@@ -186,20 +168,10 @@ def newest(folder: Path) -> Path:
 
 
 def save(
-    folder: Path | str,
-    config: Config,
-    weights: Weights,
-    ema: Weights | None = None,
-    *,
-    step: int = 0,
-    provenance: Mapping[str, Any] | None = None,
-    plugins: Mapping[str, str] | None = None,
-    asked: str | None = None,
-) -> Checkpoint:
-    """Write a new checkpoint to ``folder``, which must not exist.
-
-    ``plugins`` are those that it needs (:func:`.names.plugins_of`), ``asked`` is the command's request.
-    """
+    folder: Path | str, config: Config, weights: Weights, ema: Weights | None = None, *, step: int = 0,
+    provenance: Mapping[str, Any] | None = None, plugins: Mapping[str, str] | None = None, asked: str | None = None,
+) -> Checkpoint:  # fmt: skip
+    """Write a new checkpoint; ``plugins`` are those that it needs, ``asked`` is the command's request."""
     folder = Path(folder)
     check_new(folder)
     with new_folder(folder) as scratch:
@@ -227,8 +199,7 @@ def mismatches(own: Weights, found: Weights) -> list[str]:
 
 def check_fit(own: Weights, found: Weights, source: Path, whose: str = "this configuration") -> None:
     """Raise :class:`FileError` if ``found``, which is from ``source``, cannot replace ``own``."""
-    report = mismatches(own, found)
-    if report:
+    if report := mismatches(own, found):
         raise FileError(f"{source} does not fit {whose}: {summary(report)}")
 
 

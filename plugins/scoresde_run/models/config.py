@@ -17,37 +17,28 @@ whole, and quirks are concatenated. Reading a configuration imports no component
 :mod:`scoresde_run.models.model`, and no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import attrs
 import yaml
 from attrs.validators import and_, deep_iterable, ge, gt, lt, optional
-from scoresde_core import FileError, Spec, UsageError, build, near_misses, param, parameters, parse, parse_value
+from scoresde_core import FileError, Registry, Spec, UsageError, build, find_kind, param, parameters, parse, parse_value
+from scoresde_core.errors import near_misses
 from ..machine import document, inputs
 from . import names
 
-if TYPE_CHECKING:
-    from scoresde_core import Registry
-
 FORMAT = 1
 _COMPONENT_KEY = "name"
-RECORDED = ("levels", "shift", "scale")
-"""Keys of ``model`` that training determines."""
+RECORDED = ("levels", "shift", "scale")  # keys of ``model`` that training determines
 Numbers = float | tuple[float, ...]
 
 
 @attrs.frozen
 class ModelConfig:
-    """A network, its SDE, and the shape and units of the data.
-
-    Training determines ``levels``, ``shift`` and ``scale`` (:class:`~scoresde_run.data.units.Units`) and records them
-    here.
-    """
+    """A network, its SDE, and the shape and units of the data; training records levels, shift and scale."""
 
     network: Spec = param(help="the network")
     sde: Spec = param(help="the forward process")
@@ -155,8 +146,7 @@ class Config:
     def read(cls, folder: Traversable | Path, name: str) -> Self:
         """Read the file ``name`` of ``folder``, a directory or a package's resources."""
         data = _read(folder, name)
-        inherited = data.pop("inherits", None)
-        if inherited is not None:
+        if (inherited := data.pop("inherits", None)) is not None:
             if not isinstance(inherited, str) or "/" in inherited:
                 raise FileError(f"{name}: inherits must name a file in the same folder, got {inherited!r}")
             base = _read(folder, inherited)
@@ -180,8 +170,9 @@ class Config:
         """Add the owner to each component name that several plugins have (:func:`.names.clear`)."""
 
         def cleared(section: Any) -> Any:
-            named = {name: getattr(section, name) for name in _KINDS if isinstance(getattr(section, name, None), Spec)}
-            specs = {name: names.clear(registry, _KINDS[name], spec, owners) for name, spec in named.items()}
+            values = {field.name: getattr(section, field.name) for field in attrs.fields(type(section))}
+            named = {name: value for name, value in values.items() if isinstance(value, Spec)}
+            specs = {name: names.clear(registry, find_kind(name).name, spec, owners) for name, spec in named.items()}
             return attrs.evolve(section, **specs)
 
         return attrs.evolve(self, **{name: cleared(getattr(self, name)) for name in _SECTIONS.values()})
@@ -196,10 +187,7 @@ class Config:
         return document.dump({"format": FORMAT, **self.plain()})
 
     def override(self, assignments: Iterable[str]) -> Self:
-        """Apply ``section.key=value`` assignments in order; keys may be parameters of components.
-
-        ``training.batch_size=64``, ``model.network.nf=32``, ``sampling.sampler=ode``.
-        """
+        """Apply ``section.key=value`` in order, also to parameters of components: ``model.network.nf=32``."""
         data = self.plain()
         for assignment in assignments:
             _assign(data, assignment)
@@ -220,18 +208,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 _SECTIONS: dict[type, str] = {
-    ModelConfig: "model",
-    TrainingConfig: "training",
-    DataConfig: "data",
-    SamplingConfig: "sampling",
-    EvaluationConfig: "evaluation",
+    **{ModelConfig: "model", TrainingConfig: "training", DataConfig: "data"},
+    **{SamplingConfig: "sampling", EvaluationConfig: "evaluation"},
 }
-
-_KINDS = {
-    **{"network": "networks", "sde": "sdes", "loss": "losses", "dataset": "datasets"},
-    **{"dequantizer": "dequantizers", "sampler": "samplers"},
-}
-"""The kinds of the components that the sections name."""
 
 
 def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:
@@ -296,7 +275,6 @@ def _plain(value: Any) -> Any:
 
 
 def _assign(data: dict[str, Any], assignment: str) -> None:
-    """Apply one ``section.key=value`` to plain ``data``."""
     path, equals, text = assignment.partition("=")
     *parents, last = path.strip().split(".")
     if not equals or not last:

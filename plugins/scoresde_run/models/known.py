@@ -26,15 +26,15 @@ def check(model: ScoreModel, known: Mapping[str, Tensor], source: str) -> None:
         value = known[name]
         if isinstance(kind, int):
             if value.ndim != 1 or value.is_floating_point():
-                raise UsageError(f"{source}: {name} must be one integer an event, got {_described(value)}")
+                given = f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
+                raise UsageError(f"{source}: {name} must be one integer an event, got {given}")
             low, high = (int(end) for end in value.aminmax())
             if low < -1 or high >= kind:
                 wrong = high if high >= kind else low
                 raise UsageError(f"{source}: there is no {name} {wrong}, the model has 0 to {kind - 1} (-1: none)")
         elif tuple(value.shape[1:]) != tuple(kind):
-            raise UsageError(
-                f"{source}: {name} has rows of shape {list(value.shape[1:])}, the model takes {list(kind)}"
-            )
+            rows = f"rows of shape {list(value.shape[1:])}"
+            raise UsageError(f"{source}: {name} has {rows}, the model takes {list(kind)}")
         elif not bool(value.isfinite().all()):
             raise UsageError(f"{source}: {name} has values that are not finite")
 
@@ -45,7 +45,3 @@ def dropped(known: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
         name: value.where(kept.reshape(-1, *[1] * (value.ndim - 1)), 0 if value.is_floating_point() else -1)
         for name, value in known.items()
     }
-
-
-def _described(value: Tensor) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"

@@ -5,8 +5,6 @@
 >>> model.units.decode(sample(model.score(), plan.sampler, n=16).x)
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -46,7 +44,7 @@ class Plan:
         """Shape of one event."""
         return self.config.model.shape
 
-    def build(self, seed: int = 0) -> Model:
+    def build(self, seed: int = 0) -> "Model":
         """Build the model with random weights from ``seed``, in evaluation mode, on the current ``torch.device``."""
         with torch.random.fork_rng(devices=[]):
             try:
@@ -84,7 +82,7 @@ class Model:
         """Units of the events: ``units.decode(x)`` converts samples ``x`` to the numbers of the data."""
         return self.plan.units
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Model":
         """Move the network, in place, to ``device`` and ``dtype``; return this model."""
         self.network.to(device, dtype)
         return self
@@ -105,9 +103,8 @@ def plan_model(
 ) -> Plan:
     """Create the components that ``config`` names. The network must give one of ``outputs``, unless that is None.
 
-    The network takes ``centered`` and the ends of its table of noise scales from the rest of the configuration; other
-    values are an error. If neither ``config`` nor its data set states the grey levels, an event is read, unless
-    ``read`` is false.
+    It takes ``centered`` and the ends of its table of noise scales from the rest; other values are an error. If nothing
+    states the grey levels, an event is read, unless ``read`` is false.
     """
     choice = config.model
     given = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
@@ -117,24 +114,18 @@ def plan_model(
     shared["centered"] = choice.centered
     network = registry.create("networks", choice.network, **shared)
     for name, value in shared.items():
-        own = getattr(network, name, value)
-        if own != value:
-            raise UsageError(
-                f"the network {choice.network.name!r} has {name}={own} but the rest of the model has {name}={value}: "
-                f"leave it out of the network"
-            )
+        if (own := getattr(network, name, value)) != value:
+            both = f"has {name}={own} but the rest of the model has {name}={value}"
+            raise UsageError(f"the network {choice.network.name!r} {both}: leave it out of the network")
     if outputs is not None and network.parameterisation not in outputs:
         wrong = "no score" if network.parameterisation not in PARAMETERISATIONS else "a score"
-        raise UsageError(
-            f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}: "
-            f"choose one that gives {', '.join(outputs)}"
-        )
+        what = f"the network {choice.network.name!r} gives {network.parameterisation}, which is {wrong}"
+        raise UsageError(f"{what}: choose one that gives {', '.join(outputs)}")
     meaning = PARAMETERISATIONS.get(network.parameterisation)
     if meaning and meaning.denoised is None and sde.t_signal < sde.t_max:
-        raise UsageError(
-            f"the network {choice.network.name!r} gives {meaning.name}, which says nothing of the data at the start of "
-            f"{choice.sde}, where there is no signal: set model.network.parameterisation=flow, v, denoised or edm"
-        )
+        what = f"the network {choice.network.name!r} gives {meaning.name}, which says nothing of the data at the start"
+        remedy = "set model.network.parameterisation=flow, v, denoised or edm"
+        raise UsageError(f"{what} of {choice.sde}, where there is no signal: {remedy}")
     _check_form(network, sde, choice)
     units = recorded_units(choice, _levels(config, registry, read))
     sampler = registry.create("samplers", config.sampling.sampler)
@@ -148,10 +139,9 @@ def _check_form(network: Network, sde: SDE, choice: ModelConfig) -> None:
         forms = table.get(value, ("scalar",))
         if sde.form not in forms:
             usable = ", ".join(name for name, each in table.items() if sde.form in each)
-            raise UsageError(
-                f"the network's {field} {value} is for processes of the form {' or '.join(forms)}, "
-                f"{choice.sde} has the form {sde.form}: set model.network.{field} to one of {usable}"
-            )
+            given = f"the network's {field} {value} is for processes of the form {' or '.join(forms)}"
+            remedy = f"set model.network.{field} to one of {usable}"
+            raise UsageError(f"{given}, {choice.sde} has the form {sde.form}: {remedy}")
 
 
 def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
@@ -165,8 +155,7 @@ def recorded_units(model: ModelConfig, levels: Levels = "auto") -> Units:
         units = Units(model.centered, levels=known, shift=model.shift, scale=model.scale)
     except ValueError as error:
         raise UsageError(f"the model's units are invalid: {error.args[0]}") from error
-    reason = units.skip(model.shape)
-    if reason:
+    if reason := units.skip(model.shape):
         raise UsageError(f"the model's {reason}")
     return units
 
@@ -189,28 +178,21 @@ def found_levels(dataset: Dataset) -> int | None:
 
 
 def plan_loss(plan: Plan, registry: Registry) -> Loss:
-    """Create the loss of ``plan.config.training``, checked against the network and the SDE.
-
-    A discrete loss takes the network's number of noise scales unless it states its own.
-    """
+    """Create the loss, checked against network and SDE; it has the network's number of scales unless it states one."""
     network = plan.network
     loss: Loss = registry.create("losses", plan.config.training.loss, scales=network.scales)
     model = network.view(nn.Identity(), plan.sde, plan.shape)
     if not isinstance(model, loss.trains):
-        raise UsageError(
-            f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}, but the network "
-            f"{plan.config.model.network.name!r} gives {network.parameterisation}: change the loss or the network"
-        )
+        given = f"the network {plan.config.model.network.name!r} gives {network.parameterisation}"
+        trains = f"the loss {plan.config.training.loss} trains a {loss.trains.__name__}"
+        raise UsageError(f"{trains}, but {given}: change the loss or the network")
     if reason := unserved(loss, plan.sde) or plan.sde.fault() or loss.skip(model):
         raise UsageError(reason)
     return loss
 
 
 def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[Dataset, Preprocessing]:
-    """The data set of ``plan.config.data`` with events of the model's shape, and the model's preprocessing.
-
-    Nothing is downloaded unless ``download``.
-    """
+    """The data set with events of the model's shape, and its preprocessing; only ``download`` loads what is missing."""
     config, shape = plan.config, plan.shape
     if config.data.dataset is None:
         raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
@@ -238,10 +220,7 @@ def record_units(plan: Plan, dataset: Dataset) -> Plan:
 
 
 def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, download: bool = False) -> Dataset:
-    """Create the data set ``spec`` with events of ``shape``: its own ``size`` is set if it has one, or it is resized.
-
-    Images that are not square are resized only if they keep their proportions.
-    """
+    """The data set ``spec`` with events of ``shape``: by its own ``size``, or resized if proportions stay."""
     side = _size(spec, shape, registry)
     dataset: Dataset = registry.create("datasets", spec, download=download, **side)
     found = dataset.shape

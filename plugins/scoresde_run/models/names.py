@@ -19,10 +19,7 @@ def plugins_of(registry: Registry, model: Any) -> Mapping[str, str]:
 
 
 def clear(registry: Registry, kind: str, spec: Spec, owners: Sequence[str]) -> Spec:
-    """``spec`` and the components in it, with ambiguous names resolved to the first of ``owners`` that has them.
-
-    A name that a user types must be unambiguous itself.
-    """
+    """``spec`` and the components in it, with ambiguous names resolved to the first of ``owners`` that has them."""
     if not registry.clashes:
         return spec
     claims = registry.claims(kind, spec.name)

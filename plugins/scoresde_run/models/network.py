@@ -49,10 +49,6 @@ class Network(ABC):
         """The module for events of ``shape``, such as (3, 32, 32); ``ValueError`` says why a shape is unusable."""
 
     def view(self, module: nn.Module, sde: SDE, shape: tuple[int, ...], **how: Any) -> Any:
-        """``module`` as a score model, for losses and samplers; a network that gives no score overrides this.
-
-        ``how`` may hold ``cond``, ``free`` and ``autocast`` of
-        :class:`~scoresde_run.models.network_score.NetworkScore`.
-        """
+        """``module`` as a :class:`NetworkScore`, with its options ``how``; a network of no score overrides this."""
         how = {"takes": self.takes(shape), "parameterisation": self.parameterisation, "label": self.label, **how}
         return NetworkScore(module, sde, shape, scales=self.scales, **how)

@@ -1,7 +1,5 @@
 """The score of a network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,28 +14,18 @@ from .parameterisation import DISCRETE_LABELS, LABELS, PARAMETERISATIONS
 class NetworkScore(ScoreModel):
     """A network with its parameterisation and label rule, as a score model.
 
-    ``network(x, label, **known)`` returns a tensor like ``x`` (B, *shape); ``label`` has shape (B,). ``cond`` is known
-    at first, and :meth:`given` adds what the network ``takes`` (:meth:`~scoresde_run.models.network.Network.takes`).
-    What it takes and is not given is "none": class -1, or zeros; a network that was never trained so is not ``free``,
-    and must be given all of it. With a discrete label rule the level is that of the ``scales`` training scales
-    (``SDE.discrete_level``), as in the published code. ``UsageError`` for an unknown ``parameterisation``
-    (:data:`PARAMETERISATIONS`) or ``label`` (:data:`LABELS`).
+    ``network(x, label, **known)`` returns a tensor like ``x`` (B, *shape); ``label`` is (B,). ``cond`` is known, and
+    :meth:`given` adds to it. What the network ``takes`` and is not given is class -1, or zeros; one that was never
+    trained so is not ``free``, and must be given all. With a discrete label rule the level is that of the ``scales``
+    training scales (``SDE.discrete_level``), as published. ``UsageError`` for an unknown ``parameterisation`` or
+    ``label`` (:data:`PARAMETERISATIONS`, :data:`LABELS`).
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        sde: SDE,
-        shape: tuple[int, ...] | None = None,
-        *,
-        parameterisation: str,
-        label: str,
-        scales: int = 1000,
-        takes: Mapping[str, int | tuple[int, ...]] | None = None,
-        free: bool = True,
-        cond: Mapping[str, Any] | None = None,
-        autocast: torch.dtype | None = None,
-    ) -> None:
+        self, network: nn.Module, sde: SDE, shape: tuple[int, ...] | None = None, *, parameterisation: str, label: str,
+        scales: int = 1000, takes: Mapping[str, int | tuple[int, ...]] | None = None, free: bool = True,
+        cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
             ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS)
         )  # fmt: skip
@@ -72,12 +60,10 @@ class NetworkScore(ScoreModel):
     def takes(self) -> Mapping[str, int | tuple[int, ...]]:
         return self._takes
 
-    def unconditional(self) -> NetworkScore:
+    def unconditional(self) -> "NetworkScore":
         if self._takes and not self.free:
-            raise UsageError(
-                "this model was trained without dropout of what is known, so it has no unconditional score: train one "
-                "with training.known_dropout=0.1"
-            )
+            why = "this model was trained without dropout of what is known, so it has no unconditional score"
+            raise UsageError(f"{why}: train one with training.known_dropout=0.1")
         return self.part(known={})
 
     def informed(self, count: int, seed: int, first: int) -> ScoreModel:

@@ -1,16 +1,14 @@
 r"""Statistics of estimates: Student's t, Welch's differences, Holm's families.
 
-An estimate is a value, its standard error s, and the degrees of freedom of that error: one less than the number of
-independent pieces it was computed from. The difference of two independent estimates has
+An estimate is a value, its standard error s, and the error's degrees of freedom: one less than the independent pieces
+that it was computed from. The difference of two independent estimates has
 
     s^2 = s_a^2 + s_b^2,        df = s^4 / (s_a^4 / df_a + s_b^4 / df_b)
 
 (Welch 1947, doi:10.1093/biomet/34.1-2.28; Satterthwaite 1946, doi:10.2307/3002019), and t = difference / s follows
-Student's distribution if the true difference is 0. An error from few pieces has long tails: with 4 degrees of freedom
-|t| exceeds 2.8, not 2, once in twenty times.
-
-Of many true hypotheses, some would be rejected at the 5 % level. Holm's step-down procedure (Scand. J. Statist. 6,
-1979) holds the chance of any false rejection to 5 % and needs no independence. No torch here, and no scipy.
+Student's distribution if the true difference is 0: with df = 4, |t| exceeds 2.8, not 2, once in twenty times. Of many
+true hypotheses, Holm's procedure (Scand. J. Statist. 6, 1979) holds the chance of any false rejection to 5 % and needs
+no independence. No torch here, and no scipy.
 """
 
 import math

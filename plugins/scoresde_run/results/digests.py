@@ -1,10 +1,8 @@
 """Digests of Python source and of files, which do not depend on names.
 
-Source is read once in a process, from where it was imported: the digest is of the code that runs.
-
-- The digest of a module in an installed distribution covers the module; the distribution's version covers the rest.
-- The digest of a module in a local file, a checkout or an editable installation covers every ``.py`` file of its
-  package, and of every other package that it imports and that is not installed either.
+Source is read once in a process, from where it was imported. The digest of a module in an installed distribution covers
+the module, as the version covers the rest. That of a module in a local file, a checkout or an editable installation
+covers every ``.py`` file of its package, and of every other package that it imports and that is not installed either.
 
 The digest of a file covers its content or, from 1 GiB on, its size and modification time. That of the folder of a
 checkpoint or a training run covers its (newest) index, which has the hashes of the weights. That of any other folder
@@ -25,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from scoresde_core import FileError
+from ..machine import inputs
 from ..models.checkpoint import INDEX, newest
 
-LARGE = 2**30
-"""Files of this many bytes or more are not read."""
+LARGE = 2**30  # files of this many bytes or more are not read
 _ELSEWHERE = {"torch", "numpy", "attr", "attrs", *sys.stdlib_module_names}
 """Modules that belong to no component, or whose version rows record."""
-_LIBRARIES = ("purelib", "platlib", "stdlib", "platstdlib")
+_LIBRARIES = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib", "platstdlib")]
 _UNKNOWN = secrets.token_hex(8)
 """The digest of source that cannot be read, such as a notebook's; it differs in every process."""
 _IMPORT = re.compile(
@@ -51,11 +49,9 @@ def digest(*contents: Any) -> str:
 @cache
 def of_source(module: str) -> Mapping[str, str]:
     """The digests of an imported module's source, by module or package."""
-    top = module.partition(".")[0]
-    if top in _ELSEWHERE:
+    if (top := module.partition(".")[0]) in _ELSEWHERE:
         return {}
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
+    if (file := getattr(sys.modules.get(module), "__file__", None)) is None:
         return {top: _UNKNOWN}
     if _is_installed(Path(file)):
         return {module: digest(_bytes(Path(file)))}
@@ -75,7 +71,9 @@ def _package(name: str) -> tuple[str, set[str]] | None:
     contents = {
         path.relative_to(root).as_posix() if path != root else "": _bytes(path)
         for root in reversed(_roots(name))  # the first of several files of one name is imported
-        for path in ([root] if root.is_file() else _python_files(root))
+        for path in ([root] if root.is_file() else root.rglob("*.py"))
+        if path.is_file() and "__pycache__" not in path.parts
+        if all(map(str.isidentifier, path.relative_to(root).parts[:-1]))
     }
     if not contents:
         return None
@@ -103,32 +101,17 @@ def _roots(name: str) -> list[Path]:
     return [place for place in places if place.exists() and not _is_installed(place)]
 
 
-def _python_files(folder: Path) -> list[Path]:
-    found = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
-        found += [Path(here, name) for name in names if name.endswith(".py")]
-    return found
-
-
-@cache
-def _libraries() -> list[Path]:
-    return [Path(path).resolve() for name, path in sysconfig.get_paths().items() if name in _LIBRARIES]
-
-
 def _is_installed(path: Path) -> bool:
     path = path.resolve()
-    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or any(map(path.is_relative_to, _libraries()))
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts) or any(map(path.is_relative_to, _LIBRARIES))
 
 
 def _bytes(path: Path) -> bytes:
     """Read a file, or the archive that contains it."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    try:
+    with inputs.reading(path):
         return path.read_bytes()
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def of_path(path: Path) -> str:
@@ -151,8 +134,7 @@ def _of_file(path: Path, size: int, changed: int) -> str:
 
 @cache
 def _of_folder(path: Path) -> str:
-    index = newest(path) / INDEX
-    if index.is_file():
+    if (index := newest(path) / INDEX).is_file():
         return digest(index.read_bytes())
     found = []
     for here, folders, names in os.walk(path):

@@ -88,7 +88,6 @@ def _described(component: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The values in nested containers."""
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _leaves(item)
@@ -97,7 +96,6 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _components(value: Any) -> Iterator[Any]:
-    """The components in ``value``, nested ones included."""
     for leaf in _leaves(value):
         if not isinstance(leaf, (*_PLAIN, torch.Tensor, np.ndarray, Path)):
             yield leaf

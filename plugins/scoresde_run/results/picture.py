@@ -1,47 +1,34 @@
 """Pictures of events of any shape as a PNG: tiles of images, of slices or of curves, or points in the plane."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from ..data.units import Units
 from ..machine import files
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-    from ..data.units import Units
-
-_GAP, _WIDE, _HIGH = 2, 120, 72
-"""Between tiles, and the size of a tile of curves, in pixels."""
+_GAP, _WIDE, _HIGH = 2, 120, 72  # between tiles, and the size of a tile of curves, in pixels
 TILES, POINTS = 256, 2000
 NEUTRAL, COLOURS = "#808890", ("#3a8fd0", "#d0743a", "#3aa86b", "#a05ab8")
 
 
 def to_pixels(x: Tensor, units: Units | None = None) -> NDArray[Any]:
-    """Convert images (n, C, H, W), in a model's units or on [-1, 1], to uint8 or uint16 (n, H, W, C), rounded.
-
-    Other events keep their axes.
-    """
-    from ..data.units import Units
-
+    """Images (n, C, H, W) in a model's units or on [-1, 1] as uint8 or uint16 (n, H, W, C); others keep their axes."""
     levels = (units or Units()).images(x)
     pixels: NDArray[Any] = (levels.permute(0, 2, 3, 1) if levels.ndim == 4 else levels).contiguous().numpy()
     return pixels if pixels.dtype == "uint8" else pixels.astype("uint16")
 
 
 def draw(
-    path: Path,
-    units: Units,
-    *sides: Tensor,
-    columns: int | None = None,
-    count: int = TILES,
-    least: int = 1,
+    path: Path, units: Units, *sides: Tensor, columns: int | None = None, count: int = TILES, least: int = 1,
     clear: bool = False,
-) -> str | None:
+) -> str | None:  # fmt: skip
     """Write a picture of the first ``count`` events (n, *shape); return how floats are scaled.
 
     Images (C, H, W) are tiles in reading order, as square as possible unless ``columns``, with their ``sides`` next to
@@ -49,7 +36,6 @@ def draw(
     (C, L) and all other shapes are curves, and (2,) at most 2,000 points, a colour a side. Images are magnified until
     their longer side has ``least`` pixels; gaps are black, or transparent if ``clear``. nan is black, or left out.
     """
-    import torch
     from PIL import Image, PngImagePlugin
 
     many = POINTS if sides[0].shape[1:] == (2,) else count
@@ -75,9 +61,6 @@ def draw(
 
 def _tiles(parts: Sequence[Tensor], columns: int, least: int, clear: bool) -> NDArray[Any]:
     """Arrange images on [-1, 1] in reading order; the last channel is opacity if ``clear``."""
-    import numpy as np
-    import torch
-
     images = torch.cat([_slices(part) if part.ndim == 5 else part for part in parts], 3)
     images = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     pixels = to_pixels(images.nan_to_num(nan=-1.0, posinf=1.0, neginf=-1.0))
@@ -93,17 +76,13 @@ def _tiles(parts: Sequence[Tensor], columns: int, least: int, clear: bool) -> ND
 
 def _slices(x: Tensor) -> Tensor:
     """The middle slices of volumes (n, C, H, W, D) across each axis, next to each other, (n, C, max(H, W), 2 D + W)."""
-    import torch
-
     middle = [x.select(axis, x.shape[axis] // 2) for axis in (2, 3, 4)]
     high = max(part.shape[2] for part in middle)
-    pad = torch.nn.functional.pad
-    return torch.cat([pad(part, (0, 0, 0, high - part.shape[2]), value=-1.0) for part in middle], 3)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, high - part.shape[2]), value=-1.0) for part in middle], 3)
 
 
 def _curves(x: Tensor, columns: int) -> tuple[NDArray[Any], str]:
     """Curves of events (n, L) or (n, C, L), all on one scale, which the second value says."""
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
@@ -127,8 +106,6 @@ def _curves(x: Tensor, columns: int) -> tuple[NDArray[Any], str]:
 
 
 def _scatter(sides: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    import numpy as np
-
     points = np.concatenate(sides)
     colours = np.repeat(range(len(sides)), len(sides[0]))[::-1]
     kept = ~np.isnan(points).any(axis=1)

@@ -47,10 +47,7 @@ def write(folder: Path, index: str, record: Mapping[str, Any], files: Callable[[
 
 
 def check_place(path: Path, index: str = "") -> None:
-    """Raise :class:`FileError` where ``path`` exists without the ``index`` of a result, or cannot be made.
-
-    Where there is a result, :func:`finished` tells whether it is the one that was asked for.
-    """
+    """Raise :class:`FileError` where ``path`` exists without the ``index`` of a result, or cannot be made."""
     if not (path / index if index else path).is_file():
         check_new(path)
 

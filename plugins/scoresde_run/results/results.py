@@ -35,10 +35,8 @@ def read_rows(path: Path, remedy: str = "fix or remove it", tell: Callable[[str]
     A line that is no row (:func:`.rows.fault`) is left out, and one line names it to ``tell``. Raises
     :class:`FileError` for a file that cannot be read, that has lines but no row, or that has a row of a newer version.
     """
-    try:
+    with inputs.reading(path):
         text = inputs.text(path, None, "replace")
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     rows: dict[str, Row] = {}
     faults: list[str] = []
     *lines, last = text.removeprefix("\ufeff").split("\n")  # some editors put a mark of byte order first
@@ -147,10 +145,8 @@ class Results:
             if size is not None:
                 with suppress(OSError):  # half a line would corrupt the next one, unless a new claim drops it
                     os.truncate(self.path, size)
-            raise FileError(
-                f"cannot write {self.path}: {error.strerror or error}; earlier rows are kept: make room, and repeat "
-                "the command to resume"
-            ) from error
+            why = f"{error.strerror or error}; earlier rows are kept: make room, and repeat the command to resume"
+            raise FileError(f"cannot write {self.path}: {why}") from error
         self.rows[row["cell"]] = json.loads(line)
 
 
@@ -161,10 +157,8 @@ def leave(row: Row, folder: Path) -> None:
 
 def read_arrived(path: Path) -> Row:
     """Read a row from a file in ``arrived/``. Raises :class:`FileError` if it is none."""
-    try:
+    with inputs.reading(path):
         row, wrong = parse(inputs.text(path, None, "replace"), path)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     if wrong is not None:
         raise FileError(f"{path} is not a result row: {wrong}")
     return row

@@ -36,10 +36,7 @@ _METRIC = {
 
 
 def fault(row: Any) -> str | None:
-    """Return the first fault of a row as read from JSON: ``metrics.nll_gap.value must be a number, got "3"``.
-
-    Every known field may be missing or null, except ``schema``, ``cell`` and ``status``; unknown fields are free.
-    """
+    """The first fault of a row read from JSON, or None; only ``schema``, ``cell`` and ``status`` are required."""
     return next(_faults(row), None)
 
 

@@ -1,15 +1,10 @@
 """Conditions: controllable generation, with any sampler that is made of predictor and corrector steps.
 
-A :class:`Condition` is a component that describes a kind of knowledge, such as a mask. Its :class:`Observation` of
-given events acts on the score (``guide``) and on the state (``impose``), whose known part is set to its law at the
-current noise level after every step.
-
-The known part of a step's noise-free mean gets no noise, so that the final sample is denoised where it was generated
-and exact where it was known. (The published code builds the mean from the noisy state, and so never denoises the
-unknown part.)
+A :class:`Condition` is a kind of knowledge, such as a mask. Its :class:`Observation` of given events acts on the score
+(``guide``) and on the state (``impose``), whose known part gets its law at the noise level after every step. That of a
+step's noise-free mean gets no noise, so that the final sample is denoised where it was generated and exact where it was
+known. (The published code builds the mean from the noisy state, and so never denoises the unknown part.)
 """
-
-from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -28,10 +23,10 @@ class Observation(ABC):
     """Whether :meth:`impose` changes the state; if not, the condition works with every sampler."""
 
     @abstractmethod
-    def rows(self, start: int, count: int) -> Observation:
+    def rows(self, start: int, count: int) -> "Observation":
         """The observation of samples ``start .. start + count``."""
 
-    def to(self, x: Tensor) -> Observation:
+    def to(self, x: Tensor) -> "Observation":
         """The observation on the device and in the dtype of ``x``."""
         return self
 
@@ -43,17 +38,14 @@ class Observation(ABC):
         """The state with its known part drawn from its law at ``level``, or set to the mean without ``noise``."""
         return x
 
-    def skip(self, loop: Loop) -> str | None:
+    def skip(self, loop: "Loop") -> str | None:
         """Why it cannot act in ``loop``, or None."""
         if not loop.steps and (self.acts_on_state or loop.rounds > 1):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
         return None
 
-    def drive(self, loop: Loop, x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
-        """Run ``loop`` from the latent ``x`` at t_max, with the known part imposed; returns samples like ``x``.
-
-        A method that needs several states per sample, such as particles, overrides this.
-        """
+    def drive(self, loop: "Loop", x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
+        """Run ``loop`` from the latent ``x`` at t_max, with the known part imposed; particle methods override this."""
         x = self.impose(x, model.sde.float_level(model.sde.t_max), noise.at("prior", "condition"))
         move, correct = partial(_ConditionedPredictor, self, loop.rounds), partial(_ConditionedCorrector, self)
         return loop.wrapped(move, correct).run(x, self.guide(model), noise, loop.observe)
@@ -156,5 +148,5 @@ class ConditionedSampler(Sampler):
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
         return self.sampler.caveat(shape, count)
 
-    def decoupled(self) -> ConditionedSampler:
+    def decoupled(self) -> "ConditionedSampler":
         return attrs.evolve(self, sampler=self.sampler.decoupled())

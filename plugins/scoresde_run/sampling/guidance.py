@@ -4,8 +4,6 @@ A :class:`Guidance` is a component; :class:`GuidedSampler` runs any sampler on w
 its samples is that of the guided flow or SDE, and in general no tilted density p(x) p(c | x)^w (docs/known.md).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import attrs
@@ -35,7 +33,7 @@ class ExtrapolatedScore(WrappedScore):
         more = (score - self.base.score(x, level)) * (self.scale - 1)
         return score + (more if inside is True else torch.as_tensor(inside, device=x.device) * more)
 
-    def select(self, index: Tensor) -> ExtrapolatedScore:
+    def select(self, index: Tensor) -> "ExtrapolatedScore":
         return self.part(model=self.model.select(index), base=self.base.select(index))
 
 
@@ -92,5 +90,5 @@ class GuidedSampler(Sampler):
     def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
         return self.sampler.caveat(shape, count)
 
-    def decoupled(self) -> GuidedSampler:
+    def decoupled(self) -> "GuidedSampler":
         return attrs.evolve(self, sampler=self.sampler.decoupled())

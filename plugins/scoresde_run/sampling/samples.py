@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-FAR, STRAY = 100.0, 1000.0
-"""The largest root mean square, over that of true events, of all samples and of one sample."""
+FAR, STRAY = 100.0, 1000.0  # the largest root mean square, over that of true events, of all samples and of one sample
 
 
 def diverged(x: Tensor, scale: float | None = None) -> str | None:

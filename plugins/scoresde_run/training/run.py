@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,19 +53,12 @@ class Event:
 
 
 class TrainingRun:
-    """A trainer with its folder; iterate to train.
-
-    ``hook`` is the registry's, and tells plugins of steps and checkpoints. ``stop`` is called after every step; once
-    it returns true, the run saves its state and ends.
-    """
+    """A trainer with its folder; iterate to train. Once ``stop()`` returns true, it saves its state and ends."""
 
     def __init__(self, trainer: Trainer, folder: Path, hook: Any, stop: Callable[[], bool] = lambda: False) -> None:
         self.trainer, self.folder, self.stop = trainer, folder, stop
         self.state, self.training = trainer.state, trainer.plan.config.training
-        self.first = trainer.processes.first
-        self._on_step = _implemented(hook.scoresde_on_training_step)
-        self._on_checkpoint = _implemented(hook.scoresde_on_checkpoint)
-        self._since, self._steps_since = time.perf_counter(), 0
+        self.first, self.hook = trainer.processes.first, hook
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events from the newest state to the last step or a stop; every process must iterate."""
@@ -76,17 +70,19 @@ class TrainingRun:
                 yield self._save_model()
             yield Event("done", self.state.step)
             return
-        self._since, self._steps_since = time.perf_counter(), 0
+        self._restart_clock()
         for loss in self.trainer.steps():
             step, last = self.state.step, self.state.step >= self.training.iterations
             self._steps_since += 1
-            if self._on_step is not None:
-                self._on_step(step=step, loss=loss, state=self.state)
+            self.hook.scoresde_on_training_step(step=step, loss=loss, state=self.state)
             if step % self.training.log_every == 0 or last:
                 yield self._log_loss()
-            stopped = not last and self._must_stop(step)
+            # Several processes agree on a stop only when they log, because agreeing costs a message.
+            ask = not last and (self.trainer.processes.count == 1 or step % self.training.log_every == 0)
+            stopped = ask and self.trainer.processes.any(self.stop())
             if self._due(self.training.evaluate_every, last):
-                yield self._evaluate()
+                yield self._record(Event("evaluation", step, {"evaluation_loss": self.trainer.evaluate()}))
+                self._restart_clock()
             if self._due(self.training.snapshot_every, last):
                 yield self._save_model()
             if stopped or self._due(self.training.resume_every, last):
@@ -120,8 +116,7 @@ class TrainingRun:
             files.clean(self.folder)
         self.trainer.processes.wait()
         check_resumable(self.folder, self.trainer.plan.config)
-        found = training_state.newest(folder)
-        if found is not None:
+        if (found := training_state.newest(folder)) is not None:
             saved, tensors = found
             training_state.restore(self.state, saved, tensors)
         steps = self.trainer.processes.exchange(self.state.step)
@@ -139,13 +134,6 @@ class TrainingRun:
     def _due(self, every: int | None, last: bool) -> bool:
         return every is not None and (last or self.state.step % every == 0)
 
-    def _must_stop(self, step: int) -> bool:
-        """Whether to stop here. Several processes agree on it only when they log, because agreeing costs a message."""
-        processes = self.trainer.processes
-        if processes.count > 1 and step % self.training.log_every:
-            return False
-        return processes.any(self.stop())
-
     def _log_loss(self) -> Event:
         rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
         loss = self.trainer.read_loss()
@@ -159,11 +147,6 @@ class TrainingRun:
             raise self._divergence(f"the loss is {loss}")
         return self._record(Event("loss", self.state.step, numbers))
 
-    def _evaluate(self) -> Event:
-        event = self._record(Event("evaluation", self.state.step, {"evaluation_loss": self.trainer.evaluate()}))
-        self._restart_clock()
-        return event
-
     def _save_state(self) -> Event:
         self._check_finite()
         # Process 0 saves its state, which any number of processes may resume, so its loss sum is the mean of all.
@@ -175,8 +158,7 @@ class TrainingRun:
                     files.flush(metrics)
                     files.flush(self.folder)
             training_state.save(path.parent, self.state, self.trainer.plan.config, self.training.keep, metrics)
-            if self._on_checkpoint is not None:
-                self._on_checkpoint(path=path, state=self.state)
+            self.hook.scoresde_on_checkpoint(path=path, state=self.state)
         self.trainer.processes.wait()
         self._restart_clock()
         return Event("checkpoint", self.state.step, path=path)
@@ -192,8 +174,7 @@ class TrainingRun:
             weights, plan = self.state.network.state_dict(), self.trainer.plan
             how: dict[str, Any] = {"step": self.state.step, "provenance": about, "plugins": plan.model.plugins}
             checkpoint.save(path, plan.config, weights, averages, **how)
-            if self._on_checkpoint is not None:
-                self._on_checkpoint(path=path, state=self.state)
+            self.hook.scoresde_on_checkpoint(path=path, state=self.state)
         if self.first:
             self._save_picture(self.folder / SAMPLES / f"{name}.png")
         self.trainer.processes.wait()
@@ -218,10 +199,8 @@ class TrainingRun:
         step = training_state.latest_step(self.folder / CHECKPOINTS, self.state.step)
         good = "no state was saved before" if step is None else f"the last good state is {CHECKPOINTS}/{name_of(step)}"
         go_on = "take" if step is None else f"go on from it with --from {self.folder / CHECKPOINTS / name_of(step)},"
-        return ScoreSDEError(
-            f"training diverged at or before step {self.state.step}: {what}; {good}: {go_on} another --out and a lower "
-            "training.learning_rate or training.gradient_clip"
-        )
+        remedy = f"{go_on} another --out and a lower training.learning_rate or training.gradient_clip"
+        return ScoreSDEError(f"training diverged at or before step {self.state.step}: {what}; {good}: {remedy}")
 
     def _record(self, event: Event) -> Event:
         if self.first:
@@ -247,10 +226,7 @@ def difference(old: Config, new: Config) -> list[str]:
 
 
 def with_recorded_units(config: Config, folder: Path, fresh: bool = False) -> Config:
-    """``config`` with the data facts that the run in ``folder`` recorded; cleared of them if a new run is to begin.
-
-    A resumed run keeps its shift and scale. A new run finds its own, even if ``config`` is a copy of another run's.
-    """
+    """``config`` with the units that the run in ``folder`` recorded; without any if a new run is to begin."""
     if fresh or training_state.latest_step(folder / CHECKPOINTS) is None:
         fields = attrs.fields_dict(ModelConfig)
         found: dict[str, Any] = {name: fields[name].default for name in RECORDED}
@@ -264,19 +240,13 @@ def check_resumable(folder: Path, config: Config) -> None:
     """Raise :class:`UsageError` if ``folder`` holds a run that ``config`` would change."""
     if training_state.latest_step(folder / CHECKPOINTS) is None:
         return
-    changes = difference(Config.read(folder, CONFIG), config)
-    if changes:
-        raise UsageError(
-            f"{folder} holds a run with another configuration ({'; '.join(changes)}): "
-            "undo the change, choose another --out, or start again with --fresh"
-        )
+    if changes := difference(Config.read(folder, CONFIG), config):
+        remedy = "undo the change, choose another --out, or start again with --fresh"
+        raise UsageError(f"{folder} holds a run with another configuration ({'; '.join(changes)}): {remedy}")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to ``{"a.b": value}``.
-
-    Bundled components are without their owner, whom a name has only if another plugin has it too.
-    """
+    """Nested mappings as ``{"a.b": value}``; names without us as owner, which only clashing ones have."""
     if not isinstance(value, Mapping):
         return {prefix: value.removeprefix(f"{OURS}:") if isinstance(value, str) else value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
@@ -293,13 +263,7 @@ def _drop_after(path: Path, step: int) -> None:
         return
     kept = []
     for line in inputs.text(path, None, "replace").splitlines():
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             if inputs.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
     files.write(path, "".join(kept))
-
-
-def _implemented(hook: Any) -> Any:
-    return hook if hook.get_hookimpls() else None

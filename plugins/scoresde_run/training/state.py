@@ -42,8 +42,7 @@ class Saved:
     counted: int
     scaler: dict[str, Any]
     hash: str
-    log: dict[str, Any] | None = None
-    """The size and sha256 of the run's metrics when it was saved."""
+    log: dict[str, Any] | None = None  # the size and sha256 of the run's metrics when it was saved
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors and check their sha256."""
@@ -66,7 +65,11 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int, metrics:
         discard(place)
     with new_folder(place) as scratch:
         index = {"format": FORMAT, "version": VERSION, "step": state.step, "counted": state.counted}
-        index |= {"scaler": state.scaler.state_dict(), "sha256": write_tensors(scratch / TENSORS, _collect(state))}
+        tensors = dict(_places(state))
+        names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
+        for parameter, slots in state.optimizer.state.items():
+            tensors |= {f"optimizer.{slot}.{names[parameter]}": value for slot, value in slots.items()}
+        index |= {"scaler": state.scaler.state_dict(), "sha256": write_tensors(scratch / TENSORS, tensors)}
         if metrics is not None and metrics.exists():
             index["log"] = {"bytes": metrics.stat().st_size, "sha256": file_hash(metrics)}
         index |= {"config": config.plain()}
@@ -85,7 +88,7 @@ def drop(folder: Path, step: int, keep: int) -> None:
 def read(folder: Path) -> Saved:
     """Read the index of one state; :class:`FileError` if it is missing, damaged or of a newer version."""
     path = folder / INDEX
-    try:
+    with inputs.reading(path):
         index = inputs.loads(inputs.text(path))
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise FileError(f"{path} is damaged: it does not say {FORMAT!r}")
@@ -95,18 +98,12 @@ def read(folder: Path) -> Saved:
         if index.get(DIGEST) != digest_of(index):
             raise FileError(f"{path} is damaged: its digest does not match its content")
         config = Config.from_plain(index["config"], str(path))
-        return Saved(
-            folder, config, index["step"], index["counted"], index["scaler"], index["sha256"], index.get("log")
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise FileError(f"cannot read {path}: {error}") from error
+        content = index["step"], index["counted"], index["scaler"], index["sha256"], index.get("log")
+        return Saved(folder, config, *content)
 
 
 def newest(folder: Path) -> tuple[Saved, dict[str, Tensor]] | None:
-    """Read the newest undamaged state below ``folder``, None if there are no states; damaged ones give a warning.
-
-    Raises :class:`FileError` if all are damaged, because a resumed run must not silently start again.
-    """
+    """The newest undamaged state below ``folder``, None without states; FileError if all are damaged."""
     found = _folders(folder)
     for place in found:
         try:
@@ -150,14 +147,6 @@ def _places(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
         for name, value in state.average.parameters.items():
             yield f"average.{name}", value
     yield "losses", state.losses
-
-
-def _collect(state: TrainingState) -> dict[str, Tensor]:
-    tensors = dict(_places(state))
-    names: dict[Tensor, str] = {p: name for name, p in state.network.named_parameters()}
-    for parameter, slots in state.optimizer.state.items():
-        tensors |= {f"optimizer.{slot}.{names[parameter]}": value for slot, value in slots.items()}
-    return tensors
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

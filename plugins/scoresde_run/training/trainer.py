@@ -1,18 +1,11 @@
 r"""Training: one optimiser step after another, as a generator.
 
->>> trainer = Trainer(plan_training(config, registry), Processes(torch.device("cpu")))
->>> for loss in trainer.steps():
-...     if trainer.state.step == 1000:
-...         break
-
 Step k is a function of the state before it and of (seed, k): batch k, its flips, times and noise are keyed by these,
 and before the network runs, torch's generators are seeded from (seed, k, rank), which fixes dropout. Therefore no
 generator state is saved, and a resumed run gives the same bits as one that was not stopped.
 
 A step makes no host synchronisation on CUDA: losses are summed on the device until they are read.
 """
-
-from __future__ import annotations
 
 import contextlib
 import copy
@@ -53,20 +46,16 @@ class TrainingPlan:
         """The whole configuration."""
         return self.model.config
 
-    def build(self, processes: Processes) -> Trainer:
+    def build(self, processes: Processes) -> "Trainer":
         """Build the trainer, with its network, on ``processes.device``."""
         return Trainer(self, processes)
 
 
 def plan_training(config: Config, registry: Registry, *, download: bool = False) -> TrainingPlan:
-    """Create the components of ``config``; raise :class:`UsageError` with the reason if they cannot be trained.
-
-    The levels, shift and scale of the data are recorded in the plan's configuration, unless ``config`` has them.
-    """
+    """Create the components of ``config`` and record the units of the data; UsageError if they cannot be trained."""
     plan = plan_model(config, registry, outputs=None, read=False)
     loss = plan_loss(plan, registry)
-    reason = sampling.skip(plan.sampler, plan.sde, plan.shape)
-    if reason:
+    if reason := sampling.skip(plan.sampler, plan.sde, plan.shape):
         raise UsageError(reason)
     dataset, _ = plan_data(plan, registry, download)
     plan = record_units(plan, dataset)
@@ -118,12 +107,9 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Average | None
-    losses: Tensor
-    """Sum of the losses since they were last read, float64 on the device."""
-    counted: int = 0
-    """Number of losses in the sum."""
-    step: int = 0
-    """Optimiser steps made so far."""
+    losses: Tensor  # sum of the losses since they were last read, float64 on the device
+    counted: int = 0  # number of losses in the sum
+    step: int = 0  # optimiser steps made so far
 
     def finite(self) -> bool:
         """Whether every parameter and loss is finite; waits for the device."""
@@ -139,10 +125,9 @@ class Trainer:
         self.config: TrainingConfig = plan.config.training
         share = self.config.batch_size / processes.count / self.config.accumulate
         if not share.is_integer():
-            raise UsageError(
-                f"a batch of {self.config.batch_size} does not divide into {processes.count} processes x "
-                f"{self.config.accumulate} parts: change training.batch_size or training.accumulate"
-            )
+            parts = f"{processes.count} processes x {self.config.accumulate} parts"
+            remedy = "change training.batch_size or training.accumulate"
+            raise UsageError(f"a batch of {self.config.batch_size} does not divide into {parts}: {remedy}")
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
             torch.use_deterministic_algorithms(True)  # with warnings in place of errors, attention is not deterministic
@@ -152,9 +137,10 @@ class Trainer:
         network = plan.model.build(self.config.seed).network.to(self.device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
+        self._trained = [p for p in network.parameters() if p.requires_grad]
         self.state = self._fresh(network)
         self.gradient_norm: Tensor | None = None
-        self._trained, self._wrapped = _trainable(network), self._wrap(network)
+        self._wrapped = self._wrap(network)
         self._model = Model(plan.model, self._wrapped).view(autocast=PRECISIONS[self.config.precision])
 
     def learning_rate(self, step: int) -> float:
@@ -163,10 +149,7 @@ class Trainer:
         return self.config.learning_rate * (min(step / warmup, 1.0) if warmup else 1.0)
 
     def steps(self) -> Iterator[Tensor]:
-        """Make one optimiser step after another from the current state, without end.
-
-        Yields the mean loss over this process's share of the batch, a 0-dim tensor on the device.
-        """
+        """Optimiser steps without end: the mean loss over this process's share of each batch, 0-dim on the device."""
         for batch in self.batches.stream(self.state.step):
             yield self._step(batch)
 
@@ -267,7 +250,7 @@ class Trainer:
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         how: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.adam_eps}
         fused = self.device.type in ("cuda", "cpu")
-        optimizer = kind(_trainable(network), **how, weight_decay=config.weight_decay, fused=fused)
+        optimizer = kind(self._trained, **how, weight_decay=config.weight_decay, fused=fused)
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         average = None if config.ema is None else Average(network, config.ema, config.ema_warmup)
         losses = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -295,8 +278,7 @@ class Trainer:
         batches = Batches(self.plan.dataset, self.config.batch_size, **how)
         if isinstance(model, ScoreModel):
             known.check(model, batches.known, f"{self.plan.dataset}")
-        reason = self.plan.loss.skip_data(model, batches.known)
-        if reason:
+        if reason := self.plan.loss.skip_data(model, batches.known):
             raise UsageError(reason)
         return batches
 
@@ -317,7 +299,3 @@ class Trainer:
         except (FileError, UsageError) as error:
             raise type(error)(f"{error} (training.evaluate_every=null needs no test events)") from error
         return list(itertools.islice(batches.once(), self.config.evaluate_batches))
-
-
-def _trainable(network: nn.Module) -> list[nn.Parameter]:
-    return [p for p in network.parameters() if p.requires_grad]
