@@ -39,9 +39,11 @@ def on_files(files, config):
         name, about = folder.name, what.get(folder.name, "").strip()
         link = ""
         if not (folder / "pictures").exists():  # with them a page has megabytes
-            files.append(File.generated(config, f"results/{name}/page.html", content=_page(folder)))
+            files.append(File.generated(config, f"results/{name}/page.html", content=_report(folder, "html")))
             link = f"[Sort, filter and plot them]({name}/page.html).\n\n"
-        text = f"# {name}\n\n{about[:1].upper()}{about[1:]}.\n\n{link}{_report(folder)}"
+        text = re.sub(r"^# (.*)$", r"**\1**", _report(folder, "markdown"), count=1, flags=re.M)
+        text = re.sub(r"\nCommands of single cells:\n\n```\n.*?```\n", "", text, flags=re.S)
+        text = f"# {name}\n\n{about[:1].upper()}{about[1:]}.\n\n{link}{text}"
         files.append(File.generated(config, f"results/{name}.md", content=text))
         facts = (first["date"][:10], first["device"], f"scoresde {first['scoresde']}, torch {first['torch']}")
         rows.append(f"| [{name}]({name}.md) | {about} | {' | '.join(facts)} |")
@@ -49,18 +51,9 @@ def on_files(files, config):
     return files
 
 
-def _page(folder):
-    """The page of a folder, with its plots, verdicts and commands."""
+def _report(folder, kind):
+    """What ``scoresde-bench report`` makes of a folder."""
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(place) / "page.html"
-        assert main(["report", str(folder), "--out", str(path)]) == 0
+        path = Path(place) / "report"
+        assert main(["report", str(folder), "--format", kind, "--out", str(path)]) == 0
         return path.read_text(encoding="utf-8")
-
-
-def _report(folder):
-    """The Markdown report without its title and the commands of single cells."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert main(["report", str(folder), "--format", "markdown"]) == 0
-    text = re.sub(r"^# (.*)$", r"**\1**", out.getvalue(), count=1, flags=re.M)
-    return re.sub(r"\nCommands of single cells:\n\n```\n.*?```\n", "", text, flags=re.S)

@@ -1,26 +1,15 @@
-"""The pictures of docs/processes.md: the class of processes, and paths of each bundled one, from the data on the left.
+"""The picture of docs/processes.md: paths of each bundled process, from the data on the left.
 
-python docs/pictures/processes.py --out docs/pictures
+python docs/pictures/processes.py docs/pictures/process_paths.png
 """
 
-import argparse
-from pathlib import Path
+import sys
 
 import matplotlib.pyplot as plt
 import torch
 from scoresde_core import create, default_registry
 
 PATHS, TIMES, Y = 8, 301, 1.0
-SDES = "vp ve subvp linear_ve\nedm cosine table\nrectified_flow trigflow\nwith y: ouve sbve ir_sde"
-BOXES = (  # (left, bottom, width, height, colour, title, text)
-    (0.0, 0.0, 10.0, 4.5, "#eef2f7", "Process", ""),
-    (0.2, 0.2, 7.4, 3.8, "#d9e4f0", "linear process", "x_t = A(t) x_0 + m(t) y + noise of covariance Σ(t)"),
-    (0.4, 0.4, 1.7, 2.5, "#c3d7e8", "matrices", "A, Σ: k x k\n\ncld"),
-    (2.25, 0.4, 5.2, 2.5, "#aecbe1", "in a frame: c = Q (x - m(t) y), c_t = α(t) c_0 + σ(t) ε", ""),
-    (2.4, 0.55, 2.2, 1.75, "#98bfda", "α, σ of each entry", "\nblurring\nper_channel"),
-    (4.75, 0.55, 2.55, 1.75, "#82b2d2", "one α and σ", SDES),
-    (7.8, 0.4, 2.0, 2.5, "#eef2f7", "any drift", "dx = f(x, t) dt\n       + G(t) dw\n\ndouble_well"),
-)
 
 
 def paths(sde, x, generator):
@@ -78,22 +67,10 @@ def path(axis, sde):
         axis.plot(t, states[:, :, 0], lw=0.8)
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--out", type=Path, required=True)
-out = parser.parse_args().out
-figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
-for left, bottom, width, height, colour, title, text in BOXES:
-    axis.add_patch(plt.Rectangle((left, bottom), width, height, facecolor=colour, edgecolor="0.4"))
-    axis.text(left + 0.12, bottom + height - 0.12, title, weight="bold", va="top", fontsize=10)
-    axis.text(left + 0.12, bottom + height - 0.48, text, va="top", fontsize=9, linespacing=1.4)
-axis.set(xlim=(-0.05, 10.05), ylim=(-0.05, 4.55))
-axis.axis("off")
-figure.savefig(out / "process_class.png", dpi=80)
-
 names = [entry.row.name for entry in default_registry().entries("sdes")]
 figure, axes = plt.subplots(4, 4, figsize=(12, 10), layout="constrained")
 for axis, name in zip(axes.flat, names, strict=True):
     draw, text = (blurred, "blurring[size=28]") if name == "blurring" else (path, name)
     draw(axis, create("sdes", text))
     axis.set_title(name, fontsize=10)
-figure.savefig(out / "process_paths.png", dpi=70)
+figure.savefig(sys.argv[1], dpi=70)

@@ -8,6 +8,8 @@ and azula for the same methods: each in its own loop, with its own random number
 input as the noise, from which each makes what its sampler needs.
 """
 
+from functools import partial
+
 import torch
 from published import Checkout
 from side_by_side import in_turn, options_of, prepare, show
@@ -64,58 +66,43 @@ OURS = {
 }
 
 
-def _noise(x, calls):
-    calls.append(len(x))
-    return x
-
-
-def diffusers(name):
+def diffusers(name, network, z):
     import diffusers
 
-    scheduler = getattr(diffusers, f"{name}Scheduler")()
-
-    def run():
-        calls, x = [], torch.randn(BATCH, *SHAPE, device=device)
-        scheduler.set_timesteps(STEPS)
-        for t in scheduler.timesteps:
-            x = scheduler.step(_noise(scheduler.scale_model_input(x, t), calls), t, x).prev_sample
-        return len(calls)
-
-    return run
+    scheduler, x = getattr(diffusers, f"{name}Scheduler")(), z
+    scheduler.set_timesteps(STEPS)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(scheduler.scale_model_input(x, t)), t, x).prev_sample
 
 
-def k_diffusion(name):
+def k_diffusion(name, network, z):
     from k_diffusion import sampling
 
-    def run():
-        calls, sigmas = [], sampling.get_sigmas_karras(STEPS, 0.002, 80.0)
-        denoiser = lambda x, sigma: x - sigma.reshape(-1, 1, 1, 1) * _noise(x, calls)  # noqa: E731
-        getattr(sampling, f"sample_{name}")(
-            denoiser, 80.0 * torch.randn(BATCH, *SHAPE, device=device), sigmas, disable=True
-        )
-        return len(calls)
+    def denoiser(x, sigma):
+        return x - sigma.reshape(-1, 1, 1, 1) * network(x)
 
-    return run
+    sigmas = sampling.get_sigmas_karras(STEPS, 0.002, 80.0)
+    getattr(sampling, f"sample_{name}")(denoiser, 80.0 * z, sigmas, disable=True)
 
 
-def azula(name):
+def azula(name, network, z):
     from azula import denoise, noise, sample
 
     class Denoiser(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.schedule, self.calls = noise.VPSchedule(), []
+        schedule = noise.VPSchedule()
 
         def forward(self, x, t):
             alpha, sigma = self.schedule(t)
-            return denoise.DiracPosterior((x - sigma * _noise(x, self.calls)) / alpha)
+            return denoise.DiracPosterior((x - sigma * network(x)) / alpha)
 
-    def run():
-        denoiser = Denoiser()
-        getattr(sample, f"{name}Sampler")(denoiser, steps=STEPS, silent=True)(torch.randn(BATCH, *SHAPE, device=device))
-        return len(denoiser.calls)
+    getattr(sample, f"{name}Sampler")(Denoiser(), steps=STEPS, silent=True)(z)
 
-    return run
+
+def run_theirs(library, name):
+    """Run a sampler of a library from new noise; returns the number of its evaluations."""
+    calls = []
+    library(name, lambda x: calls.append(x.shape) or x, torch.randn(BATCH, *SHAPE, device=device))
+    return len(calls)
 
 
 def compare(title, runs):
@@ -133,6 +120,7 @@ device, where = prepare(options)
 print(where)
 compare(f"state ({BATCH}, 3, 32, 32)", OURS | (published(options.published, device) if options.published else {}))
 for method, (process, predictor, *theirs) in METHODS.items() if options.libraries else ():
-    runs = {"ours": lambda process=process, text=f"pc[predictor={predictor},steps={STEPS}]": run(text, process)}
+    runs = {"ours": partial(run, f"pc[predictor={predictor},steps={STEPS}]", process)}
     known = zip((diffusers, k_diffusion, azula), theirs, strict=True)
-    compare(f"{method}, an evaluation", runs | {make.__name__: make(name) for make, name in known if name})
+    runs |= {library.__name__: partial(run_theirs, library, name) for library, name in known if name}
+    compare(f"{method}, an evaluation", runs)

@@ -4,14 +4,13 @@
         [--compile] [--batch-size 16 64 256] [--steps 10] [--autocast bfloat16] [--tf32]
 
 Prints a line of JSON for every predictor and batch size. Weights are random, as fast as trained ones.
-Times are those of the fastest of three runs. On a CPU the network's time is that of its calls within the run. A GPU
-works while the loop continues: there it is the time of as many evaluations in a row of the same batch, and a share of 0
-means that the loop always prepares a step while the network computes the previous one. ``--compile`` compiles the
-network for each batch size before timing (``first_call_seconds``).
+Times are those of the fastest of three runs. The network's time is that of as many evaluations in a row of the same
+batch, because a GPU works while the loop continues: a share of 0 means that the loop always prepares a step while the
+network computes the previous one. ``--compile`` compiles the network for each batch size before timing
+(``first_call_seconds``).
 """
 
 import json
-import time
 
 import torch
 from side_by_side import options_of, prepare, seconds
@@ -22,43 +21,27 @@ from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
 
-REPEATS = 3
 
-
-class Stopwatch:
-    """A network that records the time of its calls."""
-
-    def __init__(self, network):
-        self.network, self.seconds = network, 0.0
-
-    def __call__(self, *arguments, **cond):
-        begun = time.perf_counter()
-        found = self.network(*arguments, **cond)
-        self.seconds += time.perf_counter() - begun
-        return found
+def fastest(run, device, repeats=3):
+    return min(seconds(run, device) for _ in range(repeats))
 
 
 @torch.no_grad()
 def measure(model, samplers, size, device, autocast):
     """Yield a line for every sampler, by the name of its predictor, at one batch size."""
-    score = model.score(autocast=autocast)
-    watch = score.network = Stopwatch(score.network)
-    noise = Noise(0, model.shape, size, device=device)
+    score, noise = model.score(autocast=autocast), Noise(0, model.shape, size, device=device)
     latent, level = noise.draw("prior", "prior"), model.sde.level(torch.ones(()))
     first = seconds(lambda: score.score(latent, level), device)  # compiles, if requested
     for name, sampler in samplers.items():
-        line, runs = {"predictor": name, "batch_size": size}, []
+        line = {"predictor": name, "batch_size": size}
         if reason := sampler.skip(model.sde):
             yield {**line, "skip": reason}
             continue
-        for _ in range(1 + REPEATS):  # the first warms up
-            before, watch.seconds = score.calls, 0.0
-            total = seconds(lambda sampler=sampler: sampler.run(latent.clone(), score, noise), device)
-            calls, inside = score.calls - before, watch.seconds
-            if device.type == "cuda":
-                inside = seconds(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
-            runs.append((total, inside))
-        total, inside = min(runs[1:])
+        before = score.calls
+        sampler.run(latent.clone(), score, noise)  # warms up
+        calls = score.calls - before
+        total = fastest(lambda sampler=sampler: sampler.run(latent.clone(), score, noise), device)
+        inside = fastest(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
         line |= {"nfe": calls, "samples_per_second": size / total}
         yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 
