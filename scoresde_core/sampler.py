@@ -103,7 +103,7 @@ def sample(
         raise UsageError(reason)
     whole, model = model, model.informed(n, seed, first).framed()
     size, parts = min(batch_size or n, n), []
-    before, started = (whole.rows, whole.calls), _now(device)
+    before, started = (whole.rows, whole.calls), now(device)
     for start in range(0, n, size):
         count = min(size, n - start)
         noise = Noise(seed, model.shape, count, start=first + start, device=device, dtype=dtype)
@@ -117,10 +117,10 @@ def sample(
         x = sampler.run(x, known, noise, observe)
         parts.append(frame.drop(x) if frame else x)
     rows, calls = whole.rows - before[0], whole.calls - before[1]
-    return Samples(torch.cat(parts), rows / n, _now(device) - started, calls)
+    return Samples(torch.cat(parts), rows / n, now(device) - started, calls)
 
 
-def _now(device: torch.device | str) -> float:
+def now(device: torch.device | str) -> float:
     """A clock that waits for the device."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import statistics
+import time
 import types
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class TestCosts:
             def evaluate(self, x, level):
                 now[0] += (call + 20e-6 * len(x)) * (1 if next(calls) % 3 else 10)
 
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         bench = types.SimpleNamespace(load=lambda cell: Model())
         found = costs.Costs(bench).seconds(cell)
         assert found == pytest.approx(50 * (call + 20e-6 * 1000), rel=0.01)
@@ -108,7 +109,7 @@ class TestCosts:
             def evaluate(self, x, level):
                 now[0] += 1e-4 + 20e-6 * len(x) if threads[0] == 1 else 1.0
 
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         found = costs.Costs(types.SimpleNamespace(load=lambda cell: Model())).seconds(cell)
         assert found == pytest.approx(50 * (1e-4 + 20e-6 * 1000), rel=0.01)
         assert now[0] < 3  # a warm-up and one attempt
@@ -127,7 +128,7 @@ class TestCosts:
                 now[0] += 0.2 * len(x)
 
         now = [0.0]
-        monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         assert costs.Costs(types.SimpleNamespace(load=lambda cell: Model())).seconds(cell) == pytest.approx(10_000)
         assert set(sizes) == {1}
 

@@ -18,8 +18,6 @@ axis given on the command line replaces that of every block. ``published`` holds
 cells that have all names in ``where``. Reading a suite imports no component and no torch.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
@@ -69,7 +67,7 @@ class Block:
         """Whether it samples with networks rather than exact scores."""
         return any(self[axis] for axis in LEARNED_AXES)
 
-    def replaced(self, given: Mapping[str, tuple[Any, ...]]) -> Block:
+    def replaced(self, given: Mapping[str, tuple[Any, ...]]) -> Self:
         """Return this block with the axes ``given`` in place of its own.
 
         A checkpoint or network drops the block's SDE and target; an SDE, or a target for no checkpoint, drops networks.
@@ -81,7 +79,7 @@ class Block:
             kept = {axis: texts for axis, texts in kept.items() if axis not in LEARNED_AXES}
         return attrs.evolve(self, axes={**kept, **given})
 
-    def clear(self, registry: Registry, owners: Sequence[str]) -> Block:
+    def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
         """Return this block with ambiguous names qualified by one of ``owners``."""
         return attrs.evolve(self, axes={axis: clear(axis, them, registry, owners) for axis, them in self.axes.items()})
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from scoresde_core import FileError, Registry, Samples, ScoreModel, ScoreSDEError, sample
 from scoresde_core.plugins import one_line
+from scoresde_core.sampler import now
 from scoresde_run import Evidence, Observed, Reference, Row, Units
 from scoresde_run.machine import environment
 from scoresde_run.machine.progress import step_observer
@@ -137,13 +138,11 @@ class Bench:
     @torch.no_grad()
     def _first_call(self, cell: Cell, model: ScoreModel, device: torch.device, size: int) -> float:
         """Evaluate the model once, uncounted, to pay for lazy initialisation and compilation; returns the seconds."""
-        started = time.perf_counter()
+        started = now(device)
         known = model.informed(size, cell.seed, 0).framed()
         x = torch.zeros(size, *known.shape, device=device, dtype=getattr(torch, cell.dtype))
         known.evaluate(x, known.sde.level_at(known.sde.t_signal, x))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
+        return now(device) - started
 
     def load(self, cell: Cell) -> ScoreModel:
         """Return the score model of ``cell``. The last one is kept: cells with one model run in sequence."""

@@ -9,7 +9,6 @@ the call and does not scale. The shortest of several evaluations counts, because
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 from scoresde_core import SDE, Level, Sampler, ScoreModel, sample
+from scoresde_core.sampler import now
 from scoresde_run import Row
 from ..plan.cells import Cell
 from ..report.labels import as_float
@@ -120,11 +120,9 @@ class Costs:
 
         def evaluate(size: int) -> float:
             x = torch.ones(size, *cell.source.shape, device=device, dtype=dtype)
-            started = time.perf_counter()
+            started = now(device)
             model.evaluate(x, level)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return time.perf_counter() - started
+            return now(device) - started
 
         teams = {1, torch.get_num_threads()} if device.type == "cpu" else {torch.get_num_threads()}
         size, largest = 1, cell.batch_size

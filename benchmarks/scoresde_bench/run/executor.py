@@ -61,8 +61,7 @@ class Task:
 
     def plain(self) -> dict[str, Any]:
         """Return the task as plain data for JSON."""
-        own = {"key": self.key, "title": self.title, "request": self.request, "files": self.files}
-        return {**own, "settings": attrs.asdict(self.settings)}
+        return attrs.asdict(self, filter=attrs.filters.exclude("cell"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Task.from_plain, (self.plain(),)

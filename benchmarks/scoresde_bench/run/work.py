@@ -3,8 +3,6 @@
 Cells that measure speed run last, each with its device to itself.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 import time
@@ -34,6 +32,36 @@ from .worker import prepare
 
 FEW = 2000
 """Evaluations of a network for one sample that take far less than an hour; of an exact score, a thousand times."""
+
+
+class Meter(Progress):
+    """Counts the cells of a run: a live bar on a terminal, one plain line per cell in a pipe."""
+
+    def __init__(self, console: Terminal, total: int) -> None:
+        super().__init__(total > 0, console)
+        self.console, self.total, self.done = console, total, 0
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if error[0] is not None and self.done < self.total:
+            self.console.print(f"stopped with {self.done} of {self.total} cells done; repeat the command to continue")
+
+    def start(self, task: Task) -> OnStep | None:
+        """Show the start of a task; returns a function to call after each step."""
+        if not self.live:
+            return None
+        room = max(24, self.console.width - 86)  # beside the bar
+        shown = task.title[-room:]  # cells differ in their last axes
+        self.show(shown, self.done, self.total)
+        return lambda k, n: self.show(f"{shown}, step {k}{f' of {n}' if n else ''}", self.done, self.total)
+
+    def finish(self, row: dict[str, Any], title: str) -> None:
+        """Count a cell and show its outcome."""
+        self.done += 1
+        self.show("", self.done, self.total)
+        outcome = f"{row['seconds']:.1f} s" if row["status"] == "done" else f"{row['status']}: {row['reason']}"
+        if not self.live or row["status"] != "done":
+            self.console.print(f"[{self.done}/{self.total}] {title}: {outcome}", markup=False, highlight=False)
 
 
 @attrs.define
@@ -171,33 +199,3 @@ class Work:
 def _total(found: Sequence[float | None], word: str) -> str:
     unknown = found.count(None)
     return f"{in_words(sum(filter(None, found)))}{word}" + (f", plus {unknown} of unknown cost" if unknown else "")
-
-
-class Meter(Progress):
-    """Counts the cells of a run: a live bar on a terminal, one plain line per cell in a pipe."""
-
-    def __init__(self, console: Terminal, total: int) -> None:
-        super().__init__(total > 0, console)
-        self.console, self.total, self.done = console, total, 0
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        if error[0] is not None and self.done < self.total:
-            self.console.print(f"stopped with {self.done} of {self.total} cells done; repeat the command to continue")
-
-    def start(self, task: Task) -> OnStep | None:
-        """Show the start of a task; returns a function to call after each step."""
-        if not self.live:
-            return None
-        room = max(24, self.console.width - 86)  # beside the bar
-        shown = task.title[-room:]  # cells differ in their last axes
-        self.show(shown, self.done, self.total)
-        return lambda k, n: self.show(f"{shown}, step {k}{f' of {n}' if n else ''}", self.done, self.total)
-
-    def finish(self, row: dict[str, Any], title: str) -> None:
-        """Count a cell and show its outcome."""
-        self.done += 1
-        self.show("", self.done, self.total)
-        outcome = f"{row['seconds']:.1f} s" if row["status"] == "done" else f"{row['status']}: {row['reason']}"
-        if not self.live or row["status"] != "done":
-            self.console.print(f"[{self.done}/{self.total}] {title}: {outcome}", markup=False, highlight=False)

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 from torch import nn
+from scoresde_core.sampler import now
 from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.machine.environment import describe_device, peak_memory, reset_peak_memory
 
@@ -40,12 +40,9 @@ def prepare(options: argparse.Namespace, *, keep_memory: bool = True) -> tuple[t
 
 def seconds(run: Run, device: torch.device) -> float:
     """Seconds of a call, synchronised with the device."""
-    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
+    start = now(device)
     run()
-    wait()
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 @attrs.define

@@ -93,15 +93,12 @@ class SlurmExecutor(Executor):
         """Submit one job per part, with its files in ``folder`` and named after it; returns submitit's jobs."""
         import submitit
 
-        wanted: dict[str, Any] = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "name": folder.name}
-        wanted |= {"gpus_per_node": self.gpus} if self.gpus else {}
-        wanted |= {} if self.memory_gb is None else {"mem_gb": self.memory_gb}
+        wanted = {"timeout_min": self.minutes, "cpus_per_task": self.cpus, "name": folder.name}
+        wanted |= {"gpus_per_node": self.gpus or None, "mem_gb": self.memory_gb}
         if self.cluster == "slurm":
-            given = {"partition": self.partition, "account": self.account, "setup": list(self.setup) or None}
-            wanted |= {f"slurm_{name}": value for name, value in given.items() if value is not None}
+            wanted |= {"slurm_partition": self.partition, "slurm_account": self.account}
+            wanted |= {"slurm_setup": list(self.setup) or None, "slurm_exclusive": (alone and not self.gpus) or None}
             wanted |= {"slurm_array_parallelism": self.jobs, "slurm_use_srun": False}
-            wanted |= {"slurm_exclusive": True} if alone and not self.gpus else {}
-
         jobs, chunks = list[Any](), [Chunk(part) for part in parts]
         arrays = {folder: chunks}
         if self.here:  # each with a mark of its own
@@ -111,7 +108,7 @@ class SlurmExecutor(Executor):
                 for place, array in arrays.items():
                     os.environ |= {MARK: f"{folder.name}_{place.name}"} if self.here else {}
                     executor = submitit.AutoExecutor(place, cluster=self.cluster)
-                    executor.update_parameters(**wanted)
+                    executor.update_parameters(**{name: to for name, to in wanted.items() if to is not None})
                     jobs += executor.submit_array(array)
         except Exception as error:  # from submitit, sbatch or the system
             raise ScoreSDEError(f"cannot submit to {self.cluster}: {' '.join(str(error).split())}") from error
