@@ -132,7 +132,7 @@ def test_every_committed_result_says_how_it_was_made(pages):
 
 def test_the_gallery_ran(pages, site):
     scripts = sorted((ROOT / "docs" / "gallery").glob("[0-9]*.py"))
-    assert len(scripts) == 8
+    assert len(scripts) == 7
     for script in scripts:
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 60, script
         text = pages[f"gallery/{script.stem}.html"].path.read_text(encoding="utf-8")
