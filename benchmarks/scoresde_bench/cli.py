@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from .run.executor import Executor
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-LONGEST = 3.6e8
-"""Seconds of the longest time, over ten years."""
+LONGEST = 3.6e8  # seconds of the longest time, over ten years
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

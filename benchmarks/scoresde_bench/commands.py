@@ -18,8 +18,7 @@ from scoresde_run.commands.shell import Parser, add_global_options, open_registr
 from .report.compare import RunComparison
 from .report.result_sets import ResultSet, merge, read_result_sets
 
-MOST = 25
-"""Lines per section that ``compare`` prints without ``--all``."""
+MOST = 25  # lines per section that ``compare`` prints without ``--all``
 OURS = {"html": "scoresde-bench", "markdown": "<!-- scoresde-bench report -->", "csv": "cell,status,reason,"}
 """Text at the head of files that this program wrote and may replace."""
 KINDS = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}

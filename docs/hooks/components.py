@@ -80,7 +80,10 @@ def _kind_page(kind):
         lines = [f"{about} an entry.\n", " · ".join(f"[`{row.name}`](#{row.name})" for row in rows)]
     for row in () if kind.data else rows:
         lines += [f"\n## `{row.name}` {{: #{row.name} }}\n\n**{row.summary}**\n"]
-        lines += _help(row) if kind.name == "commands" else _component(kind, row)
+        if kind.name == "commands":
+            lines += ["```text", _printed(row.name.replace("_", "-"), "--help").rstrip(), "```", "", paper(row.paper)]
+        else:
+            lines += _component(kind, row)
     return "\n".join([f"# {_title(kind)}\n", *lines, ""])
 
 
@@ -94,16 +97,9 @@ def _component(kind, row):
         cells = (f"`{p['name']}`", p["type"], default, p["help"])
         lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
     facts = {"Aliases": ", ".join(f"`{alias}`" for alias in row.aliases)}
-    facts |= {
-        "Grid": record["grid"] and f"`{record['grid']}`",
-        "Paper": paper(row.paper),
-        "Class": f"`{record['target']}`",
-    }
+    facts |= {"Grid": record["grid"] and f"`{record['grid']}`", "Paper": paper(row.paper)}
+    facts |= {"Class": f"`{record['target']}`"}
     return [*lines, "", " · ".join(f"{label}: {text}" for label, text in facts.items() if text)]
-
-
-def _help(row):
-    return ["```text", _printed(row.name.replace("_", "-"), "--help").rstrip(), "```", "", paper(row.paper)]
 
 
 def _printed(*words):

@@ -28,27 +28,19 @@ Load = Callable[[torch.device, torch.dtype, str, str], ScoreModel]
 class ScoreSource:
     """A score, its SDE, its names as shown, and everything that its results depend on."""
 
-    names: dict[str, str | None]
-    """Its axes, by the keys of a result row."""
+    names: dict[str, str | None]  # its axes, by the keys of a result row
     sde: SDE
-    shape: tuple[int, ...]
-    """Shape of one event."""
-    units: Units
-    """Units of its samples; targets and pictures are in data units."""
-    target: Target | None
-    """The exact distribution of the score or of the data, or None."""
-    unloaded: Callable[[], ScoreModel]
-    """Returns the score model without its weights."""
-    loaded: Load
-    """Loads the score model; a network compiles at its first call."""
-    made_of: Callable[[], dict[str, Any]] = dict
-    """What the score consists of besides target and SDE."""
+    shape: tuple[int, ...]  # shape of one event
+    units: Units  # units of its samples; targets and pictures are in data units
+    target: Target | None  # the exact distribution of the score or of the data, or None
+    unloaded: Callable[[], ScoreModel]  # returns the score model without its weights
+    loaded: Load  # loads the score model; a network compiles at its first call
+    made_of: Callable[[], dict[str, Any]] = dict  # what the score consists of besides target and SDE
     has_network: bool = attrs.field(default=True, kw_only=True)
     """Whether the score is a network, which can be compiled or run in lower precision."""
     chooses_sde: bool = attrs.field(default=True, kw_only=True)
     """Whether the SDE is a value of its axis, not the model's own."""
-    known: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
-    """What is known of all samples."""
+    known: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)  # what is known of all samples
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -50,12 +50,9 @@ class Block:
     axes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_typed)
     samples: int = SAMPLES
     batch_size: int | None = None
-    observations: int = OBSERVATIONS
-    """How many events are observed, under a condition; samples are divided among them."""
-    timing: bool = False
-    """Whether its cells measure speed, so that each needs a device to itself."""
-    for_sdes: tuple[str, ...] = ()
-    """Names of the SDEs that it is for; empty: any."""
+    observations: int = OBSERVATIONS  # that are made under a condition; samples are divided among them
+    timing: bool = False  # whether its cells measure speed, so that each needs a device to itself
+    for_sdes: tuple[str, ...] = ()  # names of the SDEs that it is for; empty: any
 
     def __getitem__(self, axis: str) -> tuple[Any, ...]:
         if axis == "evaluator" and axis not in self.axes and self.axes.get("condition"):

@@ -61,8 +61,7 @@ class Sweep:
     device: str
     prepare: bool = False
     """Whether evaluators prepare (perhaps download) what they need before cells get their keys."""
-    given: Sequence[ScoreSource] = ()
-    """Score sources of all blocks, in place of those that their axes name."""
+    given: Sequence[ScoreSource] = ()  # score sources of all blocks, in place of those that their axes name
     _sources: dict[Any, list[ScoreSource]] = attrs.field(factory=dict, init=False)
     _built: dict[tuple[str, str], Any] = attrs.field(factory=dict, init=False)
     """Evaluators, and samplers without the values of axes, by kind and text."""

@@ -27,8 +27,7 @@ from .labels import ResultRow, as_float, count, is_done, labels, library, plain
 from .ranking import MetricValue, metric_value
 from .result_sets import ResultSet
 
-EXACT = 1e-6
-"""Relative difference below which two values count as equal."""
+EXACT = 1e-6  # relative difference below which two values count as equal
 SCHEMA = 1
 
 
@@ -74,31 +73,13 @@ class Change:
         return {**found, "unit": self.after.unit, "standard_errors": _finite(self.z), "p": p}
 
 
+@attrs.frozen
 class Speed:
-    """Ratios of samples per second, for cells (label, before, after) timed on the same kind of device in both runs."""
+    """Ratios of samples per second by label, the number of cells that were timed on another device, both in words."""
 
-    def __init__(self, ran: Sequence[tuple[str, ResultRow, ResultRow]]) -> None:
-        self.ratios, self.unlike = dict[str, float](), 0
-        for label, *ends in ran:
-            old, new = (as_float(row.get("samples_per_second")) for row in ends)
-            if 0 < old < math.inf and 0 < new < math.inf:
-                alike = ends[0].get("device") == ends[1].get("device")
-                self.ratios |= {label: new / old} if alike else {}
-                self.unlike += not alike
-
-    @property
-    def text(self) -> str:
-        """The geometric mean and the extremes, in words."""
-        parts = []
-        if self.ratios:
-            mean = geometric_mean(self.ratios.values())
-            slow, fast = (pick(self.ratios, key=self.ratios.__getitem__) for pick in (min, max))
-            parts.append(f"{mean:.2f} times as fast (geometric mean of {count(len(self.ratios), 'cell')})")
-            if len(self.ratios) > 1:
-                parts.append(f"from {self.ratios[slow]:.2f} ({slow}) to {self.ratios[fast]:.2f} ({fast})")
-        if self.unlike:
-            parts.append(f"{count(self.unlike, 'cell')} not compared: measured on different devices")
-        return ", ".join(parts)
+    ratios: dict[str, float]
+    unlike: int
+    text: str
 
 
 class RunComparison:
@@ -141,10 +122,11 @@ class RunComparison:
         spent = [(label, as_float(a.get("nfe")), as_float(b.get("nfe"))) for label, a, b in ran]
         texts = [(label, f"{plain(was)} -> {plain(now)}") for label, was, now in spent if abs(was - now) > EXACT]
         self.costs = [f"{label}: {text} function evaluations per sample" for label, text in texts]
-        self.speed = Speed(ran)
+        self.speed = _speed(ran)
         ends = dict.fromkeys((library(a), library(b)) for _, a, b in pairs)
         self.libraries = [f"{was} -> {now}" for was, now in ends if was != now]
-        self.earlier = [f"{text} of {run.name}" for run in (before, after) for text in _earlier(run.rows)]
+        told = [(run.name, pair) for run in (before, after) for pair in zip(run.rows, _names(run.rows), strict=True)]
+        self.earlier = [f"{label} {row['measured']} of {of}" for of, (row, label) in told if not is_current(row)]
 
     @property
     def is_worse(self) -> bool:
@@ -190,6 +172,26 @@ class RunComparison:
         }  # fmt: skip
 
 
+def _speed(ran: Sequence[tuple[str, ResultRow, ResultRow]]) -> Speed:
+    """The ratios of cells (label, before, after) that were timed on the same kind of device in both runs."""
+    ratios, unlike, parts = dict[str, float](), 0, []
+    for label, *ends in ran:
+        old, new = (as_float(row.get("samples_per_second")) for row in ends)
+        if 0 < old < math.inf and 0 < new < math.inf:
+            alike = ends[0].get("device") == ends[1].get("device")
+            ratios |= {label: new / old} if alike else {}
+            unlike += not alike
+    if ratios:
+        many = count(len(ratios), "cell")
+        parts.append(f"{geometric_mean(ratios.values()):.2f} times as fast (geometric mean of {many})")
+    if len(ratios) > 1:
+        slow, fast = (pick(ratios, key=ratios.__getitem__) for pick in (min, max))
+        parts.append(f"from {ratios[slow]:.2f} ({slow}) to {ratios[fast]:.2f} ({fast})")
+    if unlike:
+        parts.append(f"{count(unlike, 'cell')} not compared: measured on different devices")
+    return Speed(ratios, unlike, ", ".join(parts))
+
+
 def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
     """One row per combination: seeds pooled, or the row of a seed that failed. Repeats are numbered."""
     found: dict[tuple[Any, ...], ResultRow] = {}
@@ -204,10 +206,6 @@ def _cells(rows: Sequence[ResultRow]) -> dict[tuple[Any, ...], ResultRow]:
 
 def _metrics(row: ResultRow) -> Mapping[str, Any]:
     return row.get("metrics") or {}
-
-
-def _earlier(rows: Sequence[ResultRow]) -> list[str]:
-    return [f"{label} {row['measured']}" for row, label in zip(rows, _names(rows), strict=True) if not is_current(row)]
 
 
 def _names(rows: Sequence[ResultRow]) -> list[str]:

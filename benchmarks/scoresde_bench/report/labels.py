@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ResultRow = Mapping[str, Any]
-"""A result row as it is read from ``results.jsonl``."""
+ResultRow = Mapping[str, Any]  # a result row as it is read from ``results.jsonl``
 
 COMPONENT_AXES = (
     *("target", "checkpoint", "network", "sde", "known", "condition", "method"),
@@ -49,14 +48,6 @@ def truth(row: ResultRow) -> str | None:
     """Return what the samples of a row are compared with: its target or, under a condition, the posterior."""
     target, condition = row.get("target"), row.get("condition")
     return f"{target} given {condition}" if condition else target
-
-
-def title(axis: str) -> str:
-    return TITLES.get(axis, axis)
-
-
-def kind(axis: str) -> str:
-    return "number" if axis in NUMBER_AXES else "name"
 
 
 def varying(rows: Sequence[ResultRow]) -> list[str]:

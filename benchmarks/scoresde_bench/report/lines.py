@@ -9,11 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import attrs
-from .labels import AXES, ResultRow, as_float, name, truth, varying
+from .labels import ResultRow, as_float, name, truth, varying
 from .ranking import Ranking
 
-MANY = 500
-"""Cells up to which all are drawn, and a page has all of its pictures in itself."""
+MANY = 500  # cells up to which all are drawn, and a page has all of its pictures in itself
 CROWD = 12
 """Lines per frame before they are split into panels; if they cannot be, lines without a leading cell are faint."""
 
@@ -54,8 +53,7 @@ class Layout:
 
 
 def _axes(rows: Sequence[ResultRow], joined: str) -> list[str]:
-    differ = varying(rows)
-    return [axis for axis in AXES if axis in differ and axis not in ("target", "condition", "seed", "seeds", joined)]
+    return [axis for axis in varying(rows) if axis not in ("target", "condition", "seed", "seeds", joined)]
 
 
 def _chosen(ranking: Ranking, joined: str) -> Mapping[int, ResultRow]:

@@ -29,8 +29,7 @@ from .result_sets import ResultSet
 from .verdicts import verdicts
 
 PNG = b"\x89PNG\r\n\x1a\n"
-GALLERY = 24
-"""Number of pictures shown; the rest unfold on request."""
+GALLERY = 24  # number of pictures shown; the rest unfold on request
 
 
 def write_report(
@@ -67,7 +66,11 @@ def page(
     leading lines, and shows the first rows of its table until it is asked for more.
     """
     environment = templates(escape=True)
-    environment.filters |= {"px": lambda value: f"{value:.1f}".removesuffix(".0"), "digest": _digest}
+    environment.filters |= {
+        "px": lambda value: f"{value:.1f}".removesuffix(".0"),
+        # With this hash the page's content security policy admits its own script and style.
+        "digest": lambda text: "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    }
     # Two of our templates, which contain no data of rows.
     script, style = (Markup(environment.get_template(f"report.{kind}.j2").render(many=MANY)) for kind in ("js", "css"))
     drawn, pictures = Layout(ranking), _pictures(ranking, place)
@@ -82,11 +85,6 @@ def page(
     )  # fmt: skip
 
 
-def _digest(text: str) -> str:
-    """The hash with which the page's content security policy admits its own script and style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 def _ids(rows: Sequence[ResultRow]) -> list[str]:
     """A unique id for each row: its cell, numbered if several runs have it."""
     seen: Mapping[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
@@ -96,11 +94,10 @@ def _ids(rows: Sequence[ResultRow]) -> list[str]:
 
 def _figures(ranking: Ranking, drawn: Layout) -> dict[tuple[str, str | None], tuple[list[Plot], list[Plot]]]:
     """The plots by metric and target; those of the second list, against time, are folded if there are panels."""
-    found: dict[tuple[str, str | None], tuple[list[Plot], list[Plot]]] = {}
+    found = defaultdict[tuple[str, str | None], tuple[list[Plot], list[Plot]]](lambda: ([], []))
     for cost in (NFE, TIME):
         for plot in plots(ranking, cost, drawn):
-            shown = found.setdefault((plot.metric, plot.target), ([], []))
-            shown[cost is TIME and len(drawn.titles) > 1].append(plot)
+            found[plot.metric, plot.target][cost is TIME and len(drawn.titles) > 1].append(plot)
     return found
 
 

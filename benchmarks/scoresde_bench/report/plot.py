@@ -32,16 +32,14 @@ from scoresde_core import Estimate
 from scoresde_run.results.certainty import spread
 from .labels import ResultRow, as_float, quantity, truth
 from .lines import CROWD, Layout, Line, pareto
-from .ranking import MetricValue, Ranking
+from .ranking import MetricValue, Ranking, half_interval
 from .scales import HUGE, LEFT, RIGHT, TINY, Axis, across, cost_ticks, quality_ticks, up
 
 NOISE, WINNERS = "noise", ("best", "tied")
 """Marks of points: within their noise, and not told apart from the best."""
 FEWEST = 3
-MODEL = 0.05
-"""Relative deviation from a power that is allowed."""
-EXPLAINED = 0.97
-"""Share of the variance of log e that a power must explain to be shown."""
+MODEL = 0.05  # relative deviation from a power that is allowed
+EXPLAINED = 0.97  # share of the variance of log e that a power must explain to be shown
 
 
 @attrs.frozen
@@ -102,8 +100,7 @@ class Frame:
     drawn: Layout
     cost: Cost
     metric: str
-    found: Mapping[int, MetricValue]
-    """Values by the position of their row among the ranked rows."""
+    found: Mapping[int, MetricValue]  # values by the position of their row among the ranked rows
     costs: Mapping[int, float]
     across: Axis
     up: Axis
@@ -162,7 +159,7 @@ class Plot:
         self.zero = up(0.0) if up.low < 0 < up.high else None
         self.slopes, self.band = [(line, quantity(*fit)) for line, fit in fits.items()], None
         floors = [m for position in shown if math.isfinite((m := frame.found[position]).floor)]
-        ends = [m.floor + side * m.floor_bar for m in floors for side in (-1, 1)]
+        ends = [m.floor + side * half_interval(m.floor_stderr, m.floor_df) for m in floors for side in (-1, 1)]
         if ends and max(ends) >= up.low and min(ends) <= up.high:
             self.band = up(max(ends)), max(1.0, up(min(ends)) - up(max(ends)))
 

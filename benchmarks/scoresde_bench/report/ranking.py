@@ -26,8 +26,7 @@ from scoresde_run.results.certainty import ALPHA, difference, holm, p_below, p_n
 from .combinations import pool
 from .labels import ResultRow, as_float, count, freedom_of, is_done, labels, listing, plain, quantity, truth
 
-MARGIN = 5.0
-"""Margin for "as good as exact samples", in standard errors of their score."""
+MARGIN = 5.0  # margin for "as good as exact samples", in standard errors of their score
 
 
 @attrs.frozen
@@ -51,12 +50,7 @@ class MetricValue:
     @property
     def bar(self) -> float:
         """Half of the 95 % confidence interval; 0 if the error is unknown."""
-        return _half(self.stderr, self.df)
-
-    @property
-    def floor_bar(self) -> float:
-        """Half of the 95 % confidence interval of the floor."""
-        return _half(self.floor_stderr, self.floor_df)
+        return half_interval(self.stderr, self.df)
 
     @property
     def excess(self) -> Estimate:
@@ -250,5 +244,5 @@ def rank(rows: Sequence[ResultRow], metric: str | None = None) -> Ranking:
     return Ranking(pool(rows), metric)
 
 
-def _half(stderr: float, df: float) -> float:
+def half_interval(stderr: float, df: float) -> float:
     return quantile(ALPHA, df) * stderr if math.isfinite(stderr) and df > 0 else 0.0

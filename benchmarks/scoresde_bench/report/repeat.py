@@ -16,8 +16,7 @@ OPTIONS = (
     *("grid", "guidance", "steps", "seed", "dtype", "precision", "compile", "samples", "observations", "batch_size"),
 )
 """The options of a command, by the keys of a row."""
-_given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-"""What is read from the command of a row."""
+_given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what is read from the command of a row
 for _option in ("--evaluator", "--registry"):
     _given.add_argument(_option, nargs="*", action="extend")
 

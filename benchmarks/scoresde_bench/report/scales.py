@@ -22,14 +22,10 @@ from .ranking import MetricValue
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 408.0, 14.0, 226.0
-MARGIN = 26.0
-"""Distance from the frame to the smallest and largest cost."""
-DECADES = 2.5
-"""Decades above the median beyond which an outlier is drawn at the edge of a logarithmic axis."""
-HUGE = 1e300
-"""Values from here on, and nan, are not drawn: the arithmetic of axes would overflow."""
-TINY = 1e-300
-"""Values up to here count as zero."""
+MARGIN = 26.0  # distance from the frame to the smallest and largest cost
+DECADES = 2.5  # decades above the median beyond which an outlier is drawn at the edge of a logarithmic axis
+HUGE = 1e300  # values from here on, and nan, are not drawn: the arithmetic of axes would overflow
+TINY = 1e-300  # values up to here count as zero
 
 
 class Tick(NamedTuple):

@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from . import published
-from .labels import NOTHING, ResultRow, axis_text, columns, count, listing, number_text, title
+from .labels import NOTHING, TITLES, ResultRow, axis_text, columns, count, listing, number_text
 from .ranking import Ranking, rank
 
 FLOOR = "exact samples"
 MARKS = {"best": "*", "tied": "~", "": " "}
-BLANK = "   "
-"""Space for the marks behind a value."""
+BLANK = "   "  # space for the marks behind a value
 
 
 def print_table(rows: Sequence[ResultRow], console: Console, metric: str | None = None) -> None:
@@ -58,7 +57,7 @@ def _tables(ranking: Ranking, console: Console, text: Callable[..., Text]) -> Ca
     """Return a function that makes the table of some metrics; its last rows are the scores of exact samples."""
     rows, many = list(ranking.done.values()), len(ranking.targets) > 1
     floors = {target: found for target in ranking.targets if (found := _floors(ranking, target))}
-    names = {title(axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
+    names = {TITLES.get(axis, axis): [axis_text(row, axis) for row in rows] for axis in columns(rows)}
     names["NFE"] = [number_text(row, "nfe") for row in rows]
     if any(row.get("products") is not None for row in rows):
         names["Jacobian products"] = [number_text(row, "products") for row in rows]

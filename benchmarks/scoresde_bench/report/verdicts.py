@@ -28,7 +28,7 @@ from typing import Any
 
 import attrs
 from . import labels
-from .labels import AXES, ResultRow, as_float, name, quantity, varying
+from .labels import ResultRow, as_float, name, quantity, varying
 from .plot import error, power, resolved
 from .ranking import MetricValue, Ranking
 
@@ -68,7 +68,10 @@ def verdicts(ranking: Ranking) -> list[Verdict]:
     """The verdicts on lines with three step counts or more, by the order of the rows; none if no sampler claims one."""
     if not any(_sampler(row).get("claims") for row in ranking.rows):
         return []
-    lines, found = _lines(ranking), []
+    axes = [axis for axis in varying(ranking.rows) if axis not in ("target", "condition", "steps", "seed", "seeds")]
+    lines, found = defaultdict[str, dict[int, ResultRow]](dict), list[Verdict]()
+    for position, row in enumerate(ranking.rows):
+        lines[name(row, axes)][position] = row
     for metric, target in product(ranking.metrics, ranking.targets):
         known = {line: _errors(ranking, rows, target, metric) for line, rows in lines.items()}
         known = {line: errors for line, errors in known.items() if len(errors) > 2}
@@ -100,15 +103,6 @@ def _agreed(found: list[Verdict]) -> list[Verdict]:
 
 def _sampler(row: ResultRow) -> Mapping[str, Any]:
     return (row.get("parameters") or {}).get("sampler") or {}
-
-
-def _lines(ranking: Ranking) -> dict[str, dict[int, ResultRow]]:
-    apart = ("target", "condition", "steps", "seed", "seeds")
-    axes = [axis for axis in AXES if axis in varying(ranking.rows) and axis not in apart]
-    found: dict[str, dict[int, ResultRow]] = {}
-    for position, row in enumerate(ranking.rows):
-        found.setdefault(name(row, axes), {})[position] = row
-    return found
 
 
 def _errors(ranking: Ranking, rows: Mapping[int, ResultRow], target: str | None, metric: str) -> Errors:

@@ -9,6 +9,7 @@ the call and does not scale. The shortest of several evaluations counts, because
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,14 +25,11 @@ from .cell import Bench
 
 TRIAL_STEPS = (16, 24)
 """Step counts of the short runs: large enough that start and end of every multistep method are the same in both."""
-GROWTH = 4
-"""Factor from one timed batch size to the next."""
+GROWTH = 4  # factor from one timed batch size to the next
 REPEATS = 4
-CONTENDED = 3.0
-"""If all threads take this many times as long as one, the cores are busy and one thread is timed."""
+CONTENDED = 3.0  # if all threads take this many times as long as one, the cores are busy and one thread is timed
 TIMES = ("cell_seconds", "seconds", "compile_seconds", "nfe")
-PATIENCE = 0.5
-"""Upper limit on the expected seconds of a timed evaluation with more than one sample."""
+PATIENCE = 0.5  # upper limit on the expected seconds of a timed evaluation with more than one sample
 
 
 class FreeScore(ScoreModel):
@@ -49,9 +47,8 @@ class Costs:
     """Predicts seconds from finished cells and short measurements."""
 
     bench: Bench
-    here: bool = True
-    """Whether cells run on this machine, so that measurements here apply to them."""
-    _done: dict[Any, list[float]] = attrs.field(factory=dict, init=False)
+    here: bool = True  # whether cells run on this machine, so that measurements here apply to them
+    _done: defaultdict[Any, list[float]] = attrs.field(factory=lambda: defaultdict(list), init=False)
     """Of every finished cell, seconds per evaluation and sample, and seconds to evaluate its metrics."""
     _tried: dict[Any, float | None] = attrs.field(factory=dict, init=False)
     """Evaluations, and seconds per evaluation and sample, that were measured here; None if that failed."""
@@ -59,15 +56,13 @@ class Costs:
     def learn(self, cells: Iterable[Cell], rows: dict[str, Row]) -> None:
         """Record the times of the finished cells among ``cells``."""
         for cell in cells:
-            row = rows.get(cell.key)
-            if row is None or row["status"] != "done":
-                continue
+            row = rows.get(cell.key) or {}
             whole, seconds, compiling, nfe = (as_float(row.get(key)) for key in TIMES)
-            if not (seconds > 0 and nfe > 0):
+            if row.get("status") != "done" or not (seconds > 0 and nfe > 0):
                 continue
-            self._done.setdefault(_rate_key(cell), []).append(seconds / nfe / cell.samples)
+            self._done[_rate_key(cell)].append(seconds / nfe / cell.samples)
             if math.isfinite(beside := whole - seconds - compiling):
-                self._done.setdefault(_judging_key(cell), []).append(max(0.0, beside))
+                self._done[_judging_key(cell)].append(max(0.0, beside))
             if "steps" not in cell.sampler.uses:
                 self._tried[_nfe_key(cell)] = nfe
 

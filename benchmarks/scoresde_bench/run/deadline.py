@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-AGAIN = 1.0
-"""Seconds after which the exception is raised again, in case it was swallowed."""
+AGAIN = 1.0  # seconds after which the exception is raised again, in case it was swallowed
 
 
 class OutOfTime(Exception):

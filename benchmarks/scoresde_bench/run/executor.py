@@ -27,16 +27,12 @@ OnStep = Callable[[int, int], Any]
 class Settings:
     """Settings shared by all cells of one command, as plain data."""
 
-    folder: str
-    """Absolute path of the folder for results, where workers write pictures."""
-    directory: str
-    """Working directory, to which paths in requests are relative."""
-    registry: tuple[str, ...] = ()
-    """Absolute paths of local registry files."""
+    folder: str  # absolute path of the folder for results, where workers write pictures
+    directory: str  # working directory, to which paths in requests are relative
+    registry: tuple[str, ...] = ()  # absolute paths of local registry files
     command: str = ""
     tf32: bool = False
-    timeout: float | None = None
-    """Seconds after which a cell is stopped; None: no limit."""
+    timeout: float | None = None  # seconds after which a cell is stopped; None: no limit
     device: str = "cpu"
 
 
@@ -51,8 +47,7 @@ class Task:
     settings: Settings
     files: tuple[str, ...] | None = attrs.field(default=None, eq=False)
     """Files that count for the key, without those that the run itself makes later. None: all that exist."""
-    cell: Cell | None = attrs.field(default=None, eq=False)
-    """The built cell, in the process that planned it."""
+    cell: Cell | None = attrs.field(default=None, eq=False)  # the built cell, in the process that planned it
 
     @classmethod
     def of(cls, cell: Cell, settings: Settings) -> Task:

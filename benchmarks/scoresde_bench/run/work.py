@@ -72,10 +72,8 @@ class Work:
     cells: Sequence[Cell]
     executor: Executor
     settings: Settings
-    folder: Path
-    """The folder of results as typed."""
-    published: Sequence[PublishedValue] = ()
-    """Published values; each is stored in the rows that it is for."""
+    folder: Path  # the folder of results as typed
+    published: Sequence[PublishedValue] = ()  # published values; each is stored in the rows that it is for
     budget: float | None = None
     """Seconds within which every started cell must end by its predicted cost; None: no limit."""
     debug: bool = False

@@ -24,12 +24,9 @@ from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail
 
-MOST = 1024
-"""Processes that one command starts."""
-ATTEMPTS = 2
-"""Workers that may die over a cell before it fails."""
-GRACE = 30.0
-"""Seconds after the time limit at which a worker that has not stopped is killed."""
+MOST = 1024  # processes that one command starts
+ATTEMPTS = 2  # workers that may die over a cell before it fails
+GRACE = 30.0  # seconds after the time limit at which a worker that has not stopped is killed
 
 
 @attrs.frozen

@@ -29,10 +29,8 @@ from .. import importable
 from ..executor import Executor, Started, Task
 from ..worker import fail, perform
 
-MARK = "SCORESDE_JOB"
-"""The environment variable of local processes that has the name of their job."""
-PATIENCE = 2
-"""Consecutive polls without the job and its row after which a cell counts as lost."""
+MARK = "SCORESDE_JOB"  # the environment variable of local processes that has the name of their job
+PATIENCE = 2  # consecutive polls without the job and its row after which a cell counts as lost
 
 
 @attrs.frozen
