@@ -7,6 +7,7 @@ preset       a network with random weights, as fast as a trained one; its sample
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any, Self
 
 import attrs
@@ -105,17 +106,16 @@ def in_memory(model: ScoreModel, names: dict[str, str | None], exact: Target | N
 def exact_sources(registry: Registry, targets: Sequence[Spec], sdes: Sequence[Spec]) -> list[ScoreSource]:
     """Return every target under every SDE."""
 
-    def exact(name: str, target: Target, process: str, sde: SDE) -> ScoreSource:
+    def exact(target: Target, sde: SDE, names: dict[str, str | None]) -> ScoreSource:
         def load(device: torch.device, dtype: torch.dtype, *_: str) -> ScoreModel:
             return ExactScore(target.to(device, dtype), sde)
 
-        names: dict[str, str | None] = {"target": name, "sde": process}
         given = (names, sde, target.shape, Units(levels=256 if target.images else None), target)
         return ScoreSource(*given, lambda: ExactScore(target, sde), load, has_network=False)
 
-    built = [(str(spec), registry.create("sdes", spec)) for spec in sdes]
-    truths = [(str(spec), registry.create("targets", spec)) for spec in targets]
-    return [exact(*truth, *process) for truth in truths for process in built]
+    built = {str(spec): registry.create("sdes", spec) for spec in sdes}
+    truths = {str(spec): registry.create("targets", spec) for spec in targets}
+    return [exact(truths[of], built[by], {"target": of, "sde": by}) for of, by in product(truths, built)]
 
 
 def _learned(

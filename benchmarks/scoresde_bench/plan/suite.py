@@ -50,7 +50,7 @@ class Block:
     axes: Mapping[str, tuple[Any, ...]] = attrs.field(factory=dict, converter=_typed)
     samples: int = SAMPLES
     batch_size: int | None = None
-    observations: int = OBSERVATIONS  # that are made under a condition; samples are divided among them
+    observations: int = OBSERVATIONS  # how many events are observed, under a condition; samples are divided among them
     timing: bool = False  # whether its cells measure speed, so that each needs a device to itself
     for_sdes: tuple[str, ...] = ()  # names of the SDEs that it is for; empty: any
 
@@ -82,10 +82,8 @@ class Block:
 
     def plain(self) -> dict[str, Any]:
         """Return plain data that :func:`read_block` reads back."""
-        found: dict[str, Any] = {axis: list(values) for axis, values in self.axes.items()}
-        defaults = attrs.asdict(Block())
-        rest = {key: value for key, value in attrs.asdict(self).items() if key != "axes" and value != defaults[key]}
-        return {**found, **{key: list(value) if isinstance(value, tuple) else value for key, value in rest.items()}}
+        rest = attrs.asdict(self, filter=lambda field, value: field.name != "axes" and value != field.default)
+        return {axis: list(values) for axis, values in self.axes.items()} | rest
 
 
 @attrs.frozen

@@ -56,15 +56,14 @@ def as_markdown(
     runs: Sequence[ResultSet], ranking: Ranking, facts: Iterable[tuple[str, str]], compared: Sequence[RunComparison]
 ) -> str:
     environment = templates(escape=False)
-    environment.filters |= {"plain": _plain, "fence": _fence, "command": repeat.command}
+    environment.filters |= {"plain": _plain, "command": repeat.command}
+    # A fence of a block of code is longer than what its commands could close it with.
+    environment.filters["fence"] = lambda texts: (
+        "`" * max(3, 1 + max(map(len, re.findall("`+", " ".join(texts))), default=0))
+    )
     template = environment.get_template("report.md.j2")
     known = {"runs": runs, "ranking": ranking, "facts": facts, "compared": compared, "verdicts": verdicts(ranking)}
     return template.render(**known, labels=labels, published=published).rstrip("\n") + "\n"
-
-
-def _fence(commands: Sequence[str]) -> str:
-    """The fence of a block of code, which no command closes."""
-    return "`" * max(3, 1 + max((len(run) for text in commands for run in re.findall("`+", text)), default=0))
 
 
 def _csv(item: Any) -> Any:

@@ -6,6 +6,7 @@ Its key is the same unless versions, source or files of the components have chan
 import argparse
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
 from scoresde_core import ScoreSDEError, parse
 from .labels import ResultRow
@@ -53,14 +54,12 @@ def _typed(name: str, values: Sequence[object]) -> list[str]:
 
 
 def _fixes_steps(sampler: str) -> bool:
-    try:
+    with suppress(ScoreSDEError):
         return "steps" in parse(sampler).params
-    except ScoreSDEError:
-        return False
+    return False
 
 
 def _words(text: object) -> list[str]:
-    try:
+    with suppress(ValueError):  # an unclosed quotation
         return shlex.split(str(text)) if text else []
-    except ValueError:  # an unclosed quotation
-        return []
+    return []
