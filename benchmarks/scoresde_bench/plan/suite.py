@@ -83,7 +83,8 @@ class Block:
     def plain(self) -> dict[str, Any]:
         """Return plain data that :func:`read_block` reads back."""
         rest = attrs.asdict(self, filter=lambda field, value: field.name != "axes" and value != field.default)
-        return {axis: list(values) for axis, values in self.axes.items()} | rest
+        found = {**self.axes, **rest}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 @attrs.frozen
