@@ -23,6 +23,8 @@ class Target(ABC):
     """
 
     knows: tuple[str, ...] = ()
+    discrete: bool = False
+    """Whether events are points: ``log_prob`` and ``score`` then need sigma > 0, and ``entropy`` is refused."""
 
     @property
     @abstractmethod

@@ -66,6 +66,7 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/registry.yaml",
         "scoresde_plugins/extractors/mnist_classifier.safetensors",
         "scoresde_plugins/targets/mnist_mfa.safetensors",
+        "scoresde_plugins/targets/cifar10_mfa.safetensors",
         "scoresde_plugins/checkpoints/mnist_vp/model.yaml",
         "scoresde_plugins/checkpoints/mnist_vp/weights.safetensors",
         "scoresde_plugins/checkpoints/mnist_classifier/model.yaml",

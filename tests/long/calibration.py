@@ -42,6 +42,8 @@ CHEAP = {
 """Parameters that reduce the time."""
 EACH = 20
 """Samples of an observation."""
+FRESH = {"memorisation": {"data": "exact[target={law},count=300,test_count=400,seed={r}]"}}
+"""Parameters that change with the repetition, as a new reference does."""
 SILENT = 1e-9
 """Scatter, relative to the value or to 1, that counts as rounding."""
 
@@ -88,9 +90,10 @@ def repeat(name, law, kind, repetitions, n):
     target = create("targets", law)
     other = target if kind == "exact" else create("targets", LAWS[law])
     sde, sampler = create("sdes", "vp"), create("samplers", "pc[steps=3]")
-    judge = create("evaluators", name, **{**example(name), **CHEAP.get(name, {})})
     found = []
     for r in range(repetitions):
+        fresh = {key: text.format(law=law, r=r) for key, text in FRESH.get(name, {}).items()}
+        judge = create("evaluators", name, **{**example(name), **CHEAP.get(name, {}), **fresh})
         samples, more = given(judge, other, target, n, r)
         evidence = Evidence(
             samples, reference=WithoutFloor(target, n, seed=r), sampler=sampler, model=ExactScore(other, sde), **more

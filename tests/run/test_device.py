@@ -66,7 +66,10 @@ def test_fixed_steps_of_the_probability_flow(method):
     check(f"ode[method={method},steps=5]")
 
 
-@pytest.mark.parametrize("target", ["gaussian", "mixture2d", "mnist_mfa"])
+EVENTS = "empirical[dataset=exact[target=mixture2d,count=50,test_count=1]]"
+
+
+@pytest.mark.parametrize("target", ["gaussian", "mixture2d", "mnist_mfa", EVENTS])
 def test_every_target(target):
     check("pc[corrector=langevin,steps=5]", target=target)
 

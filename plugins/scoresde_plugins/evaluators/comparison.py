@@ -98,6 +98,7 @@ class NLLGap(Comparison):
     onto the modes, or denoised too far). A good sampler brings it to zero, not below.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"target", "density"})
     name: ClassVar[str] = "nll_gap"
     unit: ClassVar[str] = "nats"
     better: ClassVar[Better] = "zero"

@@ -36,7 +36,7 @@ class _AgainstTruth(Evaluator):
     """Base class: a likelihood of the model on exact draws of the target, compared with the target's own."""
 
     judges: ClassVar[Literal["samples", "model"]] = "model"
-    needs: ClassVar[frozenset[str]] = frozenset({"target", "model"})
+    needs: ClassVar[frozenset[str]] = frozenset({"target", "density", "model"})
     unit: ClassVar[str] = "bits/dim"
     better: ClassVar[Better] = "zero"
     name: ClassVar[str]

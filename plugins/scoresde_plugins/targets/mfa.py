@@ -1,11 +1,11 @@
-"""``mfa`` and ``mnist_mfa``: mixtures of factor analysers that were fitted to data, and their files.
+"""``mfa``, ``mnist_mfa`` and ``cifar10_mfa``: mixtures of factor analysers that were fitted to data, and their files.
 
 A file is safetensors: ``weights`` (K,) float64, ``means`` (K, D) float32, ``factors`` (K, q, D) float16, ``noise``
 (D,) float32, the variances psi. The rounded parameters are the target: every number in the metadata was measured with
 them. Metadata is text; its ``report`` of the fit is JSON, which may gain entries within a version.
 
-The bundled file was fitted to the 60,000 training images of MNIST (LeCun et al. 1998); docs/targets.md has its
-settings, its held-out likelihood and the command that reproduces it.
+The bundled files were fitted to MNIST (LeCun et al. 1998) and to CIFAR-10 (Krizhevsky 2009), the latter recompressed
+as JPEG; docs/targets.md has their settings, held-out likelihoods and the commands that reproduce them.
 """
 
 import json
@@ -22,9 +22,13 @@ from scoresde_run.machine import inputs
 from ..tensor_file import Format
 from .mixture import MixtureOfFactorAnalysers, MixtureTarget
 
-MNIST_FILE = Path(__file__).with_name("mnist_mfa.safetensors")
 FORMAT = Format("scoresde.mfa", 1, "a fitted mixture of factor analysers")
 DTYPES = {"weights": torch.float64, "means": torch.float32, "factors": torch.float16, "noise": torch.float32}
+
+
+def bundled(name: str) -> str:
+    """Return the path of the file that ships with the target ``name``."""
+    return str(Path(__file__).with_name(f"{name}.safetensors"))
 
 
 def rounded(target: MixtureOfFactorAnalysers) -> MixtureOfFactorAnalysers:
@@ -76,7 +80,7 @@ class MFATarget(MixtureTarget):
     A file that is missing, damaged, of another format or of a newer version raises ``FileError``.
     """
 
-    example: ClassVar = {"file": str(MNIST_FILE)}  # for the conformance suite
+    example: ClassVar = {"file": bundled("mnist_mfa")}  # for the conformance suite
 
     file: str = param(help="path of a fitted mixture (safetensors)")
 
@@ -105,4 +109,11 @@ class MFATarget(MixtureTarget):
 class MNISTMFATarget(MFATarget):
     """Handwritten digits: a mixture of factor analysers fitted to MNIST, events of shape (1, 28, 28) on [-1, 1]."""
 
-    file: str = attrs.field(default=str(MNIST_FILE), init=False, repr=False)
+    file: str = attrs.field(default=bundled("mnist_mfa"), init=False, repr=False)
+
+
+@attrs.frozen
+class CIFAR10MFATarget(MFATarget):
+    """Colour images: a mixture of factor analysers fitted to CIFAR-10, events of shape (3, 32, 32) on [-1, 1]."""
+
+    file: str = attrs.field(default=bundled("cifar10_mfa"), init=False, repr=False)

@@ -28,7 +28,7 @@ AfterPass = Callable[[int, int, float], None]
 """Called after each pass with (pass, passes, mean log-likelihood of the parameters before it, in nats per image)."""
 
 _CHUNK = 4096
-_KMEANS_PASSES = 10
+_KMEANS_PASSES, _POWER_PASSES = 10, 6
 _STARVED = 0.05  # a component with less than this share of N / K events is re-seeded
 _RIDGE = 1e-10  # in events: keeps B_k invertible if N_k underflows
 
@@ -154,18 +154,20 @@ def _start(
     x: Tensor, components: int, factors: int, bounds: tuple[float, float], shape: tuple[int, ...],
     generator: torch.Generator,
 ) -> MixtureOfFactorAnalysers:  # fmt: skip
-    """Return a mixture from k-means and the principal axes of each cluster; the noise is the residual variance."""
+    """Return a mixture from k-means and nearly principal axes of each cluster; the noise is the residual variance."""
     nearest = _kmeans(x, _plus_plus(x, components, generator))
     means, axes, left = [], [], torch.zeros(x.shape[1], dtype=torch.float64)
     for k in range(components):
-        members = x[nearest == k].double()
-        mean = members.mean(0)
-        values, vectors = torch.linalg.eigh((members - mean).T @ (members - mean) / len(members))
-        top, directions = values[-factors:].clamp_min(0), vectors[:, -factors:]
+        members = x[nearest == k]
+        mean = members.double().mean(0)
+        members = members - mean.to(x.dtype)
+        directions = torch.randn(x.shape[1], factors, generator=generator, dtype=x.dtype)
+        for _ in range(_POWER_PASSES):
+            directions = torch.linalg.qr(members.T @ (members @ directions)).Q
+        inside = members @ directions
         # A zero column would be a fixed point of EM, so every axis has at least the floor's length.
-        axes.append(directions.T * (top + bounds[0]).sqrt()[:, None])
-        residual = (members - mean) - (members - mean) @ directions @ directions.T
-        left += residual.square().sum(0)
+        axes.append((directions * (inside.square().mean(0) + bounds[0]).sqrt()).T)
+        left += (members - inside @ directions.T).double().square().sum(0)
         means.append(mean)
     weights = nearest.bincount(minlength=components).double() / len(x)
     noise = (left / len(x)).clamp(*bounds)

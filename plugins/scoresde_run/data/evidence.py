@@ -124,6 +124,11 @@ class Evidence(_Cache):
         """The process of the model, if any."""
         return None if self.model is None else self.model.sde
 
+    @property
+    def density(self) -> Target | None:
+        """The target, if its events have a density without noise."""
+        return None if self.target is None or self.target.discrete else self.target
+
     def seen(self, x: Tensor) -> Tensor:
         """Data events ``x`` in the units and dtype of the model."""
         return (x if self.units is None else self.units.encode(x)).to(self.dtype or self.samples.dtype)

@@ -1,0 +1,35 @@
+"""Measures the score of ``empirical``: N x D events, 256 queries, against the two matrix products that it cannot avoid.
+
+    python benchmarks/studies/speed/ideal_score.py [--dataset 'mnist[root=data]'] [--threads 2] [--device cuda]
+
+``products`` are two ``torch.mm`` of the same shapes in one piece, in the precision that the level needs; ``naive`` has
+all distances (``torch.cdist``) and all weights in memory. The column "speed" is relative to the products.
+"""
+
+import torch
+from side_by_side import in_turn, options_of, prepare, show
+from scoresde_core import Level, create
+
+BATCH = 256
+parser = options_of(__doc__, published=False)
+parser.add_argument("--dataset", default="mnist[root=data]")
+options = parser.parse_args()
+device, where = prepare(options)
+target = create("targets", "empirical", dataset=create("datasets", options.dataset)).to(device)
+x = target.sample(BATCH).to(device)
+events = (target._events.rows + target._events.center).flatten(1)
+print(f"{where}, {len(events)} events of {events.shape[1]} numbers, {BATCH} queries, {torch.get_num_threads()} threads")
+for sigma, dtype in ((1.0, torch.float32), (0.02, torch.float64)):
+    noisy = x + sigma * torch.randn_like(x)
+    keys, queries = events.to(dtype), noisy.flatten(1).to(dtype)
+    weights = torch.rand(BATCH, len(keys), dtype=dtype, device=device)
+
+    def naive(queries=queries, keys=keys, sigma=sigma):
+        return (-torch.cdist(queries, keys).square() / (2 * sigma**2)).softmax(1) @ keys
+
+    runs = {
+        "products": lambda queries=queries, keys=keys, weights=weights: (queries @ keys.T, weights @ keys),
+        "empirical": lambda noisy=noisy, sigma=sigma: target.score(noisy, Level(1.0, 1.0, sigma)),
+        "naive": naive,
+    }
+    show(f"sigma = {sigma:g}, {dtype}", in_turn(runs, device, options.repeat))
