@@ -59,6 +59,7 @@ class TrainingRun:
         self.trainer, self.folder, self.stop = trainer, folder, stop
         self.state, self.training = trainer.state, trainer.plan.config.training
         self.first, self.hook = trainer.processes.first, hook
+        self._restart_clock()
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events from the newest state to the last step or a stop; every process must iterate."""
