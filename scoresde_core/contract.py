@@ -11,8 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def derived(instead: str) -> Callable[[F], F]:
     """Mark a method of a :class:`Contract` that no subclass may override; ``instead`` says why and what to override.
 
-    Not all samplers and losses call such a method: some use what it follows from. An override would change the results
-    of some and not of others.
+    Some samplers and losses use what it follows from instead: an override would change the results of others alone.
     """
 
     def mark(method: F) -> F:

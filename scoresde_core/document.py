@@ -19,7 +19,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Safe YAML that refuses duplicate keys instead of keeping the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = Counter(self.construct_object(key, deep=True) for key, _ in node.value if _is_scalar(key))
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        keys = Counter(self.construct_object(key, deep=True) for key in scalars)
         twice = sorted(str(key) for key, times in keys.items() if times > 1)
         if twice:
             raise yaml.YAMLError(f"{', '.join(twice)} given twice{node.start_mark}")
@@ -30,10 +31,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-
-
-def _is_scalar(node: Any) -> bool:
-    return isinstance(node, yaml.ScalarNode)
 
 
 def load(text: str) -> Any:

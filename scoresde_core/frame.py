@@ -16,8 +16,7 @@ from torch import Tensor
 from .shapes import expand
 
 Basis = Sequence[Tensor | None]
-"""One orthonormal matrix for each axis of an event, with the basis as its rows; None leaves the axis unchanged. Q is
-their Kronecker product."""
+"""An orthonormal matrix an axis of an event, its rows the basis; None is the identity. Q is their Kronecker product."""
 
 
 def rotate(x: Tensor, basis: Basis, inverse: bool = False) -> Tensor:

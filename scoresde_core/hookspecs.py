@@ -7,6 +7,9 @@ A plugin implements any of them with :data:`hookimpl`; an implementation may tak
     @hookimpl
     def scoresde_register_sdes(register):
         register("cosine_vp", "my_package.sdes:CosineVP", summary="cosine schedule", paper="arXiv:2102.09672")
+
+``register(name, target, *, summary, paper, aliases, requires)`` adds one component; ``target`` is a class, or a string
+``"package.module:Class"`` that is resolved on first use.
 """
 
 from typing import Any
@@ -42,35 +45,9 @@ class Lifecycle:
         """Before a result row is written; the row may be amended."""
 
 
-def _register(self: Any, register: Any) -> None: ...
-
-
-class _Registration:
-    """One hook for each kind; ``register(name, target, *, summary, paper, aliases, requires)`` adds one component.
-
-    ``target`` is a class, or a string ``"package.module:Class"`` that is resolved on first use.
-    """
-
-    scoresde_register_sdes = hookspec(_register)
-    scoresde_register_networks = hookspec(_register)
-    scoresde_register_predictors = hookspec(_register)
-    scoresde_register_correctors = hookspec(_register)
-    scoresde_register_losses = hookspec(_register)
-    scoresde_register_evaluators = hookspec(_register)
-    scoresde_register_extractors = hookspec(_register)
-    scoresde_register_samplers = hookspec(_register)
-    scoresde_register_grids = hookspec(_register)
-    scoresde_register_targets = hookspec(_register)
-    scoresde_register_datasets = hookspec(_register)
-    scoresde_register_conditions = hookspec(_register)
-    scoresde_register_dequantizers = hookspec(_register)
-    scoresde_register_commands = hookspec(_register)
-
-
 def add_hooks(manager: pluggy.PluginManager) -> None:
     """Add the lifecycle hooks and those of every kind in the table, including kinds that other packages declare."""
     if not hasattr(manager.hook, "scoresde_on_result"):
-        manager.add_hookspecs(_Registration)
         manager.add_hookspecs(Lifecycle)
     missing = [name for name in (f"{PREFIX}register_{kind}" for kind in KINDS) if not hasattr(manager.hook, name)]
     if missing:

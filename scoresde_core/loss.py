@@ -31,15 +31,9 @@ class Draws:
     """
 
     def __init__(
-        self,
-        seed: int,
-        step: int | str,
-        count: int,
-        *,
-        start: int = 0,
-        total: int | None = None,
+        self, seed: int, step: int | str, count: int, *, start: int = 0, total: int | None = None,
         device: torch.device | str = "cpu",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.seed, self.step, self.count, self.start = seed, step, count, start
         self.total = start + count if total is None else total
         self.device = torch.device(device)

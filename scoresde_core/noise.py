@@ -30,15 +30,9 @@ class Noise:
     """The noise of samples ``start .. start + count`` of a run with ``seed``; ``shape`` is that of one event."""
 
     def __init__(
-        self,
-        seed: int,
-        shape: tuple[int, ...],
-        count: int,
-        *,
-        start: int = 0,
-        device: torch.device | str = "cpu",
+        self, seed: int, shape: tuple[int, ...], count: int, *, start: int = 0, device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.seed, self.shape, self.start, self.count = seed, tuple(shape), start, count
         self.device, self.dtype = torch.device(device), dtype
         self.generator = torch.Generator(self.device)

@@ -74,18 +74,10 @@ class Samples:
 
 @torch.no_grad()
 def sample(
-    model: ScoreModel,
-    sampler: Sampler,
-    n: int,
-    *,
-    seed: int = 0,
-    first: int = 0,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    latent: Tensor | None = None,
+    model: ScoreModel, sampler: Sampler, n: int, *, seed: int = 0, first: int = 0, batch_size: int | None = None,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, latent: Tensor | None = None,
     observe: Observer | None = None,
-) -> Samples:
+) -> Samples:  # fmt: skip
     """Draw ``n`` samples of a model's process, from ``latent`` (n, *model.shape) at t = 1 or from the prior.
 
     Data of each sample in the model, such as its class, are those of these ``n`` in order. The result is samples

@@ -30,8 +30,7 @@ class Step:
     """One reverse-time step, from level ``now`` to level ``next``; floats, or tensors that broadcast against the state.
 
     ``drift_rate`` and ``diffusion`` are f and g at ``now``; ``discrete_*`` is the SDE's chain (``SDE.discretize``),
-    ``transition_*`` its transition (``SDE.transition``); NaN where a process has none. ``sde`` is for methods that
-    evaluate between the ends.
+    ``transition_*`` its transition (``SDE.transition``); NaN where it has none. ``sde`` serves stages between the ends.
     """
 
     index: int

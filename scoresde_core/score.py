@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -108,21 +108,18 @@ class ScoreModel(Contract):
     def part(self, **known: Any) -> Self:
         """A copy with changed attributes, whose evaluations this model counts too."""
         part = copy(self)
-        for name, value in {**known, "calls": 0, "rows": 0, "_whole": self}.items():
+        for name, value in {"_whole": self, **known, "calls": 0, "rows": 0}.items():
             setattr(part, name, value)
         return part
 
     def counted_by(self, whole: ScoreModel) -> Self:
         """A copy whose evaluations ``whole`` counts, in place of this model."""
-        part = self.part()
-        part._whole = whole
-        return part
+        return self.part(_whole=whole)
 
     @derived(_EVALUATE)
     def noise(self, x: Tensor, level: Level) -> Tensor:
         """E[eps | x_t = x], like ``x``; one function evaluation."""
-        noise: Tensor = self.score(x, level) * -level.sigma
-        return noise
+        return self.score(x, level) * -level.sigma
 
     @derived(_EVALUATE)
     def denoised(self, x: Tensor, level: Level) -> Tensor:
@@ -130,8 +127,7 @@ class ScoreModel(Contract):
         if isinstance(level.alpha, NUMBER) and level.alpha == 0:
             self._count(x)
             return self.evaluate_denoised(x, level)
-        denoised: Tensor = solve(level.alpha, x + self.score(x, level) * level.sigma**2)
-        return denoised
+        return solve(level.alpha, x + self.score(x, level) * level.sigma**2)  # type: ignore[no-any-return]
 
     def evaluate_denoised(self, x: Tensor, level: Level) -> Tensor:
         """E[x_0 | x_t = x] at a level without signal (alpha = 0), uncounted; there Tweedie's formula is 0 / 0."""
@@ -155,22 +151,15 @@ class ScoreModel(Contract):
         return frame.turn(self.evaluate(frame.leave(c, level.t), level))
 
 
-class HasScore(Protocol):
-    """Anything with a closed-form score at a noise level, such as a target."""
-
-    def score(self, x: Tensor, level: Level) -> Tensor:
-        """grad log p(x) at ``level``, like ``x``."""
-
-
 class ExactScore(ScoreModel):
-    """The exact score of a target, under a process if one is given.
+    """The exact score of a target, or of anything with ``score(x, level)``, under a process if one is given.
 
     Under a process that knows y it is that of the law given y: the target must say how y comes about (``given``).
     Of a target that knows its components it can be told the ``class``, the component of each sample; -1 is any.
     """
 
-    def __init__(self, target: HasScore, sde: SDE | None = None) -> None:
-        self.target: Any = target
+    def __init__(self, target: Any, sde: SDE | None = None) -> None:
+        self.target = target
         for name, value in {"sde": sde, "shape": getattr(target, "shape", None)}.items():
             if value is not None:
                 setattr(self, name, value)
@@ -181,8 +170,7 @@ class ExactScore(ScoreModel):
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         if not hasattr(self, "sde"):
-            score: Tensor = self.target.score(x, level, **self._classes)
-            return score
+            return self.target.score(x, level, **self._classes)  # type: ignore[no-any-return]
         frame = self.sde.frame
         if frame is None:
             return self.sde.score_of(self.target, x, level, **self._classes)

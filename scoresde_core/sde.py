@@ -100,8 +100,7 @@ class Transition:
     """The forward steps p(x_k | x_{k+1}) = N(scale x_{k+1}, std^2 I), one entry a step; k + 1 is nearer the data.
 
     ``backward_std`` is the noise that ancestral sampling adds on the way back: ``std`` unless given, the larger choice
-    of Ho et al. 2020 (arXiv:2006.11239). ``drift`` is scale - 1, kept beside it because neither gives the other's last
-    bits in float64.
+    of Ho et al. 2020 (arXiv:2006.11239). ``drift`` is scale - 1, whose last bits in float64 ``scale`` does not give.
     """
 
     scale: Tensor
@@ -331,8 +330,7 @@ class SDE(Process):
         return None
 
     def score_of(self, target: Any, c: Tensor, level: Level, **known: Any) -> Tensor:
-        score: Tensor = target.score(c, level, **known)
-        return score
+        return target.score(c, level, **known)  # type: ignore[no-any-return]
 
     def coefficient(self, value: Any, x: Tensor | None) -> Any:
         """A coefficient at one time, as a sampler multiplies a batch ``x`` by it: a float."""

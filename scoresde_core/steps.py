@@ -68,8 +68,7 @@ class Predictor(ABC):
 class MultistepPredictor(Predictor):
     """A predictor that uses values of previous steps, its past, which a loop passes to :meth:`advance`.
 
-    Pass () at the start of a run and after adding noise to the state; when selecting rows of the state, select those of
-    the past (:func:`rows_of_past`).
+    Pass () at the start of a run and after adding noise to the state; select rows of both (:func:`rows_of_past`).
     """
 
     first_order: float = 2.0

@@ -7,7 +7,6 @@ state then has mean b + M m and covariance M C M^T + N N^T: no sample is drawn.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ class Independent:
         self.mean, self.std = MEAN[:entries], STD[:entries]
 
     def score(self, x: Tensor, level: Level) -> Tensor:
-        """The score at a level, with one alpha and sigma or one an entry."""
         score: Tensor = (level.alpha * self.mean - x) / ((level.alpha * self.std) ** 2 + level.sigma**2)
         return score
 
@@ -96,16 +94,12 @@ def law_error(predictor: Predictor, sde: SDE, steps: int, times: Tensor) -> floa
 
 
 def _law(data: Independent, sde: SDE, level: Level, size: int) -> tuple[Tensor, Tensor]:
-    alpha, sigma = (_matrix(value, size) for value in (level.alpha, level.sigma))
+    made = ((value, value * torch.eye(size, dtype=torch.float64)) for value in (level.alpha, level.sigma))
+    # What a coefficient makes of the unit vectors, as rows, is its matrix, transposed if it is a block.
+    alpha, sigma = (found if isinstance(value, float | Tensor) else found.T for value, found in made)
     mean, std = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     mean[: len(data.mean)], std[: len(data.mean)] = data.mean, data.std
     return alpha @ mean, alpha @ std.square().diag() @ alpha.T + sigma @ sigma.T
-
-
-def _matrix(value: Any, size: int) -> Tensor:
-    """A coefficient as a matrix on flat states: what it makes of the unit vectors."""
-    found: Tensor = value * torch.eye(size, dtype=torch.float64)
-    return found.T if not isinstance(value, float | Tensor) else found
 
 
 def slope(counts: tuple[int, ...], errors: list[float], rounding: float) -> float:

@@ -44,34 +44,23 @@ class Candidate:
     """The results of the checks so far, by name."""
     trying: str = attrs.field(default="", init=False)
     """The variant and the counterpart of the running check, which its failure names; empty between trials."""
-    _kept: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
+    cached: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def full(self) -> bool:
-        """Whether to try every combination."""
         return self.level == "full"
 
     @property
     def kind(self) -> str:
-        """The plural name of its kind."""
         return self.entry.row.kind
 
     @property
     def name(self) -> str:
         """Its name as typed: without the owner if that is unambiguous, with its parameters."""
-        return str(Spec(self._called(self.entry), dict(self.params)))
-
-    def _called(self, entry: Entry) -> str:
-        """Return the bare name of a component, or ``owner:name`` if two plugins use the name."""
-        try:
-            alone = self.registry.find(entry.row.kind, entry.row.name) is entry
-        except UsageError:
-            alone = False
-        return entry.row.name if alone else entry.qualified
+        return str(Spec(self.registry.shown_name(self.entry), dict(self.params)))
 
     @cached_property
     def cls(self) -> type:
-        """Its class."""
         return self.registry.load(self.kind, self.entry.qualified)
 
     @cached_property
@@ -95,9 +84,8 @@ class Candidate:
     def given(self) -> dict[str, Any]:
         """Its parameters: its class's ``example``, if there is one, then the caller's.
 
-        An example that needs files is a static method: it is called with an empty folder to write them to. It is not
-        used if the caller gives all required parameters; other examples are not used if they conflict with the caller's
-        parameters.
+        An example that needs files is a static method, called with an empty folder to write them to, unless the caller
+        gives all required parameters. Other examples are not used if they conflict with the caller's parameters.
         """
         return {**self._example, **self.params}
 
@@ -131,13 +119,9 @@ class Candidate:
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return ``compute()``, cached for other checks with the same ``key``."""
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]  # type: ignore[no-any-return]
-
-    def release(self) -> None:
-        """Empty the cache: a run over everything would hold all data sets and networks at its end."""
-        self._kept.clear()
+        if key not in self.cached:
+            self.cached[key] = compute()
+        return self.cached[key]  # type: ignore[no-any-return]
 
     def build(self, **changed: Any) -> Any:
         """Return a new component, with some parameters changed."""
@@ -146,8 +130,7 @@ class Candidate:
     def changes(self) -> list[Mapping[str, Any]]:
         """Return the parameter changes of its variants: every other value of a switch (bool) or a choice (Literal).
 
-        And those of the class attribute ``variants``, a tuple of dictionaries. Parameters that the caller gave do not
-        change.
+        And those in the class's tuple ``variants``. Parameters that the caller gave do not change.
         """
         found: list[Mapping[str, Any]] = []
         for parameter in parameters(self.cls):
@@ -163,7 +146,7 @@ class Candidate:
         found = [(self.name, self.component)]
         for change in self.changes():
             with suppress(UsageError):
-                label = Spec(self._called(self.entry), {**self.params, **change})
+                label = Spec(self.registry.shown_name(self.entry), {**self.params, **change})
                 found.append((str(label), self.build(**change)))
         return found
 
@@ -173,7 +156,7 @@ class Candidate:
         Another third party's component is no counterpart: this one would be blamed for its faults.
         """
         known = shipped if entry.owner == OURS else entry.owner == self.entry.owner
-        return self._called(entry) if known else None
+        return self.registry.shown_name(entry) if known else None
 
     def partners(self, kind: str, *, shipped: bool = True) -> list[tuple[str, Any]]:
         """Return the counterparts of a kind that build by name alone, each with its name."""

@@ -66,13 +66,10 @@ def works_with_every_step(candidate: Candidate) -> None:
     """With every predictor and corrector, samples are finite and have exactly the known part."""
     shape, sde = _shape(candidate), exact.ConstantRateSDE()
     observed = candidate.component.observe(_events(shape))
-    shipped = candidate.full
-    parts: list[tuple[str, str, Any]] = [
-        ("predictor", "the suite's own predictor", exact.PlainPredictor()),
-        ("corrector", "the suite's own corrector", exact.PlainCorrector()),
-        *(("predictor", f"predictor {n}", part) for n, part in candidate.partners("predictors", shipped=shipped)),
-        *(("corrector", f"corrector {n}", part) for n, part in candidate.partners("correctors", shipped=shipped)),
-    ]
+    own: dict[str, Any] = {"predictor": exact.PlainPredictor(), "corrector": exact.PlainCorrector()}
+    parts = [(place, f"the suite's own {place}", part) for place, part in own.items()]
+    for place in own:
+        parts += [(place, f"{place} {n}", part) for n, part in candidate.partners(f"{place}s", shipped=candidate.full)]
     for place, label, part in parts:
         candidate.trying = f"{candidate.name} with {label}"
         sampler = ConditionedSampler(exact.PlainSampler(steps=STEPS, **{place: part}), observed)

@@ -24,15 +24,10 @@ PAIRS, DIMENSIONS = 8192, 8
 FACTOR = 1000.0
 
 
-class _BothSigns:
-    """Noise whose second half of rows is the first half with the opposite sign."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.half = x[: len(x) // 2]
-
-    def __call__(self) -> Tensor:
-        z = torch.randn_like(self.half)
-        return torch.cat([z, -z])
+def _both_signs(half: Tensor) -> Tensor:
+    """Noise whose second half of rows is the first half, like ``half``, with the opposite sign."""
+    z = torch.randn_like(half)
+    return torch.cat([z, -z])
 
 
 def _steps(sde: SDE) -> list[Step]:
@@ -51,7 +46,7 @@ def leaves_the_marginal(candidate: Candidate) -> None:
             # Standardised, so that the draws have exactly the moments of the marginal.
             draws = (draws - draws.mean()) / draws.std(correction=0)
             x = (mean + math.sqrt(variance) * draws).repeat(2, 1)
-            moved, _ = (small or corrector).correct(x, step, Watched(data), _BothSigns(x))
+            moved, _ = (small or corrector).correct(x, step, Watched(data), partial(_both_signs, x[:PAIRS]))
             if small is None:
                 assert torch.equal(moved, x), "shrunk returns None, which means no step, but correct moves x"
             else:

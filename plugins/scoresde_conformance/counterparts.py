@@ -9,23 +9,18 @@ from .candidate import Candidate
 from .exact import ConstantRateSDE, GrowingSDE, Mixture, StraightSDE, Watched
 from .expect import agree
 
-FEW = 6
-"""Steps where only bookkeeping is checked."""
+FEW = 6  # steps where only bookkeeping is checked
 
 
 def sdes(candidate: Candidate, *, shipped: bool = True) -> list[tuple[str, SDE]]:
     """Return the suite's own SDEs (variance-preserving, exploding, without signal at the end), then the registry's."""
+    shared = candidate.partners("sdes", shipped=shipped)
     return [
         ("the suite's own sde", ConstantRateSDE()),
         ("the suite's own growing sde", GrowingSDE()),
         ("the suite's own straight sde", StraightSDE()),
-        *((f"sde {name}", sde) for name, sde in candidate.partners("sdes", shipped=shipped) if _is_plain(sde)),
+        *((f"sde {name}", sde) for name, sde in shared if sde.form == "scalar" and not sde.needs),
     ]
-
-
-def _is_plain(sde: SDE) -> bool:
-    """Whether it has one alpha and sigma, and needs to know nothing of its events."""
-    return sde.form == "scalar" and not sde.needs
 
 
 def pairs(
@@ -37,19 +32,16 @@ def pairs(
     every SDE at the full level. The quick level omits the SDEs that ship with scoresde, unless the component refuses
     all others, so that it does not take longer with every new SDE.
     """
-    served = False
-    for v, (variant, component) in enumerate(candidate.variants()):
-        for s, (label, sde) in enumerate(sdes(candidate, shipped=candidate.full)):
-            if not v or not s or (crossed and candidate.full):
+    refusal, served = skip or (lambda component, sde: component.skip(sde)), False
+    for shipped in (True,) if candidate.full else (False, True):
+        for v, (variant, component) in enumerate(candidate.variants()):
+            for s, (label, sde) in enumerate(sdes(candidate, shipped=shipped)):
                 candidate.trying = f"{variant} under {label}"
-                if (skip(component, sde) if skip else component.skip(sde)) is None:
+                if (not v or not s or (crossed and candidate.full)) and refusal(component, sde) is None:
                     served = True
                     yield component, sde
-    if not served and not candidate.full:
-        for label, sde in sdes(candidate):
-            candidate.trying = f"{candidate.name} under {label}"
-            if (skip(candidate.component, sde) if skip else candidate.component.skip(sde)) is None:
-                yield candidate.component, sde
+        if served:
+            break
     candidate.trying = ""
 
 

@@ -1,7 +1,6 @@
 """Dequantizers: the noise stays in the cell of its integer, and the reported density is its density.
 
-For u of density q on the unit cube and any function h, E[h(u) / q(u)] is the integral of h over the cube: 1, 1/2 and
-1/3 for h = 1, u_i and u_i^2.
+For u of density q on the unit cube E[h(u) / q(u)] is the integral of h over it: 1, 1/2 and 1/3 for h = 1, u_i, u_i^2.
 """
 
 import torch

@@ -24,10 +24,8 @@ SIZE, FEW = 512, 128
 """Samples of small events, and of events of more than 16 dimensions."""
 SHIFTS = (0.5, 1.0, 4.0)
 FACTORS = (1.25, 1.5, 2.0)
-SETS = 16
-"""Sets of samples for the scatter of a value."""
-CHANCE = 6.3e-5
-"""The probability of a normal value beyond 4 standard deviations."""
+SETS = 16  # sets of samples for the scatter of a value
+CHANCE = 6.3e-5  # the probability of a normal value beyond 4 standard deviations
 TOO_LARGE = 2.0
 """Errors may be too large by this factor: many are by the square root of 2 for exact samples, and some by more."""
 TOO_SMALL = 1.2

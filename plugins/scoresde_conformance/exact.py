@@ -96,8 +96,7 @@ class Mixture(Target):
         logits, variance = self._logits(x, level)
         centre = logits.softmax(1) @ x.new_tensor(self.means)
         column = (-1, *[1] * (x.ndim - 1))
-        score: Tensor = (level.alpha * centre.reshape(column) - x) / variance.reshape(column)
-        return score
+        return (level.alpha * centre.reshape(column) - x) / variance.reshape(column)
 
     def entropy(self) -> Estimate:
         surprise = -self.log_prob(self.sample(2**15, seed=1).double())

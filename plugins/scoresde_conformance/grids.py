@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import torch
-from scoresde_core import SDE, Grid
+from torch import Tensor
+from scoresde_core import SDE
 from .candidate import Candidate
 from .counterparts import sdes
 from .expect import refusal
@@ -11,19 +12,18 @@ from .expect import refusal
 COUNTS = (1, 2, 3, 10, 100)
 
 
-def _tried(candidate: Candidate) -> Iterator[tuple[Grid, SDE, int]]:
-    """Yield the grid with every SDE and several numbers of steps, all of which are cheap."""
+def _tried(candidate: Candidate) -> Iterator[tuple[Tensor, SDE, int]]:
+    """Yield the times with every SDE and several numbers of steps, all of which are cheap."""
     for label, sde in sdes(candidate):
         for steps in COUNTS:
             candidate.trying = f"{candidate.name} of {steps} steps under {label}"
-            yield candidate.component, sde, steps
+            yield candidate.component.times(sde, steps), sde, steps
     candidate.trying = ""
 
 
 def runs_from_one_to_zero(candidate: Candidate) -> None:
     """The first time is 1, the last 0, and the last but one the SDE's t_min."""
-    for grid, sde, steps in _tried(candidate):
-        times = grid.times(sde, steps)
+    for times, sde, steps in _tried(candidate):
         assert len(times) == steps + 1, f"there are {len(times)} times, expected {steps + 1}"
         ends = [float(times[0]), float(times[-1])]
         assert ends == [1.0, 0.0], f"the first and the last of times are {ends}, expected [1, 0]"
@@ -34,15 +34,14 @@ def runs_from_one_to_zero(candidate: Candidate) -> None:
 
 def decreases(candidate: Candidate) -> None:
     """Every time is below the previous one."""
-    for grid, sde, steps in _tried(candidate):
-        gaps = grid.times(sde, steps).diff()
+    for times, _, _ in _tried(candidate):
+        gaps = times.diff()
         assert bool((gaps < 0).all()), f"times do not decrease: one is {float(gaps.max()):+g} from the previous one"
 
 
 def is_float64_on_the_cpu(candidate: Candidate) -> None:
     """Times are float64 on the CPU, whatever the device of the run."""
-    for grid, sde, steps in _tried(candidate):
-        times = grid.times(sde, steps)
+    for times, _, _ in _tried(candidate):
         found = (times.dtype, times.device.type)
         assert found == (torch.float64, "cpu"), f"times are {found}, expected torch.float64 on the CPU"
 

@@ -25,8 +25,7 @@ from .expect import agree, is_like, near, some
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 2), (4, 3, 4, 4))
 EVENTS, BATCHES, ERROR = 1024, 16, 0.3
-COLUMNS = 24
-"""Dimensions of the Sobol sequence; further draws are pseudo-random."""
+COLUMNS = 24  # dimensions of the Sobol sequence; further draws are pseudo-random
 
 
 class _ErringScore(ScoreModel):
@@ -37,8 +36,7 @@ class _ErringScore(ScoreModel):
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
         spread = (level.alpha**2 * self.target.std**2 + level.sigma**2) ** 0.5
-        score: Tensor = self.target.score(x, level) + self.error * (x / spread + 1) / level.sigma
-        return score
+        return self.target.score(x, level) + self.error * (x / spread + 1) / level.sigma
 
 
 class _ErringClassifier(NoisyClassifier):

@@ -1,8 +1,7 @@
 """Networks: their modules answer like the events, row by row, depend on the noise, and learn with all parameters.
 
 A new network may answer with zeros, and a deep one may hardly depend on its label, so the weights are perturbed at
-random first: the checks must hold for any weights. Large networks are checked with the small sizes of their
-``example``.
+random first: the checks must hold for any weights. Large networks have the small sizes of their ``example``.
 """
 
 import torch

@@ -14,14 +14,12 @@ from .counterparts import pairs
 from .exact import Mixture, Watched, gaussian, times_between
 from .expect import is_zero, some
 
-COUNTS = (48, 96, 192)
-"""The numbers of steps over which the error falls."""
+COUNTS = (48, 96, 192)  # the numbers of steps over which the error falls
 
 AFTER = torch.tensor([0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
 """Further times of these runs, as shares of the last one: a method that lowers its order at the end does so there."""
 
-ROUNDING = 1e-10
-"""Smaller errors are rounding errors of float64, and have no order."""
+ROUNDING = 1e-10  # smaller errors are rounding errors of float64, and have no order
 
 
 def observed_order(predictor: Predictor, sde: SDE) -> tuple[float, list[float]]:

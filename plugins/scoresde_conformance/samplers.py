@@ -17,10 +17,8 @@ from .exact import ConstantRateSDE, Mixture, PlainCorrector, PlainPredictor, Wat
 from .expect import is_like, near, some
 
 KINDS_OF_EVENTS = (((2,), torch.float32), ((1, 4, 4), torch.float64), ((3, 4, 6), torch.float32))
-MANY = 400
-"""Steps after which moments are right within the error of 2000 events of two dimensions."""
-BIAS = 0.01
-"""Allowed bias of samples without a statistical error, in standard deviations, or relative to the variance."""
+MANY = 400  # steps after which moments are right within the error of 2000 events of two dimensions
+BIAS = 0.01  # allowed bias of samples without a statistical error, in standard deviations, or relative to the variance
 
 
 def short(candidate: Candidate, **parts: Any) -> Sampler:
@@ -31,8 +29,7 @@ def short(candidate: Candidate, **parts: Any) -> Sampler:
     names = {p.name for p in parameters(candidate.cls)}
     coarse = {"steps": FEW} if "steps" in names else getattr(candidate.cls, "coarse", {})
     given = {name: value for name, value in coarse.items() if name not in candidate.params}
-    sampler: Sampler = candidate.build(**given, **parts)
-    return sampler
+    return candidate.build(**given, **parts)  # type: ignore[no-any-return]
 
 
 def _served(candidate: Candidate) -> Iterator[SDE]:
@@ -189,8 +186,7 @@ class _RecordedCorrector(Corrector):
 def finds_the_moments(candidate: Candidate) -> None:
     """From the exact marginal at t = 1, samples of a Gaussian have its mean and variance, within 4 standard errors.
 
-    The latents are evenly spread over the marginal: a sampler without noise may be off by 1 %, and by the noise left at
-    t_min.
+    The latents are evenly spread over the marginal: without noise a sampler may be off by 1 %, and by sigma at t_min.
     """
     mean, std, n = 0.5, 0.5, 2000 if candidate.full else 500
     data = gaussian(mean, std, (2,))
@@ -215,5 +211,4 @@ def _spread(sde: SDE, data: Mixture, n: int) -> Tensor:
     mean, variance = data.coordinate(sde.float_level(sde.t_max))
     k = torch.arange(n, dtype=torch.float64)
     u = torch.stack([(k + 0.5) / n, ((k * (math.sqrt(5) - 1) / 2) % 1 + 0.5 / n) % 1], 1)
-    latents: Tensor = mean + math.sqrt(variance) * torch.special.ndtri(u)
-    return latents
+    return mean + math.sqrt(variance) * torch.special.ndtri(u)  # type: ignore[no-any-return]

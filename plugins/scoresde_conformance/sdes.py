@@ -24,8 +24,7 @@ from .expect import agree
 
 STEPS, ENTRIES = 50_000, 10_000
 """Steps of a chain and entries of a table at which both must agree with the SDE."""
-CHAIN = 5e-3
-"""Allowed relative error of a chain of that many steps."""
+CHAIN = 5e-3  # allowed relative error of a chain of that many steps
 COEFFICIENTS = ("alpha", "sigma", "drift_rate", "diffusion")
 
 

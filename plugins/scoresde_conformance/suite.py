@@ -84,7 +84,7 @@ CHECKS = (
 
 def something_was_checked(candidate: Candidate) -> None:
     """At least one check of its own kind has run, unless a library is missing, or it judges samples given y."""
-    candidate.release()  # this check is the last
+    candidate.cached.clear()  # this check is the last; else a run would hold all data sets and networks at its end
     own = [check.__name__ for check in own_checks(candidate.kind)]
     if not set(own) <= set(candidate.outcomes):
         raise Skip("some of its checks were not part of this run")
@@ -106,7 +106,6 @@ class Case:
 
     @property
     def id(self) -> str:
-        """``kind:name:check``."""
         return f"{self.candidate.kind}:{self.candidate.name}:{self.check.__name__}"
 
     def run(self) -> Result:
@@ -144,7 +143,6 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The name of the check."""
         return self.check.__name__
 
     def _told(self, sentence: str) -> str:

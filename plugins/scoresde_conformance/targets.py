@@ -15,16 +15,14 @@ from .candidate import Candidate, Skip
 from .exact import directions_of
 from .expect import agree, is_like, is_zero, near
 
-FAR = 1e3
-"""Standard deviations of noise under which a target is effectively Gaussian."""
+FAR = 1e3  # standard deviations of noise under which a target is effectively Gaussian
 LEVELS = (Level(0.01, 1.0, 0.05), Level(0.4, 0.8, 0.6), Level(0.9, 0.1, 0.995), Level(1.0, 1.0, 50.0))
 SAMPLES, FEW = 2000, 500
 """The number of samples, and of samples of more than 16 dimensions at the quick level."""
 
 
 def _exact(candidate: Candidate) -> Target:
-    target: Target = candidate.component.to("cpu", torch.float64)
-    return target
+    return candidate.component.to("cpu", torch.float64)  # type: ignore[no-any-return]
 
 
 def _count(candidate: Candidate) -> int:

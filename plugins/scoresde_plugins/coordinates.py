@@ -27,10 +27,8 @@ from torch import Tensor
 from scoresde_core import Level, Past, Scalar, Step
 from scoresde_core.shapes import NUMBER, combine, solve
 
-ENTRIES = ("scalar", "diagonal")
-"""The forms of methods whose numbers are one for all entries, or one an entry."""
-LINEAR = (*ENTRIES, "blocks")
-"""The forms of methods that keep the order of matrices as well."""
+ENTRIES = ("scalar", "diagonal")  # the forms of methods whose numbers are one for all entries, or one an entry
+LINEAR = (*ENTRIES, "blocks")  # the forms of methods that keep the order of matrices as well
 
 
 FORMS = (*LINEAR, "nonlinear")
@@ -38,8 +36,7 @@ FORMS = (*LINEAR, "nonlinear")
 
 def noise_ratio(level: Level) -> Scalar:
     """s = alpha^-1 sigma; tensors in float64, because weights are small differences of such values."""
-    ratio: Scalar = solve(_double(level.alpha), _double(level.sigma))
-    return ratio
+    return solve(_double(level.alpha), _double(level.sigma))  # type: ignore[no-any-return]
 
 
 def log_snr(level: Level) -> Scalar:
@@ -130,8 +127,7 @@ def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:
     """Prepend ``value`` at ``step.now`` to ``past``, and keep ``length`` entries (level, tensor), newest first.
 
     Entries are model outputs at visited levels, so they stay valid when a corrector moves the state between two steps:
-    the extrapolation then contains the corrector's move, and stays consistent, because its weights sum to those of the
-    first-order step.
+    the extrapolation then contains its move, and stays consistent, as its weights sum to those of the first order.
     """
     return ((step.now, value), *past)[:length]
 

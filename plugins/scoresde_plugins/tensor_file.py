@@ -20,15 +20,9 @@ class Format:
     version: int
     what: str
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """The entries that identify the format."""
-        return {"format": self.name, "version": str(self.version)}
-
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Write ``tensors`` and ``metadata``; raise FileError if the file cannot be written."""
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        about = {**self.metadata, **metadata}
+        about = {"format": self.name, "version": str(self.version), **metadata}
         files.write(Path(path), save(ready, {**about, DIGEST: of_tensors(ready, about)}))
 
     def read(self, path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

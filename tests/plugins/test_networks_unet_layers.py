@@ -167,7 +167,7 @@ def test_residual_block(biggan: bool, rescale: bool) -> None:
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     torch.manual_seed(0)
-    block = AttentionBlock(8, min_group=4, scale=1.0, rescale=True)
+    block = AttentionBlock(8, STYLE)
     for parameter in block.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(2, 8, 3, 5)
@@ -203,7 +203,7 @@ LAYERS = {
     "block": lambda: ResidualBlock(8, 16, STYLE),
     "block up": lambda: ResidualBlock(8, 8, STYLE, FIRUp((1, 3, 3, 1))),
     "block down": lambda: ResidualBlock(8, 8, STYLE, FIRDown((1, 3, 3, 1))),
-    "attention": lambda: AttentionBlock(8, min_group=4, scale=1.0, rescale=True),
+    "attention": lambda: AttentionBlock(8, STYLE),
     "conv down": lambda: FIRConvDown(8, 16, (1, 3, 3, 1)),
     "conv up": lambda: FIRConvUp(8, 16, (1, 3, 3, 1)),
 }

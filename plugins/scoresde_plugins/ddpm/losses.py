@@ -15,7 +15,6 @@ class DDPMLoss(DiscreteLoss):
     reduction: Reduction = param("mean", REDUCTION_HELP)
 
     def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
-        """Needs alpha^2 + sigma^2 = 1."""
         variance = alpha.square() + sigma.square()
         kept = torch.allclose(variance, torch.ones_like(variance), rtol=0, atol=1e-6)
         return None if kept else "a variance-preserving chain (alpha^2 + sigma^2 = 1)"

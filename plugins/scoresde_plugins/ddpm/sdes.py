@@ -59,8 +59,7 @@ class TableSDE(SDE):
 
     ``linear``: DDPM, beta from 1e-4 to 0.02; ``scaled_linear``: latent diffusion, 0.00085 to 0.012, evenly spaced in
     sqrt(beta); ``squaredcos``: the cosine schedule with beta at most 0.999. ``path`` is an npz file in place of these,
-    with ``betas`` or ``alphas_cumprod`` (N,). ``zero_terminal_snr`` moves sqrt(abar) so that the last is 0
-    (arXiv:2305.08891, Algorithm 1).
+    with ``betas`` or ``alphas_cumprod`` (N,). ``zero_terminal_snr`` makes the last abar 0 (arXiv:2305.08891, Alg. 1).
     """
 
     betas: Literal["linear", "scaled_linear", "squaredcos"] = param("linear", "law of beta over the entries")

@@ -30,8 +30,7 @@ from scoresde_core import FileError, Spec, param
 from scoresde_run import Config, Network
 from scoresde_run.models.config import ModelConfig
 
-_EDGE = 2.0**-16
-"""The distance of u from 0 and 1, where float32 grey levels would round into the next cell."""
+_EDGE = 2.0**-16  # the distance of u from 0 and 1, where float32 grey levels would round into the next cell
 
 Halves = tuple[Tensor, Tensor]
 
@@ -81,7 +80,6 @@ class FlowPP(Network):
             raise ValueError(f"filters must be a multiple of heads, got {self.filters} and {self.heads}")
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the flow for images of ``shape``, of an even width."""
         if len(shape) != 3 or shape[2] % 2:
             raise ValueError(f"flowpp splits images into even and odd columns, and {tuple(shape)} has no even width")
         return self.module(self, shape)
@@ -99,7 +97,6 @@ class Layer(nn.Module):
         self.pixels = half[0] * half[1]
 
     def forward(self, halves: Halves, context: Tensor) -> tuple[Halves, Tensor]:
-        """Return the transformed halves and the log determinant (B,)."""
         first, second = (
             torch.einsum("oc,bchw->bohw", mix, x * scale.exp() + shift)
             for x, mix, scale, shift in zip(halves, self.mix, self.log_scale, self.shift, strict=True)
@@ -129,7 +126,6 @@ class Coupling(nn.Module):
             bias[:, 2 + 2 * spec.components :] = -math.log(1.702) / max(spec.couplings / 2, 1)
 
     def forward(self, x: Tensor, other: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y like ``x``, and the log determinant (B,)."""
         h = self.begin(torch.cat([other, context], 1)) + self.position
         return couple(x, self.end(self.blocks(h)))
 
@@ -144,8 +140,7 @@ class Gated(nn.Module):
         self.norm = nn.GroupNorm(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.norm(x + gated(self.second(both(self.first(both(x))))))
-        return result
+        return self.norm(x + gated(self.second(both(self.first(both(x))))))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -159,8 +154,7 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.norm(x + gated(self.gate(attend(self.project(x), self.heads))))
-        return result
+        return self.norm(x + gated(self.gate(attend(self.project(x), self.heads))))  # type: ignore[no-any-return]
 
 
 def split(x: Tensor) -> Halves:
@@ -220,8 +214,7 @@ def summed(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=torch.float64)
 
 
-PUBLISHED = "scoreflow"
-"""The network's name in the configuration of an imported dequantiser."""
+PUBLISHED = "scoreflow"  # the network's name in the configuration of an imported dequantiser
 _NAMES = (("ShallowProcessor_0", "proj_in", "proj_out"), ("DeepProcessor_0", "c1", "c2"))
 """flax's names of the part that sees the image, and of the first and last convolution of a coupling; if deep."""
 

@@ -14,8 +14,7 @@ from scoresde_run.models import checkpoint
 from scoresde_run.models.config import ModelConfig
 from .flowpp import PUBLISHED, FlowPP, ScoreFlow
 
-NAME = "flowpp"
-"""The network's name in the configuration of a trained dequantiser."""
+NAME = "flowpp"  # the network's name in the configuration of a trained dequantiser
 FLOWS: Mapping[str, type[Network]] = {NAME: FlowPP, PUBLISHED: ScoreFlow}
 
 

@@ -34,7 +34,6 @@ class Comparison(Evaluator):
         return few if evidence.count < self.smallest else None
 
     def truth(self, evidence: Evidence) -> Reference | None:
-        """The reference to compare the samples with."""
         return evidence.reference
 
     @abstractmethod
@@ -42,7 +41,6 @@ class Comparison(Evaluator):
         """The metric of finite float64 ``samples`` (n, *shape) against ``reference``."""
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """The metric of ``evidence.samples``, with that of as many exact samples as its floor."""
         reason, reference = self.skip(evidence), self.truth(evidence)
         if reason or reference is None:
             raise ValueError(reason or f"{type(self).__name__} needs target")
@@ -136,8 +134,7 @@ class ModeWeights(Comparison):
         return with_error(value, of_halves)
 
 
-KEPT = 2
-"""How many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint."""
+KEPT = 2  # how many splits, and sets of each split besides the whole, are cached for the next cell or checkpoint
 
 
 @attrs.define(eq=False)
@@ -155,7 +152,6 @@ class EventReference(Reference):
         return len(self.events) // self.size
 
     def stored(self, which: int = 0) -> Tensor:
-        """Return the events of a set as they are stored."""
         return self.events[self.rows(which)]
 
     def rows(self, which: int = 0) -> Tensor:
@@ -195,7 +191,6 @@ class Origin:
         return few if size < count else None
 
     def whole(self, device: torch.device | str) -> EventSet:
-        """Return all events, in their stored order."""
         size, label = len(self.events()), (repr(self.dataset), self.split)
         return EventSet(label, size, self.events, self.reference(size, 0, device))
 
@@ -223,11 +218,9 @@ class DataReference:
 
     @property
     def origin(self) -> Origin | None:
-        """The split of the data set, if one is given."""
         return None if self.reference is None else Origin(self.reference, self.split)
 
     def prepare(self) -> None:
-        """Read the data set, so that a missing one is an error here."""
         if self.origin is not None:
             self.origin.events()
 

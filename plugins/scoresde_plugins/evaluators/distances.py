@@ -24,11 +24,9 @@ from scoresde_run import Reference
 from scoresde_run.results.certainty import spread
 from .comparison import SetComparison, balanced_halves, with_error
 
-_ROWS = 1024
-"""Rows of the distance matrix held at once: memory grows with n, not with n^2."""
+_ROWS = 1024  # rows of the distance matrix held at once: memory grows with n, not with n^2
 
-Distance = Callable[[Tensor], Tensor]
-"""A function from Euclidean distances to d, which is 0 at 0."""
+Distance = Callable[[Tensor], Tensor]  # a function from Euclidean distances to d, which is 0 at 0
 
 
 @attrs.frozen
@@ -132,8 +130,7 @@ class EnergyDistance(PairComparison):
         return lambda distances: distances
 
 
-_MEDIAN_OF = 1000
-"""The number of events whose median distance is taken."""
+_MEDIAN_OF = 1000  # the number of events whose median distance is taken
 
 
 @attrs.frozen

@@ -133,8 +133,7 @@ class FeatureMetric(DataReference, Evaluator):
     def _no_images(self, evidence: Evidence) -> str | None:
         """Return why the samples or the true events are not images, where the extractor reads images, or None.
 
-        They are not if more than 1 in 100 numbers of the first events lie far outside [-1, 1], where rounding to grey
-        levels would clip.
+        They are not if more than 1 in 100 numbers of the first events lie far outside [-1, 1], where rounding clips.
         """
         if not self.features.images:
             return None
@@ -151,7 +150,6 @@ class FeatureMetric(DataReference, Evaluator):
         return None
 
     def evaluate(self, evidence: Evidence) -> list[Metric]:
-        """Return the metrics of :meth:`judge`; raise ValueError with the reason of :meth:`skip`."""
         if reason := self.skip(evidence):
             raise ValueError(reason)
         return self.judge(evidence)
@@ -162,7 +160,6 @@ class FeatureMetric(DataReference, Evaluator):
 
     @property
     def extraction(self) -> Extraction:
-        """How events become features."""
         return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
     def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
@@ -173,11 +170,9 @@ class FeatureMetric(DataReference, Evaluator):
         return {"protocol": self.protocol(evidence)}
 
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
-        """Return the features of a set, batch by batch."""
         return features(self.extraction, events, evidence, keep)
 
     def check_width(self, width: int, of_reference: int) -> None:
-        """Raise FileError if the reference has another number of features."""
         if width != of_reference:
             raise FileError(
                 f"{self.statistics} has {of_reference} features per event, {self.features.name} gives {width}: "

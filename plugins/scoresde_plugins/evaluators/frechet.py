@@ -27,8 +27,7 @@ from .feature_metric import FeatureMetric, samples
 from .moments import root
 from .statistics_file import FeatureMoments, Statistics, merged
 
-NOTABLE = 0.1
-"""The share of the value from which the bias causes a warning."""
+NOTABLE = 0.1  # the share of the value from which the bias causes a warning
 FEWEST_A_FEATURE = 2
 """With fewer samples per range than this times the number of features, the bias is not linear in 1 / n."""
 

@@ -28,8 +28,7 @@ from ..numerics.divergence import Trace
 from ..numerics.flow import Diverged
 from .comparison import mean_of
 
-EXACT_UP_TO = 64
-"""The largest dimension for which ``trace=auto`` is exact: one batched backward pass."""
+EXACT_UP_TO = 64  # the largest dimension for which ``trace=auto`` is exact: one batched backward pass
 
 
 class _AgainstTruth(Evaluator):

@@ -30,15 +30,12 @@ from .comparison import Comparison, balanced_halves
 
 _ROUNDING = 1e-7
 """Relative size below which the root of an eigenvalue is rounding error: above the root of float64's 2e-16."""
-LARGEST = 2**24
-"""The largest number of entries that all rows may have together: 128 MiB in float64."""
+LARGEST = 2**24  # the largest number of entries that all rows may have together: 128 MiB in float64
 _CHUNK = 2**20
-_CHECKED = 4
-"""Random rows that test the map."""
+_CHECKED = 4  # random rows that test the map
 _ASKED = 8
 
-Start = Callable[[Tensor], Tensor]
-"""An affine map from standard normal numbers (B, *shape) to latents at t = 1."""
+Start = Callable[[Tensor], Tensor]  # an affine map from standard normal numbers (B, *shape) to latents at t = 1
 
 
 def root_error(error: float, half: float) -> float:
@@ -54,8 +51,7 @@ def root_error(error: float, half: float) -> float:
 def root(cov: Tensor) -> Tensor:
     """Return the symmetric root of a covariance (D, D), whose eigenvalues may be slightly negative by rounding."""
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    half: Tensor = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return half
+    return vectors * values.clamp_min(0).sqrt() @ vectors.T  # type: ignore[no-any-return]
 
 
 def gaussian_w2(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -196,7 +192,6 @@ class Affine:
         return None
 
     def _run(self, z: Tensor, noise: Noise) -> Tensor:
-        """Return the final states (B, D) of the rows that start at ``z``."""
         x, frame = self.sampler.run(self.start(z), self.model, noise), self.model.sde.frame
         return (frame.drop(x) if frame else x).flatten(1).double()
 

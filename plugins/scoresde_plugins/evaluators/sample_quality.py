@@ -13,8 +13,7 @@ from scoresde_run import EventSet, Evidence
 from .comparison import balanced_halves, mean_of, with_error
 from .feature_metric import FeatureMetric, TwoSetMetric, samples
 
-FEWEST = 10
-"""The fewest subsets whose scatter gives a usable error."""
+FEWEST = 10  # the fewest subsets whose scatter gives a usable error
 
 
 def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
@@ -106,8 +105,7 @@ def _between(a: Tensor, b: Tensor, rows: Sequence[Tensor]) -> Iterator[tuple[int
             yield index, here, distances[chosen[here] - start][:, chosen]
 
 
-GROUPS = 16
-"""The number of groups of events, from which half-samples are made."""
+GROUPS = 16  # the number of groups of events, from which half-samples are made
 
 
 @attrs.frozen
@@ -146,8 +144,7 @@ class PrecisionRecall(TwoSetMetric):
         return tuple(attrs.evolve(each, stderr=max(each.stderr, 1 / len(samples))) for each in estimates)
 
 
-NOTABLE = 0.02
-"""The share of the score from which the bias causes a warning."""
+NOTABLE = 0.02  # the share of the score from which the bias causes a warning
 
 
 def downward_bias(logits: Tensor, splits: int) -> float:
@@ -174,8 +171,7 @@ class InceptionScore(FeatureMetric):
 
     The mean over disjoint parts of the samples, with its standard error over the parts, by the class probabilities of
     ``features``, InceptionV3's or any classifier's. It never sees real data, which only its floor uses: a generator of
-    one perfect image per class has the best score. Finite sets are biased downwards, by about (K - 1) / 2n in the
-    exponent.
+    one perfect image per class has the best score. The bias of finite sets is about -(K - 1) / 2n in the exponent.
     """
 
     example: ClassVar[dict[str, str]] = {"features": "mnist_classifier"}

@@ -50,7 +50,6 @@ class FeatureMoments:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureMoments:
-        """Return the moments of a batch (n, D)."""
         x = features.double()
         mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
         centred = x - mean
@@ -58,16 +57,13 @@ class FeatureMoments:
 
     @classmethod
     def none(cls, dimensions: int, device: torch.device | str = "cpu") -> FeatureMoments:
-        """Return the moments of no features, from which a sum starts."""
         return cls.of(torch.zeros(0, dimensions, dtype=torch.float64, device=device))
 
     @property
     def covariance(self) -> Tensor:
-        """The unbiased covariance (D, D), M2 / (n - 1)."""
         return self.m2 if self.count is None else self.m2 / (self.count - 1)
 
     def merge(self, other: FeatureMoments) -> FeatureMoments:
-        """Return the moments of both sets together."""
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown number of features cannot be merged")
         n = self.count + other.count
@@ -93,10 +89,8 @@ def merged(parts: list[FeatureMoments]) -> FeatureMoments:
 
 
 FORMAT = Format("scoresde.statistics", 1, "a file of statistics")
-RAW = ("feats", "pool_3")
-"""The names of raw features in published files."""
-TOLERANCE = 1e-5
-"""Allowed asymmetry and negative eigenvalues, relative to the largest: what rounding to float32 causes."""
+RAW = ("feats", "pool_3")  # the names of raw features in published files
+TOLERANCE = 1e-5  # allowed asymmetry and negative eigenvalues, relative to the largest: what rounding to float32 causes
 
 
 class _Fault(ScoreSDEError):
@@ -125,7 +119,6 @@ class Statistics:
         return self.features[order(seed, 0, len(self.features))[:count]]
 
     def check(self, asked: Mapping[str, Any]) -> None:
-        """Raise FileError if an extractor of another protocol made them."""
         made = self.report.get("protocol")
         if made is not None and made != json.loads(json.dumps(dict(asked))):
             raise FileError(
@@ -134,7 +127,6 @@ class Statistics:
             )
 
     def described(self) -> dict[str, Any]:
-        """Return the file, its hash and its report, for a result row."""
         return {"statistics": str(self.path), "sha256": _hash(self), **self.report}
 
 

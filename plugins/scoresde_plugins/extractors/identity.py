@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from scoresde_run import Extractor, Features
 
-MOST = 16_384
-"""The largest number of features whose covariance fits into memory (2 GiB in float64)."""
+MOST = 16_384  # the largest number of features whose covariance fits into memory (2 GiB in float64)
 
 
 @attrs.frozen

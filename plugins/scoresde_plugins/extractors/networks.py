@@ -48,11 +48,9 @@ class PublishedNetwork(Extractor):
         return f"{self.name} reads images of 1 or 3 channels, and these events have shape {tuple(shape)}"
 
     def url(self) -> str:
-        """Return the address of the weights."""
         return self.address
 
     def build(self, state: io.BytesIO) -> Any:
-        """Return torch-fidelity's network with the weights in a file."""
         module, name, *outputs = self.network
         made = getattr(import_module(f"torch_fidelity.{module}"), name)
         return made(self.name, outputs, feature_extractor_weights_path=state)
@@ -106,7 +104,6 @@ class PublishedNetwork(Extractor):
         return cached
 
     def files(self) -> list[Path]:
-        """Return the file of the weights."""
         return [self._place()]
 
     def _place(self) -> Path:
@@ -205,15 +202,13 @@ def _first(error: BaseException) -> str:
 
 FORMAT = Format("scoresde.classifier", 1, "a trained classifier")
 MNIST_FILE = Path(__file__).with_name("mnist_classifier.safetensors")
-LAYERS = ((16, 1), (32, 2), (48, 1), (64, 2), (96, 1))
-"""Channels and stride of each convolution."""
+LAYERS = ((16, 1), (32, 2), (48, 1), (64, 2), (96, 1))  # channels and stride of each convolution
 
 
 class ConvolutionalClassifier(nn.Module):
     """Grey levels (B, C, H, W), uint8, to :class:`Features`; channels are standardised by the data's mean and std.
 
-    Five 3 x 3 convolutions with batch normalisation: the features are the 96 means over the last map, and the logits a
-    linear function of them.
+    Five 3 x 3 convolutions with batch normalisation; features: the 96 means over the last map; logits: linear in them.
     """
 
     mean: Tensor
@@ -258,7 +253,6 @@ class Classifier(Extractor):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the training images."""
         return tuple(json.loads(self._stored[1]["shape"]))
 
     @property

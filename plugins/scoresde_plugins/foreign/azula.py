@@ -51,12 +51,10 @@ class Denoiser(nn.Module):
         self.model, self.observe, self.calls = model, observe, 0
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at their time."""
         sde, time = self.model.sde, self._time(t)
         return sde.alpha(time).to(t.dtype), sde.sigma(time).to(t.dtype)
 
     def forward(self, x: Tensor, t: Tensor) -> Any:
-        """E[x_0 | x_t], as the library's posterior."""
         from azula.denoise import DiracPosterior
 
         self.calls += 1

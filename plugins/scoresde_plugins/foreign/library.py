@@ -30,8 +30,7 @@ def installed(library: str) -> str:
 
 @cache
 def _orders() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = document.load(files(__package__).joinpath("orders.yaml").read_text("utf-8"))
-    return found
+    return document.load(files(__package__).joinpath("orders.yaml").read_text("utf-8"))  # type: ignore[no-any-return]
 
 
 @attrs.frozen(kw_only=True)

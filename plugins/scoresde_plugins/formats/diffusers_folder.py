@@ -188,7 +188,7 @@ def scheduler_of(model: Model) -> dict[str, Any]:
     if process not in ("vp", "table") or told[0] not in meanings or told[1] not in ("time", "index"):
         what = f"{process} with parameterisation {told[0]} and label {told[1]}"
         raise UnlikeOurs(f"diffusers has no scheduler for {what}: export as scoresde, or train with ve, vp or table")
-    betas = betas_of(sde) if process == "table" else sde.table.betas(network.scales)
+    betas = betas_of(sde) if process == "table" else sde.betas(network.scales)
     if process == "vp" and told[1] == "time":  # continuous; the first, without noise, is half a step on
         betas = library.betas_of(sde)
     config = {"_class_name": "DDPMScheduler", "num_train_timesteps": len(betas), "trained_betas": betas.tolist()}

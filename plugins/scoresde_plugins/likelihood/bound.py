@@ -32,8 +32,7 @@ from ..score_flow.importance import importance_times, relative_weight, total_wei
 
 Form = Literal["dsm", "ssm"]
 
-FEWEST_TIMES = 100
-"""The fewest times for which control variates can be fitted."""
+FEWEST_TIMES = 100  # the fewest times for which control variates can be fitted
 OFFSET_DRAWS = 10
 _WAVES, _RIDGE = 8, 1e-9
 
@@ -135,8 +134,7 @@ def _loss(
     if probe is None:
         score = model.score(at, level).double()
         # |s - q|^2 - |q|^2 = s . (s - 2 q), without cancellation of large squares.
-        loss: Tensor = (weight * score * (score + 2 * eps / level.sigma)).flatten(1).sum(1)
-        return loss
+        return (weight * score * (score + 2 * eps / level.sigma)).flatten(1).sum(1)
     small = weight.to(x.dtype)
     field, divergence = field_and_divergence(lambda here: small * model.score(here, level), at, probe)
     return (field.double().square() / weight).flatten(1).sum(1) + 2 * divergence
@@ -182,5 +180,4 @@ def _offset(model: ScoreModel, x: Tensor, t_min: float, noise: Noise, k: int) ->
     # D that term cancels in the entropy D (1 + log 2 pi sigma^2) / 2; of the logarithms -D log alpha remains.
     pull = level.sigma * model.score(at, level).double()
     logs = torch.ones_like(pull).mul(level.alpha).log()
-    cost: Tensor = (pull * (eps + 0.5 * pull) - logs).flatten(1).sum(1)
-    return cost
+    return (pull * (eps + 0.5 * pull) - logs).flatten(1).sum(1)

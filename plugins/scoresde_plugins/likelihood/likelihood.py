@@ -63,8 +63,7 @@ def log_likelihood(
 
     ``trace`` estimates the divergence with ``probes`` Rademacher or Gaussian probes, fixed along the path, or computes
     it exactly. ``x`` is placed at ``t_min``; the published value is 1e-5 for every SDE. Probes are keyed by ``seed``
-    and the index of the sample, from ``first``, so any split into batches and processes gives the same numbers to
-    within the solver's tolerance.
+    and the index of the sample, from ``first``: any split gives the same numbers to within the solver's tolerance.
     """
     check_t_min(t_min)
     if not discrete:

@@ -166,8 +166,7 @@ class BlockSDE(SDE):
         seen = ((first / norm).unsqueeze(-1).to(c) * white).sum(1).reshape(len(c), -1, *c.shape[2:])
         strength = float(norm) if norm.numel() == 1 else norm.reshape(-1, *[1] * (seen.ndim - 1)).to(c)
         x = (seen + target.score(seen, Level(level.t, strength, 1.0), **known)) / strength
-        score: Tensor = (sigma**2).solve(alpha * self.frame.lift(x) - c)
-        return score
+        return (sigma**2).solve(alpha * self.frame.lift(x) - c)  # type: ignore[no-any-return]
 
     def transition(self, times: Tensor) -> Transition:
         """The exact transition of each step: A_t A_s^-1, with the roots of its covariance and of the posterior's."""
@@ -208,7 +207,6 @@ class BlockSDE(SDE):
         return 0.5 * h * (one + two) + (3**0.5 / 12) * h**2 * (two @ one - one @ two)
 
     def _rate(self, t: Tensor) -> Tensor:
-        """W(t)."""
         cov, spread = self.covariance(t), self.diffusion(t) @ self.diffusion(t).mT
         lower, drift = torch.linalg.cholesky(cov), self.drift_rate(t)
         growth = drift @ cov + cov @ drift.mT + spread
@@ -217,8 +215,7 @@ class BlockSDE(SDE):
         white = torch.linalg.solve_triangular(lower, white.mT, upper=False)
         slope = white.tril() - 0.5 * torch.diag_embed(white.diagonal(dim1=-2, dim2=-1))
         rate = torch.linalg.solve_triangular(lower, drift @ lower, upper=False) - slope
-        turning: Tensor = 0.5 * (rate - rate.mT)
-        return turning
+        return 0.5 * (rate - rate.mT)  # type: ignore[no-any-return]
 
 
 def _root(covariance: Tensor) -> Tensor:

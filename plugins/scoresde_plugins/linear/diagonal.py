@@ -23,8 +23,7 @@ from scoresde_core.shapes import expand
 from ..song2021.sdes import VPSDE, SubVPSDE
 from ..targets.mixture import MixtureOfFactorAnalysers
 
-_CACHED = 8
-"""Levels kept of each law, and laws."""
+_CACHED = 8  # levels kept of each law, and laws
 
 
 class DiagonalSDE(SDE):

@@ -31,7 +31,6 @@ class DiscreteLoss(Loss):
         """Return what this loss needs that a table (float64, smallest noise first) lacks, or None."""
 
     def skip(self, model: ScoreModel) -> str | None:
-        """Refuse tables of another family, with an entry without noise, or of another length than the network's."""
         sde = model.sde
         name = type(self).__name__
         table = sde.discrete_level(torch.linspace(0, 1, self.scales, dtype=torch.float64), self.scales)
@@ -59,6 +58,5 @@ class SMLDLoss(DiscreteLoss):
     """|sigma_i s(x + sigma_i z, i) + z|^2 over N noise scales; published: half the sum over dimensions."""
 
     def misfit(self, alpha: Tensor, sigma: Tensor) -> str | None:
-        """Needs alpha = 1."""
         kept = torch.allclose(alpha, torch.ones_like(alpha), rtol=0, atol=1e-6)
         return None if kept else "noise on unscaled data (alpha = 1)"

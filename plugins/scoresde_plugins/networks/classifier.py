@@ -162,8 +162,7 @@ class ClassifierModule(nn.Module):
         for block in self.blocks:
             h = block(h, noise)
         h = F.relu(self.normalizer(h))
-        logits: Tensor = self.head(h.mean((2, 3)) if self.pools else h.flatten(1))
-        return logits
+        return self.head(h.mean((2, 3)) if self.pools else h.flatten(1))  # type: ignore[no-any-return]
 
 
 class WideBlock(nn.Module):
@@ -192,8 +191,7 @@ class WideBlock(nn.Module):
             x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
         h = self.conv1(h) + self.dense(noise)[:, :, None, None]
         h = self.conv2(F.relu(self.normalize2(h)))
-        result: Tensor = h + F.pad(x, (0, 0, 0, 0, 0, self.fill))
-        return result
+        return h + F.pad(x, (0, 0, 0, 0, 0, self.fill))  # type: ignore[no-any-return]
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -47,7 +47,6 @@ class DiT(KnowingNetwork):
             raise ValueError(f"heads={self.heads} does not divide width={self.width}: choose a divisor")
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """Return the module for events (C, *sides) with one to three sides."""
         patch = self.patch if isinstance(self.patch, tuple) else (self.patch,) * len(shape[1:])
         cuts = [0 < p <= side and side % p == 0 for side, p in zip(shape[1:], patch, strict=False)]
         if not 1 <= len(shape[1:]) == len(patch) <= 3 or not all(cuts):
@@ -106,8 +105,7 @@ class Block(nn.Module):
         parts = self.read(modulated(h, shift_1, gain_1)).unflatten(-1, (3, self.heads, -1))
         mixed = F.scaled_dot_product_attention(*parts.permute(2, 0, 3, 1, 4))  # (B, heads, N, width / heads)
         h = h + gate_1 * self.write(mixed.transpose(1, 2).flatten(2))
-        out: Tensor = h + gate_2 * self.perceptron(modulated(h, shift_2, gain_2))
-        return out
+        return h + gate_2 * self.perceptron(modulated(h, shift_2, gain_2))  # type: ignore[no-any-return]
 
 
 def modulated(h: Tensor, shift: Tensor, gain: Tensor) -> Tensor:

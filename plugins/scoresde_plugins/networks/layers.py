@@ -1,7 +1,6 @@
 """Layers that the U-Nets share, their initial values, and the halving and doubling of images.
 
-Weights are drawn as in DDPM (Ho et al. 2020, arXiv:2006.11239, released code), variance scaling over the mean of
-the fans with a uniform law:
+Weights are drawn as in DDPM (Ho et al. 2020, arXiv:2006.11239, released code), uniformly, scaled by the mean of fans:
 
     W ~ U(-a, a),    a^2 = 3 scale / ((fan_in + fan_out) / 2),    biases 0
 
@@ -133,8 +132,7 @@ def run(layer: nn.Module, *inputs: Any, recompute: bool, random: bool = False) -
     """
     saving = recompute and layer.training and torch.is_grad_enabled()
     call = partial(checkpoint, layer, use_reentrant=False, preserve_rng_state=random) if saving else layer
-    out: Tensor = call(*inputs)
-    return out
+    return call(*inputs)  # type: ignore[no-any-return]
 
 
 def merge(x: Tensor, branch: Tensor, rescale: bool) -> Tensor:
@@ -172,34 +170,6 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-class AttentionBlock(nn.Module):
-    """Self-attention over the pixels, one head (Ho et al. 2020): (B, C, H, W) -> (B, C, H, W).
-
-        out = x + W_3 softmax(q k^T / sqrt(C)) v,    q, k, v = W_0 n, W_1 n, W_2 n,    n = GroupNorm(x)
-
-    The three projections are one matrix product. PyTorch's fused attention needs no (HW, HW) matrix, and has a first
-    derivative in reverse mode only: whatever needs more (a loss that differentiates twice, forward mode) runs under
-    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
-    """
-
-    def __init__(self, channels: int, *, min_group: int, scale: float, rescale: bool) -> None:
-        super().__init__()
-        self.GroupNorm_0 = group_norm(channels, min_group)
-        self.NIN_0, self.NIN_1, self.NIN_2 = (NIN(channels, channels) for _ in range(3))
-        self.NIN_3 = NIN(channels, channels, scale)
-        self.rescale = rescale
-
-    def forward(self, x: Tensor) -> Tensor:
-        inputs = (self.NIN_0, self.NIN_1, self.NIN_2)
-        weight, bias = torch.cat([nin.W for nin in inputs], 1), torch.cat([nin.b for nin in inputs])
-        # (B, HW, C): a view if the image is in channels-last layout.
-        tokens = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
-        q, k, v = F.linear(tokens, weight.t(), bias).unsqueeze(1).chunk(3, -1)
-        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        out = F.linear(mixed, self.NIN_3.W.t(), self.NIN_3.b)
-        return merge(x, out.transpose(1, 2).reshape(x.shape), self.rescale)
-
-
 @attrs.frozen
 class BlockStyle:
     """The options that all blocks of a network share; ``embedding`` is the embedding's length, None for none."""
@@ -212,6 +182,34 @@ class BlockStyle:
     scale: float
     rescale: bool
     dims: int = 2
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels, one head (Ho et al. 2020): (B, C, H, W) -> (B, C, H, W).
+
+        out = x + W_3 softmax(q k^T / sqrt(C)) v,    q, k, v = W_0 n, W_1 n, W_2 n,    n = GroupNorm(x)
+
+    The three projections are one matrix product. PyTorch's fused attention needs no (HW, HW) matrix, and has a first
+    derivative in reverse mode only: whatever needs more (a loss that differentiates twice, forward mode) runs under
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    """
+
+    def __init__(self, channels: int, style: BlockStyle) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(channels, style.min_group)
+        self.NIN_0, self.NIN_1, self.NIN_2 = (NIN(channels, channels) for _ in range(3))
+        self.NIN_3 = NIN(channels, channels, style.scale)
+        self.rescale = style.rescale
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = (self.NIN_0, self.NIN_1, self.NIN_2)
+        weight, bias = torch.cat([nin.W for nin in inputs], 1), torch.cat([nin.b for nin in inputs])
+        # (B, HW, C): a view if the image is in channels-last layout.
+        tokens = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
+        q, k, v = F.linear(tokens, weight.t(), bias).unsqueeze(1).chunk(3, -1)
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        out = F.linear(mixed, self.NIN_3.W.t(), self.NIN_3.b)
+        return merge(x, out.transpose(1, 2).reshape(x.shape), self.rescale)
 
 
 class ResidualBlock(nn.Module):

@@ -6,8 +6,7 @@
 (Vaswani et al. 2017, arXiv:1706.03762, Section 3.5) or random Fourier features (Tancik et al. 2020, arXiv:2006.10739)
 of u pass through one hidden layer and set the gain a_k and the shift b_k of every block: the score of a Gaussian is x
 times a function of time, which needs a gain. With the noise scale as its label (``label=sigma``), the network also
-divides its input by sqrt(data_std^2 + sigma^2), as in Karras et al. 2022 (arXiv:2206.00364, Table 1), which a
-variance-exploding process needs.
+divides its input by sqrt(data_std^2 + sigma^2) (Karras et al. 2022, arXiv:2206.00364, Table 1), which VE needs.
 """
 
 import math
@@ -122,5 +121,4 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, noise: Tensor) -> Tensor:
         gain, shift = self.modulate(noise).chunk(2, 1)
-        result: Tensor = h + self.second(self.act((1 + gain) * self.first(h) + shift))
-        return result
+        return h + self.second(self.act((1 + gain) * self.first(h) + shift))  # type: ignore[no-any-return]

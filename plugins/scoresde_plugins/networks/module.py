@@ -7,8 +7,7 @@ like x out, read as ``parameterisation`` says, at labels (B,) of the rule ``labe
 modules and in the working folder.
 
 A configuration from elsewhere can name any function, and building the network calls it. So a target runs only where a
-person has named it: in an option of the command, or in the environment variable ``SCORESDE_MODULES`` (names with commas
-between them).
+person has named it: in an option of the command, or in the environment variable ``SCORESDE_MODULES``, with commas.
 """
 
 import os
@@ -27,8 +26,7 @@ from scoresde_run.models.checkpoint import check_fit
 from .mlp import MLP
 
 ALLOWED = "SCORESDE_MODULES"
-_NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which trainers store a state dict."""
+_NESTED = ("state_dict", "model_state_dict", "model")  # keys under which trainers store a state dict
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +42,6 @@ class ModuleNetwork(Network):
 
     @staticmethod
     def example(_: Path) -> dict[str, Any]:
-        """Parameters for the conformance suite."""
         found = {"target": f"{__name__}:in_the_plane", "shape": [2]}
         ModuleNetwork(target=found["target"]).trust()  # type: ignore[arg-type]
         return found

@@ -1,8 +1,7 @@
 """NCSN and NCSNv2: dilated RefineNets (Song & Ermon 2019, arXiv:1907.05600, Appendix A; 2020, arXiv:2006.09011).
 
 NCSN's norms are conditional InstanceNorm++, with a row of coefficients for each noise level i, 0 the highest noise; its
-output is the score itself, which grows as 1 / sigma. NCSNv2 divides by sigma instead of learning that ("Technique 3",
-Section 3.3):
+output is the score itself, which grows as 1 / sigma. NCSNv2 divides by sigma instead (Section 3.3, "Technique 3"):
 
     NCSN      s(x, i) ~ grad log p_{sigma_i}(x)
     NCSNv2    s(x, sigma) = f(x) / sigma,    f an unconditional RefineNet, of three depths for three resolutions
@@ -19,7 +18,7 @@ from attrs.validators import ge, gt, in_
 from torch import Tensor, nn
 from scoresde_core import param
 from .layers import geometric
-from .refinenet import NORMS, ConditionalInstanceNormPlus, RefineNet, RefineNetSpec, Stage, check_image, level_index
+from .refinenet import NORMS, ConditionalInstanceNormPlus, RefineNet, RefineNetSpec, Stage, check_image
 
 _FINE = (Stage("res1", "refine5", 1), Stage("res2", "refine4", 2, pool=True), Stage("res3", "refine3", 2, pool=True))
 _COARSE = (Stage("res4", "refine2", 4, dilation=2), Stage("res5", "refine1", 4, dilation=4))
@@ -87,7 +86,7 @@ class NCSNv2Module(RefineNet):
         """The score of ``x`` (B, C, H, W) at ``label`` (B,): levels as whole numbers in any dtype, or noise scales."""
         h = super().forward(x, label)
         if self.scale_by_sigma:
-            sigma = label if self.labels_are_sigmas else self.sigmas[level_index(label)]
+            sigma = label if self.labels_are_sigmas else self.sigmas[label.round().long()]
             h = h / sigma.reshape(-1, 1, 1, 1)
         return h
 

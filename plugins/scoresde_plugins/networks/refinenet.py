@@ -161,8 +161,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
         h = self.conv1(self.act(self.normalize1(x, index)))
         h = self.conv2(self.act(self.normalize2(h, index)))
-        result: Tensor = h + (x if self.shortcut is None else self.shortcut(x))
-        return result
+        return h + (x if self.shortcut is None else self.shortcut(x))  # type: ignore[no-any-return]
 
 
 class ResidualUnits(nn.ModuleDict):
@@ -242,8 +241,7 @@ class RefineBlock(nn.Module):
     def forward(self, inputs: Sequence[Tensor], index: Tensor | None) -> Tensor:
         adapted = [unit(x, index) for unit, x in zip(self.adapt_convs, inputs, strict=True)]
         h = adapted[0] if self.msf is None else self.msf(adapted, index)
-        result: Tensor = self.output_convs(self.crp(h, index), index)
-        return result
+        return self.output_convs(self.crp(h, index), index)  # type: ignore[no-any-return]
 
 
 @attrs.frozen(kw_only=True)
@@ -260,8 +258,7 @@ class RefineNetSpec(Network):
 class RefineNet(nn.Module):
     """The whole network, from images (B, C, H, W) and noise levels (B,), whole numbers in any dtype, to raw scores.
 
-    ``norm`` is for the residual stages and the output, ``inner`` for the refinement blocks; ``pool`` is the 5x5
-    pooling in their chains.
+    ``norm`` is for the residual stages and the output, ``inner`` and ``pool`` for the refinement blocks.
     """
 
     def __init__(
@@ -288,7 +285,7 @@ class RefineNet(nn.Module):
             self.add_module(stages[k].refine, block)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        index = level_index(label)
+        index = label.round().long()
         h = self.begin_conv(x if self.centered else 2 * x - 1)
         found = []
         for stage in self.stages:
@@ -298,13 +295,7 @@ class RefineNet(nn.Module):
         h = run(self.get_submodule(self.stages[-1].refine), [found[-1]], index, recompute=self.recompute)
         for stage, feature in zip(self.stages[-2::-1], found[-2::-1], strict=True):
             h = run(self.get_submodule(stage.refine), [feature, h], index, recompute=self.recompute)
-        result: Tensor = self.end_conv(self.act(self.normalizer(h, index)))
-        return result
-
-
-def level_index(label: Tensor) -> Tensor:
-    """Return integer noise levels from labels, which may be whole numbers in a float tensor."""
-    return label.round().long() if label.is_floating_point() else label.long()
+        return self.end_conv(self.act(self.normalizer(h, index)))  # type: ignore[no-any-return]
 
 
 def check_image(name: str, shape: tuple[int, ...], stages: Sequence[Stage]) -> int:

@@ -26,8 +26,7 @@ from .known import ClassEmbedding
 from .unet_spec import ImageUNet, UNetSpec
 
 Way = Literal["down", "up"]
-Places = tuple[int, ...]
-"""Indices of layers in ``all_modules``, in the order in which they run."""
+Places = tuple[int, ...]  # indices of layers in ``all_modules``, in the order in which they run
 
 
 @attrs.define
@@ -90,7 +89,8 @@ class UNet(nn.Module):
         kept = [spec.nf]
         self.down = self._build_down(seen, kept)
         width = kept[-1]
-        self.middle = self._add(self._block(width, width), self._attention(width), self._block(width, width))
+        middle = layers.ResidualBlock(width, width, self.style), layers.AttentionBlock(width, self.style)
+        self.middle = self._add(*middle, layers.ResidualBlock(width, width, self.style))
         self.up, width = self._build_up(channels, kept)
         self.last = () if self.grow is not None else self._add(*self._head(width, channels, spec.init_scale))
         if spec.classes:
@@ -173,8 +173,7 @@ class UNet(nn.Module):
         if told is not None and self.spec.class_joins == "features":
             features, told = features + told, None
         out: Tensor = outer(self.activation(inner(features)))
-        activated: Tensor = self.activation(out if told is None else out + told)
-        return activated
+        return self.activation(out if told is None else out + told)  # type: ignore[no-any-return]
 
     def _see(self, x: Tensor, cond_image: Tensor | None) -> Tensor:
         """Return ``x`` in [-1, 1], followed by the condition's channels."""
@@ -211,13 +210,11 @@ class UNet(nn.Module):
 
     def _run_head(self, places: Places, h: Tensor) -> Tensor:
         norm, project = (self.all_modules[place] for place in places)
-        out: Tensor = project(self.activation(norm(h)))
-        return out
+        return project(self.activation(norm(h)))  # type: ignore[no-any-return]
 
     # Construction, in the order of the list.
 
     def _add(self, *modules: nn.Module) -> Places:
-        """Append to ``all_modules`` and return the indices."""
         start = len(self.all_modules)
         self.all_modules.extend(modules)
         return tuple(range(start, len(self.all_modules)))
@@ -240,10 +237,10 @@ class UNet(nn.Module):
         for level, multiple in enumerate(spec.ch_mult):
             stage = Stage()
             for _ in range(spec.num_res_blocks):
-                stage.blocks += self._add(self._block(width, multiple * spec.nf))
+                stage.blocks += self._add(layers.ResidualBlock(width, multiple * spec.nf, self.style))
                 width = multiple * spec.nf
                 if self.attends[level]:
-                    stage.attention += self._add(self._attention(width))
+                    stage.attention += self._add(layers.AttentionBlock(width, self.style))
                 kept.append(width)
             if level + 1 < len(spec.ch_mult):
                 stage.resample = self._add(self._resize("down", width))
@@ -265,10 +262,10 @@ class UNet(nn.Module):
         for level, multiple in reversed(list(enumerate(spec.ch_mult))):
             stage = Stage()
             for index in range(spec.num_res_blocks + 1):
-                stage.blocks += self._add(self._block(width + kept.pop(), multiple * spec.nf))
+                stage.blocks += self._add(layers.ResidualBlock(width + kept.pop(), multiple * spec.nf, self.style))
                 width = multiple * spec.nf
                 if self.attends[level] and (spec.up_attention == "block" or index == spec.num_res_blocks):
-                    stage.attention += self._add(self._attention(width))
+                    stage.attention += self._add(layers.AttentionBlock(width, self.style))
             if spec.progressive == "output_skip":
                 stage.pyramid = self._add(*self._head(width, channels, spec.init_scale))
             elif spec.progressive == "residual":
@@ -280,13 +277,6 @@ class UNet(nn.Module):
                 stage.resample = self._add(self._resize("up", width))
             stages.append(stage)
         return stages, width
-
-    def _block(self, in_channels: int, out_channels: int) -> nn.Module:
-        return layers.ResidualBlock(in_channels, out_channels, self.style)
-
-    def _attention(self, channels: int) -> nn.Module:
-        style = self.style
-        return layers.AttentionBlock(channels, min_group=style.min_group, scale=style.scale, rescale=style.rescale)
 
     def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
         """Return GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
@@ -312,8 +302,7 @@ class UNet(nn.Module):
         return (layers.ConvDown if way == "down" else layers.ConvUp)(in_channels, out_channels, self.style.dims)
 
 
-PLAIN: dict[str, Any] = {"fir": False, "progressive_input": "none"}
-"""DDPM++ as options of NCSN++."""
+PLAIN: dict[str, Any] = {"fir": False, "progressive_input": "none"}  # DDPM++ as options of NCSN++
 
 
 @attrs.frozen(kw_only=True)
@@ -335,7 +324,6 @@ class NCSNpp(UNetSpec):
     example: ClassVar = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 
     def build(self, shape: tuple[int, ...]) -> UNet:
-        """Return the U-Net for images (C, H, W), or without FIR filters for events of one to three sides."""
         if self.fir and 2 <= len(shape) != 3:
             raise ValueError(f"FIR filters need images (C, H, W), got {tuple(shape)}: set fir=false, or choose unet")
         if not 2 <= len(shape) <= 4:

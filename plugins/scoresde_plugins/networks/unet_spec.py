@@ -1,8 +1,7 @@
 """Specifications of the U-Nets on images: the options that all of them share, and those of NCSN++.
 
 Song et al. 2021, arXiv:2011.13456, Appendix H, changed the U-Net of DDPM in five ways (FIR filters, rescaled sums,
-BigGAN blocks, more blocks, progressive growing); each is an option here, in any combination. Parameters have the names
-of the published configurations.
+BigGAN blocks, more blocks, progressive growing); each is an option, named as in the published configurations.
 """
 
 from collections.abc import Sequence
@@ -75,7 +74,6 @@ class ImageUNet(KnowingNetwork):
         return geometric(self.sigma_max, self.sigma_min, self.scales)
 
     def check_size(self, sides: Sequence[int]) -> None:
-        """Raise ``ValueError`` for images that the levels cannot halve."""
         step = 2 ** (len(self.ch_mult) - 1)
         if any(side % step for side in sides):
             size, padded = ("x".join(map(str, each)) for each in (sides, [-(-side // step) * step for side in sides]))

@@ -16,8 +16,7 @@ from torch import Tensor
 from scoresde_core import Level, Noise, ScoreModel
 
 Trace = Literal["rademacher", "gaussian", "exact"]
-_CHUNK = 64
-"""Rows of the Jacobian computed at a time for an exact trace."""
+_CHUNK = 64  # rows of the Jacobian computed at a time for an exact trace
 
 
 def draw_probes(noise: Noise, trace: Trace, count: int) -> Tensor | None:

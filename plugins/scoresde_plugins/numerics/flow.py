@@ -4,8 +4,7 @@ r"""The probability flow ODE and its solver.
           = alpha' E[x_0 | x] + sigma' E[eps | x]     (finite where alpha = 0 and f is not)
 
 Data are placed at t_min, where the score is still defined, and the prior at t_max. Solving towards t_max encodes,
-solving towards t_min decodes; the two are inverse to each other, and the change of variables along the way is the
-likelihood.
+solving towards t_min decodes, its inverse; the change of variables along the way is the likelihood.
 """
 
 from collections.abc import Callable
@@ -33,8 +32,7 @@ class Diverged(ScoreSDEError, ArithmeticError):
 class Solver:
     """An adaptive Runge-Kutta method and its tolerances.
 
-    The error is a root mean square over the batch, the largest of them for several states: a sample depends on its
-    batch to within the tolerance.
+    The error is the (largest) root mean square over the batch: a sample depends on its batch within the tolerance.
     """
 
     method: str = param("dopri5", "adaptive Runge-Kutta method", in_(ADAPTIVE))

@@ -82,8 +82,7 @@ def adapt(
 ) -> State:  # fmt: skip
     """Return the state at ``end``, from ``state`` at ``start``, by steps of ``pair``; the last one lands on ``end``.
 
-    For several tensors the largest ratio counts. ArithmeticError if the step size vanishes, as it does where values are
-    not finite.
+    For several tensors the largest ratio counts. ArithmeticError if the step size vanishes, as where values are NaN.
     """
     along, parts = _in_parts(velocity, state)
     t, slope = start, along(start, parts)
@@ -94,9 +93,10 @@ def adapt(
         arrival = end if size >= abs(end - t) else t + math.copysign(size, end - start)
         ahead, slopes = _step(along, parts, slope, t, arrival, pair.rows)
         slopes.append(along(arrival, ahead))
-        scales = [_scale(torch.maximum(a.abs(), b.abs()), rtol, atol) for a, b in zip(parts, ahead, strict=True)]
+        scales = [atol + rtol * torch.maximum(a.abs(), b.abs()) for a, b in zip(parts, ahead, strict=True)]
         step = abs(arrival - t)
-        ratio = step * _norm(_combine(slopes, pair.error), scales)
+        zero = tuple(torch.zeros_like(part) for part in parts)
+        ratio = step * _norm(_advance(zero, slopes, pair.error, 1.0), scales)
         if ratio <= 1:
             t, parts, slope = arrival, ahead, slopes[-1]
         size = step * _growth(ratio, pair.order)
@@ -137,16 +137,11 @@ def _advance(state: Parts, slopes: list[Parts], weights: tuple[float, ...], step
     return tuple(parts)
 
 
-def _combine(slopes: list[Parts], weights: tuple[float, ...]) -> Parts:
-    first = tuple(weights[0] * part for part in slopes[0])
-    return _advance(first, slopes[1:], weights[1:], 1.0)
-
-
 def _first_step(
     velocity: Velocity, state: Parts, slope: Parts, start: float, end: float, order: int, rtol: float, atol: float
 ) -> float:
     """Return a step whose error is about a hundredth of the tolerance, from the slope and its change (Section II.4)."""
-    scales = [_scale(part.abs(), rtol, atol) for part in state]
+    scales = [atol + rtol * part.abs() for part in state]
     d0, d1 = _norm(state, scales), _norm(slope, scales)
     h0 = 0.01 * d0 / d1 if d0 >= 1e-5 and 1e-5 <= d1 < math.inf else 1e-6
     h0 = min(h0, abs(end - start))  # beyond the end the velocity may be undefined
@@ -156,10 +151,6 @@ def _first_step(
     steepest = max(d1, d2)
     h1 = max(1e-6, 1e-3 * h0) if steepest <= 1e-15 else math.pow(0.01 / steepest, 1 / order)
     return min(100 * h0, h1)
-
-
-def _scale(size: Tensor, rtol: float, atol: float) -> Tensor:
-    return size.mul_(rtol).add_(atol)
 
 
 def _norm(parts: Sequence[Tensor], scales: Sequence[Tensor]) -> float:

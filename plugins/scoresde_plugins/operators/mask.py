@@ -20,8 +20,7 @@ class MaskOperator(SelectedOperator):
     """The entries of an event under a mask, as a vector a channel; a mask applies to all channels of an image.
 
     ``left``, ``right``, ``top``, ``bottom``: that half is known. ``box``: all but a centred box of half the size.
-    ``random``: a share of the positions. Otherwise a file, .npy or an image, non-zero where known, of the event's shape
-    or of its spatial one.
+    ``random``: a share of the positions. Else a file, .npy or an image, non-zero where known, of the (spatial) shape.
     """
 
     mask: str = param("left", "known part: left, right, top, bottom, box (all around it), random, or a file")

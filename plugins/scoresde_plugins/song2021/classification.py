@@ -33,7 +33,6 @@ class ClassificationLoss(Loss):
     stratified: bool = param(False, STRATIFIED_HELP)
 
     def skip_data(self, model: NoisyClassifier, known: Mapping[str, Tensor]) -> str | None:
-        """Refuse labels outside the network's classes."""
         low, high = (int(value) for value in known["labels"].aminmax())
         if low < 0 or high >= model.classes:
             return (
@@ -43,7 +42,6 @@ class ClassificationLoss(Loss):
         return None
 
     def per_sample(self, model: NoisyClassifier, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:
-        """(B,), for ``labels`` (B,)."""
         sde = model.sde
         level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min), x)
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))

@@ -31,8 +31,7 @@ from ..coordinates import ENTRIES, FORMS
 # its value for pure noise of the state's scale.
 _LARGEST_RATIO = 1e3
 
-_NOTABLE = 0.01
-"""Excess of the standard deviation above which :meth:`LangevinCorrector.caveat` warns."""
+_NOTABLE = 0.01  # excess of the standard deviation above which :meth:`LangevinCorrector.caveat` warns
 
 _SAMPLE = (
     "a step that follows the norms of its own sample and noise changes the law, however small it is (the standard "
@@ -99,8 +98,7 @@ class LangevinCorrector(Corrector):
 
 
 def _mean_norm(values: Tensor) -> Tensor:
-    mean: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1).mean()
-    return mean
+    return torch.linalg.vector_norm(values.flatten(1), dim=1).mean()  # type: ignore[no-any-return]
 
 
 @attrs.frozen

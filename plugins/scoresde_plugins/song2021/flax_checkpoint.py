@@ -30,8 +30,7 @@ _READ = {"step", "model_state", "optimizer", _WEIGHTS[:-1], _AVERAGES[:-1]}
 _ENTRIES, _DEPTH, _NAME, _ARRAY = 2**16, 8, 256, 2**28
 """The most entries, levels, letters of a name and bytes of an array: the published have 3,000, 5, 30 and 2^25."""
 _TYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64")
-_MAPS = {bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)}
-"""The first byte of a msgpack map."""
+_MAPS = {bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF)}  # the first byte of a msgpack map
 _CLASSES: dict[type[nn.Module], str] = {
     layers.FourierEmbedding: "GaussianFourierProjection",
     nn.Linear: "Dense",

@@ -39,7 +39,6 @@ class ContinuousLoss(Loss):
         return self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min)
 
     def skip(self, model: ScoreModel) -> str | None:
-        """Refuse networks of N noise scales: they have no score between the scales."""
         if isinstance(model, NetworkScore) and model.discrete:
             return (
                 f"{type(self).__name__} draws continuous times, but the network knows {model.scales} noise scales: "

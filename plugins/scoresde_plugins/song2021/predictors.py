@@ -18,8 +18,7 @@ from ..coordinates import FORMS, LINEAR
 from ..grids import UniformGrid
 from .chains import evenly_spaced
 
-_STEEP = 100
-"""A drift rate at t_max beyond which the signal changes its sign within a step of a hundredth."""
+_STEEP = 100  # a drift rate at t_max beyond which the signal changes its sign within a step of a hundredth
 
 _FLOW_HELP = "solve the probability flow ODE (no noise, half the score) instead of the reverse SDE"
 
@@ -51,7 +50,6 @@ class EulerMaruyamaPredictor(Predictor):
         return not self.probability_flow
 
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
-        """Refuse steps of 1/N on times that are not evenly spaced."""
         if self.dt == "grid" or evenly_spaced(grid.times(sde, steps)):
             return None
         return f"euler_maruyama[dt=published] takes steps of 1/N, but {grid} is not evenly spaced: use the grid uniform"
@@ -83,7 +81,6 @@ class ReverseDiffusionPredictor(Predictor):
         return not self.probability_flow
 
     def skip(self, sde: SDE) -> str | None:
-        """Refuse the flow of a process without signal at t_max."""
         return ProbabilityFlowPredictor().skip(sde) if self.probability_flow else None
 
     def step(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:

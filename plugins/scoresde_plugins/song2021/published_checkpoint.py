@@ -23,8 +23,7 @@ from scoresde_core import FileError
 from scoresde_run.machine import inputs
 from scoresde_run.models.checkpoint import mismatches, summary
 
-_STATES = ("state_dict", "model_state_dict")
-"""Keys under which other trainers store a state dict."""
+_STATES = ("state_dict", "model_state_dict")  # keys under which other trainers store a state dict
 
 
 @attrs.frozen

@@ -55,7 +55,6 @@ class PredictorCorrectorSampler(Sampler):
         return mean if self.denoise else x
 
     def skip(self, sde: SDE) -> str | None:
-        """Refuse where neither predictor nor corrector moves the state, or one refuses the SDE or the grid."""
         if self.predictor.idle and self.corrector.idle:
             return "predictor and corrector are both none and move nothing: give at least one of them"
         return (

@@ -8,21 +8,21 @@ With B(t) = int_0^t beta(s) ds = beta_min t + (beta_max - beta_min) t^2 / 2:
 
 Every ``1 - e^{-B}`` goes through ``expm1``: near t = 0 the plain form loses a percent in float32.
 
-Their published discrete chains are in :mod:`.chains`.
+When their published discrete chains are used is in :mod:`.chains`.
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import attrs
 import torch
 from attrs.validators import and_, gt, le, lt
 from torch import Tensor
-from scoresde_core import SDE, GaussianPrior, Transition, param
-from .chains import CHAIN_HELP, ChainName, DDPMChain, SMLDChain, TabulatedSDE, evenly_spaced
+from scoresde_core import SDE, GaussianPrior, Level, Transition, param
+from .chains import CHAIN_HELP, ChainName, TabulatedSDE, evenly_spaced
 
-LARGEST = 1e15
-"""The largest scale allowed: squares of the state stay finite in float32."""
+LARGEST = 1e15  # the largest scale allowed: squares of the state stay finite in float32
 IN_RANGE = (gt(0), le(LARGEST))
 T_MIN_HELP = "smallest time at which the score is evaluated"
 
@@ -50,12 +50,7 @@ class VESDE(TabulatedSDE):
             raise ValueError(f"sigma_max must be above sigma_min, got {self.sigma_max} and {self.sigma_min}")
 
     @property
-    def table(self) -> SMLDChain:
-        return SMLDChain(self)
-
-    @property
     def log_ratio(self) -> float:
-        """log(sigma_max / sigma_min)."""
         return math.log(self.sigma_max / self.sigma_min)
 
     @property
@@ -77,6 +72,20 @@ class VESDE(TabulatedSDE):
 
     def diffusion(self, t: Tensor) -> Tensor:
         return self.sigma(t) * math.sqrt(2 * self.log_ratio)
+
+    def published(self, steps: int) -> Transition:
+        """SMLD (Eq. 8 and 46): variance sigma_i^2 - sigma_{i-1}^2, with sigma_{-1} = 0 for clean data.
+
+        The table is read at i/(N-1); the posterior's noise is that of the way back.
+        """
+        entries = torch.linspace(1, 0, steps, dtype=torch.float64)
+        sigma = torch.cat([self.sigma(entries), entries.new_zeros(1)])
+        std = ((sigma[:-1] - sigma[1:]) * (sigma[:-1] + sigma[1:])).sqrt()
+        return Transition(torch.ones_like(std), std, std * sigma[1:] / sigma[:-1])
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """Entry round((n - 1) t) of the table of ``n`` noise scales."""
+        return self.level((t * (n - 1)).round() / (n - 1))
 
 
 _LARGEST_BETAS = 340
@@ -102,7 +111,6 @@ class LinearBetaSDE(SDE):
         return GaussianPrior()
 
     def beta(self, t: Tensor) -> Tensor:
-        """beta_min + t (beta_max - beta_min)."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
@@ -132,10 +140,6 @@ class VPSDE(TabulatedSDE, LinearBetaSDE):
 
     chain: ChainName = param("published", CHAIN_HELP, kw_only=True)
 
-    @property
-    def table(self) -> DDPMChain:
-        return DDPMChain(self.beta_min, self.beta_max)
-
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
@@ -145,6 +149,31 @@ class VPSDE(TabulatedSDE, LinearBetaSDE):
 
     def diffusion(self, t: Tensor) -> Tensor:
         return self.beta(t).sqrt()
+
+    def betas(self, n: int) -> Tensor:
+        """beta_i = beta(i / (n - 1)) / n for i = 0 .. n-1, smallest first."""
+        return self.beta(torch.linspace(0, 1, n, dtype=torch.float64)) / n
+
+    def published(self, steps: int) -> Transition | None:
+        """DDPM (Eq. 10): scale sqrt(1 - beta_i), variance beta_i both ways (the larger of Ho et al.'s two choices).
+
+        Up to N = beta_max steps there is no such chain: variances would exceed one (NaN in the published code).
+        """
+        beta = self.betas(steps).flip(0)
+        return Transition((1 - beta).sqrt(), beta.sqrt()) if steps > self.beta_max else None
+
+    def discrete_level(self, t: Tensor, n: int) -> Level:
+        """Entry floor((n - 1) t) of the table: alpha_bar_i is the product of 1 - beta_j up to i."""
+        log_signal = _log_signal(self, n, t.device, t.dtype)
+        # On the published grid t (n - 1) is an integer up to rounding, so the floor is taken slightly above it.
+        entry = log_signal[(t * (n - 1) + 1e-6).long().clamp(0, n - 1)]
+        return Level(t, torch.exp(0.5 * entry), torch.sqrt(-torch.expm1(entry)))
+
+
+@lru_cache(maxsize=8)
+def _log_signal(sde: VPSDE, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """log alpha_bar_i, cached: training reads it at every step, and a copy to the device would block."""
+    return torch.log1p(-sde.betas(n)).cumsum(0).to(device=device, dtype=dtype)
 
 
 @attrs.frozen
