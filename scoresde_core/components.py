@@ -158,10 +158,7 @@ def parameters(cls: type) -> list[Parameter]:
 
 
 def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None, **handed: Any) -> Any:
-    """Make an instance of ``cls``; ``label`` names it in errors, ``convert`` makes parameters that are components.
-
-    ``handed`` are its fields that are no parameters.
-    """
+    """Make an instance of ``cls``, ``label`` in errors; ``convert`` makes components, ``handed`` are no parameters."""
     known = {parameter.name: parameter for parameter in parameters(cls)}
     fields = {field.alias: field for field in attrs.fields(cls)} if known else {}
     values = {}

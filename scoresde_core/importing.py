@@ -47,11 +47,9 @@ def find_spec(name: str) -> ModuleSpec | None:
 
 
 def manifest_of(spec: ModuleSpec) -> manifest.Manifest | None:
-    """The ``registry.yaml`` in a package or beside a module of one, also in a zip file; None if there is none.
-
-    A module outside any package shares its folder with others, so a file there is not its own.
-    """
+    """The ``registry.yaml`` in a package or beside a module of one, also in a zip file; None if there is none."""
     loader: Any = spec.loader
+    # A module outside any package shares its folder with others, so a file there is not its own.
     beside = [os.path.dirname(spec.origin)] if spec.origin and spec.parent else []
     for folder in spec.submodule_search_locations or beside:
         path = Path(folder, FILE)

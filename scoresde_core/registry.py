@@ -246,10 +246,7 @@ def default_registry() -> Registry:
 
 
 def handed_registry() -> Any:
-    """A field for a component that looks names up: the registry that makes the component, else the default one.
-
-    registry: Registry = handed_registry()
-    """
+    """A field for a component that looks names up: the registry that makes the component, else the default one."""
     return attrs.field(factory=default_registry, kw_only=True, repr=False, eq=False, metadata={HANDED: True})
 
 

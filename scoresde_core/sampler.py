@@ -1,9 +1,9 @@
 """Samplers: the loop from the prior to a sample; and :func:`sample`, which runs one over any number of samples."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from typing import Any, Self
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import torch
@@ -13,13 +13,13 @@ from .errors import UsageError
 from .noise import Noise
 from .score import ScoreModel
 from .sde import SDE
-from .steps import unserved
+from .steps import Method, unserved
 
 Observer = Callable[[int, int, Tensor], Any]
 """Called after every step with (steps done, total steps, state)."""
 
 
-class Sampler(ABC):
+class Sampler(Method):
     """A loop, whose parameters may be components (predictor, corrector, grid, ...)."""
 
     @abstractmethod
@@ -29,25 +29,10 @@ class Sampler(ABC):
         To evaluate some of the samples, use :meth:`ScoreModel.select`.
         """
 
-    serves: Collection[str] = ("scalar",)
-    """The forms of processes whose coefficients it can use."""
-
     @property
     def uses(self) -> frozenset[str]:
         """The names of the parameters that have an effect in this configuration."""
         return frozenset(parameter.name for parameter in parameters(type(self)))
-
-    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """A problem with batches of ``count`` events of ``shape`` and its remedy, or None."""
-        return None
-
-    def decoupled(self) -> Self:
-        """The variant that treats each sample independently; by default the sampler itself."""
-        return self
-
-    def skip(self, sde: SDE) -> str | None:
-        """Why this sampler, with its components, does not support ``sde``, or None."""
-        return None
 
     def skip_model(self, model: ScoreModel) -> str | None:
         """Why this sampler, with its components, cannot use a model with what it knows, or None."""

@@ -59,10 +59,8 @@ class Step:
     def level(self, t: Scalar) -> Level:
         """The level at ``t``, as floats or tensors like those of the step."""
         like = self.now.alpha
-        if self.sde.form == "diagonal":
+        if self.sde.form == "diagonal" or not isinstance(like, Tensor):
             return self.sde.level_at(float(t), like)  # type: ignore[arg-type]
-        if not isinstance(like, Tensor):
-            return self.sde.float_level(float(t))
         t = torch.as_tensor(t, dtype=torch.float64)
         return Level(t, self.sde.alpha(t).to(like), self.sde.sigma(t).to(like))
 

@@ -260,11 +260,10 @@ def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:
 
     Times stay float64, so that labels are exact to the last index; alpha and sigma are rounded to the dtype of ``x``.
     """
-    level = sde.level(t)
-    return Level(expand(t, x), sde.row_coefficient(level.alpha, x), sde.row_coefficient(level.sigma, x))
+    return spread(sde, sde.level(t), x)
 
 
-def spread(level: Level, x: Tensor) -> Level:
+def spread(sde: SDE, level: Level, x: Tensor) -> Level:
     """A level of one value per row, in shapes that broadcast against ``x``; alpha and sigma in the dtype of ``x``."""
-    t, alpha, sigma = (expand(torch.as_tensor(value), x) for value in (level.t, level.alpha, level.sigma))
-    return Level(t, alpha.to(x.dtype), sigma.to(x.dtype))
+    alpha, sigma = (sde.row_coefficient(value, x) for value in (level.alpha, level.sigma))
+    return Level(expand(torch.as_tensor(level.t), x), alpha, sigma)

@@ -32,7 +32,27 @@ Past = tuple[Any, ...]
 """What a multistep method keeps of previous steps."""
 
 
-class Predictor(ABC):
+class Method(ABC):  # noqa: B024  # its subclasses have the abstract methods
+    """What acts on samples of a process: a predictor, a corrector, or a sampler with these as its components."""
+
+    serves: Collection[str] = ("scalar",)
+    """The forms of processes whose coefficients it can use."""
+    idle: bool = False  # whether it leaves the state unchanged
+
+    def skip(self, sde: SDE) -> str | None:
+        """Why it, with its components, does not support ``sde``, or None."""
+        return None
+
+    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
+        """A problem with batches of ``count`` events of ``shape`` and its remedy, or None."""
+        return None
+
+    def decoupled(self) -> Self:
+        """The variant that treats each sample independently; by default it itself."""
+        return self
+
+
+class Predictor(Method):
     """One reverse-time step ``step.now -> step.next``.
 
     ``order`` is the declared order of convergence: of the final state for a deterministic step, of the final
@@ -40,17 +60,10 @@ class Predictor(ABC):
     """
 
     order: float | None = 1.0
-    idle: bool = False  # whether it leaves the state unchanged
     grid: Grid | None = None
     """The default grid of a sampler with this predictor; None leaves the choice to the sampler."""
     stochastic: bool = True
     """Whether the step draws noise."""
-    serves: Collection[str] = ("scalar",)
-    """The forms of processes whose coefficients it can use."""
-
-    def skip(self, sde: SDE) -> str | None:
-        """Why this predictor does not support ``sde``, or None."""
-        return None
 
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
         """Why this predictor cannot take ``steps`` steps on ``grid`` with a supported ``sde``, or None."""
@@ -105,28 +118,12 @@ def rows_of_past(past: Any, rows: Tensor) -> Any:
     return type(past)(rows_of_past(part, rows) for part in past) if isinstance(past, list | tuple) else past
 
 
-class Corrector(ABC):
+class Corrector(Method):
     """MCMC steps that leave the marginal at ``step.now`` invariant as their size goes to zero."""
-
-    idle: bool = False  # whether it leaves the state unchanged
-    serves: Collection[str] = ("scalar",)
-    """The forms of processes whose coefficients it can use."""
-
-    def skip(self, sde: SDE) -> str | None:
-        """Why this corrector does not support ``sde``, or None."""
-        return None
 
     @abstractmethod
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
         """``x`` (B, ...) at ``step.now`` -> the corrected state and its mean, both like ``x``."""
-
-    def caveat(self, shape: tuple[int, ...], count: int) -> str | None:
-        """A problem with batches of ``count`` events of ``shape`` and its remedy, or None."""
-        return None
-
-    def decoupled(self) -> Self:
-        """The variant that treats each sample independently; by default the corrector itself."""
-        return self
 
     def shrunk(self, factor: float) -> Self | None:
         """The corrector with its step sizes divided by ``factor``, or None if it makes no step."""

@@ -25,6 +25,7 @@ class Independent:
         self.mean, self.std = MEAN[:entries], STD[:entries]
 
     def score(self, x: Tensor, level: Level) -> Tensor:
+        """The score at a level, with one alpha and sigma or one an entry."""
         score: Tensor = (level.alpha * self.mean - x) / ((level.alpha * self.std) ** 2 + level.sigma**2)
         return score
 
@@ -36,9 +37,7 @@ class Score(ScoreModel):
         self.data, self.sde, self.shape = data, sde, (len(data.mean),)
 
     def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        if self.sde.form == "blocks":
-            return self.sde.score_of(self.data, x, level)
-        return self.data.score(x, level)
+        return self.sde.score_of(self.data, x, level) if self.sde.form == "blocks" else self.data.score(x, level)
 
 
 class _Probe:

@@ -40,18 +40,19 @@ class Candidate:
     entry: Entry
     params: Mapping[str, Any] = attrs.field(factory=dict)
     level: Depth = "full"
-    outcomes: dict[str, Result] = attrs.field(factory=dict, init=False)
-    """The results of the checks so far, by name."""
+    outcomes: dict[str, Result] = attrs.field(factory=dict, init=False)  # the results of the checks so far, by name
     trying: str = attrs.field(default="", init=False)
     """The variant and the counterpart of the running check, which its failure names; empty between trials."""
     cached: dict[Hashable, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def full(self) -> bool:
+        """Whether to try every combination."""
         return self.level == "full"
 
     @property
     def kind(self) -> str:
+        """The plural name of its kind."""
         return self.entry.row.kind
 
     @property
@@ -151,10 +152,8 @@ class Candidate:
         return found
 
     def counterpart(self, entry: Entry, *, shipped: bool = True) -> str | None:
-        """Return the name of an entry to combine this one with: of its own distribution, or ``shipped``; else None.
-
-        Another third party's component is no counterpart: this one would be blamed for its faults.
-        """
+        """Return the name of an entry to combine this one with: of its own distribution, or ``shipped``; else None."""
+        # Not that of another third party: this one would be blamed for its faults.
         known = shipped if entry.owner == OURS else entry.owner == self.entry.owner
         return self.registry.shown_name(entry) if known else None
 

@@ -90,9 +90,8 @@ def does_not_depend_on_the_batch(candidate: Candidate) -> None:
 def guides_by_bayes_rule(candidate: Candidate) -> None:
     """For a condition by a target's components, the guided score is that of the events with the same labels.
 
-    For x = alpha x_0 + sigma eps with x_0 from the target, and the labels y of ``observe``, score(x | y) + eps / sigma
-    is uncorrelated with every function of x and y. Where all events share y, x_0 must be drawn given y: it is weighted
-    by the responsibility of component y.
+    For x = alpha x_0 + sigma eps and the labels y of ``observe``, score(x | y) + eps / sigma is uncorrelated with every
+    function of x and y. Where all events share y, x_0 is weighted by the responsibility of component y.
     """
     observed = candidate.component.observe(_events(_shape(candidate)))
     target, labels = getattr(candidate.component, "target", None), getattr(observed, "labels", None)

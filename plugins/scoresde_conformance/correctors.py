@@ -16,7 +16,7 @@ from torch import Tensor
 from scoresde_core import SDE, Schedule, Step
 from .candidate import Candidate, Skip
 from .counterparts import pairs, served
-from .exact import Silent, Watched, gaussian, times_between
+from .exact import Scaled, Watched, gaussian, times_between
 from .expect import is_zero
 from .steps import are_like
 
@@ -85,6 +85,6 @@ def shrinks_its_steps(candidate: Candidate) -> None:
 def survives_a_silent_score(candidate: Candidate) -> None:
     """A score of zero, as of an untrained network, gives a finite state."""
     for corrector, sde in pairs(candidate):
-        x = torch.randn(4, 6)
-        state, mean = corrector.correct(x, _steps(sde)[1], Silent(sde), partial(torch.randn_like, x))
+        x, silent = torch.randn(4, 6), Scaled(gaussian(event=(6,)), 0.0, sde)
+        state, mean = corrector.correct(x, _steps(sde)[1], silent, partial(torch.randn_like, x))
         are_like(x, state, mean, "where the score is zero")

@@ -28,9 +28,8 @@ def pairs(
 ) -> Iterator[tuple[Any, SDE]]:
     """Yield every variant of the component with the first SDE, and the component itself with every SDE.
 
-    Combinations refused by its own ``skip``, or another, are left out. ``crossed`` checks combine every variant with
-    every SDE at the full level. The quick level omits the SDEs that ship with scoresde, unless the component refuses
-    all others, so that it does not take longer with every new SDE.
+    Combinations refused by its own ``skip``, or another, are left out. ``crossed`` checks combine all at full level.
+    The quick level omits the SDEs that ship with scoresde, whose number grows, unless the component refuses all others.
     """
     refusal, served = skip or (lambda component, sde: component.skip(sde)), False
     for shipped in (True,) if candidate.full else (False, True):

@@ -13,11 +13,11 @@ from math import prod
 import attrs
 import torch
 from torch import Tensor
-from scoresde_core import Estimate, Evaluator, Level, Metric, ScoreModel, Target
+from scoresde_core import Estimate, Evaluator, Metric, ScoreModel, Target
 from scoresde_run import Evidence, Features
 from scoresde_run.results.certainty import difference, quantile
 from .candidate import Candidate, Skip, first_accepted, kept
-from .exact import FlowSampler, Mixture, Watched, gaussian
+from .exact import FlowSampler, Mixture, Scaled, Watched, gaussian
 from .expect import near, some
 
 SIZE, FEW = 512, 128
@@ -51,15 +51,6 @@ def _target(candidate: Candidate) -> Target:
 
 def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None) -> Evidence:
     return Evidence(samples, seed, target=target, model=model or Watched(target), sampler=FlowSampler())
-
-
-class _Scaled(Watched):
-    def __init__(self, target: Target, factor: float) -> None:
-        super().__init__(target)
-        self.factor = factor
-
-    def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        return self.factor * super().evaluate(x, level)
 
 
 def _metrics(
@@ -104,7 +95,7 @@ def _series(candidate: Candidate) -> ByName:
     if candidate.component.judges == "samples":
         worse = [_metrics(candidate, target, samples + shift * spread) for shift in SHIFTS]
     else:
-        worse = [_metrics(candidate, target, samples, model=_Scaled(target, factor)) for factor in FACTORS]
+        worse = [_metrics(candidate, target, samples, model=Scaled(target, factor)) for factor in FACTORS]
     return _by_name(chain(_at_exact(candidate), *worse))
 
 
@@ -266,7 +257,7 @@ def survives_nan(candidate: Candidate) -> None:
     target = _target(candidate)
     judged: list[tuple[str, float, ScoreModel | None]] = [(f"samples with {v}", v, None) for v in (math.nan, math.inf)]
     if candidate.component.judges == "model":
-        judged = [("a score of NaN", 0.0, _Scaled(target, math.nan))]
+        judged = [("a score of NaN", 0.0, Scaled(target, math.nan))]
     for what, fill, model in judged:
         samples = _draws(target, FEW)
         samples[0] += fill

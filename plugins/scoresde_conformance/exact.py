@@ -155,6 +155,17 @@ class Watched(ExactScore):
         return super().evaluate_denoised(x, level)
 
 
+class Scaled(Watched):
+    """The exact score times a factor; 0 gives the score of an untrained network."""
+
+    def __init__(self, target: Any, factor: float, sde: SDE | None = None) -> None:
+        super().__init__(target, sde)
+        self.factor = factor
+
+    def evaluate(self, x: Tensor, level: Level) -> Tensor:
+        return self.factor * super().evaluate(x, level)
+
+
 @attrs.frozen
 class FlowSampler(Sampler):
     """Euler steps of the probability flow, evenly spaced in log(sigma / alpha), and a final denoising."""
@@ -226,26 +237,13 @@ class PlainSampler(Sampler):
         return attrs.evolve(self, corrector=self.corrector.decoupled())
 
 
-class Silent(ScoreModel):
-    """A score of zero everywhere, as of an untrained network."""
-
-    def __init__(self, sde: SDE, shape: tuple[int, ...] = ()) -> None:
-        self.sde, self.shape = sde, shape
-
-    def evaluate(self, x: Tensor, level: Level) -> Tensor:
-        return torch.zeros_like(x)
-
-
 def directions_of(target: Target, count: int = 8) -> Tensor:
     """Return (count, D) random unit vectors, float64, for moments of all coordinates at once."""
     return torch.nn.functional.normalize(torch.randn(count, prod(target.shape), dtype=torch.float64))
 
 
 def times_between(sde: SDE, steps: int, last: float = 0.5) -> Tensor:
-    """Return (steps + 1,) times from t_signal to where sigma / alpha is ``last`` or least, evenly spaced in its log.
-
-    Such a grid resolves an SDE with a wide range of noise as well as one without.
-    """
+    """Return (steps + 1,) times from t_signal to where sigma / alpha is ``last`` or least, evenly spaced in its log."""
     ends = torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64)
     first, lowest = sde.log_noise_ratio(ends).tolist()
     wanted = torch.linspace(first, max(math.log(last) if last else lowest, lowest), steps + 1, dtype=torch.float64)

@@ -47,8 +47,7 @@ def _events(candidate: Candidate, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def says_which_shapes_it_takes(candidate: Candidate) -> None:
     """``build`` gives a module, or a ValueError with the reason why it refuses a shape."""
-    taken = _built(candidate)[0]
-    for shape in ((), *SHAPES[: SHAPES.index(taken)]):
+    for shape in ((), *SHAPES[: SHAPES.index(_built(candidate)[0])]):
         reason = refusal(candidate.component.build, shape)
         assert reason is None or reason.strip(), f"build refuses events of shape {shape} without a reason"
 
@@ -72,8 +71,7 @@ def treats_every_row_by_itself(candidate: Candidate) -> None:
     together, again = _ask(candidate, x, t), _ask(candidate, x, t)
     assert torch.equal(together, again), "the module gives another answer the second time in evaluation mode"
     alone = torch.cat([_ask(candidate, x[k : k + 1], t[k : k + 1]) for k in range(ROWS)])
-    most = 1e-4 * float(together.abs().max())
-    agree(alone, together, most, "an event's answer alone and in a batch differs by")
+    agree(alone, together, 1e-4 * float(together.abs().max()), "an event's answer alone and in a batch differs by")
 
 
 @torch.no_grad()

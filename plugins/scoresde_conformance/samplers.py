@@ -22,10 +22,7 @@ BIAS = 0.01  # allowed bias of samples without a statistical error, in standard 
 
 
 def short(candidate: Candidate, **parts: Any) -> Sampler:
-    """Return the sampler with few steps, or with its class's ``coarse`` parameters, unless the caller gave them.
-
-    It is used where only bookkeeping is checked.
-    """
+    """Return the sampler with few steps, or with its class's ``coarse`` parameters, unless the caller gave them."""
     names = {p.name for p in parameters(candidate.cls)}
     coarse = {"steps": FEW} if "steps" in names else getattr(candidate.cls, "coarse", {})
     given = {name: value for name, value in coarse.items() if name not in candidate.params}

@@ -106,6 +106,7 @@ class Case:
 
     @property
     def id(self) -> str:
+        """``kind:name:check``."""
         return f"{self.candidate.kind}:{self.candidate.name}:{self.check.__name__}"
 
     def run(self) -> Result:
@@ -143,6 +144,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The name of the check."""
         return self.check.__name__
 
     def _told(self, sentence: str) -> str:

@@ -135,8 +135,7 @@ def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:
 def usable_order(step: Step, past: int, wanted: int, *, lower_final: bool = False) -> int:
     """Return the order of this step: at most ``wanted`` and the length of the past, and 1 in a step to the data.
 
-    With ``lower_final`` it is also at most the number of steps left, this one included: the last step is of order 1,
-    the one before it of order 2. Whether and when to do so is part of each method.
+    With ``lower_final`` it is also at most the number of steps left, this one included: the last step is of order 1.
     """
     order = min(wanted, past)
     if lower_final:

@@ -21,6 +21,7 @@ class Format:
     what: str
 
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write ``tensors`` and ``metadata``; raise FileError if the file cannot be written."""
         ready = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         about = {"format": self.name, "version": str(self.version), **metadata}
         files.write(Path(path), save(ready, {**about, DIGEST: of_tensors(ready, about)}))

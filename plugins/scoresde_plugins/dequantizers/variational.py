@@ -41,10 +41,8 @@ class VariationalDequantizer(Dequantizer):
     example: ClassVar = staticmethod(_example)
 
     checkpoint: str = param(help="folder of a train-dequantizer run, or of a model")
-    model: Path = attrs.field(init=False, repr=False)
-    """The model's own folder: for a run, the newest."""
-    digest: str = attrs.field(init=False)
-    """The digest of its weights, which determine the results, unlike their path."""
+    model: Path = attrs.field(init=False, repr=False)  # the model's own folder: for a run, the newest
+    digest: str = attrs.field(init=False)  # the digest of its weights, which determine the results, unlike their path
 
     def __attrs_post_init__(self) -> None:
         found = checkpoint.read(Path(self.checkpoint))

@@ -34,6 +34,7 @@ class Comparison(Evaluator):
         return few if evidence.count < self.smallest else None
 
     def truth(self, evidence: Evidence) -> Reference | None:
+        """The reference to compare the samples with."""
         return evidence.reference
 
     @abstractmethod
@@ -152,6 +153,7 @@ class EventReference(Reference):
         return len(self.events) // self.size
 
     def stored(self, which: int = 0) -> Tensor:
+        """Return the events of a set as they are stored."""
         return self.events[self.rows(which)]
 
     def rows(self, which: int = 0) -> Tensor:
@@ -191,6 +193,7 @@ class Origin:
         return few if size < count else None
 
     def whole(self, device: torch.device | str) -> EventSet:
+        """Return all events, in their stored order."""
         size, label = len(self.events()), (repr(self.dataset), self.split)
         return EventSet(label, size, self.events, self.reference(size, 0, device))
 
@@ -218,9 +221,11 @@ class DataReference:
 
     @property
     def origin(self) -> Origin | None:
+        """The split of the data set, if one is given."""
         return None if self.reference is None else Origin(self.reference, self.split)
 
     def prepare(self) -> None:
+        """Read the data set, so that a missing one is an error here."""
         if self.origin is not None:
             self.origin.events()
 

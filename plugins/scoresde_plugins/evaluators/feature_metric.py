@@ -160,6 +160,7 @@ class FeatureMetric(DataReference, Evaluator):
 
     @property
     def extraction(self) -> Extraction:
+        """How events become features."""
         return Extraction(self.features, self.rounding if self.features.images else None, self.batch_size)
 
     def reads(self, evidence: Evidence) -> list[tuple[Extraction, EventSet]]:
@@ -170,9 +171,11 @@ class FeatureMetric(DataReference, Evaluator):
         return {"protocol": self.protocol(evidence)}
 
     def seen(self, events: EventSet, evidence: Evidence, keep: bool = True) -> Iterable[Features]:
+        """Return the features of a set, batch by batch."""
         return features(self.extraction, events, evidence, keep)
 
     def check_width(self, width: int, of_reference: int) -> None:
+        """Raise FileError if the reference has another number of features."""
         if width != of_reference:
             raise FileError(
                 f"{self.statistics} has {of_reference} features per event, {self.features.name} gives {width}: "

@@ -24,7 +24,7 @@ from scoresde_core import Estimate, Metric, param
 from scoresde_core.noise import key
 from scoresde_run import EventSet, Evidence, Features
 from .feature_metric import FeatureMetric, samples
-from .moments import root
+from .moments import root, squared_w2
 from .statistics_file import FeatureMoments, Statistics, merged
 
 NOTABLE = 0.1  # the share of the value from which the bias causes a warning
@@ -36,18 +36,14 @@ class Centre:
     """A Gaussian to which distances are taken; the root of its covariance is computed once."""
 
     def __init__(self, moments: FeatureMoments, without: Sequence[FeatureMoments] = ()) -> None:
-        covariance = moments.covariance.double()
-        self.mean, self.trace, self.root = moments.mean.double(), float(covariance.trace()), root(covariance)
+        self.mean, self.root = moments.mean.double(), root(moments.covariance.double())
         self.without = [Centre(part) for part in without]
         """Where it is of random draws: the same without each range of them in turn."""
 
     def distance(self, moments: FeatureMoments) -> float:
         """Return d^2 to the Gaussian with these moments, in float64; covariances may be singular."""
-        covariance = moments.covariance.double().to(self.root.device)
-        product = self.root @ covariance @ self.root
-        values = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0)
-        offset = (moments.mean.double().to(self.mean.device) - self.mean).square().sum()
-        return float(offset + covariance.trace() + self.trace - 2 * values.sqrt().sum())
+        mean, covariance = (part.double().to(self.root.device) for part in (moments.mean, moments.covariance))
+        return squared_w2(mean - self.mean, covariance, self.root)
 
 
 @attrs.frozen

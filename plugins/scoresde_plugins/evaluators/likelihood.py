@@ -77,8 +77,7 @@ class _AgainstTruth(Evaluator):
             return [self.metric(self.name, Estimate(math.nan, math.nan))]
         if evidence.units is not None:
             found = found - evidence.units.log_volume(tuple(x.shape[1:]))
-        gap = self.sign * (found - truth) / (x[0].numel() * math.log(2))
-        return [self.metric(self.name, mean_of(gap))]
+        return [self.metric(self.name, mean_of(self.sign * (found - truth) / (x[0].numel() * math.log(2))))]
 
 
 @attrs.frozen

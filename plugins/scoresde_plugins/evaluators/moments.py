@@ -54,6 +54,13 @@ def root(cov: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt() @ vectors.T  # type: ignore[no-any-return]
 
 
+def squared_w2(offset: Tensor, cov: Tensor, half: Tensor) -> float:
+    """W2^2 of Gaussians with means ``offset`` apart and covariances ``cov`` and half^2, which may be singular."""
+    product = half @ cov @ half
+    sizes = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt()
+    return float(offset.square().sum() + cov.trace() + half.square().sum() - 2 * sizes.sum())
+
+
 def gaussian_w2(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """Return W2 of N(mean1, cov1) and N(mean2, cov2) in data units; means (D,), covariances (D, D), may be singular."""
     root1, root2 = root(cov1.double()), root(cov2.double())
@@ -95,17 +102,9 @@ class Moments(Comparison):
         squared = offset.square().sum() + lengths.sum() + cov.trace() - 2 * sizes.sum()
         influence = 2 * math.sqrt(n - 1) * (centred @ offset) + (n - 1) * (lengths - along)
         distance = math.sqrt(max(float(squared), 0.0))
-        halves = [_squared(x[chosen], mean, half) for chosen in balanced_halves(n, 4)]
+        parts = (x[chosen] for chosen in balanced_halves(n, 4))
+        halves = [squared_w2(part.mean(0) - mean, part.T.cov().reshape_as(half), half) for part in parts]
         return Estimate(distance, root_error(float(influence.std()) / math.sqrt(n), sum(halves) / len(halves)), n - 1)
-
-
-def _squared(x: Tensor, mean: Tensor, half: Tensor) -> float:
-    """Return W2^2 of the moments of ``x`` (n, D) and those of N(mean, half^2)."""
-    n, offset = len(x), x.mean(0) - mean
-    mapped = (x - x.mean(0)) @ half / math.sqrt(n - 1)
-    sizes = torch.linalg.eigvalsh(mapped.T @ mapped).clamp_min(0).sqrt()
-    squares = offset.square().sum() + x.var(0).sum() + half.square().sum()
-    return float(squares - 2 * sizes.sum())
 
 
 @attrs.frozen
@@ -158,10 +157,7 @@ class Affine:
     like: Tensor
 
     def law(self) -> GaussianLaw | str:
-        """Return the law of the samples, or the reason why there is none.
-
-        This takes 1 + D (K + 1) rows for K draws, and a few more for the test.
-        """
+        """Return the law of the samples, from 1 + D (K + 1) rows for K draws, or the reason why there is none."""
         size, keys = math.prod(self.model.shape), dict[object, int]()
         found, rows = [], range(1 + size)
         while rows:

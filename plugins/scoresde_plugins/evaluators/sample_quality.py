@@ -31,11 +31,8 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 def by_subsets(x: Tensor, y: Tensor, size: int) -> Estimate:
-    """Return the mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over the subsets.
-
-    With fewer than ten subsets of this size the subsets are made smaller: the estimate is unbiased at any size.
-    """
-    size = min(size, len(x) // FEWEST)
+    """The mean over disjoint subsets of ``size`` rows of both (n, D), and its standard error over the subsets."""
+    size = min(size, len(x) // FEWEST)  # the estimate is unbiased at any size
     count = len(x) // size
     blocks = [polynomial_mmd(x[i * size : (i + 1) * size], y[i * size : (i + 1) * size]) for i in range(count)]
     return mean_of(torch.stack(blocks))

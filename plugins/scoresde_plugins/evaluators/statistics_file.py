@@ -45,11 +45,11 @@ class FeatureMoments:
 
     count: int | None
     mean: Tensor
-    m2: Tensor
-    """With ``count=None``, the covariance."""
+    m2: Tensor  # with ``count=None``, the covariance
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureMoments:
+        """Return the moments of a batch (n, D)."""
         x = features.double()
         mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
         centred = x - mean
@@ -57,13 +57,16 @@ class FeatureMoments:
 
     @classmethod
     def none(cls, dimensions: int, device: torch.device | str = "cpu") -> FeatureMoments:
+        """Return the moments of no features, from which a sum starts."""
         return cls.of(torch.zeros(0, dimensions, dtype=torch.float64, device=device))
 
     @property
     def covariance(self) -> Tensor:
+        """The unbiased covariance (D, D), M2 / (n - 1)."""
         return self.m2 if self.count is None else self.m2 / (self.count - 1)
 
     def merge(self, other: FeatureMoments) -> FeatureMoments:
+        """Return the moments of both sets together."""
         if self.count is None or other.count is None:
             raise ValueError("moments of an unknown number of features cannot be merged")
         n = self.count + other.count
@@ -119,6 +122,7 @@ class Statistics:
         return self.features[order(seed, 0, len(self.features))[:count]]
 
     def check(self, asked: Mapping[str, Any]) -> None:
+        """Raise FileError if an extractor of another protocol made them."""
         made = self.report.get("protocol")
         if made is not None and made != json.loads(json.dumps(dict(asked))):
             raise FileError(
@@ -127,16 +131,14 @@ class Statistics:
             )
 
     def described(self) -> dict[str, Any]:
+        """Return the file, its hash and its report, for a result row."""
         return {"statistics": str(self.path), "sha256": _hash(self), **self.report}
 
 
 def write(
     path: Path, moments: FeatureMoments, features: Tensor | None, report: Mapping[str, Any], asked: str = ""
 ) -> None:
-    """Write statistics to a file; raise FileError if they are invalid, as with features that are not finite.
-
-    ``asked`` is the request of the command.
-    """
+    """Write statistics, and the command's request ``asked``, to a file; FileError if they are invalid, as with NaN."""
     try:
         _check(moments, features, ("mean", "m2", "features"))
     except _Fault as error:

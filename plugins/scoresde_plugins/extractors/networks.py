@@ -48,9 +48,11 @@ class PublishedNetwork(Extractor):
         return f"{self.name} reads images of 1 or 3 channels, and these events have shape {tuple(shape)}"
 
     def url(self) -> str:
+        """Return the address of the weights."""
         return self.address
 
     def build(self, state: io.BytesIO) -> Any:
+        """Return torch-fidelity's network with the weights in a file."""
         module, name, *outputs = self.network
         made = getattr(import_module(f"torch_fidelity.{module}"), name)
         return made(self.name, outputs, feature_extractor_weights_path=state)
@@ -104,6 +106,7 @@ class PublishedNetwork(Extractor):
         return cached
 
     def files(self) -> list[Path]:
+        """Return the file of the weights."""
         return [self._place()]
 
     def _place(self) -> Path:
@@ -253,6 +256,7 @@ class Classifier(Extractor):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the training images."""
         return tuple(json.loads(self._stored[1]["shape"]))
 
     @property

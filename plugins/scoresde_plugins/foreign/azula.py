@@ -26,8 +26,7 @@ class AzulaSampler(ForeignSampler):
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         with keyed(noise):
-            found: Tensor = self._made(model, x, observe)(x)
-        return found
+            return self._made(model, x, observe)(x)  # type: ignore[no-any-return]
 
     def check(self, sde: SDE) -> None:
         self._made(ScoreModel, torch.zeros(1))
@@ -41,16 +40,14 @@ class AzulaSampler(ForeignSampler):
 
 
 class Denoiser(nn.Module):
-    """A score model as a denoiser of azula, whose time 0 is t_min and 1 the end of the signal.
-
-    It calls ``observe`` at every evaluation, since the library's loop has no callback.
-    """
+    """A score model as a denoiser of azula, whose time 0 is t_min and 1 the end of the signal; it calls ``observe``."""
 
     def __init__(self, model: ScoreModel, observe: Observer | None) -> None:
         super().__init__()
         self.model, self.observe, self.calls = model, observe, 0
 
     def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at their time."""
         sde, time = self.model.sde, self._time(t)
         return sde.alpha(time).to(t.dtype), sde.sigma(time).to(t.dtype)
 

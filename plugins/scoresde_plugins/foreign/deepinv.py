@@ -42,8 +42,7 @@ class DeepinvSampler(ForeignSampler):
         reverse, sampler = self._made(model.sde, denoiser, x.device)
         start = reverse.scale_t(reverse.T) * reverse.sigma_t(reverse.T) / model.sde.prior.std
         with keyed(noise):
-            found: Tensor = sampler(x.to(reverse.dtype) * start)
-        return found.to(x.dtype)
+            return sampler(x.to(reverse.dtype) * start).to(x.dtype)  # type: ignore[no-any-return]
 
     def check(self, sde: SDE) -> None:
         if noise_ratios(sde)[0] == float("inf") and self.diffusion != "FlowMatching":

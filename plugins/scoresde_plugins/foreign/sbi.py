@@ -32,8 +32,7 @@ class SbiSampler(ForeignSampler):
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         with keyed(noise):
-            found: Tensor = self._made(_Potential(model, observe, x), model.sde, x)()
-        return found
+            return self._made(_Potential(model, observe, x), model.sde, x)()  # type: ignore[no-any-return]
 
     def check(self, sde: SDE) -> None:
         if self.method == "ode" and self.correction:

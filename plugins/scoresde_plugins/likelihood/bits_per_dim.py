@@ -121,10 +121,12 @@ class Measurement:
 
     @property
     def bits(self) -> BitsPerDim:
+        """The measured bits."""
         return BitsPerDim(self.values)
 
     @property
     def exact(self) -> BitsPerDim | None:
+        """The true bits."""
         return None if self.truth is None else BitsPerDim(self.truth)
 
     @property

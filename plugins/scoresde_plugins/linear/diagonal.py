@@ -18,7 +18,7 @@ from attrs.validators import min_len
 from torch import Tensor
 from scoresde_core import param
 from scoresde_core.frame import Basis, rotate
-from scoresde_core.sde import SDE, Form, GaussianPrior, Level
+from scoresde_core.sde import SDE, Form, Level
 from scoresde_core.shapes import expand
 from ..song2021.sdes import VPSDE, SubVPSDE
 from ..targets.mixture import MixtureOfFactorAnalysers
@@ -44,13 +44,7 @@ class DiagonalSDE(SDE):
 
     def log_noise_ratio(self, t: Tensor) -> Tensor:
         """The mean of log(sigma / alpha) over an event: the clock of grids, which must rise with t."""
-        ratio = self.sigma(t).log() - self.alpha(t).log()
-        return ratio.flatten(t.ndim).mean(-1)
-
-    @property
-    def prior(self) -> GaussianPrior:
-        end = self.sigma(torch.tensor(self.t_max, dtype=torch.float64, device="cpu"))
-        return GaussianPrior(std=end.unsqueeze(0))
+        return super().log_noise_ratio(t).flatten(t.ndim).mean(-1)
 
     def skip_target(self, target: Any) -> str | None:
         if hasattr(target, "as_mixture"):

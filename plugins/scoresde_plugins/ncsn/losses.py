@@ -49,7 +49,7 @@ class DiscreteLoss(Loss):
         model, x = in_frame(model, x)
         u = draws.uniform(stratified=self.stratified)
         t = (u * self.scales).floor().clamp_max(self.scales - 1) / (self.scales - 1)
-        level = spread(sde.discrete_level(t, self.scales), x)
+        level = spread(sde, sde.discrete_level(t, self.scales), x)
         return denoising_error(model, level, x, draws.normal(x), self.reduction)
 
 

@@ -26,8 +26,7 @@ class NetworkClassifier(NoisyClassifier):
     scale: float = 1.0
     shift: float = 0.0
     autocast: torch.dtype | None = None
-    sde: Any = None
-    """The process that it is trained under; a guide needs none."""
+    sde: Any = None  # the process that it is trained under; a guide needs none
 
     def log_probabilities(self, x: Tensor, level: Level) -> Tensor:
         ratio = per_row(level.sigma / level.alpha, x) * self.scale

@@ -72,8 +72,7 @@ def geometric(first: float, last: float, count: int) -> Tensor:
 
 def scaled_uniform_(weight: Tensor, scale: float = 1.0) -> Tensor:
     """Fill ``weight`` (out, in, ...) with this law, in place, and return it."""
-    receptive = math.prod(weight.shape[2:])
-    mean_fan = (weight.shape[0] + weight.shape[1]) * receptive / 2
+    mean_fan = (weight.shape[0] + weight.shape[1]) * math.prod(weight.shape[2:]) / 2
     bound = math.sqrt(3 * (scale or SMALLEST_SCALE) / mean_fan)
     return nn.init.uniform_(weight, -bound, bound)
 
@@ -98,10 +97,7 @@ def dense(in_features: int, out_features: int) -> nn.Linear:
 
 
 def group_norm(channels: int, min_group: int = 4) -> nn.GroupNorm:
-    """Return GroupNorm with 32 groups, or fewer if a group would have less than ``min_group`` channels; eps 1e-6.
-
-    Raises ``ValueError`` if the groups do not divide the channels.
-    """
+    """GroupNorm with 32 groups, or fewer of at least ``min_group`` channels; ``ValueError`` if they do not divide."""
     groups = min(channels // min_group, 32)
     if groups < 1 or channels % groups:
         raise ValueError(

@@ -42,6 +42,7 @@ class ModuleNetwork(Network):
 
     @staticmethod
     def example(_: Path) -> dict[str, Any]:
+        """Parameters for the conformance suite."""
         found = {"target": f"{__name__}:in_the_plane", "shape": [2]}
         ModuleNetwork(target=found["target"]).trust()  # type: ignore[arg-type]
         return found

@@ -69,10 +69,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class ConditionalInstanceNormPlus(nn.Module):
-    """InstanceNorm++ with a set of coefficients for each of ``scales`` noise levels.
-
-    Each row of the weight of ``embed`` is (gamma, alpha, beta), of ``channels`` values each.
-    """
+    """InstanceNorm++ with a row (gamma, alpha, beta) of coefficients for each of ``scales`` noise levels."""
 
     def __init__(self, channels: int, scales: int) -> None:
         super().__init__()

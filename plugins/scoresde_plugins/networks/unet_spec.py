@@ -74,6 +74,7 @@ class ImageUNet(KnowingNetwork):
         return geometric(self.sigma_max, self.sigma_min, self.scales)
 
     def check_size(self, sides: Sequence[int]) -> None:
+        """Raise ``ValueError`` for images that the levels cannot halve."""
         step = 2 ** (len(self.ch_mult) - 1)
         if any(side % step for side in sides):
             size, padded = ("x".join(map(str, each)) for each in (sides, [-(-side // step) * step for side in sides]))

@@ -45,8 +45,7 @@ class ClassificationLoss(Loss):
         sde = model.sde
         level = level_of(sde, self.t_min + draws.uniform(stratified=self.stratified) * (sde.t_max - self.t_min), x)
         perturbed = combine(level.alpha, x, level.sigma, draws.normal(x))
-        chosen = model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1))
-        return -chosen.squeeze(1)
+        return -model.log_probabilities(perturbed, level).gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()

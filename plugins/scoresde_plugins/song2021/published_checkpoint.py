@@ -152,10 +152,7 @@ def _table(theirs: Tensor, ours: Tensor) -> Tensor:
 def _averages(
     found: dict[str, Tensor] | list[Tensor], trained: Mapping[str, Tensor], order: list[str], unread: set[str]
 ) -> dict[str, Tensor]:
-    """Return the averages of the ``trained`` parameters by name; a list is in the ``order`` of the file.
-
-    The file also has averages of ``unread`` names.
-    """
+    """Averages of the ``trained`` parameters by name; a list has the ``order`` of the file, and ``unread`` names."""
     if isinstance(found, list):
         if len(found) != len(order):
             message = f"it has {len(found)} averaged weights for {len(order)} trained parameters"

@@ -51,6 +51,7 @@ class VESDE(TabulatedSDE):
 
     @property
     def log_ratio(self) -> float:
+        """log(sigma_max / sigma_min)."""
         return math.log(self.sigma_max / self.sigma_min)
 
     @property
@@ -111,6 +112,7 @@ class LinearBetaSDE(SDE):
         return GaussianPrior()
 
     def beta(self, t: Tensor) -> Tensor:
+        """beta_min + t (beta_max - beta_min)."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Tensor) -> Tensor:
