@@ -71,9 +71,8 @@ class Frame:
         assert self.centre is not None
         assert self.y is not None
         if self.y.shape != x.shape:
-            raise ValueError(
-                f"y has shape {tuple(self.y.shape)}, the state {tuple(x.shape)}: give one y a sample, like the events"
-            )
+            why = f"y has shape {tuple(self.y.shape)}, the state {tuple(x.shape)}: give one y a sample, like the events"
+            raise ValueError(why)
         if isinstance(t, Tensor) and t.ndim:
             return expand(self.centre(t), x).to(x.dtype) * self.y.to(x)
         return float(self.centre(torch.as_tensor(t, dtype=torch.float64, device="cpu"))) * self.y.to(x)

@@ -49,9 +49,8 @@ def declare(kind: Kind) -> None:
     """Add a kind to the table; :class:`PluginError` if its plural or singular name is taken."""
     for known in KINDS.values():
         if known != kind and {known.name, known.singular} & {kind.name, kind.singular}:
-            raise PluginError(
-                f"the kind {kind.name!r} of {kind.contract} has a name that {known.contract} has: rename it"
-            )
+            why = f"the kind {kind.name!r} of {kind.contract} has a name that {known.contract} has: rename it"
+            raise PluginError(why)
     KINDS[kind.name] = kind
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .components import parameters
 from .errors import UsageError
 from .noise import Noise
-from .score import ScoreModel
+from .score import ScoreModel, in_batches
 from .sde import SDE
 from .steps import Method, unserved
 
@@ -79,17 +79,14 @@ def sample(
     if reason := skip(sampler, model.sde, model.shape) or sampler.skip_model(model):
         raise UsageError(reason)
     whole, model = model, model.informed(n, seed, first).framed()
-    size, parts = min(batch_size or n, n), []
-    before, started = (whole.rows, whole.calls), now(device)
-    for start in range(0, n, size):
-        count = min(size, n - start)
-        noise = Noise(seed, model.shape, count, start=first + start, device=device, dtype=dtype)
-        known = model if count == n else model.select(torch.arange(start, start + count))
+    before, started, parts = (whole.rows, whole.calls), now(device), []
+    for start, known, index in in_batches(model, torch.arange(n), batch_size):
+        noise = Noise(seed, model.shape, len(index), start=first + start, device=device, dtype=dtype)
         frame = known.sde.frame
         if latent is None:
             x = known.sde.prior.from_noise(noise.draw("prior", "prior"))
         else:
-            x = latent[start : start + count].to(device=device, dtype=dtype)
+            x = latent[start : start + len(index)].to(device=device, dtype=dtype)
             x = frame.enter(x, known.sde.t_max) if frame else x
         x = sampler.run(x, known, noise, observe)
         parts.append(frame.drop(x) if frame else x)

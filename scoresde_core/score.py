@@ -14,7 +14,7 @@ NFE is ``rows`` over samples, so a sample that needs no further evaluation costs
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import Any, Self
 
@@ -253,6 +253,14 @@ def in_frame(model: ScoreModel, x: Tensor) -> tuple[ScoreModel, Tensor]:
     """A model and clean events ``x`` in the frame of the process, where losses are written."""
     frame = model.sde.frame
     return (model, x) if frame is None else (model.framed(), frame.lift(x))
+
+
+def in_batches(model: ScoreModel, x: Tensor, size: int | None) -> Iterator[tuple[int, ScoreModel, Tensor]]:
+    """Batches of ``size`` (None: all) of ``x`` (n, ...): the index of the first event, the model, the events."""
+    for start in range(0, len(x), size or len(x)):
+        part = x[start : start + (size or len(x))]
+        whole = len(part) == len(x)
+        yield start, model if whole else model.select(torch.arange(start, start + len(part))), part
 
 
 def level_of(sde: SDE, t: Tensor, x: Tensor) -> Level:

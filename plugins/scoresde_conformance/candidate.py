@@ -68,10 +68,8 @@ class Candidate:
     def component(self) -> Any:
         """The component, built from its parameters; :class:`Skip` if it needs some that were not given."""
         if self.needs:
-            raise Skip(
-                f"{', '.join(self.needs)} is required: check '{self.entry.row.name}[{self.needs[0]}=...]', "
-                f"or give the class an example = {{{self.needs[0]!r}: ...}}"
-            )
+            why = f"{', '.join(self.needs)} is required: check '{self.entry.row.name}[{self.needs[0]}=...]'"
+            raise Skip(f"{why}, or give the class an example = {{{self.needs[0]!r}: ...}}")
         return self.build()
 
     @property

@@ -44,9 +44,8 @@ class CheckCommand(Command):
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         if arguments.name is not None and arguments.dist is not None:
-            raise UsageError(
-                f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
-            )
+            why = f"NAME and --dist are both given: use the name {arguments.dist}:{arguments.name}, or omit NAME"
+            raise UsageError(why)
         from .suite import candidates, cases
 
         broken = _not_loaded(registry, arguments)

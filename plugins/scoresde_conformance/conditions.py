@@ -34,9 +34,8 @@ def imposing_twice_changes_nothing(candidate: Candidate) -> None:
     x = _events(shape, "state")
     once = observed.impose(x, DATA)
     if not observed.acts_on_state:
-        assert torch.equal(once, x), (
-            "it declares acts_on_state = False, so samplers may omit impose, but impose changes states"
-        )
+        told = "it declares acts_on_state = False, so samplers may omit impose, but impose changes states"
+        assert torch.equal(once, x), told
         raise Skip("it acts on the score only")
     again = observed.impose(once, DATA)
     agree(again, once, 1e-5, "imposing the known part of clean data a second time changes it by")

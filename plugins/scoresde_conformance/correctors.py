@@ -77,9 +77,8 @@ def shrinks_its_steps(candidate: Candidate) -> None:
         moved = [small.correct(x, step, Watched(data), partial(torch.randn_like, x))[0] for small in smaller]
         distances = [float((y - x).square().mean()) for y in moved]
         found = distances[0] / max(distances[1], 1e-300)
-        assert abs(found / 4 - 1) <= 0.1, (
-            f"from shrunk(100) to shrunk(400) the squared distance falls by {found:.2f}, expected 4"
-        )
+        told = f"from shrunk(100) to shrunk(400) the squared distance falls by {found:.2f}, expected 4"
+        assert abs(found / 4 - 1) <= 0.1, told
 
 
 def survives_a_silent_score(candidate: Candidate) -> None:

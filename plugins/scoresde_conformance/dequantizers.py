@@ -17,10 +17,8 @@ ROWS, DRAWS = 6, 4000
 @kept
 def _shape(candidate: Candidate) -> tuple[int, ...]:
     def refused(shape: tuple[int, ...]) -> str | None:
-        try:
-            return refusal(candidate.component.dequantize, _images(shape, 2), lambda: torch.zeros(2, *shape))
-        except FileError as error:
-            return str(error)
+        noise = torch.zeros(2, *shape)
+        return refusal(candidate.component.dequantize, _images(shape, 2), noise.clone, also=FileError)
 
     return first_accepted(SHAPES, refused)
 

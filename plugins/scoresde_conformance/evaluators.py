@@ -206,10 +206,8 @@ def values_have_their_unit(candidate: Candidate) -> None:
     known = (pair for pair in zip(before, after, strict=True) if pair[0].unit in factors)
     for one, other in some(known, "its unit is neither data units nor nats nor bits/dim"):
         expected = factors[one.unit] * one.value
-        assert math.isclose(other.value, expected, rel_tol=1e-3), (
-            f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} with target and samples scaled by "
-            f"{SCALED:g}, expected {expected:.5g}"
-        )
+        told = f"{one.name} is {one.value:.5g} {one.unit}, and {other.value:.5g} with target and samples scaled by"
+        assert math.isclose(other.value, expected, rel_tol=1e-3), f"{told} {SCALED:g}, expected {expected:.5g}"
 
 
 def repeats_with_the_seed(candidate: Candidate) -> None:

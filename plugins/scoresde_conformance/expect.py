@@ -59,10 +59,10 @@ def near(what: str, found: float | Tensor, expected: float | Tensor, most: float
     assert abs(float(found) - float(expected)) <= float(most), told
 
 
-def refusal(call: Callable[..., Any], *given: Any) -> str | None:
-    """Return the reason of the ValueError that a call raises, or None."""
+def refusal(call: Callable[..., Any], *given: Any, also: type[Exception] = ValueError) -> str | None:
+    """Return the reason of the ValueError, or ``also`` of another, that a call raises, or None."""
     try:
         call(*given)
-    except ValueError as error:
+    except (ValueError, also) as error:
         return str(error)
     return None

@@ -94,9 +94,8 @@ def is_as_stochastic_as_it_says(candidate: Candidate) -> None:
     for predictor, sde in pairs(candidate):
         schedule = Schedule(sde, times_between(sde, 12))
         _, drawn = respond(predictor, Score(Independent(3), sde), schedule.steps)
-        assert (drawn > 0) == predictor.stochastic, (
-            f"stochastic is {predictor.stochastic}, but 12 steps draw noise {drawn} times"
-        )
+        told = f"stochastic is {predictor.stochastic}, but 12 steps draw noise {drawn} times"
+        assert (drawn > 0) == predictor.stochastic, told
         x = torch.randn(6, 2)
         step = schedule[3]
         moved, mean, _ = advance(predictor, x, step, Watched(gaussian(event=(2,))), partial(torch.ones_like, x), ())

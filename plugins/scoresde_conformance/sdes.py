@@ -55,9 +55,8 @@ def _entries(candidate: Candidate) -> list[SDE]:
     sde: SDE = candidate.component
     if sde.form not in ("scalar", "diagonal"):
         raise Skip(f"it has {sde.form} coefficients")
-    assert 0 < sde.t_min < sde.t_signal <= sde.t_max <= 1, (
-        f"t_min is {sde.t_min} and t_max {sde.t_max}, expected 0 < t_min < t_max <= 1"
-    )
+    told = f"t_min is {sde.t_min} and t_max {sde.t_max}, expected 0 < t_min < t_max <= 1"
+    assert 0 < sde.t_min < sde.t_signal <= sde.t_max <= 1, told
     if sde.form == "scalar":
         return [sde]
     count = sde.alpha(torch.full((), 0.5, dtype=torch.float64)).numel()
@@ -194,10 +193,8 @@ def prior_is_the_marginal(sde: SDE) -> None:
     means = sde.prior.mean if isinstance(sde.prior.mean, tuple) else (sde.prior.mean,)
     ratio, shift = spread**2 / std**2, sum(mean**2 for mean in means) / len(means) / std**2
     divergence = 0.5 * (ratio + shift - 1 - math.log(ratio))
-    assert divergence <= 1e-3, (
-        f"the prior N({sde.prior.mean}, {std:.4g}^2) is {divergence:.2g} nats per dimension from x_1 of unit-variance "
-        "data, expected at most 0.001"
-    )
+    why = f"the prior N({sde.prior.mean}, {std:.4g}^2) is {divergence:.2g} nats per dimension from x_1 of unit-variance"
+    assert divergence <= 1e-3, f"{why} data, expected at most 0.001"
 
 
 @_of_each_entry

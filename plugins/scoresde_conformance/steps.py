@@ -71,9 +71,8 @@ def counts_are_stable(candidate: Candidate) -> None:
             model, x, past = Watched(gaussian()), torch.randn(rows, 1), ()
             for step in Schedule(sde, times_between(sde, STEPS)).steps:
                 x, _, past = step_of(part)(x, step, model, partial(torch.randn_like, x), past)
-            assert model.calls == model.evaluations, (
-                f"{STEPS} steps ran the model {model.evaluations} times, but {model.calls} were counted"
-            )
+            told = f"{STEPS} steps ran the model {model.evaluations} times, but {model.calls} were counted"
+            assert model.calls == model.evaluations, told
             counts.append(model.calls)
         assert len(set(counts)) == 1, f"three runs evaluate the model {counts} times, expected equal numbers"
         converges = isinstance(part, Predictor) and part.order is not None

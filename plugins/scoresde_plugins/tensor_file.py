@@ -36,10 +36,8 @@ class Format:
             if metadata.get("format") != self.name:
                 raise FileError(f"{path} is not {self.what}: its format is {metadata.get('format')!r}")
             if int(metadata["version"]) > self.version:
-                raise FileError(
-                    f"{path} has format version {metadata['version']}, this release reads up to {self.version}: "
-                    "update scoresde"
-                )
+                why = f"{path} has format version {metadata['version']}, this release reads up to {self.version}"
+                raise FileError(f"{why}: update scoresde")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # The first files had no digest.
         if metadata.pop(DIGEST, None) not in (None, of_tensors(tensors, metadata)):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from scoresde_core import Registry, UsageError, build
+from scoresde_core.score import in_batches
 from scoresde_run import Progress, Row
 from scoresde_run.commands.events import open_events, read_latents, subset, take
 from scoresde_run.commands.known import bound, tell_of_events
@@ -18,7 +19,6 @@ from scoresde_run.commands.opened import OpenedModel, open_model
 from scoresde_run.commands.options import ODE, values_of
 from scoresde_run.machine.device import find_device, keep_freed_memory
 from scoresde_run.results import picture, request
-from ..numerics.batches import in_batches
 from ..numerics.encoding import decode, encode, interpolate, temper
 from ..numerics.flow import Solver, require_continuous
 

@@ -108,10 +108,8 @@ def _angles(sde: TableSDE, device: torch.device) -> tuple[Tensor, Tensor]:
     products = _products(sde)
     falling = bool((products.diff() < 0).all())
     if len(products) < 4 or not falling or not 0 < float(products[0]) <= 1 or float(products[-1]) < 0:
-        raise ValueError(
-            "a table needs at least 4 values of alphas_cumprod that fall from at most 1 to at least 0, got "
-            f"{len(products)} from {float(products[0]):.4g} to {float(products[-1]):.4g}"
-        )
+        why = "a table needs at least 4 values of alphas_cumprod that fall from at most 1 to at least 0"
+        raise ValueError(f"{why}, got {len(products)} from {float(products[0]):.4g} to {float(products[-1]):.4g}")
     phi = torch.atan2(products.sqrt(), (1 - products).sqrt())
     inner = 0.5 * (phi[2:] - phi[:-2])
     slope = torch.cat([(phi[1] - phi[0]).reshape(1), inner, (phi[-1] - phi[-2]).reshape(1)])

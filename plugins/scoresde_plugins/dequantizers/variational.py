@@ -49,10 +49,8 @@ class VariationalDequantizer(Dequantizer):
         object.__setattr__(self, "model", found.folder)
         object.__setattr__(self, "digest", found.digest())
         if found.config.model.network.name not in FLOWS:
-            raise ValueError(
-                f"{self.checkpoint} contains a {found.config.model.network.name}, not a dequantiser: "
-                "train one with scoresde train-dequantizer"
-            )
+            why = f"{self.checkpoint} contains a {found.config.model.network.name}, not a dequantiser"
+            raise ValueError(f"{why}: train one with scoresde train-dequantizer")
 
     @torch.no_grad()
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:

@@ -177,10 +177,8 @@ class FeatureMetric(DataReference, Evaluator):
     def check_width(self, width: int, of_reference: int) -> None:
         """Raise FileError if the reference has another number of features."""
         if width != of_reference:
-            raise FileError(
-                f"{self.statistics} has {of_reference} features per event, {self.features.name} gives {width}: "
-                "use the extractor that made it"
-            )
+            why = f"{self.statistics} has {of_reference} features per event, {self.features.name} gives {width}"
+            raise FileError(f"{why}: use the extractor that made it")
 
     def finite(self, evidence: Evidence) -> bool:
         """Whether all samples of all processes are finite; otherwise no metric has a value."""

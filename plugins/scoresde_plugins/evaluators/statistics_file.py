@@ -113,10 +113,8 @@ class Statistics:
     def rows(self, count: int, seed: int) -> Tensor:
         """Return ``count`` features, in a random order that depends on the seed."""
         if self.features is None:
-            raise FileError(
-                f"{self.path} has moments only, and this metric compares features: make them with "
-                "'scoresde stats DATASET --raw'"
-            )
+            why = f"{self.path} has moments only, and this metric compares features"
+            raise FileError(f"{why}: make them with 'scoresde stats DATASET --raw'")
         if len(self.features) < count:
             raise FileError(f"{self.path} has {len(self.features)} features, fewer than {count} samples: draw fewer")
         return self.features[order(seed, 0, len(self.features))[:count]]
@@ -125,10 +123,8 @@ class Statistics:
         """Raise FileError if an extractor of another protocol made them."""
         made = self.report.get("protocol")
         if made is not None and made != json.loads(json.dumps(dict(asked))):
-            raise FileError(
-                f"{self.path} was made by {_brief(made)}, and these features are {_brief(asked)}: make it again with "
-                f"'scoresde stats DATASET --features {asked['extractor']}'"
-            )
+            why = f"{self.path} was made by {_brief(made)}, and these features are {_brief(asked)}"
+            raise FileError(f"{why}: make it again with 'scoresde stats DATASET --features {asked['extractor']}'")
 
     def described(self) -> dict[str, Any]:
         """Return the file, its hash and its report, for a result row."""

@@ -85,9 +85,8 @@ class PublishedNetwork(Extractor):
         if cached.is_file():
             return cached
         if self.weights is not None:
-            raise FileError(
-                f"the file {self.weights} of the weights of {self.title} does not exist: get it from {self.url()}"
-            )
+            why = f"the file {self.weights} of the weights of {self.title} does not exist: get it from {self.url()}"
+            raise FileError(why)
         if not self.download:
             raise FileError(
                 f"the weights of {self.title} are not in {cached}: download them with "

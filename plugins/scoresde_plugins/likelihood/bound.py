@@ -23,9 +23,9 @@ import attrs
 import torch
 from torch import Tensor
 from scoresde_core import SDE, Noise, ScoreModel, level_of
+from scoresde_core.score import in_batches
 from scoresde_core.sde import Level
 from scoresde_core.shapes import expand
-from ..numerics.batches import in_batches
 from ..numerics.divergence import field_and_divergence
 from ..numerics.flow import check_t_min
 from ..score_flow.importance import importance_times, relative_weight, total_weight
@@ -59,10 +59,8 @@ def likelihood_bound(
     check_t_min(t_min)
     size = batch_size or len(x)
     if times < FEWEST_TIMES or size < 1 or len(x) < 1:
-        raise ValueError(
-            f"the bound needs at least {FEWEST_TIMES} times, one event and a batch size of 1, "
-            f"got {times}, {len(x)} and {size}"
-        )
+        why = f"the bound needs at least {FEWEST_TIMES} times, one event and a batch size of 1"
+        raise ValueError(f"{why}, got {times}, {len(x)} and {size}")
     parts, evaluations = [], 0
     for start, known, part in in_batches(model.framed(), x, size):
         before, frame = known.calls, known.sde.frame

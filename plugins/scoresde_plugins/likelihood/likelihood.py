@@ -26,9 +26,9 @@ import torch
 from attrs.validators import and_, ge, gt, in_, lt
 from torch import Tensor
 from scoresde_core import Noise, ScoreModel, ScoreSDEError, UsageError, param
+from scoresde_core.score import in_batches
 from scoresde_core.steps import unserved
 from ..coordinates import ENTRIES
-from ..numerics.batches import in_batches
 from ..numerics.divergence import Trace, draw_probes, field_and_divergence, score_and_divergence
 from ..numerics.flow import Solver, check_t_min, coefficients, require_continuous, velocity, velocity_without_signal
 from ..numerics.runge_kutta import ADAPTIVE
@@ -70,9 +70,8 @@ def log_likelihood(
         require_continuous(model, "the likelihood")
     solver, size = solver or Solver(), batch_size or len(x)
     if size < 1 or len(x) < 1:
-        raise ValueError(
-            f"log_likelihood needs at least one event and a batch size of at least 1, got {len(x)} and {size}"
-        )
+        why = f"log_likelihood needs at least one event and a batch size of at least 1, got {len(x)} and {size}"
+        raise ValueError(why)
     parts = [
         _solve(known, part, trace, probes, t_min, solver, seed, first + start)
         for start, known, part in in_batches(model.framed(), x, size)

@@ -69,10 +69,8 @@ def scale_ratio(dimensions: int, overlap: float = 0.5) -> float:
         raise ValueError(f"the overlap of two scales must lie between 0 and 0.99, got {overlap}")
     # The distance between shells grows as sqrt(2 D) gamma, three widths as 3 gamma: for 2 D <= 9 they always overlap.
     if 2 * dimensions <= 9:
-        raise ValueError(
-            f"technique 2 needs 5 dimensions or more, got {dimensions}, where shells overlap at any ratio: "
-            "choose the number of scales yourself"
-        )
+        why = f"technique 2 needs 5 dimensions or more, got {dimensions}, where shells overlap at any ratio"
+        raise ValueError(f"{why}: choose the number of scales yourself")
     low, high = 1.0, 2.0
     while shell_overlap(high, dimensions) > overlap:
         high *= 2

@@ -69,11 +69,9 @@ class Classifier(ClassifierNetwork):
 
     Shortcuts have no parameters: where a group widens, the input is mean-pooled and padded with zero channels.
 
-    The logits read the mean of the last features over all positions, as published. Under noise far larger than the
-    strokes classes differ by position: the exact posterior compares x with whole templates, and a mean of local
-    features has no position, unless a deep network makes features of the whole image. With ``pooling=none`` the mean
-    has its own weights at every position, which a small network needs (docs/classifiers.md has the figures); it then
-    reads images only of the size it is built for.
+    The logits read the mean of the last features over all positions, as published. With ``pooling=none`` that mean has
+    its own weights at every position, which a small network needs under much noise (docs/classifiers.md says why); it
+    then reads images only of the size it is built for.
     """
 
     example: ClassVar = {"blocks_per_group": 1, "multiplier": 1, "embedding": 16}
@@ -96,10 +94,8 @@ class Classifier(ClassifierNetwork):
 
     def __attrs_post_init__(self) -> None:
         if self.multiplier > 8 and self.multiplier % 2:
-            raise ValueError(
-                f"multiplier {self.multiplier} gives {16 * self.multiplier} channels, which 32 norm groups do not "
-                "divide: choose an even number, or at most 8"
-            )
+            why = f"multiplier {self.multiplier} gives {16 * self.multiplier} channels"
+            raise ValueError(f"{why}, which 32 norm groups do not divide: choose an even number, or at most 8")
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         """Return the module for images of ``shape``, in [0, 1] unless ``mean`` and ``std`` are given."""
@@ -110,9 +106,8 @@ class Classifier(ClassifierNetwork):
         std = self.std if self.std is not None else CIFAR10_STD if color else (1.0,) * shape[0]
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != shape[0]:
-                raise ValueError(
-                    f"{name} has {len(values)} values for images of {shape[0]} channels: give one per channel"
-                )
+                why = f"{name} has {len(values)} values for images of {shape[0]} channels: give one per channel"
+                raise ValueError(why)
         return ClassifierModule(self, mean, std, shape[1:])
 
 

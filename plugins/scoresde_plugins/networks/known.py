@@ -28,17 +28,13 @@ class KnowingNetwork(Network):
         """``x`` (B, C, *sides) beside its checked condition (B or 1, cond_channels, *sides), as one tensor."""
         given, wanted = 0 if image is None else image.shape[1], self.cond_channels
         if given != wanted:
-            raise ValueError(
-                f"this network needs {self.cond!r}, an image of {wanted} channels, got {given}: "
-                f"build it with cond_channels={given} or give {self.cond!r} with {wanted} channels"
-            )
+            why = f"this network needs {self.cond!r}, an image of {wanted} channels, got {given}"
+            raise ValueError(f"{why}: build it with cond_channels={given} or give {self.cond!r} with {wanted} channels")
         if image is None:
             return x
         if image.shape[2:] != x.shape[2:] or len(image) not in (1, len(x)):
-            raise ValueError(
-                f"{self.cond!r} of shape {tuple(image.shape)} does not fit x of shape {tuple(x.shape)}: "
-                "give one of that size per image, or one for all"
-            )
+            told = f"{self.cond!r} of shape {tuple(image.shape)} does not fit x of shape {tuple(x.shape)}"
+            raise ValueError(f"{told}: give one of that size per image, or one for all")
         return torch.cat([x, image.to(x.dtype).expand(len(x), *image.shape[1:])], 1)
 
 

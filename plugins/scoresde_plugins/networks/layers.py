@@ -266,17 +266,17 @@ def _drop_dense(module: nn.Module, state: dict[str, Any], prefix: str, *unused: 
 class Blur(nn.Module):
     """Filters by K times ``gain`` and keeps every ``stride``-th pixel: (B, C, H, W) -> (B, C, H', W').
 
-    The kernel follows the module's device and dtype and is not in checkpoints.
+    ``spare`` zeros are padded along each axis, half of them at its start. The kernel is not in checkpoints.
     """
 
     kernel: Tensor
 
-    def __init__(self, taps: Sequence[float], pad: tuple[int, int], stride: int = 1, gain: float = 1.0) -> None:
+    def __init__(self, taps: Sequence[float], spare: int, stride: int = 1, gain: float = 1.0) -> None:
         super().__init__()
         line = torch.tensor(taps, dtype=torch.float64).flip(0)
         square = torch.outer(line, line)
         self.register_buffer("kernel", (square * (gain / square.sum())).float()[None, None], persistent=False)
-        self.pad, self.stride = pad, stride
+        self.pad, self.stride = ((spare + 1) // 2, spare // 2), stride
 
     def forward(self, x: Tensor) -> Tensor:
         before, after = self.pad
@@ -290,15 +290,14 @@ class FIRDown(Blur):
     """``down``: (B, C, 2H, 2W) -> (B, C, H, W)."""
 
     def __init__(self, taps: Sequence[float]) -> None:
-        spare = len(taps) - 2
-        super().__init__(taps, ((spare + 1) // 2, spare // 2), stride=2)
+        super().__init__(taps, len(taps) - 2, stride=2)
 
 
 class FIRUp(Blur):
     """``up``: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def __init__(self, taps: Sequence[float]) -> None:
-        super().__init__(taps[::-1], (0, 0), gain=4.0)  # a transposed convolution mirrors them itself
+        super().__init__(taps[::-1], 0, gain=4.0)  # a transposed convolution mirrors them itself
         self.cut, self.odd = (len(taps) - 2) // 2, len(taps) % 2 == 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -337,8 +336,8 @@ class FIRConvDown(nn.Sequential):
     """``conv_down``, (B, in, 2H, 2W) -> (B, out, H, W): the filter, then a 3x3 convolution of stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, taps: Sequence[float]) -> None:
-        blur = Blur(taps, ((len(taps) + 1) // 2, len(taps) // 2))
-        super().__init__(OrderedDict(blur=blur, Conv2d_0=conv(in_channels, out_channels, stride=2)))
+        down = conv(in_channels, out_channels, stride=2)
+        super().__init__(OrderedDict(blur=Blur(taps, len(taps)), Conv2d_0=down))
 
 
 class FIRConvUp(nn.Module):
@@ -346,8 +345,7 @@ class FIRConvUp(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, taps: Sequence[float]) -> None:
         super().__init__()
-        spare = len(taps) - 4
-        self.blur = Blur(taps, ((spare + 1) // 2 + 1, spare // 2 + 1), gain=4.0)
+        self.blur = Blur(taps, len(taps) - 2, gain=4.0)
         self.Conv2d_0 = conv(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -71,10 +71,8 @@ class ModuleNetwork(Network):
 
     def _called(self) -> nn.Module:
         if self.target not in _allowed():
-            raise UsageError(
-                f"the network runs the code {self.target}, which nobody has allowed: if you trust it, name it with "
-                f"--network, or set {ALLOWED}={self.target}"
-            )
+            why = f"the network runs the code {self.target}, which nobody has allowed"
+            raise UsageError(f"{why}: if you trust it, name it with --network, or set {ALLOWED}={self.target}")
         home, _, name = self.target.partition(":")
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last, so that no file of it replaces a library

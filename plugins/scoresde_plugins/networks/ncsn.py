@@ -58,9 +58,8 @@ class NCSNv2(RefineNetSpec):
 
     def __attrs_post_init__(self) -> None:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(
-                f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}): level 0 has the most noise"
-            )
+            why = f"sigma_min ({self.sigma_min}) must be below sigma_max ({self.sigma_max}): level 0 has the most noise"
+            raise ValueError(why)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
         side = max(shape[1:]) if len(shape) == 3 else 0  # else no image, which is refused below

@@ -302,8 +302,6 @@ def check_image(name: str, shape: tuple[int, ...], stages: Sequence[Stage]) -> i
     halvings = sum(stage.pool for stage in stages)
     height, width = shape[1:]
     if max(height, width) <= 2**halvings:
-        raise ValueError(
-            f"{name} halves the image {halvings} times, which leaves a single pixel of {height}x{width}: "
-            f"one side must exceed {2**halvings} pixels"
-        )
+        why = f"{name} halves the image {halvings} times, which leaves a single pixel of {height}x{width}"
+        raise ValueError(f"{why}: one side must exceed {2**halvings} pixels")
     return shape[0]

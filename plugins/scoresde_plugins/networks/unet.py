@@ -327,9 +327,8 @@ class NCSNpp(UNetSpec):
         if self.fir and 2 <= len(shape) != 3:
             raise ValueError(f"FIR filters need images (C, H, W), got {tuple(shape)}: set fir=false, or choose unet")
         if not 2 <= len(shape) <= 4:
-            raise ValueError(
-                f"a U-Net needs channels and one to three sides, got {tuple(shape)}: choose another network"
-            )
+            why = f"a U-Net needs channels and one to three sides, got {tuple(shape)}: choose another network"
+            raise ValueError(why)
         self.check_size(shape[1:])
         return UNet(self, shape)
 

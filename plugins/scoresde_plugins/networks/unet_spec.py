@@ -55,10 +55,8 @@ class ImageUNet(KnowingNetwork):
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min={self.sigma_min} must be smaller than sigma_max={self.sigma_max}")
         if self.scale_by_sigma and not self._tells_sigma:
-            raise ValueError(
-                f"scale_by_sigma needs parameterisation=score (here {self.parameterisation}) and label=sigma or "
-                f"reverse_index (here {self.label}): change these or omit scale_by_sigma"
-            )
+            why = f"scale_by_sigma needs parameterisation=score (here {self.parameterisation}) and label=sigma or"
+            raise ValueError(f"{why} reverse_index (here {self.label}): change these or omit scale_by_sigma")
 
     @property
     def _tells_sigma(self) -> bool:
@@ -78,10 +76,8 @@ class ImageUNet(KnowingNetwork):
         step = 2 ** (len(self.ch_mult) - 1)
         if any(side % step for side in sides):
             size, padded = ("x".join(map(str, each)) for each in (sides, [-(-side // step) * step for side in sides]))
-            raise ValueError(
-                f"events of {size} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)}), "
-                f"which need sides divisible by {step}: pad them to {padded} or use fewer levels"
-            )
+            why = f"events of {size} do not fit {len(self.ch_mult)} levels (ch_mult={list(self.ch_mult)})"
+            raise ValueError(f"{why}, which need sides divisible by {step}: pad them to {padded} or use fewer levels")
 
     def attended(self, sides: Sequence[int]) -> list[bool]:
         """Return which levels have attention; raise ``ValueError`` for a resolution that no level has."""

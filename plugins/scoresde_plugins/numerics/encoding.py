@@ -11,8 +11,8 @@ from typing import NamedTuple, TypedDict, Unpack
 import torch
 from torch import Tensor
 from scoresde_core import GaussianPrior, ScoreModel, UsageError
+from scoresde_core.score import in_batches
 from scoresde_core.shapes import expand
-from .batches import in_batches
 from .flow import Solver, check_t_min, require_continuous, velocity
 
 

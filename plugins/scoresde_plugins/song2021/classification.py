@@ -35,10 +35,8 @@ class ClassificationLoss(Loss):
     def skip_data(self, model: NoisyClassifier, known: Mapping[str, Tensor]) -> str | None:
         low, high = (int(value) for value in known["labels"].aminmax())
         if low < 0 or high >= model.classes:
-            return (
-                f"the data have labels {low} to {high}, the network classes 0 to {model.classes - 1}: "
-                f"set model.network.classes={high + 1}"
-            )
+            why = f"the data have labels {low} to {high}, the network classes 0 to {model.classes - 1}"
+            return f"{why}: set model.network.classes={high + 1}"
         return None
 
     def per_sample(self, model: NoisyClassifier, x: Tensor, draws: Draws, *, labels: Tensor) -> Tensor:

@@ -123,10 +123,8 @@ def _published(leaves: dict[str, Any]) -> Published:
     if odd := alien + [path for path, value in both.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{odd[0]} has no place in a network here: only arrays of parameters have")
     if any("Refine" in path.split("/")[0] for path in both):
-        raise ValueError(
-            "it is score_sde's JAX NCSN or NCSNv2, another network than the PyTorch one of that name (other widths, "
-            "norms and resizing): import a .pth file of ncsnv2 or score_sde_pytorch instead"
-        )
+        why = "it is score_sde's JAX NCSN or NCSNv2, another network than the PyTorch one of that name (other widths"
+        raise ValueError(f"{why}, norms and resizing): import a .pth file of ncsnv2 or score_sde_pytorch instead")
     flow = all(path.startswith("params/") for path in both)  # score_flow optimised flax's variables
     return Published(DEQUANTISER if flow else LAYOUT, weights, averages, int(step))
 

@@ -40,10 +40,8 @@ class ContinuousLoss(Loss):
 
     def skip(self, model: ScoreModel) -> str | None:
         if isinstance(model, NetworkScore) and model.discrete:
-            return (
-                f"{type(self).__name__} draws continuous times, but the network knows {model.scales} noise scales: "
-                "use the loss ddpm (VP) or smld (VE), or the network's label time or sigma"
-            )
+            why = f"{type(self).__name__} draws continuous times, but the network knows {model.scales} noise scales"
+            return f"{why}: use the loss ddpm (VP) or smld (VE), or the network's label time or sigma"
         return None
 
 

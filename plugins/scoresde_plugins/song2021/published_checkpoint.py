@@ -68,10 +68,8 @@ def read_published(path: Path) -> Published:
         return Published("ncsn", _state(path, content[0]), named, _step(content[3] if len(content) > 3 else 0))
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return Published("state dict", _state(path, content), None, 0)
-    raise FileError(
-        f"{path} is in none of the known layouts: a mapping with 'model' or 'state_dict', a list that starts with a "
-        "state dict, or a state dict"
-    )
+    why = f"{path} is in none of the known layouts: a mapping with 'model' or 'state_dict', a list that starts with a"
+    raise FileError(f"{why} state dict, or a state dict")
 
 
 def convert(published: Published, network: nn.Module, table: bool = False, prefix: str | None = None) -> Converted:
