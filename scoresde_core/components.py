@@ -186,7 +186,6 @@ def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None
 
 
 def _structure(kind: Any, value: Any, convert: Convert | None) -> Any:
-    """Convert ``value`` to the type ``kind``, strictly."""
     if kind is Any:
         return value
     if _is_union(kind):
@@ -257,7 +256,6 @@ def _text(value: Any) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text needs no quotes."""
     try:
         return text == text.strip() and split(text) == [text] and parse_value(text) == text
     except UsageError:

@@ -144,7 +144,6 @@ def check_row(kind: Kind, name: Any, fields: Any, problems: list[str]) -> Row | 
 
 
 def _check_target(kind: Kind, target: Any) -> list[str]:
-    """The problem with a target of this kind, if any."""
     data = kind.data
     pattern, example = (FILE_TARGET, "package.module:folder/file.yaml") if data else (TARGET, "package.module:Class")
     if isinstance(target, str):

@@ -136,7 +136,6 @@ def _load_file(manager: pluggy.PluginManager, path: Path) -> Status:
 
 
 def _take(status: Status, manager: pluggy.PluginManager, found: manifest.Manifest, source: str) -> None:
-    """Register what a plugin declares, once all of it has loaded."""
     names = [f"{row.kind}.{name}" for row in found.rows for name in (row.name, *row.aliases)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -152,7 +152,6 @@ class Registry:
         return build(cls, params, f"{singular} {spec.name!r}", self._convert, **handed)
 
     def _convert(self, contract: type, value: Any) -> Any:
-        """Make a parameter that is itself a component from its text."""
         kind = kind_of(contract)
         if kind is None:
             raise TypeError
@@ -179,7 +178,6 @@ def _using(entry: Entry, verb: str) -> Iterator[None]:
 
 
 def _read(entry: Entry, spec: Spec) -> Any:
-    """Read a component that is a file in a package."""
     kind = KINDS[entry.row.kind]
     if spec.params:
         label = f"{kind.singular} {spec.name!r}"
@@ -193,7 +191,6 @@ def _read(entry: Entry, spec: Spec) -> Any:
 
 
 def _resolve(entry: Entry) -> type:
-    """Import the class of an entry and check it against the contract of its kind."""
     row, kind = entry.row, KINDS[entry.row.kind]
     cls = row.target
     with _using(entry, "loaded"):

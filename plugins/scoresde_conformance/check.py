@@ -66,7 +66,6 @@ class CheckCommand(Command):
 
 
 def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, str]:
-    """Return the plugins to check that failed to load, with their reasons."""
     if arguments.kind is not None:
         return {}
     # A plugin that was named must be loaded; otherwise a disabled one was left out on purpose.

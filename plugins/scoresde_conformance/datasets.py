@@ -32,7 +32,6 @@ def _loaded(candidate: Candidate, split: Split) -> Tensor:
 
 
 def _ends(candidate: Candidate) -> Iterator[tuple[Split, Tensor]]:
-    """Yield the first and the last event of each split."""
     for split in SPLITS:
         events = _opened(candidate, split)
         assert len(events), f"the {split} split is empty"

@@ -82,7 +82,6 @@ def _by_name(metrics: Iterable[Metric]) -> ByName:
 
 @kept
 def _at_exact(candidate: Candidate) -> list[Metric]:
-    """Return the metrics of exact samples and the exact model."""
     target = _target(candidate)
     return _metrics(candidate, target, _draws(target))
 

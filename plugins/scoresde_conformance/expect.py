@@ -60,7 +60,7 @@ def near(what: str, found: float | Tensor, expected: float | Tensor, most: float
 
 
 def refusal(call: Callable[..., Any], *given: Any, also: type[Exception] = ValueError) -> str | None:
-    """Return the reason of the ValueError, or ``also`` of another, that a call raises, or None."""
+    """Return the reason of the ValueError, or of the error ``also``, that a call raises, or None."""
     try:
         call(*given)
     except (ValueError, also) as error:

@@ -230,9 +230,8 @@ def is_accurate_in_float32(sde: SDE) -> None:
     t = _times(sde).float()
     for name in COEFFICIENTS:
         found, expected = getattr(sde, name)(t).double(), getattr(sde, name)(t.double())
-        _fits(
-            f"{name}({{:.3g}}) in float32", t, found, expected, 2e-5 * expected.abs().clamp_min(1e-12), " from float64"
-        )
+        slack = 2e-5 * expected.abs().clamp_min(1e-12)
+        _fits(f"{name}({{:.3g}}) in float32", t, found, expected, slack, " from float64")
 
 
 @_of_each_entry
@@ -295,9 +294,8 @@ def chain_tends_to_the_sde(sde: SDE) -> None:
         ("the backward_std of transition", exact.backward_std[inner] / dt.sqrt(), "diffusion", diffusions),
     ):
         size = drifts.abs().max() if allowed is drifts else diffusions[1]
-        _within(
-            f"{name} disagrees with {rate}: in {STEPS} steps at t = {{:.4g}} it", now, values, allowed, CHAIN * size
-        )
+        told = f"{name} disagrees with {rate}: in {STEPS} steps at t = {{:.4g}} it"
+        _within(told, now, values, allowed, CHAIN * size)
 
 
 @_of_each_entry

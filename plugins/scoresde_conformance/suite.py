@@ -148,7 +148,6 @@ class Case:
         return self.check.__name__
 
     def _told(self, sentence: str) -> str:
-        """Return a failure message that names the component, the variant and the counterpart."""
         return f"{KINDS[self.candidate.kind].singular} {self.candidate.trying or self.candidate.name}: {sentence}"
 
 

@@ -146,7 +146,6 @@ def betas_of(sde: TableSDE) -> Tensor:
 
 
 def _read(path: Path) -> Tensor:
-    """Return abar_i of a file."""
     try:
         with inputs.arrays(path) as file:
             for name in ("alphas_cumprod", "betas"):

@@ -42,9 +42,8 @@ class FlowPPModule(nn.Module):
         super().__init__()
         channels, height, width = shape
         half = (height, width // 2)
-        self.context = nn.Sequential(
-            nn.Conv2d(channels, spec.context, 3, padding=1), *(Gated(spec.context) for _ in range(3))
-        )
+        begin = nn.Conv2d(channels, spec.context, 3, padding=1)
+        self.context = nn.Sequential(begin, *(Gated(spec.context) for _ in range(3)))
         self.layers = nn.ModuleList(Layer(spec, channels, half) for _ in range(spec.couplings))
 
     def forward(self, images: Tensor, noise: Tensor) -> Halves:

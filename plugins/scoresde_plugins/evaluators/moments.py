@@ -135,8 +135,6 @@ class _Probe(Noise):
 
 
 class _Recorded(Noise):
-    """Random noise that records its draws."""
-
     def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
         super().__init__(0, shape, _CHECKED, device=like.device, dtype=like.dtype)
         self.given: dict[object, Tensor] = {}

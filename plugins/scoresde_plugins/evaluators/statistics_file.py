@@ -237,7 +237,6 @@ def _check_finite(tensor: Tensor, name: str) -> None:
 
 
 def _check_covariance(matrix: Tensor, name: str) -> None:
-    """Raise a fault if ``matrix`` is not symmetric or has a negative eigenvalue, beyond rounding."""
     _check_finite(matrix, name)
     matrix = matrix.double()
     largest, skew = float(matrix.abs().max()), float((matrix - matrix.T).abs().max())

@@ -126,9 +126,8 @@ class ClassifierModule(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
         self.register_buffer("frequencies", torch.randn(FREQUENCIES) * FOURIER_SCALE)
-        self.embed = nn.Sequential(
-            _dense(2 * FREQUENCIES, spec.embedding), nn.SiLU(), _dense(spec.embedding, spec.embedding)
-        )
+        inner, outer = _dense(2 * FREQUENCIES, spec.embedding), _dense(spec.embedding, spec.embedding)
+        self.embed = nn.Sequential(inner, nn.SiLU(), outer)
         self.begin_conv = _conv(len(mean), 16)
         self.blocks = nn.ModuleList()
         width = 16

@@ -269,9 +269,8 @@ class UNet(nn.Module):
             if spec.progressive == "output_skip":
                 stage.pyramid = self._add(*self._head(width, channels, spec.init_scale))
             elif spec.progressive == "residual":
-                stage.pyramid = self._add(
-                    *([self._filtered_conv("up", image, width)] if image else self._head(width, width))
-                )
+                output = [self._filtered_conv("up", image, width)] if image else self._head(width, width)
+                stage.pyramid = self._add(*output)
                 image = width
             if level:
                 stage.resample = self._add(self._resize("up", width))
@@ -279,12 +278,10 @@ class UNet(nn.Module):
         return stages, width
 
     def _head(self, channels: int, out_channels: int, scale: float = 1.0) -> tuple[nn.Module, nn.Module]:
-        """Return GroupNorm and a 3x3 convolution, with the nonlinearity between them."""
         project = layers.conv(channels, out_channels, scale=scale, dims=self.style.dims)
         return layers.group_norm(channels, self.spec.min_group), project
 
     def _resize(self, way: Way, channels: int) -> nn.Module:
-        """Return the way to the next level: a block that resamples inside, or a separate layer."""
         if self.style.biggan:
             return layers.ResidualBlock(channels, channels, self.style, self._filter(way))
         return self._filtered_conv(way, channels, channels) if self.spec.resamp_with_conv else self._filter(way)
@@ -296,9 +293,8 @@ class UNet(nn.Module):
 
     def _filtered_conv(self, way: Way, in_channels: int, out_channels: int) -> nn.Module:
         if self.spec.fir:
-            return (layers.FIRConvDown if way == "down" else layers.FIRConvUp)(
-                in_channels, out_channels, self.spec.fir_kernel
-            )
+            kind = layers.FIRConvDown if way == "down" else layers.FIRConvUp
+            return kind(in_channels, out_channels, self.spec.fir_kernel)
         return (layers.ConvDown if way == "down" else layers.ConvUp)(in_channels, out_channels, self.style.dims)
 
 

@@ -90,7 +90,6 @@ def _walk(parser: Any, file: int, leaves: dict[str, Any], path: str = "") -> Non
 
 
 def _array(code: int, data: bytes) -> Tensor:
-    """The tensor of an extension: an array or a scalar."""
     import msgpack
 
     if code not in (1, 3):

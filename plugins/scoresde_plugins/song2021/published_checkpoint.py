@@ -165,7 +165,6 @@ def _averages(
 
 
 def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return a state dict; :class:`FileError` if it holds anything but tensors."""
     odd = [str(name) for name, value in mapping.items() if not isinstance(value, Tensor)]
     if odd or not mapping:
         raise FileError(f"{path} holds no state dict where one belongs: {odd[0] if odd else 'it'} is no tensor")
@@ -173,7 +172,6 @@ def _state(path: Path, mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _shadow(path: Path, ema: Any) -> list[Tensor]:
-    """Return the averages of score_sde_pytorch."""
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     if not isinstance(shadow, list) or not all(isinstance(value, Tensor) for value in shadow):
         raise FileError(f"{path} has averages in an unknown form: 'ema' holds no list of tensors, 'shadow_params'")
