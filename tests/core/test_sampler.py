@@ -278,7 +278,7 @@ def test_impossible_combinations_give_the_reason():
 class TestPast:
     """The past of a run is what its steps return, so one schedule serves many runs, consecutive or interleaved."""
 
-    MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm")
+    MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm", "sa_solver", "er_sde")
     GIVEN = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(1)
 
     def run(self, name, steps, x=GIVEN):
@@ -352,11 +352,12 @@ class TestTheGridOfAPredictor:
     """``pc`` uses the grid of the predictor unless given another."""
 
     NAMED = dict.fromkeys(("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "dpm_solver_2"), "logsnr")
+    NAMED |= dict.fromkeys(("dpmpp_3m_sde", "sa_solver", "er_sde", "seeds"), "logsnr")
     NAMED |= dict.fromkeys(("deis", "ipndm", "heun"), "karras")
 
     def test_every_bundled_predictor_names_one(self):
         names = [e.row.name for e in default_registry().entries("predictors") if e.owner == "scoresde"]
-        assert len(names) == 15
+        assert len(names) == 19
         for name in names:
             expected = create("grids", self.NAMED.get(name, "uniform"))
             assert create("predictors", name).grid == expected

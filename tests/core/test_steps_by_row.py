@@ -13,6 +13,14 @@ NAMES = sorted(entry.row.name for entry in default_registry().entries("predictor
 VARIANTS = (
     *("unipc[variant=bh1]", "unipc[correct=false]", "unipc[max_order=2]", "dpmpp_3m[corrected=true]"),
     *("deis[variant=rhoab]", "deis[max_order=4]", "heun[s_churn=3]", "ddim[eta=1]", "dpmpp_2m_sde[eta=0.5]"),
+    *(
+        "seeds[stages=3]",
+        "seeds[stages=1,eta=0.3]",
+        "er_sde[scale=ode]",
+        "sa_solver[s_min=0.05,s_max=1]",
+        "sa_solver[tau=0]",
+    ),
+    "sa_solver[max_order=2,corrector_order=2]",
 )
 COUNT = 8
 LEVELS = ("now", "next")

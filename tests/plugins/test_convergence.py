@@ -54,5 +54,6 @@ def test_wasserstein_distance_falls_at_the_declared_order(name, sde):
 def test_every_registered_predictor_is_here():
     """Or in test_fast_samplers: multistep methods and those of order 2, which are exact here to rounding."""
     elsewhere = {"dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis", "ipndm", "pndm", "dpm_solver_2", "heun"}
+    elsewhere |= {"dpmpp_3m_sde", "sa_solver", "er_sde", "seeds"}  # in test_stochastic_samplers
     registered = {entry.row.name for entry in default_registry().entries("predictors") if entry.owner == "scoresde"}
     assert registered - {name.split("[")[0] for name in PREDICTORS} == {"none"} | elsewhere

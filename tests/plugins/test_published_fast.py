@@ -7,6 +7,7 @@ on both sides of every rule about short runs.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -163,6 +164,106 @@ def dpmpp_2m_sde(run, y):
     return denoise(y, run.s[-2])
 
 
+def dpmpp_3m_sde(run, y, eta=1.0):
+    """As k-diffusion writes it: two divided differences, phi functions of (1 + eta) h, and no rule about short runs."""
+    seen = []
+    for k in range(run.count - 1):
+        seen = [(math.log(1 / run.s[k]), denoise(y, run.s[k])), *seen][:3]
+        h = math.log(run.s[k] / run.s[k + 1])
+        q = (1 + eta) * h
+        y = math.exp(-q) * y - math.expm1(-q) * seen[0][1]
+        phi2 = math.expm1(-q) / q + 1
+        slopes = [(a[1] - b[1]) * h / (a[0] - b[0]) for a, b in pairwise(seen)]
+        if len(slopes) == 1:
+            y = y + phi2 * slopes[0]
+        elif len(slopes) == 2:
+            second = (slopes[0] - slopes[1]) * h / (seen[0][0] - seen[2][0])
+            first = slopes[0] + second * (seen[0][0] - seen[1][0]) / h
+            y = y + phi2 * first - (phi2 / q - 0.5) * second
+        y = y + run.s[k + 1] * math.sqrt(-math.expm1(-2 * eta * h)) * DRAWS[k]
+    return denoise(y, run.s[-2])
+
+
+def adams(nodes, start, end, squared):
+    """int e^{-a (end - u)} l_j(u) a du with a = 1 + tau^2, and with two nodes the authors' term of third order."""
+    a, h = 1 + squared, end - start
+    parts = [quadrature(start + k * h / 6, start + (k + 1) * h / 6) for k in range(6)]
+    points, shares = (np.concatenate(values) for values in zip(*parts, strict=True))
+    weights = []
+    for node in nodes:
+        basis = math.prod((Polynomial([-n, 1]) / (node - n) for n in nodes if n != node), start=Polynomial([1.0]))
+        weights.append(a * float((shares * np.exp(-a * (end - points)) * basis(points)).sum()))
+    if len(nodes) == 2:
+        change = a * (h**2 / 2 - (a * h - 1 + math.exp(-a * h)) / a**2) / (nodes[0] - nodes[1])
+        weights = [weights[0] + change, weights[1] - change]
+    return weights
+
+
+def sa_solver(run, y, tau=1.0, highest=3, corrected=4, s_max=math.inf):
+    """arXiv:2309.05019, Algorithm 1 and its code: evaluate, correct, predict; x is y in these coordinates."""
+    lam, states, count = [math.log(1 / s) for s in run.s[:-1]], [], run.count
+    before, fresh, squared = None, None, None
+    for k in range(count):
+        states = [denoise(y, run.s[k]), *states]
+        if k and corrected:
+            nodes = [lam[k], *lam[max(0, k - min(corrected, count - k + 2) + 1) : k][::-1]]
+            weights = adams(nodes, lam[k - 1], lam[k], squared)
+            y = before * math.exp(-(1 + squared) * (lam[k] - lam[k - 1])) + fresh
+            y = y + sum(w * d for w, d in zip(weights, states, strict=False))
+        if k == count - 1:
+            return states[0]
+        squared = tau**2 if run.s[k] <= s_max else 0.0
+        h, order = lam[k + 1] - lam[k], min(highest, k + 1, count - k)
+        weights = adams(lam[k - order + 1 : k + 1][::-1], lam[k], lam[k + 1], squared)
+        before, fresh = y, run.s[k + 1] * math.sqrt(-math.expm1(-2 * squared * h)) * DRAWS[k]
+        y = y * math.exp(-(1 + squared) * h) + sum(w * d for w, d in zip(weights, states, strict=False)) + fresh
+    return y
+
+
+PHI = {
+    "er_5": lambda s: s * (np.exp(s**0.3) + 10),
+    "reverse": lambda s: s**2,
+    "ode": lambda s: s,
+    "er_2": lambda s: s**1.5,
+}
+
+
+def er_sde(run, y, scale="er_5", highest=3):
+    """arXiv:2309.06169 and its code: Taylor's series in s with divided differences; the integrals without error."""
+    phi, seen, slopes = PHI[scale], [], []
+    for k in range(run.count - 1):
+        s, ahead = run.s[k], run.s[k + 1]
+        seen = [denoise(y, s), *seen]
+        kept = phi(ahead) / phi(s)
+        points, shares = quadrature(ahead, s, 16)
+        y = kept * y + (1 - kept) * seen[0]
+        if k and highest > 1:
+            slopes = [(seen[0] - seen[1]) / (s - run.s[k - 1]), *slopes]
+            y = y + (ahead - s + phi(ahead) * (shares / phi(points)).sum()) * slopes[0]
+        if k > 1 and highest > 2:
+            second = 2 * (slopes[0] - slopes[1]) / (s - run.s[k - 2])
+            y = y + ((ahead - s) ** 2 / 2 + phi(ahead) * (shares * (points - s) / phi(points)).sum()) * second
+        y = y + math.sqrt(max(ahead**2 - (kept * s) ** 2, 0.0)) * DRAWS[k]
+    return denoise(y, run.s[-2])
+
+
+def seeds(run, y, stages=2, eta=1.0):
+    """arXiv:2305.14267 for data prediction, in the coefficients of the authors' two and three stages."""
+    for k in range(run.count - 1):
+        s, h = run.s[k], math.log(run.s[k] / run.s[k + 1])
+        first, parts, z = denoise(y, s), [n / stages for n in range(stages + 1)], DRAWS[k]
+        kick = [math.sqrt(math.exp(-2 * a * h * eta) - math.exp(-2 * b * h * eta)) for a, b in pairwise(parts)]
+        guess = latest = None
+        for n, part in enumerate(parts[1:]):
+            level, q = s * math.exp(-part * h), part * h * (1 + eta)
+            shrink, phi2 = -math.expm1(-q), math.expm1(-q) / q + 1
+            move = 0 if n == 0 else (latest - first) * (shrink if stages == 2 else phi2 * part / parts[n])
+            guess = math.exp(-q) * y + shrink * first + move + level * sum(kick[: n + 1]) * z
+            latest = denoise(guess, level)
+        y = guess
+    return denoise(y, run.s[-2])
+
+
 def unipc(run, y, highest=3, variant="bh2", lowered=True):
     """arXiv:2302.04867, data prediction, and its code: the order falls at the end of every run; no UniC at its end."""
     states, (u, shares) = [denoise(y, run.s[0])], quadrature(0, 1)
@@ -239,6 +340,18 @@ METHODS = {
     "dpmpp_2m": lambda run, y: dpmpp(run, y, 2),
     "dpmpp_3m": lambda run, y: dpmpp(run, y, 3),
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "dpmpp_3m_sde[eta=0.4]": lambda run, y: dpmpp_3m_sde(run, y, 0.4),
+    "sa_solver": sa_solver,
+    "sa_solver[tau=0.6,max_order=2,corrector_order=2]": lambda run, y: sa_solver(run, y, 0.6, 2, 2),
+    "sa_solver[corrector_order=0,max_order=4,s_max=5]": lambda run, y: sa_solver(run, y, 1, 4, 0, 5),
+    "er_sde": er_sde,
+    "er_sde[scale=reverse,max_order=2]": lambda run, y: er_sde(run, y, "reverse", 2),
+    "er_sde[scale=ode]": lambda run, y: er_sde(run, y, "ode"),
+    "er_sde[scale=er_2,max_order=1]": lambda run, y: er_sde(run, y, "er_2", 1),
+    "seeds": seeds,
+    "seeds[stages=3]": lambda run, y: seeds(run, y, 3),
+    "seeds[stages=3,eta=0.3]": lambda run, y: seeds(run, y, 3, 0.3),
     "unipc": unipc,
     "unipc[variant=bh1]": lambda run, y: unipc(run, y, variant="bh1"),
     "unipc[max_order=2]": lambda run, y: unipc(run, y, 2),

@@ -16,7 +16,7 @@ import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
 from scoresde_core import Draw, MultistepPredictor, Past, Predictor, Scalar, ScoreModel, Step, param
-from scoresde_core.shapes import combine, shift
+from scoresde_core.shapes import combine
 from ..coordinates import (
     ENTRIES,
     LINEAR,
@@ -31,6 +31,7 @@ from ..coordinates import (
     settle,
     usable_order,
 )
+from ..exponential import ExponentialMultistep
 from ..grids import LogSNRGrid
 
 Terms = tuple[tuple[Scalar, Tensor], ...]
@@ -39,6 +40,7 @@ SHORT = 15
 """DPM-Solver++ lowers its order at the end of runs of fewer steps, as its code documents and other libraries do. The
 condition in that code says 15 in earlier versions and 10 in later ones."""
 
+ETA_HELP = "share of the reverse SDE's noise: 0 deterministic, 1 the reverse SDE"
 LOWER_FINAL_HELP = f"in runs of fewer than {SHORT} steps, lower the order at the end to the number of steps left"
 
 
@@ -90,8 +92,20 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
         return x, x, past
 
 
+class _DPMSolverPP(ExponentialMultistep):
+    """With two states the midpoint form, with three half of m_2: the second divided difference in place of D''."""
+
+    lower_order_final: bool = False
+
+    def lowers(self, step: Step) -> bool:
+        return self.lower_order_final and step.count < SHORT
+
+    def moments(self, q: Scalar, exact: list[Scalar]) -> list[Scalar]:
+        return [exact[0], 0.5 * exact[0]] if len(exact) == 2 else [*exact[:2], *(0.5 * m for m in exact[2:])]
+
+
 @attrs.frozen
-class DPMSolverPP3MPredictor(MultistepPredictor):
+class DPMSolverPP3MPredictor(_DPMSolverPP):
     """2M with a term of second differences, which is alpha' c_2 D'' when exact (arXiv:2211.01095).
 
     The published code (and every copy of it) uses the second divided difference, an estimate of D''/2, in place of D'',
@@ -102,40 +116,19 @@ class DPMSolverPP3MPredictor(MultistepPredictor):
     corrected: bool = param(False, "add the full second-order term instead of the published half")
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
-    grid = LogSNRGrid()
-    stochastic = False
-    serves = ENTRIES
+    max_order = 3
 
     @property
     def order(self) -> float:  # type: ignore[override]
         """2 as published, 3 corrected."""
         return 3.0 if self.corrected else 2.0
 
-    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        past = remember(past, step, model.denoised(x, step.now), 3)
-        order = usable_order(step, len(past), 3, lower_final=self.lower_order_final and step.count < SHORT)
-        more: Terms = ()
-        if order > 1:
-            more = _slope(step, past) if order == 2 else self._curve(step, past)
-        x = denoised_step(x, step, past[0][1], *more)
-        return x, x, past
-
-    def _curve(self, step: Step, past: Past) -> Terms:
-        """Return the terms of first and second differences as weights of the three states."""
-        (now, latest), (before, middle), (first, oldest) = past
-        h = log_snr(step.next) - log_snr(now)
-        r0 = (log_snr(now) - log_snr(before)) / h
-        r1 = (log_snr(before) - log_snr(first)) / h
-        phi2 = expm1(-h) / h + 1
-        phi3 = (phi2 / h - 0.5) * (2 if self.corrected else 1)
-        # D1 = u + r0 (u - v) / (r0 + r1), D2 = (u - v) / (r0 + r1), with u, v the two first divided differences.
-        on_u = phi2 + (phi2 * r0 - phi3) / (r0 + r1)
-        on_v = -(phi2 * r0 - phi3) / (r0 + r1)
-        return (on_u / r0, latest), (on_v / r1 - on_u / r0, middle), (-on_v / r1, oldest)
+    def moments(self, q: Scalar, exact: list[Scalar]) -> list[Scalar]:
+        return exact if self.corrected and len(exact) == 3 else super().moments(q, exact)
 
 
 @attrs.frozen
-class DPMSolverPP2MSDEPredictor(MultistepPredictor):
+class DPMSolverPP2MSDEPredictor(_DPMSolverPP):
     """2M for the reverse SDE, midpoint form, with a share ``eta`` of its noise (arXiv:2211.01095, Section 5).
 
     x' = (sigma'/sigma) e^{-eta h} x + alpha' (1 - e^{-(1 + eta) h}) [D + h (D - D_prev) / (2 h_prev)]
@@ -145,32 +138,29 @@ class DPMSolverPP2MSDEPredictor(MultistepPredictor):
 
     variants: ClassVar = ({"eta": 0.0}, {"eta": 0.5})
 
-    eta: float = param(1.0, "share of the reverse SDE's noise: 0 deterministic, 1 the reverse SDE", and_(ge(0), le(1)))
+    eta: float = param(1.0, ETA_HELP, and_(ge(0), le(1)))
     lower_order_final: bool = param(True, LOWER_FINAL_HELP)
 
     order = 2.0
-    grid = LogSNRGrid()
-    serves = ENTRIES
+    max_order = 2
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.eta > 0
 
-    def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        past = remember(past, step, model.denoised(x, step.now), 2)
-        denoised, ahead = past[0][1], step.next
-        if usable_order(step, len(past), 2, lower_final=self.lower_order_final and step.count < SHORT) > 1:
-            (now, latest), (before, oldest) = past
-            weight = 0.5 * (log_snr(ahead) - log_snr(now)) / (log_snr(now) - log_snr(before))
-            weight = settle(step, weight, 0.0)
-            denoised = combine(1 + weight, latest, -weight, oldest)
-        # e^{-h} = s' / s needs no logarithm, and is 0 at the data.
-        decay = noise_ratio(ahead) / noise_ratio(step.now)
-        keep = decay**self.eta if self.eta else 1.0
-        mean = combine(ahead.sigma / step.now.sigma * keep, x, ahead.alpha * (1 - decay * keep), denoised)
-        if not self.stochastic:
-            return mean, mean, past
-        return shift(mean, ahead.sigma * (1 - keep * keep) ** 0.5, noise()), mean, past
+@attrs.frozen
+class DPMSolverPP3MSDEPredictor(_DPMSolverPP):
+    """``dpmpp_3m`` for the reverse SDE, with a share ``eta`` of its noise, as in k-diffusion, where it comes from.
+
+    From the third step on ``eta = 0`` is ``dpmpp_3m``. A step with two states is exact; no order falls at the end.
+    """
+
+    variants: ClassVar = ({"eta": 0.0}, {"eta": 0.5})
+
+    eta: float = param(1.0, ETA_HELP, and_(ge(0), le(1)))
+
+    order = 2.0
+    max_order = 3
+
+    def moments(self, q: Scalar, exact: list[Scalar]) -> list[Scalar]:
+        return exact if len(exact) == 2 else super().moments(q, exact)
 
 
 def _ahead(step: Step, past: Past) -> Tensor:
