@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from scoresde_core import Level, Past, Scalar, Step
-from scoresde_core.shapes import NUMBER, combine, solve
+from scoresde_core.shapes import NUMBER, combine, shift, solve
 
 ENTRIES = ("scalar", "diagonal")  # the forms of methods whose numbers are one for all entries, or one an entry
 LINEAR = (*ENTRIES, "blocks")  # the forms of methods that keep the order of matrices as well
@@ -121,6 +121,14 @@ def noise_step_to(x: Tensor, step: Step, ahead: Level, *terms: tuple[Scalar, Ten
     """Return the step of :func:`noise_step` to a level ``ahead`` with noise."""
     (first, noise), *more = ((ahead.alpha * c, tensor) for c, tensor in terms)
     return blend(ahead.alpha / step.now.alpha, x, first, noise, *more)
+
+
+def raise_noise(x: Tensor, now: Level, ahead: Level, z: Tensor, scale: float = 1.0) -> Tensor:
+    """Return the state at a level ``ahead`` with more noise: alpha' (x / alpha + scale sqrt(s'^2 - s^2) z)."""
+    growth = (noise_ratio(ahead) / noise_ratio(now)) ** 2 - 1
+    # Where no noise is added, the root of a rounding error would give noise of 1e-8.
+    added = noise_ratio(now) * (growth * (growth > 1e-12)) ** 0.5
+    return shift(x * (ahead.alpha / now.alpha), ahead.alpha * scale * added, z)
 
 
 def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:

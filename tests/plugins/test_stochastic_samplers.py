@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scoresde_core import ExactScore, Schedule, advance, create, sample
+from scoresde_core import ExactScore, Level, Schedule, Step, advance, create, sample
 from scoresde_core.errors import UsageError
+from scoresde_plugins.evaluators.moments import Affine
 
 MEAN, STD = 0.5, 0.4
 SDES = ["ve", "vp", "subvp", "rectified_flow"]
@@ -187,3 +188,154 @@ def test_evaluations_are_counted(name):
 def test_parameters_are_checked(spec):
     with pytest.raises(UsageError):
         create("predictors", spec)
+
+
+# --- restart ---
+
+
+def law(text, process):
+    """Mean and standard deviation of a sampler's samples in double precision, exactly, and its evaluations."""
+    sampler = create("samplers", text)
+    model = ExactScore(
+        create("targets", f"gaussian[mean={MEAN},std={STD}]").to("cpu", torch.float64), create("sdes", process)
+    )
+    nfe = sample(model, sampler, 2).nfe
+    found = Affine(sampler, model, model.sde.prior.from_noise, torch.empty(0, dtype=torch.float64)).law()
+    return float(found.mean[0]), float(found.covariance[0, 0]) ** 0.5, nfe
+
+
+def test_restart_is_algorithm_2():
+    """With Heun's rule under VE, on a grid of 12 levels, against its loop written here: two intervals."""
+    sde, x = create("sdes", "ve"), torch.linspace(-60, 60, 7, dtype=torch.float64).unsqueeze(1)
+    text = "restart[steps=12,intervals=[[3,2,0.06,0.4],[1,1,2.0,9.0]]]"
+    draws = torch.randn(40, 7, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def score(y, s):
+        return (MEAN - y) / (STD**2 + s * s)
+
+    def heun(y, s, ahead):
+        slope = -s * score(y, s)
+        trial = y + (ahead - s) * slope
+        return y + (ahead - s) * (slope - ahead * score(trial, ahead)) / 2 if ahead else trial
+
+    grid = [*(sde.sigma(create("grids", "karras").times(sde, 12)[:-1])).tolist(), 0.0]
+    nearest = {
+        min(grid[1:-1], key=lambda s, low=low: abs(s - low)): row for *row, low in ((3, 2, 0.4, 0.06), (1, 1, 9.0, 2.0))
+    }
+    y, count = x, 0
+    for s, ahead in pairwise(grid):
+        y, count = heun(y, s, ahead), count + 1
+        for _ in range(nearest.get(ahead, (0, 0, 0))[1]):
+            n, _, high = nearest[ahead]
+            y = y + math.sqrt(high**2 - ahead**2) * draws[count]
+            down = [(high ** (1 / 7) + k / n * (ahead ** (1 / 7) - high ** (1 / 7))) ** 7 for k in range(n + 1)]
+            for a, b in pairwise(down):
+                y, count = heun(y, a, b), count + 1
+
+    class Draws:
+        def at(self, step, purpose):
+            return None
+
+        def draw(self, step, purpose):
+            return draws[step]
+
+    model = ExactScore(Gaussian(), sde)
+    found = create("samplers", text).run(x, model, Draws())
+    torch.testing.assert_close(found, y, rtol=1e-8, atol=1e-9)
+    assert model.calls == 2 * 12 - 1 + 2 * (2 * 3 + 1)
+
+
+@pytest.mark.parametrize("process", SDES)
+def test_restart_keeps_the_law_and_shrinks_an_error(process):
+    """A run of few steps is off; noise and the way back, in many steps, leave less of that."""
+    plain, again = (law(f"restart[steps=9,intervals=[[20,{k},0.3,3.0]]]", process) for k in (0, 4))
+    assert abs(again[1] - STD) < 0.5 * abs(plain[1] - STD)
+    fine = law("restart[predictor=unipc,steps=60,intervals=[[30,3,0.1,3.0]]]", process)
+    assert fine[:2] == pytest.approx((MEAN, STD), abs=2e-3)
+
+
+@pytest.mark.parametrize("predictor", ["heun", "dpmpp_2m", "sa_solver", "euler_maruyama"])
+def test_restart_counts_every_evaluation(predictor):
+    each = 2 if predictor == "heun" else 1
+    *_, nfe = law(f"restart[predictor={predictor},steps=10,intervals=[[3,4,0.1,1.0]]]", "vp")
+    assert nfe == each * (10 + 12) - (each - 1)
+
+
+def test_a_multistep_run_begins_anew_after_the_noise():
+    """With one step back each way down is a first step, DDIM's, for every multistep method."""
+    text = "restart[predictor={},grid=karras,steps=2,intervals=[[1,3,0.1,1.0]]]"
+    assert law(text.format("unipc[lower_order_final=false,correct=false]"), "vp") == pytest.approx(
+        law(text.format("ddim"), "vp")
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [("intervals=[[0,1,0.1,1.0]]", "steps > 0"), ("intervals=[[1,1,1.0,0.1]]", "s_min < s_max"), ("steps=1", "steps")],
+)
+def test_restart_checks_its_intervals(spec, words):
+    with pytest.raises(UsageError, match=words):
+        create("samplers", f"restart[{spec}]")
+
+
+@pytest.mark.parametrize("interval", ["[2,1,0.06,500.0]", "[2,1,0.001,0.005]"])
+def test_restart_refuses_what_the_grid_does_not_hold(interval):
+    with pytest.raises(UsageError, match="nearest to s_min"):
+        law(f"restart[steps=5,intervals=[{interval}]]", "vp")
+    with pytest.raises(UsageError, match="serves"):
+        sample(ExactScore(Gaussian(), create("sdes", "cld")), create("samplers", "restart"), 2)
+
+
+# --- the same numbers as other libraries, given the same noise ---
+
+
+def steps_of(alphas, sigmas):
+    """Steps between the given levels."""
+    sde, count = create("sdes", "vp"), len(alphas) - 1
+    levels = [Level(1 - k / count, a, s) for k, (a, s) in enumerate(zip(alphas, sigmas, strict=True))]
+    return [Step(k, count, *levels[k : k + 2], diffusion=math.nan, sde=sde) for k in range(count)]
+
+
+def ours(name, steps, x, draws):
+    predictor, model, carried = create("predictors", name), ExactScore(Gaussian()), ()
+    for step, z in zip(steps, draws, strict=True):
+        x, _, carried = predictor.advance(x, step, model, z.clone, carried)
+    return x
+
+
+DRAWN = torch.randn(12, 9, 1, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_dpmpp_3m_sde_is_that_of_k_diffusion(eta):
+    sampling = pytest.importorskip("k_diffusion.sampling")
+    sigmas = torch.cat([torch.linspace(4, -3, 12, dtype=torch.float64).exp(), torch.zeros(1, dtype=torch.float64)])
+    x, numbers = 50 * DRAWN[0], iter(DRAWN)
+
+    def denoise(x, sigma):
+        return x + sigma[0] ** 2 * Gaussian().score(x, Level(1.0, 1.0, sigma[0]))
+
+    theirs = sampling.sample_dpmpp_3m_sde(
+        denoise, x, sigmas, disable=True, eta=eta, noise_sampler=lambda *_: next(numbers)
+    )
+    found = ours(f"dpmpp_3m_sde[eta={eta}]", steps_of([1.0] * 13, sigmas.tolist()), x, DRAWN)
+    torch.testing.assert_close(found, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("p", "c"), [(1, 2), (2, 2), (3, 3), (3, 4), (4, 4)])
+@pytest.mark.parametrize("tau", [0.0, 0.7, 1.0])
+def test_sa_solver_is_that_of_diffusers(p, c, tau, monkeypatch):
+    solver = pytest.importorskip("diffusers.schedulers.scheduling_sasolver")
+    scheduler = solver.SASolverScheduler(predictor_order=p, corrector_order=c, tau_func=lambda t: torch.tensor(tau))
+    scheduler.set_timesteps(12)
+    scheduler.sigmas = torch.cat([scheduler.sigmas[:12].double(), torch.tensor([1e-3], dtype=torch.float64)])
+    levels = [scheduler._sigma_to_alpha_sigma_t(sigma) for sigma in scheduler.sigmas]
+    alphas, sigmas = ([float(level[k]) for level in levels] for k in (0, 1))
+    numbers = iter(DRAWN)
+    monkeypatch.setattr(solver, "randn_tensor", lambda *a, **k: next(numbers))
+    x = DRAWN[3]
+    found = ours(f"sa_solver[max_order={p},corrector_order={c},tau={tau}]", steps_of(alphas, sigmas), x, DRAWN)
+    for k, t in enumerate(scheduler.timesteps):
+        eps = -sigmas[k] * Gaussian().score(x, Level(0.5, alphas[k], sigmas[k]))
+        x = scheduler.step(eps, t, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-6)

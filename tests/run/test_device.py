@@ -66,6 +66,10 @@ def test_fixed_steps_of_the_probability_flow(method):
     check(f"ode[method={method},steps=5]")
 
 
+def test_restart():
+    check("restart[steps=5,intervals=[[2,1,0.06,3.0]]]")
+
+
 EVENTS = "empirical[dataset=exact[target=mixture2d,count=50,test_count=1]]"
 
 

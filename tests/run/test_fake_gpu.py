@@ -61,7 +61,9 @@ def test_every_sde(name):
     draw(*WIDER.get(name, (PUBLISHED, name)))
 
 
-@pytest.mark.parametrize("text", ["pc[steps=4]", "ode[method=rk4,steps=4]"])
+@pytest.mark.parametrize(
+    "text", ["pc[steps=4]", "restart[steps=4,intervals=[[2,1,0.06,2.0]]]", "ode[method=rk4,steps=4]"]
+)
 def test_samplers_of_fixed_steps(text):
     draw(text)
 
@@ -74,7 +76,7 @@ def test_samplers_that_choose_their_steps_read_the_state(text):
 
 def test_every_sampler_is_here():
     of_other_libraries = {"azula", "deepinv", "diffusers", "flow_matching", "k_diffusion", "sbi"}
-    assert set(names("samplers")) - of_other_libraries == {"pc", "ode", "adaptive_sde", "paradigms"}
+    assert set(names("samplers")) - of_other_libraries == {"pc", "restart", "ode", "adaptive_sde", "paradigms"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

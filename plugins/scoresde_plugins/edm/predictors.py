@@ -11,8 +11,7 @@ import attrs
 from attrs.validators import ge, gt
 from torch import Tensor
 from scoresde_core import Draw, Level, Predictor, ScoreModel, Step, param
-from scoresde_core.shapes import shift
-from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, reaches_data
+from ..coordinates import ENTRIES, LINEAR, level_ahead, noise_ratio, noise_step, raise_noise, reaches_data
 from ..grids import KarrasGrid
 
 
@@ -69,7 +68,4 @@ class HeunPredictor(Predictor):
         now = noise_ratio(step.now)
         inside = (now >= self.s_min) & (now <= self.s_max if self.s_max is not None else True)
         raised = step.at_noise_ratio(now + min(self.s_churn / step.count, sqrt(2) - 1) * (now * inside))
-        growth = (noise_ratio(raised) / now) ** 2 - 1
-        # Where no noise is added, the root of a rounding error would give noise of 1e-8.
-        added = now * (growth * (growth > 1e-12)) ** 0.5
-        return shift(x * (raised.alpha / step.now.alpha), raised.alpha * self.s_noise * added, z), raised
+        return raise_noise(x, step.now, raised, z, self.s_noise), raised

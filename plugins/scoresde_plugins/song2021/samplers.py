@@ -5,9 +5,9 @@ from typing import Literal, Self
 import attrs
 from attrs.validators import ge, gt, instance_of
 from torch import Tensor
-from scoresde_core import SDE, Grid, Noise, Observer, Sampler, Schedule, ScoreModel, param
+from scoresde_core import SDE, Grid, Noise, Observer, Sampler, Schedule, ScoreModel, Step, param
 from scoresde_core.steps import Corrector, Past, Predictor, advance, unserved
-from ..coordinates import FORMS
+from ..coordinates import FORMS, raise_noise
 from ..grids import UniformGrid
 from ..numerics.flow import MAX_EVALUATIONS, MAX_EVALUATIONS_HELP, Solver, velocity
 from ..numerics.runge_kutta import FIXED, integrate
@@ -42,17 +42,25 @@ class PredictorCorrectorSampler(Sampler):
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Run the loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
         sde = model.sde
-        schedule = Schedule(sde, self.grid.times(sde, self.steps), x)
+        steps = self.plan(sde, x)
         mean, past = x, Past()
-        for k, step in enumerate(schedule.steps):
+        for k, step in enumerate(steps):
             if self.order == "corrector_first":
                 x, _ = self.corrector.correct(x, step, model, noise.at(k, "corrector"))
             x, mean, past = advance(self.predictor, x, step, model, noise.at(k, "predictor"), past)
-            if self.order == "predictor_first" and k + 1 < len(schedule):
-                x, _ = self.corrector.correct(x, schedule[k + 1], model, noise.at(k, "corrector"))
+            then = steps[k + 1] if k + 1 < len(steps) else None
+            rises = then is not None and then.now.t > step.next.t
+            if self.order == "predictor_first" and then and not rises:
+                x, _ = self.corrector.correct(x, then, model, noise.at(k, "corrector"))
             if observe is not None:
-                observe(k + 1, len(schedule), x)
+                observe(k + 1, len(steps), x)
+            if then and rises:
+                x, past = raise_noise(x, step.next, then.now, noise.draw(k + 1, "rise")), Past()
         return mean if self.denoise else x
+
+    def plan(self, sde: SDE, x: Tensor) -> list[Step]:
+        """The steps of the run; noise is added before one that starts above the end of the last."""
+        return Schedule(sde, self.grid.times(sde, self.steps), x).steps
 
     def skip(self, sde: SDE) -> str | None:
         if self.predictor.idle and self.corrector.idle:
