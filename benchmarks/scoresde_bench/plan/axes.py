@@ -67,8 +67,7 @@ POSTERIOR = ("posterior_moments", "posterior_coverage", "posterior_distance", "r
 SAMPLES, OBSERVATIONS = 1024, 8
 LIMITS = {"steps": (1, 10**9), "seed": (0, 2**63 - 1)}
 """Axes whose values are integers, with the least and the largest value."""
-MOST_CELLS = 100_000
-"""Cells of one command, whose plan takes minutes."""
+MOST_CELLS = 100_000  # cells of one command, whose plan takes minutes
 
 
 def numbers(axis: str, values: Sequence[str | int]) -> tuple[int, ...]:

@@ -37,23 +37,18 @@ class Cell:
     names: dict[str, Any]
     source: ScoreSource
     sampler: Sampler
-    judges: Mapping[str, Evaluator]
-    """Its evaluators, by their text."""
+    judges: Mapping[str, Evaluator]  # its evaluators, by their text
     seed: int
     dtype: str
-    precision: str
-    """Autocast dtype of its network."""
-    compile: str
-    """Mode of torch.compile for its network, or ``none``."""
+    precision: str  # autocast dtype of its network
+    compile: str  # mode of torch.compile for its network, or ``none``
     samples: int
     batch_size: int
     device: str
     fingerprint: Fingerprint
     timing: bool
-    problem: Problem | None = None
-    """What its samples are given."""
-    files: tuple[str, ...] | None = None
-    """Files that count for the key; None: all that exist."""
+    problem: Problem | None = None  # what its samples are given
+    files: tuple[str, ...] | None = None  # files that count for the key; None: all that exist
 
     @property
     def steps(self) -> int | None:

@@ -38,8 +38,7 @@ class Bench:
     folder: Path
     command: str
     tf32: bool = False
-    timeout: float | None = None
-    """Seconds after which a cell is stopped; None: no limit."""
+    timeout: float | None = None  # seconds after which a cell is stopped; None: no limit
     _references: dict[Any, Reference] = attrs.field(factory=dict, init=False)
     _loaded: tuple[Any, ScoreModel] | None = attrs.field(default=None, init=False)
     _given: tuple[Any, Observed] | None = attrs.field(default=None, init=False)

@@ -5,8 +5,7 @@ from torch import Tensor
 from scoresde_plugins.evaluators.posterior import given, no_exact_posterior
 from scoresde_run import Evidence
 
-SHOWN, EACH = 8, 3
-"""Observations, and samples of each."""
+SHOWN, EACH = 8, 3  # observations, and samples of each
 
 
 def sides(evidence: Evidence) -> list[Tensor]:
