@@ -25,9 +25,7 @@ def is_linear(candidate: Candidate) -> None:
     if operator.linear:
         agree(both, apart, 1e-9, "A (2 x - z / 2) is off by")
     else:
-        assert not torch.allclose(both, apart), (
-            "it declares linear = False, so many methods refuse it, but it is linear"
-        )
+        assert not torch.allclose(both, apart), "it declares linear = False, but it is linear"
     agree(operator.apply(x[1:2]), found[1:2], 1e-9, "a row of A x alone differs by")
 
 
@@ -38,9 +36,7 @@ def adjoint_is_the_transpose(candidate: Candidate) -> None:
         ahead = operator.apply(x.to(dtype))
         is_like("A x", ahead, y.shape, dtype)
         if not operator.linear:
-            assert refusal(operator.adjoint, y, shape), (
-                "it declares linear = False, but its adjoint raises no ValueError"
-            )
+            assert refusal(operator.adjoint, y, shape), "it declares linear = False, but adjoint raises no ValueError"
             continue
         back = operator.adjoint(y.to(dtype), shape)
         is_like("A^T y", back, x.shape, dtype)

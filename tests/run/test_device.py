@@ -180,7 +180,16 @@ def test_every_condition_waits_before_the_loop_alone(text):
         events = torch.rand(4, *shape)
         return condition.observe(events if condition.needs_data else events.to(device.name))
 
-    assert waits(observe, shape, steps=2) == waits(observe, shape, steps=4)
+    assert waits(observe, shape, PAIR.format(2)) == waits(observe, shape, PAIR.format(4))
+
+
+@pytest.mark.parametrize("text", ["tds", "dsg", "dps[condition=linear[operator=jpeg,noise=0.1]]", "ddrm", "mmps"])
+def test_posterior_methods_wait_before_the_loop_alone(text):
+    def observe(device):
+        return create("conditions", text).observe(torch.rand(4, *IMAGE))
+
+    found = [waits(observe, IMAGE, f"pc[predictor=ddim[eta=1],steps={steps}]", rounds=1) for steps in (2, 2, 4)]
+    assert found[1] == found[2]  # the first brings tables to the device, which are kept
 
 
 def test_a_network_guides_without_a_wait():
@@ -191,14 +200,16 @@ def test_a_network_guides_without_a_wait():
         labels = torch.ones(4, dtype=torch.int64, device=device.name)
         return ClassObservation(labels, spec.view(built.to(device.name), create("sdes", "vp"), IMAGE))
 
-    assert waits(observe, (2,), steps=2) == []
+    assert waits(observe, (2,), PAIR.format(2)) == []
 
 
-def waits(observe, shape, steps):
+PAIR = "pc[corrector=langevin,steps={}]"
+
+
+def waits(observe, shape, sampler, rounds=2):
     """The waits while four samples are drawn under an observation."""
-    sampler = create("samplers", f"pc[corrector=langevin,steps={steps}]")
     with Pretended() as device:
-        conditioned = ConditionedSampler(sampler, observe(device), 2)
+        conditioned = ConditionedSampler(create("samplers", sampler), observe(device), rounds)
         found = draw(conditioned, ExactScore(Plain(), create("sdes", "vp")), shape=shape, device=device)
     assert isinstance(found, There)
     return device.waits

@@ -57,9 +57,8 @@ class Look:
     def step(self, inner: Predictor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> Any:
         """A predictor's step: the state, its mean, the new past; ``std`` (n, 1, ...) times ``z`` is its noise."""
         x, z = self.x.detach(), torch.zeros_like(self.score)
-        ahead, mean, past = advance(
-            inner, x, step, Seen(model, x, step.now, self.score), lambda: z.copy_(noise()).clone(), past
-        )
+        seen = Seen(model, x, step.now, self.score)
+        ahead, mean, past = advance(inner, x, step, seen, lambda: z.copy_(noise()).clone(), past)
         scale = ((ahead - mean) * z).flatten(1).sum(1) / z.square().flatten(1).sum(1).clamp_min(1e-12)
         self.z, self.std = z, scale.reshape(-1, *[1] * (x.ndim - 1))
         return ahead, mean, past

@@ -94,8 +94,7 @@ class Particles:
         return self.noise.uniform(step, "resample").flatten(1)[:, :1].contiguous()  # (B, 1)
 
     def _rows(self, index: Tensor) -> Tensor:
-        first = torch.arange(len(index), device=index.device).unsqueeze(1) * self.number
-        return (first + index).flatten()
+        return (self.owners[:: self.number, None] * self.number + index).flatten()
 
 
 def _at(weights: Tensor, chance: Tensor) -> Tensor:

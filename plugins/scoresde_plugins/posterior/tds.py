@@ -1,8 +1,7 @@
 r"""TDS (Wu et al. 2023, arXiv:2306.17775, Algorithm 1): particles with twisted proposals, right as K grows.
 
-h_t(x) = N(y; A(D(x)), r^2 + s^2 / (1 + s^2) A A^T), its diagonal, with s = sigma / alpha, twists the law of states
-towards y; at the end it is the likelihood of y. A predictor's step m + std z is moved by std^2 grad log h_t(x) to x',
-and weighed by
+h_t(x) = N(y; A(D(x)), r^2 + s^2 / (1 + s^2) A A^T), its diagonal, s = sigma / alpha, is the likelihood of y at the end.
+A predictor's step m + std z is moved by std^2 grad log h_t(x) to x', and weighed by
 
     h_t'(x') N(x'; m, std^2) / (h_t(x) N(x'; m + std^2 grad log h_t(x), std^2))
 
