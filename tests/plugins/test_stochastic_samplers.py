@@ -8,10 +8,12 @@ import math
 from functools import cache
 from itertools import pairwise
 
+import attrs
 import pytest
 import torch
 from scoresde_core import ExactScore, Level, Schedule, Step, advance, create, sample
 from scoresde_core.errors import UsageError
+from scoresde_plugins.coordinates import noise_ratio, raise_noise
 from scoresde_plugins.evaluators.moments import Affine
 
 MEAN, STD = 0.5, 0.4
@@ -339,3 +341,49 @@ def test_sa_solver_is_that_of_diffusers(p, c, tau, monkeypatch):
         eps = -sigmas[k] * Gaussian().score(x, Level(0.5, alphas[k], sigmas[k]))
         x = scheduler.step(eps, t, x).prev_sample
     torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-6)
+
+
+# --- churn around a multistep method ---
+
+
+def churned(name, steps, up):
+    """The error of :func:`gap` with noise added before each step but the first; ``up`` changes an entry of the past."""
+    predictor, sde = create("predictors", name), create("sdes", "ve")
+    rows, times, carried = 2 + steps, between(sde, steps), ()
+    x, model = torch.eye(rows, dtype=torch.float64)[:, 1:2], ExactScore(Gaussian(), sde)
+    for k, step in enumerate(Schedule(sde, times).steps[:-1]):
+        if k:
+            ratio = 1 + 8 / steps
+            raised = step.at_noise_ratio(noise_ratio(step.now) * ratio)
+            x = raise_noise(x, step.now, raised, torch.eye(rows, dtype=torch.float64)[:, 2 + k : 3 + k])
+            carried = tuple(up(step, level, value, ratio) for level, value in carried)
+            step = attrs.evolve(step, now=raised)
+        x, _, carried = predictor.advance(x, step, model, None, carried)
+    last, first, moved = sde.level(times[-2]), sde.level(times[0]), x[1:, 0] - x[0, 0]
+    mean = x[0, 0] + moved[0] * MEAN * first.alpha
+    variance = moved[0] ** 2 * (STD**2 + first.sigma**2) + moved[1:].square().sum()
+    goal = STD**2 + last.sigma**2
+    return float((mean - MEAN).abs() / goal.sqrt() + (variance / goal - 1).abs())
+
+
+def kept(step, level, value, ratio):
+    return level, value
+
+
+def lifted(step, level, value, ratio):
+    return step.at_noise_ratio(noise_ratio(level) * ratio), value
+
+
+def rescaled(step, level, value, ratio):
+    return lifted(step, level, value, ratio)[0], value * ratio
+
+
+@pytest.mark.parametrize(
+    ("name", "up", "order"),
+    [("dpmpp_2m", kept, 1), ("dpmpp_2m", lifted, 2), ("deis[max_order=2,variant=rhoab]", kept, 1),
+     ("deis[max_order=2,variant=rhoab]", lifted, 1), ("deis[max_order=2,variant=rhoab]", rescaled, 2)],
+)  # fmt: skip
+def test_added_noise_makes_a_past_wrong(name, up, order):
+    """E[D(x) | x^] = D(x^): a past of D is unbiased if its levels rise with the state's; one of eps is s / s^ off."""
+    first, second = churned(name, 200, up), churned(name, 400, up)
+    assert math.log2(first / second) == pytest.approx(order, abs=0.1)
