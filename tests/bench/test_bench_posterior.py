@@ -1,6 +1,7 @@
 """Posteriors: conditions and methods as axes, their observations, their costs, and what is refused before any work."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from scoresde_bench.plan.suite import Block, read_block
 from scoresde_bench.plan.sweep import Sweep
 from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.repeat import command
+from scoresde_bench.report.result_sets import read_result_sets
 from scoresde_core import default_registry
 
 MASK = "linear[operator=mask,noise=0.3]"
@@ -199,3 +201,54 @@ def test_lpips_without_its_library_is_refused(bench, monkeypatch):
     code, _, err = bench(*SMALL, "--condition", MASK, "--evaluator", "restoration[lpips=true]")
     assert code == 2
     assert "pip install lpips" in err
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """The rows of ``benchmarks/results/posterior``."""
+    (run,) = read_result_sets([str(ROOT / "benchmarks" / "results" / "posterior")])
+    return run.rows
+
+
+class TestCommitted:
+    """The rows behind docs/posterior.md."""
+
+    def of(self, rows, method, metric):
+        return [
+            row["metrics"][metric] for row in rows if row["method"] == method and metric in (row.get("metrics") or {})
+        ]
+
+    def test_they_are_the_cells_of_the_suite(self, committed):
+        cells = Sweep(default_registry(), "cpu").cells(default_registry().create("suites", "posterior").blocks)
+        axes = ("target", "checkpoint", "condition", "method")
+        assert {tuple(row[axis] for axis in axes) for row in committed} == {
+            tuple(cell.names.get(axis) for axis in axes) for cell in cells
+        }
+        assert len(committed) == len(cells)
+        assert all(row["status"] == "done" for row in committed if row["method"] != "tmpd")
+
+    def test_exact_draws_nearly_the_posterior(self, committed):
+        for metric in ("mmse_gap", "excess_variance", "coverage_90"):
+            found = self.of(committed, "exact", metric)
+            assert len(found) > 12
+            assert all(abs(one["value"]) < 0.04 + 2 * one["stderr"] for one in found)
+
+    def test_ddnm_and_ddrm_are_too_narrow_under_noise(self, committed):
+        noisy = [row for row in committed if "noise" in row["condition"] and row["target"] != "mnist_mfa"]
+        for method, most in (("ddnm", -0.35), ("ddrm", -0.1)):
+            assert all(one["value"] < most for one in self.of(noisy, method, "coverage_90"))
+            assert all(one["value"] < 0 for one in self.of(noisy, method, "residual"))
+
+    def test_the_tables_of_the_page_are_of_these_rows(self, committed):
+        """Every line is a method and every column a problem; its first number is the ratio of the variances."""
+        text = (ROOT / "docs" / "posterior.md").read_text(encoding="utf-8")
+        found = {row["method"]: row["metrics"]["excess_variance"] for row in committed
+                 if row["condition"] == "linear[operator=mask,noise=0.3]"}  # fmt: skip
+        (table,) = (block for block in text.split("\n\n") if block.startswith("| | plane, 0.1"))
+        lines = {line.split(" | ")[0].strip("| "): line.split(" | ")[2].strip("*") for line in table.splitlines()[3:]}
+        assert lines.keys() >= found.keys()
+        for method, metric in found.items():
+            assert lines[method].startswith(f"{1 + metric['value']:.2f} ± {metric['stderr']:.2f}")

@@ -121,13 +121,12 @@ class Bench:
                 for part in _parts(cell.samples, size) if cell.compile != "none" else ():
                     if part not in self._compiled:  # by an earlier cell
                         self._compiled[part] = self._first_call(cell, model, device, part)
-                sampler, counted = cell.sampler, dict[str, Any]()
-                if cell.problem is not None and observed is not None:
-                    given = cell.problem.given(observed, cell.samples)
-                    sampler = cell.problem.conditioned(sampler, given)
+                if cell.problem is None or observed is None:
+                    return sample(model, cell.sampler, cell.samples, batch_size=size, observe=observe, **how), size, {}
+                given = cell.problem.given(observed, cell.samples)
+                sampler = cell.problem.conditioned(cell.sampler, given)
                 drawn = sample(model, sampler, cell.samples, batch_size=size, observe=observe, **how)
-                counted = {} if observed is None else {"products": getattr(given, "products", [0])[0] / cell.samples}
-                return drawn, size, counted
+                return drawn, size, {"products": getattr(given, "products", [0])[0] / cell.samples}
             except Exception as error:
                 if size == 1 or not _out_of_memory(error):
                     raise

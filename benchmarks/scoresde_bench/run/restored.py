@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from scoresde_plugins.evaluators.posterior import given, no_exact_posterior
+from scoresde_plugins.evaluators.posterior import given
 from scoresde_run import Evidence
 
 SHOWN, EACH = 8, 3  # observations, and samples of each
@@ -11,18 +11,22 @@ SHOWN, EACH = 8, 3  # observations, and samples of each
 def sides(evidence: Evidence) -> list[Tensor]:
     """The sides of a picture in data units, from left to right.
 
-    Under a condition, a row an observation: the event, A^+ y, three samples, their mean, the exact mean, their standard
+    Under a condition, a row an observation: the event, A^T y, three samples, their mean, the exact mean, their standard
     deviation, and the exact one, white the largest. In the plane, colours, of the first observation: the event (blue)
-    on A^+ y (orange) on samples (green) on exact draws (purple).
+    on A^T y (orange) on samples (green) on exact draws (purple).
     """
     x = evidence.samples
     if evidence.observed is None:
         return [x]
-    exact = no_exact_posterior(evidence) is None
-    rows = given(evidence, exact)[:SHOWN]
+    rows = given(evidence)[:SHOWN]
+    exact = bool(rows[0].draws)
     x = x.double().reshape(len(evidence.observed.events), -1, *x.shape[1:])[: len(rows)]
     events = torch.stack([row.event for row in rows])
-    seen = torch.cat([row.known.events(row.known.values, row.event.unsqueeze(0)) for row in rows])
+    known = rows[0].known
+    shares = (
+        1.0 if known.gain is None else (known.gain / known.gain.max()) ** 2
+    )  # of A^+ y in A^T y, which stays bounded
+    seen = torch.cat([row.known.events(shares * row.known.values, row.event.unsqueeze(0)) for row in rows])
     seen = seen if evidence.units is None else evidence.units.decode(seen)
     if events.shape[1:] == (2,):
         own = [rows[0].draws[0]] if exact else []

@@ -20,14 +20,13 @@ from ..posterior.exact import PosteriorLaw
 from ..targets.mixture import MixtureOfFactorAnalysers
 from .comparison import mean_of
 
-_RARE = -27.0
-"""Log weight of components that no draw is from."""
-_DIRECTIONS = 128
+_RARE, _DIRECTIONS = -27.0, 128
+"""Log weight of components that no draw is from, and the number of random directions."""
 
 
 @attrs.frozen(eq=False)
 class Given:
-    """One observation: the event behind it, what is known of it (one row), and its posterior, empty if not known."""
+    """One observation: its event, what is known of it (one row), and, if known, the posterior and two sets of draws."""
 
     event: Tensor
     known: Any
@@ -35,21 +34,20 @@ class Given:
     covariance: Tensor = attrs.field(factory=lambda: torch.empty(0, 0))
     weights: Tensor = attrs.field(factory=lambda: torch.empty(0))
     draws: Sequence[Tensor] = ()
-    """Two sets of exact draws (N, D)."""
 
 
-def given(evidence: Evidence, exact: bool) -> list[Given]:
-    """The observations of ``evidence``, with their ``exact`` posteriors if asked for; computed once."""
+def given(evidence: Evidence) -> list[Given]:
+    """The observations of ``evidence``, with their exact posteriors where there are any; computed once."""
     assert evidence.observed is not None
-    return evidence.observed.once(("given", exact), lambda: _given(evidence, exact))
+    return evidence.observed.once("given", lambda: _given(evidence))
 
 
-def _given(evidence: Evidence, exact: bool) -> list[Given]:
+def _given(evidence: Evidence) -> list[Given]:
     observed, reference = evidence.observed, evidence.reference
     events = observed.events.to(evidence.samples.device, torch.float64)  # type: ignore[union-attr]
     known = observed.known.to(events)  # type: ignore[union-attr]
     found = [Given(event, known.rows(k, 1)) for k, event in enumerate(events)]
-    if not exact or reference is None:
+    if no_exact_posterior(evidence) or reference is None:
         return found
     law = PosteriorLaw(reference.precise.as_mixture(), known)  # type: ignore[attr-defined]
     variances = law.variances.clamp_min(1e-12 * float(law.variances.max()))  # 0 where y says all
@@ -61,8 +59,7 @@ def _given(evidence: Evidence, exact: bool) -> list[Given]:
         one = MixtureOfFactorAnalysers(*parts, reference.shape)
         seeds = [key(evidence.seed, "posterior", k, which) % 2**31 for which in range(2)]
         draws = [one.sample(size, seed).to(events).flatten(1) for seed in seeds]
-        found[k] = attrs.evolve(found[k], **dict(zip(("mean", "covariance"), one.moments(), strict=True)),
-                                weights=weights.exp(), draws=draws)  # fmt: skip
+        found[k] = Given(found[k].event, found[k].known, *one.moments(), weights.exp(), draws)
     return found
 
 
@@ -84,10 +81,8 @@ class PosteriorMetric(Evaluator):
 
     needs: ClassVar[frozenset[str]] = frozenset({"observed"})
     metrics: ClassVar[Mapping[str, tuple[Better, str]]]
-    smallest: ClassVar[int] = 4
-    """The fewest samples an observation."""
-    exact: ClassVar[bool] = True
-    """Whether it needs the exact posterior, and not for its floor alone."""
+    smallest: ClassVar[int] = 4  # samples of an observation
+    exact: ClassVar[bool] = True  # whether it needs the posterior, and not for its floor alone
 
     def skip(self, evidence: Evidence) -> str | None:
         if evidence.observed is None:
@@ -106,7 +101,7 @@ class PosteriorMetric(Evaluator):
         reason, observed = self.skip(evidence), evidence.observed
         if reason or observed is None:
             raise ValueError(reason)
-        found = given(evidence, no_exact_posterior(evidence) is None)
+        found = given(evidence)
         x = evidence.gathered().double().flatten(1)
         x = x.reshape(len(found), -1, x.shape[1])
         values, floors = self._over(x, found, evidence), list[Estimate | None]([None] * len(self.metrics))
@@ -162,14 +157,14 @@ class PosteriorCoverage(PosteriorMetric):
         n, variance = len(x), one.covariance.diagonal()
         free = variance > 1e-9 * variance.max()
         x, draws = x[:, free].T.contiguous().sort(1)[0], one.draws[0][:, free].T.contiguous()
-        found = []
-        for share in (0.5, 0.9):
-            low, high = (
-                x.quantile(((n + 1) * at - 1) / (n - 1), 1, keepdim=True) for at in (0.5 - share / 2, 0.5 + share / 2)
-            )
-            found.append(((draws >= low) & (draws <= high)).double().mean() - share)
+
+        def inside(share: float) -> Tensor:
+            ends = (((n + 1) * (0.5 + side * share / 2) - 1) / (n - 1) for side in (-1, 1))
+            low, high = (x.quantile(end, 1, keepdim=True) for end in ends)
+            return ((draws >= low) & (draws <= high)).double().mean() - share
+
         ranks = torch.searchsorted(x, draws).double()
-        return *found, (12 * (ranks - n / 2).square() / (n * (n + 2))).mean() - 1
+        return inside(0.5), inside(0.9), (12 * (ranks - n / 2).square() / (n * (n + 2))).mean() - 1
 
 
 @attrs.frozen
@@ -187,8 +182,7 @@ class PosteriorDistance(PosteriorMetric):
         generator = torch.Generator().manual_seed(key(evidence.seed, "directions") % 2**31)
         directions = torch.randn(x.shape[1], _DIRECTIONS, generator=generator, dtype=torch.float64).to(x)
         directions /= directions.norm(dim=0) * (one.covariance.trace() / x.shape[1]).sqrt()
-        gap = (x @ directions).sort(0)[0] - (one.draws[0] @ directions).sort(0)[0]
-        distance = gap.abs().mean()
+        distance = ((x @ directions).sort(0)[0] - (one.draws[0] @ directions).sort(0)[0]).abs().mean()
         if len(one.weights) < 2:
             return (distance,)
         shares = evidence.reference.precise.responsibilities(x.reshape(-1, *one.event.shape)).mean(0)

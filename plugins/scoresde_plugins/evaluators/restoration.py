@@ -39,19 +39,16 @@ class Restoration(PosteriorMetric):
         shape = tuple(evidence.samples.shape[1:])
         images = evidence.units is None or evidence.units.levels is not None
         if len(shape) != 3 or not images or min(shape[1:]) < _WINDOW:
-            return (
-                f"restoration needs images of {_WINDOW} x {_WINDOW} pixels or more, not events of shape {list(shape)}"
-            )
+            return f"restoration needs images of {_WINDOW} x {_WINDOW} pixels or more, not events {list(shape)}"
         return super().skip(evidence)
 
     def measure(self, x: Tensor, one: Given, evidence: Evidence) -> Sequence[Any]:
         images = x.reshape(-1, *one.event.shape)
         found = [psnr(images, one.event), psnr(images.mean(0, keepdim=True), one.event), ssim(images, one.event).mean()]
-        return (
-            [*found, _lpips()(*(part.float().cpu().expand(len(x), 3, -1, -1) for part in (images, one.event))).mean()]
-            if self.lpips
-            else found
-        )
+        if self.lpips:
+            coloured = (part.float().cpu().expand(len(x), 3, -1, -1) for part in (images, one.event))
+            found.append(_lpips()(*coloured).mean())
+        return found
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
