@@ -6,6 +6,7 @@ The last step leads from ``t_min`` to clean data, as in the papers' loops, whose
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 import attrs
 import torch
@@ -16,6 +17,9 @@ from .sde import SDE, Level, Scalar
 class Grid(ABC):
     """The times of N steps for an SDE."""
 
+    counts: Collection[int] | None = None
+    """The numbers of steps that it has times for; None: any."""
+
     @abstractmethod
     def times(self, sde: SDE, steps: int) -> Tensor:
         """(steps + 1,) float64, decreasing from 1 through ``sde.t_min`` to 0; a single step goes from 1 to 0."""
@@ -23,6 +27,12 @@ class Grid(ABC):
     def skip(self, sde: SDE) -> str | None:
         """Why this grid has no times for ``sde``, or None."""
         return None
+
+    def skip_steps(self, sde: SDE, steps: int) -> str | None:
+        """Why this grid has no times of ``steps`` steps for ``sde``, or None."""
+        if self.counts is None or steps in self.counts:
+            return self.skip(sde)
+        return f"{self} has times for {' or '.join(map(str, self.counts))} steps, not for {steps}: take one of these"
 
 
 @attrs.frozen

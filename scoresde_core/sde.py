@@ -391,7 +391,11 @@ class SDE(Process):
             middle = 0.5 * (low + high)
             above = self.log_noise_ratio(middle.exp()) > log_noise_ratio
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (0.5 * (low + high)).exp()
+        t = (0.5 * (low + high)).exp()
+        if not log_noise_ratio.requires_grad:
+            return t
+        # A step of Newton's method from the root: it moves nothing, and has the derivative of the inverse.
+        return t + (log_noise_ratio - self.log_noise_ratio(t)) / _derivative(self.log_noise_ratio, t)
 
     def transition(self, times: Tensor) -> Transition:
         """The exact transition over each step of decreasing ``times`` (N + 1,); time 0 is clean data."""

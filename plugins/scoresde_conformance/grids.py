@@ -13,11 +13,13 @@ COUNTS = (1, 2, 3, 10, 100)
 
 
 def _tried(candidate: Candidate) -> Iterator[tuple[Tensor, SDE, int]]:
-    """Yield the times with every SDE and several numbers of steps, all of which are cheap."""
+    """Yield the times with every SDE that the grid has some for, and several numbers of steps, all cheap."""
+    grid = candidate.component
     for label, sde in sdes(candidate):
-        for steps in COUNTS:
-            candidate.trying = f"{candidate.name} of {steps} steps under {label}"
-            yield candidate.component.times(sde, steps), sde, steps
+        for steps in COUNTS if grid.counts is None else grid.counts:
+            if grid.skip(sde) is None:
+                candidate.trying = f"{candidate.name} of {steps} steps under {label}"
+                yield grid.times(sde, steps), sde, steps
     candidate.trying = ""
 
 

@@ -129,7 +129,7 @@ class Case:
             reason = reason and f"the check passes, so this exemption is not needed: {reason}"
         except Skip as skip:
             state, reason = "skipped", str(skip)
-        except AssertionError as raised:
+        except (AssertionError, UsageError) as raised:
             # The first line is ours; pytest's assertion rewriting adds values below it.
             state, error = ("exempt", None) if reason else ("failed", raised)
             reason = reason or self._told(str(raised).partition("\n")[0] or type(raised).__name__)

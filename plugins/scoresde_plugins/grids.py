@@ -6,9 +6,10 @@ vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it begin at `
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
+import numpy as np
 import torch
 from attrs.validators import gt
 from torch import Tensor
@@ -99,6 +100,34 @@ class KarrasGrid(_Spread):
         first, last = _ends(sde)
         # The logarithm of (first^(1/rho) + u (last^(1/rho) - first^(1/rho)))^rho, without overflow.
         return sde.time_at(first + self.rho * torch.log1p(u * torch.expm1((last - first) / self.rho)))
+
+
+AYS = {
+    "sd15": (14.615, 6.475, 3.864, 2.695, 1.884, 1.394, 0.964, 0.652, 0.398, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""sigma / alpha at the ends of the 10 steps that were published for three models; for sd15 as its 11 timesteps."""
+
+
+@attrs.frozen
+class AlignYourStepsGrid(_Spread):
+    """A published list of noise levels sigma / alpha, interpolated log-linearly (Sabour et al. 2024, arXiv:2404.14507).
+
+    The ends of the process stand for those of the list; entries between them that are beyond the ends are left out.
+    The list has 11 levels, so that it is met as published by 11 steps, the last of which leads to the data.
+    """
+
+    spaced_in_noise = True
+    variants: ClassVar = ({"model": "sd15"}, {"model": "svd"})
+
+    model: Literal["sd15", "sdxl", "svd"] = param("sdxl", "the model that the list was made for")
+
+    def place(self, sde: SDE, u: Tensor) -> Tensor:
+        """The times at which log(sigma / alpha) lies at u of the way along the list."""
+        first, last = _ends(sde).tolist()
+        nodes = [first, *(s for s in np.log(AYS[self.model][1:-1]) if last < s < first), last]
+        return sde.time_at(torch.from_numpy(np.interp(u.numpy(), np.linspace(0, 1, len(nodes)), nodes)))
 
 
 def _ends(sde: SDE) -> Tensor:

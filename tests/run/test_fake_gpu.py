@@ -68,7 +68,10 @@ def test_samplers_of_fixed_steps(text):
     draw(text)
 
 
-@pytest.mark.parametrize("text", ["ode", "adaptive_sde", "paradigms"])
+WARM = "warm_start[target=gaussian[shape=[3,8,8]],until=0.4,sampler=pc[steps=2]]"
+
+
+@pytest.mark.parametrize("text", ["ode", "adaptive_sde", "paradigms", WARM])
 def test_samplers_that_choose_their_steps_read_the_state(text):
     with pytest.raises(Waiting):
         draw(text)
@@ -76,7 +79,8 @@ def test_samplers_that_choose_their_steps_read_the_state(text):
 
 def test_every_sampler_is_here():
     of_other_libraries = {"azula", "deepinv", "diffusers", "flow_matching", "k_diffusion", "sbi"}
-    assert set(names("samplers")) - of_other_libraries == {"pc", "restart", "ode", "adaptive_sde", "paradigms"}
+    own = {"pc", "restart", "ode", "adaptive_sde", "paradigms", "warm_start"}
+    assert set(names("samplers")) - of_other_libraries == own
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

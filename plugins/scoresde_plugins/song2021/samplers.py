@@ -68,7 +68,7 @@ class PredictorCorrectorSampler(Sampler):
         return (
             unserved(self.predictor, sde)
             or unserved(self.corrector, sde)
-            or self.grid.skip(sde)
+            or self.grid.skip_steps(sde, self.steps)
             or self.predictor.skip(sde)
             or self.corrector.skip(sde)
             or self.predictor.skip_times(sde, self.grid, self.steps)
@@ -124,6 +124,9 @@ class ODESampler(Sampler):
             x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, sde.t_max, sde.t_min)
         denoise = self.denoise and sde.form != "nonlinear"  # which has no E[x_0 | x] in closed form
         return model.denoised(x, sde.level_at(sde.t_min, x)) if denoise else x
+
+    def skip(self, sde: SDE) -> str | None:
+        return self.grid.skip_steps(sde, self.steps + 1) if self.method in FIXED else None
 
     def decoupled(self) -> Self:
         return self if self.method in FIXED else attrs.evolve(self, method="rk4")

@@ -1,0 +1,80 @@
+"""``scoresde tune-grid``: times of N steps for one predictor, process and score, as a file for ``--grid``."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from scoresde_core import Command, Predictor, Registry, UsageError
+from scoresde_run.commands.opened import OpenedModel, open_model
+from scoresde_run.commands.options import add_model, add_shared, check_counts
+
+FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[model=sdxl]", "ays[model=svd]")
+
+
+@attrs.frozen
+class TuneGridCommand(Command):
+    """Moves the times of the best fixed grid until its ends are near those of a fine solution from the same noise.
+
+    The error, a distance in units of the state, is measured on other noises than the times are tuned on.
+    """
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        add_model(parser)
+        add = parser.add_argument
+        add("--predictor", required=True, metavar="X", help="a predictor without noise, such as dpmpp_2m")
+        add("--steps", type=int, nargs="+", required=True, metavar="N", help="numbers of steps, a grid for each")
+        text = "descent through the solver, or dynamic programming over single steps (default: gradient)"
+        add("--method", default="gradient", choices=("gradient", "dp"), help=text)
+        add("--starts", type=int, default=32, metavar="N", help="noises to tune on, and to measure on (default: 32)")
+        add("--out", type=Path, required=True, metavar="FILE", help="the .json file to make")
+        add_shared(parser, "device", seed="seed of the noises (default: 0)")
+
+    def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        check_counts(arguments, "starts", least=2)
+        if not 3 <= min(arguments.steps) <= max(arguments.steps) <= 1000:
+            raise UsageError(f"--steps must be from 3, for a time between the ends, to 1000, got {arguments.steps}")
+
+        from scoresde_core import sampler as sampling
+        from scoresde_run.machine.device import find_device
+        from scoresde_run.machine.files import check_new
+        from ..few_steps.grid_file import write
+        from ..few_steps.grid_search import refusal
+        from ..song2021.samplers import PredictorCorrectorSampler
+
+        check_new(arguments.out)
+        predictor = registry.create("predictors", arguments.predictor)
+        opened = open_model(arguments, registry, find_device(arguments.device))
+        sampler = PredictorCorrectorSampler(predictor, steps=min(arguments.steps))
+        reason = sampling.skip(sampler, opened.sde, opened.shape)
+        if reason := reason or refusal(opened.sde, predictor, arguments.method):
+            raise UsageError(reason)
+        about = {name: getattr(arguments, name) for name in ("predictor", "method", "starts", "seed")}
+        about |= {**opened.origin, "process": str(registry.typed(opened.sde))}
+        write(arguments.out, opened.sde, [*_tuned(opened, predictor)], **about)
+        print(f"wrote {arguments.out}: --predictor {arguments.predictor} --grid 'file[path={arguments.out}]'")
+        return 0
+
+
+def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Tune and report one number of steps after another."""
+    import torch
+    from ..few_steps import grid_search
+
+    arguments, sde, n = opened.arguments, opened.sde, opened.arguments.starts
+    if opened.plan is not None:
+        opened.score.network.requires_grad_(False)  # type: ignore[attr-defined]
+    given = opened.score, predictor, n, arguments.seed
+    own, other = (grid_search.Problem.draw(*given, first, torch.zeros(0, device=opened.device)) for first in (0, n))
+    grids = {name: opened.registry.create("grids", name) for name in FIXED}
+    for steps in dict.fromkeys(arguments.steps):
+        fit = [name for name in FIXED if not predictor.skip_times(sde, grids[name], steps)]
+        fixed = {name: grids[name].times(sde, steps) for name in fit}
+        best = min(fixed, key=lambda name: own.error(fixed[name]).value)
+        times = getattr(grid_search, arguments.method)(own, fixed[best])
+        errors = {name: other.error(each) for name, each in (("before", fixed[best]), ("after", times))}
+        told = " to ".join(f"{one.value:.4f} ± {one.stderr:.4f}" for one in errors.values())
+        print(f"{steps} steps: error on other noises from {told}, from the grid {best}")
+        print("times " + " ".join(f"{t:.4g}" for t in times.tolist()))
+        yield times, {"start": best, **{name: [one.value, one.stderr] for name, one in errors.items()}}

@@ -1,0 +1,1 @@
+"""Few evaluations: tuned times, and a start by an exact score."""

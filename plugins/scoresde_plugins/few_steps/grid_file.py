@@ -1,0 +1,93 @@
+"""``file``: times that ``scoresde tune-grid`` found, in a JSON file of one process.
+
+It has a format, version and digest, what was tuned and how, and for each number of steps N: ``times`` (N + 1),
+``levels``, the log(sigma / alpha) between the first and the last (N - 1), and the errors. A process with other levels
+there, or other ends, is another one and refused: times are not converted, because its score differs too.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from scoresde_core import SDE, Grid, Registry, handed_registry, param
+from scoresde_run.machine import files, inputs
+from scoresde_run.machine.digest import DIGEST, digest_of
+from scoresde_run.models import checkpoint
+from ..grids import UniformGrid
+from ..song2021.sdes import VPSDE
+
+FORMAT, VERSION = "scoresde-grid", 1
+
+
+def write(path: Path, sde: SDE, grids: Sequence[tuple[Tensor, Mapping[str, Any]]], **about: Any) -> None:
+    """Write times (N + 1,) of a process, each with its errors, and what is known ``about`` all."""
+    levels = [sde.log_noise_ratio(times[1:-1]).tolist() for times, _ in grids]
+    found = [{"times": times.tolist(), "levels": at, **how} for (times, how), at in zip(grids, levels, strict=True)]
+    record = {"format": FORMAT, "version": VERSION, **about, "grids": found}
+    files.write(path, json.dumps({**record, DIGEST: digest_of(record)}, indent=1) + "\n")
+
+
+def read(path: Path) -> dict[int, tuple[Tensor, Tensor]]:
+    """The times and levels in a file by the number of steps; :class:`FileError` if it cannot be used."""
+    with inputs.reading(path, "a grid of scoresde tune-grid") as file:
+        record = inputs.loads(inputs.text(file))
+        if not isinstance(record, dict) or record.get("format") != FORMAT or record["version"] > VERSION:
+            raise ValueError(f"its format is not {FORMAT}, version {VERSION} or before")
+        if record.get(DIGEST) != digest_of(record):
+            raise ValueError("its digest does not match its content: tune it again")
+        grids = [
+            [torch.asarray(one[key], dtype=torch.float64) for key in ("times", "levels")] for one in record["grids"]
+        ]
+        if any(times.ndim != 1 or levels.shape != (len(times) - 2,) for times, levels in grids):
+            raise ValueError("its times and levels are not of one length")
+        return {len(times) - 1: (times, levels) for times, levels in grids}
+
+
+@attrs.frozen
+class FileGrid(Grid):
+    """Tuned times from a file, for its process and its numbers of steps; any predictor may take them."""
+
+    @staticmethod
+    def example(folder: Path) -> dict[str, str]:
+        """A file of two evenly spaced grids, for the conformance suite."""
+        write(folder / "grid.json", VPSDE(), [(UniformGrid().times(VPSDE(), steps), {}) for steps in (3, 10)])
+        return {"path": str(folder / "grid.json")}
+
+    path: str = param(help="a file of scoresde tune-grid, in the folder of the checkpoint if one is given")
+    checkpoint: str | None = param(None, "folder or name of the checkpoint that carries the file")
+    registry: Registry = handed_registry()
+
+    def __attrs_post_init__(self) -> None:
+        self._grids  # noqa: B018  # refuse an unusable file before any work starts
+
+    def files(self) -> list[Path]:
+        """The file, whose content counts for a result."""
+        carrier = self.checkpoint and checkpoint.find(self.checkpoint, self.registry).folder
+        return [Path(carrier or "", self.path)]
+
+    @cached_property
+    def _grids(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return read(*self.files())
+
+    @property
+    def counts(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The numbers of steps in the file."""
+        return tuple(self._grids)
+
+    def times(self, sde: SDE, steps: int) -> Tensor:
+        if reason := self.skip_steps(sde, steps):
+            raise ValueError(reason)
+        return self._grids[steps][0].clone()
+
+    def skip(self, sde: SDE) -> str | None:
+        """Refuse a process with other ends or another sigma / alpha at the times."""
+        for times, levels in self._grids.values():
+            same = sde.form != "nonlinear" and times[[0, -2, -1]].tolist() == [sde.t_max, sde.t_min, 0]
+            if not same or not torch.allclose(sde.log_noise_ratio(times[1:-1]), levels, rtol=0, atol=1e-6):
+                return f"{self} has times of another process than {sde!r}: tune a grid for this one"
+        return None

@@ -1,0 +1,161 @@
+r"""Search for the times of N steps of a predictor without noise.
+
+Their error is the distance from x_N(z), where N steps from the noise z end, to x(z), where a fine solution with the
+same score ends, in the mean over z; D is the number of entries:
+
+    error(times) = E_z |x_N(z; times) - x(z)| / sqrt(D)
+
+A method takes a problem and N + 1 times, t_max, ..., t_min, 0, to start from, and returns others with these ends.
+"""
+
+import math
+from itertools import pairwise
+from typing import Self
+
+import attrs
+import torch
+from torch import Tensor
+from scoresde_core import DATA, SDE, Estimate, ExactScore, Level, Noise, Predictor, Schedule, ScoreModel, Step
+from scoresde_core.shapes import solve
+from scoresde_core.steps import Past, advance
+from ..coordinates import ENTRIES, denoised_step
+from ..grids import LogSNRGrid
+from ..targets.gaussian import GaussianTarget
+from ..unipc.predictors import UniPCPredictor
+
+FINE, LEVELS, MOST = 48, 40, 25
+"""Steps of fine solutions, fine times of ``dp``, and evaluations of ``gradient``."""
+
+
+def walk(predictor: Predictor, model: ScoreModel, steps: list[Step], x: Tensor) -> list[Tensor]:
+    """The states before, between and after the steps of a predictor that draws no noise."""
+    states, past = [x], Past()
+    for step in steps:
+        x, _, past = advance(predictor, x, step, model, x.clone, past)
+        states.append(x)
+    return states
+
+
+def solved(model: ScoreModel, times: Tensor, x: Tensor) -> list[Tensor]:
+    """The states of the flow at fine ``times``."""
+    return walk(UniPCPredictor(), model, Schedule(model.sde, times, x).steps, x)
+
+
+@attrs.frozen(eq=False)
+class Problem:
+    """A predictor with a score, start noises ``x`` (n, *shape) in the frame of the process, and where they lead."""
+
+    model: ScoreModel
+    predictor: Predictor
+    x: Tensor
+    ends: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def draw(cls, model: ScoreModel, predictor: Predictor, n: int, seed: int, first: int, like: Tensor) -> Self:
+        """That of noises ``first .. first + n`` of the run with this seed, on the device of ``like``, in its dtype."""
+        model = model.informed(n, seed, first).framed()
+        noise = Noise(seed, model.shape, n, start=first, device=like.device, dtype=like.dtype)
+        x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
+        return cls(model, predictor, x, solved(model, LogSNRGrid().times(model.sde, FINE), x)[-1])
+
+    def distances(self, steps: list[Step]) -> Tensor:
+        """|x_N - x| / sqrt(D) of every noise, (n,)."""
+        end = walk(self.predictor, self.model, steps, self.x)[-1]
+        return (end - self.ends).flatten(1).square().mean(1).sqrt()
+
+    @torch.no_grad()
+    def error(self, times: Tensor) -> Estimate:
+        """The error of ``times`` (N + 1,), with its standard error over the noises."""
+        far = self.distances(Schedule(self.model.sde, times, self.x).steps).double()
+        return Estimate(float(far.mean()), float(far.std()) / math.sqrt(len(far)), len(far) - 1)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The error of :func:`times_of` ``logits``, with a gradient through all of the steps."""
+        return self.distances(traced(self.model.sde, times_of(logits, self.model.sde), self.x)).mean()
+
+
+def times_of(logits: Tensor, sde: SDE) -> Tensor:
+    """N + 1 times whose N - 1 increments in log(sigma / alpha) have the shares ``softmax(logits)``."""
+    first, last = sde.log_noise_ratio(torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64))
+    inner = sde.time_at(first + (last - first) * logits.softmax(0).cumsum(0)[:-1])
+    return torch.cat([inner.new_tensor([sde.t_max]), inner, inner.new_tensor([sde.t_min, 0.0])])
+
+
+def logits_of(times: Tensor, sde: SDE) -> Tensor:
+    """The inverse of :func:`times_of`; an increment of less than a thousandth of all becomes that."""
+    marks = sde.log_noise_ratio(torch.cat([times.new_tensor([sde.t_signal]), times[1:-1]]))
+    return (marks.diff() / (marks[-1] - marks[0])).clamp_min(1e-3).log()
+
+
+def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
+    """The steps of ``times``, whose levels let gradients pass; without f, g and the numbers of a discrete chain."""
+    rows = [t.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1)) for t in times[:-1]]
+    levels = [*(Level(t, sde.alpha(t).to(x), sde.sigma(t).to(x)) for t in rows), DATA]
+    if sde.t_signal < sde.t_max:  # a step from noise alone is that of numbers
+        levels[0] = sde.float_level(sde.t_max)
+    return [Step(k, len(times) - 1, *pair, diffusion=math.nan, sde=sde) for k, pair in enumerate(pairwise(levels))]
+
+
+def gradient(problem: Problem, start: Tensor) -> Tensor:
+    """Descend the error by L-BFGS on the increments in log-SNR (LD3, arXiv:2405.15506; S4S, arXiv:2502.17423)."""
+    logits = logits_of(start, problem.model.sde).requires_grad_()
+    optimiser = torch.optim.LBFGS([logits], max_iter=MOST, max_eval=MOST, line_search_fn="strong_wolfe")
+    tried = [(problem.error(start).value, start)]
+
+    def closure() -> float:
+        loss = problem.loss(logits)
+        (logits.grad,) = torch.autograd.grad(loss, logits)
+        tried.append((float(loss.detach()), times_of(logits.detach(), problem.model.sde)))
+        return tried[-1][0]
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return min(tried, key=lambda each: each[0])[1]
+
+
+@torch.no_grad()
+def dp(problem: Problem, start: Tensor) -> Tensor:
+    """The fine times with the least sum of the costs of single steps between them (GITS, arXiv:2409.18052)."""
+    times = LogSNRGrid().times(problem.model.sde, max(LEVELS, 2 * len(start)))
+    cost = costs(problem.model, times[:-1], solved(problem.model, times[:-1], problem.x))
+    return torch.cat([times[shortest(cost, len(start) - 2)], times[-1:]])
+
+
+def costs(model: ScoreModel, times: Tensor, states: list[Tensor]) -> Tensor:
+    """(M, M) mean squared errors, in x / alpha, of one step of first order from state i of the flow to j > i."""
+    found = torch.full((len(times), len(times)), math.inf, dtype=torch.float64)
+    for i, x in enumerate(states[:-1]):
+        steps = [Schedule(model.sde, times[[i, j]], x)[0] for j in range(i + 1, len(times))]
+        denoised = model.denoised(x, steps[0].now)
+        for j, step in enumerate(steps, i + 1):
+            error = solve(step.next.alpha, denoised_step(x, step, denoised) - states[j])
+            found[i, j] = error.double().square().mean()
+    return found
+
+
+def shortest(cost: Tensor, hops: int) -> list[int]:
+    """The path of ``hops`` steps from the first to the last index with the least sum of ``cost`` (M, M)."""
+    left, choices = cost[:, -1], []
+    for _ in range(hops - 1):
+        left, choice = (cost + left).min(1)
+        choices.append(choice)
+    path = [0]
+    for choice in reversed(choices):
+        path.append(int(choice[path[-1]]))
+    return [*path, len(cost) - 1]
+
+
+def refusal(sde: SDE, predictor: Predictor, method: str) -> str | None:
+    """Why the times of a predictor, which serves the process, cannot be searched so, or None."""
+    if predictor.stochastic or predictor.idle:
+        return f"{predictor} has no ends to compare, which noise would hide: take another, such as ddim or dpmpp_2m"
+    if sde.form not in ENTRIES or (method == "gradient" and sde.form != "scalar"):
+        wanted = "one alpha and sigma" if method == "gradient" else "an alpha and sigma of each entry"
+        return (
+            f"{method} needs {wanted}, {type(sde).__name__} has the form {sde.form}: take another --method or process"
+        )
+    if method == "dp":
+        return None
+    steps = traced(sde, LogSNRGrid().times(sde, 5), x := torch.ones(1, 1))
+    passes = walk(predictor, ExactScore(GaussianTarget((1,))), steps, x)[-1].isfinite()
+    return None if passes else f"{predictor} reads numbers of a step that let no gradient pass: take --method dp"

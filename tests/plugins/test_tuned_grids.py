@@ -1,0 +1,318 @@
+"""Tuned grids: the search against brute force and finite differences, files, the command, published lists."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scoresde_core import SDE, ExactScore, GaussianPrior, create, default_registry, sample, skip
+from scoresde_core.errors import FileError
+from scoresde_plugins.few_steps import grid_file, grid_search
+from scoresde_run import Fingerprint
+from scoresde_run.commands.shell import main
+
+TARGET = "gaussian[shape=[2],mean=[0.5,-1.0],std=[0.2,1.5]]"
+DOUBLE = torch.zeros(0, dtype=torch.float64)
+FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[model=sdxl]", "ays[model=svd]")
+
+
+class Bisected(SDE):
+    """A variance-exploding path whose times are found by bisection."""
+
+    t_min = 1e-3
+
+    def alpha(self, t):
+        return torch.ones_like(t)
+
+    def sigma(self, t):
+        return 3 * t.square() + 0.01 * t
+
+    @property
+    def prior(self):
+        return GaussianPrior(std=3.01)
+
+
+def exact(sde="vp", target=TARGET):
+    sde = create("sdes", sde) if isinstance(sde, str) else sde
+    return ExactScore(create("targets", target).to("cpu", torch.float64), sde)
+
+
+def problem(predictor, sde="vp", n=16, first=0):
+    return grid_search.Problem.draw(exact(sde), create("predictors", predictor), n, 0, first, DOUBLE)
+
+
+def end_of_flow(x, sde, mean, std):
+    """Where the flow of a Gaussian from ``x`` at t_max is at t_min, denoised: an affine map, written by hand."""
+    first, last = (sde.float_level(t) for t in (sde.t_max, sde.t_min))
+    spread = [math.sqrt(level.alpha**2 * std**2 + level.sigma**2) for level in (first, last)]
+    at = last.alpha * mean + spread[1] / spread[0] * (x - first.alpha * mean)
+    return mean + last.alpha * std**2 / spread[1] ** 2 * (at - last.alpha * mean)
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve", "cosine"])
+def test_a_problem_ends_where_the_exact_flow_does(sde):
+    found = problem("ddim", sde)
+    for k, (mean, std) in enumerate(((0.5, 0.2), (-1.0, 1.5))):
+        if sde == "cosine":  # no signal at the start: E[x_0 | x] is the mean
+            continue
+        expected = end_of_flow(found.x[:, k], found.model.sde, mean, std)
+        torch.testing.assert_close(found.ends[:, k], expected, atol=2e-3, rtol=0)
+    assert bool(found.ends.isfinite().all())
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve", "subvp", "cosine", Bisected()], ids=str)
+@pytest.mark.parametrize(
+    "predictor", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "heun", "dpm_solver_2"]
+)
+def test_the_gradient_is_that_of_finite_differences(predictor, sde):
+    found = problem(predictor, sde, n=4)
+    logits = torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64, requires_grad=True)
+    loss = found.loss(logits)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    plain = found.error(grid_search.times_of(logits.detach(), found.model.sde)).value
+    assert float(loss.detach()) == pytest.approx(plain, rel=1e-9)
+    for k in range(4):
+        moved = [logits.detach() + h * torch.eye(4, dtype=torch.float64)[k] for h in (1e-5, -1e-5)]
+        up, down = (found.error(grid_search.times_of(each, found.model.sde)).value for each in moved)
+        assert float(gradient[k]) == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve", "cosine"])
+def test_shares_and_times_are_inverse_to_each_other(sde):
+    sde = create("sdes", sde)
+    times = create("grids", "quadratic").times(sde, 6)
+    again = grid_search.times_of(grid_search.logits_of(times, sde), sde)
+    torch.testing.assert_close(again, times, atol=1e-9, rtol=1e-9)
+    assert [float(again[k]) for k in (0, -2, -1)] == [sde.t_max, sde.t_min, 0]
+
+
+@pytest.mark.parametrize(("predictor", "share"), [("ddim", 1.0), ("dpmpp_2m", 0.9), ("ipndm", 0.9)])
+def test_a_tuned_grid_is_better_on_other_noises_than_every_fixed_one(predictor, share):
+    """Of a Gaussian, whose flow is known: the ends are compared with the closed form."""
+    own, other = problem(predictor), problem(predictor, n=64, first=16)
+    sde = other.model.sde
+    ends = [end_of_flow(other.x[:, k], sde, *law) for k, law in enumerate(((0.5, 0.2), (-1.0, 1.5)))]
+
+    def error(times):
+        steps = grid_search.Schedule(sde, times, other.x).steps
+        end = grid_search.walk(other.predictor, other.model, steps, other.x)[-1]
+        return float((end - torch.stack(ends, 1)).square().mean(1).sqrt().mean())
+
+    fixed = [create("grids", name).times(sde, 5) for name in FIXED]
+    start = min(fixed, key=lambda times: own.error(times).value)
+    tuned = grid_search.gradient(own, start)
+    assert error(tuned) < share * min(map(error, fixed))
+    assert own.error(tuned).value < own.error(start).value
+
+
+def test_the_start_is_kept_where_no_times_are_better(monkeypatch):
+    found = problem("dpmpp_2m")
+    start = create("grids", "karras").times(found.model.sde, 5)
+    monkeypatch.setattr(grid_search.Problem, "loss", lambda self, logits: (logits * 0).sum() + 99.0)
+    assert grid_search.gradient(found, start) is start
+
+
+def test_the_shortest_path_is_that_of_all_subsets():
+    generator = torch.Generator().manual_seed(3)
+    for hops in range(1, 7):
+        cost = torch.rand(8, 8, generator=generator, dtype=torch.float64).triu(1)
+        cost[cost == 0] = math.inf
+        paths = [(0, *inner, 7) for inner in itertools.combinations(range(1, 7), hops - 1)]
+        best = min(paths, key=lambda path: sum(float(cost[i, j]) for i, j in itertools.pairwise(path)))
+        assert grid_search.shortest(cost, hops) == [*best]
+
+
+def test_a_cost_is_the_error_of_one_step_from_the_flow():
+    found = problem("ddim")
+    sde = found.model.sde
+    times = create("grids", "logsnr").times(sde, 6)[:-1]
+    states = grid_search.solved(found.model, times, found.x)
+    cost = grid_search.costs(found.model, times, states)
+    i, j = 2, 4
+    now, ahead = (sde.float_level(float(times[k])) for k in (i, j))
+    noise = found.model.noise(states[i], now)
+    end = states[i] / now.alpha + (ahead.sigma / ahead.alpha - now.sigma / now.alpha) * noise
+    assert float(cost[i, j]) == pytest.approx(float((end - states[j] / ahead.alpha).square().mean()), rel=1e-6)
+    assert bool(cost.tril().isinf().diagonal().all())
+
+
+@pytest.mark.parametrize("sde", ["vp", "ve", "cosine"])
+def test_times_by_dynamic_programming_are_a_grid(sde):
+    found = problem("ddim", sde)
+    sde = found.model.sde
+    start = create("grids", "logsnr").times(sde, 6)
+    times = grid_search.dp(found, start)
+    assert [float(times[k]) for k in (0, -2, -1)] == [sde.t_max, sde.t_min, 0]
+    assert len(times) == 7
+    assert bool((times.diff() < 0).all())
+    assert found.error(times).value < found.error(create("grids", "karras").times(sde, 6)).value
+
+
+@pytest.mark.parametrize(
+    ("sde", "predictor", "method", "words"),
+    [
+        ("vp", "dpmpp_2m_sde", "dp", "noise would hide"),
+        ("vp", "none", "dp", "no ends"),
+        ("cld", "dpmpp_2m", "gradient", "the form blocks"),
+        ("blurring", "dpmpp_2m", "gradient", "the form diagonal: take another --method"),
+        ("blurring", "dpmpp_2m", "dp", None),
+        ("vp", "probability_flow", "gradient", "let no gradient pass"),
+        ("cld", "dpmpp_2m", "dp", "of each entry"),
+        ("vp", "pndm", "gradient", None),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(sde, predictor, method, words):
+    reason = grid_search.refusal(create("sdes", sde), create("predictors", predictor), method)
+    assert (reason is None) if words is None else (words in reason)
+
+
+def stored(folder, sde="vp", steps=(3, 5), name="grid.json"):
+    process = create("sdes", sde)
+    grids = [(create("grids", "logsnr").times(process, n), {"start": "logsnr"}) for n in steps]
+    grid_file.write(folder / name, process, grids, predictor="ddim")
+    return folder / name
+
+
+def test_a_file_gives_its_times_back_and_nothing_else(tmp_path):
+    path, vp = stored(tmp_path), create("sdes", "vp")
+    grid = create("grids", f"file[path={path}]")
+    assert torch.equal(grid.times(vp, 5), create("grids", "logsnr").times(vp, 5))
+    assert grid.counts == (3, 5)
+    with pytest.raises(ValueError, match="times for 3 or 5 steps, not for 4"):
+        grid.times(vp, 4)
+    for other in ("ve", "subvp", "vp[t_min=1e-4]", "vp[beta_max=21.0]", "double_well"):
+        assert "another process" in grid.skip(create("sdes", other))
+    assert grid.skip(create("sdes", "vp[chain=exact]")) is None
+    reasons = [
+        skip(create("samplers", text), vp, (2,))
+        for text in (f"pc[steps=4,grid=file[path={path}]]", f"ode[method=rk4,steps=5,grid=file[path={path}]]")
+    ]
+    assert all("take one of these" in reason for reason in reasons)
+    found = sample(exact(), create("samplers", f"pc[predictor=ddim,steps=5,grid=file[path={path}]]"), 4, seed=3)
+    same = sample(exact(), create("samplers", "pc[predictor=ddim,steps=5,grid=logsnr]"), 4, seed=3)
+    assert torch.equal(found.x, same.x)
+
+
+def test_the_content_of_a_file_counts_for_a_result(tmp_path):
+    stored(tmp_path)
+    registry = default_registry()
+    depends = [Fingerprint(registry).depends(create("grids", f"file[path={tmp_path / 'grid.json'}]"))]
+    stored(tmp_path, steps=(3, 6))
+    depends.append(Fingerprint(registry).depends(create("grids", f"file[path={tmp_path / 'grid.json'}]")))
+    assert [*depends[0]["files"]] == [*depends[1]["files"]] == [str(tmp_path / "grid.json")]
+    assert depends[0]["files"] != depends[1]["files"]
+
+
+def test_a_checkpoint_carries_a_grid(tmp_path):
+    from scoresde_run.models import checkpoint
+
+    shipped = checkpoint.find("mnist_vp", default_registry()).folder
+    (tmp_path / "mine").mkdir()
+    for file in shipped.iterdir():
+        (tmp_path / "mine" / file.name).write_bytes(file.read_bytes())
+    stored(tmp_path / "mine", name="few.json")
+    grid = create("grids", f"file[path=few.json,checkpoint={tmp_path / 'mine'}]")
+    assert grid.counts == (3, 5)
+    assert grid.files() == [tmp_path / "mine" / "few.json"]
+    with pytest.raises(FileError, match=r"few\.json"):
+        create("grids", "file[path=few.json,checkpoint=mnist_vp]")
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = stored(tmp_path)
+    whole = path.read_text()
+    record = json.loads(whole)
+    cases = [
+        whole[:100],
+        "",
+        "[]",
+        "{}",
+        "[" * 5000,
+        whole.replace("0.001", "0.002"),
+        whole.replace("logsnr", "karras"),
+    ]
+    cases += [json.dumps({k: v for k, v in record.items() if k != "digest"}), json.dumps({**record, "version": 2})]
+    for grids in ([{"times": [1, 0]}], [{"times": [1.0, 0.5, 0.0], "levels": []}], 3, [{"times": "x", "levels": [1]}]):
+        changed = {**{k: v for k, v in record.items() if k != "digest"}, "grids": grids}
+        cases.append(json.dumps({**changed, "digest": grid_file.digest_of(changed)}))
+    for text in cases:
+        path.write_text(text)
+        with pytest.raises(FileError, match=r"grid\.json"):
+            create("grids", f"file[path={path}]")
+    path.unlink()
+    with pytest.raises(FileError, match=r"grid\.json"):
+        create("grids", f"file[path={path}]")
+
+
+def tune(*arguments):
+    return main(["tune-grid", *map(str, arguments)])
+
+
+def test_the_command_makes_a_file_that_samples(tmp_path, capsys):
+    out = tmp_path / "grid.json"
+    asked = ("--target", TARGET, "--predictor", "ipndm", "--steps", 4, 6, "--starts", 16)
+    assert tune(*asked, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "4 steps: error on other noises from" in printed
+    assert f"--grid 'file[path={out}]'" in printed
+    record = json.loads(out.read_text())
+    assert (record["process"], record["predictor"], record["method"], record["seed"]) == ("vp", "ipndm", "gradient", 0)
+    for one in record["grids"]:
+        assert one["after"][0] < one["before"][0]
+    assert create("grids", f"file[path={out}]").counts == (4, 6)
+    assert tune(*asked, "--out", tmp_path / "again.json") == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == record
+    assert tune(*asked, "--method", "dp", "--out", tmp_path / "dp.json") == 0
+    assert json.loads((tmp_path / "dp.json").read_text())["grids"] != record["grids"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--predictor", "ddim", "--steps", "2"], 2, "from 3"),
+        (["--predictor", "ddim", "--steps", "5", "--starts", "1"], 2, "--starts"),
+        (["--predictor", "dpmpp_2m_sde", "--steps", "5"], 2, "noise would hide"),
+        (["--predictor", "dddim", "--steps", "5"], 2, "Did you mean"),
+        (["--predictor", "dpmpp_2m", "--steps", "5", "--sde", "cld"], 2, "another --method"),
+        (["--predictor", "ddim", "--steps", "5", "--out", "{taken}"], 3, "exists"),
+        (["--predictor", "ddim", "--steps", "5", "--out", "nowhere/x.json"], 3, "nowhere"),
+    ],
+)
+def test_the_command_refuses_before_any_work(tmp_path, capsys, monkeypatch, arguments, code, words):
+    monkeypatch.setattr(grid_search.Problem, "draw", lambda *_: pytest.fail("it began to work"))
+    (tmp_path / "taken").touch()
+    given = [part.format(taken=tmp_path / "taken") for part in arguments]
+    assert tune("--target", TARGET, "--out", tmp_path / "x.json", *given) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_the_published_levels_are_met():
+    """The list for Stable Diffusion 1.5 is one of timesteps, of a schedule that is evenly spaced in sqrt(beta)."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    signal = np.cumprod(1 - betas)
+    steps = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0]
+    lists = {
+        "sd15": ((1 - signal) / signal)[steps] ** 0.5,
+        "sdxl": np.array([14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029]),
+    }
+    ve = create("sdes", "ve[sigma_min=0.029,sigma_max=14.615]")
+    for model, levels in lists.items():
+        times = create("grids", f"ays[model={model}]").times(ve, 11)
+        found = ve.log_noise_ratio(times[1:-2]).exp().numpy()
+        np.testing.assert_allclose(found, levels[1:-1], atol=6e-4)
+        twice = ve.log_noise_ratio(create("grids", f"ays[model={model}]").times(ve, 21)[1:-2]).exp().numpy()
+        np.testing.assert_allclose(twice[::2], np.sqrt(levels[:-1] * levels[1:]), rtol=4e-3)
+
+
+def test_published_levels_beyond_the_process_are_left_out():
+    ve = create("sdes", "ve")  # from 50 to 0.01
+    levels = ve.log_noise_ratio(create("grids", "ays[model=svd]").times(ve, 10)[:-1]).exp()
+    expected = [50.0, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034]
+    between = ve.log_noise_ratio(create("grids", "ays[model=svd]").times(ve, 10)[1:9]).exp()
+    assert float(levels[0]) == pytest.approx(50)
+    np.testing.assert_allclose(between.numpy(), expected[1:], rtol=1e-6)
+    assert float(levels[-1]) == pytest.approx(float(ve.sigma(torch.tensor(1e-5, dtype=torch.float64))), rel=1e-9)
