@@ -1,4 +1,4 @@
-"""Measures how far a model is from the optimal score of its training data: the tables of docs/ideal_scores.md.
+"""Measures how far a model is from the optimal score of its training data, by noise level.
 
     python docs/pictures/ideal_scores.py --dataset 'mnist[root=data]'
 
@@ -14,13 +14,14 @@ import torch
 from scoresde import ExactScore, create, default_registry
 from scoresde_run.models import checkpoint
 
-RATIOS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)
+RATIOS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0)  # of sigma / alpha
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--checkpoint", default="mnist_vp")
 parser.add_argument("--dataset", default="mnist")
 parser.add_argument("--digits", type=int, default=64, help="digits of each split")
 parser.add_argument("--count", type=int, default=10_000, help="training digits of the local scores")
 parser.add_argument("--patches", type=int, nargs="+", default=[5, 11, 17])
+parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
 options, registry = parser.parse_args(), default_registry()
 model = checkpoint.find(options.checkpoint, registry).load(registry).score()
 data = create("datasets", options.dataset)
@@ -42,7 +43,7 @@ def table(title, columns, found):
 
 
 found = {}
-for ratio in RATIOS:
+for ratio in options.ratios:
     t = float(model.sde.time_at(torch.tensor(ratio, dtype=torch.float64).log()))
     level, found[ratio] = model.sde.float_level(t), {}
     for split, digits in clean.items():
@@ -53,6 +54,6 @@ for ratio in RATIOS:
         for name, state in mean.items():
             found[ratio][f"model - {name}, {split}"] = float((state - mean["model"]).square().mean())
             found[ratio][f"error of {name}, {split}"] = float((state - x0).square().mean())
-    print(f"{ratio:g} of {RATIOS[-1]:g}: done", flush=True)
+    print(f"{ratio:g}: done", flush=True)
 table("Mean squared difference of denoised states", gaps, found)
 table("Mean squared error of denoised states", errors, found)
