@@ -1,4 +1,4 @@
-"""Measures how far a model is from the optimal score of its training data, by noise level.
+"""Measures how far a model is from the optimal score of its training data: the tables of docs/ideal_scores.md.
 
     python docs/pictures/ideal_scores.py --dataset 'mnist[root=data]'
 
