@@ -88,6 +88,15 @@ def test_few_samples_cover_without_bias():
         assert abs(float(values.mean())) < 4 * float(values.std()) / 60**0.5 + 0.003
 
 
+def test_few_samples_have_no_gap_and_no_error_by_chance():
+    observed, laws = given(GAUSSIAN)
+    x = torch.stack([torch.stack([law.sample(8, seed=k) for law in laws]).double() for k in range(60)])
+    found = [judged("posterior_moments", each, GAUSSIAN, observed) for each in x]
+    for name, chance in (("mmse_gap", 1 / 8), ("covariance_error", 1 / 7)):
+        values = torch.tensor([one[name].value for one in found])
+        assert abs(float(values.mean())) < 4 * float(values.std()) / 60**0.5 < chance
+
+
 def test_entries_that_y_determines_do_not_count(problem):
     observed, laws = given(GAUSSIAN, "inpaint")
     x = drawn(laws)
