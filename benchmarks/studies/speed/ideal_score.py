@@ -17,7 +17,8 @@ options = parser.parse_args()
 device, where = prepare(options)
 target = create("targets", "empirical", dataset=create("datasets", options.dataset)).to(device)
 x = target.sample(BATCH).to(device)
-events = (target._events.rows + target._events.center).flatten(1)
+rows, center, *_ = target._events
+events = (rows + center).flatten(1)
 print(f"{where}, {len(events)} events of {events.shape[1]} numbers, {BATCH} queries, {torch.get_num_threads()} threads")
 for sigma, dtype in ((1.0, torch.float32), (0.02, torch.float64)):
     noisy = x + sigma * torch.randn_like(x)
