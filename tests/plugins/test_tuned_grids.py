@@ -62,7 +62,7 @@ def test_a_problem_ends_where_the_exact_flow_does(sde):
     assert bool(found.ends.isfinite().all())
 
 
-@pytest.mark.parametrize("sde", ["vp", "ve", "subvp", "cosine", Bisected()], ids=str)
+@pytest.mark.parametrize("sde", ["vp", "ve", "subvp", "cosine", pytest.param(Bisected(), id="bisected")])
 @pytest.mark.parametrize(
     "predictor", ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm", "heun", "dpm_solver_2"]
 )
