@@ -50,7 +50,7 @@ class Evaluator(ABC):
 
     def skip(self, evidence: _Evidence) -> str | None:
         """Why this metric cannot be computed from ``evidence``, or None."""
-        missing = [need for need in sorted(self.needs) if getattr(evidence, need) is None]
+        missing = [need for need in sorted(self.needs, reverse=True) if getattr(evidence, need) is None]
         return f"{type(self).__name__} needs {' and '.join(missing)}" if missing else None
 
     def metric(self, name: str, found: Estimate, floor: Estimate | None = None, **details: Any) -> Metric:

@@ -58,8 +58,8 @@ class TestLearned:
         code, out, _ = bench("--checkpoint", "one", *self.FAST, "--out", "here")
         (row,) = rows_in(tmp_path / "here")
         assert (code, row["status"], row["metrics"], row["target"]) == (0, "done", {}, None)
-        assert row["metrics_skipped"]["nll_gap"] == "NLLGap needs target"
-        assert "NLLGap needs target" in out
+        assert row["metrics_skipped"]["nll_gap"] == "NLLGap needs target and density"
+        assert "NLLGap needs target and density" in out
         assert (tmp_path / "here" / "report.html").stat().st_size > 0
 
     def test_random_weights_measure_speed(self, bench, tmp_path):

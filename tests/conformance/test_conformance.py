@@ -372,8 +372,8 @@ class TestCommand:
         assert main(["check", "grids", "--level", "full"]) == 0
         out, err = capsys.readouterr()
         assert out.splitlines()[0].startswith("passed   grids uniform: 11 passed in ")
-        assert out.splitlines()[-1].startswith("4 components, 44 checks at level full: 44 passed in ")
-        assert "[18/44] grids quadratic: runs_from_one_to_zero" in err
+        assert out.splitlines()[-1].startswith("6 components, 66 checks at level full: 66 passed in ")
+        assert "[18/66] grids quadratic: runs_from_one_to_zero" in err
         assert err.endswith("\r\x1b[K")
         main(["check", "grids", "-v"])
         assert "  decreases\n" in capsys.readouterr().out

@@ -93,7 +93,7 @@ class TestNumbers:
     def test_a_seed(self, scoresde, value):
         """One rule for all commands: 0 to 2^63 - 1."""
         words = sorted(word for word, option in options() if option == "--seed")
-        assert len(words) == 6
+        assert len(words) == 7
         for word in words:
             code, err = scoresde(word, f"--seed={value}")
             assert (code, err.count("\n"), "--seed" in err) == (2, 1, True), err

@@ -102,7 +102,12 @@ def test_guided_samples_have_the_law_of_their_guided_process(predictor):
     assert plain.value > 0.02  # the test can tell a guided law from the law of the class
 
 
-STOCHASTIC = {"reverse_diffusion", "euler_maruyama", "ancestral_sampling", "dpmpp_2m_sde"}
+STOCHASTIC = {"reverse_diffusion", "euler_maruyama", "ancestral_sampling"} | {
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "sa_solver",
+    "seeds",
+}
 
 
 def _same(distance):

@@ -14,17 +14,17 @@ def model(sde="vp"):
     return ExactScore(TARGET, create("sdes", sde))
 
 
-@pytest.mark.parametrize("sde", ["vp", "ve", "subvp", "rectified_flow", "edm"])
+@pytest.mark.parametrize("sde", ["vp", "ve", "rectified_flow"])
 @pytest.mark.parametrize("predictor", [*DETERMINISTIC, *STOCHASTIC])
 def test_without_tolerance_it_is_the_steps_in_turn(predictor, sde):
-    how = f"predictor={predictor},steps=20"
+    how = f"predictor={predictor},steps=12"
     try:
         expected = sample(model(sde), create("samplers", f"pc[{how}]"), 16, dtype=torch.float64)
     except UsageError:
         with pytest.raises(UsageError):
             sample(model(sde), create("samplers", f"paradigms[{how}]"), 16)
         return
-    for window in (1, 5, 64):
+    for window in (1, 6) if sde == "vp" else (6,):
         sampler = create("samplers", f"paradigms[{how},window={window},tolerance=0]")
         found = sample(model(sde), sampler, 16, dtype=torch.float64)
         torch.testing.assert_close(found.x, expected.x, rtol=0, atol=1e-9)

@@ -42,7 +42,16 @@ def test_samples_have_the_posterior_of_the_noised_event(sde, sampler):
     torch.testing.assert_close(x.std(0), spread.sqrt(), atol=error, rtol=0.03)
 
 
-STOCHASTIC = ("reverse_diffusion", "euler_maruyama", "ancestral", "2m_sde", "adaptive_sde")
+STOCHASTIC = (
+    "reverse_diffusion",
+    "euler_maruyama",
+    "ancestral",
+    "2m_sde",
+    "3m_sde",
+    "sa_solver",
+    "seeds",
+    "adaptive_sde",
+)
 
 
 def test_a_start_near_the_data_keeps_the_event():

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import numpy as np
@@ -163,12 +164,13 @@ class TestLikelihood:
             """The model's density, independent in every number."""
 
             def measure(self, model, x, seed=0, first=0):
-                data = model.decode(x.double())
+                data = model.units.decode(x.double())
                 nats = -0.5 * (data / 0.6).square().flatten(1).sum(1) - 12 * math.log(0.6 * math.sqrt(2 * math.pi))
-                found = attrs.evolve(TestLikelihood.found, log_prob=nats + model.log_volume((3, 2, 2)))
+                found = attrs.evolve(TestLikelihood.found, log_prob=nats + model.units.log_volume((3, 2, 2)))
                 return found
 
-        values = [measure(Law(), units, grey, units=units).values for units in ALL if units.levels == 256]
+        seen = [SimpleNamespace(sde=create("sdes", "vp"), units=units) for units in ALL if units.levels == 256]
+        values = [measure(Law(), model, grey, units=model.units).values for model in seen]
         assert len(values) == 4
         for other in values[1:]:
             assert torch.allclose(other, values[0], atol=1e-5)

@@ -24,7 +24,7 @@ class TuneGridCommand(Command):
         add_model(parser)
         add = parser.add_argument
         add("--predictor", required=True, metavar="X", help="a predictor without noise, such as dpmpp_2m")
-        add("--steps", type=int, nargs="+", required=True, metavar="N", help="numbers of steps, a grid for each")
+        add("--steps", type=int, nargs="+", default=[5], metavar="N", help="numbers of steps, a grid each (default: 5)")
         text = "descent through the solver, or dynamic programming over single steps (default: gradient)"
         add("--method", default="gradient", choices=("gradient", "dp"), help=text)
         add("--starts", type=int, default=32, metavar="N", help="noises to tune on, and to measure on (default: 32)")

@@ -23,7 +23,10 @@ class RestartSampler(PredictorCorrectorSampler):
     the noise, and keeps the past of the last way down. Evaluations: those of ``steps``, and K times the interval's.
     """
 
-    exempt: ClassVar = {"steps_meet_the_state": "it lifts the state to a higher level, from which the next step starts"}
+    exempt: ClassVar = {
+        "steps_meet_the_state": "it lifts the state to a higher level, from which the next step starts",
+        "passes_on_the_past": "a multistep predictor begins anew after added noise",
+    }
 
     predictor: Predictor = param(attrs.Factory(HeunPredictor), "reverse-time step")
     grid: Grid = param(
