@@ -33,6 +33,13 @@ class TestSuites:
             reasons = {cell.skip for cell in cells if cell.skip and "pip install" not in cell.skip}
             assert reasons == set()
 
+    def test_blocks_of_one_target_may_have_samples_of_their_own(self, bench, tmp_path):
+        """Each is compared with as many exact samples."""
+        block = "{target: mixture2d, sde: vp, steps: 5, evaluator: sliced_wasserstein, samples: %d}"
+        (tmp_path / "two.yaml").write_text(f"format: 1\nblocks: [{block % 64}, {block % 32}]\n")
+        assert bench("--suite", "two.yaml", "--out", "here")[0] == 0
+        assert [row["samples"] for row in rows_in(tmp_path / "here")] == [64, 32]
+
     def test_quick_is_the_main_job(self, bench):
         main_job = cells_of("--predictor", "reverse_diffusion", "--corrector", "langevin", bench=bench)
         assert cells_of("--suite", "quick", bench=bench) == main_job

@@ -165,7 +165,7 @@ class Bench:
         """The exact samples for the cell, shared with cells of the same target and seed; None without a target."""
         if cell.source.truth is None:
             return None
-        key = (cell.names["target"], cell.names.get("known"), cell.seed, cell.dtype, cell.device)
+        key = (cell.names["target"], cell.names.get("known"), cell.samples, cell.seed, cell.dtype, cell.device)
         if key not in self._references:
             while len(self._references) >= KEPT:
                 self._references.pop(next(iter(self._references)))
