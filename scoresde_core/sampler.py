@@ -22,6 +22,9 @@ Observer = Callable[[int, int, Tensor], Any]
 class Sampler(Method):
     """A loop, whose parameters may be components (predictor, corrector, grid, ...)."""
 
+    in_turn: bool = True
+    """Whether it takes the steps of its components one after another."""
+
     @abstractmethod
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """A latent ``x`` (B, ...) of ``model.sde`` at t = 1 -> samples like ``x``; calls ``observe`` after each step.

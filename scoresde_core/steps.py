@@ -65,6 +65,10 @@ class Predictor(Method):
     stochastic: bool = True
     """Whether the step draws noise."""
 
+    def plan(self, steps: list[Step]) -> list[Step]:
+        """The steps of a run in the order in which it takes them; noise is added before one that starts higher up."""
+        return steps
+
     def skip_times(self, sde: SDE, grid: Grid, steps: int) -> str | None:
         """Why this predictor cannot take ``steps`` steps on ``grid`` with a supported ``sde``, or None."""
         return None

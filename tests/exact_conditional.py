@@ -15,9 +15,9 @@ APART = Mixture2DTarget(layout="grid", components=4, radius=1.5, std=0.4, weight
 POINT = torch.tensor([[0.25, math.nan]])
 
 
-def draw(target, condition, x, sampler, sde=None, rounds=1, **more):
+def draw(target, condition, x, sampler, sde=None, rounds=1, jump=1, **more):
     """One sample of ``condition`` on each of ``x``, with the exact score."""
-    conditioned = ConditionedSampler(create("samplers", sampler), condition.observe(x), rounds)
+    conditioned = ConditionedSampler(create("samplers", sampler), condition.observe(x), rounds, jump)
     return sample(ExactScore(target, sde or VPSDE()), conditioned, len(x), **more)
 
 

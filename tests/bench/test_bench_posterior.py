@@ -51,7 +51,7 @@ def test_costs_are_counted(rows):
     evaluations = {row["method"]: row["nfe"] for row in rows}
     assert products == {"exact": 0, "mmps[iterations=1]": 20, "mmps[iterations=2]": 30, "replacement": 0,
                         "repaint[rounds=3]": 0, "dps[scale=0.1]": 10}  # fmt: skip
-    assert evaluations.pop("repaint[rounds=3]") == 30
+    assert evaluations.pop("repaint[rounds=3]") == 9 * 3 + 1
     assert set(evaluations.values()) == {10}
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conditional_law import given
 from exact_conditional import APART, CROSS, POINT, correlated, deviations, draw
-from scoresde_core import create
+from scoresde import ConditionedSampler, ExactScore, create, sample
+from scoresde_core import WrappedScore
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
@@ -17,10 +18,25 @@ from scoresde_plugins.targets.mfa import MNISTMFATarget
 SDES = {"ve": VESDE(), "vp": VPSDE(), "subvp": SubVPSDE(), "linear_ve": LinearVESDE()}
 IMAGES = GaussianTarget((3, 8, 8), std=0.5, decay=2.0)
 ANCESTRAL = "pc[predictor=ddim[eta=1],grid=logsnr,steps={}]"
+KNOWN = Inpaint().observe(torch.zeros(3, 2))
 RHO, Y = 0.8, 1.5  # two standard normal coordinates with this correlation, the first of which is known
 
 
-def chain(sde, steps, rounds):
+def visits(levels, rounds, jump):
+    """The levels that RePaint visits, from n - 1 down to clean data, -1: from 0, jump, 2 jump, ... it goes up again."""
+    left = dict.fromkeys(range(0, levels - jump, jump), rounds - 1)
+    seen, at = [levels - 1], levels - 1
+    while at >= 0:
+        up = left.get(at, 0) > 0
+        if up:
+            left[at] -= 1
+        for _ in range(jump if up else 1):
+            at += 1 if up else -1
+            seen.append(at)
+    return seen
+
+
+def chain(sde, steps, rounds, jump=1):
     """Mean and variance of x_2 that replacement ends with: ancestral steps are affine, and so is what comes between.
 
     D = alpha C (alpha^2 C + sigma^2)^-1 x denoises. A step to alpha', sigma', with a = alpha / alpha' and
@@ -36,27 +52,30 @@ def chain(sde, steps, rounds):
         return known + hidden * mean, torch.outer(hidden, hidden) * spread + sigma**2 * torch.diag(1 - hidden)
 
     mean, spread = replaced(torch.zeros(2), sde.prior.std**2 * eye, alphas[0], sigmas[0])
-    for (alpha, ahead), (sigma, less) in zip(pairwise(alphas), pairwise(sigmas), strict=True):
+    for now, then in pairwise(visits(steps, rounds, jump)):
+        high, low = steps - 1 - max(now, then), steps - 1 - min(now, then)
+        alpha, ahead, sigma, less = alphas[high], alphas[low], sigmas[high], sigmas[low]
         a = alpha / ahead
         added = sigma**2 - a**2 * less**2
         denoise = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * eye)
         step = (a * less**2 * eye + ahead * added * denoise) / sigma**2
-        for round_ in range(rounds):
-            mean, spread = step @ mean, step @ spread @ step.T
-            final = float(mean[1]), float(spread[1, 1])  # of the noise-free mean
-            mean, spread = replaced(mean, spread + added * less**2 / sigma**2 * eye, ahead, less)
-            if round_ + 1 < rounds:
-                mean, spread = a * mean, a**2 * spread + added * eye
+        if now < then:
+            mean, spread = a * mean, a**2 * spread + added * eye
+            continue
+        mean, spread = step @ mean, step @ spread @ step.T
+        final = float(mean[1]), float(spread[1, 1])  # of the noise-free mean
+        mean, spread = replaced(mean, spread + added * less**2 / sigma**2 * eye, ahead, less)
     return final
 
 
 class TestLaw:
-    @pytest.mark.parametrize("rounds", [1, 5])
+    @pytest.mark.parametrize(("rounds", "jump"), [(1, 1), (5, 1), (4, 10)])
     @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
-    def test_of_a_gaussian_is_that_of_the_affine_chain(self, sde, rounds):
+    def test_of_a_gaussian_is_that_of_the_affine_chain(self, sde, rounds, jump):
         n, target = 3000, GaussianTarget((2,), covariance=((1, RHO), (RHO, 1)))
-        mean, variance = chain(sde, 40, rounds)
-        x = draw(target, Inpaint(), torch.tensor([[Y, math.nan]]).expand(n, 2), ANCESTRAL.format(40), sde, rounds).x
+        mean, variance = chain(sde, 40, rounds, jump)
+        y, steps = torch.tensor([[Y, math.nan]]).expand(n, 2), ANCESTRAL.format(40)
+        x = draw(target, Inpaint(), y, steps, sde, rounds, jump=jump).x
         y = x[:, 1].double()
         assert abs(float(y.mean()) - mean) < 4 * math.sqrt(variance / n)
         assert abs(float(y.var()) - variance) < 4 * variance * math.sqrt(2 / n)
@@ -121,9 +140,38 @@ class TestUnknownPart:
         whole, parts = (draw(IMAGES, condition, x, "pc[steps=5]", rounds=2, batch_size=size).x for size in (None, 3))
         torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize(("rounds", "jump"), [(3, 1), (3, 2), (2, 4), (1, 3)])
+    def test_goes_through_the_published_levels(self, rounds, jump):
+        seen, times = [], create("grids", "uniform").times(VPSDE(), 9).tolist()
+
+        class Heard(WrappedScore):
+            def evaluate(self, x, level):
+                seen.append(8 - times.index(level.t))
+                return self.model.score(x, level)
+
+        sampler = ConditionedSampler(create("samplers", "pc[steps=9,grid=uniform]"), KNOWN, rounds, jump)
+        sample(Heard(ExactScore(CROSS, VPSDE())), sampler, 3)
+        assert seen == [now for now, then in pairwise(visits(9, rounds, jump)) if then < now]
+
     def test_rounds_are_counted(self):
+        """Each has its steps of the corrector; the step to the data is taken once."""
         found = draw(CROSS, Inpaint(), torch.zeros(3, 2), "pc[steps=7,corrector=langevin]", rounds=3)
-        assert found.nfe == 7 * (3 + 1)
+        assert found.nfe == (6 * 3 + 1) * 2
+
+    @pytest.mark.parametrize(
+        ("sampler", "words"),
+        [
+            (
+                "pc[steps=10]",
+                "a jump of 10 steps needs more steps than that, got 10: take more, or a shorter jump",
+            ),
+            ("paradigms[steps=20]", "acts after every predictor and corrector step, and the sampler has none: take pc"),
+            ("adaptive_sde", "acts after every predictor and corrector step, and the sampler has none: take pc"),
+        ],
+    )
+    def test_what_cannot_go_back_says_so(self, sampler, words):
+        sampler = ConditionedSampler(create("samplers", sampler), KNOWN, 2, 10)
+        assert words in sampler.skip(VPSDE())
 
     @pytest.mark.parametrize("predictor", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpmpp_2m_sde"])
     def test_rounds_go_with_a_past(self, predictor):

@@ -77,7 +77,7 @@ def test_the_record_and_the_picture(scoresde):
     scoresde("--target", IMAGES, "--sde", "ve", *FAST, *condition)
     record, arrays = yaml.safe_load(Path("out/sampling.yaml").read_text()), made()
     assert record["condition"].startswith("Inpaint(mask='box'")
-    assert (record["observed"], record["index"], record["rounds"], record["nfe"]) == ("a.npz", [1], 2, 20.0)
+    assert (record["observed"], record["index"], record["rounds"], record["nfe"]) == ("a.npz", [1], 2, 19.0)
     with Image.open("out/samples.png") as picture:
         sheet = np.asarray(picture)
     assert sheet.shape == (8 + 2 + 8, 16 + 2 + 16, 3)

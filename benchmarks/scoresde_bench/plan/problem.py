@@ -76,4 +76,4 @@ class Problem:
 
     def conditioned(self, sampler: Sampler, given: Observation) -> Sampler:
         """``sampler`` under what the method knows."""
-        return ConditionedSampler(sampler, given, self.method.rounds)
+        return ConditionedSampler(sampler, given, self.method.rounds, self.method.jump)

@@ -34,6 +34,7 @@ class ParadigmsSampler(Sampler):
     tolerance. With ``tolerance=0`` the result is that of ``pc``, to the rounding of the model's batches.
     """
 
+    in_turn = False
     exempt: ClassVar = {
         "draws_no_number_twice": "a step is taken again with the same noise until its state is final",
         "steps_meet_the_state": "steps of a sweep start at guesses of their states",

@@ -21,6 +21,10 @@ class Replacement(PosteriorMethod):
 
 @attrs.frozen
 class RePaint(Replacement):
-    """Replacement with every predictor step taken ``rounds`` times, so that the rest adapts to what is known."""
+    """Replacement with each block of ``jump`` steps taken ``rounds`` times, so that the rest adapts to what is known.
 
-    rounds: int = param(5, "repetitions of each predictor step", ge(1))
+    Lugmayr et al. 2022, arXiv:2201.09865: both are 10 there, in 250 steps.
+    """
+
+    rounds: int = param(5, "how often each block of steps is taken", ge(1))
+    jump: int = param(1, "steps of a block, after which the run goes back", ge(1))

@@ -42,7 +42,7 @@ class PredictorCorrectorSampler(Sampler):
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Run the loop; time-dependent numbers are floats computed before it, so it never waits for the device."""
         sde = model.sde
-        steps = self.plan(sde, x)
+        steps = self.predictor.plan(self.plan(sde, x))
         mean, past = x, Past()
         for k, step in enumerate(steps):
             if self.order == "corrector_first":

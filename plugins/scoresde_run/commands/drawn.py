@@ -97,7 +97,7 @@ def _observe(opened: OpenedModel, n: int) -> tuple[Observation | None, dict[str,
         raise UsageError(reason)
     if condition.mixes_channels and len({*opened.units.scale}) > 1:
         raise UsageError(f"{condition!r} knows sums of channels, but the model scales each channel separately")
-    arguments.rounds = max(arguments.rounds, condition.rounds)
+    arguments.rounds, arguments.jump = max(arguments.rounds, condition.rounds), condition.jump
     record = {"condition": repr(condition), "rounds": arguments.rounds}
     if not condition.needs_data:
         if arguments.observe or arguments.index:
@@ -137,7 +137,7 @@ def _samplers(opened: OpenedModel, observation: Observation | None) -> tuple[Sam
             text = arguments.sampler or repr(plain)
             raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
         plain = attrs.evolve(plain, steps=arguments.steps)  # type: ignore[misc]
-    sampler = plain if observation is None else ConditionedSampler(plain, observation, arguments.rounds)
+    sampler = plain if observation is None else ConditionedSampler(plain, observation, arguments.rounds, arguments.jump)
     if arguments.guidance is not None:
         sampler = GuidedSampler(sampler, registry.create("guidances", arguments.guidance))
     return plain, sampler

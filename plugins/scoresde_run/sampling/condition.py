@@ -42,12 +42,13 @@ class Observation(ABC):
         """Why it cannot act in ``loop``, or None."""
         if not loop.steps and (self.acts_on_state or loop.rounds > 1):
             return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
-        return None
+        return loop.skip_jump() if loop.rounds > 1 else None
 
     def drive(self, loop: "Loop", x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
         """Run ``loop`` from the latent ``x`` at t_max, with the known part imposed; particle methods override this."""
         x = self.impose(x, model.sde.float_level(model.sde.t_max), noise.at("prior", "condition"))
-        move, correct = partial(_ConditionedPredictor, self, loop.rounds), partial(_ConditionedCorrector, self)
+        move = partial(_ConditionedPredictor, self, loop.rounds, loop.jump)
+        correct = partial(_ConditionedCorrector, self)
         return loop.wrapped(move, correct).run(x, self.guide(model), noise, loop.observe)
 
 
@@ -60,6 +61,8 @@ class Condition(ABC):
     """Whether it knows sums over channels or columns, so that a model must not scale them separately."""
     rounds: int = 1
     """How often it wants each predictor step to be taken."""
+    jump: int = 1
+    """How many steps it wants to be taken before they are repeated."""
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
         """Why this condition cannot apply to events of ``shape``, or None."""
@@ -72,20 +75,22 @@ class Condition(ABC):
 
 @attrs.frozen
 class _ConditionedPredictor(MultistepPredictor):
-    """A predictor that imposes the known part after its step; with ``rounds`` > 1 it goes back and repeats it."""
+    """A predictor that imposes the known part after each step, and takes blocks of ``jump`` steps ``rounds`` times."""
 
     observation: Observation
     rounds: int
+    jump: int
     inner: Predictor
 
+    def plan(self, steps: list[Step]) -> list[Step]:
+        """Blocks end at t_min and before; what is left over at the start, and the step to the data, are taken once."""
+        first = (len(steps) - 1) % self.jump
+        blocks = [steps[k : k + self.jump] for k in range(first, len(steps) - 1, self.jump)]
+        return [*steps[:first], *(step for block in blocks for step in self.rounds * block), steps[-1]]
+
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        for round_ in range(self.rounds):
-            x, mean, past = advance(self.inner, x, step, model, noise, past)
-            x = self.observation.impose(x, step.next, noise)
-            if round_ + 1 < self.rounds:
-                x = step.transition_scale * x + step.transition_std * noise()
-                past = ()  # noise was added to the state
-        return x, self.observation.impose(mean, step.next), past
+        x, mean, past = advance(self.inner, x, step, model, noise, past)
+        return self.observation.impose(x, step.next, noise), self.observation.impose(mean, step.next), past
 
 
 @attrs.frozen
@@ -106,13 +111,25 @@ class Loop:
 
     sampler: Sampler
     rounds: int = 1
+    jump: int = 1
     observe: Observer | None = None
 
     @property
     def steps(self) -> dict[str, Predictor | Corrector]:
-        """The predictors and correctors among the sampler's parameters."""
+        """The predictors and correctors among the parameters of a sampler that takes their steps in turn."""
+        if not self.sampler.in_turn:
+            return {}
         named = {p.name: getattr(self.sampler, p.name) for p in parameters(type(self.sampler))}
         return {name: part for name, part in named.items() if isinstance(part, Predictor | Corrector)}
+
+    def skip_jump(self) -> str | None:
+        """Why the sampler cannot go back to repeat steps, or None."""
+        name, steps = type(self.sampler).__name__, getattr(self.sampler, "steps", 0)
+        if not hasattr(self.sampler, "plan"):
+            return f"{name} cannot go back to repeat its steps: take pc, or rounds=1"
+        if steps <= self.jump:
+            return f"a jump of {self.jump} steps needs more steps than that, got {steps}: take more, or a shorter jump"
+        return None
 
     def wrapped(self, move: Callable[[Predictor], Predictor], correct: Callable[[Corrector], Corrector]) -> Sampler:
         """The sampler with its steps wrapped."""
@@ -124,23 +141,25 @@ class Loop:
 class ConditionedSampler(Sampler):
     """Any sampler under an observation: its predictor and corrector are wrapped, its loop is unchanged.
 
-    With ``rounds`` r > 1 every predictor step is taken r times, with the forward transition in between (RePaint,
-    Lugmayr et al. 2022, arXiv:2201.09865, jumps of length one), so the unknown part adapts to the known one r times.
+    With ``rounds`` r > 1 every block of ``jump`` j steps is taken r times, with the forward transition in between
+    (RePaint, Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1 with j = 1; published with j = r = 10), so the unknown
+    part adapts to the known one r times. Blocks end at t_min; the step from there to the data is taken once.
     """
 
     sampler: Sampler = param(help="the sampler to condition")
     observation: Observation = param(help="what is known")
     rounds: int = param(1, "repetitions of each predictor step", attrs.validators.ge(1))
+    jump: int = param(1, "steps between going back", attrs.validators.ge(1))
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         known = self.observation.rows(noise.start, noise.count).to(x)
-        return known.drive(Loop(self.sampler, self.rounds, observe), x, model, noise)
+        return known.drive(Loop(self.sampler, self.rounds, self.jump, observe), x, model, noise)
 
     def skip(self, sde: SDE) -> str | None:
         """Why the sampler has no steps to act after, or does not support ``sde``; or None."""
         if sde.needs:
             return f"a condition acts on events, {type(sde).__name__} samples their distance to y: take vp or ve"
-        return self.observation.skip(Loop(self.sampler, self.rounds)) or self.sampler.skip(sde)
+        return self.observation.skip(Loop(self.sampler, self.rounds, self.jump)) or self.sampler.skip(sde)
 
     def skip_model(self, model: ScoreModel) -> str | None:
         return self.sampler.skip_model(model)
