@@ -9,6 +9,7 @@ takes float32. The problem is a mixture in the plane with two measurements, or i
 import math
 import tempfile
 from importlib.metadata import version
+from itertools import pairwise
 from unittest.mock import patch
 
 import azula.guidance as azula
@@ -19,12 +20,12 @@ from azula import denoise, noise
 from azula.linalg.covariance import IsotropicCovariance
 from deepinv.sampling import noisy_datafidelity
 from diffusers import RePaintScheduler
-from scoresde import ExactScore, Level, Noise, Schedule, create
+from scoresde import ConditionedSampler, ExactScore, Grid, Level, Noise, Schedule, create
 from scoresde_core import Step
 from scoresde_plugins.posterior.method import Look, _Settled
 from scoresde_plugins.posterior.smcdiff import Particles
 from scoresde_plugins.posterior.tds import _Twisted
-from scoresde_run.sampling.condition import _ConditionedPredictor
+from scoresde_plugins.song2021.samplers import PredictorCorrectorSampler
 
 R, F64 = 0.3, torch.float64
 TARGET = create("targets", "mixture2d[layout=grid,components=4,radius=1.5,std=0.4,weights=[0.4,0.1,0.1,0.4]]")
@@ -75,7 +76,7 @@ class Problem:
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(5, 2, generator=generator, dtype=F64)
         self.y = torch.tensor([[0.4, -0.2]], dtype=F64).expand(5, 2)
-        self.z = torch.randn(400, 1, 2, generator=generator, dtype=F64)
+        self.z = torch.randn(500, 1, 2, generator=generator, dtype=F64)
 
 
 def measure(x):
@@ -115,6 +116,36 @@ def loop(predictor, p):
     return states
 
 
+class Times(Grid):
+    def __init__(self, times):
+        self.all = torch.tensor(times, dtype=F64)
+
+    def times(self, sde, steps):
+        return self.all
+
+
+class Rows(Noise):
+    """The first draw imposes what is known of the start, which both sides are given; later ones are rows in turn."""
+
+    def __init__(self, rows):
+        super().__init__(0, (2,), 1, dtype=F64)
+        self.queue = Queue(rows)
+
+    def draw(self, step, purpose, draw=0):
+        return self.queue()
+
+
+def repaint(times, start, rows, p, rounds, jump):
+    """The states after each step of a whole run from ``start``."""
+    exact, states = create("conditions", "linear[operator=mask]").given(first(p.y[:1]), (2,)), []
+    steps, high = len(times) - 1, VP.float_level(1.0)
+    pc = PredictorCorrectorSampler(create("predictors", ANCESTRAL), grid=Times(times), steps=steps)
+    noise = Rows([(start - high.alpha * p.y[:1]) / high.sigma, *rows])
+    sampler = ConditionedSampler(pc, exact, rounds, jump)
+    sampler.run(start, ExactScore(TARGET, VP), noise, lambda done, total, x: states.append(x.clone()))
+    return states
+
+
 def their_loop(sampler, p):
     x, states, queue = p.z[-1], [], Queue(p.z)
     with patch("torch.randn_like", queue):
@@ -150,11 +181,10 @@ def with_azula(p):
     theirs = their_loop(azula.DPSSampler(Denoiser(), p.y[:1], measure, zeta=0.1), p)
     yield "dps", "states of 50 steps", gap(zip(loop(dps, p), theirs, strict=True))
     yield "pigdm", "move of a step over alpha' alpha^2", pgdm(p)
-    exact = create("conditions", "linear[operator=mask]").given(first(p.y[:1]), (2,))
     known = torch.tensor([True, False])
-    repaint = _ConditionedPredictor(exact, 3, create("predictors", ANCESTRAL))
     theirs = their_loop(azula.RePaintSampler(Denoiser(), p.y[:1], known, iterations=3, eta=1.0), Interleaved(p))
-    yield "repaint", "states of 50 steps, 3 rounds", gap(zip(loop(repaint, p), theirs, strict=True))
+    mine = repaint([*LOOP.tolist(), 0.0], p.z[-1], p.z, p, 3, 1)[2:150:3]
+    yield "repaint", "states of 50 steps, 3 rounds", gap(zip(mine, theirs, strict=True))
     yield from tds(p)
 
 
@@ -288,28 +318,29 @@ def diffpir(physics, y):
 
 
 def with_diffusers(p):
-    """Steps and jumps of 50 levels; it uses one draw for the unknown and the known part."""
-    scheduler = RePaintScheduler(50, beta_start=0.002, beta_end=0.2, eta=1.0, clip_sample=False)
-    scheduler.set_timesteps(50)
-    alphas, known = scheduler.alphas_cumprod.to(F64), torch.tensor([[1.0, 0.0]], dtype=F64)
-    scheduler.alphas_cumprod, scheduler.betas = alphas, scheduler.betas.to(F64)
-    exact = create("conditions", "linear[operator=mask]").given(first(p.y[:1]), (2,))
-    predictor, x, pairs = _ConditionedPredictor(exact, 2, create("predictors", ANCESTRAL)), p.z[-1], []
-    for k in reversed(range(1, 50)):
-        now, ahead = (Level(0.5, float(a.sqrt()), float((1 - a).sqrt())) for a in (alphas[k], alphas[k - 1]))
-        beta = float(1 - alphas[k] / alphas[k - 1])
-        step = Step(0, 50, now, ahead, 1.0, transition_scale=(1 - beta) ** 0.5, transition_std=beta**0.5, sde=VP)
-        a, b, c = p.z[3 * k], p.z[3 * k + 1], p.z[3 * k + 2]
-        mine = predictor.advance(x, step, ExactScore(TARGET, VP), Queue([a, a, b, c, c]), ())[0]
-        other = x
-        for round_, z in enumerate((a, c)):
-            with patch("diffusers.schedulers.scheduling_repaint.randn_tensor", Queue([z, b])):
-                eps = (other - now.alpha * expected(other, now)) / now.sigma
-                other = scheduler.step(eps, k, other, p.y[:1], known).prev_sample
-                other = other if round_ else scheduler.undo_step(other, k)
-        pairs.append((mine, other))
-        x = mine
-    yield "repaint", "states of 49 steps, 2 rounds", gap(pairs)
+    """Its steps and ways back in the published order; a step has one draw for both parts, a jump ten for our one."""
+    scheduler = RePaintScheduler(50, eta=1.0, clip_sample=False)
+    scheduler.set_timesteps(50, jump_length=10, jump_n_sample=4)
+    alphas, known = VP.alpha(LOOP[:50].flip(0)) ** 2, torch.tensor([[1.0, 0.0]], dtype=F64)
+    scheduler.alphas_cumprod, scheduler.betas = alphas, 1 - alphas / torch.cat([torch.ones(1, dtype=F64), alphas[:-1]])
+    rows, used, added, other, theirs = iter(p.z), [], [], p.z[-1], []
+    for now, then in pairwise([*scheduler.timesteps.tolist(), -1]):
+        z = next(rows)
+        with patch("diffusers.schedulers.scheduling_repaint.randn_tensor", lambda *_, z=z, **__: z):
+            if then > now:
+                beta = scheduler.betas[then]
+                added = [((1 - b) ** 0.5 * w, u) for (w, u), b in ((entry, beta) for entry in added)] + [(beta**0.5, z)]
+                other = scheduler.undo_step(other, then)
+                continue
+            if added:
+                std = sum(w**2 for w, _ in added) ** 0.5
+                used, added = [*used, sum(w * u for w, u in added) / std], []
+            level = VP.float_level(float(LOOP[49 - now]))
+            eps = (other - level.alpha * expected(other, level)) / level.sigma
+            other, used = scheduler.step(eps, now, other, p.y[:1], known).prev_sample, [*used, z, z]
+        theirs.append(other)
+    mine = repaint([*LOOP[:50].tolist(), 0.0], p.z[-1], used, p, 4, 10)
+    yield "repaint", f"states of {len(theirs)} steps, jumps of 10, 4 rounds", gap(zip(mine, theirs, strict=True))
 
 
 def main():
