@@ -6,6 +6,8 @@ import pytest
 import torch
 from exact_posterior import law_of
 from scoresde import create
+from scoresde_plugins.evaluators import restoration
+from scoresde_plugins.evaluators.posterior import Given
 from scoresde_run import Evidence, Observed
 
 OBSERVED, EACH = 6, 400
@@ -187,6 +189,24 @@ class TestRestoration:
         observed, _ = given(GAUSSIAN)
         evidence = Evidence(torch.zeros(OBSERVED * 4, 1, 4, 4), target=GAUSSIAN, observed=observed)
         assert "11 x 11 pixels" in create("evaluators", "restoration").skip(evidence)
+
+    def test_lpips_gets_images_of_three_channels_on_its_range(self, monkeypatch):
+        def library(x, y):
+            """In place of LPIPS: the mean absolute difference of each pair."""
+            assert x.shape == y.shape == (4, 3, 32, 32)
+            assert x.dtype == y.dtype == torch.float32
+            return (x - y).abs().mean((1, 2, 3), keepdim=True)
+
+        monkeypatch.setattr(restoration, "_lpips", lambda: library)
+        event = torch.full((1, 32, 32), 0.5, dtype=torch.float64)
+        found = create("evaluators", "restoration[lpips=true]").measure(
+            event.expand(4, -1, -1, -1) - 1, Given(event, None), None
+        )
+        assert float(found[3]) == pytest.approx(1.0)
+
+    def test_lpips_refuses_images_that_are_too_small_for_its_network(self):
+        skip = create("evaluators", "restoration[lpips=true]").skip
+        assert "needs images of 31 x 31 pixels or more" in skip(Evidence(torch.zeros(8, 1, 28, 28)))
 
 
 class TestRefusals:

@@ -181,7 +181,7 @@ class Ranking:
         won = [standing for standing in self.standings if standing.metric == self.primary]
         clauses = [standing.clause for standing in won if standing.best is not None]
         if clauses:
-            return f"Best by {self.primary}: {listing(clauses)}"
+            return f"Best by {self.primary}: {listing(clauses, 3 if len(clauses) <= 3 else 1)}"
         if not self.done:
             return "No cell is done"
         return f"{count(len(self.done), 'cell')} done, none with a finite value to rank by"

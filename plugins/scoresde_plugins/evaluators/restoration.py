@@ -13,7 +13,7 @@ from scoresde_core import Better, UsageError, param
 from scoresde_run import Evidence
 from .posterior import Given, PosteriorMetric
 
-_WINDOW = 11
+_WINDOW, _ALEXNET = 11, 31  # the least sides of images for SSIM and for LPIPS
 
 
 @attrs.frozen
@@ -38,8 +38,9 @@ class Restoration(PosteriorMetric):
     def skip(self, evidence: Evidence) -> str | None:
         shape = tuple(evidence.samples.shape[1:])
         images = evidence.units is None or evidence.units.levels is not None
-        if len(shape) != 3 or not images or min(shape[1:]) < _WINDOW:
-            return f"restoration needs images of {_WINDOW} x {_WINDOW} pixels or more, not events {list(shape)}"
+        name, side = ("restoration[lpips=true]", _ALEXNET) if self.lpips else ("restoration", _WINDOW)
+        if len(shape) != 3 or not images or min(shape[1:]) < side:
+            return f"{name} needs images of {side} x {side} pixels or more, not events {list(shape)}"
         return super().skip(evidence)
 
     def measure(self, x: Tensor, one: Given, evidence: Evidence) -> Sequence[Any]:
