@@ -165,8 +165,14 @@ class TestUnknownPart:
                 "pc[steps=10]",
                 "a jump of 10 steps needs more steps than that, got 10: take more, or a shorter jump",
             ),
-            ("paradigms[steps=20]", "acts after every predictor and corrector step, and the sampler has none: take pc"),
-            ("adaptive_sde", "acts after every predictor and corrector step, and the sampler has none: take pc"),
+            (
+                "paradigms[steps=20]",
+                "acts after every predictor and corrector step, and the sampler takes none in turn: take pc",
+            ),
+            (
+                "adaptive_sde",
+                "acts after every predictor and corrector step, and the sampler takes none in turn: take pc",
+            ),
         ],
     )
     def test_what_cannot_go_back_says_so(self, sampler, words):

@@ -41,7 +41,8 @@ class Observation(ABC):
     def skip(self, loop: "Loop") -> str | None:
         """Why it cannot act in ``loop``, or None."""
         if not loop.steps and (self.acts_on_state or loop.rounds > 1):
-            return "this condition acts after every predictor and corrector step, and the sampler has none: take pc"
+            acts = "this condition acts after every predictor and corrector step"
+            return f"{acts}, and the sampler takes none in turn: take pc"
         return loop.skip_jump() if loop.rounds > 1 else None
 
     def drive(self, loop: "Loop", x: Tensor, model: ScoreModel, noise: Noise) -> Tensor:
