@@ -1,4 +1,4 @@
-"""Seconds of every posterior method over those of the sampler without a condition, by turns in one run.
+"""Processor time of every posterior method over that of the sampler without a condition, by turns in one run.
 
     python tests/long/posterior_cost.py [--turns 5] [--network]
 
@@ -40,9 +40,9 @@ def main():
     best = dict.fromkeys(samplers, float("inf"))
     for turn in range(arguments.turns):
         for name, sampler in samplers.items():
-            started = time.perf_counter()
+            started = time.process_time()
             sample(model, sampler, n, seed=turn)
-            best[name] = min(best[name], time.perf_counter() - started)
+            best[name] = min(best[name], time.process_time() - started)
     print(f"{n} samples, {torch.get_num_threads()} threads")
     for name, seconds in best.items():
         print(f"{name:32} {seconds:8.3f} s {seconds / best['no condition']:7.2f}")
