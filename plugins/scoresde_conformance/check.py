@@ -28,19 +28,14 @@ class CheckCommand(Command):
     """Checks a component or an installed package: ``scoresde check KIND NAME``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("kind", nargs="?", metavar="KIND", help="check the components of this kind")
-        parser.add_argument(
-            "name", nargs="?", metavar="NAME", help="check this component, with parameters as in 'vp[beta_max=10]'"
-        )
-        parser.add_argument("--dist", metavar="D", help="check the components of this installed package")
-        parser.add_argument(
-            "--level",
-            default="quick",
-            choices=("quick", "full"),
-            help="quick: seconds per component; full: all bundled counterparts in all variants (default: quick)",
-        )
-        parser.add_argument("-v", "--verbose", action="store_true", help="print a line per check on a terminal too")
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        add = parser.add_argument
+        add("kind", nargs="?", metavar="KIND", help="check the components of this kind")
+        add("name", nargs="?", metavar="NAME", help="check this component, with parameters as in 'vp[beta_max=10]'")
+        add("--dist", metavar="D", help="check the components of this installed package")
+        text = "quick: seconds per component; full: all bundled counterparts in all variants (default: quick)"
+        add("--level", default="quick", choices=("quick", "full"), help=text)
+        add("-v", "--verbose", action="store_true", help="print a line per check on a terminal too")
+        add("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
         if arguments.name is not None and arguments.dist is not None:
@@ -48,7 +43,10 @@ class CheckCommand(Command):
             raise UsageError(why)
         from .suite import candidates, cases
 
-        broken = _not_loaded(registry, arguments)
+        # A plugin that was named must be loaded; otherwise a disabled one was left out on purpose.
+        passing = ("ok",) if arguments.dist is not None else ("ok", "disabled")
+        asked = [s for s in registry.statuses if arguments.kind is None and arguments.dist in (None, s.owner)]
+        broken = {status.owner: status.detail for status in asked if status.state not in passing}
         chosen = (arguments.kind, arguments.name, arguments.dist, arguments.level)
         results = _run([] if arguments.dist is not None and broken else cases(candidates(registry, *chosen)))
         if arguments.json:
@@ -63,15 +61,6 @@ class CheckCommand(Command):
                 print(f"failed   plugin {owner}: {reason}")
             _print_summary(found, broken, arguments.level)
         return 1 if broken or any(result.state == "failed" for result in found) else 0
-
-
-def _not_loaded(registry: Registry, arguments: argparse.Namespace) -> dict[str, str]:
-    if arguments.kind is not None:
-        return {}
-    # A plugin that was named must be loaded; otherwise a disabled one was left out on purpose.
-    passing = ("ok",) if arguments.dist is not None else ("ok", "disabled")
-    found = [status for status in registry.statuses if arguments.dist in (None, status.owner)]
-    return {status.owner: status.detail for status in found if status.state not in passing}
 
 
 def _run(cases: list[Case]) -> Iterator[Result]:

@@ -45,24 +45,20 @@ def leaves_the_marginal(candidate: Candidate) -> None:
             draws = torch.randn(PAIRS, DIMENSIONS, dtype=torch.float64)
             # Standardised, so that the draws have exactly the moments of the marginal.
             draws = (draws - draws.mean()) / draws.std(correction=0)
-            x = (mean + math.sqrt(variance) * draws).repeat(2, 1)
+            before = (math.sqrt(variance) * draws).repeat(2, 1)
+            x = mean + before
             moved, _ = (small or corrector).correct(x, step, Watched(data), partial(_both_signs, x[:PAIRS]))
             if small is None:
                 assert torch.equal(moved, x), "shrunk returns None, which means no step, but correct moves x"
-            else:
-                _is_invariant(x - mean, moved - mean, math.sqrt(variance), float(step.now.t))
-
-
-def _is_invariant(before: Tensor, after: Tensor, std: float, t: float) -> None:
-    """The changes of mean and variance per squared distance are 0 within 4 standard errors."""
-    distance = float((after - before).square().mean())
-    assert distance > 0, f"shrunk({FACTOR:g}) does not move the state at t = {t:.2g}"
-    changes = {"mean": (after - before) * std, "variance": after.square() - before.square()}
-    for name, change in changes.items():
-        # Pairs share their noise, so the means of pairs are the independent values.
-        values = (change.reshape(2, -1).mean(0) / distance).flatten()
-        told = f"the marginal is not invariant: at t = {t:.2g}, per squared distance of small steps, the {name}"
-        is_zero(values, told, verb="changes by")
+                continue
+            distance, at = float((moved - x).square().mean()), f"at t = {float(step.now.t):.2g}"
+            assert distance > 0, f"shrunk({FACTOR:g}) does not move the state {at}"
+            changes = {"mean": (moved - x) * math.sqrt(variance), "variance": (moved - mean).square() - before.square()}
+            for name, change in changes.items():
+                # Pairs share their noise, so the means of pairs are the independent values.
+                values = (change.reshape(2, -1).mean(0) / distance).flatten()
+                told = f"the marginal is not invariant: {at}, per squared distance of small steps, the {name}"
+                is_zero(values, told, verb="changes by")
 
 
 def shrinks_its_steps(candidate: Candidate) -> None:

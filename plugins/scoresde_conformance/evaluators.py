@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, pairwise
 from math import prod
+from typing import Any
 
 import attrs
 import torch
@@ -53,11 +54,9 @@ def _evidence(target: Target, samples: Tensor, seed: int = 0, model: ScoreModel 
     return Evidence(samples, seed, target=target, model=model or Watched(target), sampler=FlowSampler())
 
 
-def _metrics(
-    candidate: Candidate, target: Target, samples: Tensor, seed: int = 0, model: ScoreModel | None = None
-) -> list[Metric]:
+def _metrics(candidate: Candidate, target: Target, samples: Tensor, **how: Any) -> list[Metric]:
     kept = samples.clone()
-    metrics: list[Metric] = candidate.component.evaluate(_evidence(target, samples, seed, model))
+    metrics: list[Metric] = candidate.component.evaluate(_evidence(target, samples, **how))
     assert torch.equal(samples.nan_to_num(), kept.nan_to_num()), "evaluate changed the samples in place"
     assert metrics, "evaluate returned no metric"
     return metrics
@@ -103,7 +102,7 @@ def _repeats(candidate: Candidate) -> ByName:
     """Return metrics by name, of independent sets of samples shifted by half a standard deviation, with other seeds."""
     target = _target(candidate)
     sets = [target.sample(FEW, seed=7_000 + k) + 0.5 * _spread(target) for k in range(SETS)]
-    return _by_name(chain(*(_metrics(candidate, target, samples, seed) for seed, samples in enumerate(sets))))
+    return _by_name(chain(*(_metrics(candidate, target, samples, seed=seed) for seed, samples in enumerate(sets))))
 
 
 def _estimate(metric: Metric) -> Estimate:
@@ -149,10 +148,8 @@ def worse_evidence_scores_worse(candidate: Candidate) -> None:
     Within 4 standard errors; in at least one metric the worst is worse than the truth by more.
     """
     told_apart, all_told = False, []
-    how = {
-        "samples": "samples moved by 0, 1/2, 1 and 4 standard deviations",
-        "model": "scores times 1, 1.25, 1.5 and 2",
-    }[candidate.component.judges]
+    moved = candidate.component.judges == "samples"
+    how = "samples moved by 0, 1/2, 1 and 4 standard deviations" if moved else "scores times 1, 1.25, 1.5 and 2"
     for name, metrics in _series(candidate).items():
         told = f"{name} of {how} is {', '.join(f'{m.value:.3g} +- {m.stderr:.1g}' for m in metrics)}"
         for one, other in pairwise(metrics):

@@ -13,18 +13,13 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that select cases; by default everything that is installed."""
     group = parser.getgroup("scoresde", "conformance of scoresde components")
-    group.addoption("--scoresde-dist", metavar="D", help="check the components of this installed package")
-    group.addoption("--scoresde-registry", metavar="FILE", action="append", default=[], help="a local registry file")
-    group.addoption("--scoresde-kind", metavar="KIND", help="check the components of this kind")
-    group.addoption(
-        "--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind, as in 'vp[beta_max=10]'"
-    )
-    group.addoption(
-        "--scoresde-level",
-        default="full",
-        choices=("quick", "full"),
-        help="quick: seconds per component; full: all bundled counterparts in all variants (default: full)",
-    )
+    add = group.addoption
+    add("--scoresde-dist", metavar="D", help="check the components of this installed package")
+    add("--scoresde-registry", metavar="FILE", action="append", default=[], help="a local registry file")
+    add("--scoresde-kind", metavar="KIND", help="check the components of this kind")
+    add("--scoresde-name", metavar="NAME", help="check this component of --scoresde-kind, as in 'vp[beta_max=10]'")
+    text = "quick: seconds per component; full: all bundled counterparts in all variants (default: full)"
+    add("--scoresde-level", default="full", choices=("quick", "full"), help=text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -81,16 +81,14 @@ def _times(sde: SDE, count: int = 201) -> Tensor:
     return times.clamp(sde.t_min, sde.t_signal)
 
 
-def _panels(sde: SDE) -> Tensor:
-    """Return ends of panels from t_min to t_signal; panels shrink towards both ends."""
-    first, last = torch.tensor([sde.t_min, min(sde.t_signal, 1 - 1e-7)], dtype=torch.float64).logit().tolist()
-    inner = torch.linspace(first, last, 150, dtype=torch.float64).sigmoid()
-    return torch.cat([inner.clamp(sde.t_min, sde.t_signal), inner.new_tensor([sde.t_signal])]).sort().values
-
-
 def _integrals(sde: SDE) -> tuple[Tensor, Tensor, Tensor]:
-    """Return times (P,) and the integrals of f and of g^2/alpha^2 from t_min to them, by Gauss-Legendre quadrature."""
-    ends = _panels(sde)
+    """Return times (P,) and the integrals of f and of g^2/alpha^2 from t_min to them, by Gauss-Legendre quadrature.
+
+    They are the ends of panels from t_min to t_signal, which shrink towards both ends.
+    """
+    first, last = torch.tensor([sde.t_min, min(sde.t_signal, 1 - 1e-7)], dtype=torch.float64).logit().tolist()
+    inner = torch.linspace(first, last, 150, dtype=torch.float64).sigmoid().clamp(sde.t_min, sde.t_signal)
+    ends = torch.cat([inner, inner.new_tensor([sde.t_signal])]).sort().values
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(16))
     half = 0.5 * ends.diff().unsqueeze(1)
     t = ends[:-1].unsqueeze(1) + half * (1 + nodes)

@@ -72,14 +72,7 @@ def names_its_exemptions(candidate: Candidate) -> None:
         assert isinstance(reason, str) and reason.strip(), f"exempt gives no reason for {name}"  # noqa: PT018
 
 
-CHECKS = (
-    loads_as_its_kind,
-    is_an_attrs_class,
-    builds,
-    is_documented,
-    defaults_are_of_their_types,
-    names_its_exemptions,
-)
+EVERY = (loads_as_its_kind, is_an_attrs_class, builds, is_documented, defaults_are_of_their_types, names_its_exemptions)
 
 
 def something_was_checked(candidate: Candidate) -> None:
@@ -154,7 +147,7 @@ class Case:
 def checks(kind: str) -> list[Check]:
     """Return all checks of a kind, in order: those of any component, the kind's own, and that one of these has run."""
     own = own_checks(kind)
-    return [*CHECKS, *own, *([something_was_checked] if own else [])]
+    return [*EVERY, *own, *([something_was_checked] if own else [])]
 
 
 def candidates(
