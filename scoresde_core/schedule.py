@@ -2,6 +2,7 @@
 
 N steps visit N noise levels: ``times`` holds N + 1 values, 1 = times[0] > ... > times[N-1] = t_min > times[N] = 0.
 The last step leads from ``t_min`` to clean data, as in the papers' loops, whose final mean is the denoised sample.
+A grid of times that were searched may end above ``t_min``.
 """
 
 import math

@@ -82,10 +82,10 @@ def test_the_gradient_is_that_of_finite_differences(predictor, sde):
 @pytest.mark.parametrize("sde", ["vp", "ve", "cosine"])
 def test_shares_and_times_are_inverse_to_each_other(sde):
     sde = create("sdes", sde)
-    times = create("grids", "quadratic").times(sde, 6)
+    times = create("grids", "quadratic").times(sde, 7)[[0, 1, 2, 3, 4, 5, 7]]
     again = grid_search.times_of(grid_search.logits_of(times, sde), sde)
     torch.testing.assert_close(again, times, atol=1e-9, rtol=1e-9)
-    assert [float(again[k]) for k in (0, -2, -1)] == [sde.t_max, sde.t_min, 0]
+    assert [float(again[k]) for k in (0, -1)] == [sde.t_max, 0]
 
 
 @pytest.mark.parametrize(("predictor", "share"), [("ddim", 1.0), ("dpmpp_2m", 0.9), ("ipndm", 0.9)])
@@ -102,16 +102,38 @@ def test_a_tuned_grid_is_better_on_other_noises_than_every_fixed_one(predictor, 
 
     fixed = [create("grids", name).times(sde, 5) for name in FIXED]
     start = min(fixed, key=lambda times: own.error(times).value)
-    tuned = grid_search.gradient(own, start)
+    tuned = grid_search.gradient(own, [start], lambda *_: None)
     assert error(tuned) < share * min(map(error, fixed))
     assert own.error(tuned).value < own.error(start).value
+
+
+def test_the_error_of_the_law_is_an_energy_distance():
+    found = grid_search.Problem.draw(exact(), create("predictors", "ddim"), 5, 0, 0, DOUBLE, "law")
+    times = create("grids", "logsnr").times(found.model.sde, 4)
+    x = grid_search.walk(
+        found.predictor, found.model, grid_search.Schedule(found.model.sde, times, found.x).steps, found.x
+    )[-1]
+    x, y = x.numpy(), found.ends.numpy()
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    energy = sum(2 * math.dist(x[i], y[j]) - math.dist(x[i], x[j]) - math.dist(y[i], y[j]) for i, j in pairs) / 20
+    assert found.error(times).value == pytest.approx(energy + ((x - y) ** 2).mean(), rel=1e-9)
+
+
+def test_the_error_of_the_law_has_the_spread_of_repeated_runs():
+    runs = [grid_search.Problem.draw(exact(), create("predictors", "ddim"), 64, k, 0, DOUBLE, "law") for k in range(40)]
+    times = create("grids", "logsnr").times(runs[0].model.sde, 4)
+    found = [run.error(times) for run in runs]
+    spread, stated = np.std([one.value for one in found]), np.mean([one.stderr for one in found])
+    assert 0.6 < spread / stated < 1.5
 
 
 def test_the_start_is_kept_where_no_times_are_better(monkeypatch):
     found = problem("dpmpp_2m")
     start = create("grids", "karras").times(found.model.sde, 5)
     monkeypatch.setattr(grid_search.Problem, "loss", lambda self, logits: (logits * 0).sum() + 99.0)
-    assert grid_search.gradient(found, start) is start
+    told = []
+    assert grid_search.gradient(found, [start], lambda *each: told.append(each)) is start
+    assert [trials for trials, _ in told] == [*range(1, len(told) + 1)]
 
 
 def test_the_shortest_path_is_that_of_all_subsets():
@@ -143,9 +165,10 @@ def test_times_by_dynamic_programming_are_a_grid(sde):
     found = problem("ddim", sde)
     sde = found.model.sde
     start = create("grids", "logsnr").times(sde, 6)
-    times = grid_search.dp(found, start)
-    assert [float(times[k]) for k in (0, -2, -1)] == [sde.t_max, sde.t_min, 0]
+    times = grid_search.dp(found, [start], lambda *_: None)
+    assert [float(times[k]) for k in (0, -1)] == [sde.t_max, 0]
     assert len(times) == 7
+    assert times[-2] >= sde.t_min
     assert bool((times.diff() < 0).all())
     assert found.error(times).value < found.error(create("grids", "karras").times(sde, 6)).value
 
@@ -233,7 +256,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         whole.replace("0.001", "0.002"),
         whole.replace("logsnr", "karras"),
     ]
-    cases += [json.dumps({k: v for k, v in record.items() if k != "digest"}), json.dumps({**record, "version": 2})]
+    cases += [json.dumps({k: v for k, v in record.items() if k != "digest"}), json.dumps({**record, "version": 3})]
     for grids in ([{"times": [1, 0]}], [{"times": [1.0, 0.5, 0.0], "levels": []}], 3, [{"times": "x", "levels": [1]}]):
         changed = {**{k: v for k, v in record.items() if k != "digest"}, "grids": grids}
         cases.append(json.dumps({**changed, "digest": grid_file.digest_of(changed)}))
@@ -266,6 +289,39 @@ def test_the_command_makes_a_file_that_samples(tmp_path, capsys):
     assert json.loads((tmp_path / "again.json").read_text()) == record
     assert tune(*asked, "--method", "dp", "--out", tmp_path / "dp.json") == 0
     assert json.loads((tmp_path / "dp.json").read_text())["grids"] != record["grids"]
+
+
+def test_fixed_times_stay_where_no_others_are_shown_to_be_better(tmp_path, capsys, monkeypatch):
+    """The grid ``uniform`` in place of times that were searched, which is worse than the best fixed one."""
+    worse = create("grids", "uniform").times(create("sdes", "vp"), 5)
+    monkeypatch.setattr(grid_search, "gradient", lambda *_: worse)
+    out = tmp_path / "grid.json"
+    assert tune("--target", TARGET, "--predictor", "dpmpp_2m", "--steps", 5, "--match", "law", "--out", out) == 0
+    error = capsys.readouterr().err
+    (one,) = json.loads(out.read_text())["grids"]
+    assert "not shown to be better" in error
+    assert f"the file has those of {one['start']}" in error
+    assert error.count("\n") == 1
+    assert one["kept"]
+    assert one["times"] == create("grids", one["start"]).times(create("sdes", "vp"), 5).tolist()
+
+
+def test_times_may_end_above_t_min(tmp_path):
+    """Runge-Kutta steps then end there as well: D is that of a Gaussian at the last level."""
+    process, last = create("sdes", "vp"), 0.1
+    inner = create("grids", "logsnr").times(process.until(1.0), 41)[:-1]
+    times = torch.cat([inner[inner > last], inner.new_tensor([last, 0.0])])
+    grid_file.write(tmp_path / "grid.json", process, [(times, {})])
+    steps = len(times) - 2
+    sampler = create("samplers", f"ode[method=rk4,steps={steps},grid=file[path={tmp_path / 'grid.json'}]]")
+    found = sample(exact(), sampler, 8, seed=1, dtype=torch.float64).x
+    level, start = process.float_level(last), problem("ddim", n=8).model.sde
+    noise = grid_search.Noise(1, (2,), 8, dtype=torch.float64)
+    x, first = start.prior.from_noise(noise.draw("prior", "prior")), process.float_level(1.0)
+    for k, (mean, std) in enumerate(((0.5, 0.2), (-1.0, 1.5))):
+        spread = [math.sqrt(one.alpha**2 * std**2 + one.sigma**2) for one in (first, level)]
+        at = spread[1] / spread[0] * (x[:, k] - first.alpha * mean)
+        torch.testing.assert_close(found[:, k], mean + level.alpha * std**2 / spread[1] ** 2 * at, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

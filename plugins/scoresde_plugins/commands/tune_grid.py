@@ -1,6 +1,7 @@
 """``scoresde tune-grid``: times of N steps for one predictor, process and score, as a file for ``--grid``."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[mod
 
 @attrs.frozen
 class TuneGridCommand(Command):
-    """Moves the times of the best fixed grid until its ends are near those of a fine solution from the same noise.
+    """Moves the times of the best fixed grid until its ends, or their law, are near those of a fine solution.
 
-    The error, a distance in units of the state, is measured on other noises than the times are tuned on.
+    The error is measured on other noises than the times are tuned on, and the fixed times stay if it is not lower.
     """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
@@ -27,11 +28,15 @@ class TuneGridCommand(Command):
         add("--steps", type=int, nargs="+", default=[5], metavar="N", help="numbers of steps, a grid each (default: 5)")
         text = "descent through the solver, or dynamic programming over single steps (default: gradient)"
         add("--method", default="gradient", choices=("gradient", "dp"), help=text)
-        add("--starts", type=int, default=32, metavar="N", help="noises to tune on, and to measure on (default: 32)")
+        text = "bring each end near the fine one of its noise, or also all to their law (default: ends)"
+        add("--match", default="ends", choices=("ends", "law"), help=text)
+        text = "noises to tune on, and to measure on (default: 32; 128 to match the law)"
+        add("--starts", type=int, metavar="N", help=text)
         add("--out", type=Path, required=True, metavar="FILE", help="the .json file to make")
         add_shared(parser, "device", seed="seed of the noises (default: 0)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
+        arguments.starts = arguments.starts or (32 if arguments.match == "ends" else 128)
         check_counts(arguments, "starts", least=2)
         if not 3 <= min(arguments.steps) <= max(arguments.steps) <= 1000:
             raise UsageError(f"--steps must be from 3, for a time between the ends, to 1000, got {arguments.steps}")
@@ -50,7 +55,7 @@ class TuneGridCommand(Command):
         reason = sampling.skip(sampler, opened.sde, opened.shape)
         if reason := reason or refusal(opened.sde, predictor, arguments.method):
             raise UsageError(reason)
-        about = {name: getattr(arguments, name) for name in ("predictor", "method", "starts", "seed")}
+        about = {name: getattr(arguments, name) for name in ("predictor", "method", "match", "starts", "seed")}
         about |= {**opened.origin, "process": str(registry.typed(opened.sde))}
         write(arguments.out, opened.sde, [*_tuned(opened, predictor)], **about)
         print(f"wrote {arguments.out}: --predictor {arguments.predictor} --grid 'file[path={arguments.out}]'")
@@ -60,21 +65,44 @@ class TuneGridCommand(Command):
 def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Tune and report one number of steps after another."""
     import torch
+    from scoresde_run.machine.progress import Progress
     from ..few_steps import grid_search
 
     arguments, sde, n = opened.arguments, opened.sde, opened.arguments.starts
     if opened.plan is not None:
         opened.score.network.requires_grad_(False)  # type: ignore[attr-defined]
-    given = opened.score, predictor, n, arguments.seed
-    own, other = (grid_search.Problem.draw(*given, first, torch.zeros(0, device=opened.device)) for first in (0, n))
+    given, like = (opened.score, predictor, n, arguments.seed), torch.zeros(0, device=opened.device)
+    own, other = (grid_search.Problem.draw(*given, first, like, arguments.match) for first in (0, n))
     grids = {name: opened.registry.create("grids", name) for name in FIXED}
     for steps in dict.fromkeys(arguments.steps):
         fit = [name for name in FIXED if not predictor.skip_times(sde, grids[name], steps)]
         fixed = {name: grids[name].times(sde, steps) for name in fit}
         best = min(fixed, key=lambda name: own.error(fixed[name]).value)
-        times = getattr(grid_search, arguments.method)(own, fixed[best])
-        errors = {name: other.error(each) for name, each in (("before", fixed[best]), ("after", times))}
-        told = " to ".join(f"{one.value:.4f} ± {one.stderr:.4f}" for one in errors.values())
-        print(f"{steps} steps: error on other noises from {told}, from the grid {best}")
-        print("times " + " ".join(f"{t:.4g}" for t in times.tolist()))
-        yield times, {"start": best, **{name: [one.value, one.stderr] for name, one in errors.items()}}
+        above = [grids[name].times(sde, steps + 1)[[*range(steps), -1]] for name in fit]  # end a level above t_min
+        starts = [fixed[best], min(above, key=lambda times: own.error(times).value)]
+        with Progress() as progress:
+
+            def tell(trials: int, error: float) -> None:
+                text = f"{steps} steps, error {error:.4f}"  # noqa: B023
+                progress.show(text, trials, 2 * grid_search.MOST, f"{text} after {trials} trials")
+
+            times = getattr(grid_search, arguments.method)(own, starts, tell)
+        yield _chosen(other, best, fixed[best], times)
+
+
+def _chosen(other: Any, best: str, fixed: Any, tuned: Any) -> tuple[Any, dict[str, Any]]:
+    """The tuned times if they are shown to be better than fixed ones on ``other`` noises, else these."""
+    from scoresde_run.results.certainty import ALPHA, mean, p_below
+
+    parts = [other.measured(times) for times in (fixed, tuned)]
+    before, after, change = map(mean, (*parts, [b - a for a, b in zip(*parts, strict=True)]))
+    count, keep = f"{len(fixed) - 1} steps", not p_below(change, 0.0) < ALPHA
+    told = " to ".join(f"{one.value:.4f} ± {one.stderr:.4f}" for one in (before, after))
+    print(f"{count}: error on other noises from {told}, from the grid {best}")
+    if keep:
+        why = f"tuned times are not shown to be better (change {change.value:+.4f} ± {change.stderr:.4f})"
+        print(f"{count}: {why}: the file has those of {best}; try more --starts", file=sys.stderr)
+    times = fixed if keep else tuned
+    print("times " + " ".join(f"{t:.4g}" for t in times.tolist()))
+    errors = {"before": [before.value, before.stderr], "after": [after.value, after.stderr]}
+    return times, {"start": best, **errors, "kept": keep}

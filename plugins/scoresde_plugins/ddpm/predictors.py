@@ -68,7 +68,7 @@ class DDIMPredictor(Predictor):
         eps = model.noise(x, now)
         share = (1 - (now.alpha * ahead.sigma / (ahead.alpha * now.sigma)) ** 2) ** 0.5
         std = self.eta * ahead.sigma * share
-        direction = (ahead.sigma**2 - std**2) ** 0.5
+        direction = (ahead.sigma**2 - std**2) ** 0.5 if self.stochastic else ahead.sigma
         # alpha' D = (alpha' / alpha) (x - sigma eps), combined into one update of x and eps.
         ratio = ahead.alpha / now.alpha
         mean = combine(ratio, x, direction - ratio * now.sigma, eps)

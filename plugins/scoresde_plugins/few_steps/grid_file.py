@@ -1,8 +1,9 @@
 """``file``: times that ``scoresde tune-grid`` found, in a JSON file of one process.
 
 It has a format, version and digest, what was tuned and how, and for each number of steps N: ``times`` (N + 1),
-``levels``, the log(sigma / alpha) between the first and the last (N - 1), and the errors. A process with other levels
-there, or other ends, is another one and refused: times are not converted, because its score differs too.
+``levels``, the log(sigma / alpha) between the first and the last (N - 1), ``ends``, t_max and t_min of the process (in
+version 1 the first time and the last but one), and the errors. A process with other levels there, or other ends, is
+another one and refused: times are not converted, because its score differs too.
 """
 
 import json
@@ -21,19 +22,23 @@ from scoresde_run.models import checkpoint
 from ..grids import UniformGrid
 from ..song2021.sdes import VPSDE
 
-FORMAT, VERSION = "scoresde-grid", 1
+FORMAT, VERSION = "scoresde-grid", 2
 
 
 def write(path: Path, sde: SDE, grids: Sequence[tuple[Tensor, Mapping[str, Any]]], **about: Any) -> None:
     """Write times (N + 1,) of a process, each with its errors, and what is known ``about`` all."""
     levels = [sde.log_noise_ratio(times[1:-1]).tolist() for times, _ in grids]
-    found = [{"times": times.tolist(), "levels": at, **how} for (times, how), at in zip(grids, levels, strict=True)]
+    ends = [sde.t_max, sde.t_min]
+    found = [
+        {"times": times.tolist(), "levels": at, "ends": ends, **how}
+        for (times, how), at in zip(grids, levels, strict=True)
+    ]
     record = {"format": FORMAT, "version": VERSION, **about, "grids": found}
     files.write(path, json.dumps({**record, DIGEST: digest_of(record)}, indent=1) + "\n")
 
 
-def read(path: Path) -> dict[int, tuple[Tensor, Tensor]]:
-    """The times and levels in a file by the number of steps; :class:`FileError` if it cannot be used."""
+def read(path: Path) -> dict[int, tuple[Tensor, Tensor, list[float]]]:
+    """The times, levels and ends in a file by the number of steps; :class:`FileError` if it cannot be used."""
     with inputs.reading(path, "a grid of scoresde tune-grid") as file:
         record = inputs.loads(inputs.text(file))
         if not isinstance(record, dict) or record.get("format") != FORMAT or record["version"] > VERSION:
@@ -45,12 +50,18 @@ def read(path: Path) -> dict[int, tuple[Tensor, Tensor]]:
         ]
         if any(times.ndim != 1 or levels.shape != (len(times) - 2,) for times, levels in grids):
             raise ValueError("its times and levels are not of one length")
-        return {len(times) - 1: (times, levels) for times, levels in grids}
+        ends = [
+            one.get("ends", times[[0, -2]].tolist()) for one, (times, _) in zip(record["grids"], grids, strict=True)
+        ]
+        return {len(each[0]) - 1: (*each, at) for each, at in zip(grids, ends, strict=True)}
 
 
 @attrs.frozen
 class FileGrid(Grid):
-    """Tuned times from a file, for its process and its numbers of steps; any predictor may take them."""
+    """Tuned times from a file, for its process and its numbers of steps; any predictor may take them.
+
+    The last but one may lie above t_min: the last step then leads from there to the data.
+    """
 
     @staticmethod
     def example(folder: Path) -> dict[str, str]:
@@ -71,7 +82,7 @@ class FileGrid(Grid):
         return [Path(carrier or "", self.path)]
 
     @cached_property
-    def _grids(self) -> dict[int, tuple[Tensor, Tensor]]:
+    def _grids(self) -> dict[int, tuple[Tensor, Tensor, list[float]]]:
         return read(*self.files())
 
     @property
@@ -86,8 +97,8 @@ class FileGrid(Grid):
 
     def skip(self, sde: SDE) -> str | None:
         """Refuse a process with other ends or another sigma / alpha at the times."""
-        for times, levels in self._grids.values():
-            same = sde.form != "nonlinear" and times[[0, -2, -1]].tolist() == [sde.t_max, sde.t_min, 0]
+        for times, levels, ends in self._grids.values():
+            same = sde.form != "nonlinear" and ends == [sde.t_max, sde.t_min]
             if not same or not torch.allclose(sde.log_noise_ratio(times[1:-1]), levels, rtol=0, atol=1e-6):
                 return f"{self} has times of another process than {sde!r}: tune a grid for this one"
         return None

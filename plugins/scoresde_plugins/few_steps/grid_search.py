@@ -1,15 +1,20 @@
 r"""Search for the times of N steps of a predictor without noise.
 
-Their error is the distance from x_N(z), where N steps from the noise z end, to x(z), where a fine solution with the
-same score ends, in the mean over z; D is the number of entries:
+With x_N(z), where N steps from the noise z end, x(z), where a fine solution with the same score ends, and D entries,
+the error of times is one of
 
-    error(times) = E_z |x_N(z; times) - x(z)| / sqrt(D)
+    ends    E_z |x_N(z) - x(z)| / sqrt(D), the distance of each end from its own
+    law     E_z |x_N(z) - x(z)|^2 / D + 2 E |x_N(z) - x(z')| - E |x_N(z) - x_N(z')| - E |x(z) - x(z')|, with the energy
+            distance of the laws (Szekely and Rizzo 2013), estimated over all pairs z, z' of different noises
 
-A method takes a problem and N + 1 times, t_max, ..., t_min, 0, to start from, and returns others with these ends.
+A method takes a problem and lists of N + 1 times, t_max, ..., 0, to start from, and returns others. The last level need
+not be that of t_min: where N is small, a step from a higher one to the denoised state leaves more steps for the rest.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Self
 
 import attrs
@@ -18,6 +23,7 @@ from torch import Tensor
 from scoresde_core import DATA, SDE, Estimate, ExactScore, Level, Noise, Predictor, Schedule, ScoreModel, Step
 from scoresde_core.shapes import solve
 from scoresde_core.steps import Past, advance
+from scoresde_run.results.certainty import mean
 from ..coordinates import ENTRIES, denoised_step
 from ..grids import LogSNRGrid
 from ..targets.gaussian import GaussianTarget
@@ -49,43 +55,62 @@ class Problem:
     predictor: Predictor
     x: Tensor
     ends: Tensor
+    match: str = "ends"
 
     @classmethod
     @torch.no_grad()
-    def draw(cls, model: ScoreModel, predictor: Predictor, n: int, seed: int, first: int, like: Tensor) -> Self:
+    def draw(
+        cls, model: ScoreModel, predictor: Predictor, n: int, seed: int, first: int, like: Tensor, match: str = "ends"
+    ) -> Self:
         """That of noises ``first .. first + n`` of the run with this seed, on the device of ``like``, in its dtype."""
         model = model.informed(n, seed, first).framed()
         noise = Noise(seed, model.shape, n, start=first, device=like.device, dtype=like.dtype)
         x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
-        return cls(model, predictor, x, solved(model, LogSNRGrid().times(model.sde, FINE), x)[-1])
+        return cls(model, predictor, x, solved(model, LogSNRGrid().times(model.sde, FINE), x)[-1], match)
 
-    def distances(self, steps: list[Step]) -> Tensor:
-        """|x_N - x| / sqrt(D) of every noise, (n,)."""
-        end = walk(self.predictor, self.model, steps, self.x)[-1]
-        return (end - self.ends).flatten(1).square().mean(1).sqrt()
+    def errors(self, steps: list[Step]) -> Tensor:
+        """The error's parts (n,), one of each noise, whose mean it is, and their standard error its own."""
+        x, y = walk(self.predictor, self.model, steps, self.x)[-1].flatten(1), self.ends.flatten(1)
+        far = (x - y).square().mean(1)
+        if self.match == "ends":
+            return far.sqrt()
+        across = torch.cdist(x, y)
+        pairs = across + across.T - torch.cdist(x, x) - torch.cdist(y, y)
+        rows = (pairs - pairs * torch.eye(len(x)).to(x)).sum(1) / (len(x) - 1)
+        return far + 2 * rows - rows.mean()  # the variance of a mean over pairs is four times that of the mean of rows
 
     @torch.no_grad()
+    def measured(self, times: Tensor) -> list[float]:
+        """The parts of the error of ``times`` (N + 1,)."""
+        return self.errors(Schedule(self.model.sde, times, self.x).steps).tolist()
+
     def error(self, times: Tensor) -> Estimate:
         """The error of ``times`` (N + 1,), with its standard error over the noises."""
-        far = self.distances(Schedule(self.model.sde, times, self.x).steps).double()
-        return Estimate(float(far.mean()), float(far.std()) / math.sqrt(len(far)), len(far) - 1)
+        return mean(self.measured(times))
 
     def loss(self, logits: Tensor) -> Tensor:
         """The error of :func:`times_of` ``logits``, with a gradient through all of the steps."""
-        return self.distances(traced(self.model.sde, times_of(logits, self.model.sde), self.x)).mean()
+        return self.errors(traced(self.model.sde, times_of(logits, self.model.sde), self.x)).mean()
 
 
 def times_of(logits: Tensor, sde: SDE) -> Tensor:
-    """N + 1 times whose N - 1 increments in log(sigma / alpha) have the shares ``softmax(logits)``."""
-    first, last = sde.log_noise_ratio(torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64))
-    inner = sde.time_at(first + (last - first) * logits.softmax(0).cumsum(0)[:-1])
-    return torch.cat([inner.new_tensor([sde.t_max]), inner, inner.new_tensor([sde.t_min, 0.0])])
+    """N + 1 times: N - 1 increments in log(sigma / alpha) and what is left to t_min have the shares ``softmax``."""
+    first, last = _ends(sde)
+    inner: Tensor = sde.time_at(first + (last - first) * logits.softmax(0).cumsum(0)[:-1])
+    return torch.cat([inner.new_tensor([sde.t_max]), inner, inner.new_tensor([0.0])])
 
 
 def logits_of(times: Tensor, sde: SDE) -> Tensor:
-    """The inverse of :func:`times_of`; an increment of less than a thousandth of all becomes that."""
-    marks = sde.log_noise_ratio(torch.cat([times.new_tensor([sde.t_signal]), times[1:-1]]))
-    return (marks.diff() / (marks[-1] - marks[0])).clamp_min(1e-3).log()
+    """The inverse of :func:`times_of`; a share of less than a hundredth becomes that, so that its gradient lives."""
+    first, last = ends = _ends(sde)
+    shares = torch.cat([ends[:1], sde.log_noise_ratio(times[1:-1]), ends[1:]]).diff() / (last - first)
+    logits: Tensor = shares.clamp_min(1e-2).log()
+    return logits
+
+
+def _ends(sde: SDE) -> Tensor:
+    """log(sigma / alpha) where there is signal first, and at t_min."""
+    return sde.log_noise_ratio(torch.tensor([sde.t_signal, sde.t_min], dtype=torch.float64))
 
 
 def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
@@ -97,28 +122,34 @@ def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
     return [Step(k, len(times) - 1, *pair, diffusion=math.nan, sde=sde) for k, pair in enumerate(pairwise(levels))]
 
 
-def gradient(problem: Problem, start: Tensor) -> Tensor:
-    """Descend the error by L-BFGS on the increments in log-SNR (LD3, arXiv:2405.15506; S4S, arXiv:2502.17423)."""
-    logits = logits_of(start, problem.model.sde).requires_grad_()
-    optimiser = torch.optim.LBFGS([logits], max_iter=MOST, max_eval=MOST, line_search_fn="strong_wolfe")
-    tried = [(problem.error(start).value, start)]
+def gradient(problem: Problem, starts: Sequence[Tensor], tell: Callable[[int, float], None]) -> Tensor:
+    """Descend the error from each start by L-BFGS on the increments in log-SNR (arXiv:2405.15506, 2502.17423).
 
-    def closure() -> float:
-        loss = problem.loss(logits)
-        (logits.grad,) = torch.autograd.grad(loss, logits)
-        tried.append((float(loss.detach()), times_of(logits.detach(), problem.model.sde)))
-        return tried[-1][0]
+    ``tell(trials, least error)`` is called after every evaluation, of which there are ``MOST`` a start.
+    """
+    tried = [(problem.error(start).value, start) for start in starts]
+    for start in starts:
+        logits = logits_of(start, problem.model.sde).requires_grad_()
+        optimiser = torch.optim.LBFGS([logits], max_iter=MOST, max_eval=MOST, line_search_fn="strong_wolfe")
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return min(tried, key=lambda each: each[0])[1]
+        def closure(logits: Tensor = logits) -> float:
+            loss = problem.loss(logits)
+            (logits.grad,) = torch.autograd.grad(loss, logits)
+            tried.append((float(loss.detach()), times_of(logits.detach(), problem.model.sde)))
+            tell(len(tried) - len(starts), min(tried, key=itemgetter(0))[0])
+            return tried[-1][0]
+
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return min(tried, key=itemgetter(0))[1]
 
 
 @torch.no_grad()
-def dp(problem: Problem, start: Tensor) -> Tensor:
+def dp(problem: Problem, starts: Sequence[Tensor], tell: Callable[[int, float], None]) -> Tensor:
     """The fine times with the least sum of the costs of single steps between them (GITS, arXiv:2409.18052)."""
-    times = LogSNRGrid().times(problem.model.sde, max(LEVELS, 2 * len(start)))
-    cost = costs(problem.model, times[:-1], solved(problem.model, times[:-1], problem.x))
-    return torch.cat([times[shortest(cost, len(start) - 2)], times[-1:]])
+    steps = len(starts[0]) - 1
+    times = LogSNRGrid().times(problem.model.sde, max(LEVELS, 2 * steps))
+    states = [*solved(problem.model, times[:-1], problem.x), problem.ends]
+    return times[shortest(costs(problem.model, times, states), steps)]
 
 
 def costs(model: ScoreModel, times: Tensor, states: list[Tensor]) -> Tensor:

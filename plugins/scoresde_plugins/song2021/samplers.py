@@ -87,7 +87,7 @@ class ODESampler(Sampler):
 
     Adaptive methods choose their steps from ``rtol`` and ``atol`` with one error norm over the batch, so a sample
     depends on its batch to within the tolerance; fixed-step methods take ``steps`` steps on ``grid``.
-    With ``denoise`` a last evaluation returns E[x_0 | x(t_min)]. Without it, ``run`` is the inverse of encoding.
+    With ``denoise`` a last evaluation returns E[x_0 | x] at their end. Without it, ``run`` is the inverse of encoding.
     """
 
     method: Literal["dopri5", "dopri8", "bosh3", "adaptive_heun", "euler", "midpoint", "heun2", "heun3", "rk4"] = param(
@@ -108,7 +108,7 @@ class ODESampler(Sampler):
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
         """Solve the ODE from the latent ``x``; ``observe`` is called at every function evaluation."""
-        sde = model.sde
+        sde, end = model.sde, model.sde.t_min
         before = model.calls
 
         def along(t: float, state: Tensor) -> Tensor:
@@ -119,11 +119,11 @@ class ODESampler(Sampler):
         if self.method in FIXED:
             # The grid's last time is clean data, which the ODE itself never reaches.
             times = self.grid.times(sde, self.steps + 1)[:-1].tolist()
-            x = integrate(along, x, times, FIXED[self.method])
+            x, end = integrate(along, x, times, FIXED[self.method]), times[-1]
         else:
-            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, sde.t_max, sde.t_min)
+            x = Solver(self.method, self.rtol, self.atol, self.max_evaluations).solve(along, x, sde.t_max, end)
         denoise = self.denoise and sde.form != "nonlinear"  # which has no E[x_0 | x] in closed form
-        return model.denoised(x, sde.level_at(sde.t_min, x)) if denoise else x
+        return model.denoised(x, sde.level_at(end, x)) if denoise else x
 
     def skip(self, sde: SDE) -> str | None:
         return self.grid.skip_steps(sde, self.steps + 1) if self.method in FIXED else None
