@@ -4,18 +4,22 @@ import itertools
 import json
 import math
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from scoresde_core import SDE, ExactScore, GaussianPrior, create, default_registry, sample, skip
 from scoresde_core.errors import FileError
-from scoresde_plugins.few_steps import grid_file, grid_search
+from scoresde_plugins.few_steps import grid_file, grid_search, tuned
 from scoresde_run import Fingerprint
 from scoresde_run.commands.shell import main
 
 TARGET = "gaussian[shape=[2],mean=[0.5,-1.0],std=[0.2,1.5]]"
 DOUBLE = torch.zeros(0, dtype=torch.float64)
 FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[model=sdxl]", "ays[model=svd]")
+
+
+WRONG = [{"times": [1.0, 0.5, 0.0], "levels": [0.0], "weights": [[1.0]]}]  # one row for two steps
 
 
 class Bisected(SDE):
@@ -102,9 +106,33 @@ def test_a_tuned_grid_is_better_on_other_noises_than_every_fixed_one(predictor, 
 
     fixed = [create("grids", name).times(sde, 5) for name in FIXED]
     start = min(fixed, key=lambda times: own.error(times).value)
-    tuned = grid_search.gradient(own, [start], lambda *_: None)
+    tuned = grid_search.gradient(own, [start], lambda _: None)[0]
     assert error(tuned) < share * min(map(error, fixed))
     assert own.error(tuned).value < own.error(start).value
+
+
+@pytest.mark.parametrize("sde", ["vp", "subvp", "cosine"])
+@pytest.mark.parametrize("predictor", ["ipndm", "deis[variant=rhoab,max_order=4]"])
+def test_the_weights_of_a_predictor_make_its_steps(predictor, sde):
+    found = problem(predictor, sde, n=4)
+    times = create("grids", "logsnr").times(found.model.sde, 7)
+    rows = tuned.rows_of(found.predictor, grid_search.Schedule(found.model.sde, times).steps)
+    same = attrs.evolve(found, predictor=tuned.Weighted(rows))
+    assert same.measured(times) == pytest.approx(found.measured(times), rel=1e-9)
+
+
+def test_tuned_weights_are_better_on_other_noises_than_tuned_times_alone():
+    """Under VE and of a mixture, whose flow is not linear."""
+    sde, law = "ve", "mixture2d"
+    score = exact(sde, law)
+    own, other = (
+        grid_search.Problem.draw(score, create("predictors", "ipndm"), 48, 0, k, DOUBLE, "law") for k in (0, 48)
+    )
+    start = create("grids", "karras").times(own.model.sde, 5)
+    times, _ = grid_search.gradient(own, [start], lambda _: None)
+    both, weighted = grid_search.weights(own, [start], lambda _: None)
+    assert attrs.evolve(other, predictor=weighted).error(both).value < 0.7 * other.error(times).value
+    assert [len(row) for row in weighted.rows] == [1, 2, 3, 4, 5]
 
 
 def test_the_error_of_the_law_is_an_energy_distance():
@@ -132,8 +160,8 @@ def test_the_start_is_kept_where_no_times_are_better(monkeypatch):
     start = create("grids", "karras").times(found.model.sde, 5)
     monkeypatch.setattr(grid_search.Problem, "loss", lambda self, logits: (logits * 0).sum() + 99.0)
     told = []
-    assert grid_search.gradient(found, [start], lambda *each: told.append(each)) is start
-    assert [trials for trials, _ in told] == [*range(1, len(told) + 1)]
+    assert grid_search.gradient(found, [start], told.append)[0] is start
+    assert set(told) == {99.0}
 
 
 def test_the_shortest_path_is_that_of_all_subsets():
@@ -165,7 +193,7 @@ def test_times_by_dynamic_programming_are_a_grid(sde):
     found = problem("ddim", sde)
     sde = found.model.sde
     start = create("grids", "logsnr").times(sde, 6)
-    times = grid_search.dp(found, [start], lambda *_: None)
+    times = grid_search.dp(found, [start], lambda _: None)[0]
     assert [float(times[k]) for k in (0, -1)] == [sde.t_max, 0]
     assert len(times) == 7
     assert times[-2] >= sde.t_min
@@ -257,7 +285,13 @@ def test_a_damaged_file_is_refused(tmp_path):
         whole.replace("logsnr", "karras"),
     ]
     cases += [json.dumps({k: v for k, v in record.items() if k != "digest"}), json.dumps({**record, "version": 3})]
-    for grids in ([{"times": [1, 0]}], [{"times": [1.0, 0.5, 0.0], "levels": []}], 3, [{"times": "x", "levels": [1]}]):
+    for grids in (
+        [{"times": [1, 0]}],
+        [{"times": [1.0, 0.5, 0.0], "levels": []}],
+        WRONG,
+        3,
+        [{"times": "x", "levels": [1]}],
+    ):
         changed = {**{k: v for k, v in record.items() if k != "digest"}, "grids": grids}
         cases.append(json.dumps({**changed, "digest": grid_file.digest_of(changed)}))
     for text in cases:
@@ -294,9 +328,10 @@ def test_the_command_makes_a_file_that_samples(tmp_path, capsys):
 def test_fixed_times_stay_where_no_others_are_shown_to_be_better(tmp_path, capsys, monkeypatch):
     """The grid ``uniform`` in place of times that were searched, which is worse than the best fixed one."""
     worse = create("grids", "uniform").times(create("sdes", "vp"), 5)
-    monkeypatch.setattr(grid_search, "gradient", lambda *_: worse)
+    monkeypatch.setattr(grid_search, "gradient", lambda own, *_: (worse, own.predictor))
     out = tmp_path / "grid.json"
-    assert tune("--target", TARGET, "--predictor", "dpmpp_2m", "--steps", 5, "--match", "law", "--out", out) == 0
+    asked = ("--target", TARGET, "--predictor", "dpmpp_2m", "--steps", 5, "--match", "law")
+    assert tune(*asked, "--out", out) == 0
     error = capsys.readouterr().err
     (one,) = json.loads(out.read_text())["grids"]
     assert "not shown to be better" in error
@@ -324,9 +359,30 @@ def test_times_may_end_above_t_min(tmp_path):
         torch.testing.assert_close(found[:, k], mean + level.alpha * std**2 / spread[1] ** 2 * at, atol=1e-3, rtol=0)
 
 
+def test_tuned_weights_sample(tmp_path, capsys):
+    out, vp = tmp_path / "grid.json", create("sdes", "vp")
+    asked = ("--target", TARGET, "--predictor", "ipndm", "--steps", 4, "--starts", 16, "--method", "weights")
+    assert tune(*asked, "--out", out) == 0
+    assert f"--sampler 'tuned[path={out},steps=4]'" in capsys.readouterr().out
+    (one,) = json.loads(out.read_text())["grids"]
+    sampler = create("samplers", f"tuned[path={out},steps=4]")
+    found = sample(exact(), sampler, 16, dtype=torch.float64)
+    assert found.nfe == 4
+    same = attrs.evolve(problem("ipndm"), predictor=tuned.Weighted(one["weights"]))
+    end = grid_search.walk(
+        same.predictor, same.model, grid_search.Schedule(vp, torch.tensor(one["times"])).steps, same.x
+    )
+    torch.testing.assert_close(found.x, end[-1])
+    for steps, process, words in ((5, vp, "not for 5"), (4, create("sdes", "ve"), "another process")):
+        assert words in skip(create("samplers", f"tuned[path={out},steps={steps}]"), process, (2,))
+    grid_file.write(out, vp, [(create("grids", "logsnr").times(vp, 4), {})])
+    assert "times alone" in skip(create("samplers", f"tuned[path={out},steps=4]"), vp, (2,))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["--predictor", "dpmpp_2m", "--method", "weights"], 2, "take ipndm or deis"),
         (["--predictor", "ddim", "--steps", "2"], 2, "from 3"),
         (["--predictor", "ddim", "--steps", "5", "--starts", "1"], 2, "--starts"),
         (["--predictor", "dpmpp_2m_sde", "--steps", "5"], 2, "noise would hide"),

@@ -79,7 +79,7 @@ def test_samplers_that_choose_their_steps_read_the_state(text):
 
 def test_every_sampler_is_here():
     of_other_libraries = {"azula", "deepinv", "diffusers", "flow_matching", "k_diffusion", "sbi"}
-    own = {"pc", "restart", "ode", "adaptive_sde", "paradigms", "warm_start"}
+    own = {"pc", "restart", "ode", "adaptive_sde", "paradigms", "warm_start", "tuned"}
     assert set(names("samplers")) - of_other_libraries == own
 
 

@@ -26,8 +26,8 @@ class TuneGridCommand(Command):
         add = parser.add_argument
         add("--predictor", required=True, metavar="X", help="a predictor without noise, such as dpmpp_2m")
         add("--steps", type=int, nargs="+", default=[5], metavar="N", help="numbers of steps, a grid each (default: 5)")
-        text = "descent through the solver, or dynamic programming over single steps (default: gradient)"
-        add("--method", default="gradient", choices=("gradient", "dp"), help=text)
+        text = "descent through the solver on times, or on weights as well, or dynamic programming (default: gradient)"
+        add("--method", default="gradient", choices=("gradient", "weights", "dp"), help=text)
         text = "bring each end near the fine one of its noise, or also all to their law (default: ends)"
         add("--match", default="ends", choices=("ends", "law"), help=text)
         text = "noises to tune on, and to measure on (default: 32; 128 to match the law)"
@@ -58,7 +58,10 @@ class TuneGridCommand(Command):
         about = {name: getattr(arguments, name) for name in ("predictor", "method", "match", "starts", "seed")}
         about |= {**opened.origin, "process": str(registry.typed(opened.sde))}
         write(arguments.out, opened.sde, [*_tuned(opened, predictor)], **about)
-        print(f"wrote {arguments.out}: --predictor {arguments.predictor} --grid 'file[path={arguments.out}]'")
+        use = f"--predictor {arguments.predictor} --grid 'file[path={arguments.out}]'"
+        if arguments.method == "weights":
+            use = f"--sampler 'tuned[path={arguments.out},steps={arguments.steps[0]}]'"
+        print(f"wrote {arguments.out}: {use}")
         return 0
 
 
@@ -81,20 +84,25 @@ def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dic
         above = [grids[name].times(sde, steps + 1)[[*range(steps), -1]] for name in fit]  # end a level above t_min
         starts = [fixed[best], min(above, key=lambda times: own.error(times).value)]
         with Progress() as progress:
+            trials = list[float]()
 
-            def tell(trials: int, error: float) -> None:
-                text = f"{steps} steps, error {error:.4f}"  # noqa: B023
-                progress.show(text, trials, 2 * grid_search.MOST, f"{text} after {trials} trials")
+            def tell(error: float) -> None:
+                trials.append(error)  # noqa: B023
+                text = f"{steps} steps, error {min(trials):.4f}"  # noqa: B023
+                total = 2 * grid_search.MOST + (arguments.method == "weights") * grid_search.MORE
+                progress.show(text, len(trials), total, f"{text} after {len(trials)} trials")  # noqa: B023
 
-            times = getattr(grid_search, arguments.method)(own, starts, tell)
-        yield _chosen(other, best, fixed[best], times)
+            found = getattr(grid_search, arguments.method)(own, starts, tell)
+        yield _chosen(other, best, fixed[best], *found)
 
 
-def _chosen(other: Any, best: str, fixed: Any, tuned: Any) -> tuple[Any, dict[str, Any]]:
+def _chosen(other: Any, best: str, fixed: Any, tuned: Any, predictor: Any) -> tuple[Any, dict[str, Any]]:
     """The tuned times if they are shown to be better than fixed ones on ``other`` noises, else these."""
+    from scoresde_core import Schedule
     from scoresde_run.results.certainty import ALPHA, mean, p_below
+    from ..few_steps.tuned import rows_of
 
-    parts = [other.measured(times) for times in (fixed, tuned)]
+    parts = other.measured(fixed), attrs.evolve(other, predictor=predictor).measured(tuned)
     before, after, change = map(mean, (*parts, [b - a for a, b in zip(*parts, strict=True)]))
     count, keep = f"{len(fixed) - 1} steps", not p_below(change, 0.0) < ALPHA
     told = " to ".join(f"{one.value:.4f} ± {one.stderr:.4f}" for one in (before, after))
@@ -104,5 +112,8 @@ def _chosen(other: Any, best: str, fixed: Any, tuned: Any) -> tuple[Any, dict[st
         print(f"{count}: {why}: the file has those of {best}; try more --starts", file=sys.stderr)
     times = fixed if keep else tuned
     print("times " + " ".join(f"{t:.4g}" for t in times.tolist()))
-    errors = {"before": [before.value, before.stderr], "after": [after.value, after.stderr]}
+    errors: dict[str, Any] = {"before": [before.value, before.stderr], "after": [after.value, after.stderr]}
+    if predictor is not other.predictor:
+        steps = Schedule(other.model.sde, times).steps
+        errors["weights"] = rows_of(other.predictor, steps) if keep else predictor.rows
     return times, {"start": best, **errors, "kept": keep}

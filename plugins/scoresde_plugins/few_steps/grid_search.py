@@ -7,8 +7,9 @@ the error of times is one of
     law     E_z |x_N(z) - x(z)|^2 / D + 2 E |x_N(z) - x(z')| - E |x_N(z) - x_N(z')| - E |x(z) - x(z')|, with the energy
             distance of the laws (Szekely and Rizzo 2013), estimated over all pairs z, z' of different noises
 
-A method takes a problem and lists of N + 1 times, t_max, ..., 0, to start from, and returns others. The last level need
-not be that of t_min: where N is small, a step from a higher one to the denoised state leaves more steps for the rest.
+A method takes a problem and lists of N + 1 times, t_max, ..., 0, to start from, and returns others, and the predictor
+to take them with. The last level need not be that of t_min: where N is small, a step from a higher one to the denoised
+state leaves more steps for the rest.
 """
 
 import math
@@ -25,12 +26,17 @@ from scoresde_core.shapes import solve
 from scoresde_core.steps import Past, advance
 from scoresde_run.results.certainty import mean
 from ..coordinates import ENTRIES, denoised_step
+from ..deis.predictors import NoiseMultistep
 from ..grids import LogSNRGrid
 from ..targets.gaussian import GaussianTarget
 from ..unipc.predictors import UniPCPredictor
+from .tuned import Weighted, rows_of
 
-FINE, LEVELS, MOST = 48, 40, 25
-"""Steps of fine solutions, fine times of ``dp``, and evaluations of ``gradient``."""
+FINE, LEVELS, MOST, MORE = 48, 40, 25, 75
+"""Steps of fine solutions, fine times of ``dp``, evaluations a start of ``gradient``, and of ``weights`` after it."""
+
+Tell = Callable[[float], None]
+"""Hears the error of every trial."""
 
 
 def walk(predictor: Predictor, model: ScoreModel, steps: list[Step], x: Tensor) -> list[Tensor]:
@@ -122,34 +128,60 @@ def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
     return [Step(k, len(times) - 1, *pair, diffusion=math.nan, sde=sde) for k, pair in enumerate(pairwise(levels))]
 
 
-def gradient(problem: Problem, starts: Sequence[Tensor], tell: Callable[[int, float], None]) -> Tensor:
-    """Descend the error from each start by L-BFGS on the increments in log-SNR (arXiv:2405.15506, 2502.17423).
+def descend(loss: Callable[..., Tensor], start: Sequence[Tensor], most: int, tell: Tell) -> tuple[float, list[Tensor]]:
+    """The least loss in at most about ``most`` evaluations by L-BFGS, and the values that have it."""
+    values = [each.detach().clone().requires_grad_() for each in start]
+    optimiser = torch.optim.LBFGS(values, max_iter=most, max_eval=most, line_search_fn="strong_wolfe")
+    tried = list[tuple[float, list[Tensor]]]()
 
-    ``tell(trials, least error)`` is called after every evaluation, of which there are ``MOST`` a start.
-    """
+    def closure() -> float:
+        found = loss(*values)
+        for each, gradient in zip(values, torch.autograd.grad(found, values), strict=True):
+            each.grad = gradient
+        tried.append((float(found.detach()), [each.detach().clone() for each in values]))
+        tell(tried[-1][0])
+        return tried[-1][0]
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return min(tried, key=itemgetter(0))
+
+
+def gradient(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
+    """Descend the error from each start, on the increments in log-SNR (LD3, arXiv:2405.15506)."""
+    sde = problem.model.sde
     tried = [(problem.error(start).value, start) for start in starts]
     for start in starts:
-        logits = logits_of(start, problem.model.sde).requires_grad_()
-        optimiser = torch.optim.LBFGS([logits], max_iter=MOST, max_eval=MOST, line_search_fn="strong_wolfe")
+        error, (logits,) = descend(problem.loss, [logits_of(start, sde)], MOST, tell)
+        tried.append((error, times_of(logits, sde)))
+    return min(tried, key=itemgetter(0))[1], problem.predictor
 
-        def closure(logits: Tensor = logits) -> float:
-            loss = problem.loss(logits)
-            (logits.grad,) = torch.autograd.grad(loss, logits)
-            tried.append((float(loss.detach()), times_of(logits.detach(), problem.model.sde)))
-            tell(len(tried) - len(starts), min(tried, key=itemgetter(0))[0])
-            return tried[-1][0]
 
-        optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return min(tried, key=itemgetter(0))[1]
+def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
+    """Then descend it on the weights of the noises as well, from those of the predictor (S4S, arXiv:2502.17423)."""
+    sde, (times, predictor) = problem.model.sde, gradient(problem, starts, tell)
+    assert isinstance(predictor, NoiseMultistep)  # which `refusal` asks for
+    rows = rows_of(predictor, Schedule(sde, times).steps)
+    early = rows.count([])  # a start without signal, after which there is no past
+    rows = [row + [0.0] * (k + 1 - early - len(row)) for k, row in enumerate(rows)]
+
+    def split(flat: Tensor) -> Weighted:
+        return Weighted([row.unbind() for row in torch.split(flat, [len(row) for row in rows])])
+
+    def loss(logits: Tensor, flat: Tensor) -> Tensor:
+        return attrs.evolve(problem, predictor=split(flat)).loss(logits)
+
+    flat = torch.tensor([w for row in rows for w in row], dtype=torch.float64)
+    _, (logits, flat) = descend(loss, [logits_of(times, sde), flat], MORE, tell)
+    return times_of(logits, sde), Weighted([[float(w) for w in row] for row in split(flat).rows])
 
 
 @torch.no_grad()
-def dp(problem: Problem, starts: Sequence[Tensor], tell: Callable[[int, float], None]) -> Tensor:
+def dp(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
     """The fine times with the least sum of the costs of single steps between them (GITS, arXiv:2409.18052)."""
     steps = len(starts[0]) - 1
     times = LogSNRGrid().times(problem.model.sde, max(LEVELS, 2 * steps))
     states = [*solved(problem.model, times[:-1], problem.x), problem.ends]
-    return times[shortest(costs(problem.model, times, states), steps)]
+    return times[shortest(costs(problem.model, times, states), steps)], problem.predictor
 
 
 def costs(model: ScoreModel, times: Tensor, states: list[Tensor]) -> Tensor:
@@ -180,8 +212,10 @@ def refusal(sde: SDE, predictor: Predictor, method: str) -> str | None:
     """Why the times of a predictor, which serves the process, cannot be searched so, or None."""
     if predictor.stochastic or predictor.idle:
         return f"{predictor} has no ends to compare, which noise would hide: take another, such as ddim or dpmpp_2m"
-    if sde.form not in ENTRIES or (method == "gradient" and sde.form != "scalar"):
-        wanted = "one alpha and sigma" if method == "gradient" else "an alpha and sigma of each entry"
+    if method == "weights" and not isinstance(predictor, NoiseMultistep):
+        return f"{predictor} has no weights of noises to start from: take ipndm or deis"
+    if sde.form not in ENTRIES or (method != "dp" and sde.form != "scalar"):
+        wanted = "one alpha and sigma" if method != "dp" else "an alpha and sigma of each entry"
         return (
             f"{method} needs {wanted}, {type(sde).__name__} has the form {sde.form}: take another --method or process"
         )
