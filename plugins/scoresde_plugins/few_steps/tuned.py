@@ -23,10 +23,10 @@ from scoresde_core import (
     handed_registry,
     param,
 )
-from scoresde_core.steps import advance
 from ..coordinates import blend, noise_ratio, remember, usable_order
 from ..deis.predictors import IPNDMPredictor, NoiseMultistep
 from ..grids import LogSNRGrid
+from ..song2021.samplers import PredictorCorrectorSampler
 from ..song2021.sdes import VPSDE
 from .grid_file import FileGrid, write
 
@@ -35,8 +35,8 @@ from .grid_file import FileGrid, write
 class Weighted(MultistepPredictor):
     """Step k of y = x / alpha over s = sigma / alpha: y' = y + (s' - s) sum_j rows[k][j] eps_{k - j}.
 
-    Every linear multistep method without noise is of this form, that of denoised states included. The weights of a row
-    need not add up to 1: this is what makes up for steps that are too long for any order.
+    Every linear multistep method without noise is of this form, also one of denoised states. The weights of a row
+    need not add up to 1.
     """
 
     rows: Sequence[Sequence[Scalar]]
@@ -99,12 +99,9 @@ class TunedSampler(Sampler):
         return self._grid.files()
 
     def run(self, x: Tensor, model: ScoreModel, noise: Noise, observe: Observer | None = None) -> Tensor:
-        predictor, past = Weighted(self._grid.stored[self.steps].weights), Past()
-        for k, step in enumerate(Schedule(model.sde, self._grid.times(model.sde, self.steps), x).steps, 1):
-            x, _, past = advance(predictor, x, step, model, x.clone, past)
-            if observe is not None:
-                observe(k, self.steps, x)
-        return x
+        weighted = Weighted(self._grid.stored[self.steps].weights)
+        steps = PredictorCorrectorSampler(weighted, grid=self._grid, steps=self.steps)
+        return steps.run(x, model, noise, observe)
 
     def skip(self, sde: SDE) -> str | None:
         """Refuse another process or number of steps, and a file that has times alone."""
