@@ -32,7 +32,7 @@ from ..targets.gaussian import GaussianTarget
 from ..unipc.predictors import UniPCPredictor
 from .tuned import Weighted, rows_of
 
-FINE, LEVELS, MOST, MORE = 48, 40, 25, 75
+FINE, LEVELS, MOST, MORE = 48, 40, 25, 150
 """Steps of fine solutions, fine times of ``dp``, evaluations a start of ``gradient``, and of ``weights`` after it."""
 
 Tell = Callable[[float], None]
