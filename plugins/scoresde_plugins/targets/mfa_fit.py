@@ -124,17 +124,17 @@ def _step(
     square = torch.zeros(dim, dtype=torch.float64)
     total = 0.0
     for start in range(0, len(x), _CHUNK):
-        posterior = target.infer(x[start : start + _CHUNK].reshape(-1, *target.shape))
-        r = posterior.joint.softmax(1)
-        z = torch.cat([posterior.factors, torch.ones_like(r).unsqueeze(2)], 2)
-        weighted = z * r.unsqueeze(2)
-        count += r.sum(0)
-        cross += weighted.flatten(1).T @ posterior.centred
-        second += torch.einsum("nkp,nkq->kpq", weighted, z)
-        square += posterior.centred.square().sum(0)
-        total += float(posterior.joint.logsumexp(1).double().sum())
+        part = x[start : start + _CHUNK]
+        posterior = target.infer(part.reshape(-1, *target.shape))
+        centred = part - target.center.to(part)
+        weighted = posterior.hidden * posterior.joint.softmax(1).unsqueeze(2)
+        count += weighted[..., -1].sum(0)
+        cross += weighted.flatten(1).T @ centred
+        second += torch.einsum("nkp,nkq->kpq", weighted, posterior.hidden)
+        square += centred.square().sum(0)
+        total += float(posterior.log_prob().double().sum())
     # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.
-    second[:, :-1, :-1] += count[:, None, None] * posterior.components.gain.squeeze(0).double()
+    second += count[:, None, None] * posterior.components.gain.squeeze(0).double()
     cross = cross.reshape(components, factors + 1, dim)
     stack = torch.linalg.solve(second + _RIDGE * torch.eye(factors + 1, dtype=torch.float64), cross)
     noise = ((square - (stack * cross).sum((0, 1))) / len(x)).clamp(*bounds)

@@ -30,6 +30,7 @@ from typing import Any, Self
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from scoresde_core import DATA, Estimate, Level, Noise, Target
 from scoresde_core.shapes import per_row
 
@@ -80,9 +81,9 @@ class Components:
     precision: Tensor
     """S^-1, (n, D)."""
     gain: Tensor
-    """alpha^2 M_k^-1, (n, K, q, q)."""
+    """alpha^2 M_k^-1 and a last row and column of zeros, (n, K, q + 1, q + 1)."""
     offset: Tensor
-    """alpha W_k^T S^-1 mu_k, (n, K, q)."""
+    """For each row of the stack -alpha W_k^T S^-1 mu_k, or 0 for a mean, (n, K(q + 1))."""
     constant: Tensor
     """The part of log pi_k + log N_k that does not depend on x, (n, K)."""
 
@@ -95,12 +96,19 @@ class Components:
 
 @attrs.frozen
 class Posterior:
-    """The components given a batch: joint log densities (B, K) and alpha^2 M_k^-1 p_k (B, K, q)."""
+    """The components given a batch, about the mixture's mean m."""
 
     joint: Tensor
-    factors: Tensor
-    centred: Tensor
+    """log pi_k + log N_k without the square that all components share, (B, K)."""
+    hidden: Tensor
+    """[alpha^2 M_k^-1 p_k, alpha]: what multiplies the rows of the stack, (B, K, q + 1)."""
+    pull: Tensor
+    """S^-1 (alpha m - x), (B, D)."""
     components: Components
+
+    def log_prob(self) -> Tensor:
+        """The log density, (B,)."""
+        return self.joint.logsumexp(1) - 0.5 * (self.pull.square() / self.components.precision).sum(1)
 
 
 @attrs.frozen(eq=False)
@@ -153,19 +161,18 @@ class MixtureOfFactorAnalysers(Target):
         return drawn.reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
-        return self.infer(x, level).joint.logsumexp(1)
+        return self.infer(x, level).log_prob()
 
     def score(self, x: Tensor, level: Level = DATA, classes: Tensor | None = None) -> Tensor:
         posterior = self.infer(x, level)
-        at, joint = posterior.components, posterior.joint
+        joint = posterior.joint
         if classes is not None:
             own = classes.to(joint.device)[:, None]
             other = (own >= 0) & (own != torch.arange(joint.shape[1], device=joint.device))
             joint = joint.masked_fill(other, -math.inf)
-        r = joint.softmax(1)
-        pull = torch.cat([posterior.factors * r.unsqueeze(2), (at.alpha * r).unsqueeze(2)], 2)
-        toward = torch.addmm(posterior.centred, pull.flatten(1), self._cast(r.dtype)[0], beta=-1)
-        return (toward * at.precision).reshape(x.shape)
+        weights = (posterior.hidden * joint.softmax(1).unsqueeze(2)).flatten(1)
+        toward = weights @ self._cast(weights.dtype)[0]
+        return torch.addcmul(posterior.pull, toward, posterior.components.precision).reshape(x.shape)
 
     def as_mixture(self) -> MixtureOfFactorAnalysers:
         """This law as a mixture of factor analysers: itself."""
@@ -267,13 +274,13 @@ class MixtureOfFactorAnalysers(Target):
         flat = flat.to(torch.promote_types(flat.dtype, self.dtype))
         stack, center = self._cast(flat.dtype)
         at = self._at(*coefficients(level, flat), flat.dtype)
-        centred = flat - at.alpha * center
-        scaled = centred * at.precision
-        projected = (scaled @ stack.T).reshape(-1, *self._centred.shape[:2])
-        p = projected[..., :-1] - at.offset
-        factors = torch.einsum("bkq,bkqp->bkp", p, at.gain)
-        joint = at.constant + at.alpha * projected[..., -1] + 0.5 * (p * factors).sum(2)
-        return Posterior(joint - 0.5 * (scaled * centred).sum(1, keepdim=True), factors, centred, at)
+        pull = (at.alpha * center - flat).mul_(at.precision)
+        p = torch.addmm(at.offset, pull, stack.T, alpha=-1).reshape(-1, *self._centred.shape[:2])
+        hidden = torch.einsum("bkq,bkqp->bkp", p, at.gain)
+        hidden[..., -1] = at.alpha
+        # The sum has the product with the mean in full, and those with the factors, which count half.
+        joint = at.constant + 0.5 * (torch.linalg.vecdot(p, hidden) + at.alpha * p[..., -1])
+        return Posterior(joint, hidden, pull, at)
 
     def _at(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
         if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
@@ -303,7 +310,8 @@ class MixtureOfFactorAnalysers(Target):
         volume = variance.log().sum(1, keepdim=True) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         square = alpha**2 * gram[..., -1, -1] + len(self.noise) * math.log(2 * math.pi)
         constant = self.weights.log() - 0.5 * (volume + square)
-        return Components(alpha, precision, a3**2 * (inverse.mT @ inverse), a2 * gram[..., :-1, -1], constant)
+        gain, offset = a3**2 * (inverse.mT @ inverse), -a2 * gram[..., :-1, -1]
+        return Components(alpha, precision, pad(gain, (0, 1, 0, 1)), pad(offset, (0, 1)).flatten(1), constant)
 
 
 class _Mixtures:
