@@ -7,11 +7,25 @@ import torch
 from scoresde_core.noise import Noise
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 28, 28), (3, 32, 48), ()], ids=str)
+@pytest.mark.parametrize("shape", [(2,), (1, 29, 29), (3, 65, 65), ()], ids=str)
 def test_a_sample_does_not_depend_on_its_batch(shape):
     whole = Noise(7, shape, 150).draw(3, "predictor")
-    parts = [Noise(7, shape, n, start=s).draw(3, "predictor") for s, n in ((0, 1), (1, 64), (65, 60), (125, 25))]
+    parts = [Noise(7, shape, n, start=s).draw(3, "predictor") for s, n in ((0, 1), (1, 62), (63, 62), (125, 25))]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_fill_the_blocks_with_the_same_numbers(mode):
+    noise, before = Noise(7, (1, 29, 29), 700, start=5), torch.get_num_threads()
+    with mode():
+        drawn = []
+        try:
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                drawn.append([noise.draw(3, "predictor"), noise.uniform(3, "predictor")])
+        finally:
+            torch.set_num_threads(before)
+        assert all(map(torch.equal, *drawn))
 
 
 @pytest.mark.parametrize("other", [dict(seed=8), dict(step=4), dict(purpose="corrector"), dict(draw=1)], ids=str)

@@ -66,14 +66,14 @@ class LangevinCorrector(Corrector):
     serves = ENTRIES
 
     def correct(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw) -> tuple[Tensor, Tensor]:
-        mean, unit = x, step.now.sigma if step.sde.form == "diagonal" else 1.0
+        mean, unit = x, step.now.sigma if step.sde.form == "diagonal" else None
         scale = (step.now.alpha**2 + step.now.sigma**2) ** 0.5
         for _ in range(self.n_steps):
             score, z = model.score(x, step.now), noise()
             ratio = step.now.sigma
             if self.norm == "batch":
-                ratio = _mean_norm(z) / _mean_norm(score * unit).clamp_min(1e-30) * unit
-                ratio = ratio.clamp_max(_LARGEST_RATIO * scale)
+                ratio = _mean_norm(z) / _mean_norm(score if unit is None else score * unit).clamp_min(1e-30)
+                ratio = (ratio if unit is None else ratio * unit).clamp_max(_LARGEST_RATIO * scale)
             size = (self.snr * ratio) ** 2 * (2 * (1 + step.discrete_drift) ** 2)
             mean = shift(x, size, score)
             x = diffuse(mean, (2 * size) ** 0.5, z)
