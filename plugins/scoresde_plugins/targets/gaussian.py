@@ -24,9 +24,7 @@ from torch import Tensor
 from scoresde_core import DATA, Basis, Estimate, Level, Noise, Target, param
 from scoresde_core.frame import rotate
 from ..numerics.cosines import cosines
-from .mixture import MixtureOfFactorAnalysers, coefficients, events
-
-_CHUNK = 4096
+from .mixture import MixtureOfFactorAnalysers, coefficients, events, in_parts
 
 
 @attrs.frozen(eq=False)
@@ -71,12 +69,12 @@ class GaussianTarget(Target):
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Return ``n`` draws (n, *shape), float32 on the CPU; the first m are the draws of ``sample(m, seed)``."""
         law = self._law.to("cpu", torch.float64)
-        drawn = torch.empty(n, prod(self.shape))
-        for start in range(0, n, _CHUNK):
-            count = min(_CHUNK, n - start)
+
+        def drawn(count: int, start: int) -> Tensor:
             z = Noise(seed, law.mean.shape, count, start=start, dtype=torch.float64).draw("target", "noise")
-            drawn[start : start + count] = law.mean + law.rotate(z * law.spectrum.sqrt(), inverse=True)
-        return drawn.reshape(n, *self.shape)
+            return (law.mean + law.rotate(z * law.spectrum.sqrt(), inverse=True)).float()
+
+        return in_parts(drawn, n).reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
         """log N(x; alpha mu, alpha^2 C + sigma^2 I) in nats, (B, *shape) -> (B,)."""

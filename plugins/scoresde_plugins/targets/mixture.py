@@ -23,6 +23,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
 from math import prod
 from typing import Any, Self
@@ -67,6 +68,11 @@ def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.reshape(x.shape[0], prod(shape))
 
 
+def in_parts(rows: Callable[[int, int], Tensor], n: int) -> Tensor:
+    """``rows(count, start)`` of ``n`` rows, made a few thousand at a time."""
+    return torch.cat([rows(min(_CHUNK, n - start), start) for start in range(0, n or 1, _CHUNK)])
+
+
 def mixed(_: Any, __: Any, target: Any) -> None:
     """Refuse a target that is no mixture of Gaussians: a validator of parameters."""
     if not hasattr(target, "as_mixture"):
@@ -89,9 +95,8 @@ class Components:
 
     def to(self, dtype: torch.dtype) -> Components:
         """Return the same numbers in a working dtype."""
-        alpha = self.alpha.to(dtype) if isinstance(self.alpha, Tensor) else self.alpha
-        tensors = (self.precision, self.gain, self.offset, self.constant)
-        return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
+        numbers = attrs.astuple(self, recurse=False)
+        return Components(*(number.to(dtype) if isinstance(number, Tensor) else number for number in numbers))
 
 
 @attrs.frozen
@@ -132,6 +137,7 @@ class MixtureOfFactorAnalysers(Target):
     _levels: OrderedDict[tuple[float, float, torch.dtype], Components] = attrs.field(
         factory=OrderedDict, init=False, repr=False
     )
+    _casts: dict[torch.dtype, tuple[Tensor, Tensor]] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in ("weights", "means", "factors", "noise"):
@@ -154,11 +160,7 @@ class MixtureOfFactorAnalysers(Target):
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Return ``n`` draws (n, *shape), float32 on the CPU; the first m are the draws of ``sample(m, seed)``."""
-        drawn = torch.empty(n, len(self.noise))
-        for start in range(0, n, _CHUNK):
-            count = min(_CHUNK, n - start)
-            drawn[start : start + count] = self._draw(count, seed, start)
-        return drawn.reshape(n, *self.shape)
+        return in_parts(lambda count, start: self._draw(count, seed, start).float(), n).reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
         return self.infer(x, level).log_prob()
@@ -218,10 +220,6 @@ class MixtureOfFactorAnalysers(Target):
         """Factors and centred means, (K, q + 1, D): [W_k; mu_k - m]."""
         return torch.cat([self.factors, (self.means - self.center).unsqueeze(1)], 1)
 
-    @cached_property
-    def _casts(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
-        return {}
-
     def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the stack (K(q + 1), D) and the centre (D,) in a working dtype."""
         if dtype not in self._casts:
@@ -241,18 +239,19 @@ class MixtureOfFactorAnalysers(Target):
         square = (self._centred[:, -1].square() * at.precision).sum(1)
         given_k = 0.5 * len(self.noise) - (at.constant[0] + 0.5 * square)
         known = float(self.weights @ given_k)
-        entropies = []
-        for start in range(0, ENTROPY_DRAWS, _CHUNK):
-            x = self._draw(min(_CHUNK, ENTROPY_DRAWS - start), seed=0, start=start).to(self.noise.device)
-            log_r = self.infer(x.reshape(-1, *self.shape), DATA).joint.log_softmax(1)
-            entropies.append(torch.special.entr(log_r.exp()).sum(1))
-        ambiguity = torch.cat(entropies)
+
+        def ambiguities(count: int, start: int) -> Tensor:
+            x = self._draw(count, 0, start).to(self.noise.device)
+            nats: Tensor = torch.special.entr(self.responsibilities(x.reshape(-1, *self.shape))).sum(1)
+            return nats
+
+        ambiguity = in_parts(ambiguities, ENTROPY_DRAWS)
         # The draws miss any overlap rarer than one in their number, which contributes at most log K.
         unseen = math.log(len(self.weights)) / ENTROPY_DRAWS
         stderr = max(float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS), unseen)
         return Estimate(known - float(ambiguity.mean()), stderr)
 
-    def _draw(self, n: int, seed: int, start: int = 0) -> Tensor:
+    def _draw(self, n: int, seed: int, start: int) -> Tensor:
         """Return draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""
 
         def normal(dim: int, purpose: str) -> Tensor:
