@@ -73,8 +73,7 @@ class Noise:
                     fill(rows, generator=generator)
                     continue
                 whole, skipped, needed = (prod(self.shape) * n for n in (self.block, low - first, high - first))
-                # A CPU makes its numbers in order, sixteen at a time.
-                size = min(whole, -(-needed // 16) * 16) if cpu else whole
+                size = min(whole, -(-needed // 16) * 16) if cpu else whole  # a CPU goes by sixteen numbers, in order
                 numbers = torch.empty(size, device=self.device, dtype=self.dtype)
                 rows.copy_(fill(numbers, generator=generator)[skipped:needed].reshape(rows.shape))
 

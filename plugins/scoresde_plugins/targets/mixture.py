@@ -22,9 +22,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from math import prod
 from typing import Any, Self
 
@@ -32,6 +31,7 @@ import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.special import entr
 from scoresde_core import DATA, Estimate, Level, Noise, Target
 from scoresde_core.shapes import per_row
 
@@ -93,11 +93,6 @@ class Components:
     constant: Tensor
     """The part of log pi_k + log N_k that does not depend on x, (n, K)."""
 
-    def to(self, dtype: torch.dtype) -> Components:
-        """Return the same numbers in a working dtype."""
-        numbers = attrs.astuple(self, recurse=False)
-        return Components(*(number.to(dtype) if isinstance(number, Tensor) else number for number in numbers))
-
 
 @attrs.frozen
 class Posterior:
@@ -134,10 +129,6 @@ class MixtureOfFactorAnalysers(Target):
     shape: tuple[int, ...] = attrs.field()
     known_entropy: Estimate | None = None
     dtype: torch.dtype = torch.float32
-    _levels: OrderedDict[tuple[float, float, torch.dtype], Components] = attrs.field(
-        factory=OrderedDict, init=False, repr=False
-    )
-    _casts: dict[torch.dtype, tuple[Tensor, Tensor]] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in ("weights", "means", "factors", "noise"):
@@ -160,7 +151,7 @@ class MixtureOfFactorAnalysers(Target):
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """Return ``n`` draws (n, *shape), float32 on the CPU; the first m are the draws of ``sample(m, seed)``."""
-        return in_parts(lambda count, start: self._draw(count, seed, start).float(), n).reshape(n, *self.shape)
+        return in_parts(lambda *part: self._draw(seed, *part).float(), n)
 
     def log_prob(self, x: Tensor, level: Level = DATA) -> Tensor:
         return self.infer(x, level).log_prob()
@@ -220,11 +211,16 @@ class MixtureOfFactorAnalysers(Target):
         """Factors and centred means, (K, q + 1, D): [W_k; mu_k - m]."""
         return torch.cat([self.factors, (self.means - self.center).unsqueeze(1)], 1)
 
-    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the stack (K(q + 1), D) and the centre (D,) in a working dtype."""
-        if dtype not in self._casts:
-            self._casts[dtype] = self._centred.flatten(0, 1).to(dtype), self.center.to(dtype)
-        return self._casts[dtype]
+    @cached_property
+    def _cast(self) -> Callable[[torch.dtype], tuple[Tensor, Tensor]]:
+        """The stack (K(q + 1), D) and the centre (D,) in a working dtype."""
+        return cache(lambda dtype: (self._centred.flatten(0, 1).to(dtype), self.center.to(dtype)))
+
+    @cached_property
+    def _at(self) -> Callable[[Coefficient, Coefficient, torch.dtype], Components]:
+        """:meth:`_components`, which keeps those of the last levels that were floats."""
+        known = lru_cache(_CACHED_LEVELS)(self._components)
+        return lambda alpha, *more: (self._components if isinstance(alpha, Tensor) else known)(alpha, *more)
 
     @cached_property
     def _pairs(self) -> Tensor:
@@ -239,20 +235,17 @@ class MixtureOfFactorAnalysers(Target):
         square = (self._centred[:, -1].square() * at.precision).sum(1)
         given_k = 0.5 * len(self.noise) - (at.constant[0] + 0.5 * square)
         known = float(self.weights @ given_k)
-
-        def ambiguities(count: int, start: int) -> Tensor:
-            x = self._draw(count, 0, start).to(self.noise.device)
-            nats: Tensor = torch.special.entr(self.responsibilities(x.reshape(-1, *self.shape))).sum(1)
-            return nats
-
-        ambiguity = in_parts(ambiguities, ENTROPY_DRAWS)
+        device = self.noise.device
+        ambiguity = in_parts(
+            lambda *part: entr(self.responsibilities(self._draw(0, *part).to(device))).sum(1), ENTROPY_DRAWS
+        )
         # The draws miss any overlap rarer than one in their number, which contributes at most log K.
         unseen = math.log(len(self.weights)) / ENTROPY_DRAWS
         stderr = max(float(ambiguity.std()) / math.sqrt(ENTROPY_DRAWS), unseen)
         return Estimate(known - float(ambiguity.mean()), stderr)
 
-    def _draw(self, n: int, seed: int, start: int) -> Tensor:
-        """Return draws ``start`` to ``start + n`` of a seed, (n, D), float64, on the CPU."""
+    def _draw(self, seed: int, n: int, start: int) -> Tensor:
+        """Return draws ``start`` to ``start + n`` of a seed, (n, *shape), float64, on the CPU."""
 
         def normal(dim: int, purpose: str) -> Tensor:
             return Noise(seed, (dim,), n, start=start, dtype=torch.float64).draw("target", purpose)
@@ -265,7 +258,7 @@ class MixtureOfFactorAnalysers(Target):
         for k in sorted(set(component.tolist())):
             rows = (component == k).nonzero().squeeze(1)
             x[rows] += hidden[rows] @ factors[k]
-        return x
+        return x.reshape(n, *self.shape)
 
     def infer(self, x: Tensor, level: Level = DATA) -> Posterior:
         """Return the posterior of component and factors given ``x`` (B, *shape) at ``level``."""
@@ -281,18 +274,8 @@ class MixtureOfFactorAnalysers(Target):
         joint = at.constant + 0.5 * (torch.linalg.vecdot(p, hidden) + at.alpha * p[..., -1])
         return Posterior(joint, hidden, pull, at)
 
-    def _at(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
-        if isinstance(alpha, Tensor) or isinstance(sigma, Tensor):
-            return self._components(alpha, sigma).to(dtype)
-        key = (alpha, sigma, dtype)
-        found = self._levels.pop(key, None) or self._components(alpha, sigma).to(dtype)
-        self._levels[key] = found  # the last used is the last
-        if len(self._levels) > _CACHED_LEVELS:
-            self._levels.popitem(last=False)
-        return found
-
-    def _components(self, alpha: Coefficient, sigma: Coefficient) -> Components:
-        """Return the components at one level or at one per row, in float64, without reading from a device."""
+    def _components(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
+        """Return the components at one level or at one per row, computed in float64, without reading from a device."""
         variance = (alpha**2 * self.noise + sigma**2).reshape(-1, len(self.noise))
         precision = variance.reciprocal()
         stack, size = self._centred, self._centred.shape[1]
@@ -310,7 +293,9 @@ class MixtureOfFactorAnalysers(Target):
         square = alpha**2 * gram[..., -1, -1] + len(self.noise) * math.log(2 * math.pi)
         constant = self.weights.log() - 0.5 * (volume + square)
         gain, offset = a3**2 * (inverse.mT @ inverse), -a2 * gram[..., :-1, -1]
-        return Components(alpha, precision, pad(gain, (0, 1, 0, 1)), pad(offset, (0, 1)).flatten(1), constant)
+        tensors = precision, pad(gain, (0, 1, 0, 1)), pad(offset, (0, 1)).flatten(1), constant
+        alpha = alpha if shared else alpha.to(dtype)  # type: ignore[union-attr]
+        return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
 
 
 class _Mixtures:
