@@ -22,8 +22,6 @@ COMPONENT_AXES: Mapping[str, str] = {
 """Axes whose values are components, and the kinds of those components."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that set a parameter of the sampler; without effect on samplers that lack it."""
-KNOWN_AXES = ("known", "guidance", "condition", "method")
-"""Axes that a cell has only if they are given: what is known of samples, and how it guides them."""
 LEARNED_AXES: Mapping[str, str] = {"checkpoint": "checkpoints", "network": "presets"}
 """Axes that replace a target's exact score and define their own SDE, and the kinds of their values."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
