@@ -30,18 +30,9 @@ class _Path(SDE):
 
 @torch.no_grad()
 def solve(
-    denoiser: Callable[[Tensor, Tensor], Tensor],
-    alpha: Scale,
-    sigma: Scale,
-    x: Tensor,
-    steps: int = 10,
-    predictor: str = "dpmpp_2m",
-    *,
-    t_min: float = 1e-3,
-    t_max: float = 1.0,
-    seed: int = 0,
-    **parts: Any,
-) -> Tensor:
+    denoiser: Callable[[Tensor, Tensor], Tensor], alpha: Scale, sigma: Scale, x: Tensor, steps: int = 10,
+    predictor: str = "dpmpp_2m", *, t_min: float = 1e-3, t_max: float = 1.0, seed: int = 0, **parts: Any,
+) -> Tensor:  # fmt: skip
     """Carry ``x`` (B, ...) at ``t_max`` to data (B, ...) by ``steps`` steps of a predictor.
 
     ``denoiser(x, t)`` is E[x_0 | x_t = x] for times ``t`` (B,), ``alpha`` and ``sigma`` give x_t = alpha(t) x_0 +

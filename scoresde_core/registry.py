@@ -212,11 +212,9 @@ def missing_requirements(row: Row) -> list[str]:
 
 
 def load_registry(
-    points: Iterable[EntryPoint] | None = None,
-    local: Iterable[Path | str] = (),
-    disabled: Iterable[str] | None = None,
-    imports: bool = True,
-) -> Registry:
+    points: Iterable[EntryPoint] | None = None, local: Iterable[Path | str] = (),
+    disabled: Iterable[str] | None = None, imports: bool = True,
+) -> Registry:  # fmt: skip
     """A registry of the given entry points (all installed ones by default) and local registry files.
 
     ``SCORESDE_REGISTRY`` names more local files; one that cannot be used is an error. ``SCORESDE_DISABLE_PLUGINS`` is

@@ -15,22 +15,11 @@ from .run.work import Work
 
 
 def bench(
-    model: ScoreModel,
-    *,
-    name: str = "model",
-    target: str | None = None,
-    predictors: Sequence[str] = (),
-    correctors: Sequence[str] = (),
-    samplers: Sequence[str] = (),
-    grids: Sequence[str] = (),
-    steps: Sequence[int] = (),
-    seeds: Sequence[int] = (),
-    evaluators: Sequence[str] = (),
-    samples: int = 1024,
-    batch_size: int | None = None,
-    device: str = "cpu",
-    out: str | Path | None = None,
-) -> list[dict[str, Any]]:
+    model: ScoreModel, *, name: str = "model", target: str | None = None, predictors: Sequence[str] = (),
+    correctors: Sequence[str] = (), samplers: Sequence[str] = (), grids: Sequence[str] = (),
+    steps: Sequence[int] = (), seeds: Sequence[int] = (), evaluators: Sequence[str] = (),
+    samples: int = 1024, batch_size: int | None = None, device: str = "cpu", out: str | Path | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Sample ``model``, which is on ``device``, with every combination, print the table, and return the rows.
 
     The axes are those of ``scoresde-bench``, with its defaults; ``target`` names the exact distribution that evaluators

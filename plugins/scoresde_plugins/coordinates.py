@@ -69,9 +69,7 @@ def level_ahead(step: Step) -> Level:
     now, ahead = step.now, step.next
     if not isinstance(ahead.sigma, Tensor) or not isinstance(ahead.t, Tensor):
         return ahead
-    return Level(
-        *(settle(step, b, a) for a, b in ((now.t, ahead.t), (now.alpha, ahead.alpha), (now.sigma, ahead.sigma)))
-    )
+    return Level(*(settle(step, getattr(ahead, name), getattr(now, name)) for name in ("t", "alpha", "sigma")))
 
 
 def power_weights(nodes: Sequence[Scalar], moments: Sequence[Scalar]) -> list[Scalar]:

@@ -216,7 +216,7 @@ class TestNumbers:
         for seed in (1, 2, 1):
             grey = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
             np.savez(tmp_path / "r.npz", images=grey)
-            for cache in (comparison._events, comparison._reference):
+            for cache in (comparison.Origin.events, comparison._reference):
                 cache.cache_clear()
             assert evaluate(images, *asked) == 0
             values.append(next(iter(rows(tmp_path / "it")[-1]["metrics"].values()))["value"])

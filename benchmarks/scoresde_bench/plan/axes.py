@@ -8,17 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from scoresde_core import UsageError
 
-COMPONENT_AXES: Mapping[str, str] = {
-    "target": "targets",
-    "sde": "sdes",
-    "sampler": "samplers",
-    "predictor": "predictors",
-    "corrector": "correctors",
-    "grid": "grids",
-    "guidance": "guidances",
-    "condition": "conditions",
-    "method": "conditions",
-}
+COMPONENT_AXES: Mapping[str, str] = {axis: f"{axis}s" for axis in (
+    "target", "sde", "sampler", "predictor", "corrector", "grid", "guidance", "condition",
+)} | {"method": "conditions"}  # fmt: skip
 """Axes whose values are components, and the kinds of those components."""
 SAMPLER_AXES = ("predictor", "corrector", "grid", "steps")
 """Axes that set a parameter of the sampler; without effect on samplers that lack it."""

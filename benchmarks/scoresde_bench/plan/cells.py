@@ -67,9 +67,8 @@ class Cell:
         """The cell as plain data (a block of a suite), from which another process builds it."""
         # A checkpoint or preset defines its SDE; a checkpoint also its network.
         implied = {"sde": not self.source.chooses_sde, "network": self.names.get("checkpoint") is not None}
-        found = {
-            axis: self.names.get(axis) for axis in (*COMPONENT_AXES, *LEARNED_AXES, "known") if not implied.get(axis)
-        }
+        axes = (*COMPONENT_AXES, *LEARNED_AXES, "known")
+        found = {axis: self.names.get(axis) for axis in axes if not implied.get(axis)}
         found |= {axis: getattr(self, axis) for axis in ("steps", "seed", "dtype", "precision", "compile")}
         numbers = {"samples": self.samples, "batch_size": self.batch_size, "timing": self.timing}
         numbers |= {} if self.problem is None else {"observations": self.problem.count}

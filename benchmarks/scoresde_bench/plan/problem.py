@@ -24,12 +24,10 @@ class Problem:
         """The problem of ``source`` with the condition and the method ``given``, and the ``seed`` of a cell."""
         condition, method = given
         if source.truth is None:
-            raise UsageError(
-                "--condition draws the events that are observed from a target: add --target, such as mnist_mfa"
-            )
-        if "condition" not in {p.name for p in parameters(registry.load("conditions", method.name))} - set(
-            method.params
-        ):
+            needed = "--condition draws the events that are observed from a target"
+            raise UsageError(f"{needed}: add --target, such as mnist_mfa")
+        free = {p.name for p in parameters(registry.load("conditions", method.name))} - set(method.params)
+        if "condition" not in free:
             why = "its problem is that of --condition" if "condition" in method.params else "it is no method"
             raise UsageError(f"--method {method}: {why}; write exact, mmps, dps[scale=0.1] or the like")
         own = key(seed, "observations") % 2**31

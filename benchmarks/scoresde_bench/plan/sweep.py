@@ -153,9 +153,8 @@ class Sweep:
             if "observed" in judge.needs and not conditions:
                 raise UsageError(f"--evaluator {text} judges samples given y: add a --condition")
             if conditions and "observed" not in judge.needs and not alone:
-                raise UsageError(
-                    f"--evaluator {text} judges samples that are not given y: take {' '.join(axes.POSTERIOR)}"
-                )
+                usable = " ".join(axes.POSTERIOR)
+                raise UsageError(f"--evaluator {text} judges samples that are not given y: take {usable}")
         return [*itertools.product(conditions, methods or [Spec("replacement")])] or [None]
 
     def _texts(self, block: Block, axis: str) -> Sequence[str]:

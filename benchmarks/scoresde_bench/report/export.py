@@ -45,10 +45,8 @@ def as_csv(ranking: Ranking) -> str:
         values += [published.value(row, name)[0] for name in printed]
         values += [(row.get("published") or {}).get("source")] * bool(printed)
         pooled = {"seed": axis_text(row, "seed"), "seeds": " ".join(map(str, row.get("seeds") or []))}
-        names, given, numbers, facts = (
-            [pooled.get(key, row.get(key)) for key in keys] for keys in (ENDS, axes, COSTS, FACTS)
-        )
-        writer.writerow(map(_csv, [*names, *given, *numbers, *values, *facts, repeat.command(row)]))
+        before, facts = ([pooled.get(key, row.get(key)) for key in keys] for keys in ([*ENDS, *axes, *COSTS], FACTS))
+        writer.writerow(map(_csv, [*before, *values, *facts, repeat.command(row)]))
     return out.getvalue()
 
 

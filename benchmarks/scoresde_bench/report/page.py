@@ -54,12 +54,9 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def page(
-    runs: Sequence[ResultSet],
-    ranking: Ranking,
-    meaning: Mapping[str, str],
-    comparisons: Sequence[RunComparison] = (),
-    place: Path | None = None,
-) -> str:
+    runs: Sequence[ResultSet], ranking: Ranking, meaning: Mapping[str, str],
+    comparisons: Sequence[RunComparison] = (), place: Path | None = None,
+) -> str:  # fmt: skip
     """Return the page of ``ranking``, whose rows come from ``runs``.
 
     Of more than MANY cells, a page in the folder ``place`` links the pictures that are not shown first, draws the

@@ -65,9 +65,8 @@ def merge(runs: Sequence[ResultSet]) -> list[ResultRow]:
     """
     held = Counter(names for run in runs for names in {identity(row) for row in run.rows})
     apart = any(times > 1 for times in held.values())
-    return [
-        {**row, "folder": str(run.folder), **({"run": run.name} if apart else {})} for run in runs for row in run.rows
-    ]
+    names = [{"folder": str(run.folder)} | ({"run": run.name} if apart else {}) for run in runs]
+    return [{**row, **named} for run, named in zip(runs, names, strict=True) for row in run.rows]
 
 
 def _find(path: str) -> Path:

@@ -108,9 +108,7 @@ def _sampler(row: ResultRow) -> Mapping[str, Any]:
 def _errors(ranking: Ranking, rows: Mapping[int, ResultRow], target: str | None, metric: str) -> Errors:
     found = {position: ranking.value(position, metric) for position, row in rows.items() if labels.truth(row) == target}
     steps = {position: as_float(rows[position].get("steps")) for position in found}
-    return {
-        steps[p]: error(value) for p, value in found.items() if value and steps[p] > 0 and math.isfinite(value.value)
-    }
+    return {steps[p]: error(v) for p, v in found.items() if v and steps[p] > 0 and math.isfinite(v.value)}
 
 
 def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best: float, floor: float) -> Verdict:
@@ -122,11 +120,8 @@ def _verdict(line: str, errors: Errors, rows: list[ResultRow], metric: str, best
     before = [value.value for steps, value in sorted(errors.items()) if steps <= most / 2] or [math.inf]
     stays = FALL * min(before) < last.value <= STAY * before[-1]
     allowed = {steps: TWICE * errors[few].value * (few / steps) ** (claim or 1) for steps in errors}
-    rises = [
-        value.value
-        > max(RISE * min(errors[n].value for n in errors if n <= steps), RISE * value.bar, allowed[steps], seen)
-        for steps, value in errors.items()
-    ]
+    least = {steps: min(errors[n].value for n in errors if n <= steps) for steps in errors}
+    rises = [e.value > max(RISE * least[n], RISE * e.bar, allowed[n], seen) for n, e in errors.items()]
     faults = {
         "wrong law": resolved(last) and stays and last.value > max(NEARER * best, seen),
         "lost order": bool(order and claim and order[0] < claim - max(LOST, 2 * order[1])),

@@ -199,10 +199,8 @@ def _warnings(cell: Cell, size: int) -> dict[str, str]:
     """Warnings about samples drawn in batches of ``size``, by kind."""
     found = {}
     if size < cell.batch_size and cell.sampler.decoupled() != cell.sampler:
-        found["memory"] = (
-            f"out of memory with batches of {cell.batch_size}, used {size}; the sampler couples its batch, so "
-            f"the results are those of --batch-size {size}"
-        )
+        memory = f"out of memory with batches of {cell.batch_size}, used {size}"
+        found["memory"] = f"{memory}; the sampler couples its batch, so the results are those of --batch-size {size}"
     caveat = cell.sampler.caveat(cell.source.shape, smallest_batch(cell.samples, size))
     return found if caveat is None else {**found, "batch": caveat}
 

@@ -36,11 +36,8 @@ class CompletionCommand(Command):
         sys.stdout.write(script.read_text(encoding="utf-8"))
         return 0
 
-    def answers(
-        self, parser: argparse.ArgumentParser, given: Sequence[str], word: str, registry: Registry
-    ) -> list[str]:
-        """The words that may stand where ``word`` does, after the words ``given`` to the program."""
-        words = list(given)
+    def answers(self, parser: argparse.ArgumentParser, words: list[str], word: str, registry: Registry) -> list[str]:
+        """The words that may stand where ``word`` does, after the ``words`` given to the program."""
         while group := next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None):
             if (at := next((k for k, w in enumerate(words) if w in group.choices), None)) is None:
                 break

@@ -49,9 +49,17 @@ def encode_events(arguments: Namespace, registry: Registry) -> int:
     asked = request.digits(registry, arguments, *opened.parts, solver, x=x, **opened.named)
     if request.finished(arguments.out, asked, INDEX):
         return 0
-    how = {"t_min": t_min, "solver": solver, "discrete": arguments.discrete}
+    how: dict[str, Any] = {"t_min": t_min, "solver": solver, "discrete": arguments.discrete}
     with Progress() as progress:
-        code = partial(_coded, opened, progress, how)
+
+        def code(what: str, x: Tensor, work: Callable[..., Tensor]) -> Tensor:
+            """``x`` under ``work``, which is to encode or to decode, in batches."""
+            size, done = arguments.batch_size, []
+            for start, model, chunk in in_batches(opened.score, x, size):
+                progress.batch(f"encode: {what}", start // size, -(-len(x) // size))
+                done.append(work(model, chunk.to(opened.device), **how).cpu())
+            return torch.cat(done)
+
         latents = x if arguments.decode else code("encoding", x, encode)
         sheets = dict(_sheets(opened, code, x, latents, indices, record))
     record |= {"device": str(opened.device), "torch": str(torch.__version__), "asked": asked}
@@ -63,17 +71,6 @@ def encode_events(arguments: Namespace, registry: Registry) -> int:
         print(f"round trip: root mean square error {numbers}")
     print(written)
     return 0
-
-
-def _coded(
-    opened: OpenedModel, progress: Progress, how: dict[str, Any], what: str, x: Tensor, work: Callable[..., Tensor]
-) -> Tensor:
-    """``x`` under ``work``, which is to encode or to decode, in batches."""
-    size, done = opened.arguments.batch_size, []
-    for start, model, chunk in in_batches(opened.score, x, size):
-        progress.batch(f"encode: {what}", start // size, -(-len(x) // size))
-        done.append(work(model, chunk.to(opened.device), **how).cpu())
-    return torch.cat(done)
 
 
 def _sheets(

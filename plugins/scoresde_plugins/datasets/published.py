@@ -85,32 +85,28 @@ class VisionDataset(Dataset):
 class MNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of handwritten digits, (1, 28, 28)."""
 
-    name, title, folder, reader = "mnist", "MNIST", "MNIST", "MNIST"
-    shape = (1, 28, 28)
+    name, title, folder, reader, shape = "mnist", "MNIST", "MNIST", "MNIST", (1, 28, 28)
 
 
 @attrs.frozen
 class FashionMNISTDataset(VisionDataset):
     """60,000 training and 10,000 test images of clothes, (1, 28, 28)."""
 
-    name, title, folder, reader = "fashion_mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST"
-    shape = (1, 28, 28)
+    name, title, folder, reader, shape = "fashion_mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST", (1, 28, 28)
 
 
 @attrs.frozen
 class CIFAR10Dataset(VisionDataset):
     """50,000 training and 10,000 test images of ten classes, (3, 32, 32)."""
 
-    name, title, folder, reader = "cifar10", "CIFAR-10", "cifar-10-batches-py", "CIFAR10"
-    shape = (3, 32, 32)
+    name, title, folder, reader, shape = "cifar10", "CIFAR-10", "cifar-10-batches-py", "CIFAR10", (3, 32, 32)
 
 
 @attrs.frozen
 class SVHNDataset(VisionDataset):
     """73,257 training and 26,032 test crops of house numbers, (3, 32, 32)."""
 
-    name, title, folder, reader = "svhn", "SVHN", "svhn", "SVHN"
-    shape = (3, 32, 32)
+    name, title, folder, reader, shape = "svhn", "SVHN", "svhn", "SVHN", (3, 32, 32)
 
     def fetch(self, reader: Any, split: Split) -> tuple[Tensor, Any]:
         found = reader(str(Path(self.root) / "svhn"), split=split, download=self.download)

@@ -319,9 +319,8 @@ def configured(weights: Mapping[str, Tensor], source: Path) -> Config:
     try:
         height, half, channels = weights["params/Norm_0/norm0_g"].shape
         (outputs,) = weights[f"{coupling}block{size['blocks'] - 1}_{end}_b"].shape
-        (*_, size["filters"]), (size["context"],) = (
-            weights[name].shape for name in (f"{coupling}pos_emb", f"params/{processor}/proj_b")
-        )
+        shapes = (weights[name].shape for name in (f"{coupling}pos_emb", f"params/{processor}/proj_b"))
+        (*_, size["filters"]), (size["context"],) = shapes
         size["components"] = (outputs // channels - 2) // 3
         if size["couplings"] * size["blocks"] > len(weights):
             raise ValueError("it has more couplings and blocks than arrays")

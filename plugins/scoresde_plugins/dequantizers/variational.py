@@ -56,10 +56,8 @@ class VariationalDequantizer(Dequantizer):
     def dequantize(self, images: Tensor, noise: Draw) -> tuple[Tensor, Tensor]:
         eps = noise()
         module, shape = _load(self.model, self.digest, eps.device, eps.dtype)
-        if tuple(images.shape[1:]) != shape:
-            raise FileError(
-                f"the dequantiser {self.checkpoint} is for images of shape {list(shape)}, not {list(images.shape[1:])}"
-            )
+        if (given := list(images.shape[1:])) != list(shape):
+            raise FileError(f"the dequantiser {self.checkpoint} is for images of shape {list(shape)}, not {given}")
         u, log_q = module(images, eps)
         return images.to(u) + u, log_q
 

@@ -147,10 +147,7 @@ def asked_checkpoints(asked: Namespace, registry: Registry, processes: Processes
         config = own_config(registry, asked.network, asked.sde, **typed)
         asked.weights, name = None, str(config.model.network)
         own = [ChosenCheckpoint(Path(name), own=checkpoint.Checkpoint(Path(name), config, 0, {}, {}, name))]
-    folders = [
-        given if given.exists() or len(given.parts) > 1 else checkpoint.find(given, registry).folder
-        for given in asked.folders
-    ]
+    folders = [p if p.exists() or len(p.parts) > 1 else checkpoint.find(p, registry).folder for p in asked.folders]
     # A run may be writing at this moment, so all processes use what process 0 found.
     return [*processes.exchange(chosen_checkpoints(folders, choice, asked.wait is not None))[0], *own]
 

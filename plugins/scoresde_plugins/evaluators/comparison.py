@@ -174,9 +174,10 @@ class Origin:
     dataset: Dataset = attrs.field(eq=lambda dataset: (type(dataset), repr(dataset)))
     split: Split
 
+    @lru_cache(maxsize=KEPT)  # noqa: B019  # equal origins share it, and few are kept
     def events(self) -> Tensor:
         """Return all events in their stored order, cached; uint8 images or floats."""
-        return _events(self)
+        return self.dataset.load(self.split)
 
     def reference(self, size: int, seed: int, device: torch.device | str) -> EventReference:
         """Return disjoint sets of ``size`` events; equal arguments share one reference."""
@@ -201,11 +202,6 @@ class Origin:
         """Return the first set of a reference."""
         found, whole = self.reference(size, seed, device), self.whole(device)
         return EventSet((*whole.label, size, seed), size, found.stored, found, whole, found.rows)
-
-
-@lru_cache(maxsize=KEPT)
-def _events(origin: Origin) -> Tensor:
-    return origin.dataset.load(origin.split)
 
 
 @lru_cache(maxsize=KEPT * (KEPT + 1))

@@ -148,10 +148,8 @@ class FrechetDistance(FeatureMetric):
             details["reference"]["draws"] = self.draws
         plain, bias = dict(details), found.finite.value - found.infinity.value
         if bias > NOTABLE * abs(found.finite.value):
-            details["warning"] = (
-                f"with {evidence.count} samples of {width} features {self.name} is about {bias:.3g} too high: "
-                f"draw more, or compare {name}"
-            )
+            high = f"with {evidence.count} samples of {width} features {self.name} is about {bias:.3g} too high"
+            details["warning"] = f"{high}: draw more, or compare {name}"
         if a_range < FEWEST_A_FEATURE * width:
             plain["warning"] = f"{a_range} samples per range are too few for {width} features: {name} is unreliable"
         finite = self.metric(self.name, found.finite, low[0], **details)

@@ -79,10 +79,8 @@ def shares(samples: Tensor, truth: Tensor, neighbours: int, choices: Sequence[Te
     for index, here, between in _between(samples, truth, rows):
         precise[index] += int((between <= true[index]).any(1).sum())
         recalled[index] |= (between <= own[index][here, None]).any(0)
-    return [
-        (inside / len(covering), float(covering.double().mean()))
-        for inside, covering in zip(precise, recalled, strict=True)
-    ]
+    pairs = zip(precise, recalled, strict=True)
+    return [(inside / len(covering), float(covering.double().mean())) for inside, covering in pairs]
 
 
 def radii(points: Tensor, neighbours: int, rows: Sequence[Tensor]) -> list[Tensor]:
@@ -196,10 +194,8 @@ class InceptionScore(FeatureMetric):
             found, bias = classifier_score(logits, self.splits), downward_bias(logits, self.splits)
             details["bias"] = -bias * found.value
             if bias > NOTABLE:
-                details["warning"] = (
-                    f"with {evidence.count} samples in {self.splits} parts {self.name} is about "
-                    f"{bias * found.value:.2g} too low: draw more, or lower splits="
-                )
+                low = f"{self.name} is about {bias * found.value:.2g} too low: draw more, or lower splits="
+                details["warning"] = f"with {evidence.count} samples in {self.splits} parts {low}"
         floor = self.of_floor(evidence, lambda events: classifier_score(self._logits(events, evidence), self.splits))
         return [self.metric(self.name, found, floor, **details)]
 

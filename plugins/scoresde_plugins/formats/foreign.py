@@ -65,9 +65,8 @@ def names(unet: UNet, kind: str, side: int) -> dict[str, str]:
     table = {**tables.get(tables[kind].get("like"), {}), **tables[kind]}
     for place, role, level, j in _layers(unet):
         r, u, module = side >> level, len(unet.down) - 1 - level, unet.all_modules[place]
-        where = table[role].format(
-            i=level, u=u, j=j, r=r, s=r // 2, t=2 * r, p=unet.spec.progressive_input.removeprefix("input_")
-        )
+        known = {"i": level, "u": u, "j": j, "r": r, "s": r // 2, "t": 2 * r}
+        where = table[role].format(**known, p=unet.spec.progressive_input.removeprefix("input_"))
         inside: Mapping[str, str] = table["inside"].get(type(module).__name__, {})
         for name in module.state_dict():
             inner, _, leaf = name.rpartition(".")

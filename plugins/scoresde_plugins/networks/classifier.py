@@ -108,7 +108,7 @@ class Classifier(ClassifierNetwork):
             if len(values) != shape[0]:
                 why = f"{name} has {len(values)} values for images of {shape[0]} channels: give one per channel"
                 raise ValueError(why)
-        return ClassifierModule(self, mean, std, shape[1:])
+        return ClassifierModule(self, mean, std, *shape[1:])
 
 
 class ClassifierModule(nn.Module):
@@ -118,9 +118,7 @@ class ClassifierModule(nn.Module):
     std: Tensor
     frequencies: Tensor
 
-    def __init__(
-        self, spec: Classifier, mean: tuple[float, ...], std: tuple[float, ...], size: tuple[int, ...]
-    ) -> None:
+    def __init__(self, spec: Classifier, mean: tuple[float, ...], std: tuple[float, ...], *size: int) -> None:
         super().__init__()
         self.pools = spec.pooling == "mean"
         self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))

@@ -220,25 +220,23 @@ class ResidualBlock(nn.Module):
     the block, and its shortcut is a 1x1 convolution if anything changes.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, style: BlockStyle, resample: nn.Module | None = None
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, style: BlockStyle, resample: nn.Module | None = None) -> None:
         super().__init__()
         self.style, self.resample = style, resample
-        self.GroupNorm_0 = group_norm(in_channels, style.min_group)
-        self.Conv_0 = conv(in_channels, out_channels, dims=style.dims)
+        self.GroupNorm_0 = group_norm(inputs, style.min_group)
+        self.Conv_0 = conv(inputs, outputs, dims=style.dims)
         if style.embedding is not None:
-            self.Dense_0 = dense(style.embedding, out_channels)
+            self.Dense_0 = dense(style.embedding, outputs)
         else:
             self.register_load_state_dict_pre_hook(_drop_dense)  # type: ignore[no-untyped-call]
-        self.GroupNorm_1 = group_norm(out_channels, style.min_group)
+        self.GroupNorm_1 = group_norm(outputs, style.min_group)
         self.Dropout_0 = nn.Dropout(style.dropout)
-        self.Conv_1 = conv(out_channels, out_channels, scale=style.scale, dims=style.dims)
-        self.changes = in_channels != out_channels or resample is not None
+        self.Conv_1 = conv(outputs, outputs, scale=style.scale, dims=style.dims)
+        self.changes = inputs != outputs or resample is not None
         if self.changes and style.biggan:
-            self.Conv_2 = conv(in_channels, out_channels, 1, dims=style.dims)
+            self.Conv_2 = conv(inputs, outputs, 1, dims=style.dims)
         elif self.changes:
-            self.NIN_0 = NIN(in_channels, out_channels)
+            self.NIN_0 = NIN(inputs, outputs)
 
     def forward(self, x: Tensor, embedding: Tensor | None, skip: Tensor | None = None) -> Tensor:
         """Return (B, out, H', W'); ``skip`` holds the last of the ``in`` channels, if they come in two parts."""

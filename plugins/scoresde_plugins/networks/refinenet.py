@@ -226,9 +226,7 @@ class ChainedPooling(nn.Module):
 class RefineBlock(nn.Module):
     """Adapt inputs (B, C_i, H_i, W_i), the finest first, fuse them, pool, and apply ``units`` residual units."""
 
-    def __init__(
-        self, inputs: Sequence[int], outputs: int, norm: Norm, act: nn.Module, pool: Pooling, units: int
-    ) -> None:
+    def __init__(self, inputs: list[int], outputs: int, norm: Norm, act: nn.Module, pool: Pooling, units: int) -> None:
         super().__init__()
         self.adapt_convs = nn.ModuleList(ResidualUnits(channels, 2, norm, act) for channels in inputs)
         self.output_convs = ResidualUnits(outputs, units, norm, act)

@@ -126,9 +126,8 @@ class UNetSpec(ImageUNet):
         if sum(self.fir_kernel) <= 0:
             raise ValueError(f"fir_kernel={list(self.fir_kernel)} must have a positive sum")
         if self.embedding == "fourier" and self.label in ("index", "reverse_index"):
-            raise ValueError(
-                f"Fourier features need a continuous label, not {self.label}: set embedding_type=positional"
-            )
+            given = f"Fourier features need a continuous label, not {self.label}"
+            raise ValueError(f"{given}: set embedding_type=positional")
 
     @property
     def embedding(self) -> str:

@@ -42,8 +42,7 @@ def _ends(sde: SDE, t_min: float) -> tuple[float, float]:
     probe = sde.log_noise_ratio(sde.t_signal * torch.logspace(0, 1, 1025, base=t_min, dtype=torch.float64).flip(0))
     growth = probe.diff()
     if not bool((growth >= 0).all()) or not bool(growth.isfinite().all()):
-        raise ValueError(
-            f"importance-sampled times need sigma / alpha to grow from t_min = {t_min} to 1, but not for {sde}: use dsm"
-        )
+        needed = f"importance-sampled times need sigma / alpha to grow from t_min = {t_min} to 1"
+        raise ValueError(f"{needed}, but not for {sde}: use dsm")
     first, last = sde.log_noise_ratio(torch.tensor([t_min, sde.t_signal], dtype=torch.float64)).tolist()
     return first, last

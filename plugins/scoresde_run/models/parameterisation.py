@@ -43,31 +43,27 @@ def _edm(raw: Tensor, x: Tensor, level: Level) -> Tensor:
 PARAMETERISATIONS: dict[str, Parameterisation] = {
     each.name: each
     for each in (
-        Parameterisation("score", lambda raw, x, level: raw),
-        Parameterisation("noise", lambda raw, x, level: raw / -level.sigma),
-        Parameterisation(
-            "denoised", lambda raw, x, level: (level.alpha * raw - x) / level.sigma**2, lambda raw, x, level: raw
-        ),
+        Parameterisation("score", lambda raw, x, at: raw),
+        Parameterisation("noise", lambda raw, x, at: raw / -at.sigma),
+        Parameterisation("denoised", lambda raw, x, at: (at.alpha * raw - x) / at.sigma**2, lambda raw, x, at: raw),
         # v = alpha eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512), for any alpha and sigma.
         Parameterisation(
             "v",
-            lambda raw, x, level: (
-                (level.sigma * x + level.alpha * raw) / (-level.sigma * (level.alpha**2 + level.sigma**2))
-            ),
-            lambda raw, x, level: (level.alpha * x - level.sigma * raw) / (level.alpha**2 + level.sigma**2),
+            lambda raw, x, at: (at.sigma * x + at.alpha * raw) / (-at.sigma * (at.alpha**2 + at.sigma**2)),
+            lambda raw, x, at: (at.alpha * x - at.sigma * raw) / (at.alpha**2 + at.sigma**2),
         ),
         # u = eps - x_0, the velocity of rectified flow (arXiv:2209.03003), for any alpha and sigma.
         Parameterisation(
             "flow",
-            lambda raw, x, level: (x + level.alpha * raw) / (-level.sigma * (level.alpha + level.sigma)),
-            lambda raw, x, level: (x - level.sigma * raw) / (level.alpha + level.sigma),
+            lambda raw, x, at: (x + at.alpha * raw) / (-at.sigma * (at.alpha + at.sigma)),
+            lambda raw, x, at: (x - at.sigma * raw) / (at.alpha + at.sigma),
         ),
         # EDM (arXiv:2206.00364, Eq. 7): the input c_in x / alpha has unit variance for data of that of SIGMA_DATA.
         Parameterisation(
             "edm",
-            lambda raw, x, level: (level.alpha * _edm(raw, x, level) - x) / level.sigma**2,
+            lambda raw, x, at: (at.alpha * _edm(raw, x, at) - x) / at.sigma**2,
             _edm,
-            lambda x, level: x / (level.sigma**2 + (level.alpha * SIGMA_DATA) ** 2) ** 0.5,
+            lambda x, at: x / (at.sigma**2 + (at.alpha * SIGMA_DATA) ** 2) ** 0.5,
         ),
     )
 }
