@@ -69,6 +69,7 @@ def test_the_wheel_holds_data_as_well_as_code(wheel):
         "scoresde_plugins/targets/cifar10_mfa.safetensors",
         "scoresde_plugins/checkpoints/mnist_vp/model.yaml",
         "scoresde_plugins/checkpoints/mnist_vp/weights.safetensors",
+        "scoresde_plugins/checkpoints/mnist_vp/tuned.json",
         "scoresde_plugins/checkpoints/mnist_classifier/model.yaml",
         "scoresde_plugins/checkpoints/mnist_classifier/weights.safetensors",
         "scoresde_plugins/scaffold/files/pyproject.toml.j2",

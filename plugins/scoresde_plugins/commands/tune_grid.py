@@ -56,7 +56,7 @@ class TuneGridCommand(Command):
         if reason := reason or refusal(opened.sde, predictor, arguments.method):
             raise UsageError(reason)
         about = {name: getattr(arguments, name) for name in ("predictor", "method", "match", "starts", "seed")}
-        about |= {**opened.origin, "process": str(registry.typed(opened.sde))}
+        about |= {"model": opened.origin, "process": str(registry.typed(opened.sde))}
         write(arguments.out, opened.sde, [*_tuned(opened, predictor)], **about)
         use = f"--predictor {arguments.predictor} --grid 'file[path={arguments.out}]'"
         if arguments.method == "weights":
