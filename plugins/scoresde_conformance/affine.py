@@ -73,8 +73,9 @@ def law(
     predictor: Predictor, model: ScoreModel, run: Sequence[Step], mean: Tensor, covariance: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The mean and covariance of the state after the steps of ``run``, from those of a Gaussian start (size,)."""
-    x, drawn = respond(predictor, model, run, len(run))
-    if drawn > len(run):  # more than one a step: once more, with rows for all
+    rows = len(run) * respond(predictor, model, run[1:2])[1]
+    x, drawn = respond(predictor, model, run, rows)
+    if drawn > rows:  # more than in one step of its own: once more, with rows for all
         x, _ = respond(predictor, model, run, drawn)
     offset, moved = x[0], x[1:] - x[0]
     first, noises = moved[: len(mean)].T, moved[len(mean) :].T

@@ -68,6 +68,9 @@ class StraightSDE(SDE):
     def sigma(self, t: Tensor) -> Tensor:
         return t.clone()
 
+    def time_at(self, log_noise_ratio: Tensor, t_min: float | None = None) -> Tensor:
+        return log_noise_ratio.double().sigmoid().clamp(t_min or self.t_min, 1)
+
 
 @attrs.frozen
 class Mixture(Target):
