@@ -383,15 +383,19 @@ class SDE(Process):
         """The times in [t_min, t_max] of given log(sigma / alpha), float64: the inverse of :meth:`log_noise_ratio`.
 
         By bisection on log t to float64 precision, unless overridden in closed form (which must then follow any
-        override of ``alpha`` or ``sigma``). Ratios beyond the ends give the ends.
+        override of ``alpha`` or ``sigma``); a few times by sections of 64, in a tenth of the calls. Ratios beyond the
+        ends give the ends.
         """
         low = torch.full_like(log_noise_ratio, t_min or self.t_min, dtype=torch.float64).log()
-        high = torch.full_like(low, math.log(self.t_max))
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            above = self.log_noise_ratio(middle.exp()) > log_noise_ratio
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        t = (0.5 * (low + high)).exp()
+        width = math.log(self.t_max) - low
+        bits = 6 if low.numel() < 8 else 1
+        inner = torch.arange(1, 2**bits, dtype=torch.float64, device=low.device)
+        for _ in range(60 // bits):
+            width = width / 2**bits
+            tried = low.unsqueeze(-1) + width.unsqueeze(-1) * inner
+            found = self.log_noise_ratio(tried.exp().flatten()).reshape(tried.shape)
+            low = low + width * (~(found > log_noise_ratio.unsqueeze(-1))).sum(-1)
+        t = (low + 0.5 * width).exp().clamp_max(self.t_max)
         if not log_noise_ratio.requires_grad:
             return t
         # A step of Newton's method from the root: it moves nothing, and has the derivative of the inverse.
