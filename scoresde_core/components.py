@@ -14,6 +14,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
@@ -30,6 +31,7 @@ _WORDS = {word: value for value, words in
 _NONE: Mapping[str, str] = {}
 HANDED = "handed"
 """Marks a field that the maker of the component fills in, which is no parameter."""
+_hints = lru_cache(maxsize=1024)(get_type_hints)
 Convert = Callable[[type, Any], Any]
 """Turns a value into an instance of a contract class, for a parameter that is itself a component."""
 
@@ -145,7 +147,7 @@ def parameters(cls: type) -> list[Parameter]:
     """The parameters of a component class, in order."""
     if not attrs.has(cls):
         return []
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     found = []
     for field in attrs.fields(cls):
         if field.init and HANDED not in field.metadata:

@@ -14,6 +14,9 @@ from torch import Tensor
 from scoresde_core import SDE, Noise, Observer, ScoreModel, param
 from .library import LAST, ForeignSampler, betas_of, denoised_at, first_time, keyed
 
+_FINE: set[tuple[Any, ...]] = set()
+"""The schedulers that were made before, each with its options and process."""
+
 
 @attrs.frozen
 class DiffusersSampler(ForeignSampler):
@@ -41,7 +44,10 @@ class DiffusersSampler(ForeignSampler):
         return x
 
     def check(self, sde: SDE) -> None:
-        self._made(sde)
+        case = (self.scheduler, repr(self.options), repr(sde), sde.t_max)
+        if case not in _FINE:  # once for all numbers of steps: some take half a second to make
+            self._made(sde)
+            _FINE.add(case)
 
     def _made(self, sde: SDE) -> tuple[Any, Any]:
         """The scheduler, and what a network of its kind would answer."""
