@@ -168,7 +168,7 @@ _Sorted = tuple[Tensor, Tensor]
 
 def _squared(x: _Sorted, y: _Sorted, chosen: Tensor) -> Tensor:
     """W2^2 along each direction, of the events selected by the mask (n,)."""
-    a, b = (values[chosen.to(order.device)[order]].view(len(values), -1) for values, order in (x, y))
+    a, b = (v.masked_select(chosen.to(v.device).expand_as(o).gather(1, o)).view(len(v), -1) for v, o in (x, y))
     return (a - b).square().mean(1)
 
 
