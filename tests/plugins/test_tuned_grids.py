@@ -136,24 +136,21 @@ def test_tuned_weights_are_better_on_other_noises_than_tuned_times_alone(monkeyp
     assert [len(row) for row in weighted.rows] == [1, 2, 3, 4, 5]
 
 
-def test_the_error_of_the_law_is_an_energy_distance():
-    found = grid_search.Problem.draw(exact(), create("predictors", "ddim"), 5, 0, 0, DOUBLE, "law")
-    times = create("grids", "logsnr").times(found.model.sde, 4)
-    x = grid_search.walk(
-        found.predictor, found.model, grid_search.Schedule(found.model.sde, times, found.x).steps, found.x
-    )[-1]
-    x, y = x.numpy(), found.ends.numpy()
-    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
-    energy = sum(2 * math.dist(x[i], y[j]) - math.dist(x[i], x[j]) - math.dist(y[i], y[j]) for i, j in pairs) / 20
-    assert found.error(times).value == pytest.approx(energy + ((x - y) ** 2).mean(), rel=1e-9)
+def test_the_error_of_the_law_is_an_energy_distance_with_the_error_of_a_jackknife():
+    found = grid_search.Problem.draw(exact(), create("predictors", "ddim"), 24, 0, 0, DOUBLE, "law")
+    steps = grid_search.Schedule(found.model.sde, create("grids", "logsnr").times(found.model.sde, 3), found.x).steps
+    x, y = grid_search.walk(found.predictor, found.model, steps, found.x)[-1].numpy(), found.ends.numpy()
 
+    def law(kept):
+        pairs = list(itertools.permutations(kept, 2))
+        energy = sum(2 * math.dist(x[i], y[j]) - math.dist(x[i], x[j]) - math.dist(y[i], y[j]) for i, j in pairs)
+        return energy / len(pairs) + ((x[kept] - y[kept]) ** 2).mean()
 
-def test_the_error_of_the_law_has_the_spread_of_repeated_runs():
-    runs = [grid_search.Problem.draw(exact(), create("predictors", "ddim"), 64, k, 0, DOUBLE, "law") for k in range(40)]
-    times = create("grids", "logsnr").times(runs[0].model.sde, 4)
-    found = [run.error(times) for run in runs]
-    spread, stated = np.std([one.value for one in found]), np.mean([one.stderr for one in found])
-    assert 0.6 < spread / stated < 1.5
+    every = list(range(24))
+    left = [law([k for k in every if k != i]) for i in every]
+    stated = found.error(create("grids", "logsnr").times(found.model.sde, 3))
+    assert stated.value == pytest.approx(law(every), rel=1e-9)
+    assert stated.stderr == pytest.approx(math.sqrt(23) * np.std(left), rel=0.1)
 
 
 def test_the_start_is_kept_where_no_times_are_better(monkeypatch):
