@@ -163,13 +163,11 @@ def gives_one_number_an_event(candidate: Candidate) -> None:
             is_like(f"per_sample of {shape}", value, x.shape[:1], x.dtype)
 
 
-def _loss_of(
-    loss: Loss, model: Any, x: Tensor, known: Mapping[str, Tensor], first: int, last: int, step: int = 0
-) -> Tensor:
+def _loss(loss: Loss, model: Any, x: Tensor, known: dict[str, Tensor], first: int, end: int, step: int = 0) -> Tensor:
     """Return the losses of some of the events, none of whose draws has the purpose of another."""
-    draws = _Recorded(0, step, last - first, start=first, total=len(x))
+    draws = _Recorded(0, step, end - first, start=first, total=len(x))
     draws.purposes = []
-    value = loss.per_sample(model, x[first:last], draws, **{name: rows[first:last] for name, rows in known.items()})
+    value = loss.per_sample(model, x[first:end], draws, **{name: rows[first:end] for name, rows in known.items()})
     twice = {purpose for purpose in draws.purposes if draws.purposes.count(purpose) > 1}
     assert not twice, f"per_sample draws {sorted(twice)[0]!r} more than once, which gives the same numbers"
     return value
@@ -182,7 +180,7 @@ def draws_are_its_only_chance(candidate: Candidate) -> None:
     """
     x = torch.randn(6, 3)
     for loss, trained, sde in _served(candidate):
-        of = partial(_loss_of, loss, trained.plain(sde), x, trained.known(loss.needs, x))
+        of = partial(_loss, loss, trained.plain(sde), x, trained.known(loss.needs, x))
         whole = of(0, 6)
         assert torch.equal(whole, of(0, 6)), "the same draws give another loss"
         assert not torch.equal(whole, of(0, 6, step=1)), "another step gives the same loss"

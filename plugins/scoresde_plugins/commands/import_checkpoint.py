@@ -51,8 +51,7 @@ class ImportCheckpointCommand(Command):
         written = checkpoint.save(arguments.out, config, *states, step=step, **how)
         numbers = sum(tensor.numel() for tensor in converted.weights.values())
         averaged = "none averaged" if converted.ema is None else f"averages of {len(converted.ema)}"
-        tensors = f"{len(converted.weights)} tensors with {numbers:,} numbers"
-        print(f"{about['layout']}, step {step}: {tensors}, {averaged}")
+        print(f"{about['layout']}, step {step}: {len(converted.weights)} tensors with {numbers:,} numbers, {averaged}")
         for note in converted.notes:
             print(note)
         print(f"wrote {written.folder}: scoresde {use.format(written.folder)}")

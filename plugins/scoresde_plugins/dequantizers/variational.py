@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -26,19 +26,17 @@ def flow_of(config: Config, device: str = "cpu") -> nn.Module:
         return spec.build(config.model.shape)
 
 
-def _example(folder: Path) -> dict[str, Any]:
-    """Write a small untrained flow, for the conformance suite."""
-    size: dict[str, Any] = {"filters": 4, "couplings": 2, "blocks": 1, "components": 2, "heads": 2, "context": 4}
-    config = Config(ModelConfig(Spec(NAME, size), Spec("vp"), (1, 2, 2)))
-    checkpoint.save(folder / "model", config, FlowPP(**size).build((1, 2, 2)).state_dict())
-    return {"checkpoint": str(folder / "model")}
-
-
 @attrs.frozen
 class VariationalDequantizer(Dequantizer):
     """v + u with u from a flow of ``scoresde train-dequantizer``, or an imported one, with its averaged weights."""
 
-    example: ClassVar = staticmethod(_example)
+    @staticmethod
+    def example(folder: Path) -> dict[str, Any]:
+        """Write a small untrained flow, for the conformance suite."""
+        size: dict[str, Any] = {"filters": 4, "couplings": 2, "blocks": 1, "components": 2, "heads": 2, "context": 4}
+        config = Config(ModelConfig(Spec(NAME, size), Spec("vp"), (1, 2, 2)))
+        checkpoint.save(folder / "model", config, FlowPP(**size).build((1, 2, 2)).state_dict())
+        return {"checkpoint": str(folder / "model")}
 
     checkpoint: str = param(help="folder of a train-dequantizer run, or of a model")
     model: Path = attrs.field(init=False, repr=False)  # the model's own folder: for a run, the newest

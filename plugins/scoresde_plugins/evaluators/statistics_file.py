@@ -208,8 +208,7 @@ def _check(moments: FeatureMoments, features: Tensor | None, names: tuple[str, s
     """Raise a fault if these are not a mean, a covariance up to a factor, and features of the same width."""
     mean, matrix, count = moments.mean, moments.m2, moments.count
     if mean.ndim != 1 or not len(mean) or matrix.shape != (len(mean), len(mean)):
-        shapes = f"{names[0]} has shape {tuple(mean.shape)}, {names[1]} {tuple(matrix.shape)}"
-        raise _Fault(f"{shapes}, not (D,) and (D, D)")
+        raise _Fault(f"{names[0]} has shape {tuple(mean.shape)}, {names[1]} {tuple(matrix.shape)}, not (D,) and (D, D)")
     if count is not None and not (isinstance(count, int) and count > 1):
         raise _Fault(f"it has {count} events, and needs two or more")
     _check_finite(mean, names[0])

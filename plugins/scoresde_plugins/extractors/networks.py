@@ -121,23 +121,18 @@ class PublishedNetwork(Extractor):
 class Inception(PublishedNetwork):
     """InceptionV3 of FID, KID and the inception score: 2048 pooled features, logits without bias."""
 
-    name: ClassVar[str] = "inception"
-    title: ClassVar[str] = "InceptionV3"
-    resize: ClassVar[str] = "bilinear to 299 as in TensorFlow 1"
+    name, title, resize = "inception", "InceptionV3", "bilinear to 299 as in TensorFlow 1"
     address: ClassVar[str] = (
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
     )
-    network: ClassVar[tuple[str, ...]] = (
-        "feature_extractor_inceptionv3", "FeatureExtractorInceptionV3", "2048", "logits_unbiased",
-    )  # fmt: skip
+    network = ("feature_extractor_inceptionv3", "FeatureExtractorInceptionV3", "2048", "logits_unbiased")
 
 
 @attrs.frozen
 class VGG16(PublishedNetwork):
     """VGG16 of precision and recall: 4096 features after the second fully connected layer (torch-fidelity 0.4)."""
 
-    name: ClassVar[str] = "vgg16"
-    title: ClassVar[str] = "VGG16"
+    name, title = "vgg16", "VGG16"
     address: ClassVar[str] = "https://download.pytorch.org/models/vgg16-397923af.pth"
     network: ClassVar[tuple[str, ...]] = ("feature_extractor_vgg16", "FeatureExtractorVGG16", "fc2_relu")
 
@@ -150,8 +145,7 @@ class DINOv2(PublishedNetwork):
     torch.hub's copy, which ``download=true`` makes. Downloaded code is executed: download it once, and review it.
     """
 
-    name: ClassVar[str] = "dinov2"
-    title: ClassVar[str] = "DINOv2"
+    name, title = "dinov2", "DINOv2"
 
     model: Literal["vits14", "vitb14", "vitl14", "vitg14"] = param("vitl14", "size of the transformer")
     checkout: str | None = param(None, "folder of a checkout of facebookresearch/dinov2; null: torch.hub's copy")

@@ -15,17 +15,15 @@ from scoresde_run.data import array_file
 from scoresde_run.sampling.operator import Shape
 
 
-def _example(folder: Path) -> dict[str, Any]:
-    """Write a matrix for points in the plane."""
-    np.save(folder / "matrix.npy", np.array([[1.0, 2.0]]))
-    return {"path": str(folder / "matrix.npy")}
-
-
 @attrs.frozen
 class MatrixOperator(Operator):
     """y = M x (m,), with x the entries of an event in row-major order and M (m, entries) of a file."""
 
-    example = staticmethod(_example)
+    @staticmethod
+    def example(folder: Path) -> dict[str, Any]:
+        """Write a matrix for points in the plane."""
+        np.save(folder / "matrix.npy", np.array([[1.0, 2.0]]))
+        return {"path": str(folder / "matrix.npy")}
 
     path: str = param(help="an .npy, .npz or .csv file with a matrix, one row a measurement")
     key: str | None = param(None, "name of the matrix in an .npz file; null: the only one, or matrix")

@@ -105,8 +105,7 @@ def read_tensors(path: Path, sha256: str, index: str, remedy: str = "") -> dict[
     """Read a safetensors file; :class:`FileError` if that fails, or its sha256 is not the one that ``index`` says."""
     try:
         if (found := file_hash(path)) != sha256:
-            words = f"its sha256 is {found[:12]}..., {index} says {sha256[:12]}..."
-            raise FileError(f"{path} is damaged: {words}{remedy}")
+            raise FileError(f"{path} is damaged: its sha256 is {found[:12]}..., {index} says {sha256[:12]}...{remedy}")
         state: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot read the weights {path}: {error}") from error
