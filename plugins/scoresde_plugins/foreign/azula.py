@@ -17,8 +17,7 @@ class AzulaSampler(ForeignSampler):
     ``options`` are arguments of its class, as ``{order=3}``.
     """
 
-    library: ClassVar[str] = "azula"
-    chosen: ClassVar[str] = "sampler"
+    library, chosen = "azula", "sampler"
     example: ClassVar[dict[str, Any]] = {"sampler": "Heun"}
 
     sampler: str = param(help="the name of its class without Sampler, such as DDIM", check=matches_re(r"\w+"))

@@ -20,8 +20,7 @@ class DeepinvSampler(ForeignSampler):
     library asks for denoised states in single precision. ``options`` are arguments of the solver, as ``{eta=0.5}``.
     """
 
-    library: ClassVar[str] = "deepinv"
-    chosen: ClassVar[str] = "solver"
+    library, chosen = "deepinv", "solver"
     example: ClassVar[dict[str, Any]] = {"solver": "Heun"}
 
     solver: str = param(help="the name of its class without Solver, such as DDIM", check=matches_re(r"\w+"))

@@ -26,8 +26,7 @@ class DiffusersSampler(ForeignSampler):
     networks that jump to the data, and have another law with any other.
     """
 
-    library: ClassVar[str] = "diffusers"
-    chosen: ClassVar[str] = "scheduler"
+    library, chosen = "diffusers", "scheduler"
     example: ClassVar[dict[str, Any]] = {"scheduler": "HeunDiscrete"}
 
     scheduler: str = param(help="the name of its class without Scheduler, such as DDIM", check=matches_re(r"\w+"))

@@ -1,6 +1,6 @@
 """The ODE solver of flow_matching, which is torchdiffeq's, in its own code; its time runs from noise to data."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import attrs
 import torch
@@ -21,8 +21,7 @@ class FlowMatchingSampler(ForeignSampler):
     Made for ``rectified_flow``; another process runs at t_max (1 - t) of its time, to 0.
     """
 
-    library: ClassVar[str] = "flow_matching"
-    chosen: ClassVar[str] = "method"
+    library, chosen = "flow_matching", "method"
 
     method: str = param("euler", "of torchdiffeq, such as midpoint, or dopri5, which is adaptive", matches_re(r"\w+"))
 

@@ -17,8 +17,7 @@ class KDiffusionSampler(ForeignSampler):
     ``options`` are its arguments, as ``{s_churn=40}``. ``steps`` has no effect on ``dpm_adaptive``.
     """
 
-    library: ClassVar[str] = "k-diffusion"
-    chosen: ClassVar[str] = "function"
+    library, chosen = "k-diffusion", "function"
     example: ClassVar[dict[str, Any]] = {"function": "dpmpp_2m"}
 
     function: str = param(help="its name without sample_, such as dpmpp_2m", check=matches_re(r"\w+"))

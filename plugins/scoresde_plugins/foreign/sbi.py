@@ -1,7 +1,7 @@
 """The samplers of sbi, each in its own code, on the schedule of its score estimators: uniform in time."""
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import torch
@@ -18,8 +18,7 @@ class SbiSampler(ForeignSampler):
     From the end of the signal to t_min. ``options`` are those of the predictor or solver, as ``{eta=0.5}``.
     """
 
-    library: ClassVar[str] = "sbi"
-    chosen: ClassVar[str] = "method"
+    library, chosen = "sbi", "method"
 
     method: str = param("euler_maruyama", "the name of a predictor, or ode", matches_re(r"\w+"))
     correction: str | None = param(None, "a corrector, such as langevin or gibbs", optional(matches_re(r"\w+")))

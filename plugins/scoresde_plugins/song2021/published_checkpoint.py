@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from scoresde_core import FileError
 from scoresde_run.machine import inputs
-from scoresde_run.models.checkpoint import mismatches, summary
+from scoresde_run.models.checkpoint import Weights, mismatches, summary
 
 _STATES = ("state_dict", "model_state_dict")  # keys under which other trainers store a state dict
 
@@ -101,9 +101,7 @@ def convert(published: Published, network: nn.Module, table: bool = False, prefi
     return Converted(weights, ema, [*notes, *published.notes])
 
 
-def _without_prefix(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str | None = None
-) -> tuple[dict[str, Tensor], list[str]]:
+def _without_prefix(weights: Weights, own: Weights, prefix: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
     """Remove the prefix (None: to be found) from the names of ``weights``; return them with notes."""
     prefix = _prefix(weights, own) if prefix is None else prefix
     kept = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -116,7 +114,7 @@ def _without_prefix(
     return kept, notes
 
 
-def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def _prefix(weights: Weights, own: Weights) -> str:
     """Return the prefix under which all of ``own`` has its shapes, else the one under which most names occur."""
     found: Counter[str] = Counter()
     for name in weights:
@@ -158,8 +156,7 @@ def _averages(
         found = dict(zip(order, found, strict=True))
     found, _ = _without_prefix(found, trained)
     found = {name: value for name, value in found.items() if name not in unread}
-    report = [f"averages: {line}" for line in mismatches(trained, found)]
-    if report:
+    if report := [f"averages: {line}" for line in mismatches(trained, found)]:
         raise Misfit(f"{len(report)} of its averaged weights do not match", report)
     return {name: found[name].to(trained[name].dtype) for name in trained}
 
