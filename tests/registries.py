@@ -4,7 +4,9 @@ import pytest
 from scoresde_conformance.suite import candidates, cases
 from scoresde_core.manifest import Row
 from scoresde_core.plugins import Status
-from scoresde_core.registry import Registry
+from scoresde_core.registry import Registry, load_registry
+
+load_registry()  # which declares the kinds of other packages
 
 
 def registry_of(*rows, owner="wrong", more=()):
