@@ -12,13 +12,6 @@ from side_by_side import in_turn, options_of, prepare, show
 from scoresde_core import Level, create
 
 BATCH = 256
-
-
-def products(queries, keys):
-    weights = torch.rand_like(queries @ keys.T)
-    return lambda: (queries @ keys.T, weights @ keys)
-
-
 parser = options_of(__doc__, published=False)
 parser.add_argument("--dataset", default="mnist[root=data]")
 options = parser.parse_args()
@@ -26,7 +19,8 @@ device, where = prepare(options)
 mixture = create("targets", "mnist_mfa").to(device).as_mixture()
 points, level = mixture.sample(1024).to(device), Level(1.0, 1.0, 0.5)
 stack = torch.cat([mixture.factors, mixture.means.unsqueeze(1)], 1).flatten(0, 1).float()
-runs = {"products": products(points.flatten(1), stack), "mnist_mfa": lambda: mixture.score(points, level)}
+flat, shares = points.flatten(1), torch.rand(len(points), len(stack), device=device)
+runs = {"products": lambda: (flat @ stack.T, shares @ stack), "mnist_mfa": lambda: mixture.score(points, level)}
 show(where, in_turn(runs, device, 10 * options.repeat))
 target = create("targets", "empirical", dataset=create("datasets", options.dataset)).to(device)
 x = target.sample(BATCH).to(device)
@@ -36,12 +30,13 @@ print(f"{where}, {len(events)} events of {events.shape[1]} numbers, {BATCH} quer
 for sigma, dtype in ((1.0, torch.float32), (0.02, torch.float64)):
     noisy = x + sigma * torch.randn_like(x)
     keys, queries = events.to(dtype), noisy.flatten(1).to(dtype)
+    weights = torch.rand(BATCH, len(keys), dtype=dtype, device=device)
 
     def naive(queries=queries, keys=keys, sigma=sigma):
         return (-torch.cdist(queries, keys).square() / (2 * sigma**2)).softmax(1) @ keys
 
     runs = {
-        "products": products(queries, keys),
+        "products": lambda queries=queries, keys=keys, weights=weights: (queries @ keys.T, weights @ keys),
         "empirical": lambda noisy=noisy, sigma=sigma: target.score(noisy, Level(1.0, 1.0, sigma)),
         "naive": naive,
     }

@@ -129,11 +129,8 @@ class GaussianTarget(Target):
         if self.decay is None:
             return _Law(mean, _vector(self.std, dim).square(), (dim,), (None,))
         channels, spatial = (self.shape[:1], self.shape[1:]) if len(self.shape) == 3 else ((), self.shape)
-        frequencies = torch.zeros(spatial, dtype=torch.float64)
-        for axis, size in enumerate(spatial):
-            cycles = torch.arange(size, dtype=torch.float64) / 2
-            frequencies += cycles.square().reshape(-1, *[1] * (len(spatial) - axis - 1))
-        spectrum = (1 + frequencies) ** (-self.decay / 2)
+        squares = [(torch.arange(size, dtype=torch.float64) / 2).square() for size in spatial]
+        spectrum = (1 + torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0)) ** (-self.decay / 2)
         spectrum *= _vector(self.std, 1).square() / spectrum.mean()
         axes = (*(None for _ in channels), *(cosines(size) for size in spatial))
         return _Law(mean, spectrum.expand(*channels, *spatial).flatten().clone(), self.shape, axes)
