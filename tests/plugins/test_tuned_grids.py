@@ -20,6 +20,7 @@ FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[mod
 
 
 WRONG = [{"times": [1.0, 0.5, 0.0], "levels": [0.0], "weights": [[1.0]]}]  # one row for two steps
+EMPTY = [{"times": [1.0, 0.5, 0.0], "levels": [0.0], "weights": [[1.0], []]}]
 
 
 class Bisected(SDE):
@@ -299,6 +300,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         [{"times": [1, 0]}],
         [{"times": [1.0, 0.5, 0.0], "levels": []}],
         WRONG,
+        EMPTY,
         3,
         [{"times": "x", "levels": [1]}],
     ):

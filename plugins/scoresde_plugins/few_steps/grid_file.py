@@ -53,7 +53,11 @@ class Stored:
         times, levels = (torch.asarray(one[key], dtype=torch.float64) for key in ("times", "levels"))
         weights = [[float(w) for w in row] for row in one.get("weights", ())]
         rows = [len(row) for row in weights]
-        if times.ndim != 1 or levels.shape != (len(times) - 2,) or (rows and len(rows) != len(levels) + 1):
+        if (
+            times.ndim != 1
+            or levels.shape != (len(times) - 2,)
+            or (rows and (len(rows) != len(levels) + 1 or not all(rows[1:])))
+        ):
             raise ValueError("its times, levels and weights are not of one length")
         return cls(times, levels, one.get("ends", times[[0, -2]].tolist()), weights)
 
