@@ -6,23 +6,10 @@ from pathlib import Path
 
 import attrs
 from torch import Tensor
-from scoresde_core import (
-    SDE,
-    Draw,
-    Level,
-    MultistepPredictor,
-    Noise,
-    Observer,
-    Past,
-    Registry,
-    Sampler,
-    Scalar,
-    Schedule,
-    ScoreModel,
-    Step,
-    handed_registry,
-    param,
-)
+from scoresde_core import SDE, Draw, Level, Noise, Observer, Registry, Sampler, Scalar, Schedule, ScoreModel, Step
+from scoresde_core.components import param
+from scoresde_core.registry import handed_registry
+from scoresde_core.steps import MultistepPredictor, Past
 from ..coordinates import blend, noise_ratio, remember, usable_order
 from ..deis.predictors import IPNDMPredictor, NoiseMultistep
 from ..grids import LogSNRGrid
