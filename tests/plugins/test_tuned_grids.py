@@ -398,6 +398,7 @@ def test_tuned_weights_sample(tmp_path, capsys):
         (["--predictor", "dpmpp_2m", "--method", "weights"], 2, "take ipndm or deis"),
         (["--predictor", "ddim", "--steps", "2"], 2, "from 3"),
         (["--predictor", "ddim", "--steps", "5", "--starts", "1"], 2, "--starts"),
+        (["--predictor", "ddim", "--steps", "5", "--starts", "0", "--match", "law"], 2, "--starts"),
         (["--predictor", "dpmpp_2m_sde", "--steps", "5"], 2, "noise would hide"),
         (["--predictor", "dddim", "--steps", "5"], 2, "Did you mean"),
         (["--predictor", "dpmpp_2m", "--steps", "5", "--sde", "cld"], 2, "another --method"),

@@ -36,7 +36,8 @@ class TuneGridCommand(Command):
         add_shared(parser, "device", seed="seed of the noises (default: 0)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        arguments.starts = arguments.starts or (32 if arguments.match == "ends" else 128)
+        if arguments.starts is None:
+            arguments.starts = 32 if arguments.match == "ends" else 128
         check_counts(arguments, "starts", least=2)
         if not 3 <= min(arguments.steps) <= max(arguments.steps) <= 1000:
             raise UsageError(f"--steps must be from 3, for a time between the ends, to 1000, got {arguments.steps}")
