@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scoresde_core import ExactScore, Noise, create, sample, skip
 from scoresde_core.errors import UsageError
 from scoresde_plugins.few_steps.warm_start import WarmStartSampler
+from scoresde_run.commands.shell import main
 
 LAWS = ((0.5, 0.2), (-1.0, 1.5))
 TARGET = "gaussian[shape=[2],mean=[0.5,-1.0],std=[0.2,1.5]]"
@@ -76,3 +78,19 @@ def test_what_the_sampler_refuses_is_refused():
     nonlinear = create("sdes", "double_well")
     sampler = create("samplers", f"warm_start[target={TARGET},until=0.4,sampler=ode]")
     assert "no exact score" in skip(sampler, nonlinear, (2,))
+
+
+def test_the_options_of_sample_make_the_sampler(tmp_path, capsys):
+    steps, command = "pc[predictor=ddim,steps=3]", ["sample", "--target", TARGET, "--n", "4", "--sampler"]
+    ways = {
+        "sampler": [f"warm_start[target={TARGET},until=0.4,sampler={steps}]"],
+        "options": [steps, "--warm-start", TARGET, "--until", "0.4"],
+        "default": [steps, "--warm-start", TARGET],
+    }
+    for name, words in ways.items():
+        assert main([*command, *words, "--out", str(tmp_path / name)]) == 0
+    found = {name: np.load(tmp_path / name / "samples.npz")["floats"] for name in ways}
+    assert np.array_equal(found["sampler"], found["options"])
+    assert "until=0.3" in (tmp_path / "default" / "sampling.yaml").read_text()
+    assert main([*command, steps, "--until", "0.4", "--out", str(tmp_path / "none")]) == 2
+    assert "--until ends a warm start: give --warm-start X as well" in capsys.readouterr().err

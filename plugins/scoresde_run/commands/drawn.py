@@ -137,6 +137,10 @@ def _samplers(opened: OpenedModel, observation: Observation | None) -> tuple[Sam
             text = arguments.sampler or repr(plain)
             raise UsageError(f"--steps has no effect: the sampler {text} chooses its steps itself; leave it out")
         plain = attrs.evolve(plain, steps=arguments.steps)  # type: ignore[misc]
+    if arguments.warm_start is not None:
+        parts = {"target": registry.create("targets", arguments.warm_start), "sampler": plain}
+        until = 0.3 if arguments.until is None else arguments.until
+        plain = registry.create("samplers", "warm_start", until=until, **parts)
     sampler = plain if observation is None else ConditionedSampler(plain, observation, arguments.rounds, arguments.jump)
     if arguments.guidance is not None:
         sampler = GuidedSampler(sampler, registry.create("guidances", arguments.guidance))

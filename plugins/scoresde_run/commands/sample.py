@@ -24,6 +24,8 @@ class SampleCommand(Command):
         add("--n", type=int, metavar="N", help="number of samples (default: the configuration's)")
         add("--sampler", metavar="X", help="such as 'pc[predictor=ddim,steps=50]' (default: the configuration's)")
         add("--steps", type=int, metavar="N", help="number of steps of the sampler")
+        add("--warm-start", metavar="X", help="an exact target whose flow begins the run, such as mnist_mfa")
+        add("--until", type=float, metavar="T", help="time at which the sampler then goes on (default: 0.3)")
         add_shared(parser, seed="seed of the noise (default: 0)")
         add("--batch-size", type=int, metavar="N", help="samples at a time (default: all)")
         add_shared(parser, "device", "dtype", "precision")
@@ -56,6 +58,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--observe and --rounds need a --condition: see 'scoresde list conditions'")
     if arguments.index and not (arguments.condition or arguments.start_from):
         raise UsageError("--index needs a --condition or --start-from, whose events it chooses")
+    if arguments.until is not None and arguments.warm_start is None:
+        raise UsageError("--until ends a warm start: give --warm-start X as well")
     if arguments.t_start is not None and arguments.start_from is None:
         raise UsageError("--t-start needs events to start from: give --start-from X")
     if arguments.precision != "float32" and (arguments.target or arguments.dtype != "float32"):
