@@ -109,13 +109,14 @@ def test_a_network_and_a_missing_sampler_are_refused():
 
 
 @pytest.mark.parametrize("entry", default_registry().entries("samplers"), ids=lambda entry: entry.qualified)
-def test_every_sampler_is_judged_or_refused_with_a_reason(entry):
-    params = getattr(default_registry().load("samplers", entry.qualified), "example", {})
+def test_every_sampler_is_judged_or_refused_with_a_reason(entry, tmp_path):
+    example = getattr(default_registry().load("samplers", entry.qualified), "example", {})
+    params, few = (example(tmp_path), 6) if callable(example) else (example, 8)  # a file is of numbers of steps
     if reason := create("samplers", Spec(entry.qualified, params)).skip(create("sdes", "vp")):
         pytest.skip(reason)
     found = evidence(str(Spec(entry.qualified, params)), sde="vp")
     if "steps" in found.sampler.uses:
-        found = evidence(str(Spec(entry.qualified, {**params, "steps": 8})))
+        found = evidence(str(Spec(entry.qualified, {**params, "steps": few})))
     evaluator = create("evaluators", "gaussian_w2")
     reason = evaluator.skip(found)
     assert reason or math.isfinite(evaluator.evaluate(found)[0].value)
