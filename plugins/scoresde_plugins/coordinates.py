@@ -123,10 +123,10 @@ def noise_step_to(x: Tensor, step: Step, ahead: Level, *terms: tuple[Scalar, Ten
 
 def raise_noise(x: Tensor, now: Level, ahead: Level, z: Tensor, scale: float = 1.0) -> Tensor:
     """Return the state at a level ``ahead`` with more noise: alpha' (x / alpha + scale sqrt(s'^2 - s^2) z)."""
-    growth = (noise_ratio(ahead) / noise_ratio(now)) ** 2 - 1
-    # Where no noise is added, the root of a rounding error would give noise of 1e-8.
-    added = noise_ratio(now) * (growth * (growth > 1e-12)) ** 0.5
-    return shift(x * (ahead.alpha / now.alpha), ahead.alpha * scale * added, z)
+    # Its share of the variance, 1 where there is no signal; of a rounding error the root would give noise of 1e-8.
+    fresh = 1 - (noise_ratio(now) * _double(ahead.alpha) / _double(ahead.sigma)) ** 2
+    added = ahead.sigma * (fresh * (fresh > 1e-12)) ** 0.5
+    return shift(x * (ahead.alpha / now.alpha), scale * added, z)
 
 
 def remember(past: Past, step: Step, value: Tensor, length: int) -> Past:

@@ -158,6 +158,13 @@ class TestUnknownPart:
         found = draw(CROSS, Inpaint(), torch.zeros(3, 2), "pc[steps=7,corrector=langevin]", rounds=3)
         assert found.nfe == (6 * 3 + 1) * 2
 
+    @pytest.mark.parametrize("sde", ["rectified_flow", "trigflow", "cosine"])
+    def test_goes_back_to_where_there_is_no_signal(self, sde):
+        """The first step is repeated from noise that is new; the law stays right where replacement is exact."""
+        x, steps = POINT.expand(1000, 2), "pc[predictor=dpmpp_2m,grid=logsnr,steps=60]"
+        found = draw(APART, Inpaint(), x, steps, create("sdes", sde), rounds=3).x[:, 1:]
+        assert float(deviations(found, given(APART.mixture, Inpaint().observe(x)).law).abs().max()) < 4
+
     @pytest.mark.parametrize(
         ("sampler", "words"),
         [
