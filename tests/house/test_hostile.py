@@ -216,3 +216,10 @@ def test_the_working_folder_replaces_no_library(package, tmp_path):
         [sys.executable, "-m", package, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr, done.stdout.split()[0].split("-")[0]) == (0, "", "scoresde")
+
+
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_threads_that_wait_leave_their_cores_unless_told_otherwise(given, monkeypatch):
+    monkeypatch.setattr("os.environ", dict(given))
+    assert guarded(lambda: 0, debug=False) == 0
+    assert os.environ == (given or {"GOMP_SPINCOUNT": "1000"})

@@ -205,8 +205,8 @@ def test_times_by_dynamic_programming_are_a_grid(sde):
     [
         ("vp", "dpmpp_2m_sde", "dp", "noise would hide"),
         ("vp", "none", "dp", "no ends"),
-        ("cld", "dpmpp_2m", "gradient", "the form blocks"),
-        ("blurring", "dpmpp_2m", "gradient", "the form diagonal: take another --method"),
+        ("cld", "dpmpp_2m", "gradient", " is blocks"),
+        ("blurring", "dpmpp_2m", "gradient", " is diagonal: take another --method"),
         ("blurring", "dpmpp_2m", "dp", None),
         ("vp", "probability_flow", "gradient", "let no gradient pass"),
         ("cld", "dpmpp_2m", "dp", "of each entry"),

@@ -170,7 +170,7 @@ class TestUnknownPart:
         [
             (
                 "pc[steps=10]",
-                "a jump of 10 steps needs more steps than that, got 10: take more, or a shorter jump",
+                "jump=10 needs over 10 steps, got 10: take more, a smaller jump, or rounds=1",
             ),
             (
                 "paradigms[steps=20]",

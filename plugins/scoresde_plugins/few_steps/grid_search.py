@@ -216,9 +216,7 @@ def refusal(sde: SDE, predictor: Predictor, method: str) -> str | None:
         return f"{predictor} has no weights of noises to start from: take ipndm or deis"
     if sde.form not in ENTRIES or (method != "dp" and sde.form != "scalar"):
         wanted = "one alpha and sigma" if method != "dp" else "an alpha and sigma of each entry"
-        return (
-            f"{method} needs {wanted}, {type(sde).__name__} has the form {sde.form}: take another --method or process"
-        )
+        return f"{method} needs {wanted}, and {type(sde).__name__} is {sde.form}: take another --method or process"
     if method == "dp":
         return None
     steps = traced(sde, LogSNRGrid().times(sde, 5), x := torch.ones(1, 1))

@@ -129,7 +129,7 @@ class Loop:
         if not hasattr(self.sampler, "plan"):
             return f"{name} cannot go back to repeat its steps: take pc, or rounds=1"
         if steps <= self.jump:
-            return f"a jump of {self.jump} steps needs more steps than that, got {steps}: take more, or a shorter jump"
+            return f"jump={self.jump} needs over {self.jump} steps, got {steps}: take more, a smaller jump, or rounds=1"
         return None
 
     def wrapped(self, move: Callable[[Predictor], Predictor], correct: Callable[[Corrector], Corrector]) -> Sampler:
