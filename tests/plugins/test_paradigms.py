@@ -47,6 +47,37 @@ def test_the_error_falls_with_the_tolerance_and_the_calls_grow():
     assert calls[0] < calls[1] < calls[2] < expected.calls / 2
 
 
+@pytest.mark.parametrize("tolerance", [0.02, 0.1, 0.5])
+def test_a_window_moves_on_past_states_that_change_by_less_than_a_share_of_the_noise(tolerance):
+    """Algorithm 1 by hand for the first-order step of the flow, which is y + (s' - s) eps for y = x / alpha."""
+    score, window, steps = model("ve"), 5, 14
+    times = create("grids", "logsnr").times(score.sde, steps)
+    sigmas = [score.sde.float_level(float(t)).sigma for t in times[:-1]]
+    x = score.sde.prior.from_noise(Noise(0, (2,), 6, dtype=torch.float64).draw("prior", "prior"))
+    guess, k, expected = [x] * (window + 1), 0, []
+    while k < steps - 1:
+        levels = range(k, min(k + window, steps - 1))
+        noises = [score.noise(guess[j - k], score.sde.float_level(float(times[j]))) for j in levels]
+        moves = [(sigmas[j + 1] - sigmas[j]) * noise for j, noise in zip(levels, noises, strict=True)]
+        new = [guess[0] + sum(moves[:n], torch.zeros(())) for n in range(len(moves) + 1)]
+        passed = 1
+        for j in range(2, len(new)):
+            change = (new[j] - guess[j]).square().mean(1).sqrt().max()
+            if change > tolerance * sigmas[k + j - 1]:
+                break
+            passed = j
+        k += passed
+        expected.append(k)
+        guess = new[passed:] + [new[-1]] * window
+    seen = []
+    how = f"predictor=ddim,grid=logsnr,steps={steps},window={window},tolerance={tolerance}"
+    create("samplers", f"paradigms[{how}]").run(
+        x, score, Noise(0, (2,), 6, dtype=torch.float64), lambda done, total, _: seen.append(done)
+    )
+    assert seen == expected
+    assert len(expected) < steps - 1
+
+
 def test_every_row_of_every_sweep_is_counted():
     """A window of all 9 steps before the last: sweeps of 9 rows a sample less those that are settled, and the last."""
     watched = model()

@@ -192,6 +192,22 @@ def test_parameters_are_checked(spec):
         create("predictors", spec)
 
 
+def test_sa_solver_adds_noise_between_its_limits():
+    inside = create("predictors", "sa_solver[tau=0.5,s_min=0.1,s_max=2]")
+    assert [float(inside.share(Level(0.5, 1.0, s))) for s in (0.05, 0.1, 1.0, 2.0, 3.0)] == [0, 0.25, 0.25, 0.25, 0]
+
+
+PHI = {"ode": lambda s: s, "reverse": lambda s: s * s, "er_2": lambda s: s**1.5,
+       "er_5": lambda s: s * (math.exp(s**0.3) + 10)}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", PHI)
+def test_er_sde_keeps_what_its_noise_scale_leaves(scale):
+    """The paper's r = phi(s') / phi(s), over s' / s."""
+    kept = create("predictors", f"er_sde[scale={scale}]").keep(Level(0.5, 0.8, 1.2), Level(0.4, 0.9, 0.45))
+    assert kept == pytest.approx(PHI[scale](0.5) / PHI[scale](1.5) * 3, rel=1e-12)
+
+
 # --- restart ---
 
 

@@ -56,6 +56,29 @@ class TestLaw:
         x, law = draw(1000, 48, sde=sde)
         assert float(deviations(x, law).abs().max()) < 4
 
+    def test_ends_with_the_likelihood_of_the_events(self):
+        """Of a chain of 6 steps that ends where there is much noise, whose events are normal by a recursion by hand."""
+        sde, n, y, r = create("sdes", "vp[t_min=0.3]"), 4000, 1.5, 0.5
+        target = GaussianTarget((2,), mean=0.5, std=1.2)
+        mean, var = 0.0, 1.0
+        for step in Schedule(sde, create("grids", "uniform").times(sde, 6)).steps:
+            now, ahead = step.now, step.next
+            total = (now.alpha * 1.2) ** 2 + now.sigma**2
+            gain = now.alpha * 1.2**2 / total  # of E[x_0 | x] = 0.5 + gain (x - alpha 0.5)
+            ratio = now.alpha / ahead.alpha
+            fresh = 1 - (ratio * ahead.sigma / now.sigma) ** 2
+            slope = ahead.alpha * fresh * gain + (1 - fresh) / ratio
+            mean = slope * mean + ahead.alpha * fresh * 0.5 * (1 - gain * now.alpha)
+            var = slope**2 * var + ahead.sigma**2 * fresh
+        condition = create("conditions", f"linear[operator=mask,noise={r}]")
+        known = TDS(condition=condition, particles=64).given(condition.given(torch.full((n, 1), y).double(), (2,)))
+        sampler = create("samplers", "pc[predictor=ddim[eta=1],grid=uniform,steps=6]")
+        x = sample(ExactScore(target, sde), ConditionedSampler(sampler, known), n).x[:, 0].double()
+        share = var / (var + r**2)
+        std = math.sqrt(share) * r
+        assert abs(float(x.mean()) - (mean + share * (y - mean))) < 4 * std / math.sqrt(n)
+        assert abs(float(x.std()) / std - 1) < 4 / math.sqrt(2 * n)
+
     @pytest.mark.parametrize("predictor", PREDICTORS)
     def test_is_right_with_every_predictor(self, predictor):
         """With noise in its steps or without: one weight serves all; guidance alone is 8 standard errors off."""

@@ -93,6 +93,15 @@ def test_shares_and_times_are_inverse_to_each_other(sde):
     assert [float(again[k]) for k in (0, -1)] == [sde.t_max, 0]
 
 
+def test_a_share_of_nearly_nothing_becomes_one_that_can_grow():
+    sde = create("sdes", "ve")
+    first, last = sde.log_noise_ratio(torch.tensor([1.0, sde.t_min], dtype=torch.float64))
+    near = sde.time_at(first + (last - first) * torch.tensor([0.3, 0.3 + 1e-9, 0.6], dtype=torch.float64))
+    times = torch.cat([torch.ones(1), near, torch.zeros(1)]).double()
+    shares = grid_search.logits_of(times, sde).softmax(0)
+    assert shares.tolist() == pytest.approx([0.3 / 1.01, 0.01 / 1.01, 0.3 / 1.01, 0.4 / 1.01], rel=1e-6)
+
+
 @pytest.mark.parametrize(("predictor", "share"), [("ddim", 1.0), ("dpmpp_2m", 0.9), ("ipndm", 0.9)])
 def test_a_tuned_grid_is_better_on_other_noises_than_every_fixed_one(predictor, share):
     """Of a Gaussian, whose flow is known: the ends are compared with the closed form."""
@@ -232,7 +241,7 @@ def test_a_file_gives_its_times_back_and_nothing_else(tmp_path):
     assert grid.counts == (3, 5)
     with pytest.raises(ValueError, match="times for 3 or 5 steps, not for 4"):
         grid.times(vp, 4)
-    for other in ("ve", "subvp", "vp[t_min=1e-4]", "vp[beta_max=21.0]", "double_well"):
+    for other in ("ve", "subvp", "vp[t_min=1e-4]", "vp[beta_max=20.001]", "double_well"):
         assert "another process" in grid.skip(create("sdes", other))
     assert grid.skip(create("sdes", "vp[chain=exact]")) is None
     reasons = [
@@ -243,6 +252,17 @@ def test_a_file_gives_its_times_back_and_nothing_else(tmp_path):
     found = sample(exact(), create("samplers", f"pc[predictor=ddim,steps=5,grid=file[path={path}]]"), 4, seed=3)
     same = sample(exact(), create("samplers", "pc[predictor=ddim,steps=5,grid=logsnr]"), 4, seed=3)
     assert torch.equal(found.x, same.x)
+
+
+def test_a_file_of_version_1_has_the_ends_of_its_process_at_its_first_and_last_noise(tmp_path):
+    path, vp = stored(tmp_path), create("sdes", "vp")
+    record = json.loads(path.read_text())
+    grids = [{key: value for key, value in one.items() if key != "ends"} for one in record["grids"]]
+    old = {**{k: v for k, v in record.items() if k != "digest"}, "version": 1, "grids": grids}
+    path.write_text(json.dumps({**old, "digest": grid_file.digest_of(old)}))
+    grid = create("grids", f"file[path={path}]")
+    assert grid.skip(vp) is None
+    assert "another process" in grid.skip(create("sdes", "vp[t_min=1e-4]"))
 
 
 def test_the_content_of_a_file_counts_for_a_result(tmp_path):
@@ -329,8 +349,11 @@ def test_the_command_makes_a_file_that_samples(tmp_path, capsys):
     record = json.loads(out.read_text())
     assert (record["process"], record["predictor"], record["method"], record["seed"]) == ("vp", "ipndm", "gradient", 0)
     assert record["model"]["target"] == TARGET
+    score = ExactScore(create("targets", TARGET), create("sdes", "vp"))
+    other = grid_search.Problem.draw(score, create("predictors", "ipndm"), 16, 0, 16, torch.zeros(0))
     for one in record["grids"]:
         assert one["after"][0] < one["before"][0]
+        assert one["after"][0] == pytest.approx(other.error(torch.tensor(one["times"])).value, rel=1e-4, abs=1e-6)
     assert create("grids", f"file[path={out}]").counts == (4, 6)
     assert tune(*asked, "--out", tmp_path / "again.json") == 0
     assert json.loads((tmp_path / "again.json").read_text()) == record
@@ -346,7 +369,9 @@ def test_fixed_times_stay_where_no_others_are_shown_to_be_better(tmp_path, capsy
     asked = ("--target", TARGET, "--predictor", "dpmpp_2m", "--steps", 5, "--match", "law")
     assert tune(*asked, "--out", out) == 0
     error = capsys.readouterr().err
-    (one,) = json.loads(out.read_text())["grids"]
+    record = json.loads(out.read_text())
+    (one,) = record["grids"]
+    assert record["starts"] == 128
     assert "not shown to be better" in error
     assert f"the file has those of {one['start']}" in error
     assert error.count("\n") == 1

@@ -7,8 +7,8 @@ of a window in one call of the model, and sums up what they say, in the coordina
 
 The first state of the window is final, so every sweep makes at least the next one final too, and after N sweeps all
 states are those of N steps in turn. Usually fewer are needed: the window moves on past all states whose root mean
-square change is below ``tolerance`` sigma. The noise of a step is the same in all sweeps. There are more evaluations in
-fewer calls of the model: it is faster where a call of many rows takes little longer than one of few.
+square change is below ``tolerance`` sigma, that of the level before. The noise of a step is the same in all sweeps.
+There are more evaluations in fewer calls of the model: it is faster where one of many rows takes little longer.
 """
 
 from itertools import count, takewhile
