@@ -208,6 +208,16 @@ def test_er_sde_keeps_what_its_noise_scale_leaves(scale):
     assert kept == pytest.approx(PHI[scale](0.5) / PHI[scale](1.5) * 3, rel=1e-12)
 
 
+@pytest.mark.parametrize("rise", [1e-8, 1e-3, 2.0])
+def test_noise_rises_to_the_level_and_none_is_made_of_rounding(rise):
+    now, ahead = Level(0.5, 0.8, 0.6), Level(0.6, 0.7, 0.6 * 0.7 / 0.8 * (1 + rise))
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    added = float(raise_noise(zero, now, ahead, one))
+    assert added == pytest.approx(0.6 * 0.7 / 0.8 * math.sqrt(2 * rise + rise**2), rel=1e-6)
+    assert float(raise_noise(one, now, ahead, zero)) == pytest.approx(0.7 / 0.8, rel=1e-12)
+    assert float(raise_noise(zero, now, Level(0.6, 0.7, 0.6 * 0.7 / 0.8 * (1 + 1e-15)), one)) == 0
+
+
 # --- restart ---
 
 
