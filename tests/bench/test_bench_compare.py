@@ -233,3 +233,8 @@ def test_errors_from_few_pieces_raise_no_more_alarms() -> None:
         alarms = [compare(measured("a", seeds), measured("b", seeds)) for _ in range(200)]
         share = sum(bool(found.worse or found.better) for found in alarms) / len(alarms)
         assert share <= 0.081, (seeds, share)  # 5 % and two standard errors of 200 trials
+
+
+def test_a_value_without_errors_is_worse_if_it_differs_by_more_than_rounding() -> None:
+    for value, worse in ((1.0005, True), (1.0000001, False), (0.9995, False)):
+        assert compare(run("a", row(1.0, 0.0)), run("b", row(value, 0.0))).is_worse == worse

@@ -305,3 +305,9 @@ def test_seeds_are_one_line_with_their_number() -> None:
 def test_pooled_rows_are_not_named_after_their_seeds() -> None:
     rows = [row(1.0, seed=seed, sde=sde) for sde, seeds in (("vp", (0, 1)), ("ve", (2, 3))) for seed in seeds]
     assert rank(rows).labels == ["vp 100 steps", "ve 100 steps"]
+
+
+def test_without_errors_a_value_is_as_good_if_it_is_not_worse() -> None:
+    for value, good in ((1.0, True), (0.9, True), (1.1, False)):
+        exact = {"value": value, "stderr": 0.0, "floor": 1.0, "floor_stderr": 0.0, "unit": "", "better": "lower"}
+        assert rank([row(metrics={"m": exact})]).as_good(0, "m") == good

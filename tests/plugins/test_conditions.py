@@ -12,8 +12,8 @@ from scoresde_conformance.exact import Watched
 from scoresde_core.errors import FileError, UsageError
 from scoresde_core.frame import rotate
 from scoresde_core.sde import Level
-from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement, grey_basis
-from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore
+from scoresde_plugins.conditions.known import Colorize, Inpaint, KnownCoefficients, LinearMeasurement, grey_basis
+from scoresde_plugins.conditions.label import ClassCondition, ClassObservation, GuidedScore, TargetClassifier
 from scoresde_plugins.networks.classifier import Classifier, NetworkClassifier
 from scoresde_plugins.operators.average import AverageOperator
 from scoresde_plugins.operators.blur import BlurOperator
@@ -351,3 +351,33 @@ class TestCombinations:
         assert condition.labels == (1, 2)
         with pytest.raises(UsageError, match="no file 'nothing'"):
             create("conditions", "inpaint[mask=nothing]")
+
+
+def test_values_with_noise_are_imposed_down_to_their_own_noise_level():
+    """alpha c with the noise that is missing, while alpha n <= sigma; below it the state is left alone."""
+    known = KnownCoefficients(torch.full((1, 2), 3.0), torch.tensor([[True, False]]), noise=torch.tensor([1.0, 1.0]))
+    x = torch.full((1, 2), 7.0)
+    above = known.impose(x, Level(0.5, 0.5, 0.6), lambda: torch.ones(1, 2))
+    assert above.tolist()[0] == pytest.approx([0.5 * 3 + math.sqrt(0.6**2 - 0.5**2), 7.0])
+    assert known.impose(x, Level(0.5, 0.5, 0.4), lambda: torch.ones(1, 2)).tolist() == [[7.0, 7.0]]
+
+
+def test_singular_values_are_small_in_units_of_the_largest(tmp_path):
+    np.save(tmp_path / "matrix.npy", np.diag([10.0, 1.5, 0.5]))
+    known = create("conditions", f"linear[operator=matrix[path={tmp_path}/matrix.npy],smallest=0.1]").observe(
+        torch.ones(2, 3)
+    )
+    assert sorted(known.known.flatten().tolist()) == [False, True, True]
+
+
+def test_a_target_classifies_events_in_other_units():
+    """Of model units m with u = 3 m + 0.5 the components have means (mu - 0.5) / 3 and deviations s / 3."""
+    target = create("targets", "mixture2d[layout=ring]").to("cpu", torch.float64)
+    mixture, level = target.as_mixture(), Level(0.5, 0.8, 0.4)
+    x = torch.randn(9, 2, dtype=torch.float64)
+    spread = (0.8 / 3) ** 2 * mixture.noise[0] + 0.4**2
+    assert mixture.factors.numel() == 0
+    off = x.unsqueeze(1) - 0.8 * (mixture.means - 0.5) / 3
+    expected = (mixture.weights.log() - off.square().sum(2) / (2 * spread)).log_softmax(1)
+    found = TargetClassifier(target, scale=3.0, shift=0.5).log_probabilities(x, level)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -8,7 +8,7 @@ from scoresde_core import ExactScore
 from scoresde_core.sampler import sample
 from scoresde_core.sde import GaussianPrior
 from scoresde_plugins.numerics.encoding import decode, encode, interpolate, round_trip, temper
-from scoresde_plugins.numerics.flow import Solver
+from scoresde_plugins.numerics.flow import Diverged, Solver
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.samplers import ODESampler
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
@@ -117,3 +117,15 @@ def test_low_temperature_is_more_typical():
     x = decode(ExactScore(target, sde), temper(z, 0.6))
     assert float(x.std() / 0.5) == pytest.approx(0.6, abs=0.02)
     assert float(x.mean()) == pytest.approx(0.4, abs=0.02)
+
+
+def test_a_solver_may_take_all_of_its_evaluations():
+    def solved(most):
+        calls = []
+        Solver(max_evaluations=most).solve(lambda t, x: calls.append(t) or -x, torch.ones(1, 1).double(), 1.0, 0.1)
+        return len(calls)
+
+    needed = solved(1000)
+    assert solved(needed) == needed
+    with pytest.raises(Diverged, match=f"took {needed - 1} evaluations"):
+        solved(needed - 1)

@@ -16,7 +16,7 @@ from scoresde_core.plugins import Status
 from scoresde_core.registry import Registry
 from scoresde_core.score import ScoreModel, level_of
 from scoresde_core.sde import SDE
-from scoresde_plugins.score_flow.importance import importance_times, total_weight
+from scoresde_plugins.score_flow.importance import importance_times, relative_weight, total_weight
 from scoresde_plugins.score_flow.sdes import LinearVESDE
 from scoresde_plugins.song2021.sdes import VESDE, VPSDE, SubVPSDE
 from scoresde_run.models.model import plan_loss, plan_model
@@ -381,3 +381,28 @@ def test_the_conformance_suite_sees_a_wrong_loss(cls, check, words):
     failed = {result.check: result.reason for result in results if result.state == "failed"}
     assert check in failed
     assert words in failed[check]
+
+
+def test_the_loss_of_edm_has_its_weight_and_times_up_to_those_with_signal():
+    """At one noise ratio s the weight of the denoising error is (s^2 + d^2) / d^2."""
+    x, model = torch.randn(50, 3, dtype=torch.float64), Affine(0.1, sde=SDES["vp"])
+    first, second = (
+        create("losses", f"edm[mean=-0.3,std=1e-9,data={d}]").per_sample(model, x, Draws(0, 0, 50)).detach()
+        for d in (0.5, 2.0)
+    )
+    square = math.exp(-0.6)
+    expected = (square + 0.25) / 0.25 / ((square + 4) / 4)
+    torch.testing.assert_close(first / second, torch.full_like(first, expected), rtol=1e-5, atol=0)
+    far = create("losses", "edm[mean=40]").per_sample(
+        Affine(0.1, sde=create("sdes", "rectified_flow")), x, Draws(0, 0, 50)
+    )
+    assert bool(far.isfinite().all())
+
+
+def test_entries_share_the_weight_of_importance_by_their_own_rates():
+    sde, t, x = create("sdes", "per_channel"), torch.tensor([0.1, 0.7], dtype=torch.float64), torch.zeros(2, 2, 4, 4)
+    found = relative_weight(sde, t, x)
+    rate = (sde.diffusion(t) / sde.sigma(t)).square().reshape(2, 2)
+    expected = rate / rate.mean(1, keepdim=True)
+    torch.testing.assert_close(found.expand(2, 2, 4, 4)[:, :, 1, 2], expected, rtol=1e-12, atol=0)
+    assert not torch.allclose(expected, torch.ones_like(expected), rtol=0.01)

@@ -413,3 +413,15 @@ def test_added_noise_makes_a_past_wrong(name, up, order):
     """E[D(x) | x^] = D(x^): a past of D is unbiased if its levels rise with the state's; one of eps is s / s^ off."""
     first, second = churned(name, 200, up), churned(name, 400, up)
     assert math.log2(first / second) == pytest.approx(order, abs=0.1)
+
+
+def test_churn_raises_the_noise_between_its_limits_as_algorithm_2_says():
+    """s^ = s (1 + min(s_churn / N, sqrt(2) - 1)) for s_min <= s <= s_max; 18 steps from 80 to 0.002."""
+    sde = create("sdes", "edm")
+    steps = Schedule(sde, create("grids", "karras").times(sde, 18)).steps
+    for churn, rate in ((40, math.sqrt(2) - 1), (1.8, 0.1)):
+        heun = create("predictors", f"heun[s_churn={churn},s_min=0.05,s_max=50]")
+        for step in steps:
+            s = float(noise_ratio(step.now))
+            _, raised = heun._raise(torch.zeros(1, 1), step, torch.zeros(1, 1))
+            assert float(noise_ratio(raised)) == pytest.approx(s * (1 + rate * (0.05 <= s <= 50)), rel=1e-6)

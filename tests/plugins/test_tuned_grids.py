@@ -464,6 +464,12 @@ def test_published_levels_beyond_the_process_are_left_out():
     levels = ve.log_noise_ratio(create("grids", "ays[model=svd]").times(ve, 10)[:-1]).exp()
     expected = [50.0, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034]
     between = ve.log_noise_ratio(create("grids", "ays[model=svd]").times(ve, 10)[1:9]).exp()
+    inner = ve.log_noise_ratio(
+        create("grids", "ays[model=sd15]").times(ve, 11)[1:10]
+    ).exp()  # 14.615 is an end, not met
+    np.testing.assert_allclose(
+        inner.numpy(), [6.475, 3.864, 2.695, 1.884, 1.394, 0.964, 0.652, 0.398, 0.152], rtol=1e-6
+    )
     assert float(levels[0]) == pytest.approx(50)
     np.testing.assert_allclose(between.numpy(), expected[1:], rtol=1e-6)
     assert float(levels[-1]) == pytest.approx(float(ve.sigma(torch.tensor(1e-5, dtype=torch.float64))), rel=1e-9)
