@@ -215,6 +215,13 @@ class TestTruncatedNormal:
         assert float(log_q.abs().max()) < 1e-4
         torch.testing.assert_close(u.flatten().sort().values, (torch.arange(4000) + 0.5) / 4000, rtol=0, atol=0.03)
 
+    def test_the_largest_grey_level_stays_below_the_next_in_float32(self):
+        images, far = torch.full((1, 1, 1, 2), 255, dtype=torch.uint8), torch.tensor([[[[40.0, -40.0]]]])
+        u, _ = create("dequantizers", "truncated_normal[std=5]").dequantize(images, lambda: far)
+        assert u.dtype == torch.float32
+        assert 255.9 < float(u.max()) < 256
+        assert 255 <= float(u.min()) < 255.1
+
     def test_its_law_is_that_of_rejection(self):
         """The variance of a normal law cut at half a cell is s^2 (1 - 2 e phi(e) / (2 Phi(e) - 1)), e = 1 / (2 s)."""
         images, noise = torch.zeros(20_000, 1, 1, 2, dtype=torch.uint8), Noise(1, (1, 1, 2), 20_000)
