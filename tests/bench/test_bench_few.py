@@ -7,7 +7,8 @@ import pytest
 from scoresde_bench.report.ranking import rank
 from scoresde_bench.report.result_sets import merge, read_result_sets
 
-PAGE = Path(__file__).parents[2] / "docs" / "few_evaluations.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "few_evaluations.md"
 SDES = {"vp": "VP", "subvp": "sub-VP", "ve": "VE", "ve[sigma_max=200]": "VE to 200"}
 DISTANCES = ("sliced_wasserstein", "moments", "energy_distance", "mode_weights")
 METRICS = {
@@ -36,7 +37,7 @@ def method(row):
 
 
 def ranked(folder, seeds=None):
-    (found,) = read_result_sets([folder])
+    (found,) = read_result_sets([str(ROOT / "benchmarks" / "results" / folder)])
     return rank([row for row in merge([found]) if seeds is None or row["seed"] in seeds])
 
 
