@@ -142,7 +142,8 @@ class TestKilled:
             process.join(60)
             assert process.exitcode == -signal.SIGKILL
             assert list(out.glob("parts/*/.*.part"))
-        evaluate(place, "torn")
+        with contextlib.chdir(place):  # to come back after it
+            evaluate(place, "torn")
         assert not list(out.glob("parts/*/.*"))
         same(out, place / "straight")
 
