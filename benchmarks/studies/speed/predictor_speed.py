@@ -13,17 +13,13 @@ network computes the previous one. ``--compile`` compiles the network for each b
 import json
 
 import torch
-from side_by_side import options_of, prepare, seconds
+from side_by_side import in_turn, options_of, prepare, seconds
 from scoresde_bench.run.cell import no_compiler
 from scoresde_core import Noise, default_registry
 from scoresde_run import plan_model
 from scoresde_run.commands.presets import find_preset
 from scoresde_run.machine.device import use_tf32
 from scoresde_run.machine.environment import describe_device
-
-
-def fastest(run, device, repeats=3):
-    return min(seconds(run, device) for _ in range(repeats))
 
 
 @torch.no_grad()
@@ -40,8 +36,11 @@ def measure(model, samplers, size, device, autocast):
         before = score.calls
         sampler.run(latent.clone(), score, noise)  # warms up
         calls = score.calls - before
-        total = fastest(lambda sampler=sampler: sampler.run(latent.clone(), score, noise), device)
-        inside = fastest(lambda calls=calls: [score.score(latent, level) for _ in range(calls)], device)
+        runs = {
+            "whole": lambda sampler=sampler: sampler.run(latent.clone(), score, noise),
+            "network": lambda calls=calls: [score.score(latent, level) for _ in range(calls)],
+        }
+        total, inside = (min(found.seconds) for found in in_turn(runs, device, 3, warm_up=0).values())
         line |= {"nfe": calls, "samples_per_second": size / total}
         yield {**line, "share_outside_network": max(0.0, 1 - inside / total), "first_call_seconds": first}
 

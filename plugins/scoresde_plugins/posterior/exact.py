@@ -19,7 +19,7 @@ from scoresde_core.frame import rotate
 from scoresde_core.shapes import per_row
 from scoresde_run.sampling.condition import Observation
 from ..conditions.known import KnownCoefficients
-from ..targets.mixture import MixtureOfFactorAnalysers, mixed
+from ..targets.mixture import MixtureOfFactorAnalysers, bounded, mixed
 from .method import GuidedScore, Look, Posterior, PosteriorMethod
 
 
@@ -54,7 +54,7 @@ class PosteriorLaw:
         turned = torch.einsum("nkd,kde->nke", flat.unsqueeze(1) - alpha * means, self.bases)
         variance = alpha**2 * self.variances + sigma**2
         white = turned / variance
-        r = (weights - 0.5 * (turned * white + variance.log()).sum(2)).softmax(1)
+        r = bounded(weights - 0.5 * (turned * white + variance.log()).sum(2)).softmax(1)
         return -torch.einsum("nke,kde->nd", r.unsqueeze(2) * white, self.bases).reshape(x.shape)
 
     def shift(self, look: Look) -> Tensor:

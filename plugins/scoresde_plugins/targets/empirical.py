@@ -28,13 +28,11 @@ from torch.nn.functional import unfold
 from scoresde_core import DATA, Estimate, Level, Noise, Target, UsageError, param
 from scoresde_core.shapes import per_row
 from scoresde_run import Dataset, Split, Units
-from .mixture import Coefficient, coefficients, events
+from .mixture import LEAST, Coefficient, coefficients, events
 
 _ENTRIES = 2**21
 """The most weights, and the most entries of events, that are held at once."""
 _ROUNDING = 1e-3
-_LEAST = -80.0
-"""The least log weight relative to the largest: e^-80 is no weight, and less would be denormal, which is slow."""
 _NO_DENSITY = "the events of a data set are points, without a density: ask for log_prob and score at sigma > 0"
 
 
@@ -155,7 +153,7 @@ class EmpiricalTarget(Target):
                 half, torch.linalg.vector_norm(keys, dim=2).square().unsqueeze(1)
             )
             before, top = top, torch.maximum(top, logits.detach().amax(2, keepdim=True))
-            weights, faded = logits.sub_(top).clamp_min_(_LEAST).exp_(), (before - top).exp()
+            weights, faded = (each.clamp_min_(LEAST).exp_() for each in (logits.sub_(top), before - top))
             total = total * faded + weights.sum(2, keepdim=True)
             mean = mean * faded + torch.bmm(weights, values)
         mean, sums = mean / total, (top + total.log())[0, :, 0]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from scoresde_run import Units
 from .mfa import rounded, write
-from .mixture import MixtureOfFactorAnalysers
+from .mixture import MixtureOfFactorAnalysers, bounded
 
 AfterPass = Callable[[int, int, float], None]
 """Called after each pass with (pass, passes, mean log-likelihood of the parameters before it, in nats per image)."""
@@ -127,7 +127,7 @@ def _step(
         part = x[start : start + _CHUNK]
         posterior = target.infer(part.reshape(-1, *target.shape))
         centred = part - target.center.to(part)
-        weighted = posterior.hidden * posterior.joint.softmax(1).unsqueeze(2)
+        weighted = posterior.hidden * bounded(posterior.joint).softmax(1).unsqueeze(2)
         count += weighted[..., -1].sum(0)
         cross += weighted.flatten(1).T @ centred
         second += torch.einsum("nkp,nkq->kpq", weighted, posterior.hidden)

@@ -37,6 +37,7 @@ from scoresde_core.shapes import per_row
 
 ENTROPY_DRAWS = 2**15
 _CACHED_LEVELS = 8
+LEAST = -60.0  # least log weight relative to the largest: less counts for nothing, and denormal numbers are slow
 _CHUNK = 4096  # rows per pass over batches of any size
 
 Coefficient = float | Tensor
@@ -66,6 +67,11 @@ def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
         raise ValueError(f"this target has events of shape {shape}, got a batch of shape {tuple(x.shape)}")
     return x.reshape(x.shape[0], prod(shape))
+
+
+def bounded(joint: Tensor) -> Tensor:
+    """Log weights (B, K) that are at least ``LEAST`` relative to the largest of their row."""
+    return joint.clamp_min(joint.detach().amax(1, keepdim=True) + LEAST)
 
 
 def in_parts(rows: Callable[[int, int], Tensor], n: int) -> Tensor:
@@ -102,13 +108,13 @@ class Posterior:
     """log pi_k + log N_k without the square that all components share, (B, K)."""
     hidden: Tensor
     """[alpha^2 M_k^-1 p_k, alpha]: what multiplies the rows of the stack, (B, K, q + 1)."""
-    pull: Tensor
-    """S^-1 (alpha m - x), (B, D)."""
+    away: Tensor
+    """alpha m - x, (B, D)."""
     components: Components
 
     def log_prob(self) -> Tensor:
         """The log density, (B,)."""
-        return self.joint.logsumexp(1) - 0.5 * (self.pull.square() / self.components.precision).sum(1)
+        return bounded(self.joint).logsumexp(1) - 0.5 * (self.away.square() * self.components.precision).sum(1)
 
 
 @attrs.frozen(eq=False)
@@ -142,8 +148,7 @@ class MixtureOfFactorAnalysers(Target):
         if self.weights.shape != (components,) or not bool((self.weights > 0).all()):
             raise ValueError(f"weights must be {components} positive numbers, got {self.weights.tolist()}")
         for name in ("means", "factors", "noise"):
-            wrong = int((~getattr(self, name).isfinite()).sum())
-            if wrong:
+            if wrong := int((~getattr(self, name).isfinite()).sum()):
                 raise ValueError(f"{name} must be finite, got {wrong} entries that are not")
         if self.noise.shape != (dim,) or not bool((self.noise > 0).all()):
             raise ValueError(f"noise must be {dim} positive variances, got shape {tuple(self.noise.shape)}")
@@ -163,9 +168,9 @@ class MixtureOfFactorAnalysers(Target):
             own = classes.to(joint.device)[:, None]
             other = (own >= 0) & (own != torch.arange(joint.shape[1], device=joint.device))
             joint = joint.masked_fill(other, -math.inf)
-        weights = (posterior.hidden * joint.softmax(1).unsqueeze(2)).flatten(1)
-        toward = weights @ self._cast(weights.dtype)[0]
-        return torch.addcmul(posterior.pull, toward, posterior.components.precision).reshape(x.shape)
+        weights = (bounded(joint).softmax(1).unsqueeze(2) * posterior.hidden).flatten(1)
+        toward = posterior.away.addmm_(weights, self._cast(weights.dtype)[0])  # in place: what is left is memory-bound
+        return toward.mul_(posterior.components.precision).reshape(x.shape)
 
     def as_mixture(self) -> MixtureOfFactorAnalysers:
         """This law as a mixture of factor analysers: itself."""
@@ -266,13 +271,13 @@ class MixtureOfFactorAnalysers(Target):
         flat = flat.to(torch.promote_types(flat.dtype, self.dtype))
         stack, center = self._cast(flat.dtype)
         at = self._at(*coefficients(level, flat), flat.dtype)
-        pull = (at.alpha * center - flat).mul_(at.precision)
-        p = torch.addmm(at.offset, pull, stack.T, alpha=-1).reshape(-1, *self._centred.shape[:2])
+        away = at.alpha * center - flat
+        p = torch.addmm(at.offset, away * at.precision, stack.T, alpha=-1).reshape(-1, *self._centred.shape[:2])
         hidden = torch.einsum("bkq,bkqp->bkp", p, at.gain)
         hidden[..., -1] = at.alpha
         # The sum has the product with the mean in full, and those with the factors, which count half.
         joint = at.constant + 0.5 * (torch.linalg.vecdot(p, hidden) + at.alpha * p[..., -1])
-        return Posterior(joint, hidden, pull, at)
+        return Posterior(joint, hidden, away, at)
 
     def _components(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
         """Return the components at one level or at one per row, computed in float64, without reading from a device."""
