@@ -54,7 +54,7 @@ class PosteriorLaw:
         turned = torch.einsum("nkd,kde->nke", flat.unsqueeze(1) - alpha * means, self.bases)
         variance = alpha**2 * self.variances + sigma**2
         white = turned / variance
-        r = bounded(weights - 0.5 * (turned * white + variance.log()).sum(2)).softmax(1)
+        r = bounded(weights - 0.5 * (turned * white + variance.log()).sum(2), 1).softmax(1)
         return -torch.einsum("nke,kde->nd", r.unsqueeze(2) * white, self.bases).reshape(x.shape)
 
     def shift(self, look: Look) -> Tensor:

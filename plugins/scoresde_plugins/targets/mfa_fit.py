@@ -127,10 +127,10 @@ def _step(
         part = x[start : start + _CHUNK]
         posterior = target.infer(part.reshape(-1, *target.shape))
         centred = part - target.center.to(part)
-        weighted = posterior.hidden * bounded(posterior.joint).softmax(1).unsqueeze(2)
-        count += weighted[..., -1].sum(0)
-        cross += weighted.flatten(1).T @ centred
-        second += torch.einsum("nkp,nkq->kpq", weighted, posterior.hidden)
+        weighted = posterior.hidden * bounded(posterior.joint, 0).softmax(0).unsqueeze(1)
+        count += weighted[:, -1].sum(1)
+        cross += weighted.flatten(0, 1) @ centred
+        second += weighted @ posterior.hidden.mT
         square += centred.square().sum(0)
         total += float(posterior.log_prob().double().sum())
     # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.

@@ -69,9 +69,9 @@ def events(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.reshape(x.shape[0], prod(shape))
 
 
-def bounded(joint: Tensor) -> Tensor:
-    """Log weights (B, K) that are at least ``LEAST`` relative to the largest of their row."""
-    return joint.clamp_min(joint.detach().amax(1, keepdim=True) + LEAST)
+def bounded(logs: Tensor, dim: int) -> Tensor:
+    """Log weights that are at least ``LEAST`` relative to the largest along ``dim``."""
+    return logs.clamp_min(logs.detach().amax(dim, keepdim=True) + LEAST)
 
 
 def in_parts(rows: Callable[[int, int], Tensor], n: int) -> Tensor:
@@ -102,19 +102,19 @@ class Components:
 
 @attrs.frozen
 class Posterior:
-    """The components given a batch, about the mixture's mean m."""
+    """The components given a batch, which comes last where that is faster, about the mixture's mean m."""
 
     joint: Tensor
-    """log pi_k + log N_k without the square that all components share, (B, K)."""
+    """log pi_k + log N_k without the square that all components share, (K, B)."""
     hidden: Tensor
-    """[alpha^2 M_k^-1 p_k, alpha]: what multiplies the rows of the stack, (B, K, q + 1)."""
+    """[alpha^2 M_k^-1 p_k, alpha]: what multiplies the rows of the stack, (K, q + 1, B)."""
     away: Tensor
     """alpha m - x, (B, D)."""
     components: Components
 
     def log_prob(self) -> Tensor:
         """The log density, (B,)."""
-        return bounded(self.joint).logsumexp(1) - 0.5 * (self.away.square() * self.components.precision).sum(1)
+        return bounded(self.joint, 0).logsumexp(0) - 0.5 * (self.away.square() * self.components.precision).sum(1)
 
 
 @attrs.frozen(eq=False)
@@ -165,11 +165,13 @@ class MixtureOfFactorAnalysers(Target):
         posterior = self.infer(x, level)
         joint = posterior.joint
         if classes is not None:
-            own = classes.to(joint.device)[:, None]
-            other = (own >= 0) & (own != torch.arange(joint.shape[1], device=joint.device))
+            own = classes.to(joint.device)
+            other = (own >= 0) & (own != torch.arange(len(joint), device=joint.device)[:, None])
             joint = joint.masked_fill(other, -math.inf)
-        weights = (bounded(joint).softmax(1).unsqueeze(2) * posterior.hidden).flatten(1)
-        toward = posterior.away.addmm_(weights, self._cast(weights.dtype)[0])  # in place: what is left is memory-bound
+        weights = (posterior.hidden * bounded(joint, 0).softmax(0).unsqueeze(1)).flatten(0, 1)
+        toward = posterior.away.addmm_(
+            weights.T, self._cast(weights.dtype)[0]
+        )  # in place: what is left is memory-bound
         return toward.mul_(posterior.components.precision).reshape(x.shape)
 
     def as_mixture(self) -> MixtureOfFactorAnalysers:
@@ -181,10 +183,10 @@ class MixtureOfFactorAnalysers(Target):
         return attrs.evolve(self, **own, known_entropy=None)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        return self.infer(x, DATA).joint.softmax(1)
+        return self.infer(x, DATA).joint.softmax(0).T
 
     def log_responsibilities(self, x: Tensor, level: Level = DATA) -> Tensor:
-        return self.infer(x, level).joint.log_softmax(1)
+        return self.infer(x, level).joint.log_softmax(0).T
 
     def entropy(self) -> Estimate:
         """-E log p_0(x) = H(k) + H(x | k) - H(k | x) in nats.
@@ -272,11 +274,11 @@ class MixtureOfFactorAnalysers(Target):
         stack, center = self._cast(flat.dtype)
         at = self._at(*coefficients(level, flat), flat.dtype)
         away = at.alpha * center - flat
-        p = torch.addmm(at.offset, away * at.precision, stack.T, alpha=-1).reshape(-1, *self._centred.shape[:2])
-        hidden = torch.einsum("bkq,bkqp->bkp", p, at.gain)
-        hidden[..., -1] = at.alpha
+        p = torch.addmm(at.offset.T, stack, (away * at.precision).T, alpha=-1).unflatten(0, self._centred.shape[:2])
+        hidden = torch.einsum("kqb,bkqp->kpb", p, at.gain)
+        hidden[:, -1].T[:] = at.alpha
         # The sum has the product with the mean in full, and those with the factors, which count half.
-        joint = at.constant + 0.5 * (torch.linalg.vecdot(p, hidden) + at.alpha * p[..., -1])
+        joint = at.constant.T + 0.5 * ((p * hidden).sum(1) + p[:, -1] * hidden[:, -1])
         return Posterior(joint, hidden, away, at)
 
     def _components(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
