@@ -91,6 +91,14 @@ def test_score_is_the_gradient_of_log_prob(target, level):
     torch.testing.assert_close(target.score(x.detach(), level), gradient, rtol=1e-8, atol=1e-8)
 
 
+@every_target
+def test_gradients_pass_the_score_to_points_and_levels(target):
+    """Posterior sampling differentiates the points, a search of times the levels."""
+    x = noisy(target, Level(0.5, 0.6, 0.7), 3).requires_grad_()
+    alpha, sigma = (torch.tensor(values, dtype=torch.float64).requires_grad_() for values in ([0.6] * 3, [0.7] * 3))
+    assert torch.autograd.gradcheck(lambda x, *level: target.score(x, Level(0.5, *level)), (x, alpha, sigma))
+
+
 def test_mnist_score_is_the_gradient_of_log_prob():
     target = MNISTMFATarget()
     for level in (DATA, Level(0.1, 0.9, 0.2), Level(1.0, 1.0, 50.0)):

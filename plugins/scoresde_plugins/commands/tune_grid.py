@@ -43,13 +43,14 @@ class TuneGridCommand(Command):
             raise UsageError(f"--steps must be from 3, for a time between the ends, to 1000, got {arguments.steps}")
 
         from scoresde_core import sampler as sampling
-        from scoresde_run.machine.device import find_device
+        from scoresde_run.machine.device import find_device, keep_freed_memory
         from scoresde_run.machine.files import check_new
         from ..few_steps.grid_file import write
         from ..few_steps.grid_search import refusal
         from ..song2021.samplers import PredictorCorrectorSampler
 
         check_new(arguments.out)
+        keep_freed_memory()
         predictor = registry.create("predictors", arguments.predictor)
         opened = open_model(arguments, registry, find_device(arguments.device))
         sampler = PredictorCorrectorSampler(predictor, steps=min(arguments.steps))

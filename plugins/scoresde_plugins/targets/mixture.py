@@ -169,9 +169,7 @@ class MixtureOfFactorAnalysers(Target):
             other = (own >= 0) & (own != torch.arange(len(joint), device=joint.device)[:, None])
             joint = joint.masked_fill(other, -math.inf)
         weights = (posterior.hidden * bounded(joint, 0).softmax(0).unsqueeze(1)).flatten(0, 1)
-        toward = posterior.away.addmm_(
-            weights.T, self._cast(weights.dtype)[0]
-        )  # in place: what is left is memory-bound
+        toward = torch.addmm(posterior.away, weights.T, self._cast(weights.dtype)[0])
         return toward.mul_(posterior.components.precision).reshape(x.shape)
 
     def as_mixture(self) -> MixtureOfFactorAnalysers:
