@@ -102,8 +102,7 @@ def test_the_wheel_runs_from_elsewhere(installed, tmp_path):
 def test_a_plain_checkout_finds_its_own_plugins(tmp_path):
     """No distribution, no entry point: only the tree, as after ``git clone``."""
     copy = tmp_path / "clone"
-    shutil.copytree(ROOT / "scoresde_core", copy / "scoresde_core")
-    for name in ("plugins", "benchmarks"):
+    for name in ("scoresde", "scoresde_core", "plugins", "benchmarks"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("results"))
     for name in ("pyproject.toml", "registry.yaml"):
         shutil.copy(ROOT / name, copy / name)

@@ -121,7 +121,7 @@ def _ends(sde: SDE) -> Tensor:
 
 def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
     """The steps of ``times``, whose levels let gradients pass; without f, g and the numbers of a discrete chain."""
-    rows = [t.expand(len(x)).reshape(-1, *[1] * (x.ndim - 1)) for t in times[:-1]]
+    rows = [t.reshape(1, *[1] * (x.ndim - 1)) for t in times[:-1]]
     levels = [*(Level(t, sde.alpha(t).to(x), sde.sigma(t).to(x)) for t in rows), DATA]
     if sde.t_signal < sde.t_max:  # a step from noise alone is that of numbers
         levels[0] = sde.float_level(sde.t_max)

@@ -41,24 +41,25 @@ LEAST = -60.0  # least log weight relative to the largest: less counts for nothi
 _CHUNK = 4096  # rows per pass over batches of any size
 
 Coefficient = float | Tensor
-"""alpha or sigma: a float, or a float64 column (B, 1)."""
+"""alpha or sigma: a float, or a float64 column (n, 1), n = 1 or n = B."""
 
 
 def coefficients(level: Level, x: Tensor) -> tuple[Coefficient, Coefficient]:
-    """Return ``(alpha, sigma)`` of ``level`` for a batch ``x`` (B, ...): two floats, or two float64 columns (B, 1).
+    """Return ``(alpha, sigma)`` of ``level`` for a batch ``x`` (B, ...): two floats, or two float64 columns (n, 1).
 
     The entries of a level are numbers, tensors of one element, or tensors of one value per row, (B,) or (B, 1, ...). A
-    tensor of one element is read once, so that a cache can be keyed by its value.
+    tensor of one element without a gradient is read once, so that a cache can be keyed by its value.
     """
-    values = level.alpha, level.sigma
-    for value in values:
-        if isinstance(value, Tensor) and value.numel() > 1 and not len(value) == value.numel() == len(x):
+    tensors = [value for value in (level.alpha, level.sigma) if isinstance(value, Tensor)]
+    for value in tensors:
+        if value.numel() > 1 and not len(value) == value.numel() == len(x):
             raise ValueError(
                 f"a noise level has one value or one per row: got shape {tuple(value.shape)} for a batch of {len(x)}"
             )
-    if not any(isinstance(value, Tensor) and value.numel() > 1 for value in values):
+    n = max((value.numel() for value in tensors), default=1)
+    if n == 1 and not any(value.requires_grad for value in tensors):
         return float(level.alpha), float(level.sigma)
-    like = x.new_empty(len(x), dtype=torch.float64)
+    like = x.new_empty(n, dtype=torch.float64)
     return per_row(level.alpha, like).unsqueeze(1), per_row(level.sigma, like).unsqueeze(1)
 
 
@@ -272,7 +273,7 @@ class MixtureOfFactorAnalysers(Target):
         stack, center = self._cast(flat.dtype)
         at = self._at(*coefficients(level, flat), flat.dtype)
         away = at.alpha * center - flat
-        p = torch.addmm(at.offset.T, stack, (away * at.precision).T, alpha=-1).unflatten(0, self._centred.shape[:2])
+        p = torch.addmm(at.offset.T, stack, (away * at.precision).T, alpha=-1).reshape(*self._centred.shape[:2], -1)
         hidden = torch.einsum("kqb,bkqp->kpb", p, at.gain)
         hidden[:, -1].T[:] = at.alpha
         # The sum has the product with the mean in full, and those with the factors, which count half.
@@ -284,13 +285,12 @@ class MixtureOfFactorAnalysers(Target):
         variance = (alpha**2 * self.noise + sigma**2).reshape(-1, len(self.noise))
         precision = variance.reciprocal()
         stack, size = self._centred, self._centred.shape[1]
-        shared = not isinstance(alpha, Tensor)
-        if shared:
+        if len(precision) == 1:
             gram = ((stack * precision) @ stack.mT).unsqueeze(0)
         else:
             gram = (precision @ self._pairs).reshape(-1, len(stack), size, size)
-        # A column (B, 1) against (B, K) and, with further axes, against (B, K, q) and (B, K, q, q).
-        a2, a3 = (alpha, alpha) if shared else (alpha[..., None], alpha[..., None, None])  # type: ignore[index]
+        # A column (n, 1) against (n, K) and, with further axes, against (n, K, q) and (n, K, q, q).
+        a2, a3 = (alpha[..., None], alpha[..., None, None]) if isinstance(alpha, Tensor) else (alpha, alpha)
         eye = torch.eye(size - 1, dtype=torch.float64, device=self.noise.device)
         root = torch.linalg.cholesky_ex(eye + a3**2 * gram[..., :-1, :-1]).L
         inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
@@ -299,7 +299,7 @@ class MixtureOfFactorAnalysers(Target):
         constant = self.weights.log() - 0.5 * (volume + square)
         gain, offset = a3**2 * (inverse.mT @ inverse), -a2 * gram[..., :-1, -1]
         tensors = precision, pad(gain, (0, 1, 0, 1)), pad(offset, (0, 1)).flatten(1), constant
-        alpha = alpha if shared else alpha.to(dtype)  # type: ignore[union-attr]
+        alpha = alpha.to(dtype) if isinstance(alpha, Tensor) else alpha
         return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
 
 
