@@ -163,6 +163,35 @@ def test_the_error_of_the_law_is_an_energy_distance_with_the_error_of_a_jackknif
     assert stated.stderr == pytest.approx(math.sqrt(23) * np.std(left), rel=0.1)
 
 
+def test_a_search_that_stops_begins_anew_while_that_gains(monkeypatch):
+    """The optimiser gives up after one step of descent, which gains 36 % and, at the end, nothing."""
+
+    class OneStep:
+        def __init__(self, values, max_eval, **_):
+            self.values = values
+
+        def step(self, closure):
+            closure()
+            for each in self.values:
+                each.data -= 0.1 * each.grad
+            closure()
+
+    def loss(v):
+        return v.square().sum().clamp_min(0.125)
+
+    monkeypatch.setattr(torch.optim, "LBFGS", OneStep)
+    one, told = torch.ones(1, dtype=torch.float64), []
+    error, (found,) = grid_search.descend(loss, [one], 20, told.append)
+    assert told == pytest.approx(
+        [1, 0.64, 0.64, 0.64**2, 0.64**2, 0.64**3, 0.64**3, 0.64**4, 0.64**4, 0.125, 0.125, 0.125]
+    )
+    assert error == 0.125
+    assert float(found) == pytest.approx(0.8**5)
+    told.clear()
+    assert grid_search.descend(loss, [one], 4, told.append)[0] == pytest.approx(0.64**2)
+    assert len(told) == 4
+
+
 def test_the_start_is_kept_where_no_times_are_better(monkeypatch):
     found = problem("dpmpp_2m")
     start = create("grids", "karras").times(found.model.sde, 5)

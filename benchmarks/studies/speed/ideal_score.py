@@ -23,12 +23,10 @@ flat, shares = points.flatten(1), torch.rand(len(points), len(stack), device=dev
 runs = {"products": lambda: (flat @ stack.T, shares @ stack), "mnist_mfa": lambda: mixture.score(points, level)}
 show(where, in_turn(runs, device, 10 * options.repeat))
 target = create("targets", "empirical", dataset=create("datasets", options.dataset)).to(device)
-x = target.sample(BATCH).to(device)
-rows, center, *_ = target._events
-events = (rows + center).flatten(1)
+events = sum(target._events[:2]).flatten(1)
 print(f"{where}, {len(events)} events of {events.shape[1]} numbers, {BATCH} queries, {torch.get_num_threads()} threads")
 for sigma, dtype in ((1.0, torch.float32), (0.02, torch.float64)):
-    noisy = x + sigma * torch.randn_like(x)
+    noisy = (target.sample(BATCH) + sigma * torch.randn(BATCH, *target.shape)).to(device)
     keys, queries = events.to(dtype), noisy.flatten(1).to(dtype)
     runs = {  # all of them run within this turn of the loop
         "products": lambda: queries @ keys.T @ keys,  # noqa: B023

@@ -32,8 +32,8 @@ from ..targets.gaussian import GaussianTarget
 from ..unipc.predictors import UniPCPredictor
 from .tuned import Weighted, rows_of
 
-FINE, LEVELS, MOST, MORE = 48, 40, 25, 150
-"""Steps of fine solutions, fine times of ``dp``, evaluations a start of ``gradient``, and of ``weights`` after it."""
+FINE, LEVELS, MOST, MORE = 48, 40, 25, 100
+"""Steps of fine solutions, fine times of ``dp``, and evaluations a start of ``gradient`` and of ``weights``."""
 
 Tell = Callable[[float], None]
 """Hears the error of every trial."""
@@ -76,12 +76,11 @@ class Problem:
 
     def errors(self, steps: list[Step]) -> Tensor:
         """The error's parts (n,), one of each noise, whose mean it is, and their standard error its own."""
-        x, y = walk(self.predictor, self.model, steps, self.x)[-1].flatten(1), self.ends.flatten(1)
+        x, y = (each.flatten(1).double() for each in (walk(self.predictor, self.model, steps, self.x)[-1], self.ends))
         far = (x - y).square().mean(1)
         if self.match == "ends":
             return far.sqrt()
-        across = torch.cdist(x, y)
-        pairs = across + across.T - torch.cdist(x, x) - torch.cdist(y, y)
+        pairs = (across := torch.cdist(x, y)) + across.T - torch.cdist(x, x) - torch.cdist(y, y)
         rows = (pairs - pairs * torch.eye(len(x)).to(x)).sum(1) / (len(x) - 1)
         return far + 2 * rows - rows.mean()  # the variance of a mean over pairs is four times that of the mean of rows
 
@@ -121,18 +120,15 @@ def _ends(sde: SDE) -> Tensor:
 
 def traced(sde: SDE, times: Tensor, x: Tensor) -> list[Step]:
     """The steps of ``times``, whose levels let gradients pass; without f, g and the numbers of a discrete chain."""
-    rows = [t.reshape(1, *[1] * (x.ndim - 1)) for t in times[:-1]]
-    levels = [*(Level(t, sde.alpha(t).to(x), sde.sigma(t).to(x)) for t in rows), DATA]
+    levels = [Level(t, sde.alpha(t).to(x), sde.sigma(t).to(x)) for t in times[:-1].reshape(-1, *[1] * x.ndim)] + [DATA]
     if sde.t_signal < sde.t_max:  # a step from noise alone is that of numbers
         levels[0] = sde.float_level(sde.t_max)
     return [Step(k, len(times) - 1, *pair, diffusion=math.nan, sde=sde) for k, pair in enumerate(pairwise(levels))]
 
 
 def descend(loss: Callable[..., Tensor], start: Sequence[Tensor], most: int, tell: Tell) -> tuple[float, list[Tensor]]:
-    """The least loss in at most about ``most`` evaluations by L-BFGS, and the values that have it."""
-    values = [each.detach().clone().requires_grad_() for each in start]
-    optimiser = torch.optim.LBFGS(values, max_iter=most, max_eval=most, line_search_fn="strong_wolfe")
-    tried = list[tuple[float, list[Tensor]]]()
+    """The least loss in about ``most`` evaluations of L-BFGS, begun anew while that gains 1 %, and what has it."""
+    tried, first, gained = [(math.inf, list(start))], itemgetter(0), True
 
     def closure() -> float:
         found = loss(*values)
@@ -142,8 +138,12 @@ def descend(loss: Callable[..., Tensor], start: Sequence[Tensor], most: int, tel
         tell(tried[-1][0])
         return tried[-1][0]
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return min(tried, key=itemgetter(0))
+    while gained and (left := most + 1 - len(tried)) > 0:
+        before, values = min(tried, key=first)
+        values = [each.detach().clone().requires_grad_() for each in values]
+        torch.optim.LBFGS(values, max_iter=left, max_eval=left, line_search_fn="strong_wolfe").step(closure)  # type: ignore[no-untyped-call]
+        gained = min(tried, key=first)[0] < 0.99 * before
+    return min(tried, key=first)
 
 
 def gradient(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
@@ -157,10 +157,15 @@ def gradient(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Te
 
 
 def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
-    """Then descend it on the weights of the noises as well, from those of the predictor (S4S, arXiv:2502.17423)."""
-    sde, (times, predictor) = problem.model.sde, gradient(problem, starts, tell)
+    """Descend it from each start on times and weights of noises together (S4S, arXiv:2502.17423)."""
+    return min((_weighted(problem, start, tell) for start in starts), key=itemgetter(0))[1:]
+
+
+def _weighted(problem: Problem, start: Tensor, tell: Tell) -> tuple[float, Tensor, Predictor]:
+    """The error, times and weights that a start, with the predictor's own weights, leads to."""
+    sde, predictor = problem.model.sde, problem.predictor
     assert isinstance(predictor, NoiseMultistep)  # which `refusal` asks for
-    rows = rows_of(predictor, Schedule(sde, times).steps)
+    rows = rows_of(predictor, Schedule(sde, start).steps)
     early = rows.count([])  # a start without signal, after which there is no past
     rows = [row + [0.0] * (k + 1 - early - len(row)) for k, row in enumerate(rows)]
 
@@ -171,8 +176,8 @@ def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Ten
         return attrs.evolve(problem, predictor=split(flat)).loss(logits)
 
     flat = torch.tensor([w for row in rows for w in row], dtype=torch.float64)
-    _, (logits, flat) = descend(loss, [logits_of(times, sde), flat], MORE, tell)
-    return times_of(logits, sde), Weighted([[float(w) for w in row] for row in split(flat).rows])
+    error, (logits, flat) = descend(loss, [logits_of(start, sde), flat], MORE, tell)
+    return error, times_of(logits, sde), Weighted([[float(w) for w in row] for row in split(flat).rows])
 
 
 @torch.no_grad()

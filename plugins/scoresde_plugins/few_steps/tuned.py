@@ -67,9 +67,7 @@ class TunedSampler(Sampler):
         write(folder / "grid.json", sde, [(times, {"weights": each}) for times, each in zip(grids, rows, strict=True)])
         return {"path": str(folder / "grid.json")}
 
-    path: str = param(
-        help="a file of scoresde tune-grid --method weights, in the folder of the checkpoint if one is given"
-    )
+    path: str = param(help="a file of scoresde tune-grid --method weights, or its name in a checkpoint's folder")
     checkpoint: str | None = param(None, "folder or name of the checkpoint that carries the file")
     steps: int = param(5, "number of steps, one that the file was tuned for", attrs.validators.ge(1))
     registry: Registry = handed_registry()
