@@ -91,7 +91,7 @@ def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dic
             def tell(error: float) -> None:
                 trials.append(error)  # noqa: B023
                 text = f"{steps} steps, error {min(trials):.4f}"  # noqa: B023
-                total = 2 * (grid_search.MORE if arguments.method == "weights" else grid_search.MOST)
+                total = 2 * grid_search.MOST + (arguments.method == "weights") * 3 * grid_search.MORE
                 progress.show(text, len(trials), total, f"{text} after {len(trials)} trials")  # noqa: B023
 
             found = getattr(grid_search, arguments.method)(own, starts, tell)

@@ -157,7 +157,8 @@ def gradient(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Te
 
 
 def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
-    """Descend it from each start on times and weights of noises together (S4S, arXiv:2502.17423)."""
+    """Descend it on times and weights of noises, from each start and from tuned times (S4S, arXiv:2502.17423)."""
+    starts = [*starts, gradient(problem, starts, tell)[0]]
     return min((_weighted(problem, start, tell) for start in starts), key=itemgetter(0))[1:]
 
 
