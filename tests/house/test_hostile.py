@@ -222,4 +222,4 @@ def test_the_working_folder_replaces_no_library(package, tmp_path):
 def test_threads_that_wait_leave_their_cores_unless_told_otherwise(given, monkeypatch):
     monkeypatch.setattr("os.environ", dict(given))
     assert guarded(lambda: 0, debug=False) == 0
-    assert os.environ == (given or {"GOMP_SPINCOUNT": "1000"})
+    assert os.environ == (given or {"GOMP_SPINCOUNT": "10000"})

@@ -108,7 +108,7 @@ def _terminable() -> Iterator[None]:
 def guarded(run: Callable[[], int], debug: bool) -> int:
     """``run()``, with errors as one line and their exit code, and only :func:`visible` text on both streams."""
     if "OMP_WAIT_POLICY" not in os.environ:  # threads that wait keep their cores busy, by default for milliseconds
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is imported
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read when torch is imported
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     streams = (stream or io.StringIO() for stream in (sys.stdout, sys.stderr))  # None: it is closed
