@@ -5,6 +5,7 @@ from itertools import pairwise
 import attrs
 import pytest
 import torch
+from operations import Results
 from scoresde_core.target import Target
 from scoresde_plugins.targets import mfa_fit
 from scoresde_plugins.targets.mfa import MFATarget
@@ -40,6 +41,12 @@ def test_the_likelihood_never_decreases(fitted):
     assert len(trace) == 40
     assert all(after >= before - 1e-9 for before, after in pairwise(trace))
     assert trace[-1] > trace[0] + 1e-3
+
+
+def test_no_weight_of_a_fit_is_denormal(images):
+    with Results() as results:
+        fit_mfa(images[:4000], images[:100], 3, 1, 3, floor=0.01)
+    assert results.denormal == 0
 
 
 @pytest.mark.parametrize("bounds", [(0.07, 1.0), (0.01, 0.06), (0.065, 0.065)], ids=["floor", "ceiling", "both"])

@@ -8,6 +8,7 @@ import torch
 from conditional_law import given
 from exact_conditional import correlated, deviations
 from exact_posterior import affine, law_of
+from operations import Results
 from scoresde import ConditionedSampler, ExactScore, Level, Schedule, create, sample
 from scoresde_core.errors import ScoreSDEError, UsageError
 from scoresde_plugins.conditions.known import Colorize, Inpaint, LinearMeasurement
@@ -104,6 +105,13 @@ class TestExactPosterior:
         for row in range(3):
             expected = law_of(correlated(), known, row).score(x[row : row + 1], level)
             torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-7, atol=1e-8)
+
+    def test_no_weight_is_denormal(self, matrix):
+        known = problem(matrix([[1, 2]])).given(torch.tensor([[0.4]]), (2,))
+        law, x = PosteriorLaw(RING.to("cpu").mixture, known), 6 * torch.randn(500, 2)
+        with Results() as results:
+            law.score(x, Level(0.1, 1.0, 0.1), known.values.expand(500, -1))
+        assert results.denormal == 0
 
     def test_of_a_gaussian_is_bayes_rule_for_every_observation(self, matrix):
         target, mean, covariance = gaussian()
