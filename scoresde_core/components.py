@@ -28,7 +28,6 @@ _WORDS = {word: value for value, words in
           ((True, "true yes on"), (False, "false no off"), (None, "null")) for each in words.split()
           for word in (each, each.capitalize(), each.upper())} | {"~": None, "": None}  # fmt: skip
 """The constants of YAML."""
-_NONE: Mapping[str, str] = {}
 HANDED = "handed"
 """Marks a field that the maker of the component fills in, which is no parameter."""
 _hints = lru_cache(maxsize=1024)(get_type_hints)
@@ -36,21 +35,9 @@ Convert = Callable[[type, Any], Any]
 """Turns a value into an instance of a contract class, for a parameter that is itself a component."""
 
 
-def param(
-    default: Any = attrs.NOTHING, help: str = "", check: Any = None, gone: Mapping[str, str] = _NONE, **more: Any
-) -> Any:
-    """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``.
-
-    ``gone`` maps former values to the reason why they are refused and what to write instead.
-    """
-    checks = list(check) if isinstance(check, list | tuple) else [check] if check else []
-    checks = [_refuse_gone, *checks] if gone else checks
-    return attrs.field(default=default, validator=checks or None, metadata={"help": help, "gone": gone}, **more)
-
-
-def _refuse_gone(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, str) and value in field.metadata.get("gone", _NONE):
-        raise ValueError(f"{field.alias}={value} is refused: {field.metadata['gone'][value]}")
+def param(default: Any = attrs.NOTHING, help: str = "", check: Any = None, **more: Any) -> Any:
+    """An attrs field with a help text and validators, as in ``param(0.16, "step size", attrs.validators.gt(0))``."""
+    return attrs.field(default=default, validator=check, metadata={"help": help}, **more)
 
 
 @attrs.frozen
@@ -162,17 +149,12 @@ def parameters(cls: type) -> list[Parameter]:
 def build(cls: type, params: dict[str, Any], label: str, convert: Convert | None = None, **handed: Any) -> Any:
     """Make an instance of ``cls``, ``label`` in errors; ``convert`` makes components, ``handed`` are no parameters."""
     known = {parameter.name: parameter for parameter in parameters(cls)}
-    fields = {field.alias: field for field in attrs.fields(cls)} if known else {}
     values = {}
     for name, value in params.items():
         if name not in known:
             raise UsageError(f"{label} has no parameter {name!r}.{near_misses(name, list(known))}")
         if value == "" != known[name].default:  # it would be the working folder where it is a path
             raise UsageError(f"{label}: {name} is empty: give a value, or leave it out")
-        try:
-            _refuse_gone(None, fields[name], value)
-        except ValueError as error:
-            raise UsageError(f"{label}: {error}") from error
         try:
             values[name] = _structure(known[name].type, value, convert)
         except (TypeError, ValueError, OverflowError) as error:

@@ -64,16 +64,11 @@ def test_norms_of_a_small_batch_widen_the_law_by_as_much_as_they_say(rows, dimen
     assert f"{100 * 2 / (rows * dimensions):.0f} % too large" in corrector.caveat((dimensions,), rows)
 
 
-def test_norms_of_one_sample_are_refused_with_the_reason():
-    said = r"norm=sample is refused: .* doubles in two.*write norm=level"
-    with pytest.raises(ValueError, match=said):
-        LangevinCorrector(norm="sample")
-    with pytest.raises(UsageError, match=f"langevin': {said}"):
-        create("correctors", "langevin[norm=sample]")
+def test_norms_of_one_sample_are_refused():
     with pytest.raises(ValueError, match="norm"):
-        LangevinCorrector(norm="lebel")
-    with pytest.raises(UsageError, match="norm must be 'batch' or 'level', got 'lebel'"):
-        create("correctors", "langevin[norm=lebel]")
+        LangevinCorrector(norm="sample")
+    with pytest.raises(UsageError, match="norm must be 'batch' or 'level', got 'sample'"):
+        create("correctors", "langevin[norm=sample]")
 
 
 def test_steps_that_follow_the_level_are_those_of_ald():

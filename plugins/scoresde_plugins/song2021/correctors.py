@@ -33,12 +33,6 @@ _LARGEST_RATIO = 1e3
 
 _NOTABLE = 0.01  # excess of the standard deviation above which :meth:`LangevinCorrector.caveat` warns
 
-_SAMPLE = (
-    "a step that follows the norms of its own sample and noise changes the law, however small it is (the standard "
-    "deviation grows by about 2/D of itself in D dimensions: it doubles in two); write norm=level, whose steps follow "
-    "the noise level alone"
-)
-
 
 @attrs.frozen
 class LangevinCorrector(Corrector):
@@ -60,7 +54,6 @@ class LangevinCorrector(Corrector):
         "what step sizes follow: mean norms over the batch, as published (too wide a spread in small batches), "
         "or the noise level (samples are independent)",
         in_(("batch", "level")),
-        gone={"sample": _SAMPLE},
     )
 
     serves = ENTRIES
