@@ -127,14 +127,18 @@ def _step(
         part = x[start : start + _CHUNK]
         posterior = target.infer(part.reshape(-1, *target.shape))
         centred = part - target.center.to(part)
-        weighted = posterior.hidden * bounded(posterior.joint, 0).softmax(0).unsqueeze(1)
+        turn = posterior.components.turn.squeeze(0)
+        hidden = turn.mT @ posterior.u  # of the factors E[z | k, x] = R^-T u
+        hidden[:, -1] = 1
+        weighted = hidden * bounded(posterior.joint, 0).softmax(0).unsqueeze(1)
         count += weighted[:, -1].sum(1)
         cross += weighted.flatten(0, 1) @ centred
-        second += weighted @ posterior.hidden.mT
+        second += weighted @ hidden.mT
         square += centred.square().sum(0)
         total += float(posterior.log_prob().double().sum())
-    # E[z z^T] is the outer product of the means and the posterior covariance M_k^-1, the same for every event.
-    second += count[:, None, None] * posterior.components.gain.squeeze(0).double()
+    # E[z z^T] is the outer product of the means and the posterior covariance R^-T R^-1, the same for every event.
+    inverse = turn[:, :-1, :-1].double()
+    second[:, :-1, :-1] += count[:, None, None] * (inverse.mT @ inverse)
     cross = cross.reshape(components, factors + 1, dim)
     stack = torch.linalg.solve(second + _RIDGE * torch.eye(factors + 1, dtype=torch.float64), cross)
     noise = ((square - (stack * cross).sum((0, 1))) / len(x)).clamp(*bounds)

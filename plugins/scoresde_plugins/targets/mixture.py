@@ -4,17 +4,18 @@
 
 W_k is (D, q); psi (D,) is shared by all K components. With x = alpha x_0 + sigma eps, component k becomes
 N(alpha mu_k, alpha^2 W_k W_k^T + S) with the diagonal S = alpha^2 psi + sigma^2. The matrix inversion lemma leaves
-q x q matrices, M_k = I + alpha^2 W_k^T S^-1 W_k:
+q x q matrices, R_k R_k^T = I + alpha^2 W_k^T S^-1 W_k, and factors V_k = alpha W_k R_k^-T that they whiten:
 
-    p_k      = W_k^T S^-1 (x - alpha mu_k)
-    log N_k  = -1/2 [D log 2 pi + log|S| + log|M_k| + |S^-1/2 (x - alpha mu_k)|^2 - alpha^2 p_k^T M_k^-1 p_k]
+    u_k      = V_k^T S^-1 (x - alpha mu_k)
+    log N_k  = -1/2 [D log 2 pi + log|S| + 2 log|R_k| + |S^-1/2 (x - alpha mu_k)|^2 - |u_k|^2]
     r        = softmax_k(log pi_k + log N_k)
-    score    = S^-1 (sum_k r_k [alpha mu_k + alpha^2 W_k M_k^-1 p_k] - x)
+    score    = S^-1 (sum_k r_k [alpha mu_k + V_k u_k] - x)
 
 With the rows of all W_k and mu_k stacked into one matrix, a call is a product (B, D) x (D, K(q+1)) and one back; no
-tensor has a batch, a component and a data dimension. S^-1 multiplies the data and not the stack, so a new noise level
-costs only the K Gram matrices of the stack, in float64. Data and means are centred at the mixture's mean, which keeps
-the squares that cancel in log N_k as small as possible.
+tensor has a batch, a component and a data dimension. A new noise level costs the K Gram matrices of the stack, in
+float64, and if all rows share it the stack of V_k and mu_k times S^-1; otherwise R_k^-1 and S^-1 multiply what depends
+on the batch. Data and means are centred at the mixture's mean, which keeps the squares that cancel in log N_k as small
+as possible.
 """
 
 from __future__ import annotations
@@ -90,15 +91,18 @@ def mixed(_: Any, __: Any, target: Any) -> None:
 class Components:
     """The components at a noise level, n = 1 for a shared one or n = B; float64 results in the working dtype."""
 
-    alpha: Coefficient
+    alpha: Tensor
+    """(n, 1)."""
     precision: Tensor
     """S^-1, (n, D)."""
-    gain: Tensor
-    """alpha^2 M_k^-1 and a last row and column of zeros, (n, K, q + 1, q + 1)."""
+    turn: Tensor
+    """[alpha R_k^-1, 0; 0, 1], which turns W_k into V_k, (n, K, q + 1, q + 1)."""
     offset: Tensor
-    """For each row of the stack -alpha W_k^T S^-1 mu_k, or 0 for a mean, (n, K(q + 1))."""
+    """For each row of the stack -alpha V_k^T S^-1 mu_k, or 0 for a mean, (n, K, q + 1)."""
     constant: Tensor
     """The part of log pi_k + log N_k that does not depend on x, (n, K)."""
+    stack: Tensor | None
+    """[V_k; mu_k - m] S^-1, (K(q + 1), D), of a level of floats; otherwise ``turn`` acts on products."""
 
 
 @attrs.frozen
@@ -107,15 +111,16 @@ class Posterior:
 
     joint: Tensor
     """log pi_k + log N_k without the square that all components share, (K, B)."""
-    hidden: Tensor
-    """[alpha^2 M_k^-1 p_k, alpha]: what multiplies the rows of the stack, (K, q + 1, B)."""
-    away: Tensor
-    """alpha m - x, (B, D)."""
+    u: Tensor
+    """u_k and (mu_k - m)^T S^-1 (x - alpha m), (K, q + 1, B)."""
+    pull: Tensor
+    """S^-1 (alpha m - x), (B, D)."""
     components: Components
 
     def log_prob(self) -> Tensor:
         """The log density, (B,)."""
-        return bounded(self.joint, 0).logsumexp(0) - 0.5 * (self.away.square() * self.components.precision).sum(1)
+        square = (self.pull * (self.pull / self.components.precision)).sum(1)
+        return bounded(self.joint, 0).logsumexp(0) - 0.5 * square
 
 
 @attrs.frozen(eq=False)
@@ -169,9 +174,13 @@ class MixtureOfFactorAnalysers(Target):
             own = classes.to(joint.device)
             other = (own >= 0) & (own != torch.arange(len(joint), device=joint.device)[:, None])
             joint = joint.masked_fill(other, -math.inf)
-        weights = (posterior.hidden * bounded(joint, 0).softmax(0).unsqueeze(1)).flatten(0, 1)
-        toward = torch.addmm(posterior.away, weights.T, self._cast(weights.dtype)[0])
-        return toward.mul_(posterior.components.precision).reshape(x.shape)
+        at, r = posterior.components, bounded(joint, 0).softmax(0)
+        weights = posterior.u * r.unsqueeze(1)
+        weights[:, -1] = r * at.alpha.T
+        if at.stack is not None:
+            return posterior.pull.addmm_(weights.flatten(0, 1).T, at.stack).reshape(x.shape)
+        weights = torch.einsum("kpb,bkpq->bkq", weights, at.turn).flatten(1)
+        return torch.addcmul(posterior.pull, weights @ self._cast(weights.dtype)[0], at.precision).reshape(x.shape)
 
     def as_mixture(self) -> MixtureOfFactorAnalysers:
         """This law as a mixture of factor analysers: itself."""
@@ -272,13 +281,16 @@ class MixtureOfFactorAnalysers(Target):
         flat = flat.to(torch.promote_types(flat.dtype, self.dtype))
         stack, center = self._cast(flat.dtype)
         at = self._at(*coefficients(level, flat), flat.dtype)
-        away = at.alpha * center - flat
-        p = torch.addmm(at.offset.T, stack, (away * at.precision).T, alpha=-1).reshape(*self._centred.shape[:2], -1)
-        hidden = torch.einsum("kqb,bkqp->kpb", p, at.gain)
-        hidden[:, -1].T[:] = at.alpha
-        # The sum has the product with the mean in full, and those with the factors, which count half.
-        joint = at.constant.T + 0.5 * ((p * hidden).sum(1) + p[:, -1] * hidden[:, -1])
-        return Posterior(joint, hidden, away, at)
+        pull = at.alpha * center - flat
+        if at.stack is not None:
+            u = torch.addmm(at.offset.reshape(-1, 1), at.stack, pull.T, alpha=-1).reshape(*self._centred.shape[:2], -1)
+            pull.mul_(at.precision)
+        else:
+            products = stack @ pull.mul_(at.precision).T
+            turned = torch.einsum("kqb,bkpq->kpb", products.reshape(*self._centred.shape[:2], -1), at.turn)
+            u = at.offset.permute(1, 2, 0) - turned
+        joint = torch.add(at.constant.T, u[:, :-1].square().sum(1), alpha=0.5).addcmul(u[:, -1], at.alpha.T)
+        return Posterior(joint, u, pull, at)
 
     def _components(self, alpha: Coefficient, sigma: Coefficient, dtype: torch.dtype) -> Components:
         """Return the components at one level or at one per row, computed in float64, without reading from a device."""
@@ -289,18 +301,24 @@ class MixtureOfFactorAnalysers(Target):
             gram = ((stack * precision) @ stack.mT).unsqueeze(0)
         else:
             gram = (precision @ self._pairs).reshape(-1, len(stack), size, size)
-        # A column (n, 1) against (n, K) and, with further axes, against (n, K, q) and (n, K, q, q).
-        a2, a3 = (alpha[..., None], alpha[..., None, None]) if isinstance(alpha, Tensor) else (alpha, alpha)
+        # A column (n, 1) against (n, K) and, with further axes, against (n, K, q, q).
+        a3 = alpha[..., None, None] if isinstance(alpha, Tensor) else alpha
         eye = torch.eye(size - 1, dtype=torch.float64, device=self.noise.device)
         root = torch.linalg.cholesky_ex(eye + a3**2 * gram[..., :-1, :-1]).L
         inverse = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
         volume = variance.log().sum(1, keepdim=True) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         square = alpha**2 * gram[..., -1, -1] + len(self.noise) * math.log(2 * math.pi)
         constant = self.weights.log() - 0.5 * (volume + square)
-        gain, offset = a3**2 * (inverse.mT @ inverse), -a2 * gram[..., :-1, -1]
-        tensors = precision, pad(gain, (0, 1, 0, 1)), pad(offset, (0, 1)).flatten(1), constant
-        alpha = alpha.to(dtype) if isinstance(alpha, Tensor) else alpha
-        return Components(alpha, *(tensor.to(dtype) for tensor in tensors))
+        turn = pad(a3 * inverse, (0, 1, 0, 1))
+        turn[..., -1, -1] = 1
+        offset = pad(-(a3**2) * (inverse @ gram[..., :-1, -1:]), (0, 0, 0, 1)).squeeze(-1)
+        column = alpha if isinstance(alpha, Tensor) else precision.new_full((1, 1), alpha)
+        tensors = (column, precision, turn, offset, constant)
+        column, precision, turn, offset, constant = (tensor.to(dtype) for tensor in tensors)
+        rows = None
+        if not isinstance(alpha, Tensor):
+            rows = (turn.squeeze(0) @ self._cast(dtype)[0].reshape(stack.shape)).mul_(precision).flatten(0, 1)
+        return Components(column, precision, turn, offset, constant, rows)
 
 
 class _Mixtures:
