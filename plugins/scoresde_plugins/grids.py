@@ -1,7 +1,8 @@
 r"""Grids: the times of a sampler's N steps, from t_max to t_min of the SDE; the last step leads from t_min to the data.
 
 A grid maps the unit interval to times; the sampler gives the number of steps, the SDE the ends. Where the signal
-vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it begin at ``SDE.t_signal``, after a first step.
+vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it are those of ``SDE.t_signal``, at which t_max
+stands first. An evaluation at both would tell the same twice.
 """
 
 import math
@@ -23,17 +24,10 @@ class _Spread(Grid):
     def times(self, sde: SDE, steps: int) -> Tensor:
         if steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
-        last = sde.t_signal if self.spaced_in_noise else sde.t_max
-        early = int(last < sde.t_max)  # a step before the grid's own
-        own = sde.until(last) if early else sde
-        inner = self.place(own, torch.linspace(0, 1, max(steps - early, 1), dtype=torch.float64))
-        if early and steps > 1:
-            inner = torch.cat([inner.new_tensor([sde.t_max]), inner])
-        if steps > 1:
-            inner[-1] = sde.t_min  # exact at the ends
+        own = sde.until(sde.t_signal) if self.spaced_in_noise else sde
+        inner = self.place(own, torch.linspace(0, 1, steps, dtype=torch.float64))
+        inner[-1] = sde.t_min  # exact at the ends
         inner[0] = sde.t_max
-        if early and steps > 2:
-            inner[1] = last
         times = torch.cat([inner, inner.new_zeros(1)])
         if not bool((times.diff() < 0).all()):
             raise ValueError(
