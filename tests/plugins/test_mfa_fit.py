@@ -43,6 +43,32 @@ def test_the_likelihood_never_decreases(fitted):
     assert trace[-1] > trace[0] + 1e-3
 
 
+def test_a_pass_is_that_of_dense_matrices():
+    """Weighted least squares on E[z] and E[z z^T], from whole covariances; the factors are not orthogonal."""
+    factors = torch.tensor([[[0.4, 0.3, 0.1], [0.4, 0.2, 0.0]], [[0.1, -0.3, 0.2], [0.1, -0.3, 0.4]]]).double()
+    means, psi = torch.tensor([[-0.5, 0.2, 0.0], [0.4, 0.1, -0.2]]).double(), torch.tensor([0.02, 0.03, 0.05]).double()
+    target = MixtureOfFactorAnalysers(torch.tensor([0.4, 0.6]), means, factors, psi, (3,), dtype=torch.float64)
+    x = 0.5 * torch.randn(500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    covariances = factors.mT @ factors + psi.diag()
+    laws = [torch.distributions.MultivariateNormal(*law) for law in zip(means, covariances, strict=True)]
+    r = (torch.stack([law.log_prob(x) for law in laws]) + target.weights.log().unsqueeze(1)).softmax(0)
+    stacks, explained = [], 0.0
+    for k in range(2):
+        gain = factors[k] @ covariances[k].inverse()
+        z = torch.cat([(x - means[k]) @ gain.T, torch.ones(500, 1)], 1)
+        second = z.T @ (r[k, :, None] * z)
+        second[:2, :2] += r[k].sum() * (torch.eye(2) - gain @ factors[k].T)
+        cross = z.T @ (r[k, :, None] * (x - target.center))
+        stacks.append(torch.linalg.solve(second, cross))
+        explained = explained + (stacks[k] * cross).sum(0)
+    _, found, _ = mfa_fit._step(target, x, (1e-9, 1e9), torch.Generator())
+    close = {"rtol": 1e-7, "atol": 1e-8}
+    torch.testing.assert_close(found.weights, r.mean(1), **close)
+    torch.testing.assert_close(torch.stack(stacks)[:, :-1], found.factors, **close)
+    torch.testing.assert_close(torch.stack(stacks)[:, -1] + target.center, found.means, **close)
+    torch.testing.assert_close(((x - target.center).square().sum(0) - explained) / 500, found.noise, **close)
+
+
 def test_no_weight_of_a_fit_is_denormal(images):
     with Results() as results:
         fit_mfa(images[:4000], images[:100], 3, 1, 3, floor=0.01)
