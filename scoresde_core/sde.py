@@ -172,15 +172,19 @@ class Process(Contract):
         """The process that knows ``known`` of each sample: tensors with one row a sample."""
         if wrong := set(known) - set(self.needs):
             raise UsageError(f"{type(self).__name__} takes nothing called {', '.join(sorted(wrong))}")
-        bound = copy(self)
-        object.__setattr__(bound, "_known", known)
-        return bound
+        return self._with(_known=known)
 
     def until(self, t: float) -> Self:
         """The process up to ``t``, where sampling then starts."""
-        part = copy(self)
-        object.__setattr__(part, "t_max", t)
-        return part
+        return self._with(t_max=t)
+
+    def _with(self, **changes: Any) -> Self:
+        """A copy with these attributes, which are no fields, and with those that were changed before."""
+        other = copy(self)
+        kept = {name: value for name, value in vars(self).items() if name in ("_known", "t_max", "t_min")}
+        for name, value in {**kept, **changes}.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def rows(self, index: Tensor) -> Self:
         """The process of the samples ``index`` (N,) among its samples."""

@@ -24,7 +24,7 @@ class _Spread(Grid):
     def times(self, sde: SDE, steps: int) -> Tensor:
         if steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {steps}")
-        own = sde.until(sde.t_signal) if self.spaced_in_noise else sde
+        own = sde.until(sde.t_signal) if self.spaced_in_noise and sde.t_signal < sde.t_max else sde
         inner = self.place(own, torch.linspace(0, 1, steps, dtype=torch.float64))
         inner[-1] = sde.t_min  # exact at the ends
         inner[0] = sde.t_max

@@ -265,6 +265,17 @@ def test_grids_go_from_the_start_to_the_data(grid, steps, sde):
         torch.testing.assert_close(sde.log_noise_ratio(times[1:-1]), spread[1:], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [entry.row.name for entry in default_registry().entries("sdes")])
+def test_a_part_of_a_process_knows_as_much_and_stays_a_part(name):
+    sde, index = create("sdes", name), torch.tensor([2, 0])
+    known = {what: torch.arange(6.0).reshape(3, 2) for what in sde.needs}
+    part = sde.given(**known).until(0.5)
+    for each in (part, part.given(**known), part.rows(torch.arange(3)), part.until(0.7).until(0.5)):
+        assert each.t_max == 0.5
+        assert not each.lacks()
+    assert all(torch.equal(part.rows(index)._known[what], known[what][index]) for what in sde.needs)
+
+
 @pytest.mark.parametrize("parameterisation", ["score", "noise", "denoised", "v", "flow", "edm"])
 @pytest.mark.parametrize("name", ["ouve", "ir_sde"])
 def test_a_network_that_knows_the_truth_is_the_truth_in_the_frame(name, parameterisation):
