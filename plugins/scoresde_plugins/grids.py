@@ -1,8 +1,8 @@
 r"""Grids: the times of a sampler's N steps, from t_max to t_min of the SDE; the last step leads from t_min to the data.
 
 A grid maps the unit interval to times; the sampler gives the number of steps, the SDE the ends. Where the signal
-vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it are those of ``SDE.t_signal``, at which t_max
-stands first. An evaluation at both would tell the same twice.
+vanishes at t_max, log(sigma / alpha) is infinite: grids spaced in it are placed as if sampling began at
+``SDE.t_signal``, and then begin at t_max instead. Evaluations at both times would give the mean of the data twice.
 """
 
 import math

@@ -12,6 +12,7 @@ from scoresde_core.steps import advance
 from scoresde_plugins.likelihood.likelihood import log_likelihood
 from scoresde_plugins.numerics.encoding import encode
 from scoresde_run.models.parameterisation import PARAMETERISATIONS
+from scoresde_run.sampling.start import start_from
 
 PREDICTORS = [entry.row.name for entry in default_registry().entries("predictors") if entry.owner == "scoresde"]
 VANISHING = ("rectified_flow", "trigflow", "cosine", "table[zero_terminal_snr=true]")
@@ -274,6 +275,19 @@ def test_a_part_of_a_process_knows_as_much_and_stays_a_part(name):
         assert each.t_max == 0.5
         assert not each.lacks()
     assert all(torch.equal(part.rows(index)._known[what], known[what][index]) for what in sde.needs)
+
+
+@pytest.mark.parametrize("name", ["ouve", "sbve", "ir_sde"])
+def test_sampling_from_events_keeps_the_observation(name):
+    """Events of the law given y, noised to the middle, return to it: N(0.8 y, 0.2) for N(0, 1) seen with noise 0.5."""
+    target, n = create("targets", "observed[of=gaussian[shape=[1]],noise=0.5]").to("cpu", torch.float64), 4000
+    y = torch.full((n, 1), 2.0, dtype=torch.float64)
+    x = 1.6 + math.sqrt(0.2) * torch.randn(n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model, latent = start_from(ExactScore(target, create("sdes", name).given(y=y)), x, 0.5)
+    sampler = create("samplers", "pc[predictor=heun,grid=karras,steps=40]")
+    found = sample(model, sampler, n, dtype=torch.float64, latent=latent).x
+    assert float(found.mean()) == pytest.approx(1.6, abs=5 * math.sqrt(0.2 / n))
+    assert float(found.var()) == pytest.approx(0.2, rel=5 * math.sqrt(2 / n))
 
 
 @pytest.mark.parametrize("parameterisation", ["score", "noise", "denoised", "v", "flow", "edm"])
