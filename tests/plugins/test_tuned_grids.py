@@ -163,6 +163,81 @@ def test_the_error_of_the_law_is_an_energy_distance_with_the_error_of_a_jackknif
     assert stated.stderr == pytest.approx(math.sqrt(23) * np.std(left), rel=0.1)
 
 
+def test_the_error_of_the_density_adds_the_squared_gap_of_the_mean_log_density():
+    """With the density and entropy of the Gaussian written out, for ends of few steps, and a jackknife."""
+    given, times = (exact(), create("predictors", "ddim"), 200, 0, 0, DOUBLE), torch.tensor([1.0, 0.3, 0.1, 0.0])
+    law, density = (grid_search.Problem.draw(*given, match) for match in ("law", "density"))
+    steps = grid_search.Schedule(law.model.sde, times, law.x).steps
+    x = grid_search.walk(law.predictor, law.model, steps, law.x)[-1].numpy()
+    std = np.array([0.2, 1.5])
+    surprise, fine = (
+        (((ends - [0.5, -1.0]) / std) ** 2).sum(1) / 2 + np.log(2 * math.pi * std.prod())
+        for ends in (x, law.ends.numpy())
+    )
+    entropy = 1 + np.log(2 * math.pi * std.prod())
+    gap = surprise - entropy - (law.x.numpy() ** 2).sum(1) / 2 + 1  # the prior of vp is N(0, 1)
+    parts = np.array(density.measured(times)) - law.measured(times)
+    assert parts.mean() == pytest.approx(gap.mean() ** 2, rel=1e-6)
+    left = [np.delete(gap, k).mean() ** 2 for k in range(200)]
+    assert parts.std(ddof=1) / math.sqrt(200) == pytest.approx(math.sqrt(199) * np.std(left), rel=0.02)
+    assert (fine - density.typical.numpy()).std() < 0.1 * fine.std()  # the noise tells most of the spread
+
+
+def test_weights_that_match_the_density_have_typical_samples(monkeypatch):
+    """Those that match the law alone leave samples too narrow, or too wide, along the narrow axis."""
+    monkeypatch.setattr(grid_search, "MORE", 40)
+    given = (
+        exact("vp", "gaussian[shape=[8],std=[0.01,0.01,0.01,0.01,0.01,0.01,0.01,1.0]]"),
+        create("predictors", "ipndm"),
+    )
+    start, gaps = create("grids", "karras").times(given[0].sde, 4), {}
+    other = grid_search.Problem.draw(*given, 500, 0, 500, DOUBLE, "density")
+    times = weighted = None
+    for match in ("law", "density"):
+        own = grid_search.Problem.draw(*given, 64, 0, 0, DOUBLE, match)
+        rows = (
+            weighted.rows
+            if weighted
+            else tuned.rows_of(own.predictor, grid_search.Schedule(own.model.sde, start).steps)
+        )
+        _, times, weighted = grid_search.weighted(own, start if times is None else times, rows, lambda _: None)
+        end = grid_search.walk(weighted, other.model, grid_search.Schedule(own.model.sde, times).steps, other.x)[-1]
+        gaps[match] = float((-other.model.target.log_prob(end) - other.typical).mean())
+    assert abs(gaps["law"]) > 0.3
+    assert abs(gaps["density"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [("vp", "edm"), ("ve[sigma_max=200]", "subvp"), ("cosine", "rectified_flow")]
+)
+def test_times_and_weights_go_over_to_another_process(there, here):
+    """From the same state in sigma / alpha they end alike: the flow of an exact score is one in other scales."""
+    ends = []
+    for name in (there, here):
+        score = exact(name).framed()
+        if name == there:
+            times = create("grids", "karras").times(score.sde, 6)
+            levels = score.sde.log_noise_ratio(times[1:-1])
+            rows = tuned.rows_of(create("predictors", "ipndm"), grid_search.Schedule(score.sde, times).steps)
+        times = grid_search.times_at(levels, score.sde)
+        torch.testing.assert_close(score.sde.log_noise_ratio(times[1:-1]), levels, atol=1e-9, rtol=0)
+        assert [float(times[k]) for k in (0, -1)] == [score.sde.t_max, 0]
+        steps = grid_search.Schedule(score.sde, times).steps
+        x = torch.tensor([[0.3, -0.4], [1.0, 2.0]]).double() * steps[1].now.sigma + steps[1].now.alpha
+        ends.append(
+            grid_search.walk(
+                tuned.Weighted([[], *(row[: k + 1] for k, row in enumerate(rows[1:]))]), score, steps[1:], x
+            )[-1]
+        )
+    torch.testing.assert_close(*ends, atol=1e-9, rtol=0)
+
+
+def test_levels_beyond_the_ends_of_a_process_are_at_its_ends():
+    sde = create("sdes", "vp")
+    times = grid_search.times_at(torch.tensor([9.0, 1.0, -99.0], dtype=torch.float64), sde)
+    assert times[[1, 3]].tolist() == pytest.approx([sde.t_max, sde.t_min], rel=1e-6)
+
+
 def test_a_search_that_stops_begins_anew_while_that_gains(monkeypatch):
     """The optimiser gives up after one step of descent, which gains 36 % and, at the end, nothing."""
 
@@ -444,6 +519,55 @@ def test_tuned_weights_sample(tmp_path, capsys):
         assert words in skip(create("samplers", f"tuned[path={out},steps={steps}]"), process, (2,))
     grid_file.write(out, vp, [(create("grids", "logsnr").times(vp, 4), {})])
     assert "times alone" in skip(create("samplers", f"tuned[path={out},steps=4]"), vp, (2,))
+
+
+def test_a_search_goes_on_from_a_file_of_another_process(tmp_path, monkeypatch):
+    """Three trials from there reach what three from fixed grids do not."""
+    asked = ("--target", TARGET, "--predictor", "ipndm", "--steps", 4, "--starts", 16, "--method", "weights")
+    assert tune(*asked, "--out", tmp_path / "vp.json") == 0
+    monkeypatch.setattr(grid_search, "MOST", 3)
+    monkeypatch.setattr(grid_search, "MORE", 3)
+    for name, more in {"far": (), "near": ("--from", tmp_path / "vp.json")}.items():
+        assert tune(*asked, "--sde", "subvp", *more, "--out", tmp_path / f"{name}.json") == 0
+    vp, far, near = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("vp", "far", "near"))
+    assert [each["from"] for each in (vp, far, near)] == [None, None, "vp.json"]
+    after = [each["grids"][0]["after"][0] for each in (vp, far, near)]
+    assert after[2] < 0.01 * after[1]
+    assert (
+        skip(create("samplers", f"tuned[path={tmp_path / 'near.json'},steps=4]"), create("sdes", "subvp"), (2,)) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "gradient"], "weights of 4 steps with --method weights"),
+        (["--method", "weights", "--steps", "5"], "weights of 5 steps"),
+        (["--method", "weights", "--sde", "cosine"], "with another start"),
+    ],
+)
+def test_a_file_that_cannot_be_gone_on_from_is_refused(tmp_path, capsys, monkeypatch, arguments, words):
+    vp = create("sdes", "vp")
+    times = create("grids", "logsnr").times(vp, 4)
+    rows = tuned.rows_of(create("predictors", "ipndm"), grid_search.Schedule(vp, times).steps)
+    grid_file.write(tmp_path / "vp.json", vp, [(times, {"weights": rows})])
+    monkeypatch.setattr(grid_search.Problem, "draw", lambda *_: pytest.fail("it began to work"))
+    given = ("--target", TARGET, "--predictor", "ipndm", "--steps", "4", "--from", tmp_path / "vp.json")
+    assert tune(*given, *arguments, "--out", tmp_path / "x.json") == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [(("--checkpoint", "mnist_vp"), "needs a --target"), (("--target", "empirical[dataset={images}]"), "without a density")],
+)
+def test_a_density_that_nobody_knows_cannot_be_matched(tmp_path, capsys, model, words):
+    np.save(tmp_path / "images.npy", np.zeros((8, 4, 4), dtype=np.uint8))
+    model = [part.format(images=f"array[path={tmp_path / 'images.npy'}]") for part in model]
+    assert tune(*model, "--predictor", "ipndm", "--match", "density", "--out", tmp_path / "x.json") == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from scoresde_core import Command, Predictor, Registry, UsageError
+from scoresde_core import SDE, Command, Predictor, Registry, UsageError
 from scoresde_run.commands.opened import OpenedModel, open_model
 from scoresde_run.commands.options import add_model, add_shared, check_counts
 
 FIXED = ("uniform", "quadratic", "logsnr", "karras", "ays[model=sd15]", "ays[model=sdxl]", "ays[model=svd]")
+NOISES = {"ends": 32, "law": 128, "density": 1024}
 
 
 @attrs.frozen
@@ -28,16 +29,17 @@ class TuneGridCommand(Command):
         add("--steps", type=int, nargs="+", default=[5], metavar="N", help="numbers of steps, a grid each (default: 5)")
         text = "descent through the solver on times, or on weights as well, or dynamic programming (default: gradient)"
         add("--method", default="gradient", choices=("gradient", "weights", "dp"), help=text)
-        text = "bring each end near the fine one of its noise, or also all to their law (default: ends)"
-        add("--match", default="ends", choices=("ends", "law"), help=text)
-        text = "noises to tune on, and to measure on (default: 32; 128 to match the law)"
+        text = "bring each end near the fine one of its noise, all to their law too, or to its density (default: ends)"
+        add("--match", default="ends", choices=(*NOISES,), help=text)
+        text = "noises to tune on, and to measure on (default: 32; 128 for law, 1024 for density)"
         add("--starts", type=int, metavar="N", help=text)
+        text = "tune on from the weights of a file, of any process, at the same sigma / alpha"
+        add("--from", type=Path, dest="begin", metavar="FILE", help=text)
         add("--out", type=Path, required=True, metavar="FILE", help="the .json file to make")
         add_shared(parser, "device", seed="seed of the noises (default: 0)")
 
     def run(self, arguments: argparse.Namespace, registry: Registry) -> int:
-        if arguments.starts is None:
-            arguments.starts = 32 if arguments.match == "ends" else 128
+        arguments.starts = NOISES[arguments.match] if arguments.starts is None else arguments.starts
         check_counts(arguments, "starts", least=2)
         if not 3 <= min(arguments.steps) <= max(arguments.steps) <= 1000:
             raise UsageError(f"--steps must be from 3, for a time between the ends, to 1000, got {arguments.steps}")
@@ -57,9 +59,14 @@ class TuneGridCommand(Command):
         reason = sampling.skip(sampler, opened.sde, opened.shape)
         if reason := reason or refusal(opened.sde, predictor, arguments.method):
             raise UsageError(reason)
+        if arguments.match == "density":
+            if opened.target is None:
+                raise UsageError("--match density needs a --target, whose density is known: take ends or law")
+            opened.target.entropy()  # which refuses points
         about = {name: getattr(arguments, name) for name in ("predictor", "method", "match", "starts", "seed")}
         about |= {"model": opened.origin, "process": str(registry.typed(opened.sde))}
-        write(arguments.out, opened.sde, [*_tuned(opened, predictor)], **about)
+        about["from"] = arguments.begin and arguments.begin.name
+        write(arguments.out, opened.sde, [*_tuned(opened, predictor, _begun(arguments, opened.sde))], **about)
         use = f"--predictor {arguments.predictor} --grid 'file[path={arguments.out}]'"
         if arguments.method == "weights":
             use = f"--sampler 'tuned[path={arguments.out},steps={arguments.steps[0]}]'"
@@ -67,7 +74,22 @@ class TuneGridCommand(Command):
         return 0
 
 
-def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _begun(arguments: argparse.Namespace, sde: SDE) -> dict[int, Any]:
+    """The times and weights of the file ``--from`` for each number of steps."""
+    if arguments.begin is None:
+        return {}
+    from ..few_steps import grid_file, grid_search
+
+    found = {n: one for n, one in grid_file.read(arguments.begin).items() if one.weights}
+    for steps in arguments.steps:
+        if arguments.method != "weights" or steps not in found:
+            raise UsageError(f"--from takes weights of {steps} steps with --method weights, {arguments.begin} has none")
+        if (found[steps].weights[0] == []) != (sde.t_signal < sde.t_max):
+            raise UsageError(f"{arguments.begin} is of a process with another start: signal at t_max, or noise alone")
+    return {n: (grid_search.times_at(one.levels, sde), one.weights) for n, one in found.items()}
+
+
+def _tuned(opened: OpenedModel, predictor: Predictor, begun: dict[int, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Tune and report one number of steps after another."""
     import torch
     from scoresde_run.machine.progress import Progress
@@ -94,7 +116,10 @@ def _tuned(opened: OpenedModel, predictor: Predictor) -> Iterator[tuple[Any, dic
                 total = 2 * grid_search.MOST + (arguments.method == "weights") * 3 * grid_search.MORE
                 progress.show(text, len(trials), total, f"{text} after {len(trials)} trials")  # noqa: B023
 
-            found = getattr(grid_search, arguments.method)(own, starts, tell)
+            if steps in begun:
+                found = grid_search.weighted(own, *begun[steps], tell)[1:]
+            else:
+                found = getattr(grid_search, arguments.method)(own, starts, tell)
         yield _chosen(other, best, fixed[best], *found)
 
 

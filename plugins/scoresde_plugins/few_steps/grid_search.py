@@ -6,6 +6,9 @@ the error of times is one of
     ends    E_z |x_N(z) - x(z)| / sqrt(D), the distance of each end from its own
     law     E_z |x_N(z) - x(z)|^2 / D + 2 E |x_N(z) - x(z')| - E |x_N(z) - x_N(z')| - E |x(z) - x(z')|, with the energy
             distance of the laws (Szekely and Rizzo 2013), estimated over all pairs z, z' of different noises
+    density that of law + (2 / D)^2 (E_z[-log p(x_N(z))] - H)^2, with density p and entropy H of an exact target: for a
+            Gaussian the squared mean over directions of the variance's relative error. The estimate takes from
+            -log p the part (|z|^2 - D) / 2, which has the mean 0 and most of the spread over z
 
 A method takes a problem and lists of N + 1 times, t_max, ..., 0, to start from, and returns others, and the predictor
 to take them with. The last level need not be that of t_min: where N is small, a step from a higher one to the denoised
@@ -21,7 +24,7 @@ from typing import Self
 import attrs
 import torch
 from torch import Tensor
-from scoresde_core import DATA, SDE, Estimate, ExactScore, Level, Noise, Predictor, Schedule, ScoreModel, Step
+from scoresde_core import DATA, SDE, Estimate, ExactScore, Level, Noise, Predictor, Scalar, Schedule, ScoreModel, Step
 from scoresde_core.shapes import solve
 from scoresde_core.steps import Past, advance
 from scoresde_run.results.certainty import mean
@@ -62,6 +65,8 @@ class Problem:
     x: Tensor
     ends: Tensor
     match: str = "ends"
+    typical: Tensor | float = math.nan
+    """H + (|z|^2 - D) / 2 (n,), which under a linear flow is -log p of the end; for ``density``."""
 
     @classmethod
     @torch.no_grad()
@@ -71,18 +76,27 @@ class Problem:
         """That of noises ``first .. first + n`` of the run with this seed, on the device of ``like``, in its dtype."""
         model = model.informed(n, seed, first).framed()
         noise = Noise(seed, model.shape, n, start=first, device=like.device, dtype=like.dtype)
-        x = model.sde.prior.from_noise(noise.draw("prior", "prior"))
-        return cls(model, predictor, x, solved(model, LogSNRGrid().times(model.sde, FINE), x)[-1], match)
+        x = model.sde.prior.from_noise(z := noise.draw("prior", "prior"))
+        problem = cls(model, predictor, x, solved(model, LogSNRGrid().times(model.sde, FINE), x)[-1], match)
+        if match != "density":
+            return problem
+        spread = (z.flatten(1).double().square() - 1).sum(1) / 2
+        return attrs.evolve(problem, typical=model.target.entropy().value + spread)  # type: ignore[attr-defined]
 
     def errors(self, steps: list[Step]) -> Tensor:
         """The error's parts (n,), one of each noise, whose mean it is, and their standard error its own."""
-        x, y = (each.flatten(1).double() for each in (walk(self.predictor, self.model, steps, self.x)[-1], self.ends))
+        end = walk(self.predictor, self.model, steps, self.x)[-1]
+        x, y = (each.flatten(1).double() for each in (end, self.ends))
         far = (x - y).square().mean(1)
         if self.match == "ends":
             return far.sqrt()
         pairs = (across := torch.cdist(x, y)) + across.T - torch.cdist(x, x) - torch.cdist(y, y)
         rows = (pairs - pairs * torch.eye(len(x)).to(x)).sum(1) / (len(x) - 1)
-        return far + 2 * rows - rows.mean()  # the variance of a mean over pairs is four times that of the mean of rows
+        law = far + 2 * rows - rows.mean()  # the variance of a mean over pairs is four times that of the mean of rows
+        if self.match == "law":
+            return law
+        gaps = (-self.model.target.log_prob(end).double() - self.typical) / (x.shape[1] / 2)  # type: ignore[attr-defined]
+        return law + gaps.mean() * (2 * gaps - gaps.mean())  # the squared mean, with the error of its linear part
 
     @torch.no_grad()
     def measured(self, times: Tensor) -> list[float]:
@@ -101,7 +115,13 @@ class Problem:
 def times_of(logits: Tensor, sde: SDE) -> Tensor:
     """N + 1 times: N - 1 increments in log(sigma / alpha) and what is left to t_min have the shares ``softmax``."""
     first, last = _ends(sde)
-    inner: Tensor = sde.time_at(first + (last - first) * logits.softmax(0).cumsum(0)[:-1])
+    return times_at(first + (last - first) * logits.softmax(0).cumsum(0)[:-1], sde)
+
+
+def times_at(levels: Tensor, sde: SDE) -> Tensor:
+    """t_max, the times at which log(sigma / alpha) has these ``levels``, or is nearest to them, and 0."""
+    first, last = _ends(sde)
+    inner: Tensor = sde.time_at(levels.clamp(last, first))
     return torch.cat([inner.new_tensor([sde.t_max]), inner, inner.new_tensor([0.0])])
 
 
@@ -159,16 +179,19 @@ def gradient(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Te
 def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Tensor, Predictor]:
     """Descend it on times and weights of noises, from each start and from tuned times (S4S, arXiv:2502.17423)."""
     starts = [*starts, gradient(problem, starts, tell)[0]]
-    return min((_weighted(problem, start, tell) for start in starts), key=itemgetter(0))[1:]
-
-
-def _weighted(problem: Problem, start: Tensor, tell: Tell) -> tuple[float, Tensor, Predictor]:
-    """The error, times and weights that a start, with the predictor's own weights, leads to."""
-    sde, predictor = problem.model.sde, problem.predictor
+    predictor = problem.predictor
     assert isinstance(predictor, NoiseMultistep)  # which `refusal` asks for
-    rows = rows_of(predictor, Schedule(sde, start).steps)
+    pairs = ((start, rows_of(predictor, Schedule(problem.model.sde, start).steps)) for start in starts)
+    return min((weighted(problem, *pair, tell) for pair in pairs), key=itemgetter(0))[1:]
+
+
+def weighted(
+    problem: Problem, start: Tensor, rows: Sequence[Sequence[Scalar]], tell: Tell
+) -> tuple[float, Tensor, Predictor]:
+    """The error, times and weights that times and weights to start from lead to."""
+    sde = problem.model.sde
     early = rows.count([])  # a start without signal, after which there is no past
-    rows = [row + [0.0] * (k + 1 - early - len(row)) for k, row in enumerate(rows)]
+    rows = [[*row] + [0.0] * (k + 1 - early - len(row)) for k, row in enumerate(rows)]
 
     def split(flat: Tensor) -> Weighted:
         return Weighted([row.unbind() for row in torch.split(flat, [len(row) for row in rows])])
