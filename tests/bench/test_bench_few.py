@@ -18,6 +18,7 @@ METRICS = {
     "few_tuned_cifar10": DISTANCES,
     "few_tuned_mnist": ("frechet_mnist_classifier_infinity",),
     "few_tuned_density": ("nll_gap",),
+    "few_tuned_density_cifar10": ("nll_gap",),
 }
 
 
@@ -26,8 +27,8 @@ def method(row):
     text = row["sampler"]
     if text == "pc":
         return f"`{row['predictor']}`, `{row['grid']}`"
-    if found := re.match(r"tuned\[.*weights_(\w+_mfa|mnist_vp)_?", text):
-        return f"times and weights tuned on `{found[1]}`"
+    if found := re.match(r"tuned\[.*(weights|density)_(\w+_mfa|mnist_vp)_?", text):
+        return f"times and weights tuned on `{found[2]}`" + ", with its density" * (found[1] == "density")
     if found := re.match(r"pc\[.*file\[path=.*/(?:times_|weights_)?(\w+_mfa|mnist_vp)_?(.*)\.json", text):
         kind = "times of that file" if "/weights_" in text else f"times tuned on `{found[1]}`"
         return f"{kind}, `{row['parameters']['sampler']['predictor']['type'].split(':')[1]}`"
@@ -76,7 +77,9 @@ def values(folder, metrics):
 
 
 FOLDERS = [*METRICS]
-JUDGES = {"few_tuned": DISTANCES, "few_tuned_cifar10": ("sliced_wasserstein", "energy_distance", "mode_weights")}
+EXACT = ("few_tuned", "few_tuned_density", "few_tuned_density_cifar10")
+JUDGES = {folder: METRICS[folder] for folder in EXACT}
+JUDGES["few_tuned_cifar10"] = ("sliced_wasserstein", "energy_distance", "mode_weights")
 
 
 @pytest.mark.parametrize("sdes", [PAPERS, LATER], ids=["papers", "later"])
