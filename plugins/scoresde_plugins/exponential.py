@@ -41,6 +41,7 @@ class ExponentialMultistep(MultistepPredictor):
     max_order: int
     corrector_order: int = 0
     eta: float = 0.0
+    lower_order_final: bool = False
 
     grid = LogSNRGrid()
     serves = ENTRIES
@@ -81,7 +82,7 @@ class ExponentialMultistep(MultistepPredictor):
 
     def lowers(self, step: Step) -> bool:
         """Whether the order falls at the end of this run, to the number of steps left."""
-        return False
+        return self.lower_order_final
 
     def share(self, now: Level) -> Scalar:
         """The eta of a step from the level ``now``."""

@@ -95,8 +95,6 @@ class DPMSolverPP2MPredictor(MultistepPredictor):
 class _DPMSolverPP(ExponentialMultistep):
     """With two states the midpoint form, with three half of m_2: the second divided difference in place of D''."""
 
-    lower_order_final: bool = False
-
     def lowers(self, step: Step) -> bool:
         return self.lower_order_final and step.count < SHORT
 

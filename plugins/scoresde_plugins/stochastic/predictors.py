@@ -54,9 +54,6 @@ class SASolverPredictor(ExponentialMultistep):
         order = min(self.corrector_order or self.max_order, self.max_order + 1)
         return float(min(order, 2) if self.stochastic else order)
 
-    def lowers(self, step: Step) -> bool:
-        return self.lower_order_final
-
     def share(self, now: Level) -> Scalar:
         s = noise_ratio(now)
         return ((s >= self.s_min) & (s <= self.s_max if self.s_max is not None else True)) * self.eta

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import attrs
 from attrs.validators import and_, ge, le
-from scoresde_core import Scalar, Step, param
+from scoresde_core import Scalar, param
 from ..exponential import ExponentialMultistep
 
 
@@ -46,9 +46,6 @@ class UniPCPredictor(ExponentialMultistep):
     def order(self) -> float:  # type: ignore[override]
         """``max_order``, plus one with UniC; where the order is lowered at the end, 2 for a run that ends in noise."""
         return float(self.max_order + self.correct)
-
-    def lowers(self, step: Step) -> bool:
-        return self.lower_order_final
 
     def moments(self, q: Scalar, exact: list[Scalar]) -> list[Scalar]:
         return [exact[0], 0.5 * (q if self.variant == "bh1" else exact[0])] if len(exact) == 2 else exact
