@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 from scoresde_core import Level, Past, Scalar, Step
 from scoresde_core.shapes import NUMBER, combine, shift, solve
@@ -30,8 +31,10 @@ from scoresde_core.shapes import NUMBER, combine, shift, solve
 ENTRIES = ("scalar", "diagonal")  # the forms of methods whose numbers are one for all entries, or one an entry
 LINEAR = (*ENTRIES, "blocks")  # the forms of methods that keep the order of matrices as well
 
-
 FORMS = (*LINEAR, "nonlinear")
+
+NODES, SHARES = (0.5 * torch.from_numpy(part) for part in (leggauss(24)[0] + 1, leggauss(24)[1]))
+"""Gauss-Legendre quadrature from 0 to 1."""
 
 
 def noise_ratio(level: Level) -> Scalar:

@@ -15,14 +15,10 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from attrs.validators import and_, ge, le
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 from scoresde_core import Draw, Level, MultistepPredictor, Past, Scalar, ScoreModel, Step, param
-from ..coordinates import ENTRIES, noise_ratio, noise_step, power_weights, remember, usable_order
+from ..coordinates import ENTRIES, NODES, SHARES, noise_ratio, noise_step, power_weights, remember, usable_order
 from ..grids import KarrasGrid
-
-_NODES, _SHARES = (torch.from_numpy(part) for part in leggauss(24))
-"""Gauss-Legendre quadrature for the integral over t; s(t) is smooth within a step."""
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights for equal steps, newest first, of orders 1 to 4."""
@@ -107,9 +103,9 @@ def _weights_in_t(step: Step, levels: list[Level]) -> list[Scalar]:
     """Return the integrals over s of the Lagrange polynomials in t, with s(t) from the SDE."""
     nodes = [(step.now.t - level.t) / step.dt for level in levels]
     length = noise_ratio(step.next) - noise_ratio(step.now)
-    # The quadrature nodes are the first dimension, before those of a step whose numbers are tensors.
+    # s(t) is smooth within a step. The nodes are the first dimension, before those of a step whose numbers are tensors.
     dt = torch.as_tensor(step.dt, dtype=torch.float64)
-    u, share = (part.to(dt.device).reshape(-1, *[1] * dt.ndim) for part in (0.5 * (_NODES + 1), 0.5 * _SHARES))
+    u, share = (part.to(dt.device).reshape(-1, *[1] * dt.ndim) for part in (NODES, SHARES))
     if step.sde.form == "diagonal":
         ratios = torch.stack([torch.as_tensor(noise_ratio(step.level(step.now.t - v * step.dt))) for v in u.tolist()])
         u, share = (part.to(ratios.device).reshape(-1, *[1] * (ratios.ndim - 1)) for part in (u, share))

@@ -6,16 +6,12 @@ from typing import ClassVar, Literal
 import attrs
 import torch
 from attrs.validators import and_, ge, in_, le
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 from scoresde_core import Draw, Level, Predictor, Scalar, ScoreModel, Step, param
 from scoresde_core.shapes import combine, shift
-from ..coordinates import ENTRIES, blend, log_snr, noise_ratio, power_weights, reaches_data, settle
+from ..coordinates import ENTRIES, NODES, SHARES, blend, log_snr, noise_ratio, power_weights, reaches_data, settle
 from ..exponential import ExponentialMultistep, exponential_moments
 from ..grids import LogSNRGrid
-
-_NODES, _SHARES = (0.5 * torch.from_numpy(part) for part in (leggauss(24)[0] + 1, leggauss(24)[1]))
-"""Gauss-Legendre quadrature from 0 to 1."""
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "ode": torch.ones_like,
@@ -97,7 +93,7 @@ class ERSDEPredictor(ExponentialMultistep):
         moments: list[Scalar] = [1 - self.keep(levels[0], ahead) * end / s]
         if len(levels) > 1:
             first, last = _tensor(s), _tensor(end)
-            w, shares = (part.to(first.device).reshape(-1, *[1] * first.ndim) for part in (_NODES, _SHARES))
+            w, shares = (part.to(first.device).reshape(-1, *[1] * first.ndim) for part in (NODES, SHARES))
             rate = (last / first).log()
             u = first * (rate * w).exp()
             density = shares * scale(last) / scale(u) * last * rate / (last - first)
