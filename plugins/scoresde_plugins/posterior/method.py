@@ -177,8 +177,6 @@ class _Settled(MultistepPredictor):
     inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        if isinstance(step.now.alpha, NUMBER) and not step.now.alpha:  # the state tells nothing of the data
-            return advance(self.inner, x, step, model, noise, past)
         look = Look(model, x, step.now, self.observed)
         ahead, mean, past = look.step(self.inner, step, model, noise, past)
         return (*self.observed.method.settle(look, step, ahead, mean, noise), past)

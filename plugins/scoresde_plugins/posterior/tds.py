@@ -13,8 +13,7 @@ import torch
 from attrs.validators import and_, ge, le
 from torch import Tensor
 from scoresde_core import Draw, Noise, ScoreModel, Step, param
-from scoresde_core.shapes import NUMBER
-from scoresde_core.steps import MultistepPredictor, Past, Predictor, advance, rows_of_past
+from scoresde_core.steps import MultistepPredictor, Past, Predictor, rows_of_past
 from scoresde_run.sampling.condition import Loop
 from ..coordinates import reaches_data
 from .method import Look, Posterior, PosteriorMethod
@@ -58,8 +57,6 @@ class _Twisted(MultistepPredictor):
     inner: Predictor
 
     def advance(self, x: Tensor, step: Step, model: ScoreModel, noise: Draw, past: Past) -> tuple[Tensor, Tensor, Past]:
-        if isinstance(step.now.alpha, NUMBER) and not step.now.alpha:  # the state tells nothing of the data
-            return advance(self.inner, x, step, model, noise, past)
         run, look = self.run, Look(model, x, step.now, self.observed)
         a2, s2 = look.level.alpha**2, look.level.sigma**2
         variance = self.r2 + look.gain**2 * look.fit(s2 / (a2 + s2))
