@@ -72,10 +72,8 @@ class ExactPosterior(PosteriorMethod):
     target: Target = param(help="the law of the events: gaussian, mixture2d, mnist_mfa, ...", check=mixed, kw_only=True)
 
     def skip(self, shape: tuple[int, ...]) -> str | None:
-        if self.target.shape != shape:
-            return (
-                f"the target has events of shape {list(self.target.shape)}, not {list(shape)}: take that of the model"
-            )
+        if (own := self.target.shape) != shape:
+            return f"the target has events of shape {list(own)}, not {list(shape)}: take that of the model"
         if math.prod(shape) > 2048:
             return f"the exact posterior takes events of at most 2048 entries, not {math.prod(shape)}: take mmps"
         return super().skip(shape)

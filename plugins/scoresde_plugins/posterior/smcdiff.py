@@ -44,6 +44,7 @@ from ..conditions.known import Inpaint
 from ..coordinates import noise_ratio, reaches_data
 from .method import PosteriorMethod, Seen
 
+THRESHOLD_HELP = "resample the particles if their effective number falls below this share of K"
 _NOTHING = Level(0.0, 0.0, 0.0)
 """Imposing the known part at this level removes it."""
 
@@ -112,9 +113,7 @@ class SMCDiff(PosteriorMethod):
 
     condition: Condition = param(attrs.Factory(Inpaint), "known part: inpaint, colorize, linear, ...")
     particles: int = param(16, "particles per sample, K", ge(1))
-    threshold: float = param(
-        0.5, "resample the particles if their effective number falls below this share of K", and_(ge(0), le(1))
-    )
+    threshold: float = param(0.5, THRESHOLD_HELP, and_(ge(0), le(1)))
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

@@ -17,7 +17,7 @@ from scoresde_core.steps import MultistepPredictor, Past, Predictor, rows_of_pas
 from scoresde_run.sampling.condition import Loop
 from ..coordinates import reaches_data
 from .method import Look, Posterior, PosteriorMethod
-from .smcdiff import Particles
+from .smcdiff import THRESHOLD_HELP, Particles
 
 
 def _log(residual: Tensor, variance: Tensor | float) -> Tensor:
@@ -31,9 +31,7 @@ class TDS(PosteriorMethod):
 
     needs_linear, needs_noise, settles = False, True, True
     particles: int = param(16, "particles per sample, K", ge(1))
-    threshold: float = param(
-        0.5, "resample the particles if their effective number falls below this share of K", and_(ge(0), le(1))
-    )
+    threshold: float = param(0.5, THRESHOLD_HELP, and_(ge(0), le(1)))
 
     def skip_loop(self, loop: Loop) -> str | None:
         return "TDS weighs every step, and takes it once: take rounds=1" if loop.rounds > 1 else None
