@@ -17,14 +17,10 @@ import attrs
 from scoresde_core import Evaluator, Sampler, skip
 from scoresde_run.results.fingerprint import Depends, Fingerprint, key_of
 from scoresde_run.results.rows import SCHEMA
+from ..report.labels import NAME_AXES
 from .axes import COMPONENT_AXES, LEARNED_AXES
 from .problem import Problem
 from .score_sources import ScoreSource
-
-TITLE = (
-    *("target", "checkpoint", "network", "sde", "known", "condition", "method"),
-    *("sampler", "predictor", "corrector", "grid", "guidance"),
-)
 
 
 @attrs.frozen(slots=False)
@@ -129,7 +125,7 @@ class Cell:
     @property
     def title(self) -> str:
         """The axes in one line."""
-        shown = [self.names.get(axis) for axis in TITLE]
+        shown = [self.names.get(axis) for axis in NAME_AXES]
         steps = [] if self.steps is None else [f"{self.steps} steps"]
         lowered = [] if self.precision == "float32" else [f"network in {self.precision}"]
         compiled = [] if self.compile == "none" else [f"compiled ({self.compile})"]

@@ -11,10 +11,12 @@ from typing import Any
 
 ResultRow = Mapping[str, Any]  # a result row as it is read from ``results.jsonl``
 
-COMPONENT_AXES = (
+NAME_AXES = (
     *("target", "checkpoint", "network", "sde", "known", "condition", "method"),
-    *("sampler", "predictor", "corrector", "grid", "guidance", "precision", "compile"),
+    *("sampler", "predictor", "corrector", "grid", "guidance"),
 )
+"""Axes whose values are names of components, or of what is known, as in titles and commands."""
+COMPONENT_AXES = (*NAME_AXES, "precision", "compile")
 """Axes on which a missing value is a choice like any other (no corrector, a network that is not compiled)."""
 NUMBER_AXES = ("steps", "training_step", "seed", "seeds", "samples", "observations", "batch_size")
 """Axes whose values are numbers; ``training_step`` is that of a checkpoint, ``seeds`` are the pooled seeds."""

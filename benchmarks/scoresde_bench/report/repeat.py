@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from scoresde_core import ScoreSDEError, parse
-from .labels import ResultRow
+from .labels import NAME_AXES, ResultRow
 
 PROGRAM = "scoresde-bench"
-OPTIONS = (
-    *("target", "checkpoint", "network", "sde", "known", "condition", "method", "sampler", "predictor", "corrector"),
-    *("grid", "guidance", "steps", "seed", "dtype", "precision", "compile", "samples", "observations", "batch_size"),
-)
+OPTIONS = (*NAME_AXES, "steps", "seed", "dtype", "precision", "compile", "samples", "observations", "batch_size")
 """The options of a command, by the keys of a row."""
 _given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what is read from the command of a row
 for _option in ("--evaluator", "--registry"):
