@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from scoresde_core import Registry, UsageError, near_misses
-from scoresde_run.commands.options import add_shared, check_counts
+from scoresde_run.commands.options import add_shared, check_counts, values_of
 from scoresde_run.commands.shell import Parser, add_global_options, guarded, open_registry
 from scoresde_run.machine.version import own_version
 from .commands import COMMANDS
@@ -94,11 +94,10 @@ def _run(given: list[str]) -> int:
     arguments = _parser().parse_args(given)
     registry = open_registry(arguments.registry)
     blocks, published = _blocks(arguments, registry)
-    durations = {name: _duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout")}
-    jobs = {} if arguments.jobs is None else {"jobs": arguments.jobs}
-    executor_text = arguments.executor
-    if executor_text is None:
-        executor_text, jobs = ("local", {}) if arguments.jobs in (None, 1) else ("processes", jobs)
+    budget, timeout = (_duration(name, getattr(arguments, name)) for name in ("time_budget", "timeout"))
+    chosen, jobs = arguments.executor, values_of(arguments, ["jobs"])
+    if chosen is None:
+        chosen, jobs = ("processes", jobs) if jobs.get("jobs", 1) > 1 else ("local", {})
 
     # torch is imported from here on, so that usage errors are reported at once.
     from scoresde_run.machine.device import keep_freed_memory
@@ -108,16 +107,15 @@ def _run(given: list[str]) -> int:
     from .run.work import Work
 
     keep_freed_memory()
-    executor: Executor = registry.create("executors", executor_text, **jobs)
+    executor: Executor = registry.create("executors", chosen, **jobs)
     device = executor.device(arguments.device)
     asked = frozenset(axis for axis in axes.DEFAULTS if getattr(arguments, axis))
     cells = Sweep(registry, device, prepare=not arguments.dry_run).cells(blocks, asked)
     folder = arguments.out or folder_of(cells)
     files = tuple(str(Path(path).absolute()) for path in arguments.registry)
-    how = {"tf32": arguments.tf32, "timeout": durations["timeout"], "device": device}
     typed = shlex.join(["scoresde-bench", *given])
-    settings = Settings(str(folder.absolute()), str(Path.cwd()), files, command=typed, **how)
-    work = Work(registry, cells, executor, settings, folder, published, durations["time_budget"], arguments.debug)
+    settings = Settings(str(folder.absolute()), str(Path.cwd()), files, typed, arguments.tf32, timeout, device)
+    work = Work(registry, cells, executor, settings, folder, published, budget, arguments.debug)
     return work.preview() if arguments.dry_run else work.run()
 
 
@@ -127,10 +125,8 @@ def _blocks(arguments: argparse.Namespace, registry: Registry) -> tuple[list[Blo
     given = {axis: tuple(getattr(arguments, axis)) for axis in axes.DEFAULTS if getattr(arguments, axis)}
     suites = [find_suite(registry, name) for name in arguments.suite or ()]
     blocks = [block.replaced(given) for suite in suites for block in suite.blocks] or [Block(given)]
-    counts = ("samples", "batch_size", "observations")
-    numbers = {name: getattr(arguments, name) for name in counts if getattr(arguments, name)}
-    if arguments.timing:
-        numbers["timing"] = True
+    options = ("samples", "batch_size", "observations", "timing")
+    numbers = {name: getattr(arguments, name) for name in options if getattr(arguments, name)}
     blocks = [attrs.evolve(block, **numbers) for block in blocks]
     for block in blocks:
         if arguments.observations and not block["condition"]:
