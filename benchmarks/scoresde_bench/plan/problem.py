@@ -50,8 +50,8 @@ class Problem:
             return self.method
         if isinstance(sampler, GuidedSampler):
             return "guidance leads away from the posterior: leave --guidance or --condition out"
-        if self.method.skip(source.shape):
-            return str(self.method.skip(source.shape))
+        if reason := self.method.skip(source.shape):
+            return str(reason)
         if self.condition.mixes_channels and len({*source.units.scale}) > 1:
             return f"{self.condition!r} knows sums of channels, but the model scales each channel separately"
         try:

@@ -23,9 +23,8 @@ def sides(evidence: Evidence) -> list[Tensor]:
     x = x.double().reshape(len(evidence.observed.events), -1, *x.shape[1:])[: len(rows)]
     events = torch.stack([row.event for row in rows])
     known = rows[0].known
-    shares = (
-        1.0 if known.gain is None else (known.gain / known.gain.max()) ** 2
-    )  # of A^+ y in A^T y, which stays bounded
+    # The shares of A^+ y in A^T y, which stays bounded.
+    shares = 1.0 if known.gain is None else (known.gain / known.gain.max()) ** 2
     seen = torch.cat([row.known.events(shares * row.known.values, row.event.unsqueeze(0)) for row in rows])
     seen = seen if evidence.units is None else evidence.units.decode(seen)
     if events.shape[1:] == (2,):
