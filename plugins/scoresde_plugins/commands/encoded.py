@@ -67,8 +67,7 @@ def encode_events(arguments: Namespace, registry: Registry) -> int:
     spread = float(latents.double().std())
     print(f"{len(latents)} latents of shape {list(latents.shape[1:])}, standard deviation {spread:.4g}")
     if error := record.get("round_trip_error"):
-        numbers = f"{error['mean']:.3g} an event, {error['largest']:.3g} the largest"
-        print(f"round trip: root mean square error {numbers}")
+        print(f"round trip: root mean square error {error['mean']:.3g} an event, {error['largest']:.3g} the largest")
     print(written)
     return 0
 

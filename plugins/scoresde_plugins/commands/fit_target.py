@@ -51,8 +51,7 @@ class FitTargetCommand(Command):
                 progress.show(f"EM, {text}", iteration, of, f"iteration {iteration} of {of}: {text}", due=True)
 
             try:
-                numbers = values_of(arguments, _NUMBERS)
-                target, report = fit_mfa(images, held_out, progress=show, **numbers)
+                target, report = fit_mfa(images, held_out, progress=show, **values_of(arguments, _NUMBERS))
             except ValueError as error:
                 raise UsageError(str(error)) from error
         save(arguments.out, target, report, parse(arguments.dataset).name, asked)

@@ -57,8 +57,7 @@ class KnownCoefficients(Observation):
         return attrs.evolve(self, values=self.values[index], known=known)
 
     def to(self, x: Tensor) -> "KnownCoefficients":
-        given = (*self.basis, self.noise, self.gain)
-        *basis, noise, gain = (each if each is None else each.to(x) for each in given)
+        *basis, noise, gain = (each if each is None else each.to(x) for each in (*self.basis, self.noise, self.gain))
         values, known = self.values.to(x), self.known.to(x.device)
         return attrs.evolve(self, values=values, known=known, basis=tuple(basis), noise=noise, gain=gain)
 

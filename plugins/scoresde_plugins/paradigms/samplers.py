@@ -109,8 +109,7 @@ def _together(part: list[Step], rows: Tensor) -> Step:
         return expand(tensor.repeat_interleave(each), rows)
 
     def level(levels: list[Level]) -> Level:
-        names = ("alpha", "sigma")
-        numbers = (column([getattr(level, name) for level in levels], rows.dtype) for name in names)
+        numbers = (column([getattr(level, name) for level in levels], rows.dtype) for name in ("alpha", "sigma"))
         return Level(column([float(level.t) for level in levels], torch.float64), *numbers)
 
     scalars = [f.name for f in attrs.fields(Step) if f.name not in ("index", "count", "now", "next", "sde")]
