@@ -20,7 +20,7 @@ whole, and quirks are concatenated. Reading a configuration imports no component
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import attrs
 import yaml
@@ -34,6 +34,7 @@ FORMAT = 1
 _COMPONENT_KEY = "name"
 RECORDED = ("levels", "shift", "scale")  # keys of ``model`` that training determines
 Numbers = float | tuple[float, ...]
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -161,17 +162,15 @@ class Config:
     def from_plain(cls, data: Mapping[str, Any], source: str) -> Self:
         """Build a configuration from plain ``data`` (see :meth:`plain`); ``source`` names it in errors."""
         try:
-            config: Self = _section(cls, dict(data), "the configuration")
+            return _section(cls, data, "the configuration")
         except UsageError as error:
             raise FileError(f"{source}: {error}") from error
-        return config
 
     def clear(self, registry: Registry, owners: Sequence[str]) -> Self:
         """Add the owner to each component name that several plugins have (:func:`.names.clear`)."""
 
         def cleared(section: Any) -> Any:
-            values = {field.name: getattr(section, field.name) for field in attrs.fields(type(section))}
-            named = {name: value for name, value in values.items() if isinstance(value, Spec)}
+            named = attrs.asdict(section, recurse=False, filter=lambda _, value: isinstance(value, Spec))
             specs = {name: names.clear(registry, find_kind(name).name, spec, owners) for name, spec in named.items()}
             return attrs.evolve(section, **specs)
 
@@ -179,8 +178,7 @@ class Config:
 
     def plain(self) -> dict[str, Any]:
         """The configuration as mappings, lists, numbers and strings, for YAML and JSON."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        return {name: _plain(value) for name, value in attrs.asdict(self, recurse=False).items()}
 
     def to_yaml(self) -> str:
         """The YAML document of this configuration."""
@@ -191,8 +189,7 @@ class Config:
         data = self.plain()
         for assignment in assignments:
             _assign(data, assignment)
-        changed: Self = _section(type(self), data, "the configuration")
-        return changed
+        return _section(type(self), data, "the configuration")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,13 +227,12 @@ def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:
     return data
 
 
-def _section(cls: type, data: Any, label: str) -> Any:
+def _section(cls: type[T], data: Any, label: str) -> T:
     if not isinstance(data, Mapping):
         raise UsageError(f"{label} must be a mapping, got {data!r}")
-    missing = [p.name for p in parameters(cls) if p.default is attrs.NOTHING and p.name not in data]
-    if missing:
+    if missing := [p.name for p in parameters(cls) if p.default is attrs.NOTHING and p.name not in data]:
         raise UsageError(f"{label} needs {', '.join(missing)}")
-    return build(cls, dict(data), label, _convert)
+    return build(cls, dict(data), label, _convert)  # type: ignore[no-any-return]
 
 
 def _convert(kind: type, value: Any) -> Any:
@@ -268,7 +264,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return {_COMPONENT_KEY: value.name, **_plain(value.params)} if value.params else value.name
     if attrs.has(type(value)):
-        return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+        value = attrs.asdict(value, recurse=False)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
