@@ -204,10 +204,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-_SECTIONS: dict[type, str] = {
-    **{ModelConfig: "model", TrainingConfig: "training", DataConfig: "data"},
-    **{SamplingConfig: "sampling", EvaluationConfig: "evaluation"},
-}
+_SECTIONS = {field.type: field.name for field in attrs.fields(Config) if field.type and attrs.has(field.type)}
 
 
 def _read(folder: Traversable | Path, name: str) -> dict[str, Any]:
