@@ -1,7 +1,7 @@
 """Devices: finding one by name, its precision, and its memory."""
 
 import ctypes
-import time
+import timeit
 from collections.abc import Mapping
 
 import torch
@@ -45,12 +45,8 @@ def slow_precision(device: torch.device, precision: str) -> str | None:
 
 def _seconds(dtype: torch.dtype) -> float:
     """The time of a product of two matrices: the shortest of three, after one to warm up."""
-    matrix, times = torch.ones(192, 192, dtype=dtype), []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+    matrix = torch.ones(192, 192, dtype=dtype)
+    return min(timeit.repeat(lambda: torch.mm(matrix, matrix), number=1, repeat=4)[1:])
 
 
 def keep_freed_memory() -> bool:
