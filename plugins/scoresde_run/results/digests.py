@@ -38,12 +38,9 @@ _IMPORT = re.compile(
 )
 
 
-def digest(*contents: Any) -> str:
-    """16 hexadecimal digits of the concatenated ``contents``."""
-    found = hashlib.blake2b(digest_size=8)
-    for content in contents:
-        found.update(content)
-    return found.hexdigest()
+def digest(content: Any) -> str:
+    """16 hexadecimal digits that identify bytes."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 @cache
@@ -77,7 +74,7 @@ def _package(name: str) -> tuple[str, set[str]] | None:
     }
     if not contents:
         return None
-    parts = [part for name, content in sorted(contents.items()) for part in (name.encode(), digest(content).encode())]
+    listed = "".join(name + digest(content) for name, content in sorted(contents.items()))
     imported = {
         words.split()[0].partition(".")[0]
         for content in contents.values()
@@ -85,7 +82,7 @@ def _package(name: str) -> tuple[str, set[str]] | None:
         for words in (package or modules).decode().split(",")
         if words.strip()
     }
-    return digest(*parts), imported
+    return digest(listed.encode()), imported
 
 
 def _roots(name: str) -> list[Path]:
