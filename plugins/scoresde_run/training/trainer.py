@@ -80,8 +80,7 @@ class Average:
         self.rate, self.warm_up = rate, warm_up
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        own = dict(self.network.named_parameters())
-        self.parameters = {name: own[name] for name in trained}
+        self.parameters = {name: self.network.get_parameter(name) for name in trained}
         self._mine, self._theirs = tuple(self.parameters.values()), tuple(trained.values())
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
@@ -123,8 +122,7 @@ class Trainer:
     def __init__(self, plan: TrainingPlan, processes: Processes) -> None:
         self.plan, self.processes, self.device = plan, processes, processes.device
         self.config: TrainingConfig = plan.config.training
-        share = self.config.batch_size / processes.count / self.config.accumulate
-        if not share.is_integer():
+        if self.config.batch_size % (processes.count * self.config.accumulate):
             parts = f"{processes.count} processes x {self.config.accumulate} parts"
             remedy = "change training.batch_size or training.accumulate"
             raise UsageError(f"a batch of {self.config.batch_size} does not divide into {parts}: {remedy}")
