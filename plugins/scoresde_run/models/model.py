@@ -107,9 +107,8 @@ def plan_model(
     states the grey levels, an event is read, unless ``read`` is false.
     """
     choice = config.model
-    given = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
-    spec = choice.sde if not given else attrs.evolve(choice.sde, params={**choice.sde.params, **given})
-    sde = registry.create("sdes", spec)
+    t_min = {} if config.sampling.t_min is None else {"t_min": config.sampling.t_min}
+    sde = registry.create("sdes", attrs.evolve(choice.sde, params={**choice.sde.params, **t_min}))
     shared = {name: getattr(sde, name) for name in _SHARED if name in {p.name for p in parameters(type(sde))}}
     shared["centered"] = choice.centered
     network = registry.create("networks", choice.network, **shared)
@@ -193,11 +192,9 @@ def plan_loss(plan: Plan, registry: Registry) -> Loss:
 
 def plan_data(plan: Plan, registry: Registry, download: bool = False) -> tuple[Dataset, Preprocessing]:
     """The data set with events of the model's shape, and its preprocessing; only ``download`` loads what is missing."""
-    config, shape = plan.config, plan.shape
-    if config.data.dataset is None:
+    if (spec := plan.config.data.dataset) is None:
         raise UsageError("the configuration names no data set: set data.dataset, such as data.dataset=cifar10")
-    dataset = find_dataset(config.data.dataset, shape, registry, download)
-    return dataset, preprocessing(plan)
+    return find_dataset(spec, plan.shape, registry, download), preprocessing(plan)
 
 
 def preprocessing(plan: Plan) -> Preprocessing:
@@ -221,12 +218,10 @@ def record_units(plan: Plan, dataset: Dataset) -> Plan:
 
 def find_dataset(spec: Spec, shape: tuple[int, ...], registry: Registry, download: bool = False) -> Dataset:
     """The data set ``spec`` with events of ``shape``: by its own ``size``, or resized if proportions stay."""
-    side = _size(spec, shape, registry)
-    dataset: Dataset = registry.create("datasets", spec, download=download, **side)
+    dataset: Dataset = registry.create("datasets", spec, download=download, **_size(spec, shape, registry))
     found = dataset.shape
     images = len(found) == len(shape) == 3 and found[0] == shape[0]
-    square = len(shape) == 3 and shape[1] == shape[2]
-    if images and found != shape and (square or found[1] * shape[2] == found[2] * shape[1]):
+    if images and found != shape and (shape[1] == shape[2] or found[1] * shape[2] == found[2] * shape[1]):
         dataset = registry.create("datasets", Spec(f"{OURS}:resized", {"data": dataset, "size": list(shape[1:])}))
     if dataset.shape != shape:
         words = f"the data set {spec} has events of shape {found}, the model {shape}: set model.shape"
