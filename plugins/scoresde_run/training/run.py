@@ -98,8 +98,7 @@ class TrainingRun:
             saved = training_state.read(source)
             training_state.restore(self.state, saved, saved.tensors())
             return
-        found = checkpoint.read(source)
-        weights, averages = found.states()
+        weights, averages = checkpoint.read(source).states()
         own = self.state.network.state_dict()
         # An embedding of classes is zero at first, so an unconditional model goes on as it is.
         weights = {name: value for name, value in own.items() if name.startswith("class_embedding.")} | weights
@@ -118,8 +117,7 @@ class TrainingRun:
         self.trainer.processes.wait()
         check_resumable(self.folder, self.trainer.plan.config)
         if (found := training_state.newest(folder)) is not None:
-            saved, tensors = found
-            training_state.restore(self.state, saved, tensors)
+            training_state.restore(self.state, *found)
         steps = self.trainer.processes.exchange(self.state.step)
         if len(set(steps)) > 1:
             raise FileError(f"the processes see different steps {steps} in {folder}: they must share one folder")
@@ -138,8 +136,7 @@ class TrainingRun:
     def _log_loss(self) -> Event:
         rate, norm = self.trainer.learning_rate(self.state.step - 1), self.trainer.gradient_norm
         loss = self.trainer.read_loss()
-        seconds = time.perf_counter() - self._since
-        speed = self._steps_since * self.training.batch_size / seconds
+        speed = self._steps_since * self.training.batch_size / (time.perf_counter() - self._since)
         numbers = {"loss": loss, "learning_rate": rate, "events_per_second": round(speed, 2)}
         if norm is not None and math.isfinite(value := float(norm)):  # else the loss scale was too large: no step
             numbers["gradient_norm"] = value

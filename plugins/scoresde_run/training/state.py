@@ -73,8 +73,7 @@ def save(folder: Path, state: TrainingState, config: Config, keep: int, metrics:
         if metrics is not None and metrics.exists():
             index["log"] = {"bytes": metrics.stat().st_size, "sha256": file_hash(metrics)}
         index |= {"config": config.plain()}
-        text = json.dumps({**index, DIGEST: digest_of(index)}, indent=1)
-        (scratch / INDEX).write_text(text, encoding="utf-8")
+        (scratch / INDEX).write_text(json.dumps({**index, DIGEST: digest_of(index)}, indent=1), encoding="utf-8")
     drop(folder, state.step, keep)
     return place
 
