@@ -283,8 +283,7 @@ class Trainer:
     def _warn_of_scale(self) -> None:
         """Warn if the scale of the data does not fit the SDE: training would run, and samples would be useless."""
         plan, batches = self.plan.model, self.batches
-        reason = mismatch(batches.events, batches.shape, plan.units, plan.sde) if self.processes.first else None
-        if reason:
+        if self.processes.first and (reason := mismatch(batches.events, batches.shape, plan.units, plan.sde)):
             remedies = ("set data.standardise=true, or data.shift and data.scale", "choose an SDE with other noise")
             warnings.warn(f"{reason}: {remedies[plan.config.data.standardise]}", stacklevel=2)
 
