@@ -26,12 +26,10 @@ class NetworkScore(ScoreModel):
         scales: int = 1000, takes: Mapping[str, int | tuple[int, ...]] | None = None, free: bool = True,
         cond: Mapping[str, Any] | None = None, autocast: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-            ("parameterisation", parameterisation, PARAMETERISATIONS), ("label", label, LABELS)
-        )  # fmt: skip
-        for what, name, table in known:
-            if name not in table:
-                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, list(table))}")
+        named = {"parameterisation": (parameterisation, list(PARAMETERISATIONS)), "label": (label, list(LABELS))}
+        for what, (name, known) in named.items():
+            if name not in known:
+                raise UsageError(f"unknown {what} {name!r}.{near_misses(name, known)}")
         self.network, self.sde, self.scales, self.known = network, sde, scales, dict(cond or {})
         self._takes, self.free = takes or {}, free
         if shape is not None:
