@@ -52,9 +52,8 @@ def draw(
     about = PngImagePlugin.PngInfo()
     if note is not None:
         about.add_text("Description", note)
-    single = sheet.shape[-1] == 1
     with files.replacing(path) as temporary:
-        image = Image.fromarray(sheet[..., 0] if single else sheet)
+        image = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
         image.save(temporary, format="PNG", pnginfo=about, optimize=clear)
     return note
 
@@ -134,8 +133,7 @@ def _plane(limit: float) -> tuple[Any, Any, Any]:
     axes.tick_params(colors=NEUTRAL, labelsize=8, length=3)
     axes.grid(color=NEUTRAL, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set(color=NEUTRAL, alpha=0.5)
+    axes.spines[:].set(color=NEUTRAL, alpha=0.5)
     canvas.draw()
     frame = canvas.copy_from_bbox(figure.bbox)
     cloud = axes.scatter([], [], s=4.0, alpha=0.55, linewidths=0, clip_on=False)
