@@ -24,7 +24,6 @@ from ..sampling.start import start_from
 from .events import open_events, take
 from .known import tell
 from .opened import OpenedModel, open_model
-from .options import values_of
 
 INDEX = "sampling.yaml"
 _TOLD = ("known", "guidance", "start_from", "t_start")  # options that are recorded as typed
@@ -58,7 +57,7 @@ def draw_samples(arguments: Namespace, registry: Registry) -> int:
         drawn = sampling.sample(model, sampler, n, observe=step_observer(registry, show), **how)
     _check_samples(drawn.x, opened, plain)
     about = {**opened.origin, "sampler": repr(plain), "sde": repr(opened.sde), **observed}
-    about |= values_of(arguments, [name for name in _TOLD if getattr(arguments, name)])
+    about |= {name: getattr(arguments, name) for name in _TOLD if getattr(arguments, name)}
     about |= {"seed": arguments.seed, "n": n, "batch_size": min(arguments.batch_size or n, n), "asked": asked}
     about |= {} if arguments.precision == "float32" else {"precision": arguments.precision}
     about |= {"dtype": arguments.dtype, "device": str(device), "torch": str(torch.__version__)}
