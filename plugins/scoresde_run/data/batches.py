@@ -81,8 +81,7 @@ class Batch:
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, size: int) -> Tensor:
     """The permutation of ``size`` events in an epoch, int64 on the CPU; a batch may lie in two."""
-    generator = torch.Generator().manual_seed(key(seed, "order", epoch))
-    return torch.randperm(size, generator=generator)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(key(seed, "order", epoch)))
 
 
 def chosen(seed: int, size: int, start: int, stop: int) -> Tensor:
