@@ -200,7 +200,7 @@ def test_weights_that_match_the_density_have_typical_samples(monkeypatch):
             if weighted
             else tuned.rows_of(own.predictor, grid_search.Schedule(own.model.sde, start).steps)
         )
-        _, times, weighted = grid_search.weighted(own, start if times is None else times, rows, lambda _: None)
+        _, times, weighted = grid_search.weighted(own, (start if times is None else times, rows), lambda _: None)
         end = grid_search.walk(weighted, other.model, grid_search.Schedule(own.model.sde, times).steps, other.x)[-1]
         gaps[match] = float((-other.model.target.log_prob(end) - other.typical).mean())
     assert abs(gaps["law"]) > 0.3
@@ -561,7 +561,10 @@ def test_a_file_that_cannot_be_gone_on_from_is_refused(tmp_path, capsys, monkeyp
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(("--checkpoint", "mnist_vp"), "needs a --target"), (("--target", "empirical[dataset={images}]"), "without a density")],
+    [
+        (("--checkpoint", "mnist_vp"), "needs a --target"),
+        (("--target", "empirical[dataset={images}]"), "without a density"),
+    ],
 )
 def test_a_density_that_nobody_knows_cannot_be_matched(tmp_path, capsys, model, words):
     np.save(tmp_path / "images.npy", np.zeros((8, 4, 4), dtype=np.uint8))

@@ -117,7 +117,7 @@ def _tuned(opened: OpenedModel, predictor: Predictor, begun: dict[int, Any]) -> 
                 progress.show(text, len(trials), total, f"{text} after {len(trials)} trials")  # noqa: B023
 
             if steps in begun:
-                found = grid_search.weighted(own, *begun[steps], tell)[1:]
+                found = grid_search.weighted(own, begun[steps], tell)[1:]
             else:
                 found = getattr(grid_search, arguments.method)(own, starts, tell)
         yield _chosen(other, best, fixed[best], *found)

@@ -38,6 +38,8 @@ from .tuned import Weighted, rows_of
 FINE, LEVELS, MOST, MORE = 48, 40, 25, 100
 """Steps of fine solutions, fine times of ``dp``, and evaluations a start of ``gradient`` and of ``weights``."""
 
+Start = tuple[Tensor, Sequence[Sequence[Scalar]]]
+"""Times and weights to start from."""
 Tell = Callable[[float], None]
 """Hears the error of every trial."""
 
@@ -95,7 +97,8 @@ class Problem:
         law = far + 2 * rows - rows.mean()  # the variance of a mean over pairs is four times that of the mean of rows
         if self.match == "law":
             return law
-        gaps = (-self.model.target.log_prob(end).double() - self.typical) / (x.shape[1] / 2)  # type: ignore[attr-defined]
+        surprise: Tensor = -self.model.target.log_prob(end).double()  # type: ignore[attr-defined]
+        gaps = (surprise - self.typical) / (x.shape[1] / 2)
         return law + gaps.mean() * (2 * gaps - gaps.mean())  # the squared mean, with the error of its linear part
 
     @torch.no_grad()
@@ -182,14 +185,12 @@ def weights(problem: Problem, starts: Sequence[Tensor], tell: Tell) -> tuple[Ten
     predictor = problem.predictor
     assert isinstance(predictor, NoiseMultistep)  # which `refusal` asks for
     pairs = ((start, rows_of(predictor, Schedule(problem.model.sde, start).steps)) for start in starts)
-    return min((weighted(problem, *pair, tell) for pair in pairs), key=itemgetter(0))[1:]
+    return min((weighted(problem, pair, tell) for pair in pairs), key=itemgetter(0))[1:]
 
 
-def weighted(
-    problem: Problem, start: Tensor, rows: Sequence[Sequence[Scalar]], tell: Tell
-) -> tuple[float, Tensor, Predictor]:
-    """The error, times and weights that times and weights to start from lead to."""
-    sde = problem.model.sde
+def weighted(problem: Problem, start: Start, tell: Tell) -> tuple[float, Tensor, Predictor]:
+    """The error, times and weights that a start leads to."""
+    (times, rows), sde = start, problem.model.sde
     early = rows.count([])  # a start without signal, after which there is no past
     rows = [[*row] + [0.0] * (k + 1 - early - len(row)) for k, row in enumerate(rows)]
 
@@ -200,7 +201,7 @@ def weighted(
         return attrs.evolve(problem, predictor=split(flat)).loss(logits)
 
     flat = torch.tensor([w for row in rows for w in row], dtype=torch.float64)
-    error, (logits, flat) = descend(loss, [logits_of(start, sde), flat], MORE, tell)
+    error, (logits, flat) = descend(loss, [logits_of(times, sde), flat], MORE, tell)
     return error, times_of(logits, sde), Weighted([[float(w) for w in row] for row in split(flat).rows])
 
 
