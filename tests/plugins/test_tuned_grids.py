@@ -232,8 +232,9 @@ def test_times_and_weights_go_over_to_another_process(there, here):
     torch.testing.assert_close(*ends, atol=1e-9, rtol=0)
 
 
-def test_levels_beyond_the_ends_of_a_process_are_at_its_ends():
-    sde = create("sdes", "vp")
+@pytest.mark.parametrize("sde", ["vp", "ve"])
+def test_levels_beyond_the_ends_of_a_process_are_at_its_ends(sde):
+    sde = create("sdes", sde)
     times = grid_search.times_at(torch.tensor([9.0, 1.0, -99.0], dtype=torch.float64), sde)
     assert times[[1, 3]].tolist() == pytest.approx([sde.t_max, sde.t_min], rel=1e-6)
 
@@ -543,6 +544,7 @@ def test_a_search_goes_on_from_a_file_of_another_process(tmp_path, monkeypatch):
     [
         (["--method", "gradient"], "weights of 4 steps with --method weights"),
         (["--method", "weights", "--steps", "5"], "weights of 5 steps"),
+        (["--method", "weights", "--steps", "6"], "weights of 6 steps"),
         (["--method", "weights", "--sde", "cosine"], "with another start"),
     ],
 )
@@ -550,13 +552,27 @@ def test_a_file_that_cannot_be_gone_on_from_is_refused(tmp_path, capsys, monkeyp
     vp = create("sdes", "vp")
     times = create("grids", "logsnr").times(vp, 4)
     rows = tuned.rows_of(create("predictors", "ipndm"), grid_search.Schedule(vp, times).steps)
-    grid_file.write(tmp_path / "vp.json", vp, [(times, {"weights": rows})])
+    alone = create("grids", "logsnr").times(vp, 6)
+    grid_file.write(tmp_path / "vp.json", vp, [(times, {"weights": rows}), (alone, {})])
     monkeypatch.setattr(grid_search.Problem, "draw", lambda *_: pytest.fail("it began to work"))
     given = ("--target", TARGET, "--predictor", "ipndm", "--steps", "4", "--from", tmp_path / "vp.json")
     assert tune(*given, *arguments, "--out", tmp_path / "x.json") == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("match", "n"), [("ends", 32), ("law", 128), ("density", 1024)])
+def test_each_error_has_its_number_of_noises(tmp_path, monkeypatch, match, n):
+    class Drawn(BaseException):
+        """In place of any work."""
+
+    def draw(score, predictor, count, *_):
+        raise Drawn(count)
+
+    monkeypatch.setattr(grid_search.Problem, "draw", draw)
+    with pytest.raises(Drawn, match=f"^{n}$"):
+        tune("--target", TARGET, "--predictor", "ipndm", "--match", match, "--out", tmp_path / "x.json")
 
 
 @pytest.mark.parametrize(

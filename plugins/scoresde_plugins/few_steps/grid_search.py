@@ -123,8 +123,7 @@ def times_of(logits: Tensor, sde: SDE) -> Tensor:
 
 def times_at(levels: Tensor, sde: SDE) -> Tensor:
     """t_max, the times at which log(sigma / alpha) has these ``levels``, or is nearest to them, and 0."""
-    first, last = _ends(sde)
-    inner: Tensor = sde.time_at(levels.clamp(last, first))
+    inner: Tensor = sde.time_at(levels)
     return torch.cat([inner.new_tensor([sde.t_max]), inner, inner.new_tensor([0.0])])
 
 
