@@ -542,9 +542,9 @@ def test_a_search_goes_on_from_a_file_of_another_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "gradient"], "weights of 4 steps with --method weights"),
-        (["--method", "weights", "--steps", "5"], "weights of 5 steps"),
-        (["--method", "weights", "--steps", "6"], "weights of 6 steps"),
+        (["--method", "gradient"], "take --method weights"),
+        (["--method", "weights", "--steps", "5"], "no weights of 5 steps"),
+        (["--method", "weights", "--steps", "6"], "no weights of 6 steps"),
         (["--method", "weights", "--sde", "cosine"], "with another start"),
     ],
 )
@@ -578,13 +578,14 @@ def test_each_error_has_its_number_of_noises(tmp_path, monkeypatch, match, n):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (("--checkpoint", "mnist_vp"), "needs a --target"),
+        (("--checkpoint", "mnist_vp"), "density of a --target"),
+        (("--target", f"observed[of={TARGET}]", "--sde", "ouve"), "not given y"),
         (("--target", "empirical[dataset={images}]"), "without a density"),
     ],
 )
 def test_a_density_that_nobody_knows_cannot_be_matched(tmp_path, capsys, model, words):
     np.save(tmp_path / "images.npy", np.zeros((8, 4, 4), dtype=np.uint8))
-    model = [part.format(images=f"array[path={tmp_path / 'images.npy'}]") for part in model]
+    model = [part.replace("{images}", f"array[path={tmp_path / 'images.npy'}]") for part in model]
     assert tune(*model, "--predictor", "ipndm", "--match", "density", "--out", tmp_path / "x.json") == 2
     assert words in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ class TuneGridCommand(Command):
         add("--match", default="ends", choices=(*NOISES,), help=text)
         text = "noises to tune on, and to measure on (default: 32; 128 for law, 1024 for density)"
         add("--starts", type=int, metavar="N", help=text)
-        text = "tune on from the weights of a file, of any process, at the same sigma / alpha"
+        text = "begin with the weights of this file, of any process, and its times at the same sigma / alpha"
         add("--from", type=Path, dest="begin", metavar="FILE", help=text)
         add("--out", type=Path, required=True, metavar="FILE", help="the .json file to make")
         add_shared(parser, "device", seed="seed of the noises (default: 0)")
@@ -60,8 +60,8 @@ class TuneGridCommand(Command):
         if reason := reason or refusal(opened.sde, predictor, arguments.method):
             raise UsageError(reason)
         if arguments.match == "density":
-            if opened.target is None:
-                raise UsageError("--match density needs a --target, whose density is known: take ends or law")
+            if opened.target is None or opened.sde.needs:
+                raise UsageError("--match density needs the density of a --target, not given y: take ends or law")
             opened.target.entropy()  # which refuses points
         about = {name: getattr(arguments, name) for name in ("predictor", "method", "match", "starts", "seed")}
         about |= {"model": opened.origin, "process": str(registry.typed(opened.sde))}
@@ -81,9 +81,11 @@ def _begun(arguments: argparse.Namespace, sde: SDE) -> dict[int, Any]:
     from ..few_steps import grid_file, grid_search
 
     found = {n: one for n, one in grid_file.read(arguments.begin).items() if one.weights}
+    if arguments.method != "weights":
+        raise UsageError("--from goes on from weights: take --method weights")
     for steps in arguments.steps:
-        if arguments.method != "weights" or steps not in found:
-            raise UsageError(f"--from takes weights of {steps} steps with --method weights, {arguments.begin} has none")
+        if steps not in found:
+            raise UsageError(f"{arguments.begin} has no weights of {steps} steps")
         if (found[steps].weights[0] == []) != (sde.t_signal < sde.t_max):
             raise UsageError(f"{arguments.begin} is of a process with another start: signal at t_max, or noise alone")
     return {n: (grid_search.times_at(one.levels, sde), one.weights) for n, one in found.items()}
